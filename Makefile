@@ -1,0 +1,44 @@
+# make demo and make test need Python 3.11 or newer and nothing else: both create the environment in .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: help install demo test slow lint bench clean
+
+help:
+	@echo "make demo     run the default scenario on embedded data (under a minute once installed)"
+	@echo "make test     run the fast tests"
+	@echo "make slow     run the slow tests"
+	@echo "make lint     format check, linter, types and import contracts"
+	@echo "make bench    measure against the plain PyTorch loop"
+	@echo "make clean    remove the environment and caches of this folder"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt fedkd/__init__.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "fedkd needs Python 3.11 or newer; $(PYTHON) is older. Use: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python -m fedkd.simulate
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -n auto -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python scripts/bench.py
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

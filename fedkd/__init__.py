@@ -1,0 +1,13 @@
+"""fedkd: a simulator for federated distillation.
+
+Clients of different architectures train on non-IID partitions of real data and exchange predictions on a
+public set instead of weights; a server strategy fuses them. ``docs/architecture.md`` says where things live.
+"""
+
+import os
+
+__version__ = "0.1.0"
+
+# Flower and Ray read these when they are first imported, which is always later than this line.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

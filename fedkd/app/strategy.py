@@ -1,0 +1,127 @@
+"""The Flower Strategy that drives the rounds: our server's downloads and replies as Flower's messages.
+
+One train message a client and round; a second, evaluate, message only where the round ends with distillation
+(``order=train_first``). Node ids are random on Flower's engines, so clients are asked for their card once and then
+sorted by client id everywhere.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fedkd.app import records
+from fedkd.errors import RunError, UploadRejected
+from fedkd.messages import Download, RoundRecord
+from fedkd.server import Reply, Server
+
+NODE_PATIENCE_SECONDS = 60.0
+
+
+class FederatedDistillation(Strategy):
+    """Rounds of federated distillation over any Grid. ``on_round`` gets the record of each finished round."""
+
+    def __init__(self, server: Server, scenario_text: str, on_round: Callable[[RoundRecord], None]) -> None:
+        self.server = server
+        self.on_round = on_round
+        self._scenario = ConfigRecord({"text": scenario_text})
+        self._nodes: dict[int, int] = {}
+        self._clients: dict[int, int] = {}
+
+    def start(  # type: ignore[override]  # Flower's start asks for initial arrays; knowledge starts with none
+        self, grid: Grid, timeout: float | None = None, **_: Any
+    ) -> Result:
+        """Ask every client for its card, then run all rounds. Returns Flower's result, with no arrays in it."""
+        self._introduce(grid, timeout)
+        empty, result = ArrayRecord(), Result()
+        for number in range(1, self.server.protocol.rounds + 1):
+            messages = self.configure_train(number, empty, ConfigRecord(), grid)
+            self.aggregate_train(number, grid.send_and_receive(messages, timeout=timeout))
+            messages = self.configure_evaluate(number, empty, ConfigRecord(), grid)
+            metrics = self.aggregate_evaluate(number, grid.send_and_receive(messages, timeout=timeout))
+            if metrics is not None:
+                result.evaluate_metrics_clientapp[number] = metrics
+            self.on_round(self.server.record(number))
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return the round's first messages."""
+        return self._messages(server_round, "train", self.server.open_round(server_round))
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[None, None]:
+        """Fuse the round's knowledge. Teachers stay with the server until they are sent."""
+        self.server.fuse(server_round, [self._reply(message) for message in replies])
+        return None, None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return the round's last messages; none where training comes last."""
+        return self._messages(server_round, "evaluate", self.server.close_round(server_round))
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Take note of the last replies and return the mean accuracies."""
+        self.server.settle(server_round, [self._reply(message) for message in replies])
+        means = {}
+        for name in ("local_accuracy", "global_accuracy"):
+            values = [v for record in self.server.records.values() if (v := getattr(record, name)) is not None]
+            if values:
+                means[name] = sum(values) / len(values)
+        return MetricRecord(means) if means else None
+
+    def summary(self) -> None:
+        """Log nothing: the run's own report says what will run."""
+
+    def _introduce(self, grid: Grid, timeout: float | None) -> None:
+        """Learn which node is which client."""
+        expected, deadline = self.server.clients, time.monotonic() + NODE_PATIENCE_SECONDS
+        while len(nodes := list(grid.get_node_ids())) < expected:
+            if time.monotonic() > deadline:
+                raise RunError(f"only {len(nodes)} of {expected} clients connected in {NODE_PATIENCE_SECONDS:.0f} s")
+            time.sleep(0.2)
+        content = RecordDict({"scenario": self._scenario})
+        asked = [Message(content, dst_node_id=node, message_type="query.describe", group_id="0") for node in nodes]
+        cards = {}
+        for message in grid.send_and_receive(asked, timeout=timeout):
+            if message.has_error():
+                raise RunError(f"a client cannot start: {_reason(message)}")
+            cards[message.metadata.src_node_id] = records.read_card(message.content)
+        self._nodes = {card.client_id: node for node, card in cards.items()}
+        self._clients = {node: client for client, node in self._nodes.items()}
+        self.server.register(list(cards.values()))
+
+    def _messages(self, number: int, kind: str, downloads: Mapping[int, Download]) -> Iterable[Message]:
+        shared: dict[int, ArrayRecord] = {}  # a common teacher and the request are encoded once a phase
+        request = None
+        for client_id, download in downloads.items():
+            teacher = None
+            if download.teacher is not None:
+                teacher = shared.get(id(download.teacher)) or records.teacher_record(download.teacher)
+                shared = {id(download.teacher): teacher}
+            if request is None:
+                request = records.request_record(download)
+            content = records.download_content(download, self._scenario, teacher, request)
+            self.server.sent(client_id, records.payload_bytes(content))
+            yield Message(content, dst_node_id=self._nodes[client_id], message_type=kind, group_id=str(number))
+
+    def _reply(self, message: Message) -> Reply:
+        client_id = self._clients[message.metadata.src_node_id]
+        if message.has_error():
+            return Reply(client_id=client_id, upload=None, error=_reason(message))
+        size = records.payload_bytes(message.content)
+        try:
+            upload = records.read_upload(message.content)
+        except UploadRejected as error:
+            return Reply(client_id=client_id, upload=None, bytes=size, error=str(error))
+        if upload.client_id != client_id:
+            return Reply(client_id=client_id, upload=None, bytes=size, error=f"signed as client {upload.client_id}")
+        return Reply(client_id=client_id, upload=upload, bytes=size)
+
+
+def _reason(message: Message) -> str:
+    return message.error.reason or f"error {message.error.code} without a reason"

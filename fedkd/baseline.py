@@ -1,0 +1,68 @@
+"""The local-only twin of a run: the same clients, data, models, seed and training, without any exchange.
+
+Computed once and cached by everything that it depends on, so that the runs of a sweep over strategies, privacy or
+distillation share it.
+"""
+
+import json
+import threading
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from fedkd import __version__
+from fedkd.build import Experiment, build
+from fedkd.data.cache import cache_folder, cached
+from fedkd.messages import RoundRecord
+from fedkd.report.rows import ACCURACIES, Baseline
+from fedkd.scenario import Scenario, fingerprint
+from fedkd.shelf import choose
+
+Execute = Callable[[Experiment, Callable[[RoundRecord], None]], None]
+
+FORMAT = 1
+
+
+def local_only_twin(experiment: Experiment, stop: threading.Event, execute: Execute) -> Baseline:
+    """Return the twin's accuracies, running it where no equal one is cached. ``execute`` runs an experiment."""
+
+    def make(folder: Path) -> None:
+        records: list[RoundRecord] = []
+        execute(build(_twin(experiment.scenario), stop), records.append)
+        arrays = {name: [[getattr(c, name) for c in record.clients] for record in records] for name in ACCURACIES}
+        (folder / "baseline.json").write_text(json.dumps(arrays))
+
+    stored = json.loads((cached("baselines", twin_key(experiment), make) / "baseline.json").read_text())
+    return Baseline(**{name: np.array(stored[name], dtype=np.float64) for name in ACCURACIES})
+
+
+def is_cached(experiment: Experiment) -> bool:
+    """Return whether the twin has been computed before."""
+    return (cache_folder() / "baselines" / twin_key(experiment)).exists()
+
+
+def twin_key(experiment: Experiment) -> str:
+    """Return what names the twin: all that its figures depend on, and nothing that they do not."""
+    whole = _twin(experiment.scenario).plain()
+    for irrelevant in ("name", "description", "run_dir", "baseline", "strategy", "engine", "privacy", "distill",
+                       "report", "order", "device"):  # fmt: skip
+        del whole[irrelevant]
+    whole["public"].pop("per_round")
+    parts = {
+        "format": FORMAT,
+        "scenario": whole,
+        "data": experiment.place.prepared.key,
+        "device": experiment.plan.device,
+        "versions": [__version__, version("torch"), version("flwr-datasets")],
+    }
+    return fingerprint(parts)
+
+
+def _twin(scenario: Scenario) -> Scenario:
+    labeled = scenario.train.public_epochs > 0  # without pre-training the twin has no use for labels
+    return scenario.changed(
+        strategy=choose("strategy", {"name": "local_only"}),
+        public=type(scenario.public)(size=scenario.public.size, labeled=labeled),
+    )

@@ -1,0 +1,234 @@
+"""What a client does in a round: the steps of a download, over plain functions.
+
+Knows nothing of Flower. ``Workplace`` is what the clients of one run share on one machine; ``take_part`` is one
+client's part of one message.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fedkd.data.division import Division
+from fedkd.data.prepare import Prepared
+from fedkd.data.samples import Normalization, inputs, labels
+from fedkd.fusion import smooth, soften
+from fedkd.knowledge import Kind
+from fedkd.losses import LOSSES, distillation_target
+from fedkd.messages import ClientCard, Download, Predictions, PrivacyEvent, Step, Upload
+from fedkd.models.build import Architecture, Traits, borrowed_global_generator
+from fedkd.privacy import Protection
+from fedkd.seeding import numpy_stream, torch_seed
+from fedkd.state import ClientStore
+from fedkd.training import Distillation, Training, accuracy, optimize, predict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """Data, models and settings that the clients of one run share on one machine. Safe to use from many threads."""
+
+    prepared: Prepared
+    division: Division
+    normalization: Normalization
+    architectures: tuple[Architecture, ...]
+    """By client id."""
+    traits: Mapping[str, Traits]
+    """By the architecture's name."""
+    training: Training
+    distillation: Distillation
+    loss: str
+    kind: Kind | None
+    """None where the strategy exchanges nothing."""
+    discloses_label_counts: bool
+    protection: Protection
+    store: ClientStore
+    seed: int
+    device: torch.device
+    stopped: Callable[[], bool] = lambda: False
+    _threads: threading.local = field(default_factory=threading.local, repr=False)
+
+    @cached_property
+    def public_inputs(self) -> Tensor:
+        """The public set as model inputs, made once."""
+        return inputs(self.prepared, self.division.public, self.normalization, self.device)
+
+    @cached_property
+    def public_labels(self) -> Tensor:
+        """The labels of the public set; only pre-training and declared needs use them."""
+        return labels(self.prepared, self.division.public, self.device)
+
+    @cached_property
+    def global_test(self) -> tuple[Tensor, Tensor]:
+        """The balanced test set as model inputs and labels, made once."""
+        return self.samples(self.division.global_test)
+
+    def samples(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return rows of the data set as model inputs and labels."""
+        return inputs(self.prepared, rows, self.normalization, self.device), labels(self.prepared, rows, self.device)
+
+    def label_counts(self, client_id: int) -> tuple[int, ...]:
+        """Return how many training samples of each class a client has."""
+        rows = self.division.train[client_id]
+        return tuple(np.bincount(self.prepared.labels[rows], minlength=self.prepared.classes).tolist())
+
+    def model(self, client_id: int) -> nn.Module:
+        """Return this thread's module of the client's architecture, holding the client's weights.
+
+        One live module a thread and architecture: clients are states in the store. Valid until the thread's next call.
+        """
+        architecture = self.architectures[client_id]
+        modules: dict[str, nn.Module] = self._threads.__dict__.setdefault("modules", {})
+        if architecture.name not in modules:
+            modules[architecture.name] = architecture.build(seed=0).to(self.device)
+        model = modules[architecture.name]
+        state = self.store.get(client_id)
+        if state is None:
+            state = architecture.build(torch_seed(self.seed, "client", client_id, "weights")).state_dict()
+        model.load_state_dict(state)
+        return model
+
+
+def describe(place: Workplace, client_id: int) -> ClientCard:
+    """Return what a client says of itself before the first round."""
+    name = place.architectures[client_id].name
+    return ClientCard(
+        client_id=client_id,
+        architecture=name,
+        parameters=place.traits[name].parameters,
+        train_size=len(place.division.train[client_id]),
+        label_counts=place.label_counts(client_id) if place.discloses_label_counts else None,
+    )
+
+
+def take_part(place: Workplace, client_id: int, download: Download) -> Upload:
+    """Do the steps of a download in order, keep the client's new state, and return what is uploaded.
+
+    Nothing is kept if a step raises: the client is then where it was before this message.
+    """
+    started = time.perf_counter()
+    visit = _Visit(place, client_id, download)
+    for step in download.steps:
+        _STEPS[step](visit)
+    if {"pretrain", "distill", "train"} & set(download.steps):
+        place.store.put(client_id, visit.model.state_dict())
+    return Upload(
+        client_id=client_id,
+        round=download.round,
+        metrics={**visit.metrics, "seconds": time.perf_counter() - started},
+        privacy=visit.event,
+        knowledge=visit.knowledge,
+    )
+
+
+class _Visit:
+    """One client handling one download: the model in its hands, and what it found so far."""
+
+    def __init__(self, place: Workplace, client_id: int, download: Download) -> None:
+        self.place = place
+        self.client_id = client_id
+        self.download = download
+        self.model = place.model(client_id)
+        self.metrics: dict[str, float] = {}
+        self.event: PrivacyEvent | None = None
+        self.knowledge: Predictions | None = None
+
+    def stream_path(self, purpose: str) -> tuple[str | int, ...]:
+        return ("client", self.client_id, "round", self.download.round, purpose)
+
+    def optimize(
+        self,
+        purpose: str,
+        size: int,
+        batch_loss: Callable[[Tensor], Tensor],
+        phase: Training | Distillation,
+        epochs: int,
+    ) -> float | None:
+        """Run one phase with its own streams; models that draw from the global generator borrow it, one at a time."""
+        place = self.place
+        draws = place.traits[place.architectures[self.client_id].name].draws_randomness
+        seed = torch_seed(place.seed, *self.stream_path(f"{purpose} dropout"))
+        with borrowed_global_generator(seed) if draws else contextlib.nullcontext():
+            stream = numpy_stream(place.seed, *self.stream_path(f"{purpose} batches"))
+            return optimize(self.model, size, batch_loss, phase, stream, epochs=epochs, stopped=place.stopped)
+
+    def fit(self, purpose: str, x: Tensor, y: Int[Tensor, "n"], epochs: int) -> float | None:
+        """Minimize cross entropy on labeled samples."""
+        return self.optimize(
+            purpose, len(y), lambda batch: F.cross_entropy(self.model(x[batch]), y[batch]), self.place.training, epochs
+        )
+
+
+def _pretrain(visit: _Visit) -> None:
+    place = visit.place
+    visit.fit("pretrain", place.public_inputs, place.public_labels, place.training.public_epochs)
+
+
+def _train(visit: _Visit) -> None:
+    place = visit.place
+    x, y = place.samples(place.division.train[visit.client_id])
+    loss = visit.fit("train", x, y, place.training.epochs)
+    if loss is not None:
+        visit.metrics["train_loss"] = loss
+
+
+def _distill(visit: _Visit) -> None:
+    place, teacher = visit.place, visit.download.teacher
+    if teacher is None:
+        return
+    settings, loss = place.distillation, LOSSES[place.loss]
+    x = place.public_inputs
+    if len(teacher.ids) < len(x):
+        x = x[teacher.ids.to(place.device)]
+    values = teacher.values.to(place.device)
+    target: Float[Tensor, "N C"] = distillation_target(place.loss, values, teacher.scale, settings.temperature)
+
+    def batch_loss(batch: Tensor) -> Tensor:
+        return loss(visit.model(x[batch]), target[batch], settings.temperature)
+
+    mean = visit.optimize("distill", len(x), batch_loss, settings, settings.epochs)
+    if mean is not None:
+        visit.metrics["distill_loss"] = mean
+
+
+def _evaluate(visit: _Visit) -> None:
+    place = visit.place
+    x, y = place.samples(place.division.test[visit.client_id])
+    visit.metrics["local_accuracy"] = accuracy(predict(visit.model, x), y)
+    x, y = place.global_test
+    visit.metrics["global_accuracy"] = accuracy(predict(visit.model, x), y)
+
+
+def _predict(visit: _Visit) -> None:
+    place, ids = visit.place, visit.download.public_ids
+    assert place.kind is not None, "predictions were asked for in a run that exchanges none"
+    assert ids is not None, "predictions were asked for without saying on what"
+    x = place.public_inputs
+    logits = predict(visit.model, x if len(ids) == len(x) else x[ids.to(place.device)]).cpu()
+    visit.metrics["label_leakage"] = _label_leakage(logits, place.label_counts(visit.client_id))
+    knowledge = place.kind.extract(logits, ids, place.distillation.temperature)
+    visit.knowledge, visit.event = place.protection.protect(knowledge)
+
+
+def _label_leakage(logits: Float[Tensor, "N C"], label_counts: tuple[int, ...]) -> float:
+    """Return ``KL(true label distribution || mean soft label)`` in nats: small means that predictions give it away."""
+    counts = torch.tensor(label_counts, dtype=torch.float64)
+    truth = counts / counts.sum()
+    estimate = smooth(soften(logits.to(torch.float64)).mean(dim=0)[None], 1e-3)[0]
+    return torch.xlogy(truth, truth / estimate).sum().item()
+
+
+_STEPS: dict[Step, Callable[[_Visit], None]] = {
+    "pretrain": _pretrain,
+    "distill": _distill,
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+}

@@ -1,0 +1,164 @@
+"""Who has which rows: the global test set, the public set, and each client's private training and test split.
+
+All are disjoint. The division is made once for a data set, partition and seed, and kept in the cache, so that a
+sweep and later runs neither repeat it nor import the libraries that it takes.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from fedkd.checks import at_least, share
+from fedkd.data.cache import cached
+from fedkd.data.partitions import Partition, split
+from fedkd.data.prepare import Prepared
+from fedkd.errors import SettingError
+from fedkd.seeding import numpy_stream
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Public:
+    """The public set: unlabeled samples that every client and the server hold, from the training split."""
+
+    size: int = 300
+    """Public samples, >= 0; taken before the rest is dealt to clients. 0 only where the strategy needs none."""
+    per_round: int | None = None
+    """Samples drawn from the public set each round; null uses all of it."""
+    labeled: bool = False
+    """Let strategies and public pre-training see the labels of the public set."""
+
+    def __post_init__(self) -> None:
+        at_least(0, size=self.size)
+        if self.per_round is not None:
+            at_least(1, per_round=self.per_round)
+            if self.per_round > self.size:
+                raise SettingError(f"per_round={self.per_round} is more than the public set has (size={self.size})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Testing:
+    """The two test sets: the client's own label distribution, and all classes alike."""
+
+    private_fraction: float = 0.2
+    """Share of a client's samples set aside to test it on its own label distribution, between 0 and 1."""
+    global_size: int = 1000
+    """Samples of the balanced global test set: the same number of every class."""
+
+    def __post_init__(self) -> None:
+        share(private_fraction=self.private_fraction)
+        if self.private_fraction == 1:
+            raise SettingError("private_fraction=1 leaves nothing to train on")
+        at_least(1, global_size=self.global_size)
+
+
+@dataclass(frozen=True)
+class Division:
+    """Rows of the prepared data set by role; all arrays of indices are disjoint and sorted."""
+
+    global_test: np.ndarray
+    public: np.ndarray
+    train: tuple[np.ndarray, ...]
+    test: tuple[np.ndarray, ...]
+
+
+def divide(
+    prepared: Prepared,
+    *,
+    partition: Partition,
+    clients: int,
+    samples_per_client: int | None,
+    public: Public,
+    testing: Testing,
+    seed: int,
+) -> Division:
+    """Return who has which rows. ``samples_per_client`` caps a client's training samples (None: no cap).
+
+    The cap takes a random part of what the partition dealt, so it keeps the client's label distribution; a client
+    that was dealt less keeps what it has. Raises SettingError where the sizes do not fit the data set.
+    """
+    about = {
+        "format": FORMAT,
+        "data": prepared.key,
+        "partition": [type(partition).__module__, type(partition).__qualname__, _fields(partition)],
+        "clients": clients,
+        "samples_per_client": samples_per_client,
+        "public": public.size,
+        "testing": asdict(testing),
+        "seed": seed,
+        "flwr-datasets": version("flwr-datasets"),
+    }
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+
+    def make(folder: Path) -> None:
+        division = _divide(prepared, partition, clients, samples_per_client, public.size, testing, seed)
+        bounds = np.cumsum([len(rows) for rows in (*division.train, *division.test)])
+        np.savez(
+            folder / "division.npz",
+            global_test=division.global_test,
+            public=division.public,
+            private=np.concatenate([*division.train, *division.test]),
+            bounds=bounds[:-1],
+        )
+
+    with np.load(cached("divisions", key, make) / "division.npz") as stored:
+        private = np.split(stored["private"], stored["bounds"])
+        return Division(stored["global_test"], stored["public"], tuple(private[:clients]), tuple(private[clients:]))
+
+
+def _fields(partition: Partition) -> Mapping[str, object]:
+    return dict(sorted(vars(partition).items()))
+
+
+def _divide(
+    prepared: Prepared,
+    partition: Partition,
+    clients: int,
+    samples_per_client: int | None,
+    public_size: int,
+    testing: Testing,
+    seed: int,
+) -> Division:
+    train_rows = np.arange(prepared.train_size)
+    test_rows = np.arange(prepared.train_size, len(prepared.labels))
+    test_pool = test_rows if len(test_rows) else train_rows
+    global_test = _balanced(prepared, test_pool, testing.global_size, seed)
+    pool = np.setdiff1d(train_rows, global_test)
+    if public_size >= len(pool):
+        raise SettingError(
+            f"public.size={public_size} leaves nothing for the clients: {len(pool)} training samples are left"
+        )
+    pool = numpy_stream(seed, "public", "choice").permutation(pool)
+    public, private = np.sort(pool[:public_size]), np.sort(pool[public_size:])
+    columns = {name: values[private] for name, values in prepared.columns.items()}
+    train, test = [], []
+    for client, part in enumerate(split(partition, clients, prepared.labels[private], columns, seed)):
+        rows = numpy_stream(seed, "client", client, "split").permutation(private[part])
+        held_out = min(len(rows) - 1, max(1, round(testing.private_fraction * len(rows))))
+        test.append(np.sort(rows[:held_out]))
+        train.append(np.sort(rows[held_out:][:samples_per_client]))
+    return Division(global_test, public, tuple(train), tuple(test))
+
+
+def _balanced(prepared: Prepared, pool: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Return ``size`` rows of ``pool`` (rounded down to a multiple of C), as many of each class."""
+    each = size // prepared.classes
+    if each == 0:
+        raise SettingError(f"test.global_size={size} is less than one sample for each of {prepared.classes} classes")
+    stream = numpy_stream(seed, "test", "global")
+    chosen = []
+    for label in range(prepared.classes):
+        rows = pool[prepared.labels[pool] == label]
+        if len(rows) < each:
+            raise SettingError(
+                f"test.global_size={size} needs {each} samples of every class, but there are {len(rows)} of class"
+                f" {prepared.class_names[label]!r}; use at most {len(rows) * prepared.classes}"
+            )
+        chosen.append(stream.choice(rows, each, replace=False))
+    return np.sort(np.concatenate(chosen))

@@ -1,0 +1,75 @@
+"""From a data set to memory-mapped arrays that every worker shares: decoded once, keyed by content."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from fedkd.data.cache import cached
+from fedkd.data.sources import Rows
+from fedkd.errors import SettingError
+
+FORMAT = 1
+"""Changed when the prepared form changes, so that older caches are not read."""
+
+
+class Source(Protocol):
+    """A data set that can be prepared."""
+
+    def content_key(self) -> str:
+        """Return what names the data's content: equal keys mean equal rows."""
+
+    def load(self) -> Rows:
+        """Read everything."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared data set: read-only memory maps over the rows of its training split, then its test split."""
+
+    key: str
+    images: np.ndarray
+    labels: np.ndarray
+    train_size: int
+    class_names: tuple[str, ...]
+    columns: Mapping[str, np.ndarray]
+
+    @property
+    def classes(self) -> int:
+        """The number of classes, C."""
+        return len(self.class_names)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one model input."""
+        _, height, width, channels = self.images.shape
+        return int(channels), int(height), int(width)
+
+
+def prepare(source: Source) -> Prepared:
+    """Return the data set's arrays, decoding them into the cache the first time its content is met."""
+    folder = cached("data", f"{source.content_key()}-{FORMAT}", lambda folder: _write(source.load(), folder))
+    about = json.loads((folder / "about.json").read_text())
+    columns = {name: np.load(folder / f"column_{i}.npy", mmap_mode="r") for i, name in enumerate(about["columns"])}
+    return Prepared(
+        key=folder.name,
+        images=np.load(folder / "images.npy", mmap_mode="r"),
+        labels=np.load(folder / "labels.npy", mmap_mode="r"),
+        train_size=about["train_size"],
+        class_names=tuple(about["class_names"]),
+        columns=columns,
+    )
+
+
+def _write(rows: Rows, folder: Path) -> None:
+    if len(rows.images) == 0 or rows.train_size == 0:
+        raise SettingError("data: the training split has no rows")
+    np.save(folder / "images.npy", rows.images)
+    np.save(folder / "labels.npy", rows.labels)
+    for i, values in enumerate(rows.columns.values()):
+        np.save(folder / f"column_{i}.npy", values.astype(str) if values.dtype == object else values)
+    about = {"train_size": rows.train_size, "class_names": list(rows.class_names), "columns": list(rows.columns)}
+    (folder / "about.json").write_text(json.dumps(about))

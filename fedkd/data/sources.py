@@ -1,0 +1,206 @@
+"""The data sets by name: where their rows come from. Preparing and splitting is for the modules beside this one."""
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedkd.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A data set in memory, before it is prepared.
+
+    ``images`` [n, H, W, channels] uint8; ``labels`` [n] from 0; the first ``train_size`` rows are its training
+    split, the rest its test split (none where the data set has one split only). ``columns`` are its other columns
+    of numbers or text, [n] each, for partitions by a natural id.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    train_size: int
+    class_names: tuple[str, ...]
+    columns: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits:
+    """scikit-learn's digits: 1,797 real handwritten digits, 8 x 8 grey, 10 classes. Embedded: needs no download.
+
+    From the optical recognition data set of the UCI repository (Alpaydin & Kaynak 1998). It has one split, so the
+    global test set is cut from it.
+    """
+
+    def content_key(self) -> str:
+        """Return the key of the prepared form: the data never changes."""
+        return "digits-1"
+
+    def load(self) -> Rows:
+        """Read the rows that scikit-learn carries; grey values 0..16 are scaled to 0..240."""
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        images = (digits.images * 15).astype(np.uint8)[..., None]
+        return Rows(images, digits.target.astype(np.int64), len(images), tuple(map(str, range(10))), {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubImages:
+    """An image classification data set of the Hugging Face hub, or a local folder in the same layout."""
+
+    path: str
+    """Hub id (`ylecun/mnist`) or local folder that datasets.load_dataset reads."""
+    image_column: str | None = None
+    """Column of images; by default the first one of that kind."""
+    label_column: str | None = None
+    """Column of class labels; by default `label`, or the first one of that kind."""
+    train_split: str = "train"
+    """Split that the private sets and the public set are cut from."""
+    test_split: str | None = "test"
+    """Split that the global test set is drawn from; null cuts it from the training split."""
+
+    def content_key(self) -> str:
+        """Return a hash of the rows that the data set library holds and of the columns chosen."""
+        digest = hashlib.sha256(repr((self.image_column, self.label_column)).encode())
+        for split, dataset in self._splits.items():
+            digest.update(split.encode())
+            for file in dataset.cache_files:
+                with Path(file["filename"]).open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()[:32]
+
+    def load(self) -> Rows:
+        """Decode every image and label."""
+        splits = self._splits
+        train = splits["train"]
+        image_column, label_column = self._columns(train)
+        images = [_decode(dataset, image_column) for dataset in splits.values()]
+        shapes = sorted({x.shape[1:] for x in images})
+        if len(shapes) != 1:
+            raise SettingError(f"data.path={self.path}: the splits' images differ in shape: {shapes}")
+        labels = np.concatenate([np.asarray(d[label_column]) for d in splits.values()])
+        feature = train.features[label_column]
+        names = getattr(feature, "names", None)
+        if names is None:
+            names, labels = np.unique(labels, return_inverse=True)
+        if labels.min() < 0:
+            raise SettingError(f"data.path={self.path}: column {label_column!r} has rows without a label (below 0)")
+        others = {
+            name: np.concatenate([np.asarray(d[name]) for d in splits.values()])
+            for name in train.column_names
+            if name not in (image_column, label_column)
+            and getattr(train.features[name], "dtype", "") in ("string", "int64", "int32")
+        }
+        return Rows(np.concatenate(images), labels.astype(np.int64), len(train), tuple(str(n) for n in names), others)
+
+    def _columns(self, dataset: Any) -> tuple[str, str]:
+        """Return the names of the image and the label column."""
+        from datasets import ClassLabel, Image
+
+        features = dataset.features
+        images = [n for n, f in features.items() if isinstance(f, Image)]
+        labels = [n for n, f in features.items() if isinstance(f, ClassLabel)]
+        if "label" in features and "label" not in labels[:1]:
+            labels.insert(0, "label")
+        chosen = []
+        for setting, given, found in (
+            ("image_column", self.image_column, images),
+            ("label_column", self.label_column, labels),
+        ):
+            if given is not None and given not in features:
+                raise SettingError(f"data.{setting}={given}: the columns of {self.path} are {', '.join(features)}")
+            if given is None and not found:
+                raise SettingError(
+                    f"data.path={self.path} has no such column; name it with data.{setting}=NAME, of {list(features)}"
+                )
+            chosen.append(given or found[0])
+        return chosen[0], chosen[1]
+
+    @property
+    def _splits(self) -> dict[str, Any]:
+        """Return the wanted splits as the data set library reads them, training first."""
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetNotFoundError
+
+        folder = Path(self.path).expanduser()
+        looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") != 1 or folder.exists()
+        if looks_local and not folder.is_dir():
+            raise SettingError(
+                f"data.path={self.path}: no such folder; give a folder that holds the data set as on the hub"
+                " ({train,test}.parquet), or a hub id such as ylecun/mnist"
+            )
+        with _quiet():
+            try:
+                dataset = load_dataset(str(folder) if looks_local else self.path)
+            except DatasetNotFoundError as error:
+                raise SettingError(f"data.path={self.path}: the hub has no such data set") from error
+            except (OSError, ValueError) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise SettingError(
+                    f"data.path={self.path} could not be read: {reason}. Give a hub id that this machine can reach,"
+                    " or a local folder in the same layout"
+                ) from error
+        wanted = {"train": self.train_split, **({"test": self.test_split} if self.test_split else {})}
+        for setting, split in wanted.items():
+            if split not in dataset:
+                raise SettingError(f"data.{setting}_split={split}: the splits of {self.path} are {', '.join(dataset)}")
+        return {role: dataset[split] for role, split in wanted.items()}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the data set library's progress bars and its log off the console."""
+    import datasets
+
+    bars, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    hub = logging.getLogger("huggingface_hub")
+    hub_level = hub.level
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.ERROR)
+    hub.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        hub.setLevel(hub_level)
+        datasets.logging.set_verbosity(level)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def _decode(dataset: Any, column: str) -> np.ndarray:
+    """Return the images of a split as [n, H, W, channels] uint8; grey stays one channel, all else becomes RGB."""
+    arrays = []
+    for image in dataset.with_format(None)[column]:
+        mode = "L" if image.mode in ("L", "1", "I;16") else "RGB"
+        array = np.asarray(image.convert(mode), dtype=np.uint8)
+        arrays.append(array if array.ndim == 3 else array[..., None])
+    shapes = {a.shape for a in arrays}
+    if len(shapes) != 1:
+        raise SettingError(
+            f"data: column {column!r} holds images of {len(shapes)} shapes, for example {sorted(shapes)[:3]};"
+            " all must be of one size"
+        )
+    return np.stack(arrays)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A data set class with the fields that its name stands for."""
+
+    cls: type
+    fields: Mapping[str, str]
+
+
+DATA: dict[str, _Named] = {
+    "digits": _Named(Digits, {}),
+    "mnist": _Named(HubImages, {"path": "ylecun/mnist"}),
+    "fashion_mnist": _Named(HubImages, {"path": "zalando-datasets/fashion_mnist"}),
+    "cifar10": _Named(HubImages, {"path": "uoft-cs/cifar10"}),
+    "images": _Named(HubImages, {}),
+}

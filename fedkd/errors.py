@@ -1,0 +1,39 @@
+"""What can go wrong, by who has to act on it, and how a near miss is named.
+
+Not for: the checks themselves, which stand where the value is used (``fedkd.checks`` has the common ones).
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class FedkdError(Exception):
+    """Any error that fedkd explains to its user in one line."""
+
+
+class SettingError(FedkdError, ValueError):
+    """A setting that cannot be used as it stands. The command ends with status 2, before any training."""
+
+
+class UploadRejected(FedkdError):
+    """An upload that the server does not accept. It is recorded, and the round goes on."""
+
+
+class RunError(FedkdError):
+    """A run that cannot go on. What was written before stays. The command ends with status 1."""
+
+
+class Interrupted(BaseException):
+    """Training was asked to stop. Like KeyboardInterrupt it is no ordinary exception."""
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> SettingError:
+    """Return the error for a name that does not exist, with the nearest ones that do.
+
+    >>> print(unknown_name("strategy", "knfuu", ["fedmd", "knfu"]))
+    unknown strategy 'knfuu'; did you mean 'knfu'? Known: fedmd, knfu
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else "."
+    return SettingError(f"unknown {what} {name!r}{hint} Known: {', '.join(names)}")

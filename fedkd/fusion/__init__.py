@@ -1,0 +1,25 @@
+"""Functions over stacked predictions: softening, divergences, weights, estimates, mixing.
+
+Axes: K clients, N public samples, C classes. ``weights[i, j]`` is how much client j teaches client i; rows sum
+to 1. Nothing here knows of clients, messages or settings; nothing mutates its arguments.
+"""
+
+from fedkd.fusion.divergences import DIVERGENCES as DIVERGENCES
+from fedkd.fusion.divergences import pairwise_cosine as pairwise_cosine
+from fedkd.fusion.divergences import pairwise_js as pairwise_js
+from fedkd.fusion.divergences import pairwise_kl as pairwise_kl
+from fedkd.fusion.divergences import pairwise_l2 as pairwise_l2
+from fedkd.fusion.divergences import pairwise_tv as pairwise_tv
+from fedkd.fusion.divergences import smooth as smooth
+from fedkd.fusion.estimates import argmax_histogram as argmax_histogram
+from fedkd.fusion.estimates import mean_soft_label as mean_soft_label
+from fedkd.fusion.mixing import mean_over_clients as mean_over_clients
+from fedkd.fusion.mixing import mix as mix
+from fedkd.fusion.mixing import reduce_entropy as reduce_entropy
+from fedkd.fusion.softening import soften as soften
+from fedkd.fusion.weights import effective_neighbors as effective_neighbors
+from fedkd.fusion.weights import keep_nearest as keep_nearest
+from fedkd.fusion.weights import keep_within as keep_within
+from fedkd.fusion.weights import row_softmax as row_softmax
+from fedkd.fusion.weights import uniform_weights as uniform_weights
+from fedkd.fusion.weights import without_self as without_self

@@ -1,0 +1,69 @@
+"""How far apart the clients' label distributions are: ``[K, C] -> [K, K]``, zero on the diagonal.
+
+Row i, column j is the divergence of client j's distribution as seen from client i. All are finite: ``pairwise_kl``
+and ``pairwise_js`` take distributions without zeros, which ``smooth`` makes.
+"""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+Distributions = Float[Tensor, "K C"]
+Pairwise = Float[Tensor, "K K"]
+
+
+def smooth(distributions: Distributions, amount: float) -> Distributions:
+    """Return ``(P + amount) / (1 + C * amount)``: no entry is 0, rows still sum to 1."""
+    return (distributions + amount) / (1.0 + distributions.shape[-1] * amount)
+
+
+def pairwise_kl(distributions: Distributions) -> Pairwise:
+    """Return ``d[i, j] = KL(P_i || P_j) = sum_c P_i(c) (ln P_i(c) - ln P_j(c))`` in nats; not symmetric.
+
+    Computed from differences of logarithms, so that equal rows give exactly 0. Entries must be > 0.
+    """
+    logs = distributions.log()
+    return (distributions[:, None, :] * (logs[:, None, :] - logs[None, :, :])).sum(dim=-1).clamp(min=0)
+
+
+def pairwise_js(distributions: Distributions) -> Pairwise:
+    """Return the Jensen-Shannon divergence in nats, ``(KL(P_i || M) + KL(P_j || M)) / 2`` with M the midpoint.
+
+    Symmetric, between 0 and ln 2. Entries must be > 0.
+    """
+    logs = distributions.log()
+    log_middle = ((distributions[:, None, :] + distributions[None, :, :]) / 2).log()
+    to_middle = (distributions[:, None, :] * (logs[:, None, :] - log_middle)).sum(dim=-1)
+    return ((to_middle + to_middle.T) / 2).clamp(min=0)
+
+
+def pairwise_tv(distributions: Distributions) -> Pairwise:
+    """Return the total variation distance, half the L1 distance: symmetric, between 0 and 1.
+
+    >>> pairwise_tv(torch.tensor([[1.0, 0.0], [0.25, 0.75]])).tolist()
+    [[0.0, 0.75], [0.75, 0.0]]
+    """
+    return (distributions[:, None, :] - distributions[None, :, :]).abs().sum(dim=-1) / 2
+
+
+def pairwise_cosine(distributions: Distributions) -> Pairwise:
+    """Return one minus the cosine of the angle between two distributions: symmetric, between 0 and 1."""
+    unit = F.normalize(distributions, dim=-1)
+    # Half the squared chord between unit vectors: exactly 0 for equal rows, which 1 - dot is not.
+    return (unit[:, None, :] - unit[None, :, :]).square().sum(dim=-1) / 2
+
+
+def pairwise_l2(distributions: Distributions) -> Pairwise:
+    """Return the Euclidean distance: symmetric, between 0 and sqrt(2)."""
+    return (distributions[:, None, :] - distributions[None, :, :]).square().sum(dim=-1).sqrt()
+
+
+DIVERGENCES: dict[str, Callable[[Distributions], Pairwise]] = {
+    "kl": pairwise_kl,
+    "js": pairwise_js,
+    "tv": pairwise_tv,
+    "cosine": pairwise_cosine,
+    "l2": pairwise_l2,
+}

@@ -1,0 +1,80 @@
+"""The text of ``--help``: every setting with its default and what it is, and everything that has a name.
+
+Written from the settings classes, so that it cannot say less or more than the program does.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedkd.models.build import ZOO
+from fedkd.scenario import SECTIONS, TOP
+from fedkd.settings import REQUIRED, defaults, documentation
+from fedkd.shelf import GROUPS, find, names
+
+USAGE = """\
+fedkd: a simulator for federated distillation
+
+  python -m fedkd.simulate                                     the default scenario, digits
+  python -m fedkd.simulate scenario=NAME key=value ...         another one, with settings changed
+  python -m fedkd.simulate strategy=my_package.my_module:MyFusion
+  python -m fedkd.simulate -m seed=0,1,2 strategy=knfu,fedmd   a sweep over all combinations
+  python -m fedkd.simulate --config runs/RUN/config.yaml       repeat a run
+
+options
+  --config-dir DIR   a folder of your own scenarios, NAME.yaml
+  --config FILE      run a scenario file, such as the config.yaml of a run
+  -m                 sweep over values given as a,b,c
+  --cfg job          print the scenario and stop
+  --help             this text
+
+Exit status: 0 done, 1 the run failed, 2 bad input (nothing was run), 130 interrupted (finished rounds are kept)."""
+
+
+def manual(scenarios: Mapping[str, Path]) -> str:
+    """Return the whole text."""
+    parts = [USAGE, "scenarios (scenario=NAME)\n" + "\n".join(_scenario(*item) for item in scenarios.items())]
+    top = [line for cls in TOP.values() for line in _settings(cls, "", defaults(cls))]
+    parts.append("\n".join(["settings", *top]))
+    for section, cls in SECTIONS.items():
+        parts.append("\n".join([_first_line(cls), *_settings(cls, section, defaults(cls))]))
+    for group in GROUPS:
+        lines = [f"{group}=NAME, with its own settings; or {group}=package.module:Class"]
+        for name in names(group):
+            cls, fields = find(group, name)
+            lines += [f"  {group}={name}", f"      {_first_line(cls)}", *_settings(cls, group, fields, indent=4)]
+        parts.append("\n".join(lines))
+    models = [f"  {name:<10} {_first_line(factory)}" for name, factory in ZOO.items()]
+    parts.append("\n".join(["models (models=[NAME,...]), or package.module:factory(input_shape, classes)", *models]))
+    return "\n\n".join(parts)
+
+
+def _settings(cls: Any, section: str, values: Mapping[str, Any], indent: int = 2) -> list[str]:
+    documented = documentation(cls) if isinstance(cls, type) else {}
+    lines = []
+    for name, value in values.items():
+        full = f"{section}.{name}" if section else name
+        lines.append(f"{' ' * indent}{full}={_shown(value)}")
+        if name in documented:
+            lines.append(f"{' ' * (indent + 4)}{documented[name]}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    if value == REQUIRED:
+        return "(required)"
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
+
+
+def _first_line(thing: Any) -> str:
+    return (thing.__doc__ or "").strip().partition("\n")[0]
+
+
+def _scenario(name: str, path: Path) -> str:
+    try:
+        about = (yaml.safe_load(path.read_text()) or {}).get("description", "")
+    except (OSError, yaml.YAMLError, AttributeError):
+        about = "(cannot be read)"
+    return f"  {name:<18} {about}"

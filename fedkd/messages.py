@@ -1,0 +1,164 @@
+"""What travels and what is recorded: frozen values with their shapes stated.
+
+Nothing here knows how a value is encoded (``fedkd.app.records``) or checked (``fedkd.knowledge``). K clients, N
+public samples, C classes. Tensors are CPU tensors; nobody writes into them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedkd.fusion import soften
+from fedkd.losses import Scale
+
+Step = Literal["pretrain", "distill", "train", "evaluate", "predict"]
+Status = Literal["ok", "rejected", "failed", "absent"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Knowledge of the public-set kind: one row of ``values`` for each public id."""
+
+    ids: Int[Tensor, "N"]
+    values: Float[Tensor, "N C"]
+    scale: Scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyEvent:
+    """What protected one release, and whether anything may be claimed for it.
+
+    No upload exists without one. ``claims`` False means that no guarantee is given, for the stated reason.
+    """
+
+    mechanism: str
+    claims: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientCard:
+    """What a client says of itself once, before the first round. ``label_counts`` only if the strategy needs them."""
+
+    client_id: int
+    architecture: str
+    parameters: int
+    train_size: int
+    label_counts: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """Server to client: what to do in this message, in order, and what it takes.
+
+    ``public_ids`` are the public samples to predict on; ``teacher`` is None where there is none to learn from.
+    """
+
+    round: int
+    steps: tuple[Step, ...]
+    public_ids: Int[Tensor, "N"] | None = None
+    teacher: Predictions | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """Client to server: knowledge with its privacy event, and the measurements that the simulation records.
+
+    ``metrics`` (accuracies, losses, seconds) are for the researcher's record. They are no part of the protocol
+    and of no privacy claim: a real client would keep them.
+    """
+
+    client_id: int
+    round: int
+    metrics: Mapping[str, float]
+    privacy: PrivacyEvent | None = None
+    knowledge: Predictions | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """The accepted uploads of one round, stacked by client id: what a strategy fuses.
+
+    ``values`` [K, N, C] are what the clients uploaded, on ``scale``. ``probs`` are soft labels at the scenario's
+    distillation temperature, ``probs_at(T)`` at any other. ``label_counts`` [K, C] and ``public_labels`` [N] are
+    None unless the strategy declares that it needs them.
+    """
+
+    round: int
+    client_ids: tuple[int, ...]
+    public_ids: Int[Tensor, "N"]
+    values: Float[Tensor, "K N C"]
+    scale: Scale = "logits"
+    temperature: float = 1.0
+    train_sizes: tuple[int, ...] = ()
+    label_counts: Float[Tensor, "K C"] | None = None
+    public_labels: Int[Tensor, "N"] | None = None
+
+    @property
+    def size(self) -> int:
+        """K, the number of clients whose uploads were accepted."""
+        return len(self.client_ids)
+
+    @property
+    def logits(self) -> Float[Tensor, "K N C"]:
+        """The uploaded logits; TypeError where the clients uploaded soft labels."""
+        if self.scale != "logits":
+            raise TypeError("the clients uploaded soft labels; declare knowledge = 'logits' to fuse logits")
+        return self.values
+
+    @cached_property
+    def probs(self) -> Float[Tensor, "K N C"]:
+        """Soft labels at the distillation temperature."""
+        return self.probs_at(self.temperature)
+
+    def probs_at(self, temperature: float) -> Float[Tensor, "K N C"]:
+        """Soft labels at a temperature; uploaded soft labels are returned as they came, whatever it is."""
+        return soften(self.values, temperature) if self.scale == "logits" else self.values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fusion:
+    """What a strategy returns. ``teachers`` [K, N, C] are personal, [N, C] common; on the strategy's ``teaches`` scale.
+
+    ``weights[i, j]`` is how much client j teaches client i. ``state`` comes back with the next round's cohort.
+    """
+
+    weights: Float[Tensor, "K K"]
+    teachers: Tensor
+    state: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientRecord:
+    """One client in one round. Accuracies in [0, 1]; absent ones are None; bytes as encoded."""
+
+    client_id: int
+    architecture: str
+    status: Status
+    train_size: int
+    reason: str = ""
+    local_accuracy: float | None = None
+    global_accuracy: float | None = None
+    train_loss: float | None = None
+    distill_loss: float | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+    effective_neighbors: float | None = None
+    self_weight: float | None = None
+    label_leakage: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRecord:
+    """One finished round: every client's record, and the weights [K, K] over all clients (NaN where absent)."""
+
+    round: int
+    clients: tuple[ClientRecord, ...]
+    seconds: float
+    weights: Float[Tensor, "K K"] | None = field(default=None, repr=False)
+    knowledge_sha256: str | None = None

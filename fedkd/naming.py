@@ -1,0 +1,38 @@
+"""Objects by import path: ``package.module:attribute``, anywhere on Python's path, without registration."""
+
+import importlib
+import re
+from typing import Any
+
+from fedkd.errors import SettingError, unknown_name
+
+_PATTERN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def is_import_path(name: str) -> bool:
+    """Return whether a name is of the form ``package.module:attribute``.
+
+    >>> is_import_path("my_package.my_module:MyFusion"), is_import_path("knfu")
+    (True, False)
+    """
+    return _PATTERN.fullmatch(name) is not None
+
+
+def import_path(path: str, *, what: str) -> Any:
+    """Return the object at ``package.module:attribute``; ``what`` is the setting that named it, for the error."""
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise SettingError(
+                f"{what}={path}: there is no module {error.name!r} on Python's path;"
+                " run from the folder that holds it, or install it"
+            ) from error
+        raise SettingError(f"{what}={path}: {module_name} needs {error.name!r}, which is not installed") from error
+    except Exception as error:
+        raise SettingError(f"{what}={path}: importing {module_name} failed: {type(error).__name__}: {error}") from error
+    if not hasattr(module, attribute):
+        known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise unknown_name(f"{what} in module {module_name}", attribute, known)
+    return getattr(module, attribute)

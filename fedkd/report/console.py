@@ -1,0 +1,197 @@
+"""What a person sees while a run goes on: the plan, a progress bar, a line a round, the final table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fedkd.messages import RoundRecord
+from fedkd.report.rows import Baseline, Plan, client_rows, verdict
+
+MOST_CLIENTS_LISTED = 20
+
+
+class ConsoleReport:
+    """Prints a run. Quiet where ``report.console=false``; warnings are printed all the same."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._task: Any = None
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        if not self._quiet:
+            self._console.print(text, markup=False)
+
+    def plan(self, plan: Plan, folder: str) -> None:
+        """Print what will run."""
+        for warning in plan.warnings:
+            self._console.print(f"Warning: {warning}", style="yellow", markup=False)
+        if self._quiet:
+            return
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        sizes = sorted(plan.train_sizes)
+        models = ", ".join(
+            f"{plan.architectures.count(name)} x {name} ({plan.parameters[name]:,} parameters)"
+            for name in dict.fromkeys(plan.architectures)
+        )
+        data = plan.scenario["data"]
+        rows = {
+            "scenario": f"{plan.name}, seed {plan.scenario['seed']}",
+            "strategy": _settings(plan.scenario["strategy"])
+            + (f"; distillation loss {plan.loss}" if plan.exchanges else ""),
+            "data": f"{data['name']}, {len(plan.class_names)} classes; "
+            f"partition {_settings(plan.scenario['partition'])}",
+            "clients": f"{plan.clients} with {sizes[0]} to {sizes[-1]} training samples"
+            f" (median {int(np.median(sizes))}): {models}",
+            "public set": f"{plan.public_size} samples",
+            "rounds": f"{plan.rounds}, {plan.scenario['order']}",
+            "privacy": f"{plan.privacy['mechanism']}: {plan.privacy['reason']}",
+            "runs on": f"{plan.engine}, {plan.device}",
+            "results": folder,
+        }
+        for name, text in rows.items():
+            table.add_row(f"[bold]{name}[/bold]", text.replace("[", "\\["))
+        self._console.print(table)
+
+    def start(self, what: str, messages: int) -> None:
+        """Begin the progress bar over client messages (an estimate where clients fail)."""
+        if self._quiet:
+            return
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("messages"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self._console, transient=True,
+        )  # fmt: skip
+        self._task = self._progress.add_task(what, total=messages)
+        self._progress.start()
+
+    def advance(self) -> None:
+        """Take note of one answered message."""
+        if self._progress is not None:
+            self._progress.advance(self._task)
+
+    def round(self, row: Mapping[str, Any], rounds: int) -> None:
+        """Print a round's line."""
+        if self._quiet:
+            return
+        parts = [f"round {row['round']:>{len(str(rounds))}}/{rounds}"]
+        for short, name in (("local", "local_accuracy"), ("global", "global_accuracy")):
+            if row[name] is not None:
+                gain = row[f"{short}_gain"]
+                beside = "" if gain is None else f" ({100 * gain:+.1f})"
+                parts.append(f"{short} {100 * row[name]:.1f} ±{100 * row[f'{name}_std']:.1f}{beside}")
+        if row["effective_neighbors"] is not None:
+            parts.append(f"neighbors {row['effective_neighbors']:.1f}")
+        parts.append(f"up {size(row['bytes_up'])}, down {size(row['bytes_down'])}")
+        parts.append(f"{row['seconds']:.1f} s")
+        for status in ("rejected", "failed"):
+            if row[status]:
+                first = row[status][0]
+                parts.append(f"{len(row[status])} {status} (client {first['client']}: {first['reason']})")
+        self._console.print("  ".join(parts), markup=False)
+
+    def stop(self) -> None:
+        """End the progress bar."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def summary(
+        self, plan: Plan, summary: Mapping[str, Any], last: RoundRecord | None, baseline: Baseline | None, folder: str
+    ) -> None:
+        """Print the final table with local-only beside it, who teaches whom, and the verdict."""
+        if self._quiet or last is None:
+            return
+        table = Table(title=f"After round {last.round}", title_justify="left")
+        table.add_column("accuracy, mean over clients (%)")
+        for name in ("own distribution", "balanced test", "clients worse off", "up", "down"):
+            table.add_column(name, justify="right")
+        table.add_row(
+            plan.strategy,
+            *(_spread(summary[n], summary[f"{n}_std"]) for n in ("local_accuracy", "global_accuracy")),
+            _both(summary["local_harmed"], summary["global_harmed"]),
+            size(summary["bytes_up"]),
+            size(summary["bytes_down"]),
+        )
+        if baseline is not None:
+            alone = summary["local_only"]
+            table.add_row(
+                "local_only",
+                *(_spread(alone[n], alone[f"{n}_std"]) for n in ("local_accuracy", "global_accuracy")),
+                "", "0 B", "0 B",
+            )  # fmt: skip
+        self._console.print(table)
+        if plan.clients <= MOST_CLIENTS_LISTED:
+            self._console.print(_clients_table(last, baseline))
+        sentence = verdict(summary, plan.strategy)
+        if sentence:
+            self._console.print(sentence, style="bold" if "LOSES" in sentence else None, markup=False)
+        self._console.print(f"Results and plots: {folder}", markup=False)
+
+
+def _clients_table(last: RoundRecord, baseline: Baseline | None) -> Table:
+    table = Table(
+        title="By client (gain over local-only in points; who teaches it in the last round)", title_justify="left"
+    )
+    for name in ("client", "model", "samples", "own %", "gain", "balanced %", "gain", "taught by"):
+        table.add_column(name, justify="left" if name in ("model", "taught by") else "right")
+    for row in client_rows(last, baseline):
+        table.add_row(
+            str(row["client"]), row["architecture"], str(row["train_size"]),
+            _percent(row["local_accuracy"]), _points(row["local_gain"]),
+            _percent(row["global_accuracy"]), _points(row["global_gain"]),
+            teachers(last, row["client"]),
+        )  # fmt: skip
+    return table
+
+
+def teachers(record: RoundRecord, client_id: int, most: int = 4) -> str:
+    """Return a client's strongest teachers with their weights: ``3 41 %, itself 30 %``."""
+    if record.weights is None or record.weights[client_id].isnan().all():
+        return "nobody"
+    weights = record.weights[client_id].tolist()
+    if max(weights) - min(weights) < 1e-6 and len(weights) > 1:
+        return "all alike"
+    strongest = sorted(range(len(weights)), key=lambda j: -weights[j])[:most]
+    return ", ".join(
+        f"{'itself' if j == client_id else j} {100 * weights[j]:.0f} %" for j in strongest if weights[j] >= 0.005
+    )
+
+
+def size(count: int | float) -> str:
+    """Return a number of bytes for people.
+
+    >>> size(312), size(1_250_000)
+    ('312 B', '1.2 MB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def _settings(choice: Mapping[str, Any]) -> str:
+    fields = [f"{k}={v}" for k, v in choice.items() if k != "name" and v is not None]
+    return str(choice["name"]) + (f" ({', '.join(fields)})" if fields else "")
+
+
+def _spread(mean: float | None, std: float | None) -> str:
+    return "" if mean is None or std is None else f"{100 * mean:.1f} ±{100 * std:.1f}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _points(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:+.1f}"
+
+
+def _both(local: float | None, global_: float | None) -> str:
+    return "" if local is None or global_ is None else f"{100 * local:.0f} % / {100 * global_:.0f} %"

@@ -1,0 +1,156 @@
+"""The pictures of a run, as PNG and PDF: legible in print, in colors that color-blind readers tell apart.
+
+Each function draws one matplotlib Figure from plain arrays; ``draw_run`` writes them all.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from fedkd.messages import RoundRecord
+from fedkd.report.rows import ACCURACIES, Baseline, Plan
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"  # of Okabe and Ito's palette
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "pdf.fonttype": 42,
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+}
+TITLES = {
+    "local_accuracy": "Own label distribution",
+    "global_accuracy": "Balanced test set",
+}
+MOST_NUMBERED = 20
+
+
+def draw_run(plan: Plan, records: Sequence[RoundRecord], baseline: Baseline | None, folder: Path) -> list[Path]:
+    """Draw every picture that the run has data for; return the PNG files."""
+    with matplotlib.rc_context(STYLE):
+        figures = {"accuracy": accuracy_by_round(plan, records, baseline), "partition": partition(plan)}
+        last = next((r for r in reversed(records) if r.weights is not None), None)
+        if last is not None and last.weights is not None and plan.exchanges:
+            figures["weights"] = fusion_weights(plan, last.weights.numpy(), last.round)
+        if baseline is not None:
+            figures["gain"] = gain_by_client(plan, records[-1], baseline)
+        folder.mkdir(exist_ok=True)
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.png")
+            figure.savefig(folder / f"{name}.pdf")
+    return [folder / f"{name}.png" for name in figures]
+
+
+def accuracy_by_round(plan: Plan, records: Sequence[RoundRecord], baseline: Baseline | None) -> Figure:
+    """Draw both mean accuracies by round, with one standard deviation over clients as a band."""
+    figure = Figure(figsize=(7.0, 2.9), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    rounds = [record.round for record in records]
+    for ax, name in zip(axes, ACCURACIES, strict=True):
+        ours = np.array([[np.nan if (v := getattr(c, name)) is None else v for c in r.clients] for r in records])
+        _band(ax, rounds, 100 * ours, BLUE, "o-", plan.strategy)
+        if baseline is not None:
+            _band(ax, rounds, 100 * getattr(baseline, name)[: len(rounds)], ORANGE, "s--", "local_only")
+        ax.set_title(TITLES[name])
+        ax.set_xlabel("Round")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.grid(alpha=0.25, linewidth=0.6)
+    axes[0].set_ylabel("Accuracy (%)\nmean ± s.d. over clients")
+    axes[0].legend(frameon=False, loc="best")
+    return figure
+
+
+def _band(ax: Any, x: Sequence[int], values: np.ndarray, color: str, style: str, label: str) -> None:
+    known = ~np.isnan(values)
+    counts = np.maximum(known.sum(axis=1), 1)
+    mean = np.where(known, values, 0).sum(axis=1) / counts
+    std = np.sqrt(np.where(known, (values - mean[:, None]) ** 2, 0).sum(axis=1) / counts)
+    ax.fill_between(x, mean - std, np.minimum(mean + std, 100), color=color, alpha=0.15, linewidth=0)
+    ax.plot(x, mean, style, color=color, label=label, markersize=3.5, linewidth=1.5)
+
+
+def partition(plan: Plan) -> Figure:
+    """Draw how many training samples of each class each client has."""
+    counts = plan.label_counts.T
+    classes, clients = counts.shape
+    figure = Figure(figsize=(min(7.0, 2.2 + 0.42 * clients), min(7.0, 1.4 + 0.3 * classes)), layout="constrained")
+    ax = figure.subplots()
+    image = ax.imshow(counts, cmap="Blues", aspect="auto", vmin=0)
+    if clients <= MOST_NUMBERED and classes <= MOST_NUMBERED:
+        for row, column in np.ndindex(counts.shape):
+            dark = counts[row, column] > counts.max() / 2
+            ax.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7,
+                    color="white" if dark else "black")  # fmt: skip
+    _client_ticks(ax.set_xticks, clients)
+    if classes <= 2 * MOST_NUMBERED:
+        ax.set_yticks(range(classes), plan.class_names)
+    ax.set_xlabel("Client")
+    ax.set_ylabel("Class")
+    ax.set_title(f"Training samples by class and client ({plan.scenario['partition']['name']})")
+    figure.colorbar(image, ax=ax, label="Samples")
+    _frame(ax)
+    return figure
+
+
+def fusion_weights(plan: Plan, weights: np.ndarray, number: int) -> Figure:
+    """Draw who teaches whom beside how alike the clients' true label distributions are."""
+    shares = plan.label_counts / plan.label_counts.sum(axis=1, keepdims=True)
+    similarity = 1 - np.abs(shares[:, None] - shares[None]).sum(axis=-1) / 2
+    figure = Figure(figsize=(7.0, 3.1), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for ax, values, title, label, top in (
+        (axes[0], weights, f"Fusion weights, round {number} ({plan.strategy})", "Weight", np.nanmax(weights)),
+        (axes[1], similarity, "Similarity of label distributions", "1 − total variation", 1.0),
+    ):
+        image = ax.imshow(values, cmap="viridis", vmin=0, vmax=top)
+        ax.set_title(title)
+        _client_ticks(ax.set_xticks, plan.clients)
+        _client_ticks(ax.set_yticks, plan.clients)
+        figure.colorbar(image, ax=ax, label=label, fraction=0.046)
+        _frame(ax)
+    axes[0].set_xlabel("Contributor (teaches)")
+    axes[0].set_ylabel("Recipient (learns)")
+    axes[1].set_xlabel("Client")
+    axes[1].set_ylabel("Client")
+    return figure
+
+
+def gain_by_client(plan: Plan, last: RoundRecord, baseline: Baseline) -> Figure:
+    """Draw what each client gained over training alone, on both tests."""
+    figure = Figure(figsize=(7.0, 2.9), layout="constrained")
+    ax = figure.subplots()
+    x = np.arange(plan.clients)
+    for offset, name, color in ((-0.2, ACCURACIES[0], BLUE), (0.2, ACCURACIES[1], ORANGE)):
+        ours = np.array([np.nan if (v := getattr(c, name)) is None else v for c in last.clients])
+        gain = 100 * (ours - getattr(baseline, name)[last.round - 1])
+        ax.bar(x + offset, gain, width=0.4, color=color, label=TITLES[name])
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    _client_ticks(ax.set_xticks, plan.clients)
+    if plan.clients <= MOST_NUMBERED:
+        ax.set_xticks(x, [f"{i}\n{_short(name)}" for i, name in enumerate(plan.architectures)], fontsize=8)
+    ax.set_xlabel("Client")
+    ax.set_ylabel("Gain over local-only\n(points of accuracy)")
+    ax.set_title(f"Gain by client after round {last.round} ({plan.strategy})")
+    ax.grid(axis="y", alpha=0.25, linewidth=0.6)
+    ax.legend(frameon=False)
+    return figure
+
+
+def _client_ticks(set_ticks: Any, clients: int) -> None:
+    step = max(1, -(-clients // MOST_NUMBERED))
+    set_ticks(range(0, clients, step))
+
+
+def _short(name: str) -> str:
+    return name.rpartition(":")[2][:8]
+
+
+def _frame(ax: Any) -> None:
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(True)

@@ -1,0 +1,49 @@
+"""Weights & Biases, at its edge: metrics each round, tables and pictures at the end. Imported only when asked for."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedkd.errors import SettingError
+from fedkd.report.folder import jsonable
+from fedkd.report.options import Report
+
+
+class WandbReport:
+    """One W&B run. Offline runs are written into the run folder; ``wandb sync`` uploads them later."""
+
+    def __init__(self, options: Report, name: str, config: Mapping[str, Any], folder: Path) -> None:
+        import wandb
+
+        if options.wandb == "online" and not (wandb.Api.__doc__ and wandb.api.api_key):
+            raise SettingError("report.wandb=online needs an account: run `wandb login`, or use report.wandb=offline")
+        self._wandb = wandb
+        self._run = wandb.init(
+            project=options.project,
+            group=options.group or name,
+            name=folder.name,
+            tags=list(options.tags) or None,
+            config=dict(jsonable(config)),
+            dir=str(folder),
+            mode=options.wandb,
+            settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
+        )
+
+    def round(self, row: Mapping[str, Any]) -> None:
+        """Log a round's numbers."""
+        numbers = {k: v for k, v in jsonable(row).items() if isinstance(v, int | float)}
+        self._run.log(numbers, step=row["round"])
+
+    def finish(
+        self, summary: Mapping[str, Any], clients: Sequence[Mapping[str, Any]], pictures: Sequence[Path], status: int
+    ) -> None:
+        """Log the final figures, the clients of the last round as a table, and the pictures; then close."""
+        for key, value in jsonable(summary).items():
+            self._run.summary[key] = value
+        last: dict[str, Any] = {path.stem: self._wandb.Image(str(path)) for path in pictures}
+        if clients:
+            columns = list(clients[0])
+            last["clients"] = self._wandb.Table(columns=columns, data=[[row[c] for c in columns] for row in clients])
+        if last:
+            self._run.log(last)
+        self._run.finish(exit_code=status)

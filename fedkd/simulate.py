@@ -1,0 +1,238 @@
+"""The command: ``python -m fedkd.simulate scenario=NAME key=value ...``. Hydra in, a run folder out.
+
+The only module that knows Hydra. Each part of a scenario that can be chosen (strategy, data, partition, privacy,
+engine) is a Hydra group; a scenario file becomes one option of each of these groups, so that ``strategy=fedmd`` on
+top of a scenario replaces its strategy whole and keeps none of its fields.
+"""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fedkd.errors import FedkdError, SettingError, unknown_name
+from fedkd.naming import is_import_path
+from fedkd.scenario import DEFAULT_CHOICES, SECTIONS, TOP
+from fedkd.settings import defaults
+from fedkd.shelf import GROUPS, find, names
+
+DEFAULT_SCENARIO = "digits"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 1 (the run failed), 2 (bad input), 130 (Ctrl-C)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _main(given)
+    except SettingError as error:
+        print(f"fedkd: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except FedkdError as error:
+        print(f"fedkd: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        print("fedkd: interrupted; the finished rounds are in the run folder", file=sys.stderr)  # noqa: T201
+        return 130
+
+
+def _main(given: list[str]) -> int:
+    if "-h" in given or "--help" in given:
+        from fedkd.manual import manual
+
+        print(manual(scenario_files(_value_of(given, "--config-dir")[1])))  # noqa: T201
+        return 0
+    given, folder = _value_of(given, "--config-dir")
+    given, config = _value_of(given, "--config")
+    scenarios = scenario_files(folder)
+    if config is not None:
+        if any(argument.startswith("scenario=") for argument in given):
+            raise SettingError("--config FILE is a scenario of its own; leave out scenario=")
+        scenarios = {**scenarios, "config": _existing(config, "--config")}
+        given = ["scenario=config", *given]
+    _check_names(given, scenarios)
+    _register(given, scenarios)
+    _run_hydra(given)
+    return 0
+
+
+def scenario_files(folder: str | None = None) -> dict[str, Path]:
+    """Return the scenario files by name: those that fedkd carries, and the user's, which go before them."""
+    own = Path(str(files("scenarios")))
+    found = {path.stem: path for path in sorted(own.glob("*.yaml"))}
+    if folder is not None:
+        users = Path(folder).expanduser()
+        if not users.is_dir():
+            raise SettingError(f"--config-dir {folder}: no such folder; it must hold scenario files, NAME.yaml")
+        found |= {path.stem: path for path in sorted(users.glob("*.yaml"))}
+    return found
+
+
+def _value_of(given: list[str], option: str) -> tuple[list[str], str | None]:
+    """Return the arguments without ``option VALUE`` or ``option=VALUE``, and the value."""
+    rest, value, waiting = [], None, False
+    for argument in given:
+        if waiting:
+            value, waiting = argument, False
+        elif argument == option:
+            waiting = True
+        elif argument.startswith(option + "="):
+            value = argument.partition("=")[2]
+        else:
+            rest.append(argument)
+    if waiting:
+        raise SettingError(f"{option} needs a value")
+    return rest, value
+
+
+def _existing(path: str, option: str) -> Path:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise SettingError(f"{option} {path}: no such file; give the config.yaml of a run")
+    return file
+
+
+def _overrides(given: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each ``key=value`` argument as its key and the values of its sweep."""
+    for argument in given:
+        key, equals, value = argument.partition("=")
+        if equals and not key.startswith("-"):
+            yield key.lstrip("+~"), re.split(r",(?![^\[{(]*[\]})])", value)
+
+
+def _check_names(given: Sequence[str], scenarios: dict[str, Path]) -> None:
+    """Raise SettingError for a scenario or a choice that does not exist, before Hydra looks for it."""
+    for argument in given:
+        if "=" not in argument and not argument.startswith("-"):
+            raise SettingError(f"{argument!r} is no setting; write key=value, as in strategy=fedmd")
+    for key, values in _overrides(given):
+        for value in (v.strip().strip("'\"") for v in values):
+            if key == "scenario" and value not in scenarios:
+                raise unknown_name("scenario", value, scenarios)
+            if key in GROUPS and "(" not in value:
+                find(key, value)
+
+
+def _register(given: Sequence[str], scenarios: dict[str, Path]) -> None:
+    """Tell Hydra the schema, every choice of every group, and the scenarios."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    top = {key: value for cls in TOP.values() for key, value in defaults(cls).items()}
+    sections = {key: defaults(cls) for key, cls in SECTIONS.items()}
+    hydra = {
+        "run": {"dir": "."},
+        "sweep": {"dir": "runs/${now:%Y-%m-%d}_${now:%H-%M-%S}_sweep", "subdir": "${hydra.job.num}"},
+        "output_subdir": None,
+        "job": {"chdir": False},
+    }
+    order: list[Any] = [
+        "_self_",
+        *({group: name} for group, name in DEFAULT_CHOICES.items()),
+        {"scenario": DEFAULT_SCENARIO},
+        {"override hydra/job_logging": "none"},
+        {"override hydra/hydra_logging": "none"},
+    ]
+    store.store(name="fedkd", node={"defaults": order, "name": "", **top, **sections, "hydra": hydra})
+    wanted = [(group, name) for group in GROUPS for name in names(group)]
+    for key, values in _overrides(given):
+        wanted += [(key, value) for value in values if key in GROUPS and is_import_path(value)]
+    for group, name in wanted:
+        store.store(group=group, name=name, node={"name": name, **find(group, name)[1]})
+    for name, path in scenarios.items():
+        _register_scenario(store, name, path)
+
+
+def _register_scenario(store: Any, name: str, path: Path) -> None:
+    body = _read(path)
+    chosen: list[Any] = []
+    for group in GROUPS:
+        section = body.pop(group, None)
+        if section is None:
+            continue
+        section = {"name": section} if isinstance(section, str) else section
+        if not isinstance(section, dict) or not isinstance(section.get("name"), str):
+            raise SettingError(f"{path}: {group} must be a name, or a section with a name")
+        option = f"{section['name']} of scenario {name}"
+        try:
+            fields = find(group, section["name"])[1]
+        except SettingError as error:
+            raise SettingError(f"{path}: {error}") from error
+        store.store(group=group, name=option, node={**fields, **section})
+        chosen.append({f"override /{group}": option})
+    body["name"] = body.get("name") or name
+    store.store(group="scenario", name=name, package="_global_", node={"defaults": [*chosen, "_self_"], **body})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        body = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingError(f"scenario file {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(body, dict):
+        raise SettingError(f"scenario file {path} must hold settings, as in 'clients: 10'")
+    return body
+
+
+def _run_hydra(given: list[str]) -> None:
+    """Let Hydra compose the scenario (each of a sweep's) and run it; its own errors become one line."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us as they are
+    for name in ("flwr", "alembic"):
+        logging.getLogger(name).propagate = False
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+    sweeping = "-m" in given or "--multirun" in given
+    failures: list[FedkdError] = []
+
+    def task(config: DictConfig) -> dict[str, Any] | None:
+        from fedkd.run import run
+        from fedkd.scenario import Scenario
+
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        scenario = Scenario.parse(plain)
+        return run(scenario, Path(HydraConfig.get().runtime.output_dir) if sweeping else None)
+
+    def guarded(config: DictConfig) -> dict[str, Any] | None:
+        try:
+            return task(config)
+        except FedkdError as error:
+            if sweeping:  # Hydra says which job it was
+                raise
+            failures.append(error)
+            return None
+
+    before = sys.argv
+    sys.argv = ["python -m fedkd.simulate", *map(_forced, given)]
+    try:
+        hydra.main(version_base="1.3", config_path=None, config_name="fedkd")(guarded)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SettingError(" ".join(str(error).split())) from error
+    finally:
+        sys.argv = before
+    if failures:
+        raise failures[0]
+
+
+def _forced(argument: str) -> str:
+    """Return an override that Hydra sets without asking whether it exists: ``Scenario.parse`` asks, and knows better.
+
+    Choices (``strategy=fedmd``), Hydra's own settings and arguments with a sign of their own stay as they are.
+    """
+    key = argument.partition("=")[0]
+    plain = "=" in argument and key[:1] not in "+~-" and not key.startswith("hydra")
+    return f"++{argument}" if plain and key not in (*GROUPS, "scenario") else argument
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""One optimization phase of one model, and prediction: functions over ``nn.Module`` and tensors.
+
+The plain PyTorch loop: no DataLoader, no trainer. Batches come from a named stream, so that a phase repeats to the
+bit whatever else runs beside it. Knows nothing of clients, rounds or messages.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fedkd.checks import at_least, positive
+from fedkd.errors import Interrupted, SettingError
+from fedkd.losses import LossName
+
+PREDICTION_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """How one optimization phase steps. The optimizer starts afresh in every phase."""
+
+    epochs: int = 1
+    """Passes over the samples each round, >= 0."""
+    batch_size: int = 32
+    """Samples a step, >= 1."""
+    optimizer: Literal["adam", "sgd", "adamw"] = "adam"
+    """Adam (FedMD's), SGD (DS-FL's) or AdamW."""
+    learning_rate: float = 1e-3
+    """Step size, > 0."""
+    momentum: float | None = None
+    """Of SGD, in [0, 1); null is 0. With another optimizer it is an error."""
+    weight_decay: float = 0.0
+    """L2 penalty (decoupled in AdamW), >= 0."""
+
+    def __post_init__(self) -> None:
+        at_least(0, epochs=self.epochs, weight_decay=self.weight_decay)
+        at_least(1, batch_size=self.batch_size)
+        positive(learning_rate=self.learning_rate)
+        if self.momentum is not None:
+            if self.optimizer != "sgd":
+                raise SettingError(f"momentum={self.momentum} would do nothing: optimizer={self.optimizer} has none")
+            if not 0 <= self.momentum < 1:
+                raise SettingError(f"momentum must be in [0, 1), got {self.momentum}")
+
+
+# Two phases share the settings above and nothing else, so that one place says what a learning rate is.
+@dataclass(frozen=True, kw_only=True)
+class Training(Phase):
+    """How a client trains on its private set."""
+
+    public_epochs: int = 0
+    """Epochs on the labeled public set before a client's first round, as in FedMD; needs public.labeled=true."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(0, public_epochs=self.public_epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation(Phase):
+    """How a client distills its teacher on the public set."""
+
+    batch_size: int = 64
+    """Samples a step, >= 1."""
+    loss: LossName | None = None
+    """Distillation loss; null takes the strategy's own (that of its paper)."""
+    temperature: float = 1.0
+    """Temperature of teacher and student, > 0; losses on soft labels carry its square."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(temperature=self.temperature)
+        if self.epochs == 0:
+            raise SettingError("epochs must be >= 1, got 0; strategy=local_only leaves distillation out")
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], phase: Phase) -> torch.optim.Optimizer:
+    """Return the phase's optimizer over ``parameters``."""
+    trainable = [p for p in parameters if p.requires_grad]
+    if phase.optimizer == "sgd":
+        return torch.optim.SGD(
+            trainable, lr=phase.learning_rate, momentum=phase.momentum or 0.0, weight_decay=phase.weight_decay
+        )
+    cls = torch.optim.Adam if phase.optimizer == "adam" else torch.optim.AdamW
+    return cls(trainable, lr=phase.learning_rate, weight_decay=phase.weight_decay)
+
+
+def optimize(
+    model: nn.Module,
+    size: int,
+    batch_loss: Callable[[Int[Tensor, "batch"]], Float[Tensor, ""]],
+    phase: Phase,
+    stream: np.random.Generator,
+    *,
+    epochs: int | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> float | None:
+    """Train ``model`` in place and return its mean loss over the last epoch (None without any epoch).
+
+    ``batch_loss`` maps indices below ``size`` to the mean loss of those samples. Every epoch visits all samples in
+    a fresh order; the last batch may be smaller. Raises Interrupted between two batches once ``stopped()`` is true.
+    """
+    epochs = phase.epochs if epochs is None else epochs
+    if epochs == 0 or size == 0:
+        return None
+    device = next(model.parameters()).device
+    optimizer = make_optimizer(model.parameters(), phase)
+    model.train()
+    for _ in range(epochs):
+        order = torch.from_numpy(stream.permutation(size)).to(device)
+        total = torch.zeros((), device=device)
+        for batch in torch.split(order, phase.batch_size):
+            if stopped():
+                raise Interrupted
+            loss = batch_loss(batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += loss.detach() * len(batch)
+    return total.item() / size
+
+
+def predict(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n C"]:
+    """Return the model's logits in evaluation mode, without gradients, in batches of 256."""
+    model.eval()
+    with torch.no_grad():
+        return torch.cat([model(batch) for batch in torch.split(inputs, PREDICTION_BATCH)])
+
+
+def accuracy(logits: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> float:
+    """Return the share of samples whose largest logit is their label; 0 for rows that are all NaN."""
+    return (logits.nan_to_num(nan=-torch.inf).argmax(dim=-1) == labels).to(torch.float64).mean().item()

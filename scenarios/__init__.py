@@ -1,0 +1,1 @@
+"""Complete experiments, one YAML each, picked by ``scenario=NAME``."""

@@ -1,0 +1,41 @@
+"""DS-FL (Itahara et al. 2021, arXiv 2008.06180): the mean soft label with its entropy reduced."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from fedkd.checks import one_of, only_with, positive
+from fedkd.fusion import mean_over_clients, reduce_entropy, uniform_weights
+from fedkd.messages import Cohort, Fusion
+
+PAPER_TEMPERATURE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DSFL:
+    """Upload soft labels; the common teacher is their mean, sharpened (``era``) or as it is (``mean``).
+
+    Entropy reduction: ``q(x) = softmax(mean_j p_j(x) / T)``, a softmax over probabilities. Simple averaging:
+    ``q(x) = mean_j p_j(x)``. Departure from the paper: there is no server model, only clients learn.
+    """
+
+    knowledge: ClassVar[str] = "probs"
+
+    aggregation: Literal["era", "mean"] = "era"
+    """Entropy reduction (era) or simple averaging (mean)."""
+    era_temperature: float | None = None
+    """T of entropy reduction, > 0; small sharpens. null is the paper's 0.1; with aggregation=mean it is an error."""
+
+    def __post_init__(self) -> None:
+        one_of(("era", "mean"), aggregation=self.aggregation)
+        only_with(
+            self.aggregation == "era", "aggregation=mean has no temperature", era_temperature=self.era_temperature
+        )
+        if self.era_temperature is not None:
+            positive(era_temperature=self.era_temperature)
+
+    def fuse(self, cohort: Cohort, state: None) -> Fusion:
+        """Return the aggregated soft labels."""
+        teacher = mean_over_clients(cohort.probs)
+        if self.aggregation == "era":
+            teacher = reduce_entropy(teacher, self.era_temperature or PAPER_TEMPERATURE)
+        return Fusion(weights=uniform_weights(cohort.size), teachers=teacher)
