@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from fedkd.checks import at_least
-from fedkd.data.division import Public, Testing
+from fedkd.data.division import EvaluationSets, Public
 from fedkd.errors import SettingError
 from fedkd.report.options import Report
 from fedkd.server import Protocol
@@ -66,7 +66,7 @@ class Scenario:
     privacy: Choice
     engine: Choice
     public: Public = field(default_factory=Public)
-    test: Testing = field(default_factory=Testing)
+    test: EvaluationSets = field(default_factory=EvaluationSets)
     train: Training = field(default_factory=Training)
     distill: Distillation = field(default_factory=Distillation)
     report: Report = field(default_factory=Report)
@@ -106,7 +106,7 @@ TOP: dict[str, Any] = {"federation": Federation, "protocol": Protocol}
 """Parts whose settings stand at the top of a file, without a section."""
 SECTIONS: dict[str, Any] = {
     "public": Public,
-    "test": Testing,
+    "test": EvaluationSets,
     "train": Training,
     "distill": Distillation,
     "report": Report,

@@ -21,6 +21,8 @@ from fedkd.settings import defaults
 from fedkd.shelf import GROUPS, find, names
 
 DEFAULT_SCENARIO = "digits"
+FLAGS = ("-m", "--multirun", "--resolve", "--version", "--hydra-help")
+FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,6 +49,7 @@ def _main(given: list[str]) -> int:
         return 0
     given, folder = _value_of(given, "--config-dir")
     given, config = _value_of(given, "--config")
+    given, flags = _flags(given)
     scenarios = scenario_files(folder)
     if config is not None:
         if any(argument.startswith("scenario=") for argument in given):
@@ -55,7 +58,7 @@ def _main(given: list[str]) -> int:
         given = ["scenario=config", *given]
     _check_names(given, scenarios)
     _register(given, scenarios)
-    _run_hydra(given)
+    _run_hydra(given, flags)
     return 0
 
 
@@ -88,6 +91,24 @@ def _value_of(given: list[str], option: str) -> tuple[list[str], str | None]:
     return rest, value
 
 
+def _flags(given: list[str]) -> tuple[list[str], list[str]]:
+    """Return the settings and, apart from them, the flags that are Hydra's, wherever they stood."""
+    settings, flags, waiting = [], [], False
+    for argument in given:
+        if waiting or argument.partition("=")[0] in FLAGS + FLAGS_WITH_VALUE:
+            flags.append(argument)
+            waiting = argument in FLAGS_WITH_VALUE
+        elif argument.startswith("-"):
+            raise unknown_name("option", argument, ("--help", "--config", "--config-dir", *FLAGS, *FLAGS_WITH_VALUE))
+        elif "=" not in argument and not argument.startswith("~"):
+            raise SettingError(f"{argument!r} is no setting; write key=value, as in strategy=fedmd")
+        else:
+            settings.append(argument)
+    if waiting:
+        raise SettingError(f"{flags[-1]} needs a value, as in --cfg job")
+    return settings, flags
+
+
 def _existing(path: str, option: str) -> Path:
     file = Path(path).expanduser()
     if not file.is_file():
@@ -105,9 +126,6 @@ def _overrides(given: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 def _check_names(given: Sequence[str], scenarios: dict[str, Path]) -> None:
     """Raise SettingError for a scenario or a choice that does not exist, before Hydra looks for it."""
-    for argument in given:
-        if "=" not in argument and not argument.startswith("-"):
-            raise SettingError(f"{argument!r} is no setting; write key=value, as in strategy=fedmd")
     for key, values in _overrides(given):
         for value in (v.strip().strip("'\"") for v in values):
             if key == "scenario" and value not in scenarios:
@@ -179,7 +197,7 @@ def _read(path: Path) -> dict[str, Any]:
     return body
 
 
-def _run_hydra(given: list[str]) -> None:
+def _run_hydra(given: list[str], flags: list[str]) -> None:
     """Let Hydra compose the scenario (each of a sweep's) and run it; its own errors become one line."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -192,7 +210,7 @@ def _run_hydra(given: list[str]) -> None:
         logging.getLogger(name).propagate = False
         logging.getLogger(name).setLevel(logging.WARNING)
 
-    sweeping = "-m" in given or "--multirun" in given
+    sweeping = "-m" in flags or "--multirun" in flags
     failures: list[FedkdError] = []
 
     def task(config: DictConfig) -> dict[str, Any] | None:
@@ -213,9 +231,11 @@ def _run_hydra(given: list[str]) -> None:
             return None
 
     before = sys.argv
-    sys.argv = ["python -m fedkd.simulate", *map(_forced, given)]
+    sys.argv = ["python -m fedkd.simulate", *map(_forced, given), *flags]
     try:
-        hydra.main(version_base="1.3", config_path=None, config_name="fedkd")(guarded)()
+        # A folder without subfolders: beside this file, Hydra would take fedkd/models for a group.
+        folder = str(files("scenarios"))
+        hydra.main(version_base="1.3", config_path=folder, config_name="fedkd")(guarded)()
     except (HydraException, OmegaConfBaseException) as error:
         raise SettingError(" ".join(str(error).split())) from error
     finally:

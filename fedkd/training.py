@@ -119,7 +119,7 @@ def optimize(
                 raise Interrupted
             loss = batch_loss(batch)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             total += loss.detach() * len(batch)
     return total.item() / size

@@ -43,11 +43,13 @@ class Public:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Testing:
+class EvaluationSets:
     """The two test sets: the client's own label distribution, and all classes alike."""
 
     private_fraction: float = 0.2
     """Share of a client's samples set aside to test it on its own label distribution, between 0 and 1."""
+    private_size: int = 500
+    """Most samples of a client's private test split, >= 1."""
     global_size: int = 1000
     """Samples of the balanced global test set: the same number of every class."""
 
@@ -55,7 +57,7 @@ class Testing:
         share(private_fraction=self.private_fraction)
         if self.private_fraction == 1:
             raise SettingError("private_fraction=1 leaves nothing to train on")
-        at_least(1, global_size=self.global_size)
+        at_least(1, private_size=self.private_size, global_size=self.global_size)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def divide(
     clients: int,
     samples_per_client: int | None,
     public: Public,
-    testing: Testing,
+    testing: EvaluationSets,
     seed: int,
 ) -> Division:
     """Return who has which rows. ``samples_per_client`` caps a client's training samples (None: no cap).
@@ -122,7 +124,7 @@ def _divide(
     clients: int,
     samples_per_client: int | None,
     public_size: int,
-    testing: Testing,
+    testing: EvaluationSets,
     seed: int,
 ) -> Division:
     train_rows = np.arange(prepared.train_size)
@@ -141,7 +143,7 @@ def _divide(
     for client, part in enumerate(split(partition, clients, prepared.labels[private], columns, seed)):
         rows = numpy_stream(seed, "client", client, "split").permutation(private[part])
         held_out = min(len(rows) - 1, max(1, round(testing.private_fraction * len(rows))))
-        test.append(np.sort(rows[:held_out]))
+        test.append(np.sort(rows[:held_out][: testing.private_size]))
         train.append(np.sort(rows[held_out:][:samples_per_client]))
     return Division(global_test, public, tuple(train), tuple(test))
 

@@ -72,7 +72,8 @@ class Pathological:
     classes_per_client: int = 2
     """Classes that a client holds, >= 1."""
     assignment: Literal["random", "deterministic", "first-deterministic"] = "first-deterministic"
-    """How classes are given out; first-deterministic makes sure that each class has a client."""
+    """How classes are given out; first-deterministic gives client i class i first, so that no class of as many as
+    there are clients is left out. Rows of a class that nobody was given are left out."""
 
     def __post_init__(self) -> None:
         at_least(1, classes_per_client=self.classes_per_client)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -12,6 +13,7 @@ from fedkd.messages import RoundRecord
 from fedkd.report.rows import Baseline, Plan, client_rows, verdict
 
 MOST_CLIENTS_LISTED = 20
+NO_TERMINAL_WIDTH = 100
 
 
 class ConsoleReport:
@@ -20,6 +22,8 @@ class ConsoleReport:
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
         self._console = Console(highlight=False, soft_wrap=True)
+        if not self._console.is_terminal:
+            self._console = Console(highlight=False, soft_wrap=True, width=NO_TERMINAL_WIDTH)
         self._progress: Progress | None = None
         self._task: Any = None
 
@@ -107,10 +111,14 @@ class ConsoleReport:
         """Print the final table with local-only beside it, who teaches whom, and the verdict."""
         if self._quiet or last is None:
             return
-        table = Table(title=f"After round {last.round}", title_justify="left")
-        table.add_column("accuracy, mean over clients (%)")
-        for name in ("own distribution", "balanced test", "clients worse off", "up", "down"):
-            table.add_column(name, justify="right")
+        table = Table(
+            title=f"After round {last.round}: accuracy in %, mean ± s.d. over clients",
+            title_justify="left",
+            box=SIMPLE,
+            padding=(0, 1, 0, 0),
+        )
+        for name in ("", "own distribution", "balanced test", "worse off", "up", "down"):
+            table.add_column(name, justify="right" if name else "left", no_wrap=True)
         table.add_row(
             plan.strategy,
             *(_spread(summary[n], summary[f"{n}_std"]) for n in ("local_accuracy", "global_accuracy")),
@@ -136,10 +144,15 @@ class ConsoleReport:
 
 def _clients_table(last: RoundRecord, baseline: Baseline | None) -> Table:
     table = Table(
-        title="By client (gain over local-only in points; who teaches it in the last round)", title_justify="left"
+        title="By client: gain over local-only in points; who teaches it in the last round",
+        title_justify="left",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
     )
-    for name in ("client", "model", "samples", "own %", "gain", "balanced %", "gain", "taught by"):
-        table.add_column(name, justify="left" if name in ("model", "taught by") else "right")
+    for name in ("client", "model", "samples", "own %", "gain", "bal. %", "gain", "taught by"):
+        table.add_column(
+            name, justify="left" if name in ("model", "taught by") else "right", no_wrap=name != "taught by"
+        )
     for row in client_rows(last, baseline):
         table.add_row(
             str(row["client"]), row["architecture"], str(row["train_size"]),
@@ -150,8 +163,8 @@ def _clients_table(last: RoundRecord, baseline: Baseline | None) -> Table:
     return table
 
 
-def teachers(record: RoundRecord, client_id: int, most: int = 4) -> str:
-    """Return a client's strongest teachers with their weights: ``3 41 %, itself 30 %``."""
+def teachers(record: RoundRecord, client_id: int, most: int = 3) -> str:
+    """Return a client's strongest teachers with their weights: ``#3 41%, itself 30%``."""
     if record.weights is None or record.weights[client_id].isnan().all():
         return "nobody"
     weights = record.weights[client_id].tolist()
@@ -159,7 +172,7 @@ def teachers(record: RoundRecord, client_id: int, most: int = 4) -> str:
         return "all alike"
     strongest = sorted(range(len(weights)), key=lambda j: -weights[j])[:most]
     return ", ".join(
-        f"{'itself' if j == client_id else j} {100 * weights[j]:.0f} %" for j in strongest if weights[j] >= 0.005
+        f"{'itself' if j == client_id else f'#{j}'} {100 * weights[j]:.0f}%" for j in strongest if weights[j] >= 0.005
     )
 
 
@@ -194,4 +207,4 @@ def _points(value: float | None) -> str:
 
 
 def _both(local: float | None, global_: float | None) -> str:
-    return "" if local is None or global_ is None else f"{100 * local:.0f} % / {100 * global_:.0f} %"
+    return "" if local is None or global_ is None else f"{100 * local:.0f}% / {100 * global_:.0f}%"

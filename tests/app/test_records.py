@@ -1,0 +1,100 @@
+"""Messages as Flower records and back, through Flower's own wire format: what goes in comes out."""
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedkd.app import records
+from fedkd.errors import UploadRejected
+from fedkd.messages import ClientCard, Download, Predictions, PrivacyEvent, Upload
+
+
+def knowledge(rows: int, scale: str = "logits") -> Predictions:
+    values = torch.randn(rows, 3, generator=torch.Generator().manual_seed(rows))
+    values = values if scale == "logits" else values.softmax(-1)
+    return Predictions(ids=torch.arange(rows) * 2, values=values, scale=scale)  # type: ignore[arg-type]
+
+
+def over_the_wire(content: RecordDict) -> RecordDict:
+    """Pass content through Flower's serialization, as its engines on other machines do."""
+    objects = {key: value.deflate() for key, value in get_all_nested_objects(content).items()}
+    inflated = inflate_object_from_contents(content.object_id, objects)
+    assert isinstance(inflated, RecordDict)
+    return inflated
+
+
+@given(
+    rows=st.integers(1, 9),
+    scale=st.sampled_from(["logits", "probs"]),
+    metrics=st.dictionaries(st.text(min_size=1, max_size=5), st.floats(allow_nan=False), max_size=3),
+)
+def test_an_upload_is_a_round_trip(rows: int, scale: str, metrics: dict[str, float]) -> None:
+    event = PrivacyEvent(mechanism="none", claims=False, reason="raw")
+    sent = Upload(client_id=3, round=7, metrics=metrics, privacy=event, knowledge=knowledge(rows, scale))
+    came = records.read_upload(over_the_wire(records.upload_content(sent)))
+    assert (came.client_id, came.round, came.metrics, came.privacy) == (3, 7, metrics, event)
+    assert came.knowledge is not None
+    assert sent.knowledge is not None
+    assert came.knowledge.scale == scale
+    assert torch.equal(came.knowledge.values, sent.knowledge.values)
+    assert torch.equal(came.knowledge.ids, sent.knowledge.ids)
+
+
+def test_an_upload_without_knowledge_is_a_round_trip() -> None:
+    sent = Upload(client_id=0, round=1, metrics={"seconds": 0.5})
+    assert records.read_upload(over_the_wire(records.upload_content(sent))) == sent
+
+
+@given(rows=st.integers(1, 9), scale=st.sampled_from(["logits", "probs"]), has_teacher=st.booleans())
+def test_a_download_is_a_round_trip(rows: int, scale: str, has_teacher: bool) -> None:
+    teacher = knowledge(rows, scale) if has_teacher else None
+    sent = Download(round=2, steps=("distill", "train", "predict"), public_ids=torch.arange(rows), teacher=teacher)
+    encoded = None if teacher is None else records.teacher_record(teacher)
+    content = records.download_content(sent, ConfigRecord({"text": "x"}), encoded, records.request_record(sent))
+    came = records.read_download(over_the_wire(content))
+    assert (came.round, came.steps) == (sent.round, sent.steps)
+    assert came.public_ids is not None
+    assert torch.equal(came.public_ids, torch.arange(rows))
+    assert (came.teacher is None) == (teacher is None)
+    if came.teacher is not None and teacher is not None:
+        assert torch.equal(came.teacher.values, teacher.values)
+        assert came.teacher.scale == scale
+
+
+@pytest.mark.parametrize("counts", [None, (3, 0, 4)])
+def test_a_card_is_a_round_trip(counts: tuple[int, ...] | None) -> None:
+    card = ClientCard(client_id=1, architecture="mlp", parameters=9, train_size=7, label_counts=counts)
+    assert records.read_card(over_the_wire(records.card_content(card))) == card
+
+
+def test_the_bytes_counted_are_those_of_the_encoded_arrays() -> None:
+    """Five rows of three float32 values and an int32 id, each array behind NumPy's header of 128 bytes."""
+    upload = Upload(client_id=0, round=1, metrics={"a": 1.0}, knowledge=knowledge(5))
+    assert records.payload_bytes(records.upload_content(upload)) == 5 * 3 * 4 + 5 * 4 + 2 * 128
+
+
+def test_reading_does_not_write_into_a_record() -> None:
+    record = records.teacher_record(knowledge(4))
+    before = {name: bytes(array.data) for name, array in record.items()}
+    content = RecordDict({"teacher": record})
+    decoded = records.unpack_arrays(content.array_records["teacher"])
+    decoded["logits"] = decoded["logits"] * 0
+    assert {name: bytes(array.data) for name, array in record.items()} == before
+
+
+def test_arrays_that_cannot_be_read_are_a_rejected_upload() -> None:
+    record = ArrayRecord({"logits": Array(dtype="float32", shape=(2,), stype="numpy.ndarray", data=b"no array")})
+    with pytest.raises(UploadRejected):
+        records.unpack_arrays(record)
+
+
+def test_unknown_arrays_are_a_rejected_upload() -> None:
+    content = records.upload_content(Upload(client_id=0, round=1, metrics={}))
+    content["knowledge"] = records.pack_arrays({"weights": np.zeros(3)})
+    with pytest.raises(UploadRejected, match="no known kind of knowledge has the arrays weights"):
+        records.read_upload(content)

@@ -1,0 +1,159 @@
+"""Who has which rows: disjoint, complete, skewed as asked for, and the same for the same seed."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr_datasets.partitioner import SizePartitioner
+
+from fedkd.data.division import Division, EvaluationSets, Public, divide
+from fedkd.data.partitions import PARTITIONS, Partition
+from fedkd.data.prepare import Prepared, prepare
+from fedkd.data.samples import inputs, public_normalization
+from fedkd.data.sources import Digits
+from fedkd.errors import SettingError
+
+CLIENTS, PUBLIC, GLOBAL = 6, 300, 200
+
+
+@pytest.fixture(scope="module")
+def digits() -> Prepared:
+    return prepare(Digits())
+
+
+def division(digits: Prepared, partition: Partition, **changes: Any) -> Division:
+    settings: dict[str, Any] = {
+        "clients": CLIENTS, "samples_per_client": None, "public": Public(size=PUBLIC),
+        "testing": EvaluationSets(global_size=GLOBAL), "seed": 0, **changes,
+    }  # fmt: skip
+    return divide(digits, partition=partition, **settings)
+
+
+def made(name: str) -> Partition:
+    return PARTITIONS[name](column="label") if name == "natural_id" else PARTITIONS[name]()  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_all_roles_are_disjoint_and_every_client_can_train_and_be_tested(digits: Prepared, name: str) -> None:
+    found = division(digits, made(name), seed=3)
+    roles = [found.global_test, found.public, *found.train, *found.test]
+    rows = np.concatenate(roles)
+    assert len(np.unique(rows)) == len(rows)
+    assert len(found.public) == PUBLIC
+    assert len(found.train) == len(found.test) == CLIENTS
+    assert min(map(len, found.train)) >= 1
+    assert min(map(len, found.test)) >= 1
+
+
+@pytest.mark.parametrize("name", ["iid", "dirichlet", "shard", "size_skewed"])
+def test_every_row_has_a_role(digits: Prepared, name: str) -> None:
+    """All 1,797 digits are given out, up to the few that equal shards and growing sizes cannot place."""
+    found = division(digits, made(name))
+    count = sum(map(len, [found.global_test, found.public, *found.train, *found.test]))
+    assert len(digits.labels) - 2 * CLIENTS <= count <= len(digits.labels)
+
+
+def test_the_global_test_set_is_balanced(digits: Prepared) -> None:
+    found = division(digits, made("iid"))
+    assert (np.bincount(digits.labels[found.global_test], minlength=10) == GLOBAL // 10).all()
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_the_same_seed_divides_alike_and_another_does_not(digits: Prepared, name: str) -> None:
+    first, again, other = (division(digits, made(name), seed=s) for s in (0, 0, 1))
+    assert all((a == b).all() for a, b in zip(first.train, again.train, strict=True))
+    assert not np.array_equal(first.train[0], other.train[0])
+    assert not np.array_equal(first.public, other.public)
+
+
+@pytest.mark.parametrize("name", ["dirichlet", "inner_dirichlet"])
+def test_a_smaller_alpha_is_more_skewed(digits: Prepared, name: str) -> None:
+    """Mean share of a client's most frequent class: near 1/10 for a large alpha, near 1 for a small one."""
+
+    def skew(alpha: float) -> float:
+        partition = PARTITIONS[name](alpha=alpha)  # type: ignore[call-arg]
+        shares = []
+        for seed in range(3):
+            for rows in division(digits, partition, seed=seed).train:
+                counts = np.bincount(digits.labels[rows], minlength=10)
+                shares.append(counts.max() / counts.sum())
+        return float(np.mean(shares))
+
+    strong, mild, none = skew(0.1), skew(1.0), skew(100.0)
+    assert strong > mild + 0.15 > none + 0.25
+    assert none < 0.25
+
+
+def test_a_pathological_client_has_the_classes_asked_for(digits: Prepared) -> None:
+    found = division(digits, PARTITIONS["pathological"](classes_per_client=3))  # type: ignore[call-arg]
+    for train, test in zip(found.train, found.test, strict=True):
+        assert len(np.unique(digits.labels[np.concatenate([train, test])])) == 3
+
+
+def test_a_natural_id_gives_each_client_the_rows_of_one_value(digits: Prepared) -> None:
+    found = division(digits, made("natural_id"))
+    labels = [set(digits.labels[rows].tolist()) for rows in found.train]
+    assert all(len(values) == 1 for values in labels)
+    assert len(set.union(*labels)) == CLIENTS
+
+
+def test_size_skew_grows_from_client_to_client(digits: Prepared) -> None:
+    sizes = [len(rows) for rows in division(digits, made("size_skewed")).train]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > 4 * sizes[0]
+
+
+def test_samples_per_client_caps_the_training_split_and_keeps_the_rest(digits: Prepared) -> None:
+    free, capped = (division(digits, made("iid"), samples_per_client=n) for n in (None, 50))
+    assert {len(rows) for rows in capped.train} == {50}
+    assert all(set(c) <= set(f) for c, f in zip(capped.train, free.train, strict=True))
+    assert all((a == b).all() for a, b in zip(capped.test, free.test, strict=True))
+
+
+def test_the_private_test_split_is_of_the_share_and_size_asked_for(digits: Prepared) -> None:
+    testing = EvaluationSets(private_fraction=0.5, private_size=30, global_size=GLOBAL)
+    assert {len(rows) for rows in division(digits, made("iid"), testing=testing).test} == {30}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"clients": 2000}, "clients=2000 is more than the 1297 samples"),
+        ({"public": Public(size=1597)}, "public.size=1597 leaves nothing"),
+        ({"testing": EvaluationSets(global_size=5)}, "less than one sample for each of 10 classes"),
+        ({"testing": EvaluationSets(global_size=1790)}, "needs 179 samples of every class"),
+        ({"clients": 400}, "cannot deal 1297 rows to 400 clients"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_with_the_numbers(
+    digits: Prepared, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        division(digits, made("dirichlet"), **changes)
+
+
+def test_a_partition_that_leaves_a_client_without_data_is_refused(digits: Prepared) -> None:
+    class OneRowForTheFirst:
+        def partitioner(self, clients: int, rows: int, seed: int) -> Any:
+            return SizePartitioner(partition_sizes=[1] + [10] * (clients - 1))
+
+    with pytest.raises(SettingError, match="leaves 1 of 6 clients without training data"):
+        division(digits, OneRowForTheFirst())
+
+
+def test_a_missing_column_is_refused_with_those_that_exist(digits: Prepared) -> None:
+    with pytest.raises(SettingError, match=r"partition.column=writer: the data set's columns are label"):
+        division(digits, PARTITIONS["natural_id"](column="writer"))  # type: ignore[call-arg]
+
+
+def test_inputs_are_normalized_with_the_statistics_of_the_public_set(digits: Prepared) -> None:
+    found = division(digits, made("iid"))
+    normalization = public_normalization(digits, found.public)
+    public = inputs(digits, found.public, normalization, torch.device("cpu"))
+    assert public.shape == (PUBLIC, 1, 8, 8)
+    assert public.mean().item() == pytest.approx(0, abs=1e-5)
+    assert public.std().item() == pytest.approx(1, abs=1e-3)
+    one = inputs(digits, found.train[0][:1], normalization, torch.device("cpu"))
+    pixels = digits.images[found.train[0][0], :, :, 0] / 255
+    assert np.allclose(one[0, 0].numpy(), (pixels - normalization.mean[0]) / normalization.std[0], atol=1e-5)
