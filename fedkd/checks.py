@@ -31,6 +31,14 @@ def at_least(minimum: float, **settings: float) -> None:
             raise SettingError(f"{name} must be >= {minimum}, got {value}")
 
 
+def at_most(maximum: float, **settings: float) -> None:
+    """Raise unless every value is a finite number no larger than ``maximum``."""
+    for name, value in settings.items():
+        _finite(name, value)
+        if value > maximum:
+            raise SettingError(f"{name} must be <= {maximum:g}, got {value}")
+
+
 def share(**settings: float) -> None:
     """Raise unless every value is above 0 and at most 1."""
     for name, value in settings.items():

@@ -21,10 +21,13 @@ Status = Literal["ok", "rejected", "failed", "absent"]
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Knowledge of the public-set kind: one row of ``values`` for each public id."""
+    """Knowledge of the public-set kind: one row of ``values`` [N, C] for each of the public ``ids`` [N].
 
-    ids: Int[Tensor, "N"]
-    values: Float[Tensor, "N C"]
+    Shapes are not enforced here: what comes from a client is checked, and rejected, by its kind of knowledge.
+    """
+
+    ids: Tensor
+    values: Tensor
     scale: Scale
 
 
@@ -122,12 +125,13 @@ class Cohort:
 
 @dataclass(frozen=True, kw_only=True)
 class Fusion:
-    """What a strategy returns. ``teachers`` [K, N, C] are personal, [N, C] common; on the strategy's ``teaches`` scale.
+    """What a strategy returns: ``weights`` [K, K], where ``weights[i, j]`` is how much client j teaches client i.
 
-    ``weights[i, j]`` is how much client j teaches client i. ``state`` comes back with the next round's cohort.
+    ``teachers`` [K, N, C] are personal, [N, C] common; on the strategy's ``teaches`` scale. ``state`` comes back with
+    the next round's cohort. Shapes are checked by the kind of knowledge, whatever a strategy returns.
     """
 
-    weights: Float[Tensor, "K K"]
+    weights: Tensor
     teachers: Tensor
     state: Any = None
 

@@ -5,13 +5,14 @@ took part, whose model then starts from its own initial weights.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 ModelState = Mapping[str, Tensor]
 
 
+@runtime_checkable
 class ClientStore(Protocol):
     """Model states by client id. Two clients may be read and written at once, one client may not."""
 

@@ -5,13 +5,14 @@ else has a default, so that a rule is twenty lines: ``strategies/README.md`` sho
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from fedkd.errors import SettingError
 from fedkd.losses import LOSSES, ON_LOGITS
 from fedkd.messages import Cohort, Fusion
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """The server's rule: from the cohort's knowledge to each client's teacher.
 

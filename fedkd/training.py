@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedkd.checks import at_least, positive
+from fedkd.checks import at_least, at_most, one_of, positive
 from fedkd.errors import Interrupted, SettingError
-from fedkd.losses import LossName
+from fedkd.losses import LOSSES, LossName
 
 PREDICTION_BATCH = 256
 
@@ -41,6 +41,7 @@ class Phase:
         at_least(0, epochs=self.epochs, weight_decay=self.weight_decay)
         at_least(1, batch_size=self.batch_size)
         positive(learning_rate=self.learning_rate)
+        one_of(("adam", "sgd", "adamw"), optimizer=self.optimizer)
         if self.momentum is not None:
             if self.optimizer != "sgd":
                 raise SettingError(f"momentum={self.momentum} would do nothing: optimizer={self.optimizer} has none")
@@ -70,11 +71,15 @@ class Distillation(Phase):
     loss: LossName | None = None
     """Distillation loss; null takes the strategy's own (that of its paper)."""
     temperature: float = 1.0
-    """Temperature of teacher and student, > 0; losses on soft labels carry its square."""
+    """Temperature of teacher and student, 0.001 to 1000; losses on soft labels carry its square."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(temperature=self.temperature)
+        at_least(1e-3, temperature=self.temperature)
+        at_most(1e3, temperature=self.temperature)
+        if self.loss is not None:
+            one_of(tuple(LOSSES), loss=self.loss)
         if self.epochs == 0:
             raise SettingError("epochs must be >= 1, got 0; strategy=local_only leaves distillation out")
 
@@ -134,4 +139,5 @@ def predict(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor
 
 def accuracy(logits: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> float:
     """Return the share of samples whose largest logit is their label; 0 for rows that are all NaN."""
-    return (logits.nan_to_num(nan=-torch.inf).argmax(dim=-1) == labels).to(torch.float64).mean().item()
+    right = (logits.nan_to_num(nan=-torch.inf).argmax(dim=-1) == labels) & ~logits.isnan().all(dim=-1)
+    return right.to(torch.float64).mean().item()

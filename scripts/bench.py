@@ -188,6 +188,15 @@ def peak_memory(data: str | None, rounds: int) -> float:
     return float(done.stdout.strip().splitlines()[-1])
 
 
+def _own_peak_gb() -> float:
+    """Return this process's peak resident memory; getrusage would also count what its parent held before exec."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024 / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
 def import_times(repeats: int = 3) -> dict[str, float]:
     """Return seconds of ``import torch`` and ``import fedkd`` in fresh interpreters, in turn; the median of each."""
     found: dict[str, list[float]] = {"torch": [], "fedkd": []}
@@ -244,7 +253,7 @@ def main() -> None:
     if given.only_w:
         stop = threading.Event()
         execute(build(workload(given.data, given.rounds, 1), stop), lambda _: None, stop)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+        print(_own_peak_gb())
         return
     try:
         speed = compare(given.data, given.rounds, given.repeats)

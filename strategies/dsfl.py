@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from fedkd.checks import one_of, only_with, positive
+from fedkd.checks import at_least, at_most, one_of, only_with, positive
 from fedkd.fusion import mean_over_clients, reduce_entropy, uniform_weights
 from fedkd.messages import Cohort, Fusion
 
@@ -23,7 +23,7 @@ class DSFL:
     aggregation: Literal["era", "mean"] = "era"
     """Entropy reduction (era) or simple averaging (mean)."""
     era_temperature: float | None = None
-    """T of entropy reduction, > 0; small sharpens. null is the paper's 0.1; with aggregation=mean it is an error."""
+    """T of entropy reduction, 0.001 to 1e6; small sharpens. null is the paper's 0.1; an error with aggregation=mean."""
 
     def __post_init__(self) -> None:
         one_of(("era", "mean"), aggregation=self.aggregation)
@@ -32,6 +32,8 @@ class DSFL:
         )
         if self.era_temperature is not None:
             positive(era_temperature=self.era_temperature)
+            at_least(1e-3, era_temperature=self.era_temperature)
+            at_most(1e6, era_temperature=self.era_temperature)
 
     def fuse(self, cohort: Cohort, state: None) -> Fusion:
         """Return the aggregated soft labels."""

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fedkd.checks import at_least, one_of, only_with, positive
+from fedkd.checks import at_least, at_most, one_of, only_with, positive
 from fedkd.errors import SettingError
 from fedkd.fusion import (
     DIVERGENCES,
@@ -47,7 +47,7 @@ class KnFu:
     teaches: ClassVar[str] = "probs"
 
     beta: float = 10.0
-    """Sharpness of the weights, >= 0. What it means depends on the divergence: watch effective_neighbors."""
+    """Sharpness of the weights, 0 to 1e6. What it means depends on the divergence: watch effective_neighbors."""
     epd: Literal["mean_soft_label", "argmax_histogram", "label_histogram"] = "mean_soft_label"
     """Label distribution: the mean soft label over the public set, the histogram of first choices, or the true
     histogram of private labels (label_histogram, an oracle: clients disclose their counts)."""
@@ -67,6 +67,7 @@ class KnFu:
 
     def __post_init__(self) -> None:
         at_least(0, beta=self.beta)
+        at_most(1e6, beta=self.beta)
         one_of(("mean_soft_label", "argmax_histogram", "label_histogram"), epd=self.epd)
         one_of(("first_round", "each_round"), epd_timing=self.epd_timing)
         one_of(tuple(DIVERGENCES), divergence=self.divergence)

@@ -59,9 +59,9 @@ def test_local_only_exchanges_nothing() -> None:
 
 @pytest.mark.parametrize("strategy", ["fedmd", "dsfl", "knfu"])
 def test_what_travels_is_counted_as_it_is_encoded(strategy: str) -> None:
-    """40 public rows of 10 float32 values and an int32 id, in two arrays with NumPy's header of 128 bytes each."""
-    payload = 40 * PUBLIC_BYTES_PER_ROW + 2 * 128
-    request = 40 * 4 + 128
+    """40 public rows of 10 float32 values and an int32 id; the server asks for them by id too."""
+    payload = 40 * PUBLIC_BYTES_PER_ROW
+    request = 40 * 4
     for client in records(strategy=strategy)[-1].clients:
         assert client.bytes_up == payload
         assert client.bytes_down == payload + request
@@ -129,7 +129,7 @@ def test_an_absent_client_keeps_its_model_and_the_record_says_so() -> None:
 
 def test_each_round_may_take_another_part_of_the_public_set() -> None:
     run = records(public={"size": 40, "per_round": 10}, rounds=3)
-    assert run[-1].clients[0].bytes_up == 10 * PUBLIC_BYTES_PER_ROW + 2 * 128
+    assert run[-1].clients[0].bytes_up == 10 * PUBLIC_BYTES_PER_ROW
     assert len({record.knowledge_sha256 for record in run}) == 3
 
 

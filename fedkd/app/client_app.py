@@ -19,7 +19,7 @@ def make_client_app(find_workplace: Callable[[str], Workplace]) -> ClientApp:
     app = ClientApp()
 
     def place_of(message: Message) -> Workplace:
-        return find_workplace(cast(str, message.content.config_records["scenario"]["text"]))
+        return find_workplace(cast(str, message.content["scenario"]["text"]))
 
     def client_id(context: Context) -> int:
         return int(cast(int, context.node_config["partition-id"]))

@@ -14,23 +14,38 @@ from fedkd.errors import UploadRejected
 from fedkd.knowledge import KINDS, Kind
 from fedkd.messages import ClientCard, Download, Predictions, PrivacyEvent, Step, Upload
 
+RAW = "fedkd.raw"
+"""How arrays are encoded: their values alone, little endian, rows first; Flower's record holds dtype and shape."""
+
 
 def pack_arrays(arrays: dict[str, np.ndarray]) -> ArrayRecord:
     """Return named arrays as one record."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in arrays.items()})
+    return ArrayRecord({name: _pack(value) for name, value in arrays.items()})
 
 
 def unpack_arrays(record: ArrayRecord) -> dict[str, np.ndarray]:
-    """Return the named arrays of a record; UploadRejected where one cannot be read."""
+    """Return the named arrays of a record, read-only; UploadRejected where one cannot be read."""
+    return {name: _unpack(name, array) for name, array in record.items()}
+
+
+def _pack(value: np.ndarray) -> Array:
+    little = value.astype(value.dtype.newbyteorder("<"), copy=False)
+    return Array(dtype=value.dtype.name, shape=value.shape, stype=RAW, data=little.tobytes())
+
+
+def _unpack(name: str, array: Array) -> np.ndarray:
     try:
-        return {name: array.numpy() for name, array in record.items()}
-    except (ValueError, TypeError, EOFError, OSError) as error:
-        raise UploadRejected(f"an array cannot be read: {error}") from error
+        if array.stype != RAW:
+            raise UploadRejected(f"array {name} is encoded as {array.stype}, expected {RAW}")
+        return np.frombuffer(array.data, dtype=np.dtype(array.dtype).newbyteorder("<")).reshape(array.shape)
+    except (ValueError, TypeError) as error:
+        raise UploadRejected(f"array {name} cannot be read: {error}") from error
 
 
 def payload_bytes(content: RecordDict) -> int:
-    """Return the bytes of all arrays in a message's content, as encoded (NumPy's format, header included)."""
-    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+    """Return the bytes of the values of all arrays in a message's content, as they travel."""
+    arrays = [array for record in content.values() if isinstance(record, ArrayRecord) for array in record.values()]
+    return sum(len(array.data) for array in arrays)
 
 
 def teacher_record(teacher: Predictions) -> ArrayRecord:
@@ -62,9 +77,8 @@ def read_download(content: RecordDict) -> Download:
     """Return the download that ``download_content`` made."""
     import torch
 
-    task = content.config_records["task"]
-    request = content.array_records.get("request")
-    teacher = content.array_records.get("teacher")
+    task = content["task"]
+    request, teacher = _arrays(content, "request"), _arrays(content, "teacher")
     return Download(
         round=cast(int, task["round"]),
         steps=tuple(cast("list[Step]", task["steps"])),
@@ -93,13 +107,13 @@ def upload_content(upload: Upload) -> RecordDict:
 
 def read_upload(content: RecordDict) -> Upload:
     """Return the upload that ``upload_content`` made; UploadRejected where its knowledge cannot be read."""
-    about = content.config_records["about"]
-    event = content.config_records.get("privacy")
-    knowledge = content.array_records.get("knowledge")
+    about = content["about"]
+    event = content.get("privacy")
+    knowledge = _arrays(content, "knowledge")
     return Upload(
         client_id=cast(int, about["client_id"]),
         round=cast(int, about["round"]),
-        metrics={name: cast(float, value) for name, value in content.metric_records["metrics"].items()},
+        metrics={name: cast(float, value) for name, value in content["metrics"].items()},
         privacy=None if event is None else PrivacyEvent(**cast("dict[str, Any]", dict(event))),
         knowledge=None if knowledge is None else _read_knowledge(knowledge),
     )
@@ -120,9 +134,14 @@ def card_content(card: ClientCard) -> RecordDict:
 
 def read_card(content: RecordDict) -> ClientCard:
     """Return the card that ``card_content`` made."""
-    fields = cast("dict[str, Any]", dict(content.config_records["card"]))
+    fields = cast("dict[str, Any]", dict(content["card"]))
     counts = fields.pop("label_counts", None)
     return ClientCard(**fields, label_counts=None if counts is None else tuple(counts))
+
+
+def _arrays(content: RecordDict, name: str) -> ArrayRecord | None:
+    record = content.get(name)  # content.array_records would copy all of the content's arrays' names to find one
+    return record if isinstance(record, ArrayRecord) else None
 
 
 def _kind_of(knowledge: Predictions) -> Kind:

@@ -9,7 +9,7 @@ import io
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from fedkd.errors import SettingError
 from fedkd.seeding import derive, numpy_stream
 
 
+@runtime_checkable
 class Partition(Protocol):
     """How rows are dealt to clients."""
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ FORMAT = 1
 """Changed when the prepared form changes, so that older caches are not read."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """A data set that can be prepared."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fedkd.data.cache import cached
 from fedkd.errors import SettingError
 
 
@@ -66,7 +67,21 @@ class HubImages:
     """Split that the global test set is drawn from; null cuts it from the training split."""
 
     def content_key(self) -> str:
-        """Return a hash of the rows that the data set library holds and of the columns chosen."""
+        """Return a hash of the rows that the data set library holds and of the columns chosen.
+
+        For a local folder it is remembered for as long as no file in it changes, so that a run over data that is
+        prepared need not load the library.
+        """
+        folder = Path(self.path).expanduser()
+        if not folder.is_dir():
+            return self._content_hash()
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        seen = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        seen_hash = hashlib.sha256(repr((self, seen)).encode()).hexdigest()[:32]
+        known = cached("sources", seen_hash, lambda staging: _note(staging / "key", self._content_hash()))
+        return (known / "key").read_text()
+
+    def _content_hash(self) -> str:
         digest = hashlib.sha256(repr((self.image_column, self.label_column)).encode())
         for split, dataset in self._splits.items():
             digest.update(split.encode())
@@ -151,6 +166,10 @@ class HubImages:
             if split not in dataset:
                 raise SettingError(f"data.{setting}_split={split}: the splits of {self.path} are {', '.join(dataset)}")
         return {role: dataset[split] for role, split in wanted.items()}
+
+
+def _note(path: Path, text: str) -> None:
+    path.write_text(text)
 
 
 @contextlib.contextmanager

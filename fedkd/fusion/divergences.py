@@ -42,6 +42,7 @@ def pairwise_js(distributions: Distributions) -> Pairwise:
 def pairwise_tv(distributions: Distributions) -> Pairwise:
     """Return the total variation distance, half the L1 distance: symmetric, between 0 and 1.
 
+    >>> import torch
     >>> pairwise_tv(torch.tensor([[1.0, 0.0], [0.25, 0.75]])).tolist()
     [[0.0, 0.75], [0.75, 0.0]]
     """

@@ -21,7 +21,8 @@ def mean_over_clients(values: Float[Tensor, "K N C"]) -> Float[Tensor, "N C"]:
 def reduce_entropy(probs: Float[Tensor, "N C"], temperature: float) -> Float[Tensor, "N C"]:
     """Return ``softmax(probs / temperature)``: DS-FL's entropy reduction (Itahara et al. 2021, arXiv 2008.06180).
 
-    The softmax acts on *probabilities*, as in the paper, so that the result is no power of the input: a small
-    temperature (0.1 in the paper) sharpens, a large one flattens towards uniform. The argmax stays.
+    The softmax acts on *probabilities*, as in the paper, so that the result is no power of the input. It lowers the
+    entropy where the probabilities that matter are well above the temperature (0.1 in the paper); a row that is
+    already one-hot, or whose entries are all below the temperature, it flattens. The argmax stays.
     """
     return torch.softmax(probs / temperature, dim=-1)

@@ -9,6 +9,9 @@ from torch import Tensor
 
 Pairwise = Float[Tensor, "K K"]
 
+TIE = 1e-5
+"""Divergences closer than this are equal: float32 sums of the same numbers in another order differ by less."""
+
 
 def uniform_weights(clients: int, dtype: torch.dtype = torch.float32) -> Pairwise:
     """Return the weights of the plain mean: 1/K everywhere."""
@@ -35,12 +38,12 @@ def without_self(scores: Pairwise) -> Pairwise:
 def keep_nearest(scores: Pairwise, divergences: Pairwise, count: int) -> Pairwise:
     """Return the scores of each row's ``count`` nearest clients, the rest at ``-inf``.
 
-    Nearest is by divergence among the clients whose score is finite; all that tie with the last one stay, so that
-    relabeling the clients relabels the result.
+    Nearest is by divergence among the clients whose score is finite; all that tie with the last one (within 1e-5)
+    stay, so that relabeling clients or classes relabels the result.
     """
     distance = divergences.masked_fill(torch.isinf(scores), torch.inf)
     last = distance.sort(dim=1).values[:, min(count, scores.shape[1]) - 1]
-    return scores.masked_fill(distance > last[:, None], -torch.inf)
+    return scores.masked_fill(distance > last[:, None] + TIE, -torch.inf)
 
 
 def keep_within(scores: Pairwise, divergences: Pairwise, radius: float) -> Pairwise:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -27,6 +27,7 @@ class Request:
     public_labels: Int[Tensor, "N"] | None = None
 
 
+@runtime_checkable
 class Kind(Protocol):
     """One kind of knowledge."""
 

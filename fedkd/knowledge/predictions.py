@@ -15,7 +15,10 @@ from fedkd.losses import Scale
 from fedkd.messages import Cohort, Fusion, Predictions, Upload
 
 TOLERANCE = 1e-3
-"""How far a row of soft labels or weights may be from summing to 1: float32 over a large vocabulary."""
+"""How far an uploaded row of soft labels may be from summing to 1: float32 over a large vocabulary. What a strategy
+makes of such rows may be twice as far."""
+LARGEST = 1e6
+"""The largest magnitude of an uploaded logit: no trained model comes near it, and sums of such logits are finite."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class PublicPredictions:
         """Return the predictions in ``arrays``; UploadRejected where there are none of a known scale."""
         for scale in ("logits", "probs"):
             if set(arrays) == {"ids", scale}:
+                _check_kinds(arrays, scale)
                 values, ids = torch.tensor(arrays[scale]), torch.tensor(arrays["ids"]).to(torch.int64)
                 return Predictions(ids=ids, values=values, scale=scale)
         raise UploadRejected(f"expected the arrays ids and {self.scale}, got {', '.join(sorted(arrays)) or 'none'}")
@@ -56,7 +60,9 @@ class PublicPredictions:
             raise UploadRejected(f"{what}; expected the {expected[0]} that were asked for")
         if not torch.isfinite(values).all():
             raise UploadRejected(f"{self.scale} contain {'NaN' if values.isnan().any() else 'infinity'}")
-        if self.scale == "probs" and not _are_distributions(values):
+        if values.abs().max() > LARGEST:
+            raise UploadRejected(f"{self.scale} are as large as {values.abs().max().item():.3g}; at most {LARGEST:g}")
+        if self.scale == "probs" and not _are_distributions(values, TOLERANCE):
             raise UploadRejected("soft labels must be >= 0 and sum to 1 in each row")
 
     def stack(self, uploads: Sequence[Upload], request: Request) -> Cohort:
@@ -84,7 +90,7 @@ class PublicPredictions:
         clients, samples, classes = cohort.values.shape
         if tuple(fusion.weights.shape) != (clients, clients):
             raise RunError(f"fuse returned weights {list(fusion.weights.shape)}, expected {[clients, clients]}")
-        if not _are_distributions(fusion.weights):
+        if not _are_distributions(fusion.weights, 2 * TOLERANCE):
             raise RunError("fuse returned weights that are not finite, >= 0 and summing to 1 in each row")
         shapes = ((samples, classes), (clients, samples, classes))
         if tuple(fusion.teachers.shape) not in shapes:
@@ -94,10 +100,17 @@ class PublicPredictions:
             )
         if not torch.isfinite(fusion.teachers).all():
             raise RunError("fuse returned teachers that are not finite")
-        if scale == "probs" and not _are_distributions(fusion.teachers):
+        if scale == "probs" and not _are_distributions(fusion.teachers, 2 * TOLERANCE):
             raise RunError("fuse returned teachers that are no soft labels; declare teaches = 'logits' to send logits")
 
 
-def _are_distributions(rows: Float[Tensor, "*batch C"]) -> bool:
+def _check_kinds(arrays: Mapping[str, np.ndarray], scale: str) -> None:
+    """Raise UploadRejected where arrays are not of numbers, before anything is made of them."""
+    for name, kinds, expected in (("ids", "iu", "whole numbers"), (scale, "fiubc", "numbers")):
+        if arrays[name].dtype.kind not in kinds:
+            raise UploadRejected(f"expected {name} to be {expected}, got an array of {arrays[name].dtype}")
+
+
+def _are_distributions(rows: Float[Tensor, "*batch C"], tolerance: float) -> bool:
     sums = rows.sum(dim=-1)
-    return bool(torch.isfinite(rows).all() and (rows >= 0).all() and ((sums - 1).abs() <= TOLERANCE).all())
+    return bool(torch.isfinite(rows).all() and (rows >= 0).all() and ((sums - 1).abs() <= tolerance).all())

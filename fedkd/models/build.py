@@ -62,7 +62,10 @@ class Architecture:
     def build(self, seed: int) -> nn.Module:
         """Return a fresh module whose initial weights depend on ``seed`` alone."""
         with borrowed_global_generator(seed):
-            return find_factory(self.name)(self.input_shape, self.classes)
+            model: object = find_factory(self.name)(self.input_shape, self.classes)
+        if not isinstance(model, nn.Module):
+            raise SettingError(f"models: {self.name} must return a torch.nn.Module, got {type(model).__name__}")
+        return model
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,6 @@ def try_out(architecture: Architecture) -> Traits:
         raise
     except Exception as error:
         raise SettingError(f"{where} could not be built: {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise SettingError(f"{where} must return a torch.nn.Module, got {type(model).__name__}")
     expected = (2, architecture.classes)
     with borrowed_global_generator(0):
         before = torch.get_rng_state()

@@ -1,11 +1,12 @@
 """What protects a release on the client, before it is uploaded. Every release carries a privacy event."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fedkd.messages import Predictions, PrivacyEvent
 from fedkd.privacy.none import Unprotected
 
 
+@runtime_checkable
 class Protection(Protocol):
     """A client's last step before an upload."""
 

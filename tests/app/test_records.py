@@ -73,9 +73,9 @@ def test_a_card_is_a_round_trip(counts: tuple[int, ...] | None) -> None:
 
 
 def test_the_bytes_counted_are_those_of_the_encoded_arrays() -> None:
-    """Five rows of three float32 values and an int32 id, each array behind NumPy's header of 128 bytes."""
+    """Five rows of three float32 values and an int32 id."""
     upload = Upload(client_id=0, round=1, metrics={"a": 1.0}, knowledge=knowledge(5))
-    assert records.payload_bytes(records.upload_content(upload)) == 5 * 3 * 4 + 5 * 4 + 2 * 128
+    assert records.payload_bytes(records.upload_content(upload)) == 5 * 3 * 4 + 5 * 4
 
 
 def test_reading_does_not_write_into_a_record() -> None:
@@ -88,9 +88,14 @@ def test_reading_does_not_write_into_a_record() -> None:
 
 
 def test_arrays_that_cannot_be_read_are_a_rejected_upload() -> None:
-    record = ArrayRecord({"logits": Array(dtype="float32", shape=(2,), stype="numpy.ndarray", data=b"no array")})
-    with pytest.raises(UploadRejected):
-        records.unpack_arrays(record)
+    for dtype, shape, stype, data in (
+        ("float32", (3,), records.RAW, b"too few"),
+        ("float32", (3,), records.RAW, b"8 bytes."),
+        ("float99", (2,), records.RAW, b"8 bytes."),
+        ("float32", (2,), "numpy.ndarray", b"8 bytes."),
+    ):
+        with pytest.raises(UploadRejected):
+            records.unpack_arrays(ArrayRecord({"logits": Array(dtype=dtype, shape=shape, stype=stype, data=data)}))
 
 
 def test_unknown_arrays_are_a_rejected_upload() -> None:

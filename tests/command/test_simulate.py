@@ -29,6 +29,11 @@ def summary(folder: str) -> dict[str, Any]:
     return found
 
 
+def clients(folder: str) -> list[dict[str, str]]:
+    with (Path(folder) / "clients.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 def config(folder: str) -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load((Path(folder) / "config.yaml").read_text())
     return found
@@ -45,10 +50,8 @@ def test_a_run_writes_all_that_is_promised(capsys: pytest.CaptureFixture[str]) -
         "failed", "participants", "knowledge_sha256",
     }  # fmt: skip
     assert promised <= set(rounds[0])
-    with (folder / "clients.csv").open() as file:
-        clients = list(csv.DictReader(file))
-    assert len(clients) == 4 * 2
-    last = [float(row["global_accuracy"]) for row in clients if row["round"] == "2"]
+    assert len(clients("out")) == 4 * 2
+    last = [float(row["global_accuracy"]) for row in clients("out") if row["round"] == "2"]
     assert rounds[-1]["global_accuracy"] == pytest.approx(np.mean(last))
     weights = np.load(folder / "weights.npy")
     assert weights.shape == (2, 4, 4)
@@ -112,13 +115,12 @@ def test_a_strategy_and_a_model_by_import_path() -> None:
     given = ["baseline=none", "strategy=toys:Mean", "strategy.scale=2", "models=[toys:linear,mlp]", "run_dir=out"]
     assert main([*TINY, *given]) == 0
     assert config("out")["strategy"] == {"name": "toys:Mean", "scale": 2.0}
-    assert {row["architecture"] for row in csv.DictReader(Path("out/clients.csv").open())} == {"toys:linear", "mlp"}
+    assert {row["architecture"] for row in clients("out")} == {"toys:linear", "mlp"}
 
 
 def test_shares_of_models() -> None:
     assert main([*TINY, "baseline=none", "models=[mlp*3,cnn*1]", "rounds=1", "run_dir=out"]) == 0
-    rows = list(csv.DictReader(Path("out/clients.csv").open()))
-    assert [row["architecture"] for row in rows] == ["mlp", "mlp", "mlp", "cnn"]
+    assert [row["architecture"] for row in clients("out")] == ["mlp", "mlp", "mlp", "cnn"]
 
 
 def test_a_sweep_runs_every_combination_and_shares_the_twin() -> None:
@@ -206,7 +208,7 @@ BAD = {
     "clients=2000": r"clients=2000 is more than the",
     "public.size=1790": r"public.size=1790 leaves nothing",
     "public.size=0": r"strategy=knfu needs a public set",
-    "models=[toys:one_class_too_many]": r"must map \[N, 1, 8, 8\] to logits \[N, C\] with C = 10; .* returned \(2, 11\)",
+    "models=[toys:one_class_too_many]": r"must map \[N, 1, 8, 8\] to logits \[N, C\] with C = 10; .*\(2, 11\)",
     "models=[toys:nothing]": r"unknown models in module toys 'nothing'",
     "strategy=toys:linear": r"strategy",
     "strategy=none.such:Thing": r"there is no module 'none'",

@@ -1,0 +1,645 @@
+"""Laws of every public function of fedkd.fusion, tried on random inputs.
+
+Functions are found by themselves: one without an entry in SPECS, or without a law of its own, fails this file. An
+entry says which axes the function's tensors have (K clients, N samples, C classes), and that is enough to test that
+permuting clients, samples and classes permutes the result. Golden numbers are in test_golden.py.
+"""
+
+import importlib
+import inspect
+import math
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import fedkd.fusion
+from fedkd.fusion import (
+    DIVERGENCES,
+    argmax_histogram,
+    effective_neighbors,
+    keep_nearest,
+    keep_within,
+    mean_over_clients,
+    mean_soft_label,
+    mix,
+    pairwise_cosine,
+    pairwise_js,
+    pairwise_kl,
+    pairwise_l2,
+    pairwise_tv,
+    reduce_entropy,
+    row_softmax,
+    smooth,
+    soften,
+    uniform_weights,
+    without_self,
+)
+
+CLOSE = {"rtol": 1e-4, "atol": 2e-5}
+"""Float32 over sums of at most 8 terms, of logarithms down to ln(1e-7)."""
+
+
+def public_functions() -> list[str]:
+    """Every public function defined in a module of the package, and every one that the package offers."""
+    found = set()
+    for module in pkgutil.iter_modules(fedkd.fusion.__path__, "fedkd.fusion."):
+        members = vars(importlib.import_module(module.name)).items()
+        found |= {n for n, f in members if inspect.isfunction(f) and f.__module__ == module.name and n[0] != "_"}
+    return sorted(found | {n for n, f in vars(fedkd.fusion).items() if inspect.isfunction(f) and n[0] != "_"})
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Random inputs: logits [K, N, C], scores [K, K] with some -inf, and a permutation of each axis."""
+
+    logits: Tensor
+    scores: Tensor
+    order: dict[str, Tensor]
+
+    @property
+    def probs(self) -> Tensor:
+        return torch.softmax(self.logits, dim=-1)
+
+    @property
+    def distributions(self) -> Tensor:
+        return self.probs.mean(dim=1)
+
+    @property
+    def weights(self) -> Tensor:
+        return torch.softmax(self.scores.clamp(min=-8), dim=1)
+
+    @property
+    def apart(self) -> Tensor:
+        """Divergences [K, K]: zero on the diagonal, with ties wherever the logits tie."""
+        return (self.distributions[:, None] - self.distributions[None]).abs().sum(dim=-1)
+
+    def permuted(self, tensor: Tensor, axes: str) -> Tensor:
+        """Return the tensor with each of its axes relabeled."""
+        for dim, axis in enumerate(axes):
+            tensor = tensor.index_select(dim, self.order[axis])
+        return tensor
+
+
+@st.composite
+def problems(draw: st.DrawFn, fewest_clients: int = 1) -> Problem:
+    """K up to 6, N up to 8, C from 2 to 6; logits in [-8, 8], so that soft labels stay above 1e-8.
+
+    Numbers come from a seed, since drawing each of them is slow; every other problem has whole numbers and so ties.
+    """
+    clients, samples, classes = draw(st.integers(fewest_clients, 6)), draw(st.integers(1, 8)), draw(st.integers(2, 6))
+    stream = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
+    logits = torch.rand(clients, samples, classes, generator=stream) * 16 - 8
+    scores = torch.rand(clients, clients, generator=stream) * 16 - 8
+    never = torch.rand(clients, clients, generator=stream) < draw(st.sampled_from([0.0, 0.5]))
+    if draw(st.booleans()):
+        logits, scores = (logits / 4).round() * 4, scores.round()
+    sizes = {"K": clients, "N": samples, "C": classes}
+    order = {axis: torch.randperm(size, generator=stream) for axis, size in sizes.items()}
+    return Problem(logits, scores.masked_fill(never, -torch.inf), order)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How to call a function on a problem: its tensors with their axes, its other arguments, its result's axes."""
+
+    tensors: Callable[[Problem], tuple[Tensor, ...]]
+    takes: tuple[str, ...]
+    gives: str
+    others: dict[str, Any] = field(default_factory=dict)
+    breaks_ties_by_class: bool = False
+
+
+SPECS: dict[str, Spec] = {
+    "argmax_histogram": Spec(lambda p: (p.probs,), ("KNC",), "KC", breaks_ties_by_class=True),
+    "effective_neighbors": Spec(lambda p: (p.weights,), ("KK",), "K"),
+    "keep_nearest": Spec(lambda p: (p.scores, p.apart), ("KK", "KK"), "KK", {"count": 2}),
+    "keep_within": Spec(lambda p: (p.scores, p.apart), ("KK", "KK"), "KK", {"radius": 0.5}),
+    "mean_over_clients": Spec(lambda p: (p.logits,), ("KNC",), "NC"),
+    "mean_soft_label": Spec(lambda p: (p.probs,), ("KNC",), "KC"),
+    "mix": Spec(lambda p: (p.weights, p.logits), ("KK", "KNC"), "KNC"),
+    "pairwise_cosine": Spec(lambda p: (p.distributions,), ("KC",), "KK"),
+    "pairwise_js": Spec(lambda p: (p.distributions,), ("KC",), "KK"),
+    "pairwise_kl": Spec(lambda p: (p.distributions,), ("KC",), "KK"),
+    "pairwise_l2": Spec(lambda p: (p.distributions,), ("KC",), "KK"),
+    "pairwise_tv": Spec(lambda p: (p.distributions,), ("KC",), "KK"),
+    "reduce_entropy": Spec(lambda p: (p.probs[0],), ("NC",), "NC", {"temperature": 0.1}),
+    "row_softmax": Spec(lambda p: (p.scores,), ("KK",), "KK"),
+    "smooth": Spec(lambda p: (p.distributions,), ("KC",), "KC", {"amount": 0.01}),
+    "soften": Spec(lambda p: (p.logits,), ("KNC",), "KNC", {"temperature": 2.0}),
+    "uniform_weights": Spec(lambda p: (), (), "KK", {"clients": 4}),
+    "without_self": Spec(lambda p: (p.scores,), ("KK",), "KK"),
+}
+
+LAWS: dict[str, list[str]] = {}
+"""The laws of single functions, as ``law`` registers them."""
+
+
+def law(*functions: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a test as a law of these functions."""
+
+    def register(test: Callable[..., None]) -> Callable[..., None]:
+        for function in functions:
+            LAWS.setdefault(function.__name__, []).append(test.__name__)
+        return test
+
+    return register
+
+
+def call(name: str, tensors: tuple[Tensor, ...]) -> Tensor:
+    return getattr(fedkd.fusion, name)(*tensors, **SPECS[name].others)
+
+
+def entropy(probs: Tensor) -> Tensor:
+    return -torch.xlogy(probs, probs).sum(dim=-1)
+
+
+def assert_rows_are_distributions(rows: Tensor) -> None:
+    assert (rows >= 0).all()
+    torch.testing.assert_close(rows.sum(dim=-1), torch.ones(rows.shape[:-1]), **CLOSE)
+
+
+def assert_in_hull(mixed: Tensor, values: Tensor) -> None:
+    """Each entry lies between the smallest and the largest of the clients' entries."""
+    assert (mixed >= values.min(dim=0).values - 1e-5).all()
+    assert (mixed <= values.max(dim=0).values + 1e-5).all()
+
+
+# The package as a whole.
+
+
+def test_the_package_offers_every_public_function_of_its_modules():
+    assert [name for name in public_functions() if not hasattr(fedkd.fusion, name)] == []
+
+
+def test_every_public_function_is_described_here():
+    assert sorted(SPECS) == public_functions()
+
+
+def test_every_public_function_has_a_law_of_its_own():
+    assert sorted(LAWS) == public_functions()
+
+
+def test_the_table_of_divergences_holds_every_pairwise_function():
+    pairwise = [name for name in public_functions() if name.startswith("pairwise_")]
+    assert sorted(f"pairwise_{name}" for name in DIVERGENCES) == pairwise
+    assert all(function is getattr(fedkd.fusion, f"pairwise_{name}") for name, function in DIVERGENCES.items())
+
+
+@pytest.mark.parametrize("name", SPECS)
+@given(problem=problems())
+def test_inputs_stay_untouched_and_two_calls_agree(name: str, problem: Problem):
+    tensors = SPECS[name].tensors(problem)
+    before = [tensor.clone() for tensor in tensors]
+    first, second = call(name, tensors), call(name, tensors)
+    assert torch.equal(first, second)
+    assert all(map(torch.equal, tensors, before))
+    assert first.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if spec.takes])
+@given(problem=problems())
+def test_permuting_clients_samples_and_classes_permutes_the_result(name: str, problem: Problem):
+    spec = SPECS[name]
+    tensors = spec.tensors(problem)
+    if spec.breaks_ties_by_class:
+        top = tensors[0].topk(2, dim=-1).values
+        assume((top[..., 0] > top[..., 1]).all())
+    relabeled = tuple(problem.permuted(tensor, axes) for tensor, axes in zip(tensors, spec.takes, strict=True))
+    expected = problem.permuted(call(name, tensors), spec.gives)
+    torch.testing.assert_close(call(name, relabeled), expected, **CLOSE)
+
+
+# Softening.
+
+
+@law(soften)
+@given(problem=problems(), temperature=st.floats(0.05, 100))
+def test_soft_labels_are_distributions_that_keep_the_order_of_logits(problem: Problem, temperature: float):
+    probs = soften(problem.logits, temperature)
+    assert_rows_are_distributions(probs)
+    ordered = probs.gather(-1, problem.logits.argsort(dim=-1))
+    assert (ordered.diff(dim=-1) >= 0).all()
+
+
+@law(soften)
+@given(problem=problems(), low=st.floats(0.1, 10), factor=st.floats(1, 10))
+def test_a_larger_temperature_never_lowers_entropy(problem: Problem, low: float, factor: float):
+    assert (entropy(soften(problem.logits, low * factor)) >= entropy(soften(problem.logits, low)) - 1e-5).all()
+
+
+@law(soften)
+@given(problem=problems())
+def test_a_very_large_temperature_gives_uniform_soft_labels(problem: Problem):
+    probs = soften(problem.logits, 1e6)
+    torch.testing.assert_close(probs, torch.full_like(probs, 1 / probs.shape[-1]), **CLOSE)
+
+
+@law(soften)
+@given(problem=problems())
+def test_a_very_small_temperature_splits_all_between_the_largest_logits(problem: Problem):
+    apart = problem.logits.round()
+    largest = apart == apart.max(dim=-1, keepdim=True).values
+    torch.testing.assert_close(soften(apart, 1e-3), largest / largest.sum(dim=-1, keepdim=True), **CLOSE)
+
+
+@law(soften)
+@given(problem=problems(), shift=st.floats(-50, 50))
+def test_a_constant_added_to_all_logits_changes_no_soft_label(problem: Problem, shift: float):
+    torch.testing.assert_close(soften(problem.logits + shift, 2.0), soften(problem.logits, 2.0), **CLOSE)
+
+
+@law(soften)
+@given(problem=problems())
+def test_soften_at_temperature_one_is_the_softmax(problem: Problem):
+    naive = problem.logits.exp() / problem.logits.exp().sum(dim=-1, keepdim=True)
+    torch.testing.assert_close(soften(problem.logits), naive, **CLOSE)
+
+
+# Divergences.
+
+
+@law(pairwise_cosine, pairwise_js, pairwise_kl, pairwise_l2, pairwise_tv)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@given(problem=problems())
+def test_divergences_are_finite_non_negative_and_exactly_zero_between_equals(divergence: str, problem: Problem):
+    twice = problem.distributions.repeat(2, 1)
+    apart = DIVERGENCES[divergence](twice)
+    clients = len(problem.distributions)
+    assert torch.isfinite(apart).all()
+    assert (apart >= 0).all()
+    assert (apart.diagonal() == 0).all()
+    assert (apart.diagonal(clients) == 0).all()
+
+
+@law(pairwise_cosine, pairwise_js, pairwise_kl, pairwise_l2, pairwise_tv)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@given(problem=problems(fewest_clients=2))
+def test_divergences_are_positive_between_different_distributions(divergence: str, problem: Problem):
+    distributions = problem.distributions
+    differ = (distributions[:, None] - distributions[None]).abs().max(dim=-1).values > 0.01
+    assert (DIVERGENCES[divergence](distributions)[differ] > 1e-5).all()
+
+
+@law(pairwise_cosine, pairwise_js, pairwise_l2, pairwise_tv)
+@pytest.mark.parametrize(
+    ("divergence", "bound"), [("js", math.log(2)), ("tv", 1.0), ("cosine", 1.0), ("l2", math.sqrt(2))]
+)
+@given(problem=problems())
+def test_all_but_kl_are_symmetric_and_bounded(divergence: str, bound: float, problem: Problem):
+    for distributions in (problem.distributions, soften(problem.logits[:, 0] * 2)):
+        apart = DIVERGENCES[divergence](distributions)
+        torch.testing.assert_close(apart, apart.T, rtol=0, atol=0)
+        assert (apart <= bound + 1e-5).all()
+
+
+@law(pairwise_cosine, pairwise_js, pairwise_l2, pairwise_tv)
+@pytest.mark.parametrize(
+    ("divergence", "bound"), [("js", math.log(2)), ("tv", 1.0), ("cosine", 1.0), ("l2", math.sqrt(2))]
+)
+def test_the_bounds_are_reached_by_distributions_that_share_no_class(divergence: str, bound: float):
+    opposite = smooth(torch.eye(3), 1e-7)
+    off_diagonal = DIVERGENCES[divergence](opposite)[~torch.eye(3, dtype=torch.bool)]
+    torch.testing.assert_close(off_diagonal, torch.full((6,), bound), rtol=1e-4, atol=1e-4)
+
+
+@law(pairwise_kl)
+def test_kl_is_not_symmetric():
+    apart = pairwise_kl(torch.tensor([[0.5, 0.5], [0.9, 0.1]]))
+    assert abs(apart[0, 1] - apart[1, 0]) > 0.1
+
+
+@law(pairwise_kl, pairwise_tv)
+@given(problem=problems())
+def test_kl_obeys_pinskers_inequality(problem: Problem):
+    kl, tv = pairwise_kl(problem.distributions), pairwise_tv(problem.distributions)
+    assert (kl >= 2 * tv.square() - 1e-5).all()
+
+
+@law(pairwise_js, pairwise_tv)
+@given(problem=problems())
+def test_js_is_at_most_ln_2_times_the_total_variation(problem: Problem):
+    js, tv = pairwise_js(problem.distributions), pairwise_tv(problem.distributions)
+    assert (js <= math.log(2) * tv + 1e-5).all()
+
+
+@law(pairwise_l2, pairwise_tv)
+@pytest.mark.parametrize("divergence", ["l2", "tv"])
+@given(problem=problems())
+def test_l2_and_tv_obey_the_triangle_inequality(divergence: str, problem: Problem):
+    apart = DIVERGENCES[divergence](problem.distributions)
+    assert (apart[:, None, :] <= apart[:, :, None] + apart[None, :, :] + 1e-5).all()
+
+
+@law(smooth)
+@given(problem=problems(), amount=st.floats(1e-4, 10))
+def test_smoothing_leaves_no_zero_keeps_the_sum_and_moves_towards_uniform(problem: Problem, amount: float):
+    one_hot = torch.eye(problem.logits.shape[-1])
+    for distributions in (problem.distributions, one_hot):
+        smoothed = smooth(distributions, amount)
+        uniform = 1 / distributions.shape[-1]
+        assert_rows_are_distributions(smoothed)
+        assert (smoothed > 0).all()
+        assert ((smoothed - uniform).abs() <= (distributions - uniform).abs() + 1e-6).all()
+
+
+@law(smooth)
+@given(problem=problems())
+def test_smoothing_by_nothing_changes_nothing(problem: Problem):
+    assert torch.equal(smooth(problem.distributions, 0.0), problem.distributions)
+
+
+# Estimates.
+
+
+@law(mean_soft_label, argmax_histogram)
+@pytest.mark.parametrize("estimate", [mean_soft_label, argmax_histogram])
+@given(problem=problems())
+def test_estimates_are_distributions_and_do_not_depend_on_the_order_of_samples(estimate, problem: Problem):
+    estimates = estimate(problem.probs)
+    assert_rows_are_distributions(estimates)
+    torch.testing.assert_close(estimate(problem.probs[:, problem.order["N"]]), estimates, **CLOSE)
+
+
+@law(mean_soft_label, argmax_histogram)
+@pytest.mark.parametrize("estimate", [mean_soft_label, argmax_histogram])
+@given(problem=problems())
+def test_an_estimate_of_one_client_does_not_depend_on_the_others(estimate, problem: Problem):
+    torch.testing.assert_close(estimate(problem.probs[:1]), estimate(problem.probs)[:1], rtol=0, atol=1e-6)
+
+
+@law(mean_soft_label, argmax_histogram)
+@given(problem=problems())
+def test_both_estimates_agree_where_predictions_are_certain(problem: Problem):
+    labels = problem.logits.argmax(dim=-1)
+    certain = torch.nn.functional.one_hot(labels, problem.logits.shape[-1]).float()
+    torch.testing.assert_close(argmax_histogram(certain), mean_soft_label(certain), **CLOSE)
+
+
+@law(mean_soft_label)
+@given(problem=problems())
+def test_the_mean_soft_label_stays_in_the_hull_of_the_soft_labels(problem: Problem):
+    assert_in_hull(mean_soft_label(problem.probs), problem.probs.transpose(0, 1))
+
+
+@law(argmax_histogram)
+@given(problem=problems())
+def test_the_histogram_counts_whole_samples(problem: Problem):
+    samples = problem.logits.shape[1]
+    counts = argmax_histogram(problem.probs) * samples
+    torch.testing.assert_close(counts, counts.round(), **CLOSE)
+
+
+@law(argmax_histogram)
+def test_a_tie_counts_for_the_lowest_class():
+    assert argmax_histogram(torch.full((1, 2, 3), 1 / 3)).tolist() == [[1.0, 0.0, 0.0]]
+
+
+# Mixing.
+
+
+@law(mix)
+@given(problem=problems())
+def test_a_mix_stays_in_the_convex_hull(problem: Problem):
+    assert_in_hull(mix(problem.weights, problem.logits), problem.logits)
+
+
+@law(mix)
+@given(problem=problems())
+def test_a_mix_of_soft_labels_gives_soft_labels(problem: Problem):
+    assert_rows_are_distributions(mix(problem.weights, problem.probs))
+
+
+@law(mix)
+@given(problem=problems())
+def test_identity_weights_give_every_client_itself(problem: Problem):
+    torch.testing.assert_close(mix(torch.eye(len(problem.logits)), problem.logits), problem.logits, **CLOSE)
+
+
+@law(mix, uniform_weights, mean_over_clients)
+@given(problem=problems())
+def test_uniform_weights_give_every_client_the_mean(problem: Problem):
+    clients = len(problem.logits)
+    mixed = mix(uniform_weights(clients), problem.logits)
+    expected = mean_over_clients(problem.logits).expand(clients, -1, -1)
+    torch.testing.assert_close(mixed, expected, **CLOSE)
+
+
+@law(mix)
+@given(problem=problems())
+def test_a_mix_is_linear_in_the_values(problem: Problem):
+    mixed = mix(problem.weights, 2 * problem.logits + problem.probs)
+    parts = 2 * mix(problem.weights, problem.logits) + mix(problem.weights, problem.probs)
+    torch.testing.assert_close(mixed, parts, rtol=1e-4, atol=1e-4)
+
+
+@law(mix)
+@given(problem=problems())
+def test_a_mix_follows_rows_as_recipients_and_columns_as_contributors(problem: Problem):
+    mixed = mix(problem.weights, problem.logits)
+    for i, row in enumerate(problem.weights):
+        naive = sum(row[j] * problem.logits[j] for j in range(len(row)))
+        torch.testing.assert_close(mixed[i], naive, **CLOSE)
+
+
+@law(mix, mean_over_clients)
+@given(problem=problems())
+def test_equal_values_mix_to_that_value(problem: Problem):
+    equal = problem.logits[:1].expand_as(problem.logits)
+    torch.testing.assert_close(mix(problem.weights, equal), equal.contiguous(), **CLOSE)
+    torch.testing.assert_close(mean_over_clients(equal), problem.logits[0], **CLOSE)
+
+
+@law(mean_over_clients)
+@given(problem=problems())
+def test_the_mean_of_one_client_is_that_client(problem: Problem):
+    assert torch.equal(mean_over_clients(problem.logits[:1]), problem.logits[0])
+
+
+@law(mean_over_clients)
+@given(problem=problems())
+def test_the_mean_stays_in_the_convex_hull(problem: Problem):
+    assert_in_hull(mean_over_clients(problem.logits), problem.logits)
+
+
+@law(reduce_entropy)
+@given(problem=problems(), temperature=st.floats(0.02, 10))
+def test_entropy_reduction_gives_soft_labels_that_keep_the_order_of_classes(problem: Problem, temperature: float):
+    probs = problem.probs[0]
+    reduced = reduce_entropy(probs, temperature)
+    assert_rows_are_distributions(reduced)
+    assert (reduced.gather(-1, probs.argmax(dim=-1, keepdim=True)) == reduced.max(dim=-1, keepdim=True).values).all()
+    assert (reduced.gather(-1, probs.argsort(dim=-1)).diff(dim=-1) >= 0).all()
+
+
+@law(reduce_entropy)
+@given(problem=problems())
+def test_entropy_reduction_sharpens_where_no_class_has_less_than_the_temperature(problem: Problem):
+    """Log p has slope 1/p <= 1/T there, so every gap p_a/T - p_b/T is at least ln p_a - ln p_b: ERA majorizes p."""
+    classes = problem.logits.shape[-1]
+    probs = 0.1 + (1 - 0.1 * classes) * problem.probs[0]
+    assert (entropy(reduce_entropy(probs, 0.1)) <= entropy(probs) + 1e-5).all()
+
+
+@law(reduce_entropy)
+@given(problem=problems())
+def test_entropy_reduction_flattens_where_no_class_has_more_than_the_temperature(problem: Problem):
+    probs = problem.probs[0]
+    assert (entropy(reduce_entropy(probs, 1.0)) >= entropy(probs) - 1e-5).all()
+
+
+@law(reduce_entropy)
+@given(problem=problems(), low=st.floats(0.02, 1), factor=st.floats(1, 50))
+def test_a_larger_temperature_reduces_entropy_less(problem: Problem, low: float, factor: float):
+    probs = problem.probs[0]
+    assert (entropy(reduce_entropy(probs, low * factor)) >= entropy(reduce_entropy(probs, low)) - 1e-5).all()
+
+
+@law(reduce_entropy)
+@given(problem=problems())
+def test_entropy_reduction_at_a_very_large_temperature_is_uniform(problem: Problem):
+    reduced = reduce_entropy(problem.probs[0], 1e6)
+    torch.testing.assert_close(reduced, torch.full_like(reduced, 1 / reduced.shape[-1]), **CLOSE)
+
+
+# Weights.
+
+
+@law(uniform_weights)
+@pytest.mark.parametrize("clients", [1, 2, 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_uniform_weights_are_one_over_k_everywhere(clients: int, dtype: torch.dtype):
+    weights = uniform_weights(clients, dtype)
+    assert weights.dtype == dtype
+    assert weights.tolist() == [[torch.tensor(1 / clients, dtype=dtype).item()] * clients] * clients
+
+
+@law(row_softmax)
+@given(problem=problems())
+def test_weights_are_distributions_and_what_is_never_weighs_nothing(problem: Problem):
+    weights = row_softmax(problem.scores)
+    assert_rows_are_distributions(weights)
+    never = torch.isinf(problem.scores) & ~torch.isinf(problem.scores).all(dim=1, keepdim=True)
+    assert (weights[never] == 0).all()
+    assert (weights[~torch.isinf(problem.scores)] > 0).all()
+
+
+@law(row_softmax)
+@given(problem=problems())
+def test_a_row_without_any_finite_score_teaches_itself(problem: Problem):
+    scores = problem.scores.clone()
+    scores[0] = -torch.inf
+    assert torch.equal(row_softmax(scores)[0], torch.eye(len(scores))[0])
+
+
+@law(row_softmax)
+@given(problem=problems(), shift=st.floats(-20, 20))
+def test_a_constant_added_to_a_row_of_scores_changes_no_weight(problem: Problem, shift: float):
+    torch.testing.assert_close(row_softmax(problem.scores + shift), row_softmax(problem.scores), **CLOSE)
+
+
+@law(row_softmax, uniform_weights)
+@pytest.mark.parametrize("score", [-3.0, 0.0, 5.0])
+def test_equal_scores_weigh_all_clients_alike(score: float):
+    torch.testing.assert_close(row_softmax(torch.full((4, 4), score)), uniform_weights(4))
+
+
+@law(without_self)
+@given(problem=problems())
+def test_without_self_changes_the_diagonal_alone(problem: Problem):
+    scores = without_self(problem.scores)
+    own = torch.eye(len(scores), dtype=torch.bool)
+    assert (scores[own] == -torch.inf).all()
+    assert torch.equal(scores[~own], problem.scores[~own])
+
+
+@law(without_self, row_softmax)
+@given(problem=problems(fewest_clients=2))
+def test_nobody_is_their_own_teacher_without_self_unless_nobody_else_is_left(problem: Problem):
+    scores = problem.scores.clamp(min=-8)
+    assert (row_softmax(without_self(scores)).diagonal() == 0).all()
+    assert row_softmax(without_self(scores[:1, :1])).tolist() == [[1.0]]
+
+
+@law(keep_nearest)
+@given(problem=problems(), count=st.integers(1, 8))
+def test_the_nearest_are_kept_and_every_tie_with_the_last(problem: Problem, count: int):
+    kept = keep_nearest(problem.scores, problem.apart, count)
+    for scores, distances, row in zip(problem.scores.tolist(), problem.apart.tolist(), kept.tolist(), strict=True):
+        candidates = sorted(d for d, s in zip(distances, scores, strict=True) if s > -math.inf)
+        last = candidates[min(count, len(candidates)) - 1] if candidates else math.inf
+        for score, distance, found in zip(scores, distances, row, strict=True):
+            if distance <= last:
+                assert found == score
+            elif distance > last + 1e-3:  # what differs by rounding alone may count as a tie
+                assert found == -math.inf
+
+
+@law(keep_nearest)
+@given(problem=problems(fewest_clients=2), count=st.integers(1, 6))
+def test_at_least_count_neighbors_are_kept_where_there_are_so_many(problem: Problem, count: int):
+    scores = problem.scores.clamp(min=-8)
+    kept = torch.isfinite(keep_nearest(scores, problem.apart, count)).sum(dim=1)
+    assert (kept >= min(count, len(scores))).all()
+
+
+@law(keep_nearest)
+@given(problem=problems())
+def test_keeping_as_many_as_there_are_keeps_all(problem: Problem):
+    clients = len(problem.scores)
+    for count in (clients, clients + 3):
+        assert torch.equal(keep_nearest(problem.scores, problem.apart, count), problem.scores)
+
+
+@law(keep_nearest)
+def test_ties_are_found_in_spite_of_rounding():
+    """By hand: P_0 is uniform, and P_1, P_2, P_3 are (0.7, 0.2, 0.1) in three orders: equally far by any divergence.
+
+    Their three terms are the same and are summed in another order, which changes the last bit of the sum. If that
+    decided who teaches, relabeling the classes would change the teachers.
+    """
+    distributions = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [0.7, 0.2, 0.1], [0.1, 0.7, 0.2], [0.2, 0.1, 0.7]])
+    scores = torch.zeros(4, 4)
+    for divergence in DIVERGENCES.values():
+        kept = keep_nearest(without_self(scores), divergence(distributions), 1)
+        assert torch.isfinite(kept[0]).tolist() == [False, True, True, True]
+
+
+@law(keep_within)
+@given(problem=problems(), radius=st.floats(0, 2))
+def test_those_within_the_radius_are_kept_and_no_other(problem: Problem, radius: float):
+    kept = keep_within(problem.scores, problem.apart, radius)
+    near = problem.apart <= radius
+    assert torch.equal(kept[near], problem.scores[near])
+    assert (kept[~near] == -torch.inf).all()
+
+
+@law(keep_within)
+@given(problem=problems())
+def test_a_radius_of_zero_keeps_only_equals_and_a_huge_one_keeps_all(problem: Problem):
+    assert torch.equal(keep_within(problem.scores, problem.apart, 1e9), problem.scores)
+    equals = torch.isfinite(keep_within(torch.zeros_like(problem.scores), problem.apart, 0.0))
+    assert torch.equal(equals, problem.apart == 0)
+
+
+@law(effective_neighbors)
+@given(problem=problems())
+def test_effective_neighbors_lie_between_one_and_the_number_of_clients(problem: Problem):
+    for weights in (problem.weights, row_softmax(problem.scores)):
+        neighbors = effective_neighbors(weights)
+        assert (neighbors >= 1 - 1e-5).all()
+        assert (neighbors <= len(weights) + 1e-4).all()
+
+
+@law(effective_neighbors, uniform_weights)
+@pytest.mark.parametrize("clients", [1, 2, 5, 40])
+def test_all_teach_equally_under_uniform_weights_and_one_under_the_identity(clients: int):
+    everyone, one = torch.full((clients,), float(clients)), torch.ones(clients)
+    torch.testing.assert_close(effective_neighbors(uniform_weights(clients)), everyone)
+    torch.testing.assert_close(effective_neighbors(torch.eye(clients)), one)

@@ -1,0 +1,343 @@
+"""Models by name: what the zoo builds, what is refused, and that no seed leaks."""
+
+import threading
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fedkd.errors import SettingError
+from fedkd.models.build import ZOO, Architecture, Traits, assign, borrowed_global_generator, find_factory, try_out
+
+GREY_8, GREY_28, COLOR_32 = (1, 8, 8), (1, 28, 28), (3, 32, 32)
+SHAPES = [GREY_8, GREY_28, COLOR_32]
+
+
+def here(name: str) -> str:
+    """The import path of a factory of this file."""
+    return f"{__name__}:{name}"
+
+
+def architecture(name: str, shape: tuple[int, int, int] = GREY_8, classes: int = 10) -> Architecture:
+    return Architecture(name, shape, classes)
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+# Factories that a user might write, good and bad.
+
+
+def linear(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    channels, height, width = input_shape
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, classes))
+
+
+def with_dropout(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return nn.Sequential(linear(input_shape, 16), nn.Dropout(0.5), nn.Linear(16, classes))
+
+
+class _FunctionalDropout(nn.Module):
+    def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.linear = linear(input_shape, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.linear(x), 0.5, training=self.training)
+
+
+def with_functional_dropout(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return _FunctionalDropout(input_shape, classes)
+
+
+def one_class_too_many(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return linear(input_shape, classes + 1)
+
+
+class _Pair(nn.Module):
+    def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.linear = linear(input_shape, classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.linear(x), x
+
+
+def with_two_outputs(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return _Pair(input_shape, classes)
+
+
+def not_a_module(input_shape: tuple[int, int, int], classes: int) -> Any:
+    return lambda x: x.flatten(1)[:, :classes]
+
+
+def that_raises(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    raise RuntimeError("no weights found")
+
+
+def that_explains_itself(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    raise SettingError("models: give me larger images")
+
+
+def without_parameters(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(classes))
+
+
+def frozen(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return linear(input_shape, classes).requires_grad_(False)
+
+
+def for_color_only(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
+
+
+NOT_CALLABLE = 3
+
+
+# The zoo.
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ZOO)
+def test_zoo_models_map_images_to_logits(name: str, shape: tuple[int, int, int]):
+    model = architecture(name, shape, classes=7).build(seed=0)
+    for batch in (1, 5):
+        logits = model(torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)))
+        assert logits.shape == (batch, 7)
+        assert torch.isfinite(logits).all()
+        assert (logits.sum(dim=1) - 1).abs().max() > 1e-3  # not soft labels
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_zoo_models_train_on_a_batch_of_one(name: str):
+    model = architecture(name).build(seed=0).train()
+    F.cross_entropy(model(torch.rand(1, *GREY_8)), torch.tensor([3])).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_zoo_models_prediction_does_not_depend_on_the_rest_of_the_batch(name: str):
+    model = architecture(name).build(seed=0).train()
+    x = torch.randn(6, *GREY_8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(x)[:1], model(x[:1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet", "vit"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 17), (1, 30, 20)])
+def test_models_for_images_of_any_size_take_any(name: str, shape: tuple[int, int, int]):
+    assert try_out(architecture(name, shape, classes=4)).parameters > 0
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (5, 9)])
+def test_the_cnn_takes_images_down_to_4_x_4(height: int, width: int):
+    assert try_out(architecture("cnn", (1, height, width))).parameters > 0
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 8), (8, 3), (1, 1)])
+def test_the_cnn_refuses_smaller_images(height: int, width: int):
+    with pytest.raises(SettingError, match=f"cnn needs images of at least 4 x 4, these are {height} x {width}"):
+        try_out(architecture("cnn", (1, height, width)))
+
+
+def test_the_mlp_has_101770_parameters_on_28_x_28():
+    """784 * 128 + 128 + 128 * 10 + 10 = 100,352 + 128 + 1,280 + 10."""
+    assert count(architecture("mlp", GREY_28).build(0)) == 101_770
+
+
+def test_the_cnn_has_107786_parameters_on_28_x_28():
+    """25 * 6 + 6 = 156; 150 * 16 + 16 = 2,416; 784 * 120 + 120 = 94,200; 120 * 84 + 84 = 10,164; 84 * 10 + 10 = 850."""
+    assert count(architecture("cnn", GREY_28).build(0)) == 156 + 2_416 + 94_200 + 10_164 + 850
+
+
+def test_the_resnet_has_about_78000_parameters():
+    """Counted by layer, on grey images of 10 classes.
+
+    Stem 9 * 16 = 144 and its norm 32; block of 16: 2 * 9 * 16 * 16 = 4,608 and norms 64;
+    block of 32: 9 * 16 * 32 + 9 * 32 * 32 = 13,824, norms 128, shortcut 16 * 32 = 512;
+    block of 64: 9 * 32 * 64 + 9 * 64 * 64 = 55,296, norms 256, shortcut 32 * 64 = 2,048; head 64 * 10 + 10 = 650.
+    """
+    expected = 144 + 32 + 4_608 + 64 + 13_824 + 128 + 512 + 55_296 + 256 + 2_048 + 650
+    assert expected == 77_562
+    assert count(architecture("resnet", GREY_28).build(0)) == expected
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ZOO)
+def test_trying_a_zoo_model_finds_its_size_and_no_randomness(name: str, shape: tuple[int, int, int]):
+    model = architecture(name, shape)
+    assert try_out(model) == Traits(parameters=count(model.build(0)), draws_randomness=False)
+
+
+# Seeds.
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+@pytest.mark.parametrize("name", [*ZOO, here("with_dropout")])
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(name: str):
+    model = architecture(name)
+    torch.manual_seed(1)
+    one = model.build(seed=5)
+    torch.manual_seed(2)
+    assert same(one, model.build(seed=5))
+    assert not same(one, model.build(seed=6))
+
+
+@pytest.mark.parametrize("name", [*ZOO, here("with_dropout"), here("with_functional_dropout")])
+def test_building_and_trying_leave_the_global_generator_as_it_was(name: str):
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    architecture(name).build(seed=5)
+    try_out(architecture(name))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ["that_raises", "for_color_only", "one_class_too_many"])
+def test_a_model_that_fails_leaves_the_global_generator_as_it_was(name: str):
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    with pytest.raises(SettingError):
+        try_out(architecture(here(name)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_borrowed_generator_comes_back_after_an_error():
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    with pytest.raises(ZeroDivisionError), borrowed_global_generator(3):
+        torch.rand(1 // 0)
+    assert torch.equal(torch.get_rng_state(), before)
+    with borrowed_global_generator(3):
+        first = torch.rand(3)
+    with borrowed_global_generator(3):
+        assert torch.equal(torch.rand(3), first)
+
+
+def test_only_one_thread_borrows_the_global_generator_at_a_time():
+    """The second thread gets in once the first is out, never before, and both draw what their seed says."""
+    first_is_in, second_is_in, drawn = threading.Event(), threading.Event(), {}
+
+    def second() -> None:
+        first_is_in.wait()
+        with borrowed_global_generator(2):
+            second_is_in.set()
+            drawn[2] = torch.rand(3)
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with borrowed_global_generator(1):
+        first_is_in.set()
+        assert not second_is_in.wait(timeout=0.1)
+        drawn[1] = torch.rand(3)
+    thread.join()
+    for seed, draws in drawn.items():
+        assert torch.equal(draws, torch.rand(3, generator=torch.Generator().manual_seed(seed)))
+    assert len(drawn) == 2
+
+
+@pytest.mark.parametrize("name", ["with_dropout", "with_functional_dropout"])
+def test_dropout_is_noticed(name: str):
+    assert try_out(architecture(here(name))).draws_randomness
+
+
+def test_a_linear_model_draws_no_randomness():
+    """64 * 10 + 10 = 650 parameters."""
+    assert try_out(architecture(here("linear"))) == Traits(parameters=650, draws_randomness=False)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("mpl", "mlp"), ("resnet18", "resnet"), ("cn", "cnn")])
+def test_an_unknown_model_is_refused_and_the_nearest_is_named(name: str, nearest: str):
+    with pytest.raises(SettingError, match=rf"unknown model '{name}'; did you mean .*'{nearest}'.* Known: cnn, mlp,"):
+        try_out(architecture(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("one_class_too_many", r"logits \[N, C\] with C = 10; for N = 2 it returned \(2, 11\)"),
+        ("with_two_outputs", r"logits \[N, C\] with C = 10; for N = 2 it returned tuple"),
+        ("not_a_module", "must return a torch.nn.Module, got function"),
+        ("that_raises", "could not be built: RuntimeError: no weights found"),
+        ("that_explains_itself", "^models: give me larger images$"),
+        ("without_parameters", "has no trainable parameter"),
+        ("frozen", "has no trainable parameter"),
+        ("for_color_only", r"fails on a batch of shape \[2, 1, 8, 8\]: RuntimeError"),
+        ("NOT_CALLABLE", r"could not be built: Type\w*Error"),
+        ("with_dropuot", "unknown models in module .* 'with_dropuot'; did you mean 'with_dropout'"),
+    ],
+)
+def test_a_factory_that_does_not_fit_is_refused(name: str, message: str):
+    with pytest.raises(SettingError, match=message):
+        try_out(architecture(here(name)))
+
+
+def test_a_module_that_does_not_exist_is_named():
+    with pytest.raises(SettingError, match="there is no module 'no_such_module'"):
+        find_factory("no_such_module:model")
+
+
+# Who gets which model.
+
+
+def test_models_are_taken_in_turn():
+    assert assign(("mlp", "cnn", "vit"), 7) == ("mlp", "cnn", "vit", "mlp", "cnn", "vit", "mlp")
+    assert assign(("mlp", "cnn"), 1) == ("mlp",)
+
+
+def test_shares_are_split_by_largest_remainder_by_hand():
+    """Shares 5, 3, 1 of 9 over 4 clients: 2.22, 1.33, 0.44; whole parts 2, 1, 0 and the fourth to the last, by 0.44."""
+    assert assign(("mlp*5", "cnn*3", "vit*1"), 4) == ("mlp", "mlp", "cnn", "vit")
+
+
+def test_seven_seven_and_six_of_twenty():
+    assert Counter(assign(("mlp*7", "cnn*7", "resnet*6"), 20)) == {"mlp": 7, "cnn": 7, "resnet": 6}
+
+
+def test_remainders_that_tie_go_to_the_first():
+    """Halves of three clients: 1.5 each."""
+    assert assign(("mlp*1", "cnn*1"), 3) == ("mlp", "mlp", "cnn")
+
+
+def test_fractions_are_shares_too_and_spaces_are_allowed():
+    assert assign(("mlp * 0.75", " cnn*0.25 "), 4) == ("mlp", "mlp", "mlp", "cnn")
+
+
+@given(
+    shares=st.lists(st.one_of(st.integers(1, 50), st.floats(0.01, 50)), min_size=1, max_size=6),
+    clients=st.integers(1, 60),
+)
+def test_every_client_gets_a_model_and_no_share_is_off_by_one(shares: list[float], clients: int):
+    names = [f"m{i}" for i in range(len(shares))]
+    found = assign(tuple(f"{name}*{share}" for name, share in zip(names, shares, strict=True)), clients)
+    assert len(found) == clients
+    assert list(found) == sorted(found)
+    for name, share in zip(names, shares, strict=True):
+        assert abs(found.count(name) - share * clients / sum(shares)) < 1 + 1e-9
+
+
+@pytest.mark.parametrize("share", ["0", "-1", "x", "", "nan", "inf", "2*3"])
+def test_a_share_that_is_no_number_above_zero_is_refused(share: str):
+    with pytest.raises(SettingError, match=r"the share in 'mlp\*.*' must be a number > 0, as in mlp\*2"):
+        assign((f"mlp*{share}", "cnn*1"), 4)
+
+
+def test_either_all_models_have_shares_or_none():
+    with pytest.raises(SettingError, match="give every model a share"):
+        assign(("mlp*2", "cnn"), 4)
+
+
+def test_no_model_at_all_is_refused():
+    with pytest.raises(SettingError, match="models must name at least one model"):
+        assign((), 4)
