@@ -1,0 +1,33 @@
+"""What the documents name exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ["README.md", "docs/architecture.md", "strategies/README.md", "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_path_and_link_leads_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text()
+    paths = set(re.findall(r"`((?:fedkd|strategies|scenarios|tests|scripts|docs)/[\w/.]*)`", text))
+    missing = [path for path in sorted(paths) if not (ROOT / path).exists()]
+    folder = (ROOT / document).parent
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    missing += [link for link in links if not (folder / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_scenario_and_choice_that_is_named_exists(document: str) -> None:
+    from fedkd.shelf import GROUPS, names
+    from fedkd.simulate import scenario_files
+
+    text = (ROOT / document).read_text()
+    for name in re.findall(r"\bscenario=([a-z0-9_]+)", text):
+        assert name in {*scenario_files(), "mine"}, name
+    for group in GROUPS:
+        for name in re.findall(rf"(?<![\w.]){group}=([a-z_0-9]+)(?![\w.:])", text):
+            assert name in {*names(group), "my_rule"}, f"{group}={name}"
