@@ -101,6 +101,7 @@ def build(scenario: Scenario, stop: threading.Event) -> Experiment:
         seed=scenario.federation.seed,
     )
     resolved = scenario.changed(distill=replace(scenario.distill, loss=cast(LossName, loss))) if exchanges else scenario
+    threads = scenario.engine.value.threads
     counts = [place.label_counts(i) for i in range(scenario.federation.clients)]
     plan = Plan(
         name=scenario.name,
@@ -114,7 +115,7 @@ def build(scenario: Scenario, stop: threading.Event) -> Experiment:
         class_names=prepared.class_names,
         public_size=len(division.public),
         device=describe_device(device),
-        engine=f"{scenario.engine.name} engine, {scenario.engine.value.threads} workers",
+        engine=f"{scenario.engine.name} engine, {threads} worker{'s' if threads > 1 else ''}",
         loss=loss,
         exchanges=exchanges,
         privacy=_privacy(scenario.privacy.value, exchanges),

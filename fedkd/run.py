@@ -37,6 +37,10 @@ def run(scenario: Scenario, run_dir: Path | None = None) -> dict[str, Any]:
     started = time.perf_counter()
     stop = threading.Event()
     experiment = build(scenario, stop)
+    if scenario.report.wandb != "disabled":
+        from fedkd.report.wandb_run import check_account
+
+        check_account(scenario.report)
     folder = RunFolder(_run_dir(scenario, run_dir), repeatable(experiment.scenario).text())
     options = scenario.report
     console = ConsoleReport(quiet=not options.console)

@@ -13,6 +13,7 @@ DOCUMENTS = ["README.md", "docs/architecture.md", "strategies/README.md", "CHANG
 def test_every_path_and_link_leads_somewhere(document: str) -> None:
     text = (ROOT / document).read_text()
     paths = set(re.findall(r"`((?:fedkd|strategies|scenarios|tests|scripts|docs)/[\w/.]*)`", text))
+    paths.discard("strategies/my_rule.py")  # the file that the reader is asked to write
     missing = [path for path in sorted(paths) if not (ROOT / path).exists()]
     folder = (ROOT / document).parent
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)

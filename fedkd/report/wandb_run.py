@@ -9,14 +9,26 @@ from fedkd.report.folder import jsonable
 from fedkd.report.options import Report
 
 
+def check_account(options: Report) -> None:
+    """Raise SettingError where the run is to be logged online and no account is known, without asking for one."""
+    if options.wandb != "online":
+        return
+    import wandb
+
+    try:
+        known = wandb.login(prompt=False)
+    except Exception as error:  # whatever W&B raises, nothing has run yet and the user must choose
+        raise SettingError(f"report.wandb=online: W&B does not let us in: {' '.join(str(error).split())}") from error
+    if not known:
+        raise SettingError("report.wandb=online needs an account: run `wandb login`, or use report.wandb=offline")
+
+
 class WandbReport:
     """One W&B run. Offline runs are written into the run folder; ``wandb sync`` uploads them later."""
 
     def __init__(self, options: Report, name: str, config: Mapping[str, Any], folder: Path) -> None:
         import wandb
 
-        if options.wandb == "online" and not (wandb.Api.__doc__ and wandb.api.api_key):
-            raise SettingError("report.wandb=online needs an account: run `wandb login`, or use report.wandb=offline")
         self._wandb = wandb
         self._run = wandb.init(
             project=options.project,

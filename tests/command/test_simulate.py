@@ -157,6 +157,17 @@ def test_offline_wandb_works_without_an_account() -> None:
     assert list(run.glob("*.wandb"))
 
 
+def test_online_wandb_without_an_account_is_refused_before_anything_is_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    monkeypatch.setattr(wandb, "login", lambda **_: False)
+    assert main([*TINY, "run_dir=out", "report.wandb=online"]) == 2
+    assert "report.wandb=online needs an account" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
 def test_a_run_dir_with_a_run_in_it_is_never_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TINY, "baseline=none", "run_dir=out"]) == 0
     before = {path.name: path.read_bytes() for path in Path("out").iterdir() if path.is_file()}
