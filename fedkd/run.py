@@ -5,11 +5,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flwr.app import Message
 
 from fedkd import __version__
@@ -106,15 +108,16 @@ def execute(
 
 def repeatable(scenario: Scenario) -> Scenario:
     """Return the scenario without its folder: what ``--config`` of its file runs again, into a new one."""
-    from dataclasses import replace
-
     return scenario.changed(federation=replace(scenario.federation, run_dir=None))
 
 
 def summarize(
     experiment: Experiment, records: Sequence[RoundRecord], baseline: Baseline | None, status: str, seconds: float
 ) -> dict[str, Any]:
-    """Return the final figures of a run: those of its last finished round, and totals over all rounds."""
+    """Return the final figures of a run: those of its last finished round, and totals over all rounds.
+
+    ``knowledge_sha256`` is that of the last round in which anything was fused.
+    """
     plan, scenario = experiment.plan, experiment.scenario
     rows = [round_row(record, baseline) for record in records]
     last: Mapping[str, Any] = rows[-1] if rows else {}
@@ -131,7 +134,8 @@ def summarize(
         alone = {}
         for name in ACCURACIES:
             values = getattr(baseline, name)[len(records) - 1]
-            alone |= {name: float(values.mean()), f"{name}_std": float(values.std())}
+            known = values[~np.isnan(values)]  # a client that has not taken part yet has no figure
+            alone |= {name: float(known.mean()), f"{name}_std": float(known.std())}
     return {
         "status": status,
         "scenario": plan.name,
@@ -145,7 +149,7 @@ def summarize(
         "bytes_down": sum(row["bytes_down"] for row in rows),
         "rejected": sum(len(row["rejected"]) for row in rows),
         "failed": sum(len(row["failed"]) for row in rows),
-        "knowledge_sha256": last.get("knowledge_sha256"),
+        "knowledge_sha256": next((r.knowledge_sha256 for r in reversed(records) if r.knowledge_sha256), None),
         "privacy": dict(plan.privacy),
         "seconds": seconds,
         "device": plan.device,

@@ -18,7 +18,7 @@ from fedkd.data.division import EvaluationSets, Public
 from fedkd.errors import SettingError
 from fedkd.report.options import Report
 from fedkd.server import Protocol
-from fedkd.settings import defaults, parse, plain
+from fedkd.settings import defaults, parse, plain, unknown_setting
 from fedkd.shelf import GROUPS, Choice, choose
 from fedkd.training import Distillation, Training
 
@@ -81,8 +81,6 @@ class Scenario:
         known = {**defaults(Federation), **defaults(Protocol)}
         for key in rest:
             if key not in known:
-                from fedkd.settings import unknown_setting
-
                 raise unknown_setting(str(key), [*known, *SECTIONS, *GROUPS])
         top = {key: parse(cls, {k: v for k, v in rest.items() if k in defaults(cls)}, "") for key, cls in TOP.items()}
         return Scenario(name=name, **top, **groups, **sections)

@@ -112,7 +112,7 @@ class Server:
     def open_round(self, number: int) -> dict[int, Download]:
         """Return the round's first downloads, by client id in ascending order."""
         self._started = time.perf_counter()
-        self._weights = None
+        self._weights, self._sha256 = None, None
         alone = 1.0 if self.kind is None else None  # without exchange every client is its own and only teacher
         if self.kind is None and self.clients <= WEIGHTS_LIMIT:
             self._weights = torch.eye(self.clients)

@@ -143,6 +143,12 @@ def test_an_upload_with_nan_is_rejected_and_recorded_and_the_round_goes_on() -> 
         assert record.knowledge_sha256 is not None
 
 
+def test_a_round_without_any_accepted_upload_fuses_nothing_and_the_run_goes_on() -> None:
+    run = records(models=["toys:diverged"])
+    assert [record.knowledge_sha256 for record in run] == [None, None]
+    assert all(client.status == "rejected" for record in run for client in record.clients)
+
+
 def test_a_client_that_raises_is_recorded_as_failed_and_the_round_goes_on() -> None:
     for record in records(models=["mlp", "toys:raising"]):
         assert [c.status for c in record.clients] == ["ok", "failed", "ok", "failed"]

@@ -43,7 +43,7 @@ class Local:
     @property
     def threads(self) -> int:
         """The number of threads that will run."""
-        return self.workers or min(len(os.sched_getaffinity(0)), DEFAULT_MOST_WORKERS)
+        return self.workers or min(available_cores(), DEFAULT_MOST_WORKERS)
 
     def run(
         self, server_app: ServerApp, client_app: ClientApp, clients: int, stop: threading.Event, on_reply: "OnReply"
@@ -58,6 +58,13 @@ class Local:
                 raise
             finally:
                 grid.shut_down()
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 ENGINES = {"local": Local}
