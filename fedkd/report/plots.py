@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from fedkd.messages import RoundRecord
 from fedkd.report.rows import ACCURACIES, Baseline, Plan
@@ -102,7 +103,7 @@ def fusion_weights(plan: Plan, weights: np.ndarray, number: int) -> Figure:
     """Draw who teaches whom beside how alike the clients' true label distributions are."""
     shares = plan.label_counts / plan.label_counts.sum(axis=1, keepdims=True)
     similarity = 1 - np.abs(shares[:, None] - shares[None]).sum(axis=-1) / 2
-    figure = Figure(figsize=(7.0, 3.1), layout="constrained")
+    figure = Figure(figsize=(7.0, 3.1), layout=ConstrainedLayoutEngine(wspace=0.08))
     axes = figure.subplots(1, 2)
     for ax, values, title, label, top in (
         (axes[0], weights, f"Fusion weights, round {number} ({plan.strategy})", "Weight", np.nanmax(weights)),
@@ -110,8 +111,8 @@ def fusion_weights(plan: Plan, weights: np.ndarray, number: int) -> Figure:
     ):
         image = ax.imshow(values, cmap="viridis", vmin=0, vmax=top)
         ax.set_title(title)
-        _client_ticks(ax.set_xticks, plan.clients)
-        _client_ticks(ax.set_yticks, plan.clients)
+        _client_ticks(ax.set_xticks, plan.clients, most=10)
+        _client_ticks(ax.set_yticks, plan.clients, most=10)
         figure.colorbar(image, ax=ax, label=label, fraction=0.046)
         _frame(ax)
     axes[0].set_xlabel("Contributor (teaches)")
@@ -142,8 +143,8 @@ def gain_by_client(plan: Plan, last: RoundRecord, baseline: Baseline) -> Figure:
     return figure
 
 
-def _client_ticks(set_ticks: Any, clients: int) -> None:
-    step = max(1, -(-clients // MOST_NUMBERED))
+def _client_ticks(set_ticks: Any, clients: int, most: int = MOST_NUMBERED) -> None:
+    step = max(1, -(-clients // most))
     set_ticks(range(0, clients, step))
 
 
