@@ -16,6 +16,8 @@ from fedkd import __version__
 from fedkd.build import Experiment, build
 from fedkd.data.cache import cache_folder, cached
 from fedkd.messages import RoundRecord
+from fedkd.models.build import find_factory
+from fedkd.naming import code_hash
 from fedkd.report.rows import ACCURACIES, Baseline
 from fedkd.scenario import Scenario, fingerprint
 from fedkd.shelf import choose
@@ -54,6 +56,10 @@ def twin_key(experiment: Experiment) -> str:
         "format": FORMAT,
         "scenario": whole,
         "data": experiment.place.prepared.key,
+        "code": [
+            code_hash(type(experiment.scenario.partition.value)),
+            *(code_hash(find_factory(name)) for name in experiment.place.traits),
+        ],
         "device": experiment.plan.device,
         "versions": [__version__, version("torch"), version("flwr-datasets")],
     }

@@ -1,7 +1,10 @@
 """Objects by import path: ``package.module:attribute``, anywhere on Python's path, without registration."""
 
+import hashlib
 import importlib
+import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 from fedkd.errors import SettingError, unknown_name
@@ -36,3 +39,15 @@ def import_path(path: str, *, what: str) -> Any:
         known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise unknown_name(f"{what} in module {module_name}", attribute, known)
     return getattr(module, attribute)
+
+
+def code_hash(thing: Any) -> str:
+    """Return a hash of the source file that defines a class or function; of its name where there is no such file.
+
+    For the keys of caches: what a user's factory or partition made is made again once its file has changed.
+    """
+    try:
+        source = Path(inspect.getfile(thing)).read_bytes()
+    except (TypeError, OSError):
+        source = repr(thing).encode()
+    return hashlib.sha256(source).hexdigest()

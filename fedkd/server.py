@@ -25,6 +25,7 @@ from fedkd.messages import (
     Fusion,
     Predictions,
     RoundRecord,
+    Status,
     Step,
     Upload,
 )
@@ -56,12 +57,16 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What came back for one download: an upload, or the reason why there is none; ``bytes`` as they travelled."""
+    """What came back for one download: an upload, or the reason why there is none; ``bytes`` as they travelled.
+
+    ``rejected`` says that something came, but could not be read as an upload.
+    """
 
     client_id: int
     upload: Upload | None
     bytes: int = 0
     error: str = ""
+    rejected: bool = False
 
 
 class Server:
@@ -92,8 +97,10 @@ class Server:
         self._seen: set[int] = set()
         self._fusion: Fusion | None = None
         self._cohort: Cohort | None = None
-        self._fused_ids: frozenset[int] = frozenset()
+        self._rows: dict[int, int] = {}  # of the cohort, by client id
         self._common: Predictions | None = None
+        self._participants: list[int] = []
+        self._public_ids = torch.arange(0)
         self._started = 0.0
         self._weights: Tensor | None = None
         self._sha256: str | None = None
@@ -222,7 +229,10 @@ class Server:
             record = self.records[reply.client_id]
             upload = reply.upload
             if upload is None:
-                self.records[reply.client_id] = replace(record, status="failed", reason=reply.error)
+                status: Status = "rejected" if reply.rejected else "failed"
+                self.records[reply.client_id] = replace(
+                    record, status=status, reason=reply.error, bytes_up=record.bytes_up + reply.bytes
+                )
                 continue
             uploads[upload.client_id] = upload
             metrics: Mapping[str, Any] = upload.metrics
@@ -233,7 +243,7 @@ class Server:
                 seconds=record.seconds + metrics.get("seconds", 0.0),
                 **{name: metrics[name] for name in _RECORDED if name in metrics},
             )
-        if replies and not uploads:
+        if replies and not uploads and not any(reply.rejected for reply in replies):
             first = min(replies, key=lambda reply: reply.client_id)
             raise RunError(
                 f"round {number}: all {len(replies)} clients failed; client {first.client_id}: {first.error}"
@@ -257,12 +267,12 @@ class Server:
 
     def _keep(self, fusion: Fusion, cohort: Cohort) -> None:
         self._fusion, self._cohort = fusion, cohort
-        self._fused_ids = frozenset(cohort.client_ids)
+        self._rows = {client_id: row for row, client_id in enumerate(cohort.client_ids)}
         personal = fusion.teachers.ndim == 3
         scale: Any = self.declared.teaches
         self._common = None if personal else Predictions(ids=cohort.public_ids, values=fusion.teachers, scale=scale)
         neighbors, own = effective_neighbors(fusion.weights), fusion.weights.diagonal()
-        for row, client_id in enumerate(cohort.client_ids):
+        for client_id, row in self._rows.items():
             self.records[client_id] = replace(
                 self.records[client_id],
                 effective_neighbors=neighbors[row].item(),
@@ -278,11 +288,11 @@ class Server:
             return None
         if self._common is not None:
             return self._common
-        if client_id not in self._fused_ids:
+        if client_id not in self._rows:
             return None
-        row = self._cohort.client_ids.index(client_id)
         scale: Any = self.declared.teaches
-        return Predictions(ids=self._cohort.public_ids, values=self._fusion.teachers[row], scale=scale)
+        values = self._fusion.teachers[self._rows[client_id]]
+        return Predictions(ids=self._cohort.public_ids, values=values, scale=scale)
 
 
 _RECORDED = ("local_accuracy", "global_accuracy", "train_loss", "distill_loss", "label_leakage")

@@ -5,10 +5,14 @@ import threading
 import numpy as np
 import pytest
 import torch
+from flwr.app import ConfigRecord, RecordDict
 from tiny import mean, records, scenario
 
+from fedkd.app import client_app
+from fedkd.app import records as encoded
 from fedkd.build import build
 from fedkd.errors import RunError
+from fedkd.messages import Upload
 
 PUBLIC_BYTES_PER_ROW = 4 * 10 + 4  # ten float32 values and an int32 id
 
@@ -147,6 +151,25 @@ def test_a_round_without_any_accepted_upload_fuses_nothing_and_the_run_goes_on()
     run = records(models=["toys:diverged"])
     assert [record.knowledge_sha256 for record in run] == [None, None]
     assert all(client.status == "rejected" for record in run for client in record.clients)
+
+
+@pytest.mark.parametrize("spoil", ["about", "metrics", "knowledge"])
+def test_a_message_that_is_no_upload_is_rejected_and_the_round_goes_on(
+    spoil: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(upload: Upload) -> RecordDict:
+        content = encoded.upload_content(upload)
+        if upload.client_id == 1:
+            content[spoil] = ConfigRecord({"x": "y"})
+            if spoil == "knowledge":
+                content[spoil] = encoded.pack_arrays({"ids": np.zeros(3), "weights": np.zeros(3)})
+        return content
+
+    monkeypatch.setattr(client_app, "upload_content", spoiled)
+    for record in records(order="distill_first"):
+        assert [c.status for c in record.clients] == ["ok", "rejected", "ok", "ok"]
+        assert record.clients[1].reason
+        assert record.knowledge_sha256 is not None
 
 
 def test_a_client_that_raises_is_recorded_as_failed_and_the_round_goes_on() -> None:

@@ -8,6 +8,7 @@ in many messages.
 from typing import Any, cast
 
 import numpy as np
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedkd.errors import UploadRejected
@@ -75,8 +76,6 @@ def request_record(download: Download) -> ArrayRecord | None:
 
 def read_download(content: RecordDict) -> Download:
     """Return the download that ``download_content`` made."""
-    import torch
-
     task = content["task"]
     request, teacher = _arrays(content, "request"), _arrays(content, "teacher")
     return Download(
@@ -106,17 +105,20 @@ def upload_content(upload: Upload) -> RecordDict:
 
 
 def read_upload(content: RecordDict) -> Upload:
-    """Return the upload that ``upload_content`` made; UploadRejected where its knowledge cannot be read."""
-    about = content["about"]
-    event = content.get("privacy")
+    """Return the upload that ``upload_content`` made; UploadRejected where it cannot be read."""
     knowledge = _arrays(content, "knowledge")
-    return Upload(
-        client_id=cast(int, about["client_id"]),
-        round=cast(int, about["round"]),
-        metrics={name: cast(float, value) for name, value in content["metrics"].items()},
-        privacy=None if event is None else PrivacyEvent(**cast("dict[str, Any]", dict(event))),
-        knowledge=None if knowledge is None else _read_knowledge(knowledge),
-    )
+    try:
+        about = content["about"]
+        event = content.get("privacy")
+        return Upload(
+            client_id=cast(int, about["client_id"]),
+            round=cast(int, about["round"]),
+            metrics={name: float(cast(float, value)) for name, value in content["metrics"].items()},
+            privacy=None if event is None else PrivacyEvent(**cast("dict[str, Any]", dict(event))),
+            knowledge=None if knowledge is None else _read_knowledge(knowledge),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UploadRejected(f"the message is no upload: {type(error).__name__}: {error}") from error
 
 
 def card_content(card: ClientCard) -> RecordDict:

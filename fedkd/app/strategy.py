@@ -117,9 +117,10 @@ class FederatedDistillation(Strategy):
         try:
             upload = records.read_upload(message.content)
         except UploadRejected as error:
-            return Reply(client_id=client_id, upload=None, bytes=size, error=str(error))
+            return Reply(client_id=client_id, upload=None, bytes=size, error=str(error), rejected=True)
         if upload.client_id != client_id:
-            return Reply(client_id=client_id, upload=None, bytes=size, error=f"signed as client {upload.client_id}")
+            reason = f"signed as client {upload.client_id}"
+            return Reply(client_id=client_id, upload=None, bytes=size, error=reason, rejected=True)
         return Reply(client_id=client_id, upload=upload, bytes=size)
 
 

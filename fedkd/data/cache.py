@@ -20,7 +20,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "fedkd"
 
 
-def cached(kind: str, key: str, make: Callable[[Path], None]) -> Path:
+def cached(kind: str, key: str, make: Callable[[Path], object]) -> Path:
     """Return the folder ``kind/key`` of the cache, filled by ``make`` if it was not there.
 
     ``make`` writes into a temporary folder that is renamed when it is complete: a reader never sees half of it,

@@ -18,6 +18,7 @@ from fedkd.data.cache import cached
 from fedkd.data.partitions import Partition, split
 from fedkd.data.prepare import Prepared
 from fedkd.errors import SettingError
+from fedkd.naming import code_hash
 from fedkd.seeding import numpy_stream
 
 FORMAT = 1
@@ -89,6 +90,7 @@ def divide(
         "format": FORMAT,
         "data": prepared.key,
         "partition": [type(partition).__module__, type(partition).__qualname__, _fields(partition)],
+        "code": code_hash(type(partition)),
         "clients": clients,
         "samples_per_client": samples_per_client,
         "public": public.size,

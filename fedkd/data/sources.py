@@ -78,7 +78,7 @@ class HubImages:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         seen = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         seen_hash = hashlib.sha256(repr((self, seen)).encode()).hexdigest()[:32]
-        known = cached("sources", seen_hash, lambda staging: _note(staging / "key", self._content_hash()))
+        known = cached("sources", seen_hash, lambda staging: (staging / "key").write_text(self._content_hash()))
         return (known / "key").read_text()
 
     def _content_hash(self) -> str:
@@ -166,10 +166,6 @@ class HubImages:
             if split not in dataset:
                 raise SettingError(f"data.{setting}_split={split}: the splits of {self.path} are {', '.join(dataset)}")
         return {role: dataset[split] for role, split in wanted.items()}
-
-
-def _note(path: Path, text: str) -> None:
-    path.write_text(text)
 
 
 @contextlib.contextmanager

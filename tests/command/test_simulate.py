@@ -143,6 +143,25 @@ def test_the_twin_is_computed_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cached" not in capsys.readouterr().out
 
 
+def test_the_twin_is_computed_again_once_a_users_model_has_changed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    body = (
+        "from torch import nn\n\n\ndef net(shape, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, WIDTH), nn.ReLU(), nn.Linear(WIDTH, classes))\n"
+    )
+    monkeypatch.syspath_prepend(".")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for width, folder in ((8, "one"), (8, "two"), (16, "three")):
+        Path("changing.py").write_text(body.replace("WIDTH", str(width)))
+        sys.modules.pop("changing", None)
+        assert main([*TINY, "models=[changing:net]", f"run_dir={folder}"]) == 0
+        assert ("cached" in capsys.readouterr().out) == (folder == "two")
+    del sys.modules["changing"]
+
+
 def test_the_twin_is_a_local_only_run_with_the_same_settings() -> None:
     assert main([*TINY, "run_dir=fused"]) == 0
     assert main([*TINY, "run_dir=alone", "strategy=local_only"]) == 0

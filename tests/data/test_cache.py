@@ -28,7 +28,7 @@ def test_nothing_is_left_where_making_fails() -> None:
 def test_the_second_of_two_makers_takes_what_the_first_made() -> None:
     def slow(folder: Path) -> None:
         (folder / "by").write_text("second")
-        cached("test", "race", lambda other: (other / "by").write_text("first") and None)
+        cached("test", "race", lambda other: (other / "by").write_text("first"))
 
     assert (cached("test", "race", slow) / "by").read_text() == "first"
 
