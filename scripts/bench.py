@@ -276,7 +276,7 @@ def main() -> None:
                 ("W, CPU seconds, fedkd / plain loop: median of turns (range)", _shown(figures["ratio"]), "<= 1.05"),
                 ("the same, ratio of the sums over all turns", f"{figures['ratio_of_sums']:.2f}", "<= 1.05"),
                 ("W, wall time with 2 workers / 1 worker", _shown(figures["two_workers"]), "<= 0.6"),
-                ("W, peak memory", f"{figures['memory_gb']:.2f} GB", "<= 0.6 GB"),
+                ("W, peak memory, data prepared before", f"{figures['memory_gb']:.2f} GB", "<= 0.6 GB"),
                 (
                     f"framework alone, {FRAMEWORK_CLIENTS:,} do-nothing clients, CPU a client and round",
                     f"{figures['framework_ms']:.2f} ms",
