@@ -49,7 +49,7 @@ def twin_key(experiment: Experiment) -> str:
     """Return what names the twin: all that its figures depend on, and nothing that they do not."""
     whole = _twin(experiment.scenario).plain()
     for irrelevant in ("name", "description", "run_dir", "baseline", "strategy", "engine", "privacy", "distill",
-                       "report", "order", "device"):  # fmt: skip
+                       "report", "order", "device", "state", "checkpoint"):  # fmt: skip
         del whole[irrelevant]
     whole["public"].pop("per_round")
     parts = {

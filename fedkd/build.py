@@ -3,61 +3,87 @@
 What cannot work is refused here, before any training; what is merely doubtful becomes a warning of the plan.
 """
 
+import tempfile
 import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 
-from fedkd.client import Workplace
+from fedkd.checkpoint import CheckpointFolder
+from fedkd.client import OPTIMIZER, Workplace
 from fedkd.data.division import divide
 from fedkd.data.prepare import prepare
 from fedkd.data.samples import labels, public_normalization
+from fedkd.engines.job import Engine
 from fedkd.errors import SettingError
 from fedkd.knowledge import KINDS
 from fedkd.losses import LossName
-from fedkd.models.build import Architecture, assign, find_factory, try_out
+from fedkd.models.build import Architecture, assign, borrowed_global_generator, find_factory, try_out
 from fedkd.privacy import Protection
 from fedkd.report.rows import Plan
 from fedkd.scenario import Scenario
 from fedkd.server import Server, one_shot_check
-from fedkd.state import MemoryStore
+from fedkd.state import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
 from fedkd.strategy import Declaration, chosen_loss, declaration
+from fedkd.training import blank_optimizer
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a run consists of: the scenario with nothing left to choose, the workplace, the server, the plan."""
+    """What a run consists of: the scenario with nothing left to choose, the workplace, the server, the plan.
+
+    ``states`` is the folder of client states for whoever keeps them in files; ``checkpoints`` None keeps none.
+    """
 
     scenario: Scenario
     place: Workplace
     server: Server
     plan: Plan
+    states: Path
+    checkpoints: CheckpointFolder | None
+    _temporary: Any = None
 
-    @property
-    def messages(self) -> int:
-        """How many client messages the run will take if no client fails."""
+    def messages(self, done: int = 0) -> int:
+        """Return how many client messages the run will take after ``done`` rounds if no client fails."""
         phases = 2 if self.plan.exchanges and self.scenario.protocol.order == "train_first" else 1
-        taking_part = max(1, round(self.scenario.protocol.participation * self.plan.clients))
-        return self.plan.rounds * phases * taking_part + self.plan.clients
+        asked = max(1, round(self.scenario.protocol.participation * self.plan.clients))
+        taking_part = round(asked * (1 - self.scenario.protocol.dropout))
+        return (self.plan.rounds - done) * phases * taking_part + self.plan.clients
 
 
-def build(scenario: Scenario, stop: threading.Event) -> Experiment:
-    """Return the experiment. ``stop`` ends its training between two batches. Raises SettingError."""
-    name = scenario.strategy.name
-    declared = declaration(scenario.strategy.value, name)
-    _check_needs(scenario, declared)
-    loss = chosen_loss(declared, name, scenario.distill.loss)
-    device = choose_device(scenario.federation.device)
-    chosen = tuple(model.partition("*")[0].strip() for model in scenario.federation.models)
-    for model in chosen:
-        find_factory(model)
+StoreMaker = Callable[[Mapping[str, Layout], Sequence[str]], ClientStore]
+"""From the layouts of states by architecture, and each client's architecture, to a store."""
+
+
+def workplace(
+    scenario: Scenario,
+    store: ClientStore | StoreMaker,
+    stop: threading.Event,
+    *,
+    device: torch.device | None = None,
+    public_inputs: torch.Tensor | None = None,
+) -> Workplace:
+    """Return what the scenario's clients share on this machine. ``stop`` ends their training between two batches.
+
+    ``public_inputs`` are those of the public set, where they have been made before. Raises SettingError.
+    """
+    device = device or choose_device(scenario.federation.device)
+    declared = declaration(scenario.strategy.value, scenario.strategy.name)
+    for model in scenario.federation.models:
+        find_factory(model.partition("*")[0].strip())
     assigned = assign(scenario.federation.models, scenario.federation.clients)
-
     prepared = prepare(scenario.data.value)
     architectures = {m: Architecture(m, prepared.input_shape, prepared.classes) for m in dict.fromkeys(assigned)}
     traits = {model: try_out(architecture) for model, architecture in architectures.items()}
+    kept = {model: _kept(architecture, scenario) for model, architecture in architectures.items()}
+    if not isinstance(store, ClientStore):
+        states = {model: {**architectures[model].build(0).state_dict(), **kept[model]} for model in architectures}
+        store = store({model: Layout.of(state) for model, state in states.items()}, assigned)
     division = divide(
         prepared,
         partition=scenario.partition.value,
@@ -67,9 +93,7 @@ def build(scenario: Scenario, stop: threading.Event) -> Experiment:
         testing=scenario.test,
         seed=scenario.federation.seed,
     )
-    exchanges = declared.knowledge != "nothing"
-    kind = KINDS[declared.knowledge] if exchanges else None
-    place = Workplace(
+    return Workplace(
         prepared=prepared,
         division=division,
         normalization=public_normalization(prepared, division.public),
@@ -77,15 +101,60 @@ def build(scenario: Scenario, stop: threading.Event) -> Experiment:
         traits=traits,
         training=scenario.train,
         distillation=scenario.distill,
-        loss=loss,
-        kind=kind,
+        loss=chosen_loss(declared, scenario.strategy.name, scenario.distill.loss),
+        kind=KINDS[declared.knowledge] if declared.knowledge != "nothing" else None,
         discloses_label_counts=declared.needs.label_counts,
         protection=scenario.privacy.value,
-        store=MemoryStore(),
+        store=store,
         seed=scenario.federation.seed,
         device=device,
+        deadline=scenario.protocol.deadline,
+        kept=kept,
+        placed_public_inputs=public_inputs,
         stopped=stop.is_set,
     )
+
+
+def _kept(architecture: Architecture, scenario: Scenario) -> dict[str, torch.Tensor]:
+    """Return the blank optimizer states that stay with a client of an architecture."""
+    phases = {"train": scenario.train, "distill": scenario.distill}
+    return {
+        f"{OPTIMIZER}{purpose}/{name}": tensor
+        for purpose, phase in phases.items()
+        if phase.optimizer_state == "kept"
+        for name, tensor in blank_optimizer(architecture.build(0), phase).items()
+    }
+
+
+def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None) -> Experiment:
+    """Return the experiment. ``stop`` ends its training between two batches. Raises SettingError.
+
+    ``run_dir`` holds its checkpoints and states; without one there are no checkpoints, and states that must be in
+    files are in a temporary folder.
+    """
+    name = scenario.strategy.name
+    declared = declaration(scenario.strategy.value, name)
+    _check_needs(scenario, declared)
+    loss = chosen_loss(declared, name, scenario.distill.loss)
+    engine: Engine = scenario.engine.value
+    checkpoints = CheckpointFolder(run_dir) if run_dir is not None and scenario.checkpoint.every else None
+    temporary = tempfile.TemporaryDirectory(prefix="fedkd-states-") if run_dir is None else None
+    states = Path(temporary.name) if temporary is not None else cast(Path, run_dir) / "states"
+    disk = checkpoints.states if checkpoints is not None else DiskStore(states)
+
+    def store(layouts: Mapping[str, Layout], assigned: Sequence[str]) -> ClientStore:
+        owned = range(len(assigned)) if engine.here else ()
+        memory = MemoryStore(layouts, assigned, owned)
+        if scenario.federation.state == "disk":
+            return disk
+        return memory if checkpoints is None else BackedStore(memory, disk)
+
+    device = choose_device(scenario.federation.device) if engine.here else torch.device("cpu")
+    place = workplace(scenario, store, stop, device=device)
+    prepared, division, traits = place.prepared, place.division, place.traits
+    assigned = tuple(architecture.name for architecture in place.architectures)
+    kind = place.kind
+    exchanges = kind is not None
     server = Server(
         strategy=scenario.strategy.value,
         declared=declared,
@@ -101,7 +170,6 @@ def build(scenario: Scenario, stop: threading.Event) -> Experiment:
         seed=scenario.federation.seed,
     )
     resolved = scenario.changed(distill=replace(scenario.distill, loss=cast(LossName, loss))) if exchanges else scenario
-    threads = scenario.engine.value.threads
     counts = [place.label_counts(i) for i in range(scenario.federation.clients)]
     plan = Plan(
         name=scenario.name,
@@ -114,14 +182,14 @@ def build(scenario: Scenario, stop: threading.Event) -> Experiment:
         label_counts=np.array(counts),
         class_names=prepared.class_names,
         public_size=len(division.public),
-        device=describe_device(device),
-        engine=f"{scenario.engine.name} engine, {threads} worker{'s' if threads > 1 else ''}",
+        device=describe_device(device, scenario.federation.device),
+        engine=f"{scenario.engine.name} engine, {engine.describe()}",
         loss=loss,
         exchanges=exchanges,
         privacy=_privacy(scenario.privacy.value, exchanges),
         warnings=_warnings(scenario, [len(rows) for rows in division.train], traits),
     )
-    return Experiment(resolved, place, server, plan)
+    return Experiment(resolved, place, server, plan, states, checkpoints, temporary)
 
 
 def choose_device(setting: str) -> torch.device:
@@ -131,9 +199,33 @@ def choose_device(setting: str) -> torch.device:
     return torch.device("cuda" if setting == "cuda" or (setting == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-def describe_device(device: torch.device) -> str:
-    """Return the device in words, a GPU by its name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+def describe_device(device: torch.device, setting: str) -> str:
+    """Return the device in words, a GPU by its name. Where clients run elsewhere, only ``setting`` is known here."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return {"cuda": "CUDA of the cluster"}.get(setting, "CPU")
+
+
+def round_costs(place: Workplace) -> list[float]:
+    """Return the seconds that a round costs each client, from a short measurement of every architecture."""
+    batch, step = place.training.batch_size, {}
+    for architecture in {a.name: a for a in place.architectures}.values():
+        model, x = architecture.build(0), torch.zeros(batch, *architecture.input_shape)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        took = []
+        for _ in range(3):
+            started = time.perf_counter()
+            with borrowed_global_generator(0):
+                model(x).sum().backward()
+            optimizer.step()
+            took.append(time.perf_counter() - started)
+        step[architecture.name] = min(took)
+    public = len(place.division.public) if place.kind is not None else 0
+    shared = public * (place.distillation.epochs + 1 / 3)  # predicting costs a third of a step: no gradients
+    return [
+        step[architecture.name] * (place.training.epochs * len(rows) + shared) / batch
+        for architecture, rows in zip(place.architectures, place.division.train, strict=True)
+    ]
 
 
 def _check_needs(scenario: Scenario, declared: Declaration) -> None:
@@ -168,7 +260,7 @@ def _warnings(scenario: Scenario, sizes: list[int], traits: Any) -> tuple[str, .
             f" (client {short[0]} has {sizes[short[0]]})"
         )
     random_models = [model for model, trait in traits.items() if trait.draws_randomness]
-    if random_models and scenario.engine.value.threads > 1:
+    if random_models and scenario.engine.value.here and scenario.engine.value.threads > 1:
         found.append(
             f"{', '.join(random_models)} draws from torch's global generator in training (dropout?); such clients"
             " train one at a time, so that the run repeats"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fedkd.data.division import Division
 from fedkd.data.prepare import Prepared
 from fedkd.data.samples import Normalization, inputs, labels
+from fedkd.errors import DeadlinePassed, Interrupted
 from fedkd.fusion import smooth, soften
 from fedkd.knowledge import Kind
 from fedkd.losses import LOSSES, distillation_target
@@ -27,8 +28,20 @@ from fedkd.messages import ClientCard, Download, Predictions, PrivacyEvent, Step
 from fedkd.models.build import Architecture, Traits, borrowed_global_generator
 from fedkd.privacy import Protection
 from fedkd.seeding import numpy_stream, torch_seed
-from fedkd.state import ClientStore
-from fedkd.training import Distillation, Training, accuracy, optimize, predict
+from fedkd.state import ClientState, ClientStore
+from fedkd.training import (
+    Distillation,
+    Training,
+    accuracy,
+    make_optimizer,
+    optimize,
+    optimizer_tensors,
+    predict,
+    restore_optimizer,
+)
+
+OPTIMIZER = "optimizer of "
+"""How the names of optimizer tensors begin in a client's state: ``optimizer of train/0/exp_avg``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +65,20 @@ class Workplace:
     store: ClientStore
     seed: int
     device: torch.device
+    deadline: float | None = None
+    """Seconds that a client may take for one message."""
+    kept: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """By architecture: the optimizer states that stay with a client, as they are before its first step."""
+    placed_public_inputs: Tensor | None = None
+    """The public set as model inputs where somebody has made it already, for all processes of a machine."""
     stopped: Callable[[], bool] = lambda: False
     _threads: threading.local = field(default_factory=threading.local, repr=False)
 
     @cached_property
     def public_inputs(self) -> Tensor:
         """The public set as model inputs, made once."""
+        if self.placed_public_inputs is not None:
+            return self.placed_public_inputs.to(self.device)
         return inputs(self.prepared, self.division.public, self.normalization, self.device)
 
     @cached_property
@@ -79,8 +100,8 @@ class Workplace:
         rows = self.division.train[client_id]
         return tuple(np.bincount(self.prepared.labels[rows], minlength=self.prepared.classes).tolist())
 
-    def model(self, client_id: int) -> nn.Module:
-        """Return this thread's module of the client's architecture, holding the client's weights.
+    def model(self, client_id: int) -> tuple[nn.Module, ClientState]:
+        """Return this thread's module of the client's architecture with the client's weights, and what else it keeps.
 
         One live module a thread and architecture: clients are states in the store. Valid until the thread's next call.
         """
@@ -89,11 +110,15 @@ class Workplace:
         if architecture.name not in modules:
             modules[architecture.name] = architecture.build(seed=0).to(self.device)
         model = modules[architecture.name]
-        state = self.store.get(client_id)
-        if state is None:
-            state = architecture.build(torch_seed(self.seed, "client", client_id, "weights")).state_dict()
-        model.load_state_dict(state)
-        return model
+        state = self.store.get(client_id) or self.initial_state(client_id)
+        model.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith(OPTIMIZER)})
+        return model, {name: tensor for name, tensor in state.items() if name.startswith(OPTIMIZER)}
+
+    def initial_state(self, client_id: int) -> ClientState:
+        """Return the state of a client that never took part: its own initial weights, and blank optimizers."""
+        architecture = self.architectures[client_id]
+        model = architecture.build(torch_seed(self.seed, "client", client_id, "weights"))
+        return {**model.state_dict(), **self.kept.get(architecture.name, {})}
 
 
 def describe(place: Workplace, client_id: int) -> ClientCard:
@@ -116,9 +141,10 @@ def take_part(place: Workplace, client_id: int, download: Download) -> Upload:
     started = time.perf_counter()
     visit = _Visit(place, client_id, download)
     for step in download.steps:
+        visit.pulse()
         _STEPS[step](visit)
     if {"pretrain", "distill", "train"} & set(download.steps):
-        place.store.put(client_id, visit.model.state_dict())
+        place.store.put(client_id, download.round, {**visit.model.state_dict(), **visit.kept})
     return Upload(
         client_id=client_id,
         round=download.round,
@@ -135,10 +161,18 @@ class _Visit:
         self.place = place
         self.client_id = client_id
         self.download = download
-        self.model = place.model(client_id)
+        self.model, self.kept = place.model(client_id)
+        self.started = time.perf_counter()
         self.metrics: dict[str, float] = {}
         self.event: PrivacyEvent | None = None
         self.knowledge: Predictions | None = None
+
+    def pulse(self) -> None:
+        """Raise if the run was asked to stop, or the client is past its deadline."""
+        if self.place.stopped():
+            raise Interrupted
+        if self.place.deadline is not None and time.perf_counter() - self.started > self.place.deadline:
+            raise DeadlinePassed(f"missed the deadline of {self.place.deadline:g} s")
 
     def stream_path(self, purpose: str) -> tuple[str | int, ...]:
         return ("client", self.client_id, "round", self.download.round, purpose)
@@ -152,12 +186,23 @@ class _Visit:
         epochs: int,
     ) -> float | None:
         """Run one phase with its own streams; models that draw from the global generator borrow it, one at a time."""
+        optimizer = make_optimizer(self.model.parameters(), phase)
+        prefix = f"{OPTIMIZER}{purpose}/"
+        kept = {name.removeprefix(prefix): tensor for name, tensor in self.kept.items() if name.startswith(prefix)}
+        if kept:
+            restore_optimizer(optimizer, kept)
         place = self.place
         draws = place.traits[place.architectures[self.client_id].name].draws_randomness
         seed = torch_seed(place.seed, *self.stream_path(f"{purpose} dropout"))
         with borrowed_global_generator(seed) if draws else contextlib.nullcontext():
             stream = numpy_stream(place.seed, *self.stream_path(f"{purpose} batches"))
-            return optimize(self.model, size, batch_loss, phase, stream, epochs=epochs, stopped=place.stopped)
+            loss = optimize(
+                self.model, size, batch_loss, phase, stream, epochs=epochs, optimizer=optimizer, pulse=self.pulse
+            )
+        if kept:
+            now = optimizer_tensors(optimizer)
+            self.kept = {**self.kept, **{f"{prefix}{name}": tensor for name, tensor in now.items()}}
+        return loss
 
     def fit(self, purpose: str, x: Tensor, y: Int[Tensor, "n"], epochs: int) -> float | None:
         """Minimize cross entropy on labeled samples."""

@@ -23,6 +23,18 @@ class RunError(FedkdError):
     """A run that cannot go on. What was written before stays. The command ends with status 1."""
 
 
+class StorageError(RunError):
+    """The disk does not take what must be written. No client is to blame, so the run ends."""
+
+
+class Damaged(RunError):
+    """A file is not what was written into it."""
+
+
+class DeadlinePassed(FedkdError):
+    """A client took longer than the protocol's deadline. It is recorded as failed, and the round goes on."""
+
+
 class Interrupted(BaseException):
     """Training was asked to stop. Like KeyboardInterrupt it is no ordinary exception."""
 

@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Message
 
 from fedkd import __version__
-from fedkd.app.client_app import make_client_app
 from fedkd.app.server_app import make_server_app
 from fedkd.app.strategy import FederatedDistillation
 from fedkd.baseline import is_cached, local_only_twin
-from fedkd.build import Experiment, build
-from fedkd.errors import FedkdError
+from fedkd.build import Experiment, build, round_costs
+from fedkd.engines.job import Engine, Job, OnReply, Order
+from fedkd.errors import FedkdError, SettingError
 from fedkd.messages import RoundRecord
 from fedkd.report.console import ConsoleReport
-from fedkd.report.folder import RunFolder
+from fedkd.report.folder import RunFolder, claimed, stored_records
+from fedkd.report.options import Report
 from fedkd.report.rows import ACCURACIES, Baseline, client_rows, round_row
 from fedkd.scenario import Scenario
-
-OnReply = Callable[[Message], None]
+from fedkd.settings import flat
+from fedkd.worker import crew, hire
 
 
 def run(scenario: Scenario, run_dir: Path | None = None) -> dict[str, Any]:
@@ -36,49 +36,92 @@ def run(scenario: Scenario, run_dir: Path | None = None) -> dict[str, Any]:
     ``run_dir`` is used where the scenario names none. On an interruption what is finished is on disk, and the
     summary says so. Raises SettingError before any training, RunError afterwards.
     """
-    started = time.perf_counter()
-    stop = threading.Event()
-    experiment = build(scenario, stop)
-    if scenario.report.wandb != "disabled":
-        from fedkd.report.wandb_run import check_account
+    path, stop = _run_dir(scenario, run_dir), threading.Event()
+    experiment = build(scenario, stop, path)
+    _check_account(scenario.report)
+    with experiment.scenario.engine.value.session():
+        folder = RunFolder(path, repeatable(experiment.scenario).text())
+        return _conduct(experiment, folder, stop, [])
 
-        check_account(scenario.report)
-    folder = RunFolder(_run_dir(scenario, run_dir), repeatable(experiment.scenario).text())
-    options = scenario.report
+
+def resume(scenario: Scenario, run_dir: Path) -> dict[str, Any]:
+    """Go on with the run in ``run_dir`` from its last good checkpoint and return its summary.
+
+    ``scenario`` is the run's own, of which only engine and report may differ. The figures are those that the run would
+    have had if nothing had happened to it. Raises SettingError where this is another scenario, RunError where there
+    is no good checkpoint.
+    """
+    stop = threading.Event()
+    experiment = build(scenario, stop, run_dir)
+    if experiment.checkpoints is None:
+        raise SettingError(f"resume={run_dir}: this run has checkpoint.every=0 and so nothing to go on from")
+    _check_account(scenario.report)
+    with experiment.scenario.engine.value.session(), claimed(run_dir):
+        checkpoint, complaints = experiment.checkpoints.load()
+        check_same(checkpoint.scenario, fixed(experiment.scenario), run_dir)
+        complaints += [
+            f"{name} was {was} when the run began and is {versions().get(name)} now; the last digits may differ"
+            for name, was in checkpoint.versions.items()
+            if versions().get(name) != was
+        ]
+        experiment.server.restore(checkpoint.server)
+        folder = RunFolder.reopen(run_dir, checkpoint.sizes, checkpoint.round)
+        records = stored_records(run_dir, checkpoint.round)
+        return _conduct(experiment, folder, stop, records, complaints)
+
+
+def _conduct(
+    experiment: Experiment,
+    folder: RunFolder,
+    stop: threading.Event,
+    records: list[RoundRecord],
+    complaints: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Run what is left of an experiment after ``records``, and report all of it."""
+    started, options, earlier = time.perf_counter(), experiment.scenario.report, sum(r.seconds for r in records)
     console = ConsoleReport(quiet=not options.console)
     console.plan(experiment.plan, str(folder.path))
+    for complaint in complaints:
+        console.say(complaint)
+    if records:
+        console.say(f"resumed after round {len(records)} of {experiment.plan.rounds}")
     wandb = None
     if options.wandb != "disabled":
         from fedkd.report.wandb_run import WandbReport
 
-        wandb = WandbReport(options, scenario.name, experiment.scenario.plain(), folder.path)
+        wandb = WandbReport(options, experiment.plan.name, experiment.scenario.plain(), folder.path)
 
-    records: list[RoundRecord] = []
     baseline: Baseline | None = None
+    changed: set[int] = set()
 
     def on_round(record: RoundRecord) -> None:
         records.append(record)
         row = round_row(record, baseline)
         weights = None if record.weights is None else record.weights.numpy()
-        folder.add_round(row, client_rows(record, baseline), weights, experiment.plan.rounds)
+        folder.add_round(row, client_rows(record, baseline), weights)
+        changed.update(experiment.server.participants)
+        _checkpoint(experiment, record.round, changed, folder)
         console.round(row, experiment.plan.rounds)
         if wandb is not None:
             wandb.round(row)
 
     status = "failed"
     try:
-        if scenario.federation.baseline != "none" and experiment.plan.exchanges:
+        if experiment.scenario.federation.baseline != "none" and experiment.plan.exchanges:
             baseline = _baseline(experiment, stop, console)
-        console.start(experiment.plan.strategy, experiment.messages)
-        execute(experiment, on_round, stop, lambda _: console.advance())
+        if len(records) < experiment.plan.rounds:
+            console.start(experiment.plan.strategy, experiment.messages(len(records)))
+            execute(experiment, on_round, stop, lambda _: console.advance(), first_round=len(records) + 1)
         status = "completed"
+        if experiment.checkpoints is not None:
+            experiment.checkpoints.keep_last()
     except KeyboardInterrupt:
         status = "interrupted"
         raise
     finally:
         console.stop()
-        summary = summarize(experiment, records, baseline, status, time.perf_counter() - started)
-        folder.finish(summary)
+        summary = summarize(experiment, records, baseline, status, earlier + time.perf_counter() - started)
+        folder.finish(summary, quietly=status == "failed")
         pictures: list[Path] = []
         if status == "completed":
             pictures = _pictures(experiment, records, baseline, folder.path, options.plots)
@@ -89,21 +132,77 @@ def run(scenario: Scenario, run_dir: Path | None = None) -> dict[str, Any]:
     return summary
 
 
+def _check_account(options: Report) -> None:
+    if options.wandb != "disabled":
+        from fedkd.report.wandb_run import check_account
+
+        check_account(options)
+
+
+def _checkpoint(experiment: Experiment, number: int, changed: set[int], folder: RunFolder) -> None:
+    """Write the checkpoint of a round where one is due; ``changed`` is emptied then."""
+    due = experiment.scenario.checkpoint.every
+    if experiment.checkpoints is None or (number % due and number != experiment.plan.rounds):
+        return
+    experiment.checkpoints.save(
+        number,
+        changed,
+        server=experiment.server.state(),
+        sizes=folder.sizes(),
+        scenario=fixed(experiment.scenario),
+        versions=versions(),
+    )
+    changed.clear()
+
+
 def execute(
     experiment: Experiment,
     on_round: Callable[[RoundRecord], None],
     stop: threading.Event,
     on_reply: OnReply = lambda _: None,
+    *,
+    first_round: int = 1,
 ) -> None:
-    """Run an experiment's Flower apps on its engine."""
-    strategy = FederatedDistillation(experiment.server, experiment.scenario.text(), on_round)
-    experiment.scenario.engine.value.run(
-        make_server_app(strategy),
-        make_client_app(lambda _: experiment.place),
-        clients=experiment.plan.clients,
-        stop=stop,
-        on_reply=on_reply,
+    """Run an experiment's Flower apps on its engine, from ``first_round`` on."""
+    place, text = experiment.place, experiment.scenario.text()
+    strategy = FederatedDistillation(experiment.server, text, on_round, first_round=first_round)
+    engine: Engine = experiment.scenario.engine.value
+    history = experiment.checkpoints is not None
+    public = None if engine.here or place.kind is None else place.public_inputs.numpy()
+    engine.run(
+        Job(
+            server_app=make_server_app(strategy),
+            crew=crew(place),
+            hire=hire,
+            order=Order(scenario=text, states=experiment.states.absolute(), history=history, public_inputs=public),
+            architectures=experiment.plan.architectures,
+            cost=lambda: round_costs(place),
+            device=experiment.scenario.federation.device,
+            deadline=experiment.scenario.protocol.deadline,
+            stop=stop,
+            on_reply=on_reply,
+        )
     )
+
+
+def fixed(scenario: Scenario) -> dict[str, Any]:
+    """Return, as plain values, what must not change when a run is resumed: all but where it runs and what is said."""
+    whole = repeatable(scenario).plain()
+    for free in ("engine", "report", "checkpoint", "state", "device", "description"):
+        whole.pop(free, None)
+    return whole
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], run_dir: Path) -> None:
+    """Raise SettingError, which names the settings that differ, unless a run would go on as it began."""
+    was, is_now = flat(before), flat(now)
+    different = [key for key in sorted(was | is_now) if was.get(key) != is_now.get(key)]
+    if different:
+        shown = ", ".join(f"{key} was {was.get(key)!r}, is {is_now.get(key)!r}" for key in different[:5])
+        raise SettingError(
+            f"resume={run_dir}: a run goes on with the settings that it began with, except engine, report, checkpoint"
+            f" and state; {shown}"
+        )
 
 
 def repeatable(scenario: Scenario) -> Scenario:

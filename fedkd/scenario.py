@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
+from fedkd.checkpoint import Checkpoints
 from fedkd.checks import at_least
 from fedkd.data.division import EvaluationSets, Public
 from fedkd.errors import SettingError
@@ -39,6 +40,8 @@ class Federation:
     """Every random stream of the run derives from it, >= 0."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models compute; auto takes CUDA where there is one. Runs repeat to the bit on the CPU."""
+    state: Literal["memory", "disk"] = "memory"
+    """Where clients' models are kept between rounds; disk for more clients than fit into memory."""
     baseline: Literal["local_only", "none"] = "local_only"
     """Compute (once, then cached) the same clients without any exchange, to compare with; none leaves it out."""
     run_dir: str | None = None
@@ -69,6 +72,7 @@ class Scenario:
     test: EvaluationSets = field(default_factory=EvaluationSets)
     train: Training = field(default_factory=Training)
     distill: Distillation = field(default_factory=Distillation)
+    checkpoint: Checkpoints = field(default_factory=Checkpoints)
     report: Report = field(default_factory=Report)
 
     @staticmethod
@@ -107,6 +111,7 @@ SECTIONS: dict[str, Any] = {
     "test": EvaluationSets,
     "train": Training,
     "distill": Distillation,
+    "checkpoint": Checkpoints,
     "report": Report,
 }
 DEFAULT_CHOICES = {

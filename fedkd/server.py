@@ -6,21 +6,21 @@ part, which public samples) comes from named streams, so that a round repeats wh
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-from fedkd.checks import at_least, share
+from fedkd.checks import at_least, positive, share
 from fedkd.errors import RunError, SettingError, UploadRejected
 from fedkd.fusion import effective_neighbors
 from fedkd.knowledge import Kind, Request
+from fedkd.losses import Scale
 from fedkd.messages import (
     ClientCard,
     ClientRecord,
-    Cohort,
     Download,
     Fusion,
     Predictions,
@@ -30,7 +30,7 @@ from fedkd.messages import (
     Upload,
 )
 from fedkd.seeding import numpy_stream
-from fedkd.strategy import Declaration, Strategy
+from fedkd.strategy import Declaration, Strategy, Stream, Streaming
 
 WEIGHTS_LIMIT = 2000
 """Most clients for which the record carries all K x K weights (16 MB a round at the limit)."""
@@ -45,7 +45,14 @@ class Protocol:
     rounds: int = 10
     """Rounds, >= 1."""
     participation: float = 1.0
-    """Share of the clients that take part in a round, above 0 and at most 1."""
+    """Share of the clients that are asked to take part in a round, above 0 and at most 1."""
+    dropout: float = 0.0
+    """Probability that a client that was asked drops out of the round before it does anything, in [0, 1)."""
+    deadline: float | None = None
+    """Seconds that a client may take to answer one message; later it counts as failed. Runs with stragglers repeat
+    only as far as the same clients are late."""
+    min_clients: int = 1
+    """Clients that must answer in a round; with fewer the run ends (it can be resumed). 0 goes on without any."""
     order: Order = "train_first"
     """What comes last in a round: training on private data (distill_first: FedMD's digest and revisit, with the
     teacher of the round before) or distilling this round's teacher (train_first: KnFu's fine-tuning)."""
@@ -53,6 +60,11 @@ class Protocol:
     def __post_init__(self) -> None:
         at_least(1, rounds=self.rounds)
         share(participation=self.participation)
+        at_least(0, dropout=self.dropout, min_clients=self.min_clients)
+        if self.dropout >= 1:
+            raise SettingError(f"dropout must be below 1, got {self.dropout}: nobody would ever take part")
+        if self.deadline is not None:
+            positive(deadline=self.deadline)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +106,11 @@ class Server:
         self.pretrains = pretrains
         self.records: dict[int, ClientRecord] = {}
         self.cards: dict[int, ClientCard] = {}
+        self._restored: dict[int, ClientRecord] = {}
         self._seen: set[int] = set()
         self._fusion: Fusion | None = None
-        self._cohort: Cohort | None = None
-        self._rows: dict[int, int] = {}  # of the cohort, by client id
+        self._rows: dict[int, int] = {}  # of the last fusion, by client id
+        self._taught_ids = torch.arange(0)  # the public samples of the last fusion
         self._common: Predictions | None = None
         self._participants: list[int] = []
         self._public_ids = torch.arange(0)
@@ -111,7 +124,7 @@ class Server:
         if ids != list(range(self.clients)):
             raise RunError(f"expected one client for each id from 0 to {self.clients - 1}, got {ids[:20]}")
         self.cards = {card.client_id: card for card in sorted(cards, key=lambda card: card.client_id)}
-        self.records = {
+        self.records = self._restored or {
             i: ClientRecord(client_id=i, architecture=c.architecture, status="absent", train_size=c.train_size)
             for i, c in self.cards.items()
         }
@@ -128,7 +141,11 @@ class Server:
                        distill_loss=None, effective_neighbors=alone, self_weight=alone, label_leakage=None)
             for i, record in self.records.items()
         }  # fmt: skip
-        self._participants = self._draw_participants(number)
+        asked = self._draw_participants(number)
+        self._participants = self._draw_present(number, asked)
+        for client_id in set(asked) - set(self._participants):
+            self.records[client_id] = replace(self.records[client_id], reason="dropped out")
+        self._require(number, len(self._participants), f"{len(asked) - len(self._participants)} dropped out")
         self._public_ids = self._draw_public_ids(number)
         exchanges = self.kind is not None
         distills_first = self.protocol.order == "distill_first"
@@ -148,17 +165,39 @@ class Server:
             )
         return downloads
 
-    def fuse(self, number: int, replies: Sequence[Reply]) -> None:
-        """Check the round's replies, fuse what was accepted, and keep the teachers."""
-        uploads, request = self._received(number, replies), self._request(number)
-        self._seen |= {upload.client_id for upload in uploads}
-        accepted = [upload for upload in uploads if self._accepts(upload, request)]
-        if self.kind is None or not accepted:
+    def fuse(self, number: int, replies: Iterable[Reply]) -> None:
+        """Check the round's replies as they come, fuse what was accepted, and keep the teachers.
+
+        Where the strategy fuses a stream, an upload is dropped once those of lower client ids have been added.
+        """
+        request, state = self._request(number), self._fusion.state if self._fusion else None
+        gathering: _Stream | _Stack = _Stack()
+        if isinstance(self.strategy, Streaming):
+            gathering = _Stream(self.strategy.stream(state), self._participants)
+        silent, failures = set(self._participants), dict[int, str]()
+        for reply in replies:
+            upload = self._received(reply)
+            silent.discard(reply.client_id)
+            if upload is None and not reply.rejected:
+                failures[reply.client_id] = reply.error
+            if upload is not None:
+                self._seen.add(upload.client_id)
+            accepted = upload is not None and self._accepts(upload, request)
+            if self.kind is not None:
+                gathering.take(reply.client_id, upload if accepted else None, self.kind)
+        for client_id in silent:
+            failures[client_id] = "did not answer"
+            self._received(Reply(client_id=client_id, upload=None, error=failures[client_id]))
+        gathering.close()
+        answered = len(self._participants) - len(failures)
+        self._require(number, answered, *(f"client {i} failed: {failures[i]}" for i in sorted(failures)[:1]))
+        if self.kind is None or not gathering.accepted:
             return
-        cohort = self.kind.stack(accepted, request)
-        fusion = self.strategy.fuse(cohort, self._fusion.state if self._fusion else None)
-        self.kind.check_fusion(fusion, cohort, self.declared.teaches)
-        self._keep(fusion, cohort)
+        fusion = gathering.fuse(self.strategy, state, self.kind, request)
+        client_ids = tuple(sorted(gathering.accepted))
+        shape = (len(client_ids), len(request.public_ids), request.classes)
+        self.kind.check_fusion(fusion, shape, self.declared.teaches)
+        self._keep(fusion, client_ids, request.public_ids)
 
     def close_round(self, number: int) -> dict[int, Download]:
         """Return the round's last downloads: distill this round's teacher, then evaluate. Empty if there are none."""
@@ -173,9 +212,17 @@ class Server:
             downloads[client_id] = Download(round=number, steps=steps, teacher=teacher)
         return downloads
 
-    def settle(self, number: int, replies: Sequence[Reply]) -> None:
-        """Take note of the replies to the last downloads."""
-        self._received(number, replies)
+    def settle(self, number: int, replies: Iterable[Reply]) -> None:
+        """Take note of the replies to the last downloads. Teachers that nobody took are as bad as no uploads."""
+        failures, answered = dict[int, str](), 0
+        for reply in replies:
+            self._received(reply)
+            if reply.upload is None and not reply.rejected:
+                failures[reply.client_id] = reply.error
+            else:
+                answered += 1
+        if failures:
+            self._require(number, answered, *(f"client {i} failed: {failures[i]}" for i in sorted(failures)[:1]))
 
     def sent(self, client_id: int, size: int) -> None:
         """Count bytes sent to a client this round."""
@@ -192,12 +239,57 @@ class Server:
             knowledge_sha256=self._sha256,
         )
 
+    @property
+    def participants(self) -> tuple[int, ...]:
+        """The clients that take part in the round that was opened last."""
+        return tuple(self._participants)
+
+    def state(self) -> dict[str, Any]:
+        """Return what the server must know to go on after the last recorded round: plain values and tensors.
+
+        Teachers are part of it only where the next round still sends them.
+        """
+        fusion = self._fusion
+        sends = fusion is not None and self.protocol.order == "distill_first"
+        names = [field.name for field in fields(ClientRecord)]
+        ordered = [self.records[i] for i in sorted(self.records)]
+        return {
+            "records": {name: [getattr(record, name) for record in ordered] for name in names},
+            "seen": sorted(self._seen),
+            "strategy": None if fusion is None else fusion.state,
+            "weights": fusion.weights if fusion is not None and sends else None,
+            "teachers": fusion.teachers if fusion is not None and sends else None,
+            "taught": list(self._rows) if sends else None,
+            "public_ids": self._taught_ids if sends else None,
+            "fused": fusion is not None,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to where ``state`` was taken, in a server that was made of the same scenario."""
+        columns: Mapping[str, Sequence[Any]] = state["records"]
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        self._restored = {row["client_id"]: ClientRecord(**row) for row in rows}
+        self._seen = set(state["seen"])
+        if state["fused"]:
+            empty = torch.zeros(0)
+            self._fusion = Fusion(weights=empty, teachers=empty, state=state["strategy"])
+        if state["teachers"] is not None:
+            self._fusion = Fusion(weights=state["weights"], teachers=state["teachers"], state=state["strategy"])
+            self._address(state["taught"], state["public_ids"])
+
     def _draw_participants(self, number: int) -> list[int]:
         count = max(1, round(self.protocol.participation * self.clients))
         if count == self.clients:
             return list(range(self.clients))
         stream = numpy_stream(self.seed, "round", number, "participants")
         return sorted(stream.choice(self.clients, count, replace=False).tolist())
+
+    def _draw_present(self, number: int, asked: Sequence[int]) -> list[int]:
+        """Return who of those asked does not drop out: each client has a stream of its own for it."""
+        if self.protocol.dropout == 0:
+            return list(asked)
+        draws = {i: numpy_stream(self.seed, "client", i, "round", number, "dropout").random() for i in asked}
+        return [i for i in asked if draws[i] >= self.protocol.dropout]
 
     def _draw_public_ids(self, number: int) -> Tensor:
         if self.public_per_round is None or self.public_per_round == self.public_size:
@@ -222,33 +314,32 @@ class Server:
             else None,
         )
 
-    def _received(self, number: int, replies: Sequence[Reply]) -> list[Upload]:
-        """Record every reply; return the uploads of this round, one a client."""
-        uploads: dict[int, Upload] = {}
-        for reply in sorted(replies, key=lambda reply: reply.client_id):
-            record = self.records[reply.client_id]
-            upload = reply.upload
-            if upload is None:
-                status: Status = "rejected" if reply.rejected else "failed"
-                self.records[reply.client_id] = replace(
-                    record, status=status, reason=reply.error, bytes_up=record.bytes_up + reply.bytes
-                )
-                continue
-            uploads[upload.client_id] = upload
-            metrics: Mapping[str, Any] = upload.metrics
-            self.records[upload.client_id] = replace(
-                record,
-                status=record.status if record.status == "rejected" else "ok",
-                bytes_up=record.bytes_up + reply.bytes,
-                seconds=record.seconds + metrics.get("seconds", 0.0),
-                **{name: metrics[name] for name in _RECORDED if name in metrics},
+    def _received(self, reply: Reply) -> Upload | None:
+        """Record a reply and return its upload."""
+        record, upload = self.records[reply.client_id], reply.upload
+        if upload is None:
+            status: Status = "rejected" if reply.rejected else "failed"
+            self.records[reply.client_id] = replace(
+                record, status=status, reason=reply.error, bytes_up=record.bytes_up + reply.bytes
             )
-        if replies and not uploads and not any(reply.rejected for reply in replies):
-            first = min(replies, key=lambda reply: reply.client_id)
+            return None
+        metrics: Mapping[str, Any] = upload.metrics
+        self.records[upload.client_id] = replace(
+            record,
+            status=record.status if record.status == "rejected" else "ok",
+            bytes_up=record.bytes_up + reply.bytes,
+            seconds=record.seconds + metrics.get("seconds", 0.0),
+            **{name: metrics[name] for name in _RECORDED if name in metrics},
+        )
+        return upload
+
+    def _require(self, number: int, present: int, *reasons: str) -> None:
+        """Raise RunError where fewer clients are left in a round than ``min_clients``."""
+        if present < self.protocol.min_clients:
             raise RunError(
-                f"round {number}: all {len(replies)} clients failed; client {first.client_id}: {first.error}"
+                f"round {number}: {present} of {self.clients} clients answered, min_clients={self.protocol.min_clients}"
+                f"{'; ' if reasons else ''}{'; '.join(reasons)}"
             )
-        return list(uploads.values())
 
     def _accepts(self, upload: Upload, request: Request) -> bool:
         if self.kind is None:
@@ -265,12 +356,9 @@ class Server:
             return False
         return True
 
-    def _keep(self, fusion: Fusion, cohort: Cohort) -> None:
-        self._fusion, self._cohort = fusion, cohort
-        self._rows = {client_id: row for row, client_id in enumerate(cohort.client_ids)}
-        personal = fusion.teachers.ndim == 3
-        scale: Any = self.declared.teaches
-        self._common = None if personal else Predictions(ids=cohort.public_ids, values=fusion.teachers, scale=scale)
+    def _keep(self, fusion: Fusion, client_ids: Sequence[int], public_ids: Tensor) -> None:
+        self._fusion = fusion
+        self._address(client_ids, public_ids)
         neighbors, own = effective_neighbors(fusion.weights), fusion.weights.diagonal()
         for client_id, row in self._rows.items():
             self.records[client_id] = replace(
@@ -279,20 +367,72 @@ class Server:
                 self_weight=own[row].item(),
             )
         if self.clients <= WEIGHTS_LIMIT:
-            self._weights = spread_weights(fusion.weights, cohort.client_ids, self.clients)
+            self._weights = spread_weights(fusion.weights, client_ids, self.clients)
         self._sha256 = knowledge_sha256(fusion.teachers)
+
+    def _address(self, client_ids: Sequence[int], public_ids: Tensor) -> None:
+        """Take note of whose teachers the last fusion's rows are, and on which public samples."""
+        assert self._fusion is not None
+        self._rows = {client_id: row for row, client_id in enumerate(client_ids)}
+        self._taught_ids = public_ids
+        teachers, scale = self._fusion.teachers, cast(Scale, self.declared.teaches)
+        self._common = None if teachers.ndim == 3 else Predictions(ids=public_ids, values=teachers, scale=scale)
 
     def _teacher(self, client_id: int) -> Predictions | None:
         """Return the client's part of the last fusion: None where it had no part and the teacher is personal."""
-        if self._fusion is None or self._cohort is None:
+        if self._fusion is None:
             return None
         if self._common is not None:
             return self._common
         if client_id not in self._rows:
             return None
-        scale: Any = self.declared.teaches
         values = self._fusion.teachers[self._rows[client_id]]
-        return Predictions(ids=self._cohort.public_ids, values=values, scale=scale)
+        return Predictions(ids=self._taught_ids, values=values, scale=cast(Scale, self.declared.teaches))
+
+
+class _Stack:
+    """Uploads kept until all are there."""
+
+    def __init__(self) -> None:
+        self.accepted: dict[int, Upload] = {}
+
+    def take(self, client_id: int, upload: Upload | None, kind: Kind) -> None:
+        if upload is not None:
+            self.accepted[client_id] = upload
+
+    def close(self) -> None:
+        return
+
+    def fuse(self, strategy: Strategy, state: Any, kind: Kind, request: Request) -> Fusion:
+        return strategy.fuse(kind.stack(list(self.accepted.values()), request), state)
+
+
+class _Stream:
+    """Uploads handed on in the order of client ids: those that are early wait, the others are not kept."""
+
+    def __init__(self, stream: Stream, expected: Sequence[int]) -> None:
+        self.accepted: set[int] = set()
+        self._stream, self._expected = stream, list(reversed(expected))
+        self._early: dict[int, Tensor | None] = {}
+
+    def take(self, client_id: int, upload: Upload | None, kind: Kind) -> None:
+        values = None if upload is None or upload.knowledge is None else kind.values(upload.knowledge)
+        self._early[client_id] = values
+        while self._expected and self._expected[-1] in self._early:
+            self._hand_on(self._expected.pop())
+
+    def close(self) -> None:
+        for client_id in sorted(self._early):
+            self._hand_on(client_id)
+
+    def fuse(self, strategy: Strategy, state: Any, kind: Kind, request: Request) -> Fusion:
+        return self._stream.fuse()
+
+    def _hand_on(self, client_id: int) -> None:
+        values = self._early.pop(client_id)
+        if values is not None:
+            self._stream.add(client_id, values)
+            self.accepted.add(client_id)
 
 
 _RECORDED = ("local_accuracy", "global_accuracy", "train_loss", "distill_loss", "label_leakage")

@@ -50,6 +50,18 @@ def plain(value: Any) -> Any:
     return [plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
+def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by their dotted names.
+
+    >>> flat({"seed": 0, "public": {"size": 10}})
+    {'seed': 0, 'public.size': 10}
+    """
+    found: dict[str, Any] = {}
+    for key, value in mapping.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
 def parse(cls: Any, mapping: Any, where: str) -> Any:
     """Return an object of class ``cls`` from a mapping of its settings; ``where`` is the section's name.
 

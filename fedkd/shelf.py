@@ -14,7 +14,7 @@ from typing import Any
 
 from fedkd.data.partitions import PARTITIONS
 from fedkd.data.sources import DATA
-from fedkd.engines.local import ENGINES
+from fedkd.engines import ENGINES
 from fedkd.errors import SettingError, unknown_name
 from fedkd.naming import import_path, is_import_path
 from fedkd.privacy import PRIVACY

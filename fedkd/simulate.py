@@ -50,6 +50,9 @@ def _main(given: list[str]) -> int:
     given, folder = _value_of(given, "--config-dir")
     given, config = _value_of(given, "--config")
     given, flags = _flags(given)
+    given, resumed = _value_of(given, "resume")
+    if resumed is not None:
+        config = _resumed(Path(resumed).expanduser(), given, flags, config)
     scenarios = scenario_files(folder)
     if config is not None:
         if any(argument.startswith("scenario=") for argument in given):
@@ -58,7 +61,7 @@ def _main(given: list[str]) -> int:
         given = ["scenario=config", *given]
     _check_names(given, scenarios)
     _register(given, scenarios)
-    _run_hydra(given, flags)
+    _run_hydra(given, flags, None if resumed is None else Path(resumed).expanduser())
     return 0
 
 
@@ -107,6 +110,26 @@ def _flags(given: list[str]) -> tuple[list[str], list[str]]:
     if waiting:
         raise SettingError(f"{flags[-1]} needs a value, as in --cfg job")
     return settings, flags
+
+
+RESUMABLE = ("engine", "report", "checkpoint", "state")
+"""Settings that may change when a run is resumed: they do not change its figures."""
+
+
+def _resumed(run_dir: Path, given: Sequence[str], flags: Sequence[str], config: str | None) -> str:
+    """Return the scenario file of a run that is to go on; SettingError where that cannot be."""
+    if config is not None or "-m" in flags or "--multirun" in flags:
+        raise SettingError("resume=RUN_DIR goes on with one run and its own scenario; leave out --config and -m")
+    for argument in given:
+        key = argument.partition("=")[0].lstrip("+~")
+        if key.partition(".")[0] not in RESUMABLE:
+            raise SettingError(
+                f"{argument} cannot be changed in a run that goes on; with resume only"
+                f" {', '.join(RESUMABLE)} can. For another experiment use --config {run_dir / 'config.yaml'}"
+            )
+    if not (run_dir / "config.yaml").is_file():
+        raise SettingError(f"resume={run_dir}: no run's folder (it has no config.yaml); give that of a run")
+    return str(run_dir / "config.yaml")
 
 
 def _existing(path: str, option: str) -> Path:
@@ -197,7 +220,7 @@ def _read(path: Path) -> dict[str, Any]:
     return body
 
 
-def _run_hydra(given: list[str], flags: list[str]) -> None:
+def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> None:
     """Let Hydra compose the scenario (each of a sweep's) and run it; its own errors become one line."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -214,11 +237,13 @@ def _run_hydra(given: list[str], flags: list[str]) -> None:
     failures: list[FedkdError] = []
 
     def task(config: DictConfig) -> dict[str, Any] | None:
-        from fedkd.run import run
+        from fedkd.run import resume, run
         from fedkd.scenario import Scenario
 
         plain: Any = OmegaConf.to_container(config, resolve=True)
         scenario = Scenario.parse(plain)
+        if resumed is not None:
+            return resume(scenario, resumed)
         return run(scenario, Path(HydraConfig.get().runtime.output_dir) if sweeping else None)
 
     def guarded(config: DictConfig) -> dict[str, Any] | None:

@@ -4,10 +4,15 @@ A strategy is a class whose fields are the hyper-parameters of a method and whos
 else has a default, so that a rule is twenty lines: ``strategies/README.md`` shows one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from jaxtyping import Float
+from torch import Tensor
+
 from fedkd.errors import SettingError
+from fedkd.fusion import RunningMean
 from fedkd.losses import LOSSES, ON_LOGITS
 from fedkd.messages import Cohort, Fusion
 
@@ -23,6 +28,40 @@ class Strategy(Protocol):
 
     def fuse(self, cohort: Cohort, state: Any) -> Fusion:
         """Return weights and teachers for the cohort; ``state`` is the last Fusion's, None in the first round."""
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """One round's fusion, made from uploads one at a time: nothing is stacked, and no upload need be kept."""
+
+    def add(self, client_id: int, values: Float[Tensor, "N C"]) -> None:
+        """Take in an accepted upload. Uploads come in the order of their client ids."""
+
+    def fuse(self) -> Fusion:
+        """Return the fusion of what was added, the same to the bit as ``fuse`` of the stacked cohort."""
+
+
+@runtime_checkable
+class Streaming(Strategy, Protocol):
+    """A strategy that can also fuse without seeing all uploads at once, such as a mean."""
+
+    def stream(self, state: Any) -> Stream:
+        """Return a new stream for a round; ``state`` is the last Fusion's, None in the first round."""
+
+
+class MeanStream:
+    """A stream for rules that need the clients' mean alone: ``finish(mean [N, C], K)`` makes the fusion of it."""
+
+    def __init__(self, finish: Callable[[Float[Tensor, "N C"], int], Fusion]) -> None:
+        self._finish, self._running = finish, RunningMean()
+
+    def add(self, client_id: int, values: Float[Tensor, "N C"]) -> None:
+        """Add an upload to the mean."""
+        self._running.add(values)
+
+    def fuse(self) -> Fusion:
+        """Return the rule's fusion."""
+        return self._finish(self._running.mean(), self._running.clients)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ The plain PyTorch loop: no DataLoader, no trainer. Batches come from a named str
 bit whatever else runs beside it. Knows nothing of clients, rounds or messages.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.checks import at_least, at_most, one_of, positive
-from fedkd.errors import Interrupted, SettingError
+from fedkd.errors import SettingError
 from fedkd.losses import LOSSES, LossName
 
 PREDICTION_BATCH = 256
@@ -22,7 +22,7 @@ PREDICTION_BATCH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """How one optimization phase steps. The optimizer starts afresh in every phase."""
+    """How one optimization phase steps."""
 
     epochs: int = 1
     """Passes over the samples each round, >= 0."""
@@ -36,12 +36,17 @@ class Phase:
     """Of SGD, in [0, 1); null is 0. With another optimizer it is an error."""
     weight_decay: float = 0.0
     """L2 penalty (decoupled in AdamW), >= 0."""
+    optimizer_state: Literal["fresh", "kept"] = "fresh"
+    """Moments and momentum: afresh each round, or kept with the client (and its memory) from round to round."""
 
     def __post_init__(self) -> None:
         at_least(0, epochs=self.epochs, weight_decay=self.weight_decay)
         at_least(1, batch_size=self.batch_size)
         positive(learning_rate=self.learning_rate)
         one_of(("adam", "sgd", "adamw"), optimizer=self.optimizer)
+        one_of(("fresh", "kept"), optimizer_state=self.optimizer_state)
+        if self.optimizer_state == "kept" and self.optimizer == "sgd" and not self.momentum:
+            raise SettingError("optimizer_state=kept would do nothing: SGD without momentum has no state")
         if self.momentum is not None:
             if self.optimizer != "sgd":
                 raise SettingError(f"momentum={self.momentum} would do nothing: optimizer={self.optimizer} has none")
@@ -95,6 +100,42 @@ def make_optimizer(parameters: Iterable[nn.Parameter], phase: Phase) -> torch.op
     return cls(trainable, lr=phase.learning_rate, weight_decay=phase.weight_decay)
 
 
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an optimizer's state as named tensors, ``<index of the parameter>/<name>``; empty before its first step.
+
+    >>> weight = nn.Parameter(torch.zeros(2))
+    >>> optimizer = torch.optim.SGD([weight], lr=1.0, momentum=0.5)
+    >>> weight.sum().backward()
+    >>> optimizer.step()
+    >>> {name: tensor.tolist() for name, tensor in optimizer_tensors(optimizer).items()}
+    {'0/momentum_buffer': [1.0, 1.0]}
+    """
+    state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
+    return {f"{index}/{name}": tensor for index, values in state.items() for name, tensor in values.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give an optimizer the state that ``optimizer_tensors`` returned. The tensors are copied.
+
+    Zeros in the place of every tensor are the state of a fresh optimizer, for Adam, AdamW and SGD with momentum.
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition("/")
+        state.setdefault(int(index), {})[key] = tensor.clone()
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def blank_optimizer(model: nn.Module, phase: Phase) -> dict[str, Tensor]:
+    """Return the state of the phase's optimizer before its first step: zeros. Changes ``model``'s weights."""
+    optimizer = make_optimizer(model.parameters(), phase)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {name: torch.zeros_like(tensor) for name, tensor in optimizer_tensors(optimizer).items()}
+
+
 def optimize(
     model: nn.Module,
     size: int,
@@ -103,25 +144,26 @@ def optimize(
     stream: np.random.Generator,
     *,
     epochs: int | None = None,
-    stopped: Callable[[], bool] = lambda: False,
+    optimizer: torch.optim.Optimizer | None = None,
+    pulse: Callable[[], None] = lambda: None,
 ) -> float | None:
     """Train ``model`` in place and return its mean loss over the last epoch (None without any epoch).
 
     ``batch_loss`` maps indices below ``size`` to the mean loss of those samples. Every epoch visits all samples in
-    a fresh order; the last batch may be smaller. Raises Interrupted between two batches once ``stopped()`` is true.
+    a fresh order; the last batch may be smaller. ``optimizer`` is the phase's own, fresh, if none is given.
+    ``pulse`` is called before every batch and may raise, which ends the phase there.
     """
     epochs = phase.epochs if epochs is None else epochs
     if epochs == 0 or size == 0:
         return None
     device = next(model.parameters()).device
-    optimizer = make_optimizer(model.parameters(), phase)
+    optimizer = optimizer or make_optimizer(model.parameters(), phase)
     model.train()
     for _ in range(epochs):
         order = torch.from_numpy(stream.permutation(size)).to(device)
         total = torch.zeros((), device=device)
         for batch in torch.split(order, phase.batch_size):
-            if stopped():
-                raise Interrupted
+            pulse()
             loss = batch_loss(batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

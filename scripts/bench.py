@@ -29,11 +29,13 @@ import yaml
 
 from fedkd.build import Experiment, build
 from fedkd.data.sources import Rows
+from fedkd.engines.job import Crew, Job, Order
 from fedkd.engines.local import Local, available_cores, one_intra_op_thread
 from fedkd.errors import SettingError
 from fedkd.run import execute
 from fedkd.scenario import Scenario
 from fedkd.shelf import Choice
+from fedkd.worker import hire
 
 ROOT = Path(__file__).parent.parent
 FRAMEWORK_CLIENTS = 1000
@@ -175,8 +177,19 @@ def framework_cost(clients: int, rounds: int = 3) -> float:
         )
         return Message(records.upload_content(upload), reply_to=message)
 
-    server_app = make_server_app(FederatedDistillation(server, "", lambda _: None))
-    used, _ = seconds(lambda: Local(workers=1).run(server_app, app, clients, threading.Event(), lambda _: None))
+    job = Job(
+        server_app=make_server_app(FederatedDistillation(server, "", lambda _: None)),
+        crew=Crew(app),
+        hire=hire,
+        order=Order(scenario="", states=experiment.states, history=False),
+        architectures=("none",) * clients,
+        cost=lambda: [1.0] * clients,
+        device="cpu",
+        deadline=None,
+        stop=threading.Event(),
+        on_reply=lambda _: None,
+    )
+    used, _ = seconds(lambda: Local(workers=1).run(job))
     return 1000 * used / (clients * rounds)
 
 

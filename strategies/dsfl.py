@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from torch import Tensor
+
 from fedkd.checks import at_least, at_most, one_of, only_with, positive
 from fedkd.fusion import mean_over_clients, reduce_entropy, uniform_weights
 from fedkd.messages import Cohort, Fusion
+from fedkd.strategy import MeanStream, Stream
 
 PAPER_TEMPERATURE = 0.1
 
@@ -37,7 +40,12 @@ class DSFL:
 
     def fuse(self, cohort: Cohort, state: None) -> Fusion:
         """Return the aggregated soft labels."""
-        teacher = mean_over_clients(cohort.probs)
-        if self.aggregation == "era":
-            teacher = reduce_entropy(teacher, self.era_temperature or PAPER_TEMPERATURE)
-        return Fusion(weights=uniform_weights(cohort.size), teachers=teacher)
+        return self._teach(mean_over_clients(cohort.probs), cohort.size)
+
+    def stream(self, state: None) -> Stream:
+        """Return a running mean of soft labels."""
+        return MeanStream(self._teach)
+
+    def _teach(self, mean: Tensor, clients: int) -> Fusion:
+        sharp = reduce_entropy(mean, self.era_temperature or PAPER_TEMPERATURE) if self.aggregation == "era" else mean
+        return Fusion(weights=uniform_weights(clients), teachers=sharp)

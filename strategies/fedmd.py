@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from fedkd.fusion import mean_over_clients, uniform_weights
 from fedkd.messages import Cohort, Fusion
+from fedkd.strategy import MeanStream, Stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,4 +25,11 @@ class FedMD:
 
     def fuse(self, cohort: Cohort, state: None) -> Fusion:
         """Return the mean of logits."""
-        return Fusion(weights=uniform_weights(cohort.size), teachers=mean_over_clients(cohort.logits))
+        return self._teach(mean_over_clients(cohort.logits), cohort.size)
+
+    def stream(self, state: None) -> Stream:
+        """Return a running mean of logits."""
+        return MeanStream(self._teach)
+
+    def _teach(self, mean: Tensor, clients: int) -> Fusion:
+        return Fusion(weights=uniform_weights(clients), teachers=mean)

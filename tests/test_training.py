@@ -160,6 +160,11 @@ def test_training_takes_place_in_training_mode():
     assert modes == [True, True]
 
 
+def stop(due: bool) -> None:
+    if due:
+        raise Interrupted
+
+
 def test_a_stopped_phase_raises_between_two_batches():
     model, visited = model_of(), []
 
@@ -169,7 +174,7 @@ def test_a_stopped_phase_raises_between_two_batches():
 
     with pytest.raises(Interrupted):
         optimize(
-            model, 20, batch_loss, Phase(batch_size=5), np.random.default_rng(0), stopped=lambda: len(visited) == 2
+            model, 20, batch_loss, Phase(batch_size=5), np.random.default_rng(0), pulse=lambda: stop(len(visited) == 2)
         )
     assert len(visited) == 2
 
@@ -177,7 +182,7 @@ def test_a_stopped_phase_raises_between_two_batches():
 def test_a_phase_stopped_before_it_starts_changes_nothing():
     model = model_of()
     with pytest.raises(Interrupted):
-        optimize(model, SIZE, classification(model), Phase(), np.random.default_rng(0), stopped=lambda: True)
+        optimize(model, SIZE, classification(model), Phase(), np.random.default_rng(0), pulse=lambda: stop(True))
     assert_equal_weights(model, model_of())
 
 

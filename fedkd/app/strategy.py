@@ -24,9 +24,12 @@ NODE_PATIENCE_SECONDS = 60.0
 class FederatedDistillation(Strategy):
     """Rounds of federated distillation over any Grid. ``on_round`` gets the record of each finished round."""
 
-    def __init__(self, server: Server, scenario_text: str, on_round: Callable[[RoundRecord], None]) -> None:
+    def __init__(
+        self, server: Server, scenario_text: str, on_round: Callable[[RoundRecord], None], *, first_round: int = 1
+    ) -> None:
         self.server = server
         self.on_round = on_round
+        self.first_round = first_round
         self._scenario = ConfigRecord({"text": scenario_text})
         self._nodes: dict[int, int] = {}
         self._clients: dict[int, int] = {}
@@ -34,10 +37,13 @@ class FederatedDistillation(Strategy):
     def start(  # type: ignore[override]  # Flower's start asks for initial arrays; knowledge starts with none
         self, grid: Grid, timeout: float | None = None, **_: Any
     ) -> Result:
-        """Ask every client for its card, then run all rounds. Returns Flower's result, with no arrays in it."""
+        """Ask every client for its card, then run the rounds from the first on.
+
+        Returns Flower's result, with no arrays in it.
+        """
         self._introduce(grid, timeout)
         empty, result = ArrayRecord(), Result()
-        for number in range(1, self.server.protocol.rounds + 1):
+        for number in range(self.first_round, self.server.protocol.rounds + 1):
             messages = self.configure_train(number, empty, ConfigRecord(), grid)
             self.aggregate_train(number, grid.send_and_receive(messages, timeout=timeout))
             messages = self.configure_evaluate(number, empty, ConfigRecord(), grid)
@@ -55,7 +61,7 @@ class FederatedDistillation(Strategy):
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[None, None]:
         """Fuse the round's knowledge. Teachers stay with the server until they are sent."""
-        self.server.fuse(server_round, [self._reply(message) for message in replies])
+        self.server.fuse(server_round, map(self._reply, replies))
         return None, None
 
     def configure_evaluate(
@@ -66,7 +72,7 @@ class FederatedDistillation(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Take note of the last replies and return the mean accuracies."""
-        self.server.settle(server_round, [self._reply(message) for message in replies])
+        self.server.settle(server_round, map(self._reply, replies))
         means = {}
         for name in ("local_accuracy", "global_accuracy"):
             values = [v for record in self.server.records.values() if (v := getattr(record, name)) is not None]

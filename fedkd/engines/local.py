@@ -7,25 +7,28 @@ each. Results do not depend on the number of workers: clients share no state, an
 import itertools
 import os
 import threading
-import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid, ServerApp
+from flwr.app import Context, Message, RecordDict
+from flwr.serverapp import Grid
 
 from fedkd.checks import at_least
+from fedkd.engines.job import (
+    FIRST_CLIENT_NODE_ID,
+    RUN_ID,
+    SERVER_NODE_ID,
+    Crew,
+    Job,
+    OnReply,
+    answer,
+    client_context,
+)
 from fedkd.errors import Interrupted
 
-RUN_ID = 1
-SERVER_NODE_ID = 1
-FIRST_CLIENT_NODE_ID = 2
-CLIENT_RAISED = 2  # Flower's error code for an exception in a ClientApp
 DEFAULT_MOST_WORKERS = 8
 
 
@@ -45,16 +48,27 @@ class Local:
         """The number of threads that will run."""
         return self.workers or min(available_cores(), DEFAULT_MOST_WORKERS)
 
-    def run(
-        self, server_app: ServerApp, client_app: ClientApp, clients: int, stop: threading.Event, on_reply: "OnReply"
-    ) -> None:
-        """Run a whole ServerApp over ``clients`` clients. ``stop`` is set when clients must end early."""
+    @property
+    def here(self) -> bool:
+        """True: clients run in this process."""
+        return True
+
+    def describe(self) -> str:
+        """Return the number of workers in words."""
+        return f"{self.threads} worker{'s' if self.threads > 1 else ''}"
+
+    def session(self) -> AbstractContextManager[None]:
+        """Hold nothing: this process is there already."""
+        return nullcontext()
+
+    def run(self, job: Job) -> None:
+        """Run a whole ServerApp over the job's clients."""
         with message_identity(), one_intra_op_thread():
-            grid = LocalGrid(client_app, clients, self.threads, stop, on_reply)
+            grid = LocalGrid(job.crew, job.clients, self.threads, job.stop, job.on_reply)
             try:
-                server_app(grid, Context(RUN_ID, SERVER_NODE_ID, {}, RecordDict(), {}))
+                job.server_app(grid, server_context())
             except BaseException:
-                stop.set()
+                job.stop.set()
                 raise
             finally:
                 grid.shut_down()
@@ -67,9 +81,9 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-ENGINES = {"local": Local}
-
-OnReply = Callable[[Message], None]
+def server_context() -> Context:
+    """Return the ServerApp's context."""
+    return Context(RUN_ID, SERVER_NODE_ID, {}, RecordDict(), {})
 
 
 @contextmanager
@@ -99,16 +113,9 @@ def one_intra_op_thread() -> Iterator[None]:
 class LocalGrid(Grid):
     """A Grid whose nodes are this process's clients: node ``i + 2`` is client ``i``."""
 
-    def __init__(
-        self, client_app: ClientApp, clients: int, workers: int, stop: threading.Event, on_reply: OnReply
-    ) -> None:
-        self._client_app, self._stop, self._on_reply = client_app, stop, on_reply
-        self._contexts = {
-            FIRST_CLIENT_NODE_ID + i: Context(
-                RUN_ID, FIRST_CLIENT_NODE_ID + i, {"partition-id": i, "num-partitions": clients}, RecordDict(), {}
-            )
-            for i in range(clients)
-        }
+    def __init__(self, crew: Crew, clients: int, workers: int, stop: threading.Event, on_reply: OnReply) -> None:
+        self._crew, self._stop, self._on_reply = crew, stop, on_reply
+        self._contexts = {FIRST_CLIENT_NODE_ID + i: client_context(i, clients) for i in range(clients)}
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, "fedkd-client", initializer=torch.set_num_threads, initargs=(1,))
         self._replies: dict[str, Message] = {}
@@ -149,36 +156,39 @@ class LocalGrid(Grid):
         return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Run the messages' clients and return their replies. In process there is nobody to time out on."""
-        return list(self._answers(messages))
+        """Run the messages' clients and yield their replies as they are ready, in any order.
+
+        A message is made when its client's turn comes, and a reply may be dropped once it is read: what is in memory
+        at a time is a few messages, not a phase of them. In process there is nobody to time out on.
+        """
+        return self._answers(messages)
 
     def _answers(self, messages: Iterable[Message]) -> Iterator[Message]:
-        """Yield the replies as they are ready; at most two messages a worker are in flight."""
+        """Yield the replies as they are ready; at most two groups a worker are in flight."""
+        group = self._crew.group
+        groups = ([message] for message in messages) if group is None else iter(group(list(messages)))
         if self._workers == 1:
-            yield from map(self._answer, messages)
+            for together in groups:
+                yield from self._answer(together)
             return
-        flying: set[Future[Message]] = set()
-        for message in messages:
-            flying.add(self._pool.submit(self._answer, message))
+        flying: set[Future[list[Message]]] = set()
+        for together in groups:
+            flying.add(self._pool.submit(self._answer, together))
             if len(flying) >= 2 * self._workers:
                 landed, flying = wait(flying, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in landed)
-        yield from (future.result() for future in as_completed(flying))
+                for future in landed:
+                    yield from future.result()
+        for future in as_completed(flying):
+            yield from future.result()
 
-    def _answer(self, message: Message) -> Message:
-        """Return the client's reply, or its exception as Flower reports one: a client never ends the run."""
+    def _answer(self, together: list[Message]) -> list[Message]:
+        """Return the replies of a group's clients."""
         if self._stop.is_set():
             raise Interrupted
-        context = self._contexts[message.metadata.dst_node_id]
-        try:
-            reply = self._client_app(message, context)
-        except Exception as error:
-            reply = Message(Error(CLIENT_RAISED, _explain(error)), reply_to=message)
-        self._on_reply(reply)
-        return reply
-
-
-def _explain(error: Exception) -> str:
-    """Return an exception in one line, with the place where it was raised."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
+        if self._crew.group is not None:
+            self._crew.prepare(together)
+        replies = []
+        for message in together:
+            replies.append(answer(self._crew.app, message, self._contexts[message.metadata.dst_node_id]))
+            self._on_reply(replies[-1])
+        return replies

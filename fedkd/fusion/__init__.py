@@ -13,6 +13,7 @@ from fedkd.fusion.divergences import pairwise_tv as pairwise_tv
 from fedkd.fusion.divergences import smooth as smooth
 from fedkd.fusion.estimates import argmax_histogram as argmax_histogram
 from fedkd.fusion.estimates import mean_soft_label as mean_soft_label
+from fedkd.fusion.mixing import RunningMean as RunningMean
 from fedkd.fusion.mixing import mean_over_clients as mean_over_clients
 from fedkd.fusion.mixing import mix as mix
 from fedkd.fusion.mixing import reduce_entropy as reduce_entropy

@@ -13,9 +13,37 @@ def mix(weights: Float[Tensor, "I K"], values: Float[Tensor, "K N C"]) -> Float[
     return torch.einsum("ik,knc->inc", weights, values)
 
 
+class RunningMean:
+    """The mean over clients of values that come one client at a time, in O(N C) memory.
+
+    Clients added in the same order give the same mean to the bit, whether they were stacked before or not.
+    """
+
+    def __init__(self) -> None:
+        self._total: Tensor | None = None
+        self.clients = 0
+
+    def add(self, values: Float[Tensor, "N C"]) -> None:
+        """Take in one client's values."""
+        self._total = values.clone() if self._total is None else self._total.add_(values)
+        self.clients += 1
+
+    def mean(self) -> Float[Tensor, "N C"]:
+        """Return the mean of what was added; at least one client's."""
+        assert self._total is not None, "nothing was added"
+        return self._total / self.clients
+
+
 def mean_over_clients(values: Float[Tensor, "K N C"]) -> Float[Tensor, "N C"]:
-    """Return the plain mean over clients, the common teacher of FedMD and of DS-FL's simple averaging."""
-    return values.mean(dim=0)
+    """Return the plain mean over clients, the common teacher of FedMD and of DS-FL's simple averaging.
+
+    >>> mean_over_clients(torch.tensor([[[1.0, 2.0]], [[3.0, 6.0]]])).tolist()
+    [[2.0, 4.0]]
+    """
+    running = RunningMean()
+    for client in values:
+        running.add(client)
+    return running.mean()
 
 
 def reduce_entropy(probs: Float[Tensor, "N C"], temperature: float) -> Float[Tensor, "N C"]:

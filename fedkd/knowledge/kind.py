@@ -46,5 +46,11 @@ class Kind(Protocol):
     def stack(self, uploads: Sequence[Upload], request: Request) -> Cohort:
         """Return accepted uploads, sorted by client id, as one cohort."""
 
-    def check_fusion(self, fusion: Fusion, cohort: Cohort, scale: str) -> None:
-        """Raise FedkdError unless a strategy returned weights and teachers of the right shape and range."""
+    def values(self, knowledge: Predictions) -> Tensor:
+        """Return accepted knowledge as the values that a stream takes, as ``stack`` would stack them."""
+
+    def check_fusion(self, fusion: Fusion, shape: tuple[int, int, int], scale: str) -> None:
+        """Raise FedkdError unless a strategy returned weights and teachers of the right shape and range.
+
+        ``shape`` is that of the cohort's values, [K, N, C].
+        """

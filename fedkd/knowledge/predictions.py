@@ -72,7 +72,7 @@ class PublicPredictions:
         counts = None
         if request.label_counts is not None:
             counts = torch.tensor([request.label_counts[i] for i in ids], dtype=torch.float32)
-        values = torch.stack([u.knowledge.values.to(torch.float32) for u in ordered if u.knowledge is not None])
+        values = torch.stack([self.values(u.knowledge) for u in ordered if u.knowledge is not None])
         return Cohort(
             round=request.round,
             client_ids=ids,
@@ -85,9 +85,13 @@ class PublicPredictions:
             public_labels=request.public_labels,
         )
 
-    def check_fusion(self, fusion: Fusion, cohort: Cohort, scale: str) -> None:
+    def values(self, knowledge: Predictions) -> Float[Tensor, "N C"]:
+        """Return the values as float32."""
+        return knowledge.values.to(torch.float32)
+
+    def check_fusion(self, fusion: Fusion, shape: tuple[int, int, int], scale: str) -> None:
         """Raise RunError where a strategy broke its promise: a bug in it, so the run cannot be trusted to go on."""
-        clients, samples, classes = cohort.values.shape
+        clients, samples, classes = shape
         if tuple(fusion.weights.shape) != (clients, clients):
             raise RunError(f"fuse returned weights {list(fusion.weights.shape)}, expected {[clients, clients]}")
         if not _are_distributions(fusion.weights, 2 * TOLERANCE):

@@ -1,31 +1,47 @@
 """The run folder: every file of a run but the pictures. Lines are flushed as they come; nothing is overwritten."""
 
+import contextlib
 import csv
+import dataclasses
+import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import torch
 
 from fedkd.errors import RunError, SettingError
+from fedkd.messages import ClientRecord, RoundRecord
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 FILES = ("config.yaml", "rounds.jsonl", "clients.csv", "summary.json", "weights.npy")
+
+
+GROWING = ("rounds.jsonl", "clients.csv")
 
 
 class RunFolder:
     """One run's folder, claimed for it alone.
 
     Everything up to the last finished round is on disk at any moment: ``rounds.jsonl`` and ``clients.csv`` are
-    flushed each round, and ``weights.npy`` [rounds, K, K] is a memory map (NaN in the rounds still to come).
+    flushed each round, and ``weights.npy`` [rounds so far, K, K] grows by one.
     """
 
     def __init__(self, path: Path, config: str) -> None:
         self.path = path
         self._clients: csv.DictWriter[str] | None = None
-        self._weights: np.memmap[Any, Any] | None = None
         self._open: list[IO[str]] = []
+        self._lock: IO[str] | None = None
+        self._weighed = 0  # rounds in weights.npy
         try:
             path.mkdir(parents=True, exist_ok=True)
             present = [name for name in FILES if (path / name).exists()]
@@ -36,6 +52,7 @@ class RunFolder:
             with (path / "config.yaml").open("x") as file:  # claims the folder, also against a run beside this one
                 file.write(config)
             self._rounds = self._stream("rounds.jsonl")
+            self._lock = lock(path)
         except FileExistsError as error:
             raise SettingError(
                 f"run_dir={path} is a file, or another run has just claimed it; name another folder"
@@ -43,15 +60,45 @@ class RunFolder:
         except OSError as error:
             raise SettingError(f"run_dir={path} cannot be written: {error.strerror}; name another folder") from error
 
-    def _stream(self, name: str) -> IO[str]:
-        stream = (self.path / name).open("x", newline="")
+    @classmethod
+    def reopen(cls, path: Path, sizes: Mapping[str, int], rounds: int) -> "RunFolder":
+        """Return the folder of a run that goes on after ``rounds``, its files cut to the ``sizes`` they had then."""
+        folder = cls.__new__(cls)
+        folder.path, folder._clients, folder._open, folder._lock, folder._weighed = path, None, [], None, 0
+        try:
+            if (path / "weights.npy").exists():
+                folder._weighed = min(rounds, len(np.load(path / "weights.npy", mmap_mode="r")))
+            for name in GROWING:
+                present = (path / name).stat().st_size if (path / name).exists() else 0
+                if present < sizes.get(name, 0):
+                    raise RunError(f"{path / name} is shorter than its checkpoint says; the run cannot go on")
+                if (path / name).exists():
+                    os.truncate(path / name, sizes.get(name, 0))
+            (path / "summary.json").unlink(missing_ok=True)
+            folder._rounds = folder._stream("rounds.jsonl", "a")
+            if sizes.get("clients.csv", 0):
+                with (path / "clients.csv").open(newline="") as file:
+                    names = next(csv.reader(file))
+                folder._table = folder._stream("clients.csv", "a")
+                folder._clients = csv.DictWriter(folder._table, fieldnames=names)
+        except OSError as error:
+            raise RunError(f"{path} cannot be written: {error.strerror}") from error
+        return folder
+
+    def sizes(self) -> dict[str, int]:
+        """Return the length in bytes of the files that grow."""
+        return {name: (self.path / name).stat().st_size for name in GROWING if (self.path / name).exists()}
+
+    def _stream(self, name: str, mode: str = "x") -> IO[str]:
+        stream = (self.path / name).open(mode, newline="")
         self._open.append(stream)
         return stream
 
     def add_round(
-        self, row: Mapping[str, Any], clients: Sequence[Mapping[str, Any]], weights: np.ndarray | None, rounds: int
+        self, row: Mapping[str, Any], clients: Sequence[Mapping[str, Any]], weights: np.ndarray | None
     ) -> None:
-        """Write a finished round. Raises RunError where the disk does not take it."""
+        """Write a finished round. Raises RunError where the disk does not take it; earlier rounds are whole then."""
+        before = self.sizes()
         try:
             self._rounds.write(json.dumps(jsonable(row), allow_nan=False) + "\n")
             self._rounds.flush()
@@ -62,29 +109,133 @@ class RunFolder:
             self._clients.writerows(clients)
             self._table.flush()
             if weights is not None:
-                self._add_weights(int(row["round"]), weights, rounds)
+                self._add_weights(int(row["round"]), weights)
         except OSError as error:
+            for name, size in before.items():
+                with contextlib.suppress(OSError):
+                    os.truncate(self.path / name, size)
             raise RunError(
                 f"{self.path} can no longer be written ({error.strerror}); what was written before round"
                 f" {row['round']} is there"
             ) from error
 
-    def _add_weights(self, number: int, weights: np.ndarray, rounds: int) -> None:
-        if self._weights is None:
-            self._weights = np.lib.format.open_memmap(
-                self.path / "weights.npy", mode="w+", dtype=np.float32, shape=(rounds, *weights.shape)
-            )
-            self._weights[:] = np.nan
-        self._weights[number - 1] = weights
-        self._weights.flush()
+    def _add_weights(self, number: int, weights: np.ndarray) -> None:
+        """Write a round's weights, then the header that says that there is one round more.
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary, complete or not at all, and close every file."""
+        Plain writes, not a memory map: a full disk would end a process that writes to a map.
+        """
+        path = self.path / "weights.npy"
+        header = _npy_header((number, *weights.shape))
+        with path.open("r+b" if path.exists() else "xb") as file:
+            if self._weighed == 0:
+                file.write(_npy_header((0, *weights.shape)))
+            file.seek(len(header) + self._weighed * weights.nbytes)
+            for _ in range(self._weighed, number - 1):  # rounds in which nothing was fused
+                file.write(np.full(weights.shape, np.nan, "<f4").tobytes())
+            file.write(np.ascontiguousarray(weights, dtype="<f4").tobytes())
+            file.flush()
+            file.seek(0)
+            file.write(header)
+        self._weighed = number
+
+    def finish(self, summary: Mapping[str, Any], *, quietly: bool = False) -> None:
+        """Write the summary, complete or not at all, and close every file.
+
+        Raises RunError where the disk does not take it, unless ``quietly``: then something else has failed before.
+        """
         partial = self.path / "summary.json.partial"
-        partial.write_text(json.dumps(jsonable(summary), indent=2, allow_nan=False) + "\n")
-        partial.rename(self.path / "summary.json")
-        for stream in self._open:
-            stream.close()
+        try:
+            partial.write_text(json.dumps(jsonable(summary), indent=2, allow_nan=False) + "\n")
+            partial.replace(self.path / "summary.json")
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            if not quietly:
+                raise RunError(f"{self.path / 'summary.json'} cannot be written: {error.strerror}") from error
+        finally:
+            for stream in self._open:
+                with contextlib.suppress(OSError):  # what could not be flushed was reported when it was written
+                    stream.close()
+            if self._lock is not None:
+                self._lock.close()
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Hold a run's folder while it goes on; SettingError where it is no run's, or another process holds it."""
+    if not (path / "config.yaml").is_file():
+        raise SettingError(f"resume={path}: this is no run's folder (it has no config.yaml)")
+    held = lock(path)
+    try:
+        yield
+    finally:
+        if held is not None:
+            held.close()
+
+
+def lock(path: Path) -> IO[str] | None:
+    """Return a lock on a run's folder that ends with this process; None where the file system has no locks."""
+    if fcntl is None:
+        return None
+    file = (path / "config.yaml").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise SettingError(f"run_dir={path}: another process is running this run; wait for it, or end it") from error
+    except OSError:  # no locks here, as on some network file systems
+        file.close()
+        return None
+    return file
+
+
+def stored_records(path: Path, rounds: int) -> list[RoundRecord]:
+    """Return the records of a run's first rounds from its files, exactly as they were written."""
+    lines = (path / "rounds.jsonl").read_text().splitlines()[:rounds]
+    rows = [json.loads(line) for line in lines]
+    clients: dict[int, list[ClientRecord]] = {}
+    with (path / "clients.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            number = int(line["round"])
+            if number <= rounds:
+                clients.setdefault(number, []).append(_client_record(line))
+    weights = np.load(path / "weights.npy", mmap_mode="r") if (path / "weights.npy").exists() else np.zeros(0)
+    return [
+        RoundRecord(
+            round=row["round"],
+            clients=tuple(clients[row["round"]]),
+            seconds=row["seconds"],
+            weights=_weights_of(weights, row["round"]),
+            knowledge_sha256=row["knowledge_sha256"],
+        )
+        for row in rows
+    ]
+
+
+def _weights_of(stored: np.ndarray, number: int) -> torch.Tensor | None:
+    if len(stored) < number or np.isnan(stored[number - 1]).all():
+        return None
+    return torch.from_numpy(np.array(stored[number - 1]))
+
+
+def _client_record(line: Mapping[str, str]) -> ClientRecord:
+    values: dict[str, Any] = {"client_id": int(line["client"])}
+    for field in dataclasses.fields(ClientRecord):
+        text = line.get(field.name)
+        if text is None:
+            continue
+        kind = str(field.type)
+        if "float" in kind:
+            values[field.name] = float(text) if text else None
+        else:
+            values[field.name] = int(text) if kind == "int" else text
+    return ClientRecord(**values)
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    """Return the header of a float32 array file; as long for any number of rounds below 10^20."""
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return out.getvalue()
 
 
 def jsonable(value: Any) -> Any:

@@ -11,12 +11,13 @@ from tiny import scenario
 from fedkd.app.client_app import make_client_app
 from fedkd.app.strategy import FederatedDistillation
 from fedkd.build import build
+from fedkd.engines.job import Crew
 from fedkd.engines.local import Local, LocalGrid, message_identity
 from fedkd.errors import Interrupted, SettingError
 
 
 def grid(app: ClientApp, workers: int = 1, clients: int = 3, stop: threading.Event | None = None) -> LocalGrid:
-    return LocalGrid(app, clients, workers, stop or threading.Event(), lambda _: None)
+    return LocalGrid(Crew(app), clients, workers, stop or threading.Event(), lambda _: None)
 
 
 def echo() -> ClientApp:

@@ -271,20 +271,22 @@ SOFT = soften(LOGITS, 2.0)
 @pytest.mark.parametrize("teachers", [SOFT, torch.stack([SOFT, SOFT])], ids=["common", "personal"])
 @pytest.mark.parametrize("scale", SCALES)
 def test_common_and_personal_teachers_pass(cohort: Cohort, scale: str, teachers: Tensor):
-    KINDS["logits"].check_fusion(Fusion(weights=HALVES, teachers=teachers), cohort, scale)
+    KINDS["logits"].check_fusion(Fusion(weights=HALVES, teachers=teachers), tuple(cohort.values.shape), scale)
 
 
 def test_teachers_may_be_any_finite_logits_where_logits_are_declared(cohort: Cohort):
     fusion = Fusion(weights=HALVES, teachers=LOGITS)
-    KINDS["logits"].check_fusion(fusion, cohort, "logits")
+    KINDS["logits"].check_fusion(fusion, tuple(cohort.values.shape), "logits")
     with pytest.raises(RunError, match="teachers that are no soft labels; declare teaches = 'logits' to send logits"):
-        KINDS["logits"].check_fusion(fusion, cohort, "probs")
+        KINDS["logits"].check_fusion(fusion, tuple(cohort.values.shape), "probs")
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 3), (2,), (1, 1), (2, 2, 1)])
 def test_weights_of_a_wrong_shape_are_an_error(cohort: Cohort, shape: tuple[int, ...]):
     with pytest.raises(RunError, match=r"fuse returned weights \[.*\], expected \[2, 2\]"):
-        KINDS["logits"].check_fusion(Fusion(weights=torch.full(shape, 0.5), teachers=SOFT), cohort, "probs")
+        KINDS["logits"].check_fusion(
+            Fusion(weights=torch.full(shape, 0.5), teachers=SOFT), tuple(cohort.values.shape), "probs"
+        )
 
 
 @pytest.mark.parametrize(
@@ -301,14 +303,14 @@ def test_weights_of_a_wrong_shape_are_an_error(cohort: Cohort, shape: tuple[int,
 def test_weights_whose_rows_are_no_distributions_are_an_error(cohort: Cohort, weights: list[list[float]]):
     fusion = Fusion(weights=torch.tensor(weights), teachers=SOFT)
     with pytest.raises(RunError, match="weights that are not finite, >= 0 and summing to 1 in each row"):
-        KINDS["logits"].check_fusion(fusion, cohort, "probs")
+        KINDS["logits"].check_fusion(fusion, tuple(cohort.values.shape), "probs")
 
 
 @pytest.mark.parametrize("shape", [(4, 2), (3, 4, 3), (2, 3, 4), (2, 4), (12,), (2, 2, 4, 3)])
 def test_teachers_of_a_wrong_shape_are_an_error(cohort: Cohort, shape: tuple[int, ...]):
     fusion = Fusion(weights=HALVES, teachers=torch.full(shape, 1 / shape[-1]))
     with pytest.raises(RunError, match=r"expected \[2, 4, 3\] \(personal\) or \[4, 3\] \(common\)"):
-        KINDS["logits"].check_fusion(fusion, cohort, "probs")
+        KINDS["logits"].check_fusion(fusion, tuple(cohort.values.shape), "probs")
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
@@ -317,7 +319,7 @@ def test_teachers_that_are_not_finite_are_an_error(cohort: Cohort, scale: str, b
     teachers = SOFT.clone()
     teachers[0, 0] = bad
     with pytest.raises(RunError, match="teachers that are not finite"):
-        KINDS["logits"].check_fusion(Fusion(weights=HALVES, teachers=teachers), cohort, scale)
+        KINDS["logits"].check_fusion(Fusion(weights=HALVES, teachers=teachers), tuple(cohort.values.shape), scale)
 
 
 def test_a_broken_promise_of_a_strategy_is_no_rejected_upload():
