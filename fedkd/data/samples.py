@@ -35,7 +35,8 @@ def inputs(
     pixels = torch.from_numpy(np.ascontiguousarray(prepared.images[rows])).to(device)
     mean, std = (torch.tensor(x, device=device).view(1, -1, 1, 1) for x in (normalization.mean, normalization.std))
     scaled = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(mean).div_(std)
-    return scaled.contiguous()
+    # One channel leaves the layout in memory open, and convolutions round differently in each: settle it.
+    return scaled.contiguous().view(-1).view(scaled.shape)
 
 
 def labels(prepared: Prepared, rows: np.ndarray, device: torch.device) -> Int[Tensor, "n"]:
