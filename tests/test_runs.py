@@ -179,7 +179,9 @@ def test_a_client_that_raises_is_recorded_as_failed_and_the_round_goes_on() -> N
 
 
 def test_a_run_in_which_every_client_fails_ends_with_the_reason() -> None:
-    with pytest.raises(RunError, match=r"round 1: 0 of 4 clients answered, min_clients=1; client 0 failed: .*evaluated"):
+    with pytest.raises(
+        RunError, match=r"round 1: 0 of 4 clients answered, min_clients=1; client 0 failed: .*evaluated"
+    ):
         records(models=["toys:raising"])
 
 

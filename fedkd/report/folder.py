@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 import numpy as np
 import torch
@@ -223,11 +223,12 @@ def _client_record(line: Mapping[str, str]) -> ClientRecord:
         text = line.get(field.name)
         if text is None:
             continue
-        kind = str(field.type)
-        if "float" in kind:
+        if field.type is int:
+            values[field.name] = int(text)
+        elif field.type is float or float in get_args(field.type):
             values[field.name] = float(text) if text else None
         else:
-            values[field.name] = int(text) if kind == "int" else text
+            values[field.name] = text
     return ClientRecord(**values)
 
 

@@ -1,0 +1,209 @@
+"""A run that was ended at any moment goes on from its last good checkpoint to the figures of the uninterrupted one."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import TINY, scenario
+
+from fedkd import run as run_module
+from fedkd.errors import RunError, SettingError
+from fedkd.report.folder import RunFolder
+from fedkd.run import resume, run
+
+VOLATILE = ("seconds", "versions", "engine")
+
+
+class Ended(Exception):
+    """Stands for whatever ends a run between two rounds."""
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """Return all that a run wrote, without what time has a part in."""
+    rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    clients = [line.split(",") for line in (folder / "clients.csv").read_text().splitlines()]
+    column = clients[0].index("seconds")
+    summary = json.loads((folder / "summary.json").read_text())
+    return {
+        "rounds": [{k: v for k, v in row.items() if k not in VOLATILE} for row in rounds],
+        "clients": [row[:column] + row[column + 1 :] for row in clients],
+        "summary": {k: v for k, v in summary.items() if k not in VOLATILE},
+        "weights": (folder / "weights.npy").read_bytes(),
+    }
+
+
+def ended_after(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Run a scenario that ends in the middle of round ``number + 1``."""
+    add_round = RunFolder.add_round
+
+    def failing(self: RunFolder, row: Any, *rest: Any) -> None:
+        add_round(self, row, *rest)
+        if row["round"] == number + 1:  # its files are written, its checkpoint is not
+            raise Ended
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "add_round", failing)
+        with pytest.raises(Ended):
+            run(scenario(**changes), folder)
+
+
+KEEPING = {"train": {"epochs": 1, "batch_size": 8, "optimizer_state": "kept"}}
+FIRST = {"strategy": {"name": "knfu", "epd_timing": "first_round"}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"order": "distill_first", **FIRST},
+        {"order": "distill_first", "strategy": "fedmd", "participation": 0.5},
+        {"state": "disk", "participation": 0.5, "dropout": 0.3, "min_clients": 0},
+        KEEPING,
+        {"distill": {"optimizer": "sgd", "momentum": 0.9, "optimizer_state": "kept"}, **FIRST},
+        {"models": ["toys:with_batch_norm", "toys:dropping"]},
+        {"strategy": "local_only"},
+        {"checkpoint": {"every": 2}},
+    ],
+    ids=str,
+)
+def test_a_resumed_run_has_the_figures_of_the_uninterrupted_one(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(scenario(rounds=4, **changes), tmp_path / "whole")
+    ended_after(2, tmp_path / "parts", monkeypatch, rounds=4, **changes)
+    resume(scenario(rounds=4, **changes), tmp_path / "parts")
+    assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
+
+
+def test_kept_moments_matter_to_the_figures(tmp_path: Path) -> None:
+    run(scenario(**KEEPING), tmp_path / "kept")
+    run(scenario(), tmp_path / "fresh")
+    assert figures(tmp_path / "kept")["rounds"][-1] != figures(tmp_path / "fresh")["rounds"][-1]
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path: Path) -> None:
+    run(scenario(), tmp_path / "run")
+    before = figures(tmp_path / "run")
+    resume(scenario(), tmp_path / "run")
+    assert figures(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "delete a state", "flip a state"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = {"report": {"console": True, "plots": False}}
+    run(scenario(rounds=4), tmp_path / "whole")
+    ended_after(3, tmp_path / "parts", monkeypatch, rounds=4)
+    newest = {
+        "flip": "checkpoints/000003.checkpoint",
+        "cut": "checkpoints/000003.checkpoint",
+        "delete a state": "states/000001/000003.state",
+        "flip a state": "states/000001/000003.state",
+    }[how]
+    path = tmp_path / "parts" / newest
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    if how == "delete a state":
+        path.unlink()
+    else:
+        path.write_bytes(content[: len(content) // 2] if how == "cut" else content)
+    resume(scenario(rounds=4, **shown), tmp_path / "parts")
+    said = " ".join(capsys.readouterr().out.split())
+    assert path.name in said.replace(" ", "")
+    assert "resumed after round 2 of 4" in said
+    assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
+
+
+def test_a_run_without_a_good_checkpoint_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended_after(2, tmp_path / "run", monkeypatch, rounds=4)
+    for path in (tmp_path / "run" / "checkpoints").glob("*"):
+        path.write_bytes(b"nothing")
+    with pytest.raises(RunError, match=r"no checkpoint to go on from: .*000002.checkpoint is damaged"):
+        resume(scenario(rounds=4), tmp_path / "run")
+
+
+def test_no_checkpoints_are_kept_where_none_are_wanted(tmp_path: Path) -> None:
+    run(scenario(checkpoint={"every": 0}), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "states").exists()
+    with pytest.raises(SettingError, match=r"checkpoint\.every=0"):
+        resume(scenario(checkpoint={"every": 0}), tmp_path / "run")
+
+
+def test_a_finished_run_keeps_its_last_checkpoint_and_nothing_older(tmp_path: Path) -> None:
+    run(scenario(rounds=5), tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").glob("*")] == ["000005.checkpoint"]
+    assert {p.name for p in (tmp_path / "run" / "states").glob("*/*")} == {"000005.state"}
+
+
+def test_a_run_goes_on_only_with_its_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended_after(1, tmp_path / "run", monkeypatch, rounds=3)
+    with pytest.raises(SettingError, match=r"seed was 0, is 1"):
+        resume(scenario(rounds=3, seed=1), tmp_path / "run")
+    resume(scenario(rounds=3, state="disk", engine={"name": "local", "workers": 2}), tmp_path / "run")
+
+
+def test_two_processes_do_not_run_the_same_run(tmp_path: Path) -> None:
+    from fedkd.report.folder import claimed
+
+    run(scenario(), tmp_path / "run")
+    with claimed(tmp_path / "run"), pytest.raises(SettingError, match="another process is running this run"):
+        resume(scenario(), tmp_path / "run")
+
+
+def test_strategy_state_that_no_checkpoint_can_hold_is_refused_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"server\['strategy'\]\['models'\]\[0\] holds a Linear"):
+        run(scenario(strategy="toys:Hoarding"), tmp_path / "run")
+    run(scenario(strategy="toys:Hoarding", checkpoint={"every": 0}), tmp_path / "other")
+
+
+def test_the_checks_of_what_may_change_name_every_setting_that_does_not() -> None:
+    assert set(run_module.fixed(scenario())) & {"engine", "report", "checkpoint", "state"} == set()
+    assert {"seed", "rounds", "strategy", "train"} <= set(run_module.fixed(scenario()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.07, 0.19, 0.4])
+def test_kill_9_at_any_moment_loses_nothing(delay: float, tmp_path: Path) -> None:
+    """The process is killed ``delay`` seconds after its third round, wherever it then is, and again while resuming."""
+    plain = {**TINY, "rounds": 12, "strategy": {"name": "knfu", "epd_timing": "first_round"}}
+    plain["train"] = {**TINY["train"], "optimizer_state": "kept", "epochs": 8}
+    config = tmp_path / "scenario.yaml"
+    config.write_text(json.dumps(plain))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    begin = [sys.executable, "-m", "fedkd.simulate", "--config", str(config)]
+    subprocess.run([*begin, f"run_dir={whole}"], check=True, capture_output=True, timeout=120)
+    go_on = [sys.executable, "-m", "fedkd.simulate", f"resume={parts}"]
+    for command, rounds in (([*begin, f"run_dir={parts}"], 3), (go_on, 6)):
+        killed_after(command, parts, rounds, delay)
+    done = subprocess.run(go_on, check=False, capture_output=True, timeout=120, text=True)
+    assert done.returncode == 0, done.stderr
+    assert figures(parts) == figures(whole)
+    shutil.rmtree(parts)
+
+
+def killed_after(command: list[str], folder: Path, rounds: int, delay: float) -> None:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not finished(folder) >= rounds:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(delay)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def finished(folder: Path) -> int:
+    path = folder / "rounds.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
