@@ -20,11 +20,12 @@ from fedkd.data.division import divide
 from fedkd.data.prepare import prepare
 from fedkd.data.samples import labels, public_normalization
 from fedkd.engines.job import Engine
-from fedkd.errors import SettingError
+from fedkd.errors import SettingError, unknown_name
 from fedkd.knowledge import KINDS
 from fedkd.losses import LossName
-from fedkd.models.build import Architecture, assign, borrowed_global_generator, find_factory, try_out
+from fedkd.models.build import Architecture, assign, find_factory, try_out
 from fedkd.privacy import Protection
+from fedkd.rehearsal import is_faster, reason_alone
 from fedkd.report.rows import Plan
 from fedkd.scenario import Scenario
 from fedkd.server import Server, one_shot_check
@@ -111,6 +112,7 @@ def workplace(
         deadline=scenario.protocol.deadline,
         kept=kept,
         placed_public_inputs=public_inputs,
+        together=frozenset(scenario.federation.together if isinstance(scenario.federation.together, tuple) else ()),
         stopped=stop.is_set,
     )
 
@@ -151,6 +153,8 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
 
     device = choose_device(scenario.federation.device) if engine.here else torch.device("cpu")
     place = workplace(scenario, store, stop, device=device)
+    scenario = _choose_together(scenario, place)
+    place = replace(place, together=frozenset(cast("tuple[str, ...]", scenario.federation.together)))
     prepared, division, traits = place.prepared, place.division, place.traits
     assigned = tuple(architecture.name for architecture in place.architectures)
     kind = place.kind
@@ -192,6 +196,23 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     return Experiment(resolved, place, server, plan, states, checkpoints, temporary)
 
 
+def _choose_together(scenario: Scenario, place: Workplace) -> Scenario:
+    """Return the scenario with the models named whose clients are trained together."""
+    wanted = scenario.federation.together
+    names = list(dict.fromkeys(architecture.name for architecture in place.architectures))
+    if isinstance(wanted, tuple):
+        for name in wanted:
+            if name not in names:
+                raise unknown_name("model in together", name, names)
+            if (reason := reason_alone(place, name)) is not None:
+                raise SettingError(f"together: clients of {name} cannot be trained together: {reason}")
+    elif wanted == "auto":
+        wanted = tuple(n for n in names if reason_alone(place, n) is None and is_faster(place, n))
+    else:
+        wanted = ()
+    return scenario.changed(federation=replace(scenario.federation, together=wanted))
+
+
 def choose_device(setting: str) -> torch.device:
     """Return the device to compute on; SettingError where CUDA is asked for and there is none."""
     if setting == "cuda" and not torch.cuda.is_available():
@@ -210,13 +231,12 @@ def round_costs(place: Workplace) -> list[float]:
     """Return the seconds that a round costs each client, from a short measurement of every architecture."""
     batch, step = place.training.batch_size, {}
     for architecture in {a.name: a for a in place.architectures}.values():
-        model, x = architecture.build(0), torch.zeros(batch, *architecture.input_shape)
+        model, x = architecture.build(0).eval(), torch.zeros(batch, *architecture.input_shape)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         took = []
         for _ in range(3):
             started = time.perf_counter()
-            with borrowed_global_generator(0):
-                model(x).sum().backward()
+            model(x).sum().backward()
             optimizer.step()
             took.append(time.perf_counter() - started)
         step[architecture.name] = min(took)

@@ -44,6 +44,19 @@ OPTIMIZER = "optimizer of "
 """How the names of optimizer tensors begin in a client's state: ``optimizer of train/0/exp_avg``."""
 
 
+TRAINING: frozenset[Step] = frozenset({"pretrain", "distill", "train"})
+"""The steps that change a client's model. In a download they come before all others."""
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a client's training steps came to where they were done before its visit."""
+
+    state: ClientState
+    metrics: Mapping[str, float]
+    seconds: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workplace:
     """Data, models and settings that the clients of one run share on one machine. Safe to use from many threads."""
@@ -71,6 +84,10 @@ class Workplace:
     """By architecture: the optimizer states that stay with a client, as they are before its first step."""
     placed_public_inputs: Tensor | None = None
     """The public set as model inputs where somebody has made it already, for all processes of a machine."""
+    together: frozenset[str] = frozenset()
+    """Architectures whose clients are trained several at once (``fedkd.rehearsal``)."""
+    rehearsed: dict[tuple[int, int, tuple[Step, ...]], Rehearsed] = field(default_factory=dict, repr=False)
+    """By client, round and steps: training that is done already, until the client's visit takes it."""
     stopped: Callable[[], bool] = lambda: False
     _threads: threading.local = field(default_factory=threading.local, repr=False)
 
@@ -140,10 +157,15 @@ def take_part(place: Workplace, client_id: int, download: Download) -> Upload:
     """
     started = time.perf_counter()
     visit = _Visit(place, client_id, download)
+    rehearsed = place.rehearsed.pop((client_id, download.round, download.steps), None)
+    if rehearsed is not None:
+        visit.take_over(rehearsed)
+        started -= rehearsed.seconds
     for step in download.steps:
         visit.pulse()
-        _STEPS[step](visit)
-    if {"pretrain", "distill", "train"} & set(download.steps):
+        if rehearsed is None or step not in TRAINING:
+            _STEPS[step](visit)
+    if TRAINING & set(download.steps):
         place.store.put(client_id, download.round, {**visit.model.state_dict(), **visit.kept})
     return Upload(
         client_id=client_id,
@@ -173,6 +195,12 @@ class _Visit:
             raise Interrupted
         if self.place.deadline is not None and time.perf_counter() - self.started > self.place.deadline:
             raise DeadlinePassed(f"missed the deadline of {self.place.deadline:g} s")
+
+    def take_over(self, rehearsed: Rehearsed) -> None:
+        """Be where the training steps have led, with the time that they took."""
+        self.model.load_state_dict(dict(rehearsed.state))
+        self.metrics.update(rehearsed.metrics)
+        self.started -= rehearsed.seconds
 
     def stream_path(self, purpose: str) -> tuple[str | int, ...]:
         return ("client", self.client_id, "round", self.download.round, purpose)

@@ -42,6 +42,9 @@ class Federation:
     """Where models compute; auto takes CUDA where there is one. Runs repeat to the bit on the CPU."""
     state: Literal["memory", "disk"] = "memory"
     """Where clients' models are kept between rounds; disk for more clients than fit into memory."""
+    together: Literal["never", "auto"] | tuple[str, ...] = "never"
+    """Models whose clients are trained in one batched call: auto takes those for which a short trial on this machine
+    says that it is faster, and config.yaml names them; sums then round otherwise than one by one."""
     baseline: Literal["local_only", "none"] = "local_only"
     """Compute (once, then cached) the same clients without any exchange, to compare with; none leaves it out."""
     run_dir: str | None = None

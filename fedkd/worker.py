@@ -3,23 +3,42 @@
 ``hire`` is called by its name on whatever machine an engine has started a process on; all that it takes travels.
 """
 
+import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 
 import torch
 import yaml
+from flwr.app import Message
 
 from fedkd.app.client_app import make_client_app
+from fedkd.app.records import read_download
 from fedkd.build import workplace
 from fedkd.client import Workplace
-from fedkd.engines.job import Crew, Order
+from fedkd.engines.job import Crew, Order, client_of
+from fedkd.rehearsal import companies, rehearse
 from fedkd.scenario import Scenario
 from fedkd.state import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
 
 
 def crew(place: Workplace) -> Crew:
     """Return a workplace's clients as an engine takes them."""
-    return Crew(make_client_app(lambda _: place))
+    app = make_client_app(lambda _: place)
+    if not place.together:
+        return Crew(app)
+
+    def group(messages: Sequence[Message], at_once: int) -> list[list[Message]]:
+        by_client = {client_of(message): message for message in messages}
+        if any(message.metadata.message_type not in ("train", "evaluate") for message in messages):
+            return [[message] for message in messages]
+        return [[by_client[i] for i in company] for company in companies(place, list(by_client), at_once)]
+
+    def prepare(messages: Sequence[Message]) -> None:
+        if len(messages) > 1:
+            with contextlib.suppress(Exception):  # whoever is to blame fails alone, in the visit that comes
+                rehearse(place, [(client_of(message), read_download(message.content)) for message in messages])
+
+    return Crew(app, group, prepare)
 
 
 def hire(order: Order) -> Crew:

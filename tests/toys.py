@@ -1,6 +1,11 @@
 """Models and strategies that tests name by import path, as a user's own would be."""
 
+import os
+import signal
+import sys
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -111,3 +116,54 @@ class Hoarding(Mean):
     def fuse(self, cohort: Cohort, state: Any) -> Fusion:
         fusion = super().fuse(cohort, state)
         return Fusion(weights=fusion.weights, teachers=fusion.teachers, state={"models": [nn.Linear(1, 1)]})
+
+
+class _Fragile(nn.Module):
+    """A model that does what the file named by FEDKD_TEST_TRIGGER says, once, when it is trained next."""
+
+    def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.inner = linear(input_shape, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        path = Path(os.environ.get("FEDKD_TEST_TRIGGER", "nowhere"))
+        if self.training and path.exists():
+            what = path.read_text()
+            path.unlink()
+            _do(what)
+        logits: torch.Tensor = self.inner(x)
+        return logits
+
+
+def _do(what: str) -> None:
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "exit":
+        sys.exit(3)
+    if what == "hard exit":
+        os._exit(3)
+    if what == "raise":
+        raise RuntimeError("as the test wants")
+    if what == "memory":
+        torch.empty(2**50)
+    if what == "hang":
+        time.sleep(600)
+    if what == "slow":
+        time.sleep(1.5)
+
+
+def fragile(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return _Fragile(input_shape, classes)
+
+
+def deadly(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return _Deadly(input_shape, classes)
+
+
+class _Deadly(_Fragile):
+    """A model that ends the process that trains it, unless it is only tried out."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and len(x) > 2:
+            os._exit(4)
+        return super().forward(x)

@@ -28,21 +28,16 @@ OnReply = Callable[[Message], None]
 Groups = list[list[Message]]
 
 
-def one_by_one(messages: Sequence[Message]) -> Groups:
-    """Return every message as a group of its own."""
-    return [[message] for message in messages]
-
-
 @dataclass(frozen=True)
 class Crew:
     """The clients of one process: Flower's app, and what is done for several of them at once.
 
-    ``group`` says which messages of a phase belong together, whatever the number of workers; ``prepare`` is called
-    once for each group before the app is called for each of its messages. ``group`` None: every message alone.
+    ``group`` says which of some messages belong together, given how many groups are worked on at once; ``prepare`` is
+    called once for each group before the app is called for each of its messages. ``group`` None: every message alone.
     """
 
     app: ClientApp
-    group: Callable[[Sequence[Message]], Groups] | None = None
+    group: Callable[[Sequence[Message], int], Groups] | None = None
     prepare: Callable[[Sequence[Message]], None] = lambda _: None
 
 

@@ -166,7 +166,7 @@ class LocalGrid(Grid):
     def _answers(self, messages: Iterable[Message]) -> Iterator[Message]:
         """Yield the replies as they are ready; at most two groups a worker are in flight."""
         group = self._crew.group
-        groups = ([message] for message in messages) if group is None else iter(group(list(messages)))
+        groups = ([message] for message in messages) if group is None else iter(group(list(messages), self._workers))
         if self._workers == 1:
             for together in groups:
                 yield from self._answer(together)

@@ -11,12 +11,15 @@ Ray's own retries are off: a client's part of a round must not be done twice on 
 import contextlib
 import itertools
 import os
+import re
+import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,6 +135,7 @@ class Actor:
         """Hire the clients. ``public_inputs`` lies in Ray's object store, once for all actors of a machine."""
         import torch
 
+        sys.path.extend(path for path in part.paths if path not in sys.path)
         torch.set_num_threads(1)
         self._crew: Crew = part.hire(replace(part.order, public_inputs=public_inputs))
         self._clients = part.clients
@@ -141,8 +145,8 @@ class Actor:
         return os.getpid()
 
     def work(self, messages: list[Message]) -> Iterator[Message | RunError]:
-        """Yield each client's reply, in the order of the messages, or what ends the run."""
-        groups = [[message] for message in messages] if self._crew.group is None else self._crew.group(messages)
+        """Yield each client's reply, in the order of the messages, or what ends the run. Messages come grouped."""
+        groups = [[message] for message in messages] if self._crew.group is None else self._crew.group(messages, 1)
         with message_identity():
             for together in groups:
                 if self._crew.group is not None:
@@ -160,9 +164,11 @@ class Actor:
 class JobPart:
     """What an actor is made from."""
 
-    hire: Any
+    hire: Callable[[Order], Crew]
     order: Order
     clients: int
+    paths: tuple[str, ...]
+    """Where Python finds modules in the driver, such as a user's own strategy."""
 
 
 @dataclass
@@ -187,9 +193,10 @@ class RayGrid(Grid):
         self._ray, self._job = ray, job
         public = job.order.public_inputs
         self._placed = None if public is None else ray.put(public)
+        order = replace(job.order, public_inputs=None)
+        paths = tuple(path or str(Path.cwd()) for path in sys.path)
         self._workers = [
-            Worker(slot, JobPart(job.hire, replace(job.order, owned=slot.clients, public_inputs=None), job.clients))
-            for slot in slots
+            Worker(slot, JobPart(job.hire, replace(order, owned=slot.clients), job.clients, paths)) for slot in slots
         ]
         self._worker_of = {client_id: worker for worker in self._workers for client_id in worker.slot.clients}
         self._replies: dict[str, Message] = {}
@@ -252,6 +259,10 @@ class RayGrid(Grid):
     def _answers(self, messages: Iterable[Message]) -> Iterator[Message]:
         for message in messages:
             self._worker_of[client_of(message)].queue.append(message)
+        for worker in self._workers:  # in the order in which its process takes them, so that it is known who is next
+            if self._job.crew.group is not None and worker.queue:
+                groups = self._job.crew.group(list(worker.queue), 1)
+                worker.queue = deque(message for together in groups for message in together)
         busy = [worker for worker in self._workers if worker.queue]
         for worker in busy:
             self._send(worker)
@@ -328,8 +339,9 @@ class RayGrid(Grid):
                     f" {float(worker.slot.gpus):g} GPUs, and the cluster has left {left}"
                 ) from error
             except self._ray.exceptions.RayError as error:
-                if (cause := getattr(error, "cause", None)) is not None and isinstance(cause, SettingError | RunError):
-                    raise RunError(f"a Ray worker cannot start: {cause}") from error
+                raised = [line for line in str(error).splitlines() if re.match(r"[\w.]+(Error|Exception): ", line)]
+                if raised:  # it would raise again
+                    raise RunError(f"a Ray worker cannot start: {raised[-1]}") from error
                 reason = _cause(error)
                 self._launch(worker)
         raise RunError(f"a Ray worker cannot start: {reason}")
@@ -343,8 +355,6 @@ class RayGrid(Grid):
 
 def _cause(error: BaseException) -> str:
     """Return why a worker ended, in a line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    for line in lines:
-        if "out of memory" in line.lower() or "OOM" in line:
-            return f"its worker ran out of memory: {line[:200]}"
+    if "low on memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
+        return "its worker was ended because the machine ran low on memory"
     return f"its worker's process ended ({type(error).__name__})"

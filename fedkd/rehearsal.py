@@ -1,0 +1,153 @@
+"""Several clients' training of a phase in one batched call, ahead of their visits, where that is faster.
+
+A client that was rehearsed finds its trained state waiting when its message comes, and does the rest of the message's
+steps itself. Only architectures are rehearsed whose clients get the same bits in any company (on the CPU), so that a
+run does not depend on who was trained beside whom.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedkd.client import Rehearsed, Workplace
+from fedkd.errors import Interrupted
+from fedkd.losses import LOSSES, distillation_target
+from fedkd.messages import Download, Predictions
+from fedkd.seeding import numpy_stream
+from fedkd.together import Pool, chunks, depends_on_company, optimize_together, pays, reason_against
+from fedkd.training import Phase
+
+Visits = Sequence[tuple[int, Download]]
+
+
+def reason_alone(place: Workplace, name: str) -> str | None:
+    """Return why clients of an architecture are trained one by one, whatever it costs; None if they need not be."""
+    (architecture,) = {a for a in place.architectures if a.name == name}
+    phases = [place.training, *([place.distillation] if place.kind is not None else [])]
+    if any(phase.optimizer_state == "kept" for phase in phases):
+        return "optimizer_state=kept lets clients' optimizers be at different steps"
+    reason = reason_against(architecture, place.traits[name])
+    if reason is None and place.device.type == "cpu":
+        for phase in phases:
+            if depends_on_company(architecture, phase.batch_size):
+                return "its sums round differently with the clients beside it, so that a run would depend on workers"
+    return reason
+
+
+def is_faster(place: Workplace, name: str) -> bool:
+    """Return whether a short trial says that an architecture's clients are trained faster together."""
+    (architecture,) = {a for a in place.architectures if a.name == name}
+    clients = [i for i, a in enumerate(place.architectures) if a.name == name]
+    trials: list[tuple[list[int], Phase]] = [([len(place.division.train[i]) for i in clients], place.training)]
+    if place.kind is not None:
+        trials.append(([len(place.division.public)] * len(clients), place.distillation))
+    return all(pays(architecture, sizes, phase, place.device) for sizes, phase in trials)
+
+
+def companies(place: Workplace, client_ids: Sequence[int], workers: int) -> list[list[int]]:
+    """Return the clients of a phase in the groups that are trained together; most groups may be of one."""
+    groups: list[list[int]] = [[i] for i in client_ids if place.architectures[i].name not in place.together]
+    for name in sorted(place.together):
+        ids = [i for i in client_ids if place.architectures[i].name == name]
+        at_most = max(4, -(-len(ids) // workers))
+        sizes = [len(place.division.train[i]) for i in ids]
+        groups += [[ids[j] for j in chunk] for chunk in chunks(sizes, min(64, at_most))]
+    return groups
+
+
+def rehearse(place: Workplace, visits: Visits) -> None:
+    """Train the clients of one company as their downloads say, and leave the results for their visits."""
+    steps = {download.steps for _, download in visits}
+    if len(visits) < 2 or len(steps) != 1:
+        return
+    (kinds,) = steps
+    started = time.perf_counter()
+    states = [place.store.get(i) or place.initial_state(i) for i, _ in visits]
+    model, _ = place.model(visits[0][0])
+    stacked = {name: torch.stack([state[name].to(place.device) for state in states]) for name in model.state_dict()}
+    metrics: list[dict[str, float]] = [{} for _ in visits]
+    for step in kinds:
+        if step in _PHASES:
+            found = _PHASES[step](place, visits, stacked)
+            for mine, loss in zip(metrics, found["losses"], strict=True):
+                if loss is not None and "metric" in found:
+                    mine[found["metric"]] = loss
+    seconds = (time.perf_counter() - started) / len(visits)
+    for row, ((client_id, download), mine) in enumerate(zip(visits, metrics, strict=True)):
+        state = {name: values[row] for name, values in stacked.items()}
+        place.rehearsed[client_id, download.round, download.steps] = Rehearsed(state, mine, seconds)
+
+
+def _train(place: Workplace, visits: Visits, stacked: dict[str, Tensor]) -> Mapping[str, Any]:
+    samples = [place.samples(place.division.train[i]) for i, _ in visits]
+    x, y = Pool.of_each([x for x, _ in samples]), Pool.of_each([y for _, y in samples])
+    sizes = [len(y) for _, y in samples]
+    phase = place.training
+    return {"metric": "train_loss", "losses": _run(place, visits, stacked, "train", sizes, x, y, phase, phase.epochs)}
+
+
+def _pretrain(place: Workplace, visits: Visits, stacked: dict[str, Tensor]) -> Mapping[str, Any]:
+    count, phase = len(visits), place.training
+    x, y = Pool.shared(place.public_inputs, count), Pool.shared(place.public_labels, count)
+    sizes = [len(place.public_labels)] * count
+    return {"losses": _run(place, visits, stacked, "pretrain", sizes, x, y, phase, phase.public_epochs)}
+
+
+def _distill(place: Workplace, visits: Visits, stacked: dict[str, Tensor]) -> Mapping[str, Any]:
+    teachers = [download.teacher for _, download in visits if download.teacher is not None]
+    assert len(teachers) == len(visits), "a teacher was announced and is missing"
+    settings, ids = place.distillation, teachers[0].ids
+    assert all(torch.equal(teacher.ids, ids) for teacher in teachers), "one round asks everyone for the same samples"
+    x = place.public_inputs if len(ids) == len(place.public_inputs) else place.public_inputs[ids.to(place.device)]
+    targets = _targets(place, teachers)
+    sizes, inputs = [len(x)] * len(visits), Pool.shared(x, len(visits))
+    losses = _run(place, visits, stacked, "distill", sizes, inputs, targets, settings, settings.epochs)
+    return {"metric": "distill_loss", "losses": losses}
+
+
+def _targets(place: Workplace, teachers: Sequence[Predictions]) -> Pool:
+    """Return the teachers' targets, a common one once."""
+
+    def target(teacher: Predictions) -> Tensor:
+        values = teacher.values.to(place.device)
+        return distillation_target(place.loss, values, teacher.scale, place.distillation.temperature)
+
+    first = teachers[0]
+    if all(torch.equal(teacher.values, first.values) for teacher in teachers[1:]):
+        return Pool.shared(target(first), len(teachers))
+    return Pool.of_each([target(teacher) for teacher in teachers])
+
+
+def _run(
+    place: Workplace,
+    visits: Visits,
+    stacked: dict[str, Tensor],
+    purpose: str,
+    sizes: Sequence[int],
+    x: Pool,
+    y: Pool,
+    phase: Phase,
+    epochs: int,
+) -> list[float | None]:
+    """Run one phase with each client's own streams."""
+
+    def pulse() -> None:
+        if place.stopped():
+            raise Interrupted
+
+    def distillation(logits: Tensor, target: Tensor) -> Tensor:
+        return LOSSES[place.loss](logits, target, place.distillation.temperature)
+
+    streams = [
+        numpy_stream(place.seed, "client", i, "round", download.round, f"{purpose} batches") for i, download in visits
+    ]
+    model, _ = place.model(visits[0][0])
+    loss = distillation if purpose == "distill" else F.cross_entropy
+    return optimize_together(model, stacked, sizes, x, y, loss, phase, streams, epochs=epochs, pulse=pulse)
+
+
+_PHASES = {"pretrain": _pretrain, "distill": _distill, "train": _train}

@@ -1,0 +1,123 @@
+"""Clients that are trained together in a run: the figures of the loop, whatever the number of workers."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import records, scenario
+
+from fedkd import build as build_module
+from fedkd.build import build
+from fedkd.errors import SettingError
+from fedkd.rehearsal import companies, reason_alone
+from fedkd.run import run
+from fedkd.scenario import Scenario
+
+MIXED = {"models": ["mlp*3", "cnn*1"], "clients": 8, "rounds": 2}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"order": "distill_first", "strategy": "fedmd"},
+        {"participation": 0.7, "public": {"size": 40, "per_round": 20}},
+        {"strategy": "local_only"},
+        {"train": {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.05}, "distill": {"temperature": 3.0}},
+        {"public": {"size": 40, "labeled": True}, "train": {"public_epochs": 2}},
+    ],
+    ids=str,
+)
+def test_a_run_together_has_the_figures_of_the_loop_up_to_rounding(changes: dict[str, object]) -> None:
+    loop = records(**{**MIXED, **changes})
+    together = records(**{**MIXED, **changes}, together=["mlp"])
+    for one, other in zip(loop, together, strict=True):
+        for a, b in zip(one.clients, other.clients, strict=True):
+            assert a.status == b.status
+            for name in ("train_loss", "distill_loss"):
+                before, after = getattr(a, name), getattr(b, name)
+                assert after == (None if before is None else pytest.approx(before, rel=1e-3, abs=1e-4))
+            assert (a.bytes_up, a.bytes_down) == (b.bytes_up, b.bytes_down)
+            assert b.seconds > 0
+
+
+def test_the_knowledge_is_the_same_at_any_number_of_workers() -> None:
+    found = {
+        records(**MIXED, together=["mlp"], engine={"name": "local", "workers": workers})[-1].knowledge_sha256
+        for workers in (1, 2, 3)
+    }
+    assert len(found) == 1
+
+
+@pytest.mark.slow
+def test_the_knowledge_is_the_same_on_ray() -> None:
+    local = records(**MIXED, together=["mlp"])[-1].knowledge_sha256
+    assert records(**MIXED, together=["mlp"], engine={"name": "ray", "workers": 2})[-1].knowledge_sha256 == local
+
+
+def test_clients_are_really_trained_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedkd import rehearsal
+
+    seen: list[int] = []
+    original = rehearsal.optimize_together
+
+    def counting(
+        model: torch.nn.Module, states: dict[str, torch.Tensor], sizes: list[int], *rest: object, **more: object
+    ):  # type: ignore[no-untyped-def]
+        seen.append(len(sizes))
+        return original(model, states, sizes, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rehearsal, "optimize_together", counting)
+    records(**MIXED, together=["mlp"])
+    assert seen == [6, 6] * 2  # training and distilling, in each round
+
+
+def test_a_client_that_raises_in_company_fails_alone() -> None:
+    run = records(models=["toys:raising*1", "mlp*3"], together=["toys:raising", "mlp"])
+    assert [c.status for c in run[-1].clients] == ["failed", "ok", "ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        (["toys:dropping"], "draws random numbers"),
+        (["toys:with_batch_norm"], "changes its buffer|depends on the rest of the batch"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_together_is_refused_with_the_reason(models: list[str], said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        build(scenario(models=models, together=models), threading.Event())
+
+
+def test_a_model_whose_bits_depend_on_its_company_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedkd.rehearsal.depends_on_company", lambda *_: True)
+    with pytest.raises(SettingError, match="would depend on workers"):
+        build(scenario(together=["mlp"]), threading.Event())
+
+
+def test_kept_optimizers_and_unknown_names_are_refused() -> None:
+    with pytest.raises(SettingError, match="optimizer_state=kept"):
+        build(scenario(together=["mlp"], train={"optimizer_state": "kept"}), threading.Event())
+    with pytest.raises(SettingError, match="did you mean 'mlp'"):
+        build(scenario(together=["mpl"]), threading.Event())
+
+
+def test_auto_asks_the_trial_once_and_the_run_names_what_it_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(build_module, "is_faster", lambda _, name: name == "mlp")
+    run(scenario(**MIXED, together="auto"), tmp_path / "run")
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    import yaml
+
+    assert Scenario.parse(yaml.safe_load(config)).federation.together == ("mlp",)
+
+
+def test_companies_hold_every_client_once_and_share_out_the_workers() -> None:
+    place = build(scenario(models=["mlp"], clients=12, together=["mlp"]), threading.Event()).place
+    assert reason_alone(place, "mlp") is None
+    for workers, most in ((1, 12), (2, 6), (3, 4), (12, 4)):
+        groups = companies(place, range(12), workers)
+        assert sorted(i for group in groups for i in group) == list(range(12))
+        assert max(map(len, groups)) == most
