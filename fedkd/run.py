@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -30,18 +30,31 @@ from fedkd.settings import flat
 from fedkd.worker import crew, hire
 
 
-def run(scenario: Scenario, run_dir: Path | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Driver:
+    """Who runs the rounds in place of the scenario's engine: Flower, on nodes that it has connected itself."""
+
+    name: str
+    """What the report calls it."""
+    start: Callable[[FederatedDistillation], object]
+    """Runs a strategy from its first round to its last."""
+
+
+def run(scenario: Scenario, run_dir: Path | None = None, driver: Driver | None = None) -> dict[str, Any]:
     """Run a scenario to its end and return its summary; every result is in the run folder.
 
-    ``run_dir`` is used where the scenario names none. On an interruption what is finished is on disk, and the
-    summary says so. Raises SettingError before any training, RunError afterwards.
+    ``run_dir`` is used where the scenario names none. ``driver`` takes the place of the scenario's engine, which then
+    computes the local-only twin alone. On an interruption what is finished is on disk, and the summary says so.
+    Raises SettingError before any training, RunError afterwards.
     """
-    path, stop = _run_dir(scenario, run_dir), threading.Event()
+    path, stop = choose_run_dir(scenario, run_dir), threading.Event()
     experiment = build(scenario, stop, path)
+    if driver is not None:
+        experiment = replace(experiment, plan=replace(experiment.plan, engine=driver.name))
     _check_account(scenario.report)
     with experiment.scenario.engine.value.session():
         folder = RunFolder(path, repeatable(experiment.scenario).text())
-        return _conduct(experiment, folder, stop, [])
+        return _conduct(experiment, folder, stop, [], driver=driver)
 
 
 def resume(scenario: Scenario, run_dir: Path) -> dict[str, Any]:
@@ -76,6 +89,7 @@ def _conduct(
     stop: threading.Event,
     records: list[RoundRecord],
     complaints: Sequence[str] = (),
+    driver: Driver | None = None,
 ) -> dict[str, Any]:
     """Run what is left of an experiment after ``records``, and report all of it."""
     started, options, earlier = time.perf_counter(), experiment.scenario.report, sum(r.seconds for r in records)
@@ -109,18 +123,22 @@ def _conduct(
     try:
         if experiment.scenario.federation.baseline != "none" and experiment.plan.exchanges:
             baseline = _baseline(experiment, stop, console)
-        if len(records) < experiment.plan.rounds:
+        if driver is not None:
+            driver.start(FederatedDistillation(experiment.server, experiment.scenario.text(), on_round))
+        elif len(records) < experiment.plan.rounds:
             console.start(experiment.plan.strategy, experiment.messages(len(records)))
             execute(experiment, on_round, stop, lambda _: console.advance(), first_round=len(records) + 1)
         status = "completed"
         if experiment.checkpoints is not None:
             experiment.checkpoints.keep_last()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the latter by `flwr stop`
         status = "interrupted"
         raise
     finally:
         console.stop()
         summary = summarize(experiment, records, baseline, status, earlier + time.perf_counter() - started)
+        if driver is not None:
+            summary["engine"] = {"name": driver.name}
         folder.finish(summary, quietly=status == "failed")
         pictures: list[Path] = []
         if status == "completed":
@@ -268,7 +286,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def _run_dir(scenario: Scenario, run_dir: Path | None) -> Path:
+def choose_run_dir(scenario: Scenario, run_dir: Path | None) -> Path:
+    """Return the folder of a run: the scenario's, or else ``run_dir``, or else a new one in ``runs``."""
     if scenario.federation.run_dir is not None:
         return Path(scenario.federation.run_dir).expanduser()
     if run_dir is not None:

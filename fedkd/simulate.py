@@ -16,7 +16,7 @@ from typing import Any
 
 from fedkd.errors import FedkdError, SettingError, unknown_name
 from fedkd.naming import is_import_path
-from fedkd.scenario import DEFAULT_CHOICES, SECTIONS, TOP
+from fedkd.scenario import DEFAULT_CHOICES, SECTIONS, TOP, Scenario
 from fedkd.settings import defaults
 from fedkd.shelf import GROUPS, find, names
 
@@ -47,6 +47,39 @@ def _main(given: list[str]) -> int:
 
         print(manual(scenario_files(_value_of(given, "--config-dir")[1])))  # noqa: T201
         return 0
+    given, flags, resumed = _prepare(given)
+    _run_hydra(given, flags, resumed)
+    return 0
+
+
+def compose(arguments: Sequence[str]) -> Scenario:
+    """Return the scenario that the command would run with these arguments. Raises SettingError.
+
+    Takes all of the command's settings, ``--config`` and ``--config-dir``, but no sweep and none of Hydra's flags.
+    """
+    given, flags, resumed = _prepare(list(arguments))
+    if flags or resumed:
+        raise SettingError(f"{flags[0] if flags else 'resume'} is for the command alone")
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with initialize_config_dir(str(files("scenarios")), version_base="1.3"):
+            config = hydra_compose("fedkd", overrides=[_forced(argument) for argument in given])
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SettingError(" ".join(str(error).split())) from error
+    return Scenario.parse(plain)
+
+
+def _prepare(given: list[str]) -> tuple[list[str], list[str], Path | None]:
+    """Check the arguments and tell Hydra the schema and all choices.
+
+    Returns the settings, Hydra's flags, and the folder of a run that is to go on.
+    """
     given, folder = _value_of(given, "--config-dir")
     given, config = _value_of(given, "--config")
     given, flags = _flags(given)
@@ -61,8 +94,7 @@ def _main(given: list[str]) -> int:
         given = ["scenario=config", *given]
     _check_names(given, scenarios)
     _register(given, scenarios)
-    _run_hydra(given, flags, None if resumed is None else Path(resumed).expanduser())
-    return 0
+    return given, flags, None if resumed is None else Path(resumed).expanduser()
 
 
 def scenario_files(folder: str | None = None) -> dict[str, Path]:
@@ -238,7 +270,6 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> None
 
     def task(config: DictConfig) -> dict[str, Any] | None:
         from fedkd.run import resume, run
-        from fedkd.scenario import Scenario
 
         plain: Any = OmegaConf.to_container(config, resolve=True)
         scenario = Scenario.parse(plain)
