@@ -13,6 +13,9 @@ import shlex
 import shutil
 import threading
 import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
@@ -28,15 +31,16 @@ from fedkd.build import workplace
 from fedkd.client import Workplace
 from fedkd.data.cache import cache_folder
 from fedkd.errors import SettingError
-from fedkd.run import Driver, choose_run_dir, repeatable, run
+from fedkd.run import Driver, choose_run_dir, run
 from fedkd.scenario import Scenario
+from fedkd.shelf import choose
 from fedkd.simulate import compose
 from fedkd.state import DiskStore
 
 CONFIG = ("scenario", "overrides", "run-dir")
 """The keys of Flower's run configuration that are read."""
 DAYS_KEPT = 7
-"""Days after which the client states of a run that nobody has written to since are deleted."""
+"""Days after which a run's client states are deleted where its ServerApp could not do so."""
 
 
 def configured(context: Context) -> tuple[Scenario, Path | None]:
@@ -57,6 +61,18 @@ def configured(context: Context) -> tuple[Scenario, Path | None]:
     return compose([*chosen, *overrides]), Path(folder).expanduser() if folder else None
 
 
+def on_flower(scenario: Scenario) -> Scenario:
+    """Return the scenario without what belongs to fedkd's own engines: where clients run, and their checkpoints.
+
+    Client states are on the nodes, so that a run here cannot be resumed. The local-only twin runs in this process.
+    """
+    return scenario.changed(
+        federation=replace(scenario.federation, run_dir=None, state="memory"),
+        engine=choose("engine", {"name": "local"}),
+        checkpoint=replace(scenario.checkpoint, every=0),
+    )
+
+
 def find_workplace(message: Message) -> Workplace:
     """Return what the clients of the message's run share on this machine, built once a process."""
     torch.set_num_threads(1)  # as on fedkd's own engines: the same sums everywhere
@@ -71,12 +87,28 @@ def _workplace(text: str, run_id: int) -> Workplace:
 def states_folder(run_id: int) -> Path:
     """Return the folder of a run's client states; those of runs that ended long ago are deleted."""
     folder = cache_folder() / "flower"
-    if folder.is_dir():
-        oldest = time.time() - DAYS_KEPT * 24 * 3600
-        for other in folder.iterdir():
-            if other.name != str(run_id) and other.stat().st_mtime < oldest:
+    oldest = time.time() - DAYS_KEPT * 24 * 3600
+    for other in folder.glob("*"):
+        with suppress(OSError):  # another process was faster
+            written = max(path.stat().st_mtime for path in (other, *other.glob("*")))
+            if other.name != str(run_id) and written < oldest:
                 shutil.rmtree(other, ignore_errors=True)
     return folder / str(run_id)
+
+
+class WholePhases:
+    """What our strategy uses of a Grid, over Flower's, which walks over the messages twice: it is given lists."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of the connected nodes."""
+        return self._grid.get_node_ids()
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Send a phase's messages and return the replies."""
+        return self._grid.send_and_receive(list(messages), timeout=timeout)
 
 
 client_app = make_client_app(find_workplace)
@@ -91,6 +123,9 @@ def main(grid: Grid, context: Context) -> None:
     path = choose_run_dir(scenario, folder).absolute()  # a SuperLink's working folder is easily forgotten
 
     def start(strategy: FederatedDistillation) -> object:
-        return strategy.start(cast(Grid, grid))
+        return strategy.start(cast(Grid, WholePhases(grid)))
 
-    run(repeatable(scenario), path, Driver("flower", start))
+    try:
+        run(on_flower(scenario), path, Driver("flower", start))
+    finally:
+        shutil.rmtree(states_folder(context.run_id), ignore_errors=True)

@@ -88,8 +88,13 @@ class FederatedDistillation(Strategy):
         expected, deadline = self.server.clients, time.monotonic() + NODE_PATIENCE_SECONDS
         while len(nodes := list(grid.get_node_ids())) < expected:
             if time.monotonic() > deadline:
-                raise RunError(f"only {len(nodes)} of {expected} clients connected in {NODE_PATIENCE_SECONDS:.0f} s")
+                raise RunError(
+                    f"only {len(nodes)} of {expected} clients connected in {NODE_PATIENCE_SECONDS:.0f} s;"
+                    " start a node for each client, or set clients to the number of nodes"
+                )
             time.sleep(0.2)
+        if len(nodes) > expected:
+            raise RunError(f"{len(nodes)} nodes are connected, but clients={expected}; set clients={len(nodes)}")
         content = RecordDict({"scenario": self._scenario})
         asked = [Message(content, dst_node_id=node, message_type="query.describe", group_id="0") for node in nodes]
         cards = {}
