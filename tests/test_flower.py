@@ -65,6 +65,7 @@ class Processes:
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_TELEMETRY_ENABLED": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ADDRESS": "local",  # otherwise Flower joins whatever Ray cluster this machine has, another test's too
         }
 
     def start(self, log: str, *command: str) -> subprocess.Popen[bytes]:
