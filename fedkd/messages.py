@@ -116,11 +116,14 @@ class Cohort:
     @cached_property
     def probs(self) -> Float[Tensor, "K N C"]:
         """Soft labels at the distillation temperature."""
-        return self.probs_at(self.temperature)
+        return soften(self.values, self.temperature) if self.scale == "logits" else self.values
 
     def probs_at(self, temperature: float) -> Float[Tensor, "K N C"]:
         """Soft labels at a temperature; uploaded soft labels are returned as they came, whatever it is."""
-        return soften(self.values, temperature) if self.scale == "logits" else self.values
+        if self.scale == "probs":
+            return self.values
+        # The usual temperature is softened once, whoever asks for it in whichever way.
+        return self.probs if temperature == self.temperature else soften(self.values, temperature)
 
 
 @dataclass(frozen=True, kw_only=True)

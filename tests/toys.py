@@ -149,7 +149,7 @@ def _do(what: str) -> None:
     if what == "hang":
         time.sleep(600)
     if what == "slow":
-        time.sleep(1.5)
+        time.sleep(4.0)
 
 
 def fragile(input_shape: tuple[int, int, int], classes: int) -> nn.Module:

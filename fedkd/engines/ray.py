@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import os
 import re
+import socket
 import sys
 import time
 import uuid
@@ -35,6 +36,7 @@ from fedkd.errors import Interrupted, RunError, SettingError
 START_SECONDS = 120.0
 """How long workers may take to start."""
 POLL_SECONDS = 0.25
+KNOCK_SECONDS = 10.0
 MOST_STARTS = 3
 """Starts in a row that a worker may fail before any client of its own had the word."""
 
@@ -85,6 +87,7 @@ class Ray:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": f"fedkd-{uuid.uuid4()}"}
         try:
             if self.address is not None:
+                _knock(self.address)
                 ray.init(address=self.address, **quiet)
             else:
                 ray.init(address="local", num_cpus=self.workers or available_cores(), include_dashboard=False, **quiet)
@@ -126,6 +129,17 @@ class Ray:
             )
         except SettingError as error:
             raise SettingError(f"engine.{error}") from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError unless somebody listens at HOST:PORT: Ray itself would try again for minutes."""
+    host, colon, port = address.rpartition(":")
+    if address == "auto" or "://" in address:
+        return
+    if not colon or not port.isdigit():
+        raise ValueError(f"expected HOST:PORT or auto, got {address}")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS):
+        return
 
 
 class Actor:

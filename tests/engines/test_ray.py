@@ -93,17 +93,17 @@ def test_a_client_that_fails_in_any_way_is_recorded_and_back_in_the_next_round(
 
 def test_a_client_that_hangs_past_the_deadline_is_ended_and_back_in_the_next_round(trigger: Path) -> None:
     started = time.monotonic()
-    rounds = run_with("hang", trigger, deadline=2.0)
+    rounds = run_with("hang", trigger, deadline=4.0)
     assert time.monotonic() - started < 60
     (failed,) = [c for c in rounds[2].clients if c.status == "failed"]
-    assert failed.reason == "missed the deadline of 2 s"
+    assert failed.reason == "missed the deadline of 4 s"
     assert [c.status for c in rounds[3].clients] == ["ok"] * 4
 
 
 def test_a_client_that_is_only_slow_fails_without_costing_its_worker(trigger: Path) -> None:
-    rounds = run_with("slow", trigger, deadline=1.0)
+    rounds = run_with("slow", trigger, deadline=3.0)
     (failed,) = [c for c in rounds[2].clients if c.status == "failed"]
-    assert failed.reason == "missed the deadline of 1 s"
+    assert failed.reason == "missed the deadline of 3 s"
     assert [c.status for c in rounds[3].clients] == ["ok"] * 4
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from tiny import TINY, records, scenario
 
 from fedkd.build import build
@@ -40,16 +41,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "RAY_worker_niceness": "0",
         "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), *sys.path]),
     }
-    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", "--num-cpus=2"]
-    ray += ["--num-gpus=1", "--object-store-memory=100000000"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", "--num-cpus=2"]
+    command += ["--num-gpus=1", "--object-store-memory=100000000"]
     nodes = []
     with contextlib.ExitStack() as stack:
         for where in (["--head", f"--port={port}", "--include-dashboard=false"], [f"--address=127.0.0.1:{port}"]):
             log = stack.enter_context((tmp_path_factory.mktemp("node") / "log").open("w"))
-            node = subprocess.Popen([*ray, *where], env=environment, stdout=log, stderr=log, start_new_session=True)
+            node = subprocess.Popen([*command, *where], env=environment, stdout=log, stderr=log, start_new_session=True)
             stack.callback(_end_group, node)
             nodes.append(node)
             _wait_for(lambda: _listens(port), 60)
+        ray.init(f"127.0.0.1:{port}", log_to_driver=False, logging_level="ERROR")
+        _wait_for(lambda: ray.cluster_resources().get("CPU") == 4, 60)
+        ray.shutdown()
         yield f"127.0.0.1:{port}"
 
 

@@ -1,0 +1,220 @@
+"""Who is not there: participation, dropouts, deadlines, too few clients; and a disk that takes no more."""
+
+import csv
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import TINY, records, scenario
+
+from fedkd import durable
+from fedkd.errors import RunError, SettingError, StorageError
+from fedkd.fusion import mean_over_clients
+from fedkd.messages import Download, Fusion, Predictions, PrivacyEvent, Upload
+from fedkd.run import resume, run
+from fedkd.server import Protocol, Reply
+from strategies.fedmd import FedMD
+
+
+def test_a_client_that_drops_out_is_absent_says_so_and_keeps_its_model() -> None:
+    run = records(rounds=6, dropout=0.5, min_clients=0, clients=6, strategy="fedmd", order="distill_first")
+    gone = [(r.round, c) for r in run for c in r.clients if c.status == "absent"]
+    assert 8 <= len(gone) <= 28  # of 36, with probability 1/2: 18 +- 10
+    assert {client.reason for _, client in gone} == {"dropped out"}
+    seen: dict[int, float | None] = {}
+    for record in run:
+        for client in record.clients:
+            if client.status == "absent":
+                assert client.global_accuracy == seen.get(client.client_id)
+                assert client.bytes_down == client.bytes_up == 0
+                assert client.distill_loss is None
+            seen[client.client_id] = client.global_accuracy
+
+
+def test_dropouts_repeat_and_do_not_depend_on_who_is_asked() -> None:
+    def absent(**changes: Any) -> list[set[int]]:
+        run = records(rounds=5, dropout=0.4, min_clients=0, clients=6, strategy="local_only", **changes)
+        return [{c.client_id for c in r.clients if c.reason == "dropped out"} for r in run]
+
+    assert absent() == absent(engine={"name": "local", "workers": 2})
+    for everyone, some in zip(absent(), absent(participation=0.5), strict=True):
+        assert some <= everyone
+
+
+def test_nobody_drops_out_unless_asked_to() -> None:
+    assert {c.status for r in records() for c in r.clients} == {"ok"}
+
+
+@pytest.mark.parametrize("setting", [{"dropout": 1.0}, {"dropout": -0.1}, {"deadline": 0.0}, {"min_clients": -1}])
+def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(SettingError):
+        Protocol(**setting)
+
+
+def test_a_straggler_misses_the_deadline_keeps_its_model_and_is_back_when_it_is_fast(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trigger = tmp_path / "trigger"
+    monkeypatch.setenv("FEDKD_TEST_TRIGGER", str(trigger))
+    from fedkd.report.folder import RunFolder
+
+    add_round = RunFolder.add_round
+
+    def pulling(self: RunFolder, row: Any, *rest: Any) -> None:
+        add_round(self, row, *rest)
+        if row["round"] == 1:
+            trigger.write_text("slow")
+
+    monkeypatch.setattr(RunFolder, "add_round", pulling)
+    run(scenario(models=["mlp*3", "toys:fragile*1"], rounds=3, deadline=3.0), tmp_path / "run")
+    with (tmp_path / "run" / "clients.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["client"] == "3"]
+    assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
+    assert rows[1]["reason"] == "missed the deadline of 3 s"
+    assert rows[1]["global_accuracy"] == rows[0]["global_accuracy"]
+    assert rows[1]["distill_loss"] == ""
+
+
+def test_with_fewer_clients_than_it_must_have_a_run_ends_and_says_why() -> None:
+    with pytest.raises(RunError, match=r"round 1: 2 of 4 clients answered, min_clients=3; client 1 failed"):
+        records(models=["mlp", "toys:raising"], min_clients=3)
+    with pytest.raises(RunError, match=r"clients answered, min_clients=4; \d dropped out"):
+        records(dropout=0.5, min_clients=4, rounds=20)
+
+
+def test_a_client_that_exits_fails_like_any_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trigger = tmp_path / "trigger"
+    trigger.write_text("exit")
+    monkeypatch.setattr("fedkd.build.try_out", _without(trigger, monkeypatch))
+    run = records(models=["mlp*3", "toys:fragile*1"])
+    assert [c.status for c in run[0].clients] == ["ok", "ok", "ok", "failed"]
+    assert run[0].clients[3].reason.startswith("SystemExit: 3")
+    assert [c.status for c in run[1].clients] == ["ok"] * 4
+
+
+def _without(trigger: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return ``try_out`` as it is without the trigger, which is set once all models have been tried."""
+    from fedkd.models.build import try_out
+
+    def trying(architecture: Any) -> Any:
+        monkeypatch.delenv("FEDKD_TEST_TRIGGER", raising=False)
+        traits = try_out(architecture)
+        monkeypatch.setenv("FEDKD_TEST_TRIGGER", str(trigger))
+        return traits
+
+    return trying
+
+
+# The server takes uploads as they come.
+
+
+def upload(client_id: int, number: int = 1) -> Reply:
+    stream = torch.Generator().manual_seed(100 * number + client_id)
+    values = torch.randn(40, 10, generator=stream)
+    knowledge = Predictions(ids=torch.arange(40), values=values, scale="logits")
+    event = PrivacyEvent(mechanism="none", claims=False, reason="")
+    return Reply(
+        client_id=client_id,
+        upload=Upload(client_id=client_id, round=number, metrics={}, privacy=event, knowledge=knowledge),
+    )
+
+
+def served(order: list[int], missing: int | None = None) -> tuple[Fusion, dict[int, Download]]:
+    import threading
+
+    from fedkd.build import build
+    from fedkd.client import describe
+
+    experiment = build(scenario(strategy="fedmd", clients=6), threading.Event())
+    server = experiment.server
+    server.register([describe(experiment.place, i) for i in range(6)])
+    server.open_round(1)
+    server.fuse(1, (upload(i) for i in order if i != missing))
+    assert server._fusion is not None
+    return server._fusion, server.close_round(1)
+
+
+def test_the_order_in_which_uploads_come_changes_no_bit() -> None:
+    expected = mean_over_clients(torch.stack([upload(i).upload.knowledge.values for i in range(6)]))  # type: ignore[union-attr]
+    for order in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [3, 0, 5, 1, 4, 2]):
+        assert torch.equal(served(order)[0].teachers, expected)
+
+
+def test_a_client_that_never_answers_is_recorded_and_does_not_hold_up_the_others() -> None:
+    fusion, closing = served([5, 4, 3, 2, 1, 0], missing=2)
+    others = [upload(i).upload.knowledge.values for i in (0, 1, 3, 4, 5)]  # type: ignore[union-attr]
+    assert torch.equal(fusion.teachers, mean_over_clients(torch.stack(others)))
+    assert sorted(closing) == [0, 1, 3, 4, 5]
+
+
+def test_a_stream_keeps_no_upload() -> None:
+    """The mean of 64 uploads of 2 MB needs the memory of a few of them."""
+    import gc
+    import weakref
+
+    stream, alive, peak = FedMD().stream(None), [], 0
+    for i in range(64):
+        values = torch.randn(5000, 100)
+        alive.append(weakref.ref(values))
+        stream.add(i, values)
+        del values
+        gc.collect(0)
+        peak = max(peak, sum(ref() is not None for ref in alive))
+    assert peak == 0
+    assert stream.fuse().teachers.shape == (5000, 100)
+
+
+# A disk that takes no more.
+
+
+def test_a_full_disk_ends_the_run_with_a_clear_error_and_earlier_rounds_whole(tmp_path: Path) -> None:
+    """No file may grow beyond 6,000 bytes: the operating system refuses the write as it does on a full disk."""
+    config = tmp_path / "scenario.yaml"
+    config.write_text(json.dumps({**TINY, "rounds": 100, "checkpoint": {"every": 0}}))
+    done = subprocess.run(
+        [sys.executable, "-m", "fedkd.simulate", "--config", str(config), f"run_dir={tmp_path / 'run'}"],
+        check=False, capture_output=True, text=True, timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)),
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert "can no longer be written (File too large)" in line
+    rows = [json.loads(text) for text in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
+    assert len(rows) >= 2
+    with (tmp_path / "run" / "clients.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 4 * len(rows)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_a_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if Path(target).name == "000003.checkpoint":
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    run(scenario(rounds=4), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(durable.Path, "replace", full)
+        with pytest.raises(StorageError, match=r"000003\.checkpoint cannot be written: No space left on device"):
+            run(scenario(rounds=4), tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.partial"))
+    assert resume(scenario(rounds=4), tmp_path / "run")["rounds"] == 4
+    whole = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["knowledge_sha256"] == whole["knowledge_sha256"]
+
+
+def test_states_that_cannot_be_written_end_the_run_and_blame_no_client(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "states").write_text("in the way")
+    for workers in (1, 2):
+        with pytest.raises(StorageError, match=r"states/00000\d cannot be made"):
+            run(scenario(engine={"name": "local", "workers": workers}), tmp_path / "run")
+        for name in ("config.yaml", "rounds.jsonl", "summary.json"):
+            (tmp_path / "run" / name).unlink(missing_ok=True)

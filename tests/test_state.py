@@ -1,0 +1,179 @@
+"""Client states in memory and on disk: what was put is what comes back, at the cost of its bytes."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import scenario
+from torch import Tensor, nn
+
+from fedkd.build import workplace
+from fedkd.durable import read_sealed, write_sealed
+from fedkd.errors import Damaged, StorageError
+from fedkd.state import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
+from fedkd.training import Phase, blank_optimizer, make_optimizer, optimizer_tensors, restore_optimizer
+
+ARCHITECTURES = ("a", "b", "a", "a")
+
+
+def state(seed: int, name: str = "a") -> dict[str, Tensor]:
+    stream = torch.Generator().manual_seed(seed)
+    size = 3 if name == "a" else 5
+    return {
+        "weight": torch.randn(size, 7, generator=stream),
+        "bias": torch.randn(size, generator=stream, dtype=torch.float64),
+        "running": torch.randn(2, generator=stream).to(torch.bfloat16),
+        "batches": torch.tensor(seed),
+        "mask": torch.tensor([True, False, seed % 2 == 0]),
+        "empty": torch.zeros(0, 4),
+    }
+
+
+LAYOUTS = {name: Layout.of(state(0, name)) for name in ("a", "b")}
+
+
+def memory(folder: Path) -> ClientStore:
+    return MemoryStore(LAYOUTS, ARCHITECTURES, range(4))
+
+
+def backed(folder: Path) -> ClientStore:
+    return BackedStore(MemoryStore(LAYOUTS, ARCHITECTURES, range(4)), DiskStore(folder))
+
+
+MAKERS: list[Callable[[Path], ClientStore]] = [memory, DiskStore, backed]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_what_was_put_last_comes_back_to_the_bit(make: Callable[[Path], ClientStore], tmp_path: Path) -> None:
+    store = make(tmp_path)
+    assert store.get(2) is None
+    for number in (1, 2):
+        for client, name in enumerate(ARCHITECTURES):
+            store.put(client, number, state(10 * number + client, name))
+    for client, name in enumerate(ARCHITECTURES):
+        found, expected = store.get(client), state(20 + client, name)
+        assert found is not None
+        assert list(found) == list(expected)
+        for key, tensor in expected.items():
+            assert found[key].dtype == tensor.dtype
+            assert torch.equal(found[key], tensor)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_store_keeps_a_copy(make: Callable[[Path], ClientStore], tmp_path: Path) -> None:
+    store, given = make(tmp_path), state(1)
+    store.put(0, 1, given)
+    given["weight"].zero_()
+    found = store.get(0)
+    assert found is not None
+    assert torch.equal(found["weight"], state(1)["weight"])
+
+
+def test_another_process_would_find_what_was_put(tmp_path: Path) -> None:
+    backed(tmp_path).put(3, 1, state(5))
+    for store in (DiskStore(tmp_path), backed(tmp_path)):
+        found = store.get(3)
+        assert found is not None
+        assert torch.equal(found["weight"], state(5)["weight"])
+
+
+def test_history_is_kept_until_it_is_forgotten(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path, history=True)
+    for number in (1, 2, 5):
+        store.put(0, number, state(number))
+    assert store.rounds(0) == [1, 2, 5]
+    assert torch.equal(store.read(0, 2)["weight"], state(2)["weight"])
+    store.forget(0, before=2)
+    store.forget(0, after=4)
+    assert store.rounds(0) == [2]
+    plain = DiskStore(tmp_path)
+    plain.put(0, 6, state(6))
+    assert plain.rounds(0) == [6]
+
+
+def test_a_store_in_memory_costs_its_bytes_and_no_more() -> None:
+    """1.1 x parameters and optimizer state + 16 KiB a client, over 100 clients of 784-128-10 with Adam's moments."""
+    model = nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+    kept = blank_optimizer(model, Phase())
+    whole = {**model.state_dict(), **{f"optimizer of train/{name}": tensor for name, tensor in kept.items()}}
+    size = sum(tensor.nbytes for tensor in whole.values())
+    assert size > 3 * 4 * sum(p.numel() for p in model.parameters())
+    layout = Layout.of(whole)
+    before = _resident()
+    store = MemoryStore({"m": layout}, ["m"] * 100, range(100))
+    assert _resident() - before < 2**20  # nobody has taken part yet
+    for client in range(100):
+        store.put(client, 1, whole)
+    assert layout.size <= 1.001 * size
+    assert (_resident() - before) / 100 <= 1.1 * size + 16 * 1024
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_optimizers_go_on_from_their_restored_state() -> None:
+    for phase in (Phase(), Phase(optimizer="sgd", momentum=0.9), Phase(optimizer="adamw", weight_decay=0.1)):
+        whole, parts = nn.Linear(4, 3), nn.Linear(4, 3)
+        parts.load_state_dict(whole.state_dict())
+        stream = torch.Generator().manual_seed(0)
+        batches = [torch.randn(5, 4, generator=stream) for _ in range(6)]
+        one = make_optimizer(whole.parameters(), phase)
+        tensors = blank_optimizer(nn.Linear(4, 3), phase)
+        for batch in batches:
+            other = make_optimizer(parts.parameters(), phase)
+            restore_optimizer(other, tensors)
+            for model, optimizer in ((whole, one), (parts, other)):
+                optimizer.zero_grad()
+                model(batch).square().sum().backward()
+                optimizer.step()
+            tensors = {name: tensor.clone() for name, tensor in optimizer_tensors(other).items()}
+        for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_clients_of_a_workplace_start_with_weights_of_their_own() -> None:
+    place = workplace(
+        scenario(models=["mlp"]), lambda layouts, names: MemoryStore(layouts, names, range(4)), threading.Event()
+    )
+    first = [place.model(i)[0].state_dict()["1.weight"].clone() for i in range(4)]
+    assert all(not torch.equal(first[0], other) for other in first[1:])
+    assert torch.equal(place.model(0)[0].state_dict()["1.weight"], first[0])
+
+
+@pytest.mark.parametrize("at", [0, 10, 40, 48, -1])
+def test_any_flipped_bit_of_a_sealed_file_is_found(at: int, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_sealed(path, [b"some ", bytearray(b"bytes")], sync=True)
+    assert bytes(read_sealed(path)) == b"some bytes"
+    content = bytearray(path.read_bytes())
+    content[at] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(Damaged, match="file is damaged"):
+        read_sealed(path)
+
+
+@pytest.mark.parametrize("length", [0, 5, 47, 50])
+def test_a_cut_file_is_found(length: int, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_sealed(path, [b"some bytes"])
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(Damaged):
+        read_sealed(path)
+    with pytest.raises(Damaged, match="cannot be read"):
+        read_sealed(tmp_path / "nothing")
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "file"
+    with pytest.raises(StorageError, match="cannot be written: No such file or directory"):
+        write_sealed(path, [b"x"])
+    path.parent.mkdir()
+    write_sealed(path, [b"before"])
+
+    with pytest.raises((StorageError, BufferError, ValueError)):
+        write_sealed(path, [b"after", np.zeros(3)[::2].data])  # not contiguous: the write fails half way
+    assert bytes(read_sealed(path)) == b"before"
