@@ -1,5 +1,6 @@
 """Weights & Biases, at its edge: metrics each round, tables and pictures at the end. Imported only when asked for."""
 
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,12 @@ class WandbReport:
         import wandb
 
         self._wandb = wandb
+        named = folder / "wandb_id"  # a run that is resumed goes on in the same run there
+        if not named.exists():
+            named.write_text(uuid.uuid4().hex[:8])
         self._run = wandb.init(
+            id=named.read_text(),
+            resume="allow" if options.wandb == "online" else None,
             project=options.project,
             group=options.group or name,
             name=folder.name,

@@ -25,7 +25,7 @@ from fedkd.fusion import mix
 from fedkd.knowledge import KINDS
 from fedkd.knowledge.kind import Request
 from fedkd.messages import Cohort, Fusion, Upload
-from fedkd.strategy import declaration
+from fedkd.strategy import Streaming, declaration
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -254,6 +254,26 @@ def test_a_fusion_passes_the_servers_checks(name: str, strategy: Any, made_of: N
     fusion = strategy.fuse(cohort, None)
     KINDS[cohort.scale].check_fusion(fusion, tuple(cohort.values.shape), declaration(strategy, name).teaches)
     assert fusion.weights.dtype == fusion.teachers.dtype == torch.float32
+
+
+@every_strategy
+@tried
+@given(made_of=numbers())
+def test_a_stream_of_uploads_gives_the_bits_of_the_stack(name: str, strategy: Any, made_of: Numbers):
+    if not isinstance(strategy, Streaming):
+        return
+    cohort = cohort_for(name, strategy, made_of)
+    stream = strategy.stream(None)
+    for client_id, values in zip(cohort.client_ids, cohort.values.clone(), strict=True):
+        stream.add(client_id, values)
+    streamed, stacked = stream.fuse(), strategy.fuse(cohort, None)
+    assert torch.equal(streamed.weights, stacked.weights)
+    assert torch.equal(streamed.teachers, stacked.teachers)
+
+
+def test_the_means_on_the_shelf_are_streams():
+    streams = {name for name in NAMES for strategy in variants(name) if isinstance(strategy, Streaming)}
+    assert {"fedmd", "dsfl"} <= streams
 
 
 @every_strategy
