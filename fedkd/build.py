@@ -251,6 +251,12 @@ def round_costs(place: Workplace) -> list[float]:
 def _check_needs(scenario: Scenario, declared: Declaration) -> None:
     name, needs, public = scenario.strategy.name, declared.needs, scenario.public
     one_shot_check(scenario.protocol, declared)
+    asked = max(1, round(scenario.protocol.participation * scenario.federation.clients))
+    if scenario.protocol.min_clients > asked:
+        raise SettingError(
+            f"min_clients={scenario.protocol.min_clients}, but a round asks only {asked} clients"
+            f" (participation={scenario.protocol.participation:g} of clients={scenario.federation.clients})"
+        )
     if needs.public_set and public.size == 0:
         raise SettingError(f"strategy={name} needs a public set; give public.size=N with N >= 1")
     if needs.public_labels and not public.labeled:

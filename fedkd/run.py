@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
@@ -52,7 +53,7 @@ def run(scenario: Scenario, run_dir: Path | None = None, driver: Driver | None =
     if driver is not None:
         experiment = replace(experiment, plan=replace(experiment.plan, engine=driver.name))
     _check_account(scenario.report)
-    with experiment.scenario.engine.value.session():
+    with _session(experiment):
         folder = RunFolder(path, repeatable(experiment.scenario).text())
         return _conduct(experiment, folder, stop, [], driver=driver)
 
@@ -69,7 +70,7 @@ def resume(scenario: Scenario, run_dir: Path) -> dict[str, Any]:
     if experiment.checkpoints is None:
         raise SettingError(f"resume={run_dir}: this run has checkpoint.every=0 and so nothing to go on from")
     _check_account(scenario.report)
-    with experiment.scenario.engine.value.session(), claimed(run_dir):
+    with _session(experiment), claimed(run_dir):
         checkpoint, complaints = experiment.checkpoints.load()
         check_same(checkpoint.scenario, fixed(experiment.scenario), run_dir)
         complaints += [
@@ -148,6 +149,11 @@ def _conduct(
             last = client_rows(records[-1], baseline) if records else []
             wandb.finish(summary, last, pictures, status=0 if status == "completed" else 1)
     return summary
+
+
+def _session(experiment: Experiment) -> AbstractContextManager[None]:
+    engine: Engine = experiment.scenario.engine.value
+    return engine.session(experiment.plan.architectures, experiment.scenario.federation.device)
 
 
 def _check_account(options: Report) -> None:

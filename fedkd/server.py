@@ -145,7 +145,8 @@ class Server:
         self._participants = self._draw_present(number, asked)
         for client_id in set(asked) - set(self._participants):
             self.records[client_id] = replace(self.records[client_id], reason="dropped out")
-        self._require(number, len(self._participants), f"{len(asked) - len(self._participants)} dropped out")
+        gone = len(asked) - len(self._participants)
+        self._require(number, len(self._participants), *([f"{gone} dropped out"] if gone else []))
         self._public_ids = self._draw_public_ids(number)
         exchanges = self.kind is not None
         distills_first = self.protocol.order == "distill_first"

@@ -96,8 +96,11 @@ class Engine(Protocol):
     def describe(self) -> str:
         """Return the engine's size in words."""
 
-    def session(self) -> AbstractContextManager[None]:
-        """Hold what several runs in a row share, such as a connection. SettingError where it cannot be had."""
+    def session(self, architectures: Sequence[str], device: str) -> AbstractContextManager[None]:
+        """Hold what several runs in a row share, such as a connection.
+
+        Raises SettingError where it cannot be had, or cannot run clients of these architectures on this device.
+        """
 
     def run(self, job: Job) -> None:
         """Run a whole ServerApp over the job's clients, within a session."""

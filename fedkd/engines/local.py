@@ -7,7 +7,7 @@ each. Results do not depend on the number of workers: clients share no state, an
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class Local:
         """Return the number of workers in words."""
         return f"{self.threads} worker{'s' if self.threads > 1 else ''}"
 
-    def session(self) -> AbstractContextManager[None]:
+    def session(self, architectures: Sequence[str], device: str) -> AbstractContextManager[None]:
         """Hold nothing: this process is there already."""
         return nullcontext()
 

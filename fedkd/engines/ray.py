@@ -16,8 +16,9 @@ import socket
 import sys
 import time
 import uuid
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -76,52 +77,59 @@ class Ray:
         return count if self.address is None else f"{count}, cluster at {self.address}"
 
     @contextmanager
-    def session(self) -> Iterator[None]:
+    def session(self, architectures: Sequence[str] = (), device: str = "cpu") -> Iterator[None]:
         """Start Ray here, or attach to the cluster; at the end stop what was started, and only that."""
         import ray
 
         if ray.is_initialized():
+            self._slots(architectures, [1.0] * len(architectures), device)
             yield
             return
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves workers beside anything else
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": f"fedkd-{uuid.uuid4()}"}
+        warnings.filterwarnings("ignore", message=".*accelerator visible devices", category=FutureWarning)
         try:
             if self.address is not None:
-                _knock(self.address)
-                ray.init(address=self.address, **quiet)
+                ray.init(address=_found(self.address), **quiet)
             else:
                 ray.init(address="local", num_cpus=self.workers or available_cores(), include_dashboard=False, **quiet)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             where = "start Ray on this machine" if self.address is None else f"reach a Ray cluster at {self.address}"
             raise SettingError(f"engine.address: cannot {where}: {' '.join(str(error).split())[:300]}") from error
         try:
+            self._slots(architectures, [1.0] * len(architectures), device)
             yield
         finally:
             ray.shutdown()
 
     def run(self, job: Job) -> None:
         """Run a whole ServerApp over the job's clients."""
-        with self.session(), message_identity(), one_intra_op_thread(), contextlib.ExitStack() as stack:
-            grid = RayGrid(self._slots(job), job)
+        session = self.session(job.architectures, job.device)
+        with session, message_identity(), one_intra_op_thread(), contextlib.ExitStack() as stack:
+            grid = RayGrid(self._slots(job.architectures, job.cost(), job.device), job)
             stack.callback(grid.shut_down)
             grid.start()
             job.server_app(grid, server_context())
 
-    def _slots(self, job: Job) -> list[Slot]:
+    def _slots(self, architectures: Sequence[str], costs: Sequence[float], device: str) -> list[Slot]:
+        """Return the workers to start. SettingError where the cluster does not have what they need."""
         import ray
+
+        if not architectures:
+            return []
 
         found: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         cores, gpus = int(found.get("CPU", 1)), int(found.get("GPU", 0))
         if self.workers is not None and self.workers > cores:
             raise SettingError(f"engine.workers={self.workers}, but the cluster has {cores} CPUs; use at most {cores}")
-        if gpus == 0 and (job.device == "cuda" or self.gpus_per_client is not None):
-            what = "device=cuda" if job.device == "cuda" else "engine.gpus_per_client"
+        if gpus == 0 and (device == "cuda" or self.gpus_per_client is not None):
+            what = "device=cuda" if device == "cuda" else "engine.gpus_per_client"
             raise SettingError(f"{what}, but Ray finds no GPU; use device=cpu without engine.gpus_per_client")
-        wanted = gpus if job.device != "cpu" or self.gpus_per_client is not None else 0
+        wanted = gpus if device != "cpu" or self.gpus_per_client is not None else 0
         try:
             return place(
-                job.architectures,
-                job.cost(),
+                architectures,
+                costs,
                 workers=self.workers,
                 cores=cores,
                 gpus=wanted,
@@ -131,15 +139,22 @@ class Ray:
             raise SettingError(f"engine.{error}") from error
 
 
-def _knock(address: str) -> None:
-    """Raise OSError unless somebody listens at HOST:PORT: Ray itself would try again for minutes."""
+def _found(address: str) -> str:
+    """Return the cluster's HOST:PORT. Raises OSError unless somebody listens there: Ray would try for minutes."""
+    if "://" in address:
+        return address
+    if address == "auto":
+        from ray._private.services import canonicalize_bootstrap_address  # Ray offers no public way to ask
+
+        found = canonicalize_bootstrap_address("auto")
+        if found is None:
+            raise ConnectionError("none is running on this machine; start one, give HOST:PORT, or leave address out")
+        address = str(found)
     host, colon, port = address.rpartition(":")
-    if address == "auto" or "://" in address:
-        return
     if not colon or not port.isdigit():
         raise ValueError(f"expected HOST:PORT or auto, got {address}")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS):
-        return
+        return address
 
 
 class Actor:
