@@ -112,7 +112,7 @@ def workplace(
         deadline=scenario.protocol.deadline,
         kept=kept,
         placed_public_inputs=public_inputs,
-        together=frozenset(scenario.federation.together if isinstance(scenario.federation.together, tuple) else ()),
+        together=_named(scenario),
         stopped=stop.is_set,
     )
 
@@ -154,7 +154,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     device = choose_device(scenario.federation.device) if engine.here else torch.device("cpu")
     place = workplace(scenario, store, stop, device=device)
     scenario = _choose_together(scenario, place)
-    place = replace(place, together=frozenset(cast("tuple[str, ...]", scenario.federation.together)))
+    place = replace(place, together=_named(scenario))
     prepared, division, traits = place.prepared, place.division, place.traits
     assigned = tuple(architecture.name for architecture in place.architectures)
     kind = place.kind
@@ -209,8 +209,14 @@ def _choose_together(scenario: Scenario, place: Workplace) -> Scenario:
     elif wanted == "auto":
         wanted = tuple(n for n in names if reason_alone(place, n) is None and is_faster(place, n))
     else:
-        wanted = ()
+        return scenario
     return scenario.changed(federation=replace(scenario.federation, together=wanted))
+
+
+def _named(scenario: Scenario) -> frozenset[str]:
+    """Return the models that are trained together, as far as they are named yet."""
+    wanted = scenario.federation.together
+    return frozenset(wanted) if isinstance(wanted, tuple) else frozenset()
 
 
 def choose_device(setting: str) -> torch.device:
