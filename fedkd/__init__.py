@@ -11,5 +11,3 @@ __version__ = "0.1.0"
 # Flower and Ray read these when they are first imported, which is always later than this line.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# torch reads this with its first tensor: large tensors on large pages, which halves the time of fusing many of them.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

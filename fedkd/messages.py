@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedkd.fusion import soften
 from fedkd.losses import Scale
+from fedkd.rows import by_rows
 
 Step = Literal["pretrain", "distill", "train", "evaluate", "predict"]
 Status = Literal["ok", "rejected", "failed", "absent"]
@@ -116,14 +118,23 @@ class Cohort:
     @cached_property
     def probs(self) -> Float[Tensor, "K N C"]:
         """Soft labels at the distillation temperature."""
-        return soften(self.values, self.temperature) if self.scale == "logits" else self.values
+        return self._softened(self.temperature) if self.scale == "logits" else self.values
 
     def probs_at(self, temperature: float) -> Float[Tensor, "K N C"]:
         """Soft labels at a temperature; uploaded soft labels are returned as they came, whatever it is."""
         if self.scale == "probs":
             return self.values
         # The usual temperature is softened once, whoever asks for it in whichever way.
-        return self.probs if temperature == self.temperature else soften(self.values, temperature)
+        return self.probs if temperature == self.temperature else self._softened(temperature)
+
+    def _softened(self, temperature: float) -> Float[Tensor, "K N C"]:
+        probs = torch.empty_like(self.values)
+
+        def compute(part: slice) -> None:
+            probs[part] = soften(self.values[part], temperature)
+
+        by_rows(compute, len(probs))
+        return probs
 
 
 @dataclass(frozen=True, kw_only=True)

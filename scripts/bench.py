@@ -30,8 +30,9 @@ import yaml
 from fedkd.build import Experiment, build
 from fedkd.data.sources import Rows
 from fedkd.engines.job import Crew, Job, Order
-from fedkd.engines.local import Local, available_cores, one_intra_op_thread
+from fedkd.engines.local import Local, one_intra_op_thread
 from fedkd.errors import SettingError
+from fedkd.rows import available_cores
 from fedkd.run import execute
 from fedkd.scenario import Scenario
 from fedkd.shelf import Choice

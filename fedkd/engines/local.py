@@ -5,7 +5,6 @@ each. Results do not depend on the number of workers: clients share no state, an
 """
 
 import itertools
-import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
@@ -28,6 +27,7 @@ from fedkd.engines.job import (
     client_context,
 )
 from fedkd.errors import Interrupted
+from fedkd.rows import available_cores
 
 DEFAULT_MOST_WORKERS = 8
 
@@ -72,13 +72,6 @@ class Local:
                 raise
             finally:
                 grid.shut_down()
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def server_context() -> Context:

@@ -30,9 +30,10 @@ from flwr.serverapp import Grid
 
 from fedkd.checks import at_least
 from fedkd.engines.job import FIRST_CLIENT_NODE_ID, Crew, Job, Order, answer, client_context, client_of, failed
-from fedkd.engines.local import available_cores, message_identity, one_intra_op_thread, server_context
+from fedkd.engines.local import message_identity, one_intra_op_thread, server_context
 from fedkd.engines.placement import Slot, place, tiles
 from fedkd.errors import Interrupted, RunError, SettingError
+from fedkd.rows import available_cores
 
 START_SECONDS = 120.0
 """How long workers may take to start."""
