@@ -41,75 +41,6 @@ ROOT = Path(__file__).parent.parent
 FRAMEWORK_CLIENTS = 1000
 
 
-class SyntheticFashion:
-    """Random images in the shape of Fashion-MNIST: the same work for every loop, no accuracy to speak of."""
-
-    def content_key(self) -> str:
-        """Return the key of the prepared form."""
-        return "synthetic-fashion-1"
-
-    def load(self) -> Rows:
-        """Draw 30,000 images with labels."""
-        stream = np.random.default_rng(0)
-        images = stream.integers(0, 256, (30_000, 28, 28, 1), dtype=np.uint8)
-        return Rows(images, stream.integers(0, 10, 30_000), 25_000, tuple(map(str, range(10))), {})
-
-
-def workload(data: str | None, rounds: int, workers: int) -> Scenario:
-    """Return workload W as a scenario."""
-    plain: dict[str, Any] = yaml.safe_load((ROOT / "scenarios" / "workload_w.yaml").read_text())
-    plain |= {"name": "workload_w", "rounds": rounds, "engine": {"name": "local", "workers": workers}}
-    plain |= {"test": {"global_size": 10, "private_size": 1}, "baseline": "none"}
-    if data is not None:
-        plain["data"] = {"name": "fashion_mnist", "path": data}
-        return Scenario.parse(plain)
-    plain["data"] = "digits"
-    return Scenario.parse(plain).changed(data=Choice("synthetic", {}, SyntheticFashion()))
-
-
-def plain_loop(experiment: Experiment, rounds: int) -> Callable[[], None]:
-    """Return the loop that a researcher writes by hand, over tensors that are already in memory."""
-    place, settings = experiment.place, experiment.scenario
-    tensors = [place.samples(rows) for rows in place.division.train]
-    public = place.public_inputs
-    models = [architecture.build(i) for i, architecture in enumerate(place.architectures)]
-
-    def batches(count: int, size: int) -> Iterator[torch.Tensor]:
-        yield from torch.split(torch.randperm(count), size)
-
-    def loop() -> None:
-        for _ in range(rounds):
-            logits = []
-            for model, (x, y) in zip(models, tensors, strict=True):
-                model.train()
-                optimizer = torch.optim.Adam(model.parameters(), lr=settings.train.learning_rate)
-                for batch in batches(len(y), settings.train.batch_size):
-                    optimizer.zero_grad()
-                    F.cross_entropy(model(x[batch]), y[batch]).backward()
-                    optimizer.step()
-                model.eval()
-                with torch.no_grad():
-                    logits.append(torch.cat([model(part) for part in torch.split(public, 256)]))
-            target = torch.softmax(torch.stack(logits).mean(0) / 2.0, dim=-1)
-            for model in models:
-                model.train()
-                optimizer = torch.optim.Adam(model.parameters(), lr=settings.distill.learning_rate)
-                for batch in batches(len(public), settings.distill.batch_size):
-                    optimizer.zero_grad()
-                    log_probs = F.log_softmax(model(public[batch]) / 2.0, dim=-1)
-                    (4.0 * F.kl_div(log_probs, target[batch], reduction="batchmean")).backward()
-                    optimizer.step()
-
-    return loop
-
-
-def seconds(call: Callable[[], object]) -> tuple[float, float]:
-    """Return the CPU and wall seconds of a call."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    call()
-    return time.process_time() - cpu, time.perf_counter() - wall
-
-
 def compare(data: str | None, rounds: int, repeats: int) -> dict[str, Any]:
     """Run the loop, fedkd with one worker and fedkd with two, in turn, and return medians and ratios."""
     stop = threading.Event()
@@ -133,8 +64,8 @@ def compare(data: str | None, rounds: int, repeats: int) -> dict[str, Any]:
         "ratio_of_sums": sum(cpu) / sum(loop_cpu),
         "loop_cpu_s": statistics.median(loop_cpu),
         "fedkd_cpu_s": statistics.median(cpu),
-        "ratio": _spread(ratios),
-        "two_workers": _spread(halves),
+        "ratio": spread(ratios),
+        "two_workers": spread(halves),
     }
 
 
@@ -201,15 +132,6 @@ def peak_memory(data: str | None, rounds: int) -> float:
     return float(done.stdout.strip().splitlines()[-1])
 
 
-def _own_peak_gb() -> float:
-    """Return this process's peak resident memory; getrusage would also count what its parent held before exec."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) * 1024 / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
 def import_times(repeats: int = 3) -> dict[str, float]:
     """Return seconds of ``import torch`` and ``import fedkd`` in fresh interpreters, in turn; the median of each."""
     found: dict[str, list[float]] = {"torch": [], "fedkd": []}
@@ -228,30 +150,6 @@ def heavy_modules() -> list[str]:
     return done.stdout.split()
 
 
-def machine() -> str:
-    """Return the machine in a line."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = names[0] if names else name
-    return f"{available_cores()} cores, {name}, Python {platform.python_version()}, torch {torch.__version__}"
-
-
-def table(rows: list[tuple[str, str, str]]) -> str:
-    """Return measured figures with their targets as a Markdown table."""
-    lines = ["| measured | here | target |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
-
-
-def _shown(ratio: dict[str, float]) -> str:
-    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -264,7 +162,7 @@ def main() -> None:
     if given.only_w:
         stop = threading.Event()
         execute(build(workload(given.data, given.rounds, 1), stop), lambda _: None, stop)
-        print(_own_peak_gb())
+        print(own_peak_gb())
         return
     try:
         speed = compare(given.data, given.rounds, given.repeats)
@@ -286,9 +184,9 @@ def main() -> None:
     print(
         table(
             [
-                ("W, CPU seconds, fedkd / plain loop: median of turns (range)", _shown(figures["ratio"]), "<= 1.05"),
+                ("W, CPU seconds, fedkd / plain loop: median of turns (range)", shown(figures["ratio"]), "<= 1.05"),
                 ("the same, ratio of the sums over all turns", f"{figures['ratio_of_sums']:.2f}", "<= 1.05"),
-                ("W, wall time with 2 workers / 1 worker", _shown(figures["two_workers"]), "<= 0.6"),
+                ("W, wall time with 2 workers / 1 worker", shown(figures["two_workers"]), "<= 0.6"),
                 ("W, peak memory, data prepared before", f"{figures['memory_gb']:.2f} GB", "<= 0.6 GB"),
                 (
                     f"framework alone, {FRAMEWORK_CLIENTS:,} do-nothing clients, CPU a client and round",

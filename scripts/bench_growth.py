@@ -1,0 +1,177 @@
+"""Time and memory from 10 to 10,000 clients on the local engine: figures, a table of values and a picture.
+
+Every point is a run of its own process: perceptrons 784-128-10, some five private samples each, 100 public samples,
+mean of logits, one worker. Memory is the process's peak, with PyTorch.
+"""
+
+import csv
+import json
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedkd.build import build
+from fedkd.messages import RoundRecord
+from fedkd.run import execute
+from measuring import Row, own_peak_gb, script, watch
+from workload import ROOT, growing
+
+FOLDER = ROOT / "docs" / "results"
+ROUNDS = 2
+LIMIT_AT_1000_GB = 0.9
+
+
+@dataclass(frozen=True)
+class Point:
+    """One federation, and what it took: seconds on the wall, but ``cpu_round_s``."""
+
+    clients: int
+    participation: float
+    state: str
+    import_s: float = 0.0
+    """Importing fedkd with PyTorch."""
+    build_s: float = 0.0
+    """Division, models and plan; the division is made anew."""
+    cached_build_s: float = 0.0
+    """The same with the division in the cache, as in later runs."""
+    handshake_s: float = 0.0
+    """From there until all clients have said who they are."""
+    round_s: float = 0.0
+    """The last round."""
+    cpu_round_s: float = 0.0
+    peak_gb: float = 0.0
+
+    @property
+    def at_work(self) -> int:
+        """The number of clients that take part in a round."""
+        return max(1, round(self.participation * self.clients))
+
+
+POINTS = (
+    Point(10, 1.0, "memory"),
+    Point(100, 1.0, "memory"),
+    Point(1000, 1.0, "memory"),
+    Point(100, 0.05, "memory"),
+    Point(1000, 0.05, "memory"),
+    Point(10_000, 0.05, "memory"),
+    Point(10_000, 0.05, "disk"),
+)
+
+
+def measure() -> list[Point]:
+    """Run every point in a process of its own."""
+    found = []
+    for point in POINTS:
+        watched = watch(script("bench_growth.py", json.dumps(asdict(point))), memory=False)
+        found.append(Point(**json.loads(watched.result)))
+        print(f"  {point.clients:,} clients, {point.at_work:,} at work, state={point.state}: done", file=sys.stderr)
+    return found
+
+
+def run(point: Point, imported_in: float) -> Point:
+    """Run one point in this process."""
+    # A seed that no run has had, so that no earlier run has left the division in the cache.
+    scenario = growing(point.clients, participation=point.participation, state=point.state, rounds=ROUNDS)
+    scenario = scenario.changed(federation=type(scenario.federation)(**{**vars(scenario.federation), "seed": time.time_ns()}))
+    stop, started = threading.Event(), time.perf_counter()
+    build(scenario, stop)
+    built = time.perf_counter()
+    experiment = build(scenario, stop)
+    again, cpu, handled, rounds = time.perf_counter(), time.process_time(), 0, [(0.0, 0.0)]
+    greeted = again
+
+    def on_reply(_: object) -> None:
+        nonlocal handled, greeted
+        handled += 1
+        if handled == point.clients:
+            greeted = time.perf_counter()
+
+    def on_round(record: RoundRecord) -> None:
+        nonlocal cpu
+        now = time.process_time()
+        rounds.append((record.seconds, now - cpu))
+        cpu = now
+
+    execute(experiment, on_round, stop, on_reply)
+    last, last_cpu = rounds[-1]
+    return Point(
+        point.clients, point.participation, point.state, imported_in, built - started, again - built,
+        greeted - again, last, last_cpu, own_peak_gb(),
+    )  # fmt: skip
+
+
+def write(points: Sequence[Point]) -> list[Path]:
+    """Write the values and the picture."""
+    with (FOLDER / "growth.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*asdict(points[0])], lineterminator="\n")
+        writer.writeheader()
+        for point in points:
+            writer.writerow({k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(point).items()})
+    draw(points, FOLDER / "growth.png")
+    return [FOLDER / "growth.csv", FOLDER / "growth.png"]
+
+
+def draw(points: Sequence[Point], path: Path) -> None:
+    """Draw time and memory by the number of clients."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
+
+    series: tuple[tuple[str, str, str, Any], ...] = (
+        ("all clients take part", BLUE, "o-", lambda p: p.participation == 1),
+        ("5 % take part", ORANGE, "s-", lambda p: p.participation < 1 and p.state == "memory"),
+        ("5 %, models on disk", ORANGE, "D", lambda p: p.state == "disk"),
+    )
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.0, 2.9), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for label, color, style, belongs in series:
+            chosen = [p for p in points if belongs(p)]
+            x = [p.clients for p in chosen]
+            face = "white" if style == "D" else color
+            options = {"color": color, "markersize": 4.5, "linewidth": 1.5, "markerfacecolor": face, "label": label}
+            left.plot(x, [p.round_s for p in chosen], style, **options)
+            right.plot(x, [p.peak_gb for p in chosen], style, **options)
+        start = {p.clients: p.cached_build_s + p.handshake_s for p in points if p.state == "memory"}
+        left.plot(sorted(start), [start[k] for k in sorted(start)], "^:", color=GREY, markersize=4, linewidth=1.2,
+                  label="before the first round")  # fmt: skip
+        right.plot([1000], [LIMIT_AT_1000_GB], "_", color=GREY, markersize=14, markeredgewidth=1.5)
+        right.annotate("target", (1000, LIMIT_AT_1000_GB), (0, 4), textcoords="offset points", ha="center",
+                       fontsize=8, color=GREY)  # fmt: skip
+        for ax, title, label in ((left, "Time", "Seconds a round"), (right, "Memory", "Peak of the process (GB)")):
+            ax.set_xscale("log")
+            ax.set_title(title)
+            ax.set_xlabel("Clients")
+            ax.set_ylabel(label)
+            ax.set_xticks([10, 100, 1000, 10_000], ["10", "100", "1,000", "10,000"])
+            ax.minorticks_off()
+            ax.grid(alpha=0.25, linewidth=0.6)
+        left.set_yscale("log")
+        left.minorticks_off()
+        right.set_ylim(bottom=0)
+        left.legend(frameon=False, fontsize=8)
+        figure.savefig(path)
+
+
+def rows(points: Sequence[Point]) -> list[Row]:
+    """Return the table's rows."""
+    found: list[Row] = []
+    for p in points:
+        target = f"<= {LIMIT_AT_1000_GB} GB" if (p.clients, p.participation) == (1000, 1.0) else ""
+        who = "all take part" if p.participation == 1 else f"{p.at_work} take part"
+        values = (
+            f"{p.peak_gb:.2f} GB; {p.round_s:.2f} s a round ({p.cpu_round_s:.2f} CPU s);"
+            f" build {p.build_s:.1f} s, {p.cached_build_s:.1f} s once cached; handshake {p.handshake_s:.2f} s"
+        )
+        found.append((f"{p.clients:,} clients, {who}, state={p.state}", values, target or ("runs" if p.clients == 10_000 else "")))
+    return found
+
+
+if __name__ == "__main__":
+    given = Point(**json.loads(sys.argv[1]))
+    print(json.dumps(asdict(run(given, 0.0))), flush=True)
