@@ -1,44 +1,42 @@
-"""Measure fedkd against the plain PyTorch loop: CPU seconds, interleaved in one process, as ratios.
+"""Measure fedkd: by default against the plain PyTorch loop, in CPU seconds, interleaved in one process, as ratios.
 
     python scripts/bench.py [--data FOLDER] [--repeats N] [--rounds R]
+    python scripts/bench.py [--data FOLDER] [--turns N] --engines --start --flower --together --parts --growth
+    python scripts/bench.py --together --device cuda --clients 20
 
 Workload W is ``scenarios/workload_w.yaml``: 20 clients (7 MLP, 7 LeNet-like CNN, 6 ResNet-GN), Fashion-MNIST (from
 the hub or ``--data``; a synthetic tensor of that shape where it is absent), Dirichlet 0.5, 500 private images each,
 1,000 public images, mean of logits, one epoch each of training (batch 32) and of distillation (batch 64, KL, T 2).
 The tests are cut to ten images, so that neither side spends time on evaluation.
+
+The other parts make a second table; any of them may be named, ``--all`` takes everything. Each takes up to five
+minutes on two cores. They need Linux.
 """
 
 import argparse
 import json
-import platform
-import resource
 import statistics
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-import yaml
+from measuring import Row, machine, own_peak_gb, seconds, shown, spread, table
+from workload import plain_loop, workload
 
-from fedkd.build import Experiment, build
-from fedkd.data.sources import Rows
+from fedkd.build import build
 from fedkd.engines.job import Crew, Job, Order
-from fedkd.engines.local import Local, available_cores, one_intra_op_thread
+from fedkd.engines.local import Local, one_intra_op_thread
 from fedkd.errors import SettingError
 from fedkd.run import execute
 from fedkd.scenario import Scenario
-from fedkd.shelf import Choice
 from fedkd.worker import hire
 
-ROOT = Path(__file__).parent.parent
 FRAMEWORK_CLIENTS = 1000
+SYNTHETIC = "synthetic images in the shape of Fashion-MNIST"
 
 
 def compare(data: str | None, rounds: int, repeats: int) -> dict[str, Any]:
@@ -150,37 +148,19 @@ def heavy_modules() -> list[str]:
     return done.stdout.split()
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of Fashion-MNIST in the hub's layout; by default synthetic images")
-    parser.add_argument("--repeats", type=int, default=8, help="turns that count, after one that warms up")
-    parser.add_argument("--rounds", type=int, default=1, help="rounds in a turn: short turns keep the pairs close")
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
-    parser.add_argument("--only-w", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.only_w:
-        stop = threading.Event()
-        execute(build(workload(given.data, given.rounds, 1), stop), lambda _: None, stop)
-        print(own_peak_gb())
-        return
-    try:
-        speed = compare(given.data, given.rounds, given.repeats)
-    except SettingError as error:
-        sys.exit(f"bench: {error}")
+def loop_table(data: str | None, repeats: int, rounds: int) -> dict[str, Any]:
+    """Measure against the plain loop, print the table, and return the figures."""
     figures: dict[str, Any] = {
         "machine": machine(),
-        "data": given.data or "synthetic images in the shape of Fashion-MNIST",
-        **speed,
+        "data": data or SYNTHETIC,
+        **compare(data, rounds, repeats),
         "framework_ms": framework_cost(FRAMEWORK_CLIENTS),
-        "memory_gb": peak_memory(given.data, given.rounds),
+        "memory_gb": peak_memory(data, rounds),
         "import_s": import_times(),
         "heavy_modules": heavy_modules(),
     }
     extra = figures["import_s"]["fedkd"] - figures["import_s"]["torch"]
-    print(
-        f"{figures['machine']}; {figures['data']}; {given.repeats} interleaved turns, rounds in each: {given.rounds}\n"
-    )
+    print(f"{figures['machine']}; {figures['data']}; {repeats} interleaved turns, rounds in each: {rounds}\n")
     print(
         table(
             [
@@ -199,6 +179,93 @@ def main() -> None:
             ]
         )
     )  # fmt: skip
+    return figures
+
+
+def parts_table(given: argparse.Namespace) -> dict[str, Any]:
+    """Measure the parts that were asked for, print their table, and return its rows and the figures behind them."""
+    rows: list[Row] = []
+    figures: dict[str, Any] = {}
+    data, turns = given.data, given.turns
+    if given.engines or given.start or given.flower or given.parts:
+        build(workload(data, 1, 1), threading.Event())  # prepares the data and the division
+    if given.engines:
+        import bench_engines
+
+        figures["engines"] = bench_engines.compare(data, turns)
+        rows += bench_engines.rows(figures["engines"])
+    if given.start:
+        import bench_engines
+
+        figures["start"] = bench_engines.first_message(2 * turns)
+        rows += bench_engines.start_rows(figures["start"])
+    if given.flower:
+        import bench_flower
+
+        figures["flower"] = bench_flower.compare(data, turns)
+        rows += bench_flower.rows(figures["flower"])
+    if given.together:
+        import bench_parts
+
+        rows += bench_parts.together_rows(given.clients, given.device)
+    if given.parts:
+        import bench_parts
+
+        rows += bench_parts.part_rows(data, 2 * turns)
+    if given.growth:
+        import bench_growth
+
+        points = bench_growth.measure()
+        rows += bench_growth.rows(points)
+        print(f"written: {', '.join(path.name for path in bench_growth.write(points))}", file=sys.stderr)
+    print(f"{machine()}; {data or SYNTHETIC}; {turns} turns where nothing else is said\n")
+    print(table(rows))
+    return {"machine": machine(), "rows": rows, **figures}
+
+
+PARTS = {
+    "engines": "local and Ray at one and two workers against the plain loop",
+    "start": "seconds from the start of a process to the first message",
+    "flower": "a FedMD as one writes it on Flower's own simulation, on W and on a hundred tiny clients",
+    "together": "clients trained together against one by one (--device, --clients)",
+    "parts": "checkpoints and fusion",
+    "growth": "10 to 10,000 clients, to docs/results/growth.csv and growth.png",
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder of Fashion-MNIST in the hub's layout; by default synthetic images")
+    parser.add_argument("--repeats", type=int, default=8, help="turns that count, after one that warms up")
+    parser.add_argument("--rounds", type=int, default=1, help="rounds in a turn: short turns keep the pairs close")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument("--only-w", action="store_true", help=argparse.SUPPRESS)
+    for part, what in PARTS.items():
+        parser.add_argument(f"--{part}", action="store_true", help=what)
+    parser.add_argument("--all", action="store_true", help="the first table and every part")
+    parser.add_argument("--turns", type=int, default=2, help="turns of the parts; some take twice as many")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where --together computes")
+    parser.add_argument("--clients", type=int, default=50, help="clients of --together")
+    given = parser.parse_args()
+    if given.only_w:
+        stop = threading.Event()
+        execute(build(workload(given.data, given.rounds, 1), stop), lambda _: None, stop)
+        print(own_peak_gb())
+        return
+    if given.all:
+        vars(given).update(dict.fromkeys(PARTS, True))
+    asked = any(vars(given)[part] for part in PARTS)
+    figures: dict[str, Any] = {}
+    try:
+        if given.all or not asked:
+            figures = loop_table(given.data, given.repeats, given.rounds)
+        if given.all:
+            print()
+        if asked:
+            figures |= parts_table(given)
+    except SettingError as error:
+        sys.exit(f"bench: {error}")
     if given.json:
         given.json.write_text(json.dumps(figures, indent=2))
 

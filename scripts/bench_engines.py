@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from measuring import MARK, Row, Tree, script, shown, watch
+from workload import plain_loop, workload
+
 from fedkd.build import build
 from fedkd.engines.job import Engine
 from fedkd.engines.local import one_intra_op_thread
 from fedkd.run import execute
-from measuring import MARK, Row, Tree, script, shown, watch
-from workload import plain_loop, workload
 
 ENGINES = (("local", 1), ("local", 2), ("ray", 1), ("ray", 2))
 ROUNDS = 2
@@ -121,7 +122,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         return shown([a[what] / b[what] for a, b in pairs])
 
     def median(run: str, what: str) -> float:
-        return statistics.median(turn[what] for turn in figures[run])
+        return float(statistics.median(turn[what] for turn in figures[run]))
 
     found: list[Row] = []
     for engine, workers in ENGINES:
@@ -130,7 +131,9 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         target = "<= 1.05" if run == "local 1" else ""
         found.append((f"{name} / plain loop, CPU seconds of all processes", ratio(run, "loop 1", "all"), target))
     for engine in ("local", "ray"):
-        found.append((f"W, {engine}, wall time with 2 workers / 1", ratio(f"{engine} 2", f"{engine} 1", "wall"), "<= 0.6"))
+        found.append(
+            (f"W, {engine}, wall time with 2 workers / 1", ratio(f"{engine} 2", f"{engine} 1", "wall"), "<= 0.6")
+        )
     for run in figures:
         values = f"{median(run, 'all'):.2f} CPU s, {median(run, 'wall'):.2f} s wall"
         if run.startswith("ray"):

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import MARK, Row, Watched, script, shown, watch
+from workload import tiny_clients, workload
 
 from fedkd.build import Experiment, build
 from fedkd.messages import RoundRecord
 from fedkd.run import execute
 from fedkd.scenario import Scenario
-from measuring import MARK, Row, Watched, script, shown, watch
-from workload import tiny_clients, workload
 
 ROUNDS = {"W": 3, "tiny": 5}
 RUNS = (("W", "naive"), ("W", "never"), ("tiny", "naive"), ("tiny", "never"), ("tiny", "auto"))
@@ -68,7 +68,9 @@ def compare(data: str | None, turns: int) -> dict[str, Any]:
             for what, who in RUNS:
                 given = {"what": what, "who": who, "data": data, "folder": str(Path(temporary) / what)}
                 found[what, who].append(watch(script("bench_flower.py", json.dumps(given))))
-    return {f"{what} {who}": [_figures(watched, ROUNDS[what]) for watched in runs] for (what, who), runs in found.items()}
+    return {
+        f"{what} {who}": [_figures(watched, ROUNDS[what]) for watched in runs] for (what, who), runs in found.items()
+    }
 
 
 def _figures(watched: Watched, rounds: int) -> dict[str, float]:
@@ -91,13 +93,13 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         return shown([naive[figure] / ours[figure] for naive, ours in pairs])
 
     def median(run: str, figure: str) -> float:
-        return statistics.median(turn[figure] for turn in figures[run])
+        return float(statistics.median(turn[figure] for turn in figures[run]))
 
     found: list[Row] = []
     for what, who, target in (("W", "never", ">= 1.3"), ("tiny", "auto", ">= 8"), ("tiny", "never", "")):
         name = {"W": "W", "tiny": f"100 tiny clients, together={who}"}[what]
         found += [
-            (f"{name}: naive Flower / fedkd, CPU seconds of a round after the first", ratio(what, who, "round_cpu_s"), target),
+            (f"{name}: naive Flower / fedkd, CPU s of a round after the first", ratio(what, who, "round_cpu_s"), target),
             (f"{name}: the same, wall time (naive 2 actors, fedkd 1 worker)", ratio(what, who, "round_wall_s"), ""),
             (f"{name}: the same, CPU seconds of the whole run with its start", ratio(what, who, "cpu_s"), ""),
             (f"{name}: the same, peak memory of all processes (PSS)", ratio(what, who, "peak_gb"), ">= 4"),

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -139,7 +139,7 @@ def watch(command: Sequence[str], *, timeout: float = 600, memory: bool = True) 
     with tempfile.TemporaryFile("w+") as complaints:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True)
         assert process.stdout is not None
-        reader = threading.Thread(target=lambda out: [lines.put(line) for line in out], args=(process.stdout,), daemon=True)
+        reader = threading.Thread(target=_forward, args=(process.stdout, lines), daemon=True)
         reader.start()
         tree, measured, ended = Tree(process.pid), 0.0, False
         while not (ended and lines.empty()):
@@ -167,6 +167,11 @@ def watch(command: Sequence[str], *, timeout: float = 600, memory: bool = True) 
             sys.exit(f"bench: {command} failed:\n{complaints.read()[-4000:]}")
     _end(tree, patience=5.0)
     return done
+
+
+def _forward(stream: IO[str], lines: "queue.Queue[str]") -> None:
+    for line in stream:
+        lines.put(line)
 
 
 def _end(tree: Tree, patience: float = 0.0) -> None:

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
+from measuring import MARK
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fedkd.models.build import find_factory
-from measuring import MARK
 
 ACTORS = 2
 torch.set_num_threads(1)
@@ -112,7 +112,7 @@ def distill(message: Message, context: Context) -> Message:
     context.state["model"] = ArrayRecord(model.state_dict())
     x, y = load_shared(folder, "test")
     *_, own_x, own_y = load_private(folder, client)
-    found = {"global_accuracy": accuracy(model, x, y), "local_accuracy": accuracy(model, own_x, own_y)}
+    found: dict[str, Any] = {"global_accuracy": accuracy(model, x, y), "local_accuracy": accuracy(model, own_x, own_y)}
     return Message(RecordDict({"metrics": MetricRecord(found)}), reply_to=message)
 
 

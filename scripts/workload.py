@@ -128,7 +128,9 @@ def growing(clients: int, *, participation: float, state: str, rounds: int) -> S
     )
 
 
-def plain_loop(experiment: Experiment, rounds: int, on_round: Callable[[], object] = lambda: None) -> Callable[[], None]:
+def plain_loop(
+    experiment: Experiment, rounds: int, on_round: Callable[[], object] = lambda: None
+) -> Callable[[], None]:
     """Return the loop that a researcher writes by hand, over tensors that are already in memory."""
     place, settings = experiment.place, experiment.scenario
     tensors = [place.samples(rows) for rows in place.division.train]
