@@ -20,6 +20,7 @@ from fedkd.data.division import divide
 from fedkd.data.prepare import prepare
 from fedkd.data.samples import labels, public_normalization
 from fedkd.engines.job import Engine
+from fedkd.engines.local import one_intra_op_thread
 from fedkd.errors import SettingError, unknown_name
 from fedkd.knowledge import KINDS
 from fedkd.losses import LossName
@@ -207,7 +208,8 @@ def _choose_together(scenario: Scenario, place: Workplace) -> Scenario:
             if (reason := reason_alone(place, name)) is not None:
                 raise SettingError(f"together: clients of {name} cannot be trained together: {reason}")
     elif wanted == "auto":
-        wanted = tuple(n for n in names if reason_alone(place, n) is None and is_faster(place, n))
+        with one_intra_op_thread():  # as engines train; threads that wait for one another spoil so short a trial
+            wanted = tuple(n for n in names if reason_alone(place, n) is None and is_faster(place, n))
     else:
         return scenario
     return scenario.changed(federation=replace(scenario.federation, together=wanted))

@@ -1,114 +1,43 @@
-"""Measure fedkd against the plain PyTorch loop: CPU seconds, interleaved in one process, as ratios.
+"""Measure fedkd: by default against the plain PyTorch loop, in CPU seconds, interleaved in one process, as ratios.
 
     python scripts/bench.py [--data FOLDER] [--repeats N] [--rounds R]
+    python scripts/bench.py [--data FOLDER] [--turns N] --engines --start --flower --together --parts --growth
+    python scripts/bench.py --together --device cuda --clients 20
 
 Workload W is ``scenarios/workload_w.yaml``: 20 clients (7 MLP, 7 LeNet-like CNN, 6 ResNet-GN), Fashion-MNIST (from
 the hub or ``--data``; a synthetic tensor of that shape where it is absent), Dirichlet 0.5, 500 private images each,
 1,000 public images, mean of logits, one epoch each of training (batch 32) and of distillation (batch 64, KL, T 2).
 The tests are cut to ten images, so that neither side spends time on evaluation.
+
+The other parts make a second table; any of them may be named, ``--all`` takes everything. Each takes up to five
+minutes on two cores. They need Linux.
 """
 
 import argparse
 import json
-import platform
-import resource
 import statistics
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-import yaml
+from measuring import Row, machine, own_peak_gb, seconds, shown, spread, table
+from workload import plain_loop, workload
 
-from fedkd.build import Experiment, build
-from fedkd.data.sources import Rows
+from fedkd.build import build
 from fedkd.engines.job import Crew, Job, Order
 from fedkd.engines.local import Local, one_intra_op_thread
 from fedkd.errors import SettingError
 from fedkd.rows import available_cores
 from fedkd.run import execute
 from fedkd.scenario import Scenario
-from fedkd.shelf import Choice
 from fedkd.worker import hire
 
-ROOT = Path(__file__).parent.parent
 FRAMEWORK_CLIENTS = 1000
-
-
-class SyntheticFashion:
-    """Random images in the shape of Fashion-MNIST: the same work for every loop, no accuracy to speak of."""
-
-    def content_key(self) -> str:
-        """Return the key of the prepared form."""
-        return "synthetic-fashion-1"
-
-    def load(self) -> Rows:
-        """Draw 30,000 images with labels."""
-        stream = np.random.default_rng(0)
-        images = stream.integers(0, 256, (30_000, 28, 28, 1), dtype=np.uint8)
-        return Rows(images, stream.integers(0, 10, 30_000), 25_000, tuple(map(str, range(10))), {})
-
-
-def workload(data: str | None, rounds: int, workers: int) -> Scenario:
-    """Return workload W as a scenario."""
-    plain: dict[str, Any] = yaml.safe_load((ROOT / "scenarios" / "workload_w.yaml").read_text())
-    plain |= {"name": "workload_w", "rounds": rounds, "engine": {"name": "local", "workers": workers}}
-    plain |= {"test": {"global_size": 10, "private_size": 1}, "baseline": "none"}
-    if data is not None:
-        plain["data"] = {"name": "fashion_mnist", "path": data}
-        return Scenario.parse(plain)
-    plain["data"] = "digits"
-    return Scenario.parse(plain).changed(data=Choice("synthetic", {}, SyntheticFashion()))
-
-
-def plain_loop(experiment: Experiment, rounds: int) -> Callable[[], None]:
-    """Return the loop that a researcher writes by hand, over tensors that are already in memory."""
-    place, settings = experiment.place, experiment.scenario
-    tensors = [place.samples(rows) for rows in place.division.train]
-    public = place.public_inputs
-    models = [architecture.build(i) for i, architecture in enumerate(place.architectures)]
-
-    def batches(count: int, size: int) -> Iterator[torch.Tensor]:
-        yield from torch.split(torch.randperm(count), size)
-
-    def loop() -> None:
-        for _ in range(rounds):
-            logits = []
-            for model, (x, y) in zip(models, tensors, strict=True):
-                model.train()
-                optimizer = torch.optim.Adam(model.parameters(), lr=settings.train.learning_rate)
-                for batch in batches(len(y), settings.train.batch_size):
-                    optimizer.zero_grad()
-                    F.cross_entropy(model(x[batch]), y[batch]).backward()
-                    optimizer.step()
-                model.eval()
-                with torch.no_grad():
-                    logits.append(torch.cat([model(part) for part in torch.split(public, 256)]))
-            target = torch.softmax(torch.stack(logits).mean(0) / 2.0, dim=-1)
-            for model in models:
-                model.train()
-                optimizer = torch.optim.Adam(model.parameters(), lr=settings.distill.learning_rate)
-                for batch in batches(len(public), settings.distill.batch_size):
-                    optimizer.zero_grad()
-                    log_probs = F.log_softmax(model(public[batch]) / 2.0, dim=-1)
-                    (4.0 * F.kl_div(log_probs, target[batch], reduction="batchmean")).backward()
-                    optimizer.step()
-
-    return loop
-
-
-def seconds(call: Callable[[], object]) -> tuple[float, float]:
-    """Return the CPU and wall seconds of a call."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    call()
-    return time.process_time() - cpu, time.perf_counter() - wall
+SYNTHETIC = "synthetic images in the shape of Fashion-MNIST"
 
 
 def compare(data: str | None, rounds: int, repeats: int) -> dict[str, Any]:
@@ -134,8 +63,8 @@ def compare(data: str | None, rounds: int, repeats: int) -> dict[str, Any]:
         "ratio_of_sums": sum(cpu) / sum(loop_cpu),
         "loop_cpu_s": statistics.median(loop_cpu),
         "fedkd_cpu_s": statistics.median(cpu),
-        "ratio": _spread(ratios),
-        "two_workers": _spread(halves),
+        "ratio": spread(ratios),
+        "two_workers": spread(halves),
     }
 
 
@@ -202,15 +131,6 @@ def peak_memory(data: str | None, rounds: int) -> float:
     return float(done.stdout.strip().splitlines()[-1])
 
 
-def _own_peak_gb() -> float:
-    """Return this process's peak resident memory; getrusage would also count what its parent held before exec."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) * 1024 / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
 def import_times(repeats: int = 3) -> dict[str, float]:
     """Return seconds of ``import torch`` and ``import fedkd`` in fresh interpreters, in turn; the median of each."""
     found: dict[str, list[float]] = {"torch": [], "fedkd": []}
@@ -229,67 +149,25 @@ def heavy_modules() -> list[str]:
     return done.stdout.split()
 
 
-def machine() -> str:
-    """Return the machine in a line."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = names[0] if names else name
-    return f"{available_cores()} cores, {name}, Python {platform.python_version()}, torch {torch.__version__}"
-
-
-def table(rows: list[tuple[str, str, str]]) -> str:
-    """Return measured figures with their targets as a Markdown table."""
-    lines = ["| measured | here | target |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
-
-
-def _shown(ratio: dict[str, float]) -> str:
-    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of Fashion-MNIST in the hub's layout; by default synthetic images")
-    parser.add_argument("--repeats", type=int, default=8, help="turns that count, after one that warms up")
-    parser.add_argument("--rounds", type=int, default=1, help="rounds in a turn: short turns keep the pairs close")
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
-    parser.add_argument("--only-w", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.only_w:
-        stop = threading.Event()
-        execute(build(workload(given.data, given.rounds, 1), stop), lambda _: None, stop)
-        print(_own_peak_gb())
-        return
-    try:
-        speed = compare(given.data, given.rounds, given.repeats)
-    except SettingError as error:
-        sys.exit(f"bench: {error}")
+def loop_table(data: str | None, repeats: int, rounds: int) -> dict[str, Any]:
+    """Measure against the plain loop, print the table, and return the figures."""
     figures: dict[str, Any] = {
         "machine": machine(),
-        "data": given.data or "synthetic images in the shape of Fashion-MNIST",
-        **speed,
+        "data": data or SYNTHETIC,
+        **compare(data, rounds, repeats),
         "framework_ms": framework_cost(FRAMEWORK_CLIENTS),
-        "memory_gb": peak_memory(given.data, given.rounds),
+        "memory_gb": peak_memory(data, rounds),
         "import_s": import_times(),
         "heavy_modules": heavy_modules(),
     }
     extra = figures["import_s"]["fedkd"] - figures["import_s"]["torch"]
-    print(
-        f"{figures['machine']}; {figures['data']}; {given.repeats} interleaved turns, rounds in each: {given.rounds}\n"
-    )
+    print(f"{figures['machine']}; {figures['data']}; {repeats} interleaved turns, rounds in each: {rounds}\n")
     print(
         table(
             [
-                ("W, CPU seconds, fedkd / plain loop: median of turns (range)", _shown(figures["ratio"]), "<= 1.05"),
+                ("W, CPU seconds, fedkd / plain loop: median of turns (range)", shown(figures["ratio"]), "<= 1.05"),
                 ("the same, ratio of the sums over all turns", f"{figures['ratio_of_sums']:.2f}", "<= 1.05"),
-                ("W, wall time with 2 workers / 1 worker", _shown(figures["two_workers"]), "<= 0.6"),
+                ("W, wall time with 2 workers / 1 worker", shown(figures["two_workers"]), "<= 0.6"),
                 ("W, peak memory, data prepared before", f"{figures['memory_gb']:.2f} GB", "<= 0.6 GB"),
                 (
                     f"framework alone, {FRAMEWORK_CLIENTS:,} do-nothing clients, CPU a client and round",
@@ -302,6 +180,93 @@ def main() -> None:
             ]
         )
     )  # fmt: skip
+    return figures
+
+
+def parts_table(given: argparse.Namespace) -> dict[str, Any]:
+    """Measure the parts that were asked for, print their table, and return its rows and the figures behind them."""
+    rows: list[Row] = []
+    figures: dict[str, Any] = {}
+    data, turns = given.data, given.turns
+    if given.engines or given.start or given.flower or given.parts:
+        build(workload(data, 1, 1), threading.Event())  # prepares the data and the division
+    if given.engines:
+        import bench_engines
+
+        figures["engines"] = bench_engines.compare(data, turns)
+        rows += bench_engines.rows(figures["engines"])
+    if given.start:
+        import bench_engines
+
+        figures["start"] = bench_engines.first_message(2 * turns)
+        rows += bench_engines.start_rows(figures["start"])
+    if given.flower:
+        import bench_flower
+
+        figures["flower"] = bench_flower.compare(data, turns)
+        rows += bench_flower.rows(figures["flower"])
+    if given.together:
+        import bench_parts
+
+        rows += bench_parts.together_rows(given.clients, given.device)
+    if given.parts:
+        import bench_parts
+
+        rows += bench_parts.part_rows(data, 2 * turns)
+    if given.growth:
+        import bench_growth
+
+        points = bench_growth.measure()
+        rows += bench_growth.rows(points)
+        print(f"written: {', '.join(path.name for path in bench_growth.write(points))}", file=sys.stderr)
+    print(f"{machine()}; {data or SYNTHETIC}; {turns} turns where nothing else is said\n")
+    print(table(rows))
+    return {"machine": machine(), "rows": rows, **figures}
+
+
+PARTS = {
+    "engines": "local and Ray at one and two workers against the plain loop",
+    "start": "seconds from the start of a process to the first message",
+    "flower": "a FedMD as one writes it on Flower's own simulation, on W and on a hundred tiny clients",
+    "together": "clients trained together against one by one (--device, --clients)",
+    "parts": "checkpoints and fusion",
+    "growth": "10 to 10,000 clients, to docs/results/growth.csv and growth.png",
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder of Fashion-MNIST in the hub's layout; by default synthetic images")
+    parser.add_argument("--repeats", type=int, default=8, help="turns that count, after one that warms up")
+    parser.add_argument("--rounds", type=int, default=1, help="rounds in a turn: short turns keep the pairs close")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument("--only-w", action="store_true", help=argparse.SUPPRESS)
+    for part, what in PARTS.items():
+        parser.add_argument(f"--{part}", action="store_true", help=what)
+    parser.add_argument("--all", action="store_true", help="the first table and every part")
+    parser.add_argument("--turns", type=int, default=2, help="turns of the parts; some take twice as many")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where --together computes")
+    parser.add_argument("--clients", type=int, default=50, help="clients of --together")
+    given = parser.parse_args()
+    if given.only_w:
+        stop = threading.Event()
+        execute(build(workload(given.data, given.rounds, 1), stop), lambda _: None, stop)
+        print(own_peak_gb())
+        return
+    if given.all:
+        vars(given).update(dict.fromkeys(PARTS, True))
+    asked = any(vars(given)[part] for part in PARTS)
+    figures: dict[str, Any] = {}
+    try:
+        if given.all or not asked:
+            figures = loop_table(given.data, given.repeats, given.rounds)
+        if given.all:
+            print()
+        if asked:
+            figures |= parts_table(given)
+    except SettingError as error:
+        sys.exit(f"bench: {error}")
     if given.json:
         given.json.write_text(json.dumps(figures, indent=2))
 

@@ -103,6 +103,19 @@ def test_kept_optimizers_and_unknown_names_are_refused() -> None:
         build(scenario(together=["mpl"]), threading.Event())
 
 
+def test_auto_tries_with_one_intra_op_thread_as_engines_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(build_module, "is_faster", lambda place, name: bool(seen.append(torch.get_num_threads())))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        build(scenario(**MIXED, together="auto"), threading.Event())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
+
+
 def test_auto_asks_the_trial_once_and_the_run_names_what_it_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

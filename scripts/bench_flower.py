@@ -1,0 +1,139 @@
+"""fedkd beside a FedMD as one writes it on Flower's own simulation (``naive_fedmd.py``): CPU seconds and memory.
+
+Each run is a process of its own, watched from outside with all that descends from it; the runs take turns. Both have
+the same models, data, epochs and batch sizes, and evaluate every client on the same test sets in every round.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import MARK, Row, Watched, script, shown, watch
+from workload import tiny_clients, workload
+
+from fedkd.build import Experiment, build
+from fedkd.messages import RoundRecord
+from fedkd.run import execute
+from fedkd.scenario import Scenario
+
+ROUNDS = {"W": 3, "tiny": 5}
+RUNS = (("W", "naive"), ("W", "never"), ("tiny", "naive"), ("tiny", "never"), ("tiny", "auto"))
+"""What is run, and by whom: the naive one, or fedkd with that setting of ``together``."""
+
+
+def scenario_of(what: str, data: str | None, together: str) -> Scenario:
+    """Return what both sides run."""
+    if what == "W":
+        return workload(data, ROUNDS["W"], 1, test_images=1000, together=together)
+    return tiny_clients(ROUNDS["tiny"], together=together)
+
+
+def write_for_naive(experiment: Experiment, folder: Path) -> None:
+    """Write the tensors and settings of an experiment as the naive clients read them."""
+    place, scenario = experiment.place, experiment.scenario
+    config = {
+        "models": [architecture.name for architecture in place.architectures],
+        "input_shape": place.prepared.input_shape,
+        "classes": place.prepared.classes,
+        "train_epochs": scenario.train.epochs,
+        "train_batch_size": scenario.train.batch_size,
+        "train_learning_rate": scenario.train.learning_rate,
+        "distill_epochs": scenario.distill.epochs,
+        "distill_batch_size": scenario.distill.batch_size,
+        "distill_learning_rate": scenario.distill.learning_rate,
+        "temperature": scenario.distill.temperature,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    torch.save([place.public_inputs], folder / "public.pt")
+    torch.save(list(place.global_test), folder / "test.pt")
+    for i in range(len(place.architectures)):
+        own = (*place.samples(place.division.train[i]), *place.samples(place.division.test[i]))
+        torch.save(list(own), folder / f"client_{i}.pt")
+
+
+def compare(data: str | None, turns: int) -> dict[str, Any]:
+    """Run both sides in turn and return what each used."""
+    found: dict[tuple[str, str], list[Watched]] = {run: [] for run in RUNS}
+    with tempfile.TemporaryDirectory(prefix="fedkd-bench-") as temporary:
+        for what in ROUNDS:  # prepares the data and the division for both
+            folder = Path(temporary) / what
+            folder.mkdir()
+            write_for_naive(build(scenario_of(what, data, "never"), threading.Event()), folder)
+        for _ in range(turns):
+            for what, who in RUNS:
+                given = {"what": what, "who": who, "data": data, "folder": str(Path(temporary) / what)}
+                found[what, who].append(watch(script("bench_flower.py", json.dumps(given))))
+    return {
+        f"{what} {who}": [_figures(watched, ROUNDS[what]) for watched in runs] for (what, who), runs in found.items()
+    }
+
+
+def _figures(watched: Watched, rounds: int) -> dict[str, float]:
+    cpu, wall = watched.between("round 1", f"round {rounds}")
+    return {
+        "round_cpu_s": cpu / (rounds - 1),
+        "round_wall_s": wall / (rounds - 1),
+        "cpu_s": watched.cpu_s,
+        "wall_s": watched.wall_s,
+        "peak_gb": watched.peak_gb,
+        "accuracy": float(watched.result),
+    }
+
+
+def rows(figures: dict[str, Any]) -> list[Row]:
+    """Return the table's rows."""
+
+    def ratio(what: str, who: str, figure: str) -> str:
+        pairs = zip(figures[f"{what} naive"], figures[f"{what} {who}"], strict=True)
+        return shown([naive[figure] / ours[figure] for naive, ours in pairs])
+
+    def median(run: str, figure: str) -> float:
+        return float(statistics.median(turn[figure] for turn in figures[run]))
+
+    found: list[Row] = []
+    for what, who, target in (("W", "never", ">= 1.3"), ("tiny", "auto", ">= 8"), ("tiny", "never", "")):
+        name = {"W": "W", "tiny": f"100 tiny clients, together={who}"}[what]
+        found += [
+            (f"{name}: naive Flower / fedkd, CPU s of a round after the first", ratio(what, who, "round_cpu_s"), target),
+            (f"{name}: the same, wall time (naive 2 actors, fedkd 1 worker)", ratio(what, who, "round_wall_s"), ""),
+            (f"{name}: the same, CPU seconds of the whole run with its start", ratio(what, who, "cpu_s"), ""),
+            (f"{name}: the same, peak memory of all processes (PSS)", ratio(what, who, "peak_gb"), ">= 4"),
+        ]  # fmt: skip
+    for run in figures:
+        what, _, who = run.partition(" ")
+        values = (
+            f"{median(run, 'round_cpu_s'):.2f} CPU s a round, {median(run, 'round_wall_s'):.2f} s wall,"
+            f" {median(run, 'cpu_s'):.1f} CPU s the run of {ROUNDS[what]} rounds, {median(run, 'wall_s'):.1f} s wall,"
+            f" {median(run, 'peak_gb'):.2f} GB, accuracy {100 * median(run, 'accuracy'):.1f} %"
+        )
+        label = "naive Flower" if who == "naive" else f"fedkd, together={who}"
+        found.append((f"{what}: {label}: medians", values, ""))
+    return found
+
+
+def main(given: dict[str, Any]) -> None:
+    """Run one side."""
+    scenario = scenario_of(given["what"], given["data"], "never" if given["who"] == "naive" else given["who"])
+    if given["who"] == "naive":
+        import naive_fedmd
+
+        naive_fedmd.run(given["folder"], scenario.protocol.rounds, scenario.federation.clients)
+        return
+    stop, last = threading.Event(), []
+
+    def on_round(record: RoundRecord) -> None:
+        last.append(record)
+        print(f"{MARK}round {record.round}", flush=True)
+
+    execute(build(scenario, stop), on_round, stop)
+    accuracies = [client.global_accuracy for client in last[-1].clients if client.global_accuracy is not None]
+    print(statistics.mean(accuracies), flush=True)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

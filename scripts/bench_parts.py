@@ -1,0 +1,156 @@
+"""Parts of fedkd apart: clients trained together, checkpoints, and fusion."""
+
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from measuring import Row, own_memory_gb, restart_own_peak, script, seconds, shown, watch
+from torch import nn
+from workload import workload
+
+from fedkd.build import build
+from fedkd.checkpoint import Checkpoints
+from fedkd.engines.local import one_intra_op_thread
+from fedkd.messages import Cohort
+from fedkd.report.options import Report
+from fedkd.run import run
+from fedkd.together import Pool, optimize_together
+from fedkd.training import Phase, optimize
+from strategies.fedmd import FedMD
+from strategies.knfu import KnFu
+
+SAMPLES, BATCH = 40, 8
+UPLOADS, PUBLIC, CLASSES = 100, 10_000, 100
+
+
+def saving(clients: int, device: torch.device, turns: int) -> list[float]:
+    """Return how many times faster perceptrons 64-32-10 are trained together: 40 samples each, batches of 8, Adam.
+
+    CPU seconds of one thread; on a GPU wall seconds, once its queue is empty. One ratio a turn.
+    """
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)).to(device)
+    x, y = torch.randn(clients, SAMPLES, 64, device=device), torch.randint(10, (clients, SAMPLES), device=device)
+    states = {name: torch.stack([value] * clients) for name, value in model.state_dict().items()}
+    phase, pools = Phase(batch_size=BATCH), (Pool.of_each(list(x)), Pool.of_each(list(y)))
+
+    def loop() -> None:
+        for i in range(clients):
+            model.load_state_dict({name: values[i] for name, values in states.items()})
+
+            def batch_loss(batch: torch.Tensor, i: int = i) -> torch.Tensor:
+                return F.cross_entropy(model(x[i][batch]), y[i][batch])
+
+            optimize(model, SAMPLES, batch_loss, phase, np.random.default_rng(i))
+
+    def together() -> None:
+        streams = [np.random.default_rng(i) for i in range(clients)]
+        optimize_together(model, states, [SAMPLES] * clients, *pools, F.cross_entropy, phase, streams)
+
+    def took(call: Callable[[], None]) -> float:
+        if device.type == "cpu":
+            return seconds(call)[0]
+        torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        call()
+        torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    with one_intra_op_thread():
+        return [took(loop) / took(together) for _ in range(turns + 1)][1:]  # the first turn warms up
+
+
+def together_rows(clients: int, device_name: str, turns: int = 8) -> list[Row]:
+    """Return the table's row for clients trained together."""
+    device = torch.device(device_name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.exit("bench: --device cuda, but PyTorch finds no CUDA device here")
+    what = f"wall time on {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "CPU seconds"
+    name = f"{clients} perceptrons 64-32-10, batches of {BATCH}, one by one / together, {what}"
+    return [(name, shown(saving(clients, device, turns)), ">= 4")]
+
+
+def checkpoint_cost(data: str | None, turns: int, rounds: int = 1) -> list[dict[str, float]]:
+    """Return, for each turn, the CPU and wall seconds of W with a checkpoint a round and without any."""
+    found = []
+    for turn in range(turns + 1):
+        figures: dict[str, float] = {}
+        for every in (0, 1) if turn % 2 else (1, 0):
+            with tempfile.TemporaryDirectory(prefix="fedkd-bench-") as temporary:
+                scenario = workload(data, rounds, 1).changed(
+                    checkpoint=Checkpoints(every=every), report=Report(console=False, plots=False)
+                )
+                call = Run(scenario, Path(temporary) / "run")
+                figures[f"cpu_{every}"], figures[f"wall_{every}"] = seconds(call)
+        found.append(figures)
+    return found[1:]  # the first turn warms up
+
+
+class Run:
+    """A whole run as a user starts it, into a folder."""
+
+    def __init__(self, scenario: Any, folder: Path) -> None:
+        self.scenario, self.folder = scenario, folder
+
+    def __call__(self) -> None:
+        """Run it."""
+        run(self.scenario, self.folder)
+
+
+def fusion_cost(what: str, turns: int = 8) -> dict[str, Any]:
+    """Return milliseconds of fusing 100 uploads of 10,000 x 100 and the peak memory beside them, in this process."""
+    stream = torch.Generator().manual_seed(0)
+    values = torch.randn(UPLOADS, PUBLIC, CLASSES, generator=stream)
+    uploads = list(values)
+
+    def mean() -> object:
+        running = FedMD().stream(None)
+        for i, upload in enumerate(uploads):
+            running.add(i, upload)
+        return running.fuse()
+
+    def knfu() -> object:
+        ids = torch.arange(PUBLIC)
+        cohort = Cohort(round=1, client_ids=tuple(range(UPLOADS)), public_ids=ids, values=values)
+        return KnFu().fuse(cohort, None)
+
+    call = {"mean": mean, "knfu": knfu}[what]
+    with one_intra_op_thread():
+        before = own_memory_gb("VmRSS")
+        restart_own_peak()
+        call()
+        extra = own_memory_gb("VmHWM") - before
+        return {"ms": [1000 * seconds(call)[0] for _ in range(turns)], "extra_mb": 1000 * extra}
+
+
+def part_rows(data: str | None, turns: int) -> list[Row]:
+    """Return the table's rows for checkpoints and fusion."""
+    build(workload(data, 1, 1), threading.Event())  # prepares the data and the division
+    costs = checkpoint_cost(data, turns)
+    fusions = {
+        what: json.loads(watch(script("bench_parts.py", what), memory=False).result) for what in ("mean", "knfu")
+    }
+    size = f"{UPLOADS} uploads of {PUBLIC:,} x {CLASSES}"
+    more = [100 * (cost["cpu_1"] / cost["cpu_0"] - 1) for cost in costs]
+    whole = 100 * (sum(cost["cpu_1"] for cost in costs) / sum(cost["cpu_0"] for cost in costs) - 1)
+    wall = [100 * (cost["wall_1"] / cost["wall_0"] - 1) for cost in costs]
+    return [
+        ("W, a checkpoint each round, more CPU seconds than without", shown(more, " %", 1), "<= 5 %"),
+        ("the same, of the sums over all turns", f"{whole:.1f} %", "<= 5 %"),
+        ("the same, wall time", shown(wall, " %", 1), ""),
+        (f"mean of {size}, one after the other, CPU", shown(fusions["mean"]["ms"], " ms", 0), "<= 40 ms"),
+        ("the same, peak memory beside the uploads (one is 4 MB)", f"{fusions['mean']['extra_mb']:.0f} MB", ""),
+        (f"KnFu of {size}, CPU", shown([ms / 1000 for ms in fusions["knfu"]["ms"]], " s"), "<= 0.8 s"),
+        ("the same, peak memory beside the uploads (all are 400 MB)", f"{fusions['knfu']['extra_mb']:.0f} MB", ""),
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(json.dumps(fusion_cost(sys.argv[1])), flush=True)
