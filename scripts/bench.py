@@ -31,7 +31,6 @@ from fedkd.build import build
 from fedkd.engines.job import Crew, Job, Order
 from fedkd.engines.local import Local, one_intra_op_thread
 from fedkd.errors import SettingError
-from fedkd.rows import available_cores
 from fedkd.run import execute
 from fedkd.scenario import Scenario
 from fedkd.worker import hire

@@ -64,7 +64,7 @@ def run_engine(data: str | None, engine: str, workers: int) -> dict[str, float]:
     experiment = build(workload(data, ROUNDS, workers, engine=engine), stop)
     started = time.perf_counter()
     chosen: Engine = experiment.scenario.engine.value
-    with chosen.session():
+    with chosen.session(experiment.plan.architectures, "cpu"):
         execute(experiment, laps.lap, stop, on_reply)
     return {**laps.a_round(), "start": replies[0] - started}
 

@@ -99,7 +99,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
     for what, who, target in (("W", "never", ">= 1.3"), ("tiny", "auto", ">= 8"), ("tiny", "never", "")):
         name = {"W": "W", "tiny": f"100 tiny clients, together={who}"}[what]
         found += [
-            (f"{name}: naive Flower / fedkd, CPU s of a round after the first", ratio(what, who, "round_cpu_s"), target),
+            (f"{name}: naive Flower / fedkd, CPU s a round after the first", ratio(what, who, "round_cpu_s"), target),
             (f"{name}: the same, wall time (naive 2 actors, fedkd 1 worker)", ratio(what, who, "round_wall_s"), ""),
             (f"{name}: the same, CPU seconds of the whole run with its start", ratio(what, who, "cpu_s"), ""),
             (f"{name}: the same, peak memory of all processes (PSS)", ratio(what, who, "peak_gb"), ">= 4"),

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import torch
 
-from fedkd.engines.local import available_cores
+from fedkd.rows import available_cores
 
 SCRIPTS = Path(__file__).parent
 MARK = "mark: "

@@ -16,13 +16,19 @@ ROOT = Path(__file__).parent.parent.parent
 LONG = ["rounds=1000", "clients=4", "samples_per_client=20", "public.size=100", "test.global_size=50", "baseline=none"]
 
 
+def heed_ctrl_c() -> None:
+    """Let a child process end on SIGINT, which is ignored in whatever a shell has put into the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_ends_within_two_seconds_and_keeps_every_finished_round(tmp_path: Path, workers: int) -> None:
     command = [sys.executable, "-m", "fedkd.simulate", *LONG, f"engine.workers={workers}", "run_dir=out"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=heed_ctrl_c,
+    )  # fmt: skip
     rounds = tmp_path / "out" / "rounds.jsonl"
     try:
         deadline = time.monotonic() + 120

@@ -106,6 +106,11 @@ def test_what_a_cluster_does_not_have_is_said_before_anything_is_run(cluster: st
             records(engine=engine, device="cpu")
 
 
+def heed_ctrl_c() -> None:
+    """Let a child process end on SIGINT, which is ignored in whatever a shell has put into the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_ends_ray_within_five_seconds_and_leaves_no_process_behind(tmp_path: Path) -> None:
     mark = uuid.uuid4().hex
     config = tmp_path / "scenario.yaml"
@@ -113,7 +118,7 @@ def test_ctrl_c_ends_ray_within_five_seconds_and_leaves_no_process_behind(tmp_pa
     command = [sys.executable, "-m", "fedkd.simulate", "--config", str(config), f"run_dir={tmp_path / 'out'}"]
     process = subprocess.Popen(
         command, env={**os.environ, "FEDKD_TEST_MARK": mark}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-        text=True, start_new_session=True,
+        text=True, start_new_session=True, preexec_fn=heed_ctrl_c,
     )  # fmt: skip
     try:
         rounds = tmp_path / "out" / "rounds.jsonl"
