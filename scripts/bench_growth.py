@@ -133,7 +133,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
         ("5 %, models on disk", ORANGE, "D", lambda p: p.state == "disk"),
     )
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.0, 2.9), layout="constrained")
+        figure = Figure(figsize=(7.0, 3.1), layout="constrained")
         left, right = figure.subplots(1, 2)
         for label, color, style, belongs in series:
             chosen = [p for p in points if belongs(p)]
@@ -159,7 +159,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
         left.set_yscale("log")
         left.minorticks_off()
         right.set_ylim(bottom=0)
-        left.legend(frameon=False, fontsize=8)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
         figure.savefig(path)
 
 
