@@ -32,7 +32,7 @@ from fedkd.checks import at_least
 from fedkd.engines.job import FIRST_CLIENT_NODE_ID, Crew, Job, Order, answer, client_context, client_of, failed
 from fedkd.engines.local import message_identity, one_intra_op_thread, server_context
 from fedkd.engines.placement import Slot, place, tiles
-from fedkd.errors import Interrupted, RunError, SettingError
+from fedkd.errors import Interrupted, RunError, SettingError, StorageError
 from fedkd.rows import available_cores
 
 START_SECONDS = 120.0
@@ -107,6 +107,7 @@ class Ray:
         """Run a whole ServerApp over the job's clients."""
         session = self.session(job.architectures, job.device)
         with session, message_identity(), one_intra_op_thread(), contextlib.ExitStack() as stack:
+            _make(job.order.states)
             grid = RayGrid(self._slots(job.architectures, job.cost(), job.device), job)
             stack.callback(grid.shut_down)
             grid.start()
@@ -158,6 +159,13 @@ def _found(address: str) -> str:
         return address
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be made: {error.strerror}") from error
+
+
 class Actor:
     """A worker process: the clients of one order. Ray makes an actor class of it."""
 
@@ -166,6 +174,11 @@ class Actor:
         import torch
 
         sys.path.extend(path for path in part.paths if path not in sys.path)
+        if not part.order.states.is_dir():
+            raise RunError(
+                f"{part.order.states} is not to be seen on {socket.gethostname()}; give a run_dir on a file system"
+                " that every machine of the cluster sees"
+            )
         torch.set_num_threads(1)
         self._crew: Crew = part.hire(replace(part.order, public_inputs=public_inputs))
         self._clients = part.clients

@@ -1,12 +1,15 @@
 """Which worker runs which clients: arithmetic that must not promise what a scheduler cannot do."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
+from fedkd.engines.job import Order
 from fedkd.engines.placement import Slot, deal, fits, place, tiles
-from fedkd.engines.ray import Ray
-from fedkd.errors import SettingError
+from fedkd.engines.ray import Actor, JobPart, Ray
+from fedkd.errors import RunError, SettingError
+from fedkd.worker import hire
 
 HALF, TENTH = Fraction(1, 2), Fraction(1, 10)
 
@@ -27,6 +30,12 @@ def test_a_scenario_with_a_share_that_does_not_tile_names_the_model() -> None:
         Ray(gpus_per_client={"mlp": 0.6})
     with pytest.raises(SettingError, match="must name every model"):
         Ray(gpus_per_client={})
+
+
+def test_a_worker_that_does_not_see_the_run_folder_says_what_to_do(tmp_path: Path) -> None:
+    order = Order(scenario="", states=tmp_path / "elsewhere", history=False)
+    with pytest.raises(RunError, match=r"elsewhere is not to be seen on .*; give a run_dir on a file system"):
+        Actor(JobPart(hire, order, 1, ()), None)
 
 
 def test_no_fraction_is_split_over_two_gpus() -> None:
