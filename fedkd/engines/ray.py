@@ -214,7 +214,7 @@ class JobPart:
     """Where Python finds modules in the driver, such as a user's own strategy."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Worker:
     """The driver's side of one worker. ``queue`` is what its process has not answered yet, in the order it was sent."""
 
