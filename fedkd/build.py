@@ -22,16 +22,16 @@ from fedkd.data.samples import labels, public_normalization
 from fedkd.engines.job import Engine
 from fedkd.engines.local import one_intra_op_thread
 from fedkd.errors import SettingError, unknown_name
-from fedkd.knowledge import KINDS
 from fedkd.losses import LossName
 from fedkd.models.build import Architecture, assign, find_factory, try_out
 from fedkd.privacy import Protection
 from fedkd.rehearsal import is_faster, reason_alone
 from fedkd.report.rows import Plan
 from fedkd.scenario import Scenario
-from fedkd.server import Server, one_shot_check
+from fedkd.server import Server, check_order, settled_order
+from fedkd.server_models import WorkplaceModels
 from fedkd.state import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
-from fedkd.strategy import Declaration, chosen_loss, declaration
+from fedkd.strategy import Declaration, Needs, chosen_loss, declaration
 from fedkd.training import blank_optimizer
 
 
@@ -52,7 +52,7 @@ class Experiment:
 
     def messages(self, done: int = 0) -> int:
         """Return how many client messages the run will take after ``done`` rounds if no client fails."""
-        phases = 2 if self.plan.exchanges and self.scenario.protocol.order == "train_first" else 1
+        phases = 2 if self.plan.exchanges and self.server.order == "train_first" else 1
         asked = max(1, round(self.scenario.protocol.participation * self.plan.clients))
         taking_part = round(asked * (1 - self.scenario.protocol.dropout))
         return (self.plan.rounds - done) * phases * taking_part + self.plan.clients
@@ -104,8 +104,8 @@ def workplace(
         training=scenario.train,
         distillation=scenario.distill,
         loss=chosen_loss(declared, scenario.strategy.name, scenario.distill.loss),
-        kind=KINDS[declared.knowledge] if declared.knowledge != "nothing" else None,
-        discloses_label_counts=declared.needs.label_counts,
+        kind=declared.kind,
+        needs=declared.needs,
         protection=scenario.privacy.value,
         store=store,
         seed=scenario.federation.seed,
@@ -154,6 +154,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
 
     device = choose_device(scenario.federation.device) if engine.here else torch.device("cpu")
     place = workplace(scenario, store, stop, device=device)
+    _check_models(name, declared.needs, place)
     scenario = _choose_together(scenario, place)
     place = replace(place, together=_named(scenario))
     prepared, division, traits = place.prepared, place.division, place.traits
@@ -173,8 +174,14 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         pretrains=scenario.train.public_epochs > 0,
         temperature=scenario.distill.temperature,
         seed=scenario.federation.seed,
+        models=_server_models(declared.needs, place),
+        shapes={a.name: _shapes(a) for a in place.architectures} if kind and kind.lesson == "adopt" else None,
     )
-    resolved = scenario.changed(distill=replace(scenario.distill, loss=cast(LossName, loss))) if exchanges else scenario
+    resolved = scenario
+    if kind is not None:
+        protocol = replace(scenario.protocol, order=settled_order(scenario.protocol, kind))
+        distill = replace(scenario.distill, loss=cast(LossName, loss)) if kind.lesson == "distill" else scenario.distill
+        resolved = scenario.changed(protocol=protocol, distill=distill)
     counts = [place.label_counts(i) for i in range(scenario.federation.clients)]
     plan = Plan(
         name=scenario.name,
@@ -195,6 +202,45 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         warnings=_warnings(scenario, [len(rows) for rows in division.train], traits),
     )
     return Experiment(resolved, place, server, plan, states, checkpoints, temporary)
+
+
+def _check_models(name: str, needs: Needs, place: Workplace) -> None:
+    """Raise where the clients' models are not what the strategy can work with."""
+    models = list(place.traits)
+    if needs.equal_architectures and len(models) > 1:
+        raise SettingError(
+            f"strategy={name} averages weights and needs one architecture for all clients, but models are"
+            f" {', '.join(models)}; say models=[{models[0]}], or use a strategy that exchanges predictions"
+        )
+    widths = {model: trait.features for model, trait in place.traits.items()}
+    if needs.features is not None and None in widths.values():
+        without = [model for model, width in widths.items() if width is None]
+        raise SettingError(
+            f"strategy={name} needs the features of models, the input of a linear layer that puts out the logits;"
+            f" {', '.join(without)} has no such layer"
+        )
+    if needs.features == "equal" and len(set(widths.values())) > 1:
+        found = ", ".join(f"{model} {width}" for model, width in widths.items())
+        raise SettingError(
+            f"strategy={name} compares features and needs equal widths, but they are {found}; say strategy.width=N to"
+            " project them, or use one architecture"
+        )
+
+
+def _server_models(needs: Needs, place: Workplace) -> WorkplaceModels | None:
+    """Return the models of the server's own, each tried once; None where the strategy needs none."""
+    if needs.server_models is None:
+        return None
+    extra = {}
+    for name in needs.server_models:
+        if name not in place.traits:
+            architecture = Architecture(name, place.prepared.input_shape, place.prepared.classes)
+            extra[name] = (architecture, try_out(architecture))
+    return WorkplaceModels(place, extra)
+
+
+def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in architecture.build(0).state_dict().items()}
 
 
 def _choose_together(scenario: Scenario, place: Workplace) -> Scenario:
@@ -248,7 +294,8 @@ def round_costs(place: Workplace) -> list[float]:
             optimizer.step()
             took.append(time.perf_counter() - started)
         step[architecture.name] = min(took)
-    public = len(place.division.public) if place.kind is not None else 0
+    distills = place.kind is not None and place.kind.lesson == "distill"
+    public = len(place.division.public) if distills else 0
     shared = public * (place.distillation.epochs + 1 / 3)  # predicting costs a third of a step: no gradients
     return [
         step[architecture.name] * (place.training.epochs * len(rows) + shared) / batch
@@ -258,12 +305,17 @@ def round_costs(place: Workplace) -> list[float]:
 
 def _check_needs(scenario: Scenario, declared: Declaration) -> None:
     name, needs, public = scenario.strategy.name, declared.needs, scenario.public
-    one_shot_check(scenario.protocol, declared)
+    check_order(scenario.protocol, declared.kind)
     asked = max(1, round(scenario.protocol.participation * scenario.federation.clients))
     if scenario.protocol.min_clients > asked:
         raise SettingError(
             f"min_clients={scenario.protocol.min_clients}, but a round asks only {asked} clients"
             f" (participation={scenario.protocol.participation:g} of clients={scenario.federation.clients})"
+        )
+    if needs.pooled and (scenario.protocol.participation < 1 or scenario.protocol.dropout > 0):
+        raise SettingError(
+            f"strategy={name} trains on the private sets of all clients: nobody is absent; leave participation and"
+            " dropout out"
         )
     if needs.public_set and public.size == 0:
         raise SettingError(f"strategy={name} needs a public set; give public.size=N with N >= 1")

@@ -22,14 +22,17 @@ from fedkd.data.prepare import Prepared
 from fedkd.data.samples import Normalization, inputs, labels
 from fedkd.errors import DeadlinePassed, Interrupted
 from fedkd.fusion import smooth, soften
-from fedkd.knowledge import Kind
+from fedkd.knowledge import AdoptedKind, Kind, PenaltyKind
 from fedkd.losses import LOSSES, distillation_target
-from fedkd.messages import ClientCard, Download, Predictions, PrivacyEvent, Step, Upload
+from fedkd.messages import ClientCard, Download, Knowledge, Predictions, PrivacyEvent, Step, Upload
 from fedkd.models.build import Architecture, Traits, borrowed_global_generator
+from fedkd.models.features import forward_with_features
 from fedkd.privacy import Protection
 from fedkd.seeding import numpy_stream, torch_seed
 from fedkd.state import ClientState, ClientStore
+from fedkd.strategy import Needs
 from fedkd.training import (
+    PREDICTION_BATCH,
     Distillation,
     Training,
     accuracy,
@@ -44,7 +47,7 @@ OPTIMIZER = "optimizer of "
 """How the names of optimizer tensors begin in a client's state: ``optimizer of train/0/exp_avg``."""
 
 
-TRAINING: frozenset[Step] = frozenset({"pretrain", "distill", "train"})
+TRAINING: frozenset[Step] = frozenset({"pretrain", "distill", "adopt", "train"})
 """The steps that change a client's model. In a download they come before all others."""
 
 
@@ -73,7 +76,7 @@ class Workplace:
     loss: str
     kind: Kind | None
     """None where the strategy exchanges nothing."""
-    discloses_label_counts: bool
+    needs: Needs
     protection: Protection
     store: ClientStore
     seed: int
@@ -112,6 +115,15 @@ class Workplace:
         """Return rows of the data set as model inputs and labels."""
         return inputs(self.prepared, rows, self.normalization, self.device), labels(self.prepared, rows, self.device)
 
+    def train_rows(self, client_id: int) -> np.ndarray:
+        """Return the rows that a client trains on: its own, or everybody's where the strategy pools them."""
+        return self.pooled_rows if self.needs.pooled else self.division.train[client_id]
+
+    @cached_property
+    def pooled_rows(self) -> np.ndarray:
+        """The rows of all private training sets, sorted."""
+        return np.sort(np.concatenate(self.division.train))
+
     def label_counts(self, client_id: int) -> tuple[int, ...]:
         """Return how many training samples of each class a client has."""
         rows = self.division.train[client_id]
@@ -132,9 +144,13 @@ class Workplace:
         return model, {name: tensor for name, tensor in state.items() if name.startswith(OPTIMIZER)}
 
     def initial_state(self, client_id: int) -> ClientState:
-        """Return the state of a client that never took part: its own initial weights, and blank optimizers."""
+        """Return the state of a client that never took part: its own initial weights, and blank optimizers.
+
+        Where the strategy needs a common start, they are those of its architecture.
+        """
         architecture = self.architectures[client_id]
-        model = architecture.build(torch_seed(self.seed, "client", client_id, "weights"))
+        own = ("architecture", architecture.name) if self.needs.common_start else ("client", client_id)
+        model = architecture.build(torch_seed(self.seed, *own, "weights"))
         return {**model.state_dict(), **self.kept.get(architecture.name, {})}
 
 
@@ -146,7 +162,7 @@ def describe(place: Workplace, client_id: int) -> ClientCard:
         architecture=name,
         parameters=place.traits[name].parameters,
         train_size=len(place.division.train[client_id]),
-        label_counts=place.label_counts(client_id) if place.discloses_label_counts else None,
+        label_counts=place.label_counts(client_id) if place.needs.label_counts else None,
     )
 
 
@@ -177,17 +193,72 @@ def take_part(place: Workplace, client_id: int, download: Download) -> Upload:
 
 
 class _Visit:
-    """One client handling one download: the model in its hands, and what it found so far."""
+    """One client handling one download: the model in its hands, and what it found so far.
+
+    Also what a kind of knowledge finds there (``fedkd.knowledge.ClientView``).
+    """
 
     def __init__(self, place: Workplace, client_id: int, download: Download) -> None:
         self.place = place
         self.client_id = client_id
+        self.round = download.round
+        self.classes = place.prepared.classes
+        self.temperature = place.distillation.temperature
         self.download = download
         self.model, self.kept = place.model(client_id)
         self.started = time.perf_counter()
         self.metrics: dict[str, float] = {}
         self.event: PrivacyEvent | None = None
-        self.knowledge: Predictions | None = None
+        self.knowledge: Knowledge | None = None
+
+    @property
+    def traits(self) -> Traits:
+        return self.place.traits[self.place.architectures[self.client_id].name]
+
+    def public_ids(self) -> Int[Tensor, "N"]:
+        assert self.download.public_ids is not None, "knowledge was asked for without saying on what"
+        return self.download.public_ids
+
+    def public_inputs(self) -> Tensor:
+        x, ids = self.place.public_inputs, self.public_ids()
+        return x if len(ids) == len(x) else x[ids.to(self.place.device)]
+
+    @cached_property
+    def private(self) -> tuple[Tensor, Tensor]:
+        return self.place.samples(self.place.train_rows(self.client_id))
+
+    def private_inputs(self) -> Tensor:
+        return self.private[0]
+
+    def private_labels(self) -> Int[Tensor, "n"]:
+        return self.private[1]
+
+    def public_logits(self) -> Float[Tensor, "N C"]:
+        logits = predict(self.model, self.public_inputs()).cpu()
+        if len(logits):
+            self.metrics["label_leakage"] = _label_leakage(logits, self.place.label_counts(self.client_id))
+        return logits
+
+    def private_logits(self) -> Float[Tensor, "n C"]:
+        return predict(self.model, self.private_inputs()).cpu()
+
+    def private_features(self) -> Float[Tensor, "n d"]:
+        head = self.head()
+        self.model.eval()
+        with torch.no_grad():
+            parts = [
+                forward_with_features(self.model, head, batch)[1]
+                for batch in torch.split(self.private_inputs(), PREDICTION_BATCH)
+            ]
+        return torch.cat(parts).cpu()
+
+    def head(self) -> str:
+        head = self.traits.head
+        assert head is not None, "declared in needs"
+        return head
+
+    def stream(self, purpose: str) -> np.random.Generator:
+        return numpy_stream(self.place.seed, *self.stream_path(purpose))
 
     def pulse(self) -> None:
         """Raise if the run was asked to stop, or the client is past its deadline."""
@@ -219,11 +290,9 @@ class _Visit:
         kept = {name.removeprefix(prefix): tensor for name, tensor in self.kept.items() if name.startswith(prefix)}
         if kept:
             restore_optimizer(optimizer, kept)
-        place = self.place
-        draws = place.traits[place.architectures[self.client_id].name].draws_randomness
-        seed = torch_seed(place.seed, *self.stream_path(f"{purpose} dropout"))
-        with borrowed_global_generator(seed) if draws else contextlib.nullcontext():
-            stream = numpy_stream(place.seed, *self.stream_path(f"{purpose} batches"))
+        seed = torch_seed(self.place.seed, *self.stream_path(f"{purpose} dropout"))
+        with borrowed_global_generator(seed) if self.traits.draws_randomness else contextlib.nullcontext():
+            stream = self.stream(f"{purpose} batches")
             loss = optimize(
                 self.model, size, batch_loss, phase, stream, epochs=epochs, optimizer=optimizer, pulse=self.pulse
             )
@@ -245,15 +314,37 @@ def _pretrain(visit: _Visit) -> None:
 
 
 def _train(visit: _Visit) -> None:
-    place = visit.place
-    x, y = place.samples(place.division.train[visit.client_id])
-    loss = visit.fit("train", x, y, place.training.epochs)
+    place, kind = visit.place, visit.place.kind
+    x, y = visit.private
+    penalty = kind.penalty(visit, visit.download.teacher) if isinstance(kind, PenaltyKind) else None
+    if penalty is None:
+        loss = visit.fit("train", x, y, place.training.epochs)
+    else:
+        assert isinstance(kind, PenaltyKind), "only such a kind has one"
+        head = visit.head() if kind.uses_features else None
+
+        def batch_loss(batch: Tensor) -> Tensor:
+            if head is None:
+                logits, features = visit.model(x[batch]), None
+            else:
+                logits, features = forward_with_features(visit.model, head, x[batch])
+            return F.cross_entropy(logits, y[batch]) + penalty(batch, logits, features)
+
+        loss = visit.optimize("train", len(y), batch_loss, place.training, place.training.epochs)
     if loss is not None:
         visit.metrics["train_loss"] = loss
 
 
+def _adopt(visit: _Visit) -> None:
+    kind, teacher = visit.place.kind, visit.download.teacher
+    if teacher is not None:
+        assert isinstance(kind, AdoptedKind), "only such a kind has teachers that are weights"
+        kind.adopt(visit.model, teacher)
+
+
 def _distill(visit: _Visit) -> None:
-    place, teacher = visit.place, visit.download.teacher
+    place = visit.place
+    teacher: Predictions | None = visit.download.teacher
     if teacher is None:
         return
     settings, loss = place.distillation, LOSSES[place.loss]
@@ -279,15 +370,10 @@ def _evaluate(visit: _Visit) -> None:
     visit.metrics["global_accuracy"] = accuracy(predict(visit.model, x), y)
 
 
-def _predict(visit: _Visit) -> None:
-    place, ids = visit.place, visit.download.public_ids
-    assert place.kind is not None, "predictions were asked for in a run that exchanges none"
-    assert ids is not None, "predictions were asked for without saying on what"
-    x = place.public_inputs
-    logits = predict(visit.model, x if len(ids) == len(x) else x[ids.to(place.device)]).cpu()
-    visit.metrics["label_leakage"] = _label_leakage(logits, place.label_counts(visit.client_id))
-    knowledge = place.kind.extract(logits, ids, place.distillation.temperature)
-    visit.knowledge, visit.event = place.protection.protect(knowledge)
+def _share(visit: _Visit) -> None:
+    place = visit.place
+    assert place.kind is not None, "knowledge was asked for in a run that exchanges none"
+    visit.knowledge, visit.event = place.protection.protect(place.kind.extract(visit))
 
 
 def _label_leakage(logits: Float[Tensor, "N C"], label_counts: tuple[int, ...]) -> float:
@@ -301,7 +387,8 @@ def _label_leakage(logits: Float[Tensor, "N C"], label_counts: tuple[int, ...]) 
 _STEPS: dict[Step, Callable[[_Visit], None]] = {
     "pretrain": _pretrain,
     "distill": _distill,
+    "adopt": _adopt,
     "train": _train,
     "evaluate": _evaluate,
-    "predict": _predict,
+    "share": _share,
 }

@@ -7,23 +7,31 @@ public samples, C classes. Tensors are CPU tensors; nobody writes into them.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedkd.fusion import soften
 from fedkd.losses import Scale
 from fedkd.rows import by_rows
 
-Step = Literal["pretrain", "distill", "train", "evaluate", "predict"]
+Step = Literal["pretrain", "distill", "adopt", "train", "evaluate", "share"]
+"""What a client may be asked to do. ``distill`` learns from a teacher on the public set, ``adopt`` takes over weights,
+``train`` may hold on to a teacher's tables while it learns private labels, ``share`` makes the knowledge to upload."""
 Status = Literal["ok", "rejected", "failed", "absent"]
+
+
+Knowledge = Any
+"""What one client uploads or learns from: ``Predictions``, or what another kind of knowledge is made of.
+
+None where there is none. Only its kind (``fedkd.knowledge``) looks inside."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Knowledge of the public-set kind: one row of ``values`` [N, C] for each of the public ``ids`` [N].
+    """Knowledge of the public-set kinds: one row of ``values`` [N, C] for each of the public ``ids`` [N].
 
     Shapes are not enforced here: what comes from a client is checked, and rejected, by its kind of knowledge.
     """
@@ -66,7 +74,7 @@ class Download:
     round: int
     steps: tuple[Step, ...]
     public_ids: Int[Tensor, "N"] | None = None
-    teacher: Predictions | None = None
+    teacher: Knowledge = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +89,56 @@ class Upload:
     round: int
     metrics: Mapping[str, float]
     privacy: PrivacyEvent | None = None
-    knowledge: Predictions | None = None
+    knowledge: Knowledge = None
+
+
+@runtime_checkable
+class ServerModels(Protocol):
+    """Models of the server's own, for strategies that declare them: their states are plain named tensors.
+
+    A strategy keeps such a state in ``Fusion.state``. Random streams are derived from the round and ``purpose``.
+    """
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """Every client's architecture, by client id."""
+
+    def initial(self, architecture: str) -> Mapping[str, Tensor]:
+        """Return the state of a fresh model, the same in every round."""
+
+    def predict(
+        self, architecture: str, state: Mapping[str, Tensor], ids: Int[Tensor, "N"] | None = None
+    ) -> Float[Tensor, "N C"]:
+        """Return a model's logits on public samples; on all of them by default."""
+
+    def distill(
+        self,
+        architecture: str,
+        state: Mapping[str, Tensor],
+        teacher: Predictions,
+        *,
+        loss: str,
+        purpose: str,
+        round: int,
+        epochs: int,
+    ) -> Mapping[str, Tensor]:
+        """Return the state after distilling a teacher on its public samples, stepping as ``distill`` says."""
+
+    def fit(
+        self,
+        architecture: str,
+        state: Mapping[str, Tensor],
+        ids: Int[Tensor, "N"],
+        labels: Int[Tensor, "N"],
+        *,
+        purpose: str,
+        round: int,
+        epochs: int,
+    ) -> Mapping[str, Tensor]:
+        """Return the state after training on labels of public samples, stepping as ``distill`` says."""
+
+    def accuracy(self, architecture: str, state: Mapping[str, Tensor]) -> float:
+        """Return a model's accuracy on the balanced test set: a measurement, no part of any protocol."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +146,10 @@ class Cohort:
     """The accepted uploads of one round, stacked by client id: what a strategy fuses.
 
     ``values`` [K, N, C] are what the clients uploaded, on ``scale``. ``probs`` are soft labels at the scenario's
-    distillation temperature, ``probs_at(T)`` at any other. ``label_counts`` [K, C] and ``public_labels`` [N] are
-    None unless the strategy declares that it needs them.
+    distillation temperature, ``probs_at(T)`` at any other. ``label_counts`` [K, C], ``public_labels`` [N] and
+    ``server`` are None unless the strategy declares that it needs them. ``answered`` [K, N] is None where every client
+    predicts on every sample; else it says who did, and rows that are missing are zeros, which mean nothing.
+    ``round_ids`` are the round's public samples where the strategy asked for fewer (``strategy.Asking``).
     """
 
     round: int
@@ -102,6 +161,10 @@ class Cohort:
     train_sizes: tuple[int, ...] = ()
     label_counts: Float[Tensor, "K C"] | None = None
     public_labels: Int[Tensor, "N"] | None = None
+    answered: Bool[Tensor, "K N"] | None = None
+    round_ids: Int[Tensor, "M"] | None = None
+    architectures: tuple[str, ...] = ()
+    server: ServerModels | None = None
 
     @property
     def size(self) -> int:
@@ -141,13 +204,19 @@ class Cohort:
 class Fusion:
     """What a strategy returns: ``weights`` [K, K], where ``weights[i, j]`` is how much client j teaches client i.
 
-    ``teachers`` [K, N, C] are personal, [N, C] common; on the strategy's ``teaches`` scale. ``state`` comes back with
-    the next round's cohort. Shapes are checked by the kind of knowledge, whatever a strategy returns.
+    ``teachers`` [K, N, C] are personal, [N, C] common; on the strategy's ``teaches`` scale. (Kinds of knowledge other
+    than predictions say what theirs are.) ``state`` comes back with the next round's cohort: tensors, numbers and text
+    in dictionaries, lists and tuples. ``kept`` [N] or [K, N] says which rows are taught at all; None teaches all.
+    ``public_ids`` [N] are the teachers' public samples where they are not the cohort's. ``metrics`` are recorded with
+    the round. Shapes are checked by the kind of knowledge, whatever a strategy returns.
     """
 
     weights: Tensor
-    teachers: Tensor
+    teachers: Any
     state: Any = None
+    kept: Tensor | None = None
+    public_ids: Tensor | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,3 +249,5 @@ class RoundRecord:
     seconds: float
     weights: Float[Tensor, "K K"] | None = field(default=None, repr=False)
     knowledge_sha256: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What the strategy reports of the round, such as the accuracy of a server's model."""

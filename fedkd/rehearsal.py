@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedkd.client import Rehearsed, Workplace
 from fedkd.errors import Interrupted
+from fedkd.knowledge import Kind, PublicPredictions
 from fedkd.losses import LOSSES, distillation_target
 from fedkd.messages import Download, Predictions
 from fedkd.seeding import numpy_stream
@@ -27,6 +28,8 @@ Visits = Sequence[tuple[int, Download]]
 def reason_alone(place: Workplace, name: str) -> str | None:
     """Return why clients of an architecture are trained one by one, whatever it costs; None if they need not be."""
     (architecture,) = {a for a in place.architectures if a.name == name}
+    if place.kind is not None and not trains_plainly(place.kind):
+        return "its kind of knowledge takes part in training in a way of its own"
     phases = [place.training, *([place.distillation] if place.kind is not None else [])]
     if any(phase.optimizer_state == "kept" for phase in phases):
         return "optimizer_state=kept lets clients' optimizers be at different steps"
@@ -36,6 +39,11 @@ def reason_alone(place: Workplace, name: str) -> str | None:
             if depends_on_company(architecture, phase.batch_size):
                 return "its sums round differently with the clients beside it, so that a run would depend on workers"
     return reason
+
+
+def trains_plainly(kind: Kind) -> bool:
+    """Return whether clients of a kind train on plain labels, and distill on the same public samples as one another."""
+    return isinstance(kind, PublicPredictions) and kind.chooser is None
 
 
 def is_faster(place: Workplace, name: str) -> bool:
@@ -83,7 +91,7 @@ def rehearse(place: Workplace, visits: Visits) -> None:
 
 
 def _train(place: Workplace, visits: Visits, stacked: dict[str, Tensor]) -> Mapping[str, Any]:
-    samples = [place.samples(place.division.train[i]) for i, _ in visits]
+    samples = [place.samples(place.train_rows(i)) for i, _ in visits]
     x, y = Pool.of_each([x for x, _ in samples]), Pool.of_each([y for _, y in samples])
     sizes = [len(y) for _, y in samples]
     phase = place.training

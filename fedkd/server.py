@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,21 +16,21 @@ from torch import Tensor
 from fedkd.checks import at_least, positive, share
 from fedkd.errors import RunError, SettingError, UploadRejected
 from fedkd.fusion import effective_neighbors
-from fedkd.knowledge import Kind, Request
-from fedkd.losses import Scale
+from fedkd.knowledge import Kind, Lessons, Request, RowKind
 from fedkd.messages import (
     ClientCard,
     ClientRecord,
     Download,
     Fusion,
-    Predictions,
+    Knowledge,
     RoundRecord,
+    ServerModels,
     Status,
     Step,
     Upload,
 )
 from fedkd.seeding import numpy_stream
-from fedkd.strategy import Declaration, Strategy, Stream, Streaming
+from fedkd.strategy import Asking, Declaration, Strategy, Stream, Streaming
 
 WEIGHTS_LIMIT = 2000
 """Most clients for which the record carries all K x K weights (16 MB a round at the limit)."""
@@ -53,9 +53,10 @@ class Protocol:
     only as far as the same clients are late."""
     min_clients: int = 1
     """Clients that must answer in a round; with fewer the run ends (it can be resumed). 0 goes on without any."""
-    order: Order = "train_first"
+    order: Order | None = None
     """What comes last in a round: training on private data (distill_first: FedMD's digest and revisit, with the
-    teacher of the round before) or distilling this round's teacher (train_first: KnFu's fine-tuning)."""
+    teacher of the round before) or learning from this round's teacher (train_first: KnFu's fine-tuning). null is
+    train_first, but distill_first for strategies whose teachers are part of private training's loss."""
 
     def __post_init__(self) -> None:
         at_least(1, rounds=self.rounds)
@@ -82,7 +83,7 @@ class Reply:
 
 
 class Server:
-    """The server of one run. It owns the last fusion, the strategy's state, and what is known of each client."""
+    """The server of one run. It owns the last lessons, the strategy's state, and what is known of each client."""
 
     def __init__(
         self,
@@ -99,21 +100,25 @@ class Server:
         pretrains: bool,
         temperature: float,
         seed: int,
+        models: ServerModels | None = None,
+        shapes: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
     ) -> None:
         self.strategy, self.declared, self.kind, self.protocol = strategy, declared, kind, protocol
         self.clients, self.classes, self.seed, self.temperature = clients, classes, seed, temperature
         self.public_size, self.public_per_round, self.public_labels = public_size, public_per_round, public_labels
-        self.pretrains = pretrains
+        self.pretrains, self.models, self.shapes = pretrains, models, shapes or {}
+        self.order = settled_order(protocol, kind)
         self.records: dict[int, ClientRecord] = {}
         self.cards: dict[int, ClientCard] = {}
         self._restored: dict[int, ClientRecord] = {}
         self._seen: set[int] = set()
-        self._fusion: Fusion | None = None
-        self._rows: dict[int, int] = {}  # of the last fusion, by client id
-        self._taught_ids = torch.arange(0)  # the public samples of the last fusion
-        self._common: Predictions | None = None
+        self._state: Any = None  # the strategy's
+        self._lessons = Lessons()
+        self._unlearned: set[int] = set()  # who was not sent the last lessons yet
         self._participants: list[int] = []
-        self._public_ids = torch.arange(0)
+        self._asked: list[int] = []  # those of them who train
+        self._public_ids = self._asked_ids = torch.arange(0)
+        self._metrics: dict[str, float] = {}
         self._started = 0.0
         self._weights: Tensor | None = None
         self._sha256: str | None = None
@@ -132,7 +137,7 @@ class Server:
     def open_round(self, number: int) -> dict[int, Download]:
         """Return the round's first downloads, by client id in ascending order."""
         self._started = time.perf_counter()
-        self._weights, self._sha256 = None, None
+        self._weights, self._sha256, self._metrics = None, None, {}
         alone = 1.0 if self.kind is None else None  # without exchange every client is its own and only teacher
         if self.kind is None and self.clients <= WEIGHTS_LIMIT:
             self._weights = torch.eye(self.clients)
@@ -147,35 +152,22 @@ class Server:
             self.records[client_id] = replace(self.records[client_id], reason="dropped out")
         gone = len(asked) - len(self._participants)
         self._require(number, len(self._participants), *([f"{gone} dropped out"] if gone else []))
-        self._public_ids = self._draw_public_ids(number)
-        exchanges = self.kind is not None
-        distills_first = self.protocol.order == "distill_first"
-        downloads = {}
-        for client_id in self._participants:
-            teacher = self._teacher(client_id) if distills_first else None
-            steps: list[Step] = ["pretrain"] if self.pretrains and client_id not in self._seen else []
-            steps += ["distill"] if teacher is not None else []
-            steps += ["train"]
-            steps += ["evaluate"] if distills_first or not exchanges else []
-            steps += ["predict"] if exchanges else []
-            downloads[client_id] = Download(
-                round=number,
-                steps=tuple(steps),
-                public_ids=self._public_ids if exchanges else None,
-                teacher=teacher,
-            )
-        return downloads
+        self._public_ids = self._asked_ids = self._draw_public_ids(number)
+        if isinstance(self.strategy, Asking):
+            self._asked_ids = self.strategy.asks(number, self._public_ids, self._state)
+        self._asked = self._leaders() if self.declared.needs.pooled else self._participants
+        return {client_id: self._first_download(number, client_id) for client_id in self._asked}
 
     def fuse(self, number: int, replies: Iterable[Reply]) -> None:
         """Check the round's replies as they come, fuse what was accepted, and keep the teachers.
 
         Where the strategy fuses a stream, an upload is dropped once those of lower client ids have been added.
         """
-        request, state = self._request(number), self._fusion.state if self._fusion else None
+        request, state = self._request(number), self._state
         gathering: _Stream | _Stack = _Stack()
-        if isinstance(self.strategy, Streaming):
-            gathering = _Stream(self.strategy.stream(state), self._participants)
-        silent, failures = set(self._participants), dict[int, str]()
+        if isinstance(self.strategy, Streaming) and isinstance(self.kind, RowKind):
+            gathering = _Stream(self.strategy.stream(state), self.kind, self._asked)
+        silent, failures = set(self._asked), dict[int, str]()
         for reply in replies:
             upload = self._received(reply)
             silent.discard(reply.client_id)
@@ -185,7 +177,7 @@ class Server:
                 self._seen.add(upload.client_id)
             accepted = upload is not None and self._accepts(upload, request)
             if self.kind is not None:
-                gathering.take(reply.client_id, upload if accepted else None, self.kind)
+                gathering.take(reply.client_id, upload if accepted else None)
         for client_id in silent:
             failures[client_id] = "did not answer"
             self._received(Reply(client_id=client_id, upload=None, error=failures[client_id]))
@@ -196,20 +188,22 @@ class Server:
             return
         fusion = gathering.fuse(self.strategy, state, self.kind, request)
         client_ids = tuple(sorted(gathering.accepted))
-        shape = (len(client_ids), len(request.public_ids), request.classes)
-        self.kind.check_fusion(fusion, shape, self.declared.teaches)
-        self._keep(fusion, client_ids, request.public_ids)
+        self.kind.check_fusion(fusion, client_ids, request, self.declared.teaches)
+        self._keep(fusion, client_ids, self.kind.lessons(fusion, client_ids, request, self.declared.teaches))
 
     def close_round(self, number: int) -> dict[int, Download]:
-        """Return the round's last downloads: distill this round's teacher, then evaluate. Empty if there are none."""
-        if self.kind is None or self.protocol.order == "distill_first":
+        """Return the round's last downloads: learn from this round's teacher, evaluate. Empty if there are none."""
+        if self.kind is None or self.order == "distill_first":
             return {}
+        learn: Step = "adopt" if self.kind.lesson == "adopt" else "distill"
         downloads = {}
         for client_id in self._participants:
-            if self.records[client_id].status == "failed":
+            status = self.records[client_id].status
+            if status == "failed":
                 continue
-            teacher = self._teacher(client_id) if self.records[client_id].status == "ok" else None
-            steps: tuple[Step, ...] = ("distill", "evaluate") if teacher is not None else ("evaluate",)
+            leads_not = client_id not in self._asked
+            teacher = self._lesson(client_id) if status == "ok" or leads_not else None
+            steps: tuple[Step, ...] = (learn, "evaluate") if teacher is not None else ("evaluate",)
             downloads[client_id] = Download(round=number, steps=steps, teacher=teacher)
         return downloads
 
@@ -238,6 +232,7 @@ class Server:
             seconds=time.perf_counter() - self._started,
             weights=self._weights,
             knowledge_sha256=self._sha256,
+            metrics=self._metrics,
         )
 
     @property
@@ -248,21 +243,16 @@ class Server:
     def state(self) -> dict[str, Any]:
         """Return what the server must know to go on after the last recorded round: plain values and tensors.
 
-        Teachers are part of it only where the next round still sends them.
+        Lessons are part of it only where a later round may still send them.
         """
-        fusion = self._fusion
-        sends = fusion is not None and self.protocol.order == "distill_first"
         names = [field.name for field in fields(ClientRecord)]
         ordered = [self.records[i] for i in sorted(self.records)]
         return {
             "records": {name: [getattr(record, name) for record in ordered] for name in names},
             "seen": sorted(self._seen),
-            "strategy": None if fusion is None else fusion.state,
-            "weights": fusion.weights if fusion is not None and sends else None,
-            "teachers": fusion.teachers if fusion is not None and sends else None,
-            "taught": list(self._rows) if sends else None,
-            "public_ids": self._taught_ids if sends else None,
-            "fused": fusion is not None,
+            "strategy": self._state,
+            "lessons": self._lessons_as_tensors() if self._sends_later else None,
+            "unlearned": sorted(self._unlearned),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -270,13 +260,74 @@ class Server:
         columns: Mapping[str, Sequence[Any]] = state["records"]
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         self._restored = {row["client_id"]: ClientRecord(**row) for row in rows}
-        self._seen = set(state["seen"])
-        if state["fused"]:
-            empty = torch.zeros(0)
-            self._fusion = Fusion(weights=empty, teachers=empty, state=state["strategy"])
-        if state["teachers"] is not None:
-            self._fusion = Fusion(weights=state["weights"], teachers=state["teachers"], state=state["strategy"])
-            self._address(state["taught"], state["public_ids"])
+        self._seen, self._state = set(state["seen"]), state["strategy"]
+        self._unlearned = set(state["unlearned"])
+        if state["lessons"] is not None:
+            self._lessons = self._lessons_from_tensors(state["lessons"])
+
+    @property
+    def _sends_later(self) -> bool:
+        """Whether lessons are still needed after their round: sent in the next one, or to who was absent."""
+        return self.kind is not None and (self.order == "distill_first" or self.kind.lesson == "adopt")
+
+    def _lessons_as_tensors(self) -> dict[str, Any]:
+        kind, lessons = self.kind, self._lessons
+        assert kind is not None, "a run that exchanges nothing has no lessons"
+
+        def tensors(knowledge: Knowledge) -> dict[str, Tensor]:
+            return {name: torch.tensor(array) for name, array in kind.arrays(knowledge).items()}
+
+        # Clients may share one lesson: it is kept once.
+        distinct = {id(lesson): lesson for lesson in lessons.personal.values()}
+        places = {key: place for place, key in enumerate(distinct)}
+        return {
+            "common": None if lessons.common is None else tensors(lessons.common),
+            "personal": [tensors(lesson) for lesson in distinct.values()],
+            "whose": [(client_id, places[id(lesson)]) for client_id, lesson in lessons.personal.items()],
+        }
+
+    def _lessons_from_tensors(self, state: Mapping[str, Any]) -> Lessons:
+        kind = self.kind
+        assert kind is not None, "a run that exchanges nothing has no lessons"
+
+        def knowledge(tensors: Mapping[str, Tensor]) -> Knowledge:
+            return kind.knowledge({name: tensor.numpy() for name, tensor in tensors.items()})
+
+        personal = [knowledge(tensors) for tensors in state["personal"]]
+        return Lessons(
+            common=None if state["common"] is None else knowledge(state["common"]),
+            personal={client_id: personal[place] for client_id, place in state["whose"]},
+        )
+
+    def _first_download(self, number: int, client_id: int) -> Download:
+        """Return what a client is asked for at the beginning of a round."""
+        kind = self.kind
+        steps: list[Step] = ["pretrain"] if self.pretrains and client_id not in self._seen else []
+        if kind is None:
+            return Download(round=number, steps=(*steps, "train", "evaluate"))
+        teacher = None
+        if kind.lesson == "adopt":  # nobody trains from old weights
+            teacher = self._lesson(client_id) if client_id in self._unlearned else None
+            steps += ["adopt"] if teacher is not None else []
+        elif self.order == "distill_first":
+            teacher = self._lesson(client_id)
+            steps += ["distill"] if teacher is not None and kind.lesson == "distill" else []
+        steps += ["train"]
+        steps += ["evaluate"] if self.order == "distill_first" else []
+        steps += ["share"]
+        return Download(round=number, steps=tuple(steps), public_ids=self._asked_ids, teacher=teacher)
+
+    def _lesson(self, client_id: int) -> Knowledge | None:
+        """Return the last lesson for a client, and take note that it is sent."""
+        self._unlearned.discard(client_id)
+        return self._lessons.of(client_id)
+
+    def _leaders(self) -> list[int]:
+        """Return the first participant of each architecture."""
+        first: dict[str, int] = {}
+        for client_id in self._participants:
+            first.setdefault(self.cards[client_id].architecture, client_id)
+        return sorted(first.values())
 
     def _draw_participants(self, number: int) -> list[int]:
         count = max(1, round(self.protocol.participation * self.clients))
@@ -306,11 +357,15 @@ class Server:
         return Request(
             round=number,
             classes=self.classes,
-            public_ids=self._public_ids,
+            public_ids=self._asked_ids,
             temperature=self.temperature,
+            round_ids=self._public_ids if isinstance(self.strategy, Asking) else None,
+            architectures=tuple(card.architecture for card in self.cards.values()),
+            server=self.models,
+            shapes=self.shapes,
             train_sizes={i: card.train_size for i, card in self.cards.items()},
             label_counts=counts,
-            public_labels=self.public_labels[self._public_ids]
+            public_labels=self.public_labels[self._asked_ids]
             if needs.public_labels and self.public_labels is not None
             else None,
         )
@@ -319,6 +374,7 @@ class Server:
         """Record a reply and return its upload."""
         record, upload = self.records[reply.client_id], reply.upload
         if upload is None:
+            self._unlearned.add(reply.client_id)  # whatever was sent to it may be lost
             status: Status = "rejected" if reply.rejected else "failed"
             self.records[reply.client_id] = replace(
                 record, status=status, reason=reply.error, bytes_up=record.bytes_up + reply.bytes
@@ -350,18 +406,18 @@ class Server:
                 raise UploadRejected("an upload needs knowledge and a privacy event")
             if upload.round != request.round:
                 raise UploadRejected(f"this is round {request.round}, the upload is of round {upload.round}")
-            self.kind.check(upload.knowledge, request)
+            self.kind.check(upload.knowledge, request, upload.client_id)
         except UploadRejected as rejected:
             record = self.records[upload.client_id]
             self.records[upload.client_id] = replace(record, status="rejected", reason=str(rejected))
             return False
         return True
 
-    def _keep(self, fusion: Fusion, client_ids: Sequence[int], public_ids: Tensor) -> None:
-        self._fusion = fusion
-        self._address(client_ids, public_ids)
+    def _keep(self, fusion: Fusion, client_ids: Sequence[int], lessons: Lessons) -> None:
+        self._state, self._lessons, self._metrics = fusion.state, lessons, dict(fusion.metrics)
+        self._unlearned = set(range(self.clients))
         neighbors, own = effective_neighbors(fusion.weights), fusion.weights.diagonal()
-        for client_id, row in self._rows.items():
+        for row, client_id in enumerate(client_ids):
             self.records[client_id] = replace(
                 self.records[client_id],
                 effective_neighbors=neighbors[row].item(),
@@ -371,25 +427,6 @@ class Server:
             self._weights = spread_weights(fusion.weights, client_ids, self.clients)
         self._sha256 = knowledge_sha256(fusion.teachers)
 
-    def _address(self, client_ids: Sequence[int], public_ids: Tensor) -> None:
-        """Take note of whose teachers the last fusion's rows are, and on which public samples."""
-        assert self._fusion is not None
-        self._rows = {client_id: row for row, client_id in enumerate(client_ids)}
-        self._taught_ids = public_ids
-        teachers, scale = self._fusion.teachers, cast(Scale, self.declared.teaches)
-        self._common = None if teachers.ndim == 3 else Predictions(ids=public_ids, values=teachers, scale=scale)
-
-    def _teacher(self, client_id: int) -> Predictions | None:
-        """Return the client's part of the last fusion: None where it had no part and the teacher is personal."""
-        if self._fusion is None:
-            return None
-        if self._common is not None:
-            return self._common
-        if client_id not in self._rows:
-            return None
-        values = self._fusion.teachers[self._rows[client_id]]
-        return Predictions(ids=self._taught_ids, values=values, scale=cast(Scale, self.declared.teaches))
-
 
 class _Stack:
     """Uploads kept until all are there."""
@@ -397,7 +434,7 @@ class _Stack:
     def __init__(self) -> None:
         self.accepted: dict[int, Upload] = {}
 
-    def take(self, client_id: int, upload: Upload | None, kind: Kind) -> None:
+    def take(self, client_id: int, upload: Upload | None) -> None:
         if upload is not None:
             self.accepted[client_id] = upload
 
@@ -411,13 +448,13 @@ class _Stack:
 class _Stream:
     """Uploads handed on in the order of client ids: those that are early wait, the others are not kept."""
 
-    def __init__(self, stream: Stream, expected: Sequence[int]) -> None:
+    def __init__(self, stream: Stream, kind: RowKind, expected: Sequence[int]) -> None:
         self.accepted: set[int] = set()
-        self._stream, self._expected = stream, list(reversed(expected))
+        self._stream, self._kind, self._expected = stream, kind, list(reversed(expected))
         self._early: dict[int, Tensor | None] = {}
 
-    def take(self, client_id: int, upload: Upload | None, kind: Kind) -> None:
-        values = None if upload is None or upload.knowledge is None else kind.values(upload.knowledge)
+    def take(self, client_id: int, upload: Upload | None) -> None:
+        values = None if upload is None or upload.knowledge is None else self._kind.values(upload.knowledge)
         self._early[client_id] = values
         while self._expected and self._expected[-1] in self._early:
             self._hand_on(self._expected.pop())
@@ -448,16 +485,37 @@ def spread_weights(weights: Tensor, client_ids: Sequence[int], clients: int) -> 
     return spread
 
 
-def knowledge_sha256(teachers: Tensor) -> str:
-    """Return the SHA-256 of fused teachers: their shape and their float32 values, little endian."""
+def knowledge_sha256(teachers: Any) -> str:
+    """Return the SHA-256 of fused teachers: their shape and their float32 values, little endian.
+
+    Of mappings and sequences of tensors it is that of their members' hashes, with their names, in order.
+    """
+    if not isinstance(teachers, Tensor):
+        named = teachers.items() if isinstance(teachers, Mapping) else enumerate(teachers)
+        return hashlib.sha256("".join(f"{name}={knowledge_sha256(part)};" for name, part in named).encode()).hexdigest()
     values = teachers.to(torch.float32).contiguous().numpy().astype("<f4")
     return hashlib.sha256(f"{list(values.shape)}".encode() + values.tobytes()).hexdigest()
 
 
-def one_shot_check(protocol: Protocol, declared: Declaration) -> None:
-    """Raise where the protocol would compute a teacher that nobody ever learns from."""
-    if protocol.rounds == 1 and protocol.order == "distill_first" and declared.knowledge != "nothing":
+def settled_order(protocol: Protocol, kind: Kind | None) -> Order:
+    """Return the order of a round where the scenario leaves it open."""
+    if protocol.order is not None:
+        return protocol.order
+    return "distill_first" if kind is not None and kind.lesson == "train" else "train_first"
+
+
+def check_order(protocol: Protocol, kind: Kind | None) -> None:
+    """Raise where the protocol would compute a teacher that nobody ever learns from, or that cannot come in time."""
+    if kind is None:
+        return
+    if kind.lesson == "train" and protocol.order == "train_first":
+        raise SettingError(
+            "order=train_first: this strategy's teachers are part of private training, so that a round's teacher is for"
+            " the next round; leave order out"
+        )
+    if protocol.rounds == 1 and settled_order(protocol, kind) == "distill_first":
+        cure = "use rounds=2 or more" if kind.lesson == "train" else "use order=train_first for one-shot distillation"
         raise SettingError(
             "rounds=1 with order=distill_first would distill nothing: its first teacher is for the second round;"
-            " use order=train_first for one-shot distillation"
+            f" {cure}"
         )

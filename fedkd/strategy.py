@@ -6,27 +6,29 @@ else has a default, so that a rule is twenty lines: ``strategies/README.md`` sho
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.fusion import RunningMean
+from fedkd.knowledge import KINDS, Kind, find_kind
 from fedkd.losses import LOSSES, ON_LOGITS
-from fedkd.messages import Cohort, Fusion
+from fedkd.messages import Fusion
 
 
 @runtime_checkable
 class Strategy(Protocol):
     """The server's rule: from the cohort's knowledge to each client's teacher.
 
-    It may also carry, as class attributes or properties: ``knowledge`` (what clients upload: ``logits``, ``probs``
-    or ``nothing``; default ``logits``), ``teaches`` (the scale of its teachers, ``probs`` or ``logits``; default
-    ``probs``), ``loss`` (the distillation loss of its paper; default ``kl``) and ``needs`` (see ``Needs``).
+    It may also carry, as class attributes or properties: ``knowledge`` (what clients upload: ``logits``, ``probs``,
+    ``nothing``, or another ``fedkd.knowledge.Kind``; default ``logits``), ``teaches`` (the scale of its teachers,
+    ``probs`` or ``logits``; default ``probs``), ``loss`` (the distillation loss of its paper; default ``kl``) and
+    ``needs`` (see ``Needs``).
     """
 
-    def fuse(self, cohort: Cohort, state: Any) -> Fusion:
+    def fuse(self, cohort: Any, state: Any) -> Fusion:
         """Return weights and teachers for the cohort; ``state`` is the last Fusion's, None in the first round."""
 
 
@@ -47,6 +49,18 @@ class Streaming(Strategy, Protocol):
 
     def stream(self, state: Any) -> Stream:
         """Return a new stream for a round; ``state`` is the last Fusion's, None in the first round."""
+
+
+@runtime_checkable
+class Asking(Strategy, Protocol):
+    """A strategy that asks for fewer public samples than the round's, such as one that caches answers."""
+
+    def asks(self, number: int, public_ids: Int[Tensor, "M"], state: Any) -> Int[Tensor, "N"]:
+        """Return which of the round's public samples clients predict on, in order; none is an answer too.
+
+        ``fuse`` then finds them as ``cohort.public_ids`` and the round's as ``cohort.round_ids``, and may teach on
+        any samples with ``Fusion.public_ids``.
+        """
 
 
 class MeanStream:
@@ -74,16 +88,31 @@ class Needs:
     """Their labels, as ``cohort.public_labels``: the scenario must say ``public.labeled=true``."""
     label_counts: bool = False
     """Each client's true label counts, as ``cohort.label_counts``: a disclosure, for oracles only."""
+    equal_architectures: bool = False
+    """One architecture for all clients, as weights that are averaged have."""
+    features: Literal["any", "equal"] | None = None
+    """Models with features (the input of a last linear layer), of any width or of equal width."""
+    common_start: bool = False
+    """Clients of one architecture start from the same weights."""
+    pooled: bool = False
+    """One client of each architecture trains, on the private sets of all: an upper bound, no federation."""
+    server_models: tuple[str, ...] | None = None
+    """Models of the server's own, as ``cohort.server``: of the clients' architectures, and of those named here."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
     """What a strategy declares, with the defaults filled in."""
 
-    knowledge: str
+    knowledge: str | Kind
     teaches: str
     loss: str
     needs: Needs
+
+    @property
+    def kind(self) -> Kind | None:
+        """The kind of knowledge; None where nothing is exchanged."""
+        return find_kind(self.knowledge)
 
 
 def declaration(strategy: Strategy, name: str) -> Declaration:
@@ -98,8 +127,14 @@ def declaration(strategy: Strategy, name: str) -> Declaration:
         loss=getattr(strategy, "loss", "kl"),
         needs=getattr(strategy, "needs", Needs()),
     )
+    names: tuple[str, ...] = (*KINDS, "nothing")
+    if not isinstance(declared.knowledge, str) and not isinstance(declared.knowledge, Kind):
+        raise SettingError(
+            f"strategy={name} declares knowledge = {declared.knowledge!r}; it must be one of {', '.join(names)}, or a"
+            " kind (fedkd.knowledge.Kind)"
+        )
     for attribute, value, allowed in (
-        ("knowledge", declared.knowledge, ("logits", "probs", "nothing")),
+        ("knowledge", declared.knowledge if isinstance(declared.knowledge, str) else "logits", names),
         ("teaches", declared.teaches, ("logits", "probs")),
         ("loss", declared.loss, tuple(LOSSES)),
     ):
@@ -113,7 +148,14 @@ def declaration(strategy: Strategy, name: str) -> Declaration:
 def chosen_loss(declared: Declaration, name: str, setting: str | None) -> str:
     """Return the distillation loss: the scenario's, or the strategy's own. Raises where it cannot take the teachers."""
     loss = setting or declared.loss
-    if declared.knowledge != "nothing" and loss in ON_LOGITS and declared.teaches != "logits":
+    kind = declared.kind
+    if kind is None:
+        return loss
+    if kind.lesson != "distill":
+        if setting is not None:
+            raise SettingError(f"distill.loss={setting} would do nothing: clients of strategy={name} distill nothing")
+        return loss
+    if loss in ON_LOGITS and declared.teaches != "logits":
         raise SettingError(
             f"distill.loss={loss} compares logits, but strategy={name} sends soft labels; use one of"
             f" {', '.join(x for x in LOSSES if x not in ON_LOGITS)}"

@@ -36,7 +36,9 @@ def crew(place: Workplace) -> Crew:
     def prepare(messages: Sequence[Message]) -> None:
         if len(messages) > 1:
             with contextlib.suppress(Exception):  # whoever is to blame fails alone, in the visit that comes
-                rehearse(place, [(client_of(message), read_download(message.content)) for message in messages])
+                rehearse(
+                    place, [(client_of(message), read_download(message.content, place.kind)) for message in messages]
+                )
 
     return Crew(app, group, prepare)
 

@@ -75,6 +75,7 @@ def framework_cost(clients: int, rounds: int = 3) -> float:
     from fedkd.app import records
     from fedkd.app.server_app import make_server_app
     from fedkd.app.strategy import FederatedDistillation
+    from fedkd.knowledge import KINDS
     from fedkd.messages import ClientCard, Predictions, PrivacyEvent, Upload
 
     scenario = Scenario.parse(
@@ -95,7 +96,7 @@ def framework_cost(clients: int, rounds: int = 3) -> float:
 
     @app.train()
     def _train(message: Any, context: Any) -> Any:
-        download = records.read_download(message.content)
+        download = records.read_download(message.content, KINDS["logits"])
         assert download.public_ids is not None
         upload = Upload(
             client_id=int(context.node_config["partition-id"]),
@@ -104,7 +105,7 @@ def framework_cost(clients: int, rounds: int = 3) -> float:
             privacy=PrivacyEvent(mechanism="none", claims=False, reason=""),
             knowledge=Predictions(ids=download.public_ids, values=values, scale="logits"),
         )
-        return Message(records.upload_content(upload), reply_to=message)
+        return Message(records.upload_content(upload, KINDS["logits"]), reply_to=message)
 
     job = Job(
         server_app=make_server_app(FederatedDistillation(server, "", lambda _: None)),

@@ -12,6 +12,7 @@ from fedkd.app import client_app
 from fedkd.app import records as encoded
 from fedkd.build import build
 from fedkd.errors import RunError
+from fedkd.knowledge import Kind
 from fedkd.messages import Upload
 
 PUBLIC_BYTES_PER_ROW = 4 * 10 + 4  # ten float32 values and an int32 id
@@ -157,8 +158,8 @@ def test_a_round_without_any_accepted_upload_fuses_nothing_and_the_run_goes_on()
 def test_a_message_that_is_no_upload_is_rejected_and_the_round_goes_on(
     spoil: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoiled(upload: Upload) -> RecordDict:
-        content = encoded.upload_content(upload)
+    def spoiled(upload: Upload, kind: Kind) -> RecordDict:
+        content = encoded.upload_content(upload, kind)
         if upload.client_id == 1:
             content[spoil] = ConfigRecord({"x": "y"})
             if spoil == "knowledge":

@@ -22,8 +22,9 @@ def make_client_app(find_workplace: Callable[[Message], Workplace]) -> ClientApp
         return int(cast(int, context.node_config["partition-id"]))
 
     def answer(message: Message, context: Context) -> Message:
-        upload = take_part(find_workplace(message), client_id(context), read_download(message.content))
-        return Message(upload_content(upload), reply_to=message)
+        place = find_workplace(message)
+        upload = take_part(place, client_id(context), read_download(message.content, place.kind))
+        return Message(upload_content(upload, place.kind), reply_to=message)
 
     @app.query("describe")
     def _describe(message: Message, context: Context) -> Message:

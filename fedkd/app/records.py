@@ -12,8 +12,8 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedkd.errors import UploadRejected
-from fedkd.knowledge import KINDS, Kind
-from fedkd.messages import ClientCard, Download, Predictions, PrivacyEvent, Step, Upload
+from fedkd.knowledge import Kind
+from fedkd.messages import ClientCard, Download, Knowledge, PrivacyEvent, Step, Upload
 
 RAW = "fedkd.raw"
 """How arrays are encoded: their values alone, little endian, rows first; Flower's record holds dtype and shape."""
@@ -49,9 +49,9 @@ def payload_bytes(content: RecordDict) -> int:
     return sum(len(array.data) for array in arrays)
 
 
-def teacher_record(teacher: Predictions) -> ArrayRecord:
+def teacher_record(teacher: Knowledge, kind: Kind) -> ArrayRecord:
     """Return a teacher as the record that travels; a common one is made once and put into every message."""
-    return pack_arrays(_kind_of(teacher).arrays(teacher))
+    return pack_arrays(kind.arrays(teacher))
 
 
 def download_content(
@@ -74,20 +74,20 @@ def request_record(download: Download) -> ArrayRecord | None:
     return pack_arrays({"ids": download.public_ids.numpy().astype(np.int32)})
 
 
-def read_download(content: RecordDict) -> Download:
-    """Return the download that ``download_content`` made."""
+def read_download(content: RecordDict, kind: Kind | None) -> Download:
+    """Return the download that ``download_content`` made, with knowledge of the run's kind."""
     task = content["task"]
     request, teacher = _arrays(content, "request"), _arrays(content, "teacher")
     return Download(
         round=cast(int, task["round"]),
         steps=tuple(cast("list[Step]", task["steps"])),
         public_ids=None if request is None else torch.tensor(unpack_arrays(request)["ids"]).to(torch.int64),
-        teacher=None if teacher is None else _read_knowledge(teacher),
+        teacher=None if teacher is None or kind is None else kind.knowledge(unpack_arrays(teacher)),
     )
 
 
-def upload_content(upload: Upload) -> RecordDict:
-    """Return an upload's content."""
+def upload_content(upload: Upload, kind: Kind | None) -> RecordDict:
+    """Return an upload's content, with knowledge of the run's kind."""
     content = RecordDict(
         {
             "about": ConfigRecord({"client_id": upload.client_id, "round": upload.round}),
@@ -99,14 +99,16 @@ def upload_content(upload: Upload) -> RecordDict:
         content["privacy"] = ConfigRecord(
             {"mechanism": event.mechanism, "claims": event.claims, "reason": event.reason}
         )
-    if upload.knowledge is not None:
-        content["knowledge"] = pack_arrays(_kind_of(upload.knowledge).arrays(upload.knowledge))
+    if upload.knowledge is not None and kind is not None:
+        content["knowledge"] = pack_arrays(kind.arrays(upload.knowledge))
     return content
 
 
-def read_upload(content: RecordDict) -> Upload:
+def read_upload(content: RecordDict, kind: Kind | None) -> Upload:
     """Return the upload that ``upload_content`` made; UploadRejected where it cannot be read."""
-    knowledge = _arrays(content, "knowledge")
+    arrays = _arrays(content, "knowledge")
+    if arrays is not None and kind is None:
+        raise UploadRejected("knowledge came in a run that exchanges none")
     try:
         about = content["about"]
         event = content.get("privacy")
@@ -115,7 +117,7 @@ def read_upload(content: RecordDict) -> Upload:
             round=cast(int, about["round"]),
             metrics={name: float(cast(float, value)) for name, value in content["metrics"].items()},
             privacy=None if event is None else PrivacyEvent(**cast("dict[str, Any]", dict(event))),
-            knowledge=None if knowledge is None else _read_knowledge(knowledge),
+            knowledge=None if arrays is None or kind is None else kind.knowledge(unpack_arrays(arrays)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UploadRejected(f"the message is no upload: {type(error).__name__}: {error}") from error
@@ -144,15 +146,3 @@ def read_card(content: RecordDict) -> ClientCard:
 def _arrays(content: RecordDict, name: str) -> ArrayRecord | None:
     record = content.get(name)  # content.array_records would copy all of the content's arrays' names to find one
     return record if isinstance(record, ArrayRecord) else None
-
-
-def _kind_of(knowledge: Predictions) -> Kind:
-    return KINDS[knowledge.scale]
-
-
-def _read_knowledge(record: ArrayRecord) -> Predictions:
-    arrays = unpack_arrays(record)
-    for scale, kind in KINDS.items():
-        if scale in arrays:
-            return kind.knowledge(arrays)
-    raise UploadRejected(f"no known kind of knowledge has the arrays {', '.join(sorted(arrays)) or 'none'}")

@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedkd.app import records
 from fedkd.errors import RunError, UploadRejected
-from fedkd.messages import Download, RoundRecord
+from fedkd.messages import Download, Knowledge, RoundRecord
 from fedkd.server import Reply, Server
 
 NODE_PATIENCE_SECONDS = 60.0
@@ -112,7 +112,7 @@ class FederatedDistillation(Strategy):
         for client_id, download in downloads.items():
             teacher = None
             if download.teacher is not None:
-                teacher = shared.get(id(download.teacher)) or records.teacher_record(download.teacher)
+                teacher = shared.get(id(download.teacher)) or self._encoded(download.teacher)
                 shared = {id(download.teacher): teacher}
             if request is None:
                 request = records.request_record(download)
@@ -120,13 +120,17 @@ class FederatedDistillation(Strategy):
             self.server.sent(client_id, records.payload_bytes(content))
             yield Message(content, dst_node_id=self._nodes[client_id], message_type=kind, group_id=str(number))
 
+    def _encoded(self, teacher: Knowledge) -> ArrayRecord:
+        assert self.server.kind is not None, "a run that exchanges nothing has no teachers"
+        return records.teacher_record(teacher, self.server.kind)
+
     def _reply(self, message: Message) -> Reply:
         client_id = self._clients[message.metadata.src_node_id]
         if message.has_error():
             return Reply(client_id=client_id, upload=None, error=_reason(message))
         size = records.payload_bytes(message.content)
         try:
-            upload = records.read_upload(message.content)
+            upload = records.read_upload(message.content, self.server.kind)
         except UploadRejected as error:
             return Reply(client_id=client_id, upload=None, bytes=size, error=str(error), rejected=True)
         if upload.client_id != client_id:

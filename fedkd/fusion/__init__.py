@@ -18,6 +18,8 @@ from fedkd.fusion.mixing import mean_over_clients as mean_over_clients
 from fedkd.fusion.mixing import mix as mix
 from fedkd.fusion.mixing import reduce_entropy as reduce_entropy
 from fedkd.fusion.softening import soften as soften
+from fedkd.fusion.tables import average_states as average_states
+from fedkd.fusion.tables import leave_one_out as leave_one_out
 from fedkd.fusion.weights import effective_neighbors as effective_neighbors
 from fedkd.fusion.weights import keep_nearest as keep_nearest
 from fedkd.fusion.weights import keep_within as keep_within

@@ -1,16 +1,17 @@
-"""Public-set predictions: one row of logits, or of soft labels, for each public sample asked for."""
+"""Public-set predictions: one row of logits, or of soft labels, for each public sample asked for or chosen."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedkd.errors import RunError, UploadRejected
 from fedkd.fusion import soften
-from fedkd.knowledge.kind import Request
+from fedkd.knowledge.kind import ClientView, Lesson, Lessons, Request
 from fedkd.losses import Scale
 from fedkd.messages import Cohort, Fusion, Predictions, Upload
 
@@ -21,15 +22,33 @@ LARGEST = 1e6
 """The largest magnitude of an uploaded logit: no trained model comes near it, and sums of such logits are finite."""
 
 
+@runtime_checkable
+class Chooser(Protocol):
+    """A client's choice of the public samples that it answers for."""
+
+    def choose(self, view: ClientView) -> Bool[Tensor, "N"]:
+        """Return which of the public samples asked for are answered; none at all is a choice too."""
+
+
 @dataclass(frozen=True)
 class PublicPredictions:
-    """The kind of all public-set methods. ``scale`` says whether logits or soft labels are uploaded."""
+    """The kind of all public-set methods. ``scale`` says whether logits or soft labels are uploaded.
+
+    With a ``chooser`` a client may answer for some of the samples only; the cohort's ``answered`` then says who did.
+    """
 
     scale: Scale
+    chooser: Chooser | None = None
 
-    def extract(self, logits: Float[Tensor, "N C"], ids: Int[Tensor, "N"], temperature: float) -> Predictions:
-        """Return the logits as they are, or their soft labels at ``temperature``."""
-        values = logits if self.scale == "logits" else soften(logits, temperature)
+    lesson: ClassVar[Lesson] = "distill"
+
+    def extract(self, view: ClientView) -> Predictions:
+        """Return the logits as they are, or their soft labels at the distillation temperature."""
+        ids, logits = view.public_ids(), view.public_logits()
+        if self.chooser is not None:
+            chosen = self.chooser.choose(view)
+            ids, logits = ids[chosen], logits[chosen]
+        values = logits if self.scale == "logits" else soften(logits, view.temperature)
         return Predictions(ids=ids, values=values, scale=self.scale)
 
     def arrays(self, knowledge: Predictions) -> dict[str, np.ndarray]:
@@ -45,24 +64,29 @@ class PublicPredictions:
                 return Predictions(ids=ids, values=values, scale=scale)
         raise UploadRejected(f"expected the arrays ids and {self.scale}, got {', '.join(sorted(arrays)) or 'none'}")
 
-    def check(self, knowledge: Predictions, request: Request) -> None:
+    def check(self, knowledge: Predictions, request: Request, client_id: int) -> None:
         """Raise UploadRejected on a wrong scale, shape, dtype or id, and on values that are no predictions."""
-        values, expected = knowledge.values, (len(request.public_ids), request.classes)
+        values, asked = knowledge.values, len(request.public_ids)
+        expected = (len(knowledge.ids) if self.chooser is not None else asked, request.classes)
         if knowledge.scale != self.scale:
             raise UploadRejected(f"expected {self.scale}, got {knowledge.scale}")
         if tuple(values.shape) != expected:
             raise UploadRejected(f"expected {self.scale} of shape {list(expected)}, got {list(values.shape)}")
         if not values.is_floating_point():
             raise UploadRejected(f"expected floating point {self.scale}, got {values.dtype}")
-        if not torch.equal(knowledge.ids, request.public_ids):
+        if not self._asked_for(knowledge.ids, request.public_ids):
             unknown = sorted(set(knowledge.ids.tolist()) - set(request.public_ids.tolist()))
             what = f"unknown public ids {unknown[:5]}" if unknown else "public ids in another order or number"
-            raise UploadRejected(f"{what}; expected the {expected[0]} that were asked for")
+            raise UploadRejected(
+                f"{what}; expected {'some of ' if self.chooser else ''}the {asked} that were asked for"
+            )
+        if len(values) == 0:
+            return
         if not torch.isfinite(values).all():
             raise UploadRejected(f"{self.scale} contain {'NaN' if values.isnan().any() else 'infinity'}")
         if values.abs().max() > LARGEST:
             raise UploadRejected(f"{self.scale} are as large as {values.abs().max().item():.3g}; at most {LARGEST:g}")
-        if self.scale == "probs" and not _are_distributions(values, TOLERANCE):
+        if self.scale == "probs" and not are_distributions(values, TOLERANCE):
             raise UploadRejected("soft labels must be >= 0 and sum to 1 in each row")
 
     def stack(self, uploads: Sequence[Upload], request: Request) -> Cohort:
@@ -72,7 +96,7 @@ class PublicPredictions:
         counts = None
         if request.label_counts is not None:
             counts = torch.tensor([request.label_counts[i] for i in ids], dtype=torch.float32)
-        values = torch.stack([self.values(u.knowledge) for u in ordered if u.knowledge is not None])
+        values, answered = self._table(ordered, request)
         return Cohort(
             round=request.round,
             client_ids=ids,
@@ -83,19 +107,23 @@ class PublicPredictions:
             train_sizes=tuple(request.train_sizes[i] for i in ids),
             label_counts=counts,
             public_labels=request.public_labels,
+            answered=answered,
+            round_ids=request.round_ids,
+            architectures=tuple(request.architectures[i] for i in ids) if request.architectures else (),
+            server=request.server,
         )
 
     def values(self, knowledge: Predictions) -> Float[Tensor, "N C"]:
         """Return the values as float32."""
         return knowledge.values.to(torch.float32)
 
-    def check_fusion(self, fusion: Fusion, shape: tuple[int, int, int], scale: str) -> None:
+    def check_fusion(self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str) -> None:
         """Raise RunError where a strategy broke its promise: a bug in it, so the run cannot be trusted to go on."""
-        clients, samples, classes = shape
-        if tuple(fusion.weights.shape) != (clients, clients):
-            raise RunError(f"fuse returned weights {list(fusion.weights.shape)}, expected {[clients, clients]}")
-        if not _are_distributions(fusion.weights, 2 * TOLERANCE):
-            raise RunError("fuse returned weights that are not finite, >= 0 and summing to 1 in each row")
+        check_weights(fusion.weights, len(client_ids))
+        taught = request.public_ids if fusion.public_ids is None else fusion.public_ids
+        clients, samples, classes = len(client_ids), len(taught), request.classes
+        if not isinstance(fusion.teachers, Tensor):
+            raise RunError(f"fuse returned teachers of type {type(fusion.teachers).__name__}, expected a tensor")
         shapes = ((samples, classes), (clients, samples, classes))
         if tuple(fusion.teachers.shape) not in shapes:
             raise RunError(
@@ -104,8 +132,58 @@ class PublicPredictions:
             )
         if not torch.isfinite(fusion.teachers).all():
             raise RunError("fuse returned teachers that are not finite")
-        if scale == "probs" and not _are_distributions(fusion.teachers, 2 * TOLERANCE):
+        if scale == "probs" and not are_distributions(fusion.teachers, 2 * TOLERANCE):
             raise RunError("fuse returned teachers that are no soft labels; declare teaches = 'logits' to send logits")
+        # Clients that need not answer alike need not learn alike; the others distill on the same samples.
+        masks = ((samples,), (clients, samples)) if self.chooser is not None else ((samples,),)
+        if fusion.kept is not None and (fusion.kept.dtype != torch.bool or tuple(fusion.kept.shape) not in masks):
+            raise RunError(
+                f"fuse returned kept of {fusion.kept.dtype} and shape {list(fusion.kept.shape)}, expected booleans of"
+                f" shape {' or '.join(str(list(mask)) for mask in masks)}"
+            )
+
+    def lessons(self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str) -> Lessons:
+        """Return the one teacher of all, or each client's own; nobody learns from a teacher without any row."""
+        ids = request.public_ids if fusion.public_ids is None else fusion.public_ids
+        kept = fusion.kept
+
+        def lesson(values: Tensor, rows: Tensor | None) -> Predictions | None:
+            whole = rows is None or bool(rows.all())
+            taught, values = (ids, values) if whole else (ids[rows], values[rows])
+            return Predictions(ids=taught, values=values, scale=cast(Scale, scale)) if len(taught) else None
+
+        teachers = fusion.teachers
+        if teachers.ndim == 2 and (kept is None or kept.ndim == 1):
+            return Lessons(common=lesson(teachers, kept))
+        teachers = teachers.expand(len(client_ids), *teachers.shape[-2:])
+        each = [None] * len(client_ids) if kept is None else kept.expand(len(client_ids), kept.shape[-1])
+        found = {i: lesson(values, rows) for i, values, rows in zip(client_ids, teachers, each, strict=True)}
+        return Lessons(personal={i: teacher for i, teacher in found.items() if teacher is not None})
+
+    def _asked_for(self, ids: Tensor, asked: Tensor) -> bool:
+        """Return whether these ids, in this order, are what was asked for, or may be chosen of it."""
+        if self.chooser is None:
+            return torch.equal(ids, asked)
+        return ids.ndim == 1 and torch.equal(ids, asked[torch.isin(asked, ids)])
+
+    def _table(self, ordered: Sequence[Upload], request: Request) -> tuple[Tensor, Tensor | None]:
+        """Return all values [K, N, C] and, where clients choose, who answered for what [K, N]."""
+        knowledge: list[Predictions] = [upload.knowledge for upload in ordered]
+        if self.chooser is None:
+            return torch.stack([self.values(mine) for mine in knowledge]), None
+        values = torch.zeros(len(ordered), len(request.public_ids), request.classes)
+        answered = torch.stack([torch.isin(request.public_ids, mine.ids) for mine in knowledge])
+        for row, mine in enumerate(knowledge):
+            values[row, answered[row]] = self.values(mine)
+        return values, answered
+
+
+def check_weights(weights: Tensor, clients: int) -> None:
+    """Raise RunError unless these are fusion weights [K, K] whose rows are distributions."""
+    if tuple(weights.shape) != (clients, clients):
+        raise RunError(f"fuse returned weights {list(weights.shape)}, expected {[clients, clients]}")
+    if not are_distributions(weights, 2 * TOLERANCE):
+        raise RunError("fuse returned weights that are not finite, >= 0 and summing to 1 in each row")
 
 
 def _check_kinds(arrays: Mapping[str, np.ndarray], scale: str) -> None:
@@ -115,6 +193,7 @@ def _check_kinds(arrays: Mapping[str, np.ndarray], scale: str) -> None:
             raise UploadRejected(f"expected {name} to be {expected}, got an array of {arrays[name].dtype}")
 
 
-def _are_distributions(rows: Float[Tensor, "*batch C"], tolerance: float) -> bool:
+def are_distributions(rows: Float[Tensor, "*batch C"], tolerance: float) -> bool:
+    """Return whether all rows are finite, >= 0 and sum to 1 within ``tolerance``."""
     sums = rows.sum(dim=-1)
     return bool(torch.isfinite(rows).all() and (rows >= 0).all() and ((sums - 1).abs() <= tolerance).all())

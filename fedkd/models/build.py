@@ -14,6 +14,7 @@ from torch import nn
 
 from fedkd.errors import SettingError, unknown_name
 from fedkd.models.cnn import cnn
+from fedkd.models.features import find_head
 from fedkd.models.mlp import mlp
 from fedkd.models.resnet import resnet
 from fedkd.models.vit import vit
@@ -70,10 +71,16 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Traits:
-    """What trying a model once showed: its size, and whether training it draws from the global generator."""
+    """What trying a model once showed: its size, and whether training it draws from the global generator.
+
+    ``head`` is the name of the linear layer that puts out the logits, ``features`` the width of what it takes; both are
+    None for a model that ends otherwise.
+    """
 
     parameters: int
     draws_randomness: bool
+    head: str | None = None
+    features: int | None = None
 
 
 def try_out(architecture: Architecture) -> Traits:
@@ -88,11 +95,11 @@ def try_out(architecture: Architecture) -> Traits:
         raise
     except Exception as error:
         raise SettingError(f"{where} could not be built: {type(error).__name__}: {error}") from error
-    expected = (2, architecture.classes)
+    expected, batch = (2, architecture.classes), torch.zeros(2, *architecture.input_shape)
     with borrowed_global_generator(0):
         before = torch.get_rng_state()
         try:
-            logits = model.train()(torch.zeros(2, *architecture.input_shape))
+            logits = model.train()(batch)
         except Exception as error:
             raise SettingError(
                 f"{where} fails on a batch of shape {[2, *architecture.input_shape]}: {type(error).__name__}: {error}"
@@ -106,7 +113,15 @@ def try_out(architecture: Architecture) -> Traits:
         )
     if not any(p.requires_grad for p in model.parameters()):
         raise SettingError(f"{where} has no trainable parameter")
-    return Traits(parameters=sum(p.numel() for p in model.parameters()), draws_randomness=draws_randomness)
+    with borrowed_global_generator(0), torch.no_grad():
+        head = find_head(model.eval(), batch)
+    layer = model.get_submodule(head) if head is not None else None
+    return Traits(
+        parameters=sum(p.numel() for p in model.parameters()),
+        draws_randomness=draws_randomness,
+        head=head,
+        features=layer.in_features if isinstance(layer, nn.Linear) else None,
+    )
 
 
 def assign(models: tuple[str, ...], clients: int) -> tuple[str, ...]:

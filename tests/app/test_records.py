@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fedkd.app import records
 from fedkd.errors import UploadRejected
+from fedkd.knowledge import KINDS
 from fedkd.messages import ClientCard, Download, Predictions, PrivacyEvent, Upload
 
 
@@ -36,7 +37,7 @@ def over_the_wire(content: RecordDict) -> RecordDict:
 def test_an_upload_is_a_round_trip(rows: int, scale: str, metrics: dict[str, float]) -> None:
     event = PrivacyEvent(mechanism="none", claims=False, reason="raw")
     sent = Upload(client_id=3, round=7, metrics=metrics, privacy=event, knowledge=knowledge(rows, scale))
-    came = records.read_upload(over_the_wire(records.upload_content(sent)))
+    came = records.read_upload(over_the_wire(records.upload_content(sent, KINDS[scale])), KINDS[scale])
     assert (came.client_id, came.round, came.metrics, came.privacy) == (3, 7, metrics, event)
     assert came.knowledge is not None
     assert sent.knowledge is not None
@@ -47,16 +48,16 @@ def test_an_upload_is_a_round_trip(rows: int, scale: str, metrics: dict[str, flo
 
 def test_an_upload_without_knowledge_is_a_round_trip() -> None:
     sent = Upload(client_id=0, round=1, metrics={"seconds": 0.5})
-    assert records.read_upload(over_the_wire(records.upload_content(sent))) == sent
+    assert records.read_upload(over_the_wire(records.upload_content(sent, None)), None) == sent
 
 
 @given(rows=st.integers(1, 9), scale=st.sampled_from(["logits", "probs"]), has_teacher=st.booleans())
 def test_a_download_is_a_round_trip(rows: int, scale: str, has_teacher: bool) -> None:
     teacher = knowledge(rows, scale) if has_teacher else None
-    sent = Download(round=2, steps=("distill", "train", "predict"), public_ids=torch.arange(rows), teacher=teacher)
-    encoded = None if teacher is None else records.teacher_record(teacher)
+    sent = Download(round=2, steps=("distill", "train", "share"), public_ids=torch.arange(rows), teacher=teacher)
+    encoded = None if teacher is None else records.teacher_record(teacher, KINDS[scale])
     content = records.download_content(sent, ConfigRecord({"text": "x"}), encoded, records.request_record(sent))
-    came = records.read_download(over_the_wire(content))
+    came = records.read_download(over_the_wire(content), KINDS[scale])
     assert (came.round, came.steps) == (sent.round, sent.steps)
     assert came.public_ids is not None
     assert torch.equal(came.public_ids, torch.arange(rows))
@@ -75,11 +76,11 @@ def test_a_card_is_a_round_trip(counts: tuple[int, ...] | None) -> None:
 def test_the_bytes_counted_are_those_of_the_encoded_arrays() -> None:
     """Five rows of three float32 values and an int32 id."""
     upload = Upload(client_id=0, round=1, metrics={"a": 1.0}, knowledge=knowledge(5))
-    assert records.payload_bytes(records.upload_content(upload)) == 5 * 3 * 4 + 5 * 4
+    assert records.payload_bytes(records.upload_content(upload, KINDS["logits"])) == 5 * 3 * 4 + 5 * 4
 
 
 def test_reading_does_not_write_into_a_record() -> None:
-    record = records.teacher_record(knowledge(4))
+    record = records.teacher_record(knowledge(4), KINDS["logits"])
     before = {name: bytes(array.data) for name, array in record.items()}
     content = RecordDict({"teacher": record})
     decoded = records.unpack_arrays(content.array_records["teacher"])
@@ -99,7 +100,9 @@ def test_arrays_that_cannot_be_read_are_a_rejected_upload() -> None:
 
 
 def test_unknown_arrays_are_a_rejected_upload() -> None:
-    content = records.upload_content(Upload(client_id=0, round=1, metrics={}))
+    content = records.upload_content(Upload(client_id=0, round=1, metrics={}), None)
     content["knowledge"] = records.pack_arrays({"weights": np.zeros(3)})
-    with pytest.raises(UploadRejected, match="no known kind of knowledge has the arrays weights"):
-        records.read_upload(content)
+    with pytest.raises(UploadRejected, match="expected the arrays ids and probs, got weights"):
+        records.read_upload(content, KINDS["probs"])
+    with pytest.raises(UploadRejected, match="knowledge came in a run that exchanges none"):
+        records.read_upload(content, None)

@@ -1,4 +1,7 @@
-"""What every strategy on the shelf promises, whatever it computes (style: laws before examples).
+"""What every rule over public predictions promises, whatever it computes (style: laws before examples).
+
+Strategies whose knowledge is of another kind, or whose teachers come from a model of the server's own, have laws of
+their own beside their tests; what they promise as parts of a run is in ``test_shelf.py``.
 
 Strategies are found by their file's name, and each is tried with its defaults, with every single option that can
 stand alone, and with the variants of VARIANTS. A new strategy needs a line there only if one of its options cannot
@@ -21,10 +24,9 @@ from torch import Tensor
 
 from fedkd import shelf
 from fedkd.errors import SettingError, UploadRejected
-from fedkd.fusion import mix
-from fedkd.knowledge import KINDS
-from fedkd.knowledge.kind import Request
-from fedkd.messages import Cohort, Fusion, Upload
+from fedkd.fusion import mix, soften
+from fedkd.knowledge import PublicPredictions, Request
+from fedkd.messages import Cohort, Fusion, Predictions, Upload
 from fedkd.strategy import Streaming, declaration
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -94,6 +96,18 @@ def describe(strategy: Any) -> str:
 NAMES = shelf.names("strategy")
 CASES = [pytest.param(n, s, id=f"{n}-{describe(s)}") for n in NAMES for s in variants(n)]
 every_strategy = pytest.mark.parametrize(("name", "strategy"), CASES)
+
+
+def is_rule(name: str, strategy: Any) -> bool:
+    """Whether teachers are made of public predictions alone: no other kind of knowledge, no server's model."""
+    declared = declaration(strategy, name)
+    return (declared.kind is None or isinstance(declared.kind, PublicPredictions)) and (
+        declared.needs.server_models is None
+    )
+
+
+RULES = [case for case in CASES if is_rule(*case.values)]
+every_rule = pytest.mark.parametrize(("name", "strategy"), RULES)
 tried = settings(max_examples=15)  # by each of some twenty cases
 
 
@@ -144,7 +158,7 @@ def numbers(draw: st.DrawFn, most_clients: int = 6) -> Numbers:
 def cohort_for(name: str, strategy: Any, made_of: Numbers) -> Cohort:
     """A cohort as the server would hand it to this strategy: its scale, and what it declares that it needs."""
     declared = declaration(strategy, name)
-    scale = declared.knowledge if declared.knowledge in KINDS else "logits"
+    scale = declared.kind.scale if isinstance(declared.kind, PublicPredictions) else "logits"
     values = made_of.logits if scale == "logits" else torch.softmax(made_of.logits / made_of.temperature, dim=-1)
     return Cohort(
         round=1,
@@ -157,6 +171,26 @@ def cohort_for(name: str, strategy: Any, made_of: Numbers) -> Cohort:
         label_counts=made_of.label_counts if declared.needs.label_counts else None,
         public_labels=made_of.public_labels if declared.needs.public_labels else None,
     )
+
+
+def request_for(cohort: Cohort) -> Request:
+    """What the server asked for where it got this cohort."""
+    return Request(
+        round=cohort.round,
+        classes=cohort.values.shape[-1],
+        public_ids=cohort.public_ids,
+        temperature=cohort.temperature,
+        train_sizes=dict(zip(cohort.client_ids, cohort.train_sizes, strict=True)),
+        round_ids=cohort.round_ids,
+    )
+
+
+def check(name: str, strategy: Any, cohort: Cohort, fusion: Fusion) -> None:
+    """The server's check, and that clients' lessons can be made of what passed it."""
+    declared = declaration(strategy, name)
+    kind = declared.kind or PublicPredictions("logits")
+    kind.check_fusion(fusion, cohort.client_ids, request_for(cohort), declared.teaches)
+    kind.lessons(fusion, cohort.client_ids, request_for(cohort), declared.teaches)
 
 
 def chosen(rows: Any, order: Tensor) -> Any:
@@ -239,24 +273,23 @@ def test_a_strategy_is_a_frozen_dataclass_of_keywords(name: str, strategy: Any):
 @every_strategy
 def test_a_declaration_makes_sense(name: str, strategy: Any):
     declared = declaration(strategy, name)
-    assert declared.knowledge in {*KINDS, "nothing"}
-    assert declared.needs.public_set or declared.knowledge == "nothing"
+    assert declared.needs.public_set or not isinstance(declared.kind, PublicPredictions)
 
 
 # The laws of fuse.
 
 
-@every_strategy
+@every_rule
 @tried
 @given(made_of=numbers())
 def test_a_fusion_passes_the_servers_checks(name: str, strategy: Any, made_of: Numbers):
     cohort = cohort_for(name, strategy, made_of)
     fusion = strategy.fuse(cohort, None)
-    KINDS[cohort.scale].check_fusion(fusion, tuple(cohort.values.shape), declaration(strategy, name).teaches)
+    check(name, strategy, cohort, fusion)
     assert fusion.weights.dtype == fusion.teachers.dtype == torch.float32
 
 
-@every_strategy
+@every_rule
 @tried
 @given(made_of=numbers())
 def test_a_stream_of_uploads_gives_the_bits_of_the_stack(name: str, strategy: Any, made_of: Numbers):
@@ -276,7 +309,7 @@ def test_the_means_on_the_shelf_are_streams():
     assert {"fedmd", "dsfl"} <= streams
 
 
-@every_strategy
+@every_rule
 @tried
 @given(made_of=numbers())
 def test_rows_of_weights_sum_to_1(name: str, strategy: Any, made_of: Numbers):
@@ -285,7 +318,7 @@ def test_rows_of_weights_sum_to_1(name: str, strategy: Any, made_of: Numbers):
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(len(weights)), rtol=0, atol=1e-5)
 
 
-@every_strategy
+@every_rule
 @tried
 @given(made_of=numbers())
 def test_permuting_clients_permutes_weights_and_teachers(name: str, strategy: Any, made_of: Numbers):
@@ -303,7 +336,7 @@ def test_permuting_clients_permutes_weights_and_teachers(name: str, strategy: An
     torch.testing.assert_close(personal(after), personal(before)[order], **CLOSE)
 
 
-@every_strategy
+@every_rule
 @tried
 @given(made_of=numbers())
 def test_permuting_samples_permutes_teachers_and_leaves_weights(name: str, strategy: Any, made_of: Numbers):
@@ -319,7 +352,7 @@ def test_permuting_samples_permutes_teachers_and_leaves_weights(name: str, strat
     torch.testing.assert_close(after.teachers, before.teachers[..., order, :], **CLOSE)
 
 
-@every_strategy
+@every_rule
 @tried
 @given(made_of=numbers())
 def test_permuting_classes_permutes_teachers_and_leaves_weights(name: str, strategy: Any, made_of: Numbers):
@@ -335,7 +368,7 @@ def test_permuting_classes_permutes_teachers_and_leaves_weights(name: str, strat
     torch.testing.assert_close(after.teachers, before.teachers[..., order], **CLOSE)
 
 
-@every_strategy
+@every_rule
 @tried
 @given(made_of=numbers(most_clients=1))
 def test_a_single_client_learns_its_own_prediction(name: str, strategy: Any, made_of: Numbers):
@@ -346,7 +379,7 @@ def test_a_single_client_learns_its_own_prediction(name: str, strategy: Any, mad
     torch.testing.assert_close(personal(fusion), expected_from(name, strategy, own), **CLOSE)
 
 
-@every_strategy
+@every_rule
 @tried
 @given(made_of=numbers())
 def test_equal_uploads_give_that_upload(name: str, strategy: Any, made_of: Numbers):
@@ -357,7 +390,7 @@ def test_equal_uploads_give_that_upload(name: str, strategy: Any, made_of: Numbe
     torch.testing.assert_close(found, expected_from(name, strategy, own), **CLOSE)
 
 
-@every_strategy
+@every_rule
 @tried
 @given(made_of=numbers())
 def test_weights_say_what_the_teachers_are_made_of(name: str, strategy: Any, made_of: Numbers):
@@ -367,7 +400,7 @@ def test_weights_say_what_the_teachers_are_made_of(name: str, strategy: Any, mad
     torch.testing.assert_close(personal(fusion), expected_from(name, strategy, means), **CLOSE)
 
 
-@pytest.mark.parametrize(("name", "strategy"), [c for c in CASES if afterwards(*c.values) is None])
+@pytest.mark.parametrize(("name", "strategy"), [c for c in RULES if afterwards(*c.values) is None])
 @tried
 @given(made_of=numbers())
 def test_teachers_stay_in_the_convex_hull(name: str, strategy: Any, made_of: Numbers):
@@ -378,7 +411,7 @@ def test_teachers_stay_in_the_convex_hull(name: str, strategy: Any, made_of: Num
     assert (teachers <= own.max(dim=0).values + 1e-5).all()
 
 
-@every_strategy
+@every_rule
 @tried
 @given(made_of=numbers())
 def test_two_calls_agree_and_leave_their_inputs_untouched(name: str, strategy: Any, made_of: Numbers):
@@ -392,7 +425,7 @@ def test_two_calls_agree_and_leave_their_inputs_untouched(name: str, strategy: A
     assert_same((state, strategy), kept[1:])
 
 
-@every_strategy
+@every_rule
 @tried
 @given(made_of=numbers(), seed=st.integers(0, 1000), clients=st.integers(1, 6))
 def test_a_round_takes_the_state_of_the_round_before(
@@ -406,20 +439,21 @@ def test_a_round_takes_the_state_of_the_round_before(
         kept = copy.deepcopy(state)
         fusion = strategy.fuse(cohort, state)
         assert_same(state, kept)
-        KINDS[cohort.scale].check_fusion(fusion, tuple(cohort.values.shape), declaration(strategy, name).teaches)
+        check(name, strategy, cohort, fusion)
         assert_same(fusion, strategy.fuse(cohort, pickle.loads(pickle.dumps(state))))
         state = fusion.state
 
 
 @pytest.mark.parametrize(
-    ("name", "strategy"), [c for c in CASES if declaration(c.values[1], c.values[0]).knowledge in KINDS]
+    ("name", "strategy"), [c for c in RULES if declaration(c.values[1], c.values[0]).kind is not None]
 )
 @tried
 @given(seed=st.integers(0, 2**20), temperature=st.sampled_from([0.5, 1.0, 2.0]))
 def test_no_upload_that_the_server_accepts_can_end_the_run(name: str, strategy: Any, seed: int, temperature: float):
     """A diverged or hostile client is rejected, or its logits are fused into teachers that are fit to be sent."""
     declared = declaration(strategy, name)
-    kind, needs = KINDS[declared.knowledge], declared.needs
+    kind, needs = declared.kind, declared.needs
+    assert isinstance(kind, PublicPredictions)
     stream = torch.Generator().manual_seed(seed)
     size = torch.tensor([1.0, 100.0, 1e4, 1e30, 3e38])[torch.randint(5, (4, 1, 1), generator=stream)]
     logits = size * torch.randint(-1, 2, (4, 5, 3), generator=stream)
@@ -434,12 +468,13 @@ def test_no_upload_that_the_server_accepts_can_end_the_run(name: str, strategy: 
     )
     accepted = []
     for client_id, rows in enumerate(logits):
-        knowledge = kind.extract(rows, request.public_ids, temperature)
+        values = rows if kind.scale == "logits" else soften(rows, temperature)
+        knowledge = Predictions(ids=request.public_ids, values=values, scale=kind.scale)
         try:
-            kind.check(knowledge, request)
+            kind.check(knowledge, request, client_id)
         except UploadRejected:
             continue
         accepted.append(Upload(client_id=client_id, round=1, metrics={}, knowledge=knowledge))
     if accepted:
         cohort = kind.stack(accepted, request)
-        kind.check_fusion(strategy.fuse(cohort, None), tuple(cohort.values.shape), declared.teaches)
+        kind.check_fusion(strategy.fuse(cohort, None), cohort.client_ids, request, declared.teaches)

@@ -1,6 +1,7 @@
 """Public-set predictions: they travel unchanged, and whatever is no prediction is rejected."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,23 @@ def request_of(**changes: Any) -> Request:
     return Request(**{**settings, **changes})
 
 
+@dataclass
+class Seen:
+    """A client as a kind of knowledge finds it, where only public predictions matter."""
+
+    logits: Tensor
+    ids: Tensor
+    temperature: float
+
+    def public_ids(self) -> Tensor:
+        return self.ids
+
+    def public_logits(self) -> Tensor:
+        return self.logits
+
+
 def good(scale: str) -> Predictions:
-    return KINDS[scale].extract(LOGITS, IDS, 2.0)
+    return KINDS[scale].extract(Seen(LOGITS, IDS, 2.0))
 
 
 def received(scale: str, values: Any, ids: Any = (3, 5, 8, 13)) -> Predictions:
@@ -71,7 +87,7 @@ def test_knowledge_survives_the_trip_as_arrays_to_the_bit(scale: str):
     assert torch.equal(back.ids, sent.ids)
     assert back.ids.dtype == torch.int64
     assert back.scale == scale
-    KINDS[scale].check(back, request_of())
+    KINDS[scale].check(back, request_of(), 0)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -110,7 +126,7 @@ def test_arrays_of_another_kind_are_rejected(names: tuple[str, ...]):
 def test_arrays_that_hold_no_numbers_of_the_kind_are_rejected(arrays: Mapping[str, np.ndarray]):
     """Rejected, not raised as another error: one client's message must not end the round."""
     with pytest.raises(UploadRejected):
-        KINDS["logits"].check(KINDS["logits"].knowledge(arrays), request_of())
+        KINDS["logits"].check(KINDS["logits"].knowledge(arrays), request_of(), 0)
 
 
 # Checking.
@@ -118,19 +134,19 @@ def test_arrays_that_hold_no_numbers_of_the_kind_are_rejected(arrays: Mapping[st
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_what_was_asked_for_is_accepted(scale: str):
-    KINDS[scale].check(good(scale), request_of())
+    KINDS[scale].check(good(scale), request_of(), 0)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("scale", SCALES)
 def test_any_floating_point_type_is_accepted(scale: str, dtype: type):
-    KINDS[scale].check(received(scale, good(scale).values.numpy().astype(dtype)), request_of())
+    KINDS[scale].check(received(scale, good(scale).values.numpy().astype(dtype)), request_of(), 0)
 
 
 @pytest.mark.parametrize(("asked", "sent"), [("logits", "probs"), ("probs", "logits")])
 def test_the_other_scale_is_rejected(asked: str, sent: str):
     with pytest.raises(UploadRejected, match=f"expected {asked}, got {sent}"):
-        KINDS[asked].check(good(sent), request_of())
+        KINDS[asked].check(good(sent), request_of(), 0)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -138,7 +154,7 @@ def test_the_other_scale_is_rejected(asked: str, sent: str):
 def test_a_wrong_shape_is_rejected(scale: str, shape: tuple[int, ...]):
     values = np.full(shape, 1 / 3, dtype=np.float32)
     with pytest.raises(UploadRejected, match=rf"expected {scale} of shape \[4, 3\], got"):
-        KINDS[scale].check(received(scale, values), request_of())
+        KINDS[scale].check(received(scale, values), request_of(), 0)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8, np.bool_, np.complex64])
@@ -146,14 +162,14 @@ def test_a_wrong_shape_is_rejected(scale: str, shape: tuple[int, ...]):
 def test_values_that_are_no_floating_point_numbers_are_rejected(scale: str, dtype: type):
     one_hot = np.eye(4, 3).astype(dtype)
     with pytest.raises(UploadRejected, match=f"expected floating point {scale}, got torch"):
-        KINDS[scale].check(received(scale, one_hot), request_of())
+        KINDS[scale].check(received(scale, one_hot), request_of(), 0)
 
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("bad", [99, -1, 2**31 - 1])
 def test_unknown_ids_are_rejected_and_named(scale: str, bad: int):
     with pytest.raises(UploadRejected, match=rf"unknown public ids \[{bad}\]; expected the 4 that were asked for"):
-        KINDS[scale].check(received(scale, good(scale).values, ids=[3, 5, 8, bad]), request_of())
+        KINDS[scale].check(received(scale, good(scale).values, ids=[3, 5, 8, bad]), request_of(), 0)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -161,7 +177,7 @@ def test_unknown_ids_are_rejected_and_named(scale: str, bad: int):
 def test_ids_in_another_order_or_number_are_rejected(scale: str, ids: list[int]):
     knowledge = received(scale, good(scale).values, ids=np.array(ids, dtype=np.int32))
     with pytest.raises(UploadRejected, match="public ids in another order or number"):
-        KINDS[scale].check(knowledge, request_of())
+        KINDS[scale].check(knowledge, request_of(), 0)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -170,7 +186,7 @@ def test_one_value_that_is_not_finite_is_enough_to_reject(scale: str, bad: float
     values = good(scale).values.numpy().copy()
     values[2, 1] = bad
     with pytest.raises(UploadRejected, match=f"{scale} contain {word}"):
-        KINDS[scale].check(received(scale, values), request_of())
+        KINDS[scale].check(received(scale, values), request_of(), 0)
 
 
 def test_a_value_too_large_for_float32_is_rejected():
@@ -179,7 +195,7 @@ def test_a_value_too_large_for_float32_is_rejected():
     values[1, 1] = 1e300
     knowledge = received("logits", values)
     with pytest.raises(UploadRejected):
-        KINDS["logits"].check(knowledge, request_of())
+        KINDS["logits"].check(knowledge, request_of(), 0)
 
 
 @pytest.mark.parametrize(
@@ -190,11 +206,11 @@ def test_soft_labels_that_are_no_distributions_are_rejected(row: list[float]):
     values = good("probs").values.numpy().copy()
     values[3] = row
     with pytest.raises(UploadRejected, match="soft labels must be >= 0 and sum to 1 in each row"):
-        KINDS["probs"].check(received("probs", values), request_of())
+        KINDS["probs"].check(received("probs", values), request_of(), 0)
 
 
 def test_logits_need_not_sum_to_anything():
-    KINDS["logits"].check(received("logits", np.full((4, 3), -7.5, dtype=np.float32)), request_of())
+    KINDS["logits"].check(received("logits", np.full((4, 3), -7.5, dtype=np.float32)), request_of(), 0)
 
 
 # Stacking.
@@ -271,21 +287,21 @@ SOFT = soften(LOGITS, 2.0)
 @pytest.mark.parametrize("teachers", [SOFT, torch.stack([SOFT, SOFT])], ids=["common", "personal"])
 @pytest.mark.parametrize("scale", SCALES)
 def test_common_and_personal_teachers_pass(cohort: Cohort, scale: str, teachers: Tensor):
-    KINDS["logits"].check_fusion(Fusion(weights=HALVES, teachers=teachers), tuple(cohort.values.shape), scale)
+    KINDS["logits"].check_fusion(Fusion(weights=HALVES, teachers=teachers), cohort.client_ids, request_of(), scale)
 
 
 def test_teachers_may_be_any_finite_logits_where_logits_are_declared(cohort: Cohort):
     fusion = Fusion(weights=HALVES, teachers=LOGITS)
-    KINDS["logits"].check_fusion(fusion, tuple(cohort.values.shape), "logits")
+    KINDS["logits"].check_fusion(fusion, cohort.client_ids, request_of(), "logits")
     with pytest.raises(RunError, match="teachers that are no soft labels; declare teaches = 'logits' to send logits"):
-        KINDS["logits"].check_fusion(fusion, tuple(cohort.values.shape), "probs")
+        KINDS["logits"].check_fusion(fusion, cohort.client_ids, request_of(), "probs")
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 3), (2,), (1, 1), (2, 2, 1)])
 def test_weights_of_a_wrong_shape_are_an_error(cohort: Cohort, shape: tuple[int, ...]):
     with pytest.raises(RunError, match=r"fuse returned weights \[.*\], expected \[2, 2\]"):
         KINDS["logits"].check_fusion(
-            Fusion(weights=torch.full(shape, 0.5), teachers=SOFT), tuple(cohort.values.shape), "probs"
+            Fusion(weights=torch.full(shape, 0.5), teachers=SOFT), cohort.client_ids, request_of(), "probs"
         )
 
 
@@ -303,14 +319,14 @@ def test_weights_of_a_wrong_shape_are_an_error(cohort: Cohort, shape: tuple[int,
 def test_weights_whose_rows_are_no_distributions_are_an_error(cohort: Cohort, weights: list[list[float]]):
     fusion = Fusion(weights=torch.tensor(weights), teachers=SOFT)
     with pytest.raises(RunError, match="weights that are not finite, >= 0 and summing to 1 in each row"):
-        KINDS["logits"].check_fusion(fusion, tuple(cohort.values.shape), "probs")
+        KINDS["logits"].check_fusion(fusion, cohort.client_ids, request_of(), "probs")
 
 
 @pytest.mark.parametrize("shape", [(4, 2), (3, 4, 3), (2, 3, 4), (2, 4), (12,), (2, 2, 4, 3)])
 def test_teachers_of_a_wrong_shape_are_an_error(cohort: Cohort, shape: tuple[int, ...]):
     fusion = Fusion(weights=HALVES, teachers=torch.full(shape, 1 / shape[-1]))
     with pytest.raises(RunError, match=r"expected \[2, 4, 3\] \(personal\) or \[4, 3\] \(common\)"):
-        KINDS["logits"].check_fusion(fusion, tuple(cohort.values.shape), "probs")
+        KINDS["logits"].check_fusion(fusion, cohort.client_ids, request_of(), "probs")
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
@@ -319,7 +335,7 @@ def test_teachers_that_are_not_finite_are_an_error(cohort: Cohort, scale: str, b
     teachers = SOFT.clone()
     teachers[0, 0] = bad
     with pytest.raises(RunError, match="teachers that are not finite"):
-        KINDS["logits"].check_fusion(Fusion(weights=HALVES, teachers=teachers), tuple(cohort.values.shape), scale)
+        KINDS["logits"].check_fusion(Fusion(weights=HALVES, teachers=teachers), cohort.client_ids, request_of(), scale)
 
 
 def test_a_broken_promise_of_a_strategy_is_no_rejected_upload():

@@ -1,0 +1,53 @@
+"""Functions over stacked class tables and stacked model states."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def leave_one_out(
+    probs: Float[Tensor, "K C D"], present: Bool[Tensor, "K C"]
+) -> tuple[Float[Tensor, "K C D"], Bool[Tensor, "K C"], Float[Tensor, "K K"]]:
+    """Return, for each client and class, the mean row of the *other* clients that have the class.
+
+    Also which of these rows exist, and the weights [K, K]: the mean over a client's taught classes of how much each
+    other client adds to the row. A client that is taught nothing has itself as its only teacher. Rows that do not exist
+    are zeros. With K = 2 the tables are swapped; own rows never return. Jeong et al. 2018, arXiv 1811.11479.
+
+    >>> tables = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[0.5, 0.5]]])
+    >>> leave_one_out(tables, torch.tensor([[True], [True], [False]]))[0].squeeze(1)
+    tensor([[0.0000, 1.0000],
+            [1.0000, 0.0000],
+            [0.5000, 0.5000]])
+    """
+    has = present.to(probs.dtype)
+    others = (has.sum(dim=0, keepdim=True) - has).round()
+    taught = others > 0
+    alone = 1 - torch.eye(len(probs), dtype=probs.dtype, device=probs.device)
+    rows = torch.einsum("ij,jc,jcd->icd", alone, has, probs) / others.clamp(min=1)[..., None]
+    shares = torch.einsum("ij,jc,ic->ij", alone, has, taught / others.clamp(min=1))
+    classes = taught.sum(dim=1, keepdim=True)
+    own = torch.eye(len(probs), dtype=probs.dtype, device=probs.device)
+    return rows, taught, torch.where(classes > 0, shares / classes.clamp(min=1), own)
+
+
+def average_states(states: Sequence[Mapping[str, Tensor]], shares: Float[Tensor, "K"]) -> dict[str, Tensor]:
+    """Return ``sum_k shares[k] * states[k]``, tensor by tensor; whole numbers (counters) are taken from the first.
+
+    Sums are in float64 and in order, so that equal states come back as they were.
+
+    >>> average_states([{"w": torch.tensor([0.0])}, {"w": torch.tensor([4.0])}], torch.tensor([0.75, 0.25]))
+    {'w': tensor([1.])}
+    """
+    found = {}
+    for name, first in states[0].items():
+        if not first.is_floating_point():
+            found[name] = first.clone()
+            continue
+        total = torch.zeros_like(first, dtype=torch.float64)
+        for state, share in zip(states, shares.to(torch.float64) / shares.to(torch.float64).sum(), strict=True):
+            total += share * state[name].to(torch.float64)
+        found[name] = total.to(first.dtype)
+    return found

@@ -1,0 +1,36 @@
+"""FedProx (Li et al. 2020, arXiv 1812.06127): FedAvg with a proximal term in the clients' training."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fedkd.checks import positive
+from fedkd.knowledge import Kind, ModelWeights, WeightsCohort
+from fedkd.messages import Fusion
+from fedkd.strategy import Needs
+from strategies.fedavg import average
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedProx:
+    """As FedAvg, where each client adds ``mu / 2 * ||w - w_g||^2`` to its loss; w_g is what its training starts from.
+
+    mu = 0 would be FedAvg, and is refused. Departure: clients do the same number of epochs; the paper also lets slow
+    clients do less.
+    """
+
+    needs: ClassVar[Needs] = Needs(public_set=False, equal_architectures=True, common_start=True)
+
+    mu: float = 0.01
+    """Strength of the proximal term, > 0; the paper tries 0.001 to 1."""
+
+    def __post_init__(self) -> None:
+        positive(mu=self.mu)
+
+    @property
+    def knowledge(self) -> Kind:
+        """Weights, with the proximal term in training."""
+        return ModelWeights(proximal=self.mu)
+
+    def fuse(self, cohort: WeightsCohort, state: None) -> Fusion:
+        """Return the mean of weights, by the number of training samples."""
+        return average(cohort)
