@@ -81,7 +81,8 @@ def workplace(
     assigned = assign(scenario.federation.models, scenario.federation.clients)
     prepared = prepare(scenario.data.value)
     architectures = {m: Architecture(m, prepared.input_shape, prepared.classes) for m in dict.fromkeys(assigned)}
-    traits = {model: try_out(architecture) for model, architecture in architectures.items()}
+    features = declared.needs.features is not None
+    traits = {model: try_out(architecture, features=features) for model, architecture in architectures.items()}
     kept = {model: _kept(architecture, scenario) for model, architecture in architectures.items()}
     if not isinstance(store, ClientStore):
         states = {model: {**architectures[model].build(0).state_dict(), **kept[model]} for model in architectures}

@@ -74,7 +74,7 @@ class Traits:
     """What trying a model once showed: its size, and whether training it draws from the global generator.
 
     ``head`` is the name of the linear layer that puts out the logits, ``features`` the width of what it takes; both are
-    None for a model that ends otherwise.
+    None for a model that ends otherwise, and where nobody asked.
     """
 
     parameters: int
@@ -83,8 +83,8 @@ class Traits:
     features: int | None = None
 
 
-def try_out(architecture: Architecture) -> Traits:
-    """Build a model, run one batch through it, and return its traits.
+def try_out(architecture: Architecture, *, features: bool = False) -> Traits:
+    """Build a model, run one batch through it, and return its traits; those of its head only if ``features`` matter.
 
     Raises SettingError where the factory fails, returns no module, or the output is not [N, classes].
     """
@@ -113,8 +113,10 @@ def try_out(architecture: Architecture) -> Traits:
         )
     if not any(p.requires_grad for p in model.parameters()):
         raise SettingError(f"{where} has no trainable parameter")
-    with borrowed_global_generator(0), torch.no_grad():
-        head = find_head(model.eval(), batch)
+    head = None
+    if features:
+        with borrowed_global_generator(0), torch.no_grad():
+            head = find_head(model.eval(), batch)
     layer = model.get_submodule(head) if head is not None else None
     return Traits(
         parameters=sum(p.numel() for p in model.parameters()),

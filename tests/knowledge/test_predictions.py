@@ -1,13 +1,13 @@
 """Public-set predictions: they travel unchanged, and whatever is no prediction is rejected."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from views import View
 
 from fedkd.errors import FedkdError, RunError, UploadRejected
 from fedkd.fusion import soften
@@ -31,23 +31,8 @@ def request_of(**changes: Any) -> Request:
     return Request(**{**settings, **changes})
 
 
-@dataclass
-class Seen:
-    """A client as a kind of knowledge finds it, where only public predictions matter."""
-
-    logits: Tensor
-    ids: Tensor
-    temperature: float
-
-    def public_ids(self) -> Tensor:
-        return self.ids
-
-    def public_logits(self) -> Tensor:
-        return self.logits
-
-
 def good(scale: str) -> Predictions:
-    return KINDS[scale].extract(Seen(LOGITS, IDS, 2.0))
+    return KINDS[scale].extract(View(logits=LOGITS, ids=IDS, temperature=2.0))
 
 
 def received(scale: str, values: Any, ids: Any = (3, 5, 8, 13)) -> Predictions:
