@@ -134,7 +134,7 @@ def krum(values: Float[Tensor, "K N C"], attackers: int, average: int = 1) -> tu
     """
     clients = len(values)
     flat = values.reshape(clients, -1)
-    # Differences are taken before they are squared: equal uploads are exactly 0 apart, and no outlier costs precision.
+    # Differences are taken before they are squared: equals are exactly 0 apart, and large logits cost no precision.
     apart = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").square()
     others = apart.sort(dim=1).values[:, 1:]  # the smallest, 0, is its distance from itself
     scores = others[:, : max(clients - attackers - 2, 1)].sum(dim=1)
