@@ -171,7 +171,9 @@ class Krum:
 class Cronus:
     """Cronus' spectral filter for each public sample (Chang et al. 2019, arXiv 1912.11279), reconstructed.
 
-    A weighted mean, so that soft labels stay soft labels. What is reconstructed is said at ``filtered_mean``.
+    A weighted mean, so that soft labels stay soft labels. What is reconstructed is said at ``filtered_mean``. The
+    default threshold is ours, from 10 and 20 clients on digits: under strong label skew 0.25 takes honest clients for
+    attackers, and 1 lets swapped labels and noise pass.
     """
 
     tolerate: float = 0.2

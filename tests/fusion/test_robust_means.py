@@ -113,6 +113,18 @@ def test_the_geometric_median_is_a_client_that_the_others_do_not_pull_away():
     assert_equals(geometric_median(values)[0], [[0.0, 0.0]], atol=1e-3)
 
 
+def test_the_geometric_median_leaves_a_client_at_which_it_begins():
+    """A client at the origin is the coordinate-wise median, but the others' unit vectors sum to (1.79, 0), above 1.
+
+    Were its distance floored by little at the start, its weight would hold the iteration there for many steps.
+    """
+    values = torch.tensor([[[0.0, 0.0]], [[10.0, 1.0]], [[10.0, -1.0]], [[-1.0, 10.0]], [[-1.0, -10.0]]])
+    assert_equals(median_over_clients(values)[0], [[0.0, 0.0]])
+    settled = geometric_median(values)[0]
+    assert settled[0, 0] > 1.0
+    torch.testing.assert_close(geometric_median(values, iterations=5)[0], settled, rtol=0, atol=0.5)
+
+
 def test_geometric_medians_are_as_good_as_scipys(values: np.ndarray):
     def summed(center: np.ndarray, points: np.ndarray) -> float:
         return float(np.linalg.norm(points - center, axis=-1).sum())
@@ -167,6 +179,13 @@ def test_krum_by_hand():
     aggregate, weights = krum(values, attackers=1, average=3)
     assert_equals(aggregate, [[2.0]])
     assert_equals(weights, [0.25, 0.25, 0.25, 0.25, 0.0])
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.7, 1 / 3])
+def test_krums_ties_are_found_in_spite_of_rounding(factor: float):
+    """As above in other units, where the two scores of 5 are sums of rounded numbers."""
+    values = factor * column(0.0, 1.0, 3.0, 4.0, 10.0) + 0.3
+    assert_equals(krum(values, attackers=1)[1], [0.0, 0.5, 0.5, 0.0, 0.0])
 
 
 def test_large_logits_cost_krum_no_precision():
@@ -228,16 +247,35 @@ def test_the_filter_by_hand():
     assert_equals(weights, [0.5237047 / 3, 0.8650801 / 3, 0.9324912 / 3, 0.6787239 / 3, 0.0])
 
 
-def test_the_filter_takes_equal_directions_together():
-    """Two outliers at right angles and equally far: were one direction taken first, the order of classes would decide.
+@pytest.mark.parametrize("angle", [0.0, 0.3, 1.0])
+def test_the_filter_takes_equal_directions_together(angle: float):
+    """Three outliers in an equal triangle about the others widen all directions of its plane alike.
 
-    Both are out after one step, and what is left of the others, who are equal, weighs the same.
+    Were one direction taken first, rounding would decide who is out. As 2.7 of 9 may be taken, 0.9 is from each: what
+    is left is 0.1 each of 6.3.
     """
-    values = torch.zeros(8, 1, 3)
-    values[0, 0, 0] = values[1, 0, 1] = 5.0
-    aggregate, weights = filtered_mean(values, tolerate=0.25, threshold=0.5)
-    assert_equals(weights, [0.0, 0.0, *[1 / 6] * 6])
-    assert_equals(aggregate, [[0.0, 0.0, 0.0]])
+    values = torch.zeros(9, 1, 2)
+    for corner in range(3):
+        turn = torch.tensor(angle + corner * 2 * torch.pi / 3)
+        values[corner, 0] = 5 * torch.stack([turn.cos(), turn.sin()])
+    aggregate, weights = filtered_mean(values, tolerate=0.15, threshold=0.5)
+    assert_equals(weights, [*[0.1 / 6.3] * 3, *[1 / 6.3] * 6], atol=1e-4)
+    assert_equals(aggregate, [[0.0, 0.0]])
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.1, 1 / 3, 70.0])
+def test_a_variance_at_the_threshold_is_not_filtered_in_spite_of_rounding(factor: float):
+    """Two clients at -1, two at 1, one at 0: median distance 1, variance 0.8."""
+    values = factor * (column(-1.0, -1.0, 1.0, 1.0, 0.0) + 0.3)
+    assert_equals(filtered_mean(values, tolerate=0.2, threshold=0.8)[1], [0.2] * 5)
+    assert filtered_mean(values, tolerate=0.2, threshold=0.79)[1][4] > 0.21
+
+
+def test_what_float32_cannot_tell_apart_is_not_filtered():
+    """Most agree to the bit, so that their median distance is 0; some differ in the last bit."""
+    values = torch.full((10, 2, 3), 7.0)
+    values[:3] = torch.nextafter(values[:3], torch.tensor(8.0))
+    assert_equals(filtered_mean(values, tolerate=0.3, threshold=0.5)[1], [0.1] * 10)
 
 
 def test_the_filter_finds_attackers_that_hide_within_the_spread_of_many_classes():
