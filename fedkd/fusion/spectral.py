@@ -32,11 +32,11 @@ def filtered_mean(values: Float[Tensor, "K N C"], tolerate: float, threshold: fl
     takes more from them than from the others, so that this is enough. The result is a weighted mean: in the hull of
     the uploads, and soft labels stay soft labels. Without any variance above the threshold it is the plain mean.
 
-    Reconstructed, since the papers leave it open or fit it to other data: the bound on lambda (a constant times a
-    known variance in the papers) is relative to the clients' median distance, so that it holds for logits as for
-    soft labels; the weights (the papers draw a random cut) are the deterministic variant of the survey by
-    Diakonikolas & Kane 2019 (arXiv 1911.05911); the limit on what is taken follows from its analysis. Directions that
-    tie for the top are projected on together. O(K N C) memory, in float64.
+    The papers' exact constants were not available to us; reconstructed are: the bound on lambda, relative to the
+    clients' median distance (rather than to a known variance), so that it holds for logits as for soft labels; the
+    weights, as in the deterministic filter of the survey by Diakonikolas & Kane 2019 (arXiv 1911.05911), where the
+    2017 paper removes points beyond a cut; and the limit on what is taken. Directions that tie for the widest are
+    projected on together. O(K N C) memory, in float64.
 
     >>> values = torch.tensor([[[0.0, 0.0]], [[0.1, 0.0]], [[0.0, 0.1]], [[0.1, 0.1]], [[1e5, 0.0]]])
     >>> aggregate, weights = filtered_mean(values, tolerate=0.2, threshold=1.0)
