@@ -1,4 +1,4 @@
-"""Functions over stacked predictions: softening, divergences, weights, estimates, mixing.
+"""Functions over stacked predictions: softening, divergences, weights, estimates, mixing, robust means.
 
 Axes: K clients, N public samples, C classes. ``weights[i, j]`` is how much client j teaches client i; rows sum
 to 1. Nothing here knows of clients, messages or settings; nothing mutates its arguments.
@@ -17,7 +17,14 @@ from fedkd.fusion.mixing import RunningMean as RunningMean
 from fedkd.fusion.mixing import mean_over_clients as mean_over_clients
 from fedkd.fusion.mixing import mix as mix
 from fedkd.fusion.mixing import reduce_entropy as reduce_entropy
+from fedkd.fusion.robust import geometric_median as geometric_median
+from fedkd.fusion.robust import krum as krum
+from fedkd.fusion.robust import median_distance as median_distance
+from fedkd.fusion.robust import median_over_clients as median_over_clients
+from fedkd.fusion.robust import renormalize as renormalize
+from fedkd.fusion.robust import trimmed_mean_over_clients as trimmed_mean_over_clients
 from fedkd.fusion.softening import soften as soften
+from fedkd.fusion.spectral import filtered_mean as filtered_mean
 from fedkd.fusion.tables import average_states as average_states
 from fedkd.fusion.tables import leave_one_out as leave_one_out
 from fedkd.fusion.weights import effective_neighbors as effective_neighbors
