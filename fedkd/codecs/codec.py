@@ -79,7 +79,9 @@ def renormalized(name: str, values: np.ndarray) -> np.ndarray:
     if name != "probs" or values.ndim == 0:
         return values
     sums = values.sum(axis=-1, dtype=np.float64, keepdims=True)
-    return (values / np.where(np.abs(sums - 1) <= ROUNDING, sums, 1.0)).astype(np.float32)
+    divisors: np.ndarray = np.where(np.abs(sums - 1) <= ROUNDING, sums, 1.0)
+    quotients: np.ndarray = values / divisors.astype(values.dtype)
+    return quotients
 
 
 def without_values(arrays: Arrays) -> Coded | None:

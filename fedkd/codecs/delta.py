@@ -67,7 +67,7 @@ class Delta:
             raise SettingError(f"delta cannot code these arrays: {why_not}")
         broken = None if self.bits is None else without_values(arrays)
         if broken:
-            return broken, None if memory is None else dict(memory)
+            return number(read_memory(memory)) | broken, None if memory is None else dict(memory)
         try:
             return self._encode(arrays, read_memory(memory))
         except UploadRejected:

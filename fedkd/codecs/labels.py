@@ -26,12 +26,20 @@ def labels_of(values: Float[np.ndarray, "N C"]) -> UInt[np.ndarray, "N 1"]:
     return labels.astype(label_type(values.shape[1]))
 
 
-def take_labels(name: str, parts: Parts, count: int, classes: int) -> UInt[np.ndarray, "N 1"]:
-    """Return the labels that came; UploadRejected where one is no class."""
-    labels = take(name, parts, "labels", label_type(classes), count)
-    if (labels >= classes).any():
-        raise UploadRejected(f"{name} have the label {labels.max()}, of {classes} classes")
-    return labels[:, None]
+def rows_of_two_values(
+    name: str, labels: UInt[np.ndarray, "N 1"], shape: tuple[int, ...], top: float, rest: float
+) -> Float[np.ndarray, "N C"]:
+    """Return rows that are ``top`` at the label and ``rest`` elsewhere; UploadRejected where a label is no class."""
+    if (labels >= shape[1]).any():
+        raise UploadRejected(f"{name} have the label {labels.max()}, of {shape[1]} classes")
+    rows = np.full(shape, rest, np.float32)
+    np.put_along_axis(rows, labels.astype(np.int64), top, axis=1)
+    return rows
+
+
+def take_labels(name: str, parts: Parts, layout: Layout, shape: tuple[int, ...]) -> UInt[np.ndarray, "N 1"]:
+    """Return the labels that came."""
+    return take(name, parts, "labels", label_type(shape[1]), layout[0])[:, None]
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,7 @@ class LabelsOfProbs:
 
     def value(self, rows: Rows, header: Header, shape: tuple[int, ...]) -> np.ndarray:
         """Return one-hot rows."""
-        one_hot = np.zeros(shape, np.float32)
-        np.put_along_axis(one_hot, rows.astype(np.int64), 1.0, axis=1)
-        return one_hot
+        return rows_of_two_values(self.name, rows, shape, 1.0, 0.0)
 
     def send(self, rows: Rows, header: Header) -> Parts:
         """Return the labels."""
@@ -61,7 +67,7 @@ class LabelsOfProbs:
 
     def receive(self, parts: Parts, layout: Layout, shape: tuple[int, ...]) -> tuple[Rows, Header]:
         """Return the labels."""
-        return take_labels(self.name, parts, layout[0], shape[1]), NO_HEADER
+        return take_labels(self.name, parts, layout, shape), NO_HEADER
 
 
 @dataclass(frozen=True)
@@ -88,9 +94,7 @@ class LabelsOfLogits:
 
     def value(self, rows: Rows, header: Header, shape: tuple[int, ...]) -> np.ndarray:
         """Return rows of two different logits."""
-        logits = np.full(shape, header[1], np.float32)
-        np.put_along_axis(logits, rows.astype(np.int64), header[0], axis=1)
-        return logits
+        return rows_of_two_values(self.name, rows, shape, float(header[0]), float(header[1]))
 
     def send(self, rows: Rows, header: Header) -> Parts:
         """Return the labels and the means."""
@@ -98,4 +102,4 @@ class LabelsOfLogits:
 
     def receive(self, parts: Parts, layout: Layout, shape: tuple[int, ...]) -> tuple[Rows, Header]:
         """Return the labels and the means."""
-        return take_labels(self.name, parts, layout[0], shape[1]), take(self.name, parts, "means", np.float32, 2)
+        return take_labels(self.name, parts, layout, shape), take(self.name, parts, "means", np.float32, 2)

@@ -113,8 +113,9 @@ class Levels:
 
     def value(self, rows: Rows, header: Header, shape: tuple[int, ...]) -> np.ndarray:
         """Return the levels."""
-        levels = np.linspace(float(header[0]), float(header[1]), 2**self.bits)
-        return levels.astype(np.float32)[rows].reshape(shape)
+        levels = np.linspace(float(header[0]), float(header[1]), 2**self.bits).astype(np.float32)
+        values: np.ndarray = levels[rows]
+        return values.reshape(shape)
 
     def send(self, rows: Rows, header: Header) -> Parts:
         """Return the range and the codes, packed."""

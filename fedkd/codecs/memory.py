@@ -58,7 +58,7 @@ class Memory:
     def last(self, name: str, places: np.ndarray, was_sent: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return the rows sent last in the place of ``rows``, 0 where none was; UploadRejected where forms differ."""
         found = np.zeros_like(rows)
-        if not was_sent.any():
+        if self.message == 0:
             return found
         table = self.tables.get(name)
         if table is None or table.dtype != rows.dtype or table.shape[1:] != rows.shape[1:]:
@@ -70,7 +70,7 @@ class Memory:
         """Return the memory once rows were sent, by name. Of rows with the same id the last is kept."""
         if self.message > 0 and set(rows) != set(self.tables):
             raise UploadRejected(f"{', '.join(rows)} came after {', '.join(self.tables)}: {START_OVER}")
-        headers = {name: header for name, header in headers.items() if header.size}
+        headers = {name: header.copy() for name, header in headers.items() if header.size}
         if ids is None:
             # Copies: the rows may be the caller's own array in another guise.
             return Memory(self.message + 1, None, {name: value.copy() for name, value in rows.items()}, headers)
