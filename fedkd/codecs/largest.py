@@ -23,5 +23,5 @@ def largest(values: Float[np.ndarray, "N C"], counts: Int[np.ndarray, "N"] | int
     wanted = (counts - above.sum(axis=1))[:, None]
     if (ties.sum(axis=1, keepdims=True) > wanted).any():
         ties &= np.cumsum(ties, axis=1) <= wanted
-    mask: np.ndarray = (above | ties) & (counts > 0)[:, None]
+    mask: np.ndarray = above | ties
     return mask

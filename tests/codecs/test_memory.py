@@ -132,8 +132,8 @@ def test_rows_of_another_width_are_rejected_though_their_ids_are_new(codec: Any)
         codec.decode(message, theirs)
 
 
-def test_weights_go_by_their_place_and_a_vector_is_one_row():
-    weights = {"weight": np.arange(6, dtype=np.float32).reshape(3, 2), "bias": np.zeros(5, np.float32)}
+def test_weights_go_by_their_place_and_a_vector_without_ids_is_one_row():
+    weights = {"weight": np.arange(6, dtype=np.float32).reshape(3, 2), "bias": np.zeros(9, np.float32)}
     _, memory = Delta().encode(weights, None)
     changed = copy.deepcopy(weights)
     changed["weight"][1] += 1
@@ -141,6 +141,9 @@ def test_weights_go_by_their_place_and_a_vector_is_one_row():
     assert message["weight:changed"].tolist() == [0b01000000]
     assert message["bias:changed"].tolist() == [0]
     assert_same(Delta().decode(message, memory)[0], changed)
+    scores = {"ids": np.arange(9), "scores": np.zeros(9)}
+    message_by_id, _ = Delta().encode(scores, Delta().encode(scores, None)[1])
+    assert message_by_id["scores:changed"].tolist() == [0, 0]
     assert after is not None
     assert sorted(after) == ["bias", "codec:message", "weight"]
 
