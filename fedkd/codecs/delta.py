@@ -1,0 +1,146 @@
+"""``delta``: only rows that are not what was sent last."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fedkd.checks import at_least, at_most
+from fedkd.codecs.bits import packed_bytes
+from fedkd.codecs.codec import (
+    Arrays,
+    Coded,
+    Parts,
+    decode_each,
+    encode_each,
+    is_coded,
+    nothing_coded,
+    only,
+    shape_part,
+    take,
+    take_shape,
+    too_large,
+    without_values,
+)
+from fedkd.codecs.form import Form, Header, Layout, Rows, layout_of
+from fedkd.codecs.memory import Memory, number, read_memory, row_ids, take_number
+from fedkd.codecs.quantized import quantized_form
+from fedkd.codecs.words import Words
+from fedkd.errors import SettingError, UploadRejected
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """Rows whose codes are what the receiver was sent last cost a bit each, all others their codes.
+
+    A row is one public sample where the arrays have ids, else one entry of an array's first axis. At 1 bit on soft
+    labels, behind an entropy coder, this is the uplink of CFD (Sattler et al. 2020, arXiv 2012.00632).
+
+    With ``bits``, codes and errors are those of ``quantized``, except that the range of plain numbers is up to twice as
+    wide as they are, so that it need not change with every message (``levels.settled_range``). Without, floats arrive
+    exactly as they are; a row that was sent before goes as the exclusive or with what it was, by byte planes, which
+    only an entropy coder makes smaller.
+    """
+
+    stateful: ClassVar[bool] = True
+
+    bits: int | None = None
+    """Bits a number, 1 to 8, as in quantized; null sends floats exactly."""
+
+    def __post_init__(self) -> None:
+        if self.bits is not None:
+            at_least(1, bits=self.bits)
+            at_most(8, bits=self.bits)
+
+    def objection(self, arrays: Arrays) -> str | None:
+        """Return why not: there is nothing to code, or not a row for each id."""
+        return nothing_coded(arrays) or too_large(arrays) or rows_without_ids(arrays)
+
+    def encode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, Coded | None]:
+        """Return the message's number and of each array what changed; starts over where names or shapes did.
+
+        Values that are not finite cannot be quantized: the message says so, every receiver rejects it, and the memory
+        stays as it was. Raises SettingError where there is not one row for each id.
+        """
+        why_not = rows_without_ids(arrays)
+        if why_not:
+            raise SettingError(f"delta cannot code these arrays: {why_not}")
+        broken = None if self.bits is None else without_values(arrays)
+        if broken:
+            return number(read_memory(memory)) | broken, None if memory is None else dict(memory)
+        try:
+            return self._encode(arrays, read_memory(memory))
+        except UploadRejected:
+            return self._encode(arrays, Memory())
+
+    def decode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, Coded | None]:
+        """Return the arrays, the coded ones as float32, or exactly as they were without ``bits``."""
+        content, known = take_number(arrays, memory)
+        ids = row_ids(content)
+        coded: dict[str, tuple[Rows, Header]] = {}
+
+        def rebuild(name: str, parts: Parts) -> np.ndarray:
+            shape = take_shape(name, parts)
+            form = self._form(name, shape, len(parts) - 2)
+            only(name, parts, {"shape", "changed", *form.parts})
+            count, width = _layout(name, form, shape, ids)
+            places, was_sent = known.find(name, ids, count)
+            bitmap = take(name, parts, "changed", np.uint8, packed_bytes(int(was_sent.sum()), 1))
+            changed = ~was_sent
+            changed[was_sent] = np.unpackbits(bitmap, count=int(was_sent.sum())).astype(bool)
+            sent, header = form.receive(parts, (int(changed.sum()), width), shape)
+            rows = known.last(name, places, was_sent, np.zeros((count, width), sent.dtype))
+            rows[changed] = self._change(sent, rows[changed])
+            coded[name] = rows, header
+            return form.value(rows, header, shape)
+
+        found = decode_each(content, rebuild)
+        return found, _after(known, ids, coded)
+
+    def _encode(self, arrays: Arrays, known: Memory) -> tuple[Coded, Coded]:
+        ids = row_ids(arrays)
+        coded: dict[str, tuple[Rows, Header]] = {}
+
+        def changes(name: str, array: np.ndarray) -> Parts:
+            form = self._form(name, array.shape, array.dtype.itemsize)
+            layout = _layout(name, form, array.shape, ids)
+            rows, header = coded[name] = form.code(array, layout, known.headers.get(name))
+            places, was_sent = known.find(name, ids, len(rows))
+            before = known.last(name, places, was_sent, rows)
+            changed = ~was_sent | (rows != before).any(axis=1)
+            parts = {"shape": shape_part(array.shape), "changed": np.packbits(changed[was_sent])}
+            return parts | form.send(self._change(rows[changed], before[changed]), header)
+
+        sent = number(known) | encode_each(arrays, changes)
+        return sent, _after(known, ids, coded)
+
+    def _form(self, name: str, shape: tuple[int, ...], size: int) -> Form:
+        if self.bits is not None:
+            return quantized_form(name, shape, self.bits, settled=True)
+        if size not in (2, 4, 8):
+            raise UploadRejected(f"{name} came as floats of {size} bytes; expected 2, 4 or 8")
+        return Words(name, size)
+
+    def _change(self, rows: Rows, before: Rows) -> Rows:
+        """Return what travels for rows, or the rows for what came: the exclusive or undoes itself."""
+        return rows ^ before if self.bits is None else rows
+
+
+def rows_without_ids(arrays: Arrays) -> str | None:
+    """Return an objection where an array has not one row for each of the ids."""
+    ids = row_ids(arrays)
+    for name, array in arrays.items():
+        if ids is not None and is_coded(array) and array.shape[:1] != ids.shape:
+            return f"{name} of shape {list(array.shape)} have not one row for each of the {len(ids)} ids"
+    return None
+
+
+def _layout(name: str, form: Form, shape: tuple[int, ...], ids: np.ndarray | None) -> Layout:
+    if ids is not None and shape[:1] != ids.shape:
+        raise UploadRejected(f"{name} of shape {list(shape)} have not one row for each of the {len(ids)} ids")
+    return layout_of(form, shape, by_id=ids is not None)
+
+
+def _after(known: Memory, ids: np.ndarray | None, coded: dict[str, tuple[Rows, Header]]) -> Coded:
+    rows = {name: rows for name, (rows, _) in coded.items()}
+    return known.after(ids, rows, {name: header for name, (_, header) in coded.items()}).plain()

@@ -1,0 +1,77 @@
+"""``quantized``: a few bits a number, and 1 bit a class for rows of classes."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fedkd.checks import at_least, at_most
+from fedkd.codecs.codec import (
+    Arrays,
+    Coded,
+    Parts,
+    are_rows_of_classes,
+    decode_each,
+    encode_each,
+    nothing_coded,
+    only,
+    shape_part,
+    take_shape,
+    too_large,
+    without_values,
+)
+from fedkd.codecs.form import Form, layout_of
+from fedkd.codecs.labels import LabelsOfLogits, LabelsOfProbs
+from fedkd.codecs.levels import Counts, Levels
+
+
+def quantized_form(name: str, shape: tuple[int, ...], bits: int, settled: bool = False) -> Form:
+    """Return how an array is quantized to 1 to 8 bits, by its name and shape."""
+    if are_rows_of_classes(name, shape) and bits == 1:
+        return LabelsOfProbs(name) if name == "probs" else LabelsOfLogits(name)
+    if are_rows_of_classes(name, shape) and name == "probs":
+        return Counts(name, bits)
+    return Levels(name, bits, settled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """Floating point arrays at ``bits`` bits a number; they come back as float32. To the nearest, no randomness.
+
+    ``probs`` [N, C] come back as distributions of multiples of 1 / (2^bits - 1), each less than one step off, and at 1
+    bit one-hot (CFD: Sattler et al. 2020, arXiv 2012.00632). ``logits`` [N, C] at 1 bit keep their argmax. Any other
+    array is uniform between its least and its largest number, at most half a step off.
+    """
+
+    stateful: ClassVar[bool] = False
+
+    bits: int = 8
+    """Bits a number, 1 to 8. At 1, rows of soft labels or logits are their argmax."""
+
+    def __post_init__(self) -> None:
+        at_least(1, bits=self.bits)
+        at_most(8, bits=self.bits)
+
+    def objection(self, arrays: Arrays) -> str | None:
+        """Return why not: there is nothing to quantize."""
+        return nothing_coded(arrays) or too_large(arrays)
+
+    def encode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, None]:
+        """Return shape and codes of each coded array, and its range where it has one."""
+        return without_values(arrays) or encode_each(arrays, self._encode), None
+
+    def decode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, None]:
+        """Return the arrays, the coded ones as float32."""
+        return decode_each(arrays, self._decode), None
+
+    def _encode(self, name: str, array: np.ndarray) -> Parts:
+        form = quantized_form(name, array.shape, self.bits)
+        rows, header = form.code(array, layout_of(form, array.shape, by_id=False), None)
+        return {"shape": shape_part(array.shape), **form.send(rows, header)}
+
+    def _decode(self, name: str, parts: Parts) -> np.ndarray:
+        shape = take_shape(name, parts)
+        form = quantized_form(name, shape, self.bits)
+        only(name, parts, {"shape", *form.parts})
+        rows, header = form.receive(parts, layout_of(form, shape, by_id=False), shape)
+        return form.value(rows, header, shape)
