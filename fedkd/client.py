@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fedkd.data.division import Division
 from fedkd.data.prepare import Prepared
+from fedkd.data.public import PublicSet
 from fedkd.data.samples import Normalization, inputs, labels
 from fedkd.errors import DeadlinePassed, Interrupted
 from fedkd.fusion import smooth, soften
@@ -63,7 +64,9 @@ class Workplace:
 
     prepared: Prepared
     division: Division
+    public: PublicSet
     normalization: Normalization
+    """Of private and test samples; the public set has its own."""
     architectures: tuple[Architecture, ...]
     """By client id."""
     traits: Mapping[str, Traits]
@@ -96,12 +99,12 @@ class Workplace:
         """The public set as model inputs, made once."""
         if self.placed_public_inputs is not None:
             return self.placed_public_inputs.to(self.device)
-        return inputs(self.prepared, self.division.public, self.normalization, self.device)
+        return self.public.inputs(self.device)
 
     @cached_property
     def public_labels(self) -> Tensor:
         """The labels of the public set; only pre-training and declared needs use them."""
-        return labels(self.prepared, self.division.public, self.device)
+        return self.public.labels_on(self.device)
 
     @cached_property
     def global_test(self) -> tuple[Tensor, Tensor]:

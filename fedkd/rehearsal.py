@@ -44,7 +44,7 @@ def is_faster(place: Workplace, name: str) -> bool:
     clients = [i for i, a in enumerate(place.architectures) if a.name == name]
     trials: list[tuple[list[int], Phase]] = [([len(place.division.train[i]) for i in clients], place.training)]
     if place.kind is not None:
-        trials.append(([len(place.division.public)] * len(clients), place.distillation))
+        trials.append(([place.public.size] * len(clients), place.distillation))
     return all(pays(architecture, sizes, phase, place.device) for sizes, phase in trials)
 
 
