@@ -148,7 +148,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     name = scenario.strategy.name
     declared = declaration(scenario.strategy.value, name)
     _check_needs(scenario, declared)
-    loss = chosen_loss(declared, name, scenario.distill.loss)
+    loss = chosen_loss(declared, name, scenario.distill.loss, scenario.distill.loss_skew)
     engine: Engine = scenario.engine.value
     checkpoints = CheckpointFolder(run_dir) if run_dir is not None and scenario.checkpoint.every else None
     temporary = tempfile.TemporaryDirectory(prefix="fedkd-states-") if run_dir is None else None

@@ -24,7 +24,7 @@ from fedkd.data.samples import Normalization, inputs, labels
 from fedkd.errors import DeadlinePassed, Interrupted
 from fedkd.fusion import smooth, soften
 from fedkd.knowledge import Kind
-from fedkd.losses import LOSSES, distillation_target
+from fedkd.losses import distillation_target, find_loss
 from fedkd.messages import ClientCard, Download, Predictions, PrivacyEvent, Step, Upload
 from fedkd.models.build import Architecture, Traits, borrowed_global_generator
 from fedkd.privacy import Protection
@@ -259,7 +259,8 @@ def _distill(visit: _Visit) -> None:
     place, teacher = visit.place, visit.download.teacher
     if teacher is None:
         return
-    settings, loss = place.distillation, LOSSES[place.loss]
+    settings = place.distillation
+    loss = find_loss(place.loss, settings.loss_skew)
     x = place.public_inputs
     if len(teacher.ids) < len(x):
         x = x[teacher.ids.to(place.device)]

@@ -121,7 +121,9 @@ def find_loss(name: str, skew: float | None = None) -> Loss:
     if skew is None:
         return LOSSES[name]
     if name not in SKEWED:
-        raise SettingError(f"loss_skew={skew:g} would do nothing: loss={name} has none; {', '.join(SKEWED)} have")
+        raise SettingError(
+            f"distill.loss_skew={skew:g} would do nothing: loss={name} has none; {', '.join(SKEWED)} have"
+        )
     return partial(SKEWED[name], skew=skew)
 
 

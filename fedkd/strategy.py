@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.fusion import RunningMean
-from fedkd.losses import LOSSES, ON_LOGITS
+from fedkd.losses import LOSSES, ON_LOGITS, find_loss
 from fedkd.messages import Cohort, Fusion
 
 
@@ -110,9 +110,13 @@ def declaration(strategy: Strategy, name: str) -> Declaration:
     return declared
 
 
-def chosen_loss(declared: Declaration, name: str, setting: str | None) -> str:
-    """Return the distillation loss: the scenario's, or the strategy's own. Raises where it cannot take the teachers."""
+def chosen_loss(declared: Declaration, name: str, setting: str | None, skew: float | None = None) -> str:
+    """Return the distillation loss: the scenario's, or the strategy's own.
+
+    Raises where it cannot take the teachers, or is given a skew that it does not have.
+    """
     loss = setting or declared.loss
+    find_loss(loss, skew)
     if declared.knowledge != "nothing" and loss in ON_LOGITS and declared.teaches != "logits":
         raise SettingError(
             f"distill.loss={loss} compares logits, but strategy={name} sends soft labels; use one of"

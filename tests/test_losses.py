@@ -356,7 +356,7 @@ def test_no_skew_is_the_losss_own_and_another_skew_is_another_loss(name: str):
 @pytest.mark.parametrize("name", [name for name in LOSSES if name not in SKEWED])
 def test_a_skew_for_a_loss_without_one_is_refused(name: str):
     assert find_loss(name) is LOSSES[name]
-    with pytest.raises(SettingError, match=f"loss_skew=0.3 would do nothing: loss={name} has none; skewed_kl"):
+    with pytest.raises(SettingError, match=f"distill.loss_skew=0.3 would do nothing: loss={name} has none; skewed_kl"):
         find_loss(name, 0.3)
 
 

@@ -245,6 +245,8 @@ BAD = {
     "strategy=toys:Plain": r"strategy.power has no default",
     "device=cuda": r"device=cuda, but PyTorch finds no CUDA",
     "distill.loss=mae": r"compares logits, but strategy=knfu sends soft labels",
+    "distill.loss_skew=0.3": r"distill.loss_skew=0.3 would do nothing: loss=kl has none",
+    "distill.loss=js distill.loss_skew=1": r"distill.loss_skew must be above 0 and below 1, got 1",
     "distill.temperature=0": r"distill.temperature must be > 0",
     "train.momentum=0.9": r"momentum=0.9 would do nothing",
     "participation=1.5": r"participation must be above 0 and at most 1, got 1.5",
