@@ -7,6 +7,7 @@ distillation share it.
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 from fedkd import __version__
 from fedkd.build import Experiment, build
 from fedkd.data.cache import cache_folder, cached
+from fedkd.data.division import Public
 from fedkd.messages import RoundRecord
 from fedkd.models.build import find_factory
 from fedkd.naming import code_hash
@@ -49,9 +51,9 @@ def twin_key(experiment: Experiment) -> str:
     """Return what names the twin: all that its figures depend on, and nothing that they do not."""
     whole = _twin(experiment.scenario).plain()
     for irrelevant in ("name", "description", "run_dir", "baseline", "strategy", "engine", "privacy", "distill",
-                       "report", "order", "device", "state", "checkpoint"):  # fmt: skip
+                       "public_data", "report", "order", "device", "state", "checkpoint"):  # fmt: skip
         del whole[irrelevant]
-    whole["public"].pop("per_round")
+    whole["public"] = {name: value for name, value in whole["public"].items() if value is not None}
     parts = {
         "format": FORMAT,
         "scenario": whole,
@@ -67,8 +69,13 @@ def twin_key(experiment: Experiment) -> str:
 
 
 def _twin(scenario: Scenario) -> Scenario:
-    labeled = scenario.train.public_epochs > 0  # without pre-training the twin has no use for labels
+    # Unless it pre-trains on them, the public samples do not reach the twin. The rows held back do: they decide who has
+    # which samples, and how these are normalized.
+    pretrains = scenario.train.public_epochs > 0
+    public = scenario.public
+    public = replace(public, per_round=None) if pretrains else Public(size=public.held_back_rows)
     return scenario.changed(
         strategy=choose("strategy", {"name": "local_only"}),
-        public=type(scenario.public)(size=scenario.public.size, labeled=labeled),
+        public_data=choose("public_data", {"name": "same"}),
+        public=public,
     )

@@ -18,7 +18,8 @@ from fedkd.checkpoint import CheckpointFolder
 from fedkd.client import OPTIMIZER, Workplace
 from fedkd.data.division import divide
 from fedkd.data.prepare import prepare
-from fedkd.data.samples import labels, public_normalization
+from fedkd.data.public import describe, make_public_set, samples_of_other
+from fedkd.data.samples import statistics
 from fedkd.engines.job import Engine
 from fedkd.engines.local import one_intra_op_thread
 from fedkd.errors import SettingError, unknown_name
@@ -96,10 +97,19 @@ def workplace(
         testing=scenario.test,
         seed=scenario.federation.seed,
     )
+    normalization = statistics(prepared.images[division.held_back])
     return Workplace(
         prepared=prepared,
         division=division,
-        normalization=public_normalization(prepared, division.public),
+        public=make_public_set(
+            scenario.public,
+            scenario.public_data.value,
+            prepared,
+            division.held_back,
+            normalization,
+            scenario.federation.seed,
+        ),
+        normalization=normalization,
         architectures=tuple(architectures[model] for model in assigned),
         traits=traits,
         training=scenario.train,
@@ -139,7 +149,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     name = scenario.strategy.name
     declared = declaration(scenario.strategy.value, name)
     _check_needs(scenario, declared)
-    loss = chosen_loss(declared, name, scenario.distill.loss)
+    loss = chosen_loss(declared, name, scenario.distill.loss, scenario.distill.loss_skew)
     engine: Engine = scenario.engine.value
     checkpoints = CheckpointFolder(run_dir) if run_dir is not None and scenario.checkpoint.every else None
     temporary = tempfile.TemporaryDirectory(prefix="fedkd-states-") if run_dir is None else None
@@ -171,7 +181,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         classes=prepared.classes,
         public_size=scenario.public.size,
         public_per_round=scenario.public.per_round,
-        public_labels=labels(prepared, division.public, torch.device("cpu")) if scenario.public.labeled else None,
+        public_labels=place.public.labels_on(torch.device("cpu")) if scenario.public.labeled else None,
         pretrains=scenario.train.public_epochs > 0,
         temperature=scenario.distill.temperature,
         seed=scenario.federation.seed,
@@ -194,7 +204,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         train_sizes=tuple(len(rows) for rows in division.train),
         label_counts=np.array(counts),
         class_names=prepared.class_names,
-        public_size=len(division.public),
+        public_set=describe(scenario.public, scenario.public_data.name),
         device=describe_device(device, scenario.federation.device),
         engine=f"{scenario.engine.name} engine, {engine.describe()}",
         loss=loss,
@@ -296,7 +306,7 @@ def round_costs(place: Workplace) -> list[float]:
             took.append(time.perf_counter() - started)
         step[architecture.name] = min(took)
     distills = place.kind is not None and place.kind.lesson == "distill"
-    public = len(place.division.public) if distills else 0
+    public = place.public.size if distills else 0
     shared = public * (place.distillation.epochs + 1 / 3)  # predicting costs a third of a step: no gradients
     return [
         step[architecture.name] * (place.training.epochs * len(rows) + shared) / batch
@@ -307,6 +317,7 @@ def round_costs(place: Workplace) -> list[float]:
 def _check_needs(scenario: Scenario, declared: Declaration) -> None:
     name, needs, public = scenario.strategy.name, declared.needs, scenario.public
     check_order(scenario.protocol, declared.kind)
+    samples_of_other(public, scenario.public_data.value)
     asked = max(1, round(scenario.protocol.participation * scenario.federation.clients))
     if scenario.protocol.min_clients > asked:
         raise SettingError(

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from fedkd.data.division import Division
 from fedkd.data.prepare import Prepared
+from fedkd.data.public import PublicSet
 from fedkd.data.samples import Normalization, inputs, labels
 from fedkd.errors import DeadlinePassed, Interrupted
 from fedkd.fusion import smooth, soften
 from fedkd.knowledge import AdoptedKind, Kind, PenaltyKind
-from fedkd.losses import LOSSES, distillation_target
+from fedkd.losses import distillation_target, find_loss
 from fedkd.messages import ClientCard, Download, Knowledge, Predictions, PrivacyEvent, Step, Upload
 from fedkd.models.build import Architecture, Traits, borrowed_global_generator
 from fedkd.models.features import forward_with_features
@@ -66,7 +67,9 @@ class Workplace:
 
     prepared: Prepared
     division: Division
+    public: PublicSet
     normalization: Normalization
+    """Of private and test samples; the public set has its own."""
     architectures: tuple[Architecture, ...]
     """By client id."""
     traits: Mapping[str, Traits]
@@ -99,12 +102,12 @@ class Workplace:
         """The public set as model inputs, made once."""
         if self.placed_public_inputs is not None:
             return self.placed_public_inputs.to(self.device)
-        return inputs(self.prepared, self.division.public, self.normalization, self.device)
+        return self.public.inputs(self.device)
 
     @cached_property
     def public_labels(self) -> Tensor:
         """The labels of the public set; only pre-training and declared needs use them."""
-        return labels(self.prepared, self.division.public, self.device)
+        return self.public.labels_on(self.device)
 
     @cached_property
     def global_test(self) -> tuple[Tensor, Tensor]:
@@ -347,7 +350,8 @@ def _distill(visit: _Visit) -> None:
     teacher: Predictions | None = visit.download.teacher
     if teacher is None:
         return
-    settings, loss = place.distillation, LOSSES[place.loss]
+    settings = place.distillation
+    loss = find_loss(place.loss, settings.loss_skew)
     x = place.public_inputs
     if len(teacher.ids) < len(x):
         x = x[teacher.ids.to(place.device)]

@@ -16,7 +16,7 @@ from torch import Tensor
 from fedkd.client import Rehearsed, Workplace
 from fedkd.errors import Interrupted
 from fedkd.knowledge import Kind, PublicPredictions
-from fedkd.losses import LOSSES, distillation_target
+from fedkd.losses import distillation_target, find_loss
 from fedkd.messages import Download, Predictions
 from fedkd.seeding import numpy_stream
 from fedkd.together import Pool, chunks, depends_on_company, optimize_together, pays, reason_against
@@ -52,7 +52,7 @@ def is_faster(place: Workplace, name: str) -> bool:
     clients = [i for i, a in enumerate(place.architectures) if a.name == name]
     trials: list[tuple[list[int], Phase]] = [([len(place.division.train[i]) for i in clients], place.training)]
     if place.kind is not None:
-        trials.append(([len(place.division.public)] * len(clients), place.distillation))
+        trials.append(([place.public.size] * len(clients), place.distillation))
     return all(pays(architecture, sizes, phase, place.device) for sizes, phase in trials)
 
 
@@ -147,8 +147,10 @@ def _run(
         if place.stopped():
             raise Interrupted
 
+    of_teacher = find_loss(place.loss, place.distillation.loss_skew)
+
     def distillation(logits: Tensor, target: Tensor) -> Tensor:
-        return LOSSES[place.loss](logits, target, place.distillation.temperature)
+        return of_teacher(logits, target, place.distillation.temperature)
 
     streams = [
         numpy_stream(place.seed, "client", i, "round", download.round, f"{purpose} batches") for i, download in visits

@@ -68,6 +68,7 @@ class Scenario:
     protocol: Protocol
     strategy: Choice
     data: Choice
+    public_data: Choice
     partition: Choice
     privacy: Choice
     engine: Choice
@@ -120,6 +121,7 @@ SECTIONS: dict[str, Any] = {
 DEFAULT_CHOICES = {
     "strategy": "knfu",
     "data": "digits",
+    "public_data": "same",
     "partition": "dirichlet",
     "privacy": "none",
     "engine": "local",

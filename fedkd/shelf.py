@@ -1,4 +1,4 @@
-"""Choices by name: strategies, data sets, partitions, privacy, engines; each a settings class.
+"""Choices by name: strategies, data sets, public data, partitions, privacy, engines; each a settings class.
 
 A choice is a section of the scenario that is replaced whole: its ``name`` decides which class its other settings
 belong to. Strategies are found in the ``strategies`` package by their file's name; any choice may also be a class
@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedkd.data.partitions import PARTITIONS
-from fedkd.data.sources import DATA
+from fedkd.data.public import PUBLIC_DATA
+from fedkd.data.sources import DATA, Named
 from fedkd.engines import ENGINES
 from fedkd.errors import SettingError, unknown_name
 from fedkd.naming import import_path, is_import_path
 from fedkd.privacy import PRIVACY
 from fedkd.settings import defaults, parse, plain
 
-GROUPS = ("strategy", "data", "partition", "privacy", "engine")
+GROUPS = ("strategy", "data", "public_data", "partition", "privacy", "engine")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def find(group: str, name: str) -> tuple[Any, dict[str, Any]]:
         cls = _strategy_class(name)
         return cls, defaults(cls)
     entry = _TABLES[group][name]
-    cls, fields = (entry.cls, entry.fields) if group == "data" else (entry, {})
+    cls, fields = (entry.cls, entry.fields) if isinstance(entry, Named) else (entry, {})
     return cls, {**defaults(cls), **fields}
 
 
@@ -85,6 +86,7 @@ def _strategy_class(name: str) -> type:
 
 _TABLES: dict[str, Mapping[str, Any]] = {
     "data": DATA,
+    "public_data": PUBLIC_DATA,
     "partition": PARTITIONS,
     "privacy": PRIVACY,
     "engine": ENGINES,

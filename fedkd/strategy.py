@@ -14,7 +14,7 @@ from torch import Tensor
 from fedkd.errors import SettingError
 from fedkd.fusion import RunningMean
 from fedkd.knowledge import KINDS, Kind, find_kind
-from fedkd.losses import LOSSES, ON_LOGITS
+from fedkd.losses import LOSSES, ON_LOGITS, find_loss
 from fedkd.messages import Fusion
 
 
@@ -145,8 +145,11 @@ def declaration(strategy: Strategy, name: str) -> Declaration:
     return declared
 
 
-def chosen_loss(declared: Declaration, name: str, setting: str | None) -> str:
-    """Return the distillation loss: the scenario's, or the strategy's own. Raises where it cannot take the teachers."""
+def chosen_loss(declared: Declaration, name: str, setting: str | None, skew: float | None = None) -> str:
+    """Return the distillation loss: the scenario's, or the strategy's own.
+
+    Raises where it cannot take the teachers, or is given a skew that it does not have.
+    """
     loss = setting or declared.loss
     kind = declared.kind
     if kind is None:
@@ -154,7 +157,10 @@ def chosen_loss(declared: Declaration, name: str, setting: str | None) -> str:
     if kind.lesson != "distill":
         if setting is not None:
             raise SettingError(f"distill.loss={setting} would do nothing: clients of strategy={name} distill nothing")
+        if skew is not None:
+            raise SettingError(f"distill.loss_skew={skew} would do nothing: clients of strategy={name} distill nothing")
         return loss
+    find_loss(loss, skew)
     if loss in ON_LOGITS and declared.teaches != "logits":
         raise SettingError(
             f"distill.loss={loss} compares logits, but strategy={name} sends soft labels; use one of"

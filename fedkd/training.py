@@ -75,6 +75,9 @@ class Distillation(Phase):
     """Samples a step, >= 1."""
     loss: LossName | None = None
     """Distillation loss; null takes the strategy's own (that of its paper)."""
+    loss_skew: float | None = None
+    """Between 0 and 1: the teacher's part of the mixture in skewed_kl and js, kl's part in symmetric_kl; null is the
+    loss's own (0.1 in skewed_kl, otherwise 0.5). With another loss it is an error."""
     temperature: float = 1.0
     """Temperature of teacher and student, 0.001 to 1000; losses on soft labels carry its square."""
 
@@ -85,6 +88,8 @@ class Distillation(Phase):
         at_most(1e3, temperature=self.temperature)
         if self.loss is not None:
             one_of(tuple(LOSSES), loss=self.loss)
+        if self.loss_skew is not None and not 0 < self.loss_skew < 1:
+            raise SettingError(f"loss_skew must be above 0 and below 1, got {self.loss_skew}")
         if self.epochs == 0:
             raise SettingError("epochs must be >= 1, got 0; strategy=local_only leaves distillation out")
 

@@ -9,20 +9,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fedkd.errors import SettingError
 from fedkd.fusion import soften
 from fedkd.losses import (
     LOSSES,
     ON_LOGITS,
     ON_PROBS,
+    SKEWED,
+    by_sample,
     cross_entropy,
     distillation_target,
+    find_loss,
+    js,
     kl,
     mae,
     mse,
     reverse_kl,
+    skewed_kl,
+    symmetric_kl,
+    weighted,
 )
 
 TEMPERATURES = [0.5, 1.0, 4.0]
+SKEWS = [0.1, 0.5, 0.8]
+OWN_SKEW = {"skewed_kl": 0.1, "symmetric_kl": 0.5, "js": 0.5}
 
 
 def rows(seed: int, samples: int = 5, classes: int = 4, spread: float = 3.0) -> Tensor:
@@ -56,13 +66,18 @@ def naive_kl(p: list[float], q: list[float]) -> float:
     return sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True) if a > 0)
 
 
-def naive(name: str, student: Tensor, target: Tensor, temperature: float) -> float:
+def naive(name: str, student: Tensor, target: Tensor, temperature: float, skew: float | None = None) -> float:
     """The loss by its formula: a mean over samples of T^2 times a sum over classes, or a mean over all entries."""
     by_sample = []
+    w = OWN_SKEW.get(name, 0.5) if skew is None else skew
     for s, q in zip(student.tolist(), target.tolist(), strict=True):
-        if name in ("kl", "reverse_kl", "cross_entropy"):
+        if name in ON_PROBS:
             p = softmax(s, temperature)
+            m = [w * b + (1 - w) * a for a, b in zip(p, q, strict=True)]
             terms = {
+                "skewed_kl": naive_kl(q, m),
+                "symmetric_kl": w * naive_kl(q, p) + (1 - w) * naive_kl(p, q),
+                "js": w * naive_kl(q, m) + (1 - w) * naive_kl(p, m),
                 "kl": naive_kl(q, p),
                 "reverse_kl": naive_kl(p, q),
                 "cross_entropy": -sum(b * math.log(a) for a, b in zip(p, q, strict=True)),
@@ -146,7 +161,7 @@ def test_no_loss_is_negative(name: str, pair: tuple[Tensor, Tensor], temperature
     assert LOSSES[name](student, target_for(name, teacher, temperature), temperature) >= 0
 
 
-@pytest.mark.parametrize("name", ["kl", "reverse_kl", "mae", "mse"])
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "cross_entropy"])
 @given(pair=pairs(), temperature=st.sampled_from(TEMPERATURES))
 def test_a_loss_is_zero_at_the_teacher_and_nowhere_else(name: str, pair: tuple[Tensor, Tensor], temperature: float):
     student, teacher = pair
@@ -277,6 +292,104 @@ def test_forward_kl_covers_modes_and_reverse_kl_seeks_one():
     spread, picks = torch.zeros(1, 3), torch.tensor([[8.0, 0.0, 0.0]])
     assert kl(spread, target) < kl(picks, target)
     assert reverse_kl(spread, target) > reverse_kl(picks, target)
+
+
+# Skewed losses.
+
+
+@pytest.mark.parametrize("skew", SKEWS)
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("name", SKEWED)
+def test_each_skewed_loss_equals_its_formula_at_any_skew(name: str, temperature: float, skew: float):
+    student, target = rows(1), soften(rows(2), temperature)
+    found = find_loss(name, skew)(student, target, temperature)
+    assert found.item() == pytest.approx(naive(name, student, target, temperature, skew), rel=1e-12)
+
+
+def test_skewed_losses_by_hand():
+    """The student says (1/2, 1/2), the teacher (1/4, 3/4), as above; at skew 0.5 the mixture is (3/8, 5/8).
+
+    KL(q || m) = 0.25 ln(2/3) + 0.75 ln(6/5) = 0.03537489, KL(p || m) = 0.5 ln(4/3) + 0.5 ln(4/5) = 0.03226926 (as in
+    test_golden.py), so js = 0.03382208; symmetric = (0.13081204 + 0.14384104) / 2 = 0.13732654.
+    """
+    student, target = torch.zeros(1, 2), torch.tensor([[0.25, 0.75]])
+    for loss, expected in ((skewed_kl, 0.03537489), (js, 0.03382208), (symmetric_kl, 0.13732654)):
+        assert loss(student, target, skew=0.5).item() == pytest.approx(expected, abs=1e-6)
+        assert loss(student, target, 2.0, skew=0.5).item() == pytest.approx(4 * expected, abs=1e-5)
+
+
+@given(pair=pairs())
+def test_the_ends_of_the_skew_are_the_two_kls(pair: tuple[Tensor, Tensor]):
+    student, target = pair[0], soften(pair[1])
+    tiny = 1e-7
+    forward, backward = kl(student, target), reverse_kl(student, target)
+    close = {"rtol": 1e-2, "atol": 1e-6}
+    torch.testing.assert_close(symmetric_kl(student, target, skew=1 - tiny), forward, **close)
+    torch.testing.assert_close(symmetric_kl(student, target, skew=tiny), backward, **close)
+    torch.testing.assert_close(skewed_kl(student, target, skew=tiny), forward, **close)
+    torch.testing.assert_close(js(student, target, skew=tiny) / tiny, forward, **close)
+    torch.testing.assert_close(js(student, target, skew=1 - tiny) / tiny, backward, **close)
+
+
+@given(pair=pairs(), skew=st.sampled_from(SKEWS))
+def test_skewed_kl_and_js_are_bounded_however_far_the_student_is(pair: tuple[Tensor, Tensor], skew: float):
+    student, target = pair[0] * 100, soften(pair[1])
+    assert skewed_kl(student, target, skew=skew) <= math.log(1 / skew)
+    assert js(student, target, skew=skew) <= -(skew * math.log(skew) + (1 - skew) * math.log(1 - skew)) + 1e-12
+
+
+@given(pair=pairs())
+def test_js_and_symmetric_kl_do_not_ask_at_one_half_who_teaches(pair: tuple[Tensor, Tensor]):
+    one, other = pair
+    for loss in (js, symmetric_kl):
+        torch.testing.assert_close(loss(one, soften(other)), loss(other, soften(one)), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SKEWED)
+def test_no_skew_is_the_losss_own_and_another_skew_is_another_loss(name: str):
+    student, target = rows(1), soften(rows(2))
+    own = find_loss(name)(student, target, 1.0)
+    assert own == find_loss(name, OWN_SKEW[name])(student, target, 1.0)
+    assert abs(own - find_loss(name, 0.7)(student, target, 1.0)) > 1e-3
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in SKEWED])
+def test_a_skew_for_a_loss_without_one_is_refused(name: str):
+    assert find_loss(name) is LOSSES[name]
+    with pytest.raises(SettingError, match=f"distill.loss_skew=0.3 would do nothing: loss={name} has none; skewed_kl"):
+        find_loss(name, 0.3)
+
+
+# Weights by sample.
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@given(pair=pairs(), temperature=st.sampled_from(TEMPERATURES))
+def test_the_terms_of_the_samples_are_those_of_each_alone_and_make_the_loss(
+    name: str, pair: tuple[Tensor, Tensor], temperature: float
+):
+    student, target = pair[0], target_for(name, pair[1], temperature)
+    terms = by_sample(LOSSES[name], student, target, temperature)
+    alone = [LOSSES[name](s[None], t[None], temperature) for s, t in zip(student, target, strict=True)]
+    torch.testing.assert_close(terms, torch.stack(alone))
+    torch.testing.assert_close(terms.mean(), LOSSES[name](student, target, temperature))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_weight_multiplies_a_samples_term_and_its_gradient(name: str):
+    student, target = rows(1), target_for(name, rows(2), 2.0)
+    weights = torch.tensor([0.0, 2.0, 0.5, 1.5, 1.0], dtype=torch.float64)
+
+    def loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+        return weighted(LOSSES[name], logits, target, weights, temperature)
+
+    naive_terms = [naive(name, s[None], t[None], 2.0) for s, t in zip(student, target, strict=True)]
+    expected = sum(w * term for w, term in zip(weights.tolist(), naive_terms, strict=True)) / 5
+    assert loss(student, target, 2.0).item() == pytest.approx(expected, rel=1e-12)
+    found = gradient(loss, student, target, 2.0)
+    torch.testing.assert_close(found, weights[:, None] * gradient(LOSSES[name], student, target, 2.0))
+    ones = torch.ones(5, dtype=torch.float64)
+    torch.testing.assert_close(weighted(LOSSES[name], student, target, ones, 2.0), LOSSES[name](student, target, 2.0))
 
 
 # Targets.

@@ -24,6 +24,7 @@ MIXED = {"models": ["mlp*3", "cnn*1"], "clients": 8, "rounds": 2}
         {"order": "distill_first", "strategy": "fedmd"},
         {"participation": 0.7, "public": {"size": 40, "per_round": 20}},
         {"strategy": "local_only"},
+        {"distill": {"loss": "js", "loss_skew": 0.3}},
         {"train": {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.05}, "distill": {"temperature": 3.0}},
         {"public": {"size": 40, "labeled": True}, "train": {"public_epochs": 2}},
     ],

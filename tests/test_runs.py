@@ -201,6 +201,14 @@ def test_beta_zero_is_the_strategy_that_takes_the_mean_of_soft_labels() -> None:
     assert knfu[-1].knowledge_sha256 == plain_mean[-1].knowledge_sha256
 
 
+def test_the_skew_of_a_loss_reaches_the_clients() -> None:
+    own, named, other = (
+        records(distill={"loss": "skewed_kl", **skew})[-1].knowledge_sha256
+        for skew in ({}, {"loss_skew": 0.1}, {"loss_skew": 0.6})
+    )
+    assert own == named != other
+
+
 def test_public_labels_reach_only_a_strategy_that_declared_them() -> None:
     run = records(strategy="toys:Labeled", public={"size": 40, "labeled": True}, rounds=1)
     assert run[0].knowledge_sha256 is not None

@@ -1,4 +1,4 @@
-"""Who has which rows: the global test set, the public set, and each client's private training and test split.
+"""Who has which rows: the global test set, the public rows, and each client's private training and test split.
 
 All are disjoint. The division is made once for a data set, partition and seed, and kept in the cache, so that a
 sweep and later runs neither repeat it nor import the libraries that it takes.
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedkd.checks import at_least, share
+from fedkd.checks import at_least, at_most, one_of, only_with, share
 from fedkd.data.cache import cached
+from fedkd.data.corruptions import CORRUPTIONS, CorruptionName
 from fedkd.data.partitions import Partition, split
 from fedkd.data.prepare import Prepared
 from fedkd.errors import SettingError
@@ -26,21 +27,49 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Public:
-    """The public set: unlabeled samples that every client and the server hold, from the training split."""
+    """The public set: unlabeled samples that every client and the server hold. public_data says where from."""
 
     size: int = 300
-    """Public samples, >= 0; taken before the rest is dealt to clients. 0 only where the strategy needs none."""
+    """Public samples, >= 0. 0 only where the strategy needs none."""
     per_round: int | None = None
     """Samples drawn from the public set each round; null uses all of it."""
     labeled: bool = False
-    """Let strategies and public pre-training see the labels of the public set."""
+    """Let strategies and public pre-training see the labels of the public set; needs public_data=same."""
+    held_back: int | None = None
+    """Rows of the clients' data set that no client gets, whose statistics normalize private samples; null is size.
+    Public sets of several sizes or sources with the same number leave clients the same samples and the same twin."""
+    other_share: float | None = None
+    """Share of the public samples that is of public_data, above 0 and at most 1, the rest being rows held back; null
+    is all. With public_data=same it is an error."""
+    corruption: CorruptionName | None = None
+    """Make all public images worse: gaussian_noise, impulse_noise, blur, contrast or brightness; null leaves them."""
+    severity: int | None = None
+    """How much worse, 1 to 5 (the formulas are in fedkd/data/corruptions.py); needed by, and only for, a corruption."""
 
     def __post_init__(self) -> None:
         at_least(0, size=self.size)
+        if self.held_back is not None:
+            at_least(0, held_back=self.held_back)
+        if self.other_share is not None:
+            share(other_share=self.other_share)
+        if self.corruption is None:
+            only_with(False, "corruption is null", severity=self.severity)
+        else:
+            one_of(tuple(CORRUPTIONS), corruption=self.corruption)
+            only_with(self.size > 0, "size=0", corruption=self.corruption)
+            if self.severity is None:
+                raise SettingError(f"severity must be given with corruption={self.corruption}, from 1 to 5")
+            at_least(1, severity=self.severity)
+            at_most(5, severity=self.severity)
         if self.per_round is not None:
             at_least(1, per_round=self.per_round)
             if self.per_round > self.size:
                 raise SettingError(f"per_round={self.per_round} is more than the public set has (size={self.size})")
+
+    @property
+    def held_back_rows(self) -> int:
+        """How many rows of the clients' data set no client gets."""
+        return self.size if self.held_back is None else self.held_back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +95,8 @@ class Division:
     """Rows of the prepared data set by role; all arrays of indices are disjoint and sorted."""
 
     global_test: np.ndarray
-    public: np.ndarray
+    held_back: np.ndarray
+    """Public rows, which no client gets; the public set is made from them, or instead of them."""
     train: tuple[np.ndarray, ...]
     test: tuple[np.ndarray, ...]
 
@@ -93,7 +123,7 @@ def divide(
         "code": code_hash(type(partition)),
         "clients": clients,
         "samples_per_client": samples_per_client,
-        "public": public.size,
+        "public": public.held_back_rows,
         "testing": asdict(testing),
         "seed": seed,
         "flwr-datasets": version("flwr-datasets"),
@@ -101,12 +131,12 @@ def divide(
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
     def make(folder: Path) -> None:
-        division = _divide(prepared, partition, clients, samples_per_client, public.size, testing, seed)
+        division = _divide(prepared, partition, clients, samples_per_client, public, testing, seed)
         bounds = np.cumsum([len(rows) for rows in (*division.train, *division.test)])
         np.savez(
             folder / "division.npz",
             global_test=division.global_test,
-            public=division.public,
+            public=division.held_back,
             private=np.concatenate([*division.train, *division.test]),
             bounds=bounds[:-1],
         )
@@ -125,7 +155,7 @@ def _divide(
     partition: Partition,
     clients: int,
     samples_per_client: int | None,
-    public_size: int,
+    public: Public,
     testing: EvaluationSets,
     seed: int,
 ) -> Division:
@@ -134,12 +164,14 @@ def _divide(
     test_pool = test_rows if len(test_rows) else train_rows
     global_test = _balanced(prepared, test_pool, testing.global_size, seed)
     pool = np.setdiff1d(train_rows, global_test)
-    if public_size >= len(pool):
+    held_back_rows = public.held_back_rows
+    if held_back_rows >= len(pool):
+        setting = "size" if public.held_back is None else "held_back"
         raise SettingError(
-            f"public.size={public_size} leaves nothing for the clients: {len(pool)} training samples are left"
+            f"public.{setting}={held_back_rows} leaves nothing for the clients: {len(pool)} training samples are left"
         )
     pool = numpy_stream(seed, "public", "choice").permutation(pool)
-    public, private = np.sort(pool[:public_size]), np.sort(pool[public_size:])
+    held_back, private = np.sort(pool[:held_back_rows]), np.sort(pool[held_back_rows:])
     columns = {name: values[private] for name, values in prepared.columns.items()}
     train, test = [], []
     for client, part in enumerate(split(partition, clients, prepared.labels[private], columns, seed)):
@@ -147,7 +179,7 @@ def _divide(
         held_out = min(len(rows) - 1, max(1, round(testing.private_fraction * len(rows))))
         test.append(np.sort(rows[:held_out][: testing.private_size]))
         train.append(np.sort(rows[held_out:][:samples_per_client]))
-    return Division(global_test, public, tuple(train), tuple(test))
+    return Division(global_test, held_back, tuple(train), tuple(test))
 
 
 def _balanced(prepared: Prepared, pool: np.ndarray, size: int, seed: int) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""Rows as model inputs: floating point, channels first, normalized with the public set's statistics."""
+"""Images as model inputs: floating point, channels first, normalized with public statistics."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from fedkd.data.prepare import Prepared
@@ -12,31 +12,41 @@ from fedkd.data.prepare import Prepared
 
 @dataclass(frozen=True)
 class Normalization:
-    """``(pixel / 255 - mean) / std`` by channel. Statistics of the public set: private pixels decide nothing."""
+    """``(pixel / 255 - mean) / std`` by channel. Statistics of public images: private pixels decide nothing."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
-def public_normalization(prepared: Prepared, public: np.ndarray) -> Normalization:
-    """Return the public set's mean and standard deviation by channel; 0.5 and 0.5 where it is empty."""
-    channels = prepared.input_shape[0]
-    if len(public) == 0:
+def statistics(images: UInt8[np.ndarray, "n height width channels"]) -> Normalization:
+    """Return the images' mean and standard deviation by channel; 0.5 and 0.5 where there are none.
+
+    A deviation below 0.001 counts as 0.001.
+    """
+    channels = images.shape[-1]
+    if len(images) == 0:
         return Normalization((0.5,) * channels, (0.5,) * channels)
-    pixels = prepared.images[public].reshape(-1, channels).astype(np.float64) / 255
+    pixels = images.reshape(-1, channels).astype(np.float64) / 255
     std = np.maximum(pixels.std(axis=0), 1e-3)
     return Normalization(tuple(pixels.mean(axis=0).tolist()), tuple(std.tolist()))
+
+
+def normalized(
+    images: UInt8[np.ndarray, "n height width channels"], normalization: Normalization, device: torch.device
+) -> Float[Tensor, "n channels height width"]:
+    """Return images as a model takes them, on ``device``."""
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    mean, std = (torch.tensor(x, device=device).view(1, -1, 1, 1) for x in (normalization.mean, normalization.std))
+    scaled = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(mean).div_(std)
+    # One channel leaves the layout in memory open, and convolutions round differently in each: settle it.
+    return scaled.contiguous().view(-1).view(scaled.shape)
 
 
 def inputs(
     prepared: Prepared, rows: np.ndarray, normalization: Normalization, device: torch.device
 ) -> Float[Tensor, "n channels height width"]:
     """Return the images of ``rows`` as a model takes them, on ``device``."""
-    pixels = torch.from_numpy(np.ascontiguousarray(prepared.images[rows])).to(device)
-    mean, std = (torch.tensor(x, device=device).view(1, -1, 1, 1) for x in (normalization.mean, normalization.std))
-    scaled = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(mean).div_(std)
-    # One channel leaves the layout in memory open, and convolutions round differently in each: settle it.
-    return scaled.contiguous().view(-1).view(scaled.shape)
+    return normalized(prepared.images[rows], normalization, device)
 
 
 def labels(prepared: Prepared, rows: np.ndarray, device: torch.device) -> Int[Tensor, "n"]:

@@ -205,17 +205,17 @@ def _decode(dataset: Any, column: str) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Named:
+class Named:
     """A data set class with the fields that its name stands for."""
 
     cls: type
     fields: Mapping[str, str]
 
 
-DATA: dict[str, _Named] = {
-    "digits": _Named(Digits, {}),
-    "mnist": _Named(HubImages, {"path": "ylecun/mnist"}),
-    "fashion_mnist": _Named(HubImages, {"path": "zalando-datasets/fashion_mnist"}),
-    "cifar10": _Named(HubImages, {"path": "uoft-cs/cifar10"}),
-    "images": _Named(HubImages, {}),
+DATA: dict[str, Named] = {
+    "digits": Named(Digits, {}),
+    "mnist": Named(HubImages, {"path": "ylecun/mnist"}),
+    "fashion_mnist": Named(HubImages, {"path": "zalando-datasets/fashion_mnist"}),
+    "cifar10": Named(HubImages, {"path": "uoft-cs/cifar10"}),
+    "images": Named(HubImages, {}),
 }

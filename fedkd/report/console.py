@@ -53,7 +53,7 @@ class ConsoleReport:
             f"partition {_settings(plan.scenario['partition'])}",
             "clients": f"{plan.clients} with {sizes[0]} to {sizes[-1]} training samples"
             f" (median {int(np.median(sizes))}): {models}",
-            "public set": f"{plan.public_size} samples",
+            "public set": plan.public_set,
             "rounds": f"{plan.rounds}, {plan.scenario['order']}",
             "privacy": f"{plan.privacy['mechanism']}: {plan.privacy['reason']}",
             "runs on": f"{plan.engine}, {plan.device}",

@@ -33,7 +33,8 @@ class Plan:
     label_counts: np.ndarray
     """[K, C]"""
     class_names: tuple[str, ...]
-    public_size: int
+    public_set: str
+    """The public set in words."""
     device: str
     engine: str
     loss: str

@@ -10,7 +10,7 @@ from flwr_datasets.partitioner import SizePartitioner
 from fedkd.data.division import Division, EvaluationSets, Public, divide
 from fedkd.data.partitions import PARTITIONS, Partition
 from fedkd.data.prepare import Prepared, prepare
-from fedkd.data.samples import inputs, public_normalization
+from fedkd.data.samples import inputs, statistics
 from fedkd.data.sources import Digits
 from fedkd.errors import SettingError
 
@@ -37,10 +37,10 @@ def made(name: str) -> Partition:
 @pytest.mark.parametrize("name", PARTITIONS)
 def test_all_roles_are_disjoint_and_every_client_can_train_and_be_tested(digits: Prepared, name: str) -> None:
     found = division(digits, made(name), seed=3)
-    roles = [found.global_test, found.public, *found.train, *found.test]
+    roles = [found.global_test, found.held_back, *found.train, *found.test]
     rows = np.concatenate(roles)
     assert len(np.unique(rows)) == len(rows)
-    assert len(found.public) == PUBLIC
+    assert len(found.held_back) == PUBLIC
     assert len(found.train) == len(found.test) == CLIENTS
     assert min(map(len, found.train)) >= 1
     assert min(map(len, found.test)) >= 1
@@ -50,7 +50,7 @@ def test_all_roles_are_disjoint_and_every_client_can_train_and_be_tested(digits:
 def test_every_row_has_a_role(digits: Prepared, name: str) -> None:
     """All 1,797 digits are given out, up to the few that equal shards and growing sizes cannot place."""
     found = division(digits, made(name))
-    count = sum(map(len, [found.global_test, found.public, *found.train, *found.test]))
+    count = sum(map(len, [found.global_test, found.held_back, *found.train, *found.test]))
     assert len(digits.labels) - 2 * CLIENTS <= count <= len(digits.labels)
 
 
@@ -64,7 +64,7 @@ def test_the_same_seed_divides_alike_and_another_does_not(digits: Prepared, name
     first, again, other = (division(digits, made(name), seed=s) for s in (0, 0, 1))
     assert all((a == b).all() for a, b in zip(first.train, again.train, strict=True))
     assert not np.array_equal(first.train[0], other.train[0])
-    assert not np.array_equal(first.public, other.public)
+    assert not np.array_equal(first.held_back, other.held_back)
 
 
 @pytest.mark.parametrize("name", ["dirichlet", "inner_dirichlet"])
@@ -149,8 +149,8 @@ def test_a_missing_column_is_refused_with_those_that_exist(digits: Prepared) -> 
 
 def test_inputs_are_normalized_with_the_statistics_of_the_public_set(digits: Prepared) -> None:
     found = division(digits, made("iid"))
-    normalization = public_normalization(digits, found.public)
-    public = inputs(digits, found.public, normalization, torch.device("cpu"))
+    normalization = statistics(digits.images[found.held_back])
+    public = inputs(digits, found.held_back, normalization, torch.device("cpu"))
     assert public.shape == (PUBLIC, 1, 8, 8)
     assert public.mean().item() == pytest.approx(0, abs=1e-5)
     assert public.std().item() == pytest.approx(1, abs=1e-3)

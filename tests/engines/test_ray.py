@@ -34,7 +34,10 @@ def test_the_grid_implements_all_of_flowers_grid() -> None:
 
 
 def test_the_knowledge_is_that_of_the_local_engine_at_1_2_and_4_workers() -> None:
-    mixed = {"models": ["mlp", "cnn", "toys:dropping"], "clients": 6, "participation": 0.7}
+    mixed = {
+        "models": ["mlp", "cnn", "toys:dropping"], "clients": 6, "participation": 0.7,
+        "public_data": "noise", "public": {"other_share": 0.5, "corruption": "gaussian_noise", "severity": 1},
+    }  # fmt: skip
     local = {w: records(**mixed, engine={"name": "local", "workers": w})[-1].knowledge_sha256 for w in (1, 2, 4)}
     there = {w: records(**mixed, engine=ray_engine(workers=w))[-1].knowledge_sha256 for w in (1, 2, 4)}
     assert len({*local.values(), *there.values()}) == 1
