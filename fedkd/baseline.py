@@ -20,7 +20,7 @@ from fedkd.data.division import Public
 from fedkd.messages import RoundRecord
 from fedkd.models.build import find_factory
 from fedkd.naming import code_hash
-from fedkd.report.rows import ACCURACIES, Baseline
+from fedkd.report.rows import ACCURACIES, VALIDATION, Baseline
 from fedkd.scenario import Scenario, fingerprint
 from fedkd.shelf import choose
 
@@ -35,11 +35,12 @@ def local_only_twin(experiment: Experiment, stop: threading.Event, execute: Exec
     def make(folder: Path) -> None:
         records: list[RoundRecord] = []
         execute(build(_twin(experiment.scenario), stop), records.append)
-        arrays = {name: [[getattr(c, name) for c in record.clients] for record in records] for name in ACCURACIES}
+        names = ACCURACIES if experiment.scenario.test.validation_fraction == 0 else (*ACCURACIES, VALIDATION)
+        arrays = {name: [[getattr(c, name) for c in record.clients] for record in records] for name in names}
         (folder / "baseline.json").write_text(json.dumps(arrays))
 
     stored = json.loads((cached("baselines", twin_key(experiment), make) / "baseline.json").read_text())
-    return Baseline(**{name: np.array(stored[name], dtype=np.float64) for name in ACCURACIES})
+    return Baseline(**{name: np.array(values, dtype=np.float64) for name, values in stored.items()})
 
 
 def is_cached(experiment: Experiment) -> bool:
@@ -54,6 +55,7 @@ def twin_key(experiment: Experiment) -> str:
                        "public_data", "report", "order", "device", "state", "checkpoint"):  # fmt: skip
         del whole[irrelevant]
     whole["public"] = {name: value for name, value in whole["public"].items() if value is not None}
+    whole["test"] = experiment.scenario.test.key()
     parts = {
         "format": FORMAT,
         "scenario": whole,

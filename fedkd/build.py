@@ -210,7 +210,9 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         loss=loss,
         exchanges=exchanges,
         privacy=_privacy(scenario.privacy.value, exchanges),
-        warnings=_warnings(scenario, [len(rows) for rows in division.train], traits),
+        warnings=_warnings(
+            scenario, [len(a) + len(b) for a, b in zip(division.train, division.validation, strict=True)], traits
+        ),
     )
     return Experiment(resolved, place, server, plan, states, checkpoints, temporary)
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fedkd.calibration import expected_calibration_error, negative_log_likelihood, teacher_quality
 from fedkd.data.division import Division
 from fedkd.data.prepare import Prepared
 from fedkd.data.public import PublicSet
@@ -106,7 +107,7 @@ class Workplace:
 
     @cached_property
     def public_labels(self) -> Tensor:
-        """The labels of the public set; only pre-training and declared needs use them."""
+        """The labels of the public set, for pre-training and for the record of how right teachers are."""
         return self.public.labels_on(self.device)
 
     @cached_property
@@ -210,7 +211,7 @@ class _Visit:
         self.download = download
         self.model, self.kept = place.model(client_id)
         self.started = time.perf_counter()
-        self.metrics: dict[str, float] = {}
+        self.metrics: dict[str, float | tuple[float, ...]] = {}
         self.event: PrivacyEvent | None = None
         self.knowledge: Knowledge | None = None
 
@@ -367,11 +368,27 @@ def _distill(visit: _Visit) -> None:
 
 
 def _evaluate(visit: _Visit) -> None:
-    place = visit.place
+    place, metrics = visit.place, visit.metrics
     x, y = place.samples(place.division.test[visit.client_id])
-    visit.metrics["local_accuracy"] = accuracy(predict(visit.model, x), y)
+    logits = predict(visit.model, x)
+    metrics["local_accuracy"] = accuracy(logits, y)
+    metrics["local_nll"] = negative_log_likelihood(soften(logits), y)
     x, y = place.global_test
-    visit.metrics["global_accuracy"] = accuracy(predict(visit.model, x), y)
+    logits = predict(visit.model, x)
+    probs = soften(logits)
+    metrics["global_accuracy"] = accuracy(logits, y)
+    metrics["global_ece"] = expected_calibration_error(probs, y)
+    metrics["global_nll"] = negative_log_likelihood(probs, y)
+    held_out = place.division.validation[visit.client_id]
+    if len(held_out):
+        x, y = place.samples(held_out)
+        metrics["validation_accuracy"] = accuracy(predict(visit.model, x), y)
+    teacher = visit.download.teacher
+    labeled = place.public.labels is not None
+    if labeled and "distill" in visit.download.steps and isinstance(teacher, Predictions):
+        ids, temperature = teacher.ids.to(place.device), place.distillation.temperature
+        values = teacher.values.to(place.device)
+        metrics.update(teacher_quality(values, teacher.scale, place.public_labels[ids], temperature))
 
 
 def _share(visit: _Visit) -> None:

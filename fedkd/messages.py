@@ -87,7 +87,7 @@ class Upload:
 
     client_id: int
     round: int
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | tuple[float, ...]]
     privacy: PrivacyEvent | None = None
     knowledge: Knowledge = None
 
@@ -221,7 +221,11 @@ class Fusion:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientRecord:
-    """One client in one round. Accuracies in [0, 1]; absent ones are None; bytes as encoded."""
+    """One client in one round. Accuracies in [0, 1]; absent ones are None; bytes as encoded.
+
+    ``teacher_...`` are of the teacher that it distilled, against the true labels of the public set, which the
+    simulation knows and a client need not. ``teacher_by_class`` [C] is NaN for classes without public samples.
+    """
 
     client_id: int
     architecture: str
@@ -230,6 +234,14 @@ class ClientRecord:
     reason: str = ""
     local_accuracy: float | None = None
     global_accuracy: float | None = None
+    validation_accuracy: float | None = None
+    local_nll: float | None = None
+    global_nll: float | None = None
+    global_ece: float | None = None
+    teacher_accuracy: float | None = None
+    teacher_nll: float | None = None
+    teacher_ece: float | None = None
+    teacher_by_class: tuple[float, ...] | None = None
     train_loss: float | None = None
     distill_loss: float | None = None
     bytes_up: int = 0

@@ -25,7 +25,7 @@ from fedkd.messages import RoundRecord
 from fedkd.report.console import ConsoleReport
 from fedkd.report.folder import RunFolder, claimed, stored_records
 from fedkd.report.options import Report
-from fedkd.report.rows import ACCURACIES, Baseline, client_rows, round_row
+from fedkd.report.rows import ACCURACIES, CALIBRATION, VALIDATION, Baseline, client_rows, round_row, teacher_rows
 from fedkd.scenario import Scenario
 from fedkd.settings import flat
 from fedkd.worker import crew, hire
@@ -113,7 +113,8 @@ def _conduct(
         records.append(record)
         row = round_row(record, baseline)
         weights = None if record.weights is None else record.weights.numpy()
-        folder.add_round(row, client_rows(record, baseline), weights)
+        teachers = teacher_rows(record, experiment.plan.class_names)
+        folder.add_round(row, client_rows(record, baseline), weights, teachers)
         changed.update(experiment.server.participants)
         _checkpoint(experiment, record.round, changed, folder)
         console.round(row, experiment.plan.rounds)
@@ -248,7 +249,7 @@ def summarize(
         name: last.get(name)
         for name in (
             "local_accuracy", "local_accuracy_std", "global_accuracy", "global_accuracy_std",
-            "local_gain", "global_gain", "local_harmed", "global_harmed",
+            "local_gain", "global_gain", "local_harmed", "global_harmed", VALIDATION, *CALIBRATION,
             "effective_neighbors", "self_weight", "label_leakage",
         )
     }  # fmt: skip

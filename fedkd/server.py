@@ -143,7 +143,8 @@ class Server:
             self._weights = torch.eye(self.clients)
         self.records = {
             i: replace(record, status="absent", reason="", bytes_up=0, bytes_down=0, seconds=0.0, train_loss=None,
-                       distill_loss=None, effective_neighbors=alone, self_weight=alone, label_leakage=None)
+                       distill_loss=None, effective_neighbors=alone, self_weight=alone, label_leakage=None,
+                       teacher_accuracy=None, teacher_nll=None, teacher_ece=None, teacher_by_class=None)
             for i, record in self.records.items()
         }  # fmt: skip
         asked = self._draw_participants(number)
@@ -473,7 +474,11 @@ class _Stream:
             self.accepted.add(client_id)
 
 
-_RECORDED = ("local_accuracy", "global_accuracy", "train_loss", "distill_loss", "label_leakage")
+_RECORDED = (
+    "local_accuracy", "global_accuracy", "validation_accuracy", "local_nll", "global_nll", "global_ece",
+    "teacher_accuracy", "teacher_nll", "teacher_ece", "teacher_by_class",
+    "train_loss", "distill_loss", "label_leakage",
+)  # fmt: skip
 
 
 def spread_weights(weights: Tensor, client_ids: Sequence[int], clients: int) -> Tensor:

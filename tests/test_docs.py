@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ["README.md", "docs/architecture.md", "docs/deploy.md", "strategies/README.md", "CHANGELOG.md"]
+DOCUMENTS = [
+    "README.md",
+    "docs/architecture.md",
+    "docs/deploy.md",
+    "docs/comparing.md",
+    "strategies/README.md",
+    "CHANGELOG.md",
+]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -36,6 +36,9 @@ def figures(folder: Path) -> dict[str, Any]:
         "clients": [row[:column] + row[column + 1 :] for row in clients],
         "summary": {k: v for k, v in summary.items() if k not in VOLATILE},
         "weights": (folder / "weights.npy").read_bytes(),
+        "teachers": (folder / "teacher_by_class.csv").read_text()
+        if summary["strategy"]["name"] != "local_only"
+        else "",
     }
 
 
@@ -79,6 +82,15 @@ def test_a_resumed_run_has_the_figures_of_the_uninterrupted_one(
     run(scenario(rounds=4, **changes), tmp_path / "whole")
     ended_after(2, tmp_path / "parts", monkeypatch, rounds=4, **changes)
     resume(scenario(rounds=4, **changes), tmp_path / "parts")
+    assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
+
+
+def test_a_table_that_began_after_the_checkpoint_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With distill_first the first teacher is distilled, and judged, in the second round."""
+    run(scenario(rounds=3, order="distill_first"), tmp_path / "whole")
+    ended_after(1, tmp_path / "parts", monkeypatch, rounds=3, order="distill_first")
+    assert (tmp_path / "parts" / "teacher_by_class.csv").exists()
+    resume(scenario(rounds=3, order="distill_first"), tmp_path / "parts")
     assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
 
 

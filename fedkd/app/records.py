@@ -91,7 +91,7 @@ def upload_content(upload: Upload, kind: Kind | None) -> RecordDict:
     content = RecordDict(
         {
             "about": ConfigRecord({"client_id": upload.client_id, "round": upload.round}),
-            "metrics": MetricRecord({name: float(value) for name, value in upload.metrics.items()}),
+            "metrics": MetricRecord({name: _metric(value) for name, value in upload.metrics.items()}),
         }
     )
     if upload.privacy is not None:
@@ -115,12 +115,20 @@ def read_upload(content: RecordDict, kind: Kind | None) -> Upload:
         return Upload(
             client_id=cast(int, about["client_id"]),
             round=cast(int, about["round"]),
-            metrics={name: float(cast(float, value)) for name, value in content["metrics"].items()},
+            metrics={name: _read_metric(value) for name, value in content["metrics"].items()},
             privacy=None if event is None else PrivacyEvent(**cast("dict[str, Any]", dict(event))),
             knowledge=None if arrays is None or kind is None else kind.knowledge(unpack_arrays(arrays)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UploadRejected(f"the message is no upload: {type(error).__name__}: {error}") from error
+
+
+def _metric(value: float | tuple[float, ...]) -> float | list[float]:
+    return list(value) if isinstance(value, tuple) else float(value)
+
+
+def _read_metric(value: Any) -> float | tuple[float, ...]:
+    return tuple(map(float, value)) if isinstance(value, list) else float(value)
 
 
 def card_content(card: ClientCard) -> RecordDict:

@@ -74,7 +74,7 @@ class Public:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSets:
-    """The two test sets: the client's own label distribution, and all classes alike."""
+    """The two test sets, the client's own label distribution and all classes alike, and a validation split."""
 
     private_fraction: float = 0.2
     """Share of a client's samples set aside to test it on its own label distribution, between 0 and 1."""
@@ -82,23 +82,39 @@ class EvaluationSets:
     """Most samples of a client's private test split, >= 1."""
     global_size: int = 1000
     """Samples of the balanced global test set: the same number of every class."""
+    validation_fraction: float = 0.0
+    """Share of a client's training samples held out, to choose a round by instead of a test set; 0 or more, below 1."""
 
     def __post_init__(self) -> None:
         share(private_fraction=self.private_fraction)
         if self.private_fraction == 1:
             raise SettingError("private_fraction=1 leaves nothing to train on")
         at_least(1, private_size=self.private_size, global_size=self.global_size)
+        at_least(0, validation_fraction=self.validation_fraction)
+        if self.validation_fraction >= 1:
+            raise SettingError(f"validation_fraction={self.validation_fraction} leaves nothing to train on")
+
+    def key(self) -> dict[str, float]:
+        """Return what names these sets in the keys of caches: without a validation split, as before there was any."""
+        whole = asdict(self)
+        if self.validation_fraction == 0:
+            del whole["validation_fraction"]
+        return whole
 
 
 @dataclass(frozen=True)
 class Division:
-    """Rows of the prepared data set by role; all arrays of indices are disjoint and sorted."""
+    """Rows of the prepared data set by role; all arrays of indices are disjoint and sorted.
+
+    ``train``, ``test`` and ``validation`` are by client; ``validation`` is empty where nothing is held out.
+    """
 
     global_test: np.ndarray
     held_back: np.ndarray
     """Public rows, which no client gets; the public set is made from them, or instead of them."""
     train: tuple[np.ndarray, ...]
     test: tuple[np.ndarray, ...]
+    validation: tuple[np.ndarray, ...]
 
 
 def divide(
@@ -114,7 +130,8 @@ def divide(
     """Return who has which rows. ``samples_per_client`` caps a client's training samples (None: no cap).
 
     The cap takes a random part of what the partition dealt, so it keeps the client's label distribution; a client
-    that was dealt less keeps what it has. Raises SettingError where the sizes do not fit the data set.
+    that was dealt less keeps what it has. The validation split is taken out of these training samples, one at least,
+    except from a client that has only one. Raises SettingError where the sizes do not fit the data set.
     """
     about = {
         "format": FORMAT,
@@ -124,7 +141,7 @@ def divide(
         "clients": clients,
         "samples_per_client": samples_per_client,
         "public": public.held_back_rows,
-        "testing": asdict(testing),
+        "testing": testing.key(),
         "seed": seed,
         "flwr-datasets": version("flwr-datasets"),
     }
@@ -132,18 +149,21 @@ def divide(
 
     def make(folder: Path) -> None:
         division = _divide(prepared, partition, clients, samples_per_client, public, testing, seed)
-        bounds = np.cumsum([len(rows) for rows in (*division.train, *division.test)])
+        parts = (*division.train, *division.test, *division.validation)
+        bounds = np.cumsum([len(rows) for rows in parts])
         np.savez(
             folder / "division.npz",
             global_test=division.global_test,
             public=division.held_back,
-            private=np.concatenate([*division.train, *division.test]),
+            private=np.concatenate(parts),
             bounds=bounds[:-1],
         )
 
     with np.load(cached("divisions", key, make) / "division.npz") as stored:
         private = np.split(stored["private"], stored["bounds"])
-        return Division(stored["global_test"], stored["public"], tuple(private[:clients]), tuple(private[clients:]))
+        train, test, validation = (tuple(private[i * clients : (i + 1) * clients]) for i in range(3))
+        # A division that was cached before there was a validation split has none.
+        return Division(stored["global_test"], stored["public"], train, test, validation or (np.arange(0),) * clients)
 
 
 def _fields(partition: Partition) -> Mapping[str, object]:
@@ -173,13 +193,21 @@ def _divide(
     pool = numpy_stream(seed, "public", "choice").permutation(pool)
     held_back, private = np.sort(pool[:held_back_rows]), np.sort(pool[held_back_rows:])
     columns = {name: values[private] for name, values in prepared.columns.items()}
-    train, test = [], []
+    train, test, validation = [], [], []
     for client, part in enumerate(split(partition, clients, prepared.labels[private], columns, seed)):
         rows = numpy_stream(seed, "client", client, "split").permutation(private[part])
         held_out = min(len(rows) - 1, max(1, round(testing.private_fraction * len(rows))))
         test.append(np.sort(rows[:held_out][: testing.private_size]))
-        train.append(np.sort(rows[held_out:][:samples_per_client]))
-    return Division(global_test, held_back, tuple(train), tuple(test))
+        rest = rows[held_out:][:samples_per_client]
+        validating = _validating(testing.validation_fraction, len(rest))
+        validation.append(np.sort(rest[:validating]))
+        train.append(np.sort(rest[validating:]))
+    return Division(global_test, held_back, tuple(train), tuple(test), tuple(validation))
+
+
+def _validating(fraction: float, size: int) -> int:
+    """Return how many of a client's training samples are held out: all but one at most."""
+    return min(size - 1, max(1, round(fraction * size))) if fraction else 0
 
 
 def _balanced(prepared: Prepared, pool: np.ndarray, size: int, seed: int) -> np.ndarray:

@@ -23,22 +23,21 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-FILES = ("config.yaml", "rounds.jsonl", "clients.csv", "summary.json", "weights.npy")
-
-
-GROWING = ("rounds.jsonl", "clients.csv")
+TABLES = ("clients.csv", "teacher_by_class.csv")
+GROWING = ("rounds.jsonl", *TABLES)
+FILES = ("config.yaml", *GROWING, "summary.json", "weights.npy")
 
 
 class RunFolder:
     """One run's folder, claimed for it alone.
 
-    Everything up to the last finished round is on disk at any moment: ``rounds.jsonl`` and ``clients.csv`` are
-    flushed each round, and ``weights.npy`` [rounds so far, K, K] grows by one.
+    Everything up to the last finished round is on disk at any moment: ``rounds.jsonl`` and the tables ``clients.csv``
+    and ``teacher_by_class.csv`` are flushed each round, and ``weights.npy`` [rounds so far, K, K] grows by one.
     """
 
     def __init__(self, path: Path, config: str) -> None:
         self.path = path
-        self._clients: csv.DictWriter[str] | None = None
+        self._tables: dict[str, tuple[IO[str], csv.DictWriter[str]]] = {}
         self._open: list[IO[str]] = []
         self._lock: IO[str] | None = None
         self._weighed = 0  # rounds in weights.npy
@@ -64,7 +63,7 @@ class RunFolder:
     def reopen(cls, path: Path, sizes: Mapping[str, int], rounds: int) -> "RunFolder":
         """Return the folder of a run that goes on after ``rounds``, its files cut to the ``sizes`` they had then."""
         folder = cls.__new__(cls)
-        folder.path, folder._clients, folder._open, folder._lock, folder._weighed = path, None, [], None, 0
+        folder.path, folder._tables, folder._open, folder._lock, folder._weighed = path, {}, [], None, 0
         try:
             if (path / "weights.npy").exists():
                 folder._weighed = min(rounds, len(np.load(path / "weights.npy", mmap_mode="r")))
@@ -72,15 +71,18 @@ class RunFolder:
                 present = (path / name).stat().st_size if (path / name).exists() else 0
                 if present < sizes.get(name, 0):
                     raise RunError(f"{path / name} is shorter than its checkpoint says; the run cannot go on")
-                if (path / name).exists():
-                    os.truncate(path / name, sizes.get(name, 0))
+                if sizes.get(name, 0):
+                    os.truncate(path / name, sizes[name])
+                else:
+                    (path / name).unlink(missing_ok=True)
             (path / "summary.json").unlink(missing_ok=True)
             folder._rounds = folder._stream("rounds.jsonl", "a")
-            if sizes.get("clients.csv", 0):
-                with (path / "clients.csv").open(newline="") as file:
-                    names = next(csv.reader(file))
-                folder._table = folder._stream("clients.csv", "a")
-                folder._clients = csv.DictWriter(folder._table, fieldnames=names)
+            for name in TABLES:
+                if sizes.get(name, 0):
+                    with (path / name).open(newline="") as file:
+                        columns = next(csv.reader(file))
+                    stream = folder._stream(name, "a")
+                    folder._tables[name] = stream, csv.DictWriter(stream, fieldnames=columns)
         except OSError as error:
             raise RunError(f"{path} cannot be written: {error.strerror}") from error
         return folder
@@ -95,29 +97,41 @@ class RunFolder:
         return stream
 
     def add_round(
-        self, row: Mapping[str, Any], clients: Sequence[Mapping[str, Any]], weights: np.ndarray | None
+        self,
+        row: Mapping[str, Any],
+        clients: Sequence[Mapping[str, Any]],
+        weights: np.ndarray | None,
+        teachers: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Write a finished round. Raises RunError where the disk does not take it; earlier rounds are whole then."""
         before = self.sizes()
         try:
             self._rounds.write(json.dumps(jsonable(row), allow_nan=False) + "\n")
             self._rounds.flush()
-            if self._clients is None:
-                self._table = self._stream("clients.csv")
-                self._clients = csv.DictWriter(self._table, fieldnames=list(clients[0]))
-                self._clients.writeheader()
-            self._clients.writerows(clients)
-            self._table.flush()
+            self._add_rows("clients.csv", clients)
+            self._add_rows("teacher_by_class.csv", teachers)
             if weights is not None:
                 self._add_weights(int(row["round"]), weights)
         except OSError as error:
-            for name, size in before.items():
+            for name in GROWING:
                 with contextlib.suppress(OSError):
-                    os.truncate(self.path / name, size)
+                    os.truncate(self.path / name, before.get(name, 0))
             raise RunError(
                 f"{self.path} can no longer be written ({error.strerror}); what was written before round"
                 f" {row['round']} is there"
             ) from error
+
+    def _add_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows into a table, which begins with its first one."""
+        if not rows:
+            return
+        if name not in self._tables:
+            stream = self._stream(name)
+            self._tables[name] = stream, csv.DictWriter(stream, fieldnames=list(rows[0]))
+            self._tables[name][1].writeheader()
+        stream, table = self._tables[name]
+        table.writerows(rows)
+        stream.flush()
 
     def _add_weights(self, number: int, weights: np.ndarray) -> None:
         """Write a round's weights, then the header that says that there is one round more.
@@ -189,7 +203,7 @@ def lock(path: Path) -> IO[str] | None:
 
 
 def stored_records(path: Path, rounds: int) -> list[RoundRecord]:
-    """Return the records of a run's first rounds from its files, exactly as they were written."""
+    """Return the records of a run's first rounds from its files, as they were written; without ``teacher_by_class``."""
     lines = (path / "rounds.jsonl").read_text().splitlines()[:rounds]
     rows = [json.loads(line) for line in lines]
     clients: dict[int, list[ClientRecord]] = {}

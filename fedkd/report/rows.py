@@ -9,14 +9,20 @@ import numpy as np
 from fedkd.messages import ClientRecord, RoundRecord
 
 ACCURACIES = ("local_accuracy", "global_accuracy")
+VALIDATION = "validation_accuracy"
+CALIBRATION = ("local_nll", "global_nll", "global_ece", "teacher_accuracy", "teacher_nll", "teacher_ece")
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The local-only twin of a run: accuracies [rounds, K] on the clients' own distributions and balanced."""
+    """The local-only twin of a run: accuracies [rounds, K] on the clients' own distributions and balanced.
+
+    ``validation_accuracy`` is None where no client has a validation split.
+    """
 
     local_accuracy: np.ndarray
     global_accuracy: np.ndarray
+    validation_accuracy: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +70,11 @@ def round_row(record: RoundRecord, baseline: Baseline | None) -> dict[str, Any]:
         short = name.removesuffix("_accuracy")
         row[f"{short}_gain"] = _mean([g for g in gains if g is not None])
         row[f"{short}_harmed"] = _mean([float(g < 0) for g in gains if g is not None])
+    row[VALIDATION] = _mean(_values(record.clients, VALIDATION))
     row["bytes_up"] = sum(c.bytes_up for c in record.clients)
     row["bytes_down"] = sum(c.bytes_down for c in record.clients)
     row["seconds"] = record.seconds
-    for name in ("effective_neighbors", "self_weight", "label_leakage", "train_loss", "distill_loss"):
+    for name in (*CALIBRATION, "effective_neighbors", "self_weight", "label_leakage", "train_loss", "distill_loss"):
         row[name] = _mean(_values(record.clients, name))
     row["participants"] = sum(c.status != "absent" for c in record.clients)
     row["accepted"] = sum(c.status == "ok" for c in record.clients)
@@ -80,15 +87,20 @@ def round_row(record: RoundRecord, baseline: Baseline | None) -> dict[str, Any]:
 
 def client_gains(record: RoundRecord, baseline: Baseline | None, name: str) -> list[float | None]:
     """Return each client's accuracy less its accuracy in the local-only twin at the same round."""
-    if baseline is None:
+    known = None if baseline is None else getattr(baseline, name)
+    if known is None:
         return [None] * len(record.clients)
-    twin = getattr(baseline, name)[record.round - 1]
+    twin = known[record.round - 1]
     pairs = zip((getattr(c, name) for c in record.clients), twin.tolist(), strict=True)
     return [None if value is None or np.isnan(alone) else value - alone for value, alone in pairs]
 
 
 def client_row(
-    client: ClientRecord, number: int, local_gain: float | None, global_gain: float | None
+    client: ClientRecord,
+    number: int,
+    local_gain: float | None,
+    global_gain: float | None,
+    validation_gain: float | None = None,
 ) -> dict[str, Any]:
     """Return a client's figures in a round."""
     return {
@@ -101,6 +113,9 @@ def client_row(
         "global_accuracy": client.global_accuracy,
         "local_gain": local_gain,
         "global_gain": global_gain,
+        VALIDATION: client.validation_accuracy,
+        "validation_gain": validation_gain,
+        **{name: getattr(client, name) for name in CALIBRATION},
         "train_loss": client.train_loss,
         "distill_loss": client.distill_loss,
         "effective_neighbors": client.effective_neighbors,
@@ -115,8 +130,21 @@ def client_row(
 
 def client_rows(record: RoundRecord, baseline: Baseline | None) -> list[dict[str, Any]]:
     """Return all clients' rows of a round."""
-    gains = [client_gains(record, baseline, name) for name in ACCURACIES]
+    gains = [client_gains(record, baseline, name) for name in (*ACCURACIES, VALIDATION)]
     return [client_row(c, record.round, *g) for c, *g in zip(record.clients, *gains, strict=True)]
+
+
+def teacher_rows(record: RoundRecord, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return, for each client that distilled a teacher, its accuracy on the public samples of each class.
+
+    None where the public set has no sample of a class.
+    """
+    columns = [f"class {name}" for name in class_names]
+    return [
+        {"round": record.round, "client": client.client_id, **dict(zip(columns, map(_known, by_class), strict=True))}
+        for client in record.clients
+        if (by_class := client.teacher_by_class) is not None
+    ]
 
 
 def verdict(last: Mapping[str, Any], strategy: str) -> str:
@@ -134,6 +162,10 @@ def verdict(last: Mapping[str, Any], strategy: str) -> str:
 
 def _values(clients: Sequence[ClientRecord], name: str) -> list[float]:
     return [value for client in clients if (value := getattr(client, name)) is not None]
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 def _mean(values: Sequence[float]) -> float | None:

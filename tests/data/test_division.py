@@ -1,5 +1,6 @@
 """Who has which rows: disjoint, complete, skewed as asked for, and the same for the same seed."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,46 @@ def test_samples_per_client_caps_the_training_split_and_keeps_the_rest(digits: P
 def test_the_private_test_split_is_of_the_share_and_size_asked_for(digits: Prepared) -> None:
     testing = EvaluationSets(private_fraction=0.5, private_size=30, global_size=GLOBAL)
     assert {len(rows) for rows in division(digits, made("iid"), testing=testing).test} == {30}
+
+
+@pytest.mark.parametrize("samples", [None, 40])
+def test_a_validation_split_is_taken_out_of_the_training_samples(digits: Prepared, samples: int | None) -> None:
+    whole = division(digits, made("dirichlet"), samples_per_client=samples)
+    testing = EvaluationSets(global_size=GLOBAL, validation_fraction=0.25)
+    found = division(digits, made("dirichlet"), samples_per_client=samples, testing=testing)
+    assert all((a == b).all() for a, b in zip(whole.test, found.test, strict=True))
+    assert (whole.public == found.public).all()
+    for before, train, validation in zip(whole.train, found.train, found.validation, strict=True):
+        assert len(validation) == max(1, round(0.25 * len(before)))
+        assert (np.sort(np.concatenate([train, validation])) == before).all()
+
+
+def test_a_client_with_one_training_sample_keeps_it(digits: Prepared) -> None:
+    testing = EvaluationSets(global_size=GLOBAL, validation_fraction=0.9)
+    one, two = (division(digits, made("iid"), samples_per_client=n, testing=testing) for n in (1, 2))
+    assert {(len(t), len(v)) for t, v in zip(one.train, one.validation, strict=True)} == {(1, 0)}
+    assert {(len(t), len(v)) for t, v in zip(two.train, two.validation, strict=True)} == {(1, 1)}
+
+
+def test_nothing_is_held_out_by_default_and_divisions_cached_before_are_read(
+    digits: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDKD_CACHE", str(tmp_path))
+    made_now = division(digits, made("iid"))
+    assert [len(rows) for rows in made_now.validation] == [0] * CLIENTS
+    (path,) = tmp_path.glob("divisions/*/division.npz")
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    np.savez(path, **{**arrays, "bounds": arrays["bounds"][: 2 * CLIENTS - 1]})  # as it was without that role
+    read = division(digits, made("iid"))
+    assert [len(rows) for rows in read.validation] == [0] * CLIENTS
+    assert all((a == b).all() for a, b in zip(made_now.train + made_now.test, read.train + read.test, strict=True))
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
+def test_a_validation_split_leaves_something_to_train_on(fraction: float) -> None:
+    with pytest.raises(SettingError, match="validation_fraction"):
+        EvaluationSets(validation_fraction=fraction)
 
 
 @pytest.mark.parametrize(

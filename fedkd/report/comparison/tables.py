@@ -1,0 +1,284 @@
+"""Comparisons as tables: Markdown, LaTeX with booktabs, and CSV with every figure unrounded."""
+
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedkd.report.comparison.figures import SELECTIONS, Line, Options, figures
+from fedkd.report.comparison.statistics import Interval, Paired
+from fedkd.report.console import size
+from fedkd.report.rows import ACCURACIES, VALIDATION
+
+NOTHING = "–"
+LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "#": r"\#", "_": r"\_", "$": r"\$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "−": "$-$", "<": "$<$", ">": "$>$",
+    "≥": r"$\ge$",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text. The first ``names`` columns name a line, the others hold figures."""
+
+    title: str
+    caption: str
+    header: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    names: int
+
+    def markdown(self) -> str:
+        """Return the table for a Markdown document."""
+        rule = ["---"] * self.names + ["---:"] * (len(self.header) - self.names)
+        rows = [self.header, tuple(rule), *self.lines]
+        body = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows)
+        return f"## {self.title}\n\n{body}\n\n{self.caption}\n"
+
+    def latex(self) -> str:
+        """Return the table for a LaTeX document that uses the package booktabs."""
+
+        def row(cells: Sequence[str]) -> str:
+            return " & ".join(cell.translate(LATEX) for cell in cells) + r" \\"
+
+        columns = "l" * self.names + "r" * (len(self.header) - self.names)
+        caption = f"{self.title}. {self.caption}".translate(LATEX)
+        return "\n".join([
+            r"\begin{table}", r"\centering\small", r"\setlength{\tabcolsep}{4pt}", rf"\caption{{{caption}}}",
+            rf"\begin{{tabular}}{{{columns}}}", r"\toprule", row(self.header), r"\midrule", *map(row, self.lines),
+            r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
+        ])  # fmt: skip
+
+
+def tables(lines: Sequence[Line], twins: Sequence[Line], options: Options) -> list[Table]:
+    """Return all tables of a comparison. ``twins`` are the local-only twins by setting, shown below the methods."""
+    made = [
+        _accuracy(lines, twins), _tests(lines), _selections(lines, twins, options), _harmed(lines),
+        _bytes(lines, options), _calibration(lines),
+    ]  # fmt: skip
+    return [table for table in made if table is not None]
+
+
+def _accuracy(lines: Sequence[Line], twins: Sequence[Line]) -> Table:
+    def cells(line: Line) -> Iterable[str]:
+        yield str(len(line.runs))
+        for name in ACCURACIES:
+            where = name.removesuffix("_accuracy")
+            yield percent(line.figures[name])
+            yield points(line.figures[f"{where}_gain"])
+            yield p_value(line.holm[name])
+            yield share(line.figures[f"{where}_harmed"])
+
+    head = ("gain", "p", "harmed %")
+    return _table(
+        "Accuracy in the last round, and gain over local-only training",
+        "Accuracy in % and gain in points, means over clients, then over seeds ± half of the 95 % t-interval. Gains are"
+        " over the local-only twin of the same run. p: paired t-test over seeds that the mean gain is 0, with Holm's"
+        f" correction over {_family(lines)}. Harmed: share of the clients whose accuracy is below their twin's."
+        f" {NOTHING}: cannot be said.",
+        ("seeds", "own distribution", *head, "balanced test", *head),
+        [*lines, *twins],
+        cells,
+    )
+
+
+def _family(lines: Sequence[Line]) -> str:
+    """Return how many tests Holm's correction was made for, in words."""
+    own, balanced = (sum(line.holm[name] is not None for line in lines) for name in ACCURACIES)
+    return f"the {own} tests of its column" if own == balanced else f"the tests of its column ({own} and {balanced})"
+
+
+def _tests(lines: Sequence[Line]) -> Table | None:
+    if not any(line.tests[name] != Paired(None, None) for line in lines for name in ACCURACIES):
+        return None
+
+    def cells(line: Line) -> Iterable[str]:
+        for name in ACCURACIES:
+            yield from map(p_value, (line.tests[name].t, line.holm[name], line.tests[name].wilcoxon))
+
+    return _table(
+        "Tests of the gain over local-only training",
+        "Two-sided p-values, paired by seed with the local-only twin, in the last round: t-test; the same with Holm's"
+        f" correction over {_family(lines)}, over methods and settings; Wilcoxon's signed-rank test, not corrected,"
+        " which with n seeds cannot be below 2/2^n.",
+        tuple(f"{where}, {test}" for where in ("own", "balanced") for test in ("t", "t, Holm", "Wilcoxon")),
+        lines,
+        cells,
+    )
+
+
+def _selections(lines: Sequence[Line], twins: Sequence[Line], options: Options) -> Table:
+    validated = any(line.figures[VALIDATION].seeds for line in lines)
+    shown = SELECTIONS if validated else SELECTIONS[:2]
+    names = {"last": "last", "mean_of_last": f"mean of last {options.last}", "validation_best": "validation-best"}
+
+    def cells(line: Line) -> Iterable[str]:
+        for name in ACCURACIES:
+            for selection in shown:
+                yield percent(line.figures[name if selection == "last" else f"{name}_{selection}"])
+
+    why = (
+        "Validation-best: the round of the best mean accuracy on the clients' validation splits; no test set has a part"
+        " in the choice."
+        if validated
+        else "There is no validation-best round: the runs have no validation split (test.validation_fraction=0), and no"
+        " round is chosen by a test set."
+    )
+    return _table(
+        "Accuracy by the choice of the round",
+        f"Accuracy in %, mean over seeds ± half of the 95 % t-interval. {why}",
+        tuple(f"{where}, {names[s]}" for where in ("own", "balanced") for s in shown),
+        [*lines, *twins],
+        cells,
+    )
+
+
+def _harmed(lines: Sequence[Line]) -> Table | None:
+    everyone = [run for line in lines for run in line.runs.values()]
+    architectures = list(dict.fromkeys(name for run in everyone for name in run.architectures))
+    if not any(line.figures["local_harmed"].seeds for line in lines):
+        return None
+
+    def cells(line: Line) -> Iterable[str]:
+        for end in ("", *(f"_{name}" for name in architectures)):
+            of = [line.figures.get(f"{where}_harmed{end}") for where in ("local", "global")]
+            yield " / ".join(NOTHING if one is None else share(one) for one in of)
+
+    return _table(
+        "Clients harmed, by architecture",
+        "Share in % of the clients that are below their local-only twin in the last round, on the own distribution /"
+        " on the balanced test, mean over seeds.",
+        ("all clients", *architectures),
+        lines,
+        cells,
+    )
+
+
+def _bytes(lines: Sequence[Line], options: Options) -> Table:
+    reach = options.reach
+
+    def cells(line: Line) -> Iterable[str]:
+        yield traffic(line.figures["bytes_up"])
+        yield traffic(line.figures["bytes_down"])
+        for where in ("local", "global") if reach is not None else ():
+            found = line.figures[f"{where}_bytes_to_reach"]
+            yield f"{traffic(found)} ({found.seeds}/{len(line.runs)})" if found.seeds else f"never (0/{len(line.runs)})"
+
+    at = "" if reach is None else f"{100 * reach:g} %"
+    return _table(
+        "Communication",
+        "Bytes of all clients as encoded, mean over seeds."
+        + (f" To {at}: up and down until the mean accuracy is first ≥ {at}, mean over the seeds that reach it (so many"
+           " of all)." if reach is not None else ""),
+        ("up", "down", *((f"to {at}, own", f"to {at}, balanced") if reach is not None else ())),
+        lines,
+        cells,
+    )  # fmt: skip
+
+
+def _calibration(lines: Sequence[Line]) -> Table | None:
+    shown = {
+        "global_ece": "ECE",
+        "global_nll": "NLL",
+        "local_nll": "NLL, own",
+        "teacher_accuracy": "teacher accuracy",
+        "teacher_ece": "teacher ECE",
+        "teacher_nll": "teacher NLL",
+    }
+    if not any(line.figures[name].seeds for line in lines for name in shown):
+        return None
+    return _table(
+        "Calibration in the last round",
+        "Expected calibration error (15 bins, in %) and negative log-likelihood (nats) of clients on the balanced test"
+        " set, and of their teachers on the public set; means over clients, then over seeds ± half of the 95 %"
+        " t-interval.",
+        tuple(shown.values()),
+        lines,
+        lambda line: [
+            plain(line.figures[name]) if name.endswith("nll") else percent(line.figures[name]) for name in shown
+        ],
+    )
+
+
+def _table(
+    title: str,
+    caption: str,
+    header: tuple[str, ...],
+    lines: Sequence[Line],
+    cells: Callable[[Line], Iterable[str]],
+) -> Table:
+    """Return a table with the lines of a setting together, its settings in the order of the first line of each."""
+    settings = list(dict.fromkeys(line.setting for line in lines))
+    keys = tuple(key for key, _ in settings[0]) if settings else ()
+    ordered = [line for setting in settings for line in lines if line.setting == setting]
+    rows = tuple((*(value for _, value in line.setting), line.method, *cells(line)) for line in ordered)
+    return Table(title, caption, (*keys, "method", *header), rows, len(keys) + 1)
+
+
+def percent(found: Interval) -> str:
+    """Return a share in %: ``81.2 ± 1.3``."""
+    return _shown(found, 100, ".1f")
+
+
+def points(found: Interval) -> str:
+    """Return a difference of shares in points: ``+3.1 ± 1.3``."""
+    return _shown(found, 100, "+.1f")
+
+
+def plain(found: Interval) -> str:
+    """Return a figure as it is: ``0.61 ± 0.04``."""
+    return _shown(found, 1, ".2f")
+
+
+def share(found: Interval) -> str:
+    """Return a share of clients in whole %, without an interval."""
+    return NOTHING if found.mean is None else f"{100 * found.mean:.0f}"
+
+
+def traffic(found: Interval) -> str:
+    """Return bytes for people, without an interval."""
+    return NOTHING if found.mean is None else size(found.mean)
+
+
+def p_value(p: float | None) -> str:
+    """Return a p-value to three digits.
+
+    >>> p_value(0.0421), p_value(0.00004), p_value(None)
+    ('0.042', '<0.001', '–')
+    """
+    if p is None:
+        return NOTHING
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _shown(found: Interval, factor: float, form: str) -> str:
+    if found.mean is None:
+        return NOTHING
+    middle = format(factor * found.mean, form).replace("-", "−")
+    return middle if found.half is None else f"{middle} ± {format(factor * found.half, form.replace('+', ''))}"
+
+
+def write_csv(lines: Sequence[Line], options: Options, folder: Path) -> None:
+    """Write ``comparison.csv``, a row a method and setting, and ``runs.csv``, a row a run; an empty cell is unknown."""
+    compared, of_runs = [], []
+    for line in lines:
+        row: dict[str, object] = {**dict(line.setting), "method": line.method, "seeds": len(line.runs)}
+        for name, found in line.figures.items():
+            row |= {name: found.mean, f"{name}_half": found.half, f"{name}_seeds": found.seeds}
+        for name in ACCURACIES:
+            gain = f"{name.removesuffix('_accuracy')}_gain"
+            row |= {f"{gain}_p": line.tests[name].t, f"{gain}_p_holm": line.holm[name]}
+            row |= {f"{gain}_p_wilcoxon": line.tests[name].wilcoxon}
+        compared.append(row)
+        for seed, run in line.runs.items():
+            known = {name: value for name, value in figures(run, options).items() if value == value}
+            of_runs.append({**dict(line.setting), "method": line.method, "seed": seed, **known})
+    _write(folder / "comparison.csv", compared)
+    _write(folder / "runs.csv", of_runs)
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+        table.writeheader()
+        table.writerows(rows)

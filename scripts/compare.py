@@ -1,0 +1,276 @@
+r"""Compare methods over settings and seeds: runs them all, then writes tables, statistics and pictures.
+
+    python scripts/compare.py scenario=digits --methods local_only,fedmd,dsfl,knfu \
+        --grid partition.alpha=0.1,1 --seeds 0,1,2 --jobs 2 --out results/compare
+
+A method is a strategy, with settings of its own behind it and a label before it where wanted; commas part methods:
+
+    --methods "fedmd, sharp=knfu strategy.beta=30, early=fedmd order=distill_first"
+
+Called again with the same --out, it leaves finished runs alone and goes on with the others. One run that fails is
+reported and does not end the others. Exit status: 0, 1 (a run failed), 2 (bad input), 130 (Ctrl-C).
+docs/comparing.md says what the figures are.
+"""
+
+import argparse
+import itertools
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jobs import Outcome, Task, is_done, run_all, with_threads
+from rich.console import Console
+
+from fedkd.checks import at_least, share
+from fedkd.errors import FedkdError, SettingError
+from fedkd.report.comparison.figures import Line, Options, Setting, compare, twins_of
+from fedkd.report.comparison.finished import Run, read_run
+from fedkd.report.comparison.pictures import draw
+from fedkd.report.comparison.tables import tables, write_csv
+from fedkd.rows import available_cores
+from fedkd.simulate import compose
+
+LAST = 3
+OURS = ("strategy", "seed", "run_dir")
+"""Settings that the options of a comparison decide."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A strategy with settings of its own, under a label."""
+
+    label: str
+    strategy: str
+    settings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a comparison."""
+
+    method: Method
+    setting: Setting
+    seed: int
+    task: Task
+
+
+def split_commas(text: str) -> list[str]:
+    """Return the parts of a text between commas that are in no brackets.
+
+    >>> split_commas("a, b x=[c,d]")
+    ['a', 'b x=[c,d]']
+    """
+    return [part.strip() for part in re.split(r",(?![^\[{(]*[\]})])", text)]
+
+
+def parse_methods(text: str) -> list[Method]:
+    """Return the methods that a text names. Raises SettingError.
+
+    >>> parse_methods("fedmd, sharp=knfu strategy.beta=30")[1]
+    Method(label='sharp', strategy='knfu', settings=('strategy.beta=30',))
+    >>> [method.label for method in parse_methods("knfu,knfu strategy.beta=30")]
+    ['knfu', 'knfu strategy.beta=30']
+    """
+    methods = []
+    for part in split_commas(text):
+        words = part.split()
+        if not words:
+            raise SettingError(f"--methods has an empty place: {text!r}; write it as in --methods local_only,fedmd")
+        label, equals, strategy = words[0].partition("=")
+        for word in words[1:]:
+            _check_setting(word, "--methods", OURS)
+        methods.append(Method(label if equals else part, strategy or words[0], tuple(words[1:])))
+    labels = [method.label for method in methods]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise SettingError(f"--methods names {twice!r} twice; give one of them a label, as in other={twice}")
+    return methods
+
+
+def parse_grid(texts: Sequence[str]) -> list[Setting]:
+    """Return all combinations of settings, the first varying slowest; one without any where nothing varies.
+
+    >>> parse_grid(["partition.alpha=0.1,1"])
+    [(('partition.alpha', '0.1'),), (('partition.alpha', '1'),)]
+    """
+    axes = []
+    for text in texts:
+        _check_setting(text, "--grid", OURS)
+        key, _, values = text.partition("=")
+        axes.append([(key, value) for value in split_commas(values)])
+    keys = [axis[0][0] for axis in axes]
+    if len(set(keys)) < len(keys):
+        raise SettingError("--grid names a setting twice; give all of its values at once, as in partition.alpha=0.1,1")
+    return list(itertools.product(*axes))
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds of a text such as ``0,1,2``. Raises SettingError."""
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise SettingError(f"--seeds must be numbers with commas between them, as in 0,1,2; got {text!r}")
+    seeds = [int(part) for part in text.split(",")]
+    if len(set(seeds)) < len(seeds):
+        raise SettingError(f"--seeds names a seed twice: {text}; a run that is counted twice is no second run")
+    return seeds
+
+
+def _check_setting(text: str, option: str, reserved: Sequence[str]) -> None:
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise SettingError(f"{option}: {text!r} is no setting; write key=value, as in strategy.beta=3")
+    if key in reserved:
+        raise SettingError(f"{option}: {key} is not for here; use --methods for strategies, --seeds, and --out")
+
+
+def plan(
+    base: Sequence[str], methods: Sequence[Method], grid: Sequence[Setting], seeds: Sequence[int], out: Path, jobs: int
+) -> list[Cell]:
+    """Return every run, with its checked scenario and folder, in the order in which they are best begun.
+
+    The runs of a setting and seed share their local-only twin through the cache, so that the first method's runs come
+    first. Raises SettingError for what can be known to be wrong before anything has run.
+    """
+    for text in base:
+        if text.partition("=")[0] in OURS or text.startswith("strategy."):
+            raise SettingError(f"{text} is not for here; use --methods for strategies, --seeds, and --out")
+    cells = []
+    threads = max(1, available_cores() // jobs)
+    for method, setting in itertools.product(methods, grid):
+        both = {key for key, _ in setting} & {text.partition("=")[0] for text in method.settings}
+        if both:
+            raise SettingError(f"method {method.label!r} and --grid both set {min(both)}; leave out one of them")
+        varied = [f"{key}={value}" for key, value in setting]
+        given = ["report.console=false", "report.plots=false", *base]
+        name = ", ".join([method.label, *varied])
+        try:
+            scenario = compose([*given, f"strategy={method.strategy}", *method.settings, *varied])
+        except SettingError as error:
+            raise SettingError(f"{name}: {error}") from error
+        scenario = with_threads(scenario, threads)
+        folder = out / "runs" / slug(method.label) / slug(",".join(varied) or "all")
+        for seed in seeds:
+            seeded = scenario.changed(federation=replace(scenario.federation, seed=seed))
+            cells.append(Cell(method, setting, seed, Task(f"{name}, seed {seed}", seeded, folder / f"seed{seed}")))
+    folders = {cell.task.folder: cell.task.name for cell in cells}
+    if len(folders) < len(cells):
+        raise SettingError(
+            "two methods or settings would share a folder; give the methods labels of letters and digits"
+        )
+    return cells
+
+
+def slug(text: str) -> str:
+    """Return a text as the name of a folder.
+
+    >>> slug("knfu strategy.beta=3"), slug("models=[mlp*7,a.b:c]")
+    ('knfu_strategy.beta=3', 'models=_mlp_7,a.b_c_')
+    """
+    return re.sub(r"[^\w.,=+-]", "_", text)
+
+
+def run_cells(cells: Sequence[Cell], jobs: int, console: Console) -> list[Outcome]:
+    """Carry out what is not done yet, and say how it goes. Return what failed."""
+    to_do = [cell.task for cell in cells if not is_done(cell.task)]
+    console.print(f"{len(cells)} runs, {len(cells) - len(to_do)} of them done before")
+    ended: list[Outcome] = []
+
+    def on_end(outcome: Outcome) -> None:
+        ended.append(outcome)
+        how = f"FAILED: {outcome.error}" if outcome.error else "done"
+        console.print(f"[{len(ended)}/{len(to_do)}] {outcome.task.name}: {how}", markup=False)
+
+    return [outcome for outcome in run_all(to_do, jobs, on_end) if outcome.error]
+
+
+def write(cells: Sequence[Cell], options: Options, out: Path, failed: Sequence[Outcome]) -> str:
+    """Write tables and pictures of the runs that are there into ``out``; return the tables as Markdown."""
+    runs: dict[tuple[str, Setting], dict[int, Run]] = {}
+    gone = {outcome.task.folder for outcome in failed}
+    for cell in cells:
+        if cell.task.folder not in gone:
+            runs.setdefault((cell.method.label, cell.setting), {})[cell.seed] = read_run(cell.task.folder)
+    lines = compare(runs, options)
+    twins = twins_of(lines, options)
+    made = tables(lines, twins, options)
+    notes = [*_notes(lines), *(f"{outcome.task.name} failed: {outcome.error}." for outcome in failed)]
+    settings = dict.fromkeys(line.setting for line in lines)
+    names = {s: "".join(f"_{slug(f'{key}={value}')}" for key, value in s) for s in settings}
+    pictures = draw(lines, twins, out / "plots", names)
+    text = "\n".join([*(table.markdown() for table in made), *(f"- {note}" for note in notes)])
+    images = "\n".join(f"\n![{path.stem}](plots/{path.name})" for path in pictures)
+    (out / "comparison.md").write_text(f"# Comparison\n\n{text}\n{images}\n")
+    (out / "comparison.tex").write_text("\n".join(table.latex() for table in made))
+    write_csv(lines, options, out)
+    return text
+
+
+def _notes(lines: Sequence[Line]) -> list[str]:
+    """Return what a reader of the tables must know of the runs."""
+    runs = [run for line in lines for run in line.runs.values()]
+    versions = {name: sorted({run.versions.get(name, "?") for run in runs}) for run in runs for name in run.versions}
+    notes = [f"The runs are of several versions of {n}: {', '.join(v)}." for n, v in versions.items() if len(v) > 1]
+    alone = [line.method for line in lines if line.figures["bytes_up"].mean and not line.figures["local_gain"].seeds]
+    if alone:
+        names = ", ".join(dict.fromkeys(alone))
+        notes.append(f"Runs of {names} have no local-only twin (baseline=none): nothing is said of their gains.")
+    few = min(len(line.runs) for line in lines)
+    if few < 2:
+        notes.append("With one seed there is neither an interval nor a test.")
+    return notes
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = argparse.ArgumentParser(
+        prog="compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("settings", nargs="*", help="scenario=NAME and settings of all runs, as for fedkd.simulate")
+    made.add_argument("--config", help="a scenario file, in place of scenario=NAME")
+    made.add_argument("--config-dir", help="a folder of scenario files")
+    made.add_argument("--methods", required=True, help="strategies, with labels and settings of their own")
+    made.add_argument("--grid", nargs="+", action="extend", default=[], metavar="KEY=V,V", help="settings that vary")
+    made.add_argument("--seeds", default="0,1,2", help="default: 0,1,2")
+    made.add_argument("--jobs", type=int, default=1, help="runs at a time; default: 1")
+    made.add_argument("--out", type=Path, required=True, help="folder of the runs, tables and pictures")
+    made.add_argument("--last", type=int, default=LAST, help=f"rounds in the mean of the last; default: {LAST}")
+    made.add_argument("--reach", type=float, help="count the bytes that it takes to reach this accuracy, as in 0.8")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    given = parser().parse_intermixed_args(arguments)
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        at_least(1, **{"--jobs": given.jobs, "--last": given.last})
+        if given.reach is not None:
+            share(**{"--reach": given.reach})
+        base = [*given.settings]
+        for option in ("config", "config_dir"):
+            if getattr(given, option) is not None:
+                base += [f"--{option.replace('_', '-')}", getattr(given, option)]
+        cells = plan(
+            base, parse_methods(given.methods), parse_grid(given.grid), parse_seeds(given.seeds), given.out, given.jobs
+        )
+        rounds = min(cell.task.scenario.protocol.rounds for cell in cells)
+        options = Options(last=min(given.last, rounds), reach=given.reach)
+        failed = run_cells(cells, given.jobs, console)
+        if len(failed) < len(cells):
+            console.print(write(cells, options, given.out, failed), markup=False)
+            console.print(f"Tables, figures and pictures: {given.out}", markup=False)
+        return 1 if failed else 0
+    except SettingError as error:
+        print(f"compare: {error}", file=sys.stderr)
+        return 2
+    except (FedkdError, OSError) as error:
+        print(f"compare: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("compare: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
