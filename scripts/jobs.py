@@ -80,6 +80,8 @@ def _decided(scenario: Scenario, asked: Scenario) -> dict[str, Any]:
     whole = fixed(scenario)
     if asked.distill.loss is None:
         del whole["distill"]["loss"]
+    if asked.protocol.order is None:
+        del whole["order"]
     if asked.federation.together == "auto":
         del whole["together"]
     return whole

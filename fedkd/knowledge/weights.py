@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -122,7 +122,7 @@ class ModelWeights:
         """Make the teacher's weights the model's."""
         model.load_state_dict(dict(teacher))
 
-    def penalty(self, view: ClientView, teacher: None) -> Penalty | None:
+    def penalty(self, view: ClientView, teacher: Any) -> Penalty | None:
         """Return FedProx's proximal term; None without it."""
         if self.proximal == 0:
             return None

@@ -123,7 +123,7 @@ def test_a_validation_split_is_taken_out_of_the_training_samples(digits: Prepare
     testing = EvaluationSets(global_size=GLOBAL, validation_fraction=0.25)
     found = division(digits, made("dirichlet"), samples_per_client=samples, testing=testing)
     assert all((a == b).all() for a, b in zip(whole.test, found.test, strict=True))
-    assert (whole.public == found.public).all()
+    assert (whole.held_back == found.held_back).all()
     for before, train, validation in zip(whole.train, found.train, found.validation, strict=True):
         assert len(validation) == max(1, round(0.25 * len(before)))
         assert (np.sort(np.concatenate([train, validation])) == before).all()
