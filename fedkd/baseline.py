@@ -51,8 +51,9 @@ def is_cached(experiment: Experiment) -> bool:
 def twin_key(experiment: Experiment) -> str:
     """Return what names the twin: all that its figures depend on, and nothing that they do not."""
     whole = _twin(experiment.scenario).plain()
-    for irrelevant in ("name", "description", "run_dir", "baseline", "strategy", "engine", "privacy", "distill",
-                       "public_data", "report", "order", "device", "state", "checkpoint"):  # fmt: skip
+    for irrelevant in ("name", "description", "run_dir", "baseline", "strategy", "engine", "privacy", "attacks",
+                       "robust", "codec", "distill", "public_data", "report", "order", "device", "state",
+                       "checkpoint"):  # fmt: skip
         del whole[irrelevant]
     whole["public"] = {name: value for name, value in whole["public"].items() if value is not None}
     whole["test"] = experiment.scenario.test.key()
@@ -79,5 +80,7 @@ def _twin(scenario: Scenario) -> Scenario:
     return scenario.changed(
         strategy=choose("strategy", {"name": "local_only"}),
         public_data=choose("public_data", {"name": "same"}),
+        attacks=choose("attacks", {"name": "none"}),
+        robust=choose("robust", {"name": "none"}),
         public=public,
     )

@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from fedkd.adversity import adversity
 from fedkd.checkpoint import CheckpointFolder
 from fedkd.client import OPTIMIZER, Workplace
 from fedkd.data.division import divide
@@ -187,6 +188,18 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         seed=scenario.federation.seed,
         models=_server_models(declared.needs, place),
         shapes={a.name: _shapes(a) for a in place.architectures} if kind and kind.lesson == "adopt" else None,
+        adversity=adversity(
+            scenario.strategy.value,
+            kind,
+            name,
+            scenario.attacks.value,
+            scenario.robust.value,
+            clients=scenario.federation.clients,
+            classes=prepared.classes,
+            seed=scenario.federation.seed,
+            attacks=scenario.attacks.name,
+            means=scenario.robust.name,
+        ),
     )
     resolved = scenario
     if kind is not None:
@@ -210,6 +223,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         loss=loss,
         exchanges=exchanges,
         privacy=_privacy(scenario.privacy.value, exchanges),
+        attackers=tuple(i for i in range(len(assigned)) if server.adversity and server.adversity.attackers[i]),
         warnings=_warnings(
             scenario, [len(a) + len(b) for a, b in zip(division.train, division.validation, strict=True)], traits
         ),

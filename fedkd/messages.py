@@ -231,6 +231,7 @@ class ClientRecord:
     architecture: str
     status: Status
     train_size: int
+    attacker: bool = False
     reason: str = ""
     local_accuracy: float | None = None
     global_accuracy: float | None = None

@@ -255,9 +255,9 @@ def summarize(
     }  # fmt: skip
     alone: dict[str, float] | None = None
     if baseline is not None and records:
-        alone = {}
+        alone, honest = {}, [not client.attacker for client in records[-1].clients]
         for name in ACCURACIES:
-            values = getattr(baseline, name)[len(records) - 1]
+            values = getattr(baseline, name)[len(records) - 1][honest]
             known = values[~np.isnan(values)]  # a client that has not taken part yet has no figure
             alone |= {name: float(known.mean()), f"{name}_std": float(known.std())}
     return {
@@ -271,6 +271,7 @@ def summarize(
         "local_only": alone,
         "bytes_up": sum(row["bytes_up"] for row in rows),
         "bytes_down": sum(row["bytes_down"] for row in rows),
+        "attackers": [client.client_id for client in records[-1].clients if client.attacker] if records else [],
         "rejected": sum(len(row["rejected"]) for row in rows),
         "failed": sum(len(row["failed"]) for row in rows),
         "knowledge_sha256": next((r.knowledge_sha256 for r in reversed(records) if r.knowledge_sha256), None),

@@ -71,6 +71,8 @@ class Scenario:
     public_data: Choice
     partition: Choice
     privacy: Choice
+    attacks: Choice
+    robust: Choice
     engine: Choice
     public: Public = field(default_factory=Public)
     test: EvaluationSets = field(default_factory=EvaluationSets)
@@ -124,6 +126,8 @@ DEFAULT_CHOICES = {
     "public_data": "same",
     "partition": "dirichlet",
     "privacy": "none",
+    "attacks": "none",
+    "robust": "none",
     "engine": "local",
 }
 

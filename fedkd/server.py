@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fedkd.adversity import Adversity
 from fedkd.checks import at_least, positive, share
 from fedkd.errors import RunError, SettingError, UploadRejected
 from fedkd.fusion import effective_neighbors
@@ -102,11 +103,13 @@ class Server:
         seed: int,
         models: ServerModels | None = None,
         shapes: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
+        adversity: Adversity | None = None,
     ) -> None:
         self.strategy, self.declared, self.kind, self.protocol = strategy, declared, kind, protocol
         self.clients, self.classes, self.seed, self.temperature = clients, classes, seed, temperature
         self.public_size, self.public_per_round, self.public_labels = public_size, public_per_round, public_labels
         self.pretrains, self.models, self.shapes = pretrains, models, shapes or {}
+        self.adversity = adversity
         self.order = settled_order(protocol, kind)
         self.records: dict[int, ClientRecord] = {}
         self.cards: dict[int, ClientCard] = {}
@@ -130,7 +133,13 @@ class Server:
             raise RunError(f"expected one client for each id from 0 to {self.clients - 1}, got {ids[:20]}")
         self.cards = {card.client_id: card for card in sorted(cards, key=lambda card: card.client_id)}
         self.records = self._restored or {
-            i: ClientRecord(client_id=i, architecture=c.architecture, status="absent", train_size=c.train_size)
+            i: ClientRecord(
+                client_id=i,
+                architecture=c.architecture,
+                status="absent",
+                train_size=c.train_size,
+                attacker=self.adversity is not None and bool(self.adversity.attackers[i]),
+            )
             for i, c in self.cards.items()
         }
 
@@ -165,8 +174,8 @@ class Server:
         Where the strategy fuses a stream, an upload is dropped once those of lower client ids have been added.
         """
         request, state = self._request(number), self._state
-        gathering: _Stream | _Stack = _Stack()
-        if isinstance(self.strategy, Streaming) and isinstance(self.kind, RowKind):
+        gathering: _Stream | _Stack = _Stack(self.adversity)
+        if self.adversity is None and isinstance(self.strategy, Streaming) and isinstance(self.kind, RowKind):
             gathering = _Stream(self.strategy.stream(state), self.kind, self._asked)
         silent, failures = set(self._asked), dict[int, str]()
         for reply in replies:
@@ -432,8 +441,9 @@ class Server:
 class _Stack:
     """Uploads kept until all are there."""
 
-    def __init__(self) -> None:
+    def __init__(self, adversity: Adversity | None) -> None:
         self.accepted: dict[int, Upload] = {}
+        self._adversity = adversity
 
     def take(self, client_id: int, upload: Upload | None) -> None:
         if upload is not None:
@@ -443,7 +453,10 @@ class _Stack:
         return
 
     def fuse(self, strategy: Strategy, state: Any, kind: Kind, request: Request) -> Fusion:
-        return strategy.fuse(kind.stack(list(self.accepted.values()), request), state)
+        cohort = kind.stack(list(self.accepted.values()), request)
+        return (
+            strategy.fuse(cohort, state) if self._adversity is None else self._adversity.fuse(strategy, cohort, state)
+        )
 
 
 class _Stream:

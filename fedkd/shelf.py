@@ -1,4 +1,4 @@
-"""Choices by name: strategies, data sets, public data, partitions, privacy, engines; each a settings class.
+"""Choices by name: each a settings class, such as a strategy, a data set, an attack or an engine.
 
 A choice is a section of the scenario that is replaced whole: its ``name`` decides which class its other settings
 belong to. Strategies are found in the ``strategies`` package by their file's name; any choice may also be a class
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fedkd.attacks import ATTACKS
 from fedkd.data.partitions import PARTITIONS
 from fedkd.data.public import PUBLIC_DATA
 from fedkd.data.sources import DATA, Named
@@ -19,9 +20,10 @@ from fedkd.engines import ENGINES
 from fedkd.errors import SettingError, unknown_name
 from fedkd.naming import import_path, is_import_path
 from fedkd.privacy import PRIVACY
+from fedkd.robust import ROBUST
 from fedkd.settings import defaults, parse, plain
 
-GROUPS = ("strategy", "data", "public_data", "partition", "privacy", "engine")
+GROUPS = ("strategy", "data", "public_data", "partition", "privacy", "attacks", "robust", "engine")
 
 
 @dataclass(frozen=True)
@@ -89,5 +91,7 @@ _TABLES: dict[str, Mapping[str, Any]] = {
     "public_data": PUBLIC_DATA,
     "partition": PARTITIONS,
     "privacy": PRIVACY,
+    "attacks": ATTACKS,
+    "robust": ROBUST,
     "engine": ENGINES,
 }

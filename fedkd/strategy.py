@@ -63,6 +63,14 @@ class Asking(Strategy, Protocol):
         """
 
 
+@runtime_checkable
+class Averaging(Strategy, Protocol):
+    """A strategy whose common teacher is made of the mean of uploads alone: a robust mean can take its place."""
+
+    def teach(self, mean: Float[Tensor, "N C"], clients: int) -> Fusion:
+        """Return the fusion for a mean over so many clients, on the scale of the uploads."""
+
+
 class MeanStream:
     """A stream for rules that need the clients' mean alone: ``finish(mean [N, C], K)`` makes the fusion of it."""
 

@@ -40,12 +40,13 @@ class DSFL:
 
     def fuse(self, cohort: Cohort, state: None) -> Fusion:
         """Return the aggregated soft labels."""
-        return self._teach(mean_over_clients(cohort.probs), cohort.size)
+        return self.teach(mean_over_clients(cohort.probs), cohort.size)
 
     def stream(self, state: None) -> Stream:
         """Return a running mean of soft labels."""
-        return MeanStream(self._teach)
+        return MeanStream(self.teach)
 
-    def _teach(self, mean: Tensor, clients: int) -> Fusion:
+    def teach(self, mean: Tensor, clients: int) -> Fusion:
+        """Return the mean, sharpened where the aggregation says so."""
         sharp = reduce_entropy(mean, self.era_temperature or PAPER_TEMPERATURE) if self.aggregation == "era" else mean
         return Fusion(weights=uniform_weights(clients), teachers=sharp)

@@ -25,11 +25,12 @@ class FedMD:
 
     def fuse(self, cohort: Cohort, state: None) -> Fusion:
         """Return the mean of logits."""
-        return self._teach(mean_over_clients(cohort.logits), cohort.size)
+        return self.teach(mean_over_clients(cohort.logits), cohort.size)
 
     def stream(self, state: None) -> Stream:
         """Return a running mean of logits."""
-        return MeanStream(self._teach)
+        return MeanStream(self.teach)
 
-    def _teach(self, mean: Tensor, clients: int) -> Fusion:
+    def teach(self, mean: Tensor, clients: int) -> Fusion:
+        """Return the mean as everyone's teacher."""
         return Fusion(weights=uniform_weights(clients), teachers=mean)

@@ -55,6 +55,7 @@ class ConsoleReport:
             f" (median {int(np.median(sizes))}): {models}",
             "public set": plan.public_set,
             "rounds": f"{plan.rounds}, {plan.scenario['order']}",
+            **_adversity(plan),
             "privacy": f"{plan.privacy['mechanism']}: {plan.privacy['reason']}",
             "runs on": f"{plan.engine}, {plan.device}",
             "results": folder,
@@ -142,6 +143,14 @@ class ConsoleReport:
         self._console.print(f"Results and plots: {folder}", markup=False)
 
 
+def _adversity(plan: Plan) -> dict[str, str]:
+    """Return lines about attackers and the robust mean, where there are any."""
+    found = {name: _settings(plan.scenario[name]) for name in ("attacks", "robust")}
+    if plan.attackers:
+        found["attacks"] += f" by clients {', '.join(map(str, plan.attackers))}, who do not count in what follows"
+    return {name: text for name, text in found.items() if plan.scenario[name]["name"] != "none"}
+
+
 def _clients_table(last: RoundRecord, baseline: Baseline | None) -> Table:
     table = Table(
         title="By client: gain over local-only in points; who teaches it in the last round",
@@ -155,7 +164,7 @@ def _clients_table(last: RoundRecord, baseline: Baseline | None) -> Table:
         )
     for row in client_rows(last, baseline):
         table.add_row(
-            str(row["client"]), row["architecture"], str(row["train_size"]),
+            f"{row['client']}{' (attacks)' if row['attacker'] else ''}", row["architecture"], str(row["train_size"]),
             _percent(row["local_accuracy"]), _points(row["local_gain"]),
             _percent(row["global_accuracy"]), _points(row["global_gain"]),
             teachers(last, row["client"]),

@@ -47,6 +47,7 @@ class Plan:
     exchanges: bool
     privacy: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
+    attackers: tuple[int, ...] = ()
 
     @property
     def clients(self) -> int:
@@ -58,11 +59,13 @@ def round_row(record: RoundRecord, baseline: Baseline | None) -> dict[str, Any]:
     """Return a round's figures: means over clients, their spread, and gains over local-only training.
 
     Accuracies are means over all clients of their latest known figure, so that an absent client, whose model has
-    not changed, counts with the one it has; spreads are standard deviations over clients. Bytes are totals.
+    not changed, counts with the one it has; spreads are standard deviations over clients. Attackers do not count.
+    Bytes are totals.
     """
     row: dict[str, Any] = {"round": record.round}
+    honest = [c for c in record.clients if not c.attacker]
     for name in ACCURACIES:
-        values = _values(record.clients, name)
+        values = _values(honest, name)
         row[name] = _mean(values)
         row[f"{name}_std"] = float(np.std(values)) if values else None
     for name in ACCURACIES:
@@ -70,12 +73,12 @@ def round_row(record: RoundRecord, baseline: Baseline | None) -> dict[str, Any]:
         short = name.removesuffix("_accuracy")
         row[f"{short}_gain"] = _mean([g for g in gains if g is not None])
         row[f"{short}_harmed"] = _mean([float(g < 0) for g in gains if g is not None])
-    row[VALIDATION] = _mean(_values(record.clients, VALIDATION))
+    row[VALIDATION] = _mean(_values(honest, VALIDATION))
     row["bytes_up"] = sum(c.bytes_up for c in record.clients)
     row["bytes_down"] = sum(c.bytes_down for c in record.clients)
     row["seconds"] = record.seconds
     for name in (*CALIBRATION, "effective_neighbors", "self_weight", "label_leakage", "train_loss", "distill_loss"):
-        row[name] = _mean(_values(record.clients, name))
+        row[name] = _mean(_values(honest, name))
     row["participants"] = sum(c.status != "absent" for c in record.clients)
     row["accepted"] = sum(c.status == "ok" for c in record.clients)
     for status in ("rejected", "failed"):
@@ -86,12 +89,12 @@ def round_row(record: RoundRecord, baseline: Baseline | None) -> dict[str, Any]:
 
 
 def client_gains(record: RoundRecord, baseline: Baseline | None, name: str) -> list[float | None]:
-    """Return each client's accuracy less its accuracy in the local-only twin at the same round."""
+    """Return each client's accuracy less its accuracy in the local-only twin at the same round; None for attackers."""
     known = None if baseline is None else getattr(baseline, name)
     if known is None:
         return [None] * len(record.clients)
     twin = known[record.round - 1]
-    pairs = zip((getattr(c, name) for c in record.clients), twin.tolist(), strict=True)
+    pairs = zip((None if c.attacker else getattr(c, name) for c in record.clients), twin.tolist(), strict=True)
     return [None if value is None or np.isnan(alone) else value - alone for value, alone in pairs]
 
 
@@ -109,6 +112,7 @@ def client_row(
         "architecture": client.architecture,
         "train_size": client.train_size,
         "status": client.status,
+        "attacker": client.attacker,
         "local_accuracy": client.local_accuracy,
         "global_accuracy": client.global_accuracy,
         "local_gain": local_gain,
