@@ -82,5 +82,6 @@ def _twin(scenario: Scenario) -> Scenario:
         public_data=choose("public_data", {"name": "same"}),
         attacks=choose("attacks", {"name": "none"}),
         robust=choose("robust", {"name": "none"}),
+        codec=choose("codec", {"name": "own"}),
         public=public,
     )

@@ -16,7 +16,8 @@ import torch
 
 from fedkd.adversity import adversity
 from fedkd.checkpoint import CheckpointFolder
-from fedkd.client import OPTIMIZER, Workplace
+from fedkd.client import OPTIMIZER, Workplace, example_arrays
+from fedkd.codecs import codecs_of
 from fedkd.data.division import divide
 from fedkd.data.prepare import prepare
 from fedkd.data.public import describe, make_public_set, samples_of_other
@@ -119,6 +120,7 @@ def workplace(
         kind=declared.kind,
         needs=declared.needs,
         protection=scenario.privacy.value,
+        codecs=codecs_of(scenario.codec.value, declared.codec) if declared.kind is not None else None,
         store=store,
         seed=scenario.federation.seed,
         device=device,
@@ -167,6 +169,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     device = choose_device(scenario.federation.device) if engine.here else torch.device("cpu")
     place = workplace(scenario, store, stop, device=device)
     _check_models(name, declared.needs, place)
+    _check_codecs(scenario, place)
     scenario = _choose_together(scenario, place)
     place = replace(place, together=_named(scenario))
     prepared, division, traits = place.prepared, place.division, place.traits
@@ -188,6 +191,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         seed=scenario.federation.seed,
         models=_server_models(declared.needs, place),
         shapes={a.name: _shapes(a) for a in place.architectures} if kind and kind.lesson == "adopt" else None,
+        codecs=place.codecs,
         adversity=adversity(
             scenario.strategy.value,
             kind,
@@ -252,6 +256,23 @@ def _check_models(name: str, needs: Needs, place: Workplace) -> None:
             f"strategy={name} compares features and needs equal widths, but they are {found}; say strategy.width=N to"
             " project them, or use one architecture"
         )
+
+
+def _check_codecs(scenario: Scenario, place: Workplace) -> None:
+    """Raise where a codec makes no sense for what travels."""
+    chosen, name = scenario.codec.name, scenario.strategy.name
+    if place.kind is None and chosen != "own":
+        raise SettingError(f"codec={chosen} would do nothing: strategy={name} exchanges nothing")
+    if place.codecs is None or place.kind is None:
+        return
+    arrays = example_arrays(place)
+    for codec in (place.codecs.up, place.codecs.down):
+        objection = codec.objection(arrays)
+        if objection is not None:
+            raise SettingError(
+                f"codec={chosen} cannot code what strategy={name} sends ({', '.join(arrays)}): {objection}; use another"
+                " codec, or codec=full"
+            )
 
 
 def _server_models(needs: Needs, place: Workplace) -> WorkplaceModels | None:

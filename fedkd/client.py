@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.calibration import expected_calibration_error, negative_log_likelihood, teacher_quality
+from fedkd.codecs import Codecs
 from fedkd.data.division import Division
 from fedkd.data.prepare import Prepared
 from fedkd.data.public import PublicSet
@@ -26,7 +27,7 @@ from fedkd.errors import DeadlinePassed, Interrupted
 from fedkd.fusion import smooth, soften
 from fedkd.knowledge import AdoptedKind, Kind, PenaltyKind
 from fedkd.losses import distillation_target, find_loss
-from fedkd.messages import ClientCard, Download, Knowledge, Predictions, PrivacyEvent, Step, Upload
+from fedkd.messages import ClientCard, Download, Knowledge, Packed, Predictions, PrivacyEvent, Step, Upload
 from fedkd.models.build import Architecture, Traits, borrowed_global_generator
 from fedkd.models.features import forward_with_features
 from fedkd.privacy import Protection
@@ -47,6 +48,9 @@ from fedkd.training import (
 
 OPTIMIZER = "optimizer of "
 """How the names of optimizer tensors begin in a client's state: ``optimizer of train/0/exp_avg``."""
+CODEC = "codec "
+"""How the names begin of what codecs remember: ``codec up/probs``, ``codec down/probs``."""
+_KEPT = (OPTIMIZER, CODEC)
 
 
 TRAINING: frozenset[Step] = frozenset({"pretrain", "distill", "adopt", "train"})
@@ -82,6 +86,8 @@ class Workplace:
     """None where the strategy exchanges nothing."""
     needs: Needs
     protection: Protection
+    codecs: Codecs | None
+    """None where everything travels in full."""
     store: ClientStore
     seed: int
     device: torch.device
@@ -144,8 +150,8 @@ class Workplace:
             modules[architecture.name] = architecture.build(seed=0).to(self.device)
         model = modules[architecture.name]
         state = self.store.get(client_id) or self.initial_state(client_id)
-        model.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith(OPTIMIZER)})
-        return model, {name: tensor for name, tensor in state.items() if name.startswith(OPTIMIZER)}
+        model.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith(_KEPT)})
+        return model, {name: tensor for name, tensor in state.items() if name.startswith(_KEPT)}
 
     def initial_state(self, client_id: int) -> ClientState:
         """Return the state of a client that never took part: its own initial weights, and blank optimizers.
@@ -185,7 +191,7 @@ def take_part(place: Workplace, client_id: int, download: Download) -> Upload:
         visit.pulse()
         if rehearsed is None or step not in TRAINING:
             _STEPS[step](visit)
-    if TRAINING & set(download.steps):
+    if TRAINING & set(download.steps) or (place.codecs is not None and place.codecs.stateful):
         place.store.put(client_id, download.round, {**visit.model.state_dict(), **visit.kept})
     return Upload(
         client_id=client_id,
@@ -194,6 +200,24 @@ def take_part(place: Workplace, client_id: int, download: Download) -> Upload:
         privacy=visit.event,
         knowledge=visit.knowledge,
     )
+
+
+def open_teacher(
+    place: Workplace, teacher: Packed, memory: Mapping[str, np.ndarray] | None
+) -> tuple[Knowledge, Mapping[str, np.ndarray] | None]:
+    """Return a teacher as its kind has it, and what the codec remembers afterwards."""
+    assert place.codecs is not None, "what is packed was packed by one"
+    assert place.kind is not None, "what is packed is of a kind"
+    arrays, after = place.codecs.down.decode(teacher.arrays, memory)
+    return place.kind.knowledge(arrays), after
+
+
+def example_arrays(place: Workplace) -> dict[str, np.ndarray]:
+    """Return the arrays of an upload of client 0 on at most two public samples: their names, shapes and types."""
+    assert place.kind is not None, "a run that exchanges nothing has no uploads"
+    ids = torch.arange(min(2, place.public.size))
+    visit = _Visit(place, 0, Download(round=0, steps=("share",), public_ids=ids))
+    return place.kind.arrays(place.kind.extract(visit))
 
 
 class _Visit:
@@ -210,10 +234,26 @@ class _Visit:
         self.temperature = place.distillation.temperature
         self.download = download
         self.model, self.kept = place.model(client_id)
+        self.teacher = download.teacher
+        if isinstance(download.teacher, Packed):
+            self.teacher, memory = open_teacher(place, download.teacher, self.remembered("down"))
+            self.remember("down", memory)
         self.started = time.perf_counter()
         self.metrics: dict[str, float | tuple[float, ...]] = {}
         self.event: PrivacyEvent | None = None
         self.knowledge: Knowledge | None = None
+
+    def remembered(self, way: str) -> dict[str, np.ndarray] | None:
+        """Return what a codec remembers of earlier messages in a direction; None if nothing."""
+        prefix = f"{CODEC}{way}/"
+        found = {n.removeprefix(prefix): tensor.numpy() for n, tensor in self.kept.items() if n.startswith(prefix)}
+        return found or None
+
+    def remember(self, way: str, memory: Mapping[str, np.ndarray] | None) -> None:
+        """Keep what a codec remembers from now on."""
+        prefix = f"{CODEC}{way}/"
+        others = {name: tensor for name, tensor in self.kept.items() if not name.startswith(prefix)}
+        self.kept = {**others, **{f"{prefix}{name}": torch.tensor(array) for name, array in (memory or {}).items()}}
 
     @property
     def traits(self) -> Traits:
@@ -320,7 +360,7 @@ def _pretrain(visit: _Visit) -> None:
 def _train(visit: _Visit) -> None:
     place, kind = visit.place, visit.place.kind
     x, y = visit.private
-    penalty = kind.penalty(visit, visit.download.teacher) if isinstance(kind, PenaltyKind) else None
+    penalty = kind.penalty(visit, visit.teacher) if isinstance(kind, PenaltyKind) else None
     if penalty is None:
         loss = visit.fit("train", x, y, place.training.epochs)
     else:
@@ -340,7 +380,7 @@ def _train(visit: _Visit) -> None:
 
 
 def _adopt(visit: _Visit) -> None:
-    kind, teacher = visit.place.kind, visit.download.teacher
+    kind, teacher = visit.place.kind, visit.teacher
     if teacher is not None:
         assert isinstance(kind, AdoptedKind), "only such a kind has teachers that are weights"
         kind.adopt(visit.model, teacher)
@@ -348,7 +388,7 @@ def _adopt(visit: _Visit) -> None:
 
 def _distill(visit: _Visit) -> None:
     place = visit.place
-    teacher: Predictions | None = visit.download.teacher
+    teacher: Predictions | None = visit.teacher
     if teacher is None:
         return
     settings = place.distillation
@@ -383,7 +423,7 @@ def _evaluate(visit: _Visit) -> None:
     if len(held_out):
         x, y = place.samples(held_out)
         metrics["validation_accuracy"] = accuracy(predict(visit.model, x), y)
-    teacher = visit.download.teacher
+    teacher = visit.teacher
     labeled = place.public.labels is not None
     if labeled and "distill" in visit.download.steps and isinstance(teacher, Predictions):
         ids, temperature = teacher.ids.to(place.device), place.distillation.temperature
@@ -395,6 +435,11 @@ def _share(visit: _Visit) -> None:
     place = visit.place
     assert place.kind is not None, "knowledge was asked for in a run that exchanges none"
     visit.knowledge, visit.event = place.protection.protect(place.kind.extract(visit))
+    if place.codecs is not None:
+        memory = None if visit.download.start_over else visit.remembered("up")
+        coded, after = place.codecs.up.encode(place.kind.arrays(visit.knowledge), memory)
+        visit.knowledge = Packed(coded)
+        visit.remember("up", after)
 
 
 def _label_leakage(logits: Float[Tensor, "N C"], label_counts: tuple[int, ...]) -> float:

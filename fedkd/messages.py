@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -41,6 +42,13 @@ class Predictions:
     scale: Scale
 
 
+@dataclass(frozen=True)
+class Packed:
+    """Knowledge as a codec made it: who receives it needs the codec, and what it remembers, to read it."""
+
+    arrays: Mapping[str, np.ndarray] = field(repr=False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrivacyEvent:
     """What protected one release, and whether anything may be claimed for it.
@@ -69,12 +77,14 @@ class Download:
     """Server to client: what to do in this message, in order, and what it takes.
 
     ``public_ids`` are the public samples to predict on; ``teacher`` is None where there is none to learn from.
+    ``start_over`` asks for an upload that builds on no earlier one: the server does not have what it would build on.
     """
 
     round: int
     steps: tuple[Step, ...]
     public_ids: Int[Tensor, "N"] | None = None
     teacher: Knowledge = None
+    start_over: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +231,10 @@ class Fusion:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientRecord:
-    """One client in one round. Accuracies in [0, 1]; absent ones are None; bytes as encoded.
+    """One client in one round. Accuracies in [0, 1]; absent ones are None.
+
+    Bytes are those of all arrays as they travelled; entropy bytes what an ideal entropy coder would leave of them
+    (``fedkd.codecs.coded_bytes``).
 
     ``teacher_...`` are of the teacher that it distilled, against the true labels of the public set, which the
     simulation knows and a client need not. ``teacher_by_class`` [C] is NaN for classes without public samples.
@@ -247,6 +260,8 @@ class ClientRecord:
     distill_loss: float | None = None
     bytes_up: int = 0
     bytes_down: int = 0
+    entropy_bytes_up: float = 0.0
+    entropy_bytes_down: float = 0.0
     seconds: float = 0.0
     effective_neighbors: float | None = None
     self_weight: float | None = None

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedkd.client import Rehearsed, Workplace
+from fedkd.client import Rehearsed, Workplace, open_teacher
 from fedkd.errors import Interrupted
 from fedkd.knowledge import Kind, PublicPredictions
 from fedkd.losses import distillation_target, find_loss
-from fedkd.messages import Download, Predictions
+from fedkd.messages import Download, Packed, Predictions
 from fedkd.seeding import numpy_stream
 from fedkd.together import Pool, chunks, depends_on_company, optimize_together, pays, reason_against
 from fedkd.training import Phase
@@ -30,6 +30,8 @@ def reason_alone(place: Workplace, name: str) -> str | None:
     (architecture,) = {a for a in place.architectures if a.name == name}
     if place.kind is not None and not trains_plainly(place.kind):
         return "its kind of knowledge takes part in training in a way of its own"
+    if place.codecs is not None and place.codecs.down.stateful:
+        return "its teachers build on what each client was sent before"
     phases = [place.training, *([place.distillation] if place.kind is not None else [])]
     if any(phase.optimizer_state == "kept" for phase in phases):
         return "optimizer_state=kept lets clients' optimizers be at different steps"
@@ -90,6 +92,11 @@ def rehearse(place: Workplace, visits: Visits) -> None:
         place.rehearsed[client_id, download.round, download.steps] = Rehearsed(state, mine, seconds)
 
 
+def _teacher(place: Workplace, download: Download) -> Any:
+    teacher = download.teacher
+    return open_teacher(place, teacher, None)[0] if isinstance(teacher, Packed) else teacher
+
+
 def _train(place: Workplace, visits: Visits, stacked: dict[str, Tensor]) -> Mapping[str, Any]:
     samples = [place.samples(place.train_rows(i)) for i, _ in visits]
     x, y = Pool.of_each([x for x, _ in samples]), Pool.of_each([y for _, y in samples])
@@ -106,7 +113,7 @@ def _pretrain(place: Workplace, visits: Visits, stacked: dict[str, Tensor]) -> M
 
 
 def _distill(place: Workplace, visits: Visits, stacked: dict[str, Tensor]) -> Mapping[str, Any]:
-    teachers = [download.teacher for _, download in visits if download.teacher is not None]
+    teachers = [_teacher(place, download) for _, download in visits if download.teacher is not None]
     assert len(teachers) == len(visits), "a teacher was announced and is missing"
     settings, ids = place.distillation, teachers[0].ids
     assert all(torch.equal(teacher.ids, ids) for teacher in teachers), "one round asks everyone for the same samples"

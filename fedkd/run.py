@@ -271,6 +271,8 @@ def summarize(
         "local_only": alone,
         "bytes_up": sum(row["bytes_up"] for row in rows),
         "bytes_down": sum(row["bytes_down"] for row in rows),
+        "entropy_bytes_up": sum(row["entropy_bytes_up"] for row in rows),
+        "entropy_bytes_down": sum(row["entropy_bytes_down"] for row in rows),
         "attackers": [client.client_id for client in records[-1].clients if client.attacker] if records else [],
         "rejected": sum(len(row["rejected"]) for row in rows),
         "failed": sum(len(row["failed"]) for row in rows),

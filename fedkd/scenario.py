@@ -73,6 +73,7 @@ class Scenario:
     privacy: Choice
     attacks: Choice
     robust: Choice
+    codec: Choice
     engine: Choice
     public: Public = field(default_factory=Public)
     test: EvaluationSets = field(default_factory=EvaluationSets)
@@ -128,6 +129,7 @@ DEFAULT_CHOICES = {
     "privacy": "none",
     "attacks": "none",
     "robust": "none",
+    "codec": "own",
     "engine": "local",
 }
 

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedkd.adversity import Adversity
 from fedkd.checks import at_least, positive, share
+from fedkd.codecs import Codecs
 from fedkd.errors import RunError, SettingError, UploadRejected
 from fedkd.fusion import effective_neighbors
 from fedkd.knowledge import Kind, Lessons, Request, RowKind
@@ -24,6 +26,7 @@ from fedkd.messages import (
     Download,
     Fusion,
     Knowledge,
+    Packed,
     RoundRecord,
     ServerModels,
     Status,
@@ -36,7 +39,11 @@ from fedkd.strategy import Asking, Declaration, Strategy, Stream, Streaming
 WEIGHTS_LIMIT = 2000
 """Most clients for which the record carries all K x K weights (16 MB a round at the limit)."""
 
+_PACKED_LIMIT = 64
+"""Most encoded teachers that are kept, for the next client that is sent the same."""
+
 Order = Literal["distill_first", "train_first"]
+Memory = Mapping[str, np.ndarray] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +86,7 @@ class Reply:
     client_id: int
     upload: Upload | None
     bytes: int = 0
+    entropy_bytes: float = 0.0
     error: str = ""
     rejected: bool = False
 
@@ -104,12 +112,17 @@ class Server:
         models: ServerModels | None = None,
         shapes: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
         adversity: Adversity | None = None,
+        codecs: Codecs | None = None,
     ) -> None:
         self.strategy, self.declared, self.kind, self.protocol = strategy, declared, kind, protocol
         self.clients, self.classes, self.seed, self.temperature = clients, classes, seed, temperature
         self.public_size, self.public_per_round, self.public_labels = public_size, public_per_round, public_labels
         self.pretrains, self.models, self.shapes = pretrains, models, shapes or {}
-        self.adversity = adversity
+        self.adversity, self.codecs = adversity, codecs
+        # What codecs remember by client: of what it uploaded, and of what it was sent.
+        self._up: dict[int, Memory] = {}
+        self._down: dict[int, Memory] = {}
+        self._packed: dict[tuple[int, int], tuple[Mapping[str, np.ndarray], Memory, Knowledge]] = {}
         self.order = settled_order(protocol, kind)
         self.records: dict[int, ClientRecord] = {}
         self.cards: dict[int, ClientCard] = {}
@@ -147,12 +160,14 @@ class Server:
         """Return the round's first downloads, by client id in ascending order."""
         self._started = time.perf_counter()
         self._weights, self._sha256, self._metrics = None, None, {}
+        self._packed = {}
         alone = 1.0 if self.kind is None else None  # without exchange every client is its own and only teacher
         if self.kind is None and self.clients <= WEIGHTS_LIMIT:
             self._weights = torch.eye(self.clients)
         self.records = {
-            i: replace(record, status="absent", reason="", bytes_up=0, bytes_down=0, seconds=0.0, train_loss=None,
-                       distill_loss=None, effective_neighbors=alone, self_weight=alone, label_leakage=None,
+            i: replace(record, status="absent", reason="", bytes_up=0, bytes_down=0, entropy_bytes_up=0.0,
+                       entropy_bytes_down=0.0, seconds=0.0, train_loss=None, distill_loss=None,
+                       effective_neighbors=alone, self_weight=alone, label_leakage=None,
                        teacher_accuracy=None, teacher_nll=None, teacher_ece=None, teacher_by_class=None)
             for i, record in self.records.items()
         }  # fmt: skip
@@ -185,9 +200,8 @@ class Server:
                 failures[reply.client_id] = reply.error
             if upload is not None:
                 self._seen.add(upload.client_id)
-            accepted = upload is not None and self._accepts(upload, request)
             if self.kind is not None:
-                gathering.take(reply.client_id, upload if accepted else None)
+                gathering.take(reply.client_id, None if upload is None else self._opened(upload, request))
         for client_id in silent:
             failures[client_id] = "did not answer"
             self._received(Reply(client_id=client_id, upload=None, error=failures[client_id]))
@@ -229,10 +243,34 @@ class Server:
         if failures:
             self._require(number, answered, *(f"client {i} failed: {failures[i]}" for i in sorted(failures)[:1]))
 
-    def sent(self, client_id: int, size: int) -> None:
-        """Count bytes sent to a client this round."""
+    def pack(self, client_id: int, download: Download) -> Mapping[str, np.ndarray] | None:
+        """Return the arrays that a download's teacher travels as, if it has one.
+
+        The same object where clients are sent the same and remember the same.
+        """
+        teacher, kind = download.teacher, self.kind
+        if teacher is None or kind is None:
+            return None
+        known = self._down.get(client_id)
+        key = (id(teacher), id(known))
+        if key not in self._packed:
+            arrays, after = kind.arrays(teacher), None
+            if self.codecs is not None:
+                arrays, after = self.codecs.down.encode(arrays, known)
+            if len(self._packed) == _PACKED_LIMIT:
+                self._packed.clear()
+            self._packed[key] = arrays, after, (teacher, known)  # held, so that no other object takes their ids
+        packed, memory, _ = self._packed[key]
+        if memory is not None:
+            self._down[client_id] = memory
+        return packed
+
+    def sent(self, client_id: int, size: int, entropy: float) -> None:
+        """Count bytes sent to a client this round, and what an entropy coder would leave of them."""
         record = self.records[client_id]
-        self.records[client_id] = replace(record, bytes_down=record.bytes_down + size)
+        self.records[client_id] = replace(
+            record, bytes_down=record.bytes_down + size, entropy_bytes_down=record.entropy_bytes_down + entropy
+        )
 
     def record(self, number: int) -> RoundRecord:
         """Return the record of a finished round."""
@@ -263,6 +301,7 @@ class Server:
             "strategy": self._state,
             "lessons": self._lessons_as_tensors() if self._sends_later else None,
             "unlearned": sorted(self._unlearned),
+            "codecs": {"up": _memories(self._up), "down": _memories(self._down)},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -272,6 +311,7 @@ class Server:
         self._restored = {row["client_id"]: ClientRecord(**row) for row in rows}
         self._seen, self._state = set(state["seen"]), state["strategy"]
         self._unlearned = set(state["unlearned"])
+        self._up, self._down = (_restored(state["codecs"][way]) for way in ("up", "down"))
         if state["lessons"] is not None:
             self._lessons = self._lessons_from_tensors(state["lessons"])
 
@@ -325,7 +365,9 @@ class Server:
         steps += ["train"]
         steps += ["evaluate"] if self.order == "distill_first" else []
         steps += ["share"]
-        return Download(round=number, steps=tuple(steps), public_ids=self._asked_ids, teacher=teacher)
+        start_over = self.codecs is not None and self.codecs.up.stateful and client_id not in self._up
+        ids = self._asked_ids if kind.lesson == "distill" else None  # other kinds are not of public samples
+        return Download(round=number, steps=tuple(steps), public_ids=ids, teacher=teacher, start_over=start_over)
 
     def _lesson(self, client_id: int) -> Knowledge | None:
         """Return the last lesson for a client, and take note that it is sent."""
@@ -385,9 +427,15 @@ class Server:
         record, upload = self.records[reply.client_id], reply.upload
         if upload is None:
             self._unlearned.add(reply.client_id)  # whatever was sent to it may be lost
+            self._up.pop(reply.client_id, None)
+            self._down.pop(reply.client_id, None)
             status: Status = "rejected" if reply.rejected else "failed"
             self.records[reply.client_id] = replace(
-                record, status=status, reason=reply.error, bytes_up=record.bytes_up + reply.bytes
+                record,
+                status=status,
+                reason=reply.error,
+                bytes_up=record.bytes_up + reply.bytes,
+                entropy_bytes_up=record.entropy_bytes_up + reply.entropy_bytes,
             )
             return None
         metrics: Mapping[str, Any] = upload.metrics
@@ -395,6 +443,7 @@ class Server:
             record,
             status=record.status if record.status == "rejected" else "ok",
             bytes_up=record.bytes_up + reply.bytes,
+            entropy_bytes_up=record.entropy_bytes_up + reply.entropy_bytes,
             seconds=record.seconds + metrics.get("seconds", 0.0),
             **{name: metrics[name] for name in _RECORDED if name in metrics},
         )
@@ -408,10 +457,12 @@ class Server:
                 f"{'; ' if reasons else ''}{'; '.join(reasons)}"
             )
 
-    def _accepts(self, upload: Upload, request: Request) -> bool:
-        if self.kind is None:
-            return True
+    def _opened(self, upload: Upload, request: Request) -> Upload | None:
+        """Return an upload with its knowledge as its kind has it; None, and recorded, where it is rejected."""
+        assert self.kind is not None, "there is knowledge to open"
         try:
+            if isinstance(upload.knowledge, Packed):
+                upload = self._unpacked(upload, upload.knowledge, self.kind)
             if upload.knowledge is None or upload.privacy is None:
                 raise UploadRejected("an upload needs knowledge and a privacy event")
             if upload.round != request.round:
@@ -420,8 +471,16 @@ class Server:
         except UploadRejected as rejected:
             record = self.records[upload.client_id]
             self.records[upload.client_id] = replace(record, status="rejected", reason=str(rejected))
-            return False
-        return True
+            return None
+        return upload
+
+    def _unpacked(self, upload: Upload, packed: Packed, kind: Kind) -> Upload:
+        """Return an upload decoded; where that fails, the client is asked to start over next time."""
+        assert self.codecs is not None, "what is packed was packed by one"
+        arrays, after = self.codecs.up.decode(packed.arrays, self._up.pop(upload.client_id, None))
+        if after is not None:
+            self._up[upload.client_id] = after
+        return replace(upload, knowledge=kind.knowledge(arrays))
 
     def _keep(self, fusion: Fusion, client_ids: Sequence[int], lessons: Lessons) -> None:
         self._state, self._lessons, self._metrics = fusion.state, lessons, dict(fusion.metrics)
@@ -485,6 +544,22 @@ class _Stream:
         if values is not None:
             self._stream.add(client_id, values)
             self.accepted.add(client_id)
+
+
+def _memories(by_client: Mapping[int, Memory]) -> dict[str, Any]:
+    """Return what codecs remember as tensors; what clients share is kept once."""
+    distinct = {id(memory): memory for memory in by_client.values() if memory is not None}
+    places = {key: place for place, key in enumerate(distinct)}
+    return {
+        "memories": [{name: torch.tensor(array) for name, array in memory.items()} for memory in distinct.values()],
+        "whose": [(client_id, places[id(memory)]) for client_id, memory in by_client.items()],
+    }
+
+
+def _restored(state: Mapping[str, Any]) -> dict[int, Memory]:
+    """Return what ``_memories`` made tensors of."""
+    memories = [{name: tensor.numpy() for name, tensor in memory.items()} for memory in state["memories"]]
+    return {client_id: memories[place] for client_id, place in state["whose"]}
 
 
 _RECORDED = (

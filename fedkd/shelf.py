@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedkd.attacks import ATTACKS
+from fedkd.codecs import CODECS, Own
 from fedkd.data.partitions import PARTITIONS
 from fedkd.data.public import PUBLIC_DATA
 from fedkd.data.sources import DATA, Named
@@ -23,7 +24,7 @@ from fedkd.privacy import PRIVACY
 from fedkd.robust import ROBUST
 from fedkd.settings import defaults, parse, plain
 
-GROUPS = ("strategy", "data", "public_data", "partition", "privacy", "attacks", "robust", "engine")
+GROUPS = ("strategy", "data", "public_data", "partition", "privacy", "attacks", "robust", "codec", "engine")
 
 
 @dataclass(frozen=True)
@@ -93,5 +94,6 @@ _TABLES: dict[str, Mapping[str, Any]] = {
     "privacy": PRIVACY,
     "attacks": ATTACKS,
     "robust": ROBUST,
+    "codec": {"own": Own, **CODECS},
     "engine": ENGINES,
 }

@@ -72,7 +72,8 @@ class Layout:
 class MemoryStore:
     """Client states in this process's memory: one matrix of bytes an architecture, a row a client.
 
-    Costs the bytes of the states and nothing else; the rows of clients that never took part cost nothing.
+    Costs the bytes of the states and nothing else; the rows of clients that never took part cost nothing. Tensors that
+    are not in an architecture's layout, such as what codecs remember, are kept beside it as they are.
     """
 
     def __init__(self, layouts: Mapping[str, Layout], architectures: Sequence[str], owned: Iterable[int]) -> None:
@@ -85,6 +86,7 @@ class MemoryStore:
             rows[name] += 1
         self._layouts = layouts
         self._matrices = {name: np.zeros((rows[name], layout.size), np.uint8) for name, layout in layouts.items()}
+        self._beside: dict[int, ClientState] = {}
         self._present: set[int] = set()
 
     def get(self, client_id: int) -> ClientState | None:
@@ -92,12 +94,18 @@ class MemoryStore:
         if client_id not in self._present:
             return None
         name, row = self._place[client_id]
-        return self._layouts[name].unpack(self._matrices[name][row])
+        return {**self._layouts[name].unpack(self._matrices[name][row]), **self._beside.get(client_id, {})}
 
     def put(self, client_id: int, number: int, state: ClientState) -> None:
         """Copy a client's state into its row."""
         name, row = self._place[client_id]
-        self._layouts[name].pack(state, self._matrices[name][row])
+        layout = self._layouts[name]
+        layout.pack(state, self._matrices[name][row])
+        if len(state) > len(layout.fields):
+            inside = {name for name, *_ in layout.fields}
+            self._beside[client_id] = {n: tensor.clone() for n, tensor in state.items() if n not in inside}
+        else:
+            self._beside.pop(client_id, None)
         self._present.add(client_id)
 
 

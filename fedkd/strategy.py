@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fedkd.codecs import Codec
 from fedkd.errors import SettingError
 from fedkd.fusion import RunningMean
 from fedkd.knowledge import KINDS, Kind, find_kind
@@ -24,7 +25,8 @@ class Strategy(Protocol):
 
     It may also carry, as class attributes or properties: ``knowledge`` (what clients upload: ``logits``, ``probs``,
     ``nothing``, or another ``fedkd.knowledge.Kind``; default ``logits``), ``teaches`` (the scale of its teachers,
-    ``probs`` or ``logits``; default ``probs``), ``loss`` (the distillation loss of its paper; default ``kl``) and
+    ``probs`` or ``logits``; default ``probs``), ``loss`` (the distillation loss of its paper; default ``kl``),
+    ``codec`` (a ``fedkd.codecs.Codec`` of its paper, or one for uploads and one for teachers; default none) and
     ``needs`` (see ``Needs``).
     """
 
@@ -116,6 +118,7 @@ class Declaration:
     teaches: str
     loss: str
     needs: Needs
+    codec: Codec | tuple[Codec, Codec] | None = None
 
     @property
     def kind(self) -> Kind | None:
@@ -134,6 +137,7 @@ def declaration(strategy: Strategy, name: str) -> Declaration:
         teaches=getattr(strategy, "teaches", "probs"),
         loss=getattr(strategy, "loss", "kl"),
         needs=getattr(strategy, "needs", Needs()),
+        codec=getattr(strategy, "codec", None),
     )
     names: tuple[str, ...] = (*KINDS, "nothing")
     if not isinstance(declared.knowledge, str) and not isinstance(declared.knowledge, Kind):

@@ -16,6 +16,7 @@ from fedkd.app.records import read_download
 from fedkd.build import workplace
 from fedkd.client import Workplace
 from fedkd.engines.job import Crew, Order, client_of
+from fedkd.messages import Download
 from fedkd.rehearsal import companies, rehearse
 from fedkd.scenario import Scenario
 from fedkd.state import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
@@ -36,11 +37,13 @@ def crew(place: Workplace) -> Crew:
     def prepare(messages: Sequence[Message]) -> None:
         if len(messages) > 1:
             with contextlib.suppress(Exception):  # whoever is to blame fails alone, in the visit that comes
-                rehearse(
-                    place, [(client_of(message), read_download(message.content, place.kind)) for message in messages]
-                )
+                rehearse(place, [(client_of(message), _download(message, place)) for message in messages])
 
     return Crew(app, group, prepare)
+
+
+def _download(message: Message, place: Workplace) -> Download:
+    return read_download(message.content, place.kind, packed=place.codecs is not None)
 
 
 def hire(order: Order) -> Crew:

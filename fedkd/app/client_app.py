@@ -23,7 +23,8 @@ def make_client_app(find_workplace: Callable[[Message], Workplace]) -> ClientApp
 
     def answer(message: Message, context: Context) -> Message:
         place = find_workplace(message)
-        upload = take_part(place, client_id(context), read_download(message.content, place.kind))
+        download = read_download(message.content, place.kind, packed=place.codecs is not None)
+        upload = take_part(place, client_id(context), download)
         return Message(upload_content(upload, place.kind), reply_to=message)
 
     @app.query("describe")

@@ -5,21 +5,24 @@ copied once on the way in and once on the way out. No function writes into a rec
 in many messages.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from fedkd.codecs import coded_bytes, raw_bytes
 from fedkd.errors import UploadRejected
 from fedkd.knowledge import Kind
-from fedkd.messages import ClientCard, Download, Knowledge, PrivacyEvent, Step, Upload
+from fedkd.messages import ClientCard, Download, Knowledge, Packed, PrivacyEvent, Step, Upload
 
 RAW = "fedkd.raw"
 """How arrays are encoded: their values alone, little endian, rows first; Flower's record holds dtype and shape."""
 
 
-def pack_arrays(arrays: dict[str, np.ndarray]) -> ArrayRecord:
+def pack_arrays(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
     """Return named arrays as one record."""
     return ArrayRecord({name: _pack(value) for name, value in arrays.items()})
 
@@ -43,22 +46,41 @@ def _unpack(name: str, array: Array) -> np.ndarray:
         raise UploadRejected(f"array {name} cannot be read: {error}") from error
 
 
-def payload_bytes(content: RecordDict) -> int:
-    """Return the bytes of the values of all arrays in a message's content, as they travel."""
-    arrays = [array for record in content.values() if isinstance(record, ArrayRecord) for array in record.values()]
-    return sum(len(array.data) for array in arrays)
+@dataclass(frozen=True)
+class Weight:
+    """Bytes of all arrays of a record or message: as they travel, and behind an ideal entropy coder."""
+
+    bytes: int = 0
+    entropy: float = 0.0
+
+    def __add__(self, other: "Weight") -> "Weight":
+        return Weight(self.bytes + other.bytes, self.entropy + other.entropy)
 
 
-def teacher_record(teacher: Knowledge, kind: Kind) -> ArrayRecord:
-    """Return a teacher as the record that travels; a common one is made once and put into every message."""
-    return pack_arrays(kind.arrays(teacher))
+def weigh(record: ArrayRecord | None) -> Weight:
+    """Return what the values of a record's arrays weigh; nothing for None."""
+    if record is None:
+        return Weight()
+    contents = {name: np.frombuffer(array.data, np.uint8) for name, array in record.items()}
+    return Weight(raw_bytes(contents), coded_bytes(contents))
+
+
+def weigh_upload(content: RecordDict) -> Weight:
+    """Return what an upload's arrays weigh, whatever they are."""
+    return sum((weigh(record) for record in content.values() if isinstance(record, ArrayRecord)), Weight())
 
 
 def download_content(
     download: Download, scenario: ConfigRecord, teacher: ArrayRecord | None, request: ArrayRecord | None
 ) -> RecordDict:
     """Return a download's content from the records that messages share: scenario, teacher and public ids."""
-    task = ConfigRecord({"round": download.round, "steps": [str(step) for step in download.steps]})
+    task = ConfigRecord(
+        {
+            "round": download.round,
+            "steps": [str(step) for step in download.steps],
+            "start_over": download.start_over,
+        }
+    )
     content = RecordDict({"scenario": scenario, "task": task})
     if teacher is not None:
         content["teacher"] = teacher
@@ -74,15 +96,16 @@ def request_record(download: Download) -> ArrayRecord | None:
     return pack_arrays({"ids": download.public_ids.numpy().astype(np.int32)})
 
 
-def read_download(content: RecordDict, kind: Kind | None) -> Download:
-    """Return the download that ``download_content`` made, with knowledge of the run's kind."""
+def read_download(content: RecordDict, kind: Kind | None, *, packed: bool = False) -> Download:
+    """Return the download that ``download_content`` made, its teacher of the run's kind or ``packed`` by its codec."""
     task = content["task"]
     request, teacher = _arrays(content, "request"), _arrays(content, "teacher")
     return Download(
         round=cast(int, task["round"]),
         steps=tuple(cast("list[Step]", task["steps"])),
         public_ids=None if request is None else torch.tensor(unpack_arrays(request)["ids"]).to(torch.int64),
-        teacher=None if teacher is None or kind is None else kind.knowledge(unpack_arrays(teacher)),
+        teacher=None if teacher is None or kind is None else _knowledge(teacher, kind, packed),
+        start_over=bool(task["start_over"]),
     )
 
 
@@ -100,12 +123,16 @@ def upload_content(upload: Upload, kind: Kind | None) -> RecordDict:
             {"mechanism": event.mechanism, "claims": event.claims, "reason": event.reason}
         )
     if upload.knowledge is not None and kind is not None:
-        content["knowledge"] = pack_arrays(kind.arrays(upload.knowledge))
+        packed = isinstance(upload.knowledge, Packed)
+        content["knowledge"] = pack_arrays(upload.knowledge.arrays if packed else kind.arrays(upload.knowledge))
     return content
 
 
-def read_upload(content: RecordDict, kind: Kind | None) -> Upload:
-    """Return the upload that ``upload_content`` made; UploadRejected where it cannot be read."""
+def read_upload(content: RecordDict, kind: Kind | None, *, packed: bool = False) -> Upload:
+    """Return the upload that ``upload_content`` made; UploadRejected where it cannot be read.
+
+    Its knowledge is of the run's kind, or ``packed`` by the run's codec.
+    """
     arrays = _arrays(content, "knowledge")
     if arrays is not None and kind is None:
         raise UploadRejected("knowledge came in a run that exchanges none")
@@ -117,10 +144,15 @@ def read_upload(content: RecordDict, kind: Kind | None) -> Upload:
             round=cast(int, about["round"]),
             metrics={name: _read_metric(value) for name, value in content["metrics"].items()},
             privacy=None if event is None else PrivacyEvent(**cast("dict[str, Any]", dict(event))),
-            knowledge=None if arrays is None or kind is None else kind.knowledge(unpack_arrays(arrays)),
+            knowledge=None if arrays is None or kind is None else _knowledge(arrays, kind, packed),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UploadRejected(f"the message is no upload: {type(error).__name__}: {error}") from error
+
+
+def _knowledge(record: ArrayRecord, kind: Kind, packed: bool) -> Knowledge:
+    arrays = unpack_arrays(record)
+    return Packed(arrays) if packed else kind.knowledge(arrays)
 
 
 def _metric(value: float | tuple[float, ...]) -> float | list[float]:

@@ -7,15 +7,17 @@ sorted by client id everywhere.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedkd.app import records
 from fedkd.errors import RunError, UploadRejected
-from fedkd.messages import Download, Knowledge, RoundRecord
+from fedkd.messages import Download, RoundRecord
 from fedkd.server import Reply, Server
 
 NODE_PATIENCE_SECONDS = 60.0
@@ -107,36 +109,35 @@ class FederatedDistillation(Strategy):
         self.server.register(list(cards.values()))
 
     def _messages(self, number: int, kind: str, downloads: Mapping[int, Download]) -> Iterable[Message]:
-        shared: dict[int, ArrayRecord] = {}  # a common teacher and the request are encoded once a phase
-        request = None
+        arrays: Mapping[str, np.ndarray] | None = None  # a common teacher and the request are encoded once a phase
+        teacher, taught = None, records.Weight()
+        request, asked = None, records.Weight()
         for client_id, download in downloads.items():
-            teacher = None
-            if download.teacher is not None:
-                teacher = shared.get(id(download.teacher)) or self._encoded(download.teacher)
-                shared = {id(download.teacher): teacher}
+            packed = self.server.pack(client_id, download)
+            if packed is not arrays:
+                arrays, teacher = packed, None if packed is None else records.pack_arrays(packed)
+                taught = records.weigh(teacher)
             if request is None:
                 request = records.request_record(download)
+                asked = records.weigh(request)
             content = records.download_content(download, self._scenario, teacher, request)
-            self.server.sent(client_id, records.payload_bytes(content))
+            weight = taught + (asked if download.public_ids is not None else records.Weight())
+            self.server.sent(client_id, weight.bytes, weight.entropy)
             yield Message(content, dst_node_id=self._nodes[client_id], message_type=kind, group_id=str(number))
-
-    def _encoded(self, teacher: Knowledge) -> ArrayRecord:
-        assert self.server.kind is not None, "a run that exchanges nothing has no teachers"
-        return records.teacher_record(teacher, self.server.kind)
 
     def _reply(self, message: Message) -> Reply:
         client_id = self._clients[message.metadata.src_node_id]
         if message.has_error():
             return Reply(client_id=client_id, upload=None, error=_reason(message))
-        size = records.payload_bytes(message.content)
+        weight = records.weigh_upload(message.content)
+        reply = Reply(client_id=client_id, upload=None, bytes=weight.bytes, entropy_bytes=weight.entropy)
         try:
-            upload = records.read_upload(message.content, self.server.kind)
+            upload = records.read_upload(message.content, self.server.kind, packed=self.server.codecs is not None)
         except UploadRejected as error:
-            return Reply(client_id=client_id, upload=None, bytes=size, error=str(error), rejected=True)
+            return replace(reply, error=str(error), rejected=True)
         if upload.client_id != client_id:
-            reason = f"signed as client {upload.client_id}"
-            return Reply(client_id=client_id, upload=None, bytes=size, error=reason, rejected=True)
-        return Reply(client_id=client_id, upload=upload, bytes=size)
+            return replace(reply, error=f"signed as client {upload.client_id}", rejected=True)
+        return replace(reply, upload=upload)
 
 
 def _reason(message: Message) -> str:

@@ -76,6 +76,8 @@ def round_row(record: RoundRecord, baseline: Baseline | None) -> dict[str, Any]:
     row[VALIDATION] = _mean(_values(honest, VALIDATION))
     row["bytes_up"] = sum(c.bytes_up for c in record.clients)
     row["bytes_down"] = sum(c.bytes_down for c in record.clients)
+    row["entropy_bytes_up"] = sum(c.entropy_bytes_up for c in record.clients)
+    row["entropy_bytes_down"] = sum(c.entropy_bytes_down for c in record.clients)
     row["seconds"] = record.seconds
     for name in (*CALIBRATION, "effective_neighbors", "self_weight", "label_leakage", "train_loss", "distill_loss"):
         row[name] = _mean(_values(honest, name))
@@ -127,6 +129,8 @@ def client_row(
         "label_leakage": client.label_leakage,
         "bytes_up": client.bytes_up,
         "bytes_down": client.bytes_down,
+        "entropy_bytes_up": client.entropy_bytes_up,
+        "entropy_bytes_down": client.entropy_bytes_down,
         "seconds": client.seconds,
         "reason": client.reason,
     }

@@ -1,0 +1,40 @@
+"""The codecs of a run: one for each direction."""
+
+from dataclasses import dataclass
+
+from fedkd.codecs.codec import Codec
+from fedkd.codecs.plain import Full
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """What the strategy's paper sends: full, unless the strategy's card says otherwise."""
+
+
+@dataclass(frozen=True)
+class Codecs:
+    """How uploads and teachers travel."""
+
+    up: Codec
+    down: Codec
+
+    @property
+    def stateful(self) -> bool:
+        """Whether either remembers earlier messages."""
+        return self.up.stateful or self.down.stateful
+
+
+def codecs_of(chosen: Codec | Own, declared: Codec | tuple[Codec, Codec] | None) -> Codecs | None:
+    """Return the codecs of a run, or None where everything travels in full.
+
+    ``chosen`` is the scenario's, for both directions; ``declared`` is the strategy's own, or its pair of up and down.
+    """
+    if not isinstance(chosen, Own):
+        both = chosen, chosen
+    elif isinstance(declared, tuple):
+        both = declared
+    elif declared is not None:
+        both = declared, declared
+    else:
+        return None
+    return None if all(isinstance(codec, Full) for codec in both) else Codecs(*both)
