@@ -8,7 +8,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -32,7 +32,7 @@ from fedkd.models.build import Architecture, Traits, borrowed_global_generator
 from fedkd.models.features import forward_with_features
 from fedkd.privacy import Protection
 from fedkd.seeding import numpy_stream, torch_seed
-from fedkd.state import ClientState, ClientStore
+from fedkd.state import ClientState, ClientStore, MemoryStore
 from fedkd.strategy import Needs
 from fedkd.training import (
     PREDICTION_BATCH,
@@ -216,7 +216,8 @@ def example_arrays(place: Workplace) -> dict[str, np.ndarray]:
     """Return the arrays of an upload of client 0 on at most two public samples: their names, shapes and types."""
     assert place.kind is not None, "a run that exchanges nothing has no uploads"
     ids = torch.arange(min(2, place.public.size))
-    visit = _Visit(place, 0, Download(round=0, steps=("share",), public_ids=ids))
+    untouched = replace(place, store=MemoryStore({}, (), ()))  # what a run left there is not to be looked at yet
+    visit = _Visit(untouched, 0, Download(round=0, steps=("share",), public_ids=ids))
     return place.kind.arrays(place.kind.extract(visit))
 
 

@@ -239,6 +239,8 @@ def _client_record(line: Mapping[str, str]) -> ClientRecord:
             continue
         if field.type is int:
             values[field.name] = int(text)
+        elif field.type is bool:
+            values[field.name] = text == "True"
         elif field.type is float or float in get_args(field.type):
             values[field.name] = float(text) if text else None
         else:

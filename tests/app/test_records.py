@@ -55,7 +55,7 @@ def test_an_upload_without_knowledge_is_a_round_trip() -> None:
 def test_a_download_is_a_round_trip(rows: int, scale: str, has_teacher: bool) -> None:
     teacher = knowledge(rows, scale) if has_teacher else None
     sent = Download(round=2, steps=("distill", "train", "share"), public_ids=torch.arange(rows), teacher=teacher)
-    encoded = None if teacher is None else records.teacher_record(teacher, KINDS[scale])
+    encoded = None if teacher is None else records.pack_arrays(KINDS[scale].arrays(teacher))
     content = records.download_content(sent, ConfigRecord({"text": "x"}), encoded, records.request_record(sent))
     came = records.read_download(over_the_wire(content), KINDS[scale])
     assert (came.round, came.steps) == (sent.round, sent.steps)
@@ -76,11 +76,11 @@ def test_a_card_is_a_round_trip(counts: tuple[int, ...] | None) -> None:
 def test_the_bytes_counted_are_those_of_the_encoded_arrays() -> None:
     """Five rows of three float32 values and an int32 id."""
     upload = Upload(client_id=0, round=1, metrics={"a": 1.0}, knowledge=knowledge(5))
-    assert records.payload_bytes(records.upload_content(upload, KINDS["logits"])) == 5 * 3 * 4 + 5 * 4
+    assert records.weigh_upload(records.upload_content(upload, KINDS["logits"])).bytes == 5 * 3 * 4 + 5 * 4
 
 
 def test_reading_does_not_write_into_a_record() -> None:
-    record = records.teacher_record(knowledge(4), KINDS["logits"])
+    record = records.pack_arrays(KINDS["logits"].arrays(knowledge(4)))
     before = {name: bytes(array.data) for name, array in record.items()}
     content = RecordDict({"teacher": record})
     decoded = records.unpack_arrays(content.array_records["teacher"])
