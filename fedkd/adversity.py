@@ -57,19 +57,19 @@ def adversity(
     if attacks == "none" and means == "none":
         return None
     if attacks != "none":
-        attack.check(clients, classes)
         if not isinstance(kind, PublicPredictions):
             raise SettingError(
                 f"attacks={attacks} poisons predictions on public samples, and strategy={name} uploads none; use"
                 " attacks=none, or a strategy that exchanges predictions"
             )
+        attack.check(clients, classes)
     if means != "none":
-        robust.check(clients)
         if not isinstance(strategy, Averaging) or not isinstance(kind, PublicPredictions):
             raise SettingError(
                 f"robust={means} takes the place of a plain mean over clients, and strategy={name} does not teach one;"
                 " use robust=none, or a strategy whose teacher is made of the mean, such as fedmd or dsfl"
             )
+        robust.check(clients)
     return Adversity(
         attack=attack if attacks != "none" else None,
         robust=robust if means != "none" else None,
