@@ -58,10 +58,10 @@ def test_a_resumed_run_has_the_figures_of_the_uninterrupted_one(
     run(scenario(**changes), tmp_path / "whole")
     save = CheckpointFolder.save
 
-    def failing(self: CheckpointFolder, number: int, *rest: Any) -> None:
+    def failing(self: CheckpointFolder, number: int, *rest: Any, **named: Any) -> None:
         if number == 3:
             raise KeyboardInterrupt
-        save(self, number, *rest)
+        save(self, number, *rest, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(CheckpointFolder, "save", failing)
