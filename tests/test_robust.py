@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.fusion import mean_over_clients, soften
-from fedkd.knowledge import KINDS
+from fedkd.knowledge import KINDS, Request
 from fedkd.messages import Fusion
 from fedkd.robust import ROBUST, Cronus, GeometricMedian, Krum, Mean, Median, Robust, TrimmedMean
 from fedkd.settings import defaults, documentation, parse
@@ -33,7 +33,8 @@ def test_any_number_of_clients_makes_teachers_that_the_server_accepts(name: str,
     values = uploads(scale, clients)
     aggregate, weights = ROBUST[name]().aggregate(values, scale)
     fusion = Fusion(weights=weights.expand(clients, clients), teachers=aggregate)
-    KINDS[scale].check_fusion(fusion, tuple(values.shape), scale)
+    request = Request(round=1, classes=4, public_ids=torch.arange(6), temperature=1.0, train_sizes={})
+    KINDS[scale].check_fusion(fusion, range(clients), request, scale)
     assert aggregate.dtype == weights.dtype == torch.float32
     torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
     if scale == "probs":

@@ -46,7 +46,7 @@ def assert_accepted(values: Tensor, scale: str) -> None:
     ids = torch.arange(samples)
     request = Request(round=1, classes=classes, public_ids=ids, temperature=1.0, train_sizes={})
     for client in values:
-        KINDS[scale].check(Predictions(ids=ids, values=client, scale=scale), request)
+        KINDS[scale].check(Predictions(ids=ids, values=client, scale=scale), request, client_id=0)
 
 
 def test_the_limit_on_logits_is_the_servers():

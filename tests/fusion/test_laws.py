@@ -23,12 +23,14 @@ import fedkd.fusion
 from fedkd.fusion import (
     DIVERGENCES,
     argmax_histogram,
+    average_states,
     effective_neighbors,
     filtered_mean,
     geometric_median,
     keep_nearest,
     keep_within,
     krum,
+    leave_one_out,
     mean_over_clients,
     mean_soft_label,
     median_distance,
@@ -129,12 +131,14 @@ class Spec:
 
 SPECS: dict[str, Spec] = {
     "argmax_histogram": Spec(lambda p: (p.probs,), ("KNC",), "KC", breaks_ties_by_class=True),
+    "average_states": Spec(lambda p: (p.logits, p.weights[0]), ("KNC", "K"), "NC"),
     "effective_neighbors": Spec(lambda p: (p.weights,), ("KK",), "K"),
     "filtered_mean": Spec(lambda p: (p.logits,), ("KNC",), "NC K", {"tolerate": 0.3, "threshold": 0.5}),
     "geometric_median": Spec(lambda p: (p.logits,), ("KNC",), "NC K"),
     "keep_nearest": Spec(lambda p: (p.scores, p.apart), ("KK", "KK"), "KK", {"count": 2}),
     "keep_within": Spec(lambda p: (p.scores, p.apart), ("KK", "KK"), "KK", {"radius": 0.5}),
     "krum": Spec(lambda p: (p.logits,), ("KNC",), "NC K", {"attackers": 1}),
+    "leave_one_out": Spec(lambda p: (p.logits, p.logits[..., 0] > 0), ("KNC", "KN"), "KNC KN KK"),
     "mean_over_clients": Spec(lambda p: (p.logits,), ("KNC",), "NC"),
     "mean_soft_label": Spec(lambda p: (p.probs,), ("KNC",), "KC"),
     "median_distance": Spec(lambda p: (p.logits,), ("KNC",), "N"),
@@ -155,6 +159,11 @@ SPECS: dict[str, Spec] = {
     "without_self": Spec(lambda p: (p.scores,), ("KK",), "KK"),
 }
 
+AS_TENSORS: dict[str, Callable[..., Tensor]] = {
+    "average_states": lambda values, shares: average_states([{"weight": each} for each in values], shares)["weight"],
+}
+"""How to call a function that does not take tensors alone."""
+
 LAWS: dict[str, list[str]] = {}
 """The laws of single functions, as ``law`` registers them."""
 
@@ -173,7 +182,8 @@ def law(*functions: Callable[..., Any]) -> Callable[[Callable[..., None]], Calla
 def call(name: str, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return the tensors that a function returns, one or several."""
     others = {key: value(tensors[0]) if callable(value) else value for key, value in SPECS[name].others.items()}
-    result = getattr(fedkd.fusion, name)(*tensors, **others)
+    function = AS_TENSORS.get(name) or getattr(fedkd.fusion, name)
+    result = function(*tensors, **others)
     return result if isinstance(result, tuple) else (result,)
 
 
@@ -221,7 +231,7 @@ def test_inputs_stay_untouched_and_two_calls_agree(name: str, problem: Problem):
     first, second = call(name, tensors), call(name, tensors)
     assert all(map(torch.equal, first, second))
     assert all(map(torch.equal, tensors, before))
-    assert all(result.dtype == torch.float32 for result in first)
+    assert all(result.dtype in (torch.float32, torch.bool) for result in first)
 
 
 @pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if spec.takes])
@@ -909,3 +919,52 @@ def test_renormalized_rows_are_distributions_in_the_same_proportions(problem: Pr
     assert torch.equal(renormalized[0], problem.probs[-1][0])
     torch.testing.assert_close(renormalized[1:] * rows[1:].sum(dim=-1, keepdim=True), rows[1:], **CLOSE)
     torch.testing.assert_close(renormalize(problem.probs[0], rows), problem.probs[0], **CLOSE)
+
+
+# Tables and states.
+
+
+@law(leave_one_out)
+@given(problem=problems())
+def test_others_teach_what_they_have_and_own_rows_never_return(problem: Problem):
+    """A naive loop over clients and rows."""
+    tables, present = problem.logits, problem.logits[..., 0] > 0
+    taught, exists, weights = leave_one_out(tables, present)
+    clients, rows, _ = tables.shape
+    for i in range(clients):
+        adds = torch.zeros(clients)
+        for row in range(rows):
+            others = [j for j in range(clients) if j != i and present[j, row]]
+            expected = torch.stack([tables[j, row] for j in others]).mean(dim=0) if others else 0 * tables[i, row]
+            assert bool(exists[i, row]) == bool(others)
+            torch.testing.assert_close(taught[i, row], expected, **CLOSE)
+            adds[others] += 1 / max(len(others), 1)
+        expected = adds / exists[i].sum() if exists[i].any() else torch.eye(clients)[i]
+        torch.testing.assert_close(weights[i], expected, **CLOSE)
+    assert_rows_are_distributions(weights)
+
+
+@law(leave_one_out)
+@given(problem=problems(fewest_clients=2))
+def test_two_clients_swap_their_tables(problem: Problem):
+    tables = problem.logits[:2]
+    present = torch.ones(tables.shape[:2], dtype=torch.bool)
+    taught, exists, weights = leave_one_out(tables, present)
+    torch.testing.assert_close(taught, tables.flip(0))
+    assert exists.all()
+    assert torch.equal(weights, torch.eye(2).flip(0))
+
+
+@law(average_states)
+@given(problem=problems())
+def test_an_average_of_states_is_in_their_hull_and_equal_states_come_back(problem: Problem):
+    shares = problem.weights[0]
+    states = [{"weight": values, "steps": torch.tensor(k)} for k, values in enumerate(problem.logits)]
+    average = average_states(states, shares)
+    torch.testing.assert_close(average["weight"], torch.einsum("k,knc->nc", shares, problem.logits), **CLOSE)
+    assert_in_hull(average["weight"], problem.logits)
+    assert average["steps"] == 0
+    equal = average_states([states[0]] * len(shares), shares)
+    assert torch.equal(equal["weight"], states[0]["weight"])
+    scaled = average_states(states, 3 * shares)
+    torch.testing.assert_close(scaled["weight"], average["weight"], **CLOSE)
