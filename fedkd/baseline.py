@@ -23,6 +23,7 @@ from fedkd.naming import code_hash
 from fedkd.report.rows import ACCURACIES, VALIDATION, Baseline
 from fedkd.scenario import Scenario, fingerprint
 from fedkd.shelf import choose
+from fedkd.training import Distillation
 
 Execute = Callable[[Experiment, Callable[[RoundRecord], None]], None]
 
@@ -76,12 +77,13 @@ def _twin(scenario: Scenario) -> Scenario:
     # which samples, and how these are normalized.
     pretrains = scenario.train.public_epochs > 0
     public = scenario.public
-    public = replace(public, per_round=None) if pretrains else Public(size=public.held_back_rows)
+    public = replace(public, per_round=None, choice="random") if pretrains else Public(size=public.held_back_rows)
     return scenario.changed(
         strategy=choose("strategy", {"name": "local_only"}),
         public_data=choose("public_data", {"name": "same"}),
         attacks=choose("attacks", {"name": "none"}),
         robust=choose("robust", {"name": "none"}),
         codec=choose("codec", {"name": "own"}),
+        distill=Distillation(),
         public=public,
     )

@@ -16,6 +16,7 @@ import torch
 
 from fedkd.adversity import adversity
 from fedkd.checkpoint import CheckpointFolder
+from fedkd.choice import PublicChoice
 from fedkd.client import OPTIMIZER, Workplace, example_arrays
 from fedkd.codecs import codecs_of
 from fedkd.data.division import divide
@@ -25,7 +26,8 @@ from fedkd.data.samples import statistics
 from fedkd.engines.job import Engine
 from fedkd.engines.local import one_intra_op_thread
 from fedkd.errors import SettingError, unknown_name
-from fedkd.losses import LossName
+from fedkd.knowledge import PublicPredictions
+from fedkd.losses import LOSSES, ON_LOGITS, LossName
 from fedkd.models.build import Architecture, assign, find_factory, try_out
 from fedkd.privacy import Protection
 from fedkd.rehearsal import is_faster, reason_alone
@@ -33,9 +35,10 @@ from fedkd.report.rows import Plan
 from fedkd.scenario import Scenario
 from fedkd.server import Server, check_order, settled_order
 from fedkd.server_models import WorkplaceModels
+from fedkd.settings import defaults, plain
 from fedkd.state import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
-from fedkd.strategy import Declaration, Needs, chosen_loss, declaration
-from fedkd.training import blank_optimizer
+from fedkd.strategy import Asking, Declaration, Needs, chosen_loss, declaration
+from fedkd.training import Distillation, blank_optimizer
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     declared = declaration(scenario.strategy.value, name)
     _check_needs(scenario, declared)
     loss = chosen_loss(declared, name, scenario.distill.loss, scenario.distill.loss_skew)
+    _check_distillation(scenario.distill, declared, name, loss)
     engine: Engine = scenario.engine.value
     checkpoints = CheckpointFolder(run_dir) if run_dir is not None and scenario.checkpoint.every else None
     temporary = tempfile.TemporaryDirectory(prefix="fedkd-states-") if run_dir is None else None
@@ -183,8 +187,9 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         protocol=scenario.protocol,
         clients=scenario.federation.clients,
         classes=prepared.classes,
-        public_size=scenario.public.size,
-        public_per_round=scenario.public.per_round,
+        choice=PublicChoice(
+            scenario.public.size, scenario.public.views, scenario.public.per_round, scenario.public.choice
+        ),
         public_labels=place.public.labels_on(torch.device("cpu")) if scenario.public.labeled else None,
         pretrains=scenario.train.public_epochs > 0,
         temperature=scenario.distill.temperature,
@@ -255,6 +260,24 @@ def _check_models(name: str, needs: Needs, place: Workplace) -> None:
         raise SettingError(
             f"strategy={name} compares features and needs equal widths, but they are {found}; say strategy.width=N to"
             " project them, or use one architecture"
+        )
+
+
+def _check_distillation(settings: Distillation, declared: Declaration, name: str, loss: str) -> None:
+    """Raise where something is to be done to a teacher's rows, and there are none or they are not soft labels."""
+    if settings.plain:
+        return
+    given = plain(settings)
+    usual = defaults(Distillation)
+    changed = [key for key in ("gate", "margin_weights", "relation", "student_view") if given[key] != usual[key]]
+    if declared.kind is None or declared.kind.lesson != "distill":
+        raise SettingError(
+            f"distill.{changed[0]}={given[changed[0]]} would do nothing: clients of strategy={name} distill nothing"
+        )
+    if settings.gate and loss in ON_LOGITS:
+        raise SettingError(
+            f"distill.gate=true compares soft labels, and loss={loss} is of logits; use distill.loss=kl or another of"
+            f" {', '.join(x for x in LOSSES if x not in ON_LOGITS)}"
         )
 
 
@@ -368,6 +391,13 @@ def _check_needs(scenario: Scenario, declared: Declaration) -> None:
         )
     if needs.public_set and public.size == 0:
         raise SettingError(f"strategy={name} needs a public set; give public.size=N with N >= 1")
+    every = isinstance(declared.kind, PublicPredictions) and declared.kind.chooser is None
+    if (public.choice != "random" or public.views > 1) and (not every or isinstance(scenario.strategy.value, Asking)):
+        what = f"public.choice={public.choice}" if public.choice != "random" else f"public.views={public.views}"
+        raise SettingError(
+            f"{what} needs every client's predictions on every sample asked about, and strategy={name} does not send"
+            " them; leave it out"
+        )
     if needs.public_labels and not public.labeled:
         raise SettingError(f"strategy={name} needs the labels of the public set; say public.labeled=true")
     if scenario.train.public_epochs and not public.labeled:

@@ -23,17 +23,20 @@ from fedkd.data.division import Division
 from fedkd.data.prepare import Prepared
 from fedkd.data.public import PublicSet
 from fedkd.data.samples import Normalization, inputs, labels
+from fedkd.data.shifts import shifted
 from fedkd.errors import DeadlinePassed, Interrupted
 from fedkd.fusion import smooth, soften
 from fedkd.knowledge import AdoptedKind, Kind, PenaltyKind
-from fedkd.losses import distillation_target, find_loss
+from fedkd.losses import ON_LOGITS, distillation_target, find_loss, weighted
 from fedkd.messages import ClientCard, Download, Knowledge, Packed, Predictions, PrivacyEvent, Step, Upload
 from fedkd.models.build import Architecture, Traits, borrowed_global_generator
 from fedkd.models.features import forward_with_features
 from fedkd.privacy import Protection
+from fedkd.relations import match_similarities
 from fedkd.seeding import numpy_stream, torch_seed
 from fedkd.state import ClientState, ClientStore, MemoryStore
 from fedkd.strategy import Needs
+from fedkd.targets import gate_by_confidence, margin_weights
 from fedkd.training import (
     PREDICTION_BATCH,
     Distillation,
@@ -393,15 +396,28 @@ def _distill(visit: _Visit) -> None:
     if teacher is None:
         return
     settings = place.distillation
-    loss = find_loss(place.loss, settings.loss_skew)
     x = place.public_inputs
     if len(teacher.ids) < len(x):
         x = x[teacher.ids.to(place.device)]
     values = teacher.values.to(place.device)
     target: Float[Tensor, "N C"] = distillation_target(place.loss, values, teacher.scale, settings.temperature)
+    loss = find_loss(place.loss, settings.loss_skew)
+    if settings.gate:
+        target = gate_by_confidence(target, soften(predict(visit.model, x), settings.temperature))
+    probs = target if teacher.scale == "probs" or place.loss not in ON_LOGITS else soften(values, settings.temperature)
+    weights = margin_weights(probs) if settings.margin_weights else None
+    if settings.student_view == "moved":
+        x = shifted(x, visit.stream("student view"))
 
     def batch_loss(batch: Tensor) -> Tensor:
-        return loss(visit.model(x[batch]), target[batch], settings.temperature)
+        logits = visit.model(x[batch])
+        if weights is None:
+            found = loss(logits, target[batch], settings.temperature)
+        else:
+            found = weighted(loss, logits, target[batch], weights[batch], settings.temperature)
+        if settings.relation is not None:
+            found = found + settings.relation * match_similarities(logits, probs[batch], settings.temperature)
+        return found
 
     mean = visit.optimize("distill", len(x), batch_loss, settings, settings.epochs)
     if mean is not None:

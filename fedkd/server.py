@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from fedkd.adversity import Adversity
 from fedkd.checks import at_least, positive, share
+from fedkd.choice import PublicChoice
 from fedkd.codecs import Codecs
 from fedkd.errors import RunError, SettingError, UploadRejected
 from fedkd.fusion import effective_neighbors
 from fedkd.knowledge import Kind, Lessons, Request, RowKind
+from fedkd.losses import Scale
 from fedkd.messages import (
     ClientCard,
     ClientRecord,
@@ -103,8 +105,7 @@ class Server:
         protocol: Protocol,
         clients: int,
         classes: int,
-        public_size: int,
-        public_per_round: int | None,
+        choice: PublicChoice,
         public_labels: Tensor | None,
         pretrains: bool,
         temperature: float,
@@ -116,7 +117,7 @@ class Server:
     ) -> None:
         self.strategy, self.declared, self.kind, self.protocol = strategy, declared, kind, protocol
         self.clients, self.classes, self.seed, self.temperature = clients, classes, seed, temperature
-        self.public_size, self.public_per_round, self.public_labels = public_size, public_per_round, public_labels
+        self.choice, self.public_labels = choice, public_labels
         self.pretrains, self.models, self.shapes = pretrains, models, shapes or {}
         self.adversity, self.codecs = adversity, codecs
         # What codecs remember by client: of what it uploaded, and of what it was sent.
@@ -177,7 +178,7 @@ class Server:
             self.records[client_id] = replace(self.records[client_id], reason="dropped out")
         gone = len(asked) - len(self._participants)
         self._require(number, len(self._participants), *([f"{gone} dropped out"] if gone else []))
-        self._public_ids = self._asked_ids = self._draw_public_ids(number)
+        self._public_ids = self._asked_ids = self.choice.ids(numpy_stream(self.seed, "round", number, "public"))
         if isinstance(self.strategy, Asking):
             self._asked_ids = self.strategy.asks(number, self._public_ids, self._state)
         self._asked = self._leaders() if self.declared.needs.pooled else self._participants
@@ -190,7 +191,8 @@ class Server:
         """
         request, state = self._request(number), self._state
         gathering: _Stream | _Stack = _Stack(self.adversity)
-        if self.adversity is None and isinstance(self.strategy, Streaming) and isinstance(self.kind, RowKind):
+        needs_all = self.adversity is not None or self.choice.looks
+        if not needs_all and isinstance(self.strategy, Streaming) and isinstance(self.kind, RowKind):
             gathering = _Stream(self.strategy.stream(state), self.kind, self._asked)
         silent, failures = set(self._asked), dict[int, str]()
         for reply in replies:
@@ -213,6 +215,8 @@ class Server:
         fusion = gathering.fuse(self.strategy, state, self.kind, request)
         client_ids = tuple(sorted(gathering.accepted))
         self.kind.check_fusion(fusion, client_ids, request, self.declared.teaches)
+        if self.choice.looks and isinstance(gathering, _Stack):
+            fusion = self.choice.settle(fusion, gathering.cohort, cast(Scale, self.declared.teaches))
         self._keep(fusion, client_ids, self.kind.lessons(fusion, client_ids, request, self.declared.teaches))
 
     def close_round(self, number: int) -> dict[int, Download]:
@@ -301,6 +305,7 @@ class Server:
             "strategy": self._state,
             "lessons": self._lessons_as_tensors() if self._sends_later else None,
             "unlearned": sorted(self._unlearned),
+            "choice": self.choice.state(),
             "codecs": {"up": _memories(self._up), "down": _memories(self._down)},
         }
 
@@ -312,6 +317,7 @@ class Server:
         self._seen, self._state = set(state["seen"]), state["strategy"]
         self._unlearned = set(state["unlearned"])
         self._up, self._down = (_restored(state["codecs"][way]) for way in ("up", "down"))
+        self.choice.restore(state["choice"])
         if state["lessons"] is not None:
             self._lessons = self._lessons_from_tensors(state["lessons"])
 
@@ -394,12 +400,6 @@ class Server:
             return list(asked)
         draws = {i: numpy_stream(self.seed, "client", i, "round", number, "dropout").random() for i in asked}
         return [i for i in asked if draws[i] >= self.protocol.dropout]
-
-    def _draw_public_ids(self, number: int) -> Tensor:
-        if self.public_per_round is None or self.public_per_round == self.public_size:
-            return torch.arange(self.public_size)
-        stream = numpy_stream(self.seed, "round", number, "public")
-        return torch.from_numpy(stream.choice(self.public_size, self.public_per_round, replace=False)).sort().values
 
     def _request(self, number: int) -> Request:
         needs = self.declared.needs
@@ -502,6 +502,7 @@ class _Stack:
 
     def __init__(self, adversity: Adversity | None) -> None:
         self.accepted: dict[int, Upload] = {}
+        self.cohort: Any = None
         self._adversity = adversity
 
     def take(self, client_id: int, upload: Upload | None) -> None:
@@ -512,7 +513,7 @@ class _Stack:
         return
 
     def fuse(self, strategy: Strategy, state: Any, kind: Kind, request: Request) -> Fusion:
-        cohort = kind.stack(list(self.accepted.values()), request)
+        self.cohort = cohort = kind.stack(list(self.accepted.values()), request)
         return (
             strategy.fuse(cohort, state) if self._adversity is None else self._adversity.fuse(strategy, cohort, state)
         )

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -33,6 +34,12 @@ class Public:
     """Public samples, >= 0. 0 only where the strategy needs none."""
     per_round: int | None = None
     """Samples drawn from the public set each round; null uses all of it."""
+    choice: Literal["random", "core_set", "disputed"] = "random"
+    """How per_round samples are chosen: at random, to cover the fused predictions, or where clients are farthest from
+    the fused teacher. The last two ask about all samples in the first round."""
+    views: int = 1
+    """Views of each public sample that clients predict on, >= 1: the sample and moved copies. Each client then distills
+    the view on which it disagrees most with its teacher; bytes grow with the views."""
     labeled: bool = False
     """Let strategies and public pre-training see the labels of the public set; needs public_data=same."""
     held_back: int | None = None
@@ -61,6 +68,12 @@ class Public:
                 raise SettingError(f"severity must be given with corruption={self.corruption}, from 1 to 5")
             at_least(1, severity=self.severity)
             at_most(5, severity=self.severity)
+        one_of(("random", "core_set", "disputed"), choice=self.choice)
+        if self.choice != "random" and (self.per_round is None or self.per_round >= self.size):
+            raise SettingError(f"choice={self.choice} would do nothing: all samples are asked about; give per_round")
+        at_least(1, views=self.views)
+        if self.views > 1:
+            only_with(self.size > 0, "size=0", views=self.views)
         if self.per_round is not None:
             at_least(1, per_round=self.per_round)
             if self.per_round > self.size:

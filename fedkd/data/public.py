@@ -22,6 +22,7 @@ from fedkd.data.corruptions import corrupt
 from fedkd.data.division import Public
 from fedkd.data.prepare import Prepared, Source, prepare
 from fedkd.data.samples import Normalization, normalized, statistics
+from fedkd.data.shifts import shifted
 from fedkd.data.sources import DATA
 from fedkd.errors import SettingError
 from fedkd.seeding import numpy_stream
@@ -64,6 +65,8 @@ class PublicSet:
     parts: tuple[Part, ...]
     labels: Int[np.ndarray, "n"] | None
     """None unless all samples are of the clients' own data set: another one's classes are not theirs."""
+    views: int = 1
+    """How many times each sample is there: first as it is, then moved."""
 
     @property
     def size(self) -> int:
@@ -125,7 +128,17 @@ def make_public_set(
         assert settings.severity is not None, "checked in Public"
         stream = numpy_stream(seed, "public", "corruption")
         parts = [replace(x, images=corrupt(x.images, settings.corruption, settings.severity, stream)) for x in parts]
-    return PublicSet(tuple(parts), None if others else np.asarray(prepared.labels[rows], dtype=np.int64))
+    whole = list(parts)
+    for view in range(1, settings.views):
+        stream = numpy_stream(seed, "public", "view", view)
+        whole += [replace(part, images=_moved(part.images, stream)) for part in parts]
+    labels = None if others else np.tile(np.asarray(prepared.labels[rows], dtype=np.int64), settings.views)
+    return PublicSet(tuple(whole), labels, settings.views)
+
+
+def _moved(images: Images, stream: np.random.Generator) -> Images:
+    moved: Images = shifted(torch.from_numpy(images).permute(0, 3, 1, 2), stream).permute(0, 2, 3, 1).numpy()
+    return np.ascontiguousarray(moved)
 
 
 def describe(settings: Public, source_name: str) -> str:
@@ -139,7 +152,9 @@ def describe(settings: Public, source_name: str) -> str:
         text += f", {settings.other_share:.0%} of them {source_name}"
     elif source_name != "same":
         text += f" of {source_name}"
-    return text if settings.corruption is None else f"{text}; {settings.corruption} of severity {settings.severity}"
+    if settings.corruption is not None:
+        text += f"; {settings.corruption} of severity {settings.severity}"
+    return text if settings.views == 1 else f"{text}; {settings.views} views of each"
 
 
 def fit(
