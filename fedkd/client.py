@@ -291,12 +291,17 @@ class _Visit:
         return predict(self.model, self.private_inputs()).cpu()
 
     def private_features(self) -> Float[Tensor, "n d"]:
+        return self._features(self.private_inputs())
+
+    def public_features(self) -> Float[Tensor, "N d"]:
+        return self._features(self.public_inputs())
+
+    def _features(self, inputs: Tensor) -> Tensor:
         head = self.head()
         self.model.eval()
         with torch.no_grad():
             parts = [
-                forward_with_features(self.model, head, batch)[1]
-                for batch in torch.split(self.private_inputs(), PREDICTION_BATCH)
+                forward_with_features(self.model, head, batch)[1] for batch in torch.split(inputs, PREDICTION_BATCH)
             ]
         return torch.cat(parts).cpu()
 

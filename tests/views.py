@@ -19,6 +19,7 @@ class View:
     inputs: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 2, 2))
     own_logits: Tensor = field(default_factory=lambda: torch.zeros(0, 3))
     own_features: Tensor = field(default_factory=lambda: torch.zeros(0, 2))
+    features: Tensor = field(default_factory=lambda: torch.zeros(0, 2))
     own_inputs: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 2, 2))
     own_labels: Tensor = field(default_factory=lambda: torch.arange(0))
     classes: int = 3
@@ -46,6 +47,9 @@ class View:
 
     def private_features(self) -> Tensor:
         return self.own_features
+
+    def public_features(self) -> Tensor:
+        return self.features
 
     def stream(self, purpose: str) -> np.random.Generator:
         return numpy_stream(0, "client", self.client_id, "round", self.round, purpose)

@@ -102,6 +102,9 @@ class ClientView(Protocol):
     def private_features(self) -> Float[Tensor, "n d"]:
         """Return what the model's last linear layer takes, on the private training set, on the CPU."""
 
+    def public_features(self) -> Float[Tensor, "N d"]:
+        """Return what the model's last linear layer takes, on the public samples asked for, on the CPU."""
+
     def stream(self, purpose: str) -> np.random.Generator:
         """Return this client's random stream of this round for a purpose."""
 

@@ -1,0 +1,66 @@
+"""KT-pFL (Zhang et al. 2021, arXiv 2111.02862): who teaches whom is learned, round by round."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedkd.checks import at_least, positive
+from fedkd.fusion import mix
+from fedkd.messages import Cohort, Fusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class KTpFL:
+    """Upload logits; the teacher is ``q_i = sum_j W_ij p_j``; W takes one gradient step a round and is made sharper.
+
+    The step is on ``mean_x ||p_i(x) - sum_j W_ij p_j(x)||^2 + rho ||W_i - 1/K||^2``, from W = 1/K in the first round;
+    then ``W_i = softmax(5 W_i)``. The paper softens and distils at T = 10: say ``distill.temperature=10``. Ours are the
+    step's size, and what happens under partial participation: among those present W is scaled to rows of 1, and the
+    rest of W stays. ``state`` is W over all clients seen so far.
+    """
+
+    knowledge: ClassVar[str] = "logits"
+
+    rho: float = 0.7
+    """Pull towards equal weights, >= 0."""
+    step: float = 1.0
+    """Size of the gradient step, > 0; ours."""
+    sharpness: float = 5.0
+    """Factor in the softmax over W, > 0."""
+
+    def __post_init__(self) -> None:
+        at_least(0, rho=self.rho)
+        positive(step=self.step, sharpness=self.sharpness)
+
+    def fuse(self, cohort: Cohort, state: Any) -> Fusion:
+        """Return the learned mixture for each client."""
+        ids = torch.tensor(cohort.client_ids)
+        whole = _grown(state, int(ids.max()) + 1)
+        here = whole[ids[:, None], ids]
+        mass = here.sum(dim=1, keepdim=True)
+        weights = self.learn(here / mass, cohort.probs)
+        whole[ids[:, None], ids] = weights * mass
+        return Fusion(weights=weights, teachers=mix(weights, cohort.probs), state=whole)
+
+    def learn(self, weights: Float[Tensor, "K K"], probs: Float[Tensor, "K N C"]) -> Float[Tensor, "K K"]:
+        """Return the weights after one gradient step and the softmax."""
+        clients, samples, _ = probs.shape
+        flat = probs.flatten(1)
+        missing = flat - weights @ flat  # p_i - sum_j W_ij p_j
+        gradient = -2 * missing @ flat.T / max(samples, 1) + 2 * self.rho * (weights - 1 / clients)
+        return torch.softmax(self.sharpness * (weights - self.step * gradient), dim=1)
+
+
+def _grown(state: Any, clients: int) -> Float[Tensor, "K K"]:
+    """Return a copy of W with room for so many clients; new ones weigh as much as the mean of the others."""
+    known = 0 if state is None else len(state)
+    if known >= clients:
+        copy: Tensor = state.clone()
+        return copy
+    whole = torch.full((clients, clients), 1 / clients)
+    if known:
+        whole[:known, :known] = state * known / clients
+    return whole
