@@ -32,8 +32,9 @@ def kulsif(known: Known, auxiliary: Float[Tensor, "a d"], rows: Rows, width: flo
     among = _kernel(auxiliary, auxiliary, width) / len(auxiliary)
     across = _kernel(auxiliary, known, width).sum(dim=1) / (len(known) * len(auxiliary) * penalty)
     alpha = torch.linalg.solve(among + penalty * torch.eye(len(auxiliary), dtype=among.dtype), -across)
-    ratio: Tensor = _kernel(rows, auxiliary, width) @ alpha
-    return ratio + _kernel(rows, known, width).sum(dim=1) / (len(known) * penalty)
+    near = _kernel(rows, known, width).sum(dim=1) / (len(known) * penalty)
+    ratio: Tensor = _kernel(rows, auxiliary, width) @ alpha + near
+    return ratio
 
 
 def nearness(known: Known, rows: Rows, clusters: int, seed: int) -> Scores:

@@ -56,7 +56,8 @@ def clusters_of(points: Float[Tensor, "K d"], count: int) -> Int[Tensor, "K"]:
     wide = points.to(torch.float64)
     distinct = len(wide.unique(dim=0))
     if distinct <= count:
-        return torch.unique(wide, dim=0, return_inverse=True)[1]
+        groups: Tensor = torch.unique(wide, dim=0, return_inverse=True)[1]
+        return groups
     start = wide[core_set(wide, count)]
     found = KMeans(n_clusters=count, init=start.numpy(), n_init=1, algorithm="lloyd").fit(wide.numpy())
     return torch.from_numpy(found.labels_).to(torch.int64)
