@@ -8,9 +8,9 @@ Not for: drawing the noise (``fedkd.privacy.mechanisms.gnmax``).
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.special import log_ndtr, logsumexp
 
 from fedkd.checks import positive
@@ -19,7 +19,7 @@ from fedkd.privacy.renyi import ORDERS, Renyi
 _ALPHA = np.array(ORDERS)
 
 
-def log_misvote(votes: ArrayLike, sigma: float) -> float:
+def log_misvote(votes: Sequence[float], sigma: float) -> float:
     """Return ``ln q``, q an upper bound on the probability that noisy votes name another class than the first.
 
     ``q <= sum over other classes of Phi(-(votes of the first - votes) / (sqrt(2) sigma))`` (proposition 7), at most
@@ -67,13 +67,13 @@ def data_dependent_cost(log_q: float, slope: float) -> Renyi:
     return np.where(first >= _ALPHA, np.minimum(np.maximum(raised, 0.0), plain), plain)
 
 
-def gnmax_cost(votes: ArrayLike, sigma: float) -> Renyi:
+def gnmax_cost(votes: Sequence[float], sigma: float) -> Renyi:
     """Return the cost of one answer by GNMax, given its votes [C]; at most ``order / sigma^2``."""
     return data_dependent_cost(log_misvote(votes, sigma), 1 / sigma**2)
 
 
 def confident_gnmax_cost(
-    votes: ArrayLike, sigma: float, threshold: float, threshold_sigma: float, *, answered: bool
+    votes: Sequence[float], sigma: float, threshold: float, threshold_sigma: float, *, answered: bool
 ) -> Renyi:
     """Return the cost of asking confident GNMax once: the check of the threshold, and the answer if there was one.
 
