@@ -6,7 +6,7 @@ from typing import Literal
 Unit = Literal["record", "client"]
 """Whose presence is hidden: one record of one client, or all that a client has."""
 Adversary = Literal["server", "clients", "outsiders"]
-"""Who looks: the server, other clients, or whoever gets a client's or the run's models."""
+"""Who looks: the server, other clients, or outsiders, who learn what clients are sent."""
 ADVERSARIES: tuple[Adversary, ...] = ("server", "clients", "outsiders")
 
 SIMULATED = "noise is drawn from seeded streams: this simulates privacy, it protects nobody"
