@@ -39,8 +39,8 @@ class GnMax:
     Papernot et al. 2018, arXiv 1802.08908. Guarantee: what one client's whole data does to the labels told is hidden
     from other clients and outsiders, not from the server. Neighbors: one client's data replaced, which moves a
     histogram by sqrt(2) in L2. With a threshold (confident GNMax) a sample whose noisy largest count is below it is not
-    answered, which costs the check alone. Sigma is solved for the cost that holds whatever the votes are; the ledger then also knows what they really cost,
-    and that figure is private itself.
+    answered, which costs the check alone. Sigma is solved for the cost that holds whatever the votes are; the ledger
+    then also knows what they really cost, and that figure is private itself.
     """
 
     unit: ClassVar[Unit] = "client"
