@@ -1,6 +1,9 @@
 """Solving for noise: the largest parameter whose cost stays within a budget. The answer never exceeds the budget."""
 
+import math
 from collections.abc import Callable
+
+from scipy.optimize import brentq
 
 
 def largest_below(budget: float, cost: Callable[[float], float], steps: int = 60) -> float:
@@ -23,10 +26,27 @@ def largest_below(budget: float, cost: Callable[[float], float], steps: int = 60
     return low
 
 
-def smallest_below(budget: float, cost: Callable[[float], float]) -> float:
-    """Return about the smallest x > 0 with ``cost(x) <= budget``, for a cost that falls with x; the cost holds there.
+def smallest_below(budget: float, cost: Callable[[float], float], tolerance: float = 1e-3) -> float:
+    """Return an x > 0 with ``cost(x) <= budget``, for a cost that falls with x; at most ``2 tolerance`` too large.
 
-    >>> round(smallest_below(9.0, lambda x: 1 / x), 9)
-    0.111111111
+    For costs that take long: it asks for about ten.
+
+    >>> 1 / 9 <= smallest_below(9.0, lambda x: 1 / x) <= 1.002 / 9
+    True
     """
-    return 1 / largest_below(budget, lambda inverse: cost(1 / inverse))
+    known: dict[float, float] = {}
+
+    def excess(log_x: float) -> float:
+        if log_x not in known:
+            known[log_x] = math.log(max(cost(math.exp(log_x)), 1e-300) / budget)
+        return known[log_x]
+
+    low, high = 0.0, 0.0
+    while excess(high) > 0:
+        low, high = high, high + 0.7
+    while excess(low) <= 0:
+        low, high = low - 0.7, low
+    found = float(brentq(excess, low, high, xtol=tolerance))
+    while excess(found) > 0:
+        found += tolerance / 2
+    return math.exp(found)

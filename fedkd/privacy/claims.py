@@ -1,5 +1,6 @@
 """What a run may say: an epsilon with everything that it means, or none with the reason."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,6 +45,19 @@ class Claim:
         meaning = f"{self.neighbors} neighbors, {self.sampling}, accountant {self.accountant}"
         notes = "".join(f"; {caveat}" for caveat in (*self.caveats, SIMULATED))
         return (
-            f"{self.unit}-level epsilon {self.epsilon:.4g} at delta {self.delta:g}{whose} against {who}"
+            f"{self.unit}-level epsilon {rounded_up(self.epsilon)} at delta {self.delta:g}{whose} against {who}"
             f" ({meaning}){notes}"
         )
+
+
+def rounded_up(epsilon: float) -> str:
+    """Return an epsilon with four digits, never below what it is.
+
+    >>> rounded_up(4.37712), rounded_up(8.0), rounded_up(20.501)
+    ('4.378', '8', '20.51')
+    """
+    if epsilon == 0 or not math.isfinite(epsilon):
+        return f"{epsilon:g}"
+    digits = 3 - math.floor(math.log10(epsilon))
+    shown = round(epsilon, digits)
+    return f"{shown if shown >= epsilon else round(shown + 10.0**-digits, digits):.4g}"

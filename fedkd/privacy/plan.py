@@ -26,6 +26,12 @@ class Plan:
     """What clients upload."""
     records: int
     """Size of the largest private training set."""
+    fewest_records: int | None = None
+    """Size of the smallest; null is that of the largest."""
+    batch_size: int = 32
+    """Private samples a step of training."""
+    epochs: int = 1
+    """Passes over the private set each round."""
     chooses: bool = False
     """Whether clients choose the samples that they answer for."""
     plain_mean: bool = True

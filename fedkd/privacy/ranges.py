@@ -40,7 +40,7 @@ def bound_rows(values: Rows, scale: Scale, clip_norm: float | None, norm: Norm) 
         return torch.where(broken, 1 / rows.shape[-1], rows / torch.where(broken, 1.0, total))
     assert clip_norm is not None, "checked against the plan"
     rows = rows - rows.mean(dim=-1, keepdim=True)
-    length = torch.linalg.vector_norm(rows, ord=norm, dim=-1, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(rows, ord=norm, dim=-1, keepdim=True)
     return rows * (clip_norm / length.clamp(min=clip_norm))
 
 

@@ -176,6 +176,17 @@ def test_confident_votes_pay_for_the_check_and_for_an_answer_only_if_there_was_o
     assert epsilon_from(1000 * far, 1e-5) < 0.1
 
 
+def test_the_check_of_a_threshold_costs_by_how_close_the_votes_are_to_it():
+    plain = np.array(ORDERS) / (2 * 20.0**2)
+    for most, answered in [(70, True), (70, False), (60, False), (80, True)]:
+        close = confident_gnmax_cost([most, 5, 5], 10.0, 70.0, 20.0, answered=answered)
+        close = close - gnmax_cost([most, 5, 5], 10.0) if answered else close
+        np.testing.assert_allclose(close, plain)
+    for most, answered in [(400, True), (0, False)]:
+        far = confident_gnmax_cost([most, 0, 0], 10.0, 200.0, 20.0, answered=answered)
+        assert (far[:50] < plain[:50] / 10).all()
+
+
 def test_delta_is_what_two_gaussians_can_be_told_apart_by():
     """The hockey stick by quadrature."""
     mu, epsilon = 1.3, 0.8

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedkd.errors import SettingError
-from fedkd.privacy.claims import ADVERSARIES, Claim
+from fedkd.privacy.claims import ADVERSARIES, Claim, rounded_up
 from fedkd.privacy.composition import epsilon_of, merge
 from fedkd.privacy.distributions import has_pld
 from fedkd.privacy.events import (
@@ -259,7 +259,9 @@ def test_a_claim_says_everything_that_it_means():
     book = ledger((3, training(steps=100)))
     text = book.claim("record", "outsiders", DELTA).text()
     epsilon = epsilon_of([(training(steps=100).event, 1)], DELTA)[0]
-    assert text.startswith(f"record-level epsilon {epsilon:.4g} at delta 1e-05 against outsiders (zero-out neighbors,")
+    assert text.startswith(
+        f"record-level epsilon {rounded_up(epsilon)} at delta 1e-05 against outsiders (zero-out neighbors,"
+    )
     assert "Poisson samples of records (q = 0.1), accountant rdp)" in text
     assert "simulates privacy" in text
     assert "for client 3" in book.claim("record", "server", DELTA, client=3).text()
@@ -337,6 +339,11 @@ def test_a_ledger_that_cannot_be_read_leaves_the_old_one():
     with pytest.raises(SettingError):
         book.restore({"version": 1, "entries": [{"client": 0, "times": 1, "unit": "record"}]})
     assert book.state() == before
+
+
+@given(st.floats(1e-6, 1e6))
+def test_a_printed_epsilon_is_never_too_small_and_at_most_a_thousandth_too_large(epsilon: float):
+    assert epsilon <= float(rounded_up(epsilon)) * (1 + 1e-15) <= epsilon * 1.0011
 
 
 def test_a_claim_without_epsilon_is_no_zero():

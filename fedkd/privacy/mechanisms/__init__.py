@@ -1,10 +1,13 @@
 """Mechanisms by name: settings with pure functions over predictions, and what each may claim.
 
 A client's mechanism (``gaussian``, ``laplace``, ``krr``, ``swing``) has ``release``; a trusted server's has
-``noisy_mean`` (``central_gaussian``) or ``tell`` (``gnmax``). Training by DP-SGD is ``fedkd.privacy.dp_sgd``.
+``noisy_mean`` (``central_gaussian``) or ``tell`` (``gnmax``). ``dp_sgd`` protects the training, which is
+``fedkd.privacy.dp_sgd.optimize_privately``.
 """
 
 from fedkd.privacy.mechanisms.central_gaussian import CentralGaussian as CentralGaussian
+from fedkd.privacy.mechanisms.dp_sgd import DpSgd as DpSgd
+from fedkd.privacy.mechanisms.dp_sgd import Schedule as Schedule
 from fedkd.privacy.mechanisms.gaussian import Gaussian as Gaussian
 from fedkd.privacy.mechanisms.gnmax import GnMax as GnMax
 from fedkd.privacy.mechanisms.krr import RandomizedResponse as RandomizedResponse
@@ -16,6 +19,7 @@ from fedkd.privacy.mechanisms.mechanism import unprotected_upload as unprotected
 from fedkd.privacy.mechanisms.swing import Swing as Swing
 
 MECHANISMS: dict[str, type[Mechanism]] = {
+    "dp_sgd": DpSgd,
     "gaussian": Gaussian,
     "laplace": Laplace,
     "krr": RandomizedResponse,
