@@ -3,8 +3,6 @@
 import math
 from collections.abc import Callable
 
-from scipy.optimize import brentq
-
 
 def largest_below(budget: float, cost: Callable[[float], float], steps: int = 60) -> float:
     """Return about the largest x > 0 with ``cost(x) <= budget``, for a cost that grows with x; the cost holds there.
@@ -34,6 +32,8 @@ def smallest_below(budget: float, cost: Callable[[float], float], tolerance: flo
     >>> 1 / 9 <= smallest_below(9.0, lambda x: 1 / x) <= 1.002 / 9
     True
     """
+    from scipy.optimize import brentq  # takes a third of a second to import
+
     known: dict[float, float] = {}
 
     def excess(log_x: float) -> float:

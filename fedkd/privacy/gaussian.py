@@ -10,7 +10,6 @@ Not for: noise on a random subset (``fedkd.privacy.renyi``), or noise whose size
 import math
 from collections.abc import Callable, Iterable
 
-from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
 from fedkd.checks import at_least, positive
@@ -103,4 +102,6 @@ def check_delta(delta: float) -> None:
 
 
 def _root(function: Callable[[float], float], below: float, above: float) -> float:
+    from scipy.optimize import brentq  # takes a third of a second to import
+
     return float(brentq(function, below, above, xtol=1e-13, rtol=1e-14))
