@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import beta, norm
 from torch import Tensor
 
 from fedkd.errors import SettingError
@@ -15,6 +16,7 @@ from fedkd.fusion import soften
 from fedkd.privacy.answers import Answers, answer_once
 from fedkd.privacy.claims import ADVERSARIES
 from fedkd.privacy.composition import epsilon_of
+from fedkd.privacy.gaussian import epsilon_at
 from fedkd.privacy.mechanisms import (
     MECHANISMS,
     CentralGaussian,
@@ -227,6 +229,42 @@ def test_much_budget_leaves_the_predictions_as_they_are():
     assert torch.equal(told.argmax(dim=-1), probs.argmax(dim=-1))
     central = CentralGaussian(sigma=1e-6).noisy_mean(torch.stack([probs, probs.flip(0)]), run, stream())
     torch.testing.assert_close(central, (probs + probs.flip(0)) / 2, atol=1e-4, rtol=0)
+
+
+def measured_epsilon(one: Tensor, other: Tensor) -> float:
+    """A lower bound (95 %) on the epsilon of a Gaussian mechanism, from a statistic under two neighbors.
+
+    The threshold is the middle, fixed before; error rates by Clopper and Pearson, mu from both.
+    """
+    false_positives, false_negatives = int((one > 0).sum()), int((other <= 0).sum())
+    rates = [beta.ppf(1 - 0.025, k + 1, len(one) - k) for k in (false_positives, false_negatives)]
+    return epsilon_at(float(norm.isf(rates[0]) - norm.ppf(rates[1])), DELTA)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "central_gaussian"])
+def test_two_neighbors_are_told_apart_as_well_as_claimed_and_no_better(name: str):
+    """Epsilon 4 for ten rows is claimed: correct noise is measured close below, and each usual mistake far above."""
+    rows, draws = 10, 10_000
+    run = plan(scale="logits", rows=rows, classes=3)
+    mechanism = make(name, epsilon=4.0, clip_norm=1.0)
+    sigma = mechanism.sigma_in(run)
+    worst = torch.tensor([1e3, -1e3, 0.0]).repeat(rows * draws, 1)
+
+    def measured(sigma: float) -> float:
+        noisy = parse(MECHANISMS[name], {"sigma": sigma, "clip_norm": 1.0}, "privacy")
+        sums = []
+        for sign, purpose in ((-1, "out"), (1, "in")):
+            if name == "gaussian":
+                told = noisy.release(sign * worst, run, stream(purpose))
+            else:  # the other client is known to the adversary
+                told = 2 * noisy.noisy_mean(torch.stack([sign * worst, 0 * worst]), run, stream(purpose))
+            sums.append((told @ torch.tensor([1.0, -1.0, 0.0])).reshape(draws, rows).sum(dim=1))
+        return measured_epsilon(*sums)
+
+    assert 3.5 < measured(sigma) <= 4.0
+    assert measured(sigma / 2**0.5) > 4.5  # one clip norm too few
+    assert measured(sigma / rows**0.5) > 10  # rows do not compose
+    assert measured(sigma**0.5) > 10  # variance for deviation
 
 
 def test_labels_are_true_as_often_as_said_and_else_any_other():
