@@ -369,6 +369,11 @@ def test_the_sample_rate_is_what_was_asked(size: int, rate: float, steps: int):
     assert Schedule.of(size, 64, 1) == Schedule(sample_rate=rate, steps=steps, expected_batch_size=min(64, size))
 
 
+def test_a_schedule_for_nobody_is_refused():
+    with pytest.raises(SettingError, match="size must be >= 1, got 0"):
+        Schedule.of(0, 32, 1)
+
+
 @given(st.lists(st.tuples(st.sampled_from([0.8, 1.1]), st.sampled_from([0.1, 0.5]), st.integers(1, 9)), max_size=5))
 def test_a_history_that_rested_on_disk_says_the_same(runs: list[tuple[float, float, int]]):
     whole, resumed = History(), History()

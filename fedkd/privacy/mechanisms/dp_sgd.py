@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
-from fedkd.checks import positive
+from fedkd.checks import at_least, positive
 from fedkd.errors import SettingError
 from fedkd.privacy.calibration import smallest_below
 from fedkd.privacy.claims import ADVERSARIES, Adversary, Unit
@@ -39,13 +39,14 @@ class Schedule:
 
     @classmethod
     def of(cls, size: int, batch_size: int, epochs: int) -> "Schedule":
-        """Return the schedule for ``size`` samples that stands in for ``epochs`` passes in batches.
+        """Return the schedule for ``size`` samples that stands in for ``epochs`` passes in batches; both at least 1.
 
         >>> Schedule.of(100, 32, 2)
         Schedule(sample_rate=0.32, steps=8, expected_batch_size=32)
         >>> Schedule.of(10, 32, 1)
         Schedule(sample_rate=1.0, steps=1, expected_batch_size=10)
         """
+        at_least(1, size=size, batch_size=batch_size)
         batch = min(batch_size, size)
         return cls(sample_rate=batch / size, steps=epochs * math.ceil(size / batch), expected_batch_size=batch)
 
