@@ -73,6 +73,9 @@ def parse(cls: Any, mapping: Any, where: str) -> Any:
     known = parameters(cls)
     for name in mapping:
         if name not in known:
+            why = getattr(cls, "refuses", {}).get(name)
+            if why is not None:
+                raise SettingError(f"there is no setting {dotted(where, name)!r}: {why}")
             raise unknown_setting(f"{where}.{name}" if where else str(name), [dotted(where, k) for k in known])
     hints = typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)
     values = {}

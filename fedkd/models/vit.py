@@ -50,7 +50,8 @@ class _VisionTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         patches = F.unfold(F.pad(x, self.padding), self.patch, stride=self.patch).transpose(1, 2)
-        positions = torch.arange(patches.shape[1], device=x.device)
+        # One row of positions a sample, as per-sample gradients need it.
+        positions = torch.arange(patches.shape[1], device=x.device).expand(len(x), -1)
         tokens = self.embed(patches) + self.position(positions)
         logits: Tensor = self.head(self.norm(self.layers(tokens)).mean(dim=1))
         return logits

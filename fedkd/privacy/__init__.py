@@ -2,7 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
-from fedkd.messages import Predictions, PrivacyEvent
+from fedkd.messages import Knowledge, PrivacyEvent
 from fedkd.privacy.none import Unprotected
 
 
@@ -14,7 +14,7 @@ class Protection(Protocol):
     def event(self) -> PrivacyEvent:
         """What is done to each release, and what may be claimed for it."""
 
-    def protect(self, knowledge: Predictions) -> tuple[Predictions, PrivacyEvent]:
+    def protect(self, knowledge: Knowledge) -> tuple[Knowledge, PrivacyEvent]:
         """Return what may leave the client, with the event that says what was done."""
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fedkd.messages import Predictions, PrivacyEvent
+from fedkd.messages import Knowledge, PrivacyEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +15,6 @@ class Unprotected:
         reason = "raw predictions are uploaded; no epsilon is claimed against any adversary"
         return PrivacyEvent(mechanism="none", claims=False, reason=reason)
 
-    def protect(self, knowledge: Predictions) -> tuple[Predictions, PrivacyEvent]:
+    def protect(self, knowledge: Knowledge) -> tuple[Knowledge, PrivacyEvent]:
         """Return the knowledge unchanged, with an event that claims nothing."""
         return knowledge, self.event

@@ -1,0 +1,63 @@
+"""What a run may say: an epsilon with everything that it means, or none with the reason."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Unit = Literal["record", "client"]
+"""Whose presence is hidden: one record of one client, or all that a client has."""
+Adversary = Literal["server", "clients", "outsiders"]
+"""Who looks: the server, other clients, or outsiders, who learn what clients are sent."""
+ADVERSARIES: tuple[Adversary, ...] = ("server", "clients", "outsiders")
+
+SIMULATED = "noise is drawn from seeded streams: this simulates privacy, it protects nobody"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """An epsilon at ``delta``, for whom, against whom and how it was counted; ``epsilon`` None claims nothing.
+
+    ``client`` is None for the system: the largest of all clients' epsilons, since their data is disjoint. ``reason``
+    says why there is no epsilon; ``caveats`` what else must be said with one.
+    """
+
+    unit: Unit
+    adversary: Adversary
+    delta: float
+    client: int | None = None
+    epsilon: float | None = None
+    neighbors: str = ""
+    sampling: str = ""
+    accountant: str = ""
+    reason: str = ""
+    caveats: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """Return the claim as one line for a report.
+
+        >>> print(Claim(unit="record", adversary="server", delta=1e-5, reason="raw predictions are uploaded").text())
+        no record-level claim against the server: raw predictions are uploaded
+        """
+        who = {"server": "the server", "clients": "other clients", "outsiders": "outsiders"}[self.adversary]
+        whose = "" if self.client is None else f" for client {self.client}"
+        if self.epsilon is None:
+            return f"no {self.unit}-level claim{whose} against {who}: {self.reason}"
+        meaning = f"{self.neighbors} neighbors, {self.sampling}, accountant {self.accountant}"
+        notes = "".join(f"; {caveat}" for caveat in (*self.caveats, SIMULATED))
+        return (
+            f"{self.unit}-level epsilon {rounded_up(self.epsilon)} at delta {self.delta:g}{whose} against {who}"
+            f" ({meaning}){notes}"
+        )
+
+
+def rounded_up(epsilon: float) -> str:
+    """Return an epsilon with four digits, never below what it is.
+
+    >>> rounded_up(4.37712), rounded_up(8.0), rounded_up(20.501)
+    ('4.378', '8', '20.51')
+    """
+    if epsilon == 0 or not math.isfinite(epsilon):
+        return f"{epsilon:g}"
+    digits = 3 - math.floor(math.log10(epsilon))
+    shown = round(epsilon, digits)
+    return f"{shown if shown >= epsilon else round(shown + 10.0**-digits, digits):.4g}"

@@ -1,0 +1,354 @@
+"""What happened to private data, as plain values: an event says what was drawn, never what it costs in epsilon.
+
+An event knows its cost in the forms that add up (``mu`` of Gaussian noise, RDP, pure epsilon, a privacy loss); what a
+sum means as epsilon is ``fedkd.privacy.composition``'s to say, for whom it holds ``fedkd.privacy.ledger``'s.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+
+from fedkd.checks import at_least, positive, share
+from fedkd.errors import SettingError
+from fedkd.privacy import distributions
+from fedkd.privacy.renyi import (
+    ORDERS,
+    Renyi,
+    gaussian_cost,
+    laplace_cost,
+    randomized_response_cost,
+    sampled_gaussian_cost,
+)
+
+
+@runtime_checkable
+class Event(Protocol):
+    """One kind of look at private data, a number of times."""
+
+    neighbors: ClassVar[str]
+    """Which two data sets cannot be told apart: ``replace-one`` or ``zero-out``."""
+
+    def split(self) -> tuple["Event", int]:
+        """Return the smallest event of this kind and how many of them this one is. Zero of them cost nothing."""
+
+    @property
+    def mu(self) -> float | None:
+        """Gaussian-DP's mu of the whole event; None where it is no plain Gaussian noise."""
+
+    @property
+    def pure(self) -> float:
+        """The epsilon at delta 0; infinite for Gaussian noise."""
+
+    def cost(self) -> Renyi:
+        """Return the RDP of the whole event, at ``renyi.ORDERS``."""
+
+    def loss(self, times: int) -> Any | None:
+        """Return the privacy loss of the event ``times`` times, for PLD; None where PLD cannot count it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianRows:
+    """``rows`` rows with Gaussian noise of ``sigma``, each of L2 ``sensitivity``. Sent again unchanged: 0 rows."""
+
+    neighbors: ClassVar[str] = "replace-one"
+    rows: int
+    sensitivity: float
+    sigma: float
+
+    def __post_init__(self) -> None:
+        at_least(0, rows=self.rows)
+        positive(sensitivity=self.sensitivity, sigma=self.sigma)
+
+    def split(self) -> tuple[Event, int]:
+        """Return one row, and the number of rows."""
+        return replace(self, rows=1), self.rows
+
+    @property
+    def mu(self) -> float | None:
+        """``sensitivity sqrt(rows) / sigma``."""
+        return self.sensitivity * math.sqrt(self.rows) / self.sigma
+
+    @property
+    def pure(self) -> float:
+        """Infinite; 0 without rows."""
+        return math.inf if self.rows else 0.0
+
+    def cost(self) -> Renyi:
+        """Return ``order mu^2 / 2``."""
+        return self.rows * gaussian_cost(self.sensitivity / self.sigma)
+
+    def loss(self, times: int) -> Any | None:
+        """Return the loss of one Gaussian release that is all of these rows."""
+        return distributions.pld_gaussian(
+            self.sigma / (self.sensitivity * math.sqrt(self.rows * times)), 1.0, 1, replace_one=False
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaplaceRows:
+    """``rows`` rows with Laplace noise of ``scale``, each of L1 ``sensitivity``."""
+
+    neighbors: ClassVar[str] = "replace-one"
+    rows: int
+    sensitivity: float
+    scale: float
+
+    def __post_init__(self) -> None:
+        at_least(0, rows=self.rows)
+        positive(sensitivity=self.sensitivity, scale=self.scale)
+
+    def split(self) -> tuple[Event, int]:
+        """Return one row, and the number of rows."""
+        return replace(self, rows=1), self.rows
+
+    @property
+    def mu(self) -> float | None:
+        """None: no Gaussian noise."""
+        return None
+
+    @property
+    def pure(self) -> float:
+        """``rows sensitivity / scale``."""
+        return self.rows * self.sensitivity / self.scale
+
+    def cost(self) -> Renyi:
+        """Return the rows' RDP."""
+        return self.rows * laplace_cost(self.sensitivity, self.scale)
+
+    def loss(self, times: int) -> Any | None:
+        """Return a loss that dominates these rows: that of any mechanism with their pure epsilon."""
+        return distributions.pld_pure(self.sensitivity / self.scale, self.rows * times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomizedLabels:
+    """``rows`` labels of ``classes`` kinds by randomized response, each of pure epsilon ``label_epsilon``."""
+
+    neighbors: ClassVar[str] = "replace-one"
+    rows: int
+    classes: int
+    label_epsilon: float
+
+    def __post_init__(self) -> None:
+        at_least(0, rows=self.rows)
+        at_least(2, classes=self.classes)
+        positive(label_epsilon=self.label_epsilon)
+
+    def split(self) -> tuple[Event, int]:
+        """Return one label, and the number of labels."""
+        return replace(self, rows=1), self.rows
+
+    @property
+    def mu(self) -> float | None:
+        """None: no Gaussian noise."""
+        return None
+
+    @property
+    def pure(self) -> float:
+        """``rows label_epsilon``."""
+        return self.rows * self.label_epsilon
+
+    def cost(self) -> Renyi:
+        """Return the labels' RDP."""
+        return self.rows * randomized_response_cost(self.label_epsilon, self.classes)
+
+    def loss(self, times: int) -> Any | None:
+        """Return the labels' loss."""
+        return distributions.pld_randomized_response(self.label_epsilon, self.classes, self.rows * times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpSgdSteps:
+    """``steps`` of DP-SGD: gradients clipped to C, noise of ``noise_multiplier`` C, Poisson samples of ``sample_rate``.
+
+    Steps with an empty sample count like all others.
+    """
+
+    neighbors: ClassVar[str] = "zero-out"
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        positive(noise_multiplier=self.noise_multiplier)
+        share(sample_rate=self.sample_rate)
+        at_least(0, steps=self.steps)
+
+    def split(self) -> tuple[Event, int]:
+        """Return one step, and the number of steps."""
+        return replace(self, steps=1), self.steps
+
+    @property
+    def mu(self) -> float | None:
+        """That of Gaussian noise where every sample is in every step; else None."""
+        return math.sqrt(self.steps) / self.noise_multiplier if self.sample_rate == 1 else None
+
+    @property
+    def pure(self) -> float:
+        """Infinite; 0 without steps."""
+        return math.inf if self.steps else 0.0
+
+    def cost(self) -> Renyi:
+        """Return the steps' RDP, by Opacus."""
+        return self.steps * sampled_gaussian_cost(self.noise_multiplier, self.sample_rate)
+
+    def loss(self, times: int) -> Any | None:
+        """Return the steps' loss."""
+        return distributions.pld_gaussian(self.noise_multiplier, self.sample_rate, self.steps * times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledClients:
+    """``rounds`` in which every client takes part by an own coin of ``sample_rate``, and the sum of rows gets noise.
+
+    A round is one event for all of its rows, since one coin decides on them together: counted as n separate events the
+    epsilon would be far too small. Only against who does not learn who took part, and where what the sum is divided by
+    does not tell. ``sensitivity`` of a row is to a client's absence: the largest norm of its row.
+    """
+
+    neighbors: ClassVar[str] = "zero-out"
+    sample_rate: float
+    rows: int
+    sensitivity: float
+    sigma: float
+    rounds: int = 1
+
+    def __post_init__(self) -> None:
+        share(sample_rate=self.sample_rate)
+        at_least(1, rows=self.rows)
+        at_least(0, rounds=self.rounds)
+        positive(sensitivity=self.sensitivity, sigma=self.sigma)
+
+    @property
+    def noise_multiplier(self) -> float:
+        """``sigma / (sqrt(rows) sensitivity)``: the noise that a whole round is."""
+        return self.sigma / (math.sqrt(self.rows) * self.sensitivity)
+
+    def split(self) -> tuple[Event, int]:
+        """Return one round, and the number of rounds."""
+        return replace(self, rounds=1), self.rounds
+
+    @property
+    def mu(self) -> float | None:
+        """That of Gaussian noise where every client takes part in every round; else None."""
+        return math.sqrt(self.rounds) / self.noise_multiplier if self.sample_rate == 1 else None
+
+    @property
+    def pure(self) -> float:
+        """Infinite; 0 without rounds."""
+        return math.inf if self.rounds else 0.0
+
+    def cost(self) -> Renyi:
+        """Return the rounds' RDP, by Opacus."""
+        return self.rounds * sampled_gaussian_cost(self.noise_multiplier, self.sample_rate)
+
+    def loss(self, times: int) -> Any | None:
+        """Return the rounds' loss."""
+        return distributions.pld_gaussian(self.noise_multiplier, self.sample_rate, self.rounds * times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyVotes:
+    """A round of votes by GNMax: ``costs`` are what its votes made it cost, at ``renyi.ORDERS``.
+
+    ``plain_mu`` is what it costs whatever the votes are, with every row answered.
+    """
+
+    neighbors: ClassVar[str] = "replace-one"
+    costs: tuple[float, ...]
+    plain_mu: float
+
+    def __post_init__(self) -> None:
+        at_least(0, plain_mu=self.plain_mu)
+        if len(self.costs) != len(ORDERS):
+            raise SettingError(f"costs must be {len(ORDERS)} numbers, one an order, got {len(self.costs)}")
+
+    def split(self) -> tuple[Event, int]:
+        """Return the round: no two have the same votes."""
+        return self, 1
+
+    @property
+    def mu(self) -> float | None:
+        """The cost that does not depend on the votes."""
+        return self.plain_mu
+
+    @property
+    def pure(self) -> float:
+        """Infinite; 0 without rows."""
+        return math.inf if self.plain_mu else 0.0
+
+    def cost(self) -> Renyi:
+        """Return the data-dependent RDP."""
+        return np.array(self.costs)
+
+    def loss(self, times: int) -> Any | None:
+        """Return None: PLD does not know data-dependent costs."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoClaim:
+    """A release for which nothing is claimed, and why."""
+
+    neighbors: ClassVar[str] = "none"
+    reason: str
+
+    def split(self) -> tuple[Event, int]:
+        """Return the event: how often it happened does not matter."""
+        return self, 1
+
+    @property
+    def mu(self) -> float | None:
+        """Infinite."""
+        return math.inf
+
+    @property
+    def pure(self) -> float:
+        """Infinite."""
+        return math.inf
+
+    def cost(self) -> Renyi:
+        """Return infinities."""
+        return np.full(len(ORDERS), np.inf)
+
+    def loss(self, times: int) -> Any | None:
+        """Return None."""
+        return None
+
+
+KINDS: dict[str, type[Any]] = {
+    "gaussian": GaussianRows,
+    "laplace": LaplaceRows,
+    "randomized_labels": RandomizedLabels,
+    "dp_sgd": DpSgdSteps,
+    "sampled_clients": SampledClients,
+    "votes": NoisyVotes,
+    "no_claim": NoClaim,
+}
+
+
+def plain(event: Event) -> dict[str, Any]:
+    """Return an event as numbers, text and lists, for a file or a message.
+
+    >>> plain(NoClaim(reason="raw"))
+    {'kind': 'no_claim', 'reason': 'raw'}
+    """
+    kind = next(name for name, cls in KINDS.items() if type(event) is cls)
+    fields: dict[str, Any] = asdict(event)  # type: ignore[call-overload]
+    return {"kind": kind, **{name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}}
+
+
+def from_plain(content: Mapping[str, Any]) -> Event:
+    """Return the event that ``plain`` wrote; SettingError for what no event has written."""
+    fields = dict(content)
+    kind = fields.pop("kind", None)
+    if kind not in KINDS:
+        raise SettingError(f"unknown privacy event {kind!r}; known are {', '.join(KINDS)}")
+    try:
+        event: Event = KINDS[kind](**{n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()})
+    except TypeError as error:
+        raise SettingError(f"the privacy event {kind!r} cannot be read: {error}") from error
+    return event

@@ -1,0 +1,191 @@
+"""What has been spent, on whom, and what each adversary sees of it: epsilons are asked of it, never added up elsewhere.
+
+Every look at private data is recorded with the *layer* that protects it:
+
+    model    training: whatever is computed from the model afterwards is covered (DP-SGD)
+    upload   what leaves a client, for who sees it (noise at the client)
+    teacher  what the server gives back, for who sees it (noise after fusion, votes)
+    beside   anything else that leaves: a label histogram, a private temperature, a validation score
+
+Layers protect the same data one after the other, so that the smallest of the three holds; what is beside them adds to
+each. A layer with a release that nobody protected claims nothing. A claim for a whole client holds for its records.
+Clients' data is disjoint: the system's epsilon is the largest, never the sum. Not for: what an event costs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from fedkd.errors import SettingError
+from fedkd.privacy.claims import ADVERSARIES, Adversary, Claim, Unit
+from fedkd.privacy.composition import Accountant, epsilon_of
+from fedkd.privacy.events import DpSgdSteps, Event, NoClaim, NoisyVotes, SampledClients, from_plain, plain
+from fedkd.privacy.gaussian import check_delta
+
+Layer = Literal["model", "upload", "teacher", "beside"]
+LAYERS: tuple[Layer, ...] = ("model", "upload", "teacher")
+
+DATA_DEPENDENT = "the epsilon was computed from the votes, so it is private itself: only the server may know it"
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spending:
+    """One event, whose presence it hides, which layer it belongs to, and the adversaries that see its outcome."""
+
+    event: Event
+    unit: Unit
+    layer: Layer
+    seen_by: tuple[Adversary, ...] = ADVERSARIES
+
+    def plain(self) -> dict[str, Any]:
+        """Return the spending as numbers, text and lists, for a file or a message."""
+        return {
+            "unit": self.unit,
+            "layer": self.layer,
+            "seen_by": list(self.seen_by),
+            "event": plain(self.event),
+        }
+
+    @classmethod
+    def from_plain(cls, content: Mapping[str, Any]) -> "Spending":
+        """Return what ``plain`` wrote; SettingError where it is nothing of the kind."""
+        try:
+            unit, layer, seen_by = content["unit"], content["layer"], tuple(content["seen_by"])
+            event = from_plain(content["event"])
+        except (KeyError, TypeError) as error:
+            raise SettingError(f"a privacy event cannot be read: {error!r}") from error
+        if unit not in ("record", "client") or layer not in (*LAYERS, "beside") or not set(seen_by) <= set(ADVERSARIES):
+            raise SettingError(f"a privacy event has unit={unit!r}, layer={layer!r}, seen_by={list(seen_by)!r}")
+        return cls(event=event, unit=unit, layer=layer, seen_by=seen_by)
+
+
+class Ledger:
+    """All spendings of a run, by client; those of the server concern every client."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[int | None, Spending], int] = {}
+
+    def record(self, client: int | None, spending: Spending) -> None:
+        """Add what happened to a client's data, or (None) to everybody's at the server. Nothing is ever taken back."""
+        event, times = spending.event.split()
+        single = Spending(event=event, unit=spending.unit, layer=spending.layer, seen_by=spending.seen_by)
+        self._counts[client, single] = self._counts.get((client, single), 0) + times
+
+    @property
+    def clients(self) -> tuple[int, ...]:
+        """The clients of whom something was recorded."""
+        return tuple(sorted({client for client, _ in self._counts if client is not None}))
+
+    def claim(
+        self,
+        unit: Unit,
+        adversary: Adversary,
+        delta: float,
+        *,
+        client: int | None = None,
+        accountant: Accountant = "auto",
+    ) -> Claim:
+        """Return what may be claimed for a client, or for the system (the largest epsilon of any client).
+
+        Nothing is claimed where nothing was recorded for this adversary, nor where a look was not protected.
+        """
+        check_delta(delta)
+        if client is not None or not self.clients:
+            return self._claim_of(client, unit, adversary, delta, accountant)
+        claims = self._distinct(unit, adversary, delta, accountant)
+        worst = next((c for c in claims if c.epsilon is None), None) or max(claims, key=lambda c: c.epsilon or 0.0)
+        return replace(worst, client=None)
+
+    def state(self) -> dict[str, Any]:
+        """Return the whole ledger as numbers, text and lists."""
+        entries = [{"client": client, "times": n, **s.plain()} for (client, s), n in self._counts.items()]
+        return {"version": VERSION, "entries": entries}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what ``state`` described; SettingError, and no change, where it describes no ledger."""
+        if state.get("version") != VERSION:
+            raise SettingError(f"a privacy ledger of version {VERSION} was expected, got {state.get('version')!r}")
+        counts: dict[tuple[int | None, Spending], int] = {}
+        for entry in state["entries"]:
+            counts[entry["client"], Spending.from_plain(entry)] = entry["times"]
+        self._counts = counts
+
+    def _distinct(self, unit: Unit, adversary: Adversary, delta: float, accountant: Accountant) -> list[Claim]:
+        """Return the claims of all clients, computed once for those to whom the same has happened."""
+        by_client: dict[int, dict[Spending, int]] = {client: {} for client in self.clients}
+        for (client, spending), times in self._counts.items():
+            if client is not None:
+                by_client[client][spending] = times
+        alike = {frozenset(spent.items()): client for client, spent in reversed(by_client.items())}
+        return [self._claim_of(client, unit, adversary, delta, accountant) for client in sorted(alike.values())]
+
+    def _claim_of(
+        self, client: int | None, unit: Unit, adversary: Adversary, delta: float, accountant: Accountant
+    ) -> Claim:
+        seen = [
+            (spending, times)
+            for (owner, spending), times in self._counts.items()
+            if owner in (None, client) and adversary in spending.seen_by
+        ]
+        beside = [(s, n) for s, n in seen if s.layer == "beside"]
+        found: list[Claim] = []
+        reasons: list[str] = []
+        for layer in LAYERS:
+            own = [(s, n) for s, n in seen if s.layer == layer]
+            if not own:
+                continue
+            spent = [*own, *beside]
+            missing = _missing(spent, unit)
+            reasons += missing
+            if missing:
+                continue
+            epsilon, name = epsilon_of([(s.event, n) for s, n in spent], delta, accountant)
+            found.append(
+                Claim(
+                    unit=unit,
+                    adversary=adversary,
+                    delta=delta,
+                    client=client,
+                    epsilon=epsilon,
+                    neighbors=_neighbors(spent),
+                    sampling=_sampling(spent),
+                    accountant=name,
+                    caveats=_caveats(spent, name),
+                )
+            )
+        if found:
+            return min(found, key=lambda c: c.epsilon or 0.0)
+        reasons = reasons or _missing(beside, unit) or ["no protected release was recorded for it"]
+        reason = "; ".join(dict.fromkeys(reasons))
+        return Claim(unit=unit, adversary=adversary, delta=delta, client=client, reason=reason)
+
+
+Spent = list[tuple[Spending, int]]
+
+
+def _missing(spent: Spent, unit: Unit) -> list[str]:
+    """Return why these spendings together give no claim for ``unit``."""
+    reasons = [s.event.reason for s, _ in spent if isinstance(s.event, NoClaim)]
+    if unit == "client" and any(s.unit == "record" for s, _ in spent if not isinstance(s.event, NoClaim)):
+        reasons.append("what protects single records does not hide a whole client")
+    return reasons
+
+
+def _neighbors(spent: Spent) -> str:
+    return "zero-out" if any(s.event.neighbors == "zero-out" for s, _ in spent) else "replace-one"
+
+
+def _sampling(spent: Spent) -> str:
+    rates = {
+        ("clients" if isinstance(s.event, SampledClients) else "records", s.event.sample_rate)
+        for s, _ in spent
+        if isinstance(s.event, SampledClients | DpSgdSteps)
+    }
+    shown = [f"Poisson samples of {who} (q = {rate:g})" for who, rate in sorted(rates)]
+    return " and ".join(shown) or "no sampling"
+
+
+def _caveats(spent: Spent, accountant: str) -> tuple[str, ...]:
+    votes = any(isinstance(s.event, NoisyVotes) for s, _ in spent)
+    return (DATA_DEPENDENT,) if votes and accountant == "rdp" else ()

@@ -1,0 +1,29 @@
+"""Mechanisms by name: settings with pure functions over predictions, and what each may claim.
+
+A client's mechanism (``gaussian``, ``laplace``, ``krr``, ``swing``) has ``release``; a trusted server's has
+``noisy_mean`` (``central_gaussian``) or ``tell`` (``gnmax``). ``dp_sgd`` protects the training, which is
+``fedkd.privacy.dp_sgd.optimize_privately``.
+"""
+
+from fedkd.privacy.mechanisms.central_gaussian import CentralGaussian as CentralGaussian
+from fedkd.privacy.mechanisms.dp_sgd import DpSgd as DpSgd
+from fedkd.privacy.mechanisms.dp_sgd import Schedule as Schedule
+from fedkd.privacy.mechanisms.gaussian import Gaussian as Gaussian
+from fedkd.privacy.mechanisms.gnmax import GnMax as GnMax
+from fedkd.privacy.mechanisms.krr import RandomizedResponse as RandomizedResponse
+from fedkd.privacy.mechanisms.laplace import Laplace as Laplace
+from fedkd.privacy.mechanisms.mechanism import Mechanism as Mechanism
+from fedkd.privacy.mechanisms.mechanism import claim_text as claim_text
+from fedkd.privacy.mechanisms.mechanism import planned_claims as planned_claims
+from fedkd.privacy.mechanisms.mechanism import unprotected_upload as unprotected_upload
+from fedkd.privacy.mechanisms.swing import Swing as Swing
+
+MECHANISMS: dict[str, type[Mechanism]] = {
+    "dp_sgd": DpSgd,
+    "gaussian": Gaussian,
+    "laplace": Laplace,
+    "krr": RandomizedResponse,
+    "central_gaussian": CentralGaussian,
+    "gnmax": GnMax,
+    "swing": Swing,
+}

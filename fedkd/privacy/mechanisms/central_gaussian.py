@@ -1,0 +1,97 @@
+"""Gaussian noise on the mean of all clients' predictions, added by a server that all trust."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedkd.errors import SettingError
+from fedkd.privacy.claims import Adversary, Unit
+from fedkd.privacy.events import GaussianRows
+from fedkd.privacy.gaussian import sigma_for
+from fedkd.privacy.ledger import Spending
+from fedkd.privacy.mechanisms.mechanism import DERIVED, SEES_TEACHERS, TRUSTED_SERVER
+from fedkd.privacy.plan import Plan, check_budget, check_delta_for, check_local, hopeless
+from fedkd.privacy.ranges import Rows, bound_rows, check_clip, diameter, finish
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentralGaussian:
+    """Clip each client's rows at the server, average, and add Gaussian noise to the mean before anybody gets it.
+
+    Guarantee: what one client's whole data does to the teachers is hidden from other clients and outsiders, not from
+    the server. Neighbors: one client's data replaced by any other. The noise is measured on the *sum* over clients,
+    whose L2 sensitivity is a row's diameter (``2 clip_norm``, or sqrt(2) for soft labels) however many there are; the
+    teacher gets ``sigma / K``. Only for strategies whose teacher is the plain mean: weights that depend on uploads
+    would be a look of their own.
+    """
+
+    unit: ClassVar[Unit] = "client"
+    neighbors: ClassVar[str] = "replace-one"
+    protects_from: ClassVar[tuple[Adversary, ...]] = SEES_TEACHERS
+    refuses: ClassVar[Mapping[str, str]] = DERIVED
+    assumptions: ClassVar[tuple[str, ...]] = TRUSTED_SERVER
+
+    epsilon: float | None = None
+    """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given."""
+    delta: float = 1e-5
+    """Probability beyond epsilon, above 0 and below one over the number of clients."""
+    sigma: float | None = None
+    """Standard deviation of the noise on the sum over clients, > 0: a teacher has sigma / K; null with an epsilon."""
+    clip_norm: float | None = None
+    """L2 norm that a row of logits is shortened to, > 0; needed for, and only for, strategies that upload logits."""
+
+    def __post_init__(self) -> None:
+        check_budget(epsilon=self.epsilon, delta=self.delta, sigma=self.sigma)
+
+    def check(self, plan: Plan) -> None:
+        """Raise SettingError where the settings do not fit the run."""
+        check_local(plan)
+        check_clip(plan.scale, self.clip_norm)
+        check_delta_for(self.delta, plan.clients, "clients")
+        if not plan.plain_mean:
+            raise SettingError(
+                "central_gaussian needs a strategy whose teacher is the plain mean of the uploads: weights that depend"
+                " on them, or a teacher for each client, have no sensitivity that could be derived"
+            )
+
+    def sigma_in(self, plan: Plan) -> float:
+        """Return sigma as given, or as the run's budget needs it."""
+        if self.sigma is not None:
+            return self.sigma
+        assert self.epsilon is not None, "checked when it was made"
+        return sigma_for(self.epsilon, self.delta, self._sensitivity(plan), plan.rows * plan.rounds)
+
+    def bound(self, values: Rows, plan: Plan) -> Rows:
+        """Return one client's upload as it enters the mean; to be done to every upload, before the mean."""
+        return bound_rows(values, plan.scale, self.clip_norm, 2).to(values.dtype)
+
+    def noisy_mean(self, values: Float[Tensor, "K N C"], plan: Plan, stream: np.random.Generator) -> Rows:
+        """Return the teacher that may leave the server: the mean of the bounded uploads [K, N, C], with noise."""
+        total = torch.zeros(values.shape[1:], dtype=torch.float64, device=values.device)
+        for upload in values:
+            total += bound_rows(upload, plan.scale, self.clip_norm, 2)
+        noise = torch.from_numpy(stream.standard_normal(total.shape)).to(total.device)
+        return finish((total + self.sigma_in(plan) * noise) / len(values), plan.scale, values[0])
+
+    def spent(self, plan: Plan, rows: int) -> tuple[Spending, ...]:
+        """Return what a teacher of so many rows costs every client."""
+        event = GaussianRows(rows=rows, sensitivity=self._sensitivity(plan), sigma=self.sigma_in(plan))
+        return (Spending(event=event, unit=self.unit, layer="teacher", seen_by=SEES_TEACHERS),)
+
+    def planned(self, plan: Plan) -> tuple[Spending, ...]:
+        """Return what the whole run costs every client."""
+        return self.spent(plan, plan.rows * plan.rounds)
+
+    def warnings(self, plan: Plan) -> tuple[str, ...]:
+        """Return what should be said before the run."""
+        noise = self.sigma_in(plan) * 2**0.5 / self._sensitivity(plan)
+        warning = hopeless(noise, plan.clients, local=False)
+        return (warning,) if warning else ()
+
+    def _sensitivity(self, plan: Plan) -> float:
+        return diameter(plan.scale, self.clip_norm, 2)

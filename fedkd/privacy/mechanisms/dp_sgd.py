@@ -1,0 +1,148 @@
+"""DP-SGD's settings: how a client trains privately, what that costs, and the noise for a budget.
+
+The training itself is ``fedkd.privacy.dp_sgd``. Whatever is computed from a model that was trained so (predictions,
+tables, weights) is covered, without further noise: for records it is the default.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+from fedkd.checks import at_least, positive
+from fedkd.errors import SettingError
+from fedkd.privacy.calibration import smallest_below
+from fedkd.privacy.claims import ADVERSARIES, Adversary, Unit
+from fedkd.privacy.composition import epsilon_of
+from fedkd.privacy.events import DpSgdSteps
+from fedkd.privacy.gaussian import check_delta
+from fedkd.privacy.ledger import Spending
+from fedkd.privacy.mechanisms.mechanism import DERIVED, PUBLIC_FACTS
+from fedkd.privacy.plan import Plan, check_delta_for
+
+WEAK_NOISE = 0.3
+"""A noise multiplier below which epsilon is beyond any meaning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """One round of private training: fixed before it, whatever samples come.
+
+    ``sample_rate`` is each sample's chance to be in a step, ``steps`` how many there are; gradients are divided by
+    ``expected_batch_size``, since the size that a sample has is private.
+    """
+
+    sample_rate: float
+    steps: int
+    expected_batch_size: float
+
+    @classmethod
+    def of(cls, size: int, batch_size: int, epochs: int) -> "Schedule":
+        """Return the schedule for ``size`` samples that stands in for ``epochs`` passes in batches; both at least 1.
+
+        >>> Schedule.of(100, 32, 2)
+        Schedule(sample_rate=0.32, steps=8, expected_batch_size=32)
+        >>> Schedule.of(10, 32, 1)
+        Schedule(sample_rate=1.0, steps=1, expected_batch_size=10)
+        """
+        at_least(1, size=size, batch_size=batch_size)
+        batch = min(batch_size, size)
+        return cls(sample_rate=batch / size, steps=epochs * math.ceil(size / batch), expected_batch_size=batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpSgd:
+    """Train each client's model by DP-SGD (Abadi et al. 2016, arXiv 1607.00133), with Opacus.
+
+    Guarantee: whether one record is in a client's private set is hidden from all who see anything made of its model.
+    Neighbors: a record replaced by a null record (zero-out; sizes are public). Each sample's gradient is clipped to
+    ``clip_norm``; batches are Poisson samples. Steps compose over rounds by RDP (Opacus). A client that has no budget
+    left for a round does not train in it. No claim for a client as a whole.
+    """
+
+    unit: ClassVar[Unit] = "record"
+    neighbors: ClassVar[str] = "zero-out"
+    protects_from: ClassVar[tuple[Adversary, ...]] = ADVERSARIES
+    refuses: ClassVar[Mapping[str, str]] = {
+        **DERIVED,
+        "sigma": "DP-SGD's noise is noise_multiplier * clip_norm; give noise_multiplier",
+    }
+    assumptions: ClassVar[tuple[str, ...]] = (
+        "all training on private data is DP-SGD; normalization and model choice do not depend on it",
+        *PUBLIC_FACTS,
+    )
+
+    epsilon: float | None = None
+    """Budget of each client's whole run, > 0, from which noise_multiplier is solved; null where that is given."""
+    delta: float = 1e-5
+    """Probability beyond epsilon, above 0 and below one over the largest private set."""
+    noise_multiplier: float | None = None
+    """Standard deviation of the noise on a sum of gradients, over clip_norm, > 0; null where epsilon is given."""
+    clip_norm: float = 1.0
+    """L2 norm that a sample's gradient is shortened to, > 0."""
+
+    def __post_init__(self) -> None:
+        check_delta(self.delta)
+        positive(clip_norm=self.clip_norm)
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            raise SettingError(
+                f"give either epsilon or noise_multiplier, got epsilon={self.epsilon},"
+                f" noise_multiplier={self.noise_multiplier}"
+            )
+        for name, value in (("epsilon", self.epsilon), ("noise_multiplier", self.noise_multiplier)):
+            if value is not None:
+                positive(**{name: value})
+
+    def check(self, plan: Plan) -> None:
+        """Raise SettingError where the settings do not fit the run."""
+        check_delta_for(self.delta, plan.records, "records of the largest private set")
+        if plan.epochs == 0:
+            raise SettingError("dp_sgd would do nothing: train.epochs=0")
+
+    def noise_multiplier_in(self, schedule: Schedule, rounds: int) -> float:
+        """Return the noise multiplier as given, or as a client's budget for ``rounds`` such rounds needs it.
+
+        Clients with few records have large samples of them, and need more noise. Solved to a thousandth, on the safe
+        side; the answers are remembered.
+        """
+        if self.noise_multiplier is not None:
+            return self.noise_multiplier
+        assert self.epsilon is not None, "checked when it was made"
+        return _smallest(self.epsilon, self.delta, schedule.sample_rate, schedule.steps * rounds)
+
+    def spent(self, schedule: Schedule, rounds: int, steps: int) -> tuple[Spending, ...]:
+        """Return what so many steps cost a client whose run is ``rounds`` such rounds."""
+        sigma = self.noise_multiplier_in(schedule, rounds)
+        event = DpSgdSteps(noise_multiplier=sigma, sample_rate=schedule.sample_rate, steps=steps)
+        return (Spending(event=event, unit=self.unit, layer="model"),)
+
+    def planned(self, plan: Plan) -> tuple[Spending, ...]:
+        """Return what the whole run costs the client with the fewest records, whose samples are the largest."""
+        schedule = Schedule.of(plan.fewest_records or plan.records, plan.batch_size, plan.epochs)
+        return self.spent(schedule, plan.rounds, plan.rounds * schedule.steps)
+
+    def warnings(self, plan: Plan) -> tuple[str, ...]:
+        """Return what should be said before the run."""
+        size = plan.fewest_records or plan.records
+        schedule = Schedule.of(size, plan.batch_size, plan.epochs)
+        sigma = self.noise_multiplier_in(schedule, plan.rounds)
+        found = []
+        if sigma > schedule.expected_batch_size:
+            found.append(
+                f"the smallest client ({size} records) adds noise of {sigma:.3g} times the clip norm to sums of"
+                f" {schedule.expected_batch_size} gradients: it will learn nothing; take fewer rounds or epochs, a"
+                " larger batch_size or a larger epsilon"
+            )
+        if sigma < WEAK_NOISE:
+            found.append(f"noise_multiplier={sigma:.3g} is so small that epsilon says little")
+        return tuple(found)
+
+
+@lru_cache(maxsize=1024)
+def _smallest(epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
+    def cost(sigma: float) -> float:
+        event = DpSgdSteps(noise_multiplier=sigma, sample_rate=sample_rate, steps=steps)
+        return epsilon_of([(event, 1)], delta)[0]
+
+    return smallest_below(epsilon, cost)

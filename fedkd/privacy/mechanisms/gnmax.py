@@ -1,0 +1,139 @@
+"""GNMax: a trusted server tells the class with most noisy votes for each public sample, or nothing (PATE)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fedkd.checks import only_with, positive
+from fedkd.errors import SettingError
+from fedkd.privacy.claims import Adversary, Unit
+from fedkd.privacy.events import GaussianRows, NoisyVotes
+from fedkd.privacy.gaussian import mu_at
+from fedkd.privacy.ledger import Spending
+from fedkd.privacy.mechanisms.mechanism import DERIVED, SEES_TEACHERS, TRUSTED_SERVER
+from fedkd.privacy.plan import Plan, check_budget, check_delta_for, check_local, hopeless
+from fedkd.privacy.renyi import ORDERS
+from fedkd.privacy.votes import confident_gnmax_cost, gnmax_cost
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the votes made public: one-hot rows [N, C], which of them were answered [N], and what it cost."""
+
+    probs: Float[Tensor, "N C"]
+    answered: Bool[Tensor, "N"]
+    spent: tuple[Spending, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GnMax:
+    """Count each client's first choice as a vote, add Gaussian noise, tell the winner.
+
+    Papernot et al. 2018, arXiv 1802.08908. Guarantee: what one client's whole data does to the labels told is hidden
+    from other clients and outsiders, not from the server. Neighbors: one client's data replaced, which moves a
+    histogram by sqrt(2) in L2. With a threshold (confident GNMax) a sample whose noisy largest count is below it is not
+    answered, which costs the check alone. Sigma is solved for the cost that holds whatever the votes are; the ledger
+    then also knows what they really cost, and that figure is private itself.
+    """
+
+    unit: ClassVar[Unit] = "client"
+    neighbors: ClassVar[str] = "replace-one"
+    protects_from: ClassVar[tuple[Adversary, ...]] = SEES_TEACHERS
+    refuses: ClassVar[Mapping[str, str]] = {**DERIVED, "clip_norm": "a vote needs no clipping"}
+    assumptions: ClassVar[tuple[str, ...]] = TRUSTED_SERVER
+
+    epsilon: float | None = None
+    """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given."""
+    delta: float = 1e-5
+    """Probability beyond epsilon, above 0 and below one over the number of clients."""
+    sigma: float | None = None
+    """Standard deviation of the noise on each count of votes, > 0; null where epsilon is given."""
+    threshold: float | None = None
+    """Votes, with noise, that the first class must have to be told, > 0; null tells all samples."""
+    threshold_sigma: float | None = None
+    """Standard deviation of the noise of that check, > 0; needed with, and only with, a threshold."""
+
+    def __post_init__(self) -> None:
+        check_budget(epsilon=self.epsilon, delta=self.delta, sigma=self.sigma)
+        only_with(self.threshold is not None, "there is no threshold", threshold_sigma=self.threshold_sigma)
+        if self.threshold is not None:
+            if self.threshold_sigma is None:
+                raise SettingError("threshold_sigma must be given with threshold")
+            positive(threshold=self.threshold, threshold_sigma=self.threshold_sigma)
+
+    def check(self, plan: Plan) -> None:
+        """Raise SettingError where the settings do not fit the run."""
+        check_local(plan)
+        check_delta_for(self.delta, plan.clients, "clients")
+        if self.threshold is not None and self.threshold > plan.clients:
+            raise SettingError(
+                f"threshold={self.threshold:g} asks for the votes of more clients than there are ({plan.clients}): no"
+                " sample would be answered"
+            )
+        self.sigma_in(plan)
+
+    def sigma_in(self, plan: Plan) -> float:
+        """Return sigma as given, or as the run's budget needs it beside the checks of the threshold."""
+        if self.sigma is not None:
+            return self.sigma
+        assert self.epsilon is not None, "checked when it was made"
+        rows = plan.rows * plan.rounds
+        left = mu_at(self.epsilon, self.delta) ** 2 - self._check_cost(rows)
+        if left <= 0:
+            raise SettingError(
+                f"threshold_sigma={self.threshold_sigma} leaves nothing of epsilon={self.epsilon}: the checks of"
+                f" {rows} rows alone cost more; give more than"
+                f" {math.sqrt(rows) / mu_at(self.epsilon, self.delta):.4g}"
+            )
+        return math.sqrt(2 * rows / left)
+
+    def tell(self, values: Float[Tensor, "K N C"], plan: Plan, stream: np.random.Generator) -> Told:
+        """Return the labels that may leave the server, of all clients' uploads [K, N, C].
+
+        A client whose largest values tie votes for the first of them. Rows that are not answered are uniform.
+        """
+        choices = values.nan_to_num(nan=0.0).argmax(dim=-1)
+        votes = F.one_hot(choices, plan.classes).sum(dim=0).cpu().numpy()
+        sigma = self.sigma_in(plan)
+        most = votes.max(axis=-1)
+        answered = np.ones(len(votes), dtype=bool)
+        if self.threshold is not None and self.threshold_sigma is not None:
+            answered = most + self.threshold_sigma * stream.standard_normal(len(votes)) >= self.threshold
+        winners = (votes + sigma * stream.standard_normal(votes.shape)).argmax(axis=-1)
+        costs = np.zeros(len(ORDERS))
+        for row, told in zip(votes.tolist(), answered.tolist(), strict=True):
+            costs = costs + self._cost(row, sigma, told)
+        probs = F.one_hot(torch.from_numpy(winners), plan.classes).to(torch.float32)
+        probs[torch.from_numpy(~answered)] = 1 / plan.classes
+        mu = math.sqrt(2 * len(votes) / sigma**2 + self._check_cost(len(votes)))
+        event = NoisyVotes(costs=tuple(costs.tolist()), plain_mu=mu)
+        spending = Spending(event=event, unit=self.unit, layer="teacher", seen_by=SEES_TEACHERS)
+        return Told(probs, torch.from_numpy(answered), (spending,))
+
+    def planned(self, plan: Plan) -> tuple[Spending, ...]:
+        """Return what the whole run costs every client at most, whatever the votes are."""
+        rows = plan.rows * plan.rounds
+        events = [GaussianRows(rows=rows, sensitivity=2**0.5, sigma=self.sigma_in(plan))]
+        if self.threshold_sigma is not None:
+            events.append(GaussianRows(rows=rows, sensitivity=1.0, sigma=self.threshold_sigma))
+        return tuple(Spending(event=e, unit=self.unit, layer="teacher", seen_by=SEES_TEACHERS) for e in events)
+
+    def warnings(self, plan: Plan) -> tuple[str, ...]:
+        """Return what should be said before the run."""
+        warning = hopeless(self.sigma_in(plan), plan.clients, local=False)
+        return (warning,) if warning else ()
+
+    def _cost(self, votes: list[int], sigma: float, told: bool) -> np.ndarray:
+        if self.threshold is None or self.threshold_sigma is None:
+            return gnmax_cost(votes, sigma)
+        return confident_gnmax_cost(votes, sigma, self.threshold, self.threshold_sigma, answered=told)
+
+    def _check_cost(self, rows: int) -> float:
+        return 0.0 if self.threshold_sigma is None else rows / self.threshold_sigma**2

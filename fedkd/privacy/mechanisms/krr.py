@@ -1,0 +1,128 @@
+"""k-ary randomized response: a client tells a label for each row, and not always the one that it found."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
+
+from fedkd.checks import positive
+from fedkd.errors import SettingError
+from fedkd.privacy.calibration import largest_below
+from fedkd.privacy.claims import ADVERSARIES, Adversary, Unit
+from fedkd.privacy.composition import epsilon_of
+from fedkd.privacy.events import RandomizedLabels
+from fedkd.privacy.gaussian import check_delta
+from fedkd.privacy.ledger import Spending
+from fedkd.privacy.mechanisms.mechanism import DERIVED, PUBLIC_FACTS
+from fedkd.privacy.plan import Plan, check_delta_for, check_local, check_memoize, hopeless
+from fedkd.privacy.ranges import Rows
+
+
+def truth_probability(label_epsilon: float, classes: int) -> float:
+    """Return how often the true label is told: ``e^epsilon / (e^epsilon + classes - 1)``.
+
+    >>> round(truth_probability(math.log(9), 10), 3)
+    0.5
+    """
+    return 1 / (1 + (classes - 1) * math.exp(-label_epsilon))
+
+
+def randomize_labels(
+    labels: Int[Tensor, "N"], classes: int, label_epsilon: float, stream: np.random.Generator
+) -> Int[Tensor, "N"]:
+    """Return labels where each is the true one with ``truth_probability``, else one of the others, all alike."""
+    told = stream.random(len(labels)) < truth_probability(label_epsilon, classes)
+    shift = stream.integers(1, classes, size=len(labels))
+    return (labels + torch.from_numpy(np.where(told, 0, shift)).to(labels.device)) % classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomizedResponse:
+    """Tell a randomized label in place of each prediction, as a one-hot soft label.
+
+    Guarantee: as for ``gaussian``; a label may change to any other, so that there is no sensitivity to speak of. Each
+    label has pure epsilon ``label_epsilon``; many compose by RDP, or by their sum where that is less. For strategies
+    that upload soft labels.
+    """
+
+    unit: ClassVar[Unit] = "client"
+    neighbors: ClassVar[str] = "replace-one"
+    protects_from: ClassVar[tuple[Adversary, ...]] = ADVERSARIES
+    refuses: ClassVar[Mapping[str, str]] = {
+        **DERIVED,
+        "clip_norm": "labels need no clipping",
+        "sigma": "labels are randomized by label_epsilon, not by added noise",
+    }
+    assumptions: ClassVar[tuple[str, ...]] = PUBLIC_FACTS
+
+    epsilon: float | None = None
+    """Budget of the whole run, > 0, from which label_epsilon is solved; null where that is given."""
+    delta: float = 1e-5
+    """Probability beyond epsilon, above 0 and below one over the largest private set."""
+    label_epsilon: float | None = None
+    """Pure epsilon of each label, > 0; null where epsilon is given."""
+    memoize: bool = False
+    """Answer a public sample once: a repeated one gets the same label, and costs nothing."""
+
+    def __post_init__(self) -> None:
+        check_delta(self.delta)
+        if (self.epsilon is None) == (self.label_epsilon is None):
+            raise SettingError(
+                f"give either epsilon or label_epsilon, got epsilon={self.epsilon}, label_epsilon={self.label_epsilon}"
+            )
+        for name, value in (("epsilon", self.epsilon), ("label_epsilon", self.label_epsilon)):
+            if value is not None:
+                positive(**{name: value})
+
+    def check(self, plan: Plan) -> None:
+        """Raise SettingError where the settings do not fit the run."""
+        check_local(plan)
+        if plan.scale != "probs":
+            raise SettingError("krr tells labels, and this strategy's clients upload logits; take one for soft labels")
+        check_delta_for(self.delta, plan.records, "records of the largest private set")
+        check_memoize(plan, self.memoize)
+
+    def label_epsilon_in(self, plan: Plan) -> float:
+        """Return the epsilon of each label, as given or as the run's budget allows it."""
+        if self.label_epsilon is not None:
+            return self.label_epsilon
+        assert self.epsilon is not None, "checked when it was made"
+        return _largest(self.epsilon, self.delta, plan.released(memoize=self.memoize), plan.classes)
+
+    def release(self, values: Rows, plan: Plan, stream: np.random.Generator) -> Rows:
+        """Return one-hot rows of the randomized labels."""
+        labels = values.nan_to_num(nan=0.0).argmax(dim=-1)
+        told = randomize_labels(labels, plan.classes, self.label_epsilon_in(plan), stream)
+        return F.one_hot(told, plan.classes).to(values.dtype)
+
+    def spent(self, plan: Plan, rows: int) -> tuple[Spending, ...]:
+        """Return what a release of so many new labels costs its client."""
+        event = RandomizedLabels(rows=rows, classes=plan.classes, label_epsilon=self.label_epsilon_in(plan))
+        return (Spending(event=event, unit=self.unit, layer="upload"),)
+
+    def planned(self, plan: Plan) -> tuple[Spending, ...]:
+        """Return what the whole run costs a client at most."""
+        return self.spent(plan, plan.released(memoize=self.memoize))
+
+    def warnings(self, plan: Plan) -> tuple[str, ...]:
+        """Return what should be said before the run: a label told with truth p is like noise of sqrt(p (1-p)) / gap."""
+        truth = truth_probability(self.label_epsilon_in(plan), plan.classes)
+        other = (1 - truth) / (plan.classes - 1)
+        noise = math.sqrt(max(truth * (1 - truth), other * (1 - other))) / (truth - other)
+        warning = hopeless(noise, plan.clients, local=True)
+        return (warning,) if warning else ()
+
+
+@lru_cache(maxsize=64)
+def _largest(epsilon: float, delta: float, rows: int, classes: int) -> float:
+    def cost(label_epsilon: float) -> float:
+        return epsilon_of([(RandomizedLabels(rows=rows, classes=classes, label_epsilon=label_epsilon), 1)], delta)[0]
+
+    return largest_below(epsilon, cost)

@@ -1,0 +1,73 @@
+"""What all mechanisms share: what they promise, and the words that several use."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Protocol, runtime_checkable
+
+from fedkd.privacy.claims import ADVERSARIES, Adversary, Claim, Unit
+from fedkd.privacy.composition import Accountant
+from fedkd.privacy.events import NoClaim
+from fedkd.privacy.ledger import Ledger, Spending
+from fedkd.privacy.plan import Plan
+
+SEES_TEACHERS: tuple[Adversary, ...] = ("clients", "outsiders")
+RAW_AT_SERVER = "the server sees each client's raw predictions; the noise comes after it"
+
+DERIVED: Mapping[str, str] = {"sensitivity": "it is derived from what is released (scale and clip_norm), never given"}
+PUBLIC_FACTS = (
+    "the size of a client's private set and when it takes part are public",
+    "accuracies and losses that are recorded for the researcher do not leave a real client",
+)
+TRUSTED_SERVER = (
+    "the server is trusted: it sees every raw prediction",
+    "which clients take part in a round does not depend on their data",
+    *PUBLIC_FACTS,
+)
+
+
+@runtime_checkable
+class Mechanism(Protocol):
+    """A way to protect what travels, with its settings.
+
+    Where it acts is told by its method: ``release`` makes what a client uploads, ``noisy_mean`` and ``tell`` what a
+    server gives back.
+    """
+
+    unit: ClassVar[Unit]
+    neighbors: ClassVar[str]
+    protects_from: ClassVar[tuple[Adversary, ...]]
+    """From whom the claim hides; nobody where there is none."""
+    refuses: ClassVar[Mapping[str, str]]
+    """Settings that somebody may look for in vain, and why there are none."""
+    assumptions: ClassVar[tuple[str, ...]]
+
+    def check(self, plan: Plan) -> None:
+        """Raise SettingError where the settings do not fit the run."""
+
+    def planned(self, plan: Plan) -> tuple[Spending, ...]:
+        """Return what the whole run costs a client at most."""
+
+    def warnings(self, plan: Plan) -> tuple[str, ...]:
+        """Return what should be said before the run, such as that its labels will be useless."""
+
+
+def unprotected_upload() -> Spending:
+    """Return what must be recorded of each client whose upload a trusted server sees raw."""
+    return Spending(event=NoClaim(reason=RAW_AT_SERVER), unit="record", layer="upload", seen_by=("server",))
+
+
+def planned_claims(
+    mechanism: Mechanism, plan: Plan, delta: float, accountant: Accountant = "auto"
+) -> tuple[Claim, ...]:
+    """Return what the whole run will claim for a client, against each adversary, before its first round."""
+    ledger = Ledger()
+    if "server" not in mechanism.protects_from and mechanism.protects_from:
+        ledger.record(0, unprotected_upload())
+    for spending in mechanism.planned(plan):
+        ledger.record(0, spending)
+    return tuple(ledger.claim(mechanism.unit, who, delta, accountant=accountant) for who in ADVERSARIES)
+
+
+def claim_text(mechanism: Mechanism, plan: Plan, delta: float) -> str:
+    """Return what a run may say of its privacy before it starts: a line an adversary, then what is assumed."""
+    lines = [claim.text() for claim in planned_claims(mechanism, plan, delta)]
+    return "\n".join([*lines, *(f"assumed: {assumption}" for assumption in mechanism.assumptions)])
