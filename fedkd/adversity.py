@@ -29,8 +29,8 @@ class Adversity:
     """By client id."""
     seed: int
 
-    def fuse(self, strategy: Strategy, cohort: Cohort, state: Any) -> Fusion:
-        """Return a strategy's fusion of what was uploaded, attackers' uploads included."""
+    def poisoned(self, cohort: Cohort) -> Cohort:
+        """Return the cohort with the attackers' uploads in place of what they would honestly have sent."""
         here = self.attackers[list(cohort.client_ids)]
         if self.attack is not None and here.any():
             stream = numpy_stream(self.seed, "round", cohort.round, "attack")
@@ -38,6 +38,10 @@ class Adversity:
             if cohort.answered is not None:  # rows that nobody sent stay away
                 values = values.where(cohort.answered[:, :, None], cohort.values)
             cohort = replace(cohort, values=values)
+        return cohort
+
+    def fuse(self, strategy: Strategy, cohort: Cohort, state: Any) -> Fusion:
+        """Return a strategy's fusion of what was uploaded, by the robust mean where there is one."""
         if self.robust is None:
             return strategy.fuse(cohort, state)
         assert isinstance(strategy, Averaging), "checked before the run"

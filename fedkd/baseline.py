@@ -84,6 +84,7 @@ def _twin(scenario: Scenario) -> Scenario:
         attacks=choose("attacks", {"name": "none"}),
         robust=choose("robust", {"name": "none"}),
         codec=choose("codec", {"name": "own"}),
+        privacy=choose("privacy", {"name": "none"}),
         distill=Distillation(),
         public=public,
     )

@@ -19,17 +19,21 @@ from fedkd.checkpoint import CheckpointFolder
 from fedkd.choice import PublicChoice
 from fedkd.client import OPTIMIZER, Workplace, example_arrays
 from fedkd.codecs import codecs_of
-from fedkd.data.division import divide
-from fedkd.data.prepare import prepare
+from fedkd.data.division import Division, divide
+from fedkd.data.prepare import Prepared, prepare
 from fedkd.data.public import describe, make_public_set, samples_of_other
 from fedkd.data.samples import statistics
 from fedkd.engines.job import Engine
 from fedkd.engines.local import one_intra_op_thread
 from fedkd.errors import SettingError, unknown_name
-from fedkd.knowledge import PublicPredictions
+from fedkd.guard import Guard
+from fedkd.knowledge import ModelWeights, PublicPredictions
 from fedkd.losses import LOSSES, ON_LOGITS, LossName
 from fedkd.models.build import Architecture, assign, find_factory, try_out
-from fedkd.privacy import Protection
+from fedkd.privacy.dp_sgd import check_sample_gradients
+from fedkd.privacy.mechanisms import DpSgd, Gaussian, GnMax, Laplace, RandomizedResponse, Swing, claim_text
+from fedkd.privacy.none import REASON, Unprotected
+from fedkd.privacy.plan import Plan as PrivacyPlan
 from fedkd.rehearsal import is_faster, reason_alone
 from fedkd.report.rows import Plan
 from fedkd.scenario import Scenario
@@ -37,7 +41,7 @@ from fedkd.server import Server, check_order, settled_order
 from fedkd.server_models import WorkplaceModels
 from fedkd.settings import defaults, plain
 from fedkd.state import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
-from fedkd.strategy import Asking, Declaration, Needs, chosen_loss, declaration
+from fedkd.strategy import Asking, Averaging, Declaration, Needs, chosen_loss, declaration
 from fedkd.training import Distillation, blank_optimizer
 
 
@@ -122,7 +126,7 @@ def workplace(
         loss=chosen_loss(declared, scenario.strategy.name, scenario.distill.loss),
         kind=declared.kind,
         needs=declared.needs,
-        protection=scenario.privacy.value,
+        guard=_guard(scenario, declared, prepared, division),
         codecs=codecs_of(scenario.codec.value, declared.codec) if declared.kind is not None else None,
         store=store,
         seed=scenario.federation.seed,
@@ -174,6 +178,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     place = workplace(scenario, store, stop, device=device)
     _check_models(name, declared.needs, place)
     _check_codecs(scenario, place)
+    _check_privacy(scenario, declared, place)
     scenario = _choose_together(scenario, place)
     place = replace(place, together=_named(scenario))
     prepared, division, traits = place.prepared, place.division, place.traits
@@ -197,6 +202,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         models=_server_models(declared.needs, place),
         shapes={a.name: _shapes(a) for a in place.architectures} if kind and kind.lesson == "adopt" else None,
         codecs=place.codecs,
+        guard=place.guard,
         adversity=adversity(
             scenario.strategy.value,
             kind,
@@ -231,10 +237,13 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         engine=f"{scenario.engine.name} engine, {engine.describe()}",
         loss=loss,
         exchanges=exchanges,
-        privacy=_privacy(scenario.privacy.value, exchanges),
+        privacy=_privacy(place.guard, exchanges),
         attackers=tuple(i for i in range(len(assigned)) if server.adversity and server.adversity.attackers[i]),
-        warnings=_warnings(
-            scenario, [len(a) + len(b) for a, b in zip(division.train, division.validation, strict=True)], traits
+        warnings=(
+            *_warnings(
+                scenario, [len(a) + len(b) for a, b in zip(division.train, division.validation, strict=True)], traits
+            ),
+            *_privacy_warnings(place.guard),
         ),
     )
     return Experiment(resolved, place, server, plan, states, checkpoints, temporary)
@@ -410,9 +419,103 @@ def _check_needs(scenario: Scenario, declared: Declaration) -> None:
         )
 
 
-def _privacy(protection: Protection, exchanges: bool) -> dict[str, Any]:
-    reason = protection.event.reason if exchanges else "nothing leaves a client"
-    return {"mechanism": protection.event.mechanism, "epsilon": None, "reason": reason}
+def _guard(scenario: Scenario, declared: Declaration, prepared: Prepared, division: Division) -> Guard:
+    """Return the run's privacy mechanism with what it must know of the run. Raises SettingError."""
+    mechanism, seed, kind = scenario.privacy.value, scenario.federation.seed, declared.kind
+    if isinstance(mechanism, Unprotected) or kind is None:
+        return Guard(name="none", mechanism=None, plan=None, seed=seed)
+    sizes = [len(rows) for rows in division.train]
+    public = scenario.public
+    predicts = isinstance(kind, PublicPredictions)
+    plan = PrivacyPlan(
+        clients=scenario.federation.clients,
+        rounds=scenario.protocol.rounds,
+        rows=max(1, (public.per_round or public.size) * public.views) if public.choice == "random" else public.size,
+        public_size=max(1, public.size * public.views),
+        classes=prepared.classes,
+        scale=kind.scale if isinstance(kind, PublicPredictions) else "probs",
+        records=max(sizes),
+        fewest_records=min(sizes),
+        batch_size=scenario.train.batch_size,
+        epochs=scenario.train.epochs,
+        chooses=isinstance(kind, PublicPredictions) and kind.chooser is not None,
+        plain_mean=predicts and isinstance(scenario.strategy.value, Averaging),
+    )
+    return Guard(
+        name=scenario.privacy.name,
+        mechanism=mechanism,
+        plan=plan,
+        seed=seed,
+        temperature=scenario.distill.temperature,
+    )
+
+
+def _check_privacy(scenario: Scenario, declared: Declaration, place: Workplace) -> None:
+    """Raise where a mechanism would not protect what this strategy sends, or not in the way that it counts."""
+    name, chosen, kind, guard = scenario.strategy.name, scenario.privacy.name, declared.kind, place.guard
+    if kind is None and chosen != "none":
+        raise SettingError(f"privacy={chosen} would do nothing: strategy={name} exchanges nothing")
+    mechanism, plan = guard.mechanism, guard.plan
+    if mechanism is None or plan is None:
+        return
+    where = f"privacy={chosen} with strategy={name}"
+    try:
+        mechanism.check(plan)
+    except SettingError as error:
+        raise SettingError(f"privacy={chosen}: {error}") from error
+    if mechanism.protects_from and declared.needs.label_counts:
+        raise SettingError(f"{where}: the strategy discloses each client's label counts, so that no claim holds")
+    if isinstance(mechanism, DpSgd):
+        covered = isinstance(kind, PublicPredictions) and kind.chooser is None
+        if not covered and not (isinstance(kind, ModelWeights) and kind.proximal == 0):
+            raise SettingError(
+                f"{where}: its clients upload more than their model knows (tables, prototypes or caches of private"
+                " samples, or a choice made by them), or train with a term that is not of single samples; dp_sgd"
+                " covers predictions on a public set, and weights"
+            )
+        if declared.needs.pooled:
+            raise SettingError(f"{where}: it trains on the private sets of all clients")
+        for architecture in {a.name: a for a in place.architectures}.values():
+            few = torch.randn(3, *architecture.input_shape, generator=torch.Generator().manual_seed(0))
+            check_sample_gradients(architecture.build(0), few, architecture.name)
+    elif not isinstance(kind, PublicPredictions):
+        raise SettingError(
+            f"{where}: {chosen} protects predictions on a public set, and the strategy sends something else; use dp_sgd"
+        )
+    if isinstance(mechanism, Gaussian | Laplace | RandomizedResponse | Swing) and isinstance(
+        scenario.strategy.value, Asking
+    ):
+        raise SettingError(f"{where}: which samples are asked about changes from round to round; use dp_sgd or another")
+    if isinstance(mechanism, Swing) and mechanism.detector == "oracle":
+        raise SettingError("privacy.detector=oracle needs to know the canaries, and this run has none")
+    if guard.central is not None:
+        if scenario.robust.name != "none":
+            raise SettingError(f"privacy={chosen} and robust={scenario.robust.name} both take the mean's place")
+        if scenario.public.choice != "random" or scenario.public.views > 1:
+            raise SettingError(
+                f"privacy={chosen}: public.choice and public.views look at raw predictions once more; leave"
+                " them out"
+            )
+        if isinstance(mechanism, GnMax) and (not plan.plain_mean or declared.teaches != "probs"):
+            raise SettingError(f"{where}: votes take the place of a plain mean of soft labels, as dsfl has it")
+    elif mechanism.protects_from and scenario.public.choice != "random":
+        raise SettingError(f"privacy={chosen}: how often a sample is asked about would depend on answers; leave"
+                           " public.choice out")  # fmt: skip
+
+
+def _privacy(guard: Guard, exchanges: bool) -> dict[str, Any]:
+    """Return what is said of privacy before the run."""
+    if guard.mechanism is None or guard.plan is None:
+        reason = REASON if exchanges else "nothing leaves a client"
+        return {"mechanism": "none", "epsilon": None, "reason": reason}
+    delta = getattr(guard.mechanism, "delta", 1e-5)
+    return {"mechanism": guard.name, "reason": claim_text(guard.mechanism, guard.plan, delta)}
+
+
+def _privacy_warnings(guard: Guard) -> tuple[str, ...]:
+    if guard.mechanism is None or guard.plan is None:
+        return ()
+    return tuple(f"privacy={guard.name}: {warning}" for warning in guard.mechanism.warnings(guard.plan))
 
 
 def _warnings(scenario: Scenario, sizes: list[int], traits: Any) -> tuple[str, ...]:

@@ -26,12 +26,14 @@ from fedkd.data.samples import Normalization, inputs, labels
 from fedkd.data.shifts import shifted
 from fedkd.errors import DeadlinePassed, Interrupted
 from fedkd.fusion import smooth, soften
+from fedkd.guard import Guard, affords_round, history_of, with_history
 from fedkd.knowledge import AdoptedKind, Kind, PenaltyKind
 from fedkd.losses import ON_LOGITS, distillation_target, find_loss, weighted
 from fedkd.messages import ClientCard, Download, Knowledge, Packed, Predictions, PrivacyEvent, Step, Upload
 from fedkd.models.build import Architecture, Traits, borrowed_global_generator
 from fedkd.models.features import forward_with_features
-from fedkd.privacy import Protection
+from fedkd.privacy.dp_sgd import optimize_privately
+from fedkd.privacy.mechanisms import DpSgd, Schedule
 from fedkd.relations import match_similarities
 from fedkd.seeding import numpy_stream, torch_seed
 from fedkd.state import ClientState, ClientStore, MemoryStore
@@ -53,7 +55,9 @@ OPTIMIZER = "optimizer of "
 """How the names of optimizer tensors begin in a client's state: ``optimizer of train/0/exp_avg``."""
 CODEC = "codec "
 """How the names begin of what codecs remember: ``codec up/probs``, ``codec down/probs``."""
-_KEPT = (OPTIMIZER, CODEC)
+PRIVACY = "privacy "
+"""How the names begin of what the privacy mechanism remembers: ``privacy steps``, ``privacy answers ids``."""
+_KEPT = (OPTIMIZER, CODEC, PRIVACY)
 
 
 TRAINING: frozenset[Step] = frozenset({"pretrain", "distill", "adopt", "train"})
@@ -88,7 +92,7 @@ class Workplace:
     kind: Kind | None
     """None where the strategy exchanges nothing."""
     needs: Needs
-    protection: Protection
+    guard: Guard
     codecs: Codecs | None
     """None where everything travels in full."""
     store: ClientStore
@@ -186,6 +190,10 @@ def take_part(place: Workplace, client_id: int, download: Download) -> Upload:
     """
     started = time.perf_counter()
     visit = _Visit(place, client_id, download)
+    if visit.is_silent():
+        _evaluate(visit)
+        metrics = {**visit.metrics, "silent": 1.0, "seconds": time.perf_counter() - started}
+        return Upload(client_id=client_id, round=download.round, metrics=metrics)
     rehearsed = place.rehearsed.pop((client_id, download.round, download.steps), None)
     if rehearsed is not None:
         visit.take_over(rehearsed)
@@ -258,6 +266,16 @@ class _Visit:
         prefix = f"{CODEC}{way}/"
         others = {name: tensor for name, tensor in self.kept.items() if not name.startswith(prefix)}
         self.kept = {**others, **{f"{prefix}{name}": torch.tensor(array) for name, array in (memory or {}).items()}}
+
+    @property
+    def guarded(self) -> Mapping[str, Tensor]:
+        """What the privacy mechanism remembers of this client."""
+        return {name.removeprefix(PRIVACY): t for name, t in self.kept.items() if name.startswith(PRIVACY)}
+
+    @guarded.setter
+    def guarded(self, memory: Mapping[str, Tensor]) -> None:
+        others = {name: tensor for name, tensor in self.kept.items() if not name.startswith(PRIVACY)}
+        self.kept = {**others, **{f"{PRIVACY}{name}": tensor for name, tensor in memory.items()}}
 
     @property
     def traits(self) -> Traits:
@@ -344,15 +362,66 @@ class _Visit:
         if kept:
             restore_optimizer(optimizer, kept)
         seed = torch_seed(self.place.seed, *self.stream_path(f"{purpose} dropout"))
+        private = self.place.guard.dp_sgd if purpose == "train" else None
         with borrowed_global_generator(seed) if self.traits.draws_randomness else contextlib.nullcontext():
             stream = self.stream(f"{purpose} batches")
-            loss = optimize(
-                self.model, size, batch_loss, phase, stream, epochs=epochs, optimizer=optimizer, pulse=self.pulse
-            )
+            if private is not None:
+                loss = self._optimize_privately(private, size, batch_loss, optimizer, stream, epochs)
+            else:
+                loss = optimize(
+                    self.model, size, batch_loss, phase, stream, epochs=epochs, optimizer=optimizer, pulse=self.pulse
+                )
         if kept:
             now = optimizer_tensors(optimizer)
             self.kept = {**self.kept, **{f"{prefix}{name}": tensor for name, tensor in now.items()}}
         return loss
+
+    def _optimize_privately(
+        self,
+        settings: DpSgd,
+        size: int,
+        batch_loss: Callable[[Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        batches: np.random.Generator,
+        epochs: int,
+    ) -> float | None:
+        """Train by DP-SGD. Steps whose noise was drawn are kept with the client, also where the round then fails."""
+        place, history = self.place, history_of(self.guarded)
+        assert place.guard.plan is not None, "there is a mechanism"
+        rounds = place.guard.plan.rounds
+        schedule = Schedule.of(size, place.training.batch_size, epochs)
+        noise = torch.Generator(place.device)
+        noise.manual_seed(torch_seed(place.seed, *self.stream_path("train privacy noise")))
+        try:
+            return optimize_privately(
+                self.model,
+                size,
+                batch_loss,
+                optimizer,
+                schedule,
+                noise_multiplier=settings.noise_multiplier_in(schedule, rounds),
+                clip_norm=settings.clip_norm,
+                batches=batches,
+                noise=noise,
+                history=history,
+                pulse=self.pulse,
+            )
+        except BaseException:
+            before = place.store.get(self.client_id) or place.initial_state(self.client_id)
+            steps = with_history(self.guarded, history)["steps"]
+            place.store.put(self.client_id, self.round, {**before, f"{PRIVACY}steps": steps})
+            raise
+        finally:
+            self.guarded = with_history(self.guarded, history)
+
+    def is_silent(self) -> bool:
+        """Return whether the client's privacy budget does not cover its part of this message."""
+        settings, plan = self.place.guard.dp_sgd, self.place.guard.plan
+        if settings is None or plan is None or "train" not in self.download.steps:
+            return False
+        size = len(self.place.train_rows(self.client_id))
+        schedule = Schedule.of(size, self.place.training.batch_size, self.place.training.epochs)
+        return not affords_round(settings, schedule, plan.rounds, history_of(self.guarded))
 
     def fit(self, purpose: str, x: Tensor, y: Int[Tensor, "n"], epochs: int) -> float | None:
         """Minimize cross entropy on labeled samples."""
@@ -424,6 +493,7 @@ def _distill(visit: _Visit) -> None:
             found = found + settings.relation * match_similarities(logits, probs[batch], settings.temperature)
         return found
 
+    visit.guarded = place.guard.taught(teacher, visit.guarded)
     mean = visit.optimize("distill", len(x), batch_loss, settings, settings.epochs)
     if mean is not None:
         visit.metrics["distill_loss"] = mean
@@ -456,7 +526,10 @@ def _evaluate(visit: _Visit) -> None:
 def _share(visit: _Visit) -> None:
     place = visit.place
     assert place.kind is not None, "knowledge was asked for in a run that exchanges none"
-    visit.knowledge, visit.event = place.protection.protect(place.kind.extract(visit))
+    knowledge = place.kind.extract(visit)
+    visit.knowledge, visit.event, visit.guarded = place.guard.protect(
+        knowledge, visit.client_id, visit.round, visit.guarded
+    )
     if place.codecs is not None:
         memory = None if visit.download.start_over else visit.remembered("up")
         coded, after = place.codecs.up.encode(place.kind.arrays(visit.knowledge), memory)

@@ -53,12 +53,15 @@ class Packed:
 class PrivacyEvent:
     """What protected one release, and whether anything may be claimed for it.
 
-    No upload exists without one. ``claims`` False means that no guarantee is given, for the stated reason.
+    No upload exists without one. ``claims`` False means that no guarantee is given, for the stated reason. ``spent``
+    are the spendings for the ledger, as JSON (``fedkd.privacy.ledger.Spending``). What was spent on a model is stated
+    whole each time, so that a message that is lost loses no spending; all else is of this release alone.
     """
 
     mechanism: str
     claims: bool
     reason: str
+    spent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +269,8 @@ class ClientRecord:
     effective_neighbors: float | None = None
     self_weight: float | None = None
     label_leakage: float | None = None
+    epsilon: float | None = None
+    """What the ledger says that was spent on this client so far, against the first adversary that is protected from."""
 
 
 @dataclass(frozen=True, kw_only=True)

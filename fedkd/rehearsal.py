@@ -32,6 +32,8 @@ def reason_alone(place: Workplace, name: str) -> str | None:
         return "its kind of knowledge takes part in training in a way of its own"
     if place.codecs is not None and place.codecs.down.stateful:
         return "its teachers build on what each client was sent before"
+    if place.guard.dp_sgd is not None or place.guard.compares:
+        return "what protects its privacy takes part in its training"
     if place.kind is not None and not (place.distillation.plain and place.public.views == 1):
         return "each distills in a way of its own"
     phases = [place.training, *([place.distillation] if place.kind is not None else [])]

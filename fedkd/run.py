@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -277,11 +277,40 @@ def summarize(
         "rejected": sum(len(row["rejected"]) for row in rows),
         "failed": sum(len(row["failed"]) for row in rows),
         "knowledge_sha256": next((r.knowledge_sha256 for r in reversed(records) if r.knowledge_sha256), None),
-        "privacy": dict(plan.privacy),
+        "privacy": _privacy(experiment),
         "seconds": seconds,
         "device": plan.device,
         "engine": scenario.engine.plain(),
         "versions": versions(),
+    }
+
+
+def _privacy(experiment: Experiment) -> dict[str, Any]:
+    """Return what the ledger lets a run claim at its end: for the first adversary protected from, and for each."""
+    server, plan = experiment.server, experiment.plan
+    guard = server.guard
+    if guard.mechanism is None:
+        return dict(plan.privacy)
+    mechanism, claims = guard.mechanism, server.claims()
+    first = next((c for c in claims if c.adversary in mechanism.protects_from), claims[0])
+    sigma = None
+    for name in ("sigma_in", "scale_in", "label_epsilon_in"):
+        if hasattr(mechanism, name):
+            sigma = getattr(mechanism, name)(guard.plan)
+    return {
+        "mechanism": guard.name,
+        "unit": first.unit,
+        "neighbors": first.neighbors,
+        "adversary": first.adversary,
+        "epsilon": first.epsilon,
+        "delta": first.delta,
+        "sigma": sigma,
+        "sampling": first.sampling,
+        "accountant": first.accountant,
+        "reason": first.reason,
+        "claims": [asdict(claim) for claim in claims],
+        "assumptions": list(mechanism.assumptions),
+        "text": [claim.text() for claim in claims],
     }
 
 

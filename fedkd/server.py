@@ -5,6 +5,7 @@ part, which public samples) comes from named streams, so that a round repeats wh
 """
 
 import hashlib
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -20,6 +21,7 @@ from fedkd.choice import PublicChoice
 from fedkd.codecs import Codecs
 from fedkd.errors import RunError, SettingError, UploadRejected
 from fedkd.fusion import effective_neighbors
+from fedkd.guard import SPENT, Guard
 from fedkd.knowledge import Kind, Lessons, Request, RowKind
 from fedkd.losses import Scale
 from fedkd.messages import (
@@ -35,6 +37,8 @@ from fedkd.messages import (
     Step,
     Upload,
 )
+from fedkd.privacy.claims import ADVERSARIES, Claim
+from fedkd.privacy.ledger import Ledger, Spending
 from fedkd.seeding import numpy_stream
 from fedkd.strategy import Asking, Declaration, Strategy, Stream, Streaming
 
@@ -114,12 +118,15 @@ class Server:
         shapes: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
         adversity: Adversity | None = None,
         codecs: Codecs | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.strategy, self.declared, self.kind, self.protocol = strategy, declared, kind, protocol
         self.clients, self.classes, self.seed, self.temperature = clients, classes, seed, temperature
         self.choice, self.public_labels = choice, public_labels
         self.pretrains, self.models, self.shapes = pretrains, models, shapes or {}
         self.adversity, self.codecs = adversity, codecs
+        self.guard = guard or Guard(name="none", mechanism=None, plan=None, seed=seed)
+        self.ledger = Ledger()
         # What codecs remember by client: of what it uploaded, and of what it was sent.
         self._up: dict[int, Memory] = {}
         self._down: dict[int, Memory] = {}
@@ -190,8 +197,8 @@ class Server:
         Where the strategy fuses a stream, an upload is dropped once those of lower client ids have been added.
         """
         request, state = self._request(number), self._state
-        gathering: _Stream | _Stack = _Stack(self.adversity)
-        needs_all = self.adversity is not None or self.choice.looks
+        gathering: _Stream | _Stack = _Stack(self.adversity, self.guard)
+        needs_all = self.adversity is not None or self.choice.looks or self.guard.central is not None
         if not needs_all and isinstance(self.strategy, Streaming) and isinstance(self.kind, RowKind):
             gathering = _Stream(self.strategy.stream(state), self.kind, self._asked)
         silent, failures = set(self._asked), dict[int, str]()
@@ -202,6 +209,11 @@ class Server:
                 failures[reply.client_id] = reply.error
             if upload is not None:
                 self._seen.add(upload.client_id)
+                self._spend(upload)
+            if upload is not None and "silent" in upload.metrics:
+                record = self.records[upload.client_id]
+                self.records[upload.client_id] = replace(record, status="absent", reason=SPENT)
+                upload = None
             if self.kind is not None:
                 gathering.take(reply.client_id, None if upload is None else self._opened(upload, request))
         for client_id in silent:
@@ -217,6 +229,8 @@ class Server:
         self.kind.check_fusion(fusion, client_ids, request, self.declared.teaches)
         if self.choice.looks and isinstance(gathering, _Stack):
             fusion = self.choice.settle(fusion, gathering.cohort, cast(Scale, self.declared.teaches))
+        for spending in gathering.spent:
+            self.ledger.record(None, spending)
         self._keep(fusion, client_ids, self.kind.lessons(fusion, client_ids, request, self.declared.teaches))
 
     def close_round(self, number: int) -> dict[int, Download]:
@@ -278,6 +292,8 @@ class Server:
 
     def record(self, number: int) -> RoundRecord:
         """Return the record of a finished round."""
+        for client_id, epsilon in self._epsilons().items():
+            self.records[client_id] = replace(self.records[client_id], epsilon=epsilon)
         return RoundRecord(
             round=number,
             clients=tuple(self.records[i] for i in sorted(self.records)),
@@ -306,6 +322,7 @@ class Server:
             "lessons": self._lessons_as_tensors() if self._sends_later else None,
             "unlearned": sorted(self._unlearned),
             "choice": self.choice.state(),
+            "ledger": self.ledger.state(),
             "codecs": {"up": _memories(self._up), "down": _memories(self._down)},
         }
 
@@ -318,6 +335,7 @@ class Server:
         self._unlearned = set(state["unlearned"])
         self._up, self._down = (_restored(state["codecs"][way]) for way in ("up", "down"))
         self.choice.restore(state["choice"])
+        self.ledger.restore(state["ledger"])
         if state["lessons"] is not None:
             self._lessons = self._lessons_from_tensors(state["lessons"])
 
@@ -449,6 +467,33 @@ class Server:
         )
         return upload
 
+    def _spend(self, upload: Upload) -> None:
+        """Enter in the ledger what left a client, whether it is accepted or not."""
+        if upload.privacy is None:
+            return
+        spendings = [Spending.from_plain(json.loads(text)) for text in upload.privacy.spent]
+        whole = [spending for spending in spendings if spending.layer == "model"]
+        self.ledger.state_whole(upload.client_id, "model", whole)
+        for spending in spendings:
+            if spending.layer != "model":
+                self.ledger.record(upload.client_id, spending)
+
+    def claims(self, client_id: int | None = None) -> tuple[Claim, ...]:
+        """Return what the ledger lets the run claim so far, for the system or a client: server, clients, outsiders."""
+        mechanism = self.guard.mechanism
+        unit = "record" if mechanism is None else mechanism.unit
+        delta = getattr(mechanism, "delta", 1e-5)
+        return tuple(self.ledger.claim(unit, who, delta, client=client_id) for who in ADVERSARIES)
+
+    def _epsilons(self) -> dict[int, float | None]:
+        """Return what was spent on each client, against the first adversary that the mechanism protects from."""
+        mechanism = self.guard.mechanism
+        if mechanism is None or not mechanism.protects_from:
+            return {}
+        delta, who = getattr(mechanism, "delta", 1e-5), mechanism.protects_from[0]
+        known = self.ledger.clients
+        return {i: self.ledger.claim(mechanism.unit, who, delta, client=i).epsilon for i in known}
+
     def _require(self, number: int, present: int, *reasons: str) -> None:
         """Raise RunError where fewer clients are left in a round than ``min_clients``."""
         if present < self.protocol.min_clients:
@@ -500,8 +545,10 @@ class Server:
 class _Stack:
     """Uploads kept until all are there."""
 
-    def __init__(self, adversity: Adversity | None) -> None:
+    def __init__(self, adversity: Adversity | None, guard: Guard) -> None:
         self.accepted: dict[int, Upload] = {}
+        self.spent: tuple[Spending, ...] = ()
+        self._guard = guard
         self.cohort: Any = None
         self._adversity = adversity
 
@@ -514,9 +561,12 @@ class _Stack:
 
     def fuse(self, strategy: Strategy, state: Any, kind: Kind, request: Request) -> Fusion:
         self.cohort = cohort = kind.stack(list(self.accepted.values()), request)
-        return (
-            strategy.fuse(cohort, state) if self._adversity is None else self._adversity.fuse(strategy, cohort, state)
-        )
+        if self._adversity is not None:
+            self.cohort = cohort = self._adversity.poisoned(cohort)
+            if self._guard.central is None:
+                return self._adversity.fuse(strategy, cohort, state)
+        fusion, self.spent = self._guard.fuse(strategy, cohort, state)
+        return fusion
 
 
 class _Stream:
@@ -524,6 +574,7 @@ class _Stream:
 
     def __init__(self, stream: Stream, kind: RowKind, expected: Sequence[int]) -> None:
         self.accepted: set[int] = set()
+        self.spent: tuple[Spending, ...] = ()
         self._stream, self._kind, self._expected = stream, kind, list(reversed(expected))
         self._early: dict[int, Tensor | None] = {}
 

@@ -26,14 +26,18 @@ def adversity(**changes: Any) -> Adversity:
     return Adversity(**{"attack": None, "robust": None, "attackers": attackers, "seed": 0, **changes})
 
 
+def fused(found: Adversity, strategy: Any, cohort: Cohort) -> Any:
+    return found.fuse(strategy, found.poisoned(cohort), None)
+
+
 def test_only_the_attackers_of_the_round_are_poisoned() -> None:
     honest = cohort()
     poisoned = honest.values.clone()
     poisoned[[0, 2]] *= -1  # clients 0 and 3; nobody else attacks
-    fusion = adversity(attack=SignFlip(strength=1.0)).fuse(FedMD(), honest, None)
+    fusion = fused(adversity(attack=SignFlip(strength=1.0)), FedMD(), honest)
     torch.testing.assert_close(fusion.teachers, mean_over_clients(poisoned))
     nobody = cohort((1, 2, 4))
-    fusion = adversity(attack=SignFlip()).fuse(FedMD(), nobody, None)
+    fusion = fused(adversity(attack=SignFlip()), FedMD(), nobody)
     assert torch.equal(fusion.teachers, FedMD().fuse(nobody, None).teachers)
 
 
@@ -49,14 +53,14 @@ def test_rows_that_nobody_sent_stay_away() -> None:
             return FedMD().fuse(cohort, state)
 
     some = Cohort(round=2, client_ids=honest.client_ids, public_ids=honest.public_ids, values=values, answered=answered)
-    adversity(attack=ATTACKS["random"]()).fuse(Watching(), some, None)  # type: ignore[call-arg]
+    fused(adversity(attack=ATTACKS["random"]()), Watching(), some)  # type: ignore[call-arg]
     assert torch.equal(seen[0].values == 0, (values == 0))
     assert not torch.equal(seen[0].values, values)
 
 
 def test_a_robust_mean_takes_the_place_of_the_plain_one() -> None:
     honest = cohort()
-    fusion = adversity(robust=Median()).fuse(FedMD(), honest, None)
+    fusion = fused(adversity(robust=Median()), FedMD(), honest)
     assert torch.equal(fusion.teachers, median_over_clients(honest.values)[0])
     torch.testing.assert_close(fusion.weights.sum(dim=1), torch.ones(5))
     assert (fusion.weights == fusion.weights[0]).all()
@@ -64,7 +68,7 @@ def test_a_robust_mean_takes_the_place_of_the_plain_one() -> None:
     soft = Cohort(
         round=2, client_ids=honest.client_ids, public_ids=honest.public_ids, values=honest.probs, scale="probs"
     )
-    sharp = adversity(robust=Median()).fuse(DSFL(), soft, None)
+    sharp = fused(adversity(robust=Median()), DSFL(), soft)
     expected = DSFL().teach(Median().aggregate(soft.values, "probs")[0], 5)
     assert torch.equal(sharp.teachers, expected.teachers)
 

@@ -120,7 +120,12 @@ def upload_content(upload: Upload, kind: Kind | None) -> RecordDict:
     if upload.privacy is not None:
         event = upload.privacy
         content["privacy"] = ConfigRecord(
-            {"mechanism": event.mechanism, "claims": event.claims, "reason": event.reason}
+            {
+                "mechanism": event.mechanism,
+                "claims": event.claims,
+                "reason": event.reason,
+                "spent": list(event.spent),
+            }
         )
     if upload.knowledge is not None and kind is not None:
         packed = isinstance(upload.knowledge, Packed)
@@ -143,7 +148,7 @@ def read_upload(content: RecordDict, kind: Kind | None, *, packed: bool = False)
             client_id=cast(int, about["client_id"]),
             round=cast(int, about["round"]),
             metrics={name: _read_metric(value) for name, value in content["metrics"].items()},
-            privacy=None if event is None else PrivacyEvent(**cast("dict[str, Any]", dict(event))),
+            privacy=None if event is None else _event(cast("dict[str, Any]", dict(event))),
             knowledge=None if arrays is None or kind is None else _knowledge(arrays, kind, packed),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -153,6 +158,10 @@ def read_upload(content: RecordDict, kind: Kind | None, *, packed: bool = False)
 def _knowledge(record: ArrayRecord, kind: Kind, packed: bool) -> Knowledge:
     arrays = unpack_arrays(record)
     return Packed(arrays) if packed else kind.knowledge(arrays)
+
+
+def _event(fields: dict[str, Any]) -> PrivacyEvent:
+    return PrivacyEvent(**{**fields, "spent": tuple(fields["spent"])})
 
 
 def _metric(value: float | tuple[float, ...]) -> float | list[float]:

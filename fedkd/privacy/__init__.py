@@ -1,21 +1,12 @@
-"""What protects a release on the client, before it is uploaded. Every release carries a privacy event."""
+"""Privacy: what protects private data, what it costs, and what may be claimed. Every release carries an event.
 
-from typing import Protocol, runtime_checkable
+``mechanisms`` are the settings with their pure functions, ``dp_sgd`` is private training, ``events``, ``ledger`` and
+``composition`` count, ``claims`` says it in words. ``fedkd.guard`` puts a mechanism to work in a run.
+"""
 
-from fedkd.messages import Knowledge, PrivacyEvent
+from typing import Any
+
+from fedkd.privacy.mechanisms import MECHANISMS
 from fedkd.privacy.none import Unprotected
 
-
-@runtime_checkable
-class Protection(Protocol):
-    """A client's last step before an upload."""
-
-    @property
-    def event(self) -> PrivacyEvent:
-        """What is done to each release, and what may be claimed for it."""
-
-    def protect(self, knowledge: Knowledge) -> tuple[Knowledge, PrivacyEvent]:
-        """Return what may leave the client, with the event that says what was done."""
-
-
-PRIVACY: dict[str, type[Protection]] = {"none": Unprotected}
+PRIVACY: dict[str, type[Any]] = {"none": Unprotected, **MECHANISMS}

@@ -12,7 +12,7 @@ each. A layer with a release that nobody protected claims nothing. A claim for a
 Clients' data is disjoint: the system's epsilon is the largest, never the sum. Not for: what an event costs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -71,6 +71,19 @@ class Ledger:
         event, times = spending.event.split()
         single = Spending(event=event, unit=spending.unit, layer=spending.layer, seen_by=spending.seen_by)
         self._counts[client, single] = self._counts.get((client, single), 0) + times
+
+    def state_whole(self, client: int, layer: Layer, spendings: Sequence[Spending]) -> None:
+        """Take what a client says of a whole layer, as of its model: all that was ever spent there. Never less.
+
+        An older statement that comes late changes nothing.
+        """
+        stated: dict[Spending, int] = {}
+        for spending in spendings:
+            event, times = spending.event.split()
+            single = replace(spending, event=event, layer=layer)
+            stated[single] = stated.get(single, 0) + times
+        for single, times in stated.items():
+            self._counts[client, single] = max(times, self._counts.get((client, single), 0))
 
     @property
     def clients(self) -> tuple[int, ...]:

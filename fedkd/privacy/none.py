@@ -1,8 +1,13 @@
 """No protection: knowledge leaves as it is, and nothing is claimed."""
 
+import json
 from dataclasses import dataclass
 
-from fedkd.messages import Knowledge, PrivacyEvent
+from fedkd.messages import PrivacyEvent
+from fedkd.privacy.events import NoClaim
+from fedkd.privacy.ledger import Spending
+
+REASON = "raw predictions are uploaded; no epsilon is claimed against any adversary"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,9 +17,5 @@ class Unprotected:
     @property
     def event(self) -> PrivacyEvent:
         """The event of every release: nothing was done, nothing is claimed."""
-        reason = "raw predictions are uploaded; no epsilon is claimed against any adversary"
-        return PrivacyEvent(mechanism="none", claims=False, reason=reason)
-
-    def protect(self, knowledge: Knowledge) -> tuple[Knowledge, PrivacyEvent]:
-        """Return the knowledge unchanged, with an event that claims nothing."""
-        return knowledge, self.event
+        spending = Spending(event=NoClaim(reason=REASON), unit="record", layer="upload")
+        return PrivacyEvent(mechanism="none", claims=False, reason=REASON, spent=(json.dumps(spending.plain()),))

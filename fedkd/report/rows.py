@@ -81,6 +81,8 @@ def round_row(record: RoundRecord, baseline: Baseline | None) -> dict[str, Any]:
     row["seconds"] = record.seconds
     for name in (*CALIBRATION, "effective_neighbors", "self_weight", "label_leakage", "train_loss", "distill_loss"):
         row[name] = _mean(_values(honest, name))
+    epsilons = _values(record.clients, "epsilon")
+    row["epsilon"] = max(epsilons) if epsilons else None  # clients' data is disjoint: the largest is the system's
     row["participants"] = sum(c.status != "absent" for c in record.clients)
     row["accepted"] = sum(c.status == "ok" for c in record.clients)
     for status in ("rejected", "failed"):
@@ -127,6 +129,7 @@ def client_row(
         "effective_neighbors": client.effective_neighbors,
         "self_weight": client.self_weight,
         "label_leakage": client.label_leakage,
+        "epsilon": client.epsilon,
         "bytes_up": client.bytes_up,
         "bytes_down": client.bytes_down,
         "entropy_bytes_up": client.entropy_bytes_up,

@@ -1,0 +1,159 @@
+"""A run's privacy mechanism at work: in a client's training, before its upload, and behind a trusted server's fusion.
+
+The mechanisms (``fedkd.privacy.mechanisms``) are settings with pure functions; here is what they need of a run: named
+streams, what a client keeps between rounds, and the events that tell the ledger what was spent. Not for: what an event
+costs (``fedkd.privacy``), nor when a client is asked.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedkd.fusion import soften
+from fedkd.messages import Cohort, Fusion, Knowledge, Predictions, PrivacyEvent
+from fedkd.privacy.answers import Answers, answer_once
+from fedkd.privacy.history import History
+from fedkd.privacy.ledger import Spending
+from fedkd.privacy.mechanisms import (
+    CentralGaussian,
+    DpSgd,
+    Gaussian,
+    GnMax,
+    Laplace,
+    Mechanism,
+    RandomizedResponse,
+    Schedule,
+    Swing,
+    unprotected_upload,
+)
+from fedkd.privacy.none import Unprotected
+from fedkd.privacy.plan import Plan
+from fedkd.seeding import numpy_stream
+from fedkd.strategy import Averaging, Strategy
+
+Memory = Mapping[str, Tensor]
+"""What a mechanism remembers of one client, as named tensors that are kept with its state."""
+
+SPENT = "its privacy budget is spent"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """The mechanism of one run. ``plan`` is None, and ``mechanism`` with it, where nothing is protected."""
+
+    name: str
+    mechanism: Mechanism | None
+    plan: Plan | None
+    seed: int
+    temperature: float = 1.0
+
+    @property
+    def dp_sgd(self) -> DpSgd | None:
+        """DP-SGD's settings, where clients train by it."""
+        return self.mechanism if isinstance(self.mechanism, DpSgd) else None
+
+    @property
+    def central(self) -> CentralGaussian | GnMax | None:
+        """The mechanism of a trusted server, where there is one."""
+        return self.mechanism if isinstance(self.mechanism, CentralGaussian | GnMax) else None
+
+    @property
+    def compares(self) -> bool:
+        """Whether the client must remember what it was taught, to compare with."""
+        return isinstance(self.mechanism, Swing) and self.mechanism.detector != "oracle"
+
+    def protect(
+        self, knowledge: Knowledge, client_id: int, number: int, memory: Memory
+    ) -> tuple[Knowledge, PrivacyEvent, Memory]:
+        """Return what may leave a client in a round, the event that says what was done, and what it remembers."""
+        mechanism, plan = self.mechanism, self.plan
+        if mechanism is None or plan is None:
+            return knowledge, Unprotected().event, memory
+        if isinstance(mechanism, DpSgd):
+            spent = [Spending(event=event, unit=mechanism.unit, layer="model") for event in history_of(memory).events()]
+            return knowledge, self.event(spent), memory
+        if isinstance(mechanism, CentralGaussian | GnMax):
+            return knowledge, self.event([unprotected_upload()]), memory
+        assert isinstance(knowledge, Predictions), "checked before the run"
+        if isinstance(mechanism, Swing):
+            values = self._swung(mechanism, knowledge, client_id, number, memory)
+            return replace(knowledge, values=values), self.event(mechanism.spent(plan, len(values))), memory
+        assert isinstance(mechanism, Gaussian | Laplace | RandomizedResponse), "there are no others"
+        stream = numpy_stream(self.seed, "client", client_id, "round", number, "privacy noise")
+        if not mechanism.memoize:
+            values = mechanism.release(knowledge.values, plan, stream)
+            return replace(knowledge, values=values), self.event(mechanism.spent(plan, len(values))), memory
+        known = Answers(memory["answers ids"], memory["answers values"]) if "answers ids" in memory else None
+        values, answers, new = answer_once(
+            knowledge.ids, knowledge.values, known, lambda rows: mechanism.release(rows, plan, stream)
+        )
+        kept = {**memory, "answers ids": answers.ids, "answers values": answers.values}
+        return replace(knowledge, values=values), self.event(mechanism.spent(plan, new)), kept
+
+    def taught(self, teacher: Predictions, memory: Memory) -> Memory:
+        """Return what a client remembers once it was taught: the teacher's soft labels, where it compares with them."""
+        if not self.compares:
+            return memory
+        values = teacher.values.to(torch.float32)
+        probs = values if teacher.scale == "probs" else soften(values, self.temperature)
+        return {**memory, "taught ids": teacher.ids, "taught probs": probs}
+
+    def event(self, spent: Sequence[Spending]) -> PrivacyEvent:
+        """Return the event of a release that cost so much."""
+        assert self.mechanism is not None, "what is not protected spends nothing"
+        reasons = [getattr(spending.event, "reason", "") for spending in spent]
+        return PrivacyEvent(
+            mechanism=self.name,
+            claims=bool(self.mechanism.protects_from),
+            reason="; ".join(dict.fromkeys(reason for reason in reasons if reason)),
+            spent=tuple(json.dumps(spending.plain()) for spending in spent),
+        )
+
+    def fuse(self, strategy: Strategy, cohort: Cohort, state: Any) -> tuple[Fusion, tuple[Spending, ...]]:
+        """Return what a trusted server may give back, and what it cost every client; else the strategy's own fusion."""
+        central, plan = self.central, self.plan
+        if central is None or plan is None:
+            return strategy.fuse(cohort, state), ()
+        assert isinstance(strategy, Averaging), "checked before the run"
+        stream: np.random.Generator = numpy_stream(self.seed, "round", cohort.round, "server noise")
+        if isinstance(central, CentralGaussian):
+            mean = central.noisy_mean(cohort.values, plan, stream)
+            return strategy.teach(mean, cohort.size), central.spent(plan, len(mean))
+        told = central.tell(cohort.values, plan, stream)
+        fusion = strategy.teach(told.probs, cohort.size)
+        return replace(fusion, kept=None if bool(told.answered.all()) else told.answered), told.spent
+
+    def _swung(self, mechanism: Swing, knowledge: Predictions, client_id: int, number: int, memory: Memory) -> Tensor:
+        assert self.plan is not None, "there is a mechanism"
+        stream = numpy_stream(self.seed, *mechanism.stream_path(client_id, number))
+        noise = mechanism.draw(self.plan.public_size, self.plan.classes, stream)[knowledge.ids]
+        reference = None
+        if "taught ids" in memory and bool(torch.isin(knowledge.ids, memory["taught ids"]).all()):
+            ids, order = memory["taught ids"].sort()
+            reference = memory["taught probs"][order][torch.searchsorted(ids, knowledge.ids)]
+        return mechanism.release(knowledge.values, knowledge.scale, noise, reference=reference)
+
+
+def history_of(memory: Memory) -> History:
+    """Return a client's DP-SGD steps so far."""
+    return History(memory["steps"].tolist()) if "steps" in memory else History()
+
+
+def with_history(memory: Memory, history: History) -> Memory:
+    """Return what is remembered of a client with its DP-SGD steps."""
+    return {**memory, "steps": torch.tensor(history.state(), dtype=torch.float64).reshape(-1, 3)}
+
+
+def affords_round(mechanism: DpSgd, schedule: Schedule, rounds: int, history: History) -> bool:
+    """Return whether a client's budget covers one round more; without a budget it always does."""
+    if mechanism.epsilon is None:
+        return True
+    sigma = mechanism.noise_multiplier_in(schedule, rounds)
+    return history.affords(
+        sigma, schedule.sample_rate, schedule.steps, epsilon=mechanism.epsilon, delta=mechanism.delta
+    )
