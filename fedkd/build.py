@@ -177,6 +177,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         seed=scenario.federation.seed,
         models=_server_models(declared.needs, place),
         shapes={a.name: _shapes(a) for a in place.architectures} if kind and kind.lesson == "adopt" else None,
+        features={model: trait.features for model, trait in place.traits.items() if trait.features is not None},
     )
     resolved = scenario
     if kind is not None:

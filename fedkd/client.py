@@ -205,6 +205,7 @@ class _Visit:
         self.classes = place.prepared.classes
         self.temperature = place.distillation.temperature
         self.download = download
+        self.teacher: Knowledge | None = download.teacher
         self.model, self.kept = place.model(client_id)
         self.started = time.perf_counter()
         self.metrics: dict[str, float] = {}

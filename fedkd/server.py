@@ -102,11 +102,13 @@ class Server:
         seed: int,
         models: ServerModels | None = None,
         shapes: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
+        features: Mapping[str, int] | None = None,
     ) -> None:
         self.strategy, self.declared, self.kind, self.protocol = strategy, declared, kind, protocol
         self.clients, self.classes, self.seed, self.temperature = clients, classes, seed, temperature
         self.public_size, self.public_per_round, self.public_labels = public_size, public_per_round, public_labels
         self.pretrains, self.models, self.shapes = pretrains, models, shapes or {}
+        self.features = features or {}
         self.order = settled_order(protocol, kind)
         self.records: dict[int, ClientRecord] = {}
         self.cards: dict[int, ClientCard] = {}
@@ -350,7 +352,7 @@ class Server:
         return torch.from_numpy(stream.choice(self.public_size, self.public_per_round, replace=False)).sort().values
 
     def _request(self, number: int) -> Request:
-        needs = self.declared.needs
+        needs, begins = self.declared.needs, self.order == "distill_first"
         counts = None
         if needs.label_counts:
             counts = {i: card.label_counts for i, card in self.cards.items() if card.label_counts is not None}
@@ -363,6 +365,8 @@ class Server:
             architectures=tuple(card.architecture for card in self.cards.values()),
             server=self.models,
             shapes=self.shapes,
+            features=self.features,
+            taught=frozenset(i for i in self._asked if begins and self._lessons.of(i) is not None),
             train_sizes={i: card.train_size for i, card in self.cards.items()},
             label_counts=counts,
             public_labels=self.public_labels[self._asked_ids]

@@ -33,6 +33,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "dsfl": ({"aggregation": "era", "era_temperature": 0.5},),
+    "fedproto": ({"width": 16},),
     "knfu": (
         {"beta": 0.0},
         {"neighbors": "top_k", "top_k": 2},
