@@ -215,6 +215,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
             attacks=scenario.attacks.name,
             means=scenario.robust.name,
         ),
+        features={model: trait.features for model, trait in place.traits.items() if trait.features is not None},
     )
     resolved = scenario
     if kind is not None:
@@ -493,8 +494,7 @@ def _check_privacy(scenario: Scenario, declared: Declaration, place: Workplace) 
             raise SettingError(f"privacy={chosen} and robust={scenario.robust.name} both take the mean's place")
         if scenario.public.choice != "random" or scenario.public.views > 1:
             raise SettingError(
-                f"privacy={chosen}: public.choice and public.views look at raw predictions once more; leave"
-                " them out"
+                f"privacy={chosen}: public.choice and public.views look at raw predictions once more; leave them out"
             )
         if isinstance(mechanism, GnMax) and (not plan.plain_mean or declared.teaches != "probs"):
             raise SettingError(f"{where}: votes take the place of a plain mean of soft labels, as dsfl has it")

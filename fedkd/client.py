@@ -245,6 +245,7 @@ class _Visit:
         self.classes = place.prepared.classes
         self.temperature = place.distillation.temperature
         self.download = download
+        self.teacher: Knowledge | None = download.teacher
         self.model, self.kept = place.model(client_id)
         self.teacher = download.teacher
         if isinstance(download.teacher, Packed):

@@ -119,6 +119,7 @@ class Server:
         adversity: Adversity | None = None,
         codecs: Codecs | None = None,
         guard: Guard | None = None,
+        features: Mapping[str, int] | None = None,
     ) -> None:
         self.strategy, self.declared, self.kind, self.protocol = strategy, declared, kind, protocol
         self.clients, self.classes, self.seed, self.temperature = clients, classes, seed, temperature
@@ -131,6 +132,7 @@ class Server:
         self._up: dict[int, Memory] = {}
         self._down: dict[int, Memory] = {}
         self._packed: dict[tuple[int, int], tuple[Mapping[str, np.ndarray], Memory, Knowledge]] = {}
+        self.features = features or {}
         self.order = settled_order(protocol, kind)
         self.records: dict[int, ClientRecord] = {}
         self.cards: dict[int, ClientCard] = {}
@@ -420,7 +422,7 @@ class Server:
         return [i for i in asked if draws[i] >= self.protocol.dropout]
 
     def _request(self, number: int) -> Request:
-        needs = self.declared.needs
+        needs, begins = self.declared.needs, self.order == "distill_first"
         counts = None
         if needs.label_counts:
             counts = {i: card.label_counts for i, card in self.cards.items() if card.label_counts is not None}
@@ -433,6 +435,8 @@ class Server:
             architectures=tuple(card.architecture for card in self.cards.values()),
             server=self.models,
             shapes=self.shapes,
+            features=self.features,
+            taught=frozenset(i for i in self._asked if begins and self._lessons.of(i) is not None),
             train_sizes={i: card.train_size for i, card in self.cards.items()},
             label_counts=counts,
             public_labels=self.public_labels[self._asked_ids]

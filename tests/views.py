@@ -1,6 +1,7 @@
 """A client as a kind of knowledge finds it, without a federation around it."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ class View:
     classes: int = 3
     model: nn.Module = field(default_factory=lambda: nn.Linear(2, 3))
     client_id: int = 0
+    teacher: Any = None
     round: int = 1
 
     def public_ids(self) -> Tensor:

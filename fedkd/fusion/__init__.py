@@ -27,6 +27,7 @@ from fedkd.fusion.softening import soften as soften
 from fedkd.fusion.spectral import filtered_mean as filtered_mean
 from fedkd.fusion.tables import average_states as average_states
 from fedkd.fusion.tables import leave_one_out as leave_one_out
+from fedkd.fusion.tables import mean_by_count as mean_by_count
 from fedkd.fusion.weights import effective_neighbors as effective_neighbors
 from fedkd.fusion.weights import keep_nearest as keep_nearest
 from fedkd.fusion.weights import keep_within as keep_within

@@ -33,6 +33,28 @@ def leave_one_out(
     return rows, taught, torch.where(classes > 0, shares / classes.clamp(min=1), own)
 
 
+def mean_by_count(
+    rows: Float[Tensor, "K C D"], counts: Float[Tensor, "K C"]
+) -> tuple[Float[Tensor, "C D"], Bool[Tensor, "C"], Float[Tensor, "K"]]:
+    """Return, for each class, the mean row of the clients, weighted by how many samples each client has of it.
+
+    Also which classes anybody has, and the weights [K]: the mean over these classes of each client's share. Rows of
+    classes that nobody has are zeros; where nobody has any class, the weights are equal. With equal counts it is the
+    plain mean; a client without a class has no part in its row, whatever its own row says.
+
+    >>> rows, present, weights = mean_by_count(torch.tensor([[[0.0]], [[4.0]]]), torch.tensor([[3.0], [1.0]]))
+    >>> rows, present, weights
+    (tensor([[1.]]), tensor([True]), tensor([0.7500, 0.2500]))
+    """
+    totals = counts.sum(dim=0)
+    present = totals > 0
+    shares = counts / totals.clamp(min=1)
+    masked = torch.where((counts > 0)[..., None], rows, 0.0)
+    means = torch.einsum("kc,kcd->cd", shares, masked)
+    weights = shares.sum(dim=1) / present.sum().clamp(min=1)
+    return means, present, weights if bool(present.any()) else torch.full_like(weights, 1 / len(rows))
+
+
 def average_states(states: Sequence[Mapping[str, Tensor]], shares: Float[Tensor, "K"]) -> dict[str, Tensor]:
     """Return ``sum_k shares[k] * states[k]``, tensor by tensor; whole numbers (counters) are taken from the first.
 

@@ -17,6 +17,10 @@ from fedkd.knowledge.kind import Request as Request
 from fedkd.knowledge.kind import RowKind as RowKind
 from fedkd.knowledge.predictions import Chooser as Chooser
 from fedkd.knowledge.predictions import PublicPredictions as PublicPredictions
+from fedkd.knowledge.private import PrivateLogits as PrivateLogits
+from fedkd.knowledge.private import PrivateLogitsCohort as PrivateLogitsCohort
+from fedkd.knowledge.prototypes import ClassPrototypes as ClassPrototypes
+from fedkd.knowledge.prototypes import PrototypeCohort as PrototypeCohort
 from fedkd.knowledge.tables import ClassTables as ClassTables
 from fedkd.knowledge.tables import TableCohort as TableCohort
 from fedkd.knowledge.weights import ModelWeights as ModelWeights

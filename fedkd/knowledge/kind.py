@@ -40,6 +40,10 @@ class Request:
     server: ServerModels | None = None
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
     """By architecture: the shapes of a model's state, where weights travel."""
+    features: Mapping[str, int] = field(default_factory=dict)
+    """By architecture: the width of a model's features, where the strategy needs them."""
+    taught: frozenset[int] = frozenset()
+    """The clients for which there was a teacher when the round began, where a round begins with one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,10 @@ class ClientView(Protocol):
     @property
     def model(self) -> nn.Module:
         """The model. Not to be changed here."""
+
+    @property
+    def teacher(self) -> Knowledge | None:
+        """What came with the request: None where the server had nothing for this client."""
 
     def public_ids(self) -> Int[Tensor, "N"]:
         """Return the public samples asked for."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -122,8 +122,8 @@ class ModelWeights:
         """Make the teacher's weights the model's."""
         model.load_state_dict(dict(teacher))
 
-    def penalty(self, view: ClientView, teacher: Any) -> Penalty | None:
-        """Return FedProx's proximal term; None without it."""
+    def penalty(self, view: ClientView, teacher: ModelState | None) -> Penalty | None:
+        """Return FedProx's proximal term; None without it. Training starts from whatever was adopted."""
         if self.proximal == 0:
             return None
         parameters = [parameter for parameter in view.model.parameters() if parameter.requires_grad]

@@ -31,6 +31,7 @@ from fedkd.fusion import (
     keep_within,
     krum,
     leave_one_out,
+    mean_by_count,
     mean_over_clients,
     mean_soft_label,
     median_distance,
@@ -139,6 +140,7 @@ SPECS: dict[str, Spec] = {
     "keep_within": Spec(lambda p: (p.scores, p.apart), ("KK", "KK"), "KK", {"radius": 0.5}),
     "krum": Spec(lambda p: (p.logits,), ("KNC",), "NC K", {"attackers": 1}),
     "leave_one_out": Spec(lambda p: (p.logits, p.logits[..., 0] > 0), ("KNC", "KN"), "KNC KN KK"),
+    "mean_by_count": Spec(lambda p: (p.logits, p.logits[..., 0].clamp(min=0).round()), ("KNC", "KN"), "NC N K"),
     "mean_over_clients": Spec(lambda p: (p.logits,), ("KNC",), "NC"),
     "mean_soft_label": Spec(lambda p: (p.probs,), ("KNC",), "KC"),
     "median_distance": Spec(lambda p: (p.logits,), ("KNC",), "N"),
@@ -968,3 +970,32 @@ def test_an_average_of_states_is_in_their_hull_and_equal_states_come_back(proble
     assert torch.equal(equal["weight"], states[0]["weight"])
     scaled = average_states(states, 3 * shares)
     torch.testing.assert_close(scaled["weight"], average["weight"], **CLOSE)
+
+
+@law(mean_by_count)
+@given(problem=problems())
+def test_a_mean_by_count_is_the_mean_of_all_samples_and_says_whose_they_are(problem: Problem):
+    """A naive loop over every single sample; rows of clients without any are poisoned."""
+    tables, counts = problem.logits.clone(), problem.logits[..., 0].clamp(min=0).round()
+    tables[counts == 0] = torch.inf
+    means, present, weights = mean_by_count(tables, counts)
+    clients, rows, columns = tables.shape
+    adds = torch.zeros(clients)
+    for row in range(rows):
+        owners = [k for k in range(clients) for _ in range(int(counts[k, row]))]
+        expected = torch.stack([tables[k, row] for k in owners]).mean(dim=0) if owners else torch.zeros(columns)
+        assert bool(present[row]) == bool(owners)
+        torch.testing.assert_close(means[row], expected, **CLOSE)
+        for owner in owners:
+            adds[owner] += 1 / len(owners)
+    expected = adds / present.sum() if present.any() else torch.full((clients,), 1 / clients)
+    torch.testing.assert_close(weights, expected, **CLOSE)
+
+
+@law(mean_by_count)
+@given(problem=problems())
+def test_equal_counts_make_the_plain_mean(problem: Problem):
+    means, present, weights = mean_by_count(problem.logits, torch.full(problem.logits.shape[:2], 3.0))
+    torch.testing.assert_close(means, mean_over_clients(problem.logits), **CLOSE)
+    torch.testing.assert_close(weights, torch.full_like(weights, 1 / len(weights)))
+    assert present.all()

@@ -1,0 +1,118 @@
+"""A second head for what teachers say, beside the one for labels: dual-head optimization.
+
+Kang et al. 2025, arXiv 2505.07675. A head that learns from labels and from teachers is pulled both ways; two heads on
+the same features are not, and their predictions are mixed. Not for strategies that exchange features: a mixture of
+two heads is the output of no linear layer.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fedkd.checks import positive
+from fedkd.errors import SettingError
+from fedkd.losses import kl
+from fedkd.models.features import find_head, forward_with_features
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualHeadSettings:
+    """How two heads learn, and how their predictions are mixed."""
+
+    label_weight: float = 0.5
+    """Weight of cross entropy on labels, above 0 and below 1; the rest is the weight of the teacher's divergence."""
+    temperature: float = 2.0
+    """Temperature at which the second head learns from a teacher, > 0."""
+    label_share: float = 0.5
+    """Share of the first head in a prediction, in [0, 1]: 1 predicts by the head for labels alone, 0 by the other."""
+    sharpening: float = 1.0
+    """Temperature of the second head in a prediction, > 0; below 1 makes it surer."""
+
+    def __post_init__(self) -> None:
+        positive(temperature=self.temperature, sharpening=self.sharpening)
+        if not 0 < self.label_weight < 1:
+            raise SettingError(f"label_weight must be above 0 and below 1, got {self.label_weight}")
+        if not 0 <= self.label_share <= 1:
+            raise SettingError(f"label_share must be in [0, 1], got {self.label_share}")
+        if self.label_share == 1 and self.sharpening != 1:
+            raise SettingError(f"sharpening={self.sharpening} would do nothing: label_share=1 leaves that head out")
+
+
+class DualHead(nn.Module):
+    """A model with a second head on its features. It maps inputs to logits as the model did: see ``mix_heads``.
+
+    Raises SettingError for a model whose logits are not the output of a linear layer. Build it where the model is
+    built, with torch's global generator seeded: the second head's weights are drawn from it.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Float[Tensor, "n *shape"], settings: DualHeadSettings) -> None:
+        super().__init__()
+        head = _head_of(model, inputs)
+        layer = model.get_submodule(head)
+        assert isinstance(layer, nn.Linear), "what find_head finds"
+        self.model, self.head, self.settings = model, head, settings
+        self.taught = nn.Linear(layer.in_features, layer.out_features)
+
+    def both(self, inputs: Float[Tensor, "n *shape"]) -> tuple[Float[Tensor, "n C"], Float[Tensor, "n C"]]:
+        """Return the logits of the head for labels and of the head for teachers."""
+        label_logits, features = forward_with_features(self.model, self.head, inputs)
+        return label_logits, self.taught(features)
+
+    def forward(self, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n C"]:
+        """Return the logarithm of the mixed prediction, whose softmax it is."""
+        return mix_heads(*self.both(inputs), self.settings)
+
+
+def mix_heads(
+    label_logits: Float[Tensor, "n C"], taught_logits: Float[Tensor, "n C"], settings: DualHeadSettings
+) -> Float[Tensor, "n C"]:
+    """Return ``ln(a softmax(label_logits) + (1 - a) softmax(taught_logits / b))``: logits of the prediction.
+
+    a is ``label_share``, b ``sharpening``. a = 1 is the first head's own prediction, a = 0 the second's; two heads
+    that agree predict what each does where b = 1.
+
+    >>> one_sided = torch.tensor([[0.0, -1e9]]), torch.tensor([[-1e9, 0.0]])
+    >>> mix_heads(*one_sided, DualHeadSettings(label_share=0.25)).exp()
+    tensor([[0.2500, 0.7500]])
+    """
+    share = settings.label_share
+    first, second = label_logits.log_softmax(dim=-1), (taught_logits / settings.sharpening).log_softmax(dim=-1)
+    if share in (0, 1):
+        return first if share == 1 else second
+    shares = torch.tensor([share, 1 - share], dtype=first.dtype, device=first.device).log()
+    return torch.logaddexp(first + shares[0], second + shares[1])
+
+
+def label_term(
+    label_logits: Float[Tensor, "n C"], labels: Int[Tensor, "n"], settings: DualHeadSettings
+) -> Float[Tensor, ""]:
+    """Return ``lambda CE``, what the head for labels minimizes; lambda is ``label_weight``."""
+    return settings.label_weight * F.cross_entropy(label_logits, labels)
+
+
+def taught_term(
+    taught_logits: Float[Tensor, "n C"], teacher_probs: Float[Tensor, "n C"], settings: DualHeadSettings
+) -> Float[Tensor, ""]:
+    """Return ``(1 - lambda) T^2 KL(teacher || softmax(f / T))``, what the head for teachers minimizes.
+
+    ``teacher_probs`` are softened at the same T. Departure: the paper minimizes both terms on every batch; where
+    training and distillation are phases of their own, each has its term. T^2 is ours, as in ``fedkd.losses``.
+    """
+    return (1 - settings.label_weight) * kl(taught_logits, teacher_probs, settings.temperature)
+
+
+def _head_of(model: nn.Module, inputs: Tensor) -> str:
+    """Return the name of a model's last linear layer, without changing the model."""
+    training = model.training
+    with torch.no_grad():
+        head = find_head(model.eval(), inputs)
+    model.train(training)
+    if not head:
+        raise SettingError(
+            "a dual head needs a model whose logits are the output of a linear layer inside it;"
+            f" {type(model).__name__} has no such layer"
+        )
+    return head
