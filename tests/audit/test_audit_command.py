@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedkd.audit.__main__ import main
-from fedkd.audit.one_run import one_run_ceiling
+from fedkd.audit.one_run import Guesses, one_run_bound
 from fedkd.audit.study import audit_run, covers, read_claims, upload_probs
 from fedkd.audit.verdicts import Claim
 from fedkd.audit.views import Truth, ViewWriter, read_view, write_truth
@@ -58,7 +58,7 @@ def test_models_that_know_their_canaries_are_found_in_the_lab(tmp_path: Path) ->
     assert best.auc > 0.999
     assert best.rates[0].reason is not None or best.rates[0].value is not None
     level = 1 - 0.05 / (4 * len(by_name))  # Bonferroni: four bounds of each attack
-    assert best.one_run == pytest.approx(one_run_ceiling(CLIENTS * EACH, 1e-5, level))
+    assert best.one_run == pytest.approx(one_run_bound(Guesses(160, 128, 128), 1e-5, level))
     assert study.blind is not None
     assert abs(study.blind.auc - 0.5) < 0.15
     assert {j.verdict for j in study.judgments} == {"no claim"}  # nothing is claimed against the lab
