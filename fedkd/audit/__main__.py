@@ -81,7 +81,7 @@ def show(study: Study) -> None:
         console = Console(highlight=False, soft_wrap=True, width=NO_TERMINAL_WIDTH)
     if study.attacks:
         title = f"Attacks by {study.adversary} on {study.canaries} canaries, {study.confidence:.0%} for all bounds"
-        names = ["attack", "AUC", *(f"TPR at {level:.1%}" for level in LEVELS), "one-run eps >=", "CP*", "Gaussian*"]
+        names = ["attack", "AUC", *(f"TPR at {level:.1%}" for level in LEVELS), "one-run eps >=", "CP*", "GDP*"]
         rows = [
             [
                 a.name,
@@ -94,7 +94,10 @@ def show(study: Study) -> None:
             for a in _all(study)
         ]
         console.print(_table(title, names, rows))
-        console.print("* as if the canaries of one run were independent; no verdict rests on it.", markup=False)
+        console.print(
+            "* Clopper-Pearson and Gaussian bounds as if canaries were independent; no verdict rests on them.",
+            markup=False,
+        )
     if study.labels:
         found = study.labels.values()
         mean = [
