@@ -1,0 +1,116 @@
+"""Canaries: records made to be memorized, each inserted into its client's training set by a fair coin.
+
+Everything here returns new values: an altered data set, an altered division, and the coins. Whoever audits keeps the
+coins where no adversary and no client reads them (``fedkd.audit.views.write_truth``). A canary that is left out is
+left out: its row is nobody's. Not for: text, whose canaries have an exposure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from fedkd.checks import at_least, one_of
+from fedkd.data.division import Division
+from fedkd.data.prepare import Prepared
+from fedkd.errors import SettingError
+from fedkd.seeding import numpy_stream
+
+CanaryKind = Literal["mislabeled", "out_of_distribution", "blank"]
+CANARIES: tuple[CanaryKind, ...] = ("mislabeled", "out_of_distribution", "blank")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canaries:
+    """Which canaries, and how many."""
+
+    kind: CanaryKind = "mislabeled"
+    """mislabeled: a record with another label. out_of_distribution: random pixels. blank: the same grey everywhere."""
+    per_client: int = 20
+    """Canaries tossed for by each client, >= 1; about half are inserted. Each takes one training record's place."""
+
+    def __post_init__(self) -> None:
+        one_of(CANARIES, kind=self.kind)
+        at_least(1, per_client=self.per_client)
+
+
+@dataclass(frozen=True)
+class Coins:
+    """What the auditor alone knows. ``rows`` are of the altered data set, ``labels`` those that were trained on."""
+
+    rows: Int[np.ndarray, "n"]
+    client_ids: Int[np.ndarray, "n"]
+    labels: Int[np.ndarray, "n"]
+    included: Bool[np.ndarray, "n"]
+
+
+def plant(prepared: Prepared, division: Division, canaries: Canaries, seed: int) -> tuple[Prepared, Division, Coins]:
+    """Return the data set with canaries in the place of some training records, who has which rows, and the coins.
+
+    Candidates are drawn at random from each client's training rows and turned into canaries; then each is kept with
+    probability 1/2, independently, or taken out of the division. Test sets and the public set stay as they are. The
+    choice, what a canary looks like, and the coins come from streams of their own: knowing the data set does not tell
+    the coins, but a client's number of records tells how many of its coins came up. The altered images are a copy in
+    memory, and their key is another. Raises SettingError where a client has no record left that is certainly its own.
+    """
+    images, labels = np.array(prepared.images), np.array(prepared.labels)
+    rows, owners, kept, train = [], [], [], []
+    for client, own in enumerate(division.train):
+        if len(own) <= canaries.per_client:
+            raise SettingError(
+                f"per_client={canaries.per_client} leaves client {client} no record of its own: it has {len(own)}"
+            )
+        chosen = np.sort(numpy_stream(seed, "canaries", client, "choice").choice(own, canaries.per_client, False))
+        stream = numpy_stream(seed, "canaries", client, "content")
+        images[chosen] = _pixels(canaries.kind, images[chosen], stream)
+        labels[chosen] = _other_labels(labels[chosen], prepared.classes, stream)
+        coins = numpy_stream(seed, "canaries", client, "coins").random(len(chosen)) < 0.5
+        train.append(np.setdiff1d(own, chosen[~coins]))
+        rows.append(chosen)
+        owners.append(np.full(len(chosen), client))
+        kept.append(coins)
+    found = np.concatenate(rows)
+    coins_kept = Coins(found, np.concatenate(owners), labels[found].astype(np.int64), np.concatenate(kept))
+    key = f"{prepared.key}-canaries-{canaries.kind}-{canaries.per_client}-{seed}"
+    altered = replace(prepared, key=key, images=images, labels=labels)
+    return altered, replace(division, train=tuple(train)), coins_kept
+
+
+def members_and_others(division: Division, clients: Sequence[int], seed: int) -> tuple[Division, Coins]:
+    """Return a division in which each named client trains on a random half of its rows, and whose coins those are.
+
+    Ordinary records as candidates: an average-case audit, which underestimates. The coins' ``labels`` are left at -1,
+    for the caller to take from the data set.
+    """
+    train = list(division.train)
+    rows, owners, kept = [], [], []
+    for client in clients:
+        own = division.train[client]
+        if len(own) < 2:
+            raise SettingError(f"client {client} has {len(own)} records; halves need 2")
+        coins = np.zeros(len(own), bool)
+        coins[numpy_stream(seed, "audit", client, "halves").permutation(len(own))[: len(own) // 2]] = True
+        train[client] = own[coins]
+        rows.append(own)
+        owners.append(np.full(len(own), client))
+        kept.append(coins)
+    found = np.concatenate(rows)
+    return replace(division, train=tuple(train)), Coins(
+        found, np.concatenate(owners), np.full(len(found), -1), np.concatenate(kept)
+    )
+
+
+def _pixels(kind: CanaryKind, images: np.ndarray, stream: np.random.Generator) -> np.ndarray:
+    if kind == "out_of_distribution":
+        return stream.integers(0, 256, images.shape).astype(images.dtype)
+    if kind == "blank":
+        levels = stream.permutation(256)[np.arange(len(images)) % 256]
+        return np.broadcast_to(levels.reshape(-1, 1, 1, 1), images.shape).astype(images.dtype)
+    return images
+
+
+def _other_labels(labels: np.ndarray, classes: int, stream: np.random.Generator) -> np.ndarray:
+    """Return a uniformly random label other than each record's own."""
+    return ((labels + stream.integers(1, classes, len(labels))) % classes).astype(labels.dtype)

@@ -1,0 +1,296 @@
+"""The audit of one stored run: every attack that a named adversary's view allows, and what they say of the claims.
+
+Attacks read the view; the truth is read to score them. Verdicts rest on the one-run bound, which holds however the
+canaries of a run interact; two-sample bounds are given beside it and take canaries for independent. Every test made is
+paid for by Bonferroni. Not for: printing and writing (``fedkd.audit.__main__``).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedkd.audit.attacks import co_op_lira, difficulty_calibrated, loss_threshold
+from fedkd.audit.bounds import Errors, bonferroni, clopper_pearson_bound, gaussian_bound, gaussian_mu
+from fedkd.audit.labels import LabelInference, infer_labels
+from fedkd.audit.one_run import Guesses, guess, one_run_bound
+from fedkd.audit.roc import FOLDS, LEVELS, Rate, Roc, blind_scores, chance, random_halves, roc_of, tpr_at
+from fedkd.audit.scores import margin_of_logits
+from fedkd.audit.surrogate import Surrogates, surrogate_margins
+from fedkd.audit.verdicts import Claim, Verdict, judge
+from fedkd.audit.views import Truth, View, read_truth, read_view
+from fedkd.codecs import CODECS
+from fedkd.errors import Damaged, SettingError, unknown_name
+from fedkd.seeding import numpy_stream
+
+GUESSED = (0.2, 0.8)
+"""Shares of the canaries that are guessed, fixed beforehand: the surest fifth, and as many as coins seldom miss.
+
+Fair coins rarely fall half and half, so that guessing all, half of them as members, is wrong of some for certain."""
+DELTA = 1e-5
+"""Where nothing is claimed, bounds are given at this delta."""
+TESTS = len(GUESSED) + 2  # of each attack: one run at each share, and two bounds on two samples
+
+
+@dataclass(frozen=True)
+class Attack:
+    """How one attack did. Bounds hold together with the study's confidence."""
+
+    name: str
+    auc: float
+    chance: float
+    rates: tuple[Rate, ...]
+    """True positive rates at ``LEVELS``."""
+    one_run: float
+    """Lower bound on epsilon that verdicts rest on."""
+    clopper_pearson: float | None
+    gaussian: float | None
+    """Bounds as if the canaries were independent, at a threshold from a hold-out; None with too few of them."""
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """A claim beside the largest lower bound that was found."""
+
+    claim: Claim
+    lower_bound: float | None
+    ceiling: float | None
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that one audit found. ``skipped`` says what was not done, and why."""
+
+    adversary: str
+    confidence: float
+    canaries: int
+    attacks: tuple[Attack, ...]
+    curves: Mapping[str, Roc]
+    blind: Attack | None
+    labels: Mapping[int, LabelInference]
+    judgments: tuple[Judgment, ...]
+    skipped: tuple[str, ...]
+
+
+def audit_run(run_dir: Path, adversary: str, confidence: float = 0.95, seed: int = 0) -> Study:
+    """Return what ``adversary`` could find in a stored run. Raises SettingError where no view or no truth is stored."""
+    view, truth, claims = read_view(run_dir, adversary), read_truth(run_dir), read_claims(run_dir)
+    skipped: list[str] = []
+    uploads = upload_probs(view) if adversary == "server" else {}
+    labels = {k: infer_labels(np.stack(list(rows.values())), truth.label_counts[k]) for k, rows in uploads.items()}
+    if not labels:
+        skipped.append(f"label inference: {adversary} sees no upload of soft labels")
+    scores = _scores(view, truth, uploads, seed, skipped)
+    # A claim at a smaller delta holds at a larger one too: one bound at the largest refutes any of them.
+    delta = max((c.delta for c in claims if c.epsilon is not None and c.delta is not None), default=0.0) or DELTA
+    level = bonferroni(confidence, max(1, TESTS * len(scores)))
+    attacks = tuple(_judged(name, found, truth.included, delta, level, seed) for name, found in scores.items())
+    curves = {name: roc_of(found, truth.included) for name, found in scores.items()}
+    blind = None
+    if scores and min(truth.included.sum(), (~truth.included).sum()) >= FOLDS:
+        features = truth.inputs.reshape(len(truth.inputs), -1).astype(np.float64)
+        found = blind_scores(features, truth.included, seed)
+        blind = _judged("blind", found, truth.included, delta, level, seed)
+        curves["blind"] = roc_of(found, truth.included)
+    judgments = tuple(_judgment(claim, adversary, attacks, len(truth.included), delta, level) for claim in claims)
+    return Study(adversary, confidence, len(truth.included), attacks, curves, blind, labels, judgments, tuple(skipped))
+
+
+def read_claims(run_dir: Path) -> tuple[Claim, ...]:
+    """Return the claims in a run's ``summary.json``: its ``privacy``, a mapping or a list of them.
+
+    A mapping without an epsilon is no claim. Raises SettingError where there is no summary, Damaged for another form.
+    """
+    path = run_dir / "summary.json"
+    try:
+        stored = json.loads(path.read_text()).get("privacy") or {}
+        each = stored if isinstance(stored, list) else [stored]
+        return tuple(
+            Claim(
+                mechanism=str(claim.get("mechanism", "none")),
+                unit=str(claim.get("unit") or "none"),
+                neighbors=str(claim.get("neighbors") or "none"),
+                adversary=str(claim.get("adversary") or "none"),
+                epsilon=None if claim.get("epsilon") is None else float(claim["epsilon"]),
+                delta=None if claim.get("delta") is None else float(claim["delta"]),
+            )
+            for claim in each
+        )
+    except FileNotFoundError as error:
+        raise SettingError(f"{run_dir} has no summary.json: it is no finished run's folder") from error
+    except (json.JSONDecodeError, AttributeError, TypeError) as error:
+        raise Damaged(f"{path} is damaged: {error}") from error
+
+
+def covers(claim: Claim, adversary: str) -> bool:
+    """Return whether a claim speaks of an adversary: one against the server holds against other clients too.
+
+    Nothing is claimed against the lab, which has what the protocol gives nobody.
+    """
+    named = claim.adversary.lower()
+    return adversary != "lab" and ("server" in named or (adversary == "clients" and "client" in named))
+
+
+def upload_probs(view: View) -> dict[int, dict[int, np.ndarray]]:
+    """Return every client's soft labels by public id: the mean over rounds of what it uploaded, decoded.
+
+    ``view.about`` names the codec (``{"name": "top_k", ...}``; absent: as it is). Uploads of other kinds (weights,
+    tables) are left out. Logits are softened at temperature 1.
+    """
+    found: dict[int, dict[int, np.ndarray]] = {}
+    for client in view.clients("upload"):
+        codec, memory = _codec(view.about.get("codec")), None
+        gathered: dict[int, list[np.ndarray]] = {}
+        for _, sent in view.of("upload", client):
+            arrays, memory = codec.decode(sent, memory)
+            for row, probs in zip(*_soft_labels(arrays), strict=True):
+                gathered.setdefault(int(row), []).append(probs)
+        if gathered:
+            found[client] = {row: np.mean(rows, axis=0) for row, rows in gathered.items()}
+    return found
+
+
+def _codec(settings: Mapping[str, Any] | None) -> Any:
+    plain = dict(settings or {"name": "full"})
+    name = str(plain.pop("name", "full"))
+    if name not in CODECS:
+        raise unknown_name("codec", name, CODECS)
+    cls: Any = CODECS[name]
+    return cls(**{f.name: plain[f.name] for f in fields(cls) if f.name in plain})
+
+
+def _soft_labels(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return public ids and soft labels of one message; none where it is of another kind."""
+    if "ids" not in arrays or not ({"probs", "logits"} & set(arrays)):
+        return np.zeros(0, np.int64), np.zeros((0, 1))
+    if "probs" in arrays:
+        return arrays["ids"], arrays["probs"].astype(np.float64)
+    return arrays["ids"], torch.softmax(torch.from_numpy(arrays["logits"].astype(np.float64)), dim=-1).numpy()
+
+
+def _scores(
+    view: View, truth: Truth, uploads: Mapping[int, Mapping[int, np.ndarray]], seed: int, skipped: list[str]
+) -> dict[str, np.ndarray]:
+    """Return each attack's scores [n] that the view allows."""
+    if len(truth.included) == 0 or truth.included.all() or not truth.included.any():
+        skipped.append("membership inference: there are no canaries whose coins fell both ways")
+        return {}
+    owners = sorted(set(truth.client_ids.tolist()))
+    if view.adversary == "lab":
+        asked = {c: list(view.of("query", c))[-1][1]["logits"] for c in view.clients("query")}
+        margins = {c: margin_of_logits(logits, truth.labels) for c, logits in asked.items()}
+        prefix = "query: "
+    else:
+        rows = uploads if view.adversary == "server" else {-1: _teacher(view)}
+        margins, prefix = _distilled(view, truth, rows, seed), "surrogate: "
+    if -1 in margins:
+        skipped.append("LiRA: one common teacher has no shadow models")
+        return {"surrogate: loss threshold": loss_threshold(margins[-1])}
+    if not set(owners) <= set(margins):
+        missing = sorted(set(owners) - set(margins))
+        skipped.append(f"membership inference: {view.adversary} has nothing of the clients {missing[:5]}")
+        return {}
+    clients = sorted(margins)
+    values = np.stack([margins[c] for c in clients])
+    at = np.searchsorted(clients, truth.client_ids), np.arange(len(truth.labels))
+    found = {prefix + "loss threshold": loss_threshold(values[at])}
+    if len(clients) >= 2:
+        others = np.arange(len(clients))
+        calibrated = np.stack([difficulty_calibrated(values[k], values[others != k]) for k in others])
+        found[prefix + "difficulty calibrated"] = calibrated[at]
+    if len(clients) >= 3:
+        found[prefix + "co-op LiRA"] = co_op_lira(values)[at]
+    else:
+        skipped.append(f"co-op LiRA: it needs 3 clients, there are {len(clients)}")
+    return found
+
+
+def _teacher(view: View) -> dict[int, np.ndarray]:
+    """Return the mean of all teachers by public id; what other clients saw together."""
+    gathered: dict[int, list[np.ndarray]] = {}
+    for _, arrays in view.of("teacher"):
+        for row, probs in zip(*_soft_labels(arrays), strict=True):
+            gathered.setdefault(int(row), []).append(probs)
+    return {row: np.mean(rows, axis=0) for row, rows in gathered.items()}
+
+
+def _distilled(
+    view: View, truth: Truth, rows: Mapping[int, Mapping[int, np.ndarray]], seed: int
+) -> dict[int, np.ndarray]:
+    """Return candidates' margins under each surrogate, of the public rows that everyone gave soft labels for."""
+    public = next((arrays["inputs"] for _, arrays in view.of("public")), None)
+    common = sorted(set.intersection(*(set(r) for r in rows.values()))) if rows else []
+    if public is None or not common:
+        return {}
+    probs = np.stack([np.stack([of[row] for row in common]) for of in rows.values()]).astype(np.float32)
+    inputs = torch.from_numpy(public[common].astype(np.float32))
+    candidates = torch.from_numpy(truth.inputs.astype(np.float32))
+    settings = Surrogates(seed=seed)
+    margins = surrogate_margins(inputs, torch.from_numpy(probs), candidates, truth.labels, settings)
+    return dict(zip(rows, margins, strict=True))
+
+
+def _judged(name: str, scores: np.ndarray, included: np.ndarray, delta: float, level: float, seed: int) -> Attack:
+    roc = roc_of(scores, included)
+    pair = _two_samples(scores, included, delta, level, numpy_stream(seed, "audit", "hold-out"))
+    return Attack(
+        name=name,
+        auc=roc.auc,
+        chance=chance(scores, included),
+        rates=tuple(tpr_at(roc, at) for at in LEVELS),
+        one_run=max(one_run_bound(guess(scores, included, m), delta, level) for m in _made(len(scores))),
+        clopper_pearson=None if pair is None else pair[0],
+        gaussian=None if pair is None else pair[1],
+    )
+
+
+def _made(canaries: int) -> list[int]:
+    """Return how many coins are guessed: an even number for each share."""
+    return sorted({max(2, int(share * canaries) // 2 * 2) for share in GUESSED})
+
+
+def run_ceiling(canaries: int, delta: float, confidence: float) -> float:
+    """Return the largest bound that so many canaries could show here, every guess being right."""
+    return max(one_run_bound(Guesses(canaries, made, made), delta, confidence) for made in _made(canaries))
+
+
+def _two_samples(
+    scores: np.ndarray, included: np.ndarray, delta: float, level: float, stream: np.random.Generator
+) -> tuple[float, float] | None:
+    """Return both bounds on one half of the canaries, at the threshold that is best on the other."""
+    held_out = random_halves(len(scores), stream)
+    if min(int(included[half].sum()) for half in (held_out, ~held_out)) < 2 or min(
+        int((~included[half]).sum()) for half in (held_out, ~held_out)
+    ) < 2:  # fmt: skip
+        return None
+
+    def errors(threshold: float, half: np.ndarray) -> Errors:
+        found, members = scores[half] >= threshold, included[half]
+        others = ~members
+        return Errors(int((found & others).sum()), int(others.sum()), int((~found & members).sum()), int(members.sum()))
+
+    best = max(scores[held_out].tolist(), key=lambda threshold: gaussian_mu(errors(threshold, held_out)))
+    counted = errors(best, ~held_out)
+    return clopper_pearson_bound(counted, delta, level), gaussian_bound(counted, delta, level)
+
+
+def _judgment(
+    claim: Claim, adversary: str, attacks: Sequence[Attack], canaries: int, delta: float, level: float
+) -> Judgment:
+    if claim.epsilon is None or not covers(claim, adversary):
+        why = "no epsilon is claimed" if claim.epsilon is None else f"the claim is against {claim.adversary}"
+        bound = max((a.one_run for a in attacks), default=None)
+        return Judgment(claim, bound, None, "no claim", f"{why}; this audit is of {adversary}")
+    if not attacks:
+        return Judgment(claim, None, 0.0, "uninformative", "no attack could be made")
+    bound, ceiling = max(a.one_run for a in attacks), run_ceiling(canaries, delta, level)
+    return Judgment(
+        claim, bound, ceiling, judge(claim.epsilon, bound, ceiling),
+        f"{canaries} canaries can show epsilon {ceiling:.2f} at most",
+    )  # fmt: skip

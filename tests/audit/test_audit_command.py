@@ -1,0 +1,146 @@
+"""Stored runs made by hand: what clients upload carries their canaries' coins as much as the test wants."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedkd.audit.__main__ import main
+from fedkd.audit.one_run import Guesses, one_run_bound
+from fedkd.audit.study import audit_run, covers, read_claims, upload_probs
+from fedkd.audit.verdicts import Claim
+from fedkd.audit.views import Truth, ViewWriter, read_view, write_truth
+from fedkd.codecs import Float16
+from fedkd.errors import SettingError
+
+CLIENTS, EACH, CLASSES, PUBLIC = 4, 40, 3, 30
+
+
+def stored(
+    folder: Path, *, leak: float, epsilon: float | None = 0.5, adversary: str = "server", codec: str = "full"
+) -> Path:
+    """A run whose models in the lab answer ``leak`` standard deviations higher where a canary was in."""
+    stream = np.random.default_rng(0)
+    folder.mkdir()
+    claim: dict[str, Any] = {"mechanism": "gaussian", "claims": epsilon is not None, "reason": "by hand"}
+    if epsilon is not None:
+        claim |= {"unit": "record", "neighbors": "zero-out", "adversary": adversary, "epsilon": epsilon, "delta": 1e-5}
+    (folder / "summary.json").write_text(json.dumps({"privacy": claim}))
+    size = CLIENTS * EACH
+    owners, included = np.repeat(np.arange(CLIENTS), EACH), stream.random(size) < 0.5
+    labels = stream.integers(0, CLASSES, size)
+    counts = stream.integers(1, 50, (CLIENTS, CLASSES))
+    write_truth(folder, Truth(stream.normal(size=(size, 1, 2, 2)), labels, owners, included, counts))
+    view, lab = ViewWriter(folder, "view", {"codec": {"name": codec}}), ViewWriter(folder, "lab", {})
+    view.add("public", {"inputs": stream.normal(size=(PUBLIC, 1, 2, 2)).astype(np.float32)}, round=0)
+    for client in range(CLIENTS):
+        probs = np.tile(counts[client] / counts[client].sum(), (PUBLIC, 1)).astype(np.float32)
+        probs = 0.98 * probs + 0.02 * stream.dirichlet(np.ones(CLASSES), PUBLIC).astype(np.float32)
+        arrays = {"ids": np.arange(PUBLIC), "probs": probs.astype(np.float32)}
+        sent = Float16().encode(arrays, None)[0] if codec == "float16" else arrays
+        view.add("upload", sent, round=1, client=client)
+        logits = 0.1 * stream.normal(size=(size, CLASSES))
+        logits[np.arange(size), labels] += leak * (included & (owners == client))
+        lab.add("query", {"logits": logits}, round=1, client=client)
+    view.add("teacher", {"ids": np.arange(PUBLIC), "probs": probs}, round=1)
+    view.save()
+    lab.save()
+    return folder
+
+
+def test_models_that_know_their_canaries_are_found_in_the_lab(tmp_path: Path) -> None:
+    study = audit_run(stored(tmp_path / "run", leak=5.0), "lab")
+    by_name = {attack.name: attack for attack in study.attacks}
+    best = by_name["query: co-op LiRA"]
+    assert best.auc > 0.999
+    assert best.rates[0].reason is not None or best.rates[0].value is not None
+    level = 1 - 0.05 / (4 * len(by_name))  # Bonferroni: four bounds of each attack
+    assert best.one_run == pytest.approx(one_run_bound(Guesses(160, 128, 128), 1e-5, level))
+    assert study.blind is not None
+    assert abs(study.blind.auc - 0.5) < 0.15
+    assert {j.verdict for j in study.judgments} == {"no claim"}  # nothing is claimed against the lab
+
+
+def test_models_that_know_nothing_show_nothing(tmp_path: Path) -> None:
+    study = audit_run(stored(tmp_path / "run", leak=0.0), "lab")
+    for attack in study.attacks:
+        assert abs(attack.auc - 0.5) < 0.12
+        assert attack.one_run < 0.5
+
+
+def test_label_distributions_are_read_off_uploads_through_their_codec(tmp_path: Path) -> None:
+    run = stored(tmp_path / "run", leak=0.0, codec="float16")
+    rows = upload_probs(read_view(run, "server"))
+    assert sorted(rows) == [0, 1, 2, 3]
+    assert len(rows[0]) == PUBLIC
+    study = audit_run(run, "server")
+    assert all(found.total_variation < 0.05 for found in study.labels.values())
+
+
+def test_a_consistent_run_writes_its_files_and_ends_with_status_0(tmp_path: Path) -> None:
+    run = stored(tmp_path / "run", leak=0.0)
+    assert main([str(run)]) == 0
+    report = json.loads((run / "audit.json").read_text())
+    assert [claim["verdict"] for claim in report["claims"]] == ["consistent"]
+    assert set(report["labels"]) == {"0", "1", "2", "3"}
+    assert len(report["limits"]) == 3
+    with (run / "audit.csv").open() as file:
+        names = [row["attack"] for row in csv.DictReader(file)]
+    assert names == ["surrogate: " + n for n in ("loss threshold", "difficulty calibrated", "co-op LiRA")] + ["blind"]
+    assert (run / "audit_claims.csv").read_text().startswith("mechanism,unit,neighbors,adversary,epsilon,delta,")
+    assert (run / "plots" / "audit_roc.png").stat().st_size > 1000
+
+
+def test_a_violated_claim_ends_with_status_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = stored(tmp_path / "run", leak=5.0)
+    monkeypatch.setattr("fedkd.audit.study.covers", lambda claim, adversary: True)  # as if it were of the raw models
+    assert main([str(run), "--adversary", "lab"]) == 3
+    assert "VIOLATION" in capsys.readouterr().out
+
+
+def test_a_claim_beyond_what_so_few_canaries_can_show_is_uninformative(tmp_path: Path) -> None:
+    study = audit_run(stored(tmp_path / "run", leak=0.0, epsilon=8.0), "server")
+    (judgment,) = study.judgments
+    assert judgment.verdict == "uninformative"
+    assert judgment.ceiling is not None
+    assert judgment.ceiling < 4
+
+
+def test_other_clients_have_the_teacher_only(tmp_path: Path) -> None:
+    study = audit_run(stored(tmp_path / "run", leak=0.0), "clients")
+    assert [attack.name for attack in study.attacks] == ["surrogate: loss threshold"]
+    assert study.labels == {}
+    assert study.judgments[0].verdict == "consistent"
+
+
+@pytest.mark.parametrize(
+    ("claimed", "server", "clients"),
+    [("server", True, True), ("other clients and outsiders", False, True), ("none", False, False)],
+)
+def test_a_claim_against_the_server_covers_other_clients_and_not_the_other_way(
+    claimed: str, server: bool, clients: bool
+) -> None:
+    claim = Claim("gaussian", "client", "replace-one", claimed, 1.0, 1e-5)
+    assert (covers(claim, "server"), covers(claim, "clients"), covers(claim, "lab")) == (server, clients, False)
+
+
+def test_a_run_without_protection_claims_nothing(tmp_path: Path) -> None:
+    run = stored(tmp_path / "run", leak=0.0, epsilon=None)
+    assert [claim.epsilon for claim in read_claims(run)] == [None]
+    assert [j.verdict for j in audit_run(run, "server").judgments] == ["no claim"]
+
+
+def test_folders_that_cannot_be_audited_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "holds no view" in capsys.readouterr().err
+    run = stored(tmp_path / "run", leak=0.0)
+    (run / "summary.json").unlink()
+    with pytest.raises(SettingError, match="summary"):
+        audit_run(run, "server")
+    (run / "summary.json").write_text("{")
+    assert main([str(run)]) == 1

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedkd.audit.canaries import CANARIES, Canaries, CanaryKind, members_and_others, plant
+from fedkd.data.division import Division
+from fedkd.data.prepare import Prepared
+from fedkd.errors import SettingError
+
+
+def data(clients: int = 3, each: int = 30) -> tuple[Prepared, Division]:
+    size = clients * each + 20
+    stream = np.random.default_rng(0)
+    images = stream.integers(0, 200, (size, 4, 4, 1), np.uint8)
+    prepared = Prepared("toy", images, stream.integers(0, 5, size), size, tuple("abcde"), {})
+    prepared.images.flags.writeable = prepared.labels.flags.writeable = False
+    rows = np.arange(20, size).reshape(clients, each)
+    return prepared, Division(np.arange(10), np.arange(10, 20), tuple(rows), tuple(rows[:, :0]))
+
+
+@given(st.sampled_from(CANARIES), st.integers(1, 10), st.integers(0, 1000))
+def test_only_canaries_differ_and_each_is_where_its_coin_says(kind: CanaryKind, per_client: int, seed: int) -> None:
+    prepared, division = data()
+    altered, after, coins = plant(prepared, division, Canaries(kind=kind, per_client=per_client), seed)
+    assert len(coins.rows) == len(set(coins.rows)) == 3 * per_client
+    for row, client, label, included in zip(coins.rows, coins.client_ids, coins.labels, coins.included, strict=True):
+        assert row in division.train[client]
+        assert (row in after.train[client]) == included
+        assert altered.labels[row] == label != prepared.labels[row]
+    untouched = np.setdiff1d(np.arange(len(prepared.labels)), coins.rows)
+    np.testing.assert_array_equal(altered.images[untouched], prepared.images[untouched])
+    np.testing.assert_array_equal(altered.labels[untouched], prepared.labels[untouched])
+    np.testing.assert_array_equal(np.concatenate(after.train), np.setdiff1d(np.concatenate(division.train),
+                                                                            coins.rows[~coins.included]))  # fmt: skip
+    assert after.public is division.public
+    assert altered.key != prepared.key
+
+
+def test_kinds_look_as_they_are_called() -> None:
+    prepared, division = data()
+    seen = {kind: plant(prepared, division, Canaries(kind=kind, per_client=8), 1) for kind in CANARIES}
+    altered, _, coins = seen["mislabeled"]
+    np.testing.assert_array_equal(altered.images, prepared.images)
+    altered, _, coins = seen["blank"]
+    pixels = altered.images[coins.rows].reshape(len(coins.rows), -1)
+    assert (pixels == pixels[:, :1]).all()
+    assert len(set(pixels[:8, 0].tolist())) == 8  # canaries of one client can be told apart
+    altered, _, coins = seen["out_of_distribution"]
+    assert (altered.images[coins.rows] != prepared.images[coins.rows]).mean() > 0.95
+
+
+def test_coins_are_fair_and_repeat() -> None:
+    prepared, division = data()
+    share = np.mean([plant(prepared, division, Canaries(per_client=20), s)[2].included.mean() for s in range(40)])
+    assert abs(share - 0.5) < 0.04  # 2,400 coins: four standard deviations
+    first, again = (plant(prepared, division, Canaries(per_client=20), 7)[2] for _ in range(2))
+    np.testing.assert_array_equal(first.included, again.included)
+
+
+def test_a_client_keeps_a_record_that_is_certainly_its_own() -> None:
+    prepared, division = data(each=5)
+    with pytest.raises(SettingError, match="client 0"):
+        plant(prepared, division, Canaries(per_client=5), 0)
+
+
+def test_ordinary_records_are_halved_for_the_named_clients_alone() -> None:
+    _, division = data()
+    after, coins = members_and_others(division, [1], 3)
+    np.testing.assert_array_equal(after.train[0], division.train[0])
+    assert coins.included.sum() == 15
+    np.testing.assert_array_equal(after.train[1], coins.rows[coins.included])
+    np.testing.assert_array_equal(coins.rows, division.train[1])
