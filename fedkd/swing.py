@@ -5,7 +5,7 @@
 
 A row is a public sample or a token position. The paper's abstract says that temperature is set per token and that
 noise enters the soft targets; both formulas are a reconstruction. The student distils ``q_t`` at temperature 1: the
-same temperature on both sides would leave its optimum at ``z_t``. It carries no differential-privacy guarantee. Not for:
+same temperature on both sides would leave its optimum at ``z_t``. No differential-privacy guarantee follows. Not for:
 finding the scores (``fedkd.text.detectors``), nor for keeping noise fixed from round to round, which the caller does
 by its names for ``draw_noise``.
 """

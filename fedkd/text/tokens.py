@@ -31,5 +31,5 @@ def stack_sequences(sequences: Sequence[Sequence[int]]) -> Int[Tensor, "n L"]:
 def next_token_logits(model: CausalModel, ids: Int[Tensor, "n L"]) -> Float[Tensor, "n L V"]:
     """Return a causal model's logits, also where it wraps them in an object with ``logits``."""
     output = model(ids)
-    logits: Tensor = getattr(output, "logits", output)
+    logits: Tensor = output if isinstance(output, Tensor) else output.logits
     return logits
