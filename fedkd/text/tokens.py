@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from fedkd.errors import SettingError
@@ -28,8 +28,11 @@ def stack_sequences(sequences: Sequence[Sequence[int]]) -> Int[Tensor, "n L"]:
     return torch.tensor([[*sequence, *[PAD] * (longest - len(sequence))] for sequence in sequences])
 
 
-def next_token_logits(model: CausalModel, ids: Int[Tensor, "n L"]) -> Float[Tensor, "n L V"]:
-    """Return a causal model's logits, also where it wraps them in an object with ``logits``."""
+def next_token_logits(model: CausalModel, ids: Int[Tensor, "n L"]) -> Tensor:
+    """Return a causal model's logits [n, L, V], also where it wraps them in an object with ``logits``.
+
+    Shapes are not enforced here: ``try_out_language`` has the words for a model of another shape.
+    """
     output = model(ids)
     logits: Tensor = output if isinstance(output, Tensor) else output.logits
     return logits
