@@ -1,0 +1,125 @@
+"""Vocabularies, windows and corpora."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedkd.errors import SettingError
+from fedkd.text.corpus import Corpus, by_topic, embedded_corpus, hold_out, read_corpus
+from fedkd.text.vocabulary import Bytes, Characters, Vocabulary, characters_of, decode, learn_byte_pairs, separator_of
+from fedkd.text.windows import IGNORED, windows
+
+pytest.importorskip("tokenizers")
+PAIRS = learn_byte_pairs(embedded_corpus().texts, 320)
+WORDS = st.text(alphabet="abc é\n7", min_size=1, max_size=30)
+VOCABULARIES = {"bytes": Bytes(), "characters": Characters("abc é\n7"), "byte pairs": PAIRS}
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+@given(text=WORDS)
+def test_every_vocabulary_gives_its_text_back(name, text):
+    vocabulary = VOCABULARIES[name]
+    tokens = vocabulary.encode(text)
+    assert isinstance(vocabulary, Vocabulary)
+    assert decode(vocabulary, tokens) == text
+    assert all(0 <= token < separator_of(vocabulary) for token in tokens)
+    assert vocabulary.token_bytes(separator_of(vocabulary)) == b""
+
+
+def test_byte_pairs_are_the_same_each_time_and_shorter_than_bytes():
+    again = learn_byte_pairs(embedded_corpus().texts, 320)
+    assert again.tokenizer.to_str() == PAIRS.tokenizer.to_str()
+    assert PAIRS.size == 320
+    text = embedded_corpus().texts[0]
+    assert len(PAIRS.encode(text)) < 0.6 * len(text)
+    assert decode(PAIRS, PAIRS.encode("\N{SNOWMAN}")) == "\N{SNOWMAN}"
+
+
+def test_a_missing_token_is_named():
+    with pytest.raises(SettingError, match="no token for 'z', which is in 'a zoo'"):
+        characters_of(["a boot"]).encode("a zoo")
+    with pytest.raises(SettingError, match=">= 257"):
+        learn_byte_pairs(["a"], 100)
+    with pytest.raises(SettingError, match="each of its characters once"):
+        Characters("aa")
+
+
+@given(st.lists(WORDS, min_size=1, max_size=8), st.integers(2, 20))
+def test_windows_predict_every_token_of_every_text_once(texts, context):
+    vocabulary = VOCABULARIES["characters"]
+    cut = windows(vocabulary, texts, context)
+    separator = separator_of(vocabulary)
+    targets = [token for token in cut.targets.flatten().tolist() if token not in (IGNORED, separator)]
+    assert targets == [token for text in texts for token in vocabulary.encode(text)]
+    assert cut.inputs.shape == cut.targets.shape == (len(cut.inputs), context)
+    assert cut.positions == cut.real.sum() > 0
+    following = cut.real[:, :-1]
+    assert (cut.inputs[:, 1:][following] == cut.targets[:, :-1][following]).all()
+
+
+@given(st.lists(WORDS, min_size=1, max_size=8))
+def test_a_text_that_fits_is_never_cut(texts):
+    vocabulary, context = VOCABULARIES["characters"], 30
+    cut = windows(vocabulary, texts, context)
+    rows = [
+        [*row[:1], *(t for t in targets if t != IGNORED)]
+        for row, targets in zip(cut.inputs.tolist(), cut.targets.tolist(), strict=True)
+    ]
+    separator = separator_of(vocabulary)
+    pieces = ["".join(map(chr, row)).split(chr(separator)) for row in rows]
+    found = [[ord(x) for x in piece] for row in pieces for piece in row if piece]
+    assert found == [vocabulary.encode(text) for text in texts]
+
+
+def test_no_text_is_an_error_that_says_whose():
+    with pytest.raises(SettingError, match="client 3's text is empty"):
+        windows(Bytes(), ["", ""], 8, whose="client 3's text")
+
+
+def test_the_embedded_corpus_is_small_repeats_and_has_natural_topics():
+    corpus = embedded_corpus()
+    assert corpus == embedded_corpus()
+    assert corpus != embedded_corpus(seed=1)
+    assert len(set(corpus.topics)) == 7
+    assert 5_000 < sum(map(len, corpus.texts)) < 25_000
+    assert len(characters_of(corpus.texts).alphabet) < 30
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), WORDS), min_size=1, max_size=30), st.integers(1, 6))
+def test_topics_are_divided_whole(rows, clients):
+    corpus = Corpus(tuple(text for _, text in rows), tuple(topic for topic, _ in rows))
+    if len(set(corpus.topics)) < clients:
+        with pytest.raises(SettingError, match="topics cannot be divided among"):
+            by_topic(corpus, clients)
+        return
+    parts = by_topic(corpus, clients)
+    assert all(part.texts for part in parts)
+    assert sum(len(set(part.topics)) for part in parts) == len(set(corpus.topics))
+    assert sorted(t for part in parts for t in part.texts) == sorted(corpus.texts)
+
+
+def test_parts_that_are_held_out_are_disjoint_and_all_there_is():
+    corpus = embedded_corpus(100)
+    public, test, rest = hold_out(corpus, [0.3, 0.2], seed=0, name="public and test")
+    assert [len(x.texts) for x in (public, test, rest)] == [30, 20, 50]
+    assert sorted(public.texts + test.texts + rest.texts) == sorted(corpus.texts)
+    assert hold_out(corpus, [0.3, 0.2], 0, "public and test")[0] == public
+    assert hold_out(corpus, [0.3, 0.2], 1, "public and test")[0] != public
+    with pytest.raises(SettingError, match="leave a part empty"):
+        hold_out(corpus, [1.0], 0, "all")
+
+
+def test_a_folder_in_the_hubs_layout_is_read(tmp_path: Path):
+    from datasets import Dataset
+
+    rows = {"text": ["a fish", "", "two fish"], "author": ["cat", "cat", "dog"]}
+    Dataset.from_dict(rows).to_parquet(str(tmp_path / "train.parquet"))
+    assert read_corpus(str(tmp_path), topic_column="author") == Corpus(("a fish", "two fish"), ("cat", "dog"))
+    with pytest.raises(SettingError, match=r"text.topic_column=topic: the columns of .* are text, author"):
+        read_corpus(str(tmp_path))
+    with pytest.raises(SettingError, match=r"text.split=test: the splits of"):
+        read_corpus(str(tmp_path), split="test")
+    with pytest.raises(SettingError, match="no such folder"):
+        read_corpus(str(tmp_path / "none"))
