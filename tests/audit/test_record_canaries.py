@@ -16,7 +16,7 @@ def data(clients: int = 3, each: int = 30) -> tuple[Prepared, Division]:
     prepared = Prepared("toy", images, stream.integers(0, 5, size), size, tuple("abcde"), {})
     prepared.images.flags.writeable = prepared.labels.flags.writeable = False
     rows = np.arange(20, size).reshape(clients, each)
-    return prepared, Division(np.arange(10), np.arange(10, 20), tuple(rows), tuple(rows[:, :0]))
+    return prepared, Division(np.arange(10), np.arange(10, 20), tuple(rows), tuple(rows[:, :0]), tuple(rows[:, :0]))
 
 
 @given(st.sampled_from(CANARIES), st.integers(1, 10), st.integers(0, 1000))
@@ -33,7 +33,7 @@ def test_only_canaries_differ_and_each_is_where_its_coin_says(kind: CanaryKind, 
     np.testing.assert_array_equal(altered.labels[untouched], prepared.labels[untouched])
     np.testing.assert_array_equal(np.concatenate(after.train), np.setdiff1d(np.concatenate(division.train),
                                                                             coins.rows[~coins.included]))  # fmt: skip
-    assert after.public is division.public
+    assert after.held_back is division.held_back
     assert altered.key != prepared.key
 
 
