@@ -17,32 +17,31 @@ import torch
 from fedkd.adversity import adversity
 from fedkd.checkpoint import CheckpointFolder
 from fedkd.choice import PublicChoice
-from fedkd.client import OPTIMIZER, Workplace, example_arrays
+from fedkd.client import OPTIMIZER, Workplace
 from fedkd.codecs import codecs_of
 from fedkd.data.division import Division, divide
 from fedkd.data.prepare import Prepared, prepare
-from fedkd.data.public import describe, make_public_set, samples_of_other
+from fedkd.data.public import describe, make_public_set
 from fedkd.data.samples import statistics
 from fedkd.engines.job import Engine
 from fedkd.engines.local import one_intra_op_thread
 from fedkd.errors import SettingError, unknown_name
 from fedkd.guard import Guard
-from fedkd.knowledge import ModelWeights, PublicPredictions
-from fedkd.losses import LOSSES, ON_LOGITS, LossName
+from fedkd.knowledge import PublicPredictions
+from fedkd.losses import LossName
 from fedkd.models.build import Architecture, assign, find_factory, try_out
-from fedkd.privacy.dp_sgd import check_sample_gradients
-from fedkd.privacy.mechanisms import DpSgd, Gaussian, GnMax, Laplace, RandomizedResponse, Swing, claim_text
+from fedkd.privacy.mechanisms import claim_text
 from fedkd.privacy.none import REASON, Unprotected
 from fedkd.privacy.plan import Plan as PrivacyPlan
+from fedkd.refusals import check_codecs, check_distillation, check_models, check_needs, check_privacy
 from fedkd.rehearsal import is_faster, reason_alone
 from fedkd.report.rows import Plan
 from fedkd.scenario import Scenario
-from fedkd.server import Server, check_order, settled_order
+from fedkd.server import Server, settled_order
 from fedkd.server_models import WorkplaceModels
-from fedkd.settings import defaults, plain
 from fedkd.state import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
-from fedkd.strategy import Asking, Averaging, Declaration, Needs, chosen_loss, declaration
-from fedkd.training import Distillation, blank_optimizer
+from fedkd.strategy import Averaging, Declaration, Needs, chosen_loss, declaration
+from fedkd.training import blank_optimizer
 
 
 @dataclass(frozen=True)
@@ -158,9 +157,9 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     """
     name = scenario.strategy.name
     declared = declaration(scenario.strategy.value, name)
-    _check_needs(scenario, declared)
+    check_needs(scenario, declared)
     loss = chosen_loss(declared, name, scenario.distill.loss, scenario.distill.loss_skew)
-    _check_distillation(scenario.distill, declared, name, loss)
+    check_distillation(scenario.distill, declared, name, loss)
     engine: Engine = scenario.engine.value
     checkpoints = CheckpointFolder(run_dir) if run_dir is not None and scenario.checkpoint.every else None
     temporary = tempfile.TemporaryDirectory(prefix="fedkd-states-") if run_dir is None else None
@@ -176,9 +175,9 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
 
     device = choose_device(scenario.federation.device) if engine.here else torch.device("cpu")
     place = workplace(scenario, store, stop, device=device)
-    _check_models(name, declared.needs, place)
-    _check_codecs(scenario, place)
-    _check_privacy(scenario, declared, place)
+    check_models(name, declared.needs, place)
+    check_codecs(scenario, place)
+    check_privacy(scenario, declared, place)
     scenario = _choose_together(scenario, place)
     place = replace(place, together=_named(scenario))
     prepared, division, traits = place.prepared, place.division, place.traits
@@ -248,64 +247,6 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         ),
     )
     return Experiment(resolved, place, server, plan, states, checkpoints, temporary)
-
-
-def _check_models(name: str, needs: Needs, place: Workplace) -> None:
-    """Raise where the clients' models are not what the strategy can work with."""
-    models = list(place.traits)
-    if needs.equal_architectures and len(models) > 1:
-        raise SettingError(
-            f"strategy={name} averages weights and needs one architecture for all clients, but models are"
-            f" {', '.join(models)}; say models=[{models[0]}], or use a strategy that exchanges predictions"
-        )
-    widths = {model: trait.features for model, trait in place.traits.items()}
-    if needs.features is not None and None in widths.values():
-        without = [model for model, width in widths.items() if width is None]
-        raise SettingError(
-            f"strategy={name} needs the features of models, the input of a linear layer that puts out the logits;"
-            f" {', '.join(without)} has no such layer"
-        )
-    if needs.features == "equal" and len(set(widths.values())) > 1:
-        found = ", ".join(f"{model} {width}" for model, width in widths.items())
-        raise SettingError(
-            f"strategy={name} compares features and needs equal widths, but they are {found}; say strategy.width=N to"
-            " project them, or use one architecture"
-        )
-
-
-def _check_distillation(settings: Distillation, declared: Declaration, name: str, loss: str) -> None:
-    """Raise where something is to be done to a teacher's rows, and there are none or they are not soft labels."""
-    if settings.plain:
-        return
-    given = plain(settings)
-    usual = defaults(Distillation)
-    changed = [key for key in ("gate", "margin_weights", "relation", "student_view") if given[key] != usual[key]]
-    if declared.kind is None or declared.kind.lesson != "distill":
-        raise SettingError(
-            f"distill.{changed[0]}={given[changed[0]]} would do nothing: clients of strategy={name} distill nothing"
-        )
-    if settings.gate and loss in ON_LOGITS:
-        raise SettingError(
-            f"distill.gate=true compares soft labels, and loss={loss} is of logits; use distill.loss=kl or another of"
-            f" {', '.join(x for x in LOSSES if x not in ON_LOGITS)}"
-        )
-
-
-def _check_codecs(scenario: Scenario, place: Workplace) -> None:
-    """Raise where a codec makes no sense for what travels."""
-    chosen, name = scenario.codec.name, scenario.strategy.name
-    if place.kind is None and chosen != "own":
-        raise SettingError(f"codec={chosen} would do nothing: strategy={name} exchanges nothing")
-    if place.codecs is None or place.kind is None:
-        return
-    arrays = example_arrays(place)
-    for codec in (place.codecs.up, place.codecs.down):
-        objection = codec.objection(arrays)
-        if objection is not None:
-            raise SettingError(
-                f"codec={chosen} cannot code what strategy={name} sends ({', '.join(arrays)}): {objection}; use another"
-                " codec, or codec=full"
-            )
 
 
 def _server_models(needs: Needs, place: Workplace) -> WorkplaceModels | None:
@@ -384,42 +325,6 @@ def round_costs(place: Workplace) -> list[float]:
     ]
 
 
-def _check_needs(scenario: Scenario, declared: Declaration) -> None:
-    name, needs, public = scenario.strategy.name, declared.needs, scenario.public
-    check_order(scenario.protocol, declared.kind)
-    samples_of_other(public, scenario.public_data.value)
-    asked = max(1, round(scenario.protocol.participation * scenario.federation.clients))
-    if scenario.protocol.min_clients > asked:
-        raise SettingError(
-            f"min_clients={scenario.protocol.min_clients}, but a round asks only {asked} clients"
-            f" (participation={scenario.protocol.participation:g} of clients={scenario.federation.clients})"
-        )
-    if needs.pooled and (scenario.protocol.participation < 1 or scenario.protocol.dropout > 0):
-        raise SettingError(
-            f"strategy={name} trains on the private sets of all clients: nobody is absent; leave participation and"
-            " dropout out"
-        )
-    if needs.public_set and public.size == 0:
-        raise SettingError(f"strategy={name} needs a public set; give public.size=N with N >= 1")
-    every = isinstance(declared.kind, PublicPredictions) and declared.kind.chooser is None
-    if (public.choice != "random" or public.views > 1) and (not every or isinstance(scenario.strategy.value, Asking)):
-        what = f"public.choice={public.choice}" if public.choice != "random" else f"public.views={public.views}"
-        raise SettingError(
-            f"{what} needs every client's predictions on every sample asked about, and strategy={name} does not send"
-            " them; leave it out"
-        )
-    if needs.public_labels and not public.labeled:
-        raise SettingError(f"strategy={name} needs the labels of the public set; say public.labeled=true")
-    if scenario.train.public_epochs and not public.labeled:
-        raise SettingError("train.public_epochs needs the labels of the public set; say public.labeled=true")
-    if scenario.train.public_epochs and public.size == 0:
-        raise SettingError("train.public_epochs needs a public set; give public.size=N with N >= 1")
-    if public.labeled and not needs.public_labels and not scenario.train.public_epochs:
-        raise SettingError(
-            f"public.labeled=true would do nothing: strategy={name} does not use labels, and train.public_epochs=0"
-        )
-
-
 def _guard(scenario: Scenario, declared: Declaration, prepared: Prepared, division: Division) -> Guard:
     """Return the run's privacy mechanism with what it must know of the run. Raises SettingError."""
     mechanism, seed, kind = scenario.privacy.value, scenario.federation.seed, declared.kind
@@ -449,58 +354,6 @@ def _guard(scenario: Scenario, declared: Declaration, prepared: Prepared, divisi
         seed=seed,
         temperature=scenario.distill.temperature,
     )
-
-
-def _check_privacy(scenario: Scenario, declared: Declaration, place: Workplace) -> None:
-    """Raise where a mechanism would not protect what this strategy sends, or not in the way that it counts."""
-    name, chosen, kind, guard = scenario.strategy.name, scenario.privacy.name, declared.kind, place.guard
-    if kind is None and chosen != "none":
-        raise SettingError(f"privacy={chosen} would do nothing: strategy={name} exchanges nothing")
-    mechanism, plan = guard.mechanism, guard.plan
-    if mechanism is None or plan is None:
-        return
-    where = f"privacy={chosen} with strategy={name}"
-    try:
-        mechanism.check(plan)
-    except SettingError as error:
-        raise SettingError(f"privacy={chosen}: {error}") from error
-    if mechanism.protects_from and declared.needs.label_counts:
-        raise SettingError(f"{where}: the strategy discloses each client's label counts, so that no claim holds")
-    if isinstance(mechanism, DpSgd):
-        covered = isinstance(kind, PublicPredictions) and kind.chooser is None
-        if not covered and not (isinstance(kind, ModelWeights) and kind.proximal == 0):
-            raise SettingError(
-                f"{where}: its clients upload more than their model knows (tables, prototypes or caches of private"
-                " samples, or a choice made by them), or train with a term that is not of single samples; dp_sgd"
-                " covers predictions on a public set, and weights"
-            )
-        if declared.needs.pooled:
-            raise SettingError(f"{where}: it trains on the private sets of all clients")
-        for architecture in {a.name: a for a in place.architectures}.values():
-            few = torch.randn(3, *architecture.input_shape, generator=torch.Generator().manual_seed(0))
-            check_sample_gradients(architecture.build(0), few, architecture.name)
-    elif not isinstance(kind, PublicPredictions):
-        raise SettingError(
-            f"{where}: {chosen} protects predictions on a public set, and the strategy sends something else; use dp_sgd"
-        )
-    if isinstance(mechanism, Gaussian | Laplace | RandomizedResponse | Swing) and isinstance(
-        scenario.strategy.value, Asking
-    ):
-        raise SettingError(f"{where}: which samples are asked about changes from round to round; use dp_sgd or another")
-    if isinstance(mechanism, Swing) and mechanism.detector == "oracle":
-        raise SettingError("privacy.detector=oracle needs to know the canaries, and this run has none")
-    if guard.central is not None:
-        if scenario.robust.name != "none":
-            raise SettingError(f"privacy={chosen} and robust={scenario.robust.name} both take the mean's place")
-        if scenario.public.choice != "random" or scenario.public.views > 1:
-            raise SettingError(
-                f"privacy={chosen}: public.choice and public.views look at raw predictions once more; leave them out"
-            )
-        if isinstance(mechanism, GnMax) and (not plan.plain_mean or declared.teaches != "probs"):
-            raise SettingError(f"{where}: votes take the place of a plain mean of soft labels, as dsfl has it")
-    elif mechanism.protects_from and scenario.public.choice != "random":
-        raise SettingError(f"privacy={chosen}: how often a sample is asked about would depend on answers; leave"
-                           " public.choice out")  # fmt: skip
 
 
 def _privacy(guard: Guard, exchanges: bool) -> dict[str, Any]:
