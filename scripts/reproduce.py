@@ -1,10 +1,18 @@
 """Reproduce published orderings on real data, over paired seeds, and say which of them hold here.
 
     python scripts/reproduce.py digits [--seeds 5] [--out FOLDER]
+    python scripts/reproduce.py orderings [--data FOLDER] [--seeds 3] [--jobs 2] --out FOLDER
+    python scripts/reproduce.py paper     [--data FOLDER] [--seeds 3] [--jobs 2] --out FOLDER
+    python scripts/reproduce.py attacks   [--seeds 3] [--jobs 2] --out FOLDER
 
 ``digits`` repeats the KnFu study: local training, the plain mean of soft labels, and KnFu, on scikit-learn's digits,
 in three regimes of label skew and data size. Both accuracies are means over clients; the figure behind ± is half of a
 95 % t-interval over seeds. A conclusion is said to hold where the 95 % interval of the paired difference says so.
+
+``orderings`` are six between methods, on MNIST, Fashion-MNIST and CIFAR-10 (scripts/orderings.py); ``paper`` is FedMD's
+comparison beside its published figures; ``attacks`` the attacked fraction that each fusion rule bears. Their runs lie
+below --out, and the same command goes on where it was ended. --data is a folder with mnist/, fashion_mnist/ and
+cifar10/ in the hub's layout; without it they come from the hub. --only picks orderings by name.
 """
 
 import argparse
@@ -15,14 +23,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import break_even
 import matplotlib
 import numpy as np
 import yaml
 from matplotlib.figure import Figure
+from orderings import FEDMD, ORDERINGS
+from rich.console import Console
 from rich.progress import track
 from scipy import stats
+from studies import print_all
 
 from fedkd.build import build
+from fedkd.errors import FedkdError
 from fedkd.messages import RoundRecord
 from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
 from fedkd.run import execute
@@ -222,22 +235,46 @@ def _points(value: tuple[float, float]) -> str:
     return f"{100 * value[0]:+.1f} ± {100 * value[1]:.1f}"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is asked for and print it."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is asked for, print it, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["digits"])
-    parser.add_argument("--seeds", type=int, default=5, help="paired seeds, 0 to N-1")
-    parser.add_argument("--out", type=Path, help="write the table, the figures of every seed and the picture here")
+    parser.add_argument("what", choices=["digits", "orderings", "paper", "attacks"])
+    parser.add_argument("--seeds", type=int, help="paired seeds, 0 to N-1; digits 5, others 3")
+    parser.add_argument("--out", type=Path, help="write tables and every seed's figures here, and keep runs below it")
+    parser.add_argument("--data", type=Path, help="folder of data sets; default: the hub")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--only", nargs="+", choices=[study.name for study in ORDERINGS], help="orderings by name")
     given = parser.parse_args(arguments)
-    if given.seeds < 2:
-        sys.exit("reproduce: --seeds must be at least 2: an interval needs two runs")
-    results = digits(given.seeds)
-    found = [f"- {line}." for line in conclusions(results)]
-    text = "\n".join([table(results), "", f"Accuracies in %; {given.seeds} paired seeds.", "", *found])
+    seeds = given.seeds or (5 if given.what == "digits" else 3)
+    if seeds < 2:
+        parser.error("--seeds must be at least 2: an interval needs two runs")
+    if given.what == "digits":
+        results = digits(seeds)
+        found = [f"- {line}." for line in conclusions(results)]
+        text = "\n".join([table(results), "", f"Accuracies in %; {seeds} paired seeds.", "", *found])
+        print(text)
+        if given.out:
+            write(results, text, given.out)
+        return 0
+    if given.out is None:
+        parser.error(f"{given.what} needs --out FOLDER for its runs")
+    console = Console(highlight=False, soft_wrap=True, stderr=True)
+    try:
+        if given.what == "attacks":
+            text = break_even.report(seeds, given.out, given.jobs, console)
+        else:
+            wanted = given.only or [study.name for study in ORDERINGS]
+            chosen = [FEDMD] if given.what == "paper" else [study for study in ORDERINGS if study.name in wanted]
+            text = print_all(chosen, seeds, given.out, given.jobs, console, given.data)
+    except FedkdError as error:
+        print(f"reproduce: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("reproduce: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     print(text)
-    if given.out:
-        write(results, text, given.out)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
