@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from fedkd.messages import RoundRecord
-from fedkd.report.rows import ACCURACIES, Baseline, Plan
+from fedkd.report.rows import ACCURACIES, Baseline, Plan, client_gains
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"  # of Okabe and Ito's palette
 STYLE: Any = {
@@ -123,18 +123,18 @@ def fusion_weights(plan: Plan, weights: np.ndarray, number: int) -> Figure:
 
 
 def gain_by_client(plan: Plan, last: RoundRecord, baseline: Baseline) -> Figure:
-    """Draw what each client gained over training alone, on both tests."""
+    """Draw what each client gained over training alone, on both tests; attackers have no gain."""
     figure = Figure(figsize=(7.0, 2.9), layout="constrained")
     ax = figure.subplots()
     x = np.arange(plan.clients)
     for offset, name, color in ((-0.2, ACCURACIES[0], BLUE), (0.2, ACCURACIES[1], ORANGE)):
-        ours = np.array([np.nan if (v := getattr(c, name)) is None else v for c in last.clients])
-        gain = 100 * (ours - getattr(baseline, name)[last.round - 1])
+        gain = 100 * np.array([np.nan if v is None else v for v in client_gains(last, baseline, name)])
         ax.bar(x + offset, gain, width=0.4, color=color, label=TITLES[name])
     ax.axhline(0, color=GREY, linewidth=0.8)
     _client_ticks(ax.set_xticks, plan.clients)
     if plan.clients <= MOST_NUMBERED:
-        ax.set_xticks(x, [f"{i}\n{_short(name)}" for i, name in enumerate(plan.architectures)], fontsize=8)
+        who = ["attacks" if i in plan.attackers else _short(name) for i, name in enumerate(plan.architectures)]
+        ax.set_xticks(x, [f"{i}\n{name}" for i, name in enumerate(who)], fontsize=8)
     ax.set_xlabel("Client")
     ax.set_ylabel("Gain over local-only\n(points of accuracy)")
     ax.set_title(f"Gain by client after round {last.round} ({plan.strategy})")
