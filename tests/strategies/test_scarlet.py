@@ -62,7 +62,7 @@ def test_a_class_that_nobody_believes_in_stays_impossible():
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[int, float, list[tuple[int, list[int], int]]]:
-    """A duration, a beta, and rounds: their number (some fail and are left out), their samples, and how many clients."""
+    """A duration, a beta, and rounds: their number (some are left out), their samples, and how many clients."""
     rounds, number = [], 0
     for _ in range(draw(st.integers(1, 8))):
         number += draw(st.integers(1, 2))
