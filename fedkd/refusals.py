@@ -36,6 +36,11 @@ def check_needs(scenario: Scenario, declared: Declaration) -> None:
             f"strategy={name} trains on the private sets of all clients: nobody is absent; leave participation and"
             " dropout out"
         )
+    if needs.pooled and scenario.protocol.order == "distill_first":
+        raise SettingError(
+            f"order=distill_first: strategy={name} hands its model to the others at the end of a round, where this"
+            " order has no message; leave order out"
+        )
     if needs.public_set and public.size == 0:
         raise SettingError(f"strategy={name} needs a public set; give public.size=N with N >= 1")
     every = isinstance(declared.kind, PublicPredictions) and declared.kind.chooser is None

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedkd.checks import at_least, positive
+from fedkd.checks import at_least, at_most, positive
+from fedkd.errors import SettingError
 from fedkd.fusion import mix
 from fedkd.messages import Cohort, Fusion
 
@@ -18,22 +19,29 @@ class KTpFL:
 
     The step is on ``mean_x ||p_i(x) - sum_j W_ij p_j(x)||^2 + rho ||W_i - 1/K||^2``, from W = 1/K in the first round;
     then ``W_i = softmax(5 W_i)``. The paper softens and distils at T = 10: say ``distill.temperature=10``. Ours are the
-    step's size, and what happens under partial participation: among those present W is scaled to rows of 1, and the
-    rest of W stays. ``state`` is W over all clients seen so far.
+    step's size, and what happens under partial participation: among those present W is scaled to rows of 1 (equal ones
+    where nothing is left), and the rest of W stays. ``state`` is W over all clients seen so far.
     """
 
     knowledge: ClassVar[str] = "logits"
 
     rho: float = 0.7
-    """Pull towards equal weights, >= 0."""
+    """Pull towards equal weights, >= 0; times the step below 1."""
     step: float = 1.0
-    """Size of the gradient step, > 0; ours."""
+    """Size of the gradient step, > 0 and at most 1000; ours."""
     sharpness: float = 5.0
-    """Factor in the softmax over W, > 0."""
+    """Factor in the softmax over W, > 0 and at most 1e6."""
 
     def __post_init__(self) -> None:
         at_least(0, rho=self.rho)
         positive(step=self.step, sharpness=self.sharpness)
+        at_most(1000, step=self.step)
+        at_most(1e6, sharpness=self.sharpness)
+        if self.rho * self.step >= 1:
+            raise SettingError(
+                f"rho={self.rho} with step={self.step} would throw weights beyond equality, farther than they were;"
+                " keep rho * step below 1"
+            )
 
     def fuse(self, cohort: Cohort, state: Any) -> Fusion:
         """Return the learned mixture for each client."""
@@ -41,7 +49,8 @@ class KTpFL:
         whole = _grown(state, int(ids.max()) + 1)
         here = whole[ids[:, None], ids]
         mass = here.sum(dim=1, keepdim=True)
-        weights = self.learn(here / mass, cohort.probs)
+        before = torch.where(mass > 0, here / mass, 1 / cohort.size)
+        weights = self.learn(before, cohort.probs)
         whole[ids[:, None], ids] = weights * mass
         return Fusion(weights=weights, teachers=mix(weights, cohort.probs), state=whole)
 
