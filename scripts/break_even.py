@@ -18,7 +18,8 @@ RULES = {
     "Cronus": " robust=cronus robust.tolerate=0.3",
 }
 FRACTIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
-ATTACKS = ("colluding", "sign_flip", "lie")
+ATTACKS = {"colluding": "", "sign_flip": "", "lie": " attacks.z=1.5"}
+"""Overrides of each attack; one z at every fraction: with few attackers none follows from their number."""
 BASE = ("clients=10", "partition=dirichlet", "partition.alpha=1", "samples_per_client=50", "models=[mlp]",
         "public.size=300", "test.global_size=300", "rounds=5", "train.epochs=5", "distill.epochs=5",
         "distill.loss=kl")  # fmt: skip
@@ -38,7 +39,7 @@ def attacked(attack: str) -> Study:
         name=attack,
         title="",
         base=BASE,
-        methods=_methods(f" attacks={attack}"),
+        methods=_methods(f" attacks={attack}{ATTACKS[attack]}"),
         grid=(f"attacks.fraction={','.join(FRACTIONS)}",),
         claims=(),
     )
@@ -86,8 +87,8 @@ def report(seeds: int, out: Path, jobs: int, console: Console) -> str:
         "## Attacked fraction by fusion rule",
         table(clean, found),
         f"Balanced test in %, means over honest clients, then over {seeds} paired seeds ± half of the 95 % t-interval."
-        f" Local training alone: {alone} (all clients). Pays up to: the largest fraction up to which the mean"
-        " over seeds stays above local training.",
+        f" Local training alone: {alone} (all clients). Lie: `attacks.z=1.5`."
+        " Pays up to: the largest fraction up to which the mean over seeds stays above local training.",
     ])  # fmt: skip
     (out / "break_even.md").write_text(text + "\n")
     return text + "\n"

@@ -58,9 +58,7 @@ def test_two_steps_by_hand():
     step=st.floats(0.01, 1),
     sharpness=st.floats(0.5, 10),
 )
-def test_the_step_is_along_the_gradient_of_the_loss(
-    seed: int, clients: int, rho: float, step: float, sharpness: float
-):
+def test_the_step_is_along_the_gradient_of_the_loss(seed: int, clients: int, rho: float, step: float, sharpness: float):
     """``mean_x |p_i - sum_j W_ij p_j|^2 + rho |W_i - 1/K|^2``, summed over i, by loops and autograd."""
     probs = random_logits(seed, clients).softmax(dim=-1)
     start = random_logits(seed + 1, clients, 1, clients)[:, 0].softmax(dim=-1)
