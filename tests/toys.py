@@ -126,13 +126,22 @@ class _Fragile(nn.Module):
         self.inner = linear(input_shape, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        path = Path(os.environ.get("FEDKD_TEST_TRIGGER", "nowhere"))
-        if self.training and path.exists():
-            what = path.read_text()
-            path.unlink()
-            _do(what)
+        if self.training:
+            _do(_taken(Path(os.environ.get("FEDKD_TEST_TRIGGER", "nowhere"))))
         logits: torch.Tensor = self.inner(x)
         return logits
+
+
+def _taken(path: Path) -> str:
+    """Return what the file says to the one process that takes it; two that read it at once would both fail."""
+    mine = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.rename(mine)
+    except FileNotFoundError:
+        return ""
+    what = mine.read_text()
+    mine.unlink()
+    return what
 
 
 def _do(what: str) -> None:
