@@ -126,7 +126,7 @@ def _conduct(
         if experiment.scenario.federation.baseline != "none" and experiment.plan.exchanges:
             baseline = _baseline(experiment, stop, console)
         if driver is not None:
-            driver.start(FederatedDistillation(experiment.server, experiment.scenario.text(), on_round))
+            driver.start(FederatedDistillation(experiment.server, experiment.scenario.text(), on_round, joined=True))
         elif len(records) < experiment.plan.rounds:
             console.start(experiment.plan.strategy, experiment.messages(len(records)))
             execute(experiment, on_round, stop, lambda _: console.advance(), first_round=len(records) + 1)

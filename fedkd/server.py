@@ -141,6 +141,7 @@ class Server:
         self._state: Any = None  # the strategy's
         self._lessons = Lessons()
         self._unlearned: set[int] = set()  # who was not sent the last lessons yet
+        self._invited: list[int] = []  # who was drawn for the round, whether it then dropped out or not
         self._participants: list[int] = []
         self._asked: list[int] = []  # those of them who train
         self._public_ids = self._asked_ids = torch.arange(0)
@@ -168,9 +169,28 @@ class Server:
 
     def open_round(self, number: int) -> dict[int, Download]:
         """Return the round's first downloads, by client id in ascending order."""
+        downloads = self.announce(number)
+        self.begin(number)
+        return downloads
+
+    def announce(self, number: int) -> dict[int, Download]:
+        """Return the round's first downloads while the round before may still be open: its record can be completed.
+
+        ``begin`` opens the round. Between the two only replies to the last downloads of the round before may come.
+        """
+        self._packed = {}
+        self._invited = self._draw_participants(number)
+        self._participants = self._draw_present(number, self._invited)
+        self._public_ids = self._asked_ids = self.choice.ids(numpy_stream(self.seed, "round", number, "public"))
+        if isinstance(self.strategy, Asking):
+            self._asked_ids = self.strategy.asks(number, self._public_ids, self._state)
+        self._asked = self._leaders() if self.declared.needs.pooled else self._participants
+        return {client_id: self._first_download(number, client_id) for client_id in self._asked}
+
+    def begin(self, number: int) -> None:
+        """Begin the record of the round that was announced. Raises RunError where too few clients are present."""
         self._started = time.perf_counter()
         self._weights, self._sha256, self._metrics = None, None, {}
-        self._packed = {}
         alone = 1.0 if self.kind is None else None  # without exchange every client is its own and only teacher
         if self.kind is None and self.clients <= WEIGHTS_LIMIT:
             self._weights = torch.eye(self.clients)
@@ -181,17 +201,10 @@ class Server:
                        teacher_accuracy=None, teacher_nll=None, teacher_ece=None, teacher_by_class=None)
             for i, record in self.records.items()
         }  # fmt: skip
-        asked = self._draw_participants(number)
-        self._participants = self._draw_present(number, asked)
-        for client_id in set(asked) - set(self._participants):
+        gone = set(self._invited) - set(self._participants)
+        for client_id in gone:
             self.records[client_id] = replace(self.records[client_id], reason="dropped out")
-        gone = len(asked) - len(self._participants)
-        self._require(number, len(self._participants), *([f"{gone} dropped out"] if gone else []))
-        self._public_ids = self._asked_ids = self.choice.ids(numpy_stream(self.seed, "round", number, "public"))
-        if isinstance(self.strategy, Asking):
-            self._asked_ids = self.strategy.asks(number, self._public_ids, self._state)
-        self._asked = self._leaders() if self.declared.needs.pooled else self._participants
-        return {client_id: self._first_download(number, client_id) for client_id in self._asked}
+        self._require(number, len(self._participants), *([f"{len(gone)} dropped out"] if gone else []))
 
     def fuse(self, number: int, replies: Iterable[Reply]) -> None:
         """Check the round's replies as they come, fuse what was accepted, and keep the teachers.

@@ -42,7 +42,7 @@ from fedkd.simulate import compose
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 OVERRIDES = (
-    "clients=3 rounds=2 order=distill_first samples_per_client=20 models=[mlp,cnn] public.size=40"
+    "clients=3 rounds=2 samples_per_client=20 models=[mlp,cnn] public.size=40"
     " test.global_size=50 test.private_size=20 train.epochs=1 train.batch_size=8 distill.epochs=1"
     " distill.batch_size=20 device=cpu baseline=none report.plots=false"
 )
@@ -169,9 +169,9 @@ def wait_for_superlink(owner: Processes, process: subprocess.Popen[bytes], port:
             time.sleep(0.1)
 
 
-def submitted(owner: Processes, *options: str, seconds: float) -> dict[str, Any]:
+def submitted(owner: Processes, *options: str, order: str, seconds: float) -> dict[str, Any]:
     """Submit the repository as Flower's app, wait for its end, and return the run's summary."""
-    choice = f'scenario="digits" overrides="{OVERRIDES}" run-dir="{owner.folder / "out"}"'
+    choice = f'scenario="digits" overrides="{OVERRIDES} order={order}" run-dir="{owner.folder / "out"}"'
     said = owner.do("flwr", "run", str(ROOT), "here", "--stream", "-c", choice, *options, seconds=seconds)
     assert (owner.folder / "out" / "summary.json").exists(), said
     found: dict[str, Any] = json.loads((owner.folder / "out" / "summary.json").read_text())
@@ -179,10 +179,10 @@ def submitted(owner: Processes, *options: str, seconds: float) -> dict[str, Any]
     return found
 
 
-@pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def local(folder: Path, order: str) -> dict[str, Any]:
+    """Return the summary of the same run on fedkd's own engine."""
     quiet = ["report.console=false", "engine.workers=1"]
-    return run(compose([*OVERRIDES.split(), *quiet]), tmp_path_factory.mktemp("local") / "out")
+    return run(compose([*OVERRIDES.split(), f"order={order}", *quiet]), folder / "local")
 
 
 def key_pair(folder: Path, name: str) -> tuple[Path, Path]:
@@ -246,7 +246,7 @@ def certificates(folder: Path) -> tuple[Path, Path, Path]:
 
 
 @pytest.mark.slow
-def test_flowers_simulation_gives_the_same_result_as_the_local_engine(tmp_path: Path, local: dict[str, Any]) -> None:
+def test_flowers_simulation_gives_the_same_result_as_the_local_engine(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     with processes(tmp_path) as owner:
         owner.connect(port)
@@ -255,14 +255,15 @@ def test_flowers_simulation_gives_the_same_result_as_the_local_engine(tmp_path: 
         )
         wait_for_superlink(owner, superlink, port, None)
         nodes = "num-supernodes=3 client-resources-num-cpus=1"
-        simulated = submitted(owner, "--federation-config", nodes, seconds=180)
-    assert {name: simulated[name] for name in FIGURES} == {name: local[name] for name in FIGURES}
+        simulated = submitted(owner, "--federation-config", nodes, order="distill_first", seconds=180)
+    here = local(tmp_path, "distill_first")
+    assert {name: simulated[name] for name in FIGURES} == {name: here[name] for name in FIGURES}
     assert simulated["engine"] == {"name": "flower"}
 
 
 @pytest.mark.slow
 def test_supernodes_with_tls_and_keys_give_the_same_result_and_a_strange_key_is_refused(
-    tmp_path: Path, local: dict[str, Any]
+    tmp_path: Path,
 ) -> None:
     port, *node_ports = free_ports(5)
     authority, certificate, key = certificates(tmp_path)
@@ -284,15 +285,16 @@ def test_supernodes_with_tls_and_keys_give_the_same_result_and_a_strange_key_is_
             )
             for i, ((private, _), node_port) in enumerate(zip(keys, node_ports, strict=True))
         ]  # fmt: skip
-        deployed = submitted(owner, seconds=180)
+        deployed = submitted(owner, order="train_first", seconds=180)
         assert nodes[3].wait(timeout=20) != 0
         assert all(node.poll() is None for node in nodes[:3])
-    assert {name: deployed[name] for name in FIGURES} == {name: local[name] for name in FIGURES}
+    here = local(tmp_path, "train_first")
+    assert {name: deployed[name] for name in FIGURES} == {name: here[name] for name in FIGURES}
     assert "Failed to activate SuperNode" in owner.log("node3")
     assert "No SuperNode found with the given public key" in owner.log("superlink")
-    for node in range(3):  # one fused message a round
+    for node in range(3):  # one fused message a round, and the last teacher
         received = re.findall(r"Receiving: ([\w.]+) message", owner.log(f"node{node}"))
-        assert received == ["query.describe", "train", "train"]
+        assert received == ["query.describe", "train", "train", "evaluate"]
     assert not list((cache_folder() / "flower").iterdir())
 
 
@@ -332,7 +334,7 @@ def test_a_run_configuration_that_means_nothing_is_refused(config: dict[str, str
 
 def test_the_default_run_configuration_is_a_scenario_of_flowers_two_clients() -> None:
     chosen, _ = configured(context(**pyproject()["tool"]["flwr"]["app"]["config"]))
-    assert (chosen.name, chosen.federation.clients, chosen.protocol.order) == ("digits", 2, "distill_first")
+    assert (chosen.name, chosen.federation.clients, chosen.strategy.name) == ("digits", 2, "knfu")
 
 
 def test_the_version_is_the_same_in_both_places() -> None:

@@ -10,7 +10,7 @@ from typing import cast
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedkd.app.records import card_content, read_download, upload_content
+from fedkd.app.records import card_content, join, read_download, split, upload_content
 from fedkd.client import Workplace, describe, take_part
 
 
@@ -23,9 +23,11 @@ def make_client_app(find_workplace: Callable[[Message], Workplace]) -> ClientApp
 
     def answer(message: Message, context: Context) -> Message:
         place = find_workplace(message)
-        download = read_download(message.content, place.kind, packed=place.codecs is not None)
-        upload = take_part(place, client_id(context), download)
-        return Message(upload_content(upload, place.kind), reply_to=message)
+        contents = []
+        for part in split(message.content):
+            download = read_download(part, place.kind, packed=place.codecs is not None)
+            contents.append(upload_content(take_part(place, client_id(context), download), place.kind))
+        return Message(contents[0] if len(contents) == 1 else join(*contents), reply_to=message)
 
     @app.query("describe")
     def _describe(message: Message, context: Context) -> Message:

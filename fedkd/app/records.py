@@ -18,6 +18,9 @@ from fedkd.errors import UploadRejected
 from fedkd.knowledge import Kind
 from fedkd.messages import ClientCard, Download, Knowledge, Packed, PrivacyEvent, Step, Upload
 
+_END = "end."
+"""Before the names of records that belong to the end of a round, where a message also begins the next."""
+
 RAW = "fedkd.raw"
 """How arrays are encoded: their values alone, little endian, rows first; Flower's record holds dtype and shape."""
 
@@ -87,6 +90,21 @@ def download_content(
     if request is not None:
         content["request"] = request
     return content
+
+
+def join(end: RecordDict, beginning: RecordDict) -> RecordDict:
+    """Return one message's content of two: the end of a round, and the beginning of the next one."""
+    shared = {name: record for name, record in end.items() if name in beginning and record is beginning[name]}
+    ended = {f"{_END}{name}": record for name, record in end.items() if name not in shared}
+    return RecordDict({**beginning, **ended})
+
+
+def split(content: RecordDict) -> tuple[RecordDict, ...]:
+    """Return the contents that ``join`` made one of, the end first; one that was not joined as it is."""
+    ended = {name.removeprefix(_END): record for name, record in content.items() if name.startswith(_END)}
+    if not ended:
+        return (content,)
+    return RecordDict(ended), RecordDict({n: record for n, record in content.items() if not n.startswith(_END)})
 
 
 def request_record(download: Download) -> ArrayRecord | None:

@@ -1,8 +1,8 @@
 """The Flower Strategy that drives the rounds: our server's downloads and replies as Flower's messages.
 
 One train message a client and round; a second, evaluate, message only where the round ends with distillation
-(``order=train_first``). Node ids are random on Flower's engines, so clients are asked for their card once and then
-sorted by client id everywhere.
+(``order=train_first``). Where messages are expensive, that one also begins the next round. Node ids are random on
+Flower's engines, so clients are asked for their card once and then sorted by client id everywhere.
 """
 
 import time
@@ -24,12 +24,24 @@ NODE_PATIENCE_SECONDS = 60.0
 
 
 class FederatedDistillation(Strategy):
-    """Rounds of federated distillation over any Grid. ``on_round`` gets the record of each finished round."""
+    """Rounds of federated distillation over any Grid. ``on_round`` gets the record of each finished round.
+
+    ``joined`` sends the end of a round and the beginning of the next as one message, so that R rounds take R messages
+    a client and one at the end, to the same figures. A round's record is complete a message later then, and a client
+    that fails has failed in both rounds.
+    """
 
     def __init__(
-        self, server: Server, scenario_text: str, on_round: Callable[[RoundRecord], None], *, first_round: int = 1
+        self,
+        server: Server,
+        scenario_text: str,
+        on_round: Callable[[RoundRecord], None],
+        *,
+        first_round: int = 1,
+        joined: bool = False,
     ) -> None:
         self.server = server
+        self.joined = joined and server.order == "train_first" and server.kind is not None
         self.on_round = on_round
         self.first_round = first_round
         self._scenario = ConfigRecord({"text": scenario_text})
@@ -45,6 +57,9 @@ class FederatedDistillation(Strategy):
         """
         self._introduce(grid, timeout)
         empty, result = ArrayRecord(), Result()
+        if self.joined:
+            self._start_joined(grid, timeout, result)
+            return result
         for number in range(self.first_round, self.server.protocol.rounds + 1):
             messages = self.configure_train(number, empty, ConfigRecord(), grid)
             self.aggregate_train(number, grid.send_and_receive(messages, timeout=timeout))
@@ -75,6 +90,10 @@ class FederatedDistillation(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Take note of the last replies and return the mean accuracies."""
         self.server.settle(server_round, map(self._reply, replies))
+        return self._means()
+
+    def _means(self) -> MetricRecord | None:
+        """Return the mean accuracies of the open round."""
         means = {}
         for name in ("local_accuracy", "global_accuracy"):
             values = [v for record in self.server.records.values() if (v := getattr(record, name)) is not None]
@@ -84,6 +103,60 @@ class FederatedDistillation(Strategy):
 
     def summary(self) -> None:
         """Log nothing: the run's own report says what will run."""
+
+    def _start_joined(self, grid: Grid, timeout: float | None, result: Result) -> None:
+        """Run the rounds with one message at the turn of two of them."""
+        server, last = self.server, self.server.protocol.rounds
+        ending: Mapping[int, Download] = {}
+        for number in range(self.first_round, last + 2):
+            beginning = server.announce(number) if number <= last else {}
+            ends = dict(self._contents(ending))
+            begins = dict(self._contents(beginning, count=False))
+            messages = [
+                Message(
+                    _joined(ends.get(client_id), begins.get(client_id)),
+                    dst_node_id=self._nodes[client_id],
+                    message_type="train" if client_id in begins else "evaluate",
+                    group_id=str(number),
+                )
+                for client_id in sorted({*ends, *begins})
+            ]
+            ended, begun = self._parted(grid.send_and_receive(messages, timeout=timeout), ends, begins)
+            if number > self.first_round:
+                server.settle(number - 1, ended)
+                if (metrics := self._means()) is not None:
+                    result.evaluate_metrics_clientapp[number - 1] = metrics
+                self.on_round(server.record(number - 1))
+            if number <= last:
+                server.begin(number)
+                for client_id, content in begins.items():
+                    weight = records.weigh_upload(content)
+                    server.sent(client_id, weight.bytes, weight.entropy)
+                server.fuse(number, begun)
+                ending = server.close_round(number)
+
+    def _parted(
+        self, replies: Iterable[Message], ends: Mapping[int, RecordDict], begins: Mapping[int, RecordDict]
+    ) -> tuple[list[Reply], list[Reply]]:
+        """Return the replies to the ends of a round, and to the beginnings of the next."""
+        ended: list[Reply] = []
+        begun: list[Reply] = []
+        for message in replies:
+            client_id = self._clients[message.metadata.src_node_id]
+            asked = [into for into, parts in ((ended, ends), (begun, begins)) if client_id in parts]
+            if message.has_error():
+                for into in asked:
+                    into.append(Reply(client_id=client_id, upload=None, error=_reason(message)))
+                continue
+            parts = records.split(message.content)
+            if len(parts) != len(asked):
+                error = f"{len(parts)} parts came where {len(asked)} were asked for"
+                for into in asked:
+                    into.append(Reply(client_id=client_id, upload=None, error=error, rejected=True))
+                continue
+            for into, content in zip(asked, parts, strict=True):
+                into.append(self._read(client_id, content))
+        return ended, begun
 
     def _introduce(self, grid: Grid, timeout: float | None) -> None:
         """Learn which node is which client."""
@@ -109,6 +182,11 @@ class FederatedDistillation(Strategy):
         self.server.register(list(cards.values()))
 
     def _messages(self, number: int, kind: str, downloads: Mapping[int, Download]) -> Iterable[Message]:
+        for client_id, content in self._contents(downloads):
+            yield Message(content, dst_node_id=self._nodes[client_id], message_type=kind, group_id=str(number))
+
+    def _contents(self, downloads: Mapping[int, Download], *, count: bool = True) -> Iterable[tuple[int, RecordDict]]:
+        """Yield the content for each client, and ``count`` its bytes into the open round."""
         arrays: Mapping[str, np.ndarray] | None = None  # a common teacher and the request are encoded once a phase
         teacher, taught = None, records.Weight()
         request, asked = None, records.Weight()
@@ -121,23 +199,37 @@ class FederatedDistillation(Strategy):
                 request = records.request_record(download)
                 asked = records.weigh(request)
             content = records.download_content(download, self._scenario, teacher, request)
-            weight = taught + (asked if download.public_ids is not None else records.Weight())
-            self.server.sent(client_id, weight.bytes, weight.entropy)
-            yield Message(content, dst_node_id=self._nodes[client_id], message_type=kind, group_id=str(number))
+            if count:
+                weight = taught + (asked if download.public_ids is not None else records.Weight())
+                self.server.sent(client_id, weight.bytes, weight.entropy)
+            yield client_id, content
 
     def _reply(self, message: Message) -> Reply:
         client_id = self._clients[message.metadata.src_node_id]
         if message.has_error():
             return Reply(client_id=client_id, upload=None, error=_reason(message))
-        weight = records.weigh_upload(message.content)
+        return self._read(client_id, message.content)
+
+    def _read(self, client_id: int, content: RecordDict) -> Reply:
+        """Return the reply that a client's content is."""
+        weight = records.weigh_upload(content)
         reply = Reply(client_id=client_id, upload=None, bytes=weight.bytes, entropy_bytes=weight.entropy)
         try:
-            upload = records.read_upload(message.content, self.server.kind, packed=self.server.codecs is not None)
+            upload = records.read_upload(content, self.server.kind, packed=self.server.codecs is not None)
         except UploadRejected as error:
             return replace(reply, error=str(error), rejected=True)
         if upload.client_id != client_id:
             return replace(reply, error=f"signed as client {upload.client_id}", rejected=True)
         return replace(reply, upload=upload)
+
+
+def _joined(end: RecordDict | None, beginning: RecordDict | None) -> RecordDict:
+    """Return the content of one message to a client that is in one of two rounds, or in both."""
+    if end is None or beginning is None:
+        content = end if beginning is None else beginning
+        assert content is not None, "a message has something to say"
+        return content
+    return records.join(end, beginning)
 
 
 def _reason(message: Message) -> str:
