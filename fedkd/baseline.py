@@ -22,7 +22,8 @@ from fedkd.models.build import find_factory
 from fedkd.naming import code_hash
 from fedkd.report.rows import ACCURACIES, VALIDATION, Baseline
 from fedkd.scenario import Scenario, fingerprint
-from fedkd.shelf import choose
+from fedkd.settings import plain
+from fedkd.shelf import Choice, choose
 from fedkd.training import Distillation
 
 Execute = Callable[[Experiment, Callable[[RoundRecord], None]], None]
@@ -65,11 +66,20 @@ def twin_key(experiment: Experiment) -> str:
         "code": [
             code_hash(type(experiment.scenario.partition.value)),
             *(code_hash(find_factory(name)) for name in experiment.place.traits),
+            code_hash(type(experiment.scenario.heads.value)),
         ],
         "device": experiment.plan.device,
         "versions": [__version__, version("torch"), version("flwr-datasets")],
     }
     return fingerprint(parts)
+
+
+def _alone(heads: Choice) -> Choice:
+    """Return the choice of heads for clients whom nobody teaches."""
+    value = heads.value.alone()
+    return replace(
+        heads, value=value, fields={name: plain(getattr(value, name, heads.fields[name])) for name in heads.fields}
+    )
 
 
 def _twin(scenario: Scenario) -> Scenario:
@@ -80,6 +90,7 @@ def _twin(scenario: Scenario) -> Scenario:
     public = replace(public, per_round=None, choice="random") if pretrains else Public(size=public.held_back_rows)
     return scenario.changed(
         strategy=choose("strategy", {"name": "local_only"}),
+        heads=_alone(scenario.heads),
         public_data=choose("public_data", {"name": "same"}),
         attacks=choose("attacks", {"name": "none"}),
         robust=choose("robust", {"name": "none"}),

@@ -30,10 +30,11 @@ from fedkd.guard import Guard
 from fedkd.knowledge import PublicPredictions
 from fedkd.losses import LossName
 from fedkd.models.build import Architecture, assign, find_factory, try_out
+from fedkd.models.heads import OneHead, phase_parameters
 from fedkd.privacy.mechanisms import claim_text
 from fedkd.privacy.none import REASON, Unprotected
 from fedkd.privacy.plan import Plan as PrivacyPlan
-from fedkd.refusals import check_codecs, check_distillation, check_models, check_needs, check_privacy
+from fedkd.refusals import check_codecs, check_distillation, check_heads, check_models, check_needs, check_privacy
 from fedkd.rehearsal import is_faster, reason_alone
 from fedkd.report.rows import Plan
 from fedkd.scenario import Scenario
@@ -89,7 +90,10 @@ def workplace(
         find_factory(model.partition("*")[0].strip())
     assigned = assign(scenario.federation.models, scenario.federation.clients)
     prepared = prepare(scenario.data.value)
-    architectures = {m: Architecture(m, prepared.input_shape, prepared.classes) for m in dict.fromkeys(assigned)}
+    architectures = {
+        m: Architecture(m, prepared.input_shape, prepared.classes, scenario.heads.value)
+        for m in dict.fromkeys(assigned)
+    }
     features = declared.needs.features is not None
     traits = {model: try_out(architecture, features=features) for model, architecture in architectures.items()}
     kept = {model: _kept(architecture, scenario) for model, architecture in architectures.items()}
@@ -145,7 +149,9 @@ def _kept(architecture: Architecture, scenario: Scenario) -> dict[str, torch.Ten
         f"{OPTIMIZER}{purpose}/{name}": tensor
         for purpose, phase in phases.items()
         if phase.optimizer_state == "kept"
-        for name, tensor in blank_optimizer(architecture.build(0), phase).items()
+        for name, tensor in blank_optimizer(
+            phase_parameters(architecture.build(0), distills=purpose == "distill"), phase
+        ).items()
     }
 
 
@@ -158,6 +164,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     name = scenario.strategy.name
     declared = declaration(scenario.strategy.value, name)
     check_needs(scenario, declared)
+    check_heads(scenario, declared)
     loss = chosen_loss(declared, name, scenario.distill.loss, scenario.distill.loss_skew)
     check_distillation(scenario.distill, declared, name, loss)
     engine: Engine = scenario.engine.value
@@ -250,12 +257,15 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
 
 
 def _server_models(needs: Needs, place: Workplace) -> WorkplaceModels | None:
-    """Return the models of the server's own, each tried once; None where the strategy needs none."""
+    """Return the models of the server's own, each tried once; None where the strategy needs none.
+
+    Those that the strategy names have no further heads, whatever clients of the same architecture have.
+    """
     if needs.server_models is None:
         return None
     extra = {}
     for name in needs.server_models:
-        if name not in place.traits:
+        if name not in place.traits or not isinstance(place.architectures[0].heads, OneHead):
             architecture = Architecture(name, place.prepared.input_shape, place.prepared.classes)
             extra[name] = (architecture, try_out(architecture))
     return WorkplaceModels(place, extra)

@@ -32,6 +32,7 @@ from fedkd.losses import ON_LOGITS, distillation_target, find_loss, weighted
 from fedkd.messages import ClientCard, Download, Knowledge, Packed, Predictions, PrivacyEvent, Step, Upload
 from fedkd.models.build import Architecture, Traits, borrowed_global_generator
 from fedkd.models.features import forward_with_features
+from fedkd.models.heads import label_loss, phase_parameters, taught_loss
 from fedkd.privacy.dp_sgd import optimize_privately
 from fedkd.privacy.mechanisms import DpSgd, Schedule
 from fedkd.relations import match_similarities
@@ -357,7 +358,7 @@ class _Visit:
         epochs: int,
     ) -> float | None:
         """Run one phase with its own streams; models that draw from the global generator borrow it, one at a time."""
-        optimizer = make_optimizer(self.model.parameters(), phase)
+        optimizer = make_optimizer(phase_parameters(self.model, distills=purpose == "distill"), phase)
         prefix = f"{OPTIMIZER}{purpose}/"
         kept = {name.removeprefix(prefix): tensor for name, tensor in self.kept.items() if name.startswith(prefix)}
         if kept:
@@ -425,9 +426,9 @@ class _Visit:
         return not affords_round(settings, schedule, plan.rounds, history_of(self.guarded))
 
     def fit(self, purpose: str, x: Tensor, y: Int[Tensor, "n"], epochs: int) -> float | None:
-        """Minimize cross entropy on labeled samples."""
+        """Minimize the loss on labeled samples: cross entropy, unless the model's heads say otherwise."""
         return self.optimize(
-            purpose, len(y), lambda batch: F.cross_entropy(self.model(x[batch]), y[batch]), self.place.training, epochs
+            purpose, len(y), lambda batch: label_loss(self.model, x[batch], y[batch]), self.place.training, epochs
         )
 
 
@@ -485,14 +486,16 @@ def _distill(visit: _Visit) -> None:
         x = shifted(x, visit.stream("student view"))
 
     def batch_loss(batch: Tensor) -> Tensor:
-        logits = visit.model(x[batch])
-        if weights is None:
-            found = loss(logits, target[batch], settings.temperature)
-        else:
-            found = weighted(loss, logits, target[batch], weights[batch], settings.temperature)
-        if settings.relation is not None:
-            found = found + settings.relation * match_similarities(logits, probs[batch], settings.temperature)
-        return found
+        def compared(logits: Tensor) -> Tensor:
+            if weights is None:
+                found = loss(logits, target[batch], settings.temperature)
+            else:
+                found = weighted(loss, logits, target[batch], weights[batch], settings.temperature)
+            if settings.relation is not None:
+                found = found + settings.relation * match_similarities(logits, probs[batch], settings.temperature)
+            return found
+
+        return taught_loss(visit.model, x[batch], compared)
 
     visit.guarded = place.guard.taught(teacher, visit.guarded)
     mean = visit.optimize("distill", len(x), batch_loss, settings, settings.epochs)

@@ -4,6 +4,8 @@ A setting's own range is checked by its class. Here stands what two choices mean
 public set, the models, the codec, the privacy mechanism. ``build`` calls these before any training.
 """
 
+from functools import partial
+
 import torch
 
 from fedkd.client import Workplace, example_arrays
@@ -11,6 +13,8 @@ from fedkd.data.public import samples_of_other
 from fedkd.errors import SettingError
 from fedkd.knowledge import ModelWeights, PublicPredictions
 from fedkd.losses import LOSSES, ON_LOGITS
+from fedkd.models.dual_head import DualHeadSettings
+from fedkd.models.heads import Heads, OneHead, label_logits
 from fedkd.privacy.dp_sgd import check_sample_gradients
 from fedkd.privacy.mechanisms import DpSgd, Gaussian, GnMax, Laplace, RandomizedResponse, Swing
 from fedkd.scenario import Scenario
@@ -85,6 +89,38 @@ def check_models(name: str, needs: Needs, place: Workplace) -> None:
         )
 
 
+def check_heads(scenario: Scenario, declared: Declaration) -> None:
+    """Raise where further heads on models would do nothing, or not what they are for."""
+    heads, name, kind = scenario.heads.value, scenario.strategy.name, declared.kind
+    where = f"heads={scenario.heads.name}"
+    if not isinstance(heads, Heads):
+        raise SettingError(f"{where} must be a class with the methods put_on and alone (fedkd.models.heads.Heads)")
+    if isinstance(heads, OneHead):
+        return
+    if (kind is not None and kind.lesson == "train") or (isinstance(kind, ModelWeights) and kind.proximal > 0):
+        raise SettingError(
+            f"{where}: private training under strategy={name} has a term of its own, beside which these heads' losses"
+            " are not defined; use a strategy whose teachers are predictions on a public set, or heads=none"
+        )
+    if not isinstance(heads, DualHeadSettings):
+        return
+    if kind is not None and kind.lesson != "distill":
+        raise SettingError(
+            f"{where}: clients of strategy={name} take weights over and distill nothing, so that nobody would teach"
+            " the second head; use a strategy whose teachers are predictions on a public set, or heads=none"
+        )
+    if kind is None and heads.label_share < 1:
+        raise SettingError(
+            f"{where}: strategy={name} has no teachers, so that nobody would teach the second head; leave it out of"
+            " predictions with heads.label_share=1, as the local-only twin of other strategies does, or say heads=none"
+        )
+    if declared.needs.features is not None:
+        raise SettingError(
+            f"{where}: strategy={name} needs the features of models, the input of a linear layer that puts out the"
+            " logits, and a mixture of two heads is the output of no such layer; use heads=none"
+        )
+
+
 def check_distillation(settings: Distillation, declared: Declaration, name: str, loss: str) -> None:
     """Raise where something is to be done to a teacher's rows, and there are none or they are not soft labels."""
     if settings.plain:
@@ -147,7 +183,8 @@ def check_privacy(scenario: Scenario, declared: Declaration, place: Workplace) -
             raise SettingError(f"{where}: it trains on the private sets of all clients")
         for architecture in {a.name: a for a in place.architectures}.values():
             few = torch.randn(3, *architecture.input_shape, generator=torch.Generator().manual_seed(0))
-            check_sample_gradients(architecture.build(0), few, architecture.name)
+            model = architecture.build(0)
+            check_sample_gradients(model, few, architecture.name, partial(label_logits, model))
     elif not isinstance(kind, PublicPredictions):
         raise SettingError(
             f"{where}: {chosen} protects predictions on a public set, and the strategy sends something else; use dp_sgd"

@@ -28,6 +28,8 @@ Visits = Sequence[tuple[int, Download]]
 def reason_alone(place: Workplace, name: str) -> str | None:
     """Return why clients of an architecture are trained one by one, whatever it costs; None if they need not be."""
     (architecture,) = {a for a in place.architectures if a.name == name}
+    if architecture.plain != architecture:
+        return "its further heads have losses of their own"
     if place.kind is not None and not trains_plainly(place.kind):
         return "its kind of knowledge takes part in training in a way of its own"
     if place.codecs is not None and place.codecs.down.stateful:

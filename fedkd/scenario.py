@@ -70,6 +70,7 @@ class Scenario:
     data: Choice
     public_data: Choice
     partition: Choice
+    heads: Choice
     privacy: Choice
     attacks: Choice
     robust: Choice
@@ -126,6 +127,7 @@ DEFAULT_CHOICES = {
     "data": "digits",
     "public_data": "same",
     "partition": "dirichlet",
+    "heads": "none",
     "privacy": "none",
     "attacks": "none",
     "robust": "none",

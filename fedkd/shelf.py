@@ -19,12 +19,13 @@ from fedkd.data.public import PUBLIC_DATA
 from fedkd.data.sources import DATA, Named
 from fedkd.engines import ENGINES
 from fedkd.errors import SettingError, unknown_name
+from fedkd.models.heads import HEADS
 from fedkd.naming import import_path, is_import_path
 from fedkd.privacy import PRIVACY
 from fedkd.robust import ROBUST
 from fedkd.settings import defaults, parse, plain
 
-GROUPS = ("strategy", "data", "public_data", "partition", "privacy", "attacks", "robust", "codec", "engine")
+GROUPS = ("strategy", "data", "public_data", "partition", "heads", "privacy", "attacks", "robust", "codec", "engine")
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ _TABLES: dict[str, Mapping[str, Any]] = {
     "data": DATA,
     "public_data": PUBLIC_DATA,
     "partition": PARTITIONS,
+    "heads": HEADS,
     "privacy": PRIVACY,
     "attacks": ATTACKS,
     "robust": ROBUST,

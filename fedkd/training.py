@@ -149,10 +149,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def blank_optimizer(model: nn.Module, phase: Phase) -> dict[str, Tensor]:
-    """Return the state of the phase's optimizer before its first step: zeros. Changes ``model``'s weights."""
-    optimizer = make_optimizer(model.parameters(), phase)
-    for parameter in model.parameters():
+def blank_optimizer(parameters: Iterable[nn.Parameter], phase: Phase) -> dict[str, Tensor]:
+    """Return the state of the phase's optimizer before its first step: zeros. Changes the parameters."""
+    parameters = list(parameters)
+    optimizer = make_optimizer(parameters, phase)
+    for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -97,7 +97,7 @@ def test_history_is_kept_until_it_is_forgotten(tmp_path: Path) -> None:
 def test_a_store_in_memory_costs_its_bytes_and_no_more() -> None:
     """1.1 x parameters and optimizer state + 16 KiB a client, over 100 clients of 784-128-10 with Adam's moments."""
     model = nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
-    kept = blank_optimizer(model, Phase())
+    kept = blank_optimizer(model.parameters(), Phase())
     whole = {**model.state_dict(), **{f"optimizer of train/{name}": tensor for name, tensor in kept.items()}}
     size = sum(tensor.nbytes for tensor in whole.values())
     assert size > 3 * 4 * sum(p.numel() for p in model.parameters())
@@ -122,7 +122,7 @@ def test_optimizers_go_on_from_their_restored_state() -> None:
         stream = torch.Generator().manual_seed(0)
         batches = [torch.randn(5, 4, generator=stream) for _ in range(6)]
         one = make_optimizer(whole.parameters(), phase)
-        tensors = blank_optimizer(nn.Linear(4, 3), phase)
+        tensors = blank_optimizer(nn.Linear(4, 3).parameters(), phase)
         for batch in batches:
             other = make_optimizer(parts.parameters(), phase)
             restore_optimizer(other, tensors)

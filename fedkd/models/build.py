@@ -7,7 +7,7 @@ a module that maps [N, *input_shape] to logits [N, classes].
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 from fedkd.errors import SettingError, unknown_name
 from fedkd.models.cnn import cnn
 from fedkd.models.features import find_head
+from fedkd.models.heads import Heads, OneHead
 from fedkd.models.mlp import mlp
 from fedkd.models.resnet import resnet
 from fedkd.models.vit import vit
@@ -59,14 +60,21 @@ class Architecture:
     name: str
     input_shape: tuple[int, int, int]
     classes: int
+    heads: Heads = field(default_factory=OneHead)
+    """What is put on the model beside its own last layer."""
+
+    @property
+    def plain(self) -> "Architecture":
+        """The same without further heads."""
+        return replace(self, heads=OneHead())
 
     def build(self, seed: int) -> nn.Module:
-        """Return a fresh module whose initial weights depend on ``seed`` alone."""
+        """Return a fresh module whose initial weights depend on ``seed`` alone; those below its heads not on these."""
         with borrowed_global_generator(seed):
             model: object = find_factory(self.name)(self.input_shape, self.classes)
-        if not isinstance(model, nn.Module):
-            raise SettingError(f"models: {self.name} must return a torch.nn.Module, got {type(model).__name__}")
-        return model
+            if not isinstance(model, nn.Module):
+                raise SettingError(f"models: {self.name} must return a torch.nn.Module, got {type(model).__name__}")
+            return self.heads.put_on(model, torch.zeros(2, *self.input_shape))
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,8 @@ def try_out(architecture: Architecture, *, features: bool = False) -> Traits:
     Raises SettingError where the factory fails, returns no module, or the output is not [N, classes].
     """
     where = f"models: {architecture.name}"
+    if architecture.plain != architecture:
+        try_out(architecture.plain)  # what is wrong without heads is said first
     try:
         model = architecture.build(seed=0)
     except SettingError:

@@ -2,10 +2,11 @@
 
 Kang et al. 2025, arXiv 2505.07675. A head that learns from labels and from teachers is pulled both ways; two heads on
 the same features are not, and their predictions are mixed. Not for strategies that exchange features: a mixture of
-two heads is the output of no linear layer.
+two heads is the output of no linear layer. Nor without distillation: nobody would teach the second head.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,31 +15,42 @@ from torch import Tensor, nn
 
 from fedkd.checks import positive
 from fedkd.errors import SettingError
-from fedkd.losses import kl
 from fedkd.models.features import find_head, forward_with_features
 
 
 @dataclass(frozen=True, kw_only=True)
 class DualHeadSettings:
-    """How two heads learn, and how their predictions are mixed."""
+    """Two heads (DHO): one learns from labels, one from teachers; predictions are mixed.
+
+    Both are trained, and neither steps the other's weights: training on private labels moves the features and the head
+    for labels, distillation the features and the head for teachers. The temperature of distillation is
+    ``distill.temperature``, 2 in the paper. The local-only twin has the same head for labels, trained the same, and
+    predicts by it alone, since nobody teaches its other one.
+    """
 
     label_weight: float = 0.5
-    """Weight of cross entropy on labels, above 0 and below 1; the rest is the weight of the teacher's divergence."""
-    temperature: float = 2.0
-    """Temperature at which the second head learns from a teacher, > 0."""
+    """Weight of cross entropy on labels, above 0 and below 1; the rest is the weight of the distillation loss."""
     label_share: float = 0.5
     """Share of the first head in a prediction, in [0, 1]: 1 predicts by the head for labels alone, 0 by the other."""
     sharpening: float = 1.0
     """Temperature of the second head in a prediction, > 0; below 1 makes it surer."""
 
     def __post_init__(self) -> None:
-        positive(temperature=self.temperature, sharpening=self.sharpening)
+        positive(sharpening=self.sharpening)
         if not 0 < self.label_weight < 1:
             raise SettingError(f"label_weight must be above 0 and below 1, got {self.label_weight}")
         if not 0 <= self.label_share <= 1:
             raise SettingError(f"label_share must be in [0, 1], got {self.label_share}")
         if self.label_share == 1 and self.sharpening != 1:
             raise SettingError(f"sharpening={self.sharpening} would do nothing: label_share=1 leaves that head out")
+
+    def put_on(self, model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> "DualHead":
+        """Return the model with a second head. Raises SettingError where it has no features."""
+        return DualHead(model, inputs, self)
+
+    def alone(self) -> "DualHeadSettings":
+        """Return the settings of a client whom nobody teaches: it predicts by the head for labels."""
+        return replace(self, label_share=1.0, sharpening=1.0)
 
 
 class DualHead(nn.Module):
@@ -64,6 +76,27 @@ class DualHead(nn.Module):
     def forward(self, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n C"]:
         """Return the logarithm of the mixed prediction, whose softmax it is."""
         return mix_heads(*self.both(inputs), self.settings)
+
+    def label_logits(self, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n C"]:
+        """Return the logits of the head for labels."""
+        logits: Tensor = self.model(inputs)
+        return logits
+
+    def label_loss(self, inputs: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+        """Return ``label_term`` of a batch."""
+        return label_term(self.label_logits(inputs), labels, self.settings)
+
+    def taught_loss(
+        self, inputs: Float[Tensor, "n *shape"], loss: Callable[[Float[Tensor, "n C"]], Float[Tensor, ""]]
+    ) -> Float[Tensor, ""]:
+        """Return ``taught_term`` of a batch."""
+        return taught_term(loss(self.both(inputs)[1]), self.settings)
+
+    def phase_parameters(self, distills: bool) -> list[nn.Parameter]:
+        """Return all parameters but those of the head that has no part in the phase."""
+        idle = self.model.get_submodule(self.head) if distills else self.taught
+        left_out = {id(parameter) for parameter in idle.parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in left_out]
 
 
 def mix_heads(
@@ -93,15 +126,13 @@ def label_term(
     return settings.label_weight * F.cross_entropy(label_logits, labels)
 
 
-def taught_term(
-    taught_logits: Float[Tensor, "n C"], teacher_probs: Float[Tensor, "n C"], settings: DualHeadSettings
-) -> Float[Tensor, ""]:
-    """Return ``(1 - lambda) T^2 KL(teacher || softmax(f / T))``, what the head for teachers minimizes.
+def taught_term(loss: Float[Tensor, ""], settings: DualHeadSettings) -> Float[Tensor, ""]:
+    """Return ``(1 - lambda) loss``, what the head for teachers minimizes; ``loss`` is of its logits.
 
-    ``teacher_probs`` are softened at the same T. Departure: the paper minimizes both terms on every batch; where
-    training and distillation are phases of their own, each has its term. T^2 is ours, as in ``fedkd.losses``.
+    Departures: the paper minimizes both terms on every batch; where training and distillation are phases of their
+    own, each has its term. The paper's loss is KL at T = 2; here it is whatever the scenario distills by.
     """
-    return (1 - settings.label_weight) * kl(taught_logits, teacher_probs, settings.temperature)
+    return (1 - settings.label_weight) * loss
 
 
 def _head_of(model: nn.Module, inputs: Tensor) -> str:

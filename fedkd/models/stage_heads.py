@@ -4,7 +4,7 @@ Layered self-distillation, after Dahri et al. 2025 (LSSKD, arXiv 2506.07055), re
 model predicts as it did; the heads of its stages only help it train.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,10 @@ from fedkd.losses import kl
 
 @dataclass(frozen=True, kw_only=True)
 class StageHeadsSettings:
-    """How the heads of stages learn from labels and from the last head."""
+    """Heads on a model's stages (LSSKD), taught in private training by its last head; no part of predictions.
+
+    The local-only twin has them too, since they are part of how a client trains by itself.
+    """
 
     stage_label_weight: float = 1.0
     """Weight of the stages' cross entropy on labels, >= 0."""
@@ -37,6 +40,14 @@ class StageHeadsSettings:
         positive(stage_weight=self.stage_weight, temperature=self.temperature)
         if self.stages is not None and not self.stages:
             raise SettingError("stages must name at least one module; null finds them")
+
+    def put_on(self, model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> "StageHeads":
+        """Return the model with a head on each stage. Raises SettingError where it has none."""
+        return StageHeads(model, inputs, self)
+
+    def alone(self) -> "StageHeadsSettings":
+        """Return the same: these heads need no teacher from outside."""
+        return self
 
 
 class StageHeads(nn.Module):
@@ -66,6 +77,8 @@ class StageHeads(nn.Module):
                 f"stages: {', '.join(wrong)} of {kind} must put out [N, features], [N, channels, height, width] or"
                 " [N, tokens, features]"
             )
+        for name in self.stages:
+            _wrap(model, name)
         self.heads = nn.ModuleList(nn.Linear(_pooled(outputs[name]).shape[1], classes) for name in self.stages)
 
     def forward(self, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n C"]:
@@ -79,6 +92,25 @@ class StageHeads(nn.Module):
             logits = self.model(inputs)
         found = zip(self.stages, self.heads, strict=True)
         return logits, [head(_pooled(outputs[name])) for name, head in found]
+
+    def label_logits(self, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n outputs"]:
+        """Return the logits of all heads, side by side."""
+        logits, stage_logits = self.staged(inputs)
+        return torch.cat([logits, *stage_logits], dim=1)
+
+    def label_loss(self, inputs: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+        """Return ``layered_loss`` of a batch."""
+        return layered_loss(*self.staged(inputs), labels, self.settings)
+
+    def taught_loss(
+        self, inputs: Float[Tensor, "n *shape"], loss: Callable[[Float[Tensor, "n C"]], Float[Tensor, ""]]
+    ) -> Float[Tensor, ""]:
+        """Return ``loss`` of the model's logits: teachers teach the last head alone."""
+        return loss(self(inputs))
+
+    def phase_parameters(self, distills: bool) -> list[nn.Parameter]:
+        """Return the model's parameters, and where labels are learned those of its stages' heads."""
+        return list(self.model.parameters() if distills else self.parameters())
 
 
 def layered_loss(
@@ -157,6 +189,18 @@ def _outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _wrap(model: nn.Module, name: str) -> None:
+    """Put a layer that is a stage by itself into a container of its own, so that it is ``name.0``.
+
+    What a forward hook on the layer would find lies before the point where hooks on its backward pass, which DP-SGD
+    needs, take its gradient: the stage's head would be missing from that. What a container puts out lies behind it.
+    """
+    parent, _, child = name.rpartition(".")
+    stage = model.get_submodule(name)
+    if not list(stage.children()):
+        setattr(model.get_submodule(parent), child, nn.Sequential(stage))
 
 
 def _is_stage(output: Any, batch: int) -> bool:

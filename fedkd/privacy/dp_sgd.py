@@ -109,13 +109,20 @@ def refuse_shared_statistics(model: nn.Module, name: str = "this model") -> None
         )
 
 
-def check_sample_gradients(model: nn.Module, inputs: Float[Tensor, "n *shape"], name: str = "this model") -> None:
+def check_sample_gradients(
+    model: nn.Module,
+    inputs: Float[Tensor, "n *shape"],
+    name: str = "this model",
+    outputs: Callable[[Float[Tensor, "n *shape"]], Float[Tensor, "n outputs"]] | None = None,
+) -> None:
     """Raise SettingError unless Opacus finds the gradient of each single sample, compared with samples one by one.
 
+    ``outputs`` makes of inputs what the training's loss is made of; it is the model's forward if it is not given.
     To be called once for each architecture, with a few (random) inputs. Leaves weights and buffers as they are.
     Catches what no list of layers does: parameters used without a batch dimension, in-place changes, buffers.
     """
     refuse_shared_statistics(model, name)
+    outputs = outputs or model
     was_training = model.training
     model.train()
     for module in model.modules():
@@ -124,11 +131,11 @@ def check_sample_gradients(model: nn.Module, inputs: Float[Tensor, "n *shape"], 
     before = {key: buffer.clone() for key, buffer in model.named_buffers()}
     trainable = {key: p for key, p in model.named_parameters() if p.requires_grad}
     # Squared outputs have no minimum that many samples share by chance.
-    losses = [_probe(model(one[None])) for one in inputs]
+    losses = [_probe(outputs(one[None])) for one in inputs]
     alone = [torch.autograd.grad(loss, list(trainable.values()), allow_unused=True) for loss in losses]
     try:
         with _sample_gradients(model):
-            (_probe(model(inputs)) / len(inputs)).backward()
+            (_probe(outputs(inputs)) / len(inputs)).backward()
             found: dict[str, Tensor | None] = {key: getattr(p, "grad_sample", None) for key, p in trainable.items()}
     except SettingError:
         raise

@@ -53,6 +53,7 @@ class ConsoleReport:
             f"partition {_settings(plan.scenario['partition'])}",
             "clients": f"{plan.clients} with {sizes[0]} to {sizes[-1]} training samples"
             f" (median {int(np.median(sizes))}): {models}",
+            **_choices(plan, "heads"),
             "public set": plan.public_set,
             "rounds": f"{plan.rounds}, {plan.scenario['order']}",
             **_adversity(plan),
@@ -145,10 +146,15 @@ class ConsoleReport:
 
 def _adversity(plan: Plan) -> dict[str, str]:
     """Return lines about attackers and the robust mean, where there are any."""
-    found = {name: _settings(plan.scenario[name]) for name in ("attacks", "robust")}
+    found = _choices(plan, "attacks", "robust")
     if plan.attackers:
         found["attacks"] += f" by clients {', '.join(map(str, plan.attackers))}, who do not count in what follows"
-    return {name: text for name, text in found.items() if plan.scenario[name]["name"] != "none"}
+    return found
+
+
+def _choices(plan: Plan, *names: str) -> dict[str, str]:
+    """Return a line for each of these choices that is made."""
+    return {name: _settings(plan.scenario[name]) for name in names if plan.scenario[name]["name"] != "none"}
 
 
 def _clients_table(last: RoundRecord, baseline: Baseline | None) -> Table:

@@ -1,0 +1,85 @@
+"""Heads by name: what is put on every client's model beside its own last layer, as a settings class each.
+
+Here stands how the phases of a client use them: which loss private training and distillation minimize, and which
+parameters each of them steps. A model predicts by its ``forward``, whatever heads it has.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fedkd.models.dual_head import DualHeadSettings
+from fedkd.models.stage_heads import StageHeadsSettings
+
+LogitsLoss = Callable[[Float[Tensor, "n C"]], Float[Tensor, ""]]
+
+
+@runtime_checkable
+class Heads(Protocol):
+    """What is put on models: a frozen value."""
+
+    def put_on(self, model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> nn.Module:
+        """Return the model with the heads on it; SettingError where it cannot have them."""
+
+    def alone(self) -> "Heads":
+        """Return the heads of the local-only twin, whom nobody teaches."""
+
+
+@runtime_checkable
+class OwnTraining(Protocol):
+    """What a model with heads does in the place of the plain losses. Any module may have these methods."""
+
+    def label_logits(self, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n outputs"]:
+        """Return everything that the loss on labels is made of, by sample."""
+
+    def label_loss(self, inputs: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+        """Return the loss of labeled samples, a mean over them."""
+
+    def taught_loss(self, inputs: Float[Tensor, "n *shape"], loss: LogitsLoss) -> Float[Tensor, ""]:
+        """Return the loss of public samples; ``loss`` compares logits with the teacher's."""
+
+    def phase_parameters(self, distills: bool) -> list[nn.Parameter]:
+        """Return what a phase trains, in the order of ``parameters()``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneHead:
+    """The model as it is: its one head learns from labels and from teachers."""
+
+    def put_on(self, model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> nn.Module:
+        """Return the model itself."""
+        return model
+
+    def alone(self) -> "OneHead":
+        """Return the same."""
+        return self
+
+
+HEADS: Mapping[str, Any] = {"none": OneHead, "dual": DualHeadSettings, "stages": StageHeadsSettings}
+
+
+def label_logits(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n outputs"]:
+    """Return everything that a model's loss on labels is made of, by sample; a plain model's logits."""
+    found: Tensor = model.label_logits(inputs) if isinstance(model, OwnTraining) else model(inputs)
+    return found
+
+
+def label_loss(model: nn.Module, inputs: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+    """Return what training on labels minimizes: cross entropy, unless the model's heads say otherwise."""
+    if isinstance(model, OwnTraining):
+        return model.label_loss(inputs, labels)
+    return F.cross_entropy(model(inputs), labels)
+
+
+def taught_loss(model: nn.Module, inputs: Float[Tensor, "n *shape"], loss: LogitsLoss) -> Float[Tensor, ""]:
+    """Return what distillation minimizes: ``loss`` of the model's logits, unless its heads say otherwise."""
+    return model.taught_loss(inputs, loss) if isinstance(model, OwnTraining) else loss(model(inputs))
+
+
+def phase_parameters(model: nn.Module, *, distills: bool) -> list[nn.Parameter]:
+    """Return the parameters that distillation, or else training on labels, steps."""
+    return model.phase_parameters(distills) if isinstance(model, OwnTraining) else list(model.parameters())
