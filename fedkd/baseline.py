@@ -18,7 +18,6 @@ from fedkd.build import Experiment, build
 from fedkd.data.cache import cache_folder, cached
 from fedkd.data.division import Public
 from fedkd.messages import RoundRecord
-from fedkd.models.build import find_factory
 from fedkd.naming import code_hash
 from fedkd.report.rows import ACCURACIES, VALIDATION, Baseline
 from fedkd.scenario import Scenario, fingerprint
@@ -65,7 +64,7 @@ def twin_key(experiment: Experiment) -> str:
         "data": experiment.place.prepared.key,
         "code": [
             code_hash(type(experiment.scenario.partition.value)),
-            *(code_hash(find_factory(name)) for name in experiment.place.traits),
+            *(code_hash(experiment.place.task.factory(name)) for name in experiment.place.traits),
             code_hash(type(experiment.scenario.heads.value)),
         ],
         "device": experiment.plan.device,

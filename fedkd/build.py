@@ -20,17 +20,18 @@ from fedkd.choice import PublicChoice
 from fedkd.client import OPTIMIZER, Workplace
 from fedkd.codecs import codecs_of
 from fedkd.data.division import Division, divide
-from fedkd.data.prepare import Prepared, prepare
+from fedkd.data.prepare import prepare
 from fedkd.data.public import describe, make_public_set
 from fedkd.data.samples import statistics
 from fedkd.engines.job import Engine
 from fedkd.engines.local import one_intra_op_thread
 from fedkd.errors import SettingError, unknown_name
 from fedkd.guard import Guard
+from fedkd.images import ImageTask
 from fedkd.knowledge import PublicPredictions
 from fedkd.losses import LossName
-from fedkd.models.build import Architecture, assign, find_factory, try_out
-from fedkd.models.heads import OneHead, phase_parameters
+from fedkd.models.build import Blueprint, assign, find_factory
+from fedkd.models.heads import phase_parameters
 from fedkd.privacy.mechanisms import claim_text
 from fedkd.privacy.none import REASON, Unprotected
 from fedkd.privacy.plan import Plan as PrivacyPlan
@@ -42,6 +43,7 @@ from fedkd.server import Server, settled_order
 from fedkd.server_models import WorkplaceModels
 from fedkd.state import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
 from fedkd.strategy import Averaging, Declaration, Needs, chosen_loss, declaration
+from fedkd.task import Task
 from fedkd.training import blank_optimizer
 
 
@@ -90,16 +92,6 @@ def workplace(
         find_factory(model.partition("*")[0].strip())
     assigned = assign(scenario.federation.models, scenario.federation.clients)
     prepared = prepare(scenario.data.value)
-    architectures = {
-        m: Architecture(m, prepared.input_shape, prepared.classes, scenario.heads.value)
-        for m in dict.fromkeys(assigned)
-    }
-    features = declared.needs.features is not None
-    traits = {model: try_out(architecture, features=features) for model, architecture in architectures.items()}
-    kept = {model: _kept(architecture, scenario) for model, architecture in architectures.items()}
-    if not isinstance(store, ClientStore):
-        states = {model: {**architectures[model].build(0).state_dict(), **kept[model]} for model in architectures}
-        store = store({model: Layout.of(state) for model, state in states.items()}, assigned)
     division = divide(
         prepared,
         partition=scenario.partition.value,
@@ -110,9 +102,8 @@ def workplace(
         seed=scenario.federation.seed,
     )
     normalization = statistics(prepared.images[division.held_back])
-    return Workplace(
+    task: Task = ImageTask(
         prepared=prepared,
-        division=division,
         public=make_public_set(
             scenario.public,
             scenario.public_data.value,
@@ -122,6 +113,21 @@ def workplace(
             scenario.federation.seed,
         ),
         normalization=normalization,
+        heads=scenario.heads.value,
+        device=device,
+        placed_public_inputs=public_inputs,
+    )
+    architectures = {model: task.architecture(model) for model in dict.fromkeys(assigned)}
+    features = declared.needs.features is not None
+    traits = {model: task.try_out(architecture, features=features) for model, architecture in architectures.items()}
+    kept = {model: _kept(architecture, scenario) for model, architecture in architectures.items()}
+    if not isinstance(store, ClientStore):
+        states = {model: {**architectures[model].build(0).state_dict(), **kept[model]} for model in architectures}
+        store = store({model: Layout.of(state) for model, state in states.items()}, assigned)
+    return Workplace(
+        prepared=prepared,
+        division=division,
+        task=task,
         architectures=tuple(architectures[model] for model in assigned),
         traits=traits,
         training=scenario.train,
@@ -129,20 +135,19 @@ def workplace(
         loss=chosen_loss(declared, scenario.strategy.name, scenario.distill.loss),
         kind=declared.kind,
         needs=declared.needs,
-        guard=_guard(scenario, declared, prepared, division),
+        guard=_guard(scenario, declared, task, division),
         codecs=codecs_of(scenario.codec.value, declared.codec) if declared.kind is not None else None,
         store=store,
         seed=scenario.federation.seed,
         device=device,
         deadline=scenario.protocol.deadline,
         kept=kept,
-        placed_public_inputs=public_inputs,
         together=_named(scenario),
         stopped=stop.is_set,
     )
 
 
-def _kept(architecture: Architecture, scenario: Scenario) -> dict[str, torch.Tensor]:
+def _kept(architecture: Blueprint, scenario: Scenario) -> dict[str, torch.Tensor]:
     """Return the blank optimizer states that stay with a client of an architecture."""
     phases = {"train": scenario.train, "distill": scenario.distill}
     return {
@@ -187,7 +192,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     check_privacy(scenario, declared, place)
     scenario = _choose_together(scenario, place)
     place = replace(place, together=_named(scenario))
-    prepared, division, traits = place.prepared, place.division, place.traits
+    division, traits = place.division, place.traits
     assigned = tuple(architecture.name for architecture in place.architectures)
     kind = place.kind
     exchanges = kind is not None
@@ -197,11 +202,11 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         kind=kind,
         protocol=scenario.protocol,
         clients=scenario.federation.clients,
-        classes=prepared.classes,
+        classes=place.task.classes,
         choice=PublicChoice(
             scenario.public.size, scenario.public.views, scenario.public.per_round, scenario.public.choice
         ),
-        public_labels=place.public.labels_on(torch.device("cpu")) if scenario.public.labeled else None,
+        public_labels=place.public_labels.cpu() if scenario.public.labeled else None,
         pretrains=scenario.train.public_epochs > 0,
         temperature=scenario.distill.temperature,
         seed=scenario.federation.seed,
@@ -216,7 +221,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
             scenario.attacks.value,
             scenario.robust.value,
             clients=scenario.federation.clients,
-            classes=prepared.classes,
+            classes=place.task.classes,
             seed=scenario.federation.seed,
             attacks=scenario.attacks.name,
             means=scenario.robust.name,
@@ -228,7 +233,8 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         protocol = replace(scenario.protocol, order=settled_order(scenario.protocol, kind))
         distill = replace(scenario.distill, loss=cast(LossName, loss)) if kind.lesson == "distill" else scenario.distill
         resolved = scenario.changed(protocol=protocol, distill=distill)
-    counts = [place.label_counts(i) for i in range(scenario.federation.clients)]
+    class_names = place.prepared.class_names
+    counts = [np.bincount(place.prepared.labels[rows], minlength=len(class_names)) for rows in division.train]
     plan = Plan(
         name=scenario.name,
         scenario=resolved.plain(),
@@ -236,9 +242,11 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         rounds=scenario.protocol.rounds,
         architectures=assigned,
         parameters={model: trait.parameters for model, trait in traits.items()},
-        train_sizes=tuple(len(rows) for rows in division.train),
+        train_sizes=tuple(
+            place.task.training_size(rows, (client_id,)) for client_id, rows in enumerate(division.train)
+        ),
         label_counts=np.array(counts),
-        class_names=prepared.class_names,
+        class_names=class_names,
         public_set=describe(scenario.public, scenario.public_data.name),
         device=describe_device(device, scenario.federation.device),
         engine=f"{scenario.engine.name} engine, {engine.describe()}",
@@ -265,13 +273,13 @@ def _server_models(needs: Needs, place: Workplace) -> WorkplaceModels | None:
         return None
     extra = {}
     for name in needs.server_models:
-        if name not in place.traits or not isinstance(place.architectures[0].heads, OneHead):
-            architecture = Architecture(name, place.prepared.input_shape, place.prepared.classes)
-            extra[name] = (architecture, try_out(architecture))
+        architecture = place.task.architecture(name, plain=True)
+        if name not in place.traits or architecture not in place.architectures:
+            extra[name] = (architecture, place.task.try_out(architecture, features=False))
     return WorkplaceModels(place, extra)
 
 
-def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+def _shapes(architecture: Blueprint) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in architecture.build(0).state_dict().items()}
 
 
@@ -317,30 +325,30 @@ def round_costs(place: Workplace) -> list[float]:
     """Return the seconds that a round costs each client, from a short measurement of every architecture."""
     batch, step = place.training.batch_size, {}
     for architecture in {a.name: a for a in place.architectures}.values():
-        model, x = architecture.build(0).eval(), torch.zeros(batch, *architecture.input_shape)
+        model, x = architecture.build(0).eval(), architecture.example(batch)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         took = []
         for _ in range(3):
             started = time.perf_counter()
-            model(x).sum().backward()
+            place.task.logits(model, x).sum().backward()
             optimizer.step()
             took.append(time.perf_counter() - started)
         step[architecture.name] = min(took)
     distills = place.kind is not None and place.kind.lesson == "distill"
-    public = place.public.size if distills else 0
+    public = len(place.public_inputs) if distills else 0
     shared = public * (place.distillation.epochs + 1 / 3)  # predicting costs a third of a step: no gradients
     return [
-        step[architecture.name] * (place.training.epochs * len(rows) + shared) / batch
-        for architecture, rows in zip(place.architectures, place.division.train, strict=True)
+        step[architecture.name] * (place.training.epochs * place.training_size(client_id) + shared) / batch
+        for client_id, architecture in enumerate(place.architectures)
     ]
 
 
-def _guard(scenario: Scenario, declared: Declaration, prepared: Prepared, division: Division) -> Guard:
+def _guard(scenario: Scenario, declared: Declaration, task: Task, division: Division) -> Guard:
     """Return the run's privacy mechanism with what it must know of the run. Raises SettingError."""
     mechanism, seed, kind = scenario.privacy.value, scenario.federation.seed, declared.kind
     if isinstance(mechanism, Unprotected) or kind is None:
         return Guard(name="none", mechanism=None, plan=None, seed=seed)
-    sizes = [len(rows) for rows in division.train]
+    sizes = [task.training_size(rows, (client_id,)) for client_id, rows in enumerate(division.train)]
     public = scenario.public
     predicts = isinstance(kind, PublicPredictions)
     plan = PrivacyPlan(
@@ -348,7 +356,7 @@ def _guard(scenario: Scenario, declared: Declaration, prepared: Prepared, divisi
         rounds=scenario.protocol.rounds,
         rows=max(1, (public.per_round or public.size) * public.views) if public.choice == "random" else public.size,
         public_size=max(1, public.size * public.views),
-        classes=prepared.classes,
+        classes=task.classes,
         scale=kind.scale if isinstance(kind, PublicPredictions) else "probs",
         records=max(sizes),
         fewest_records=min(sizes),

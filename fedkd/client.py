@@ -7,32 +7,28 @@ client's part of one message.
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedkd.calibration import expected_calibration_error, negative_log_likelihood, teacher_quality
+from fedkd.calibration import teacher_quality
 from fedkd.codecs import Codecs
 from fedkd.data.division import Division
-from fedkd.data.prepare import Prepared
-from fedkd.data.public import PublicSet
-from fedkd.data.samples import Normalization, inputs, labels
-from fedkd.data.shifts import shifted
+from fedkd.data.prepare import Labeled
 from fedkd.errors import DeadlinePassed, Interrupted
 from fedkd.fusion import smooth, soften
 from fedkd.guard import Guard, affords_round, history_of, with_history
 from fedkd.knowledge import AdoptedKind, Kind, PenaltyKind
 from fedkd.losses import ON_LOGITS, distillation_target, find_loss, weighted
 from fedkd.messages import ClientCard, Download, Knowledge, Packed, Predictions, PrivacyEvent, Step, Upload
-from fedkd.models.build import Architecture, Traits, borrowed_global_generator
+from fedkd.models.build import Blueprint, Traits, borrowed_global_generator
 from fedkd.models.features import forward_with_features
-from fedkd.models.heads import label_loss, phase_parameters, taught_loss
+from fedkd.models.heads import phase_parameters
 from fedkd.privacy.dp_sgd import optimize_privately
 from fedkd.privacy.mechanisms import DpSgd, Schedule
 from fedkd.relations import match_similarities
@@ -40,11 +36,11 @@ from fedkd.seeding import numpy_stream, torch_seed
 from fedkd.state import ClientState, ClientStore, MemoryStore
 from fedkd.strategy import Needs
 from fedkd.targets import gate_by_confidence, margin_weights
+from fedkd.task import Examples, Task
 from fedkd.training import (
     PREDICTION_BATCH,
     Distillation,
     Training,
-    accuracy,
     make_optimizer,
     optimize,
     optimizer_tensors,
@@ -78,12 +74,11 @@ class Rehearsed:
 class Workplace:
     """Data, models and settings that the clients of one run share on one machine. Safe to use from many threads."""
 
-    prepared: Prepared
+    prepared: Labeled
     division: Division
-    public: PublicSet
-    normalization: Normalization
-    """Of private and test samples; the public set has its own."""
-    architectures: tuple[Architecture, ...]
+    task: Task
+    """What is learned, and what rows are as model inputs."""
+    architectures: tuple[Blueprint, ...]
     """By client id."""
     traits: Mapping[str, Traits]
     """By the architecture's name."""
@@ -103,8 +98,6 @@ class Workplace:
     """Seconds that a client may take for one message."""
     kept: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """By architecture: the optimizer states that stay with a client, as they are before its first step."""
-    placed_public_inputs: Tensor | None = None
-    """The public set as model inputs where somebody has made it already, for all processes of a machine."""
     together: frozenset[str] = frozenset()
     """Architectures whose clients are trained several at once (``fedkd.rehearsal``)."""
     rehearsed: dict[tuple[int, int, tuple[Step, ...]], Rehearsed] = field(default_factory=dict, repr=False)
@@ -112,26 +105,36 @@ class Workplace:
     stopped: Callable[[], bool] = lambda: False
     _threads: threading.local = field(default_factory=threading.local, repr=False)
 
-    @cached_property
+    @property
     def public_inputs(self) -> Tensor:
         """The public set as model inputs, made once."""
-        if self.placed_public_inputs is not None:
-            return self.placed_public_inputs.to(self.device)
-        return self.public.inputs(self.device)
+        return self.task.public_inputs
 
-    @cached_property
+    @property
     def public_labels(self) -> Tensor:
-        """The labels of the public set, for pre-training and for the record of how right teachers are."""
-        return self.public.labels_on(self.device)
+        """The labels of the public set, for the record of how right teachers are."""
+        return self.task.public_labels
 
     @cached_property
-    def global_test(self) -> tuple[Tensor, Tensor]:
-        """The balanced test set as model inputs and labels, made once."""
+    def global_test(self) -> Examples:
+        """The balanced test set as model inputs and targets, made once."""
         return self.samples(self.division.global_test)
 
-    def samples(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return rows of the data set as model inputs and labels."""
-        return inputs(self.prepared, rows, self.normalization, self.device), labels(self.prepared, rows, self.device)
+    def samples(self, rows: np.ndarray) -> Examples:
+        """Return rows of the data set as model inputs and targets."""
+        return self.task.test_set(rows)
+
+    def training_set(self, client_id: int) -> Examples:
+        """Return what a client trains on as model inputs and targets."""
+        return self.task.training_set(self.train_rows(client_id), self.owners(client_id))
+
+    def training_size(self, client_id: int) -> int:
+        """Return how many examples a client trains on."""
+        return self.task.training_size(self.train_rows(client_id), self.owners(client_id))
+
+    def owners(self, client_id: int) -> Sequence[int]:
+        """Return whose private sets a client trains on."""
+        return range(len(self.division.train)) if self.needs.pooled else (client_id,)
 
     def train_rows(self, client_id: int) -> np.ndarray:
         """Return the rows that a client trains on: its own, or everybody's where the strategy pools them."""
@@ -143,9 +146,8 @@ class Workplace:
         return np.sort(np.concatenate(self.division.train))
 
     def label_counts(self, client_id: int) -> tuple[int, ...]:
-        """Return how many training samples of each class a client has."""
-        rows = self.division.train[client_id]
-        return tuple(np.bincount(self.prepared.labels[rows], minlength=self.prepared.classes).tolist())
+        """Return how many training targets of each class a client has."""
+        return self.task.label_counts(self.division.train[client_id], (client_id,))
 
     def model(self, client_id: int) -> tuple[nn.Module, ClientState]:
         """Return this thread's module of the client's architecture with the client's weights, and what else it keeps.
@@ -179,7 +181,7 @@ def describe(place: Workplace, client_id: int) -> ClientCard:
         client_id=client_id,
         architecture=name,
         parameters=place.traits[name].parameters,
-        train_size=len(place.division.train[client_id]),
+        train_size=place.task.training_size(place.division.train[client_id], (client_id,)),
         label_counts=place.label_counts(client_id) if place.needs.label_counts else None,
     )
 
@@ -227,7 +229,7 @@ def open_teacher(
 def example_arrays(place: Workplace) -> dict[str, np.ndarray]:
     """Return the arrays of an upload of client 0 on at most two public samples: their names, shapes and types."""
     assert place.kind is not None, "a run that exchanges nothing has no uploads"
-    ids = torch.arange(min(2, place.public.size))
+    ids = torch.arange(min(2, place.task.public_size))
     untouched = replace(place, store=MemoryStore({}, (), ()))  # what a run left there is not to be looked at yet
     visit = _Visit(untouched, 0, Download(round=0, steps=("share",), public_ids=ids))
     return place.kind.arrays(place.kind.extract(visit))
@@ -243,7 +245,7 @@ class _Visit:
         self.place = place
         self.client_id = client_id
         self.round = download.round
-        self.classes = place.prepared.classes
+        self.classes = place.task.classes
         self.temperature = place.distillation.temperature
         self.download = download
         self.teacher: Knowledge | None = download.teacher
@@ -293,7 +295,7 @@ class _Visit:
 
     @cached_property
     def private(self) -> tuple[Tensor, Tensor]:
-        return self.place.samples(self.place.train_rows(self.client_id))
+        return self.place.training_set(self.client_id)
 
     def private_inputs(self) -> Tensor:
         return self.private[0]
@@ -302,7 +304,7 @@ class _Visit:
         return self.private[1]
 
     def public_logits(self) -> Float[Tensor, "N C"]:
-        logits = predict(self.model, self.public_inputs()).cpu()
+        logits = self.place.task.ask(self.public_ids()).predict(self.model).cpu()
         if len(logits):
             self.metrics["label_leakage"] = _label_leakage(logits, self.place.label_counts(self.client_id))
         return logits
@@ -421,38 +423,43 @@ class _Visit:
         settings, plan = self.place.guard.dp_sgd, self.place.guard.plan
         if settings is None or plan is None or "train" not in self.download.steps:
             return False
-        size = len(self.place.train_rows(self.client_id))
+        size = self.place.training_size(self.client_id)
         schedule = Schedule.of(size, self.place.training.batch_size, self.place.training.epochs)
         return not affords_round(settings, schedule, plan.rounds, history_of(self.guarded))
 
-    def fit(self, purpose: str, x: Tensor, y: Int[Tensor, "n"], epochs: int) -> float | None:
-        """Minimize the loss on labeled samples: cross entropy, unless the model's heads say otherwise."""
+    def fit(self, purpose: str, examples: Examples, epochs: int) -> float | None:
+        """Minimize the task's own loss on examples."""
+        task, (x, y) = self.place.task, examples
         return self.optimize(
-            purpose, len(y), lambda batch: label_loss(self.model, x[batch], y[batch]), self.place.training, epochs
+            purpose,
+            len(y),
+            lambda batch: task.training_loss(self.model, x[batch], y[batch]),
+            self.place.training,
+            epochs,
         )
 
 
 def _pretrain(visit: _Visit) -> None:
     place = visit.place
-    visit.fit("pretrain", place.public_inputs, place.public_labels, place.training.public_epochs)
+    visit.fit("pretrain", place.task.public_set(), place.training.public_epochs)
 
 
 def _train(visit: _Visit) -> None:
-    place, kind = visit.place, visit.place.kind
+    place, kind, task = visit.place, visit.place.kind, visit.place.task
     x, y = visit.private
     penalty = kind.penalty(visit, visit.teacher) if isinstance(kind, PenaltyKind) else None
     if penalty is None:
-        loss = visit.fit("train", x, y, place.training.epochs)
+        loss = visit.fit("train", (x, y), place.training.epochs)
     else:
         assert isinstance(kind, PenaltyKind), "only such a kind has one"
         head = visit.head() if kind.uses_features else None
 
         def batch_loss(batch: Tensor) -> Tensor:
             if head is None:
-                logits, features = visit.model(x[batch]), None
+                logits, features = task.logits(visit.model, x[batch]), None
             else:
                 logits, features = forward_with_features(visit.model, head, x[batch])
-            return F.cross_entropy(logits, y[batch]) + penalty(batch, logits, features)
+            return task.loss(logits, y[batch]) + penalty(batch, logits, features)
 
         loss = visit.optimize("train", len(y), batch_loss, place.training, place.training.epochs)
     if loss is not None:
@@ -472,56 +479,46 @@ def _distill(visit: _Visit) -> None:
     if teacher is None:
         return
     settings = place.distillation
-    x = place.public_inputs
-    if len(teacher.ids) < len(x):
-        x = x[teacher.ids.to(place.device)]
+    asked = place.task.ask(teacher.ids)
     values = teacher.values.to(place.device)
     target: Float[Tensor, "N C"] = distillation_target(place.loss, values, teacher.scale, settings.temperature)
     loss = find_loss(place.loss, settings.loss_skew)
     if settings.gate:
-        target = gate_by_confidence(target, soften(predict(visit.model, x), settings.temperature))
+        target = gate_by_confidence(target, soften(asked.predict(visit.model), settings.temperature))
     probs = target if teacher.scale == "probs" or place.loss not in ON_LOGITS else soften(values, settings.temperature)
     weights = margin_weights(probs) if settings.margin_weights else None
     if settings.student_view == "moved":
-        x = shifted(x, visit.stream("student view"))
+        asked = asked.moved(visit.stream("student view"))
 
     def batch_loss(batch: Tensor) -> Tensor:
-        def compared(logits: Tensor) -> Tensor:
+        def compared(logits: Tensor, rows: Tensor) -> Tensor:
             if weights is None:
-                found = loss(logits, target[batch], settings.temperature)
+                found = loss(logits, target[rows], settings.temperature)
             else:
-                found = weighted(loss, logits, target[batch], weights[batch], settings.temperature)
+                found = weighted(loss, logits, target[rows], weights[rows], settings.temperature)
             if settings.relation is not None:
-                found = found + settings.relation * match_similarities(logits, probs[batch], settings.temperature)
+                found = found + settings.relation * match_similarities(logits, probs[rows], settings.temperature)
             return found
 
-        return taught_loss(visit.model, x[batch], compared)
+        return asked.taught_loss(visit.model, batch, compared)
 
     visit.guarded = place.guard.taught(teacher, visit.guarded)
-    mean = visit.optimize("distill", len(x), batch_loss, settings, settings.epochs)
+    mean = visit.optimize("distill", asked.size, batch_loss, settings, settings.epochs)
     if mean is not None:
         visit.metrics["distill_loss"] = mean
 
 
 def _evaluate(visit: _Visit) -> None:
-    place, metrics = visit.place, visit.metrics
-    x, y = place.samples(place.division.test[visit.client_id])
-    logits = predict(visit.model, x)
-    metrics["local_accuracy"] = accuracy(logits, y)
-    metrics["local_nll"] = negative_log_likelihood(soften(logits), y)
-    x, y = place.global_test
-    logits = predict(visit.model, x)
-    probs = soften(logits)
-    metrics["global_accuracy"] = accuracy(logits, y)
-    metrics["global_ece"] = expected_calibration_error(probs, y)
-    metrics["global_nll"] = negative_log_likelihood(probs, y)
+    place, metrics, task = visit.place, visit.metrics, visit.place.task
+    own = task.measure(visit.model, place.samples(place.division.test[visit.client_id]))
+    metrics["local_accuracy"], metrics["local_nll"] = own.accuracy, own.nll
+    found = task.measure(visit.model, place.global_test)
+    metrics["global_accuracy"], metrics["global_ece"], metrics["global_nll"] = found.accuracy, found.ece, found.nll
     held_out = place.division.validation[visit.client_id]
     if len(held_out):
-        x, y = place.samples(held_out)
-        metrics["validation_accuracy"] = accuracy(predict(visit.model, x), y)
+        metrics["validation_accuracy"] = task.measure(visit.model, place.samples(held_out)).accuracy
     teacher = visit.teacher
-    labeled = place.public.labels is not None
-    if labeled and "distill" in visit.download.steps and isinstance(teacher, Predictions):
+    if "distill" in visit.download.steps and isinstance(teacher, Predictions):
         ids, temperature = teacher.ids.to(place.device), place.distillation.temperature
         values = teacher.values.to(place.device)
         metrics.update(teacher_quality(values, teacher.scale, place.public_labels[ids], temperature))

@@ -14,7 +14,7 @@ from fedkd.errors import SettingError
 from fedkd.knowledge import ModelWeights, PublicPredictions
 from fedkd.losses import LOSSES, ON_LOGITS
 from fedkd.models.dual_head import DualHeadSettings
-from fedkd.models.heads import Heads, OneHead, label_logits
+from fedkd.models.heads import Heads, OneHead
 from fedkd.privacy.dp_sgd import check_sample_gradients
 from fedkd.privacy.mechanisms import DpSgd, Gaussian, GnMax, Laplace, RandomizedResponse, Swing
 from fedkd.scenario import Scenario
@@ -182,9 +182,9 @@ def check_privacy(scenario: Scenario, declared: Declaration, place: Workplace) -
         if declared.needs.pooled:
             raise SettingError(f"{where}: it trains on the private sets of all clients")
         for architecture in {a.name: a for a in place.architectures}.values():
-            few = torch.randn(3, *architecture.input_shape, generator=torch.Generator().manual_seed(0))
+            few = architecture.example(3, torch.Generator().manual_seed(0))
             model = architecture.build(0)
-            check_sample_gradients(model, few, architecture.name, partial(label_logits, model))
+            check_sample_gradients(model, few, architecture.name, partial(place.task.logits, model))
     elif not isinstance(kind, PublicPredictions):
         raise SettingError(
             f"{where}: {chosen} protects predictions on a public set, and the strategy sends something else; use dp_sgd"

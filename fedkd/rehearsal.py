@@ -15,9 +15,11 @@ from torch import Tensor
 
 from fedkd.client import Rehearsed, Workplace, open_teacher
 from fedkd.errors import Interrupted
+from fedkd.images import ImageTask
 from fedkd.knowledge import Kind, PublicPredictions
 from fedkd.losses import distillation_target, find_loss
 from fedkd.messages import Download, Packed, Predictions
+from fedkd.models.build import Architecture
 from fedkd.seeding import numpy_stream
 from fedkd.together import Pool, chunks, depends_on_company, optimize_together, pays, reason_against
 from fedkd.training import Phase
@@ -27,7 +29,9 @@ Visits = Sequence[tuple[int, Download]]
 
 def reason_alone(place: Workplace, name: str) -> str | None:
     """Return why clients of an architecture are trained one by one, whatever it costs; None if they need not be."""
-    (architecture,) = {a for a in place.architectures if a.name == name}
+    architecture = architecture_of(place, name)
+    if architecture is None:
+        return "only image models are trained together"
     if architecture.plain != architecture:
         return "its further heads have losses of their own"
     if place.kind is not None and not trains_plainly(place.kind):
@@ -36,7 +40,8 @@ def reason_alone(place: Workplace, name: str) -> str | None:
         return "its teachers build on what each client was sent before"
     if place.guard.dp_sgd is not None or place.guard.compares:
         return "what protects its privacy takes part in its training"
-    if place.kind is not None and not (place.distillation.plain and place.public.views == 1):
+    views = place.task.public.views if isinstance(place.task, ImageTask) else 1
+    if place.kind is not None and not (place.distillation.plain and views == 1):
         return "each distills in a way of its own"
     phases = [place.training, *([place.distillation] if place.kind is not None else [])]
     if any(phase.optimizer_state == "kept" for phase in phases):
@@ -54,13 +59,20 @@ def trains_plainly(kind: Kind) -> bool:
     return isinstance(kind, PublicPredictions) and kind.chooser is None
 
 
+def architecture_of(place: Workplace, name: str) -> Architecture | None:
+    """Return the clients' architecture of a name, None unless it is one of images."""
+    found = next(a for a in place.architectures if a.name == name)
+    return found if isinstance(found, Architecture) else None
+
+
 def is_faster(place: Workplace, name: str) -> bool:
     """Return whether a short trial says that an architecture's clients are trained faster together."""
-    (architecture,) = {a for a in place.architectures if a.name == name}
+    architecture = architecture_of(place, name)
+    assert architecture is not None, "has no reason to be trained alone"
     clients = [i for i, a in enumerate(place.architectures) if a.name == name]
     trials: list[tuple[list[int], Phase]] = [([len(place.division.train[i]) for i in clients], place.training)]
     if place.kind is not None:
-        trials.append(([place.public.size] * len(clients), place.distillation))
+        trials.append(([place.task.public_size] * len(clients), place.distillation))
     return all(pays(architecture, sizes, phase, place.device) for sizes, phase in trials)
 
 

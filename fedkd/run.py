@@ -193,7 +193,7 @@ def execute(
     strategy = FederatedDistillation(experiment.server, text, on_round, first_round=first_round)
     engine: Engine = experiment.scenario.engine.value
     history = experiment.checkpoints is not None
-    public = None if engine.here or place.kind is None else place.public_inputs.numpy()
+    public = None if engine.here or place.kind is None else place.task.sendable
     engine.run(
         Job(
             server_app=make_server_app(strategy),

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from fedkd.client import Workplace
 from fedkd.losses import LOSSES, distillation_target
 from fedkd.messages import Predictions
-from fedkd.models.build import Architecture, Traits, borrowed_global_generator
+from fedkd.models.build import Blueprint, Traits, borrowed_global_generator
 from fedkd.seeding import numpy_stream, torch_seed
-from fedkd.training import Distillation, accuracy, optimize, predict
+from fedkd.training import Distillation, optimize
 
 ModelState = Mapping[str, Tensor]
 
@@ -31,7 +31,7 @@ class WorkplaceModels:
     """
 
     place: Workplace
-    extra: Mapping[str, tuple[Architecture, Traits]] = field(default_factory=dict)
+    extra: Mapping[str, tuple[Blueprint, Traits]] = field(default_factory=dict)
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ class WorkplaceModels:
         self, architecture: str, state: ModelState, ids: Int[Tensor, "N"] | None = None
     ) -> Float[Tensor, "N C"]:
         """Return a model's logits on public samples; on all of them by default."""
-        return predict(self._model(architecture, state), self._inputs(ids)).cpu()
+        return self.place.task.ask(ids).predict(self._model(architecture, state)).cpu()
 
     def distill(
         self,
@@ -65,8 +65,8 @@ class WorkplaceModels:
         values = teacher.values.to(self.place.device)
         target = distillation_target(loss, values, teacher.scale, settings.temperature)
 
-        def batch_loss(logits: Tensor, batch: Tensor) -> Tensor:
-            return LOSSES[loss](logits, target[batch], settings.temperature)
+        def batch_loss(logits: Tensor, rows: Tensor) -> Tensor:
+            return LOSSES[loss](logits, target[rows], settings.temperature)
 
         return self._train(architecture, state, teacher.ids, batch_loss, purpose, round, epochs)
 
@@ -84,15 +84,14 @@ class WorkplaceModels:
         """Return the state after training on labels of public samples."""
         y = labels.to(self.place.device)
 
-        def batch_loss(logits: Tensor, batch: Tensor) -> Tensor:
-            return F.cross_entropy(logits, y[batch])
+        def batch_loss(logits: Tensor, rows: Tensor) -> Tensor:
+            return F.cross_entropy(logits, y[rows])
 
         return self._train(architecture, state, ids, batch_loss, purpose, round, epochs)
 
     def accuracy(self, architecture: str, state: ModelState) -> float:
         """Return a model's accuracy on the balanced test set."""
-        x, y = self.place.global_test
-        return accuracy(predict(self._model(architecture, state), x), y)
+        return self.place.task.measure(self._model(architecture, state), self.place.global_test).accuracy
 
     def _train(
         self,
@@ -104,14 +103,14 @@ class WorkplaceModels:
         round: int,
         epochs: int,
     ) -> ModelState:
-        model, x = self._model(architecture, state), self._inputs(ids)
+        model, asked = self._model(architecture, state), self.place.task.ask(ids)
         path = ("server", "architecture", architecture, "round", round, purpose)
         phase: Distillation = replace(self.place.distillation, epochs=epochs, optimizer_state="fresh")
         draws = self._architecture(architecture)[1].draws_randomness
         seed = torch_seed(self.place.seed, *path, "dropout")
         with borrowed_global_generator(seed) if draws else contextlib.nullcontext():
             stream = numpy_stream(self.place.seed, *path, "batches")
-            optimize(model, len(x), lambda batch: batch_loss(model(x[batch]), batch), phase, stream)
+            optimize(model, asked.size, lambda batch: batch_loss(*asked.answers(model, batch)), phase, stream)
         return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
     def _model(self, architecture: str, state: ModelState) -> nn.Module:
@@ -119,11 +118,7 @@ class WorkplaceModels:
         model.load_state_dict(dict(state))
         return model
 
-    def _inputs(self, ids: Tensor | None) -> Tensor:
-        x = self.place.public_inputs
-        return x if ids is None or len(ids) == len(x) else x[ids.to(self.place.device)]
-
-    def _architecture(self, name: str) -> tuple[Architecture, Traits]:
+    def _architecture(self, name: str) -> tuple[Blueprint, Traits]:
         if name in self.extra:
             return self.extra[name]
         architecture = next(a for a in self.place.architectures if a.name == name)

@@ -38,8 +38,8 @@ def write_for_naive(experiment: Experiment, folder: Path) -> None:
     place, scenario = experiment.place, experiment.scenario
     config = {
         "models": [architecture.name for architecture in place.architectures],
-        "input_shape": place.prepared.input_shape,
-        "classes": place.prepared.classes,
+        "input_shape": list(place.public_inputs.shape[1:]),
+        "classes": place.task.classes,
         "train_epochs": scenario.train.epochs,
         "train_batch_size": scenario.train.batch_size,
         "train_learning_rate": scenario.train.learning_rate,

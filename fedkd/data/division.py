@@ -18,7 +18,7 @@ from fedkd.checks import at_least, at_most, one_of, only_with, share
 from fedkd.data.cache import cached
 from fedkd.data.corruptions import CORRUPTIONS, CorruptionName
 from fedkd.data.partitions import Partition, split
-from fedkd.data.prepare import Prepared
+from fedkd.data.prepare import Labeled
 from fedkd.errors import SettingError
 from fedkd.naming import code_hash
 from fedkd.seeding import numpy_stream
@@ -131,7 +131,7 @@ class Division:
 
 
 def divide(
-    prepared: Prepared,
+    prepared: Labeled,
     *,
     partition: Partition,
     clients: int,
@@ -184,7 +184,7 @@ def _fields(partition: Partition) -> Mapping[str, object]:
 
 
 def _divide(
-    prepared: Prepared,
+    prepared: Labeled,
     partition: Partition,
     clients: int,
     samples_per_client: int | None,
@@ -223,19 +223,20 @@ def _validating(fraction: float, size: int) -> int:
     return min(size - 1, max(1, round(fraction * size))) if fraction else 0
 
 
-def _balanced(prepared: Prepared, pool: np.ndarray, size: int, seed: int) -> np.ndarray:
+def _balanced(prepared: Labeled, pool: np.ndarray, size: int, seed: int) -> np.ndarray:
     """Return ``size`` rows of ``pool`` (rounded down to a multiple of C), as many of each class."""
-    each = size // prepared.classes
+    classes = len(prepared.class_names)
+    each = size // classes
     if each == 0:
-        raise SettingError(f"test.global_size={size} is less than one sample for each of {prepared.classes} classes")
+        raise SettingError(f"test.global_size={size} is less than one sample for each of {classes} classes")
     stream = numpy_stream(seed, "test", "global")
     chosen = []
-    for label in range(prepared.classes):
+    for label in range(classes):
         rows = pool[prepared.labels[pool] == label]
         if len(rows) < each:
             raise SettingError(
                 f"test.global_size={size} needs {each} samples of every class, but there are {len(rows)} of class"
-                f" {prepared.class_names[label]!r}; use at most {len(rows) * prepared.classes}"
+                f" {prepared.class_names[label]!r}; use at most {len(rows) * classes}"
             )
         chosen.append(stream.choice(rows, each, replace=False))
     return np.sort(np.concatenate(chosen))

@@ -27,6 +27,31 @@ class Source(Protocol):
         """Read everything."""
 
 
+@runtime_checkable
+class Labeled(Protocol):
+    """A prepared data set as far as dividing it among clients goes."""
+
+    @property
+    def key(self) -> str:
+        """What names its content."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The class of each row [n], from 0."""
+
+    @property
+    def train_size(self) -> int:
+        """How many of the first rows are its training split."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """By class."""
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """Other columns by name, [n] each."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A prepared data set: read-only memory maps over the rows of its training split, then its test split."""

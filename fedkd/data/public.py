@@ -78,9 +78,9 @@ class PublicSet:
         return torch.cat([normalized(part.images, part.normalization, device) for part in self.parts])
 
     def labels_on(self, device: torch.device) -> Int[Tensor, "n"]:
-        """Return the labels, where there are any."""
-        assert self.labels is not None, "checked before the run"
-        return torch.from_numpy(self.labels).to(device)
+        """Return the labels; -1 for each sample where there are none."""
+        labels = np.full(self.size, -1) if self.labels is None else self.labels
+        return torch.from_numpy(labels).to(device)
 
 
 def samples_of_other(settings: Public, source: PublicSource) -> int:

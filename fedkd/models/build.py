@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from fedkd.models.resnet import resnet
 from fedkd.models.vit import vit
 from fedkd.naming import import_path, is_import_path
 
-Factory = Callable[[tuple[int, int, int], int], nn.Module]
+Factory = Callable[[Any, int], nn.Module]
 
 ZOO: dict[str, Factory] = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "vit": vit}
 
@@ -53,6 +54,21 @@ def find_factory(name: str) -> Factory:
     return ZOO[name]
 
 
+@runtime_checkable
+class Blueprint(Protocol):
+    """What a client's model is built from."""
+
+    @property
+    def name(self) -> str:
+        """The model's name, or the import path of its factory."""
+
+    def build(self, seed: int) -> nn.Module:
+        """Return a fresh module whose initial weights depend on ``seed`` alone."""
+
+    def example(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Return inputs that a model takes: random ones, or without a generator the simplest."""
+
+
 @dataclass(frozen=True)
 class Architecture:
     """A factory with the shape of its input and the number of classes: what a client's model is built from."""
@@ -75,6 +91,11 @@ class Architecture:
             if not isinstance(model, nn.Module):
                 raise SettingError(f"models: {self.name} must return a torch.nn.Module, got {type(model).__name__}")
             return self.heads.put_on(model, torch.zeros(2, *self.input_shape))
+
+    def example(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Return ``count`` images of zeros, or of normal noise."""
+        shape = (count, *self.input_shape)
+        return torch.zeros(shape) if generator is None else torch.randn(shape, generator=generator)
 
 
 @dataclass(frozen=True)

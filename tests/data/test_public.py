@@ -293,8 +293,8 @@ def test_the_twin_depends_on_the_rows_held_back_and_on_what_it_pre_trains_on() -
 
 def test_more_rows_may_be_held_back_than_are_public() -> None:
     few, all_of_them = (place(public={"size": size, "held_back": 40}) for size in (10, 40))
-    assert few.public.size == 10
-    assert few.normalization == all_of_them.normalization
+    assert few.task.public_size == 10
+    assert few.task.normalization == all_of_them.task.normalization
     for mine, theirs in zip(few.division.train, all_of_them.division.train, strict=True):
         assert np.array_equal(mine, theirs)
 
@@ -308,5 +308,5 @@ def test_any_public_set_can_be_distilled_on_and_the_run_repeats(changes: dict[st
 
 def test_noise_without_any_row_held_back_leaves_private_samples_normalized_by_the_middle() -> None:
     found = place(public_data="noise", public={"held_back": 0})
-    assert found.normalization.mean == found.normalization.std == (0.5,)
-    assert found.public.size == 40
+    assert found.task.normalization.mean == found.task.normalization.std == (0.5,)
+    assert found.task.public_size == 40
