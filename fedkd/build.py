@@ -3,6 +3,7 @@
 What cannot work is refused here, before any training; what is merely doubtful becomes a warning of the plan.
 """
 
+import math
 import tempfile
 import threading
 import time
@@ -33,7 +34,8 @@ from fedkd.losses import LossName
 from fedkd.models.build import Blueprint, assign, find_factory
 from fedkd.models.heads import phase_parameters
 from fedkd.privacy.mechanisms import claim_text
-from fedkd.privacy.none import REASON, Unprotected
+from fedkd.privacy.none import Unprotected, nothing_claimed
+from fedkd.privacy.plan import UNLIMITED
 from fedkd.privacy.plan import Plan as PrivacyPlan
 from fedkd.refusals import check_codecs, check_distillation, check_heads, check_models, check_needs, check_privacy
 from fedkd.rehearsal import is_faster, reason_alone
@@ -348,6 +350,8 @@ def _guard(scenario: Scenario, declared: Declaration, task: Task, division: Divi
     mechanism, seed, kind = scenario.privacy.value, scenario.federation.seed, declared.kind
     if isinstance(mechanism, Unprotected) or kind is None:
         return Guard(name="none", mechanism=None, plan=None, seed=seed)
+    if getattr(mechanism, "epsilon", None) == math.inf:
+        return Guard(name="none", mechanism=None, plan=None, seed=seed, reason=UNLIMITED)
     sizes = [task.training_size(rows, (client_id,)) for client_id, rows in enumerate(division.train)]
     public = scenario.public
     predicts = isinstance(kind, PublicPredictions)
@@ -377,8 +381,7 @@ def _guard(scenario: Scenario, declared: Declaration, task: Task, division: Divi
 def _privacy(guard: Guard, exchanges: bool) -> dict[str, Any]:
     """Return what is said of privacy before the run."""
     if guard.mechanism is None or guard.plan is None:
-        reason = REASON if exchanges else "nothing leaves a client"
-        return {"mechanism": "none", "epsilon": None, "reason": reason}
+        return nothing_claimed(guard.reason if exchanges else "nothing leaves a client")
     delta = getattr(guard.mechanism, "delta", 1e-5)
     return {"mechanism": guard.name, "reason": claim_text(guard.mechanism, guard.plan, delta)}
 

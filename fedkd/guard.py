@@ -31,7 +31,7 @@ from fedkd.privacy.mechanisms import (
     Swing,
     unprotected_upload,
 )
-from fedkd.privacy.none import Unprotected
+from fedkd.privacy.none import REASON, unprotected_event
 from fedkd.privacy.plan import Plan
 from fedkd.seeding import numpy_stream
 from fedkd.strategy import Averaging, Strategy
@@ -44,13 +44,17 @@ SPENT = "its privacy budget is spent"
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    """The mechanism of one run. ``plan`` is None, and ``mechanism`` with it, where nothing is protected."""
+    """The mechanism of one run. ``plan`` is None, and ``mechanism`` with it, where nothing is protected.
+
+    ``reason`` then says why.
+    """
 
     name: str
     mechanism: Mechanism | None
     plan: Plan | None
     seed: int
     temperature: float = 1.0
+    reason: str = REASON
 
     @property
     def dp_sgd(self) -> DpSgd | None:
@@ -73,7 +77,7 @@ class Guard:
         """Return what may leave a client in a round, the event that says what was done, and what it remembers."""
         mechanism, plan = self.mechanism, self.plan
         if mechanism is None or plan is None:
-            return knowledge, Unprotected().event, memory
+            return knowledge, unprotected_event(self.reason), memory
         if isinstance(mechanism, DpSgd):
             spent = [Spending(event=event, unit=mechanism.unit, layer="model") for event in history_of(memory).events()]
             return knowledge, self.event(spent), memory

@@ -25,7 +25,16 @@ from fedkd.messages import RoundRecord
 from fedkd.report.console import ConsoleReport
 from fedkd.report.folder import RunFolder, claimed, stored_records
 from fedkd.report.options import Report
-from fedkd.report.rows import ACCURACIES, CALIBRATION, VALIDATION, Baseline, client_rows, round_row, teacher_rows
+from fedkd.report.rows import (
+    ACCURACIES,
+    CALIBRATION,
+    VALIDATION,
+    Baseline,
+    client_rows,
+    epsilon_rows,
+    round_row,
+    teacher_rows,
+)
 from fedkd.scenario import Scenario
 from fedkd.settings import flat
 from fedkd.worker import crew, hire
@@ -148,7 +157,7 @@ def _conduct(
             console.summary(experiment.plan, summary, records[-1], baseline, str(folder.path))
         if wandb is not None:
             last = client_rows(records[-1], baseline) if records else []
-            wandb.finish(summary, last, pictures, status=0 if status == "completed" else 1)
+            wandb.finish(summary, last, epsilon_rows(records), pictures, status=0 if status == "completed" else 1)
     return summary
 
 
@@ -292,11 +301,9 @@ def _privacy(experiment: Experiment) -> dict[str, Any]:
     if guard.mechanism is None:
         return dict(plan.privacy)
     mechanism, claims = guard.mechanism, server.claims()
+    assert guard.plan is not None, "there is a mechanism"
     first = next((c for c in claims if c.adversary in mechanism.protects_from), claims[0])
-    sigma = None
-    for name in ("sigma_in", "scale_in", "label_epsilon_in"):
-        if hasattr(mechanism, name):
-            sigma = getattr(mechanism, name)(guard.plan)
+    sigma, noise = mechanism.noise_in(guard.plan)
     return {
         "mechanism": guard.name,
         "unit": first.unit,
@@ -309,7 +316,9 @@ def _privacy(experiment: Experiment) -> dict[str, Any]:
         "accountant": first.accountant,
         "reason": first.reason,
         "claims": [asdict(claim) for claim in claims],
+        "noise": noise,
         "assumptions": list(mechanism.assumptions),
+        "outside": list(mechanism.outside),
         "text": [claim.text() for claim in claims],
     }
 

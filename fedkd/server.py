@@ -476,7 +476,7 @@ class Server:
         metrics: Mapping[str, Any] = upload.metrics
         self.records[upload.client_id] = replace(
             record,
-            status=record.status if record.status == "rejected" else "ok",
+            status=record.status if record.status == "rejected" or record.reason == SPENT else "ok",
             bytes_up=record.bytes_up + reply.bytes,
             entropy_bytes_up=record.entropy_bytes_up + reply.entropy_bytes,
             seconds=record.seconds + metrics.get("seconds", 0.0),
@@ -508,8 +508,7 @@ class Server:
         if mechanism is None or not mechanism.protects_from:
             return {}
         delta, who = getattr(mechanism, "delta", 1e-5), mechanism.protects_from[0]
-        known = self.ledger.clients
-        return {i: self.ledger.claim(mechanism.unit, who, delta, client=i).epsilon for i in known}
+        return dict(self.ledger.epsilons(mechanism.unit, who, delta))
 
     def _require(self, number: int, present: int, *reasons: str) -> None:
         """Raise RunError where fewer clients are left in a round than ``min_clients``."""

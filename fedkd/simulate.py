@@ -9,7 +9,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,7 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> None
         logging.getLogger(name).setLevel(logging.WARNING)
 
     sweeping = "-m" in flags or "--multirun" in flags
+    swept = {key for key, values in _overrides(given) if len(values) > 1 or _SWEEP.match(values[0])}
     failures: list[FedkdError] = []
 
     def task(config: DictConfig) -> dict[str, Any] | None:
@@ -273,6 +275,8 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> None
 
         plain: Any = OmegaConf.to_container(config, resolve=True)
         scenario = Scenario.parse(plain)
+        if sweeping:
+            scenario = _tagged(scenario, swept, HydraConfig.get().overrides.task)
         if resumed is not None:
             return resume(scenario, resumed)
         return run(scenario, Path(HydraConfig.get().runtime.output_dir) if sweeping else None)
@@ -298,6 +302,17 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> None
         sys.argv = before
     if failures:
         raise failures[0]
+
+
+_SWEEP = re.compile(r"(choice|range|interval|glob)\(")
+"""How a value begins that Hydra takes for several."""
+
+
+def _tagged(scenario: Scenario, swept: Collection[str], overrides: Iterable[str]) -> Scenario:
+    """Return one job of a sweep with what distinguishes it from the others as tags, as in ``privacy.epsilon=4``."""
+    own = [override.lstrip("+~") for override in overrides]
+    tags = [override for override in own if override.partition("=")[0] in swept]
+    return scenario.changed(report=replace(scenario.report, tags=(*scenario.report.tags, *tags)))
 
 
 def _forced(argument: str) -> str:

@@ -64,13 +64,14 @@ class Ledger:
     """All spendings of a run, by client; those of the server concern every client."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[int | None, Spending], int] = {}
+        self._counts: dict[int | None, dict[Spending, int]] = {}
 
     def record(self, client: int | None, spending: Spending) -> None:
         """Add what happened to a client's data, or (None) to everybody's at the server. Nothing is ever taken back."""
         event, times = spending.event.split()
         single = Spending(event=event, unit=spending.unit, layer=spending.layer, seen_by=spending.seen_by)
-        self._counts[client, single] = self._counts.get((client, single), 0) + times
+        own = self._counts.setdefault(client, {})
+        own[single] = own.get(single, 0) + times
 
     def state_whole(self, client: int, layer: Layer, spendings: Sequence[Spending]) -> None:
         """Take what a client says of a whole layer, as of its model: all that was ever spent there. Never less.
@@ -82,13 +83,14 @@ class Ledger:
             event, times = spending.event.split()
             single = replace(spending, event=event, layer=layer)
             stated[single] = stated.get(single, 0) + times
+        own = self._counts.setdefault(client, {}) if stated else {}
         for single, times in stated.items():
-            self._counts[client, single] = max(times, self._counts.get((client, single), 0))
+            own[single] = max(times, own.get(single, 0))
 
     @property
     def clients(self) -> tuple[int, ...]:
         """The clients of whom something was recorded."""
-        return tuple(sorted({client for client, _ in self._counts if client is not None}))
+        return tuple(sorted(client for client in self._counts if client is not None))
 
     def claim(
         self,
@@ -106,40 +108,49 @@ class Ledger:
         check_delta(delta)
         if client is not None or not self.clients:
             return self._claim_of(client, unit, adversary, delta, accountant)
-        claims = self._distinct(unit, adversary, delta, accountant)
+        claims = list(self._by_client(unit, adversary, delta, accountant).values())
         worst = next((c for c in claims if c.epsilon is None), None) or max(claims, key=lambda c: c.epsilon or 0.0)
         return replace(worst, client=None)
 
+    def epsilons(self, unit: Unit, adversary: Adversary, delta: float) -> dict[int, float | None]:
+        """Return each client's epsilon so far; None where nothing may be claimed for it."""
+        return {client: claim.epsilon for client, claim in self._by_client(unit, adversary, delta, "auto").items()}
+
     def state(self) -> dict[str, Any]:
         """Return the whole ledger as numbers, text and lists."""
-        entries = [{"client": client, "times": n, **s.plain()} for (client, s), n in self._counts.items()]
+        entries = [
+            {"client": client, "times": n, **s.plain()} for client, own in self._counts.items() for s, n in own.items()
+        ]
         return {"version": VERSION, "entries": entries}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become what ``state`` described; SettingError, and no change, where it describes no ledger."""
         if state.get("version") != VERSION:
             raise SettingError(f"a privacy ledger of version {VERSION} was expected, got {state.get('version')!r}")
-        counts: dict[tuple[int | None, Spending], int] = {}
+        counts: dict[int | None, dict[Spending, int]] = {}
         for entry in state["entries"]:
-            counts[entry["client"], Spending.from_plain(entry)] = entry["times"]
+            counts.setdefault(entry["client"], {})[Spending.from_plain(entry)] = entry["times"]
         self._counts = counts
 
-    def _distinct(self, unit: Unit, adversary: Adversary, delta: float, accountant: Accountant) -> list[Claim]:
+    def _by_client(self, unit: Unit, adversary: Adversary, delta: float, accountant: Accountant) -> dict[int, Claim]:
         """Return the claims of all clients, computed once for those to whom the same has happened."""
-        by_client: dict[int, dict[Spending, int]] = {client: {} for client in self.clients}
-        for (client, spending), times in self._counts.items():
-            if client is not None:
-                by_client[client][spending] = times
-        alike = {frozenset(spent.items()): client for client, spent in reversed(by_client.items())}
-        return [self._claim_of(client, unit, adversary, delta, accountant) for client in sorted(alike.values())]
+        known: dict[frozenset[tuple[Spending, int]], Claim] = {}
+        claims = {}
+        for client in self.clients:
+            spent = frozenset(self._counts[client].items())
+            if spent not in known:
+                known[spent] = self._claim_of(client, unit, adversary, delta, accountant)
+            claims[client] = replace(known[spent], client=client)
+        return claims
 
     def _claim_of(
         self, client: int | None, unit: Unit, adversary: Adversary, delta: float, accountant: Accountant
     ) -> Claim:
         seen = [
             (spending, times)
-            for (owner, spending), times in self._counts.items()
-            if owner in (None, client) and adversary in spending.seen_by
+            for owner in dict.fromkeys((None, client))
+            for spending, times in self._counts.get(owner, {}).items()
+            if adversary in spending.seen_by
         ]
         beside = [(s, n) for s, n in seen if s.layer == "beside"]
         found: list[Claim] = []

@@ -1,5 +1,6 @@
 """What a run will release, known before its first round and no secret: noise is solved for it."""
 
+import math
 from dataclasses import dataclass
 
 from fedkd.checks import at_least, one_of, positive
@@ -51,6 +52,15 @@ class Plan:
         return min(rows, self.public_size) if memoize else rows
 
 
+UNLIMITED = "privacy.epsilon=inf asks for no protection: raw predictions are uploaded, and no epsilon is claimed"
+
+
+def check_epsilon(epsilon: float | None) -> None:
+    """Raise unless a budget, where there is one, is above 0; infinity stands for no protection at all."""
+    if epsilon is not None and epsilon != math.inf:
+        positive(epsilon=epsilon)
+
+
 def check_budget(*, epsilon: float | None, delta: float, sigma: float | None) -> None:
     """Raise unless exactly one of ``epsilon`` and ``sigma`` is given, and all are in their ranges."""
     check_delta(delta)
@@ -58,9 +68,9 @@ def check_budget(*, epsilon: float | None, delta: float, sigma: float | None) ->
         if epsilon is None:
             raise SettingError("epsilon or sigma must be given: without noise there is nothing to clip for or to claim")
         raise SettingError(f"epsilon={epsilon} and sigma={sigma} exclude one another: each follows from the other")
-    for name, value in (("epsilon", epsilon), ("sigma", sigma)):
-        if value is not None:
-            positive(**{name: value})
+    check_epsilon(epsilon)
+    if sigma is not None:
+        positive(sigma=sigma)
 
 
 def check_delta_for(delta: float, units: int, what: str) -> None:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedkd.messages import RoundRecord
+from fedkd.privacy.claims import rounded_up
 from fedkd.report.rows import Baseline, Plan, client_rows, verdict
 
 MOST_CLIENTS_LISTED = 20
@@ -93,6 +94,8 @@ class ConsoleReport:
                 parts.append(f"{short} {100 * row[name]:.1f} ±{100 * row[f'{name}_std']:.1f}{beside}")
         if row["effective_neighbors"] is not None:
             parts.append(f"neighbors {row['effective_neighbors']:.1f}")
+        if row["epsilon"] is not None:
+            parts.append(f"epsilon {rounded_up(row['epsilon'])}")
         parts.append(f"up {size(row['bytes_up'])}, down {size(row['bytes_down'])}")
         parts.append(f"{row['seconds']:.1f} s")
         for status in ("rejected", "failed"):
@@ -141,6 +144,8 @@ class ConsoleReport:
         sentence = verdict(summary, plan.strategy)
         if sentence:
             self._console.print(sentence, style="bold" if "LOSES" in sentence else None, markup=False)
+        for claim in summary["privacy"].get("text", []):
+            self._console.print(f"Privacy: {claim}", markup=False)
         self._console.print(f"Results and plots: {folder}", markup=False)
 
 

@@ -19,4 +19,4 @@ class Report:
     group: str | None = None
     """The W&B group; null is the scenario's name, so that a sweep's runs stand together."""
     tags: tuple[str, ...] = ()
-    """W&B tags."""
+    """W&B tags; a sweep adds what it varies, as in privacy.epsilon=4."""

@@ -145,6 +145,16 @@ def client_rows(record: RoundRecord, baseline: Baseline | None) -> list[dict[str
     return [client_row(c, record.round, *g) for c, *g in zip(record.clients, *gains, strict=True)]
 
 
+def epsilon_rows(records: Sequence[RoundRecord]) -> list[dict[str, Any]]:
+    """Return what was spent on each client up to each round; nothing of clients without a claim."""
+    return [
+        {"round": record.round, "client": client.client_id, "epsilon": client.epsilon}
+        for record in records
+        for client in record.clients
+        if client.epsilon is not None
+    ]
+
+
 def teacher_rows(record: RoundRecord, class_names: Sequence[str]) -> list[dict[str, Any]]:
     """Return, for each client that distilled a teacher, its accuracy on the public samples of each class.
 

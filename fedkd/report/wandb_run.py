@@ -1,5 +1,6 @@
 """Weights & Biases, at its edge: metrics each round, tables and pictures at the end. Imported only when asked for."""
 
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ class WandbReport:
             group=options.group or name,
             name=folder.name,
             tags=list(options.tags) or None,
-            config=dict(jsonable(config)),
+            config=dict(jsonable(_infinite_in_words(config))),
             dir=str(folder),
             mode=options.wandb,
             settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
@@ -53,15 +54,35 @@ class WandbReport:
         self._run.log(numbers, step=row["round"])
 
     def finish(
-        self, summary: Mapping[str, Any], clients: Sequence[Mapping[str, Any]], pictures: Sequence[Path], status: int
+        self,
+        summary: Mapping[str, Any],
+        clients: Sequence[Mapping[str, Any]],
+        spent: Sequence[Mapping[str, Any]],
+        pictures: Sequence[Path],
+        status: int,
     ) -> None:
-        """Log the final figures, the clients of the last round as a table, and the pictures; then close."""
+        """Log the final figures, tables and pictures; then close.
+
+        Tables: the clients of the last round; ``spent``, each client's epsilon by round; what the run claims.
+        """
         for key, value in jsonable(summary).items():
             self._run.summary[key] = value
         last: dict[str, Any] = {path.stem: self._wandb.Image(str(path)) for path in pictures}
-        if clients:
-            columns = list(clients[0])
-            last["clients"] = self._wandb.Table(columns=columns, data=[[row[c] for c in columns] for row in clients])
+        claims = summary["privacy"].get("claims", [])
+        shown = [{key: "; ".join(v) if isinstance(v, tuple) else v for key, v in claim.items()} for claim in claims]
+        for name, rows in (("clients", clients), ("epsilon_by_client", spent), ("claims", shown)):
+            if rows:
+                columns = list(rows[0])
+                last[name] = self._wandb.Table(columns=columns, data=[[row[c] for c in columns] for row in rows])
         if last:
             self._run.log(last)
         self._run.finish(exit_code=status)
+
+
+def _infinite_in_words(value: Any) -> Any:
+    """Return settings with infinity as text, which JSON has no number for: ``epsilon=inf`` is not ``epsilon=null``."""
+    if isinstance(value, Mapping):
+        return {key: _infinite_in_words(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_infinite_in_words(v) for v in value]
+    return str(value) if isinstance(value, float) and math.isinf(value) else value

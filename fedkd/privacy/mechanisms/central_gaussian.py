@@ -14,7 +14,7 @@ from fedkd.privacy.claims import Adversary, Unit
 from fedkd.privacy.events import GaussianRows
 from fedkd.privacy.gaussian import sigma_for
 from fedkd.privacy.ledger import Spending
-from fedkd.privacy.mechanisms.mechanism import DERIVED, SEES_TEACHERS, TRUSTED_SERVER
+from fedkd.privacy.mechanisms.mechanism import DERIVED, OUTSIDE, SEES_TEACHERS, TRUSTED_SERVER
 from fedkd.privacy.plan import Plan, check_budget, check_delta_for, check_local, hopeless
 from fedkd.privacy.ranges import Rows, bound_rows, check_clip, diameter, finish
 
@@ -35,9 +35,11 @@ class CentralGaussian:
     protects_from: ClassVar[tuple[Adversary, ...]] = SEES_TEACHERS
     refuses: ClassVar[Mapping[str, str]] = DERIVED
     assumptions: ClassVar[tuple[str, ...]] = TRUSTED_SERVER
+    outside: ClassVar[tuple[str, ...]] = OUTSIDE
 
     epsilon: float | None = None
-    """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given."""
+    """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given; inf protects nothing, as
+    privacy=none does."""
     delta: float = 1e-5
     """Probability beyond epsilon, above 0 and below one over the number of clients."""
     sigma: float | None = None
@@ -86,6 +88,11 @@ class CentralGaussian:
     def planned(self, plan: Plan) -> tuple[Spending, ...]:
         """Return what the whole run costs every client."""
         return self.spent(plan, plan.rows * plan.rounds)
+
+    def noise_in(self, plan: Plan) -> tuple[float | None, str]:
+        """Return sigma, and in words what it is of."""
+        sigma = self.sigma_in(plan)
+        return sigma, f"Gaussian of deviation {sigma:.4g} on each sum over clients; the mean of K has {sigma:.4g} / K"
 
     def warnings(self, plan: Plan) -> tuple[str, ...]:
         """Return what should be said before the run."""

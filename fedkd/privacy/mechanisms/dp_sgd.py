@@ -18,8 +18,8 @@ from fedkd.privacy.composition import epsilon_of
 from fedkd.privacy.events import DpSgdSteps
 from fedkd.privacy.gaussian import check_delta
 from fedkd.privacy.ledger import Spending
-from fedkd.privacy.mechanisms.mechanism import DERIVED, PUBLIC_FACTS
-from fedkd.privacy.plan import Plan, check_delta_for
+from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
+from fedkd.privacy.plan import Plan, check_delta_for, check_epsilon
 
 WEAK_NOISE = 0.3
 """A noise multiplier below which epsilon is beyond any meaning."""
@@ -69,12 +69,14 @@ class DpSgd:
         "sigma": "DP-SGD's noise is noise_multiplier * clip_norm; give noise_multiplier",
     }
     assumptions: ClassVar[tuple[str, ...]] = (
-        "all training on private data is DP-SGD; normalization and model choice do not depend on it",
-        *PUBLIC_FACTS,
+        "all training on private data is DP-SGD; samples are normalized by public ones",
+        CHOSEN_BLINDLY,
     )
+    outside: ClassVar[tuple[str, ...]] = OUTSIDE
 
     epsilon: float | None = None
-    """Budget of each client's whole run, > 0, from which noise_multiplier is solved; null where that is given."""
+    """Budget of each client's whole run, > 0, from which noise_multiplier is solved; null where that is given; inf
+    protects nothing, as privacy=none does."""
     delta: float = 1e-5
     """Probability beyond epsilon, above 0 and below one over the largest private set."""
     noise_multiplier: float | None = None
@@ -90,9 +92,9 @@ class DpSgd:
                 f"give either epsilon or noise_multiplier, got epsilon={self.epsilon},"
                 f" noise_multiplier={self.noise_multiplier}"
             )
-        for name, value in (("epsilon", self.epsilon), ("noise_multiplier", self.noise_multiplier)):
-            if value is not None:
-                positive(**{name: value})
+        check_epsilon(self.epsilon)
+        if self.noise_multiplier is not None:
+            positive(noise_multiplier=self.noise_multiplier)
 
     def check(self, plan: Plan) -> None:
         """Raise SettingError where the settings do not fit the run."""
@@ -121,6 +123,15 @@ class DpSgd:
         """Return what the whole run costs the client with the fewest records, whose samples are the largest."""
         schedule = Schedule.of(plan.fewest_records or plan.records, plan.batch_size, plan.epochs)
         return self.spent(schedule, plan.rounds, plan.rounds * schedule.steps)
+
+    def noise_in(self, plan: Plan) -> tuple[float | None, str]:
+        """Return the largest noise multiplier of any client, and in words what it is of."""
+        schedules = [
+            Schedule.of(n, plan.batch_size, plan.epochs) for n in (plan.fewest_records or plan.records, plan.records)
+        ]
+        largest, smallest = (self.noise_multiplier_in(schedule, plan.rounds) for schedule in schedules)
+        shown = f"{largest:.4g}" if largest == smallest else f"{largest:.4g} (fewest records) to {smallest:.4g} (most)"
+        return largest, f"Gaussian on sums of gradients, of {shown} times clip_norm={self.clip_norm:g}"
 
     def warnings(self, plan: Plan) -> tuple[str, ...]:
         """Return what should be said before the run."""

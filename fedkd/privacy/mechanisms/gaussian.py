@@ -11,7 +11,7 @@ from fedkd.privacy.claims import ADVERSARIES, Adversary, Unit
 from fedkd.privacy.events import GaussianRows
 from fedkd.privacy.gaussian import sigma_for
 from fedkd.privacy.ledger import Spending
-from fedkd.privacy.mechanisms.mechanism import DERIVED, PUBLIC_FACTS
+from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
 from fedkd.privacy.plan import Plan, check_budget, check_delta_for, check_local, check_memoize, hopeless
 from fedkd.privacy.ranges import Rows, bound_rows, check_clip, diameter, finish
 
@@ -31,10 +31,12 @@ class Gaussian:
     neighbors: ClassVar[str] = "replace-one"
     protects_from: ClassVar[tuple[Adversary, ...]] = ADVERSARIES
     refuses: ClassVar[Mapping[str, str]] = DERIVED
-    assumptions: ClassVar[tuple[str, ...]] = PUBLIC_FACTS
+    assumptions: ClassVar[tuple[str, ...]] = (CHOSEN_BLINDLY,)
+    outside: ClassVar[tuple[str, ...]] = OUTSIDE
 
     epsilon: float | None = None
-    """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given."""
+    """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given; inf protects nothing, as
+    privacy=none does."""
     delta: float = 1e-5
     """Probability beyond epsilon, above 0 and below one over the largest private set."""
     sigma: float | None = None
@@ -75,6 +77,11 @@ class Gaussian:
     def planned(self, plan: Plan) -> tuple[Spending, ...]:
         """Return what the whole run costs a client at most."""
         return self.spent(plan, plan.released(memoize=self.memoize))
+
+    def noise_in(self, plan: Plan) -> tuple[float | None, str]:
+        """Return sigma, and in words what it is of."""
+        sigma = self.sigma_in(plan)
+        return sigma, f"Gaussian of deviation {sigma:.4g} on each number that a client uploads"
 
     def warnings(self, plan: Plan) -> tuple[str, ...]:
         """Return what should be said before the run."""

@@ -17,7 +17,7 @@ from fedkd.privacy.claims import Adversary, Unit
 from fedkd.privacy.events import GaussianRows, NoisyVotes
 from fedkd.privacy.gaussian import mu_at
 from fedkd.privacy.ledger import Spending
-from fedkd.privacy.mechanisms.mechanism import DERIVED, SEES_TEACHERS, TRUSTED_SERVER
+from fedkd.privacy.mechanisms.mechanism import DERIVED, OUTSIDE, SEES_TEACHERS, TRUSTED_SERVER
 from fedkd.privacy.plan import Plan, check_budget, check_delta_for, check_local, hopeless
 from fedkd.privacy.renyi import ORDERS
 from fedkd.privacy.votes import confident_gnmax_cost, gnmax_cost
@@ -48,9 +48,11 @@ class GnMax:
     protects_from: ClassVar[tuple[Adversary, ...]] = SEES_TEACHERS
     refuses: ClassVar[Mapping[str, str]] = {**DERIVED, "clip_norm": "a vote needs no clipping"}
     assumptions: ClassVar[tuple[str, ...]] = TRUSTED_SERVER
+    outside: ClassVar[tuple[str, ...]] = OUTSIDE
 
     epsilon: float | None = None
-    """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given."""
+    """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given; inf protects nothing, as
+    privacy=none does."""
     delta: float = 1e-5
     """Probability beyond epsilon, above 0 and below one over the number of clients."""
     sigma: float | None = None
@@ -124,6 +126,11 @@ class GnMax:
         if self.threshold_sigma is not None:
             events.append(GaussianRows(rows=rows, sensitivity=1.0, sigma=self.threshold_sigma))
         return tuple(Spending(event=e, unit=self.unit, layer="teacher", seen_by=SEES_TEACHERS) for e in events)
+
+    def noise_in(self, plan: Plan) -> tuple[float | None, str]:
+        """Return sigma, and in words what it is of."""
+        sigma = self.sigma_in(plan)
+        return sigma, f"Gaussian of deviation {sigma:.4g} on each count of votes"
 
     def warnings(self, plan: Plan) -> tuple[str, ...]:
         """Return what should be said before the run."""

@@ -20,8 +20,8 @@ from fedkd.privacy.composition import epsilon_of
 from fedkd.privacy.events import RandomizedLabels
 from fedkd.privacy.gaussian import check_delta
 from fedkd.privacy.ledger import Spending
-from fedkd.privacy.mechanisms.mechanism import DERIVED, PUBLIC_FACTS
-from fedkd.privacy.plan import Plan, check_delta_for, check_local, check_memoize, hopeless
+from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
+from fedkd.privacy.plan import Plan, check_delta_for, check_epsilon, check_local, check_memoize, hopeless
 from fedkd.privacy.ranges import Rows
 
 
@@ -60,10 +60,12 @@ class RandomizedResponse:
         "clip_norm": "labels need no clipping",
         "sigma": "labels are randomized by label_epsilon, not by added noise",
     }
-    assumptions: ClassVar[tuple[str, ...]] = PUBLIC_FACTS
+    assumptions: ClassVar[tuple[str, ...]] = (CHOSEN_BLINDLY,)
+    outside: ClassVar[tuple[str, ...]] = OUTSIDE
 
     epsilon: float | None = None
-    """Budget of the whole run, > 0, from which label_epsilon is solved; null where that is given."""
+    """Budget of the whole run, > 0, from which label_epsilon is solved; null where that is given; inf protects
+    nothing, as privacy=none does."""
     delta: float = 1e-5
     """Probability beyond epsilon, above 0 and below one over the largest private set."""
     label_epsilon: float | None = None
@@ -77,9 +79,9 @@ class RandomizedResponse:
             raise SettingError(
                 f"give either epsilon or label_epsilon, got epsilon={self.epsilon}, label_epsilon={self.label_epsilon}"
             )
-        for name, value in (("epsilon", self.epsilon), ("label_epsilon", self.label_epsilon)):
-            if value is not None:
-                positive(**{name: value})
+        check_epsilon(self.epsilon)
+        if self.label_epsilon is not None:
+            positive(label_epsilon=self.label_epsilon)
 
     def check(self, plan: Plan) -> None:
         """Raise SettingError where the settings do not fit the run."""
@@ -110,6 +112,11 @@ class RandomizedResponse:
     def planned(self, plan: Plan) -> tuple[Spending, ...]:
         """Return what the whole run costs a client at most."""
         return self.spent(plan, plan.released(memoize=self.memoize))
+
+    def noise_in(self, plan: Plan) -> tuple[float | None, str]:
+        """Return None: labels have no deviation, and in words what it is of."""
+        truth = truth_probability(self.label_epsilon_in(plan), plan.classes)
+        return None, f"each label is the true one with probability {truth:.4g}, else any other"
 
     def warnings(self, plan: Plan) -> tuple[str, ...]:
         """Return what should be said before the run: a label told with truth p is like noise of sqrt(p (1-p)) / gap."""

@@ -13,14 +13,15 @@ SEES_TEACHERS: tuple[Adversary, ...] = ("clients", "outsiders")
 RAW_AT_SERVER = "the server sees each client's raw predictions; the noise comes after it"
 
 DERIVED: Mapping[str, str] = {"sensitivity": "it is derived from what is released (scale and clip_norm), never given"}
-PUBLIC_FACTS = (
-    "the size of a client's private set and when it takes part are public",
-    "accuracies and losses that are recorded for the researcher do not leave a real client",
-)
+CHOSEN_BLINDLY = "the public set, the models and all settings were chosen without a look at private data"
 TRUSTED_SERVER = (
     "the server is trusted: it sees every raw prediction",
     "which clients take part in a round does not depend on their data",
-    *PUBLIC_FACTS,
+    CHOSEN_BLINDLY,
+)
+OUTSIDE = (
+    "the size of each client's private set, and when it takes part: both are public",
+    "accuracies, losses and label leakage that are recorded for the researcher: a real client keeps them",
 )
 
 
@@ -39,12 +40,17 @@ class Mechanism(Protocol):
     refuses: ClassVar[Mapping[str, str]]
     """Settings that somebody may look for in vain, and why there are none."""
     assumptions: ClassVar[tuple[str, ...]]
+    outside: ClassVar[tuple[str, ...]]
+    """What leaves a client, or is written down, that the claim does not speak of."""
 
     def check(self, plan: Plan) -> None:
         """Raise SettingError where the settings do not fit the run."""
 
     def planned(self, plan: Plan) -> tuple[Spending, ...]:
         """Return what the whole run costs a client at most."""
+
+    def noise_in(self, plan: Plan) -> tuple[float | None, str]:
+        """Return the noise's standard deviation, None where there is no such number, and in words what it is of."""
 
     def warnings(self, plan: Plan) -> tuple[str, ...]:
         """Return what should be said before the run, such as that its labels will be useless."""
@@ -68,6 +74,8 @@ def planned_claims(
 
 
 def claim_text(mechanism: Mechanism, plan: Plan, delta: float) -> str:
-    """Return what a run may say of its privacy before it starts: a line an adversary, then what is assumed."""
+    """Return what a run may say of its privacy before it starts, a line each: claims, noise, assumptions, limits."""
     lines = [claim.text() for claim in planned_claims(mechanism, plan, delta)]
-    return "\n".join([*lines, *(f"assumed: {assumption}" for assumption in mechanism.assumptions)])
+    lines += [f"noise: {mechanism.noise_in(plan)[1]}"]
+    lines += [f"assumed: {assumption}" for assumption in mechanism.assumptions]
+    return "\n".join([*lines, *(f"outside the claim: {fact}" for fact in mechanism.outside)])

@@ -86,6 +86,7 @@ class Swing:
         "sensitivity": "it is never a setting, and swing has none",
     }
     assumptions: ClassVar[tuple[str, ...]] = (REASON,)
+    outside: ClassVar[tuple[str, ...]] = ()
 
     detector: Literal["confidence", "surprisal_gap", "oracle"] = "confidence"
     """What looks private: sure where others disagree (confidence), likelier than in the last teacher (surprisal_gap),
@@ -164,6 +165,10 @@ class Swing:
     def planned(self, plan: Plan) -> tuple[Spending, ...]:
         """Return that nothing is claimed, and why."""
         return self.spent(plan, plan.rows)
+
+    def noise_in(self, plan: Plan) -> tuple[float | None, str]:
+        """Return the largest deviation, and in words what it is of."""
+        return self.noise, f"{self.law}, of deviation {self.noise:g} on logits where the score is 1, 0 where it is 0"
 
     def warnings(self, plan: Plan) -> tuple[str, ...]:
         """Return what should be said before the run."""

@@ -1,0 +1,471 @@
+"""Mechanisms at work in whole runs: what is spent, what is written, what leaves a client, and what is refused."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import records, scenario
+from torch import Tensor
+
+from fedkd import client as client_module
+from fedkd.client import PRIVACY, Upload, Workplace, take_part
+from fedkd.errors import SettingError
+from fedkd.guard import SPENT, Guard
+from fedkd.messages import Packed, Predictions
+from fedkd.privacy.mechanisms import MECHANISMS, Schedule
+from fedkd.privacy.mechanisms.mechanism import SEES_TEACHERS
+from fedkd.privacy.plan import UNLIMITED
+from fedkd.privacy.ranges import bound_rows
+from fedkd.report.folder import RunFolder
+from fedkd.run import resume, run
+
+BUDGET = 8.0
+SOFT_MEAN = {"name": "dsfl", "aggregation": "mean"}
+SETTINGS: dict[str, dict[str, Any]] = {name: {} if name == "swing" else {"epsilon": BUDGET} for name in MECHANISMS}
+BUDGETED = [name for name in MECHANISMS if name != "swing"]
+NAMES = ("mechanism", "unit", "neighbors", "adversary", "epsilon", "delta", "sigma", "accountant", "reason")
+
+
+def protected(name: str, **changes: Any) -> dict[str, Any]:
+    """Return the changes that make the tiny scenario one with a mechanism."""
+    privacy = {"name": name, **SETTINGS[name], **changes.pop("privacy", {})}
+    return {"strategy": SOFT_MEAN, "models": ["mlp"], "rounds": 3, "privacy": privacy, **changes}
+
+
+def clients(folder: Path) -> list[dict[str, str]]:
+    with (folder / "clients.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def stored(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return found
+
+
+def epsilons(folder: Path) -> np.ndarray:
+    """Return what was spent by round and client, [R, K]."""
+    rows = clients(folder)
+    rounds = max(int(row["round"]) for row in rows)
+    return np.array([float(row["epsilon"] or "nan") for row in rows]).reshape(rounds, -1)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of a run with each mechanism."""
+    path = tmp_path_factory.mktemp("runs")
+    for name in MECHANISMS:
+        run(scenario(**protected(name)), path / name)
+    return {name: path / name for name in MECHANISMS}
+
+
+@pytest.mark.parametrize("name", BUDGETED)
+def test_every_round_spends_more_on_every_client_and_all_of_them_the_budget(name: str, folders: dict[str, Path]):
+    spent = epsilons(folders[name])
+    assert (np.diff(spent, axis=0) > 0).all()
+    assert (spent <= BUDGET + 1e-9).all()
+    assert spent[-1].max() > 0.98 * BUDGET or name == "gnmax"  # what votes cost depends on how they agree
+    assert stored(folders[name])["privacy"]["epsilon"] == spent[-1].max()
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_the_summary_says_what_is_claimed_for_whom_and_against_whom(name: str, folders: dict[str, Path]):
+    privacy = stored(folders[name])["privacy"]
+    mechanism = MECHANISMS[name]
+    assert set(NAMES) <= set(privacy)
+    assert privacy["mechanism"] == name
+    assert privacy["unit"] == mechanism.unit
+    claimed = {claim["adversary"]: claim["epsilon"] is not None for claim in privacy["claims"]}
+    assert claimed == {who: who in mechanism.protects_from for who in ("server", "clients", "outsiders")}
+    if name == "swing":
+        assert (privacy["epsilon"], privacy["accountant"]) == (None, "")
+        assert "heuristic" in privacy["reason"]
+        assert {row["epsilon"] for row in clients(folders[name])} == {""}
+        return
+    assert privacy["neighbors"] == mechanism.neighbors
+    assert privacy["adversary"] == mechanism.protects_from[0]
+    assert privacy["delta"] == 1e-5
+    assert (privacy["sigma"] is None) == (name == "krr")
+    assert privacy["accountant"] in ("exact", "rdp", "sum")
+    assert all("simulates privacy" in text for text, claim in zip(privacy["text"], privacy["claims"], strict=True)
+               if claim["epsilon"] is not None)  # fmt: skip
+    assert privacy["assumptions"]
+    assert privacy["outside"]
+
+
+def test_the_noise_that_is_reported_is_that_of_the_budget(folders: dict[str, Path]):
+    """One row of a Gaussian costs mu^2 = (sensitivity / sigma)^2; 3 rounds of 40 rows make up epsilon 8."""
+    mu = 1.666031  # of epsilon 8 at delta 1e-5
+    expected = math.sqrt(2) * math.sqrt(3 * 40) / mu
+    for name in ("gaussian", "central_gaussian", "gnmax"):
+        assert stored(folders[name])["privacy"]["sigma"] == pytest.approx(expected, rel=1e-5)
+    assert stored(folders["dp_sgd"])["privacy"]["noise"].startswith("Gaussian on sums of gradients, of ")
+
+
+def test_without_a_mechanism_the_same_fields_are_empty(tmp_path: Path):
+    run(scenario(), tmp_path / "run")
+    privacy = stored(tmp_path / "run")["privacy"]
+    assert {key: privacy[key] for key in NAMES if privacy[key] is not None} == {
+        "mechanism": "none",
+        "reason": "raw predictions are uploaded; no epsilon is claimed against any adversary",
+    }
+    assert set(NAMES) <= set(privacy)
+
+
+@pytest.mark.parametrize("name", BUDGETED)
+def test_an_infinite_budget_is_no_protection_and_says_so(name: str, tmp_path: Path):
+    changes = {"strategy": SOFT_MEAN, "models": ["mlp"]}
+    bare = records(**changes)
+    run(scenario(**changes, privacy={"name": name, "epsilon": math.inf}), tmp_path / "run")
+    summary = stored(tmp_path / "run")
+    assert summary["knowledge_sha256"] == bare[-1].knowledge_sha256
+    assert {key: summary["privacy"][key] for key in ("mechanism", "epsilon", "reason")} == {
+        "mechanism": "none", "epsilon": None, "reason": UNLIMITED
+    }  # fmt: skip
+    assert not any(row["epsilon"] for row in clients(tmp_path / "run"))
+
+
+def test_an_infinite_budget_goes_on_when_resumed(tmp_path: Path):
+    unlimited = protected("dp_sgd", privacy={"epsilon": math.inf})
+    run(scenario(**unlimited), tmp_path / "run")
+    resume(scenario(**unlimited), tmp_path / "run")
+    with pytest.raises(SettingError, match=r"privacy\.epsilon was inf, is 8\.0"):
+        resume(scenario(**protected("dp_sgd")), tmp_path / "run")
+
+
+# What is spent lives with the client, and with the server's ledger.
+
+
+class Ended(Exception):
+    """Stands for whatever ends a run between two rounds."""
+
+
+PERSISTENT = {
+    "dp_sgd": {},
+    "gaussian": {"privacy": {"memoize": True}, "public": {"per_round": 25}},
+    "krr": {"participation": 0.5, "privacy": {"memoize": True}},
+    "central_gaussian": {},
+    "gnmax": {},
+    "swing": {"privacy": {"detector": "surprisal_gap"}},
+}
+
+
+@pytest.mark.parametrize("name", PERSISTENT)
+def test_a_run_that_was_ended_and_resumed_has_spent_what_the_whole_one_has(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    changes = protected(name, **PERSISTENT[name])
+    run(scenario(**changes), tmp_path / "whole")
+    add_round = RunFolder.add_round
+
+    def failing(self: RunFolder, row: Any, *rest: Any) -> None:
+        add_round(self, row, *rest)
+        if row["round"] == 2:
+            raise Ended
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "add_round", failing)
+        with pytest.raises(Ended):
+            run(scenario(**changes), tmp_path / "parts")
+    resume(scenario(**changes), tmp_path / "parts")
+    np.testing.assert_array_equal(epsilons(tmp_path / "parts"), epsilons(tmp_path / "whole"))
+    parts, whole = (stored(tmp_path / which) for which in ("parts", "whole"))
+    assert parts["privacy"] == whole["privacy"]
+    assert parts["knowledge_sha256"] == whole["knowledge_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"privacy": {"name": "dp_sgd", "epsilon": 16.0}}, r"privacy\.epsilon was 8\.0, is 16\.0"),
+        ({"privacy": {"name": "dp_sgd", "epsilon": 8.0, "delta": 1e-6}}, r"privacy\.delta was 1e-05, is 1e-06"),
+        ({"privacy": "none"}, r"privacy\.name was 'dp_sgd', is 'none'"),
+        ({"train": {"batch_size": 4}}, r"train\.batch_size was 8, is 4"),
+        ({"rounds": 9}, "rounds was 3, is 9"),
+    ],
+)
+def test_a_run_does_not_go_on_with_settings_that_change_what_was_spent(
+    changes: dict[str, Any], named: str, folders: dict[str, Path]
+):
+    with pytest.raises(SettingError, match=named):
+        resume(scenario(**{**protected("dp_sgd"), **changes}), folders["dp_sgd"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dp_sgd", "gaussian", "gnmax"])
+def test_ray_spends_what_the_local_engine_spends(name: str, folders: dict[str, Path], tmp_path: Path):
+    run(scenario(**protected(name), engine={"name": "ray", "workers": 2}), tmp_path / "run")
+    np.testing.assert_array_equal(epsilons(tmp_path / "run"), epsilons(folders[name]))
+    assert stored(tmp_path / "run")["knowledge_sha256"] == stored(folders[name])["knowledge_sha256"]
+
+
+def states(folder: Path, client_id: int) -> dict[str, Tensor]:
+    """Return a client's last stored state."""
+    from fedkd.checkpoint import CheckpointFolder
+
+    found = CheckpointFolder(folder).states.get(client_id)
+    assert found is not None
+    return dict(found)
+
+
+def test_only_training_on_private_data_spends_and_the_state_holds_no_gradients(tmp_path: Path):
+    changes = protected("dp_sgd", order="distill_first", public={"size": 40, "labeled": True})
+    changes |= {"train": {"epochs": 2, "batch_size": 8, "public_epochs": 1}, "distill": {"epochs": 3}}
+    run(scenario(**changes), tmp_path / "run")
+    plain = scenario(**{**changes, "privacy": "none"})
+    run(plain, tmp_path / "plain")
+    for row in clients(tmp_path / "run")[-4:]:
+        state = states(tmp_path / "run", int(row["client"]))
+        schedule = Schedule.of(int(row["train_size"]), 8, 2)
+        kept = {name for name in state if name.startswith(PRIVACY)}
+        assert kept == {f"{PRIVACY}steps"}
+        assert state[f"{PRIVACY}steps"][:, 1:].tolist() == [[schedule.sample_rate, 3 * schedule.steps]]
+        weights = states(tmp_path / "plain", int(row["client"]))
+        assert {n: t.shape for n, t in state.items() if n not in kept} == {n: t.shape for n, t in weights.items()}
+
+
+def test_steps_of_a_round_that_fails_are_spent_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Client 1 fails in round 2 before the third of its three steps: the noise of two was drawn."""
+    pulses = 0
+
+    def pulse(self: Any) -> None:
+        nonlocal pulses
+        if (self.client_id, self.round) == (1, 2):
+            pulses += 1
+            if pulses == 4:  # one before training, one before each step
+                raise RuntimeError("as the test wants")
+
+    monkeypatch.setattr(client_module._Visit, "pulse", pulse)
+    run(scenario(**protected("dp_sgd")), tmp_path / "run")
+    rows = {(int(row["round"]), int(row["client"])): row for row in clients(tmp_path / "run")}
+    assert rows[2, 1]["status"] == "failed"
+    assert rows[3, 1]["status"] == "ok"
+    assert states(tmp_path / "run", 1)[f"{PRIVACY}steps"][:, 2].tolist() == [3 + 2 + 3]
+    spent = epsilons(tmp_path / "run")[-1]
+    assert spent[1] < spent[0] == pytest.approx(BUDGET, rel=0.01)
+
+
+def test_a_client_whose_budget_is_spent_falls_silent_and_the_record_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Client 1 comes with four steps of its own noise behind it: of its nine, five are left, enough for one round."""
+    initial_state = Workplace.initial_state
+
+    def spent_before(self: Workplace, client_id: int) -> dict[str, Tensor]:
+        mechanism, plan = self.guard.dp_sgd, self.guard.plan
+        assert mechanism is not None
+        assert plan is not None
+        schedule = Schedule.of(20, 8, 1)
+        before = [mechanism.noise_multiplier_in(schedule, plan.rounds), schedule.sample_rate, 4.0]
+        steps = {f"{PRIVACY}steps": torch.tensor([before], dtype=torch.float64)} if client_id == 1 else {}
+        return {**initial_state(self, client_id), **steps}
+
+    monkeypatch.setattr(Workplace, "initial_state", spent_before)
+    run(scenario(**protected("dp_sgd")), tmp_path / "run")
+    told = [(row["status"], row["reason"]) for row in clients(tmp_path / "run") if row["client"] == "1"]
+    assert told == [("ok", ""), ("absent", SPENT), ("absent", SPENT)]
+    assert epsilons(tmp_path / "run")[-1].max() <= BUDGET
+    accuracies = [row["global_accuracy"] for row in clients(tmp_path / "run") if row["client"] == "1"]
+    assert all(accuracies)
+
+
+def test_the_systems_epsilon_is_the_largest_of_its_clients(tmp_path: Path):
+    """With one noise for all, who has few records, and large samples of them, spends more."""
+    changes = protected("dp_sgd", partition={"name": "dirichlet", "alpha": 0.3}, samples_per_client=None)
+    run(scenario(**{**changes, "privacy": {"name": "dp_sgd", "noise_multiplier": 2.0}}), tmp_path / "run")
+    last = epsilons(tmp_path / "run")[-1]
+    assert len(set(last)) > 1
+    assert stored(tmp_path / "run")["privacy"]["epsilon"] == last.max() < last.sum()
+
+
+def test_a_budget_is_solved_for_each_client_by_its_own_size(tmp_path: Path):
+    run(scenario(**protected("dp_sgd", partition={"name": "dirichlet", "alpha": 0.3}, samples_per_client=None)),
+        tmp_path / "run")  # fmt: skip
+    last = epsilons(tmp_path / "run")[-1]
+    sizes = {int(row["train_size"]) for row in clients(tmp_path / "run")}
+    assert len(sizes) > 1
+    assert ((last > 0.98 * BUDGET) & (last <= BUDGET)).all()
+
+
+# What leaves a client.
+
+
+def uploads(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[tuple[Tensor, Upload]]:
+    """Run a scenario; return what each client found, and what it uploaded of it, in order."""
+    found: list[Tensor] = []
+    sent: list[tuple[Tensor, Upload]] = []
+    protect = Guard.protect
+
+    def watched(self: Guard, knowledge: Any, *rest: Any) -> Any:
+        found.append(knowledge.values.clone())
+        return protect(self, knowledge, *rest)
+
+    def taking_part(*given: Any) -> Upload:
+        before = len(found)
+        upload = take_part(*given)
+        sent.extend((raw, upload) for raw in found[before:])
+        return upload
+
+    monkeypatch.setattr(Guard, "protect", watched)
+    monkeypatch.setattr("fedkd.app.client_app.take_part", taking_part)
+    records(**changes)
+    return sent
+
+
+def arrays(upload: Upload) -> list[np.ndarray]:
+    knowledge = upload.knowledge
+    if isinstance(knowledge, Packed):
+        return list(knowledge.arrays.values())
+    assert isinstance(knowledge, Predictions)
+    return [knowledge.values.numpy()]
+
+
+def rows_in(raw: Tensor, contents: list[bytes]) -> int:
+    """Return how many rows of raw predictions stand, to the bit, anywhere in some bytes."""
+    return sum(any(row.numpy().tobytes() in content for content in contents) for row in raw)
+
+
+@pytest.mark.parametrize("name", ["none", "gaussian", "laplace", "krr"])
+def test_no_raw_prediction_is_sent_or_stored_where_a_claim_exists(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    changes = {"strategy": SOFT_MEAN, "models": ["mlp"], "privacy": "none"}
+    changes = changes if name == "none" else protected(name, privacy={"memoize": True})
+    found: list[Tensor] = []
+    protect = Guard.protect
+
+    def watched(self: Guard, knowledge: Any, *rest: Any) -> Any:
+        found.append(knowledge.values.clone())
+        return protect(self, knowledge, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Guard, "protect", watched)
+        run(scenario(**changes), tmp_path / "run")
+    files = [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert sum(rows_in(raw, files) for raw in found) == 0
+    seen = uploads(monkeypatch, **changes)
+    told = [rows_in(raw, [array.tobytes() for array in arrays(upload)]) for raw, upload in seen]
+    assert told == ([40] * 8 if name == "none" else [0] * 12)
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_every_upload_carries_an_event_of_its_mechanism(name: str, monkeypatch: pytest.MonkeyPatch):
+    for _, upload in uploads(monkeypatch, **protected(name, rounds=1)):
+        assert upload.privacy is not None
+        assert upload.privacy.mechanism == name
+        assert upload.privacy.spent
+        assert upload.privacy.claims == bool(MECHANISMS[name].protects_from)
+
+
+def test_noise_differs_by_client_round_and_row_and_has_its_deviation(monkeypatch: pytest.MonkeyPatch):
+    """Noise on logits is what was sent less the bounded prediction."""
+    privacy = {"name": "gaussian", "sigma": 3.0, "clip_norm": 1.0}
+    sent = uploads(monkeypatch, strategy="fedmd", models=["mlp"], rounds=3, privacy=privacy, codec="full")
+    noise = np.stack([arrays(upload)[0].reshape(raw.shape) - bound_rows(raw, "logits", 1.0, 2).numpy()
+                      for raw, upload in sent])  # fmt: skip
+    assert noise.shape == (3 * 4, 40, 10)
+    rounded = np.round(noise.reshape(-1, 10), 3)
+    assert len(np.unique(rounded, axis=0)) == len(rounded)
+    assert noise.std() == pytest.approx(3.0, rel=0.05)
+    assert abs(np.corrcoef(noise.reshape(12, -1))[np.triu_indices(12, 1)]).max() < 0.25
+
+
+def test_a_trusted_server_draws_new_noise_each_round(monkeypatch: pytest.MonkeyPatch):
+    """The same uploads in every round, since nothing is learned: what differs is the noise."""
+    taught: list[Tensor] = []
+    noisy_mean = MECHANISMS["central_gaussian"].noisy_mean  # type: ignore[attr-defined]
+
+    def watched(self: Any, values: Tensor, *rest: Any) -> Tensor:
+        taught.append(noisy_mean(self, torch.zeros_like(values), *rest))
+        return taught[-1]
+
+    monkeypatch.setattr(MECHANISMS["central_gaussian"], "noisy_mean", watched)
+    privacy = {"name": "central_gaussian", "sigma": 3.0, "clip_norm": 1.0}
+    records(strategy="fedmd", models=["mlp"], rounds=3, privacy=privacy)
+    assert len(taught) == 3
+    rows = torch.cat(taught)
+    assert len(torch.unique(rows, dim=0)) == len(rows)
+    assert rows.std().item() == pytest.approx(3.0 / 4, rel=0.1)
+
+
+def test_who_sees_the_teachers_of_a_trusted_server():
+    assert SEES_TEACHERS == ("clients", "outsiders")
+
+
+# What is said before a run, and what is refused.
+
+
+def test_a_run_prints_what_it_claims_assumes_and_leaves_out_and_warns_of_hopeless_noise(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    shown = {"report": {"console": True, "plots": False}}
+    run(scenario(**protected("gaussian", **shown)), tmp_path / "run")
+    said = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "Warning: privacy=gaussian: noise of 9.3 on each client's predictions leaves no usable labels for 4 clients",
+        "client-level epsilon 8 at delta 1e-05 against the server (replace-one neighbors, no sampling, accountant",
+        "against other clients", "against outsiders", "simulates privacy, it protects nobody",
+        "noise: Gaussian of deviation 9.299", "assumed: the public set, the models",
+        "outside the claim: the size of each client's private set",
+    ):  # fmt: skip
+        assert words in said
+    assert said.index("Warning") < said.index("round 1/3")
+    assert "epsilon 8 up" in said[said.index("round 3/3") :]
+    assert "Privacy: client-level epsilon 8 at delta 1e-05 against the server" in said[said.index("After round 3") :]
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "negative epsilon": ({"privacy": {"name": "dp_sgd", "epsilon": -1.0}}, r"privacy\.epsilon must be > 0"),
+    "NaN": ({"privacy": {"name": "dp_sgd", "epsilon": math.nan}}, r"privacy\.epsilon must be a finite number"),
+    "minus infinity": ({"privacy": {"name": "gnmax", "epsilon": -math.inf}}, r"privacy\.epsilon must be a finite"),
+    "delta": ({"privacy": {"name": "dp_sgd", "epsilon": 1.0, "delta": 0.1}}, "delta must be below 1/20"),
+    "delta of clients": (
+        {"privacy": {"name": "gnmax", "epsilon": 1.0, "delta": 0.25}}, "delta must be below 1/4, .* clients"
+    ),
+    "clip without noise": ({"privacy": {"name": "gaussian", "clip_norm": 1.0}}, "without noise there is nothing"),
+    "sensitivity": ({"privacy": {"name": "laplace", "epsilon": 1.0, "sensitivity": 1.0}}, "sensitivity.*is derived"),
+    "epsilon of a heuristic": ({"privacy": {"name": "swing", "epsilon": 1.0}}, "heuristic without a guarantee"),
+    "BatchNorm": (
+        {"models": ["toys:with_batch_norm"], "privacy": {"name": "dp_sgd", "epsilon": 1.0}}, "has BatchNorm .*GroupNorm"
+    ),
+    "more votes than clients": (
+        {"privacy": {"name": "gnmax", "epsilon": 8.0, "threshold": 5.0, "threshold_sigma": 20.0}},
+        r"threshold=5 asks for the votes of more clients than there are \(4\)",
+    ),
+    "weights that depend on uploads": (
+        {"strategy": "knfu", "privacy": {"name": "central_gaussian", "epsilon": 8.0, "clip_norm": 1.0}}, "plain mean"
+    ),
+    "votes on logits": ({"strategy": "fedmd", "privacy": {"name": "gnmax", "epsilon": 8.0}}, "soft labels"),
+    "label counts": (
+        {"strategy": {"name": "knfu", "epd": "label_histogram"},
+         "privacy": {"name": "gaussian", "epsilon": 8.0, "clip_norm": 1.0}}, "discloses each client's label counts"
+    ),
+    "class tables": ({"strategy": "fd", "privacy": {"name": "dp_sgd", "epsilon": 8.0}}, "more than their model knows"),
+    "class tables and noise": ({"strategy": "fd", "privacy": {"name": "krr", "epsilon": 8.0}}, "sends something else"),
+    "a proximal term": ({"strategy": "fedprox", "privacy": {"name": "dp_sgd", "epsilon": 8.0}}, "not of single"),
+    "pooled data": ({"strategy": "centralized", "privacy": {"name": "dp_sgd", "epsilon": 8.0}}, "private sets of all"),
+    "nothing exchanged": (
+        {"strategy": "local_only", "privacy": {"name": "dp_sgd", "epsilon": 8.0}}, "local_only exchanges nothing"
+    ),
+    "a robust mean": (
+        {"robust": "median", "privacy": {"name": "central_gaussian", "epsilon": 8.0}}, "both take the mean's place"
+    ),
+    "a choice by answers": (
+        {"public": {"per_round": 10, "choice": "disputed"}, "privacy": {"name": "gaussian", "epsilon": 8.0}},
+        "depend on answers",
+    ),
+    "together": (
+        {"together": ["mlp"], "privacy": {"name": "dp_sgd", "epsilon": 8.0}}, "what protects its privacy takes part"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_would_not_hold_is_refused_before_any_training(what: str):
+    changes, message = REFUSED[what]
+    with pytest.raises(SettingError, match=message):
+        records(**{"strategy": SOFT_MEAN, "models": ["mlp"], **changes})
