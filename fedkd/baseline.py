@@ -53,13 +53,15 @@ def twin_key(experiment: Experiment) -> str:
     """Return what names the twin: all that its figures depend on, and nothing that they do not."""
     whole = _twin(experiment.scenario).plain()
     for irrelevant in ("name", "description", "run_dir", "baseline", "strategy", "engine", "privacy", "attacks",
-                       "robust", "codec", "distill", "public_data", "report", "order", "device", "state",
+                       "robust", "codec", "audit", "distill", "public_data", "report", "order", "device", "state",
                        "checkpoint"):  # fmt: skip
         del whole[irrelevant]
     whole["public"] = {name: value for name, value in whole["public"].items() if value is not None}
     whole["test"] = experiment.scenario.test.key()
+    planting = experiment.scenario.audit.value.planting
     parts = {
         "format": FORMAT,
+        **({} if planting is None else {"planting": planting}),
         "scenario": whole,
         "data": experiment.place.prepared.key,
         "code": [
@@ -82,6 +84,7 @@ def _alone(heads: Choice) -> Choice:
 
 
 def _twin(scenario: Scenario) -> Scenario:
+    # What an audit plants stays: the twin has the same records. Without a run folder nothing is stored or attacked.
     # Unless it pre-trains on them, the public samples do not reach the twin. The rows held back do: they decide who has
     # which samples, and how these are normalized.
     pretrains = scenario.train.public_epochs > 0

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 
 from fedkd.adversity import adversity
+from fedkd.audit.canaries import Coins
+from fedkd.audit.choices import NoAudit, Store
 from fedkd.checkpoint import CheckpointFolder
 from fedkd.choice import PublicChoice
 from fedkd.client import OPTIMIZER, Workplace
 from fedkd.codecs import codecs_of
 from fedkd.data.division import Division, divide
-from fedkd.data.prepare import prepare
+from fedkd.data.prepare import Prepared, prepare
 from fedkd.data.public import describe, make_public_set
 from fedkd.data.samples import statistics
 from fedkd.engines.job import Engine
@@ -37,7 +39,15 @@ from fedkd.privacy.mechanisms import claim_text
 from fedkd.privacy.none import Unprotected, nothing_claimed
 from fedkd.privacy.plan import UNLIMITED
 from fedkd.privacy.plan import Plan as PrivacyPlan
-from fedkd.refusals import check_codecs, check_distillation, check_heads, check_models, check_needs, check_privacy
+from fedkd.refusals import (
+    check_audit,
+    check_codecs,
+    check_distillation,
+    check_heads,
+    check_models,
+    check_needs,
+    check_privacy,
+)
 from fedkd.rehearsal import is_faster, reason_alone
 from fedkd.report.rows import Plan
 from fedkd.scenario import Scenario
@@ -62,6 +72,8 @@ class Experiment:
     plan: Plan
     states: Path
     checkpoints: CheckpointFolder | None
+    coins: Coins | None = None
+    """What an audit tossed for before training: the auditor's alone."""
     _temporary: Any = None
 
     def messages(self, done: int = 0) -> int:
@@ -86,7 +98,8 @@ def workplace(
 ) -> Workplace:
     """Return what the scenario's clients share on this machine. ``stop`` ends their training between two batches.
 
-    ``public_inputs`` are those of the public set, where they have been made before. Raises SettingError.
+    ``public_inputs`` are those of the public set, where they have been made before. What an audit plants is planted
+    here, from the scenario alone, so that every process plants the same. Raises SettingError.
     """
     device = device or choose_device(scenario.federation.device)
     declared = declaration(scenario.strategy.value, scenario.strategy.name)
@@ -94,18 +107,11 @@ def workplace(
         find_factory(model.partition("*")[0].strip())
     assigned = assign(scenario.federation.models, scenario.federation.clients)
     prepared = prepare(scenario.data.value)
-    division = divide(
-        prepared,
-        partition=scenario.partition.value,
-        clients=scenario.federation.clients,
-        samples_per_client=scenario.federation.samples_per_client,
-        public=scenario.public,
-        testing=scenario.test,
-        seed=scenario.federation.seed,
-    )
+    division = _divide(scenario, prepared)
     normalization = statistics(prepared.images[division.held_back])
+    trained_on, planted, _ = scenario.audit.value.planted(prepared, division, scenario.federation.seed)
     task: Task = ImageTask(
-        prepared=prepared,
+        prepared=trained_on,
         public=make_public_set(
             scenario.public,
             scenario.public_data.value,
@@ -127,8 +133,8 @@ def workplace(
         states = {model: {**architectures[model].build(0).state_dict(), **kept[model]} for model in architectures}
         store = store({model: Layout.of(state) for model, state in states.items()}, assigned)
     return Workplace(
-        prepared=prepared,
-        division=division,
+        prepared=trained_on,
+        division=planted,
         task=task,
         architectures=tuple(architectures[model] for model in assigned),
         traits=traits,
@@ -137,7 +143,7 @@ def workplace(
         loss=chosen_loss(declared, scenario.strategy.name, scenario.distill.loss),
         kind=declared.kind,
         needs=declared.needs,
-        guard=_guard(scenario, declared, task, division),
+        guard=_guard(scenario, declared, task, planted),
         codecs=codecs_of(scenario.codec.value, declared.codec) if declared.kind is not None else None,
         store=store,
         seed=scenario.federation.seed,
@@ -147,6 +153,27 @@ def workplace(
         together=_named(scenario),
         stopped=stop.is_set,
     )
+
+
+def _divide(scenario: Scenario, prepared: Prepared) -> Division:
+    return divide(
+        prepared,
+        partition=scenario.partition.value,
+        clients=scenario.federation.clients,
+        samples_per_client=scenario.federation.samples_per_client,
+        public=scenario.public,
+        testing=scenario.test,
+        seed=scenario.federation.seed,
+    )
+
+
+def coins_of(scenario: Scenario) -> Coins | None:
+    """Return what the scenario's audit tosses for before training, for the auditor alone; None where it does not."""
+    prepared = prepare(scenario.data.value)
+    coins: Coins | None = scenario.audit.value.planted(prepared, _divide(scenario, prepared), scenario.federation.seed)[
+        2
+    ]
+    return coins
 
 
 def _kept(architecture: Blueprint, scenario: Scenario) -> dict[str, torch.Tensor]:
@@ -192,6 +219,8 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     check_models(name, declared.needs, place)
     check_codecs(scenario, place)
     check_privacy(scenario, declared, place)
+    if run_dir is not None:  # without a folder nothing is stored, as in a local-only twin with the same records
+        check_audit(scenario, declared, place)
     scenario = _choose_together(scenario, place)
     place = replace(place, together=_named(scenario))
     division, traits = place.division, place.traits
@@ -261,9 +290,11 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
                 scenario, [len(a) + len(b) for a, b in zip(division.train, division.validation, strict=True)], traits
             ),
             *_privacy_warnings(place.guard),
+            *_audit_warnings(scenario.audit.value),
         ),
     )
-    return Experiment(resolved, place, server, plan, states, checkpoints, temporary)
+    coins = coins_of(scenario) if run_dir is not None else None
+    return Experiment(resolved, place, server, plan, states, checkpoints, coins, temporary)
 
 
 def _server_models(needs: Needs, place: Workplace) -> WorkplaceModels | None:
@@ -390,6 +421,13 @@ def _privacy_warnings(guard: Guard) -> tuple[str, ...]:
     if guard.mechanism is None or guard.plan is None:
         return ()
     return tuple(f"privacy={guard.name}: {warning}" for warning in guard.mechanism.warnings(guard.plan))
+
+
+def _audit_warnings(audit: NoAudit | Store) -> tuple[str, ...]:
+    if isinstance(audit, NoAudit) or "lab" not in (audit.adversaries or ()):
+        return ()
+    return ("audit.adversaries names the lab: raw answers of the clients' models are stored in lab/; no claim covers"
+            " them",)  # fmt: skip
 
 
 def _warnings(scenario: Scenario, sizes: list[int], traits: Any) -> tuple[str, ...]:

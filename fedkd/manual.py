@@ -30,7 +30,8 @@ options
   --cfg job          print the scenario and stop
   --help             this text
 
-Exit status: 0 done, 1 the run failed, 2 bad input (nothing was run), 130 interrupted (finished rounds are kept)."""
+Exit status: 0 done, 1 the run failed, 2 bad input (nothing was run), 3 an audit refutes what the run claims,
+130 interrupted (finished rounds are kept)."""
 
 
 def manual(scenarios: Mapping[str, Path]) -> str:

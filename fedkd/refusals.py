@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from fedkd.audit.choices import NoAudit
 from fedkd.client import Workplace, example_arrays
 from fedkd.data.public import samples_of_other
 from fedkd.errors import SettingError
@@ -207,3 +208,26 @@ def check_privacy(scenario: Scenario, declared: Declaration, place: Workplace) -
     elif mechanism.protects_from and scenario.public.choice != "random":
         raise SettingError(f"privacy={chosen}: how often a sample is asked about would depend on answers; leave"
                            " public.choice out")  # fmt: skip
+
+
+def check_audit(scenario: Scenario, declared: Declaration, place: Workplace) -> None:
+    """Raise where an audit would find nothing to read, or read what its adversary does not have."""
+    audit, chosen, name = scenario.audit.value, scenario.audit.name, scenario.strategy.name
+    if isinstance(audit, NoAudit):
+        return
+    if declared.kind is None:
+        raise SettingError(f"audit={chosen} would do nothing: strategy={name} exchanges nothing")
+    if declared.needs.pooled:
+        raise SettingError(
+            f"audit={chosen}: strategy={name} trains on the private sets of all clients; nothing is kept"
+        )
+    if scenario.attacks.name != "none":
+        raise SettingError(
+            f"audit={chosen} stores what clients send, and with attacks={scenario.attacks.name} attackers' uploads are"
+            " made at the server; leave one of them out"
+        )
+    if place.guard.central is not None and "server" in (audit.adversaries or ()):
+        raise SettingError(
+            f"audit.adversaries=[server]: with privacy={scenario.privacy.name} the server is trusted with raw"
+            " predictions, which are not stored beside a claim; audit the clients"
+        )

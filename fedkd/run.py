@@ -17,6 +17,9 @@ import numpy as np
 from fedkd import __version__
 from fedkd.app.server_app import make_server_app
 from fedkd.app.strategy import FederatedDistillation
+from fedkd.audit import in_run
+from fedkd.audit.report import amend_summary, show
+from fedkd.audit.witness import Witness
 from fedkd.baseline import is_cached, local_only_twin
 from fedkd.build import Experiment, build, round_costs
 from fedkd.engines.job import Engine, Job, OnReply, Order
@@ -61,10 +64,15 @@ def run(scenario: Scenario, run_dir: Path | None = None, driver: Driver | None =
     experiment = build(scenario, stop, path)
     if driver is not None:
         experiment = replace(experiment, plan=replace(experiment.plan, engine=driver.name))
+        if "lab" in in_run.adversaries(experiment):
+            raise SettingError(
+                f"audit.adversaries=[lab]: the models of {driver.name} are on other machines; leave it out"
+            )
     _check_account(scenario.report)
     with _session(experiment):
         folder = RunFolder(path, repeatable(experiment.scenario).text())
-        return _conduct(experiment, folder, stop, [], driver=driver)
+        witness = in_run.begin(experiment, path)
+        return _conduct(experiment, folder, stop, [], driver=driver, witness=witness)
 
 
 def resume(scenario: Scenario, run_dir: Path) -> dict[str, Any]:
@@ -90,7 +98,8 @@ def resume(scenario: Scenario, run_dir: Path) -> dict[str, Any]:
         experiment.server.restore(checkpoint.server)
         folder = RunFolder.reopen(run_dir, checkpoint.sizes, checkpoint.round)
         records = stored_records(run_dir, checkpoint.round)
-        return _conduct(experiment, folder, stop, records, complaints)
+        witness = in_run.begin(experiment, run_dir, resume_after=checkpoint.round)
+        return _conduct(experiment, folder, stop, records, complaints, witness=witness)
 
 
 def _conduct(
@@ -100,6 +109,7 @@ def _conduct(
     records: list[RoundRecord],
     complaints: Sequence[str] = (),
     driver: Driver | None = None,
+    witness: Witness | None = None,
 ) -> dict[str, Any]:
     """Run what is left of an experiment after ``records``, and report all of it."""
     started, options, earlier = time.perf_counter(), experiment.scenario.report, sum(r.seconds for r in records)
@@ -125,6 +135,8 @@ def _conduct(
         teachers = teacher_rows(record, experiment.plan.class_names)
         folder.add_round(row, client_rows(record, baseline), weights, teachers)
         changed.update(experiment.server.participants)
+        if witness is not None:
+            witness.save()
         _checkpoint(experiment, record.round, changed, folder)
         console.round(row, experiment.plan.rounds)
         if wandb is not None:
@@ -135,10 +147,12 @@ def _conduct(
         if experiment.scenario.federation.baseline != "none" and experiment.plan.exchanges:
             baseline = _baseline(experiment, stop, console)
         if driver is not None:
-            driver.start(FederatedDistillation(experiment.server, experiment.scenario.text(), on_round, joined=True))
+            text = experiment.scenario.text()
+            driver.start(FederatedDistillation(experiment.server, text, on_round, joined=True, witness=witness))
         elif len(records) < experiment.plan.rounds:
             console.start(experiment.plan.strategy, experiment.messages(len(records)))
-            execute(experiment, on_round, stop, lambda _: console.advance(), first_round=len(records) + 1)
+            first = len(records) + 1
+            execute(experiment, on_round, stop, lambda _: console.advance(), first_round=first, witness=witness)
         status = "completed"
         if experiment.checkpoints is not None:
             experiment.checkpoints.keep_last()
@@ -155,6 +169,7 @@ def _conduct(
         if status == "completed":
             pictures = _pictures(experiment, records, baseline, folder.path, options.plots)
             console.summary(experiment.plan, summary, records[-1], baseline, str(folder.path))
+            pictures += _audit(experiment, folder.path, summary)
         if wandb is not None:
             last = client_rows(records[-1], baseline) if records else []
             wandb.finish(summary, last, epsilon_rows(records), pictures, status=0 if status == "completed" else 1)
@@ -196,10 +211,11 @@ def execute(
     on_reply: OnReply = lambda _: None,
     *,
     first_round: int = 1,
+    witness: Witness | None = None,
 ) -> None:
     """Run an experiment's Flower apps on its engine, from ``first_round`` on."""
     place, text = experiment.place, experiment.scenario.text()
-    strategy = FederatedDistillation(experiment.server, text, on_round, first_round=first_round)
+    strategy = FederatedDistillation(experiment.server, text, on_round, first_round=first_round, witness=witness)
     engine: Engine = experiment.scenario.engine.value
     history = experiment.checkpoints is not None
     public = None if engine.here or place.kind is None else place.task.sendable
@@ -358,6 +374,19 @@ def _baseline(experiment: Experiment, stop: threading.Event, console: ConsoleRep
         )
     finally:
         console.stop()
+
+
+def _audit(experiment: Experiment, run_dir: Path, summary: dict[str, Any]) -> list[Path]:
+    """Audit a run that has ended, say what was found, and enter it in the summary. Returns the pictures."""
+    options = experiment.scenario.report
+    studies, entry = in_run.finish(experiment, run_dir, options.plots)
+    if entry is None:
+        return []
+    summary["audit"] = entry
+    amend_summary(run_dir, entry)
+    if options.console:
+        show(studies)
+    return sorted((run_dir / "plots").glob("audit_roc_*.png")) if options.plots else []
 
 
 def _pictures(

@@ -75,6 +75,7 @@ class Scenario:
     attacks: Choice
     robust: Choice
     codec: Choice
+    audit: Choice
     engine: Choice
     public: Public = field(default_factory=Public)
     test: EvaluationSets = field(default_factory=EvaluationSets)
@@ -132,6 +133,7 @@ DEFAULT_CHOICES = {
     "attacks": "none",
     "robust": "none",
     "codec": "own",
+    "audit": "none",
     "engine": "local",
 }
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedkd.attacks import ATTACKS
+from fedkd.audit.choices import AUDITS
 from fedkd.codecs import CODECS, Own
 from fedkd.data.partitions import PARTITIONS
 from fedkd.data.public import PUBLIC_DATA
@@ -25,7 +26,9 @@ from fedkd.privacy import PRIVACY
 from fedkd.robust import ROBUST
 from fedkd.settings import defaults, parse, plain
 
-GROUPS = ("strategy", "data", "public_data", "partition", "heads", "privacy", "attacks", "robust", "codec", "engine")
+GROUPS = (
+    "strategy", "data", "public_data", "partition", "heads", "privacy", "attacks", "robust", "codec", "audit", "engine"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,5 +100,6 @@ _TABLES: dict[str, Mapping[str, Any]] = {
     "attacks": ATTACKS,
     "robust": ROBUST,
     "codec": {"own": Own, **CODECS},
+    "audit": AUDITS,
     "engine": ENGINES,
 }

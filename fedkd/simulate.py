@@ -27,7 +27,10 @@ FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 1 (the run failed), 2 (bad input), 130 (Ctrl-C)."""
+    """Run the command and return its exit status.
+
+    0, 1 (the run failed), 2 (bad input), 3 (an audit found a claim violated), 130 (Ctrl-C).
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _main(given)
@@ -49,7 +52,9 @@ def _main(given: list[str]) -> int:
         print(manual(scenario_files(_value_of(given, "--config-dir")[1])))  # noqa: T201
         return 0
     given, flags, resumed = _prepare(given)
-    _run_hydra(given, flags, resumed)
+    if _run_hydra(given, flags, resumed):
+        print("fedkd: VIOLATION: the audit refutes what the run claims; its table says which", file=sys.stderr)  # noqa: T201
+        return 3
     return 0
 
 
@@ -253,8 +258,11 @@ def _read(path: Path) -> dict[str, Any]:
     return body
 
 
-def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> None:
-    """Let Hydra compose the scenario (each of a sweep's) and run it; its own errors become one line."""
+def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> bool:
+    """Let Hydra compose the scenario (each of a sweep's) and run it; its own errors become one line.
+
+    Returns whether an audit found a claim violated, in any of a sweep's runs.
+    """
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
@@ -269,6 +277,7 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> None
     sweeping = "-m" in flags or "--multirun" in flags
     swept = {key for key, values in _overrides(given) if len(values) > 1 or _SWEEP.match(values[0])}
     failures: list[FedkdError] = []
+    verdicts: list[str] = []
 
     def task(config: DictConfig) -> dict[str, Any] | None:
         from fedkd.run import resume, run
@@ -283,7 +292,9 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> None
 
     def guarded(config: DictConfig) -> dict[str, Any] | None:
         try:
-            return task(config)
+            summary = task(config)
+            verdicts.append(((summary or {}).get("audit") or {}).get("verdict", ""))
+            return summary
         except FedkdError as error:
             if sweeping:  # Hydra says which job it was
                 raise
@@ -302,6 +313,7 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> None
         sys.argv = before
     if failures:
         raise failures[0]
+    return "VIOLATION" in verdicts
 
 
 _SWEEP = re.compile(r"(choice|range|interval|glob)\(")

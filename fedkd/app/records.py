@@ -173,6 +173,12 @@ def read_upload(content: RecordDict, kind: Kind | None, *, packed: bool = False)
         raise UploadRejected(f"the message is no upload: {type(error).__name__}: {error}") from error
 
 
+def sent_arrays(content: RecordDict) -> dict[str, np.ndarray]:
+    """Return an upload's knowledge as it travelled, empty where there is none; UploadRejected if it cannot be read."""
+    arrays = _arrays(content, "knowledge")
+    return {} if arrays is None else unpack_arrays(arrays)
+
+
 def _knowledge(record: ArrayRecord, kind: Kind, packed: bool) -> Knowledge:
     arrays = unpack_arrays(record)
     return Packed(arrays) if packed else kind.knowledge(arrays)

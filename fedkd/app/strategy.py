@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedkd.app import records
+from fedkd.audit.witness import Witness
 from fedkd.errors import RunError, UploadRejected
 from fedkd.messages import Download, RoundRecord
 from fedkd.server import Reply, Server
@@ -28,7 +29,7 @@ class FederatedDistillation(Strategy):
 
     ``joined`` sends the end of a round and the beginning of the next as one message, so that R rounds take R messages
     a client and one at the end, to the same figures. A round's record is complete a message later then, and a client
-    that fails has failed in both rounds.
+    that fails has failed in both rounds. A ``witness`` is shown everything that travels, as it travels.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class FederatedDistillation(Strategy):
         *,
         first_round: int = 1,
         joined: bool = False,
+        witness: Witness | None = None,
     ) -> None:
         self.server = server
         self.joined = joined and server.order == "train_first" and server.kind is not None
+        self._witness = witness
         self.on_round = on_round
         self.first_round = first_round
         self._scenario = ConfigRecord({"text": scenario_text})
@@ -78,7 +81,7 @@ class FederatedDistillation(Strategy):
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[None, None]:
         """Fuse the round's knowledge. Teachers stay with the server until they are sent."""
-        self.server.fuse(server_round, map(self._reply, replies))
+        self.server.fuse(server_round, (self._reply(server_round, message) for message in replies))
         return None, None
 
     def configure_evaluate(
@@ -89,7 +92,7 @@ class FederatedDistillation(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Take note of the last replies and return the mean accuracies."""
-        self.server.settle(server_round, map(self._reply, replies))
+        self.server.settle(server_round, (self._reply(server_round, message) for message in replies))
         return self._means()
 
     def _means(self) -> MetricRecord | None:
@@ -121,7 +124,7 @@ class FederatedDistillation(Strategy):
                 )
                 for client_id in sorted({*ends, *begins})
             ]
-            ended, begun = self._parted(grid.send_and_receive(messages, timeout=timeout), ends, begins)
+            ended, begun = self._parted(number, grid.send_and_receive(messages, timeout=timeout), ends, begins)
             if number > self.first_round:
                 server.settle(number - 1, ended)
                 if (metrics := self._means()) is not None:
@@ -136,9 +139,9 @@ class FederatedDistillation(Strategy):
                 ending = server.close_round(number)
 
     def _parted(
-        self, replies: Iterable[Message], ends: Mapping[int, RecordDict], begins: Mapping[int, RecordDict]
+        self, number: int, replies: Iterable[Message], ends: Mapping[int, RecordDict], begins: Mapping[int, RecordDict]
     ) -> tuple[list[Reply], list[Reply]]:
-        """Return the replies to the ends of a round, and to the beginnings of the next."""
+        """Return the replies to the ends of the round before ``number``, and to the beginnings of that one."""
         ended: list[Reply] = []
         begun: list[Reply] = []
         for message in replies:
@@ -155,7 +158,7 @@ class FederatedDistillation(Strategy):
                     into.append(Reply(client_id=client_id, upload=None, error=error, rejected=True))
                 continue
             for into, content in zip(asked, parts, strict=True):
-                into.append(self._read(client_id, content))
+                into.append(self._read(number if into is begun else number - 1, client_id, content))
         return ended, begun
 
     def _introduce(self, grid: Grid, timeout: float | None) -> None:
@@ -198,23 +201,29 @@ class FederatedDistillation(Strategy):
             if request is None:
                 request = records.request_record(download)
                 asked = records.weigh(request)
+            if self._witness is not None and packed is not None:
+                self._witness.taught(download.round, client_id, packed)
             content = records.download_content(download, self._scenario, teacher, request)
             if count:
                 weight = taught + (asked if download.public_ids is not None else records.Weight())
                 self.server.sent(client_id, weight.bytes, weight.entropy)
             yield client_id, content
 
-    def _reply(self, message: Message) -> Reply:
+    def _reply(self, number: int, message: Message) -> Reply:
         client_id = self._clients[message.metadata.src_node_id]
         if message.has_error():
             return Reply(client_id=client_id, upload=None, error=_reason(message))
-        return self._read(client_id, message.content)
+        return self._read(number, client_id, message.content)
 
-    def _read(self, client_id: int, content: RecordDict) -> Reply:
+    def _read(self, number: int, client_id: int, content: RecordDict) -> Reply:
         """Return the reply that a client's content is."""
         weight = records.weigh_upload(content)
         reply = Reply(client_id=client_id, upload=None, bytes=weight.bytes, entropy_bytes=weight.entropy)
         try:
+            if self._witness is not None:
+                sent = records.sent_arrays(content)
+                if sent:
+                    self._witness.uploaded(number, client_id, sent)
             upload = records.read_upload(content, self.server.kind, packed=self.server.codecs is not None)
         except UploadRejected as error:
             return replace(reply, error=str(error), rejected=True)

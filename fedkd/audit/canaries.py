@@ -52,54 +52,67 @@ def plant(prepared: Prepared, division: Division, canaries: Canaries, seed: int)
     Candidates are drawn at random from each client's training rows and turned into canaries; then each is kept with
     probability 1/2, independently, or taken out of the division. Test sets and the public set stay as they are. The
     choice, what a canary looks like, and the coins come from streams of their own: knowing the data set does not tell
-    the coins, but a client's number of records tells how many of its coins came up. The altered images are a copy in
-    memory, and their key is another. Raises SettingError where a client has no record left that is certainly its own.
+    the coins, but a client's number of records tells how many of its coins came up. What is altered is a copy in
+    memory, and its key is another. Raises SettingError where a client has no record left that is certainly its own.
     """
-    images, labels = np.array(prepared.images), np.array(prepared.labels)
-    rows, owners, kept, train = [], [], [], []
-    for client, own in enumerate(division.train):
+    images = prepared.images if canaries.kind == "mislabeled" else np.array(prepared.images)
+    labels = np.array(prepared.labels)
+
+    def choose(client: int, own: np.ndarray) -> np.ndarray:
         if len(own) <= canaries.per_client:
             raise SettingError(
                 f"per_client={canaries.per_client} leaves client {client} no record of its own: it has {len(own)}"
             )
         chosen = np.sort(numpy_stream(seed, "canaries", client, "choice").choice(own, canaries.per_client, False))
         stream = numpy_stream(seed, "canaries", client, "content")
-        images[chosen] = _pixels(canaries.kind, images[chosen], stream)
+        if images is not prepared.images:
+            images[chosen] = _pixels(canaries.kind, images[chosen], stream)
         labels[chosen] = _other_labels(labels[chosen], prepared.classes, stream)
-        coins = numpy_stream(seed, "canaries", client, "coins").random(len(chosen)) < 0.5
-        train.append(np.setdiff1d(own, chosen[~coins]))
-        rows.append(chosen)
-        owners.append(np.full(len(chosen), client))
-        kept.append(coins)
-    found = np.concatenate(rows)
-    coins_kept = Coins(found, np.concatenate(owners), labels[found].astype(np.int64), np.concatenate(kept))
+        return chosen
+
+    candidates = [choose(client, own) for client, own in enumerate(division.train)]
+    coins = _toss(candidates, labels, seed, "canaries")
     key = f"{prepared.key}-canaries-{canaries.kind}-{canaries.per_client}-{seed}"
     altered = replace(prepared, key=key, images=images, labels=labels)
-    return altered, replace(division, train=tuple(train)), coins_kept
+    return altered, without(division, coins), coins
 
 
-def members_and_others(division: Division, clients: Sequence[int], seed: int) -> tuple[Division, Coins]:
-    """Return a division in which each named client trains on a random half of its rows, and whose coins those are.
+def members_and_others(
+    prepared: Prepared, division: Division, per_client: int | None, seed: int
+) -> tuple[Division, Coins]:
+    """Return a division in which each client lacks about half of its candidates, and the coins that took them out.
 
-    Ordinary records as candidates: an average-case audit, which underestimates. The coins' ``labels`` are left at -1,
-    for the caller to take from the data set.
+    Ordinary records as candidates, ``per_client`` of each client's training rows drawn at random (None: all but one):
+    an average-case audit, which underestimates. Coins are independent, so that what is in and what is out are random
+    parts of one pool. Raises SettingError where a client has no record left that is certainly its own.
     """
-    train = list(division.train)
-    rows, owners, kept = [], [], []
-    for client in clients:
-        own = division.train[client]
-        if len(own) < 2:
-            raise SettingError(f"client {client} has {len(own)} records; halves need 2")
-        coins = np.zeros(len(own), bool)
-        coins[numpy_stream(seed, "audit", client, "halves").permutation(len(own))[: len(own) // 2]] = True
-        train[client] = own[coins]
-        rows.append(own)
-        owners.append(np.full(len(own), client))
-        kept.append(coins)
-    found = np.concatenate(rows)
-    return replace(division, train=tuple(train)), Coins(
-        found, np.concatenate(owners), np.full(len(found), -1), np.concatenate(kept)
-    )
+    candidates = []
+    for client, own in enumerate(division.train):
+        count = len(own) - 1 if per_client is None else per_client
+        if count < 1 or len(own) <= count:
+            raise SettingError(
+                f"per_client={'null' if per_client is None else per_client} needs one record more than it tosses for,"
+                f" and client {client} has {len(own)}"
+            )
+        candidates.append(np.sort(numpy_stream(seed, "members", client, "choice").choice(own, count, False)))
+    coins = _toss(candidates, prepared.labels, seed, "members")
+    return without(division, coins), coins
+
+
+def without(division: Division, coins: Coins) -> Division:
+    """Return a division without the candidates whose coins said so."""
+    out = coins.rows[~coins.included]
+    return replace(division, train=tuple(np.setdiff1d(own, out) for own in division.train))
+
+
+def _toss(candidates: Sequence[np.ndarray], labels: np.ndarray, seed: int, kind: str) -> Coins:
+    """Return a fair coin for every candidate, from a stream of each client."""
+    kept = [
+        numpy_stream(seed, kind, client, "coins").random(len(chosen)) < 0.5 for client, chosen in enumerate(candidates)
+    ]
+    owners = [np.full(len(chosen), client) for client, chosen in enumerate(candidates)]
+    rows = np.concatenate(candidates)
+    return Coins(rows, np.concatenate(owners), np.asarray(labels[rows], np.int64), np.concatenate(kept))
 
 
 def _pixels(kind: CanaryKind, images: np.ndarray, stream: np.random.Generator) -> np.ndarray:

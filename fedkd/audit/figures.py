@@ -43,6 +43,6 @@ def draw_roc(curves: Mapping[str, Roc], adversary: str, folder: Path) -> Path:
     with matplotlib.rc_context(STYLE):
         figure = roc_picture(curves, adversary)
         folder.mkdir(exist_ok=True)
-        figure.savefig(folder / "audit_roc.png")
-        figure.savefig(folder / "audit_roc.pdf")
-    return folder / "audit_roc.png"
+        figure.savefig(folder / f"audit_roc_{adversary}.png")
+        figure.savefig(folder / f"audit_roc_{adversary}.pdf")
+    return folder / f"audit_roc_{adversary}.png"

@@ -7,9 +7,9 @@ paid for by Bonferroni. Not for: printing and writing (``fedkd.audit.__main__``)
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,13 +18,15 @@ from fedkd.audit.attacks import co_op_lira, difficulty_calibrated, loss_threshol
 from fedkd.audit.bounds import Errors, bonferroni, clopper_pearson_bound, gaussian_bound, gaussian_mu
 from fedkd.audit.labels import LabelInference, infer_labels
 from fedkd.audit.one_run import Guesses, guess, one_run_bound
-from fedkd.audit.roc import FOLDS, LEVELS, Rate, Roc, blind_scores, chance, random_halves, roc_of, tpr_at
+from fedkd.audit.roc import FOLDS, LEVELS, Rate, Roc, auc_interval, blind_scores, chance, random_halves, roc_of, tpr_at
 from fedkd.audit.scores import margin_of_logits
 from fedkd.audit.surrogate import Surrogates, surrogate_margins
 from fedkd.audit.verdicts import Claim, Verdict, judge
 from fedkd.audit.views import Truth, View, read_truth, read_view
-from fedkd.codecs import CODECS
-from fedkd.errors import Damaged, SettingError, unknown_name
+from fedkd.codecs import CODECS, Codec
+from fedkd.engines.local import one_intra_op_thread
+from fedkd.errors import Damaged, SettingError, UploadRejected, unknown_name
+from fedkd.naming import import_path, is_import_path
 from fedkd.seeding import numpy_stream
 
 GUESSED = (0.2, 0.8)
@@ -42,6 +44,9 @@ class Attack:
 
     name: str
     auc: float
+    auc_low: float
+    auc_high: float
+    """An interval of the AUC; the intervals of all attacks by one adversary hold together."""
     chance: float
     rates: tuple[Rate, ...]
     """True positive rates at ``LEVELS``."""
@@ -70,12 +75,38 @@ class Study:
     adversary: str
     confidence: float
     canaries: int
+    ceiling: float
+    """The largest lower bound that so many canaries could show."""
     attacks: tuple[Attack, ...]
     curves: Mapping[str, Roc]
     blind: Attack | None
     labels: Mapping[int, LabelInference]
     judgments: tuple[Judgment, ...]
     skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Who attacks a stored run, and how."""
+
+    adversaries: tuple[str, ...]
+    confidence: float
+    seed: int
+
+
+def planned(
+    run_dir: Path, adversaries: Sequence[str] | None = None, confidence: float | None = None, seed: int | None = None
+) -> Planned:
+    """Return what the run's own audit did, but for what is given. Raises SettingError where no view is stored."""
+    own = read_view(run_dir, "clients").about.get("audit", {})
+    confidence = float(own.get("confidence", 0.95)) if confidence is None else confidence
+    if not 0 < confidence < 1:
+        raise SettingError(f"confidence must be above 0 and below 1, got {confidence}")
+    return Planned(
+        adversaries=tuple(dict.fromkeys(adversaries or own.get("adversaries", ("server",)))),
+        confidence=confidence,
+        seed=int(own.get("seed", 0)) if seed is None else seed,
+    )
 
 
 def audit_run(run_dir: Path, adversary: str, confidence: float = 0.95, seed: int = 0) -> Study:
@@ -90,38 +121,51 @@ def audit_run(run_dir: Path, adversary: str, confidence: float = 0.95, seed: int
     # A claim at a smaller delta holds at a larger one too: one bound at the largest refutes any of them.
     delta = max((c.delta for c in claims if c.epsilon is not None and c.delta is not None), default=0.0) or DELTA
     level = bonferroni(confidence, max(1, TESTS * len(scores)))
-    attacks = tuple(_judged(name, found, truth.included, delta, level, seed) for name, found in scores.items())
+    apart = bonferroni(confidence, max(1, len(scores)))
+    attacks = tuple(_judged(name, found, truth.included, delta, level, apart, seed) for name, found in scores.items())
     curves = {name: roc_of(found, truth.included) for name, found in scores.items()}
     blind = None
     if scores and min(truth.included.sum(), (~truth.included).sum()) >= FOLDS:
         features = truth.inputs.reshape(len(truth.inputs), -1).astype(np.float64)
         found = blind_scores(features, truth.included, seed)
-        blind = _judged("blind", found, truth.included, delta, level, seed)
+        blind = _judged("blind", found, truth.included, delta, level, confidence, seed)
         curves["blind"] = roc_of(found, truth.included)
     judgments = tuple(_judgment(claim, adversary, attacks, len(truth.included), delta, level) for claim in claims)
-    return Study(adversary, confidence, len(truth.included), attacks, curves, blind, labels, judgments, tuple(skipped))
+    return Study(
+        adversary=adversary,
+        confidence=confidence,
+        canaries=len(truth.included),
+        ceiling=run_ceiling(len(truth.included), delta, level) if scores else 0.0,
+        attacks=attacks,
+        curves=curves,
+        blind=blind,
+        labels=labels,
+        judgments=judgments,
+        skipped=tuple(skipped),
+    )
 
 
 def read_claims(run_dir: Path) -> tuple[Claim, ...]:
-    """Return the claims in a run's ``summary.json``: its ``privacy``, a mapping or a list of them.
+    """Return the claims in a run's ``summary.json``: its ``privacy``, with the ``claims`` in it that say more.
 
     A mapping without an epsilon is no claim. Raises SettingError where there is no summary, Damaged for another form.
     """
     path = run_dir / "summary.json"
     try:
         stored = json.loads(path.read_text()).get("privacy") or {}
-        each = stored if isinstance(stored, list) else [stored]
-        return tuple(
+        mechanism = str(stored.get("mechanism", "none"))
+        each = [
             Claim(
-                mechanism=str(claim.get("mechanism", "none")),
+                mechanism=mechanism,
                 unit=str(claim.get("unit") or "none"),
                 neighbors=str(claim.get("neighbors") or "none"),
                 adversary=str(claim.get("adversary") or "none"),
                 epsilon=None if claim.get("epsilon") is None else float(claim["epsilon"]),
                 delta=None if claim.get("delta") is None else float(claim["delta"]),
             )
-            for claim in each
-        )
+            for claim in (stored, *stored.get("claims", ()))
+        ]
+        return tuple(dict.fromkeys(each))
     except FileNotFoundError as error:
         raise SettingError(f"{run_dir} has no summary.json: it is no finished run's folder") from error
     except (json.JSONDecodeError, AttributeError, TypeError) as error:
@@ -140,29 +184,40 @@ def covers(claim: Claim, adversary: str) -> bool:
 def upload_probs(view: View) -> dict[int, dict[int, np.ndarray]]:
     """Return every client's soft labels by public id: the mean over rounds of what it uploaded, decoded.
 
-    ``view.about`` names the codec (``{"name": "top_k", ...}``; absent: as it is). Uploads of other kinds (weights,
-    tables) are left out. Logits are softened at temperature 1.
+    ``view.about`` names the codec (``codec_of``). Uploads of other kinds (weights, tables) are left out, and what
+    cannot be decoded, as the server rejects it. Logits are softened at temperature 1.
     """
-    found: dict[int, dict[int, np.ndarray]] = {}
+    found = {}
     for client in view.clients("upload"):
-        codec, memory = _codec(view.about.get("codec")), None
-        gathered: dict[int, list[np.ndarray]] = {}
-        for _, sent in view.of("upload", client):
-            arrays, memory = codec.decode(sent, memory)
-            for row, probs in zip(*_soft_labels(arrays), strict=True):
-                gathered.setdefault(int(row), []).append(probs)
-        if gathered:
-            found[client] = {row: np.mean(rows, axis=0) for row, rows in gathered.items()}
+        rows = _decoded(view, "upload", client)
+        if rows:
+            found[client] = {row: np.mean(each, axis=0) for row, each in rows.items()}
     return found
 
 
-def _codec(settings: Mapping[str, Any] | None) -> Any:
-    plain = dict(settings or {"name": "full"})
+def _decoded(view: View, what: Literal["upload", "teacher"], client: int | None) -> dict[int, list[np.ndarray]]:
+    """Return all soft labels of one client's messages by public id, in the order of rounds."""
+    codec, memory = codec_of(view.about, what), None
+    gathered: dict[int, list[np.ndarray]] = {}
+    for _, sent in view.of(what, client):
+        try:
+            arrays, memory = codec.decode(sent, memory)
+        except UploadRejected:
+            continue
+        for row, probs in zip(*_soft_labels(arrays), strict=True):
+            gathered.setdefault(int(row), []).append(probs)
+    return gathered
+
+
+def codec_of(about: Mapping[str, Any], what: Literal["upload", "teacher"]) -> Codec:
+    """Return the codec that ``about`` names for uploads or teachers, with its settings; Full where it names none."""
+    plain = dict(about.get("codecs", {}).get(what) or {"name": "full"})
     name = str(plain.pop("name", "full"))
-    if name not in CODECS:
+    if name not in CODECS and not is_import_path(name):
         raise unknown_name("codec", name, CODECS)
-    cls: Any = CODECS[name]
-    return cls(**{f.name: plain[f.name] for f in fields(cls) if f.name in plain})
+    cls: Any = import_path(name, what="codec") if is_import_path(name) else CODECS[name]
+    codec: Codec = cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()})
+    return codec
 
 
 def _soft_labels(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -214,9 +269,10 @@ def _scores(
 def _teacher(view: View) -> dict[int, np.ndarray]:
     """Return the mean of all teachers by public id; what other clients saw together."""
     gathered: dict[int, list[np.ndarray]] = {}
-    for _, arrays in view.of("teacher"):
-        for row, probs in zip(*_soft_labels(arrays), strict=True):
-            gathered.setdefault(int(row), []).append(probs)
+    recipients: Sequence[int | None] = view.clients("teacher") or [None]
+    for client in recipients:
+        for row, each in _decoded(view, "teacher", client).items():
+            gathered.setdefault(row, []).extend(each)
     return {row: np.mean(rows, axis=0) for row, rows in gathered.items()}
 
 
@@ -232,16 +288,22 @@ def _distilled(
     inputs = torch.from_numpy(public[common].astype(np.float32))
     candidates = torch.from_numpy(truth.inputs.astype(np.float32))
     settings = Surrogates(seed=seed)
-    margins = surrogate_margins(inputs, torch.from_numpy(probs), candidates, truth.labels, settings)
+    with one_intra_op_thread():  # the sums, and so the figures, do not depend on the machine's cores
+        margins = surrogate_margins(inputs, torch.from_numpy(probs), candidates, truth.labels, settings)
     return dict(zip(rows, margins, strict=True))
 
 
-def _judged(name: str, scores: np.ndarray, included: np.ndarray, delta: float, level: float, seed: int) -> Attack:
+def _judged(
+    name: str, scores: np.ndarray, included: np.ndarray, delta: float, level: float, apart: float, seed: int
+) -> Attack:
     roc = roc_of(scores, included)
+    low, high = auc_interval(scores, included, apart)
     pair = _two_samples(scores, included, delta, level, numpy_stream(seed, "audit", "hold-out"))
     return Attack(
         name=name,
         auc=roc.auc,
+        auc_low=low,
+        auc_high=high,
         chance=chance(scores, included),
         rates=tuple(tpr_at(roc, at) for at in LEVELS),
         one_run=max(one_run_bound(guess(scores, included, m), delta, level) for m in _made(len(scores))),

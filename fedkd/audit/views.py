@@ -9,6 +9,7 @@ one's files only. Pure input and output: it decodes, fuses and attacks nothing.
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fedkd.durable import read_sealed, write_sealed
-from fedkd.errors import Damaged, SettingError, unknown_name
+from fedkd.errors import Damaged, SettingError, StorageError, unknown_name
 
 What = Literal["public", "upload", "teacher", "model", "query"]
 Arrays = Mapping[str, np.ndarray]
@@ -59,15 +60,22 @@ class ViewWriter:
             self._entries = [e for e in _read_index(self._folder)[1] if e.round <= resume_after]
         elif self._folder.exists() and any(self._folder.iterdir()):
             raise SettingError(f"{self._folder} already holds a view; name another run_dir")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._files = {entry.file for entry in self._entries}
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self._folder} cannot be made: {error.strerror}") from error
+        self._counts = Counter((entry.what, entry.round, entry.client) for entry in self._entries)
+        self._by_digest = {entry.digest: entry.file for entry in self._entries}
+        kept = set(self._by_digest.values())
         for path in self._folder.glob("*.npz"):
-            if path.name not in self._files:
+            if path.name not in kept:
                 path.unlink()
         self.save()
 
-    def add(self, what: What, arrays: Arrays, *, round: int, client: int | None = None) -> None:
+    def add(self, what: What, arrays: Arrays, *, round: int, client: int | None = None, message: int = 1) -> None:
         """Store one message's named arrays, as they travelled. Public rows are of round 0.
+
+        ``message`` counts the messages of one sort to or from a client in a round. Equal contents share a file.
 
         Raises SettingError for what does not belong into this folder or was stored before, StorageError where the
         disk does not take it.
@@ -75,20 +83,33 @@ class ViewWriter:
         allowed = {kind for folder, kinds in SEEN.values() if folder == self._folder.name for kind in kinds}
         if what not in allowed:
             raise SettingError(f"{what} does not belong into {self._folder.name}, which holds {', '.join(allowed)}")
-        file = f"{what}_{round:05d}" + ("" if client is None else f"_{client:05d}") + ".npz"
-        if file in self._files:
+        if self._counts[what, round, client] >= message:
             raise SettingError(f"{what} of client {client} in round {round} is stored already")
         content = _packed(arrays)
-        write_sealed(self._folder / file, [content])
-        self._entries.append(Entry(what, round, client, file, _digest(content)))
-        self._files.add(file)
+        digest = _digest(content)
+        file = self._by_digest.get(digest)
+        if file is None:
+            parts = [
+                f"{round:05d}",
+                *([] if client is None else [f"{client:05d}"]),
+                *([] if message == 1 else [message]),
+            ]
+            file = "_".join(map(str, (what, *parts))) + ".npz"
+            write_sealed(self._folder / file, [content])
+        self._entries.append(Entry(what, round, client, file, digest))
+        self._counts[what, round, client] += 1
+        self._by_digest[digest] = file
 
     def save(self) -> None:
-        """Write the index of all that was added, whole or not at all."""
-        index = {"format": FORMAT, "about": self._about, "entries": [asdict(entry) for entry in self._entries]}
+        """Write the index of all that was added, whole or not at all. Raises StorageError."""
+        entries = sorted(self._entries, key=_place)
+        index = {"format": FORMAT, "about": self._about, "entries": [asdict(entry) for entry in entries]}
         partial = self._folder / "index.json.partial"
-        partial.write_text(json.dumps(index, indent=1) + "\n")
-        partial.replace(self._folder / "index.json")
+        try:
+            partial.write_text(json.dumps(index, indent=1) + "\n")
+            partial.replace(self._folder / "index.json")
+        except OSError as error:
+            raise StorageError(f"{self._folder / 'index.json'} cannot be written: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -126,9 +147,7 @@ def read_view(run_dir: Path, adversary: str) -> View:
     if not (folder / "index.json").is_file():
         raise SettingError(f"{run_dir} holds no {name}/ to audit; store one with the run")
     about, entries = _read_index(folder)
-    seen = sorted(
-        (e for e in entries if e.what in kinds), key=lambda e: (e.round, -1 if e.client is None else e.client)
-    )
+    seen = sorted((e for e in entries if e.what in kinds), key=_place)
     return View(adversary, folder, about, tuple(seen))
 
 
@@ -150,7 +169,10 @@ class Truth:
 
 def write_truth(run_dir: Path, truth: Truth) -> None:
     """Store the truth apart from every view. Raises StorageError where the disk does not take it."""
-    (run_dir / TRUTH).mkdir(parents=True, exist_ok=True)
+    try:
+        (run_dir / TRUTH).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{run_dir / TRUTH} cannot be made: {error.strerror}") from error
     write_sealed(run_dir / TRUTH / "truth.npz", [_packed(vars(truth))])
 
 
@@ -173,6 +195,10 @@ def _read_index(folder: Path) -> tuple[dict[str, Any], list[Entry]]:
         return index["about"], entries
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise Damaged(f"{folder / 'index.json'} is damaged: {error}") from error
+
+
+def _place(entry: Entry) -> tuple[int, int]:
+    return entry.round, -1 if entry.client is None else entry.client
 
 
 def _packed(arrays: Arrays) -> bytes:

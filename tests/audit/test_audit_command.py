@@ -25,7 +25,7 @@ def stored(
     """A run whose models in the lab answer ``leak`` standard deviations higher where a canary was in."""
     stream = np.random.default_rng(0)
     folder.mkdir()
-    claim: dict[str, Any] = {"mechanism": "gaussian", "claims": epsilon is not None, "reason": "by hand"}
+    claim: dict[str, Any] = {"mechanism": "gaussian", "epsilon": None, "reason": "by hand"}
     if epsilon is not None:
         claim |= {"unit": "record", "neighbors": "zero-out", "adversary": adversary, "epsilon": epsilon, "delta": 1e-5}
     (folder / "summary.json").write_text(json.dumps({"privacy": claim}))
@@ -34,7 +34,7 @@ def stored(
     labels = stream.integers(0, CLASSES, size)
     counts = stream.integers(1, 50, (CLIENTS, CLASSES))
     write_truth(folder, Truth(stream.normal(size=(size, 1, 2, 2)), labels, owners, included, counts))
-    view, lab = ViewWriter(folder, "view", {"codec": {"name": codec}}), ViewWriter(folder, "lab", {})
+    view, lab = ViewWriter(folder, "view", {"codecs": {"upload": {"name": codec}}}), ViewWriter(folder, "lab", {})
     view.add("public", {"inputs": stream.normal(size=(PUBLIC, 1, 2, 2)).astype(np.float32)}, round=0)
     for client in range(CLIENTS):
         probs = np.tile(counts[client] / counts[client].sum(), (PUBLIC, 1)).astype(np.float32)
@@ -84,14 +84,17 @@ def test_a_consistent_run_writes_its_files_and_ends_with_status_0(tmp_path: Path
     run = stored(tmp_path / "run", leak=0.0)
     assert main([str(run)]) == 0
     report = json.loads((run / "audit.json").read_text())
-    assert [claim["verdict"] for claim in report["claims"]] == ["consistent"]
-    assert set(report["labels"]) == {"0", "1", "2", "3"}
+    (audit,) = report["audits"]
+    assert [claim["verdict"] for claim in audit["claims"]] == ["consistent"]
+    assert set(audit["labels"]) == {"0", "1", "2", "3"}
     assert len(report["limits"]) == 3
+    assert json.loads((run / "summary.json").read_text())["audit"]["verdict"] == "consistent"
     with (run / "audit.csv").open() as file:
         names = [row["attack"] for row in csv.DictReader(file)]
     assert names == ["surrogate: " + n for n in ("loss threshold", "difficulty calibrated", "co-op LiRA")] + ["blind"]
-    assert (run / "audit_claims.csv").read_text().startswith("mechanism,unit,neighbors,adversary,epsilon,delta,")
-    assert (run / "plots" / "audit_roc.png").stat().st_size > 1000
+    head = "audit_of,mechanism,unit,neighbors,adversary,epsilon,delta,"
+    assert (run / "audit_claims.csv").read_text().startswith(head)
+    assert (run / "plots" / "audit_roc_server.png").stat().st_size > 1000
 
 
 def test_a_violated_claim_ends_with_status_3(

@@ -64,10 +64,18 @@ def test_a_client_keeps_a_record_that_is_certainly_its_own() -> None:
         plant(prepared, division, Canaries(per_client=5), 0)
 
 
-def test_ordinary_records_are_halved_for_the_named_clients_alone() -> None:
-    _, division = data()
-    after, coins = members_and_others(division, [1], 3)
-    np.testing.assert_array_equal(after.train[0], division.train[0])
-    assert coins.included.sum() == 15
-    np.testing.assert_array_equal(after.train[1], coins.rows[coins.included])
-    np.testing.assert_array_equal(coins.rows, division.train[1])
+def test_ordinary_records_are_left_out_by_fair_coins_and_nothing_else_changes() -> None:
+    prepared, division = data()
+    after, coins = members_and_others(prepared, division, None, 3)
+    assert len(coins.rows) == 3 * 29  # one of each client's is in for certain
+    for row, client, label, included in zip(coins.rows, coins.client_ids, coins.labels, coins.included, strict=True):
+        assert row in division.train[client]
+        assert (row in after.train[client]) == included
+        assert label == prepared.labels[row]
+    kept = np.concatenate([np.setdiff1d(own, coins.rows[~coins.included]) for own in division.train])
+    np.testing.assert_array_equal(np.concatenate(after.train), kept)
+    share = np.mean([members_and_others(prepared, division, None, s)[1].included.mean() for s in range(40)])
+    assert abs(share - 0.5) < 0.035  # 3,480 coins: four standard deviations
+    assert len(members_and_others(prepared, division, 4, 3)[1].rows) == 12
+    with pytest.raises(SettingError, match="client 0 has 30"):
+        members_and_others(prepared, division, 30, 3)

@@ -1,0 +1,121 @@
+"""An audit's place in a run: what is stored before, during and after the rounds, and the attacks at its end.
+
+Before: the truth, in ``truth/``. During: what travels, in ``view/`` (``witness``). After: where the lab is an
+adversary, the raw models' answers to the candidates, in ``lab/``; then every adversary's study, from the files alone,
+so that ``python -m fedkd.audit RUN_DIR`` finds the same.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedkd.audit.choices import NoAudit, Store
+from fedkd.audit.report import summary_entry, write
+from fedkd.audit.study import Study, audit_run
+from fedkd.audit.views import Truth, ViewWriter, write_truth
+from fedkd.audit.witness import Witness
+from fedkd.build import Experiment
+from fedkd.client import Workplace
+from fedkd.codecs import CODECS, Codec
+from fedkd.engines.local import one_intra_op_thread
+from fedkd.knowledge import PublicPredictions
+from fedkd.settings import defaults, plain
+from fedkd.state import ClientStore, DiskStore
+from fedkd.training import predict
+
+
+def begin(experiment: Experiment, run_dir: Path, resume_after: int | None = None) -> Witness | None:
+    """Write the truth and return who stores what travels; None where nothing is audited. Raises StorageError."""
+    audit = _audit(experiment)
+    if audit is None:
+        return None
+    place = experiment.place
+    write_truth(run_dir, _truth(experiment))
+    return Witness(
+        run_dir,
+        {**_about(place), "audit": {
+            "adversaries": list(adversaries(experiment)),
+            "confidence": audit.confidence,
+            "seed": experiment.scenario.federation.seed,
+        }},
+        place.public_inputs.cpu().numpy(),
+        uploads=place.guard.central is None,
+        resume_after=resume_after,
+    )  # fmt: skip
+
+
+def finish(experiment: Experiment, run_dir: Path, plots: bool) -> tuple[list[Study], dict[str, Any] | None]:
+    """Attack a finished run; write the audit's files, and return the studies and the summary's entry of them."""
+    audit = _audit(experiment)
+    if audit is None:
+        return [], None
+    named = adversaries(experiment)
+    if "lab" in named:
+        _keep_lab(experiment, run_dir)
+    seed = experiment.scenario.federation.seed
+    studies = [audit_run(run_dir, adversary, audit.confidence, seed) for adversary in named]
+    write(studies, run_dir, plots=plots)
+    return studies, summary_entry(studies)
+
+
+def adversaries(experiment: Experiment) -> tuple[str, ...]:
+    """Return who attacks: those named, or else the server, or the other clients where it is trusted."""
+    audit = _audit(experiment)
+    if audit is None:
+        return ()
+    return audit.adversaries or (("clients",) if experiment.place.guard.central is not None else ("server",))
+
+
+def _audit(experiment: Experiment) -> Store | None:
+    audit: Store | NoAudit = experiment.scenario.audit.value
+    return None if isinstance(audit, NoAudit) else audit
+
+
+def _truth(experiment: Experiment) -> Truth:
+    place, coins = experiment.place, experiment.coins
+    rows = np.arange(0) if coins is None else coins.rows
+    return Truth(
+        inputs=place.task.test_set(rows)[0].cpu().numpy(),
+        labels=rows if coins is None else coins.labels,
+        client_ids=rows if coins is None else coins.client_ids,
+        included=np.zeros(0, bool) if coins is None else coins.included,
+        label_counts=np.array([place.label_counts(i) for i in range(len(place.architectures))]),
+    )
+
+
+def _about(place: Workplace) -> dict[str, Any]:
+    """Return what every adversary knows of the protocol."""
+    codecs = {} if place.codecs is None else {"upload": place.codecs.up, "teacher": place.codecs.down}
+    return {
+        "kind": type(place.kind).__name__,
+        "scale": place.kind.scale if isinstance(place.kind, PublicPredictions) else None,
+        "temperature": place.distillation.temperature,
+        "codecs": {what: _named(codec) for what, codec in codecs.items()},
+    }
+
+
+def _named(codec: Codec) -> Mapping[str, Any]:
+    """Return a codec as ``study.codec_of`` reads it: its name, or its import path, and its settings."""
+    own = type(codec)
+    name = next((name for name, cls in CODECS.items() if cls is own), f"{own.__module__}:{own.__qualname__}")
+    return {"name": name, **{key: plain(getattr(codec, key)) for key in defaults(own)}}
+
+
+def _keep_lab(experiment: Experiment, run_dir: Path) -> None:
+    """Store every model's answers to all candidates, as it is after the last round."""
+    place, coins = experiment.place, experiment.coins
+    assert coins is not None, "checked with the settings"
+    # An engine with other processes keeps states in files, which this process sees too.
+    store: ClientStore = place.store if experiment.scenario.engine.value.here else DiskStore(experiment.states)
+    x, _ = place.task.test_set(coins.rows)
+    writer = ViewWriter(run_dir, "lab", {}, resume_after=0)
+    for client, architecture in enumerate(place.architectures):
+        state = store.get(client) or place.initial_state(client)
+        model = architecture.build(0).to(place.device)
+        model.load_state_dict({name: state[name] for name in model.state_dict()})
+        with one_intra_op_thread():
+            logits = predict(model, x).cpu().numpy()
+        writer.add("query", {"logits": logits}, round=experiment.plan.rounds, client=client)
+    writer.save()

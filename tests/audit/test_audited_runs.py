@@ -1,0 +1,177 @@
+"""Whole runs that store what they send, and are attacked at their end."""
+
+import errno
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import scenario
+
+from fedkd.audit.__main__ import main
+from fedkd.audit.choices import AUDITS
+from fedkd.audit.views import read_truth, read_view
+from fedkd.baseline import _twin, twin_key
+from fedkd.build import build, coins_of
+from fedkd.checkpoint import CheckpointFolder
+from fedkd.errors import SettingError, StorageError
+from fedkd.run import resume, run
+from fedkd.scenario import Scenario
+
+STORE = {"name": "store"}
+CANARIES = {"name": "canaries", "per_client": 4}
+
+
+def fast(**changes: Any) -> Scenario:
+    return scenario(**{"strategy": "fedmd", "models": ["mlp"], "audit": CANARIES, **changes})
+
+
+def without_time(run_dir: Path) -> Any:
+    return json.loads((run_dir / "summary.json").read_text())["audit"]
+
+
+def test_what_is_stored_is_what_travelled(tmp_path: Path) -> None:
+    codec = {"name": "float16"}
+    run(fast(audit=STORE, codec=codec), tmp_path / "run")
+    view = read_view(tmp_path / "run", "server")
+    assert view.clients("upload") == view.clients("teacher") == [0, 1, 2, 3]
+    sent = [arrays for _, arrays in view.of("upload", 1)]
+    assert [sorted(arrays) for arrays in sent] == [["ids", "logits:float16"]] * 2
+    assert view.about["codecs"]["upload"] == codec
+    assert view.about["codecs"]["teacher"] == codec
+    taught = [arrays["logits:float16"] for _, arrays in view.of("teacher", 3)]
+    assert len(taught) == 2
+    assert len(list((tmp_path / "run" / "view").glob("teacher_*.npz"))) == 2  # all clients are sent the same
+    (public,) = (arrays["inputs"] for _, arrays in view.of("public"))
+    assert public.shape == (40, 1, 8, 8)
+    truth = read_truth(tmp_path / "run")
+    assert len(truth.labels) == 0
+    sizes = build(fast(audit=STORE), threading.Event()).plan.train_sizes
+    assert tuple(truth.label_counts.sum(axis=1)) == sizes
+
+
+def test_a_client_that_was_left_a_canary_trains_on_it_and_others_do_not(tmp_path: Path) -> None:
+    experiment = build(fast(), threading.Event(), tmp_path / "run")
+    place, coins = experiment.place, experiment.coins
+    assert coins is not None
+    for row, client, label, included in zip(coins.rows, coins.client_ids, coins.labels, coins.included, strict=True):
+        assert (row in place.train_rows(int(client))) == included
+        assert place.prepared.labels[row] == label
+    plain = build(fast(audit="none"), threading.Event()).place
+    np.testing.assert_array_equal(plain.division.held_back, place.division.held_back)
+    torch.testing.assert_close(plain.public_inputs, place.public_inputs, rtol=0, atol=0)
+
+
+def test_a_twin_has_the_planted_records_and_a_key_of_its_own() -> None:
+    keys = {}
+    for name in AUDITS:
+        audit = {"name": name, **({"per_client": 4} if name in ("canaries", "members") else {})}
+        experiment = build(fast(audit=audit), threading.Event())
+        keys[name] = twin_key(experiment)
+        twin = build(_twin(experiment.scenario), threading.Event())
+        for own, of_twin in zip(experiment.place.division.train, twin.place.division.train, strict=True):
+            np.testing.assert_array_equal(own, of_twin)
+    assert keys["none"] == keys["store"]  # storing changes nobody's records
+    assert len(set(keys.values())) == 3
+
+
+@pytest.mark.parametrize("engine", [{"name": "local", "workers": 2}, "parts"])
+def test_figures_are_the_same_to_the_bit_on_two_workers_and_after_a_resume(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = {**CANARIES, "adversaries": ["server", "clients", "lab"]}
+    run(fast(audit=audit), tmp_path / "one")
+    if engine == "parts":
+        save = CheckpointFolder.save
+
+        def failing(self: CheckpointFolder, number: int, *rest: Any, **named: Any) -> None:
+            if number == 2:
+                raise KeyboardInterrupt
+            save(self, number, *rest, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(CheckpointFolder, "save", failing)
+            with pytest.raises(KeyboardInterrupt):
+                run(fast(audit=audit), tmp_path / "other")
+        assert (
+            len(list(read_view(tmp_path / "other", "server").of("upload"))) == 8
+        )  # the view is ahead of the checkpoint
+        resume(fast(audit=audit), tmp_path / "other")
+    else:
+        run(fast(audit=audit, engine=engine), tmp_path / "other")
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert without_time(one) == without_time(other)
+    for name in ("view/index.json", "lab/index.json", "audit.json", "audit.csv", "audit_claims.csv"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert set(without_time(one)["by_adversary"]) == {"server", "clients", "lab"}
+
+
+def test_the_command_finds_afterwards_what_the_run_found(tmp_path: Path) -> None:
+    run(fast(), tmp_path / "run")
+    names = ("summary.json", "audit.json", "audit.csv", "audit_claims.csv")
+    before = [(tmp_path / "run" / name).read_bytes() for name in names]
+    assert main([str(tmp_path / "run")]) == 0
+    assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
+    assert not (tmp_path / "run" / "lab").exists()  # by explicit setting only
+
+
+def test_where_the_server_is_trusted_no_raw_upload_is_stored(tmp_path: Path) -> None:
+    central = {"name": "central_gaussian", "epsilon": 8.0}
+    run(fast(strategy="dsfl", privacy=central), tmp_path / "run")
+    kinds = {entry.what for entry in read_view(tmp_path / "run", "server").entries}
+    assert kinds == {"public", "teacher"}
+    entry = without_time(tmp_path / "run")
+    assert list(entry["by_adversary"]) == ["clients"]
+    assert entry["claimed_epsilon"] == pytest.approx(8.0)
+
+
+def test_a_full_disk_ends_the_run_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, parts: Any, **_: Any) -> None:
+        if path.name.startswith("upload"):
+            raise StorageError(f"{path} cannot be written: {errno.errorcode[errno.ENOSPC]}")
+
+    monkeypatch.setattr("fedkd.audit.views.write_sealed", full)
+    with pytest.raises(StorageError, match=r"upload_00001.*ENOSPC"):
+        run(fast(), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"audit": {"name": "canaries", "per_client": 0}}, "audit.per_client must be >= 1"),
+        ({"audit": {"name": "canaries", "kind": "odd"}}, "audit.kind must be one of mislabeled"),
+        ({"audit": {"name": "canaries", "per_client": 20}}, "leaves client 0 no record"),
+        ({"audit": {"name": "members", "per_client": 20}}, "per_client=20 needs one record more"),
+        ({"audit": {"name": "store", "per_client": 3}}, "audit.per_client"),
+        ({"audit": {"name": "store", "adversaries": ["lab"]}}, "has none"),
+        ({"audit": {"name": "members", "adversaries": []}}, "audit.adversaries must name one"),
+        ({"audit": {"name": "members", "adversaries": ["server", "server"]}}, "twice"),
+        ({"audit": {"name": "members", "adversaries": ["outsiders"]}}, "audit.adversaries must be"),
+        ({"audit": {"name": "members", "confidence": 1.0}}, "audit.confidence must be above 0 and below 1"),
+        ({"audit": "canary"}, "unknown audit 'canary'"),
+        ({"audit": STORE, "strategy": "local_only"}, "exchanges nothing"),
+        ({"audit": STORE, "strategy": "centralized"}, "private sets of all clients"),
+        ({"audit": STORE, "attacks": "noise"}, "attackers' uploads"),
+        (
+            {"audit": {**CANARIES, "adversaries": ["server"]}, "strategy": "dsfl",
+             "privacy": {"name": "central_gaussian", "epsilon": 8.0}},
+            "trusted with raw predictions",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=message):
+        build(fast(**changes), threading.Event(), tmp_path)
+
+
+def test_planting_follows_from_the_scenario_alone() -> None:
+    first, again, other = (coins_of(fast(seed=seed)) for seed in (0, 0, 1))
+    assert first is not None
+    assert again is not None
+    assert other is not None
+    np.testing.assert_array_equal(first.included, again.included)
+    assert first.rows.tolist() != other.rows.tolist()
