@@ -63,6 +63,7 @@ AFTERWARDS: dict[str, Callable[[Any], Callable[[Tensor], Tensor] | None]] = {
 BY_SAMPLE: dict[str, Callable[[Any], bool]] = {
     "comet": lambda strategy: strategy.per == "sample",
     "cronus": lambda strategy: True,
+    "routed": lambda strategy: True,
 }
 """Strategies whose weights differ from sample to sample; those of the fusion are means over samples."""
 
