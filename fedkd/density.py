@@ -6,7 +6,6 @@ Functions over rows of numbers, in float64. Not for choosing a threshold (``fedk
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 Known = Float[Tensor, "n d"]
@@ -39,6 +38,8 @@ def kulsif(known: Known, auxiliary: Float[Tensor, "a d"], rows: Rows, width: flo
 
 def nearness(known: Known, rows: Rows, clusters: int, seed: int) -> Scores:
     """Return minus the distance to the nearest of ``clusters`` centroids of what is known (k-means, scikit-learn)."""
+    from sklearn.cluster import KMeans
+
     found = KMeans(n_clusters=min(clusters, len(known)), n_init=4, random_state=seed).fit(known.double().numpy())
     return -torch.cdist(rows.double(), torch.from_numpy(np.asarray(found.cluster_centers_, dtype=np.float64))).amin(1)
 

@@ -5,7 +5,6 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from fedkd.checks import one_of
@@ -58,6 +57,8 @@ def clusters_of(points: Float[Tensor, "K d"], count: int) -> Int[Tensor, "K"]:
     if distinct <= count:
         groups: Tensor = torch.unique(wide, dim=0, return_inverse=True)[1]
         return groups
+    from sklearn.cluster import KMeans
+
     start = wide[core_set(wide, count)]
     found = KMeans(n_clusters=count, init=start.numpy(), n_init=1, algorithm="lloyd").fit(wide.numpy())
     return torch.from_numpy(found.labels_).to(torch.int64)

@@ -97,6 +97,16 @@ def test_import_fedkd_loads_none_of_the_heavy_libraries() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_choosing_a_scenario_loads_none_of_the_libraries_that_only_some_runs_need() -> None:
+    code = (
+        "import sys; from fedkd.simulate import compose; compose(['scenario=digits']);"
+        "unwanted = ('sklearn', 'pandas', 'scipy.stats', 'datasets', 'opacus', 'matplotlib');"
+        "print([m for m in unwanted if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.slow
 def test_a_run_loads_neither_ray_nor_flowers_simulation_nor_wandb() -> None:
     code = (
