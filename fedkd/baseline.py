@@ -17,6 +17,7 @@ from fedkd import __version__
 from fedkd.build import Experiment, build
 from fedkd.data.cache import cache_folder, cached
 from fedkd.data.division import Public
+from fedkd.data.prepare import holds_texts
 from fedkd.messages import RoundRecord
 from fedkd.naming import code_hash
 from fedkd.report.rows import ACCURACIES, VALIDATION, Baseline
@@ -56,6 +57,8 @@ def twin_key(experiment: Experiment) -> str:
                        "robust", "codec", "audit", "distill", "public_data", "report", "order", "device", "state",
                        "checkpoint"):  # fmt: skip
         del whole[irrelevant]
+    if not holds_texts(experiment.scenario.data.value):
+        del whole["tokens"], whole["canaries"]
     whole["public"] = {name: value for name, value in whole["public"].items() if value is not None}
     whole["test"] = experiment.scenario.test.key()
     planting = experiment.scenario.audit.value.planting

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,12 +23,14 @@ from fedkd.choice import PublicChoice
 from fedkd.client import OPTIMIZER, Workplace
 from fedkd.codecs import codecs_of
 from fedkd.data.division import Division, divide
-from fedkd.data.prepare import Prepared, prepare
+from fedkd.data.prepare import Labeled, Prepared, holds_texts, prepare
 from fedkd.data.public import describe, make_public_set
 from fedkd.data.samples import statistics
+from fedkd.data.texts import PreparedTexts
 from fedkd.engines.job import Engine
 from fedkd.engines.local import one_intra_op_thread
 from fedkd.errors import SettingError, unknown_name
+from fedkd.exposures import Exposures
 from fedkd.guard import Guard
 from fedkd.images import ImageTask
 from fedkd.knowledge import PublicPredictions
@@ -42,10 +44,12 @@ from fedkd.privacy.plan import Plan as PrivacyPlan
 from fedkd.refusals import (
     check_audit,
     check_codecs,
+    check_data,
     check_distillation,
     check_heads,
     check_models,
     check_needs,
+    check_per_round,
     check_privacy,
 )
 from fedkd.rehearsal import is_faster, reason_alone
@@ -56,7 +60,9 @@ from fedkd.server_models import WorkplaceModels
 from fedkd.state import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
 from fedkd.strategy import Averaging, Declaration, Needs, chosen_loss, declaration
 from fedkd.task import Task
-from fedkd.training import blank_optimizer
+from fedkd.text.models import find_language_factory
+from fedkd.text.task import TextTask, make_text_task
+from fedkd.training import Phase, blank_optimizer
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,8 @@ class Experiment:
     checkpoints: CheckpointFolder | None
     coins: Coins | None = None
     """What an audit tossed for before training: the auditor's alone."""
+    exposures: Exposures | None = None
+    """Who measures how far secrets come out, where there are any."""
     _temporary: Any = None
 
     def messages(self, done: int = 0) -> int:
@@ -103,28 +111,20 @@ def workplace(
     """
     device = device or choose_device(scenario.federation.device)
     declared = declaration(scenario.strategy.value, scenario.strategy.name)
+    find = find_language_factory if holds_texts(scenario.data.value) else find_factory
     for model in scenario.federation.models:
-        find_factory(model.partition("*")[0].strip())
+        find(model.partition("*")[0].strip())
     assigned = assign(scenario.federation.models, scenario.federation.clients)
     prepared = prepare(scenario.data.value)
     division = _divide(scenario, prepared)
-    normalization = statistics(prepared.images[division.held_back])
-    trained_on, planted, _ = scenario.audit.value.planted(prepared, division, scenario.federation.seed)
-    task: Task = ImageTask(
-        prepared=trained_on,
-        public=make_public_set(
-            scenario.public,
-            scenario.public_data.value,
-            prepared,
-            division.held_back,
-            normalization,
-            scenario.federation.seed,
-        ),
-        normalization=normalization,
-        heads=scenario.heads.value,
-        device=device,
-        placed_public_inputs=public_inputs,
-    )
+    trained_on: Labeled = prepared
+    planted = division
+    task: Task
+    if isinstance(prepared, PreparedTexts):
+        task = _text_task(scenario, prepared, division, assigned[0], device)
+    else:
+        images, planted, _ = scenario.audit.value.planted(prepared, division, scenario.federation.seed)
+        trained_on, task = images, _image_task(scenario, prepared, images, division, device, public_inputs)
     architectures = {model: task.architecture(model) for model in dict.fromkeys(assigned)}
     features = declared.needs.features is not None
     traits = {model: task.try_out(architecture, features=features) for model, architecture in architectures.items()}
@@ -152,10 +152,57 @@ def workplace(
         kept=kept,
         together=_named(scenario),
         stopped=stop.is_set,
+        last_round=scenario.protocol.rounds,
     )
 
 
-def _divide(scenario: Scenario, prepared: Prepared) -> Division:
+def _image_task(
+    scenario: Scenario,
+    prepared: Prepared,
+    trained_on: Prepared,
+    division: Division,
+    device: torch.device,
+    public_inputs: torch.Tensor | None,
+) -> ImageTask:
+    """Return the task of images; what an audit planted is in ``trained_on`` and not in what is public."""
+    normalization = statistics(prepared.images[division.held_back])
+    return ImageTask(
+        prepared=trained_on,
+        public=make_public_set(
+            scenario.public,
+            scenario.public_data.value,
+            prepared,
+            division.held_back,
+            normalization,
+            scenario.federation.seed,
+        ),
+        normalization=normalization,
+        heads=scenario.heads.value,
+        device=device,
+        placed_public_inputs=public_inputs,
+    )
+
+
+def _text_task(
+    scenario: Scenario, prepared: PreparedTexts, division: Division, first_model: str, device: torch.device
+) -> TextTask:
+    train = scenario.train
+    shared = {f.name: getattr(train, f.name) for f in fields(Phase)}
+    as_long = Phase(**{**shared, "epochs": train.epochs * scenario.protocol.rounds})
+    return make_text_task(
+        prepared,
+        division,
+        scenario.tokens,
+        scenario.canaries.value,
+        public_texts=scenario.public.size,
+        clients=scenario.federation.clients,
+        reference=(first_model, as_long),
+        seed=scenario.federation.seed,
+        device=device,
+    )
+
+
+def _divide(scenario: Scenario, prepared: Labeled) -> Division:
     return divide(
         prepared,
         partition=scenario.partition.value,
@@ -170,6 +217,8 @@ def _divide(scenario: Scenario, prepared: Prepared) -> Division:
 def coins_of(scenario: Scenario) -> Coins | None:
     """Return what the scenario's audit tosses for before training, for the auditor alone; None where it does not."""
     prepared = prepare(scenario.data.value)
+    if isinstance(prepared, PreparedTexts):
+        return None
     coins: Coins | None = scenario.audit.value.planted(prepared, _divide(scenario, prepared), scenario.federation.seed)[
         2
     ]
@@ -197,6 +246,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     """
     name = scenario.strategy.name
     declared = declaration(scenario.strategy.value, name)
+    check_data(scenario, declared)
     check_needs(scenario, declared)
     check_heads(scenario, declared)
     loss = chosen_loss(declared, name, scenario.distill.loss, scenario.distill.loss_skew)
@@ -216,6 +266,8 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
 
     device = choose_device(scenario.federation.device) if engine.here else torch.device("cpu")
     place = workplace(scenario, store, stop, device=device)
+    if isinstance(place.task, TextTask):
+        check_per_round(scenario.public, place.task.public_size)
     check_models(name, declared.needs, place)
     check_codecs(scenario, place)
     check_privacy(scenario, declared, place)
@@ -227,6 +279,9 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     assigned = tuple(architecture.name for architecture in place.architectures)
     kind = place.kind
     exchanges = kind is not None
+    exposures = None
+    if isinstance(place.task, TextTask) and place.task.secrets is not None and exchanges:
+        exposures = Exposures(place, place.task, place.task.secrets, declared.teaches)
     server = Server(
         strategy=scenario.strategy.value,
         declared=declared,
@@ -235,7 +290,10 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         clients=scenario.federation.clients,
         classes=place.task.classes,
         choice=PublicChoice(
-            scenario.public.size, scenario.public.views, scenario.public.per_round, scenario.public.choice
+            place.task.public_size // scenario.public.views,
+            scenario.public.views,
+            scenario.public.per_round,
+            scenario.public.choice,
         ),
         public_labels=place.public_labels.cpu() if scenario.public.labeled else None,
         pretrains=scenario.train.public_epochs > 0,
@@ -257,6 +315,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
             attacks=scenario.attacks.name,
             means=scenario.robust.name,
         ),
+        observer=exposures,
         features={model: trait.features for model, trait in place.traits.items() if trait.features is not None},
     )
     resolved = scenario
@@ -278,7 +337,9 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         ),
         label_counts=np.array(counts),
         class_names=class_names,
-        public_set=describe(scenario.public, scenario.public_data.name),
+        public_set=place.task.describe(scenario.public.size)
+        if isinstance(place.task, TextTask)
+        else describe(scenario.public, scenario.public_data.name),
         device=describe_device(device, scenario.federation.device),
         engine=f"{scenario.engine.name} engine, {engine.describe()}",
         loss=loss,
@@ -294,7 +355,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         ),
     )
     coins = coins_of(scenario) if run_dir is not None else None
-    return Experiment(resolved, place, server, plan, states, checkpoints, coins, temporary)
+    return Experiment(resolved, place, server, plan, states, checkpoints, coins, exposures, temporary)
 
 
 def _server_models(needs: Needs, place: Workplace) -> WorkplaceModels | None:
@@ -384,13 +445,13 @@ def _guard(scenario: Scenario, declared: Declaration, task: Task, division: Divi
     if getattr(mechanism, "epsilon", None) == math.inf:
         return Guard(name="none", mechanism=None, plan=None, seed=seed, reason=UNLIMITED)
     sizes = [task.training_size(rows, (client_id,)) for client_id, rows in enumerate(division.train)]
-    public = scenario.public
+    public, samples = scenario.public, task.public_size // scenario.public.views
     predicts = isinstance(kind, PublicPredictions)
     plan = PrivacyPlan(
         clients=scenario.federation.clients,
         rounds=scenario.protocol.rounds,
-        rows=max(1, (public.per_round or public.size) * public.views) if public.choice == "random" else public.size,
-        public_size=max(1, public.size * public.views),
+        rows=max(1, (public.per_round or samples) * public.views) if public.choice == "random" else samples,
+        public_size=max(1, task.public_size),
         classes=task.classes,
         scale=kind.scale if isinstance(kind, PublicPredictions) else "probs",
         records=max(sizes),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedkd.fusion import soften
@@ -34,15 +34,20 @@ def expected_calibration_error(probs: Float[Tensor, "n C"], labels: Int[Tensor, 
     >>> round(expected_calibration_error(probs, torch.tensor([0, 1, 1])), 6)
     0.4
     """
-    if len(labels) == 0:
-        return math.nan
     confidence, predicted = probs.to(torch.float64).max(dim=-1)
+    return calibration_error(confidence, predicted == labels, bins)
+
+
+def calibration_error(confidence: Float[Tensor, "n"], right: Bool[Tensor, "n"], bins: int = BINS) -> float:
+    """Return the expected calibration error of predictions whose confidence and rightness are known already."""
+    if len(right) == 0:
+        return math.nan
     # NaN has no bin; it is put into the first, and makes the sum NaN.
     bin_of_each = (confidence.nan_to_num() * bins).ceil().clamp(1, bins).to(torch.int64) - 1
-    gap = (predicted == labels).to(torch.float64) - confidence
+    gap = right.to(torch.float64) - confidence
     # |B| / n * |accuracy - confidence| is |sum of a bin's gaps| / n. One-hot, since adding by index has no fixed order.
     gap_of_bins = gap @ F.one_hot(bin_of_each, bins).to(torch.float64)
-    return gap_of_bins.abs().sum().item() / len(labels)
+    return gap_of_bins.abs().sum().item() / len(right)
 
 
 def negative_log_likelihood(probs: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> float:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -103,6 +104,8 @@ class Workplace:
     rehearsed: dict[tuple[int, int, tuple[Step, ...]], Rehearsed] = field(default_factory=dict, repr=False)
     """By client, round and steps: training that is done already, until the client's visit takes it."""
     stopped: Callable[[], bool] = lambda: False
+    last_round: int | None = None
+    """The round in which secrets are looked for, where there are any."""
     _threads: threading.local = field(default_factory=threading.local, repr=False)
 
     @property
@@ -521,12 +524,17 @@ def _evaluate(visit: _Visit) -> None:
     if "distill" in visit.download.steps and isinstance(teacher, Predictions):
         ids, temperature = teacher.ids.to(place.device), place.distillation.temperature
         values = teacher.values.to(place.device)
-        metrics.update(teacher_quality(values, teacher.scale, place.public_labels[ids], temperature))
+        quality = dict(teacher_quality(values, teacher.scale, place.public_labels[ids], temperature))
+        if task.classes != len(place.prepared.class_names):
+            quality.pop("teacher_by_class", None)  # tokens are too many for a table
+        metrics.update(quality)
+    _look_for_secrets(visit, "peers")
 
 
 def _share(visit: _Visit) -> None:
     place = visit.place
     assert place.kind is not None, "knowledge was asked for in a run that exchanges none"
+    _look_for_secrets(visit, "own_model")
     knowledge = place.kind.extract(visit)
     visit.knowledge, visit.event, visit.guarded = place.guard.protect(
         knowledge, visit.client_id, visit.round, visit.guarded
@@ -536,6 +544,16 @@ def _share(visit: _Visit) -> None:
         coded, after = place.codecs.up.encode(place.kind.arrays(visit.knowledge), memory)
         visit.knowledge = Packed(coded)
         visit.remember("up", after)
+
+
+def _look_for_secrets(visit: _Visit, whose: Literal["own_model", "peers"]) -> None:
+    """Measure, in the last round, how far a client's model exposes its own secrets or the others', then controls."""
+    place = visit.place
+    if place.kind is None or visit.round != place.last_round:
+        return
+    found = place.task.exposures(visit.model, visit.client_id, whose)
+    if found is not None:
+        visit.metrics[f"{whose} exposures"] = found
 
 
 def _label_leakage(logits: Float[Tensor, "N C"], label_counts: tuple[int, ...]) -> float:

@@ -144,6 +144,9 @@ class ImageTask:
         probs = soften(logits)
         return Measured(accuracy(logits, y), negative_log_likelihood(probs, y), expected_calibration_error(probs, y))
 
+    def exposures(self, model: nn.Module, client_id: int, whose: str) -> None:
+        """Return nothing: images hold no secrets of this kind."""
+
     def ask(self, ids: Int[Tensor, "N"] | None = None) -> AskedImages:
         """Return public images by id."""
         x = self.public_inputs

@@ -10,6 +10,8 @@ import torch
 
 from fedkd.audit.choices import NoAudit
 from fedkd.client import Workplace, example_arrays
+from fedkd.data.division import Public
+from fedkd.data.prepare import holds_texts
 from fedkd.data.public import samples_of_other
 from fedkd.errors import SettingError
 from fedkd.knowledge import ModelWeights, PublicPredictions
@@ -22,6 +24,7 @@ from fedkd.scenario import Scenario
 from fedkd.server import check_order
 from fedkd.settings import defaults, plain
 from fedkd.strategy import Asking, Declaration, Needs
+from fedkd.text.task import Tokens
 from fedkd.training import Distillation
 
 
@@ -46,6 +49,9 @@ def check_needs(scenario: Scenario, declared: Declaration) -> None:
             f"order=distill_first: strategy={name} hands its model to the others at the end of a round, where this"
             " order has no message; leave order out"
         )
+    texts = holds_texts(scenario.data.value)
+    if public.per_round is not None and not texts:
+        check_per_round(public, public.size)
     if needs.public_set and public.size == 0:
         raise SettingError(f"strategy={name} needs a public set; give public.size=N with N >= 1")
     every = isinstance(declared.kind, PublicPredictions) and declared.kind.chooser is None
@@ -64,6 +70,51 @@ def check_needs(scenario: Scenario, declared: Declaration) -> None:
     if public.labeled and not needs.public_labels and not scenario.train.public_epochs:
         raise SettingError(
             f"public.labeled=true would do nothing: strategy={name} does not use labels, and train.public_epochs=0"
+        )
+
+
+def check_data(scenario: Scenario, declared: Declaration) -> None:
+    """Raise where settings are for data of another kind: text has no views or class tables, images no tokens."""
+    data, name = scenario.data.name, scenario.strategy.name
+    if not holds_texts(scenario.data.value):
+        changed = [k for k, v in plain(scenario.tokens).items() if v != defaults(Tokens)[k]]
+        if changed:
+            raise SettingError(f"tokens.{changed[0]} would do nothing: data={data} are images")
+        if scenario.canaries.name != "none":
+            raise SettingError(f"canaries={scenario.canaries.name} are secrets in texts, and data={data} are images")
+        return
+    public, kind = scenario.public, declared.kind
+    for setting, given, why in (
+        ("public_data", scenario.public_data.name != "same", "public text is of the texts held back"),
+        ("public.corruption", public.corruption is not None, "it is for images"),
+        ("public.views", public.views > 1, "text cannot be moved"),
+        ("distill.student_view", scenario.distill.student_view != "same", "text cannot be moved"),
+        ("heads", scenario.heads.name != "none", "they are put on image models"),
+        ("audit", scenario.audit.name != "none", "it plants and attacks labeled images; secrets in texts are canaries"),
+        ("attacks", scenario.attacks.name == "label_swap", "it swaps classes, and tokens are none"),
+    ):
+        if given:
+            raise SettingError(f"{setting} does not go with data={data}: {why}; leave it out")
+    chooses = isinstance(kind, PublicPredictions) and kind.chooser is not None
+    if kind is not None and (chooses or not isinstance(kind, PublicPredictions | ModelWeights)):
+        raise SettingError(
+            f"strategy={name} does not go with data={data}: it"
+            f" {'chooses by the density of images' if chooses else 'exchanges what images of a class have in common'},"
+            " and next tokens are no classes; use one whose clients predict on public samples, or exchange weights"
+        )
+    if declared.needs.features is not None:
+        raise SettingError(f"strategy={name} needs the features of models, which language models here do not give")
+
+
+def check_per_round(public: Public, samples: int) -> None:
+    """Raise where a round would ask about more public samples than there are, or has no choice among them."""
+    if public.per_round is None:
+        return
+    if public.per_round > samples:
+        raise SettingError(f"public.per_round={public.per_round} is more than the public set has ({samples} samples)")
+    if public.choice != "random" and public.per_round == samples:
+        raise SettingError(
+            f"public.choice={public.choice} would do nothing: all samples are asked about; give a smaller per_round"
         )
 
 

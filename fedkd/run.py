@@ -1,5 +1,6 @@
 """One run, from a scenario to its folder: build, the local-only twin, the rounds, the report."""
 
+import math
 import platform
 import sys
 import threading
@@ -40,6 +41,7 @@ from fedkd.report.rows import (
 )
 from fedkd.scenario import Scenario
 from fedkd.settings import flat
+from fedkd.text.task import TextTask
 from fedkd.worker import crew, hire
 
 
@@ -129,6 +131,9 @@ def _conduct(
     changed: set[int] = set()
 
     def on_round(record: RoundRecord) -> None:
+        if experiment.exposures is not None and record.round == experiment.plan.rounds:
+            console.say("measuring the exposure of secrets")
+            record = replace(record, exposure=experiment.exposures.result())
         records.append(record)
         row = round_row(record, baseline)
         weights = None if record.weights is None else record.weights.numpy()
@@ -303,6 +308,7 @@ def summarize(
         "failed": sum(len(row["failed"]) for row in rows),
         "knowledge_sha256": next((r.knowledge_sha256 for r in reversed(records) if r.knowledge_sha256), None),
         "privacy": _privacy(experiment),
+        **_of_text(experiment, last),
         "seconds": seconds,
         "device": plan.device,
         "engine": scenario.engine.plain(),
@@ -337,6 +343,15 @@ def _privacy(experiment: Experiment) -> dict[str, Any]:
         "outside": list(mechanism.outside),
         "text": [claim.text() for claim in claims],
     }
+
+
+def _of_text(experiment: Experiment, last: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is reported of text alone: bits a token of clean test text, and the exposure of secrets."""
+    if not isinstance(experiment.place.task, TextTask):
+        return {}
+    nats = {"own distribution": last.get("local_nll"), "balanced test": last.get("global_nll")}
+    bits = {where: None if value is None else value / math.log(2) for where, value in nats.items()}
+    return {"bits_per_token": bits, "exposure": last.get("exposure")}
 
 
 def versions() -> dict[str, str]:

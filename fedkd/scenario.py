@@ -21,6 +21,7 @@ from fedkd.report.options import Report
 from fedkd.server import Protocol
 from fedkd.settings import defaults, parse, plain, unknown_setting
 from fedkd.shelf import GROUPS, Choice, choose
+from fedkd.text.task import Tokens
 from fedkd.training import Distillation, Training
 
 
@@ -68,6 +69,7 @@ class Scenario:
     protocol: Protocol
     strategy: Choice
     data: Choice
+    canaries: Choice
     public_data: Choice
     partition: Choice
     heads: Choice
@@ -77,6 +79,7 @@ class Scenario:
     codec: Choice
     audit: Choice
     engine: Choice
+    tokens: Tokens = field(default_factory=Tokens)
     public: Public = field(default_factory=Public)
     test: EvaluationSets = field(default_factory=EvaluationSets)
     train: Training = field(default_factory=Training)
@@ -116,6 +119,7 @@ class Scenario:
 TOP: dict[str, Any] = {"federation": Federation, "protocol": Protocol}
 """Parts whose settings stand at the top of a file, without a section."""
 SECTIONS: dict[str, Any] = {
+    "tokens": Tokens,
     "public": Public,
     "test": EvaluationSets,
     "train": Training,
@@ -126,6 +130,7 @@ SECTIONS: dict[str, Any] = {
 DEFAULT_CHOICES = {
     "strategy": "knfu",
     "data": "digits",
+    "canaries": "none",
     "public_data": "same",
     "partition": "dirichlet",
     "heads": "none",

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast
+from typing import Protocol as Protocol_
 
 import numpy as np
 import torch
@@ -97,6 +98,19 @@ class Reply:
     rejected: bool = False
 
 
+class Observer(Protocol_):
+    """Somebody who looks at a run for the researcher, and changes nothing in it."""
+
+    def received(self, number: int, upload: Upload) -> None:
+        """See what a client answered, with what it measured."""
+
+    def accepted(self, number: int, client_id: int, knowledge: Knowledge) -> None:
+        """See what was accepted of a client."""
+
+    def fused(self, number: int, fusion: Fusion, public_ids: Tensor) -> None:
+        """See what was made of it."""
+
+
 class Server:
     """The server of one run. It owns the last lessons, the strategy's state, and what is known of each client."""
 
@@ -120,6 +134,7 @@ class Server:
         codecs: Codecs | None = None,
         guard: Guard | None = None,
         features: Mapping[str, int] | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.strategy, self.declared, self.kind, self.protocol = strategy, declared, kind, protocol
         self.clients, self.classes, self.seed, self.temperature = clients, classes, seed, temperature
@@ -132,7 +147,7 @@ class Server:
         self._up: dict[int, Memory] = {}
         self._down: dict[int, Memory] = {}
         self._packed: dict[tuple[int, int], tuple[Mapping[str, np.ndarray], Memory, Knowledge]] = {}
-        self.features = features or {}
+        self.features, self.observer = features or {}, observer
         self.order = settled_order(protocol, kind)
         self.records: dict[int, ClientRecord] = {}
         self.cards: dict[int, ClientCard] = {}
@@ -244,6 +259,8 @@ class Server:
         self.kind.check_fusion(fusion, client_ids, request, self.declared.teaches)
         if self.choice.looks and isinstance(gathering, _Stack):
             fusion = self.choice.settle(fusion, gathering.cohort, cast(Scale, self.declared.teaches))
+        if self.observer is not None:
+            self.observer.fused(number, fusion, request.public_ids)
         for spending in gathering.spent:
             self.ledger.record(None, spending)
         self._keep(fusion, client_ids, self.kind.lessons(fusion, client_ids, request, self.declared.teaches))
@@ -473,6 +490,8 @@ class Server:
                 entropy_bytes_up=record.entropy_bytes_up + reply.entropy_bytes,
             )
             return None
+        if self.observer is not None:
+            self.observer.received(upload.round, upload)
         metrics: Mapping[str, Any] = upload.metrics
         self.records[upload.client_id] = replace(
             record,
@@ -533,6 +552,8 @@ class Server:
             record = self.records[upload.client_id]
             self.records[upload.client_id] = replace(record, status="rejected", reason=str(rejected))
             return None
+        if self.observer is not None:
+            self.observer.accepted(request.round, upload.client_id, upload.knowledge)
         return upload
 
     def _unpacked(self, upload: Upload, packed: Packed, kind: Kind) -> Upload:

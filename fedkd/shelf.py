@@ -25,9 +25,12 @@ from fedkd.naming import import_path, is_import_path
 from fedkd.privacy import PRIVACY
 from fedkd.robust import ROBUST
 from fedkd.settings import defaults, parse, plain
+from fedkd.text.secrets import CANARIES
+from fedkd.text.sources import TEXT_DATA
 
 GROUPS = (
-    "strategy", "data", "public_data", "partition", "heads", "privacy", "attacks", "robust", "codec", "audit", "engine"
+    "strategy", "data", "canaries", "public_data", "partition", "heads", "privacy", "attacks", "robust", "codec",
+    "audit", "engine",
 )  # fmt: skip
 
 
@@ -92,7 +95,7 @@ def _strategy_class(name: str) -> type:
 
 
 _TABLES: dict[str, Mapping[str, Any]] = {
-    "data": DATA,
+    "data": {**DATA, **TEXT_DATA},
     "public_data": PUBLIC_DATA,
     "partition": PARTITIONS,
     "heads": HEADS,
@@ -101,5 +104,6 @@ _TABLES: dict[str, Mapping[str, Any]] = {
     "robust": ROBUST,
     "codec": {"own": Own, **CODECS},
     "audit": AUDITS,
+    "canaries": CANARIES,
     "engine": ENGINES,
 }

@@ -7,7 +7,7 @@ Not for: who has which rows (``fedkd.data.division``), when anything is done (``
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -113,6 +113,14 @@ class Task(Protocol):
 
     def measure(self, model: nn.Module, examples: Examples) -> Measured:
         """Return how good a model is on a test set."""
+
+    def exposures(
+        self, model: nn.Module, client_id: int, whose: Literal["own_model", "peers"]
+    ) -> tuple[float, ...] | None:
+        """Return the exposure in bits of a client's own secrets, or its peers', to its model, then of the controls.
+
+        None where there are no secrets.
+        """
 
     def ask(self, ids: Int[Tensor, "N"] | None = None) -> Asked:
         """Return public samples by id; all of them by default."""

@@ -19,6 +19,7 @@ from fedkd.data.cache import cached
 from fedkd.data.corruptions import CORRUPTIONS, CorruptionName
 from fedkd.data.partitions import Partition, split
 from fedkd.data.prepare import Labeled
+from fedkd.data.texts import PreparedTexts
 from fedkd.errors import SettingError
 from fedkd.naming import code_hash
 from fedkd.seeding import numpy_stream
@@ -31,9 +32,9 @@ class Public:
     """The public set: unlabeled samples that every client and the server hold. public_data says where from."""
 
     size: int = 300
-    """Public samples, >= 0. 0 only where the strategy needs none."""
+    """Public samples, or texts, whose token positions are the samples; >= 0. 0 only where the strategy needs none."""
     per_round: int | None = None
-    """Samples drawn from the public set each round; null uses all of it."""
+    """Samples drawn from the public set each round, token positions where it is of texts; null uses all of it."""
     choice: Literal["random", "core_set", "disputed"] = "random"
     """How per_round samples are chosen: at random, to cover the fused predictions, or where clients are farthest from
     the fused teacher. The last two ask about all samples in the first round."""
@@ -69,15 +70,13 @@ class Public:
             at_least(1, severity=self.severity)
             at_most(5, severity=self.severity)
         one_of(("random", "core_set", "disputed"), choice=self.choice)
-        if self.choice != "random" and (self.per_round is None or self.per_round >= self.size):
+        if self.choice != "random" and self.per_round is None:
             raise SettingError(f"choice={self.choice} would do nothing: all samples are asked about; give per_round")
         at_least(1, views=self.views)
         if self.views > 1:
             only_with(self.size > 0, "size=0", views=self.views)
         if self.per_round is not None:
             at_least(1, per_round=self.per_round)
-            if self.per_round > self.size:
-                raise SettingError(f"per_round={self.per_round} is more than the public set has (size={self.size})")
 
     @property
     def held_back_rows(self) -> int:
@@ -94,7 +93,7 @@ class EvaluationSets:
     private_size: int = 500
     """Most samples of a client's private test split, >= 1."""
     global_size: int = 1000
-    """Samples of the balanced global test set: the same number of every class."""
+    """Samples of the balanced global test set: the same number of every class, of texts as nearly as topics allow."""
     validation_fraction: float = 0.0
     """Share of a client's training samples held out, to choose a round by instead of a test set; 0 or more, below 1."""
 
@@ -195,7 +194,8 @@ def _divide(
     train_rows = np.arange(prepared.train_size)
     test_rows = np.arange(prepared.train_size, len(prepared.labels))
     test_pool = test_rows if len(test_rows) else train_rows
-    global_test = _balanced(prepared, test_pool, testing.global_size, seed)
+    balanced = _nearly_balanced if isinstance(prepared, PreparedTexts) else _balanced
+    global_test = balanced(prepared, test_pool, testing.global_size, seed)
     pool = np.setdiff1d(train_rows, global_test)
     held_back_rows = public.held_back_rows
     if held_back_rows >= len(pool):
@@ -221,6 +221,20 @@ def _divide(
 def _validating(fraction: float, size: int) -> int:
     """Return how many of a client's training samples are held out: all but one at most."""
     return min(size - 1, max(1, round(fraction * size))) if fraction else 0
+
+
+def _nearly_balanced(prepared: Labeled, pool: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Return ``size`` rows of ``pool``, as many of each class as there can be without half of any.
+
+    Topics are of very different sizes, unlike the classes of image sets: a small one gives half of its rows at most.
+    """
+    stream, order = numpy_stream(seed, "test", "global"), []
+    for label in range(len(prepared.class_names)):
+        rows = stream.permutation(pool[prepared.labels[pool] == label])
+        order += [(rank, label, row) for rank, row in enumerate(rows[: len(rows) // 2].tolist())]
+    if len(order) < size:
+        raise SettingError(f"test.global_size={size} is more than half of the texts; use at most {len(order)}")
+    return np.sort(np.array([row for *_, row in sorted(order)[:size]], dtype=np.int64))
 
 
 def _balanced(prepared: Labeled, pool: np.ndarray, size: int, seed: int) -> np.ndarray:

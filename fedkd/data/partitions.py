@@ -173,6 +173,39 @@ class NaturalId:
         return NaturalIdPartitioner(partition_by=self.column)
 
 
+@dataclass(frozen=True, kw_only=True)
+class WholeIds:
+    """Whole values of a column, such as topics or authors: the largest first, each to the client with the fewest rows.
+
+    Every row is dealt. Nothing here is random: ties go to the value that sorts first and to the lower client id.
+    """
+
+    column: str = "label"
+    """The data set's column whose values stay whole; label is the class, of texts the topic."""
+
+    def partitioner(self, clients: int, rows: int, seed: int) -> Any:
+        """Return a partitioner in the manner of flwr-datasets, which has none that balances sizes."""
+        return _WholeIds(clients, self.column)
+
+
+class _WholeIds:
+    def __init__(self, clients: int, column: str) -> None:
+        self.num_partitions, self._column = clients, column
+        self.dataset: Any = None
+
+    def load_partition(self, partition_id: int) -> Mapping[str, np.ndarray]:
+        values, rows = np.asarray(self.dataset[self._column]), np.asarray(self.dataset["row"])
+        names, sizes = np.unique(values, return_counts=True)
+        if len(names) < self.num_partitions:
+            raise ValueError(f"column {self._column} has {len(names)} values only.")
+        load, mine = [0] * self.num_partitions, []
+        for size, name in sorted(zip((-sizes).tolist(), names.tolist(), strict=True)):
+            owner = min(range(self.num_partitions), key=lambda i: (load[i], i))
+            load[owner] -= size
+            mine += [name] if owner == partition_id else []
+        return {"row": rows[np.isin(values, mine)]}
+
+
 PARTITIONS: dict[str, type[Partition]] = {
     "iid": Iid,
     "dirichlet": Dirichlet,
@@ -181,6 +214,7 @@ PARTITIONS: dict[str, type[Partition]] = {
     "inner_dirichlet": InnerDirichlet,
     "size_skewed": SizeSkewed,
     "natural_id": NaturalId,
+    "whole_ids": WholeIds,
 }
 
 

@@ -1,4 +1,4 @@
-"""From a data set to memory-mapped arrays that every worker shares: decoded once, keyed by content."""
+"""From a data set of images or texts to memory-mapped arrays that all workers share: made once, keyed by content."""
 
 import json
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ import numpy as np
 
 from fedkd.data.cache import cached
 from fedkd.data.sources import Rows
+from fedkd.data.texts import PreparedTexts, TextRows, write_texts
 from fedkd.errors import SettingError
 
 FORMAT = 1
@@ -23,7 +24,7 @@ class Source(Protocol):
     def content_key(self) -> str:
         """Return what names the data's content: equal keys mean equal rows."""
 
-    def load(self) -> Rows:
+    def load(self) -> Rows | TextRows:
         """Read everything."""
 
 
@@ -75,11 +76,34 @@ class Prepared:
         return int(channels), int(height), int(width)
 
 
-def prepare(source: Source) -> Prepared:
+def holds_texts(source: Source) -> bool:
+    """Return whether a source is one of texts (its attribute ``holds`` says so), and not of images."""
+    return getattr(source, "holds", "images") == "texts"
+
+
+def prepare_images(source: Source) -> Prepared:
+    """Return a data set of images."""
+    found = prepare(source)
+    if isinstance(found, PreparedTexts):
+        raise SettingError("this data set holds texts, and images are needed here")
+    return found
+
+
+def prepare(source: Source) -> Prepared | PreparedTexts:
     """Return the data set's arrays, decoding them into the cache the first time its content is met."""
     folder = cached("data", f"{source.content_key()}-{FORMAT}", lambda folder: _write(source.load(), folder))
     about = json.loads((folder / "about.json").read_text())
     columns = {name: np.load(folder / f"column_{i}.npy", mmap_mode="r") for i, name in enumerate(about["columns"])}
+    if (folder / "texts.npy").exists():
+        return PreparedTexts(
+            key=folder.name,
+            content=np.load(folder / "texts.npy", mmap_mode="r"),
+            ends=np.load(folder / "ends.npy"),
+            labels=np.load(folder / "labels.npy", mmap_mode="r"),
+            train_size=about["train_size"],
+            class_names=tuple(about["class_names"]),
+            columns=columns,
+        )
     return Prepared(
         key=folder.name,
         images=np.load(folder / "images.npy", mmap_mode="r"),
@@ -90,10 +114,13 @@ def prepare(source: Source) -> Prepared:
     )
 
 
-def _write(rows: Rows, folder: Path) -> None:
-    if len(rows.images) == 0 or rows.train_size == 0:
+def _write(rows: Rows | TextRows, folder: Path) -> None:
+    if rows.train_size == 0:
         raise SettingError("data: the training split has no rows")
-    np.save(folder / "images.npy", rows.images)
+    if isinstance(rows, TextRows):
+        write_texts(rows.texts, folder)
+    else:
+        np.save(folder / "images.npy", rows.images)
     np.save(folder / "labels.npy", rows.labels)
     for i, values in enumerate(rows.columns.values()):
         np.save(folder / f"column_{i}.npy", values.astype(str) if values.dtype == object else values)

@@ -20,7 +20,7 @@ from torch import Tensor
 from fedkd.checks import one_of, only_with
 from fedkd.data.corruptions import corrupt
 from fedkd.data.division import Public
-from fedkd.data.prepare import Prepared, Source, prepare
+from fedkd.data.prepare import Prepared, Source, prepare_images
 from fedkd.data.samples import Normalization, normalized, statistics
 from fedkd.data.shifts import shifted
 from fedkd.data.sources import DATA
@@ -203,7 +203,7 @@ def _some_of(settings: Public) -> int:
 def _others(source: Source, count: int, prepared: Prepared, stream: np.random.Generator) -> Images:
     """Return ``count`` images of another data set's training split."""
     try:
-        other = prepare(source)
+        other = prepare_images(source)
     except SettingError as error:
         raise SettingError(f"public_data: {error}") from error
     if other.key == prepared.key:

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,28 +67,11 @@ class HubImages:
     """Split that the global test set is drawn from; null cuts it from the training split."""
 
     def content_key(self) -> str:
-        """Return a hash of the rows that the data set library holds and of the columns chosen.
-
-        For a local folder it is remembered for as long as no file in it changes, so that a run over data that is
-        prepared need not load the library.
-        """
-        folder = Path(self.path).expanduser()
-        if not folder.is_dir():
-            return self._content_hash()
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        seen = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        seen_hash = hashlib.sha256(repr((self, seen)).encode()).hexdigest()[:32]
-        known = cached("sources", seen_hash, lambda staging: (staging / "key").write_text(self._content_hash()))
-        return (known / "key").read_text()
+        """Return a hash of the rows that the data set library holds and of the columns chosen."""
+        return content_key(self, self.path, self._content_hash)
 
     def _content_hash(self) -> str:
-        digest = hashlib.sha256(repr((self.image_column, self.label_column)).encode())
-        for split, dataset in self._splits.items():
-            digest.update(split.encode())
-            for file in dataset.cache_files:
-                with Path(file["filename"]).open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
-        return digest.hexdigest()[:32]
+        return splits_hash((self.image_column, self.label_column), self._splits)
 
     def load(self) -> Rows:
         """Decode every image and label."""
@@ -140,32 +123,64 @@ class HubImages:
     @property
     def _splits(self) -> dict[str, Any]:
         """Return the wanted splits as the data set library reads them, training first."""
-        from datasets import load_dataset
-        from datasets.exceptions import DatasetNotFoundError
+        return open_splits(self.path, self.train_split, self.test_split, "ylecun/mnist")
 
-        folder = Path(self.path).expanduser()
-        looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") != 1 or folder.exists()
-        if looks_local and not folder.is_dir():
+
+def content_key(source: object, path: str, content_hash: Callable[[], str]) -> str:
+    """Return what names the content of a data set of the hub, or of a folder in its layout.
+
+    For a local folder it is remembered for as long as no file in it changes, so that a run over data that is prepared
+    need not load the library.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return content_hash()
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    seen = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    seen_hash = hashlib.sha256(repr((source, seen)).encode()).hexdigest()[:32]
+    known = cached("sources", seen_hash, lambda staging: (staging / "key").write_text(content_hash()))
+    return (known / "key").read_text()
+
+
+def splits_hash(columns: object, splits: Mapping[str, Any]) -> str:
+    """Return a hash of the rows that the data set library holds, and of the columns chosen."""
+    digest = hashlib.sha256(repr(columns).encode())
+    for split, dataset in splits.items():
+        digest.update(split.encode())
+        for file in dataset.cache_files:
+            with Path(file["filename"]).open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:32]
+
+
+def open_splits(path: str, train_split: str, test_split: str | None, example: str) -> dict[str, Any]:
+    """Return splits as the data set library reads them, training first; ``example`` is a hub id for the error."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    folder = Path(path).expanduser()
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1 or folder.exists()
+    if looks_local and not folder.is_dir():
+        raise SettingError(
+            f"data.path={path}: no such folder; give a folder that holds the data set as on the hub"
+            f" ({{train,test}}.parquet), or a hub id such as {example}"
+        )
+    with _quiet():
+        try:
+            dataset = load_dataset(str(folder) if looks_local else path)
+        except DatasetNotFoundError as error:
+            raise SettingError(f"data.path={path}: the hub has no such data set") from error
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise SettingError(
-                f"data.path={self.path}: no such folder; give a folder that holds the data set as on the hub"
-                " ({train,test}.parquet), or a hub id such as ylecun/mnist"
-            )
-        with _quiet():
-            try:
-                dataset = load_dataset(str(folder) if looks_local else self.path)
-            except DatasetNotFoundError as error:
-                raise SettingError(f"data.path={self.path}: the hub has no such data set") from error
-            except (OSError, ValueError) as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise SettingError(
-                    f"data.path={self.path} could not be read: {reason}. Give a hub id that this machine can reach,"
-                    " or a local folder in the same layout"
-                ) from error
-        wanted = {"train": self.train_split, **({"test": self.test_split} if self.test_split else {})}
-        for setting, split in wanted.items():
-            if split not in dataset:
-                raise SettingError(f"data.{setting}_split={split}: the splits of {self.path} are {', '.join(dataset)}")
-        return {role: dataset[split] for role, split in wanted.items()}
+                f"data.path={path} could not be read: {reason}. Give a hub id that this machine can reach,"
+                " or a local folder in the same layout"
+            ) from error
+    wanted = {"train": train_split, **({"test": test_split} if test_split else {})}
+    for setting, split in wanted.items():
+        if split not in dataset:
+            raise SettingError(f"data.{setting}_split={split}: the splits of {path} are {', '.join(dataset)}")
+    return {role: dataset[split] for role, split in wanted.items()}
 
 
 @contextlib.contextmanager

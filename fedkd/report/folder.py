@@ -220,6 +220,7 @@ def stored_records(path: Path, rounds: int) -> list[RoundRecord]:
             seconds=row["seconds"],
             weights=_weights_of(weights, row["round"]),
             knowledge_sha256=row["knowledge_sha256"],
+            exposure=row.get("exposure"),
         )
         for row in rows
     ]

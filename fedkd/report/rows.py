@@ -88,6 +88,8 @@ def round_row(record: RoundRecord, baseline: Baseline | None) -> dict[str, Any]:
     for status in ("rejected", "failed"):
         row[status] = [{"client": c.client_id, "reason": c.reason} for c in record.clients if c.status == status]
     row["knowledge_sha256"] = record.knowledge_sha256
+    if record.exposure is not None:
+        row["exposure"] = record.exposure
     row.update(record.metrics)
     return row
 

@@ -81,15 +81,18 @@ class Canary:
     repeats: int
 
 
-def draw_canaries(form: CanaryFormat, repeats: Sequence[int], seed: int, *, held_out: int = 0) -> tuple[Canary, ...]:
-    """Return one canary for each client i with ``repeats[i] > 0``, then ``held_out`` controls; all secrets differ.
+def draw_canaries(
+    form: CanaryFormat, repeats: Sequence[int], seed: int, *, held_out: int = 0, per_client: int = 1
+) -> tuple[Canary, ...]:
+    """Return canaries of each client i with ``repeats[i] > 0``, then ``held_out`` controls; all secrets differ.
 
     Secrets come from the stream "canaries". Raises SettingError where nothing would be inserted or measured.
     """
     at_least(0, held_out=held_out)
     for count in repeats:
         at_least(0, repeats=count)
-    owners = [i for i, count in enumerate(repeats) if count]
+    at_least(1, per_client=per_client)
+    owners = [i for i, count in enumerate(repeats) if count for _ in range(per_client)]
     if not owners and not held_out:
         raise SettingError("repeats of 0 for every client and held_out=0 leave no canary to measure")
     if len(owners) + held_out > form.size // 2:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError, unknown_name
-from fedkd.models.build import borrowed_global_generator
+from fedkd.models.build import Traits, borrowed_global_generator
 from fedkd.naming import import_path, is_import_path
 from fedkd.text.tokens import next_token_logits
 
@@ -79,7 +79,9 @@ class Decoder(nn.Module):
         length = ids.shape[1]
         if length > self.context:
             raise ValueError(f"{length} tokens are more than the decoder's context of {self.context}")
-        states = self.embedding(ids) + self.place.weight[:length]
+        # Looked up row by row, so that the gradient of a single row can be found (DP-SGD).
+        places = torch.arange(length, device=ids.device).expand_as(ids)
+        states = self.embedding(ids) + self.place(places)
         logits: Tensor = self.head(self.norm(self.blocks(states)))
         return logits
 
@@ -95,6 +97,16 @@ LANGUAGE_ZOO: dict[str, LanguageFactory] = {
 """With 40 tokens and a context of 64: 179, 418, 401, 238, 642 and 461 thousand parameters."""
 
 
+def find_language_factory(name: str) -> LanguageFactory:
+    """Return the factory called ``name`` in the zoo, or at ``package.module:factory``."""
+    if is_import_path(name):
+        factory: LanguageFactory = import_path(name, what="models")
+        return factory
+    if name not in LANGUAGE_ZOO:
+        raise unknown_name("language model", name, LANGUAGE_ZOO)
+    return LANGUAGE_ZOO[name]
+
+
 @dataclass(frozen=True)
 class LanguageArchitecture:
     """A factory with the vocabulary's size and the context: what a language model is built from."""
@@ -105,17 +117,19 @@ class LanguageArchitecture:
 
     def build(self, seed: int) -> nn.Module:
         """Return a fresh module whose initial weights depend on ``seed`` alone."""
-        if is_import_path(self.name):
-            factory: LanguageFactory = import_path(self.name, what="models")
-        elif self.name in LANGUAGE_ZOO:
-            factory = LANGUAGE_ZOO[self.name]
-        else:
-            raise unknown_name("language model", self.name, LANGUAGE_ZOO)
+        factory = find_language_factory(self.name)
         with borrowed_global_generator(seed):
             model: object = factory(self.vocabulary_size, self.context)
         if not isinstance(model, nn.Module):
             raise SettingError(f"models: {self.name} must return a torch.nn.Module, got {type(model).__name__}")
         return model
+
+    def example(self, count: int, generator: torch.Generator | None = None) -> Int[Tensor, "{count} L"]:
+        """Return ``count`` rows of the first token, or of random ones."""
+        shape = (count, self.context)
+        if generator is None:
+            return torch.zeros(shape, dtype=torch.int64)
+        return torch.randint(self.vocabulary_size, shape, generator=generator)
 
 
 def try_out_language(architecture: LanguageArchitecture) -> int:
@@ -144,3 +158,16 @@ def try_out_language(architecture: LanguageArchitecture) -> int:
     if not torch.allclose(logits[:, :-1], after[:, :-1], rtol=1e-4, atol=1e-5):
         raise SettingError(f"{where} is not causal: the last token of a row changes the logits before it")
     return sum(p.numel() for p in model.parameters())
+
+
+def language_traits(architecture: LanguageArchitecture) -> Traits:
+    """Try a model as ``try_out_language`` does, and return its traits. Features are not looked for."""
+    parameters = try_out_language(architecture)
+    model = architecture.build(seed=0).train()
+    with borrowed_global_generator(0):
+        before = torch.get_rng_state()
+        next_token_logits(model, architecture.example(2))
+        draws_randomness = not torch.equal(before, torch.get_rng_state())
+    if not any(p.requires_grad for p in model.parameters()):
+        raise SettingError(f"models: {architecture.name} has no trainable parameter")
+    return Traits(parameters=parameters, draws_randomness=draws_randomness)

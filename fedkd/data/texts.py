@@ -1,0 +1,62 @@
+"""Data sets of texts: in memory, and prepared, as one array of bytes that every worker maps.
+
+What images are to ``fedkd.data.prepare``. A text's class is its topic, or another natural id. Not for: where texts come
+from (``fedkd.text.sources``), tokens (``fedkd.text.vocabulary``).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedkd.errors import SettingError
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """A data set in memory: ``texts`` none of them empty, ``labels`` [n] from 0, its training split first.
+
+    ``columns`` are its other columns of numbers or text, [n] each, for partitions by a natural id.
+    """
+
+    texts: tuple[str, ...]
+    labels: np.ndarray
+    train_size: int
+    class_names: tuple[str, ...]
+    columns: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class PreparedTexts:
+    """A prepared data set of texts: read-only memory maps over the rows of its training split, then its test split.
+
+    Row i is the UTF-8 of ``content[ends[i - 1] : ends[i]]``.
+    """
+
+    key: str
+    content: np.ndarray
+    ends: np.ndarray
+    labels: np.ndarray
+    train_size: int
+    class_names: tuple[str, ...]
+    columns: Mapping[str, np.ndarray]
+
+    def text(self, row: int) -> str:
+        """Return a row's text."""
+        start = int(self.ends[row - 1]) if row else 0
+        return bytes(self.content[start : int(self.ends[row])]).decode()
+
+    def texts(self, rows: Iterable[int]) -> list[str]:
+        """Return the texts of rows."""
+        return [self.text(int(row)) for row in rows]
+
+
+def write_texts(texts: Sequence[str], folder: Path) -> None:
+    """Write texts as ``PreparedTexts`` maps them. Raises SettingError where one is empty."""
+    empty = [i for i, text in enumerate(texts) if not text.strip()]
+    if empty:
+        raise SettingError(f"data: text {empty[0]} is empty; a source of texts leaves such rows out")
+    encoded = [text.encode() for text in texts]
+    np.save(folder / "texts.npy", np.frombuffer(b"".join(encoded), dtype=np.uint8))
+    np.save(folder / "ends.npy", np.cumsum([len(text) for text in encoded], dtype=np.int64))
