@@ -467,6 +467,7 @@ def _guard(scenario: Scenario, declared: Declaration, task: Task, division: Divi
         plan=plan,
         seed=seed,
         temperature=scenario.distill.temperature,
+        has_reference=isinstance(task, TextTask),
     )
 
 

@@ -536,8 +536,13 @@ def _share(visit: _Visit) -> None:
     assert place.kind is not None, "knowledge was asked for in a run that exchanges none"
     _look_for_secrets(visit, "own_model")
     knowledge = place.kind.extract(visit)
+    hints = None
+    if place.guard.detector is not None:
+        hints = place.task.hints(place.guard.detector, knowledge.ids)
+        scores = place.guard.suspected(knowledge, visit.guarded, hints)
+        visit.metrics.update(place.task.judged(scores, knowledge.ids))
     visit.knowledge, visit.event, visit.guarded = place.guard.protect(
-        knowledge, visit.client_id, visit.round, visit.guarded
+        knowledge, visit.client_id, visit.round, visit.guarded, hints
     )
     if place.codecs is not None:
         memory = None if visit.download.start_over else visit.remembered("up")

@@ -21,9 +21,11 @@ from fedkd.privacy.history import History
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms import (
     CentralGaussian,
+    Detector,
     DpSgd,
     Gaussian,
     GnMax,
+    Hints,
     Laplace,
     Mechanism,
     RandomizedResponse,
@@ -54,6 +56,8 @@ class Guard:
     plan: Plan | None
     seed: int
     temperature: float = 1.0
+    has_reference: bool = False
+    """Whether the task has soft labels to compare with, of a model that saw public data alone."""
     reason: str = REASON
 
     @property
@@ -69,12 +73,20 @@ class Guard:
     @property
     def compares(self) -> bool:
         """Whether the client must remember what it was taught, to compare with."""
-        return isinstance(self.mechanism, Swing) and self.mechanism.detector != "oracle"
+        return self.detector in ("confidence", "surprisal_gap") and not self.has_reference
+
+    @property
+    def detector(self) -> Detector | None:
+        """How swing finds what looks private, where it acts."""
+        return self.mechanism.detector if isinstance(self.mechanism, Swing) else None
 
     def protect(
-        self, knowledge: Knowledge, client_id: int, number: int, memory: Memory
+        self, knowledge: Knowledge, client_id: int, number: int, memory: Memory, hints: Hints | None = None
     ) -> tuple[Knowledge, PrivacyEvent, Memory]:
-        """Return what may leave a client in a round, the event that says what was done, and what it remembers."""
+        """Return what may leave a client in a round, the event that says what was done, and what it remembers.
+
+        ``hints`` are what the task knows of the public samples, for swing.
+        """
         mechanism, plan = self.mechanism, self.plan
         if mechanism is None or plan is None:
             return knowledge, unprotected_event(self.reason), memory
@@ -85,7 +97,8 @@ class Guard:
             return knowledge, self.event([unprotected_upload()]), memory
         assert isinstance(knowledge, Predictions), "checked before the run"
         if isinstance(mechanism, Swing):
-            values = self._swung(mechanism, knowledge, client_id, number, memory)
+            scores = self.suspected(knowledge, memory, hints)
+            values = self._swung(mechanism, knowledge, scores, client_id, number)
             return replace(knowledge, values=values), self.event(mechanism.spent(plan, len(values))), memory
         assert isinstance(mechanism, Gaussian | Laplace | RandomizedResponse), "there are no others"
         stream = numpy_stream(self.seed, "client", client_id, "round", number, "privacy noise")
@@ -132,15 +145,22 @@ class Guard:
         fusion = strategy.teach(told.probs, cohort.size)
         return replace(fusion, kept=None if bool(told.answered.all()) else told.answered), told.spent
 
-    def _swung(self, mechanism: Swing, knowledge: Predictions, client_id: int, number: int, memory: Memory) -> Tensor:
-        assert self.plan is not None, "there is a mechanism"
-        stream = numpy_stream(self.seed, *mechanism.stream_path(client_id, number))
-        noise = mechanism.draw(self.plan.public_size, self.plan.classes, stream)[knowledge.ids]
-        reference = None
+    def suspected(self, knowledge: Predictions, memory: Memory, hints: Hints | None = None) -> Tensor:
+        """Return swing's scores [N] of what a client would release: how private each row looks, in [0, 1]."""
+        assert isinstance(self.mechanism, Swing), "no other mechanism has scores"
+        hints = hints or Hints()
         if "taught ids" in memory and bool(torch.isin(knowledge.ids, memory["taught ids"]).all()):
             ids, order = memory["taught ids"].sort()
             reference = memory["taught probs"][order][torch.searchsorted(ids, knowledge.ids)]
-        return mechanism.release(knowledge.values, knowledge.scale, noise, reference=reference)
+            hints = replace(hints, reference=reference)
+        return self.mechanism.scores(knowledge.values, knowledge.scale, hints)
+
+    def _swung(self, mechanism: Swing, knowledge: Predictions, scores: Tensor, client_id: int, number: int) -> Tensor:
+        rows, columns = scores > 0, knowledge.values.shape[1]
+        noise = torch.zeros(len(scores), columns, dtype=torch.float64)
+        if mechanism.noise > 0:
+            noise[rows] = mechanism.draw(knowledge.ids[rows], columns, self.seed, client_id, number)
+        return mechanism.release(knowledge.values, knowledge.scale, scores, noise)
 
 
 def history_of(memory: Memory) -> History:

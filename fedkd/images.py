@@ -1,6 +1,6 @@
 """Images with labels as a task: a public sample is an image, a class a label."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from fedkd.data.shifts import shifted
 from fedkd.fusion import soften
 from fedkd.models.build import Architecture, Blueprint, Factory, Traits, find_factory, try_out
 from fedkd.models.heads import Heads, label_logits, label_loss, taught_loss
+from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.task import Compare, Examples, Measured
 from fedkd.training import accuracy, predict
 
@@ -146,6 +147,14 @@ class ImageTask:
 
     def exposures(self, model: nn.Module, client_id: int, whose: str) -> None:
         """Return nothing: images hold no secrets of this kind."""
+
+    def hints(self, detector: Detector, ids: Int[Tensor, "N"]) -> Hints:
+        """Return nothing: of images, clients compare with their last teacher."""
+        return Hints()
+
+    def judged(self, scores: Float[Tensor, "N"], ids: Int[Tensor, "N"]) -> Mapping[str, float]:
+        """Return nothing: nobody says which images are private."""
+        return {}
 
     def ask(self, ids: Int[Tensor, "N"] | None = None) -> AskedImages:
         """Return public images by id."""

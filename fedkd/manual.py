@@ -13,6 +13,7 @@ from fedkd.models.build import ZOO
 from fedkd.scenario import SECTIONS, TOP
 from fedkd.settings import REQUIRED, defaults, documentation
 from fedkd.shelf import GROUPS, find, names
+from fedkd.text.models import LANGUAGE_ZOO
 
 USAGE = """\
 fedkd: a simulator for federated distillation
@@ -49,6 +50,10 @@ def manual(scenarios: Mapping[str, Path]) -> str:
         parts.append("\n".join(lines))
     models = [f"  {name:<10} {_first_line(factory)}" for name, factory in ZOO.items()]
     parts.append("\n".join(["models (models=[NAME,...]), or package.module:factory(input_shape, classes)", *models]))
+    parts.append(
+        "language models (with data of texts), or package.module:factory(vocabulary_size, context)\n"
+        f"  {', '.join(LANGUAGE_ZOO)}"
+    )
     return "\n\n".join(parts)
 
 

@@ -24,7 +24,7 @@ from fedkd.scenario import Scenario
 from fedkd.server import check_order
 from fedkd.settings import defaults, plain
 from fedkd.strategy import Asking, Declaration, Needs
-from fedkd.text.task import Tokens
+from fedkd.text.task import TextTask, Tokens
 from fedkd.training import Distillation
 
 
@@ -245,8 +245,11 @@ def check_privacy(scenario: Scenario, declared: Declaration, place: Workplace) -
         scenario.strategy.value, Asking
     ):
         raise SettingError(f"{where}: which samples are asked about changes from round to round; use dp_sgd or another")
-    if isinstance(mechanism, Swing) and mechanism.detector == "oracle":
+    text = place.task if isinstance(place.task, TextTask) else None
+    if guard.detector == "oracle" and (text is None or text.secrets is None):
         raise SettingError("privacy.detector=oracle needs to know the canaries, and this run has none")
+    if guard.detector == "pattern" and text is None:
+        raise SettingError("privacy.detector=pattern looks for digits and addresses in text, and this data has none")
     if guard.central is not None:
         if scenario.robust.name != "none":
             raise SettingError(f"privacy={chosen} and robust={scenario.robust.name} both take the mean's place")

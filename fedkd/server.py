@@ -7,10 +7,10 @@ part, which public samples) comes from named streams, so that a round repeats wh
 import hashlib
 import json
 import time
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, cast
-from typing import Protocol as Protocol_
+from typing import Any, Literal, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -98,7 +98,8 @@ class Reply:
     rejected: bool = False
 
 
-class Observer(Protocol_):
+@runtime_checkable
+class Observer(typing.Protocol):
     """Somebody who looks at a run for the researcher, and changes nothing in it."""
 
     def received(self, number: int, upload: Upload) -> None:

@@ -48,10 +48,20 @@ def release(
     >>> release(torch.tensor([[2.0, 0.0]]), 2 * one, one, torch.tensor([[-1.0, 0.0]])).tolist()
     [[0.5, 0.5]]
     """
+    return soften(swing_logits(logits, temperatures, scales, noise))
+
+
+def swing_logits(
+    logits: Float[Tensor, "N C"],
+    temperatures: Float[Tensor, "N"],
+    scales: Float[Tensor, "N"] | None = None,
+    noise: Float[Tensor, "N C"] | None = None,
+) -> Float[Tensor, "N C"]:
+    """Return ``z_t / T_t + scale_t * noise_t``, of which ``release`` is the softmax."""
     calm = logits / temperatures[:, None]
     if noise is None or scales is None:
-        return soften(calm)
-    return soften(calm + torch.where(scales[:, None] > 0, scales[:, None] * noise, 0.0))
+        return calm
+    return calm + torch.where(scales[:, None] > 0, scales[:, None] * noise, 0.0)
 
 
 def draw_noise(

@@ -5,7 +5,7 @@ is measured. Everything above it (rounds, strategies, kinds, codecs, engines) se
 Not for: who has which rows (``fedkd.data.division``), when anything is done (``fedkd.client``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.models.build import Blueprint, Factory, Traits
+from fedkd.privacy.mechanisms import Detector, Hints
 
 Examples = tuple[Tensor, Tensor]
 """Inputs and targets, a row of each for what one place in a batch stands for: an image and its label, or a window of
@@ -121,6 +122,12 @@ class Task(Protocol):
 
         None where there are no secrets.
         """
+
+    def hints(self, detector: Detector, ids: Int[Tensor, "N"]) -> Hints:
+        """Return what a detector of private rows must know of public samples."""
+
+    def judged(self, scores: Float[Tensor, "N"], ids: Int[Tensor, "N"]) -> Mapping[str, float]:
+        """Return how well a detector's scores find what is private, where the simulation knows; else nothing."""
 
     def ask(self, ids: Int[Tensor, "N"] | None = None) -> Asked:
         """Return public samples by id; all of them by default."""

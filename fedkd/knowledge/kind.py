@@ -14,9 +14,9 @@ Lesson = Literal["distill", "adopt", "train"]
 """How a client learns from a teacher of a kind: by distilling on the public set, by taking over weights, or by a term
 of its private training's loss. The first two are steps of their own; the last takes the teacher of the round before."""
 
-Penalty = Callable[[Int[Tensor, "batch"], Float[Tensor, "batch C"], Any], Float[Tensor, ""]]
-"""A term of the private training's loss: from places among the private samples, their logits, and their features
-(None unless the kind ``uses_features``)."""
+Penalty = Callable[[Int[Tensor, "batch"], Float[Tensor, "batch *rows C"], Any], Float[Tensor, ""]]
+"""A term of the private training's loss: from places among the private examples, their logits (of text a row a token),
+and their features (None unless the kind ``uses_features``)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,7 +130,9 @@ class ModelWeights:
         start = [parameter.detach().clone() for parameter in parameters]
         half = self.proximal / 2
 
-        def term(batch: Int[Tensor, "batch"], logits: Float[Tensor, "batch C"], features: None) -> Float[Tensor, ""]:
+        def term(
+            batch: Int[Tensor, "batch"], logits: Float[Tensor, "batch *rows C"], features: None
+        ) -> Float[Tensor, ""]:
             moved = [(now - then).square().sum() for now, then in zip(parameters, start, strict=True)]
             return half * torch.stack(moved).sum()
 

@@ -141,12 +141,39 @@ class ConsoleReport:
         self._console.print(table)
         if plan.clients <= MOST_CLIENTS_LISTED:
             self._console.print(_clients_table(last, baseline))
+        for line in text_lines(summary):
+            self._console.print(line, style="bold" if line.startswith("VOID") else None, markup=False)
         sentence = verdict(summary, plan.strategy)
         if sentence:
             self._console.print(sentence, style="bold" if "LOSES" in sentence else None, markup=False)
         for claim in summary["privacy"].get("text", []):
             self._console.print(f"Privacy: {claim}", markup=False)
         self._console.print(f"Results and plots: {folder}", markup=False)
+
+
+def text_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return what is said of text: bits a token, and how far secrets came out to each adversary; nothing of images."""
+    bits, exposure = summary.get("bits_per_token"), summary.get("exposure")
+    lines = []
+    if bits is not None:
+        known = [f"{value:.3f} on the {where}" for where, value in bits.items() if value is not None]
+        lines.append(f"Accuracies are of next tokens. Bits a token: {', '.join(known)}.")
+    if exposure is not None:
+        lines.append(
+            f"Exposure of secrets in bits, {exposure['ceiling']:.1f} at most, {exposure['chance']:.2f} by chance:"
+        )
+        for name, found in exposure["by_adversary"].items():
+            inserted, held_out = found["inserted"], found["held_out"]
+            lines.append(
+                f"  {name:<15} mean {inserted['mean']:5.2f}  median {inserted['median']:5.2f}  of {inserted['count']};"
+                f"  held out {held_out['mean']:5.2f}"
+            )
+        if exposure["detector"] is not None:
+            shares = [f"{k} {'-' if v is None else f'{v:.2f}'}" for k, v in exposure["detector"].items()]
+            lines.append(f"  detector of secrets' context: {', '.join(shares)}")
+        if exposure["void"] is not None:
+            lines.append(f"VOID: {exposure['void']}.")
+    return lines
 
 
 def _adversity(plan: Plan) -> dict[str, str]:

@@ -5,8 +5,9 @@ on whole windows, and only the positions asked about travel or teach. Clients' t
 text then visits their context. Vocabulary and detectors' reference model are made of public text alone.
 """
 
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -23,10 +24,11 @@ from fedkd.data.division import Division
 from fedkd.data.texts import PreparedTexts
 from fedkd.errors import SettingError
 from fedkd.models.build import Blueprint, Traits
+from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.seeding import numpy_stream, torch_seed
 from fedkd.task import Compare, Examples, Measured
 from fedkd.text.canaries import alphabet_of
-from fedkd.text.detectors import mark, mark_context
+from fedkd.text.detectors import compare_scores, mark, mark_context
 from fedkd.text.learning import PREDICTION_ROWS
 from fedkd.text.models import LanguageArchitecture, find_language_factory, language_traits
 from fedkd.text.secrets import Canaries, NoCanaries, Secrets, plant
@@ -211,7 +213,7 @@ class TextTask:
         is_right, bits = torch.cat(right), torch.cat(surprisal).to(torch.float64)
         return Measured(
             accuracy=is_right.to(torch.float64).mean().item(),
-            nll=bits.clamp(max=-np.log(FLOOR)).mean().item(),
+            nll=bits.clamp(max=-math.log(FLOOR)).mean().item(),
             ece=calibration_error(torch.cat(confidence).to(torch.float64), is_right),
         )
 
@@ -236,6 +238,24 @@ class TextTask:
     def describe(self, texts: int) -> str:
         """Return the public set in words."""
         return f"{texts} texts: {self.public_size:,} token positions, a vocabulary of {self.vocabulary.size}"
+
+    def hints(self, detector: Detector, ids: Int[Tensor, "N"]) -> Hints:
+        """Return what a detector must know of positions: where secrets could be, what matches, a public model's say."""
+        flagged = self.flagged()
+        return Hints(
+            reference=self.reference_probs()[ids] if detector in ("confidence", "surprisal_gap") else None,
+            flagged=None if flagged is None else flagged[ids],
+            matched=self.matched()[ids] if detector == "pattern" else None,
+        )
+
+    def judged(self, scores: Float[Tensor, "N"], ids: Int[Tensor, "N"]) -> Mapping[str, float]:
+        """Return a detector's recall and precision in finding where secrets could be; -1 for a share of nothing."""
+        flagged = self.flagged()
+        if flagged is None:
+            return {}
+        found = compare_scores(scores, flagged[ids])
+        shares = {"detector recall": found.recall, "detector precision": found.precision}
+        return {name: -1.0 if math.isnan(share) else share for name, share in shares.items()}
 
     def flagged(self) -> Tensor | None:
         """Return at which public positions [N] a secret could be said, for the oracle; None without secrets."""

@@ -30,7 +30,7 @@ from fedkd.privacy.mechanisms import (
     planned_claims,
 )
 from fedkd.privacy.mechanisms.krr import randomize_labels, truth_probability
-from fedkd.privacy.mechanisms.swing import REASON, confidence_scores, surprisal_gap_scores, swing
+from fedkd.privacy.mechanisms.swing import DETECTORS, REASON, Hints, confidence_scores, surprisal_gap_scores
 from fedkd.privacy.plan import Plan, hopeless
 from fedkd.privacy.ranges import bound_rows, diameter, onto_simplex
 from fedkd.privacy.renyi import ORDERS
@@ -388,10 +388,10 @@ def test_swing_leaves_what_looks_public_and_blurs_what_looks_private():
     z = logits(rows=4).to(torch.float64)
     noise = torch.ones_like(z) * torch.arange(10)
     scores = torch.tensor([0.0, 0.5, 1.0, 0.0], dtype=torch.float64)
-    released = swing(z, scores, 1.0, 16.0, noise)
+    released = Swing(max_temperature=16.0, noise=3.0).release(z, "logits", scores, noise)
     torch.testing.assert_close(released[[0, 3]], z[[0, 3]])
-    torch.testing.assert_close(released[1], z[1] / 4 + 0.5 * noise[1])
-    torch.testing.assert_close(released[2], z[2] / 16 + noise[2])
+    torch.testing.assert_close(released[1], z[1] / 4 + 1.5 * noise[1])
+    torch.testing.assert_close(released[2], z[2] / 16 + 3 * noise[2])
 
 
 def test_detectors_score_what_is_sure_and_alone():
@@ -407,31 +407,35 @@ def test_detectors_score_what_is_sure_and_alone():
 
 
 @pytest.mark.parametrize("scale", ["logits", "probs"])
-@pytest.mark.parametrize("detector", ["confidence", "surprisal_gap", "oracle"])
+@pytest.mark.parametrize("detector", DETECTORS)
 def test_swing_releases_soft_labels_or_logits_of_the_same_kind(scale: Any, detector: Any):
     settings = Swing(detector=detector)
     values = logits() if scale == "logits" else soften(logits())
-    noise = settings.draw(20, 10, stream())[torch.arange(6)]
+    noise = settings.draw(torch.arange(6), 10, 0, 3, 1)
     flagged = torch.tensor([True, False, True, False, False, False])
-    released = settings.release(values, scale, noise, reference=soften(logits().flip(0)), flagged=flagged)
+    hints = Hints(reference=soften(logits().flip(0)), flagged=flagged, matched=flagged)
+    released = settings.release(values, scale, settings.scores(values, scale, hints), noise)
     assert released.dtype == values.dtype
     assert torch.isfinite(released).all()
     probs = soften(released) if scale == "logits" else released
     torch.testing.assert_close(probs.sum(dim=-1), torch.ones(6))
-    if detector == "oracle":
+    if detector in ("oracle", "pattern"):
         kept = soften(values) if scale == "logits" else values
         torch.testing.assert_close(probs[~flagged], kept[~flagged])
         assert (probs[flagged] - kept[flagged]).abs().max() > 0.05
-    first = settings.release(values, scale, noise, flagged=flagged)
-    assert first.shape == values.shape
+    first = settings.scores(values, scale, Hints(flagged=flagged, matched=flagged))
+    assert first.shape == (6,)
 
 
 def test_swing_keeps_a_samples_noise_or_draws_it_each_round():
     kept, fresh = Swing(), Swing(noise_per="release")
     assert kept.stream_path(3, 1) == kept.stream_path(3, 2) != kept.stream_path(4, 1)
     assert fresh.stream_path(3, 1) != fresh.stream_path(3, 2)
+    every = torch.arange(2000)
     for law in ("gaussian", "laplace"):
-        assert Swing(law=law, noise=3.0).draw(2000, 10, stream()).std().item() == pytest.approx(3.0, rel=0.05)
+        drawn = Swing(law=law).draw(every, 10, 0, 3, 1)
+        assert drawn.std().item() == pytest.approx(1.0, rel=0.05)
+        assert torch.equal(Swing(law=law).draw(every[40:50], 10, 0, 3, 2), drawn[40:50])
     assert Swing(noise=0.0).warnings(plan()) != ()
 
 
@@ -497,7 +501,7 @@ def test_settings_that_do_not_fit_the_run_are_refused(
 
 def test_an_oracle_without_canaries_is_refused():
     with pytest.raises(SettingError, match="needs to know the canaries"):
-        Swing(detector="oracle").release(logits(), "logits", torch.zeros(6, 10))
+        Swing(detector="oracle").scores(logits(), "logits", Hints())
 
 
 def test_every_claim_of_a_planned_run_names_what_it_means():

@@ -16,6 +16,8 @@ from fedkd.privacy.mechanisms.mechanism import Mechanism as Mechanism
 from fedkd.privacy.mechanisms.mechanism import claim_text as claim_text
 from fedkd.privacy.mechanisms.mechanism import planned_claims as planned_claims
 from fedkd.privacy.mechanisms.mechanism import unprotected_upload as unprotected_upload
+from fedkd.privacy.mechanisms.swing import Detector as Detector
+from fedkd.privacy.mechanisms.swing import Hints as Hints
 from fedkd.privacy.mechanisms.swing import Swing as Swing
 
 MECHANISMS: dict[str, type[Mechanism]] = {

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedkd.checks import at_least, one_of, positive
@@ -25,7 +24,10 @@ from fedkd.privacy.events import NoClaim
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.plan import Plan, check_local
 from fedkd.privacy.ranges import Rows
+from fedkd.swing import draw_noise, swing_logits, swing_temperatures
 
+Detector = Literal["confidence", "surprisal_gap", "pattern", "oracle", "everywhere"]
+DETECTORS: tuple[Detector, ...] = ("confidence", "surprisal_gap", "pattern", "oracle", "everywhere")
 REASON = "swing is a heuristic: adaptive temperature and noise without a bound on what a record can change"
 NO_BUDGET = "swing is a heuristic without a guarantee, it has no budget; take gaussian or dp_sgd for an epsilon"
 
@@ -55,22 +57,18 @@ def surprisal_gap_scores(log_probs: Rows, reference: Rows, largest_gap: float) -
     return ((own - other) / largest_gap).clamp(0, 1)
 
 
-def temperatures(scores: Scores, base: float, largest: float) -> Scores:
-    """Return ``base (largest / base)^score``: base where nothing is private, largest where all is.
+@dataclass(frozen=True)
+class Hints:
+    """What is known of the rows [N] that are released, beside the rows: None where it is not.
 
-    >>> temperatures(torch.tensor([0.0, 0.5, 1.0]), 1.0, 100.0).tolist()
-    [1.0, 10.0, 100.0]
+    ``reference`` are the soft labels of somebody who does not know the private data: of images the last teacher's, of
+    text those of a model that learned public text alone. ``flagged``: where a secret could be said, for the oracle.
+    ``matched``: whose next token is in the match of a pattern.
     """
-    return base * (largest / base) ** scores
 
-
-def swing(logits: Rows, scores: Scores, base: float, largest: float, noise: Rows) -> Rows:
-    """Return the logits of the release, ``z / T(score) + score * noise``; ``noise`` already has its deviation.
-
-    Their softmax at temperature 1 is what a student learns, at its own temperature 1: the same temperature on both
-    sides would leave the optimum where it was. Scores of 0 with ``base=1`` change nothing.
-    """
-    return logits / temperatures(scores, base, largest)[:, None] + scores[:, None] * noise
+    reference: Float[Tensor, "N C"] | None = None
+    flagged: Bool[Tensor, "N"] | None = None
+    matched: Bool[Tensor, "N"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +86,11 @@ class Swing:
     assumptions: ClassVar[tuple[str, ...]] = (REASON,)
     outside: ClassVar[tuple[str, ...]] = ()
 
-    detector: Literal["confidence", "surprisal_gap", "oracle"] = "confidence"
-    """What looks private: sure where others disagree (confidence), likelier than in the last teacher (surprisal_gap),
-    or samples that the experiment knows to be (oracle, a measurement that no real client has)."""
+    detector: Detector = "confidence"
+    """What looks private: sure where the reference disagrees (confidence), likelier than the reference finds it
+    (surprisal_gap), next tokens in digits, e-mail addresses or titled names (pattern, of text), what the experiment
+    knows to be (oracle: the context of canaries, a measurement that no real client has), or everywhere, a control. The
+    reference is the last teacher, or of text a model that learned public text alone."""
     base_temperature: float = 1.0
     """Temperature where nothing is private, > 0."""
     max_temperature: float = 10.0
@@ -108,11 +108,13 @@ class Swing:
         positive(base_temperature=self.base_temperature, largest_gap=self.largest_gap)
         at_least(0, noise=self.noise)
         at_least(self.base_temperature, max_temperature=self.max_temperature)
-        one_of(("confidence", "surprisal_gap", "oracle"), detector=self.detector)
+        one_of(DETECTORS, detector=self.detector)
         one_of(("gaussian", "laplace"), law=self.law)
         one_of(("sample", "release"), noise_per=self.noise_per)
         if self.noise == 0 and self.max_temperature == self.base_temperature:
             raise SettingError("noise=0 and max_temperature=base_temperature treat all samples alike: nothing swings")
+        if self.detector == "everywhere" and self.base_temperature != 1.0:
+            raise SettingError("base_temperature would do nothing: detector=everywhere scores 1 at every sample")
         if self.detector != "surprisal_gap" and self.largest_gap != 5.0:
             raise SettingError(f"largest_gap={self.largest_gap} would do nothing: detector={self.detector}")
 
@@ -123,39 +125,37 @@ class Swing:
     def stream_path(self, client_id: int, number: int) -> tuple[str | int, ...]:
         """Return the name of the stream that a client draws from in a round: the same each round for kept noise."""
         when = () if self.noise_per == "sample" else ("round", number)
-        return ("client", client_id, *when, "swing noise")
+        return ("client", client_id, "swing noise", *when)
 
-    def scores(self, log_probs: Rows, reference: Rows | None, flagged: Bool[Tensor, "N"] | None) -> Scores:
-        """Return the detector's scores [N] in [0, 1]; ``reference`` are the last teacher's probs, if there was one."""
-        if self.detector == "oracle":
-            if flagged is None:
-                raise SettingError("detector=oracle needs to know the canaries, and this run has none")
-            return flagged.to(log_probs.dtype)
+    def scores(self, values: Rows, scale: Scale, hints: Hints) -> Scores:
+        """Return the detector's scores [N] in [0, 1] of rows that a client would upload."""
+        log_probs = torch.log_softmax(_logits(values, scale), dim=-1)
+        if self.detector == "everywhere":
+            return torch.ones_like(log_probs[:, 0])
+        if self.detector in ("oracle", "pattern"):
+            marked = hints.flagged if self.detector == "oracle" else hints.matched
+            if marked is None:
+                what = "to know the canaries" if self.detector == "oracle" else "text"
+                raise SettingError(f"detector={self.detector} needs {what}, and this run has none")
+            return marked.to(log_probs.dtype)
+        reference = None if hints.reference is None else hints.reference.to(torch.float64)
         if self.detector == "surprisal_gap":
-            zeros = torch.zeros(len(log_probs), dtype=log_probs.dtype, device=log_probs.device)
+            zeros = torch.zeros_like(log_probs[:, 0])
             return zeros if reference is None else surprisal_gap_scores(log_probs, reference, self.largest_gap)
         return confidence_scores(log_probs, reference)
 
-    def draw(self, public_size: int, classes: int, stream: np.random.Generator) -> Rows:
-        """Return noise for all public samples [public_size, classes]: rows are taken by public id."""
-        shape = (public_size, classes)
-        drawn = stream.standard_normal(shape) if self.law == "gaussian" else stream.laplace(size=shape) / 2**0.5
-        return torch.from_numpy(self.noise * drawn)
+    def draw(self, ids: Int[Tensor, "N"], classes: int, seed: int, client_id: int, number: int) -> Rows:
+        """Return a client's noise of variance 1 for public samples, each from a stream of its own."""
+        return draw_noise(ids, classes, self.law, seed, *self.stream_path(client_id, number)).to(torch.float64)
 
-    def release(
-        self,
-        values: Rows,
-        scale: Scale,
-        noise: Rows,
-        *,
-        reference: Rows | None = None,
-        flagged: Bool[Tensor, "N"] | None = None,
-    ) -> Rows:
-        """Return the rows to upload, on the scale that came in; ``noise`` [N, C] are the samples' rows of ``draw``."""
-        logits = values.to(torch.float64) if scale == "logits" else values.to(torch.float64).clamp(min=1e-12).log()
-        target = None if reference is None else reference.to(torch.float64)
-        scores = self.scores(torch.log_softmax(logits, dim=-1), target, flagged)
-        released = swing(logits, scores, self.base_temperature, self.max_temperature, noise)
+    def release(self, values: Rows, scale: Scale, scores: Scores, noise: Rows) -> Rows:
+        """Return the rows to upload, on the scale that came in; where scores are 0, ``noise`` may hold anything.
+
+        The softmax of what is released is what a student learns, at temperature 1 of its own: the same temperature on
+        both sides would leave its optimum where it was. Scores of 0 with ``base_temperature=1`` change nothing.
+        """
+        temperatures = swing_temperatures(scores, self.base_temperature, self.max_temperature)
+        released = swing_logits(_logits(values, scale), temperatures, self.noise * scores, noise)
         return (released if scale == "logits" else soften(released)).to(values.dtype)
 
     def spent(self, plan: Plan, rows: int) -> tuple[Spending, ...]:
@@ -175,3 +175,8 @@ class Swing:
         if self.noise == 0:
             return ("swing without noise protects nothing: a temperature keeps the order of all candidates",)
         return ()
+
+
+def _logits(values: Rows, scale: Scale) -> Rows:
+    """Return rows as logits in double precision; of soft labels their logarithms."""
+    return values.to(torch.float64) if scale == "logits" else values.to(torch.float64).clamp(min=1e-12).log()

@@ -1,0 +1,225 @@
+"""Whole runs on text through the simulator: repeated, resumed, coded, fused by any public-set strategy."""
+
+import json
+import math
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_text import CANARIES, TINY_TEXT, small_gru, text_experiment, text_records, text_scenario
+from torch import nn
+
+from fedkd.build import build
+from fedkd.errors import SettingError
+from fedkd.report.folder import RunFolder
+from fedkd.run import resume, run
+from fedkd.scenario import Scenario
+from fedkd.text.learning import accuracy_of_tokens, bits_per_token
+from fedkd.text.windows import IGNORED, Windows
+
+VOLATILE = ("seconds", "versions", "engine")
+
+
+class Wrapped(nn.Module):
+    """A model that wraps its logits in an object, as Hugging Face models do."""
+
+    def __init__(self, vocabulary_size: int, context: int) -> None:
+        super().__init__()
+        self.inner = small_gru(vocabulary_size, context)
+
+    def forward(self, ids: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.inner(ids))
+
+
+def wrapped(vocabulary_size: int, context: int) -> nn.Module:
+    return Wrapped(vocabulary_size, context)
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """Return what a run wrote, without what time has a part in."""
+    rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    summary = json.loads((folder / "summary.json").read_text())
+    return {
+        "rounds": [{k: v for k, v in row.items() if k not in VOLATILE} for row in rounds],
+        "summary": {k: v for k, v in summary.items() if k not in VOLATILE},
+    }
+
+
+def test_a_run_repeats_with_any_number_of_workers_and_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, Any] = {"rounds": 2, "canaries": CANARIES, "privacy": {"name": "swing", "detector": "oracle"}}
+    whole = run(text_scenario(**changes), tmp_path / "whole")
+    run(text_scenario(**changes, engine={"name": "local", "workers": 2}), tmp_path / "two")
+    assert figures(tmp_path / "two") == figures(tmp_path / "whole")
+    assert whole["exposure"]["by_adversary"].keys() == {"own_model", "server_uploads", "server_student", "peers"}
+
+    class Ended(Exception):
+        pass
+
+    add_round = RunFolder.add_round
+
+    def failing(self: RunFolder, row: Any, *rest: Any) -> None:
+        add_round(self, row, *rest)
+        if row["round"] == 2:
+            raise Ended
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "add_round", failing)
+        with pytest.raises(Ended):
+            run(text_scenario(**changes), tmp_path / "parts")
+    resume(text_scenario(**changes), tmp_path / "parts")
+    assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "strategy", ["knfu", "dsfl", "fedmd", "cronus", "comet", "ktpfl", "scarlet", "cfd", "feddf", "fedavg", "fedprox"]
+)
+def test_strategies_of_public_samples_and_of_weights_run_on_tokens(strategy: str) -> None:
+    changes: dict[str, Any] = {"strategy": strategy}
+    if strategy == "cfd":
+        changes["strategy"] = {"name": "cfd", "server": "tiny_text:small_gru"}
+    if strategy in ("fedavg", "fedprox", "feddf"):
+        changes["models"] = ["tiny_text:small_gru"]
+    (record,) = text_records(**changes)
+    assert record.knowledge_sha256 is not None
+    assert all(client.status == "ok" and client.global_accuracy is not None for client in record.clients)
+
+
+def test_public_ids_are_the_positions_of_public_text_that_have_a_next_token() -> None:
+    task = text_experiment().place.task
+    inputs, targets = task.public_set()
+    assert task.public_size == int((targets != IGNORED).sum()) == len(task.public_labels)
+    ids = torch.tensor([7, 3, 41])
+    model = nn.Embedding(task.classes, task.classes)
+    every = model(inputs)[targets != IGNORED]
+    assert torch.equal(task.ask().predict(model), every)
+    assert torch.equal(task.ask(ids).predict(model), every[ids])
+    assert torch.equal(task.public_labels[ids], targets[targets != IGNORED][ids])
+
+
+def test_distilling_some_positions_is_the_mean_over_them_alone() -> None:
+    task = text_experiment().place.task
+    model, ids = nn.Embedding(task.classes, task.classes), torch.tensor([5, 200, 2])
+    asked = task.ask(ids)
+    target = torch.rand(3, task.classes).softmax(-1)
+    batch = torch.arange(asked.size)
+    found = asked.taught_loss(model, batch, lambda logits, rows: F.cross_entropy(logits, target[rows]))
+    assert asked.size <= 3
+    assert found.item() == pytest.approx(F.cross_entropy(task.ask().predict(model)[ids], target).item(), rel=1e-6)
+
+
+def test_a_windows_loss_depends_on_no_other_window() -> None:
+    """As the clipped gradients of DP-SGD must: a short last window weighs as much as a full one."""
+    task = text_experiment().place.task
+    model, (x, y) = nn.Embedding(task.classes, task.classes), task.public_set()
+    alone = [task.training_loss(model, x[i : i + 1], y[i : i + 1]).item() for i in range(len(x))]
+    assert task.training_loss(model, x, y).item() == pytest.approx(sum(alone) / len(alone), rel=1e-5)
+
+
+def test_what_is_measured_are_next_tokens() -> None:
+    experiment = text_experiment()
+    place = experiment.place
+    model, (x, y) = place.model(0)[0], place.global_test
+    found = place.task.measure(model, (x, y))
+    assert found.accuracy == pytest.approx(accuracy_of_tokens(model, Windows(x, y)))
+    assert found.nll / math.log(2) == pytest.approx(bits_per_token(model, Windows(x, y)), rel=1e-5)
+
+
+def test_the_summary_has_bits_a_token_and_a_twin_without_exchange(tmp_path: Path) -> None:
+    summary = run(text_scenario(baseline="local_only"), tmp_path / "run")
+    bits = summary["bits_per_token"]
+    assert bits["balanced test"] == pytest.approx(summary["global_nll"] / math.log(2))
+    assert 0 < bits["own distribution"] < math.log2(40)
+    assert summary["local_only"]["global_accuracy"] > 0
+    assert summary["exposure"] is None
+
+
+def test_clients_get_whole_topics() -> None:
+    place = text_experiment().place
+    topics = [set(place.prepared.labels[rows].tolist()) for rows in place.division.train]
+    assert not topics[0] & topics[1]
+    assert len(topics[0] | topics[1]) == 7
+    for changes in ({"name": "dirichlet", "alpha": 1.0}, {"name": "iid"}, {"name": "natural_id", "column": "label"}):
+        assert len(text_experiment(partition=changes).place.division.train) == 2
+
+
+@pytest.mark.parametrize("vocabulary", [{"vocabulary": "bytes"}, {"vocabulary": "byte_pairs", "vocabulary_size": 300}])
+def test_vocabularies_are_made_of_public_text(vocabulary: dict[str, Any]) -> None:
+    changes: dict[str, Any] = {"tokens": {"context": 80, **vocabulary}, "canaries": CANARIES}
+    assert text_experiment(**changes).place.task.classes == vocabulary.get("vocabulary_size", 257)
+    (record,) = text_records(**changes, train={"epochs": 1})
+    assert all(client.status == "ok" for client in record.clients)
+
+
+def test_fewer_entries_of_each_row_cost_fewer_bytes() -> None:
+    (full,), (some,), (coarse,) = (
+        text_records(strategy="dsfl", **changes, train={"epochs": 1})
+        for changes in ({}, {"codec": {"name": "top_k", "k": 4}}, {"codec": {"name": "quantized", "bits": 2}})
+    )
+    positions = text_experiment().place.task.public_size
+    assert full.clients[0].bytes_up >= 4 * positions * text_experiment().place.task.classes
+    assert some.clients[0].bytes_up < full.clients[0].bytes_up / 3
+    assert coarse.clients[0].bytes_up < full.clients[0].bytes_up / 3
+
+
+def test_any_causal_model_with_logits_takes_part() -> None:
+    (record,) = text_records(models=[f"{__name__}:wrapped"])
+    assert all(client.status == "ok" for client in record.clients)
+
+
+def test_a_round_may_ask_about_some_positions() -> None:
+    for choice in ("random", "disputed"):
+        first, second = text_records(rounds=2, public={"size": 20, "per_round": 50, "choice": choice})
+        asked = [record.clients[0].bytes_up for record in (first, second)]
+        assert asked[1] <= asked[0]
+        assert asked[1] < 50 * 4 * 45
+    with pytest.raises(SettingError, match=r"public.per_round=100000 is more than the public set has"):
+        text_experiment(public={"size": 20, "per_round": 100_000})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"strategy": "fd"}, "next tokens are no classes"),
+        ({"strategy": "fedproto"}, "next tokens are no classes"),
+        ({"strategy": "fedcache"}, "next tokens are no classes"),
+        ({"strategy": {"name": "selective_fd"}}, "density of images"),
+        ({"public_data": "noise"}, "public_data does not go with data=sentences"),
+        ({"public": {"size": 20, "views": 2}}, "public.views does not go with"),
+        ({"public": {"size": 20, "corruption": "blur", "severity": 1}}, "public.corruption does not go with"),
+        ({"distill": {"student_view": "moved"}}, "distill.student_view does not go with"),
+        ({"attacks": "label_swap"}, "attacks does not go with"),
+        ({"heads": "dual"}, "heads does not go with"),
+        ({"audit": "store"}, "audit does not go with"),
+        ({"models": ["mlp"]}, "gru"),
+        ({"strategy": "fedavg", "public": {"size": 0}}, "made of public text"),
+        ({"together": ["tiny_text:small_gru"]}, "only image models"),
+        ({"tokens": {"context": 3}, "canaries": CANARIES}, "does not fit in a context of 3"),
+        ({"canaries": {**CANARIES, "repeats": 0}}, "repeats must be >= 1"),
+        ({"canaries": {**CANARIES, "visits": "never"}}, "visit_times"),
+        ({"test": {"global_size": 80}}, "more than half of the texts"),
+        ({"tokens": {"vocabulary_size": 300}}, "vocabulary_size"),
+    ],
+    ids=str,
+)
+def test_what_makes_no_sense_on_text_is_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(SettingError, match=reason):
+        text_experiment(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"tokens": {}, "canaries": CANARIES}, "canaries=form are secrets in texts"),
+        ({"tokens": {"context": 32}}, "tokens.context would do nothing"),
+    ],
+)
+def test_what_is_for_text_is_refused_beside_images(changes: dict[str, Any], reason: str) -> None:
+    images = {"data": {"name": "digits"}, "partition": {"name": "iid"}, "models": ["mlp"]}
+    with pytest.raises(SettingError, match=reason):
+        build(Scenario.parse({**TINY_TEXT, **images, **changes}), threading.Event())
