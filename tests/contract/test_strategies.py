@@ -64,6 +64,7 @@ BY_SAMPLE: dict[str, Callable[[Any], bool]] = {
     "comet": lambda strategy: strategy.per == "sample",
     "cronus": lambda strategy: True,
     "routed": lambda strategy: True,
+    "learned": lambda strategy: True,
 }
 """Strategies whose weights differ from sample to sample; those of the fusion are means over samples."""
 
