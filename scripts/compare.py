@@ -65,8 +65,8 @@ def split_commas(text: str) -> list[str]:
     return [part.strip() for part in re.split(r",(?![^\[{(]*[\]})])", text)]
 
 
-def parse_methods(text: str) -> list[Method]:
-    """Return the methods that a text names. Raises SettingError.
+def parse_methods(text: str, option: str = "--methods", reserved: Sequence[str] = OURS) -> list[Method]:
+    """Return the methods that a text names. Raises SettingError, which names the ``option``.
 
     >>> parse_methods("fedmd, sharp=knfu strategy.beta=30")[1]
     Method(label='sharp', strategy='knfu', settings=('strategy.beta=30',))
@@ -77,15 +77,15 @@ def parse_methods(text: str) -> list[Method]:
     for part in split_commas(text):
         words = part.split()
         if not words:
-            raise SettingError(f"--methods has an empty place: {text!r}; write it as in --methods local_only,fedmd")
+            raise SettingError(f"{option} has an empty place: {text!r}; write it as in {option} first,second")
         label, equals, strategy = words[0].partition("=")
         for word in words[1:]:
-            _check_setting(word, "--methods", OURS)
+            _check_setting(word, option, reserved)
         methods.append(Method(label if equals else part, strategy or words[0], tuple(words[1:])))
     labels = [method.label for method in methods]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
-        raise SettingError(f"--methods names {twice!r} twice; give one of them a label, as in other={twice}")
+        raise SettingError(f"{option} names {twice!r} twice; give one of them a label, as in other={twice}")
     return methods
 
 
@@ -121,7 +121,7 @@ def _check_setting(text: str, option: str, reserved: Sequence[str]) -> None:
     if not (key and equals and value):
         raise SettingError(f"{option}: {text!r} is no setting; write key=value, as in strategy.beta=3")
     if key in reserved:
-        raise SettingError(f"{option}: {key} is not for here; use --methods for strategies, --seeds, and --out")
+        raise SettingError(f"{option}: {key} is not for here; it has an option of its own")
 
 
 def plan(

@@ -1,0 +1,121 @@
+"""Accuracy, attack AUC and true positive rate over one axis of privacy budgets, several mechanisms over seeds.
+
+The axis is logarithmic; runs without protection stand apart at its end, mechanisms without a budget are level bands.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from fedkd.report.comparison.budgets import UNPROTECTED, Entry
+from fedkd.report.comparison.pictures import LOOKS, _over
+from fedkd.report.comparison.statistics import Interval
+from fedkd.report.plots import GREY, STYLE
+
+PANELS = (
+    ("balanced", 100.0, "Accuracy (%),\nbalanced test", None),
+    ("auc", 1.0, "Attack AUC", 0.5),
+    ("tpr", 100.0, "Attack TPR (%)\nat 1 % FPR", 1.0),
+)
+"""Figure, factor, label, and where guessing stands (accuracy's depends on the classes and is not drawn)."""
+STEP = 1.04
+"""Factor by which marks of different mechanisms stand beside one another."""
+NOTE = "Noise is drawn from seeded streams: this simulates privacy, it protects nobody."
+
+
+def draw_budgets(entries: Sequence[Entry], path: Path) -> list[Path]:
+    """Draw all entries into ``path`` (PNG) and a PDF beside it, and return both."""
+    with matplotlib.rc_context(STYLE):
+        figure = picture(entries)
+        figure.savefig(path)
+        figure.savefig(path.with_suffix(".pdf"))
+    return [path, path.with_suffix(".pdf")]
+
+
+def picture(entries: Sequence[Entry]) -> Figure:
+    """Return the picture: a panel a figure that any entry has, all over the same axis."""
+    shown = [panel for panel in PANELS if any(entry.figures[panel[0]].seeds for entry in entries)]
+    finite = sorted({e.budget for e in entries if e.budget is not None and math.isfinite(e.budget)})
+    labels = list(dict.fromkeys(entry.label for entry in entries))
+    figure = Figure(figsize=(7.0, 1.3 + 1.75 * len(shown)), layout="constrained")
+    axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    apart = _place_of_infinity(finite)
+    for ax, (name, factor, label, guessing) in zip(axes, shown, strict=True):
+        for number, mechanism in enumerate(labels):
+            own = [entry for entry in entries if entry.label == mechanism]
+            shift = STEP ** (number - (len(labels) - 1) / 2)
+            _mechanism(ax, own, LOOKS[number % len(LOOKS)], name, factor, apart, shift)
+        if guessing is not None:
+            ax.axhline(guessing, color=GREY, linestyle=(0, (1, 2)), linewidth=1, label="guessing")
+        ax.set_ylabel(label)
+        ax.set_xscale("log")
+        ax.grid(axis="y", alpha=0.25, linewidth=0.6)
+    _axis(axes[-1], finite, apart, any(not entry.protected for entry in entries))
+    axes[0].set_title(f"{_over({len(entry.points) for entry in entries})}", loc="left", fontsize=9)
+    known: dict[str, Any] = {}
+    for ax in axes:
+        known |= {text: handle for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(known.values()), list(known), frameon=False, ncols=3, loc="outside lower center", fontsize=8)
+    figure.supxlabel(f"Privacy budget epsilon of the whole run (log scale). {NOTE}", fontsize=8)
+    return figure
+
+
+def _mechanism(
+    ax: Any, own: Sequence[Entry], look: tuple[str, str, Any], name: str, factor: float, apart: float, shift: float
+) -> None:
+    """Draw one mechanism: its budgets as a line, no protection as a mark apart, no budget as a band."""
+    color, marker, dashes = look
+    text = _legend(own)
+    known = [entry for entry in own if entry.figures[name].seeds]
+    budgeted = [entry for entry in known if entry.budget is not None and math.isfinite(entry.budget)]
+    style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.4, "capsize": 2.5, "elinewidth": 0.9}
+    if budgeted:
+        x = [shift * entry.budget for entry in budgeted if entry.budget is not None]
+        y, half = _scaled([entry.figures[name] for entry in budgeted], factor)
+        ax.errorbar(x, y, half, linestyle=dashes, label=text, **style)
+    for entry in known:
+        y, half = _scaled([entry.figures[name]], factor)
+        if not entry.protected:
+            ax.errorbar([apart * shift], y, half, linestyle="none", markerfacecolor="white", **style)
+        elif entry.budget is None:
+            ax.axhline(y[0], color=color, linestyle=dashes, linewidth=1.4, label=text)
+            ax.axhspan(y[0] - half[0], y[0] + half[0], color=color, alpha=0.12, linewidth=0)
+
+
+def _legend(own: Sequence[Entry]) -> str:
+    """Return a mechanism with the meaning of its epsilon."""
+    for entry in own:
+        if entry.first.spent is not None:
+            return f"{entry.label} ({entry.first.unit}, against {entry.first.against})"
+    return entry.label if entry.first.mechanism == UNPROTECTED else f"{entry.label} (no claim)"
+
+
+def _scaled(found: Sequence[Interval], factor: float) -> tuple[list[float], list[float]]:
+    means = [math.nan if one.mean is None else factor * one.mean for one in found]
+    return means, [0.0 if one.half is None else factor * one.half for one in found]
+
+
+def _place_of_infinity(finite: Sequence[float]) -> float:
+    """Return where runs without protection stand: a step and a half behind the last budget."""
+    if not finite:
+        return 1.0
+    step = (finite[-1] / finite[0]) ** (1 / max(1, len(finite) - 1)) if len(finite) > 1 else 2.0
+    return float(finite[-1] * step**1.5)
+
+
+def _axis(ax: Any, finite: Sequence[float], apart: float, has_apart: bool) -> None:
+    ticks, texts = list(finite), [f"{budget:g}" for budget in finite]
+    if has_apart:
+        ticks, texts = [*ticks, apart], [*texts, "∞\n(unprotected)"]
+    ax.set_xticks(ticks, texts)
+    ax.set_xticks([], minor=True)
+    if has_apart and finite:
+        between = math.sqrt(finite[-1] * apart)
+        for each in ax.figure.axes:
+            each.axvline(between, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)))
+    if finite:
+        ax.set_xlim(finite[0] / 1.3, (apart if has_apart else finite[-1]) * 1.3)

@@ -1,0 +1,229 @@
+r"""Draw accuracy against privacy budgets, with how an attack did: one picture, one table, paired seeds.
+
+    python scripts/privacy_report.py scenario=privacy_budget --epsilons 0.5,1,2,4,8,inf --seeds 0,1,2 \
+        --mechanisms dp_sgd,central_gaussian,gnmax,swing --jobs 2 --out results/privacy
+    python scripts/privacy_report.py --runs runs/2026-11-25_sweep --out results/privacy
+
+The first runs what is not done yet: called again with the same --out, it leaves finished runs alone and goes on with
+the others. The second reads runs that are there, as of `fedkd.simulate -m privacy.epsilon=...`: any folders, with all
+runs below them. A mechanism may have settings of its own and a label, as compare.py's methods do:
+
+    --mechanisms "dp_sgd, tight=dp_sgd privacy.clip_norm=0.5, gaussian privacy.memoize=true"
+
+Mechanisms without a budget (swing) are run once a seed. Where the scenario audits its runs, the server attacks, or the
+other clients where a mechanism trusts the server. Exit status: 0, 1 (a run failed), 2 (bad input), 130 (Ctrl-C).
+docs/privacy.md says what the figures mean.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from compare import Method, parse_methods, parse_seeds, slug
+from jobs import Outcome, Task, is_done, run_all, with_threads
+from rich.console import Console
+
+from fedkd.checks import at_least
+from fedkd.errors import FedkdError, SettingError
+from fedkd.privacy.mechanisms import CentralGaussian, GnMax
+from fedkd.report.comparison.budget_picture import draw_budgets
+from fedkd.report.comparison.budgets import Entry, Point, check_alike, entries, read_point, table, write_runs
+from fedkd.report.comparison.finished import status
+from fedkd.rows import available_cores
+from fedkd.shelf import find
+from fedkd.simulate import compose
+
+MECHANISMS = "dp_sgd,central_gaussian,gnmax,swing"
+EPSILONS = "0.5,1,2,4,8,inf"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a report."""
+
+    label: str
+    task: Task
+
+
+def parse_epsilons(text: str) -> list[float]:
+    """Return the budgets of a text such as ``0.5,1,inf``, in rising order. Raises SettingError.
+
+    >>> parse_epsilons("inf,0.5")
+    [0.5, inf]
+    """
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise SettingError(f"--epsilons must be numbers with commas between them, as in 1,8,inf; got {text}") from error
+    if not all(epsilon > 0 for epsilon in found):
+        raise SettingError(f"--epsilons must be above 0, got {text}; inf stands for no protection")
+    if len(set(found)) < len(found):
+        raise SettingError(f"--epsilons names a budget twice: {text}")
+    return sorted(found)
+
+
+def plan(
+    base: Sequence[str],
+    mechanisms: Sequence[Method],
+    epsilons: Sequence[float],
+    seeds: Sequence[int],
+    out: Path,
+    jobs: int,
+) -> list[Cell]:
+    """Return every run, with its checked scenario and folder. Raises SettingError for what cannot work."""
+    for text in base:
+        if text.partition("=")[0] in ("privacy", "seed", "run_dir") or text.startswith("privacy."):
+            raise SettingError(f"{text} is not for here; use --mechanisms, --epsilons, --seeds, and --out")
+    threads = max(1, available_cores() // jobs)
+    cells = []
+    for mechanism in mechanisms:
+        own, fields = find("privacy", mechanism.strategy)
+        given = {text.partition("=")[0] for text in mechanism.settings}
+        has_budget = "epsilon" in fields and not given & {f"privacy.{name}" for name in _instead_of_epsilon(fields)}
+        for epsilon in epsilons if has_budget else [None]:
+            budget = [] if epsilon is None else [f"privacy.epsilon={epsilon!r}"]
+            name = f"{mechanism.label}{'' if epsilon is None else f' at epsilon {epsilon:g}'}"
+            settings = ["report.console=false", "report.plots=false", "report.wandb=disabled", *base]
+            try:
+                scenario = compose([*settings, f"privacy={mechanism.strategy}", *mechanism.settings, *budget])
+                if scenario.plain().get("audit", {"name": "none"})["name"] != "none":
+                    who = "clients" if own in (CentralGaussian, GnMax) else "server"
+                    attack = [f"audit.adversaries=[{who}]"]
+                    if not any(text.startswith("audit.adversaries=") for text in base):
+                        chosen = [*settings, *attack, f"privacy={mechanism.strategy}"]
+                        scenario = compose([*chosen, *mechanism.settings, *budget])
+            except SettingError as error:
+                raise SettingError(f"{name}: {error}") from error
+            scenario = with_threads(scenario, threads)
+            folder = out / "runs" / slug(mechanism.label) / ("all" if epsilon is None else f"epsilon={epsilon:g}")
+            for seed in seeds:
+                seeded = scenario.changed(federation=replace(scenario.federation, seed=seed))
+                cells.append(Cell(mechanism.label, Task(f"{name}, seed {seed}", seeded, folder / f"seed{seed}")))
+    if len({cell.task.folder for cell in cells}) < len(cells):
+        raise SettingError("two mechanisms would share a folder; give them labels of letters and digits")
+    return cells
+
+
+def _instead_of_epsilon(fields: Mapping[str, Any]) -> set[str]:
+    """Return the settings that give noise, or its lack, in the place of a budget."""
+    return {"sigma", "noise_multiplier", "label_epsilon", "epsilon"} & set(fields)
+
+
+def run_cells(cells: Sequence[Cell], jobs: int, console: Console) -> list[Outcome]:
+    """Carry out what is not done yet, and say how it goes. Return what failed."""
+    to_do = [cell.task for cell in cells if not is_done(cell.task)]
+    console.print(f"{len(cells)} runs, {len(cells) - len(to_do)} of them done before")
+    ended: list[Outcome] = []
+
+    def on_end(outcome: Outcome) -> None:
+        ended.append(outcome)
+        how = f"FAILED: {outcome.error}" if outcome.error else "done"
+        console.print(f"[{len(ended)}/{len(to_do)}] {outcome.task.name}: {how}", markup=False)
+
+    return [outcome for outcome in run_all(to_do, jobs, on_end) if outcome.error]
+
+
+def stored_runs(folders: Sequence[Path]) -> list[Path]:
+    """Return the completed runs in and below some folders. Raises SettingError where there are none."""
+    found = []
+    for folder in folders:
+        below = sorted(path.parent for path in folder.rglob("summary.json"))
+        if not below:
+            raise SettingError(f"--runs {folder}: there is no finished run in or below it")
+        found += [run for run in below if status(run) == "completed"]
+    return found
+
+
+def write(found: Sequence[Entry], notes: Sequence[str], out: Path) -> str:
+    """Write table, figures and picture into ``out``; return the table as Markdown."""
+    out.mkdir(parents=True, exist_ok=True)
+    made = table(found)
+    pictures = draw_budgets(found, out / "privacy.png")
+    text = "\n".join([made.markdown(), *(f"- {note}" for note in notes)])
+    (out / "privacy.md").write_text(f"# Privacy report\n\n{text}\n\n![{made.title}]({pictures[0].name})\n")
+    (out / "privacy.tex").write_text(made.latex())
+    write_runs(found, out / "privacy.csv")
+    return text
+
+
+def notes_on(found: Sequence[Entry], failed: Sequence[Outcome]) -> list[str]:
+    """Return what a reader must know of the runs."""
+    notes = [f"{outcome.task.name} failed: {outcome.error}." for outcome in failed]
+    seeds = {tuple(entry.points) for entry in found}
+    if len(seeds) > 1:
+        notes.append("Not every line has the same seeds: lines are not paired throughout.")
+    if min(len(entry.points) for entry in found) < 2:
+        notes.append("With one seed there is no interval.")
+    if not any(entry.figures["auc"].seeds for entry in found):
+        notes.append("The runs were not audited (audit=none): nothing is said of attacks.")
+    if not any(entry.figures["cost"].seeds for entry in found):
+        notes.append("There is no unprotected run (--epsilons with inf): nothing is said of the cost of privacy.")
+    return notes
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = argparse.ArgumentParser(
+        prog="privacy_report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("settings", nargs="*", help="scenario=NAME and settings of all runs, as for fedkd.simulate")
+    made.add_argument("--config", help="a scenario file, in place of scenario=NAME")
+    made.add_argument("--config-dir", help="a folder of scenario files")
+    made.add_argument("--mechanisms", default=MECHANISMS, help=f"default: {MECHANISMS}")
+    made.add_argument("--epsilons", default=EPSILONS, help=f"budgets; inf protects nothing; default: {EPSILONS}")
+    made.add_argument("--seeds", default="0,1,2", help="default: 0,1,2")
+    made.add_argument("--jobs", type=int, default=1, help="runs at a time; default: 1")
+    made.add_argument("--runs", type=Path, nargs="+", action="extend", default=[], help="read these; run nothing")
+    made.add_argument("--out", type=Path, required=True, help="folder of the runs, table and picture")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    given = parser().parse_intermixed_args(arguments)
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        at_least(1, **{"--jobs": given.jobs})
+        failed: list[Outcome] = []
+        if given.runs:
+            if given.settings:
+                raise SettingError(f"--runs reads what is there; leave out {' '.join(given.settings)}")
+            folders: dict[Path, str | None] = dict.fromkeys(stored_runs(given.runs))
+        else:
+            base = [*given.settings]
+            for option in ("config", "config_dir"):
+                if getattr(given, option) is not None:
+                    base += [f"--{option.replace('_', '-')}", getattr(given, option)]
+            mechanisms = parse_methods(
+                given.mechanisms, "--mechanisms", ("privacy", "privacy.epsilon", "seed", "run_dir")
+            )
+            cells = plan(base, mechanisms, parse_epsilons(given.epsilons), parse_seeds(given.seeds), given.out,
+                         given.jobs)  # fmt: skip
+            failed = run_cells(cells, given.jobs, console)
+            gone = {outcome.task.folder for outcome in failed}
+            folders = {cell.task.folder: cell.label for cell in cells if cell.task.folder not in gone}
+        if folders:
+            if given.runs:
+                check_alike({folder: yaml.safe_load((folder / "config.yaml").read_text()) for folder in folders})
+            points: list[Point] = [read_point(folder, label) for folder, label in folders.items()]
+            found = entries(points)
+            console.print(write(found, notes_on(found, failed), given.out), markup=False)
+            console.print(f"Table, figures and picture: {given.out}", markup=False)
+        return 1 if failed else 0
+    except SettingError as error:
+        print(f"privacy_report: {error}", file=sys.stderr)
+        return 2
+    except (FedkdError, OSError) as error:
+        print(f"privacy_report: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("privacy_report: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
