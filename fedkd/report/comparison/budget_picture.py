@@ -17,7 +17,8 @@ from fedkd.report.comparison.statistics import Interval
 from fedkd.report.plots import GREY, STYLE
 
 PANELS = (
-    ("balanced", 100.0, "Accuracy (%),\nbalanced test", None),
+    ("balanced", 100.0, "Clients' accuracy\n(%), balanced test", None),
+    ("teacher", 100.0, "Accuracy of fused\nlabels (%)", None),
     ("auc", 1.0, "Attack AUC", 0.5),
     ("tpr", 100.0, "Attack TPR (%)\nat 1 % FPR", 1.0),
 )
@@ -41,7 +42,7 @@ def picture(entries: Sequence[Entry]) -> Figure:
     shown = [panel for panel in PANELS if any(entry.figures[panel[0]].seeds for entry in entries)]
     finite = sorted({e.budget for e in entries if e.budget is not None and math.isfinite(e.budget)})
     labels = list(dict.fromkeys(entry.label for entry in entries))
-    figure = Figure(figsize=(7.0, 1.3 + 1.75 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(6.4, 1.6 + 1.6 * len(shown)), layout="constrained")
     axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     apart = _place_of_infinity(finite)
     for ax, (name, factor, label, guessing) in zip(axes, shown, strict=True):
@@ -59,8 +60,11 @@ def picture(entries: Sequence[Entry]) -> Figure:
     known: dict[str, Any] = {}
     for ax in axes:
         known |= {text: handle for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(known.values()), list(known), frameon=False, ncols=3, loc="outside lower center", fontsize=8)
-    figure.supxlabel(f"Privacy budget epsilon of the whole run (log scale). {NOTE}", fontsize=8)
+    axes[-1].set_xlabel("Privacy budget epsilon of the whole run (log scale)")
+    figure.legend(
+        list(known.values()), list(known), frameon=False, ncols=2, loc="outside lower center", fontsize=8, title=NOTE,
+        title_fontsize=8,
+    )  # fmt: skip
     return figure
 
 
@@ -72,7 +76,7 @@ def _mechanism(
     text = _legend(own)
     known = [entry for entry in own if entry.figures[name].seeds]
     budgeted = [entry for entry in known if entry.budget is not None and math.isfinite(entry.budget)]
-    style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.4, "capsize": 2.5, "elinewidth": 0.9}
+    style = {"color": color, "marker": marker, "markersize": 4.5, "linewidth": 1.4, "capsize": 2.5, "elinewidth": 0.9}
     if budgeted:
         x = [shift * entry.budget for entry in budgeted if entry.budget is not None]
         y, half = _scaled([entry.figures[name] for entry in budgeted], factor)
@@ -83,7 +87,7 @@ def _mechanism(
             ax.errorbar([apart * shift], y, half, linestyle="none", markerfacecolor="white", **style)
         elif entry.budget is None:
             ax.axhline(y[0], color=color, linestyle=dashes, linewidth=1.4, label=text)
-            ax.axhspan(y[0] - half[0], y[0] + half[0], color=color, alpha=0.12, linewidth=0)
+            ax.axhspan(y[0] - half[0][0], y[0] + half[1][0], color=color, alpha=0.12, linewidth=0)
 
 
 def _legend(own: Sequence[Entry]) -> str:
@@ -94,9 +98,13 @@ def _legend(own: Sequence[Entry]) -> str:
     return entry.label if entry.first.mechanism == UNPROTECTED else f"{entry.label} (no claim)"
 
 
-def _scaled(found: Sequence[Interval], factor: float) -> tuple[list[float], list[float]]:
-    means = [math.nan if one.mean is None else factor * one.mean for one in found]
-    return means, [0.0 if one.half is None else factor * one.half for one in found]
+def _scaled(found: Sequence[Interval], factor: float) -> tuple[list[float], tuple[list[float], list[float]]]:
+    """Return means, and how far intervals reach below and above them; a share is drawn between 0 and 1."""
+    means = [math.nan if one.mean is None else one.mean for one in found]
+    halves = [one.half or 0.0 for one in found]
+    below = [factor * min(half, mean) for mean, half in zip(means, halves, strict=True)]
+    above = [factor * min(half, 1 - mean) for mean, half in zip(means, halves, strict=True)]
+    return [factor * mean for mean in means], (below, above)
 
 
 def _place_of_infinity(finite: Sequence[float]) -> float:
@@ -118,4 +126,5 @@ def _axis(ax: Any, finite: Sequence[float], apart: float, has_apart: bool) -> No
         for each in ax.figure.axes:
             each.axvline(between, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)))
     if finite:
-        ax.set_xlim(finite[0] / 1.3, (apart if has_apart else finite[-1]) * 1.3)
+        margin = (finite[-1] / finite[0]) ** 0.12 if len(finite) > 1 else 1.5
+        ax.set_xlim(finite[0] / margin, (apart if has_apart else finite[-1]) * margin)
