@@ -34,6 +34,7 @@ from fedkd.report.comparison.budget_picture import draw_budgets
 from fedkd.report.comparison.budgets import Entry, Point, check_alike, entries, read_point, table, write_runs
 from fedkd.report.comparison.finished import status
 from fedkd.rows import available_cores
+from fedkd.settings import flat
 from fedkd.shelf import find
 from fedkd.simulate import compose
 
@@ -208,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folders = {cell.task.folder: cell.label for cell in cells if cell.task.folder not in gone}
         if folders:
             if given.runs:
-                check_alike({folder: yaml.safe_load((folder / "config.yaml").read_text()) for folder in folders})
+                check_alike({folder: flat(yaml.safe_load((folder / "config.yaml").read_text())) for folder in folders})
             points: list[Point] = [read_point(folder, label) for folder, label in folders.items()]
             found = entries(points)
             console.print(write(found, notes_on(found, failed), given.out), markup=False)

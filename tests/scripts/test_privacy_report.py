@@ -128,13 +128,8 @@ def test_the_table_says_what_was_spent_on_the_worst_client_and_that_noise_is_sim
 def test_two_runs_of_one_seed_and_runs_that_differ_otherwise_are_refused() -> None:
     with pytest.raises(SettingError, match=r"two runs are dp_sgd at epsilon=1\.0 with seed 0"):
         entries([point(), point()])
-    same = {
-        "rounds": 3,
-        "privacy": {"name": "dp_sgd"},
-        "seed": 0,
-        "audit": {"name": "store", "adversaries": ["server"]},
-    }
-    other = {**same, "privacy": {"name": "gnmax"}, "seed": 1, "audit": {"name": "store", "adversaries": ["clients"]}}
+    same = {"rounds": 3, "privacy.name": "dp_sgd", "seed": 0, "audit.name": "store", "audit.adversaries": ["server"]}
+    other = {**same, "privacy.name": "gnmax", "seed": 1, "audit.adversaries": ["clients"]}
     check_alike({Path("a"): same, Path("b"): other})
     with pytest.raises(SettingError, match="a and c differ in more than privacy and seed: rounds is 3 and 4"):
         check_alike({Path("a"): same, Path("b"): other, Path("c"): {**same, "rounds": 4}})

@@ -18,7 +18,6 @@ from fedkd.errors import RunError, SettingError
 from fedkd.report.comparison.finished import read_run
 from fedkd.report.comparison.statistics import Interval, interval
 from fedkd.report.comparison.tables import NOTHING, Table, percent, plain, points
-from fedkd.settings import flat
 
 UNPROTECTED = "none"
 FREE = ("privacy", "seed", "report", "engine", "run_dir", "checkpoint", "state", "device", "description", "name")
@@ -105,11 +104,12 @@ def read_point(folder: Path, label: str | None = None) -> Point:
 def check_alike(configs: Mapping[Path, Mapping[str, Any]]) -> None:
     """Raise SettingError, which names the settings, where runs differ in more than mechanism, budget and seed.
 
+    ``configs`` are settings by their dotted names.
     Clients that see other teachers than the server's uploads are attackers of their own: who attacks may differ.
     """
     first: dict[str, Any] | None = None
     for folder, config in configs.items():
-        rest = flat({key: value for key, value in config.items() if key not in FREE})
+        rest = {key: value for key, value in config.items() if key.partition(".")[0] not in FREE}
         rest.pop("audit.adversaries", None)
         if first is None:
             first, where = rest, folder
