@@ -520,7 +520,10 @@ class Server:
         mechanism = self.guard.mechanism
         unit = "record" if mechanism is None else mechanism.unit
         delta = getattr(mechanism, "delta", 1e-5)
-        return tuple(self.ledger.claim(unit, who, delta, client=client_id) for who in ADVERSARIES)
+        accountant = getattr(mechanism, "accountant", "auto")
+        return tuple(
+            self.ledger.claim(unit, who, delta, client=client_id, accountant=accountant) for who in ADVERSARIES
+        )
 
     def _epsilons(self) -> dict[int, float | None]:
         """Return what was spent on each client, against the first adversary that the mechanism protects from."""

@@ -13,6 +13,8 @@ from typing import Any
 from fedkd.errors import SettingError
 from fedkd.privacy.gaussian import check_delta
 
+NO_PLD = "accountant=pld needs dp-accounting: pip install 'fedkd[pld]', without constraints.txt"
+
 Triple = tuple[float, float, int]
 """Noise multiplier, sample rate, steps: what DP-SGD did, as Opacus' accountants write it."""
 
@@ -71,7 +73,7 @@ def pld_epsilon(losses: Sequence[Any], delta: float) -> float:
 
 def _pld() -> Any:
     if not has_pld():
-        raise SettingError("accountant=pld needs dp-accounting: pip install 'fedkd[pld]', without constraints.txt")
+        raise SettingError(NO_PLD)
     from dp_accounting.pld import privacy_loss_distribution
 
     return privacy_loss_distribution

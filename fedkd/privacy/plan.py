@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from fedkd.checks import at_least, one_of, positive
 from fedkd.errors import SettingError
 from fedkd.losses import Scale
+from fedkd.privacy import distributions
+from fedkd.privacy.composition import Accountant
 from fedkd.privacy.gaussian import check_delta
 
 USEFUL_NOISE = 0.3
@@ -79,6 +81,12 @@ def check_delta_for(delta: float, units: int, what: str) -> None:
         raise SettingError(
             f"delta must be below 1/{units}, one over the number of {what}, got {delta}: it would allow giving one away"
         )
+
+
+def check_accountant(accountant: Accountant) -> None:
+    """Raise where an accountant is asked for that is not installed."""
+    if accountant == "pld" and not distributions.has_pld():
+        raise SettingError(distributions.NO_PLD)
 
 
 def check_memoize(plan: Plan, memoize: bool) -> None:

@@ -17,6 +17,7 @@ from fedkd.client import PRIVACY, Upload, Workplace, take_part
 from fedkd.errors import SettingError
 from fedkd.guard import SPENT, Guard
 from fedkd.messages import Packed, Predictions
+from fedkd.privacy import distributions
 from fedkd.privacy.mechanisms import MECHANISMS, Schedule
 from fedkd.privacy.mechanisms.mechanism import SEES_TEACHERS
 from fedkd.privacy.plan import UNLIMITED
@@ -289,6 +290,31 @@ def test_a_budget_is_solved_for_each_client_by_its_own_size(tmp_path: Path):
     sizes = {int(row["train_size"]) for row in clients(tmp_path / "run")}
     assert len(sizes) > 1
     assert ((last > 0.98 * BUDGET) & (last <= BUDGET)).all()
+
+
+def test_a_finished_run_may_be_counted_by_a_tighter_accountant(tmp_path: Path):
+    changes = protected("dp_sgd", privacy={"accountant": "prv"}, rounds=2)
+    run(scenario(**changes), tmp_path / "run")
+    privacy = stored(tmp_path / "run")["privacy"]
+    by_renyi = epsilons(tmp_path / "run")[-1].max()
+    assert privacy["accountant"] == "prv"
+    assert 0.7 * by_renyi < privacy["epsilon"] < 0.98 * by_renyi
+
+
+@pytest.mark.parametrize("name", ["dp_sgd", "laplace", "krr"])
+def test_an_accountant_that_is_not_installed_is_refused_before_any_training(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(distributions, "has_pld", lambda: False)
+    with pytest.raises(SettingError, match=f"privacy={name}: accountant=pld needs dp-accounting: pip install"):
+        records(**protected(name, privacy={"accountant": "pld"}))
+
+
+@pytest.mark.skipif(not distributions.has_pld(), reason="the extra fedkd[pld] is not installed")
+@pytest.mark.parametrize("name", ["dp_sgd", "krr"])
+def test_pld_counts_a_finished_run_below_renyi(name: str, tmp_path: Path):
+    run(scenario(**protected(name, privacy={"accountant": "pld"}, rounds=2)), tmp_path / "run")
+    privacy = stored(tmp_path / "run")["privacy"]
+    assert privacy["accountant"] == "pld"
+    assert privacy["epsilon"] < epsilons(tmp_path / "run")[-1].max()
 
 
 # What leaves a client.

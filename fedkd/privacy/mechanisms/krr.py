@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,15 @@ from fedkd.privacy.events import RandomizedLabels
 from fedkd.privacy.gaussian import check_delta
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
-from fedkd.privacy.plan import Plan, check_delta_for, check_epsilon, check_local, check_memoize, hopeless
+from fedkd.privacy.plan import (
+    Plan,
+    check_accountant,
+    check_delta_for,
+    check_epsilon,
+    check_local,
+    check_memoize,
+    hopeless,
+)
 from fedkd.privacy.ranges import Rows
 
 
@@ -72,6 +80,9 @@ class RandomizedResponse:
     """Pure epsilon of each label, > 0; null where epsilon is given."""
     memoize: bool = False
     """Answer a public sample once: a repeated one gets the same label, and costs nothing."""
+    accountant: Literal["auto", "pld"] = "auto"
+    """What counts the finished run: auto (RDP, or the sum), or also PLD (the extra fedkd[pld]), slower and tighter.
+    Noise is solved, and rounds are counted, by auto."""
 
     def __post_init__(self) -> None:
         check_delta(self.delta)
@@ -90,6 +101,7 @@ class RandomizedResponse:
             raise SettingError("krr tells labels, and this strategy's clients upload logits; take one for soft labels")
         check_delta_for(self.delta, plan.records, "records of the largest private set")
         check_memoize(plan, self.memoize)
+        check_accountant(self.accountant)
 
     def label_epsilon_in(self, plan: Plan) -> float:
         """Return the epsilon of each label, as given or as the run's budget allows it."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,15 @@ from fedkd.privacy.composition import epsilon_of
 from fedkd.privacy.events import LaplaceRows
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
-from fedkd.privacy.plan import Plan, check_budget, check_delta_for, check_local, check_memoize, hopeless
+from fedkd.privacy.plan import (
+    Plan,
+    check_accountant,
+    check_budget,
+    check_delta_for,
+    check_local,
+    check_memoize,
+    hopeless,
+)
 from fedkd.privacy.ranges import Rows, bound_rows, check_clip, diameter, finish
 
 
@@ -45,6 +53,9 @@ class Laplace:
     """L1 norm that a row of logits is shortened to, > 0; needed for, and only for, strategies that upload logits."""
     memoize: bool = False
     """Answer a public sample once: a repeated one gets the same noisy row, and costs nothing."""
+    accountant: Literal["auto", "pld"] = "auto"
+    """What counts the finished run: auto (RDP, or the sum), or also PLD (the extra fedkd[pld]), slower and tighter.
+    Noise is solved, and rounds are counted, by auto."""
 
     def __post_init__(self) -> None:
         check_budget(epsilon=self.epsilon, delta=self.delta, sigma=self.sigma)
@@ -55,6 +66,7 @@ class Laplace:
         check_clip(plan.scale, self.clip_norm)
         check_delta_for(self.delta, plan.records, "records of the largest private set")
         check_memoize(plan, self.memoize)
+        check_accountant(self.accountant)
 
     def scale_in(self, plan: Plan) -> float:
         """Return the noise's scale, ``sigma / sqrt(2)``, as given or as the run's budget needs it."""
