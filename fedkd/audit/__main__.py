@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedkd.audit.in_run import help_for
 from fedkd.audit.report import amend_summary, show, summary_entry, write
 from fedkd.audit.study import audit_run, planned
 from fedkd.audit.views import SEEN
@@ -27,10 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--confidence", type=float, help="of all bounds by one adversary together (the run's own)")
     parser.add_argument("--seed", type=int, help="of surrogates and hold-outs (the run's own)")
+    parser.add_argument("--shadows", type=int, help="shadow models of every client for LiRA (the run's own number)")
     given = parser.parse_args(arguments)
     try:
-        plan = planned(given.run_dir, given.adversary, given.confidence, given.seed)
-        studies = [audit_run(given.run_dir, adversary, plan.confidence, plan.seed) for adversary in plan.adversaries]
+        plan = planned(given.run_dir, given.adversary, given.confidence, given.seed, given.shadows)
+        helped = help_for(given.run_dir, plan.shadows, plan.seed)
+        studies = [
+            audit_run(given.run_dir, adversary, plan.confidence, plan.seed, helped) for adversary in plan.adversaries
+        ]
         write(studies, given.run_dir)
         amend_summary(given.run_dir, summary_entry(studies))
     except SettingError as error:

@@ -37,17 +37,20 @@ def difficulty_calibrated(margins: Margins, references: ManyMargins) -> Margins:
     return np.asarray(log_probs_of(margins) - log_probs_of(references).mean(axis=0))
 
 
-def lira_offline(margins: Margins, without: ManyMargins) -> Margins:
+def lira_offline(margins: Margins, without: ManyMargins, included: Bool[np.ndarray, "M n"] | None = None) -> Margins:
     """Return how many standard deviations a record is above models trained without it (arXiv 2112.03570).
 
     The paper's one-sided test gives ``Phi`` of this, which orders records alike but rounds to 1. ``without`` are the
-    margins of at least two models that did not see the candidates.
+    margins of at least two models that did not see the candidates. Where some saw some, ``included`` says so, and for
+    each record those that did not see it count, one at least.
 
     >>> lira_offline(np.array([3.0]), np.array([[-1.0], [1.0]])).round(6).tolist()
     [2.12132]
     """
     _enough(without, 2)
-    mask = np.ones(without.shape, bool)
+    mask = np.ones(without.shape, bool) if included is None else ~included
+    if mask.size and mask.sum(axis=0).min() == 0:
+        raise SettingError("lira_offline needs, for every record, a model that did not see it")
     mean, spread = _normal(without, mask)
     return np.asarray((margins - mean) / spread)
 

@@ -15,6 +15,7 @@ from fedkd.data.prepare import Prepared
 from fedkd.errors import SettingError
 
 Adversary = Literal["server", "clients", "lab"]
+MOST_SHADOWS = 256
 Planted = tuple[Prepared, Division, Coins | None]
 
 
@@ -44,10 +45,19 @@ class Store:
     candidates, stored in lab/). null is server, or clients where a mechanism trusts the server."""
     confidence: float = 0.95
     """Confidence of all bounds of one adversary together, above 0 and below 1."""
+    shadows: int = 0
+    """Shadow models of every client, trained at the end for LiRA offline and online by an auditor who knows all of a
+    client's records but the coins: an even number from 4 to 256, or 0 for none. Each costs a client's whole training,
+    and for the server's attack a surrogate."""
 
     def __post_init__(self) -> None:
         if not 0 < self.confidence < 1:
             raise SettingError(f"confidence must be above 0 and below 1, got {self.confidence}")
+        check_shadows(self.shadows)
+        if self.shadows and type(self) is Store:
+            raise SettingError(f"shadows={self.shadows} would do nothing: audit=store has no candidates")
+        if self.shadows and self.adversaries == ("clients",):
+            raise SettingError(f"shadows={self.shadows} would do nothing: other clients see no single client's model")
         if self.adversaries is not None:
             if not self.adversaries:
                 raise SettingError("adversaries must name one at least, as in [server,lab]; null chooses")
@@ -110,6 +120,12 @@ class WithMembers(Store):
     def planted(self, prepared: Prepared, division: Division, seed: int) -> Planted:
         """Return the data set as it is, the division without the records that coins took out, and the coins."""
         return prepared, *members_and_others(prepared, division, self.per_client, seed)
+
+
+def check_shadows(count: int) -> None:
+    """Raise SettingError unless so many shadow models can be trained: each candidate is in half of them."""
+    if count and (count % 2 or not 4 <= count <= MOST_SHADOWS):
+        raise SettingError(f"shadows must be 0, or an even number from 4 to {MOST_SHADOWS}, got {count}")
 
 
 AUDITS: dict[str, type[NoAudit | Store]] = {

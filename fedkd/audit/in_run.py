@@ -5,24 +5,30 @@ adversary, the raw models' answers to the candidates, in ``lab/``; then every ad
 so that ``python -m fedkd.audit RUN_DIR`` finds the same.
 """
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from fedkd.audit.choices import NoAudit, Store
 from fedkd.audit.report import summary_entry, write
-from fedkd.audit.study import Study, audit_run
-from fedkd.audit.views import Truth, ViewWriter, write_truth
+from fedkd.audit.shadows import train_shadows
+from fedkd.audit.study import Help, Study, audit_run, taught
+from fedkd.audit.views import Truth, ViewWriter, read_truth, read_view, write_truth
 from fedkd.audit.witness import Witness
-from fedkd.build import Experiment
+from fedkd.build import Experiment, coins_of, workplace
 from fedkd.client import Workplace
 from fedkd.codecs import CODECS, Codec
 from fedkd.engines.local import one_intra_op_thread
+from fedkd.errors import SettingError
 from fedkd.knowledge import PublicPredictions
+from fedkd.scenario import Scenario
+from fedkd.server import settled_order
 from fedkd.settings import defaults, plain
-from fedkd.state import ClientStore, DiskStore
+from fedkd.state import ClientStore, DiskStore, Layout, MemoryStore
 from fedkd.training import predict
 
 
@@ -39,6 +45,7 @@ def begin(experiment: Experiment, run_dir: Path, resume_after: int | None = None
             "adversaries": list(adversaries(experiment)),
             "confidence": audit.confidence,
             "seed": experiment.scenario.federation.seed,
+            "shadows": audit.shadows,
         }},
         place.public_inputs.cpu().numpy(),
         uploads=place.guard.central is None,
@@ -55,9 +62,49 @@ def finish(experiment: Experiment, run_dir: Path, plots: bool) -> tuple[list[Stu
     if "lab" in named:
         _keep_lab(experiment, run_dir)
     seed = experiment.scenario.federation.seed
-    studies = [audit_run(run_dir, adversary, audit.confidence, seed) for adversary in named]
+    helped = Help(place=experiment.place)
+    if audit.shadows:
+        helped = helped_by_shadows(experiment.scenario, experiment.place, run_dir, audit.shadows, seed)
+    studies = [audit_run(run_dir, adversary, audit.confidence, seed, helped) for adversary in named]
     write(studies, run_dir, plots=plots)
     return studies, summary_entry(studies)
+
+
+def helped_by_shadows(scenario: Scenario, place: Workplace, run_dir: Path, count: int, seed: int) -> Help:
+    """Return what helps an audit of a stored run, with ``count`` shadow models of every client, trained here."""
+    coins, kind = coins_of(scenario), place.kind
+    if coins is None or kind is None:
+        raise SettingError(f"shadows={count}: {run_dir} has no candidates to train them with or without")
+    if not np.array_equal(coins.included, read_truth(run_dir).included):
+        raise SettingError(f"shadows={count}: the data set is no longer the one that {run_dir} was run on")
+    shadows = train_shadows(
+        place,
+        coins,
+        taught(read_view(run_dir, "clients"), kind),
+        rounds=scenario.protocol.rounds,
+        distills_first=settled_order(scenario.protocol, kind) == "distill_first",
+        count=count,
+        seed=seed,
+    )
+    return Help(place=place, shadows=shadows)
+
+
+def help_for(run_dir: Path, count: int, seed: int) -> Help:
+    """Return what helps an audit after the fact: the workplace again, from the run's ``config.yaml``, and shadows.
+
+    Where there is no such file only surrogates are left. Raises SettingError where it cannot be built again.
+    """
+    if not (run_dir / "config.yaml").is_file():
+        if count:
+            raise SettingError(f"shadows={count}: {run_dir} has no config.yaml to train shadow models from")
+        return Help()
+    scenario = Scenario.parse(yaml.safe_load((run_dir / "config.yaml").read_text()))
+
+    def nothing(layouts: Mapping[str, Layout], architectures: Sequence[str]) -> ClientStore:
+        return MemoryStore(layouts, architectures, ())
+
+    place = workplace(scenario, nothing, threading.Event())
+    return helped_by_shadows(scenario, place, run_dir, count, seed) if count else Help(place=place)
 
 
 def adversaries(experiment: Experiment) -> tuple[str, ...]:

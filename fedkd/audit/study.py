@@ -5,6 +5,7 @@ canaries of a run interact; two-sample bounds are given beside it and take canar
 paid for by Bonferroni. Not for: printing and writing (``fedkd.audit.__main__``).
 """
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,20 +15,26 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from fedkd.audit.attacks import co_op_lira, difficulty_calibrated, loss_threshold
+from fedkd.audit.attacks import co_op_lira, difficulty_calibrated, lira_offline, lira_online, loss_threshold
 from fedkd.audit.bounds import Errors, bonferroni, clopper_pearson_bound, gaussian_bound, gaussian_mu
+from fedkd.audit.choices import check_shadows
 from fedkd.audit.labels import LabelInference, infer_labels
 from fedkd.audit.one_run import Guesses, guess, one_run_bound
 from fedkd.audit.roc import FOLDS, LEVELS, Rate, Roc, auc_interval, blind_scores, chance, random_halves, roc_of, tpr_at
 from fedkd.audit.scores import margin_of_logits
+from fedkd.audit.shadows import ShadowModels
 from fedkd.audit.surrogate import Surrogates, surrogate_margins
 from fedkd.audit.verdicts import Claim, Verdict, judge
 from fedkd.audit.views import Truth, View, read_truth, read_view
+from fedkd.client import Workplace
 from fedkd.codecs import CODECS, Codec
 from fedkd.engines.local import one_intra_op_thread
 from fedkd.errors import Damaged, SettingError, UploadRejected, unknown_name
+from fedkd.knowledge import Kind, ModelWeights
+from fedkd.messages import Knowledge
 from fedkd.naming import import_path, is_import_path
 from fedkd.seeding import numpy_stream
+from fedkd.training import predict
 
 GUESSED = (0.2, 0.8)
 """Shares of the canaries that are guessed, fixed beforehand: the surest fifth, and as many as coins seldom miss.
@@ -92,32 +99,53 @@ class Planned:
     adversaries: tuple[str, ...]
     confidence: float
     seed: int
+    shadows: int
 
 
 def planned(
-    run_dir: Path, adversaries: Sequence[str] | None = None, confidence: float | None = None, seed: int | None = None
+    run_dir: Path,
+    adversaries: Sequence[str] | None = None,
+    confidence: float | None = None,
+    seed: int | None = None,
+    shadows: int | None = None,
 ) -> Planned:
     """Return what the run's own audit did, but for what is given. Raises SettingError where no view is stored."""
     own = read_view(run_dir, "clients").about.get("audit", {})
     confidence = float(own.get("confidence", 0.95)) if confidence is None else confidence
     if not 0 < confidence < 1:
         raise SettingError(f"confidence must be above 0 and below 1, got {confidence}")
+    if shadows is not None:
+        check_shadows(shadows)
     return Planned(
         adversaries=tuple(dict.fromkeys(adversaries or own.get("adversaries", ("server",)))),
         confidence=confidence,
         seed=int(own.get("seed", 0)) if seed is None else seed,
+        shadows=int(own.get("shadows", 0)) if shadows is None else shadows,
     )
 
 
-def audit_run(run_dir: Path, adversary: str, confidence: float = 0.95, seed: int = 0) -> Study:
-    """Return what ``adversary`` could find in a stored run. Raises SettingError where no view or no truth is stored."""
+@dataclass(frozen=True)
+class Help:
+    """What an auditor has beside a stored view: the run's models as a workplace, and shadow models of its clients."""
+
+    place: Workplace | None = None
+    shadows: ShadowModels | None = None
+
+
+def audit_run(
+    run_dir: Path, adversary: str, confidence: float = 0.95, seed: int = 0, helped: Help | None = None
+) -> Study:
+    """Return what ``adversary`` could find in a stored run. Raises SettingError where no view or no truth is stored.
+
+    Without ``helped`` attacks that need models other than surrogates are left out.
+    """
     view, truth, claims = read_view(run_dir, adversary), read_truth(run_dir), read_claims(run_dir)
     skipped: list[str] = []
     uploads = upload_probs(view) if adversary == "server" else {}
     labels = {k: infer_labels(np.stack(list(rows.values())), truth.label_counts[k]) for k, rows in uploads.items()}
     if not labels:
         skipped.append(f"label inference: {adversary} sees no upload of soft labels")
-    scores = _scores(view, truth, uploads, seed, skipped)
+    scores = _scores(view, truth, uploads, seed, helped or Help(), skipped)
     # A claim at a smaller delta holds at a larger one too: one bound at the largest refutes any of them.
     delta = max((c.delta for c in claims if c.epsilon is not None and c.delta is not None), default=0.0) or DELTA
     level = bonferroni(confidence, max(1, TESTS * len(scores)))
@@ -130,7 +158,8 @@ def audit_run(run_dir: Path, adversary: str, confidence: float = 0.95, seed: int
         found = blind_scores(features, truth.included, seed)
         blind = _judged("blind", found, truth.included, delta, level, confidence, seed)
         curves["blind"] = roc_of(found, truth.included)
-    judgments = tuple(_judgment(claim, adversary, attacks, len(truth.included), delta, level) for claim in claims)
+    concerned = [claim for claim in claims if covers(claim, adversary)] or claims[:1]
+    judgments = tuple(_judgment(claim, adversary, attacks, len(truth.included), delta, level) for claim in concerned)
     return Study(
         adversary=adversary,
         confidence=confidence,
@@ -230,39 +259,131 @@ def _soft_labels(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarr
 
 
 def _scores(
-    view: View, truth: Truth, uploads: Mapping[int, Mapping[int, np.ndarray]], seed: int, skipped: list[str]
+    view: View,
+    truth: Truth,
+    uploads: Mapping[int, Mapping[int, np.ndarray]],
+    seed: int,
+    helped: Help,
+    skipped: list[str],
 ) -> dict[str, np.ndarray]:
     """Return each attack's scores [n] that the view allows."""
     if len(truth.included) == 0 or truth.included.all() or not truth.included.any():
-        skipped.append("membership inference: there are no canaries whose coins fell both ways")
+        skipped.append("membership inference: there are no candidates whose coins fell both ways")
         return {}
-    owners = sorted(set(truth.client_ids.tolist()))
-    if view.adversary == "lab":
-        asked = {c: list(view.of("query", c))[-1][1]["logits"] for c in view.clients("query")}
-        margins = {c: margin_of_logits(logits, truth.labels) for c, logits in asked.items()}
-        prefix = "query: "
-    else:
-        rows = uploads if view.adversary == "server" else {-1: _teacher(view)}
-        margins, prefix = _distilled(view, truth, rows, seed), "surrogate: "
+    prefix, margins, of_shadows = _margins(view, truth, uploads, seed, helped)
     if -1 in margins:
-        skipped.append("LiRA: one common teacher has no shadow models")
-        return {"surrogate: loss threshold": loss_threshold(margins[-1])}
-    if not set(owners) <= set(margins):
-        missing = sorted(set(owners) - set(margins))
-        skipped.append(f"membership inference: {view.adversary} has nothing of the clients {missing[:5]}")
+        skipped.append("LiRA: what all clients were taught together has no shadow models")
+        return {f"{prefix}: loss threshold": loss_threshold(margins[-1])}
+    owners = set(truth.client_ids.tolist())
+    if not owners <= set(margins):
+        missing = sorted(owners - set(margins))
+        what = f"{view.about.get('kind') or 'what was sent'}, which no attack here reads, or nothing"
+        skipped.append(f"membership inference: {view.adversary} has {what} of the clients {missing[:5]}")
         return {}
     clients = sorted(margins)
     values = np.stack([margins[c] for c in clients])
     at = np.searchsorted(clients, truth.client_ids), np.arange(len(truth.labels))
-    found = {prefix + "loss threshold": loss_threshold(values[at])}
+    found = {f"{prefix}: loss threshold": loss_threshold(values[at])}
     if len(clients) >= 2:
         others = np.arange(len(clients))
         calibrated = np.stack([difficulty_calibrated(values[k], values[others != k]) for k in others])
-        found[prefix + "difficulty calibrated"] = calibrated[at]
+        found[f"{prefix}: difficulty calibrated"] = calibrated[at]
+    else:
+        skipped.append("difficulty calibrated: it needs other clients' models")
     if len(clients) >= 3:
-        found[prefix + "co-op LiRA"] = co_op_lira(values)[at]
+        found[f"{prefix}: co-op LiRA"] = co_op_lira(values)[at]
     else:
         skipped.append(f"co-op LiRA: it needs 3 clients, there are {len(clients)}")
+    if of_shadows is not None and helped.shadows is not None:
+        included = helped.shadows.included
+        found[f"{prefix}: LiRA offline"] = lira_offline(values[at], of_shadows, included)
+        found[f"{prefix}: LiRA online"] = lira_online(values[at], of_shadows, included)
+    elif helped.shadows is None:
+        skipped.append("LiRA offline and online: no shadow models were trained; say audit.shadows=16, or --shadows 16")
+    else:
+        skipped.append("LiRA offline and online: shadow models have nothing to set beside what this adversary has")
+    return found
+
+
+def _margins(
+    view: View, truth: Truth, uploads: Mapping[int, Mapping[int, np.ndarray]], seed: int, helped: Help
+) -> tuple[str, dict[int, np.ndarray], np.ndarray | None]:
+    """Return how models were come by, every client's candidates' margins, and those of its owner's shadows [M, n].
+
+    Key -1 is of what all clients were taught together.
+    """
+    shadows, place = helped.shadows, helped.place
+    takes_over = place is not None and place.kind is not None and place.kind.lesson == "adopt"
+    if view.adversary == "lab":
+        asked = {c: list(view.of("query", c))[-1][1]["logits"] for c in view.clients("query")}
+        # Where models end with what all were taught, shadows that were taught the same are no others.
+        answers = None if shadows is None or takes_over else margin_of_logits(shadows.logits, truth.labels)
+        return "query", {c: margin_of_logits(logits, truth.labels) for c, logits in asked.items()}, answers
+    what: Literal["upload", "teacher"] = "upload" if view.adversary == "server" else "teacher"
+    if place is not None and isinstance(place.kind, ModelWeights):
+        margins = _of_weights(view, truth, what, place, place.kind)
+        if shadows is None or what == "teacher":
+            return "weights", margins, None
+        return "weights", margins, margin_of_logits(shadows.sent_logits, truth.labels)
+    rows = uploads if what == "upload" else {-1: _teacher(view)}
+    public = next((arrays["inputs"] for _, arrays in view.of("public")), None)
+    common = sorted(set.intersection(*(set(r) for r in rows.values()))) if rows else []
+    if public is None or not common:
+        return "surrogate", {}, None
+    inputs = torch.from_numpy(public[common].astype(np.float32))
+    probs = np.stack([np.stack([of[row] for row in common]) for of in rows.values()])
+    margins = dict(zip(rows, _distilled(inputs, probs, truth.inputs, truth.labels, seed), strict=True))
+    if shadows is None or what == "teacher" or not set(truth.client_ids.tolist()) <= set(shadows.uploads):
+        return "surrogate", margins, None
+    of_shadows = np.zeros(shadows.included.shape)
+    for client, sent in shadows.uploads.items():
+        own = truth.client_ids == client
+        of_shadows[:, own] = _distilled(inputs, sent[:, common], truth.inputs[own], truth.labels[own], seed)
+    return "surrogate", margins, of_shadows
+
+
+def _distilled(
+    inputs: torch.Tensor, probs: np.ndarray, candidates: np.ndarray, labels: np.ndarray, seed: int
+) -> np.ndarray:
+    """Return candidates' margins under a surrogate of each of ``probs`` [K, N, C] on public ``inputs``."""
+    taught, asked = torch.from_numpy(probs.astype(np.float32)), torch.from_numpy(candidates.astype(np.float32))
+    with one_intra_op_thread():  # the sums, and so the figures, do not depend on the machine's cores
+        return surrogate_margins(inputs, taught, asked, labels, Surrogates(seed=seed))
+
+
+def _of_weights(
+    view: View, truth: Truth, what: Literal["upload", "teacher"], place: Workplace, kind: ModelWeights
+) -> dict[int, np.ndarray]:
+    """Return candidates' margins under the weights that each client sent last, or (key -1) was sent last."""
+    found = {}
+    candidates = torch.from_numpy(truth.inputs.astype(np.float32)).to(place.device)
+    for client in view.clients(what):
+        codec, memory, state = codec_of(view.about, what), None, None
+        for _, sent in view.of(what, client):
+            with contextlib.suppress(UploadRejected):
+                arrays, memory = codec.decode(sent, memory)
+                state = kind.knowledge(arrays)
+        if state is None:
+            continue
+        model = place.architectures[client].build(0).to(place.device)
+        try:
+            kind.adopt(model, state)
+        except RuntimeError:  # torch's word for weights of another shape, which the server rejected too
+            continue
+        with one_intra_op_thread():
+            logits = predict(model, candidates).cpu().numpy()
+        found[client if what == "upload" else -1] = margin_of_logits(logits, truth.labels)
+    return found
+
+
+def taught(view: View, kind: Kind) -> dict[int, dict[int, Knowledge]]:
+    """Return what each client was taught, by round: the last in each, decoded."""
+    found: dict[int, dict[int, Knowledge]] = {}
+    for client in view.clients("teacher"):
+        codec, memory = codec_of(view.about, "teacher"), None
+        for entry, sent in view.of("teacher", client):
+            arrays, memory = codec.decode(sent, memory)
+            found.setdefault(client, {})[entry.round] = kind.knowledge(arrays)
     return found
 
 
@@ -274,23 +395,6 @@ def _teacher(view: View) -> dict[int, np.ndarray]:
         for row, each in _decoded(view, "teacher", client).items():
             gathered.setdefault(row, []).extend(each)
     return {row: np.mean(rows, axis=0) for row, rows in gathered.items()}
-
-
-def _distilled(
-    view: View, truth: Truth, rows: Mapping[int, Mapping[int, np.ndarray]], seed: int
-) -> dict[int, np.ndarray]:
-    """Return candidates' margins under each surrogate, of the public rows that everyone gave soft labels for."""
-    public = next((arrays["inputs"] for _, arrays in view.of("public")), None)
-    common = sorted(set.intersection(*(set(r) for r in rows.values()))) if rows else []
-    if public is None or not common:
-        return {}
-    probs = np.stack([np.stack([of[row] for row in common]) for of in rows.values()]).astype(np.float32)
-    inputs = torch.from_numpy(public[common].astype(np.float32))
-    candidates = torch.from_numpy(truth.inputs.astype(np.float32))
-    settings = Surrogates(seed=seed)
-    with one_intra_op_thread():  # the sums, and so the figures, do not depend on the machine's cores
-        margins = surrogate_margins(inputs, torch.from_numpy(probs), candidates, truth.labels, settings)
-    return dict(zip(rows, margins, strict=True))
 
 
 def _judged(

@@ -20,6 +20,7 @@ from fedkd.checkpoint import CheckpointFolder
 from fedkd.errors import SettingError, StorageError
 from fedkd.run import resume, run
 from fedkd.scenario import Scenario
+from fedkd.simulate import main as simulate
 
 STORE = {"name": "store"}
 CANARIES = {"name": "canaries", "per_client": 4}
@@ -175,3 +176,82 @@ def test_planting_follows_from_the_scenario_alone() -> None:
     assert other is not None
     np.testing.assert_array_equal(first.included, again.included)
     assert first.rows.tolist() != other.rows.tolist()
+
+
+OVERFITTED: dict[str, Any] = {
+    "samples_per_client": 60,
+    "train": {"epochs": 30, "batch_size": 8},
+    "public": {"size": 60},
+    "audit": {"name": "canaries", "per_client": 25, "adversaries": ["server", "lab"]},
+}
+
+
+def test_a_planted_bug_in_a_claimed_mechanism_ends_the_command_with_status_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    settings = [
+        "strategy=dsfl", "clients=3", "models=[mlp]", "rounds=2", "samples_per_client=60", "public.size=60",
+        "train.epochs=30", "train.batch_size=8", "baseline=none", "report.plots=false", "audit=canaries",
+        "audit.per_client=25",
+    ]  # fmt: skip
+    bug = ["privacy=forgetful:Forgetful", "privacy.epsilon=0.3"]
+    assert simulate([*settings, *bug, f"run_dir={run_dir}"]) == 3
+    printed = capsys.readouterr()
+    assert "VIOLATION" in printed.out
+    assert "VIOLATION" in printed.err
+    entry = without_time(run_dir)
+    assert entry["verdict"] == "VIOLATION"
+    assert entry["lower_bound"] > entry["claimed_epsilon"] == pytest.approx(0.3)
+    assert main([str(run_dir)]) == 3
+    right = ["privacy=gaussian", "privacy.epsilon=0.3", f"run_dir={tmp_path / 'right'}"]
+    assert simulate([*settings, *right]) == 0
+    assert without_time(tmp_path / "right")["verdict"] == "consistent"
+
+
+@pytest.mark.slow
+def test_an_unprotected_overfitted_run_is_attacked_and_dp_sgd_brings_the_attack_to_chance(tmp_path: Path) -> None:
+    run(fast(**OVERFITTED), tmp_path / "raw")
+    raw = without_time(tmp_path / "raw")["by_adversary"]
+    for adversary, least in (("server", 0.75), ("lab", 0.95)):
+        assert raw[adversary]["auc_low"] > least
+        assert raw[adversary]["blind_auc_low"] < 0.5 < raw[adversary]["blind_auc_high"]
+        assert raw[adversary]["lower_bound"] > 0.5
+        assert raw[adversary]["verdict"] == "no claim"
+    protected = {**OVERFITTED, "train": {"epochs": 5, "batch_size": 8}}
+    run(fast(**protected, privacy={"name": "dp_sgd", "epsilon": 1.0}), tmp_path / "protected")
+    protected_by = without_time(tmp_path / "protected")["by_adversary"]
+    for adversary in ("server", "lab"):
+        assert protected_by[adversary]["auc_low"] < 0.5 < protected_by[adversary]["auc_high"]
+        assert protected_by[adversary]["lower_bound"] == 0
+    assert protected_by["server"]["verdict"] == "consistent"
+    assert protected_by["server"]["claimed_epsilon"] <= 1.0
+
+
+@pytest.mark.slow
+def test_members_of_an_overfitted_run_are_told_from_others_of_the_same_pool(tmp_path: Path) -> None:
+    run(fast(**{**OVERFITTED, "audit": {"name": "members", "adversaries": ["server", "lab"]}}), tmp_path / "run")
+    for found in without_time(tmp_path / "run")["by_adversary"].values():
+        assert found["auc_low"] > 0.5
+        assert found["blind_auc_low"] < 0.5 < found["blind_auc_high"]
+
+
+def test_a_claim_that_was_tampered_with_is_refuted_afterwards(tmp_path: Path) -> None:
+    run(fast(**{**OVERFITTED, "audit": {"name": "canaries", "per_client": 25}}), tmp_path / "run")
+    path = tmp_path / "run" / "summary.json"
+    summary = json.loads(path.read_text())
+    assert summary["audit"]["verdict"] == "no claim"
+    claim = {"mechanism": "gaussian", "unit": "record", "adversary": "server", "epsilon": 0.1, "delta": 1e-5}
+    path.write_text(json.dumps({**summary, "privacy": claim}))
+    assert main([str(tmp_path / "run")]) == 3
+    assert without_time(tmp_path / "run")["verdict"] == "VIOLATION"
+
+
+@pytest.mark.slow
+def test_ray_finds_the_same_to_the_bit(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    audit = {**CANARIES, "adversaries": ["server", "lab"], "shadows": 4}
+    run(fast(audit=audit), tmp_path / "local")
+    run(fast(audit=audit, engine={"name": "ray", "workers": 2}), tmp_path / "ray")
+    for name in ("view/index.json", "lab/index.json", "audit.json"):
+        assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes(), name

@@ -1,0 +1,18 @@
+"""A mechanism with a planted bug, as a user's own: it claims what Gaussian noise would give, and adds none."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from fedkd.privacy.mechanisms import Gaussian
+from fedkd.privacy.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgetful(Gaussian):
+    """Claim an epsilon and forget the noise."""
+
+    def release(self, values: Tensor, plan: Plan, stream: np.random.Generator) -> Tensor:
+        """Return the rows as they are."""
+        return values
