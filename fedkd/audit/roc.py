@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import beta, mannwhitneyu, norm, rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, roc_curve
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -19,7 +19,8 @@ from fedkd.errors import SettingError
 
 LEVELS = (0.01, 0.001)
 """False positive rates at which an attack is judged."""
-FOLDS = 5
+FEWEST = 5
+"""Members, and others, without which there is no blind baseline."""
 
 Values = Float[np.ndarray, "n"]
 Members = Bool[np.ndarray, "n"]
@@ -129,19 +130,23 @@ def tpr_at(roc: Roc, level: float, confidence: float = 0.95) -> Rate:
     return Rate(value, low, high)
 
 
-def blind_scores(features: Float[np.ndarray, "n d"], included: Members, seed: int = 0) -> Values:
-    """Return the scores of an attacker who sees no model at all, only the candidates themselves.
+def blind_scores(
+    features: Float[np.ndarray, "n d"], included: Members, seed: int = 0
+) -> tuple[Float[np.ndarray, "h"], Bool[np.ndarray, "h"]]:
+    """Return the scores of an attacker who sees no model at all, and which of the scored records are members.
 
-    Logistic regression from a record's features to membership, out of fold. An AUC above 1/2 says that the halves
-    differ: then no membership attack on them measures a model (Das et al. 2024, arXiv 2406.16201). Needs 5 of each.
+    Logistic regression from a record's features to membership, fitted on a random half of the records and scored on the
+    other: scores out of several folds depend on one another, and their AUC strays from 1/2 farther than its interval
+    says. An AUC above 1/2 says that members and others differ: then no membership attack on
+    them measures a model (Das et al. 2024, arXiv 2406.16201). Needs 5 of each.
     """
     members = int(included.sum())
-    if min(members, len(included) - members) < FOLDS:
-        raise SettingError(f"a blind baseline needs {FOLDS} members and others each, got {members} of {len(included)}")
+    if min(members, len(included) - members) < FEWEST:
+        raise SettingError(f"a blind baseline needs {FEWEST} members and others each, got {members} of {len(included)}")
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    found = cross_val_predict(model, features, included, cv=folds, method="decision_function")
-    return np.asarray(found, np.float64)
+    fitted, scored = train_test_split(np.arange(len(included)), test_size=0.5, random_state=seed, stratify=included)
+    found = model.fit(features[fitted], included[fitted]).decision_function(features[scored])
+    return np.asarray(found, np.float64), included[scored]
 
 
 def chance(scores: Values, included: Members) -> float:

@@ -20,7 +20,7 @@ from fedkd.audit.bounds import Errors, bonferroni, clopper_pearson_bound, gaussi
 from fedkd.audit.choices import check_shadows
 from fedkd.audit.labels import LabelInference, infer_labels
 from fedkd.audit.one_run import Guesses, guess, one_run_bound
-from fedkd.audit.roc import FOLDS, LEVELS, Rate, Roc, auc_interval, blind_scores, chance, random_halves, roc_of, tpr_at
+from fedkd.audit.roc import FEWEST, LEVELS, Rate, Roc, auc_interval, blind_scores, chance, random_halves, roc_of, tpr_at
 from fedkd.audit.scores import margin_of_logits
 from fedkd.audit.shadows import ShadowModels
 from fedkd.audit.surrogate import Surrogates, surrogate_margins
@@ -153,11 +153,11 @@ def audit_run(
     attacks = tuple(_judged(name, found, truth.included, delta, level, apart, seed) for name, found in scores.items())
     curves = {name: roc_of(found, truth.included) for name, found in scores.items()}
     blind = None
-    if scores and min(truth.included.sum(), (~truth.included).sum()) >= FOLDS:
+    if scores and min(truth.included.sum(), (~truth.included).sum()) >= FEWEST:
         features = truth.inputs.reshape(len(truth.inputs), -1).astype(np.float64)
-        found = blind_scores(features, truth.included, seed)
-        blind = _judged("blind", found, truth.included, delta, level, confidence, seed)
-        curves["blind"] = roc_of(found, truth.included)
+        found, members = blind_scores(features, truth.included, seed)
+        blind = _judged("blind", found, members, delta, level, confidence, seed)
+        curves["blind"] = roc_of(found, members)
     concerned = [claim for claim in claims if covers(claim, adversary)] or claims[:1]
     judgments = tuple(_judgment(claim, adversary, attacks, len(truth.included), delta, level) for claim in concerned)
     return Study(
