@@ -39,6 +39,7 @@ from fedkd.messages import (
     Upload,
 )
 from fedkd.privacy.claims import ADVERSARIES, Claim
+from fedkd.privacy.composition import Accountant
 from fedkd.privacy.ledger import Ledger, Spending
 from fedkd.seeding import numpy_stream
 from fedkd.strategy import Asking, Declaration, Strategy, Stream, Streaming
@@ -520,7 +521,7 @@ class Server:
         mechanism = self.guard.mechanism
         unit = "record" if mechanism is None else mechanism.unit
         delta = getattr(mechanism, "delta", 1e-5)
-        accountant = getattr(mechanism, "accountant", "auto")
+        accountant: Accountant = getattr(mechanism, "accountant", "auto")
         return tuple(
             self.ledger.claim(unit, who, delta, client=client_id, accountant=accountant) for who in ADVERSARIES
         )
