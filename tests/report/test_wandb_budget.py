@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fedkd.simulate import main
 SMALL = [
     "scenario=privacy_budget", "clients=4", "samples_per_client=20", "rounds=2", "public.size=40",
     "test.global_size=50", "baseline=none", "report.plots=false", "report.console=false", "engine.workers=1",
+    "audit.per_client=4",
 ]  # fmt: skip
 BLOCK, HEADER = 32768, 7
 
@@ -23,18 +25,30 @@ def wandb_records(path: Path) -> Iterator[Any]:
 
     content, at, parts = path.read_bytes(), HEADER, list[bytes]()
     assert content.startswith(b":W&B")
-    while at < len(content):
+    while at + HEADER <= len(content):
         if BLOCK - at % BLOCK < HEADER:
             at += BLOCK - at % BLOCK
             continue
         _, length, kind = struct.unpack("<IHB", content[at : at + HEADER])
         parts.append(content[at + HEADER : at + HEADER + length])
         at += HEADER + length
+        if at > len(content):
+            return
         if kind in (1, 4):  # whole, or its last part
             record = wandb_internal_pb2.Record()
             record.ParseFromString(b"".join(parts))
             parts.clear()
             yield record
+
+
+def finished(path: Path) -> list[Any]:
+    """Return the records of an offline run once W&B's own process has written the last of them."""
+    for _ in range(600):
+        found = list(wandb_records(path)) if path.stat().st_size else []
+        if found and found[-1].WhichOneof("record_type") == "exit":
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{path} was not finished within a minute")
 
 
 def values(items: Any) -> dict[str, Any]:
@@ -60,7 +74,7 @@ def test_a_sweep_over_budgets_is_in_wandb_offline_with_group_tags_and_what_was_s
     for folder in folders:
         (run,) = folder.glob("wandb/offline-run-*")
         (path,) = run.glob("*.wandb")
-        everything = list(wandb_records(path))
+        everything = finished(path)
         (about,) = [record.run for record in everything if record.WhichOneof("record_type") == "run"]
         rounds = [values(record.history.item) for record in everything if record.WhichOneof("record_type") == "history"]
         assert about.run_group == "privacy_budget"
