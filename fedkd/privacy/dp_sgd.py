@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
@@ -111,9 +111,9 @@ def refuse_shared_statistics(model: nn.Module, name: str = "this model") -> None
 
 def check_sample_gradients(
     model: nn.Module,
-    inputs: Float[Tensor, "n *shape"],
+    inputs: Num[Tensor, "n *shape"],
     name: str = "this model",
-    outputs: Callable[[Float[Tensor, "n *shape"]], Float[Tensor, "n outputs"]] | None = None,
+    outputs: Callable[[Num[Tensor, "n *shape"]], Float[Tensor, "n *rows outputs"]] | None = None,
 ) -> None:
     """Raise SettingError unless Opacus finds the gradient of each single sample, compared with samples one by one.
 

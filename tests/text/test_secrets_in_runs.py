@@ -1,0 +1,167 @@
+"""Secrets in clients' texts: who learns them in a run, what stops it, and when a run shows nothing."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_text import CANARIES, text_experiment, text_records, text_scenario
+
+from fedkd.errors import SettingError
+from fedkd.exposures import summarized, void_because
+from fedkd.report.console import text_lines
+from fedkd.report.folder import stored_records
+from fedkd.run import resume, run
+from fedkd.settings import parse
+from fedkd.shelf import choose
+from fedkd.text.exposure import CHANCE_BITS, chance_exposure
+from fedkd.text.secrets import Canaries, plant
+from fedkd.text.vocabulary import Bytes
+
+LEARNING: dict[str, Any] = {
+    "canaries": {**CANARIES, "slots": "dddd", "repeats": 10, "held_out": 8, "visit_times": 12},
+    "models": ["tiny_text:small_gru"],
+    "train": {"epochs": 4, "batch_size": 4, "learning_rate": 1e-2},
+    "distill": {"epochs": 4, "batch_size": 4, "learning_rate": 1e-2},
+    "strategy": {"name": "dsfl", "aggregation": "mean"},
+}
+
+STRONG = {"max_temperature": 100.0, "noise": 8.0}
+
+
+def exposure(path: Path, **changes: Any) -> dict[str, Any]:
+    found: dict[str, Any] = run(text_scenario(**{**LEARNING, **changes}), path)["exposure"]
+    return found
+
+
+@pytest.mark.slow
+def test_what_was_learned_leaks_to_everybody_and_what_was_not_inserted_does_not(tmp_path: Path) -> None:
+    plain = exposure(tmp_path / "plain")
+    means = {name: found["inserted"]["mean"] for name, found in plain["by_adversary"].items()}
+    assert plain["void"] is None
+    assert plain["ceiling"] == pytest.approx(math.log2(10_000))
+    assert means["own_model"] > 0.9 * math.log2(10_000)
+    assert means["server_uploads"] > CHANCE_BITS + 4
+    for found in plain["by_adversary"].values():
+        assert found["excess"] == pytest.approx(found["inserted"]["mean"] - CHANCE_BITS)
+        assert abs(found["held_out"]["mean"] - chance_exposure(10_000)) < 1.5
+    swung = exposure(tmp_path / "swung", privacy={"name": "swing", "detector": "oracle", **STRONG})
+    less = {name: found["inserted"]["mean"] for name, found in swung["by_adversary"].items()}
+    assert less["own_model"] == means["own_model"]
+    assert less["server_uploads"] < means["server_uploads"] - 3
+    assert swung["detector"] == {"recall": 1.0, "precision": 1.0}
+    records = stored_records(tmp_path / "swung", 1)
+    assert records[-1].exposure == swung
+    assert resume(text_scenario(**LEARNING), tmp_path / "plain")["exposure"] == plain
+
+
+def test_a_run_whose_clients_did_not_learn_their_secrets_says_that_it_is_void(tmp_path: Path) -> None:
+    canaries = {**LEARNING["canaries"], "repeats": 1}
+    found = exposure(tmp_path / "run", canaries=canaries, train={"epochs": 1}, distill={"epochs": 1})
+    assert "what was not learned cannot leak" in found["void"]
+    lines = text_lines({"exposure": found, "bits_per_token": {"balanced test": 2.0}})
+    assert lines[-1].startswith("VOID: the clients' own models expose")
+    assert "nobody's secrets were measured" in str(void_because([], 6.6))
+
+
+@pytest.mark.parametrize(("detector", "recall"), [("pattern", 1.0), ("surprisal_gap", None), ("confidence", None)])
+def test_detectors_are_judged_by_where_secrets_could_be_said(
+    detector: str, recall: float | None, tmp_path: Path
+) -> None:
+    found = exposure(
+        tmp_path / "run", privacy={"name": "swing", "detector": detector}, train={"epochs": 1}, distill={"epochs": 1}
+    )["detector"]
+    assert found["recall"] is not None
+    assert recall is None or found["recall"] == recall
+
+
+def test_noise_is_fixed_for_a_client_and_a_position() -> None:
+    """A second round, whose models have moved, has the noise of the first; or, as a control, noise of its own."""
+    place = text_experiment(**LEARNING, privacy={"name": "swing", "detector": "everywhere"}).place
+    swing, ids = place.guard.mechanism, torch.tensor([3, 9])
+    zeros = torch.zeros(2, place.task.classes)
+    first, second = (
+        place.guard._swung(swing, _predictions(ids, zeros), torch.ones(2), client_id=0, number=n) for n in (1, 2)
+    )
+    assert torch.equal(first, second)
+    other = place.guard._swung(swing, _predictions(ids, zeros), torch.ones(2), client_id=1, number=1)
+    assert not torch.equal(first, other)
+
+
+def _predictions(ids: torch.Tensor, values: torch.Tensor) -> Any:
+    from fedkd.messages import Predictions
+
+    return Predictions(ids=ids, values=values, scale="logits")
+
+
+def test_each_client_holds_its_own_secrets_as_often_as_asked() -> None:
+    place = text_experiment(canaries={**CANARIES, "per_client": 3, "repeats": 2}).place
+    secrets = place.task.secrets
+    assert [len(secrets.of(i)) for i in range(2)] == [3, 3]
+    assert len({c.index for c in (*secrets.inserted, *secrets.controls)}) == 6 + 4
+    for client in range(2):
+        texts = secrets.insert_into([], client)
+        assert sorted(texts) == sorted(
+            secrets.settings.form.text(c.index) for c in secrets.of(client) for _ in range(2)
+        )
+    rows = place.division.train[0]
+    alone = place.task.prepared.texts(rows)
+    windows = place.task.training_set(rows, (0,))[0]
+    assert windows.numel() > sum(map(len, alone))
+
+
+def test_the_public_text_visits_the_context_as_asked() -> None:
+    for visits, times in (("never", None), ("prefix", 6), ("fillings", 6)):
+        task = text_experiment(canaries={**CANARIES, "visits": visits, "visit_times": times}).place.task
+        # Of a filling, two tokens and what follows are where a secret could be said; of a prefix its end alone.
+        assert int(task.flagged().sum()) == {"never": 0, "prefix": 6, "fillings": 12}[visits]
+
+
+def test_secrets_may_be_ranked_among_some_fillings() -> None:
+    pin = choose("canaries", {"name": "pin", "references": 200}).value
+    secrets = plant(pin, Bytes(), 64, clients=2, seed=0)
+    assert len(secrets.candidates) == 200 + 2 + 8
+    assert secrets.ceiling == pytest.approx(math.log2(200))
+    model = torch.nn.Embedding(257, 257)
+    (bits,) = secrets.exposures(model, [(*secrets.inserted, *secrets.controls)])
+    assert all(0 <= value <= secrets.ceiling for value in bits)
+
+
+def test_slots_are_written_as_letters() -> None:
+    form = choose("canaries", {"name": "phone"}).value.form
+    assert form.text(0) == "call me at 555-20-000"
+    assert form.size == 80_000
+    assert choose("canaries", {"name": "email"}).value.form.text(1) == "write to aaab@example.org"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"slots": "aaaaaaaa"}, "give references"),
+        ({"slots": "dd", "references": 100}, "not fewer than the 100 fillings"),
+        ({"slots": "dd", "visit_times": None}, "visit_times must be given"),
+        ({"slots": "dd", "per_client": 0}, "per_client must be >= 1"),
+    ],
+)
+def test_canaries_that_cannot_be_measured_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        parse(Canaries, {"prefix": "pin ", **fields}, "canaries")
+
+
+def test_a_decoder_is_trained_by_dp_sgd_and_a_gru_is_refused() -> None:
+    private = {"privacy": {"name": "dp_sgd", "noise_multiplier": 1.0}}
+    (record,) = text_records(models=["tiny_text:small_decoder"], train={"epochs": 1}, **private)
+    assert all(client.epsilon is not None and client.epsilon > 0 for client in record.clients)
+    with pytest.raises(SettingError, match="dp_sgd cannot find the gradients of single samples"):
+        text_experiment(models=["tiny_text:small_gru"], **private)
+
+
+def test_an_oracle_needs_canaries_and_a_pattern_needs_text() -> None:
+    with pytest.raises(SettingError, match="oracle needs to know the canaries"):
+        text_experiment(privacy={"name": "swing", "detector": "oracle"})
+
+
+def test_a_summary_has_means_and_medians() -> None:
+    found = summarized([1.0, 2.0, 9.0], [1.0])
+    assert (found["inserted"]["mean"], found["inserted"]["median"]) == (4.0, 2.0)
