@@ -11,16 +11,19 @@ import pytest
 import torch
 from tiny import scenario
 
+from fedkd.app.strategy import FederatedDistillation
 from fedkd.audit.__main__ import main
 from fedkd.audit.choices import AUDITS
 from fedkd.audit.views import read_truth, read_view
 from fedkd.baseline import _twin, twin_key
 from fedkd.build import build, coins_of
 from fedkd.checkpoint import CheckpointFolder
+from fedkd.engines.local import LocalGrid, message_identity
 from fedkd.errors import SettingError, StorageError
-from fedkd.run import resume, run
+from fedkd.run import Driver, resume, run
 from fedkd.scenario import Scenario
 from fedkd.simulate import main as simulate
+from fedkd.worker import crew
 
 STORE = {"name": "store"}
 CANARIES = {"name": "canaries", "per_client": 4}
@@ -255,3 +258,21 @@ def test_ray_finds_the_same_to_the_bit(tmp_path: Path) -> None:
     run(fast(audit=audit, engine={"name": "ray", "workers": 2}), tmp_path / "ray")
     for name in ("view/index.json", "lab/index.json", "audit.json"):
         assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes(), name
+
+
+def test_on_flowers_own_engines_the_view_is_the_same_and_models_stay_elsewhere(tmp_path: Path) -> None:
+    """Where the end of a round and the beginning of the next are one message, each is stored in its own round."""
+    place = build(fast(), threading.Event()).place
+
+    def start(strategy: FederatedDistillation) -> None:
+        with message_identity():
+            grid = LocalGrid(crew(place), 4, 1, threading.Event(), lambda _: None)
+            strategy.start(grid)
+            grid.shut_down()
+
+    run(fast(), tmp_path / "here")
+    run(fast(), tmp_path / "there", Driver("flower", start))
+    for name in ("view/index.json", "audit.json"):
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes(), name
+    with pytest.raises(SettingError, match="models of flower are on other machines"):
+        run(fast(audit={**CANARIES, "adversaries": ["lab"]}), tmp_path / "lab", Driver("flower", start))
