@@ -3,6 +3,7 @@
     python scripts/reproduce.py digits [--seeds 5] [--out FOLDER]
     python scripts/reproduce.py orderings [--data FOLDER] [--seeds 3] [--jobs 2] --out FOLDER
     python scripts/reproduce.py paper     [--data FOLDER] [--seeds 3] [--jobs 2] --out FOLDER
+    python scripts/reproduce.py plugins   [--seeds 5] [--jobs 2] --out FOLDER
     python scripts/reproduce.py attacks   [--seeds 3] [--jobs 2] --out FOLDER
 
 ``digits`` repeats the KnFu study: local training, the plain mean of soft labels, and KnFu, on scikit-learn's digits,
@@ -12,7 +13,8 @@ in three regimes of label skew and data size. Both accuracies are means over cli
 ``orderings`` are six between methods, on MNIST, Fashion-MNIST and CIFAR-10 (scripts/orderings.py); ``paper`` is FedMD's
 comparison beside its published figures; ``attacks`` the attacked fraction that each fusion rule bears. Their runs lie
 below --out, and the same command goes on where it was ended. --data is a folder with mnist/, fashion_mnist/ and
-cifar10/ in the hub's layout; without it they come from the hub. --only picks orderings by name.
+cifar10/ in the hub's layout; without it they come from the hub. ``plugins`` are what plug-ins are expected to do, on
+digits (scripts/plugins.py). --only picks orderings or plug-ins by name.
 """
 
 import argparse
@@ -29,6 +31,7 @@ import numpy as np
 import yaml
 from matplotlib.figure import Figure
 from orderings import FEDMD, ORDERINGS
+from plugins import PLUGINS
 from rich.console import Console
 from rich.progress import track
 from scipy import stats
@@ -238,14 +241,14 @@ def _points(value: tuple[float, float]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is asked for, print it, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["digits", "orderings", "paper", "attacks"])
-    parser.add_argument("--seeds", type=int, help="paired seeds, 0 to N-1; digits 5, others 3")
+    parser.add_argument("what", choices=["digits", "orderings", "paper", "plugins", "attacks"])
+    parser.add_argument("--seeds", type=int, help="paired seeds, 0 to N-1; digits and plugins 5, others 3")
     parser.add_argument("--out", type=Path, help="write tables and every seed's figures here, and keep runs below it")
     parser.add_argument("--data", type=Path, help="folder of data sets; default: the hub")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--only", nargs="+", choices=[study.name for study in ORDERINGS], help="orderings by name")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="orderings or plug-ins by name")
     given = parser.parse_args(arguments)
-    seeds = given.seeds or (5 if given.what == "digits" else 3)
+    seeds = given.seeds or (5 if given.what in ("digits", "plugins") else 3)
     if seeds < 2:
         parser.error("--seeds must be at least 2: an interval needs two runs")
     if given.what == "digits":
@@ -263,8 +266,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.what == "attacks":
             text = break_even.report(seeds, given.out, given.jobs, console)
         else:
-            wanted = given.only or [study.name for study in ORDERINGS]
-            chosen = [FEDMD] if given.what == "paper" else [study for study in ORDERINGS if study.name in wanted]
+            known = {"orderings": ORDERINGS, "paper": (FEDMD,), "plugins": PLUGINS}[given.what]
+            names = [study.name for study in known]
+            unknown = [name for name in given.only or () if name not in names]
+            if unknown:
+                parser.error(f"--only: {', '.join(unknown)} is none of {', '.join(names)}")
+            chosen = [study for study in known if study.name in (given.only or names)]
             text = print_all(chosen, seeds, given.out, given.jobs, console, given.data)
     except FedkdError as error:
         print(f"reproduce: {error}", file=sys.stderr)

@@ -26,26 +26,43 @@ FIGURES = {
     "global_accuracy": "balanced test",
     "bytes_up": "bytes up, a client and round",
     "entropy_bytes_up": "the same, entropy-coded",
+    "local_harmed": "clients harmed, %",
+    "gap": "test less training loss, nats",
 }
-PERCENT = ("local_accuracy", "global_accuracy")
+ALWAYS = ("local_accuracy", "global_accuracy", "bytes_up", "entropy_bytes_up")
+"""Figures that are kept of every study; further ones of those whose tables show them."""
+ACCURACIES = ("local_accuracy", "global_accuracy")
+PERCENT = (*ACCURACIES, "local_harmed")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """``ours`` less ``theirs``, in points of accuracy, is above ``least``; or ``least`` times fewer bytes."""
+    """``ours`` less ``theirs``, in points or nats, is above ``least``; or ``least`` times fewer bytes.
+
+    With ``beyond``, of two further keys, what counts is by how much this difference is above theirs.
+    """
 
     text: str
     figure: str
     ours: Key
     theirs: Key
     least: float = 0.0
+    beyond: tuple[Key, Key] | None = None
+    """Not with bytes."""
 
     def judge(self, results: Results) -> str:
         """Return the claim with what was found: holds and does NOT hold are said where the 95 % interval says so."""
         ours, theirs = (results[key][self.figure] for key in (self.ours, self.theirs))
-        if self.figure in PERCENT:
-            found = interval(list(100 * (ours - theirs)))
-            shown = f"{self.ours[0]} less {self.theirs[0]}: {in_words(found, '+.1f')} points"
+        if self.figure in PERCENT or self.figure == "gap":
+            points = self.figure in PERCENT
+            difference = ours - theirs
+            if self.beyond is not None:
+                first, second = (results[key][self.figure] for key in self.beyond)
+                difference = difference - (first - second)
+            found = interval(list(100 * difference if points else difference))
+            beyond = "" if self.beyond is None else f", beyond that at {self.beyond[0][1]}"
+            size = f"{in_words(found, '+.1f')} points" if points else f"{in_words(found, '+.3f')} nats"
+            shown = f"{self.ours[0]} less {self.theirs[0]}{beyond}: {size}"
             wanted = "" if self.least == 0 else f"; asked for: above {self.least:+g}"
         else:
             found = interval(list(theirs / ours))
@@ -66,12 +83,14 @@ class Study:
     grid: tuple[str, ...] = ()
     data: str = ""
     """Data set whose folder ``--data`` may give; empty for embedded data."""
-    figures: tuple[str, ...] = PERCENT
+    figures: tuple[str, ...] = ACCURACIES
     remark: str = ""
+    baseline: str = "none"
+    """local_only where a figure compares each client with its twin (``local_harmed``)."""
 
     def cells(self, seeds: int, out: Path, jobs: int, data: Path | None = None) -> list[compare.Cell]:
         """Return the study's runs. ``data`` is a folder of data sets in the hub's layout. Raises SettingError."""
-        base = ["baseline=none", *self.base]
+        base = [f"baseline={self.baseline}", *self.base]
         if self.data:
             base += [f"data={self.data}", *([f"data.path={data / self.data}"] if data is not None else [])]
         methods, grid = compare.parse_methods(self.methods), compare.parse_grid(self.grid)
@@ -102,13 +121,16 @@ def carry_out(study: Study, seeds: int, out: Path, jobs: int, console: Console, 
     for cell in cells:
         setting = ", ".join(value for _, value in cell.setting)
         runs.setdefault((cell.method.label, setting), []).append(read_run(cell.task.folder))
-    return {
-        key: {name: np.array([_last(run, name) for run in found]) for name in FIGURES} for key, found in runs.items()
-    }
+    names = dict.fromkeys((*ALWAYS, *study.figures))
+    return {key: {name: np.array([_last(run, name) for run in found]) for name in names} for key, found in runs.items()}
 
 
 def _last(run: Run, name: str) -> float:
     """Return a run's figure: accuracies of the last round; bytes as means over rounds, a client."""
+    if name == "local_harmed":
+        return float(run.of_round(name)[-1])
+    if name == "gap":
+        return float(mean_over_clients(run.of_client("local_nll") - run.of_client("train_loss"))[-1])
     values = run.of_client(name)
     if name in PERCENT:
         return float(mean_over_clients(values)[-1])
@@ -129,6 +151,8 @@ def table(study: Study, results: Results) -> str:
         for name in study.figures:
             if name in PERCENT:
                 shown.append(in_words(interval(list(100 * figures[name])), ".1f"))
+            elif name == "gap":
+                shown.append(in_words(interval(list(figures[name])), ".3f"))
             else:
                 shown.append(f"{figures[name].mean():,.0f}")
         lines.append("| " + " | ".join([setting or "–", method, *shown]) + " |")
@@ -144,7 +168,7 @@ def in_words(value: Interval, form: str) -> str:
     if value.mean is None:
         return "–"
     mean = f"{value.mean:{form}}"
-    return mean if value.half is None else f"{mean} ± {value.half:.1f}"
+    return mean if value.half is None else f"{mean} ± {value.half:{form.lstrip('+')}}"
 
 
 def report(study: Study, results: Results, seeds: int) -> str:
@@ -162,10 +186,11 @@ def write_csv(results: Results, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["setting", "method", "seed", *FIGURES])
+        names = list(next(iter(results.values())))
+        rows.writerow(["setting", "method", "seed", *names])
         for (method, setting), figures in results.items():
             for seed in range(len(figures["local_accuracy"])):
-                rows.writerow([setting, method, seed, *(repr(float(figures[name][seed])) for name in FIGURES)])
+                rows.writerow([setting, method, seed, *(repr(float(figures[name][seed])) for name in names)])
 
 
 def print_all(

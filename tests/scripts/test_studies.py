@@ -1,13 +1,21 @@
 """Studies: claims judged by hand-made figures, and every study's runs planned with checked scenarios."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import compare
 import numpy as np
 import pytest
 from break_even import ATTACKS, CLEAN, attacked, break_even
+from jobs import Outcome, Task
+from jobs import carry_out as carry_out_task
 from orderings import FEDMD, ORDERINGS
-from studies import Claim, Study, table
+from plugins import CHOICE, GATE, PLUGINS
+from rich.console import Console
+from studies import Claim, Study, carry_out, report, table
 
 RESULTS = {
     ("ours", ""): {"global_accuracy": np.array([0.80, 0.82, 0.81]), "bytes_up": np.array([10.0, 10.0, 10.0])},
@@ -40,11 +48,13 @@ def test_tables_have_a_line_for_each_method_and_setting() -> None:
     assert len(lines) == 2 + 3
 
 
-@pytest.mark.parametrize("study", [*ORDERINGS, FEDMD, CLEAN, *map(attacked, ATTACKS)], ids=lambda study: study.name)
+@pytest.mark.parametrize(
+    "study", [*ORDERINGS, *PLUGINS, FEDMD, CLEAN, *map(attacked, ATTACKS)], ids=lambda study: study.name
+)
 def test_every_study_plans_valid_runs_that_its_claims_speak_of(study: Study) -> None:
     cells = study.cells(3, Path("out"), jobs=2)
     made = {(cell.method.label, ", ".join(value for _, value in cell.setting)) for cell in cells}
-    assert {key for claim in study.claims for key in (claim.ours, claim.theirs)} <= made
+    assert {key for claim in study.claims for key in (claim.ours, claim.theirs, *(claim.beyond or ()))} <= made
     assert len(cells) == 3 * len(made)
 
 
@@ -53,3 +63,48 @@ def test_break_even_is_the_last_fraction_before_the_first_loss() -> None:
     values = {"0": np.array([0.9, 0.9]), "0.1": np.array([0.4, 0.5]), "0.2": np.array([0.9, 0.9])}
     assert break_even(values, alone) == "0"
     assert break_even({"0": np.array([0.4])}, alone) == "never"
+
+
+def test_a_claim_beyond_another_difference_is_judged_by_the_difference_of_both() -> None:
+    results = {
+        ("a", "0.75"): {"global_accuracy": np.array([0.80, 0.81])},
+        ("b", "0.75"): {"global_accuracy": np.array([0.70, 0.70])},
+        ("a", "0.25"): {"global_accuracy": np.array([0.90, 0.92])},
+        ("b", "0.25"): {"global_accuracy": np.array([0.70, 0.71])},
+    }
+    claim = Claim("It grows", "global_accuracy", ("a", "0.75"), ("b", "0.75"), 0.0, (("a", "0.25"), ("b", "0.25")))
+    # 10 - 20 and 11 - 21 points.
+    assert "**does NOT hold** (a less b, beyond that at 0.25: -10.0 ± 0.0 points)" in claim.judge(results)
+
+
+@pytest.mark.parametrize("study", PLUGINS, ids=lambda study: study.name)
+def test_methods_of_a_plug_in_hold_the_same_data_and_ask_about_equally_much(study: Study) -> None:
+    by_setting: dict[Any, list[Any]] = {}
+    for cell in study.cells(1, Path("out"), jobs=1):
+        by_setting.setdefault(cell.setting, []).append(cell.task.scenario)
+    for first, *others in by_setting.values():
+        for other in others:
+            for name in ("data", "partition", "federation", "test", "train", "protocol"):
+                assert getattr(first, name) == getattr(other, name)
+            assert first.public.size == other.public.size
+    if study is CHOICE:
+        for scenario in next(iter(by_setting.values())):
+            public, rounds = scenario.public, scenario.protocol.rounds
+            first_round = public.per_round if public.choice == "random" else public.size
+            assert first_round + (rounds - 1) * public.per_round == 600
+
+
+def test_a_miniature_reports_harm_and_the_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(tasks: Sequence[Task], jobs: int, on_end: Any) -> list[Outcome]:
+        for task in tasks:
+            carry_out_task(task)
+            on_end(Outcome(task))
+        return [Outcome(task) for task in tasks]
+
+    monkeypatch.setattr(compare, "run_all", here)
+    small = ("clients=3", "rounds=1", "train.epochs=1", "distill.epochs=1", "public.size=40", "test.global_size=50")
+    study = replace(GATE, base=(*GATE.base, *small), figures=("local_harmed", "gap"))
+    results = carry_out(study, 2, tmp_path, 1, Console(quiet=True))
+    for figures in results.values():
+        assert all(np.isfinite(figures[name]).all() for name in study.figures)
+    assert "- " + study.claims[0].text in report(study, results, 2)
