@@ -112,8 +112,8 @@ STAGES = Study(
 SERVER = Study(
     name="server",
     title="Routed teachers and a learned aggregator (`strategy=routed|learned`)",
-    base=(*BASE, *SKEWED, "public.labeled=true"),
-    methods=f"uniform={MEAN}, routed, learned",
+    base=(*BASE, *SKEWED),
+    methods=f"uniform={MEAN}, routed=routed public.labeled=true, learned=learned public.labeled=true",
     claims=(
         _claim("Specialists: the router is above uniform", "global_accuracy", "routed", "uniform"),
         _claim("Specialists: the learned aggregator is above uniform", "global_accuracy", "learned", "uniform"),
