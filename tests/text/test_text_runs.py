@@ -76,6 +76,14 @@ def test_a_run_repeats_with_any_number_of_workers_and_when_it_goes_on(
     assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_text_runs_on_ray_to_the_figures_of_the_local_engine(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"rounds": 2, "canaries": CANARIES, "privacy": {"name": "swing", "detector": "pattern"}}
+    run(text_scenario(**changes), tmp_path / "local")
+    run(text_scenario(**changes, engine={"name": "ray", "workers": 2}), tmp_path / "ray")
+    assert figures(tmp_path / "ray") == figures(tmp_path / "local")
+
+
 @pytest.mark.parametrize(
     "strategy", ["knfu", "dsfl", "fedmd", "cronus", "comet", "ktpfl", "scarlet", "cfd", "feddf", "fedavg", "fedprox"]
 )
