@@ -5,6 +5,7 @@
     python scripts/reproduce.py paper     [--data FOLDER] [--seeds 3] [--jobs 2] --out FOLDER
     python scripts/reproduce.py plugins   [--seeds 5] [--jobs 2] --out FOLDER
     python scripts/reproduce.py attacks   [--seeds 3] [--jobs 2] --out FOLDER
+    python scripts/reproduce.py swing     [--data FOLDER] [--seeds 3] [--jobs 2] --out FOLDER
 
 ``digits`` repeats the KnFu study: local training, the plain mean of soft labels, and KnFu, on scikit-learn's digits,
 in three regimes of label skew and data size. Both accuracies are means over clients; the figure behind ± is half of a
@@ -14,7 +15,10 @@ in three regimes of label skew and data size. Both accuracies are means over cli
 comparison beside its published figures; ``attacks`` the attacked fraction that each fusion rule bears. Their runs lie
 below --out, and the same command goes on where it was ended. --data is a folder with mnist/, fashion_mnist/ and
 cifar10/ in the hub's layout; without it they come from the hub. ``plugins`` are what plug-ins are expected to do, on
-digits (scripts/plugins.py). --only picks orderings or plug-ins by name.
+digits (scripts/plugins.py). --only picks orderings, plug-ins or settings of swing by name.
+
+``swing`` measures what soft labels of text leak, and what stops it (scripts/swing_study.py): on a small embedded
+corpus, or on short lines of fortunes/ in --data.
 """
 
 import argparse
@@ -28,6 +32,8 @@ from typing import Any
 import break_even
 import matplotlib
 import numpy as np
+import swing_report
+import swing_study
 import yaml
 from matplotlib.figure import Figure
 from orderings import FEDMD, ORDERINGS
@@ -241,12 +247,12 @@ def _points(value: tuple[float, float]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is asked for, print it, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["digits", "orderings", "paper", "plugins", "attacks"])
+    parser.add_argument("what", choices=["digits", "orderings", "paper", "plugins", "attacks", "swing"])
     parser.add_argument("--seeds", type=int, help="paired seeds, 0 to N-1; digits and plugins 5, others 3")
     parser.add_argument("--out", type=Path, help="write tables and every seed's figures here, and keep runs below it")
     parser.add_argument("--data", type=Path, help="folder of data sets; default: the hub")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="orderings or plug-ins by name")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="orderings, plug-ins or settings of swing by name")
     given = parser.parse_args(arguments)
     seeds = given.seeds or (5 if given.what in ("digits", "plugins") else 3)
     if seeds < 2:
@@ -261,10 +267,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if given.out is None:
         parser.error(f"{given.what} needs --out FOLDER for its runs")
+    wanted = given.only or list(swing_study.BY_NAME)
+    if given.what == "swing" and (unknown := [name for name in wanted if name not in swing_study.BY_NAME]):
+        parser.error(f"--only: {', '.join(unknown)} is none of {', '.join(swing_study.BY_NAME)}")
+    if given.what == "swing" and "plain" not in wanted:
+        parser.error("--only must name 'plain', which the others are held against")
     console = Console(highlight=False, soft_wrap=True, stderr=True)
     try:
         if given.what == "attacks":
             text = break_even.report(seeds, given.out, given.jobs, console)
+        elif given.what == "swing":
+            measured = swing_study.carry_out(seeds, given.out / "runs", given.jobs, given.data, console.print, wanted)
+            text = swing_report.report(measured, given.out)
         else:
             known = {"orderings": ORDERINGS, "paper": (FEDMD,), "plugins": PLUGINS}[given.what]
             names = [study.name for study in known]

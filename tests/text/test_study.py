@@ -11,10 +11,11 @@ from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.messages import Cohort, Fusion
+from fedkd.privacy.mechanisms.dp_sgd import DpSgd
 from fedkd.text.canaries import DIGITS, CanaryFormat, alphabet_of
 from fedkd.text.corpus import embedded_corpus
-from fedkd.text.models import Gru
-from fedkd.text.study import Study, run_study
+from fedkd.text.models import Decoder, Gru
+from fedkd.text.study import Kept, Shared, Study, run_shared, run_study
 from fedkd.text.swing import Dropped, Swing, TokenProtection
 from fedkd.text.vocabulary import characters_of
 from fedkd.training import Phase
@@ -32,7 +33,7 @@ def tiny(vocabulary_size: int, context: int) -> Gru:
 STUDY = Study(
     clients=2,
     models=(f"{__name__}:tiny",),
-    canary=FORM,
+    canaries=(FORM,),
     repeats=10,
     held_out=6,
     visit_times=10,
@@ -53,6 +54,10 @@ class Mean:
         teacher = values.mean(dim=0)
         weights = torch.full((cohort.size, cohort.size), 1 / cohort.size)
         return Fusion(weights=weights, teachers=teacher.expand_as(values) if self.personal else teacher)
+
+
+def small_decoder(vocabulary_size: int, context: int) -> Decoder:
+    return Decoder(vocabulary_size, context, width=32, heads=2, layers=1)
 
 
 def run(protection: TokenProtection | None = None, strategy: Mean | None = None, seed: int = 0, **changes: Any):
@@ -87,6 +92,65 @@ def test_a_run_repeats_and_how_the_strategy_takes_and_gives_soft_labels_does_not
     assert math.isfinite(run(strategy=Mean("logits", "logits"), rounds=2, **fast).test_bits["server_student"])
 
 
+FAST = {"train": replace(QUICK, epochs=1), "distill": replace(QUICK, epochs=1)}
+OTHER = replace(FORM, prefix="code ")
+
+
+def test_memorized_secrets_reach_the_ceiling_of_several_forms_in_an_overfitted_client():
+    """99 candidates are left without the other client's secret: log2 99 is the most that there is."""
+    overfitted = run(
+        canaries=(FORM, OTHER), repeats=20, train=replace(QUICK, epochs=16), distill=replace(QUICK, epochs=1)
+    )
+    assert [x.bits for x in overfitted.exposures["own_model"]] == pytest.approx([math.log2(99)] * 4)
+    assert {name: len(x) for name, x in overfitted.exposures.items()} == {
+        "own_model": 4,
+        "server_uploads": 4,
+        "server_student": 4,
+        "peers": 4,
+    }
+
+
+def test_what_runs_share_changes_no_figure():
+    study, shared = replace(STUDY, **FAST), Shared(CORPUS, VOCABULARY, 0)
+    first = run_shared(study, shared, Mean(), None)
+    assert run_shared(replace(study, detector="confidence"), shared, Mean(), Swing()) != first
+    assert run_shared(study, shared, Mean(), None) == first == run(**FAST)
+    assert run_shared(replace(study, visits="prefix"), shared, Mean(), None) == run(visits="prefix", **FAST)
+
+
+@pytest.mark.parametrize(("timing", "away"), [("fixed", False), ("each_round", True)])
+def test_what_a_server_keeps_of_all_rounds_takes_fresh_noise_away_and_not_fixed(timing, away):
+    """Fact 3 as the server_uploads adversary uses it: over 400 rounds the error of a logit falls from 2 to 0.1."""
+    logits = torch.tensor([[9.0, 1.0, 0.0, 2.0]])
+    swing, keeper = Swing(highest_temperature=1.0, noise=2.0, noise_timing=timing), Kept(1, 1, 4)
+    for round in range(1, 401):
+        one = swing.protect(logits, torch.ones(1), torch.tensor([3]), client_id=0, round=round, seed=0)
+        keeper.add(one.probs[None], one.kept)
+    ever, averages = keeper.averages()
+    assert ever.tolist() == [True]
+    error = (averages[0].log() - torch.log_softmax(logits, dim=-1)).abs().max().item()
+    assert (error < 0.5) == away
+
+
+def test_a_server_keeps_only_what_came_and_a_single_round_as_it_came():
+    keeper = Kept(1, 2, 2)
+    keeper.add(torch.tensor([[[0.25, 0.75]]]), torch.tensor([False, True]))
+    ever, averages = keeper.averages()
+    assert ever.tolist() == [False, True]
+    torch.testing.assert_close(averages, torch.tensor([[[0.25, 0.75]]]))
+
+
+def test_dp_sgd_teachers_are_decoders_that_repeat_and_forget():
+    private = {"models": (f"{__name__}:small_decoder",), "train_privately": DpSgd(noise_multiplier=4.0, delta=1e-3)}
+    quick = {"distill": replace(QUICK, epochs=1), "train": replace(QUICK, batch_size=8), "canaries": (FORM, OTHER)}
+    outcome = run(**private, **quick)
+    assert run(**private, **quick) == outcome
+    plain = run(**{**private, "train_privately": None}, **quick)
+    assert outcome.mean_exposure("own_model") < plain.mean_exposure("own_model") - 2
+    with pytest.raises(SettingError, match="dp_sgd cannot train"):
+        run(train_privately=DpSgd(epsilon=4.0, delta=1e-3), **quick)
+
+
 @pytest.mark.parametrize("detector", ["pattern", "surprisal_gap", "confidence"])
 @pytest.mark.parametrize("protection", [Swing(), Dropped()])
 def test_every_detector_serves_every_protection(detector, protection):
@@ -101,6 +165,9 @@ def test_every_detector_serves_every_protection(detector, protection):
         ({"visits": "never"}, "visit_times=10 would do nothing"),
         ({"clients": 1}, "clients must be >= 2"),
         ({"models": ()}, "must name at least one"),
+        ({"canaries": ()}, "at least one form"),
+        ({"canaries": (FORM, FORM)}, "need contexts of their own"),
+        ({"train_again": 1}, "train_again=1 would do nothing"),
         ({"context": 5}, "a canary of 6 tokens"),
         ({"clients": 8}, "7 topics cannot be divided among 8"),
         ({"models": ("lstm",)}, "unknown language model"),
