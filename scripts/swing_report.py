@@ -177,7 +177,7 @@ def picture(results: Results) -> Figure:
                             textcoords="offset points", fontsize=8)  # fmt: skip
             ax.axhline(0, color="black", linewidth=0.6, linestyle=":")
             ax.set_xscale("symlog", linthresh=0.05)
-            ax.set_xlabel("Loss against plain distillation (bits a token)")
+            ax.set_xlabel("Loss against plain (bits a token)")
             ax.set_title(title)
         axes[0].set_ylabel("Exposure above chance (bits)")
         handles, labels = axes[0].get_legend_handles_labels()
