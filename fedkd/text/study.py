@@ -181,8 +181,8 @@ def _first_training(study: Study) -> Study:
 
 def _train(study: Study, model: nn.Module, text: Windows, client: int, round: int, seed: int) -> None:
     """Train a client's model in place on its own text, plainly or by DP-SGD."""
-    again = study.train_again is not None and round > 1
-    phase = replace(study.train, epochs=study.train_again) if again else study.train
+    again = study.train_again
+    phase = study.train if again is None or round == 1 else replace(study.train, epochs=again)
     path = ("text", "client", client, "round", round)
     if study.train_privately is None:
         learn(model, text, phase, numpy_stream(seed, *path, "train"))
