@@ -67,16 +67,16 @@ LOSS = Study(
 CHOICE = Study(
     name="choice",
     title="Core set and competitive re-query (`public.choice`)",
-    base=(*BASE, *MILD, "public.size=400"),
-    methods=f"random={MEAN} public.per_round=120, core_set={MEAN} public.per_round=50 public.choice=core_set,"
-    f" disputed={MEAN} public.per_round=50 public.choice=disputed",
+    base=(*BASE, *MILD, "public.size=100", "rounds=16"),
+    methods=f"random={MEAN} public.per_round=25, core_set={MEAN} public.per_round=20 public.choice=core_set,"
+    f" disputed={MEAN} public.per_round=20 public.choice=disputed",
     figures=("local_accuracy", "global_accuracy", "bytes_up"),
     claims=(
         _claim("The core set is above random at equal bytes", "global_accuracy", "core_set", "random"),
         _claim("Re-query of what is disputed is above random at equal bytes", "global_accuracy", "disputed", "random"),
     ),
-    remark="Both rules ask about all 400 samples in the first round and then about 50 (an eighth): 600 answers in five"
-    " rounds. Random asks about 120 each round: 600 answers as well.",
+    remark="Both rules ask about all 100 samples in the first round and then about 20 (a fifth): 400 answers in sixteen"
+    " rounds. Random asks about 25 each round: 400 answers as well.",
 )
 
 VIEWS = Study(
@@ -104,7 +104,15 @@ DUAL = Study(
 STAGES = Study(
     name="stages",
     title="Layered self-distillation (`heads=stages`)",
-    base=(*BASE, *MILD, "models=[cnn]", "samples_per_client=20"),
+    base=(
+        *BASE,
+        *MILD,
+        "models=[cnn]",
+        "samples_per_client=20",
+        "train.epochs=20",
+        "train.learning_rate=0.003",
+        "distill.learning_rate=0.003",
+    ),
     methods=f"plain={MEAN}, stages={MEAN} heads=stages",
     claims=(_claim("With 20 samples a client, heads on stages help", "global_accuracy", "stages", "plain"),),
 )

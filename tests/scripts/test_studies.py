@@ -91,7 +91,7 @@ def test_methods_of_a_plug_in_hold_the_same_data_and_ask_about_equally_much(stud
         for scenario in next(iter(by_setting.values())):
             public, rounds = scenario.public, scenario.protocol.rounds
             first_round = public.per_round if public.choice == "random" else public.size
-            assert first_round + (rounds - 1) * public.per_round == 600
+            assert first_round + (rounds - 1) * public.per_round == 400
 
 
 def test_a_miniature_reports_harm_and_the_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
