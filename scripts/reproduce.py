@@ -32,8 +32,10 @@ from typing import Any
 import break_even
 import matplotlib
 import numpy as np
+import shifted
 import swing_report
 import swing_study
+import unseen
 import yaml
 from matplotlib.figure import Figure
 from orderings import FEDMD, ORDERINGS
@@ -65,6 +67,8 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 COLORS = {"local only": GREY, "mean": ORANGE, "KnFu": BLUE, "KnFu, first-round EPD": "#56B4E9"}
 FIGURES = ("local_accuracy", "global_accuracy", "neighbors_first", "neighbors_last")
+OF_MODELS = {shifted.SHIFTED.name: shifted.carry_out, unseen.UNSEEN.name: unseen.carry_out}
+"""Studies of plug-ins that ask more of the models than a run measures; they are run whole each time."""
 
 Results = dict[tuple[str, str], dict[str, np.ndarray]]
 
@@ -281,12 +285,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = swing_report.report(measured, given.out)
         else:
             known = {"orderings": ORDERINGS, "paper": (FEDMD,), "plugins": PLUGINS}[given.what]
-            names = [study.name for study in known]
+            names = [study.name for study in known] + list(OF_MODELS if given.what == "plugins" else ())
             unknown = [name for name in given.only or () if name not in names]
             if unknown:
                 parser.error(f"--only: {', '.join(unknown)} is none of {', '.join(names)}")
             chosen = [study for study in known if study.name in (given.only or names)]
             text = print_all(chosen, seeds, given.out, given.jobs, console, given.data)
+            for name in OF_MODELS if given.what == "plugins" else ():
+                if name in (given.only or names):
+                    text += "\n" + OF_MODELS[name](seeds, given.out)
     except FedkdError as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 1

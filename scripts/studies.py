@@ -189,7 +189,7 @@ def write_csv(results: Results, path: Path) -> None:
         names = list(next(iter(results.values())))
         rows.writerow(["setting", "method", "seed", *names])
         for (method, setting), figures in results.items():
-            for seed in range(len(figures["local_accuracy"])):
+            for seed in range(len(figures[names[0]])):
                 rows.writerow([setting, method, seed, *(repr(float(figures[name][seed])) for name in names)])
 
 

@@ -1,0 +1,57 @@
+"""Do the views on which teacher and student disagree most help on images that are moved?
+
+The published test of disagreement-seeking augmentations (HARD, arXiv 2305.14890) is a shifted one: after a run, its
+clients' models answer the balanced test set with every image moved by up to an eighth of its sides.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from plugins import BASE, MEAN, MILD
+from studies import Claim, Study, report, write_csv
+from trained import trained
+
+from fedkd.data.shifts import shifted
+from fedkd.engines.local import one_intra_op_thread
+from fedkd.seeding import numpy_stream
+from fedkd.training import predict
+
+METHODS = {"plain": (), "random_view": ("distill.student_view=moved",), "hard": ("public.views=3",)}
+
+SHIFTED = Study(
+    name="shifted",
+    title="Disagreement-seeking augmentations on a shifted test (`public.views`)",
+    base=(*BASE, *MILD, *(f"strategy={part}" if at == 0 else part for at, part in enumerate(MEAN.split()))),
+    methods="",
+    figures=("global_accuracy",),
+    claims=(
+        Claim("On moved images hard views beat random ones", "global_accuracy", ("hard", ""), ("random_view", "")),
+        Claim("On moved images hard views beat no augmentation", "global_accuracy", ("hard", ""), ("plain", "")),
+    ),
+    remark="Accuracy on the balanced test with every image moved by up to a pixel, the same moves for all methods of a"
+    " seed.",
+)
+
+
+def carry_out(seeds: int, out: Path) -> str:
+    """Run the study, write every seed's figures, and return its report."""
+    runs = [one_seed(seed) for seed in range(seeds)]
+    results = {(name, ""): {"global_accuracy": np.array([run[name] for run in runs])} for name in METHODS}
+    text = report(SHIFTED, results, seeds)
+    write_csv(results, out / f"{SHIFTED.name}.csv")
+    (out / f"{SHIFTED.name}.md").write_text(text)
+    return text
+
+
+def one_seed(seed: int, *settings: str) -> Mapping[str, float]:
+    """Return each method's accuracy on the moved test images, a mean over clients."""
+    found = {}
+    for name, own in METHODS.items():
+        place, models = trained(["baseline=none", *SHIFTED.base, *own, f"seed={seed}", *settings])
+        x, y = place.global_test
+        moved = shifted(x, numpy_stream(seed, "study", "shifted test"))
+        with one_intra_op_thread():
+            right = [(predict(model, moved).argmax(dim=-1) == y).double().mean().item() for model in models]
+        found[name] = float(np.mean(right))
+    return found

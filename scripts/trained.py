@@ -1,0 +1,27 @@
+"""A scenario's models once it has run, for studies that ask more of them than a run measures."""
+
+import threading
+from collections.abc import Sequence
+
+from torch import nn
+
+from fedkd.build import build
+from fedkd.client import Workplace
+from fedkd.run import execute
+from fedkd.simulate import compose
+
+
+def trained(settings: Sequence[str]) -> tuple[Workplace, list[nn.Module]]:
+    """Run a scenario in this process and return what its clients share, and their models by client id."""
+    stop = threading.Event()
+    experiment = build(compose(settings), stop)
+    execute(experiment, lambda _: None, stop)
+    place = experiment.place
+    return place, [_model(place, client) for client in range(len(place.architectures))]
+
+
+def _model(place: Workplace, client: int) -> nn.Module:
+    state = place.store.get(client) or place.initial_state(client)
+    model = place.architectures[client].build(0)
+    model.load_state_dict({name: state[name] for name in model.state_dict()})
+    return model
