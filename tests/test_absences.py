@@ -91,7 +91,7 @@ def test_with_fewer_clients_than_it_must_have_a_run_ends_and_says_why() -> None:
 def test_a_client_that_exits_fails_like_any_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     trigger = tmp_path / "trigger"
     trigger.write_text("exit")
-    monkeypatch.setattr("fedkd.build.try_out", _without(trigger, monkeypatch))
+    monkeypatch.setattr("fedkd.images.try_out", _without(trigger, monkeypatch))
     run = records(models=["mlp*3", "toys:fragile*1"])
     assert [c.status for c in run[0].clients] == ["ok", "ok", "ok", "failed"]
     assert run[0].clients[3].reason.startswith("SystemExit: 3")
