@@ -78,7 +78,9 @@ class Canaries:
                     f"references={self.references} are not fewer than the {self.form.size} fillings; leave it out"
                 )
         elif self.form.size > MOST_CANDIDATES:
-            raise SettingError(f"{self.form.size:,} fillings are too many to rank among all; give references=10000")
+            raise SettingError(
+                f"references=null ranks among all fillings, and {self.form.size:,} are too many; give references=10000"
+            )
 
     @property
     def form(self) -> CanaryFormat:
