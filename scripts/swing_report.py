@@ -24,6 +24,14 @@ Range = tuple[float, float, float]
 VIEWS = {"server_uploads": "uploads", "server_student": "student", "peers": "peers"}
 
 
+TICKS = (0.0, 0.05, 0.1, 0.3, 1.0, 3.0)
+ASIDE = {
+    "plain": (-10, 6), "swing, oracle": (-12, 3), "temperature alone": (5, 6), "noise alone": (-12, -12),
+    "dropped positions": (-18, -4), "uniform noise 2": (-10, -12), "top 1": (-18, 0), "KnFu, beta 10": (6, 6),
+}  # fmt: skip
+"""Where a point's number stands beside it, in points, so that neighbors' do not cover one another; else (5, 4)."""
+
+
 def excess(results: Results, name: str, adversary: str) -> np.ndarray:
     """Return the bits above chance of every secret, seeds one after the other."""
     return np.concatenate([np.array(r["exposures"][adversary]) - r["chance"] for r in _seeds(results, name)])
@@ -173,11 +181,15 @@ def picture(results: Results) -> Figure:
                 ax.errorbar(lost[0], leak[0], xerr=[[lost[0] - lost[1]], [lost[2] - lost[0]]],
                             yerr=[[leak[0] - leak[1]], [leak[2] - leak[0]]], fmt="o", color=color, markersize=4,
                             linewidth=0.9, label=f"{number}  {name}")  # fmt: skip
-                ax.annotate(str(number), (lost[0], leak[0]), xytext=(5 if number % 2 else -12, 4),
-                            textcoords="offset points", fontsize=8)  # fmt: skip
+                aside = ASIDE.get(name, (5, 4))
+                ax.annotate(str(number), (lost[0], leak[0]), xytext=aside, textcoords="offset points", fontsize=8)
             ax.axhline(0, color="black", linewidth=0.6, linestyle=":")
-            ax.set_xscale("symlog", linthresh=0.05)
-            ax.set_xlabel("Loss against plain (bits a token)")
+            ax.set_xscale("symlog", linthresh=0.1, linscale=1.5)
+            ax.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS], fontsize=8)
+            ax.set_xticks([], minor=True)
+            ax.set_xlim(-0.04, 3.5)
+            ax.grid(axis="x", alpha=0.25, linewidth=0.6)
+            ax.set_xlabel("Loss against plain, bits a token\n(linear up to 0.1, then logarithmic)")
             ax.set_title(title)
         axes[0].set_ylabel("Exposure above chance (bits)")
         handles, labels = axes[0].get_legend_handles_labels()
