@@ -18,8 +18,7 @@ import numpy as np
 from fedkd import __version__
 from fedkd.app.server_app import make_server_app
 from fedkd.app.strategy import FederatedDistillation
-from fedkd.audit import in_run
-from fedkd.audit.report import amend_summary, show
+from fedkd.audit.choices import NoAudit
 from fedkd.audit.witness import Witness
 from fedkd.baseline import is_cached, local_only_twin
 from fedkd.build import Experiment, build, round_costs
@@ -66,14 +65,14 @@ def run(scenario: Scenario, run_dir: Path | None = None, driver: Driver | None =
     experiment = build(scenario, stop, path)
     if driver is not None:
         experiment = replace(experiment, plan=replace(experiment.plan, engine=driver.name))
-        if "lab" in in_run.adversaries(experiment):
+        if "lab" in (getattr(experiment.scenario.audit.value, "adversaries", None) or ()):
             raise SettingError(
                 f"audit.adversaries=[lab]: the models of {driver.name} are on other machines; leave it out"
             )
     _check_account(scenario.report)
     with _session(experiment):
         folder = RunFolder(path, repeatable(experiment.scenario).text())
-        witness = in_run.begin(experiment, path)
+        witness = _witness(experiment, path)
         return _conduct(experiment, folder, stop, [], driver=driver, witness=witness)
 
 
@@ -100,7 +99,7 @@ def resume(scenario: Scenario, run_dir: Path) -> dict[str, Any]:
         experiment.server.restore(checkpoint.server)
         folder = RunFolder.reopen(run_dir, checkpoint.sizes, checkpoint.round)
         records = stored_records(run_dir, checkpoint.round)
-        witness = in_run.begin(experiment, run_dir, resume_after=checkpoint.round)
+        witness = _witness(experiment, run_dir, resume_after=checkpoint.round)
         return _conduct(experiment, folder, stop, records, complaints, witness=witness)
 
 
@@ -391,8 +390,22 @@ def _baseline(experiment: Experiment, stop: threading.Event, console: ConsoleRep
         console.stop()
 
 
+def _witness(experiment: Experiment, run_dir: Path, resume_after: int | None = None) -> Witness | None:
+    """Return who stores what travels, where the run is audited: the statistics of audits are loaded for those alone."""
+    if isinstance(experiment.scenario.audit.value, NoAudit):
+        return None
+    from fedkd.audit import in_run
+
+    return in_run.begin(experiment, run_dir, resume_after)
+
+
 def _audit(experiment: Experiment, run_dir: Path, summary: dict[str, Any]) -> list[Path]:
     """Audit a run that has ended, say what was found, and enter it in the summary. Returns the pictures."""
+    if isinstance(experiment.scenario.audit.value, NoAudit):
+        return []
+    from fedkd.audit import in_run
+    from fedkd.audit.report import amend_summary, show
+
     options = experiment.scenario.report
     studies, entry = in_run.finish(experiment, run_dir, options.plots)
     if entry is None:
