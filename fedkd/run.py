@@ -65,7 +65,8 @@ def run(scenario: Scenario, run_dir: Path | None = None, driver: Driver | None =
     experiment = build(scenario, stop, path)
     if driver is not None:
         experiment = replace(experiment, plan=replace(experiment.plan, engine=driver.name))
-        if "lab" in (getattr(experiment.scenario.audit.value, "adversaries", None) or ()):
+        audit = experiment.scenario.audit.value
+        if not isinstance(audit, NoAudit) and "lab" in (audit.adversaries or ()):
             raise SettingError(
                 f"audit.adversaries=[lab]: the models of {driver.name} are on other machines; leave it out"
             )
