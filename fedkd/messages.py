@@ -207,7 +207,8 @@ class Cohort:
         probs = torch.empty_like(self.values)
 
         def compute(part: slice) -> None:
-            probs[part] = soften(self.values[part], temperature)
+            for values, softened in zip(self.values[part], probs[part], strict=True):  # little memory beside them
+                soften(values, temperature, out=softened)
 
         by_rows(compute, len(probs))
         return probs

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 ROWS = 16
-"""Rows of a part. Up to as many, nothing is cut."""
+"""Rows of a part, unless the caller knows better. Up to as many, nothing is cut."""
 
 
 def available_cores() -> int:
@@ -21,12 +21,12 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def by_rows(compute: Callable[[slice], None], rows: int) -> None:
-    """Call ``compute`` once for each part of ``rows`` rows; parts write to different places.
+def by_rows(compute: Callable[[slice], None], rows: int, at_once: int = ROWS) -> None:
+    """Call ``compute`` once for each part of ``rows`` rows, ``at_once`` of them; parts write to different places.
 
     Where torch may use several threads for an operation, parts come one after the other.
     """
-    parts = [slice(start, min(start + ROWS, rows)) for start in range(0, rows, ROWS)]
+    parts = [slice(start, min(start + at_once, rows)) for start in range(0, rows, at_once)]
     workers = min(len(parts), available_cores())
     if workers < 2 or torch.get_num_threads() > 1:
         for part in parts:

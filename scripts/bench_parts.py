@@ -127,7 +127,12 @@ def fusion_cost(what: str, turns: int = 8) -> dict[str, Any]:
         restart_own_peak()
         call()
         extra = own_memory_gb("VmHWM") - before
-        return {"ms": [1000 * seconds(call)[0] for _ in range(turns)], "extra_mb": 1000 * extra}
+        took = [seconds(call) for _ in range(turns)]
+        return {
+            "ms": [1000 * cpu for cpu, _ in took],
+            "wall_ms": [1000 * wall for _, wall in took],
+            "extra_mb": 1000 * extra,
+        }
 
 
 def part_rows(data: str | None, turns: int) -> list[Row]:
@@ -147,7 +152,9 @@ def part_rows(data: str | None, turns: int) -> list[Row]:
         ("the same, wall time", shown(wall, " %", 1), ""),
         (f"mean of {size}, one after the other, CPU", shown(fusions["mean"]["ms"], " ms", 0), "<= 40 ms"),
         ("the same, peak memory beside the uploads (one is 4 MB)", f"{fusions['mean']['extra_mb']:.0f} MB", ""),
-        (f"KnFu of {size}, CPU", shown([ms / 1000 for ms in fusions["knfu"]["ms"]], " s"), "<= 0.8 s"),
+        (f"KnFu of {size}, CPU seconds of all cores", shown([ms / 1000 for ms in fusions["knfu"]["ms"]], " s"),
+         "<= 0.8 s"),
+        ("the same, wall time", shown([ms / 1000 for ms in fusions["knfu"]["wall_ms"]], " s"), "<= 0.8 s"),
         ("the same, peak memory beside the uploads (all are 400 MB)", f"{fusions['knfu']['extra_mb']:.0f} MB", ""),
     ]  # fmt: skip
 

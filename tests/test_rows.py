@@ -26,13 +26,13 @@ def test_every_row_is_computed_once(count: int, threads: int) -> None:
 
 def test_the_number_of_cores_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = torch.Generator().manual_seed(0)
-    values = torch.randn(50, 333, 10, generator=stream)
+    values = torch.randn(50, 999, 10, generator=stream)
     weights = row_softmax(torch.randn(50, 50, generator=stream))
     before, found = torch.get_num_threads(), []
     torch.set_num_threads(1)
     for cores in (1, 2, 7):
         monkeypatch.setattr(rows, "available_cores", lambda cores=cores: cores)
-        cohort = Cohort(round=1, client_ids=tuple(range(50)), public_ids=torch.arange(333), values=values)
+        cohort = Cohort(round=1, client_ids=tuple(range(50)), public_ids=torch.arange(999), values=values)
         found.append((cohort.probs, mix(weights, cohort.probs)))
     torch.set_num_threads(before)
     for probs, teachers in found[1:]:

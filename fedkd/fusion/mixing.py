@@ -6,6 +6,9 @@ from torch import Tensor
 
 from fedkd.rows import by_rows
 
+COLUMNS = 2048
+"""Of the N C values of a client, mixed at once: those of a hundred clients fit into a core's cache."""
+
 
 def mix(weights: Float[Tensor, "I K"], values: Float[Tensor, "K N C"]) -> Float[Tensor, "I N C"]:
     """Return each recipient's weighted mean, ``q_i(x) = sum_j W_ij z_j(x)``: one matrix product.
@@ -13,13 +16,14 @@ def mix(weights: Float[Tensor, "I K"], values: Float[Tensor, "K N C"]) -> Float[
     Stays in the convex hull of the values where the rows of ``weights`` are non-negative and sum to 1.
     """
     clients, samples, classes = values.shape
-    teachers = values.new_empty(len(weights), samples, classes)
+    flat = values.reshape(clients, samples * classes)
+    teachers = flat.new_empty(len(weights), samples * classes)
 
     def compute(part: slice) -> None:
-        torch.mm(weights[part], values.reshape(clients, -1), out=teachers[part].view(-1, samples * classes))
+        torch.mm(weights, flat[:, part], out=teachers[:, part])
 
-    by_rows(compute, len(weights))
-    return teachers
+    by_rows(compute, samples * classes, COLUMNS)
+    return teachers.view(-1, samples, classes)
 
 
 class RunningMean:

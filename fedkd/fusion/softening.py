@@ -5,12 +5,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def soften(logits: Float[Tensor, "*batch C"], temperature: float = 1.0) -> Float[Tensor, "*batch C"]:
+def soften(
+    logits: Float[Tensor, "*batch C"], temperature: float = 1.0, *, out: Tensor | None = None
+) -> Float[Tensor, "*batch C"]:
     """Return ``softmax(logits / temperature)`` over the classes (Hinton et al. 2015, arXiv 1503.02531).
 
-    A temperature above 1 flattens, below 1 sharpens; it must be > 0. The argmax never changes.
+    A temperature above 1 flattens, below 1 sharpens; it must be > 0. The argmax never changes. ``out`` takes the
+    result where no gradient is asked for.
 
     >>> soften(torch.tensor([[0.0, 0.0]])).tolist()
     [[0.5, 0.5]]
     """
-    return torch.softmax(logits / temperature, dim=-1)
+    scaled = logits if temperature == 1 else logits / temperature
+    return torch.softmax(scaled, dim=-1, out=out)
