@@ -27,8 +27,8 @@ from fedkd.data.prepare import Labeled, Prepared, holds_texts, prepare
 from fedkd.data.public import describe, make_public_set
 from fedkd.data.samples import statistics
 from fedkd.data.texts import PreparedTexts
+from fedkd.devices import choose_device, describe_device, settled
 from fedkd.engines.job import Engine
-from fedkd.engines.local import one_intra_op_thread
 from fedkd.errors import SettingError, unknown_name
 from fedkd.exposures import Exposures
 from fedkd.guard import Guard
@@ -388,7 +388,7 @@ def _choose_together(scenario: Scenario, place: Workplace) -> Scenario:
             if (reason := reason_alone(place, name)) is not None:
                 raise SettingError(f"together: clients of {name} cannot be trained together: {reason}")
     elif wanted == "auto":
-        with one_intra_op_thread():  # as engines train; threads that wait for one another spoil so short a trial
+        with settled(place.device):  # as engines train; threads that wait for one another spoil so short a trial
             wanted = tuple(n for n in names if reason_alone(place, n) is None and is_faster(place, n))
     else:
         return scenario
@@ -399,20 +399,6 @@ def _named(scenario: Scenario) -> frozenset[str]:
     """Return the models that are trained together, as far as they are named yet."""
     wanted = scenario.federation.together
     return frozenset(wanted) if isinstance(wanted, tuple) else frozenset()
-
-
-def choose_device(setting: str) -> torch.device:
-    """Return the device to compute on; SettingError where CUDA is asked for and there is none."""
-    if setting == "cuda" and not torch.cuda.is_available():
-        raise SettingError("device=cuda, but PyTorch finds no CUDA device here; use device=cpu or device=auto")
-    return torch.device("cuda" if setting == "cuda" or (setting == "auto" and torch.cuda.is_available()) else "cpu")
-
-
-def describe_device(device: torch.device, setting: str) -> str:
-    """Return the device in words, a GPU by its name. Where clients run elsewhere, only ``setting`` is known here."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return {"cuda": "CUDA of the cluster"}.get(setting, "CPU")
 
 
 def round_costs(place: Workplace) -> list[float]:

@@ -30,6 +30,7 @@ from fedkd.app.strategy import FederatedDistillation
 from fedkd.build import workplace
 from fedkd.client import Workplace
 from fedkd.data.cache import cache_folder
+from fedkd.devices import settle
 from fedkd.errors import SettingError
 from fedkd.run import Driver, choose_run_dir, run
 from fedkd.scenario import Scenario
@@ -75,8 +76,9 @@ def on_flower(scenario: Scenario) -> Scenario:
 
 def find_workplace(message: Message) -> Workplace:
     """Return what the clients of the message's run share on this machine, built once a process."""
-    torch.set_num_threads(1)  # as on fedkd's own engines: the same sums everywhere
-    return _workplace(scenario_text(message), message.metadata.run_id)
+    place = _workplace(scenario_text(message), message.metadata.run_id)
+    settle(place.device)  # as on fedkd's own engines: the same sums everywhere
+    return place
 
 
 @lru_cache(maxsize=1)

@@ -15,6 +15,7 @@ from fedkd.app.client_app import make_client_app
 from fedkd.app.records import read_download
 from fedkd.build import workplace
 from fedkd.client import Workplace
+from fedkd.devices import choose_device, settle
 from fedkd.engines.job import Crew, Order, client_of
 from fedkd.messages import Download
 from fedkd.rehearsal import companies, rehearse
@@ -49,6 +50,8 @@ def _download(message: Message, place: Workplace) -> Download:
 def hire(order: Order) -> Crew:
     """Return the clients that an order describes. Their states are in files, so that another process can go on."""
     scenario = Scenario.parse(yaml.safe_load(order.scenario))
+    device = choose_device(scenario.federation.device)
+    settle(device)
     disk = DiskStore(order.states, history=order.history)
 
     def store(layouts: Mapping[str, Layout], architectures: Sequence[str]) -> ClientStore:
@@ -57,4 +60,4 @@ def hire(order: Order) -> Crew:
         return BackedStore(MemoryStore(layouts, architectures, order.owned), disk)
 
     public = None if order.public_inputs is None else torch.from_numpy(order.public_inputs)
-    return crew(workplace(scenario, store, threading.Event(), public_inputs=public))
+    return crew(workplace(scenario, store, threading.Event(), device=device, public_inputs=public))

@@ -28,8 +28,9 @@ from measuring import Row, machine, own_peak_gb, seconds, shown, spread, table
 from workload import plain_loop, workload
 
 from fedkd.build import build
+from fedkd.devices import settled
 from fedkd.engines.job import Crew, Job, Order
-from fedkd.engines.local import Local, one_intra_op_thread
+from fedkd.engines.local import Local
 from fedkd.errors import SettingError
 from fedkd.run import execute
 from fedkd.scenario import Scenario
@@ -49,7 +50,7 @@ def compare(data: str | None, rounds: int, repeats: int) -> dict[str, Any]:
     wall_two: list[float] = []
     for _ in range(repeats + 1):
         loop = plain_loop(build(workload(data, rounds, 1), stop), rounds)
-        with one_intra_op_thread():
+        with settled(torch.device("cpu")):
             loop_cpu.append(seconds(loop)[0])
         used, passed = seconds(partial(execute, build(workload(data, rounds, 1), stop), lambda _: None, stop))
         cpu.append(used)

@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from measuring import MARK, Row, Tree, script, shown, watch
 from workload import plain_loop, workload
 
 from fedkd.build import build
+from fedkd.devices import settled
 from fedkd.engines.job import Engine
-from fedkd.engines.local import one_intra_op_thread
 from fedkd.run import execute
 
 ENGINES = (("local", 1), ("local", 2), ("ray", 1), ("ray", 2))
@@ -48,7 +49,7 @@ def run_loop(data: str | None) -> dict[str, float]:
     """Run the plain loop and return what a round after the first took."""
     laps = Laps()
     loop = plain_loop(build(workload(data, ROUNDS, 1), threading.Event()), ROUNDS, laps.lap)
-    with one_intra_op_thread():
+    with settled(torch.device("cpu")):
         loop()
     return laps.a_round()
 

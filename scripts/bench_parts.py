@@ -18,7 +18,7 @@ from workload import workload
 
 from fedkd.build import build
 from fedkd.checkpoint import Checkpoints
-from fedkd.engines.local import one_intra_op_thread
+from fedkd.devices import settled
 from fedkd.messages import Cohort
 from fedkd.report.options import Report
 from fedkd.run import run
@@ -63,7 +63,7 @@ def saving(clients: int, device: torch.device, turns: int) -> list[float]:
         torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
-    with one_intra_op_thread():
+    with settled(torch.device("cpu")):
         return [took(loop) / took(together) for _ in range(turns + 1)][1:]  # the first turn warms up
 
 
@@ -122,7 +122,7 @@ def fusion_cost(what: str, turns: int = 8) -> dict[str, Any]:
         return KnFu().fuse(cohort, None)
 
     call = {"mean": mean, "knfu": knfu}[what]
-    with one_intra_op_thread():
+    with settled(torch.device("cpu")):
         before = own_memory_gb("VmRSS")
         restart_own_peak()
         call()

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from plugins import BASE, MEAN, MILD
 from studies import Claim, Study, report, write_csv
 from trained import trained
 
 from fedkd.data.shifts import shifted
-from fedkd.engines.local import one_intra_op_thread
+from fedkd.devices import settled
 from fedkd.seeding import numpy_stream
 from fedkd.training import predict
 
@@ -51,7 +52,7 @@ def one_seed(seed: int, *settings: str) -> Mapping[str, float]:
         place, models = trained(["baseline=none", *SHIFTED.base, *own, f"seed={seed}", *settings])
         x, y = place.global_test
         moved = shifted(x, numpy_stream(seed, "study", "shifted test"))
-        with one_intra_op_thread():
+        with settled(torch.device("cpu")):
             right = [(predict(model, moved).argmax(dim=-1) == y).double().mean().item() for model in models]
         found[name] = float(np.mean(right))
     return found

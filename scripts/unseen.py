@@ -15,7 +15,7 @@ from studies import Claim, Study, report, write_csv
 from torch import Tensor
 from trained import trained
 
-from fedkd.engines.local import one_intra_op_thread
+from fedkd.devices import settled
 from fedkd.messages import Cohort
 from fedkd.training import predict
 from strategies.learned import Learned, initial_weights, shares_of
@@ -51,7 +51,7 @@ def carry_out(seeds: int, out: Path) -> str:
 def one_seed(seed: int, *settings: str) -> Mapping[str, float]:
     """Return the accuracy of uniform and of learned shares on clients left out: means over clients."""
     place, models = trained(["baseline=none", *UNSEEN.base, f"seed={seed}", *settings])
-    with one_intra_op_thread():
+    with settled(torch.device("cpu")):
         public = torch.stack([place.task.ask().predict(model).softmax(dim=-1) for model in models])
         found = []
         for left_out in range(len(models)):

@@ -22,7 +22,7 @@ from fedkd.audit.witness import Witness
 from fedkd.build import Experiment, coins_of, workplace
 from fedkd.client import Workplace
 from fedkd.codecs import CODECS, Codec
-from fedkd.engines.local import one_intra_op_thread
+from fedkd.devices import settled
 from fedkd.errors import SettingError
 from fedkd.knowledge import PublicPredictions
 from fedkd.scenario import Scenario
@@ -162,7 +162,7 @@ def _keep_lab(experiment: Experiment, run_dir: Path) -> None:
         state = store.get(client) or place.initial_state(client)
         model = architecture.build(0).to(place.device)
         model.load_state_dict({name: state[name] for name in model.state_dict()})
-        with one_intra_op_thread():
+        with settled(place.device):
             logits = predict(model, x).cpu().numpy()
         writer.add("query", {"logits": logits}, round=experiment.plan.rounds, client=client)
     writer.save()

@@ -20,7 +20,7 @@ from torch import Tensor
 from fedkd.audit.canaries import Coins
 from fedkd.client import Workplace, take_part
 from fedkd.codecs import Codecs
-from fedkd.engines.local import one_intra_op_thread
+from fedkd.devices import settled
 from fedkd.fusion import soften
 from fedkd.knowledge import Kind, PublicPredictions
 from fedkd.messages import Download, Knowledge, Predictions, Step
@@ -64,7 +64,7 @@ def train_shadows(
             rows = np.sort(np.concatenate([certain, coins.rows[own][included[shadow, own]]]))
             there = _apart(place, client, rows, derive(seed, "audit", "shadows", shadow))
             asked = inputs[own]
-            with one_intra_op_thread():
+            with settled(place.device):
                 probs, at_upload[shadow, own] = _follow(
                     there, client, teachers.get(client, {}), rounds, distills_first, place.codecs, asked
                 )

@@ -28,7 +28,7 @@ from fedkd.audit.verdicts import Claim, Verdict, judge
 from fedkd.audit.views import Truth, View, read_truth, read_view
 from fedkd.client import Workplace
 from fedkd.codecs import CODECS, Codec
-from fedkd.engines.local import one_intra_op_thread
+from fedkd.devices import settled
 from fedkd.errors import Damaged, SettingError, UploadRejected, unknown_name
 from fedkd.knowledge import Kind, ModelWeights
 from fedkd.messages import Knowledge
@@ -347,7 +347,7 @@ def _distilled(
 ) -> np.ndarray:
     """Return candidates' margins under a surrogate of each of ``probs`` [K, N, C] on public ``inputs``."""
     taught, asked = torch.from_numpy(probs.astype(np.float32)), torch.from_numpy(candidates.astype(np.float32))
-    with one_intra_op_thread():  # the sums, and so the figures, do not depend on the machine's cores
+    with settled(inputs.device):  # the sums, and so the figures, do not depend on the machine's cores
         return surrogate_margins(inputs, taught, asked, labels, Surrogates(seed=seed))
 
 
@@ -370,7 +370,7 @@ def _of_weights(
             kind.adopt(model, state)
         except RuntimeError:  # torch's word for weights of another shape, which the server rejected too
             continue
-        with one_intra_op_thread():
+        with settled(place.device):
             logits = predict(model, candidates).cpu().numpy()
         found[client if what == "upload" else -1] = margin_of_logits(logits, truth.labels)
     return found

@@ -16,6 +16,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedkd.checks import at_least
+from fedkd.devices import choose_device, settled
 from fedkd.engines.job import (
     FIRST_CLIENT_NODE_ID,
     RUN_ID,
@@ -63,7 +64,7 @@ class Local:
 
     def run(self, job: Job) -> None:
         """Run a whole ServerApp over the job's clients."""
-        with message_identity(), one_intra_op_thread():
+        with message_identity(), settled(choose_device(job.device)):
             grid = LocalGrid(job.crew, job.clients, self.threads, job.stop, job.on_reply)
             try:
                 job.server_app(grid, server_context())
@@ -90,17 +91,6 @@ def message_identity() -> Iterator[None]:
         yield
     finally:
         TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id = before
-
-
-@contextmanager
-def one_intra_op_thread() -> Iterator[None]:
-    """Give each of torch's calls one thread: faster on small models, and the same sums for any number of workers."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class LocalGrid(Grid):

@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedkd.checks import at_least
+from fedkd.devices import settled
 from fedkd.engines.job import FIRST_CLIENT_NODE_ID, Crew, Job, Order, answer, client_context, client_of, failed
-from fedkd.engines.local import message_identity, one_intra_op_thread, server_context
+from fedkd.engines.local import message_identity, server_context
 from fedkd.engines.placement import Slot, place, tiles
 from fedkd.errors import Interrupted, RunError, SettingError, StorageError
 from fedkd.rows import available_cores
@@ -106,7 +108,7 @@ class Ray:
     def run(self, job: Job) -> None:
         """Run a whole ServerApp over the job's clients."""
         session = self.session(job.architectures, job.device)
-        with session, message_identity(), one_intra_op_thread(), contextlib.ExitStack() as stack:
+        with session, message_identity(), settled(torch.device("cpu")), contextlib.ExitStack() as stack:
             _make(job.order.states)
             grid = RayGrid(self._slots(job.architectures, job.cost(), job.device), job)
             stack.callback(grid.shut_down)
@@ -171,15 +173,12 @@ class Actor:
 
     def __init__(self, part: "JobPart", public_inputs: np.ndarray | None) -> None:
         """Hire the clients. ``public_inputs`` lies in Ray's object store, once for all actors of a machine."""
-        import torch
-
         sys.path.extend(path for path in part.paths if path not in sys.path)
         if not part.order.states.is_dir():
             raise RunError(
                 f"{part.order.states} is not to be seen on {socket.gethostname()}; give a run_dir on a file system"
                 " that every machine of the cluster sees"
             )
-        torch.set_num_threads(1)
         self._crew: Crew = part.hire(replace(part.order, public_inputs=public_inputs))
         self._clients = part.clients
 
