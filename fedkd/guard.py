@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedkd.fusion import soften
+from fedkd.fusion import soften, uniform_weights
 from fedkd.messages import Cohort, Fusion, Knowledge, Predictions, PrivacyEvent
 from fedkd.privacy.answers import Answers, answer_once
 from fedkd.privacy.history import History
@@ -131,19 +131,25 @@ class Guard:
             spent=tuple(json.dumps(spending.plain()) for spending in spent),
         )
 
-    def fuse(self, strategy: Strategy, cohort: Cohort, state: Any) -> tuple[Fusion, tuple[Spending, ...]]:
-        """Return what a trusted server may give back, and what it cost every client; else the strategy's own fusion."""
+    def fuse(self, strategy: Strategy, cohort: Cohort, state: Any, asked: int) -> tuple[Fusion, tuple[Spending, ...]]:
+        """Return what a trusted server may give back, and what it cost every client; else the strategy's own fusion.
+
+        ``asked`` clients were asked, at least those of the cohort. What a trusted server gives back depends on that
+        number alone, since whose uploads are usable depends on private data; the fusion's weights are the cohort's.
+        """
         central, plan = self.central, self.plan
         if central is None or plan is None:
             return strategy.fuse(cohort, state), ()
         assert isinstance(strategy, Averaging), "checked before the run"
         stream: np.random.Generator = numpy_stream(self.seed, "round", cohort.round, "server noise")
         if isinstance(central, CentralGaussian):
-            mean = central.noisy_mean(cohort.values, plan, stream)
-            return strategy.teach(mean, cohort.size), central.spent(plan, len(mean))
-        told = central.tell(cohort.values, plan, stream)
-        fusion = strategy.teach(told.probs, cohort.size)
-        return replace(fusion, kept=None if bool(told.answered.all()) else told.answered), told.spent
+            mean = central.noisy_mean(cohort.values, asked, plan, stream)
+            fusion, spent = strategy.teach(mean, asked), central.spent(plan, len(mean))
+        else:
+            told = central.tell(cohort.values, plan, stream)
+            fusion, spent = strategy.teach(told.probs, asked), told.spent
+            fusion = replace(fusion, kept=None if bool(told.answered.all()) else told.answered)
+        return replace(fusion, weights=uniform_weights(cohort.size) if cohort.size else torch.zeros(0, 0)), spent
 
     def suspected(self, knowledge: Predictions, memory: Memory, hints: Hints | None = None) -> Tensor:
         """Return swing's scores [N] of what a client would release: how private each row looks, in [0, 1]."""

@@ -229,7 +229,7 @@ class Server:
         Where the strategy fuses a stream, an upload is dropped once those of lower client ids have been added.
         """
         request, state = self._request(number), self._state
-        gathering: _Stream | _Stack = _Stack(self.adversity, self.guard)
+        gathering: _Stream | _Stack = _Stack(self.adversity, self.guard, len(self._asked))
         needs_all = self.adversity is not None or self.choice.looks or self.guard.central is not None
         if not needs_all and isinstance(self.strategy, Streaming) and isinstance(self.kind, RowKind):
             gathering = _Stream(self.strategy.stream(state), self.kind, self._asked)
@@ -254,7 +254,9 @@ class Server:
         gathering.close()
         answered = len(self._participants) - len(failures)
         self._require(number, answered, *(f"client {i} failed: {failures[i]}" for i in sorted(failures)[:1]))
-        if self.kind is None or not gathering.accepted:
+        # A trusted server releases noise where nobody's upload is usable: its silence would depend on private data.
+        releases = gathering.accepted or (self.guard.central is not None and self._asked)
+        if self.kind is None or not releases:
             return
         fusion = gathering.fuse(self.strategy, state, self.kind, request)
         client_ids = tuple(sorted(gathering.accepted))
@@ -587,10 +589,10 @@ class Server:
 class _Stack:
     """Uploads kept until all are there."""
 
-    def __init__(self, adversity: Adversity | None, guard: Guard) -> None:
+    def __init__(self, adversity: Adversity | None, guard: Guard, asked: int) -> None:
         self.accepted: dict[int, Upload] = {}
         self.spent: tuple[Spending, ...] = ()
-        self._guard = guard
+        self._guard, self._asked = guard, asked
         self.cohort: Any = None
         self._adversity = adversity
 
@@ -607,7 +609,7 @@ class _Stack:
             self.cohort = cohort = self._adversity.poisoned(cohort)
             if self._guard.central is None:
                 return self._adversity.fuse(strategy, cohort, state)
-        fusion, self.spent = self._guard.fuse(strategy, cohort, state)
+        fusion, self.spent = self._guard.fuse(strategy, cohort, state, self._asked)
         return fusion
 
 
@@ -666,7 +668,7 @@ _RECORDED = (
 def spread_weights(weights: Tensor, client_ids: Sequence[int], clients: int) -> Tensor:
     """Return a cohort's weights [k, k] as [K, K] over all clients: absent recipients NaN, absent contributors 0."""
     spread = torch.full((clients, clients), torch.nan)
-    rows = torch.tensor(client_ids)
+    rows = torch.tensor(client_ids, dtype=torch.int64)
     spread[rows] = 0.0
     spread[rows[:, None], rows[None, :]] = weights.to(torch.float32)
     return spread

@@ -90,7 +90,7 @@ class PublicPredictions:
             raise UploadRejected("soft labels must be >= 0 and sum to 1 in each row")
 
     def stack(self, uploads: Sequence[Upload], request: Request) -> Cohort:
-        """Return the cohort of uploads that passed ``check``, in the order of their client ids."""
+        """Return the cohort of uploads that passed ``check``, in the order of their client ids; of none, K is 0."""
         ordered = sorted(uploads, key=lambda upload: upload.client_id)
         ids = tuple(upload.client_id for upload in ordered)
         counts = None
@@ -169,6 +169,8 @@ class PublicPredictions:
     def _table(self, ordered: Sequence[Upload], request: Request) -> tuple[Tensor, Tensor | None]:
         """Return all values [K, N, C] and, where clients choose, who answered for what [K, N]."""
         knowledge: list[Predictions] = [upload.knowledge for upload in ordered]
+        if not knowledge:
+            return torch.zeros(0, len(request.public_ids), request.classes), None
         if self.chooser is None:
             return torch.stack([self.values(mine) for mine in knowledge]), None
         values = torch.zeros(len(ordered), len(request.public_ids), request.classes)

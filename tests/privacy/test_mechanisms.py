@@ -184,7 +184,7 @@ def noise_of(name: str, expected: float, *, run: Plan, **fields: Any) -> Tensor:
     mechanism = parse(MECHANISMS[name], {"clip_norm": 1.0, **fields}, "privacy")
     zeros = torch.zeros(2000, 10, dtype=torch.float64)
     if name == "central_gaussian":
-        return mechanism.noisy_mean(torch.stack([zeros] * 4), run, stream()) / (expected / 4)
+        return mechanism.noisy_mean(torch.stack([zeros] * 4), 4, run, stream()) / (expected / 4)
     return mechanism.release(zeros, run, stream()) / expected
 
 
@@ -227,8 +227,21 @@ def test_much_budget_leaves_the_predictions_as_they_are():
         torch.testing.assert_close(mechanism.release(probs, run, stream()), probs, atol=1e-4, rtol=0)
     told = RandomizedResponse(label_epsilon=100.0).release(probs, run, stream())
     assert torch.equal(told.argmax(dim=-1), probs.argmax(dim=-1))
-    central = CentralGaussian(sigma=1e-6).noisy_mean(torch.stack([probs, probs.flip(0)]), run, stream())
+    central = CentralGaussian(sigma=1e-6).noisy_mean(torch.stack([probs, probs.flip(0)]), 2, run, stream())
     torch.testing.assert_close(central, (probs + probs.flip(0)) / 2, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("scale", ["logits", "probs"])
+def test_a_missing_upload_leaves_the_mean_of_those_asked_and_its_noise(scale: str):
+    """Logits as if it had been zeros; soft labels, which zeros are not, as if it had been uniform."""
+    run = plan(scale=scale, rows=6)
+    there = logits().repeat(3, 1, 1) if scale == "logits" else soften(logits()).repeat(3, 1, 1)
+    instead = torch.full((1, 6, 10), 0.0 if scale == "logits" else 0.1)
+    central = CentralGaussian(sigma=2.0, clip_norm=1.0 if scale == "logits" else None)
+    missing, whole = (central.noisy_mean(rows, 4, run, stream()) for rows in (there, torch.cat([there, instead])))
+    torch.testing.assert_close(missing, whole)
+    nobody = central.noisy_mean(torch.zeros(0, 6, 10), 4, run, stream())
+    torch.testing.assert_close(nobody, central.noisy_mean(instead.repeat(4, 1, 1), 4, run, stream()))
 
 
 def measured_epsilon(one: Tensor, other: Tensor) -> float:
@@ -257,7 +270,7 @@ def test_two_neighbors_are_told_apart_as_well_as_claimed_and_no_better(name: str
             if name == "gaussian":
                 told = noisy.release(sign * worst, run, stream(purpose))
             else:  # the other client is known to the adversary
-                told = 2 * noisy.noisy_mean(torch.stack([sign * worst, 0 * worst]), run, stream(purpose))
+                told = 2 * noisy.noisy_mean(torch.stack([sign * worst, 0 * worst]), 2, run, stream(purpose))
             sums.append((told @ torch.tensor([1.0, -1.0, 0.0])).reshape(draws, rows).sum(dim=1))
         return measured_epsilon(*sums)
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fedkd.client import PRIVACY, Upload, Workplace, take_part
 from fedkd.engines.ray import Ray
 from fedkd.errors import SettingError
 from fedkd.guard import SPENT, Guard
+from fedkd.knowledge import PublicPredictions
 from fedkd.messages import Packed, Predictions
 from fedkd.privacy import distributions
 from fedkd.privacy.mechanisms import MECHANISMS, Schedule
@@ -427,6 +429,50 @@ def test_a_trusted_server_draws_new_noise_each_round(monkeypatch: pytest.MonkeyP
     rows = torch.cat(taught)
     assert len(torch.unique(rows, dim=0)) == len(rows)
     assert rows.std().item() == pytest.approx(3.0 / 4, rel=0.1)
+
+
+def silenced(monkeypatch: pytest.MonkeyPatch, who: set[int], how: str) -> None:
+    """Let what clients share in round 1 be NaN or zeros, or let them fail, whatever they trained."""
+    extract = PublicPredictions.extract
+
+    def changed(self: PublicPredictions, view: Any) -> Predictions:
+        knowledge = extract(self, view)
+        if view.client_id not in who or view.round != 1:
+            return knowledge
+        if how == "fails":
+            raise RuntimeError("as the test wants")
+        return replace(knowledge, values=torch.full_like(knowledge.values, math.nan if how == "NaN" else 0.0))
+
+    monkeypatch.setattr(PublicPredictions, "extract", changed)
+
+
+@pytest.mark.parametrize("how", ["NaN", "fails"])
+def test_a_client_without_a_usable_upload_changes_a_central_teacher_no_more_than_zeros_do(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Data can make training diverge: were the mean that of the others, its noise would be sigma / 3, not sigma / 4."""
+    changes = {"strategy": "fedmd", "models": ["mlp"], "rounds": 1}
+    changes |= {"privacy": {"name": "central_gaussian", "sigma": 3.0, "clip_norm": 1.0}}
+    for name, of_zero in (("gone", how), ("zeros", "zeros")):
+        with monkeypatch.context() as patch:
+            silenced(patch, {0}, of_zero)
+            run(scenario(**changes), tmp_path / name)
+    gone, zeros = (stored(tmp_path / name) for name in ("gone", "zeros"))
+    assert clients(tmp_path / "gone")[0]["status"] == ("rejected" if how == "NaN" else "failed")
+    assert gone["knowledge_sha256"] == zeros["knowledge_sha256"]
+    assert gone["privacy"]["claims"] == zeros["privacy"]["claims"]
+
+
+@pytest.mark.parametrize("name", ["central_gaussian", "gnmax"])
+def test_a_trusted_server_releases_noise_where_no_upload_is_usable(name: str, monkeypatch: pytest.MonkeyPatch):
+    """Its silence would tell of the one client whose upload could have been."""
+    silenced(monkeypatch, {0, 1, 2, 3}, "NaN")
+    first, second = records(**protected(name, rounds=2))
+    assert {client.status for client in first.clients} == {"rejected"}
+    assert first.knowledge_sha256 is not None
+    assert {client.status for client in second.clients} == {"ok"}
+    for client in first.clients:
+        assert client.effective_neighbors is None
 
 
 def test_who_sees_the_teachers_of_a_trusted_server():

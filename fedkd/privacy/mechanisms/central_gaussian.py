@@ -14,7 +14,7 @@ from fedkd.privacy.claims import Adversary, Unit
 from fedkd.privacy.events import GaussianRows
 from fedkd.privacy.gaussian import sigma_for
 from fedkd.privacy.ledger import Spending
-from fedkd.privacy.mechanisms.mechanism import DERIVED, OUTSIDE, SEES_TEACHERS, TRUSTED_SERVER
+from fedkd.privacy.mechanisms.mechanism import DERIVED, OUTSIDE_SERVER, SEES_TEACHERS, TRUSTED_SERVER
 from fedkd.privacy.plan import Plan, check_budget, check_delta_for, check_local, hopeless
 from fedkd.privacy.ranges import Rows, bound_rows, check_clip, diameter, finish
 
@@ -25,9 +25,14 @@ class CentralGaussian:
 
     Guarantee: what one client's whole data does to the teachers is hidden from other clients and outsiders, not from
     the server. Neighbors: one client's data replaced by any other. The noise is measured on the *sum* over clients,
-    whose L2 sensitivity is a row's diameter (``2 clip_norm``, or sqrt(2) for soft labels) however many there are; the
-    teacher gets ``sigma / K``. Only for strategies whose teacher is the plain mean: weights that depend on uploads
-    would be a look of their own.
+    whose L2 sensitivity is a row's diameter (``2 clip_norm``, or sqrt(2) for soft labels) however many there are.
+
+    The sum is divided by K, the clients *asked*, and not by how many of their uploads are usable: data can make
+    training diverge or take long, and the deviation ``sigma / K`` of the noise would tell. Who was asked and sent
+    nothing usable adds a row of zeros. That is within the sensitivity: zeros are within the ball of clipped logits, and
+    nearer to every soft label (at most 1) than two soft labels can be (sqrt(2)).
+
+    Only for strategies whose teacher is the plain mean: weights that depend on uploads would be a look of their own.
     """
 
     unit: ClassVar[Unit] = "client"
@@ -35,7 +40,7 @@ class CentralGaussian:
     protects_from: ClassVar[tuple[Adversary, ...]] = SEES_TEACHERS
     refuses: ClassVar[Mapping[str, str]] = DERIVED
     assumptions: ClassVar[tuple[str, ...]] = TRUSTED_SERVER
-    outside: ClassVar[tuple[str, ...]] = OUTSIDE
+    outside: ClassVar[tuple[str, ...]] = OUTSIDE_SERVER
 
     epsilon: float | None = None
     """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given; inf protects nothing, as
@@ -43,7 +48,8 @@ class CentralGaussian:
     delta: float = 1e-5
     """Probability beyond epsilon, above 0 and below one over the number of clients."""
     sigma: float | None = None
-    """Standard deviation of the noise on the sum over clients, > 0: a teacher has sigma / K; null with an epsilon."""
+    """Standard deviation of the noise on the sum over clients, > 0: a teacher of K that were asked has sigma / K; null
+    with an epsilon."""
     clip_norm: float | None = None
     """L2 norm that a row of logits is shortened to, > 0; needed for, and only for, strategies that upload logits."""
 
@@ -72,13 +78,18 @@ class CentralGaussian:
         """Return one client's upload as it enters the mean; to be done to every upload, before the mean."""
         return bound_rows(values, plan.scale, self.clip_norm, 2).to(values.dtype)
 
-    def noisy_mean(self, values: Float[Tensor, "K N C"], plan: Plan, stream: np.random.Generator) -> Rows:
-        """Return the teacher that may leave the server: the mean of the bounded uploads [K, N, C], with noise."""
+    def noisy_mean(self, values: Float[Tensor, "k N C"], asked: int, plan: Plan, stream: np.random.Generator) -> Rows:
+        """Return the teacher that may leave the server: the mean of the bounded uploads [k, N, C], with noise.
+
+        ``asked`` is K, >= 1 and >= k: how many clients the mean is of. Those whose uploads are missing count as rows of
+        zeros; ``finish`` makes the soft labels of them that uniform rows in their place would have given.
+        """
         total = torch.zeros(values.shape[1:], dtype=torch.float64, device=values.device)
         for upload in values:
             total += bound_rows(upload, plan.scale, self.clip_norm, 2)
         noise = torch.from_numpy(stream.standard_normal(total.shape)).to(total.device)
-        return finish((total + self.sigma_in(plan) * noise) / len(values), plan.scale, values[0])
+        noisy = (total + self.sigma_in(plan) * noise) / asked
+        return finish(noisy, plan.scale, noisy).to(values.dtype)
 
     def spent(self, plan: Plan, rows: int) -> tuple[Spending, ...]:
         """Return what a teacher of so many rows costs every client."""
@@ -92,7 +103,10 @@ class CentralGaussian:
     def noise_in(self, plan: Plan) -> tuple[float | None, str]:
         """Return sigma, and in words what it is of."""
         sigma = self.sigma_in(plan)
-        return sigma, f"Gaussian of deviation {sigma:.4g} on each sum over clients; the mean of K has {sigma:.4g} / K"
+        return (
+            sigma,
+            f"Gaussian of deviation {sigma:.4g} on each sum over clients; the mean of K asked has {sigma:.4g} / K",
+        )
 
     def warnings(self, plan: Plan) -> tuple[str, ...]:
         """Return what should be said before the run."""

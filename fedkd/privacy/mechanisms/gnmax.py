@@ -17,7 +17,7 @@ from fedkd.privacy.claims import Adversary, Unit
 from fedkd.privacy.events import GaussianRows, NoisyVotes
 from fedkd.privacy.gaussian import mu_at
 from fedkd.privacy.ledger import Spending
-from fedkd.privacy.mechanisms.mechanism import DERIVED, OUTSIDE, SEES_TEACHERS, TRUSTED_SERVER
+from fedkd.privacy.mechanisms.mechanism import DERIVED, OUTSIDE_SERVER, SEES_TEACHERS, TRUSTED_SERVER
 from fedkd.privacy.plan import Plan, check_budget, check_delta_for, check_local, hopeless
 from fedkd.privacy.renyi import ORDERS
 from fedkd.privacy.votes import confident_gnmax_cost, gnmax_cost
@@ -38,9 +38,10 @@ class GnMax:
 
     Papernot et al. 2018, arXiv 1802.08908. Guarantee: what one client's whole data does to the labels told is hidden
     from other clients and outsiders, not from the server. Neighbors: one client's data replaced, which moves a
-    histogram by sqrt(2) in L2. With a threshold (confident GNMax) a sample whose noisy largest count is below it is not
-    answered, which costs the check alone. Sigma is solved for the cost that holds whatever the votes are; the ledger
-    then also knows what they really cost, and that figure is private itself.
+    histogram by sqrt(2) in L2, or by 1 where its upload is then not usable and it casts no vote. With a threshold
+    (confident GNMax) a sample whose noisy largest count is below it is not answered, which costs the check alone. Sigma
+    is solved for the cost that holds whatever the votes are; the ledger then also knows what they really cost, and that
+    figure is private itself.
     """
 
     unit: ClassVar[Unit] = "client"
@@ -48,7 +49,7 @@ class GnMax:
     protects_from: ClassVar[tuple[Adversary, ...]] = SEES_TEACHERS
     refuses: ClassVar[Mapping[str, str]] = {**DERIVED, "clip_norm": "a vote needs no clipping"}
     assumptions: ClassVar[tuple[str, ...]] = TRUSTED_SERVER
-    outside: ClassVar[tuple[str, ...]] = OUTSIDE
+    outside: ClassVar[tuple[str, ...]] = OUTSIDE_SERVER
 
     epsilon: float | None = None
     """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given; inf protects nothing, as
@@ -99,7 +100,8 @@ class GnMax:
     def tell(self, values: Float[Tensor, "K N C"], plan: Plan, stream: np.random.Generator) -> Told:
         """Return the labels that may leave the server, of all clients' uploads [K, N, C].
 
-        A client whose largest values tie votes for the first of them. Rows that are not answered are uniform.
+        A client whose largest values tie votes for the first of them. Rows that are not answered are uniform. Without
+        any upload (K = 0) the labels are those of noise alone.
         """
         choices = values.nan_to_num(nan=0.0).argmax(dim=-1)
         votes = F.one_hot(choices, plan.classes).sum(dim=0).cpu().numpy()

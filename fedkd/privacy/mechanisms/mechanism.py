@@ -16,12 +16,19 @@ DERIVED: Mapping[str, str] = {"sensitivity": "it is derived from what is release
 CHOSEN_BLINDLY = "the public set, the models and all settings were chosen without a look at private data"
 TRUSTED_SERVER = (
     "the server is trusted: it sees every raw prediction",
-    "which clients take part in a round does not depend on their data",
+    "which clients are asked in a round does not depend on their data",
     CHOSEN_BLINDLY,
 )
 OUTSIDE = (
     "the size of each client's private set, and when it takes part: both are public",
     "accuracies, losses and label leakage that are recorded for the researcher: a real client keeps them",
+)
+OUTSIDE_SERVER = (
+    "the size of each client's private set, and when it is asked: both are public",
+    "accuracies, losses, label leakage, statuses and fusion weights that are recorded for the researcher: a real client"
+    " or server keeps them",
+    "traffic: a client that was rejected, failed or late is not sent the round's teacher",
+    "that a run ends where fewer than min_clients answer",
 )
 
 
