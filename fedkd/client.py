@@ -397,8 +397,6 @@ class _Visit:
         assert place.guard.plan is not None, "there is a mechanism"
         rounds = place.guard.plan.rounds
         schedule = Schedule.of(size, place.training.batch_size, epochs)
-        noise = torch.Generator(place.device)
-        noise.manual_seed(torch_seed(place.seed, *self.stream_path("train privacy noise")))
         try:
             return optimize_privately(
                 self.model,
@@ -409,7 +407,7 @@ class _Visit:
                 noise_multiplier=settings.noise_multiplier_in(schedule, rounds),
                 clip_norm=settings.clip_norm,
                 batches=batches,
-                noise=noise,
+                noise=self.stream("train privacy noise"),
                 history=history,
                 pulse=self.pulse,
             )

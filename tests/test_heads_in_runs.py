@@ -25,7 +25,7 @@ from fedkd.privacy.history import History
 from fedkd.privacy.mechanisms import Schedule
 from fedkd.rehearsal import reason_alone
 from fedkd.run import execute
-from fedkd.seeding import numpy_stream, torch_seed, torch_stream
+from fedkd.seeding import numpy_stream, torch_seed
 
 DUAL = {"name": "dual", "label_weight": 0.4, "label_share": 0.3, "sharpening": 0.5}
 FURTHER = ["dual", "stages"]
@@ -235,7 +235,7 @@ def test_private_training_through_heads_is_that_of_the_definition(heads: str):
 
     optimize_privately(
         ours, size, own_loss(ours), torch.optim.SGD(ours.parameters(), lr=0.1), schedule,
-        noise_multiplier=1e-9, clip_norm=0.3, batches=numpy_stream(0, "batches"), noise=torch_stream(0, "noise"),
+        noise_multiplier=1e-9, clip_norm=0.3, batches=numpy_stream(0, "batches"), noise=numpy_stream(0, "noise"),
         history=History(),
     )  # fmt: skip
     batches, parameters = numpy_stream(0, "batches"), list(naive.parameters())

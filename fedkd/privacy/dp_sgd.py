@@ -1,6 +1,6 @@
 """One phase of private training: DP-SGD over tensors, in the place of ``fedkd.training.optimize``.
 
-Opacus' hooks take each sample's gradient and its ``DPOptimizer`` clips, sums and adds noise; sampling, steps, batch
+Opacus' hooks take each sample's gradient and its ``DPOptimizer`` clips, sums and adds our noise; sampling, steps, batch
 size and accounting are fixed here, since ``PrivacyEngine`` derives them from a data loader and starts a new account
 each time. The model is never wrapped, pickled or copied: hooks are put on and taken off again. (One unpickled
 ``DPOptimizer`` breaks every later one in its process, and a wrapped module carries raw gradients along.)
@@ -37,7 +37,7 @@ def optimize_privately(
     noise_multiplier: float,
     clip_norm: float,
     batches: np.random.Generator,
-    noise: torch.Generator,
+    noise: np.random.Generator,
     history: History,
     pulse: Callable[[], None] = lambda: None,
 ) -> float | None:
@@ -48,24 +48,22 @@ def optimize_privately(
     ``noise_multiplier * clip_norm`` from ``noise`` to the sum, and divides by the expected batch size. A step whose
     sample is empty is noise alone, and is counted. ``history`` grows by every step whose noise was drawn, even where
     ``pulse`` or the loss then raises: keep it then too. The loss is a private figure, for the researcher only.
-    SettingError where the model cannot be trained so, or ``noise`` is on another device than it.
+    SettingError where the model cannot be trained so.
     """
     refuse_shared_statistics(model)
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     device = parameters[0].device
-    if noise.device.type != device.type:
-        raise SettingError(f"the noise is drawn on {noise.device} and the model is on {device}; they must be the same")
-    from opacus.optimizers import DPOptimizer
+    from fedkd.privacy.stream_optimizer import StreamDPOptimizer
 
     total, met = torch.zeros((), device=device), 0
     model.train()
     with _sample_gradients(model):
-        private = DPOptimizer(
+        private = StreamDPOptimizer(
             optimizer,
+            stream=noise,
             noise_multiplier=noise_multiplier,
             max_grad_norm=clip_norm,
             expected_batch_size=schedule.expected_batch_size,
-            generator=noise,
         )
         private.attach_step_hook(lambda _: history.add(noise_multiplier, schedule.sample_rate))
         for _ in range(schedule.steps):

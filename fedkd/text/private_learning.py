@@ -13,7 +13,7 @@ from fedkd.errors import SettingError
 from fedkd.privacy.dp_sgd import optimize_privately
 from fedkd.privacy.history import History
 from fedkd.privacy.mechanisms.dp_sgd import DpSgd, Schedule
-from fedkd.seeding import numpy_stream, torch_stream
+from fedkd.seeding import numpy_stream
 from fedkd.text.learning import next_token_loss
 from fedkd.text.tokens import next_token_logits
 from fedkd.text.windows import Windows
@@ -48,7 +48,7 @@ def learn_privately(
         noise_multiplier=privacy.noise_multiplier_in(schedule, rounds),
         clip_norm=privacy.clip_norm,
         batches=numpy_stream(seed, *path, "private batches"),
-        noise=torch_stream(seed, *path, "private noise"),
+        noise=numpy_stream(seed, *path, "private noise"),
         history=history,
     )
     return history.epsilon(privacy.delta)

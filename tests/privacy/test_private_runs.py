@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ from tiny import records, scenario
 from torch import Tensor
 
 from fedkd import client as client_module
+from fedkd.build import build
 from fedkd.client import PRIVACY, Upload, Workplace, take_part
 from fedkd.engines.ray import Ray
 from fedkd.errors import SettingError
 from fedkd.guard import SPENT, Guard
 from fedkd.knowledge import PublicPredictions
-from fedkd.messages import Packed, Predictions
+from fedkd.messages import Download, Packed, Predictions
 from fedkd.privacy import distributions
 from fedkd.privacy.mechanisms import MECHANISMS, Schedule
 from fedkd.privacy.mechanisms.mechanism import SEES_TEACHERS
@@ -27,6 +29,7 @@ from fedkd.privacy.plan import UNLIMITED
 from fedkd.privacy.ranges import bound_rows
 from fedkd.report.folder import RunFolder
 from fedkd.run import resume, run
+from fedkd.seeding import torch_seed
 
 BUDGET = 8.0
 SOFT_MEAN = {"name": "dsfl", "aggregation": "mean"}
@@ -240,6 +243,22 @@ def test_only_training_on_private_data_spends_and_the_state_holds_no_gradients(t
         assert state[f"{PRIVACY}steps"][:, 1:].tolist() == [[schedule.sample_rate, 3 * schedule.steps]]
         weights = states(tmp_path / "plain", int(row["client"]))
         assert {n: t.shape for n, t in state.items() if n not in kept} == {n: t.shape for n, t in weights.items()}
+
+
+def test_clients_and_rounds_whose_seeds_share_their_low_bits_do_not_share_noise():
+    """Steps that are nearly all noise: torch's CPU generator, which uses 32 bits, would move both models alike."""
+    one, other = (0, 28177), (2, 14450)
+    low = {torch_seed(0, "client", i, "round", n, "train privacy noise") % 2**32 for i, n in (one, other)}
+    assert len(low) == 1
+    place = build(scenario(**protected("dp_sgd", privacy={"epsilon": None, "noise_multiplier": 1e3})), Event()).place
+    moved = []
+    for client_id, number in (one, other):
+        before = place.initial_state(client_id)
+        take_part(place, client_id, Download(round=number, steps=("train",)))
+        after = place.store.get(client_id)
+        assert after is not None
+        moved.append(torch.cat([(after[name] - before[name]).flatten() for name in before]).numpy())
+    assert abs(np.corrcoef(moved)[0, 1]) < 0.1
 
 
 def test_steps_of_a_round_that_fails_are_spent_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
