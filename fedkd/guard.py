@@ -102,15 +102,30 @@ class Guard:
             return replace(knowledge, values=values), self.event(mechanism.spent(plan, len(values))), memory
         assert isinstance(mechanism, Gaussian | Laplace | RandomizedResponse), "there are no others"
         stream = numpy_stream(self.seed, "client", client_id, "round", number, "privacy noise")
+        # Stated are all rows that ever left the client: a reply that the server never got may have been seen.
         if not mechanism.memoize:
             values = mechanism.release(knowledge.values, plan, stream)
-            return replace(knowledge, values=values), self.event(mechanism.spent(plan, len(values))), memory
+            released = len(values) + (int(memory["released"]) if "released" in memory else 0)
+            kept = {**memory, "released": torch.tensor(released)}
+            return replace(knowledge, values=values), self.event(mechanism.spent(plan, released)), kept
         known = Answers(memory["answers ids"], memory["answers values"]) if "answers ids" in memory else None
-        values, answers, new = answer_once(
+        values, answers, _ = answer_once(
             knowledge.ids, knowledge.values, known, lambda rows: mechanism.release(rows, plan, stream)
         )
         kept = {**memory, "answers ids": answers.ids, "answers values": answers.values}
-        return replace(knowledge, values=values), self.event(mechanism.spent(plan, new)), kept
+        return replace(knowledge, values=values), self.event(mechanism.spent(plan, len(answers.ids))), kept
+
+    def unanswered(self, rows: int) -> tuple[tuple[Spending, int], ...]:
+        """Return what a client may have released that was asked for so many rows and from which no answer came.
+
+        With each spending comes how many of its smallest event a client releases at most in the whole run. Nothing is
+        counted of uploads that are not protected themselves.
+        """
+        mechanism, plan = self.mechanism, self.plan
+        if plan is None or not isinstance(mechanism, Gaussian | Laplace | RandomizedResponse):
+            return ()
+        most = plan.released(memoize=mechanism.memoize)
+        return tuple((spending, most) for spending in mechanism.spent(plan, rows))
 
     def taught(self, teacher: Predictions, memory: Memory) -> Memory:
         """Return what a client remembers once it was taught: the teacher's soft labels, where it compares with them."""

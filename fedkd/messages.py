@@ -54,8 +54,9 @@ class PrivacyEvent:
     """What protected one release, and whether anything may be claimed for it.
 
     No upload exists without one. ``claims`` False means that no guarantee is given, for the stated reason. ``spent``
-    are the spendings for the ledger, as JSON (``fedkd.privacy.ledger.Spending``). What was spent on a model is stated
-    whole each time, so that a message that is lost loses no spending; all else is of this release alone.
+    are the spendings for the ledger, as JSON (``fedkd.privacy.ledger.Spending``). What was spent on a model and on
+    uploads is stated whole each time, so that a message that is lost loses no spending; all else is of this release
+    alone.
     """
 
     mechanism: str

@@ -40,12 +40,15 @@ from fedkd.messages import (
 )
 from fedkd.privacy.claims import ADVERSARIES, Claim
 from fedkd.privacy.composition import Accountant
-from fedkd.privacy.ledger import Ledger, Spending
+from fedkd.privacy.ledger import Layer, Ledger, Spending
 from fedkd.seeding import numpy_stream
 from fedkd.strategy import Asking, Declaration, Strategy, Stream, Streaming
 
 WEIGHTS_LIMIT = 2000
 """Most clients for which the record carries all K x K weights (16 MB a round at the limit)."""
+
+STATED_WHOLE: tuple[Layer, ...] = ("model", "upload")
+"""Layers of which a client says each time all that it ever spent there."""
 
 _PACKED_LIMIT = 64
 """Most encoded teachers that are kept, for the next client that is sent the same."""
@@ -241,7 +244,7 @@ class Server:
                 failures[reply.client_id] = reply.error
             if upload is not None:
                 self._seen.add(upload.client_id)
-                self._spend(upload)
+            self._spend(reply.client_id, upload, request)
             if upload is not None and "silent" in upload.metrics:
                 record = self.records[upload.client_id]
                 self.records[upload.client_id] = replace(record, status="absent", reason=SPENT)
@@ -251,6 +254,7 @@ class Server:
         for client_id in silent:
             failures[client_id] = "did not answer"
             self._received(Reply(client_id=client_id, upload=None, error=failures[client_id]))
+            self._spend(client_id, None, request)
         gathering.close()
         answered = len(self._participants) - len(failures)
         self._require(number, answered, *(f"client {i} failed: {failures[i]}" for i in sorted(failures)[:1]))
@@ -507,16 +511,23 @@ class Server:
         )
         return upload
 
-    def _spend(self, upload: Upload) -> None:
-        """Enter in the ledger what left a client, whether it is accepted or not."""
-        if upload.privacy is None:
+    def _spend(self, client_id: int, upload: Upload | None, request: Request) -> None:
+        """Enter in the ledger what left a client, whether it is accepted or not.
+
+        Where nothing came that says what left it, all that it was asked for may have: a lost reply may have been seen.
+        """
+        if upload is not None and "silent" in upload.metrics:
+            return
+        if upload is None or upload.privacy is None:
+            for spending, most in self.guard.unanswered(len(request.public_ids)):
+                self.ledger.record(client_id, spending, most)
             return
         spendings = [Spending.from_plain(json.loads(text)) for text in upload.privacy.spent]
-        whole = [spending for spending in spendings if spending.layer == "model"]
-        self.ledger.state_whole(upload.client_id, "model", whole)
+        for layer in STATED_WHOLE:
+            self.ledger.state_whole(client_id, layer, [s for s in spendings if s.layer == layer])
         for spending in spendings:
-            if spending.layer != "model":
-                self.ledger.record(upload.client_id, spending)
+            if spending.layer not in STATED_WHOLE:
+                self.ledger.record(client_id, spending)
 
     def claims(self, client_id: int | None = None) -> tuple[Claim, ...]:
         """Return what the ledger lets the run claim so far, for the system or a client: server, clients, outsiders."""

@@ -66,17 +66,22 @@ class Ledger:
     def __init__(self) -> None:
         self._counts: dict[int | None, dict[Spending, int]] = {}
 
-    def record(self, client: int | None, spending: Spending) -> None:
-        """Add what happened to a client's data, or (None) to everybody's at the server. Nothing is ever taken back."""
+    def record(self, client: int | None, spending: Spending, most: int | None = None) -> None:
+        """Add what happened to a client's data, or (None) to everybody's at the server. Nothing is ever taken back.
+
+        ``most`` is how often the smallest event of this kind can have happened to it in all, where that is known.
+        """
         event, times = spending.event.split()
         single = Spending(event=event, unit=spending.unit, layer=spending.layer, seen_by=spending.seen_by)
         own = self._counts.setdefault(client, {})
-        own[single] = own.get(single, 0) + times
+        before = own.get(single, 0)
+        own[single] = before + times if most is None else max(before, min(before + times, most))
 
     def state_whole(self, client: int, layer: Layer, spendings: Sequence[Spending]) -> None:
-        """Take what a client says of a whole layer, as of its model: all that was ever spent there. Never less.
+        """Take what a client says of a whole layer, its model's or its uploads': all that it ever spent there.
 
-        An older statement that comes late changes nothing.
+        Never less: an older statement that comes late changes nothing. What was sent in replies that were lost is in
+        the next one.
         """
         stated: dict[Spending, int] = {}
         for spending in spendings:

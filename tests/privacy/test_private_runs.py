@@ -34,6 +34,7 @@ from fedkd.seeding import torch_seed
 BUDGET = 8.0
 SOFT_MEAN = {"name": "dsfl", "aggregation": "mean"}
 SETTINGS: dict[str, dict[str, Any]] = {name: {} if name == "swing" else {"epsilon": BUDGET} for name in MECHANISMS}
+LOCAL = ["gaussian", "laplace", "krr"]
 BUDGETED = [name for name in MECHANISMS if name != "swing"]
 NAMES = ("mechanism", "unit", "neighbors", "adversary", "epsilon", "delta", "sigma", "accountant", "reason")
 
@@ -280,6 +281,51 @@ def test_steps_of_a_round_that_fails_are_spent_all_the_same(tmp_path: Path, monk
     assert states(tmp_path / "run", 1)[f"{PRIVACY}steps"][:, 2].tolist() == [3 + 2 + 3]
     spent = epsilons(tmp_path / "run")[-1]
     assert spent[1] < spent[0] == pytest.approx(BUDGET, rel=0.01)
+
+
+def losing_replies(monkeypatch: pytest.MonkeyPatch, client_id: int, rounds: set[int], *, before: bool = False) -> None:
+    """Lose a client's uploads of some rounds on their way, or ``before`` it has done anything."""
+
+    def taking_part(place: Workplace, who: int, download: Any) -> Upload:
+        lost = who == client_id and download.round in rounds and "share" in download.steps
+        if lost and before:
+            raise RuntimeError("as the test wants")
+        upload = take_part(place, who, download)
+        if lost:
+            raise RuntimeError("the reply is lost")
+        return upload
+
+    monkeypatch.setattr("fedkd.app.client_app.take_part", taking_part)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+@pytest.mark.parametrize("memoize", [True, False])
+@pytest.mark.parametrize("lost", [{1}, {2}, {3}, {1, 2, 3}], ids=str)
+def test_a_reply_that_is_lost_has_left_its_client_all_the_same(
+    name: str, memoize: bool, lost: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever saw it saw its rows: what is claimed for the client is what it would be if none had been lost."""
+    losing_replies(monkeypatch, 0, lost)
+    changes = protected(name, privacy={"memoize": memoize}, min_clients=0)
+    run(scenario(**changes), tmp_path / "run")
+    rows = [row["status"] for row in clients(tmp_path / "run") if row["client"] == "0"]
+    assert rows == ["failed" if number in lost else "ok" for number in (1, 2, 3)]
+    spent = epsilons(tmp_path / "run")
+    np.testing.assert_array_equal(spent[:, 0], spent[:, 1])
+    assert spent[-1, 0] == pytest.approx(BUDGET, rel=0.02)
+
+
+def test_what_a_client_can_have_sent_is_corrected_by_what_it_says_and_never_beyond_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Client 0 fails in round 2 before it sends anything: until it is heard of again, its rows may have left it."""
+    losing_replies(monkeypatch, 0, {2}, before=True)
+    run(scenario(**protected("gaussian")), tmp_path / "fresh")
+    spent = epsilons(tmp_path / "fresh")
+    assert spent[1, 0] == spent[1, 1]
+    assert spent[2, 0] == spent[1, 1] < spent[2, 1]
+    run(scenario(**protected("gaussian", privacy={"memoize": True})), tmp_path / "memoized")
+    assert len(set(epsilons(tmp_path / "memoized").flat)) == 1
 
 
 def test_a_client_whose_budget_is_spent_falls_silent_and_the_record_says_so(
