@@ -125,6 +125,7 @@ def workplace(
     else:
         images, planted, _ = scenario.audit.value.planted(prepared, division, scenario.federation.seed)
         trained_on, task = images, _image_task(scenario, prepared, images, division, device, public_inputs)
+    sizes = tuple(task.training_size(rows, (client_id,)) for client_id, rows in enumerate(division.train))
     architectures = {model: task.architecture(model) for model in dict.fromkeys(assigned)}
     features = declared.needs.features is not None
     traits = {model: task.try_out(architecture, features=features) for model, architecture in architectures.items()}
@@ -135,6 +136,7 @@ def workplace(
     return Workplace(
         prepared=trained_on,
         division=planted,
+        public_sizes=sizes,
         task=task,
         architectures=tuple(architectures[model] for model in assigned),
         traits=traits,
@@ -143,7 +145,7 @@ def workplace(
         loss=chosen_loss(declared, scenario.strategy.name, scenario.distill.loss),
         kind=declared.kind,
         needs=declared.needs,
-        guard=_guard(scenario, declared, task, planted),
+        guard=_guard(scenario, declared, task, sizes),
         codecs=codecs_of(scenario.codec.value, declared.codec) if declared.kind is not None else None,
         store=store,
         seed=scenario.federation.seed,
@@ -423,14 +425,13 @@ def round_costs(place: Workplace) -> list[float]:
     ]
 
 
-def _guard(scenario: Scenario, declared: Declaration, task: Task, division: Division) -> Guard:
-    """Return the run's privacy mechanism with what it must know of the run. Raises SettingError."""
+def _guard(scenario: Scenario, declared: Declaration, task: Task, sizes: Sequence[int]) -> Guard:
+    """Return the run's privacy mechanism with what it must know of the run; sizes are public. Raises SettingError."""
     mechanism, seed, kind = scenario.privacy.value, scenario.federation.seed, declared.kind
     if isinstance(mechanism, Unprotected) or kind is None:
         return Guard(name="none", mechanism=None, plan=None, seed=seed)
     if getattr(mechanism, "epsilon", None) == math.inf:
         return Guard(name="none", mechanism=None, plan=None, seed=seed, reason=UNLIMITED)
-    sizes = [task.training_size(rows, (client_id,)) for client_id, rows in enumerate(division.train)]
     public, samples = scenario.public, task.public_size // scenario.public.views
     predicts = isinstance(kind, PublicPredictions)
     plan = PrivacyPlan(

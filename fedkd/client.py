@@ -77,6 +77,8 @@ class Workplace:
 
     prepared: Labeled
     division: Division
+    public_sizes: tuple[int, ...]
+    """By client: how many examples anybody may know it to train on. Those that an audit's coins left out count too."""
     task: Task
     """What is learned, and what rows are as model inputs."""
     architectures: tuple[Blueprint, ...]
@@ -135,6 +137,16 @@ class Workplace:
         """Return how many examples a client trains on."""
         return self.task.training_size(self.train_rows(client_id), self.owners(client_id))
 
+    def stated_size(self, client_id: int) -> int:
+        """Return how many examples a client says that it trains on: its public size where a mechanism claims something.
+
+        An audit's coins decide on its true size, and a claim that is to hide them takes the size for public.
+        """
+        mechanism = self.guard.mechanism
+        if mechanism is not None and mechanism.protects_from:
+            return self.public_sizes[client_id]
+        return self.task.training_size(self.division.train[client_id], (client_id,))
+
     def owners(self, client_id: int) -> Sequence[int]:
         """Return whose private sets a client trains on."""
         return range(len(self.division.train)) if self.needs.pooled else (client_id,)
@@ -184,7 +196,7 @@ def describe(place: Workplace, client_id: int) -> ClientCard:
         client_id=client_id,
         architecture=name,
         parameters=place.traits[name].parameters,
-        train_size=place.task.training_size(place.division.train[client_id], (client_id,)),
+        train_size=place.stated_size(client_id),
         label_counts=place.label_counts(client_id) if place.needs.label_counts else None,
     )
 
@@ -392,11 +404,14 @@ class _Visit:
         batches: np.random.Generator,
         epochs: int,
     ) -> float | None:
-        """Train by DP-SGD. Steps whose noise was drawn are kept with the client, also where the round then fails."""
+        """Train by DP-SGD, as is planned for the public size: a record that is not there is a null record.
+
+        Steps whose noise was drawn are kept with the client, also where the round then fails.
+        """
         place, history = self.place, history_of(self.guarded)
         assert place.guard.plan is not None, "there is a mechanism"
         rounds = place.guard.plan.rounds
-        schedule = Schedule.of(size, place.training.batch_size, epochs)
+        schedule = Schedule.of(place.public_sizes[self.client_id], place.training.batch_size, epochs)
         try:
             return optimize_privately(
                 self.model,
@@ -424,7 +439,7 @@ class _Visit:
         settings, plan = self.place.guard.dp_sgd, self.place.guard.plan
         if settings is None or plan is None or "train" not in self.download.steps:
             return False
-        size = self.place.training_size(self.client_id)
+        size = self.place.public_sizes[self.client_id]
         schedule = Schedule.of(size, self.place.training.batch_size, self.place.training.epochs)
         return not affords_round(settings, schedule, plan.rounds, history_of(self.guarded))
 

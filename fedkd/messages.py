@@ -67,7 +67,11 @@ class PrivacyEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientCard:
-    """What a client says of itself once, before the first round. ``label_counts`` only if the strategy needs them."""
+    """What a client says of itself once, before the first round. ``label_counts`` only if the strategy needs them.
+
+    ``train_size`` is how many examples it trains on; where a mechanism claims something, its public size, which counts
+    the candidates that an audit's coins left out.
+    """
 
     client_id: int
     architecture: str

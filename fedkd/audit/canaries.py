@@ -52,8 +52,10 @@ def plant(prepared: Prepared, division: Division, canaries: Canaries, seed: int)
     Candidates are drawn at random from each client's training rows and turned into canaries; then each is kept with
     probability 1/2, independently, or taken out of the division. Test sets and the public set stay as they are. The
     choice, what a canary looks like, and the coins come from streams of their own: knowing the data set does not tell
-    the coins, but a client's number of records tells how many of its coins came up. What is altered is a copy in
-    memory, and its key is another. Raises SettingError where a client has no record left that is certainly its own.
+    the coins, but a client's number of records tells how many of its coins came up. Where a mechanism claims something
+    a client therefore states its size before the coins, and DP-SGD is planned by it (``Workplace.public_sizes``): one
+    left out is a null record, which is what zero-out neighbors are. What is altered is a copy in memory, and its key
+    is another. Raises SettingError where a client has no record left that is certainly its own.
     """
     images = prepared.images if canaries.kind == "mislabeled" else np.array(prepared.images)
     labels = np.array(prepared.labels)

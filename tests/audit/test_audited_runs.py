@@ -18,8 +18,10 @@ from fedkd.audit.views import read_truth, read_view
 from fedkd.baseline import _twin, twin_key
 from fedkd.build import build, coins_of
 from fedkd.checkpoint import CheckpointFolder
+from fedkd.client import PRIVACY, describe, take_part
 from fedkd.engines.local import LocalGrid, message_identity
 from fedkd.errors import SettingError, StorageError
+from fedkd.messages import Download
 from fedkd.run import Driver, resume, run
 from fedkd.scenario import Scenario
 from fedkd.simulate import main as simulate
@@ -67,6 +69,26 @@ def test_a_client_that_was_left_a_canary_trains_on_it_and_others_do_not(tmp_path
     plain = build(fast(audit="none"), threading.Event()).place
     np.testing.assert_array_equal(plain.division.held_back, place.division.held_back)
     torch.testing.assert_close(plain.public_inputs, place.public_inputs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["canaries", "members"])
+def test_what_coins_leave_out_is_a_null_record_of_dp_sgd(name: str, tmp_path: Path) -> None:
+    """All clients have 20 records before the coins: one rate, one noise and one stated size, whatever came up."""
+    private: dict[str, Any] = {"strategy": "dsfl", "privacy": {"name": "dp_sgd", "epsilon": 4.0}}
+    experiment = build(fast(audit={"name": name, "per_client": 12}, **private), threading.Event(), tmp_path / "run")
+    place, plan = experiment.place, experiment.place.guard.plan
+    assert len({len(rows) for rows in place.division.train}) > 1
+    assert plan is not None
+    assert (plan.records, plan.fewest_records) == (20, 20)
+    spent = set()
+    for client_id in range(4):
+        assert describe(place, client_id).train_size == 20
+        take_part(place, client_id, Download(round=1, steps=("train",)))
+        state = place.store.get(client_id)
+        assert state is not None
+        spent.add(tuple(state[f"{PRIVACY}steps"].flatten().tolist()))
+    ((_, rate, steps),) = spent
+    assert (rate, steps) == (8 / 20, 3)
 
 
 def test_a_twin_has_the_planted_records_and_a_key_of_its_own() -> None:
