@@ -197,9 +197,6 @@ def _check_names(given: Sequence[str], scenarios: dict[str, Path]) -> None:
 
 def _register(given: Sequence[str], scenarios: dict[str, Path]) -> None:
     """Tell Hydra the schema, every choice of every group, and the scenarios."""
-    from hydra.core.config_store import ConfigStore
-
-    store = ConfigStore.instance()
     top = {key: value for cls in TOP.values() for key, value in defaults(cls).items()}
     sections = {key: defaults(cls) for key, cls in SECTIONS.items()}
     hydra = {
@@ -215,17 +212,30 @@ def _register(given: Sequence[str], scenarios: dict[str, Path]) -> None:
         {"override hydra/job_logging": "none"},
         {"override hydra/hydra_logging": "none"},
     ]
-    store.store(name="fedkd", node={"defaults": order, "name": "", **top, **sections, "hydra": hydra})
+    _store({"defaults": order, "name": "", **top, **sections, "hydra": hydra}, name="fedkd")
     wanted = [(group, name) for group in GROUPS for name in names(group)]
     for key, values in _overrides(given):
         wanted += [(key, value) for value in values if key in GROUPS and is_import_path(value)]
     for group, name in wanted:
-        store.store(group=group, name=name, node={"name": name, **find(group, name)[1]})
+        _store({"name": name, **find(group, name)[1]}, group=group, name=name)
     for name, path in scenarios.items():
-        _register_scenario(store, name, path)
+        _register_scenario(name, path)
 
 
-def _register_scenario(store: Any, name: str, path: Path) -> None:
+_stored: dict[tuple[str, str], str] = {}
+"""What Hydra has been told under a group and a name: whoever composes many scenarios tells it each node once."""
+
+
+def _store(node: dict[str, Any], *, group: str = "", name: str, package: str | None = None) -> None:
+    from hydra.core.config_store import ConfigStore
+
+    text = repr(node)  # tells 1 from 1.0 and from true, which are equal
+    if _stored.get((group, name)) != text:
+        ConfigStore.instance().store(name=name, node=node, group=group or None, package=package)
+        _stored[group, name] = text
+
+
+def _register_scenario(name: str, path: Path) -> None:
     body = _read(path)
     chosen: list[Any] = []
     for group in GROUPS:
@@ -240,10 +250,10 @@ def _register_scenario(store: Any, name: str, path: Path) -> None:
             fields = find(group, section["name"])[1]
         except SettingError as error:
             raise SettingError(f"{path}: {error}") from error
-        store.store(group=group, name=option, node={**fields, **section})
+        _store({**fields, **section}, group=group, name=option)
         chosen.append({f"override /{group}": option})
     body["name"] = body.get("name") or name
-    store.store(group="scenario", name=name, package="_global_", node={"defaults": [*chosen, "_self_"], **body})
+    _store({"defaults": [*chosen, "_self_"], **body}, group="scenario", name=name, package="_global_")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fedkd.simulate import main
+from fedkd.simulate import compose, main
 
 TINY = [
     "clients=4", "samples_per_client=20", "models=[mlp,cnn]", "rounds=2", "public.size=40", "test.global_size=50",
@@ -302,3 +302,13 @@ def test_a_scenario_file_with_a_mistake_is_named(capsys: pytest.CaptureFixture[s
         Path("mine/broken.yaml").write_text(text)
         assert main(["--config-dir", "mine", "scenario=broken"]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_a_scenario_file_that_changed_is_read_again() -> None:
+    own = compose(["scenario=digits"])
+    Path("mine").mkdir()
+    for clients, alpha in ((3, 1.0), (4, 2.0)):
+        Path("mine/digits.yaml").write_text(f"clients: {clients}\npartition: {{name: dirichlet, alpha: {alpha}}}\n")
+        found = compose(["--config-dir", "mine", "scenario=digits"])
+        assert (found.federation.clients, found.partition.fields["alpha"]) == (clients, alpha)
+    assert compose(["scenario=digits"]) == own

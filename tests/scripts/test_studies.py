@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import compare
 import numpy as np
 import pytest
 from break_even import ATTACKS, CLEAN, attacked, break_even
+from compare import Cell
 from jobs import Outcome, Task
 from jobs import carry_out as carry_out_task
 from orderings import FEDMD, ORDERINGS
@@ -22,6 +24,11 @@ RESULTS = {
     ("theirs", ""): {"global_accuracy": np.array([0.70, 0.71, 0.70]), "bytes_up": np.array([120.0, 110.0, 130.0])},
     ("wild", ""): {"global_accuracy": np.array([0.10, 0.95, 0.60]), "bytes_up": np.array([1.0, 1.0, 1.0])},
 }
+
+
+@cache
+def planned(study: Study) -> list[Cell]:
+    return study.cells(3, Path("out"), jobs=2)
 
 
 def judged(figure: str, ours: str, theirs: str, least: float) -> str:
@@ -52,7 +59,7 @@ def test_tables_have_a_line_for_each_method_and_setting() -> None:
     "study", [*ORDERINGS, *PLUGINS, FEDMD, CLEAN, *map(attacked, ATTACKS)], ids=lambda study: study.name
 )
 def test_every_study_plans_valid_runs_that_its_claims_speak_of(study: Study) -> None:
-    cells = study.cells(3, Path("out"), jobs=2)
+    cells = planned(study)
     made = {(cell.method.label, ", ".join(value for _, value in cell.setting)) for cell in cells}
     assert {key for claim in study.claims for key in (claim.ours, claim.theirs, *(claim.beyond or ()))} <= made
     assert len(cells) == 3 * len(made)
@@ -80,8 +87,8 @@ def test_a_claim_beyond_another_difference_is_judged_by_the_difference_of_both()
 @pytest.mark.parametrize("study", PLUGINS, ids=lambda study: study.name)
 def test_methods_of_a_plug_in_hold_the_same_data_and_ask_about_equally_much(study: Study) -> None:
     by_setting: dict[Any, list[Any]] = {}
-    for cell in study.cells(1, Path("out"), jobs=1):
-        by_setting.setdefault(cell.setting, []).append(cell.task.scenario)
+    for cell in planned(study):
+        by_setting.setdefault((cell.setting, cell.seed), []).append(cell.task.scenario)
     for first, *others in by_setting.values():
         for other in others:
             for name in ("data", "partition", "federation", "test", "train", "protocol"):
