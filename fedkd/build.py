@@ -443,6 +443,7 @@ def _guard(scenario: Scenario, declared: Declaration, task: Task, sizes: Sequenc
         scale=kind.scale if isinstance(kind, PublicPredictions) else "probs",
         records=max(sizes),
         fewest_records=min(sizes),
+        all_records=sum(sizes),
         batch_size=scenario.train.batch_size,
         epochs=scenario.train.epochs,
         chooses=isinstance(kind, PublicPredictions) and kind.chooser is not None,

@@ -31,6 +31,8 @@ class Plan:
     """Size of the largest private training set."""
     fewest_records: int | None = None
     """Size of the smallest; null is that of the largest."""
+    all_records: int | None = None
+    """Private training records of all clients together; null is as if all had the largest set."""
     batch_size: int = 32
     """Private samples a step of training."""
     epochs: int = 1
@@ -81,6 +83,18 @@ def check_delta_for(delta: float, units: int, what: str) -> None:
         raise SettingError(
             f"delta must be below 1/{units}, one over the number of {what}, got {delta}: it would allow giving one away"
         )
+
+
+def check_client_delta(delta: float, plan: Plan) -> None:
+    """Raise where delta is too large for a claim for clients, which holds for each of a client's records as well.
+
+    Giving each client's data away with a chance of delta is within it: one client of all is then to be expected from
+    1/clients on. Read as a claim for records, it would allow giving one record away from one over their number on.
+    """
+    if plan.clients >= plan.records:
+        check_delta_for(delta, plan.clients, "clients")
+    else:
+        check_delta_for(delta, plan.records, "records of the largest private set")
 
 
 def check_accountant(accountant: Accountant) -> None:

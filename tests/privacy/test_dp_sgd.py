@@ -448,6 +448,16 @@ def test_hopeless_noise_is_named():
     assert DpSgd(epsilon=8.0).warnings(plan()) == ()
 
 
+def test_a_delta_that_gives_a_record_of_the_system_away_is_named():
+    """Five clients: 400 records the largest of them, 900 in all."""
+    few = plan(all_records=900)
+    DpSgd(epsilon=8.0, delta=0.002).check(few)
+    (warning,) = DpSgd(epsilon=8.0, delta=0.002).warnings(few)
+    assert "delta=0.002 is not below 1/900, one over the records of all clients" in warning
+    assert DpSgd(epsilon=8.0, delta=0.001).warnings(few) == ()
+    assert "1/2000" in DpSgd(epsilon=8.0, delta=0.001).warnings(plan())[0]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

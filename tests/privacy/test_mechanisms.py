@@ -486,8 +486,14 @@ def test_settings_that_make_no_sense_are_refused(name: str, fields: dict[str, An
         ("laplace", {"clip_norm": 1.0}, {}, "clip_norm=1.0 would do nothing: soft labels"),
         ("gaussian", {"clip_norm": 0.0}, {"scale": "logits"}, "clip_norm must be > 0"),
         ("krr", {}, {"scale": "logits"}, "krr tells labels, and this strategy's clients upload logits"),
-        ("gaussian", {"delta": 0.01}, {}, "delta must be below 1/100, .* records of the largest private set, got 0.01"),
-        ("gnmax", {"delta": 0.001}, {}, "delta must be below 1/1000, .* clients, got 0.001"),
+        *(
+            (n, {"delta": 0.002}, {"clients": 500}, "delta must be below 1/500, .* clients, got 0.002")
+            for n in (*LOCAL, "central_gaussian", "gnmax")
+        ),
+        *(
+            (n, {"delta": 0.02}, {"clients": 5}, "delta must be below 1/100, .* records of the largest private set")
+            for n in (*LOCAL, "central_gaussian", "gnmax")
+        ),
         ("central_gaussian", {}, {"plain_mean": False}, "central_gaussian needs a strategy whose teacher is the plain"),
         *((n, {"memoize": True}, {}, "memoize=true would do nothing: in one round") for n in LOCAL),
         (

@@ -572,7 +572,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "minus infinity": ({"privacy": {"name": "gnmax", "epsilon": -math.inf}}, r"privacy\.epsilon must be a finite"),
     "delta": ({"privacy": {"name": "dp_sgd", "epsilon": 1.0, "delta": 0.1}}, "delta must be below 1/20"),
     "delta of clients": (
-        {"privacy": {"name": "gnmax", "epsilon": 1.0, "delta": 0.25}}, "delta must be below 1/4, .* clients"
+        {"clients": 8, "samples_per_client": 5, "privacy": {"name": "gaussian", "epsilon": 1.0, "delta": 0.15}},
+        "delta must be below 1/8, .* clients",
     ),
     "clip without noise": ({"privacy": {"name": "gaussian", "clip_norm": 1.0}}, "without noise there is nothing"),
     "sensitivity": ({"privacy": {"name": "laplace", "epsilon": 1.0, "sensitivity": 1.0}}, "sensitivity.*is derived"),

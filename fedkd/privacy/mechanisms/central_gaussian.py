@@ -15,7 +15,7 @@ from fedkd.privacy.events import GaussianRows
 from fedkd.privacy.gaussian import sigma_for
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import DERIVED, OUTSIDE_SERVER, SEES_TEACHERS, TRUSTED_SERVER
-from fedkd.privacy.plan import Plan, check_budget, check_delta_for, check_local, hopeless
+from fedkd.privacy.plan import Plan, check_budget, check_client_delta, check_local, hopeless
 from fedkd.privacy.ranges import Rows, bound_rows, check_clip, diameter, finish
 
 
@@ -46,7 +46,7 @@ class CentralGaussian:
     """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given; inf protects nothing, as
     privacy=none does."""
     delta: float = 1e-5
-    """Probability beyond epsilon, above 0 and below one over the number of clients."""
+    """Probability beyond epsilon, above 0, below one over the clients and over the largest private set."""
     sigma: float | None = None
     """Standard deviation of the noise on the sum over clients, > 0: a teacher of K that were asked has sigma / K; null
     with an epsilon."""
@@ -60,7 +60,7 @@ class CentralGaussian:
         """Raise SettingError where the settings do not fit the run."""
         check_local(plan)
         check_clip(plan.scale, self.clip_norm)
-        check_delta_for(self.delta, plan.clients, "clients")
+        check_client_delta(self.delta, plan)
         if not plan.plain_mean:
             raise SettingError(
                 "central_gaussian needs a strategy whose teacher is the plain mean of the uploads: weights that depend"

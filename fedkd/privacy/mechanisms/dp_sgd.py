@@ -143,6 +143,12 @@ class DpSgd:
         schedule = Schedule.of(size, plan.batch_size, plan.epochs)
         sigma = self.noise_multiplier_in(schedule, plan.rounds)
         found = []
+        everybody = plan.all_records or plan.clients * plan.records
+        if self.delta >= 1 / everybody:
+            found.append(
+                f"delta={self.delta:g} is not below 1/{everybody}, one over the records of all clients: giving one of"
+                " them away would be within the claim"
+            )
         if sigma > schedule.expected_batch_size:
             found.append(
                 f"the smallest client ({size} records) adds noise of {sigma:.3g} times the clip norm to sums of"

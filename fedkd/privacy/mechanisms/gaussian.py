@@ -12,7 +12,7 @@ from fedkd.privacy.events import GaussianRows
 from fedkd.privacy.gaussian import sigma_for
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
-from fedkd.privacy.plan import Plan, check_budget, check_delta_for, check_local, check_memoize, hopeless
+from fedkd.privacy.plan import Plan, check_budget, check_client_delta, check_local, check_memoize, hopeless
 from fedkd.privacy.ranges import Rows, bound_rows, check_clip, diameter, finish
 
 
@@ -38,7 +38,7 @@ class Gaussian:
     """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given; inf protects nothing, as
     privacy=none does."""
     delta: float = 1e-5
-    """Probability beyond epsilon, above 0 and below one over the largest private set."""
+    """Probability beyond epsilon, above 0, below one over the clients and over the largest private set."""
     sigma: float | None = None
     """Standard deviation of the noise on each number of a row, > 0; null where epsilon is given."""
     clip_norm: float | None = None
@@ -53,7 +53,7 @@ class Gaussian:
         """Raise SettingError where the settings do not fit the run."""
         check_local(plan)
         check_clip(plan.scale, self.clip_norm)
-        check_delta_for(self.delta, plan.records, "records of the largest private set")
+        check_client_delta(self.delta, plan)
         check_memoize(plan, self.memoize)
 
     def sigma_in(self, plan: Plan) -> float:

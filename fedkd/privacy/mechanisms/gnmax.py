@@ -18,7 +18,7 @@ from fedkd.privacy.events import GaussianRows, NoisyVotes
 from fedkd.privacy.gaussian import mu_at
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import DERIVED, OUTSIDE_SERVER, SEES_TEACHERS, TRUSTED_SERVER
-from fedkd.privacy.plan import Plan, check_budget, check_delta_for, check_local, hopeless
+from fedkd.privacy.plan import Plan, check_budget, check_client_delta, check_local, hopeless
 from fedkd.privacy.renyi import ORDERS
 from fedkd.privacy.votes import confident_gnmax_cost, gnmax_cost
 
@@ -55,7 +55,7 @@ class GnMax:
     """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given; inf protects nothing, as
     privacy=none does."""
     delta: float = 1e-5
-    """Probability beyond epsilon, above 0 and below one over the number of clients."""
+    """Probability beyond epsilon, above 0, below one over the clients and over the largest private set."""
     sigma: float | None = None
     """Standard deviation of the noise on each count of votes, > 0; null where epsilon is given."""
     threshold: float | None = None
@@ -74,7 +74,7 @@ class GnMax:
     def check(self, plan: Plan) -> None:
         """Raise SettingError where the settings do not fit the run."""
         check_local(plan)
-        check_delta_for(self.delta, plan.clients, "clients")
+        check_client_delta(self.delta, plan)
         if self.threshold is not None and self.threshold > plan.clients:
             raise SettingError(
                 f"threshold={self.threshold:g} asks for the votes of more clients than there are ({plan.clients}): no"

@@ -24,7 +24,7 @@ from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
 from fedkd.privacy.plan import (
     Plan,
     check_accountant,
-    check_delta_for,
+    check_client_delta,
     check_epsilon,
     check_local,
     check_memoize,
@@ -75,7 +75,7 @@ class RandomizedResponse:
     """Budget of the whole run, > 0, from which label_epsilon is solved; null where that is given; inf protects
     nothing, as privacy=none does."""
     delta: float = 1e-5
-    """Probability beyond epsilon, above 0 and below one over the largest private set."""
+    """Probability beyond epsilon, above 0, below one over the clients and over the largest private set."""
     label_epsilon: float | None = None
     """Pure epsilon of each label, > 0; null where epsilon is given."""
     memoize: bool = False
@@ -99,7 +99,7 @@ class RandomizedResponse:
         check_local(plan)
         if plan.scale != "probs":
             raise SettingError("krr tells labels, and this strategy's clients upload logits; take one for soft labels")
-        check_delta_for(self.delta, plan.records, "records of the largest private set")
+        check_client_delta(self.delta, plan)
         check_memoize(plan, self.memoize)
         check_accountant(self.accountant)
 

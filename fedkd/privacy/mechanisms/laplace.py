@@ -18,7 +18,7 @@ from fedkd.privacy.plan import (
     Plan,
     check_accountant,
     check_budget,
-    check_delta_for,
+    check_client_delta,
     check_local,
     check_memoize,
     hopeless,
@@ -46,7 +46,7 @@ class Laplace:
     """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given; inf protects nothing, as
     privacy=none does."""
     delta: float = 1e-5
-    """Probability beyond epsilon, above 0 and below one over the largest private set."""
+    """Probability beyond epsilon, above 0, below one over the clients and over the largest private set."""
     sigma: float | None = None
     """Standard deviation of the noise on each number of a row, > 0: sqrt(2) times its scale."""
     clip_norm: float | None = None
@@ -64,7 +64,7 @@ class Laplace:
         """Raise SettingError where the settings do not fit the run."""
         check_local(plan)
         check_clip(plan.scale, self.clip_norm)
-        check_delta_for(self.delta, plan.records, "records of the largest private set")
+        check_client_delta(self.delta, plan)
         check_memoize(plan, self.memoize)
         check_accountant(self.accountant)
 
