@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fedkd.checks import at_least
-from fedkd.durable import read_sealed, write_sealed
+from fedkd.durable import discard_partial, read_sealed, write_sealed
 from fedkd.errors import Damaged, RunError, StorageError
 from fedkd.state import DiskStore
 
@@ -47,6 +47,7 @@ class Checkpoint:
     server: Mapping[str, Any]
     scenario: Mapping[str, Any]
     versions: Mapping[str, str]
+    """What the run is computed with: versions, and the device."""
 
 
 class CheckpointFolder:
@@ -135,6 +136,7 @@ class CheckpointFolder:
         for path in self.states.folder.glob("*"):
             client_id = int(path.name)
             self.states.forget(client_id, after=checkpoint.clients.get(client_id, 0))
+            discard_partial(path)
         self._clients = self._before = dict(checkpoint.clients)
 
     def _read(self, number: int) -> Checkpoint:

@@ -44,6 +44,15 @@ def write_sealed(path: Path, parts: Sequence[Part], *, sync: bool = False) -> No
         raise StorageError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def discard_partial(folder: Path) -> None:
+    """Delete what writers that were ended in the middle left in a folder. Raises StorageError."""
+    try:
+        for path in folder.glob(".*.partial"):
+            path.unlink()
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
+
+
 def read_sealed(path: Path) -> bytearray:
     """Return what was sealed. Raises Damaged, which names the file, unless it is exactly what was written."""
     try:

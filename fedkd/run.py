@@ -26,7 +26,7 @@ from fedkd.engines.job import Engine, Job, OnReply, Order
 from fedkd.errors import FedkdError, SettingError
 from fedkd.messages import RoundRecord
 from fedkd.report.console import ConsoleReport
-from fedkd.report.folder import RunFolder, claimed, stored_records
+from fedkd.report.folder import RunFolder, claimed, recorded_rounds, stored_records
 from fedkd.report.options import Report
 from fedkd.report.rows import (
     ACCURACIES,
@@ -92,16 +92,47 @@ def resume(scenario: Scenario, run_dir: Path) -> dict[str, Any]:
     with _session(experiment), claimed(run_dir):
         checkpoint, complaints = experiment.checkpoints.load()
         check_same(checkpoint.scenario, fixed(experiment.scenario), run_dir)
+        now = _conditions(experiment)
+        others = [name for name, was in checkpoint.versions.items() if now.get(name) != was]
         complaints += [
-            f"{name} was {was} when the run began and is {versions().get(name)} now; the last digits may differ"
-            for name, was in checkpoint.versions.items()
-            if versions().get(name) != was
+            f"{name} was {checkpoint.versions[name]} when the run began and is {now.get(name)} now; the last digits may"
+            " differ"
+            for name in others
         ]
+        warning = run_again(experiment, checkpoint.round, recorded_rounds(run_dir), others)
+        if warning is not None:
+            plan = experiment.plan
+            experiment = replace(experiment, plan=replace(plan, warnings=(*plan.warnings, warning)))
         experiment.server.restore(checkpoint.server)
         folder = RunFolder.reopen(run_dir, checkpoint.sizes, checkpoint.round)
         records = stored_records(run_dir, checkpoint.round)
         witness = _witness(experiment, run_dir, resume_after=checkpoint.round)
         return _conduct(experiment, folder, stop, records, complaints, witness=witness)
+
+
+def run_again(experiment: Experiment, after: int, recorded: int, others: Sequence[str] = ()) -> str | None:
+    """Return what must be said of the rounds that a resumed run does again; None where nothing is claimed of them.
+
+    The run goes on ``after`` a round; ``recorded`` rounds had been finished, and the next may have begun. ``others``
+    names what the run is computed with that is not what it began with. Noise is named by client and round, and so is
+    drawn again as it was: where the replay differs, the difference of two messages is free of it.
+    """
+    mechanism, plan, scenario = experiment.server.guard.mechanism, experiment.plan, experiment.scenario
+    last = min(recorded + 1, plan.rounds)
+    if mechanism is None or not mechanism.protects_from or last <= after:
+        return None
+    rounds = f"round {last} is" if last == after + 1 else f"rounds {after + 1} to {last} are"
+    causes = [f"deadline={scenario.protocol.deadline:g}"] if scenario.protocol.deadline is not None else []
+    causes += [f"engine={scenario.engine.name}"] if not scenario.engine.value.here else []
+    causes += [f"device {plan.device}"] if plan.device != "CPU" else []
+    causes += [f"another {name}" for name in others]
+    line = f"{rounds} run again: what the interrupted attempt sent there is no part of what the run claims"
+    if not causes:
+        return line
+    return (
+        f"{line}; the replay may differ ({', '.join(causes)}) with the same noise, so that what both attempts sent in a"
+        " round, shown together, would tell private values without any noise"
+    )
 
 
 def _conduct(
@@ -204,7 +235,7 @@ def _checkpoint(experiment: Experiment, number: int, changed: set[int], folder: 
         server=experiment.server.state(),
         sizes=folder.sizes(),
         scenario=fixed(experiment.scenario),
-        versions=versions(),
+        versions=_conditions(experiment),
     )
     changed.clear()
 
@@ -363,6 +394,11 @@ def versions() -> dict[str, str]:
         "platform": f"{sys.platform} {platform.machine()}",
         **{package: version(package) for package in packages},
     }
+
+
+def _conditions(experiment: Experiment) -> dict[str, str]:
+    """Return what the last digits of a run depend on: versions, and the device."""
+    return {**versions(), "device": experiment.plan.device}
 
 
 def choose_run_dir(scenario: Scenario, run_dir: Path | None) -> Path:

@@ -6,17 +6,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import TINY, scenario
 
 from fedkd import run as run_module
+from fedkd.build import build
 from fedkd.errors import RunError, SettingError
 from fedkd.report.folder import RunFolder
-from fedkd.run import resume, run
+from fedkd.run import resume, run, versions
 
 VOLATILE = ("seconds", "versions", "engine")
 
@@ -55,6 +59,86 @@ def ended_after(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch, **ch
         patch.setattr(RunFolder, "add_round", failing)
         with pytest.raises(Ended):
             run(scenario(**changes), folder)
+
+
+NOISY = {"strategy": "fedmd", "models": ["mlp"], "privacy": {"name": "gaussian", "sigma": 5.0, "clip_norm": 1.0}}
+
+
+def test_what_was_written_after_the_checkpoint_is_gone_before_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a checkpoint after round 2 the run is ended in round 4, and a file in the middle of being written."""
+    changes = {**NOISY, "rounds": 5, "checkpoint": {"every": 2}, "audit": "store"}
+    folder = tmp_path / "run"
+    ended_after(3, folder, monkeypatch, **changes)
+    assert len(np.load(folder / "weights.npy")) == 4
+    for half in ("view/.upload_00004_00001.npz.7.7.partial", "states/000001/.000004.state.7.7.partial"):
+        (folder / half).write_bytes(b"half a message")
+
+    def ended(*_: Any, **__: Any) -> None:
+        raise Ended
+
+    monkeypatch.setattr(run_module, "execute", ended)
+    with pytest.raises(Ended):
+        resume(scenario(**changes), folder)
+    assert len(np.load(folder / "weights.npy")) == 2
+    assert (folder / "weights.npy").stat().st_size == 128 + 2 * 4 * 4 * 4
+    assert len((folder / "rounds.jsonl").read_text().splitlines()) == 2
+    assert len((folder / "clients.csv").read_text().splitlines()) == 1 + 2 * 4
+    entries = json.loads((folder / "view" / "index.json").read_text())["entries"]
+    assert {entry["round"] for entry in entries} == {0, 1, 2}
+    assert {path.name for path in (folder / "view").iterdir()} == {entry["file"] for entry in entries} | {"index.json"}
+    assert {path.name for path in (folder / "states").rglob("*.*")} <= {"000001.state", "000002.state"}
+
+
+AGAIN = "rounds 3 to 5 are run again: what the interrupted attempt sent there is no part of what the run claims"
+
+
+@pytest.mark.parametrize(
+    ("changes", "also"),
+    [
+        ({}, ""),
+        ({"deadline": 60.0}, "; the replay may differ (deadline=60) with the same noise,"),
+        ({"torch": "1.0"}, "; the replay may differ (another torch) with the same noise,"),
+        ({"torch": "1.0", "deadline": 60.0}, "; the replay may differ (deadline=60, another torch) with"),
+        ({"privacy": "none"}, None),
+        ({"privacy": "swing"}, None),
+    ],
+    ids=str,
+)
+def test_a_run_that_claims_something_says_which_rounds_are_run_again_and_what_must_not_be_shown(
+    changes: dict[str, Any],
+    also: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The run has finished four rounds, and may have begun the fifth, when it goes back to the second."""
+    changes = {**NOISY, "rounds": 6, "checkpoint": {"every": 2}, **changes}
+    other = changes.pop("torch", None)
+    ended_after(3, tmp_path / "run", monkeypatch, **changes)
+    capsys.readouterr()
+    if other is not None:
+        monkeypatch.setattr(run_module, "versions", lambda: {**versions(), "torch": other})
+    resume(scenario(**changes), tmp_path / "run")
+    said = " ".join(capsys.readouterr().out.split())
+    assert (f"Warning: {AGAIN}{also}" in said) if also is not None else ("run again" not in said)
+    assert ("shown together" in said) == bool(also)
+    resume(scenario(**changes), tmp_path / "run")
+    assert "run again" not in capsys.readouterr().out
+
+
+def test_engines_and_devices_whose_replay_may_differ_are_named(tmp_path: Path) -> None:
+    experiment = build(scenario(**NOISY), threading.Event())
+    assert run_module.run_again(experiment, after=2, recorded=2) is None
+    said = run_module.run_again(experiment, after=1, recorded=1)
+    assert said is not None
+    assert said.startswith("round 2 is run again")
+    assert "may differ" not in said
+    on_gpu = replace(experiment, plan=replace(experiment.plan, device="NVIDIA H100"))
+    assert "(device NVIDIA H100)" in (run_module.run_again(on_gpu, after=1, recorded=1) or "")
+    on_ray = replace(experiment, scenario=scenario(**NOISY, engine="ray"))
+    assert "(engine=ray)" in (run_module.run_again(on_ray, after=1, recorded=1) or "")
 
 
 KEEPING = {"train": {"epochs": 1, "batch_size": 8, "optimizer_state": "kept"}}

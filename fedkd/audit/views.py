@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedkd.durable import read_sealed, write_sealed
+from fedkd.durable import discard_partial, read_sealed, write_sealed
 from fedkd.errors import Damaged, SettingError, StorageError, unknown_name
 
 What = Literal["public", "upload", "teacher", "model", "query"]
@@ -70,6 +70,7 @@ class ViewWriter:
         for path in self._folder.glob("*.npz"):
             if path.name not in kept:
                 path.unlink()
+        discard_partial(self._folder)
         self.save()
 
     def add(self, what: What, arrays: Arrays, *, round: int, client: int | None = None, message: int = 1) -> None:

@@ -65,8 +65,7 @@ class RunFolder:
         folder = cls.__new__(cls)
         folder.path, folder._tables, folder._open, folder._lock, folder._weighed = path, {}, [], None, 0
         try:
-            if (path / "weights.npy").exists():
-                folder._weighed = min(rounds, len(np.load(path / "weights.npy", mmap_mode="r")))
+            folder._weighed = _cut_weights(path / "weights.npy", rounds)
             for name in GROWING:
                 present = (path / name).stat().st_size if (path / name).exists() else 0
                 if present < sizes.get(name, 0):
@@ -202,6 +201,11 @@ def lock(path: Path) -> IO[str] | None:
     return file
 
 
+def recorded_rounds(path: Path) -> int:
+    """Return how many rounds of a run were finished, whether a checkpoint has them or not."""
+    return (path / "rounds.jsonl").read_bytes().count(b"\n") if (path / "rounds.jsonl").exists() else 0
+
+
 def stored_records(path: Path, rounds: int) -> list[RoundRecord]:
     """Return the records of a run's first rounds from its files, as they were written; without ``teacher_by_class``."""
     lines = (path / "rounds.jsonl").read_text().splitlines()[:rounds]
@@ -224,6 +228,21 @@ def stored_records(path: Path, rounds: int) -> list[RoundRecord]:
         )
         for row in rows
     ]
+
+
+def _cut_weights(path: Path, rounds: int) -> int:
+    """Cut stored weights to so many rounds, if there are more, and return how many there are."""
+    if not path.exists():
+        return 0
+    stored: np.ndarray = np.load(path, mmap_mode="r")
+    kept = min(rounds, len(stored))
+    shape = (kept, *stored.shape[1:])
+    del stored
+    header = _npy_header(shape)
+    with path.open("r+b") as file:
+        file.write(header)  # first: a header never promises more than there is
+        file.truncate(len(header) + 4 * math.prod(shape))
+    return kept
 
 
 def _weights_of(stored: np.ndarray, number: int) -> torch.Tensor | None:
