@@ -41,7 +41,8 @@ def epsilon_of(events: Counted, delta: float, accountant: Accountant = "auto") -
         found.append((distributions.prv_epsilon(history, delta), "prv"))
     if accountant == "pld" and merged and not any(isinstance(e, NoisyVotes | NoClaim) for e, _ in merged):
         losses = [event.loss(times) for event, times in merged]
-        found.append((distributions.pld_epsilon(losses, delta), "pld"))
+        if all(loss is not None for loss in losses):
+            found.append((distributions.pld_epsilon(losses, delta), "pld"))
     return min(found, key=lambda pair: pair[0])
 
 

@@ -15,6 +15,10 @@ from fedkd.privacy.gaussian import check_delta
 
 NO_PLD = "accountant=pld needs dp-accounting: pip install 'fedkd[pld]', without constraints.txt"
 
+LARGEST_PURE = 36.0
+"""A pure epsilon of one release from which it is as good as open (e^-36 is below a double's precision): the sum is then
+the whole answer, and the privacy loss of many would take minutes and gigabytes to find it."""
+
 Triple = tuple[float, float, int]
 """Noise multiplier, sample rate, steps: what DP-SGD did, as Opacus' accountants write it."""
 

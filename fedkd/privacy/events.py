@@ -119,8 +119,9 @@ class LaplaceRows:
         return self.rows * laplace_cost(self.sensitivity, self.scale)
 
     def loss(self, times: int) -> Any | None:
-        """Return a loss that dominates these rows: that of any mechanism with their pure epsilon."""
-        return distributions.pld_pure(self.sensitivity / self.scale, self.rows * times)
+        """Return a loss that dominates these rows: that of any with their pure epsilon; None where it is huge."""
+        pure = self.sensitivity / self.scale
+        return distributions.pld_pure(pure, self.rows * times) if pure < distributions.LARGEST_PURE else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +157,9 @@ class RandomizedLabels:
         return self.rows * randomized_response_cost(self.label_epsilon, self.classes)
 
     def loss(self, times: int) -> Any | None:
-        """Return the labels' loss."""
+        """Return the labels' loss; None where they are as good as told."""
+        if self.label_epsilon >= distributions.LARGEST_PURE:
+            return None
         return distributions.pld_randomized_response(self.label_epsilon, self.classes, self.rows * times)
 
 

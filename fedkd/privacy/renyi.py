@@ -70,19 +70,36 @@ def randomized_response_cost(epsilon: float, classes: int) -> Renyi:
 def _sampled_gaussian(noise_multiplier: float, sample_rate: float) -> Renyi:
     from opacus.accountants.analysis.rdp import compute_rdp
 
-    return np.asarray(compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=list(ORDERS)))
+    try:
+        found = compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=list(ORDERS))
+    except (ValueError, OverflowError) as error:  # differences of nearly equal numbers, far beyond any useful noise
+        raise SettingError(
+            f"noise_multiplier={noise_multiplier:g} on samples of rate {sample_rate:g} is beyond what RDP can count"
+        ) from error
+    return np.asarray(found)
 
 
 def sampled_gaussian_cost(noise_multiplier: float, sample_rate: float) -> Renyi:
     """Return the cost of one step of Gaussian noise on a Poisson sample (Mironov et al. 2019, arXiv 1908.10530).
 
     Everyone is in the sample by an own coin of probability ``sample_rate``; ``noise_multiplier`` is sigma over the
-    sensitivity to adding or removing one. A sample of fixed size, or shuffled batches, are not covered.
+    sensitivity to adding or removing one. A sample of fixed size, or shuffled batches, are not covered. SettingError
+    where a number is out of its range, or there is more noise than can be counted.
     """
     positive(noise_multiplier=noise_multiplier)
     if not 0 < sample_rate <= 1:
         raise SettingError(f"sample_rate must be above 0 and at most 1, got {sample_rate}")
     return _sampled_gaussian(noise_multiplier, sample_rate).copy()
+
+
+def least_epsilon(delta: float) -> float:
+    """Return the epsilon at ``delta`` that the conversion leaves of no cost at all: RDP tells none below it.
+
+    >>> round(least_epsilon(1e-5), 4), least_epsilon(1e-3)
+    (0.0035, 0.0)
+    """
+    check_delta(delta)
+    return max(0.0, float(np.min(_converted(np.zeros(len(ORDERS)), delta))))
 
 
 def epsilon_from(costs: Renyi, delta: float) -> float:
@@ -97,6 +114,10 @@ def epsilon_from(costs: Renyi, delta: float) -> float:
     check_delta(delta)
     if not costs.any():
         return 0.0
-    a = _ALPHA
-    epsilons = costs + np.log1p(-1 / a) - (math.log(delta) + np.log(a)) / (a - 1)
+    epsilons = _converted(costs, delta)
     return max(0.0, float(np.nanmin(np.where(np.isnan(epsilons), np.inf, epsilons))))
+
+
+def _converted(costs: Renyi, delta: float) -> Renyi:
+    a = _ALPHA
+    return np.asarray(costs + np.log1p(-1 / a) - (math.log(delta) + np.log(a)) / (a - 1))

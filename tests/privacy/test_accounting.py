@@ -11,7 +11,9 @@ from scipy.stats import norm
 
 from fedkd.errors import SettingError
 from fedkd.privacy import distributions
+from fedkd.privacy.composition import epsilon_of
 from fedkd.privacy.distributions import pld_epsilon, pld_pure, pld_randomized_response, prv_epsilon
+from fedkd.privacy.events import LaplaceRows, RandomizedLabels
 from fedkd.privacy.gaussian import composed_mu, delta_at, epsilon_at, mu_at, sigma_for
 from fedkd.privacy.renyi import (
     ORDERS,
@@ -113,6 +115,19 @@ def test_pld_counts_pure_mechanisms_below_renyi():
     exact = pld_epsilon([pld_randomized_response(0.3, 10, 100)], 1e-5)
     assert exact <= pld_epsilon([pld_pure(0.3, 100)], 1e-5) + 1e-3 <= 30 + 1e-3
     assert exact <= by_renyi + 1e-3
+
+
+@needs_pld
+def test_pld_leaves_to_the_sum_what_is_as_good_as_open():
+    for event in (
+        RandomizedLabels(rows=5, classes=10, label_epsilon=1000.0),
+        LaplaceRows(rows=5, sensitivity=1.0, scale=1e-3),
+    ):
+        assert event.loss(1) is None
+        epsilon, accountant = epsilon_of([(event, 1)], 1e-5, "pld")
+        assert epsilon == epsilon_of([(event, 1)], 1e-5)[0]
+        assert 4900 < epsilon <= 5000
+        assert accountant != "pld"
 
 
 def test_without_the_extra_pld_is_refused(monkeypatch: pytest.MonkeyPatch):

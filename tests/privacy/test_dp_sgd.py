@@ -18,6 +18,7 @@ from fedkd.models.build import ZOO, Architecture
 from fedkd.privacy.calibration import largest_below
 from fedkd.privacy.composition import epsilon_of
 from fedkd.privacy.dp_sgd import check_sample_gradients, optimize_privately, poisson_sample, refuse_shared_statistics
+from fedkd.privacy.events import DpSgdSteps
 from fedkd.privacy.history import History
 from fedkd.privacy.mechanisms import DpSgd, Schedule, planned_claims
 from fedkd.privacy.plan import Plan
@@ -411,6 +412,16 @@ def test_the_noise_for_a_run_spends_its_budget_and_then_the_client_is_silent(eps
     assert 0.98 * epsilon < history.epsilon(DELTA) <= epsilon
 
 
+def test_budgets_down_to_the_least_that_can_be_counted_are_solved():
+    whole, samples = Schedule.of(100, 100, 1), Schedule.of(100, 32, 4)
+    for epsilon, schedule in [(0.0036, samples), (0.0001, whole)]:
+        sigma = DpSgd(epsilon=epsilon).noise_multiplier_in(schedule, 5)
+        event = DpSgdSteps(noise_multiplier=sigma, sample_rate=schedule.sample_rate, steps=5 * schedule.steps)
+        assert 0.98 * epsilon < epsilon_of([(event, 1)], DELTA)[0] <= epsilon
+    with pytest.raises(SettingError, match=r"noise_multiplier=1e\+08 on samples of rate 0\.1 is beyond"):
+        planned_claims(DpSgd(noise_multiplier=1e8), plan(batch_size=40), DELTA)
+
+
 def test_a_client_with_fewer_records_needs_more_noise_and_a_longer_run_too():
     settings = DpSgd(epsilon=8.0)
     sigmas = [
@@ -479,6 +490,8 @@ def test_settings_that_make_no_sense_are_refused(fields: dict[str, Any], message
 def test_settings_that_do_not_fit_the_run_are_refused():
     with pytest.raises(SettingError, match=r"delta must be below 1/400, .* records of the largest private set"):
         DpSgd(epsilon=1.0, delta=0.01).check(plan())
+    with pytest.raises(SettingError, match=r"epsilon=0\.003 at .* RDP shows none below 0\.003502; ask for more"):
+        DpSgd(epsilon=0.003).check(plan(records=100))
     with pytest.raises(SettingError, match=r"train\.epochs=0"):
         DpSgd(epsilon=1.0).check(plan(epochs=0))
     DpSgd(epsilon=1.0).check(plan(chooses=True))

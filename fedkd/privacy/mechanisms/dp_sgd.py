@@ -13,13 +13,14 @@ from typing import ClassVar, Literal
 from fedkd.checks import at_least, positive
 from fedkd.errors import SettingError
 from fedkd.privacy.calibration import smallest_below
-from fedkd.privacy.claims import ADVERSARIES, Adversary, Unit
+from fedkd.privacy.claims import ADVERSARIES, Adversary, Unit, rounded_up
 from fedkd.privacy.composition import epsilon_of
 from fedkd.privacy.events import DpSgdSteps
 from fedkd.privacy.gaussian import check_delta
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
 from fedkd.privacy.plan import Plan, check_accountant, check_delta_for, check_epsilon
+from fedkd.privacy.renyi import least_epsilon
 
 WEAK_NOISE = 0.3
 """A noise multiplier below which epsilon is beyond any meaning."""
@@ -105,12 +106,13 @@ class DpSgd:
         check_accountant(self.accountant)
         if plan.epochs == 0:
             raise SettingError("dp_sgd would do nothing: train.epochs=0")
+        self.noise_in(plan)  # raises where it cannot be solved
 
     def noise_multiplier_in(self, schedule: Schedule, rounds: int) -> float:
         """Return the noise multiplier as given, or as a client's budget for ``rounds`` such rounds needs it.
 
         Clients with few records have large samples of them, and need more noise. Solved to a thousandth, on the safe
-        side; the answers are remembered.
+        side; the answers are remembered. SettingError where the budget is below what can be counted.
         """
         if self.noise_multiplier is not None:
             return self.noise_multiplier
@@ -166,4 +168,11 @@ def _smallest(epsilon: float, delta: float, sample_rate: float, steps: int) -> f
         event = DpSgdSteps(noise_multiplier=sigma, sample_rate=sample_rate, steps=steps)
         return epsilon_of([(event, 1)], delta)[0]
 
+    least = least_epsilon(delta)
+    if sample_rate < 1 and epsilon <= least:
+        raise SettingError(
+            f"epsilon={epsilon:g} at delta={delta:g} cannot be shown for steps on samples, however large the noise: RDP"
+            f" shows none below {rounded_up(least)}; ask for more, or set train.batch_size to a client's whole set,"
+            " which is counted exactly"
+        )
     return smallest_below(epsilon, cost)
