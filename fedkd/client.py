@@ -204,7 +204,8 @@ def describe(place: Workplace, client_id: int) -> ClientCard:
 def take_part(place: Workplace, client_id: int, download: Download) -> Upload:
     """Do the steps of a download in order, keep the client's new state, and return what is uploaded.
 
-    Nothing is kept if a step raises: the client is then where it was before this message.
+    Nothing is kept if a step raises, but for the count of DP-SGD's steps: the client is then where it was before this
+    message.
     """
     started = time.perf_counter()
     visit = _Visit(place, client_id, download)
@@ -216,12 +217,16 @@ def take_part(place: Workplace, client_id: int, download: Download) -> Upload:
     if rehearsed is not None:
         visit.take_over(rehearsed)
         started -= rehearsed.seconds
-    for step in download.steps:
-        visit.pulse()
-        if rehearsed is None or step not in TRAINING:
-            _STEPS[step](visit)
-    if TRAINING & set(download.steps) or (place.codecs is not None and place.codecs.stateful):
-        place.store.put(client_id, download.round, {**visit.model.state_dict(), **visit.kept})
+    try:
+        for step in download.steps:
+            visit.pulse()
+            if rehearsed is None or step not in TRAINING:
+                _STEPS[step](visit)
+        if TRAINING & set(download.steps) or (place.codecs is not None and place.codecs.stateful):
+            place.store.put(client_id, download.round, {**visit.model.state_dict(), **visit.kept})
+    except BaseException:
+        visit.keep_steps()
+        raise
     return Upload(
         client_id=client_id,
         round=download.round,
@@ -406,7 +411,7 @@ class _Visit:
     ) -> float | None:
         """Train by DP-SGD, as is planned for the public size: a record that is not there is a null record.
 
-        Steps whose noise was drawn are kept with the client, also where the round then fails.
+        Steps whose noise was drawn are remembered, also where it then fails.
         """
         place, history = self.place, history_of(self.guarded)
         assert place.guard.plan is not None, "there is a mechanism"
@@ -426,13 +431,15 @@ class _Visit:
                 history=history,
                 pulse=self.pulse,
             )
-        except BaseException:
-            before = place.store.get(self.client_id) or place.initial_state(self.client_id)
-            steps = with_history(self.guarded, history)["steps"]
-            place.store.put(self.client_id, self.round, {**before, f"{PRIVACY}steps": steps})
-            raise
         finally:
             self.guarded = with_history(self.guarded, history)
+
+    def keep_steps(self) -> None:
+        """Keep the DP-SGD steps of a visit that failed with the client as it was before: their noise was drawn."""
+        place, name = self.place, f"{PRIVACY}steps"
+        before = place.store.get(self.client_id) or place.initial_state(self.client_id)
+        if name in self.kept and not torch.equal(self.kept[name], before.get(name, torch.zeros(0))):
+            place.store.put(self.client_id, self.round, {**before, name: self.kept[name]})
 
     def is_silent(self) -> bool:
         """Return whether the client's privacy budget does not cover its part of this message."""

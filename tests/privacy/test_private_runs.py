@@ -262,15 +262,18 @@ def test_clients_and_rounds_whose_seeds_share_their_low_bits_do_not_share_noise(
     assert abs(np.corrcoef(moved)[0, 1]) < 0.1
 
 
-def test_steps_of_a_round_that_fails_are_spent_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Client 1 fails in round 2 before the third of its three steps: the noise of two was drawn."""
+@pytest.mark.parametrize(("last", "drawn"), [(4, 2), (5, 3)])
+def test_steps_of_a_round_that_fails_are_spent_all_the_same(
+    last: int, drawn: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Client 1 fails in round 2, before the third of its three steps, or between training and its upload."""
     pulses = 0
 
     def pulse(self: Any) -> None:
         nonlocal pulses
         if (self.client_id, self.round) == (1, 2):
             pulses += 1
-            if pulses == 4:  # one before training, one before each step
+            if pulses == last:  # one before training, one before each step, one before the upload
                 raise RuntimeError("as the test wants")
 
     monkeypatch.setattr(client_module._Visit, "pulse", pulse)
@@ -278,9 +281,12 @@ def test_steps_of_a_round_that_fails_are_spent_all_the_same(tmp_path: Path, monk
     rows = {(int(row["round"]), int(row["client"])): row for row in clients(tmp_path / "run")}
     assert rows[2, 1]["status"] == "failed"
     assert rows[3, 1]["status"] == "ok"
-    assert states(tmp_path / "run", 1)[f"{PRIVACY}steps"][:, 2].tolist() == [3 + 2 + 3]
-    spent = epsilons(tmp_path / "run")[-1]
-    assert spent[1] < spent[0] == pytest.approx(BUDGET, rel=0.01)
+    assert rows[3, 1]["train_loss"]
+    assert states(tmp_path / "run", 1)[f"{PRIVACY}steps"][:, 2].tolist() == [3 + drawn + 3]
+    spent = epsilons(tmp_path / "run")
+    assert spent[1, 1] == spent[0, 1]  # the server hears of the steps with the client's next upload
+    assert (spent[2, 1] == spent[2, 0]) == (drawn == 3)
+    assert spent[2, 0] == pytest.approx(BUDGET, rel=0.01)
 
 
 def losing_replies(monkeypatch: pytest.MonkeyPatch, client_id: int, rounds: set[int], *, before: bool = False) -> None:
