@@ -211,6 +211,7 @@ def take_part(place: Workplace, client_id: int, download: Download) -> Upload:
     visit = _Visit(place, client_id, download)
     if visit.is_silent():
         _evaluate(visit)
+        visit.keep()  # its model is as it was, but the next teacher may build on this one
         metrics = {**visit.metrics, "silent": 1.0, "seconds": time.perf_counter() - started}
         return Upload(client_id=client_id, round=download.round, metrics=metrics)
     rehearsed = place.rehearsed.pop((client_id, download.round, download.steps), None)
@@ -222,8 +223,7 @@ def take_part(place: Workplace, client_id: int, download: Download) -> Upload:
             visit.pulse()
             if rehearsed is None or step not in TRAINING:
                 _STEPS[step](visit)
-        if TRAINING & set(download.steps) or (place.codecs is not None and place.codecs.stateful):
-            place.store.put(client_id, download.round, {**visit.model.state_dict(), **visit.kept})
+        visit.keep()
     except BaseException:
         visit.keep_steps()
         raise
@@ -433,6 +433,12 @@ class _Visit:
             )
         finally:
             self.guarded = with_history(self.guarded, history)
+
+    def keep(self) -> None:
+        """Keep the client as it is now, where this message may have changed it: its model, or what codecs remember."""
+        place = self.place
+        if TRAINING & set(self.download.steps) or (place.codecs is not None and place.codecs.stateful):
+            place.store.put(self.client_id, self.round, {**self.model.state_dict(), **self.kept})
 
     def keep_steps(self) -> None:
         """Keep the DP-SGD steps of a visit that failed with the client as it was before: their noise was drawn."""

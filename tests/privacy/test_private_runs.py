@@ -334,10 +334,14 @@ def test_what_a_client_can_have_sent_is_corrected_by_what_it_says_and_never_beyo
     assert len(set(epsilons(tmp_path / "memoized").flat)) == 1
 
 
+@pytest.mark.parametrize("changes", [{}, {"codec": "delta", "order": "distill_first"}], ids=["own", "delta"])
 def test_a_client_whose_budget_is_spent_falls_silent_and_the_record_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Client 1 comes with four steps of its own noise behind it: of its nine, five are left, enough for one round."""
+    """Client 1 comes with four steps of its own noise behind it: of its nine, five are left, enough for one round.
+
+    Teachers that it is sent afterwards build on one another where they are coded as differences.
+    """
     initial_state = Workplace.initial_state
 
     def spent_before(self: Workplace, client_id: int) -> dict[str, Tensor]:
@@ -350,7 +354,7 @@ def test_a_client_whose_budget_is_spent_falls_silent_and_the_record_says_so(
         return {**initial_state(self, client_id), **steps}
 
     monkeypatch.setattr(Workplace, "initial_state", spent_before)
-    run(scenario(**protected("dp_sgd")), tmp_path / "run")
+    run(scenario(**protected("dp_sgd", **changes)), tmp_path / "run")
     told = [(row["status"], row["reason"]) for row in clients(tmp_path / "run") if row["client"] == "1"]
     assert told == [("ok", ""), ("absent", SPENT), ("absent", SPENT)]
     assert epsilons(tmp_path / "run")[-1].max() <= BUDGET
