@@ -66,6 +66,10 @@ def compose(arguments: Sequence[str]) -> Scenario:
     given, flags, resumed = _prepare(list(arguments))
     if flags or resumed:
         raise SettingError(f"{flags[0] if flags else 'resume'} is for the command alone")
+    return _composed(given)
+
+
+def _composed(given: Sequence[str]) -> Scenario:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
@@ -273,6 +277,19 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> bool
 
     Returns whether an audit found a claim violated, in any of a sweep's runs.
     """
+    for name in ("flwr", "alembic"):
+        logging.getLogger(name).propagate = False
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+    swept = {key for key, values in _overrides(given) if len(values) > 1 or _SWEEP.match(values[0])}
+    if not (flags or swept or any(argument.lstrip("+~").startswith("hydra") for argument in given)):
+        from fedkd.run import resume, run
+
+        # One run: Hydra's own way there composes the scenario once more, only to see that it is no sweep.
+        scenario = _composed(given)
+        summary = run(scenario) if resumed is None else resume(scenario, resumed)
+        return _is_violation(summary)
+
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
@@ -280,14 +297,9 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> bool
     from omegaconf.errors import OmegaConfBaseException
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us as they are
-    for name in ("flwr", "alembic"):
-        logging.getLogger(name).propagate = False
-        logging.getLogger(name).setLevel(logging.WARNING)
-
     sweeping = "-m" in flags or "--multirun" in flags
-    swept = {key for key, values in _overrides(given) if len(values) > 1 or _SWEEP.match(values[0])}
     failures: list[FedkdError] = []
-    verdicts: list[str] = []
+    violations: list[bool] = []
 
     def task(config: DictConfig) -> dict[str, Any] | None:
         from fedkd.run import resume, run
@@ -303,7 +315,7 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> bool
     def guarded(config: DictConfig) -> dict[str, Any] | None:
         try:
             summary = task(config)
-            verdicts.append(((summary or {}).get("audit") or {}).get("verdict", ""))
+            violations.append(_is_violation(summary))
             return summary
         except FedkdError as error:
             if sweeping:  # Hydra says which job it was
@@ -323,7 +335,11 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> bool
         sys.argv = before
     if failures:
         raise failures[0]
-    return "VIOLATION" in verdicts
+    return any(violations)
+
+
+def _is_violation(summary: dict[str, Any] | None) -> bool:
+    return ((summary or {}).get("audit") or {}).get("verdict") == "VIOLATION"
 
 
 _SWEEP = re.compile(r"(choice|range|interval|glob)\(")
