@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-settings.register_profile("fedkd", max_examples=50, deadline=None, derandomize=True)
+settings.register_profile("fedkd", max_examples=25, deadline=None, derandomize=True)
 settings.load_profile("fedkd")
 torch.set_num_threads(1)  # tensors are tiny here, and pytest-xdist already keeps every core busy
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedkd.codecs import CODECS, Codec, Delta, Quantized, raw_bytes
 
 every_codec = pytest.mark.parametrize("codec", [c for group in VARIANTS.values() for c in group], ids=title)
-tried = settings(max_examples=25)  # by each of some twenty codecs
+tried = settings(max_examples=15)  # by each of some twenty codecs
 seeds = st.integers(0, 2**20)
 sizes = st.tuples(st.sampled_from(KINDS), st.integers(1, 6), st.integers(3, 12))
 
