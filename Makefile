@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+# Tests start many processes: each would compile all modules anew, were compiled files not kept.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help install demo test slow lint bench clean
 
