@@ -57,6 +57,7 @@ def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any]) -> Non
         Protocol(**setting)
 
 
+@pytest.mark.slow
 def test_a_straggler_misses_the_deadline_keeps_its_model_and_is_back_when_it_is_fast(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -173,6 +174,7 @@ def test_a_stream_keeps_no_upload() -> None:
 # A disk that takes no more.
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_with_a_clear_error_and_earlier_rounds_whole(tmp_path: Path) -> None:
     """No file may grow beyond 6,000 bytes: the operating system refuses the write as it does on a full disk."""
     config = tmp_path / "scenario.yaml"

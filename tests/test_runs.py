@@ -83,6 +83,7 @@ def test_training_first_distills_in_every_round_and_one_round_is_one_shot() -> N
     assert all(c.distill_loss is not None for c in only.clients)
 
 
+@pytest.mark.slow
 def test_fusion_beats_local_training_by_a_wide_margin_when_data_is_scarce() -> None:
     """Fails if distillation does nothing: both runs would then be equal."""
     setting = {
@@ -95,6 +96,7 @@ def test_fusion_beats_local_training_by_a_wide_margin_when_data_is_scarce() -> N
     assert mean(fused, "global_accuracy") > mean(alone, "global_accuracy") + 0.15
 
 
+@pytest.mark.slow
 def test_the_weights_of_knfu_follow_the_similarity_of_labels() -> None:
     """Fails if KnFu is the mean: its weights would be uniform and correlate with nothing."""
     setting = {

@@ -211,6 +211,7 @@ OVERFITTED: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_a_planted_bug_in_a_claimed_mechanism_ends_the_command_with_status_3(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

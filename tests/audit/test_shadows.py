@@ -94,6 +94,7 @@ def test_offline_lira_takes_the_models_that_did_not_see_a_record() -> None:
         lira_offline(np.array([2.0, 3.0]), margins, np.ones((3, 2), bool))
 
 
+@pytest.mark.slow
 def test_the_command_trains_the_same_shadows_as_the_run(tmp_path: Path) -> None:
     from fedkd.audit.__main__ import main
 
@@ -108,6 +109,7 @@ def test_the_command_trains_the_same_shadows_as_the_run(tmp_path: Path) -> None:
     assert main([str(tmp_path / "run"), "--shadows", "5"]) == 2
 
 
+@pytest.mark.slow
 def test_a_server_that_is_sent_weights_asks_them_and_shadows_are_measured_where_they_send(tmp_path: Path) -> None:
     audit = {**CANARIES, "per_client": 12, "shadows": 4}
     settings: dict[str, Any] = {"samples_per_client": 40, "train": {"epochs": 30, "batch_size": 8}, "clients": 3}

@@ -170,6 +170,7 @@ def test_the_twin_is_a_local_only_run_with_the_same_settings() -> None:
     assert summary("alone")["bytes_up"] == 0
 
 
+@pytest.mark.slow
 def test_offline_wandb_works_without_an_account() -> None:
     assert main([*TINY, "run_dir=out", "report.wandb=offline", "report.tags=[a,b]", "report.plots=true"]) == 0
     (run,) = Path("out/wandb").glob("offline-run-*")

@@ -56,8 +56,13 @@ def test_tables_have_a_line_for_each_method_and_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    "study", [*ORDERINGS, *PLUGINS, FEDMD, CLEAN, *map(attacked, ATTACKS)], ids=lambda study: study.name
-)
+    "study",
+    [
+        *ORDERINGS, *PLUGINS, FEDMD, CLEAN, attacked("sign_flip"),
+        *(pytest.param(attacked(attack), marks=pytest.mark.slow) for attack in ATTACKS if attack != "sign_flip"),
+    ],
+    ids=lambda study: study.name,
+)  # fmt: skip
 def test_every_study_plans_valid_runs_that_its_claims_speak_of(study: Study) -> None:
     cells = planned(study)
     made = {(cell.method.label, ", ".join(value for _, value in cell.setting)) for cell in cells}

@@ -81,6 +81,7 @@ def test_inserted_secrets_are_exposed_to_their_model_and_controls_are_not():
     assert outcome.test_bits["clients_after"] < math.log2(VOCABULARY.size)
 
 
+@pytest.mark.slow
 def test_a_run_repeats_and_how_the_strategy_takes_and_gives_soft_labels_does_not_matter():
     fast = {"train": replace(QUICK, epochs=1), "distill": replace(QUICK, epochs=1)}
     first = run(**fast)
@@ -96,6 +97,7 @@ FAST = {"train": replace(QUICK, epochs=1), "distill": replace(QUICK, epochs=1)}
 OTHER = replace(FORM, prefix="code ")
 
 
+@pytest.mark.slow
 def test_memorized_secrets_reach_the_ceiling_of_several_forms_in_an_overfitted_client():
     """99 candidates are left without the other client's secret: log2 99 is the most that there is."""
     overfitted = run(
@@ -140,6 +142,7 @@ def test_a_server_keeps_only_what_came_and_a_single_round_as_it_came():
     torch.testing.assert_close(averages, torch.tensor([[[0.25, 0.75]]]))
 
 
+@pytest.mark.slow
 def test_dp_sgd_teachers_are_decoders_that_repeat_and_forget():
     private = {"models": (f"{__name__}:small_decoder",), "train_privately": DpSgd(noise_multiplier=4.0, delta=1e-3)}
     quick = {"distill": replace(QUICK, epochs=1), "train": replace(QUICK, batch_size=8), "canaries": (FORM, OTHER)}
