@@ -43,6 +43,11 @@ from fedkd.settings import flat
 from fedkd.text.task import TextTask
 from fedkd.worker import crew, hire
 
+SEED_IS_SENT = (
+    "every message carries the scenario with its seed, from which whoever reads it can draw all noise again; among real"
+    " parties nothing is protected, and the epsilon is that of a simulation"
+)
+
 
 @dataclass(frozen=True)
 class Driver:
@@ -70,6 +75,8 @@ def run(scenario: Scenario, run_dir: Path | None = None, driver: Driver | None =
             raise SettingError(
                 f"audit.adversaries=[lab]: the models of {driver.name} are on other machines; leave it out"
             )
+        if claims_something(experiment):
+            experiment = warned(experiment, f"privacy={experiment.server.guard.name}: {SEED_IS_SENT}")
     _check_account(scenario.report)
     with _session(experiment):
         folder = RunFolder(path, repeatable(experiment.scenario).text())
@@ -101,13 +108,23 @@ def resume(scenario: Scenario, run_dir: Path) -> dict[str, Any]:
         ]
         warning = run_again(experiment, checkpoint.round, recorded_rounds(run_dir), others)
         if warning is not None:
-            plan = experiment.plan
-            experiment = replace(experiment, plan=replace(plan, warnings=(*plan.warnings, warning)))
+            experiment = warned(experiment, warning)
         experiment.server.restore(checkpoint.server)
         folder = RunFolder.reopen(run_dir, checkpoint.sizes, checkpoint.round)
         records = stored_records(run_dir, checkpoint.round)
         witness = _witness(experiment, run_dir, resume_after=checkpoint.round)
         return _conduct(experiment, folder, stop, records, complaints, witness=witness)
+
+
+def claims_something(experiment: Experiment) -> bool:
+    """Return whether an experiment's privacy mechanism hides anything from anybody."""
+    mechanism = experiment.server.guard.mechanism
+    return mechanism is not None and bool(mechanism.protects_from)
+
+
+def warned(experiment: Experiment, warning: str) -> Experiment:
+    """Return an experiment that prints one warning more before it runs."""
+    return replace(experiment, plan=replace(experiment.plan, warnings=(*experiment.plan.warnings, warning)))
 
 
 def run_again(experiment: Experiment, after: int, recorded: int, others: Sequence[str] = ()) -> str | None:
@@ -117,9 +134,9 @@ def run_again(experiment: Experiment, after: int, recorded: int, others: Sequenc
     names what the run is computed with that is not what it began with. Noise is named by client and round, and so is
     drawn again as it was: where the replay differs, the difference of two messages is free of it.
     """
-    mechanism, plan, scenario = experiment.server.guard.mechanism, experiment.plan, experiment.scenario
+    plan, scenario = experiment.plan, experiment.scenario
     last = min(recorded + 1, plan.rounds)
-    if mechanism is None or not mechanism.protects_from or last <= after:
+    if not claims_something(experiment) or last <= after:
         return None
     rounds = f"round {last} is" if last == after + 1 else f"rounds {after + 1} to {last} are"
     causes = [f"deadline={scenario.protocol.deadline:g}"] if scenario.protocol.deadline is not None else []

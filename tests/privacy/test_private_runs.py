@@ -15,6 +15,7 @@ from tiny import records, scenario
 from torch import Tensor
 
 from fedkd import client as client_module
+from fedkd.app.strategy import FederatedDistillation
 from fedkd.build import build
 from fedkd.client import PRIVACY, Upload, Workplace, take_part
 from fedkd.engines.ray import Ray
@@ -28,7 +29,7 @@ from fedkd.privacy.mechanisms.mechanism import SEES_TEACHERS
 from fedkd.privacy.plan import UNLIMITED
 from fedkd.privacy.ranges import bound_rows
 from fedkd.report.folder import RunFolder
-from fedkd.run import resume, run
+from fedkd.run import Driver, resume, run
 from fedkd.seeding import torch_seed
 
 BUDGET = 8.0
@@ -574,6 +575,24 @@ def test_a_run_prints_what_it_claims_assumes_and_leaves_out_and_warns_of_hopeles
     assert said.index("Warning") < said.index("round 1/3")
     assert "epsilon 8 up" in said[said.index("round 3/3") :]
     assert "Privacy: client-level epsilon 8 at delta 1e-05 against the server" in said[said.index("After round 3") :]
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_on_flowers_nodes_a_run_says_that_its_seed_is_sent(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    """Before its first round, also where the console is off; and in the messages the seed does stand."""
+
+    def start(strategy: FederatedDistillation) -> None:
+        assert "\nseed: 0\n" in str(strategy._scenario["text"])
+        raise Ended
+
+    with pytest.raises(Ended):
+        run(scenario(**protected(name)), tmp_path / "nodes", Driver("flower", start))
+    said = " ".join(capsys.readouterr().out.split())
+    warning = f"Warning: privacy={name}: every message carries the scenario with its seed"
+    assert (warning in said) == (name != "swing")
+    assert ("among real parties nothing is protected" in said) == (name != "swing")
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
