@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jobs import Outcome, Task, is_done, run_all, with_threads
+from jobs import Outcome, Task, is_done, run_all, search_here, with_threads
 from rich.console import Console
 
 from fedkd.checks import at_least, share
@@ -243,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     given = parser().parse_intermixed_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
+    search_here()
     try:
         at_least(1, **{"--jobs": given.jobs, "--last": given.last})
         if given.reach is not None:

@@ -52,6 +52,16 @@ class Outcome:
     error: str = ""
 
 
+def search_here() -> None:
+    """Let import paths name modules in the current folder, as `python -m fedkd.simulate` does.
+
+    Behind everything else: no file of a user's takes the place of a script's own module.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+
+
 def is_done(task: Task) -> bool:
     """Return whether a task's run is complete. Raises SettingError where its folder holds another run."""
     if not (task.folder / "config.yaml").is_file():

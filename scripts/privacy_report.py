@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 from compare import Method, parse_methods, parse_seeds, slug
-from jobs import Outcome, Task, is_done, run_all, with_threads
+from jobs import Outcome, Task, is_done, run_all, search_here, with_threads
 from rich.console import Console
 
 from fedkd.checks import at_least
@@ -187,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     given = parser().parse_intermixed_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
+    search_here()
     try:
         at_least(1, **{"--jobs": given.jobs})
         failed: list[Outcome] = []

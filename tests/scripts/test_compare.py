@@ -12,6 +12,7 @@ from typing import Any
 
 import compare
 import jobs
+import privacy_report
 import pytest
 from jobs import Outcome, Task, carry_out, is_done, run_all
 from tiny import scenario
@@ -87,6 +88,18 @@ def test_bad_input_ends_with_status_2_and_a_line(capsys: pytest.CaptureFixture[s
     assert compare.main([*SMALL, "--methods", "knfuu", "--out", str(tmp_path)]) == 2
     assert "did you mean 'knfu'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("script", "option"), [(compare, "--methods"), (privacy_report, "--mechanisms")])
+def test_modules_in_the_current_folder_are_found(
+    script: Any, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    name = f"found_here_by_{script.__name__}"
+    Path(f"{name}.py").write_text("")
+    assert script.main([*SMALL, option, f"mine={name}:Mine", "--out", "out"]) == 2
+    assert f"in module {name} 'Mine'" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_done_and_one_of_other_settings_is_refused(tmp_path: Path) -> None:
