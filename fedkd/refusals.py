@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from fedkd.attacks.omniscient import Colluding, Lie
 from fedkd.audit.choices import NoAudit
 from fedkd.client import Workplace, example_arrays
 from fedkd.data.division import Public
@@ -251,6 +252,11 @@ def check_privacy(scenario: Scenario, declared: Declaration, place: Workplace) -
     if guard.detector == "pattern" and text is None:
         raise SettingError("privacy.detector=pattern looks for digits and addresses in text, and this data has none")
     if guard.central is not None:
+        if isinstance(scenario.attacks.value, Lie | Colluding):
+            raise SettingError(
+                f"privacy={chosen} with attacks={scenario.attacks.name}: these attackers see every raw upload, so that"
+                " one client's data moves many rows of the sum; take another attack or another mechanism"
+            )
         if scenario.robust.name != "none":
             raise SettingError(f"privacy={chosen} and robust={scenario.robust.name} both take the mean's place")
         if scenario.public.choice != "random" or scenario.public.views > 1:

@@ -106,7 +106,7 @@ class Ledger:
         client: int | None = None,
         accountant: Accountant = "auto",
     ) -> Claim:
-        """Return what may be claimed for a client, or for the system (the largest epsilon of any client).
+        """Return what may be claimed for a client, or for the system (the largest epsilon, all rates of sampling).
 
         Nothing is claimed where nothing was recorded for this adversary, nor where a look was not protected.
         """
@@ -115,7 +115,8 @@ class Ledger:
             return self._claim_of(client, unit, adversary, delta, accountant)
         claims = list(self._by_client(unit, adversary, delta, accountant).values())
         worst = next((c for c in claims if c.epsilon is None), None) or max(claims, key=lambda c: c.epsilon or 0.0)
-        return replace(worst, client=None)
+        everybody = [pair for own in self._counts.values() for pair in own.items() if adversary in pair[0].seen_by]
+        return replace(worst, client=None, sampling=worst.sampling and _sampling(everybody))
 
     def epsilons(self, unit: Unit, adversary: Adversary, delta: float) -> dict[int, float | None]:
         """Return each client's epsilon so far; None where nothing may be claimed for it."""
@@ -206,12 +207,16 @@ def _neighbors(spent: Spent) -> str:
 
 
 def _sampling(spent: Spent) -> str:
-    rates = {
-        ("clients" if isinstance(s.event, SampledClients) else "records", s.event.sample_rate)
-        for s, _ in spent
-        if isinstance(s.event, SampledClients | DpSgdSteps)
-    }
-    shown = [f"Poisson samples of {who} (q = {rate:g})" for who, rate in sorted(rates)]
+    """Return who is sampled, at which rate or, of clients whose rates differ, between which."""
+    rates: dict[str, set[float]] = {}
+    for spending, _ in spent:
+        if isinstance(spending.event, SampledClients | DpSgdSteps):
+            who = "clients" if isinstance(spending.event, SampledClients) else "records"
+            rates.setdefault(who, set()).add(spending.event.sample_rate)
+    shown = [
+        f"Poisson samples of {who} (q = {' to '.join(f'{q:g}' for q in sorted({min(of_who), max(of_who)}))})"
+        for who, of_who in sorted(rates.items())
+    ]
     return " and ".join(shown) or "no sampling"
 
 

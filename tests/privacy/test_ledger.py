@@ -255,6 +255,13 @@ def test_where_nothing_was_recorded_nothing_is_claimed():
     assert ledger((0, upload(gaussian()))).claim("record", "server", DELTA, client=7).epsilon is None
 
 
+def test_the_systems_claim_names_the_sampling_of_all_clients_and_a_clients_its_own():
+    few = Spending(event=DpSgdSteps(noise_multiplier=2.0, sample_rate=0.5, steps=20), unit="record", layer="model")
+    book = ledger((0, training()), (1, few))
+    assert book.claim("record", "server", DELTA).sampling == "Poisson samples of records (q = 0.1 to 0.5)"
+    assert book.claim("record", "server", DELTA, client=1).sampling == "Poisson samples of records (q = 0.5)"
+
+
 def test_a_claim_says_everything_that_it_means():
     book = ledger((3, training(steps=100)))
     text = book.claim("record", "outsiders", DELTA).text()

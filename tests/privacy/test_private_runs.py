@@ -629,6 +629,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nothing exchanged": (
         {"strategy": "local_only", "privacy": {"name": "dp_sgd", "epsilon": 8.0}}, "local_only exchanges nothing"
     ),
+    "attackers that see raw uploads": (
+        {"attacks": "lie", "clients": 8, "privacy": {"name": "central_gaussian", "epsilon": 8.0}},
+        "see every raw upload",
+    ),
     "a robust mean": (
         {"robust": "median", "privacy": {"name": "central_gaussian", "epsilon": 8.0}}, "both take the mean's place"
     ),
