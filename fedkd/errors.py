@@ -4,7 +4,9 @@ Not for: the checks themselves, which stand where the value is used (``fedkd.che
 """
 
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
 
 class FedkdError(Exception):
@@ -37,6 +39,18 @@ class DeadlinePassed(FedkdError):
 
 class Interrupted(BaseException):
     """Training was asked to stop. Like KeyboardInterrupt it is no ordinary exception."""
+
+
+def explained(error: BaseException, files: Collection[str] | None = None) -> str:
+    """Return an exception in one line, with the place where it was raised: in one of ``files``, where they are given.
+
+    One of fedkd's own needs no place, and one that did not pass through ``files`` has none.
+    """
+    if isinstance(error, FedkdError):
+        return str(error)
+    text = ": ".join(part for part in (type(error).__name__, " ".join(str(error).split())) if part)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if files is None or f.filename in files]
+    return f"{text} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> SettingError:

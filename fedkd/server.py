@@ -4,11 +4,13 @@ Knows nothing of Flower: downloads go out and replies come in as plain values. T
 part, which public samples) comes from named streams, so that a round repeats whatever came before it.
 """
 
+import contextlib
 import hashlib
 import json
+import sys
 import time
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast, runtime_checkable
 
@@ -20,7 +22,7 @@ from fedkd.adversity import Adversity
 from fedkd.checks import at_least, positive, share
 from fedkd.choice import PublicChoice
 from fedkd.codecs import Codecs
-from fedkd.errors import RunError, SettingError, UploadRejected
+from fedkd.errors import FedkdError, RunError, SettingError, UploadRejected, explained
 from fedkd.fusion import effective_neighbors
 from fedkd.guard import SPENT, Guard
 from fedkd.knowledge import Kind, Lessons, Request, RowKind
@@ -203,7 +205,8 @@ class Server:
         self._participants = self._draw_present(number, self._invited)
         self._public_ids = self._asked_ids = self.choice.ids(numpy_stream(self.seed, "round", number, "public"))
         if isinstance(self.strategy, Asking):
-            self._asked_ids = self.strategy.asks(number, self._public_ids, self._state)
+            with _blaming(self.strategy):
+                self._asked_ids = self.strategy.asks(number, self._public_ids, self._state)
         self._asked = self._leaders() if self.declared.needs.pooled else self._participants
         return {client_id: self._first_download(number, client_id) for client_id in self._asked}
 
@@ -235,7 +238,8 @@ class Server:
         gathering: _Stream | _Stack = _Stack(self.adversity, self.guard, len(self._asked))
         needs_all = self.adversity is not None or self.choice.looks or self.guard.central is not None
         if not needs_all and isinstance(self.strategy, Streaming) and isinstance(self.kind, RowKind):
-            gathering = _Stream(self.strategy.stream(state), self.kind, self._asked)
+            with _blaming(self.strategy):
+                gathering = _Stream(self.strategy.stream(state), self.kind, self._asked)
         silent, failures = set(self._asked), dict[int, str]()
         for reply in replies:
             upload = self._received(reply)
@@ -250,21 +254,26 @@ class Server:
                 self.records[upload.client_id] = replace(record, status="absent", reason=SPENT)
                 upload = None
             if self.kind is not None:
-                gathering.take(reply.client_id, None if upload is None else self._opened(upload, request))
+                opened = None if upload is None else self._opened(upload, request)
+                with _blaming(self.strategy):
+                    gathering.take(reply.client_id, opened)
         for client_id in silent:
             failures[client_id] = "did not answer"
             self._received(Reply(client_id=client_id, upload=None, error=failures[client_id]))
             self._spend(client_id, None, request)
-        gathering.close()
+        with _blaming(self.strategy):
+            gathering.close()
         answered = len(self._participants) - len(failures)
         self._require(number, answered, *(f"client {i} failed: {failures[i]}" for i in sorted(failures)[:1]))
         # A trusted server releases noise where nobody's upload is usable: its silence would depend on private data.
         releases = gathering.accepted or (self.guard.central is not None and self._asked)
         if self.kind is None or not releases:
             return
-        fusion = gathering.fuse(self.strategy, state, self.kind, request)
         client_ids = tuple(sorted(gathering.accepted))
-        self.kind.check_fusion(fusion, client_ids, request, self.declared.teaches)
+        with _blaming(self.strategy):
+            fusion = gathering.fuse(self.strategy, state, self.kind, request)
+            _check_parts(fusion)
+            self.kind.check_fusion(fusion, client_ids, request, self.declared.teaches)
         if self.choice.looks and isinstance(gathering, _Stack):
             fusion = self.choice.settle(fusion, gathering.cohort, cast(Scale, self.declared.teaches))
         if self.observer is not None:
@@ -595,6 +604,29 @@ class Server:
         if self.clients <= WEIGHTS_LIMIT:
             self._weights = spread_weights(fusion.weights, client_ids, self.clients)
         self._sha256 = knowledge_sha256(fusion.teachers)
+
+
+@contextlib.contextmanager
+def _blaming(strategy: Strategy) -> Iterator[None]:
+    """Make one line of an exception in a strategy, with the place in its own file; its traceback stays the cause."""
+    try:
+        yield
+    except FedkdError:
+        raise
+    except Exception as error:
+        modules = [sys.modules.get(cls.__module__) for cls in type(strategy).__mro__]
+        files = {file for module in modules if (file := getattr(module, "__file__", None)) is not None}
+        raise RunError(f"strategy {type(strategy).__name__} failed: {explained(error, files)}") from error
+
+
+def _check_parts(fusion: object) -> None:
+    """Raise RunError where a strategy returned no Fusion, or metrics that are no numbers; kinds check the rest."""
+    if not isinstance(fusion, Fusion):
+        what = "None" if fusion is None else f"a {type(fusion).__name__}"
+        raise RunError(f"fuse returned {what}, expected a fedkd.messages.Fusion(weights=..., teachers=...)")
+    for name, value in fusion.metrics.items():
+        if not isinstance(value, int | float):
+            raise RunError(f"fuse returned metrics with {name}={value!r}, expected numbers by name")
 
 
 class _Stack:

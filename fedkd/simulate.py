@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -29,17 +30,17 @@ FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
-    0, 1 (the run failed), 2 (bad input), 3 (an audit found a claim violated), 130 (Ctrl-C).
+    0, 1 (the run failed), 2 (bad input), 3 (an audit found a claim violated), 130 (Ctrl-C). An error is one line;
+    its traceback comes before it where the environment has FEDKD_TRACEBACK.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _main(given)
-    except SettingError as error:
-        print(f"fedkd: {error}", file=sys.stderr)  # noqa: T201
-        return 2
     except FedkdError as error:
+        if os.environ.get("FEDKD_TRACEBACK"):
+            traceback.print_exc()
         print(f"fedkd: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+        return 2 if isinstance(error, SettingError) else 1
     except KeyboardInterrupt:
         print("fedkd: interrupted; the finished rounds are in the run folder", file=sys.stderr)  # noqa: T201
         return 130

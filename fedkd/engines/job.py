@@ -5,7 +5,6 @@ this process come as a ``Crew``; other processes make theirs from an ``Order``, 
 """
 
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from fedkd.errors import FedkdError, RunError
+from fedkd.errors import RunError, explained
 
 RUN_ID = 1
 SERVER_NODE_ID = 1
@@ -127,17 +126,9 @@ def answer(app: ClientApp, message: Message, context: Context) -> Message:
     except RunError:
         raise
     except (Exception, SystemExit) as error:
-        return failed(message, explain(error))
+        return failed(message, explained(error))
 
 
 def failed(message: Message, reason: str) -> Message:
     """Return the reply that says that a client failed."""
     return Message(Error(CLIENT_RAISED, reason), reply_to=message)
-
-
-def explain(error: BaseException) -> str:
-    """Return an exception in one line, with the place where it was raised; one of fedkd's own needs no place."""
-    if isinstance(error, FedkdError):
-        return str(error)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"

@@ -120,10 +120,11 @@ class PublicPredictions:
     def check_fusion(self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str) -> None:
         """Raise RunError where a strategy broke its promise: a bug in it, so the run cannot be trusted to go on."""
         check_weights(fusion.weights, len(client_ids))
+        if fusion.public_ids is not None:
+            check_tensor("public_ids", fusion.public_ids, "of whole numbers [N]")
         taught = request.public_ids if fusion.public_ids is None else fusion.public_ids
         clients, samples, classes = len(client_ids), len(taught), request.classes
-        if not isinstance(fusion.teachers, Tensor):
-            raise RunError(f"fuse returned teachers of type {type(fusion.teachers).__name__}, expected a tensor")
+        check_tensor("teachers", fusion.teachers, f"{[samples, classes]} or {[clients, samples, classes]}")
         shapes = ((samples, classes), (clients, samples, classes))
         if tuple(fusion.teachers.shape) not in shapes:
             raise RunError(
@@ -180,8 +181,16 @@ class PublicPredictions:
         return values, answered
 
 
+def check_tensor(name: str, value: object, expected: str) -> None:
+    """Raise RunError unless a part of a fusion is a tensor; ``expected`` says of what."""
+    if not isinstance(value, Tensor):
+        hint = "; make it one with torch.as_tensor" if isinstance(value, np.ndarray) else ""
+        raise RunError(f"fuse returned {name} of type {type(value).__name__}, expected a tensor {expected}{hint}")
+
+
 def check_weights(weights: Tensor, clients: int) -> None:
     """Raise RunError unless these are fusion weights [K, K] whose rows are distributions."""
+    check_tensor("weights", weights, f"{[clients, clients]}")
     if tuple(weights.shape) != (clients, clients):
         raise RunError(f"fuse returned weights {list(weights.shape)}, expected {[clients, clients]}")
     if not are_distributions(weights, 2 * TOLERANCE):
