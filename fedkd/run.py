@@ -23,7 +23,7 @@ from fedkd.audit.witness import Witness
 from fedkd.baseline import is_cached, local_only_twin
 from fedkd.build import Experiment, build, round_costs
 from fedkd.engines.job import Engine, Job, OnReply, Order
-from fedkd.errors import FedkdError, SettingError
+from fedkd.errors import FedkdError, RunError, SettingError
 from fedkd.messages import RoundRecord
 from fedkd.report.console import ConsoleReport
 from fedkd.report.folder import RunFolder, claimed, recorded_rounds, stored_records
@@ -206,9 +206,11 @@ def _conduct(
             console.start(experiment.plan.strategy, experiment.messages(len(records)))
             first = len(records) + 1
             execute(experiment, on_round, stop, lambda _: console.advance(), first_round=first, witness=witness)
-        status = "completed"
         if experiment.checkpoints is not None:
             experiment.checkpoints.keep_last()
+        if experiment.plan.exchanges:
+            check_alive(records)
+        status = "completed"
     except (KeyboardInterrupt, SystemExit):  # the latter by `flwr stop`
         status = "interrupted"
         raise
@@ -306,6 +308,18 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], run_dir: Path)
             f"resume={run_dir}: a run goes on with the settings that it began with, except engine, report, checkpoint"
             f" and state; {shown}"
         )
+
+
+def check_alive(records: Sequence[RoundRecord]) -> None:
+    """Raise RunError, with the first reason, where no upload was accepted in any round."""
+    clients = [client for record in records for client in record.clients]
+    if any(client.status == "ok" for client in clients):
+        return
+    reasons = [f"client {client.client_id} {client.status}: {client.reason}" for client in clients if client.reason]
+    raise RunError(
+        f"no upload was accepted in any of {len(records)} rounds: nothing was shared, and the run says nothing of its"
+        f" strategy{'; ' if reasons else ''}{'; '.join(reasons[:1])}"
+    )
 
 
 def repeatable(scenario: Scenario) -> Scenario:

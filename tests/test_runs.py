@@ -1,6 +1,8 @@
 """Whole runs: they repeat, they learn, they exchange, and a client's trouble stays its own."""
 
+import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from fedkd.build import build
 from fedkd.errors import RunError
 from fedkd.knowledge import Kind
 from fedkd.messages import Upload
+from fedkd.run import run
 
 PUBLIC_BYTES_PER_ROW = 4 * 10 + 4  # ten float32 values and an int32 id
 
@@ -154,6 +157,12 @@ def test_a_round_without_any_accepted_upload_fuses_nothing_and_the_run_goes_on()
     run = records(models=["toys:diverged"])
     assert [record.knowledge_sha256 for record in run] == [None, None]
     assert all(client.status == "rejected" for record in run for client in record.clients)
+
+
+def test_a_run_without_any_accepted_upload_ends_as_failed_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no upload was accepted in any of 2 rounds.*; client 0 rejected: .*NaN"):
+        run(scenario(models=["toys:diverged"]), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
 
 
 @pytest.mark.parametrize("spoil", ["about", "metrics", "knowledge"])
