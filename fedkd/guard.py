@@ -115,17 +115,23 @@ class Guard:
         kept = {**memory, "answers ids": answers.ids, "answers values": answers.values}
         return replace(knowledge, values=values), self.event(mechanism.spent(plan, len(answers.ids))), kept
 
-    def unanswered(self, rows: int) -> tuple[tuple[Spending, int], ...]:
-        """Return what a client may have released that was asked for so many rows and from which no answer came.
+    def unanswered(self, rows: int, size: int) -> tuple[tuple[Spending, int], ...]:
+        """Return what may have been spent on a client of ``size`` records from which no answer came in a round.
 
-        With each spending comes how many of its smallest event a client releases at most in the whole run. Nothing is
-        counted of uploads that are not protected themselves.
+        It was asked for so many ``rows``. With each spending comes how many of its smallest event there are at most in
+        the client's whole run. Nothing is counted of uploads that are not protected themselves.
         """
         mechanism, plan = self.mechanism, self.plan
-        if plan is None or not isinstance(mechanism, Gaussian | Laplace | RandomizedResponse):
+        if plan is None:
             return ()
-        most = plan.released(memoize=mechanism.memoize)
-        return tuple((spending, most) for spending in mechanism.spent(plan, rows))
+        if isinstance(mechanism, DpSgd):
+            schedule = Schedule.of(size, plan.batch_size, plan.epochs)
+            spent, most = mechanism.spent(schedule, plan.rounds, schedule.steps), plan.rounds * schedule.steps
+        elif isinstance(mechanism, Gaussian | Laplace | RandomizedResponse):
+            spent, most = mechanism.spent(plan, rows), plan.released(memoize=mechanism.memoize)
+        else:
+            return ()
+        return tuple((spending, most) for spending in spent)
 
     def taught(self, teacher: Predictions, memory: Memory) -> Memory:
         """Return what a client remembers once it was taught: the teacher's soft labels, where it compares with them."""

@@ -528,7 +528,8 @@ class Server:
         if upload is not None and "silent" in upload.metrics:
             return
         if upload is None or upload.privacy is None:
-            for spending, most in self.guard.unanswered(len(request.public_ids)):
+            size = self.cards[client_id].train_size
+            for spending, most in self.guard.unanswered(len(request.public_ids), size):
                 self.ledger.record(client_id, spending, most)
             return
         spendings = [Spending.from_plain(json.loads(text)) for text in upload.privacy.spent]

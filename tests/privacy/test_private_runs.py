@@ -285,7 +285,7 @@ def test_steps_of_a_round_that_fails_are_spent_all_the_same(
     assert rows[3, 1]["train_loss"]
     assert states(tmp_path / "run", 1)[f"{PRIVACY}steps"][:, 2].tolist() == [3 + drawn + 3]
     spent = epsilons(tmp_path / "run")
-    assert spent[1, 1] == spent[0, 1]  # the server hears of the steps with the client's next upload
+    assert spent[1, 1] == spent[1, 0]  # until the client says what it did, all three steps count
     assert (spent[2, 1] == spent[2, 0]) == (drawn == 3)
     assert spent[2, 0] == pytest.approx(BUDGET, rel=0.01)
 
@@ -320,6 +320,14 @@ def test_a_reply_that_is_lost_has_left_its_client_all_the_same(
     spent = epsilons(tmp_path / "run")
     np.testing.assert_array_equal(spent[:, 0], spent[:, 1])
     assert spent[-1, 0] == pytest.approx(BUDGET, rel=0.02)
+
+
+@pytest.mark.parametrize("lost", [{2}, {3}, {1, 2, 3}], ids=str)
+def test_steps_behind_a_lost_reply_are_spent(lost: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    losing_replies(monkeypatch, 0, lost)
+    run(scenario(**protected("dp_sgd", min_clients=0)), tmp_path / "run")
+    spent = epsilons(tmp_path / "run")
+    np.testing.assert_array_equal(spent[:, 0], spent[:, 1])
 
 
 def test_what_a_client_can_have_sent_is_corrected_by_what_it_says_and_never_beyond_the_plan(
