@@ -62,4 +62,4 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> SettingError:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else "."
-    return SettingError(f"unknown {what} {name!r}{hint} Known: {', '.join(names)}")
+    return SettingError(f"unknown {what} {name!r}{hint} Known: {', '.join(names) or 'none'}")

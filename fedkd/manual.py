@@ -35,6 +35,14 @@ Exit status: 0 done, 1 the run failed, 2 bad input (nothing was run), 3 an audit
 130 interrupted (finished rounds are kept)."""
 
 
+METHODS = {
+    "strategy": "fuse(cohort, state)",
+    "data": "content_key() and load()",
+    "partition": "partitioner(clients, rows, seed)",
+}
+"""What a user's class needs, where that is more than settings and a name."""
+
+
 def manual(scenarios: Mapping[str, Path]) -> str:
     """Return the whole text."""
     parts = [USAGE, "scenarios (scenario=NAME)\n" + "\n".join(_scenario(*item) for item in scenarios.items())]
@@ -43,13 +51,18 @@ def manual(scenarios: Mapping[str, Path]) -> str:
     for section, cls in SECTIONS.items():
         parts.append("\n".join([_first_line(cls), *_settings(cls, section, defaults(cls))]))
     for group in GROUPS:
-        lines = [f"{group}=NAME, with its own settings; or {group}=package.module:Class"]
+        needs = f" with {METHODS[group]}: docs/extending.md" if group in METHODS else ""
+        lines = [f"{group}=NAME, with its own settings; or {group}=package.module:Class{needs}"]
         for name in names(group):
             cls, fields = find(group, name)
             lines += [f"  {group}={name}", f"      {_first_line(cls)}", *_settings(cls, group, fields, indent=4)]
         parts.append("\n".join(lines))
     models = [f"  {name:<10} {_first_line(factory)}" for name, factory in ZOO.items()]
-    parts.append("\n".join(["models (models=[NAME,...]), or package.module:factory(input_shape, classes)", *models]))
+    parts.append(
+        "\n".join(
+            ["models (models=[NAME,...]), or package.module:factory(input_shape, classes): docs/extending.md", *models]
+        )
+    )
     parts.append(
         "language models (with data of texts), or package.module:factory(vocabulary_size, context)\n"
         f"  {', '.join(LANGUAGE_ZOO)}"

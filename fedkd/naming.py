@@ -1,13 +1,16 @@
 """Objects by import path: ``package.module:attribute``, anywhere on Python's path, without registration."""
 
+import contextlib
 import hashlib
 import importlib
 import inspect
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedkd.errors import SettingError, unknown_name
+from fedkd.errors import FedkdError, SettingError, explained, unknown_name
 
 _PATTERN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -36,9 +39,32 @@ def import_path(path: str, *, what: str) -> Any:
     except Exception as error:
         raise SettingError(f"{what}={path}: importing {module_name} failed: {type(error).__name__}: {error}") from error
     if not hasattr(module, attribute):
-        known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        inside = module_name + "."  # what it imports from elsewhere is not meant
+        known = [
+            name
+            for name, value in vars(module).items()
+            if callable(value)
+            and not name.startswith("_")
+            and f"{getattr(value, '__module__', '')}.".startswith(inside)
+        ]
         raise unknown_name(f"{what} in module {module_name}", attribute, known)
     return getattr(module, attribute)
+
+
+@contextlib.contextmanager
+def blaming(owner: object, what: str, kind: type[FedkdError]) -> Iterator[None]:
+    """Make one line of an exception in a user's object, with the place in its own file; its traceback stays the cause.
+
+    ``what`` says what the object is, ``kind`` which error it becomes. fedkd's own errors pass as they are.
+    """
+    try:
+        yield
+    except FedkdError:
+        raise
+    except Exception as error:
+        modules = [sys.modules.get(cls.__module__) for cls in type(owner).__mro__]
+        files = {file for module in modules if (file := getattr(module, "__file__", None)) is not None}
+        raise kind(f"{what} {type(owner).__name__} failed: {explained(error, files)}") from error
 
 
 def code_hash(thing: Any) -> str:

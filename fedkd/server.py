@@ -4,13 +4,11 @@ Knows nothing of Flower: downloads go out and replies come in as plain values. T
 part, which public samples) comes from named streams, so that a round repeats whatever came before it.
 """
 
-import contextlib
 import hashlib
 import json
-import sys
 import time
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast, runtime_checkable
 
@@ -22,7 +20,7 @@ from fedkd.adversity import Adversity
 from fedkd.checks import at_least, positive, share
 from fedkd.choice import PublicChoice
 from fedkd.codecs import Codecs
-from fedkd.errors import FedkdError, RunError, SettingError, UploadRejected, explained
+from fedkd.errors import RunError, SettingError, UploadRejected
 from fedkd.fusion import effective_neighbors
 from fedkd.guard import SPENT, Guard
 from fedkd.knowledge import Kind, Lessons, Request, RowKind
@@ -40,6 +38,7 @@ from fedkd.messages import (
     Step,
     Upload,
 )
+from fedkd.naming import blaming
 from fedkd.privacy.claims import ADVERSARIES, Claim
 from fedkd.privacy.composition import Accountant
 from fedkd.privacy.ledger import Layer, Ledger, Spending
@@ -205,7 +204,7 @@ class Server:
         self._participants = self._draw_present(number, self._invited)
         self._public_ids = self._asked_ids = self.choice.ids(numpy_stream(self.seed, "round", number, "public"))
         if isinstance(self.strategy, Asking):
-            with _blaming(self.strategy):
+            with blaming(self.strategy, "strategy", RunError):
                 self._asked_ids = self.strategy.asks(number, self._public_ids, self._state)
         self._asked = self._leaders() if self.declared.needs.pooled else self._participants
         return {client_id: self._first_download(number, client_id) for client_id in self._asked}
@@ -238,7 +237,7 @@ class Server:
         gathering: _Stream | _Stack = _Stack(self.adversity, self.guard, len(self._asked))
         needs_all = self.adversity is not None or self.choice.looks or self.guard.central is not None
         if not needs_all and isinstance(self.strategy, Streaming) and isinstance(self.kind, RowKind):
-            with _blaming(self.strategy):
+            with blaming(self.strategy, "strategy", RunError):
                 gathering = _Stream(self.strategy.stream(state), self.kind, self._asked)
         silent, failures = set(self._asked), dict[int, str]()
         for reply in replies:
@@ -255,13 +254,13 @@ class Server:
                 upload = None
             if self.kind is not None:
                 opened = None if upload is None else self._opened(upload, request)
-                with _blaming(self.strategy):
+                with blaming(self.strategy, "strategy", RunError):
                     gathering.take(reply.client_id, opened)
         for client_id in silent:
             failures[client_id] = "did not answer"
             self._received(Reply(client_id=client_id, upload=None, error=failures[client_id]))
             self._spend(client_id, None, request)
-        with _blaming(self.strategy):
+        with blaming(self.strategy, "strategy", RunError):
             gathering.close()
         answered = len(self._participants) - len(failures)
         self._require(number, answered, *(f"client {i} failed: {failures[i]}" for i in sorted(failures)[:1]))
@@ -270,7 +269,7 @@ class Server:
         if self.kind is None or not releases:
             return
         client_ids = tuple(sorted(gathering.accepted))
-        with _blaming(self.strategy):
+        with blaming(self.strategy, "strategy", RunError):
             fusion = gathering.fuse(self.strategy, state, self.kind, request)
             _check_parts(fusion)
             self.kind.check_fusion(fusion, client_ids, request, self.declared.teaches)
@@ -605,19 +604,6 @@ class Server:
         if self.clients <= WEIGHTS_LIMIT:
             self._weights = spread_weights(fusion.weights, client_ids, self.clients)
         self._sha256 = knowledge_sha256(fusion.teachers)
-
-
-@contextlib.contextmanager
-def _blaming(strategy: Strategy) -> Iterator[None]:
-    """Make one line of an exception in a strategy, with the place in its own file; its traceback stays the cause."""
-    try:
-        yield
-    except FedkdError:
-        raise
-    except Exception as error:
-        modules = [sys.modules.get(cls.__module__) for cls in type(strategy).__mro__]
-        files = {file for module in modules if (file := getattr(module, "__file__", None)) is not None}
-        raise RunError(f"strategy {type(strategy).__name__} failed: {explained(error, files)}") from error
 
 
 def _check_parts(fusion: object) -> None:

@@ -9,10 +9,11 @@ import dataclasses
 import difflib
 import inspect
 import itertools
+import re
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
@@ -87,9 +88,17 @@ def parse(cls: Any, mapping: Any, where: str) -> Any:
     try:
         return cls(**values)
     except SettingError as error:
-        raise SettingError(f"{where}.{error}" if where else str(error)) from error
+        raise SettingError(_placed(str(error), where, known)) from error
     except (ValueError, TypeError) as error:
         raise SettingError(f"{where}: {error}") from error
+
+
+def _placed(message: str, where: str, known: Collection[str]) -> str:
+    """Return a class's complaint with its section: before the setting that it begins with, if it begins with one."""
+    if not where:
+        return message
+    begins = re.match(r"\w*", message)
+    return f"{where}.{message}" if begins and begins.group() in known else f"{where}: {message}"
 
 
 def check_type(hint: Any, value: Any, where: str) -> Any:

@@ -1,5 +1,6 @@
 """What the documents name exists."""
 
+import json
 import re
 from pathlib import Path
 
@@ -37,3 +38,22 @@ def test_every_scenario_and_choice_that_is_named_exists(document: str) -> None:
     for group in GROUPS:
         for name in re.findall(rf"(?<![\w.]){group}=([a-z_0-9]+)(?![\w.:])", text):
             assert name in {*names(group), "my_rule"}, f"{group}={name}"
+
+
+def test_the_parts_of_ones_own_run_as_they_are_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedkd.simulate import main
+
+    text = (ROOT / "docs/extending.md").read_text()
+    files = re.findall(r"`(my_\w+\.py)`:\n\n```python\n(.*?)```", text, re.S)
+    assert len(files) == 4
+    for name, code in files:
+        assert len([line for line in code.splitlines() if line.strip()]) <= 15, name
+        (tmp_path / name).write_text(code)
+    (command,) = re.findall(r"python -m fedkd.simulate (.*)", text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    small = ["rounds=1", "clients=3", "public.size=40", "test.global_size=40", "train.epochs=1", "baseline=none"]
+    assert main([*command.split(), *small, "report.plots=false", "report.console=false", "run_dir=out"]) == 0
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert summary["strategy"] == {"name": "my_strategy:Agree", "sharpness": 5.0}
+    assert summary["knowledge_sha256"]

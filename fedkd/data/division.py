@@ -201,7 +201,8 @@ def _divide(
     if held_back_rows >= len(pool):
         setting = "size" if public.held_back is None else "held_back"
         raise SettingError(
-            f"public.{setting}={held_back_rows} leaves nothing for the clients: {len(pool)} training samples are left"
+            f"public.{setting}={held_back_rows} leaves nothing for the clients: there are {len(pool)} training samples;"
+            f" use at most {max(0, len(pool) - 2 * clients)}, so that each of {clients} clients has two"
         )
     pool = numpy_stream(seed, "public", "choice").permutation(pool)
     held_back, private = np.sort(pool[:held_back_rows]), np.sort(pool[held_back_rows:])

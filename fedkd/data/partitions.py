@@ -14,7 +14,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from fedkd.checks import at_least, positive
-from fedkd.errors import SettingError
+from fedkd.errors import SettingError, explained
+from fedkd.naming import blaming
 from fedkd.seeding import derive, numpy_stream
 
 
@@ -53,7 +54,13 @@ class Dirichlet:
         at_least(2, min_samples=self.min_samples)
 
     def partitioner(self, clients: int, rows: int, seed: int) -> Any:
-        """Return a DirichletPartitioner."""
+        """Return a DirichletPartitioner. Raises SettingError where no draw could give everyone enough."""
+        if clients * self.min_samples > rows:
+            raise SettingError(
+                f"partition.min_samples={self.min_samples} for each of clients={clients} is more than the {rows}"
+                f" samples that are left for them, whatever alpha is; use at most {rows // self.min_samples} clients,"
+                " or a smaller min_samples"
+            )
         from flwr_datasets.partitioner import DirichletPartitioner
 
         return DirichletPartitioner(
@@ -242,7 +249,19 @@ def split(
             known = ", ".join(["label", *columns])
             raise SettingError(f"partition.column={wanted}: the data set's columns are {known}")
         chosen[wanted] = columns[wanted][order]
-    partitioner = partition.partitioner(clients, rows, derive(seed, "partition", "draw") % 2**32)
+    name = type(partition).__name__
+    if not callable(getattr(partition, "partitioner", None)):
+        raise SettingError(
+            f"partition: {name} has no method partitioner; a partition has partitioner(clients, rows, seed)"
+            " (docs/extending.md)"
+        )
+    with blaming(partition, "partition", SettingError):
+        partitioner = partition.partitioner(clients, rows, derive(seed, "partition", "draw") % 2**32)
+    if not callable(getattr(partitioner, "load_partition", None)):
+        raise SettingError(
+            f"partition: {name}.partitioner returned a {type(partitioner).__name__}, expected a partitioner of"
+            " flwr_datasets, or one like it (docs/extending.md)"
+        )
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # progress bars and notices
             warnings.simplefilter("ignore")
@@ -259,9 +278,14 @@ def split(
     except (ValueError, IndexError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split())
         raise SettingError(
-            f"partition: {type(partition).__name__} cannot deal {rows} rows to {clients} clients: {reason}"
+            f"partition: {name} cannot deal {rows} rows to {clients} clients: {reason}"
             " Use fewer clients, or a partition that asks for less (a larger alpha, a smaller min_samples)"
         ) from error
+    except Exception as error:  # a user's own partitioner may raise anything
+        raise SettingError(f"partition: {name} failed: {explained(error)}") from error
+    everyone = np.sort(np.concatenate(dealt))
+    if len(everyone) and (everyone[0] < 0 or everyone[-1] >= rows or (everyone[1:] == everyone[:-1]).any()):
+        raise SettingError(f"partition: {name} dealt a row twice, or one that is not among the {rows}")
     small = [i for i, part in enumerate(dealt) if len(part) < 2]
     if small:
         raise SettingError(

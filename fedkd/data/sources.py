@@ -56,7 +56,8 @@ class HubImages:
     """An image classification data set of the Hugging Face hub, or a local folder in the same layout."""
 
     path: str
-    """Hub id (`ylecun/mnist`) or local folder that datasets.load_dataset reads."""
+    """Hub id (`ylecun/mnist`), or local folder that datasets.load_dataset reads: train.parquet and test.parquet, or
+    pictures as train/CLASS/NAME.png and test/CLASS/NAME.png."""
     image_column: str | None = None
     """Column of images; by default the first one of that kind."""
     label_column: str | None = None
@@ -163,7 +164,7 @@ def open_splits(path: str, train_split: str, test_split: str | None, example: st
     if looks_local and not folder.is_dir():
         raise SettingError(
             f"data.path={path}: no such folder; give a folder that holds the data set as on the hub"
-            f" ({{train,test}}.parquet), or a hub id such as {example}"
+            f" ({{train,test}}.parquet, or train/CLASS/NAME.png), or a hub id such as {example}"
         )
     with _quiet():
         try:
@@ -174,7 +175,8 @@ def open_splits(path: str, train_split: str, test_split: str | None, example: st
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise SettingError(
                 f"data.path={path} could not be read: {reason}. Give a hub id that this machine can reach,"
-                " or a local folder in the same layout"
+                " or a local folder with {train,test}.parquet or train/CLASS/NAME.png; for other forms, such as"
+                " NumPy's, write a data set of your own (docs/extending.md)"
             ) from error
     wanted = {"train": train_split, **({"test": test_split} if test_split else {})}
     for setting, split in wanted.items():

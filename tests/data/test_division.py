@@ -164,7 +164,12 @@ def test_a_validation_split_leaves_something_to_train_on(fraction: float) -> Non
         ({"public": Public(size=1597)}, "public.size=1597 leaves nothing"),
         ({"testing": EvaluationSets(global_size=5)}, "less than one sample for each of 10 classes"),
         ({"testing": EvaluationSets(global_size=1790)}, "needs 179 samples of every class"),
-        ({"clients": 400}, "cannot deal 1297 rows to 400 clients"),
+        ({"clients": 120}, "cannot deal 1297 rows to 120 clients"),
+        (
+            {"clients": 400},
+            "^partition.min_samples=10 for each of clients=400 is more than the 1297 samples .* at most 129 clients",
+        ),
+        ({"public": Public(size=5000)}, r"^public.size=5000 .* there are 1597 training samples; use at most 1585"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_with_the_numbers(
@@ -181,6 +186,56 @@ def test_a_partition_that_leaves_a_client_without_data_is_refused(digits: Prepar
 
     with pytest.raises(SettingError, match="leaves 1 of 6 clients without training data"):
         division(digits, OneRowForTheFirst())
+
+
+class Nameless:
+    pass
+
+
+class ReturnsNone:
+    def partitioner(self, clients: int, rows: int, seed: int) -> Any:
+        return None
+
+
+class Raises:
+    def partitioner(self, clients: int, rows: int, seed: int) -> Any:
+        raise RuntimeError("boom")
+
+
+class DealsAllToAll:
+    num_partitions = CLIENTS
+
+    def partitioner(self, clients: int, rows: int, seed: int) -> Any:
+        return self
+
+    def load_partition(self, partition_id: int) -> Any:
+        return self.dataset
+
+
+class DealsNothing(DealsAllToAll):
+    def load_partition(self, partition_id: int) -> Any:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("partition", "message"),
+    [
+        (
+            Nameless(),
+            r"^partition: Nameless has no method partitioner; a partition has partitioner\(clients, rows, seed\)",
+        ),
+        (
+            ReturnsNone(),
+            r"^partition: ReturnsNone.partitioner returned a NoneType, expected a partitioner of flwr_datasets",
+        ),
+        (Raises(), r"^partition Raises failed: RuntimeError: boom \(test_division.py:\d+\)$"),
+        (DealsAllToAll(), r"^partition: DealsAllToAll dealt a row twice"),
+        (DealsNothing(), r"^partition: DealsNothing failed: TypeError: .*not subscriptable"),
+    ],
+)
+def test_a_mistake_in_a_users_partition_is_one_line(digits: Prepared, partition: Any, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        division(digits, partition)
 
 
 def test_a_missing_column_is_refused_with_those_that_exist(digits: Prepared) -> None:

@@ -1,6 +1,7 @@
 """Data sets: digits embedded, others through the data set library from a folder in the hub's layout."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
 from fedkd.data import prepare as preparing
-from fedkd.data.prepare import prepare
-from fedkd.data.sources import DATA, Digits, HubImages
+from fedkd.data.prepare import check_rows, prepare
+from fedkd.data.sources import DATA, Digits, HubImages, Rows
 from fedkd.errors import SettingError
 
 
@@ -102,3 +103,82 @@ def test_the_data_sets_of_the_command_are_those_of_the_hub() -> None:
         "cifar10": "uoft-cs/cifar10",
         "images": None,
     }
+
+
+def rows(**changes: Any) -> Rows:
+    right: dict[str, Any] = {
+        "images": np.zeros((6, 4, 5, 1), np.uint8), "labels": np.arange(6) % 2, "train_size": 4,
+        "class_names": ("a", "b"), "columns": {},
+    }  # fmt: skip
+    return Rows(**{**right, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"images": np.zeros((6, 4, 5), np.uint8)},
+            r"images of uint8 and shape \[6, 4, 5\], expected .*\[\.\.\., None\]",
+        ),
+        ({"images": np.zeros((6, 4, 5, 1))}, r"images of float64, expected uint8 from 0 to 255"),
+        ({"labels": np.arange(6) % 2 + 1}, r"labels from 1 to 2, expected from 0 to 1: class_names has 2"),
+        ({"labels": np.arange(6) % 2 - 1}, r"labels from -1 to 0, expected from 0 to 1"),
+        ({"labels": np.arange(5) % 2}, r"labels of int64 and shape \[5\], expected an array of 6 whole numbers"),
+        ({"labels": np.zeros(6)}, r"labels of float64"),
+        ({"train_size": 7}, r"train_size=7, expected from 1 to its 6 rows"),
+        ({"train_size": 0}, r"the training split has no rows"),
+        ({"columns": {"writer": np.arange(5)}}, r"a column writer of int64 and shape \[5\], expected 6 values"),
+    ],
+)
+def test_rows_that_are_no_data_set_are_refused_with_what_is_wrong(changes: dict[str, Any], message: str) -> None:
+    check_rows(rows(), "Mine")
+    with pytest.raises(SettingError, match=f"^data: (Mine has )?{message}"):
+        check_rows(Rows(**{**vars(rows()), **changes}), "Mine")
+
+
+class Half:
+    def load(self) -> Any:
+        return None
+
+
+class Empty(Half):
+    def content_key(self) -> str:
+        return "a/b"  # any text is a key
+
+
+class Failing(Empty):
+    def load(self) -> Any:
+        raise KeyError("x")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (Half(), r"^data: Half has no method content_key; a data set has content_key\(\) and load\(\)"),
+        (Empty(), r"^data: Empty.load returned a NoneType, expected a fedkd.data.sources.Rows"),
+        (Failing(), r"^data Failing failed: KeyError: 'x' \(test_sources.py:\d+\)$"),
+    ],
+)
+def test_a_mistake_in_a_users_data_set_is_one_line(source: Any, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        prepare(source)
+
+
+def test_a_users_data_set_is_loaded_again_once_its_file_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Changing:
+        def content_key(self) -> str:
+            return "changing"
+
+        def load(self) -> Rows:
+            return rows()
+
+    first = prepare(Changing()).key
+    assert prepare(Changing()).key == first
+    monkeypatch.setattr(preparing, "code_hash", lambda thing: "another")
+    assert prepare(Changing()).key != first
+
+
+def test_a_folder_that_holds_arrays_is_told_what_can_be_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "train.npz", images=np.zeros(3))
+    with pytest.raises(SettingError, match=r"train/CLASS/NAME.png; for other forms, such as NumPy's, write a data set"):
+        HubImages(path=str(tmp_path)).load()
