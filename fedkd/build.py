@@ -463,8 +463,10 @@ def _privacy(guard: Guard, exchanges: bool) -> dict[str, Any]:
     """Return what is said of privacy before the run."""
     if guard.mechanism is None or guard.plan is None:
         return nothing_claimed(guard.reason if exchanges else "nothing leaves a client")
-    delta = getattr(guard.mechanism, "delta", 1e-5)
-    return {"mechanism": guard.name, "reason": claim_text(guard.mechanism, guard.plan, delta)}
+    mechanism = guard.mechanism
+    delta = getattr(mechanism, "delta", 1e-5)
+    said = {"mechanism": guard.name, "reason": claim_text(mechanism, guard.plan, delta)}
+    return {**said, "unit": mechanism.unit, "adversary": next(iter(mechanism.protects_from), None)}
 
 
 def _privacy_warnings(guard: Guard) -> tuple[str, ...]:

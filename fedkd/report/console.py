@@ -27,6 +27,8 @@ class ConsoleReport:
             self._console = Console(highlight=False, soft_wrap=True, width=NO_TERMINAL_WIDTH)
         self._progress: Progress | None = None
         self._task: Any = None
+        self._claimed = ""
+        """Of what the round lines' epsilon is, and against whom."""
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -37,6 +39,8 @@ class ConsoleReport:
         """Print what will run."""
         for warning in plan.warnings:
             self._console.print(f"Warning: {warning}", style="yellow", markup=False)
+        if plan.privacy.get("adversary"):
+            self._claimed = f" ({plan.privacy['unit']}, against {plan.privacy['adversary']})"
         if self._quiet:
             return
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -95,7 +99,7 @@ class ConsoleReport:
         if row["effective_neighbors"] is not None:
             parts.append(f"neighbors {row['effective_neighbors']:.1f}")
         if row["epsilon"] is not None:
-            parts.append(f"epsilon {rounded_up(row['epsilon'])}")
+            parts.append(f"epsilon {rounded_up(row['epsilon'])}{self._claimed}")
         parts.append(f"up {size(row['bytes_up'])}, down {size(row['bytes_down'])}")
         parts.append(f"{row['seconds']:.1f} s")
         for status in ("rejected", "failed"):

@@ -581,7 +581,7 @@ def test_a_run_prints_what_it_claims_assumes_and_leaves_out_and_warns_of_hopeles
     ):  # fmt: skip
         assert words in said
     assert said.index("Warning") < said.index("round 1/3")
-    assert "epsilon 8 up" in said[said.index("round 3/3") :]
+    assert "epsilon 8 (client, against server) up" in said[said.index("round 3/3") :]
     assert "Privacy: client-level epsilon 8 at delta 1e-05 against the server" in said[said.index("After round 3") :]
 
 
@@ -601,6 +601,16 @@ def test_on_flowers_nodes_a_run_says_that_its_seed_is_sent(
     warning = f"Warning: privacy={name}: every message carries the scenario with its seed"
     assert (warning in said) == (name != "swing")
     assert ("among real parties nothing is protected" in said) == (name != "swing")
+
+
+def test_a_run_says_that_an_epsilon_counted_by_votes_is_private_itself(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    run(scenario(**protected("gnmax", report={"console": True, "plots": False})), tmp_path / "run")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "computed from the votes, so it is private itself" in said[: said.index("round 1/3")]
+    assert "(client, against clients) up" in said[said.index("round 1/3") :]
+    assert "private itself" in stored(tmp_path / "run")["privacy"]["outside"][-1]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -16,7 +16,7 @@ from fedkd.errors import SettingError
 from fedkd.privacy.claims import Adversary, Unit
 from fedkd.privacy.events import GaussianRows, NoisyVotes
 from fedkd.privacy.gaussian import mu_at
-from fedkd.privacy.ledger import Spending
+from fedkd.privacy.ledger import DATA_DEPENDENT, Spending
 from fedkd.privacy.mechanisms.mechanism import DERIVED, OUTSIDE_SERVER, SEES_TEACHERS, TRUSTED_SERVER
 from fedkd.privacy.plan import Plan, check_budget, check_client_delta, check_local, hopeless
 from fedkd.privacy.renyi import ORDERS
@@ -49,7 +49,7 @@ class GnMax:
     protects_from: ClassVar[tuple[Adversary, ...]] = SEES_TEACHERS
     refuses: ClassVar[Mapping[str, str]] = {**DERIVED, "clip_norm": "a vote needs no clipping"}
     assumptions: ClassVar[tuple[str, ...]] = TRUSTED_SERVER
-    outside: ClassVar[tuple[str, ...]] = OUTSIDE_SERVER
+    outside: ClassVar[tuple[str, ...]] = (*OUTSIDE_SERVER, f"where rdp is the accountant, {DATA_DEPENDENT}")
 
     epsilon: float | None = None
     """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given; inf protects nothing, as
