@@ -339,6 +339,8 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         ),
         label_counts=np.array(counts),
         class_names=class_names,
+        examples="windows" if isinstance(place.task, TextTask) else "samples",
+        dealt="texts" if isinstance(place.task, TextTask) else "samples",
         public_set=place.task.describe(scenario.public.size)
         if isinstance(place.task, TextTask)
         else describe(scenario.public, scenario.public_data.name),

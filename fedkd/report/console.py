@@ -56,7 +56,7 @@ class ConsoleReport:
             + (f"; distillation loss {plan.loss}" if plan.exchanges else ""),
             "data": f"{data['name']}, {len(plan.class_names)} classes; "
             f"partition {_settings(plan.scenario['partition'])}",
-            "clients": f"{plan.clients} with {sizes[0]} to {sizes[-1]} training samples"
+            "clients": f"{plan.clients} with {sizes[0]} to {sizes[-1]} training {plan.examples}"
             f" (median {int(np.median(sizes))}): {models}",
             **_choices(plan, "heads"),
             "public set": plan.public_set,
@@ -144,7 +144,7 @@ class ConsoleReport:
             )  # fmt: skip
         self._console.print(table)
         if plan.clients <= MOST_CLIENTS_LISTED:
-            self._console.print(_clients_table(last, baseline))
+            self._console.print(_clients_table(last, baseline, plan.examples))
         for line in text_lines(summary):
             self._console.print(line, style="bold" if line.startswith("VOID") else None, markup=False)
         sentence = verdict(summary, plan.strategy)
@@ -193,14 +193,14 @@ def _choices(plan: Plan, *names: str) -> dict[str, str]:
     return {name: _settings(plan.scenario[name]) for name in names if plan.scenario[name]["name"] != "none"}
 
 
-def _clients_table(last: RoundRecord, baseline: Baseline | None) -> Table:
+def _clients_table(last: RoundRecord, baseline: Baseline | None, examples: str) -> Table:
     table = Table(
         title="By client: gain over local-only in points; who teaches it in the last round",
         title_justify="left",
         box=SIMPLE,
         padding=(0, 1, 0, 0),
     )
-    for name in ("client", "model", "samples", "own %", "gain", "bal. %", "gain", "taught by"):
+    for name in ("client", "model", examples, "own %", "gain", "bal. %", "gain", "taught by"):
         table.add_column(
             name, justify="left" if name in ("model", "taught by") else "right", no_wrap=name != "taught by"
         )

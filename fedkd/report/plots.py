@@ -77,7 +77,7 @@ def _band(ax: Any, x: Sequence[int], values: np.ndarray, color: str, style: str,
 
 
 def partition(plan: Plan) -> Figure:
-    """Draw how many training samples of each class each client has."""
+    """Draw how many training samples, or texts, of each class each client has."""
     counts = plan.label_counts.T
     classes, clients = counts.shape
     figure = Figure(figsize=(min(7.0, 2.2 + 0.42 * clients), min(7.0, 1.4 + 0.3 * classes)), layout="constrained")
@@ -93,8 +93,8 @@ def partition(plan: Plan) -> Figure:
         ax.set_yticks(range(classes), plan.class_names)
     ax.set_xlabel("Client")
     ax.set_ylabel("Class")
-    ax.set_title(f"Training samples by class and client ({plan.scenario['partition']['name']})")
-    figure.colorbar(image, ax=ax, label="Samples")
+    ax.set_title(f"Training {plan.dealt} by class and client ({plan.scenario['partition']['name']})")
+    figure.colorbar(image, ax=ax, label=plan.dealt.capitalize())
     _frame(ax)
     return figure
 

@@ -36,11 +36,16 @@ class Plan:
     architectures: tuple[str, ...]
     parameters: Mapping[str, int]
     train_sizes: tuple[int, ...]
+    """By client, in ``examples``."""
     label_counts: np.ndarray
-    """[K, C]"""
+    """[K, C], in ``dealt``."""
     class_names: tuple[str, ...]
     public_set: str
     """The public set in words."""
+    examples: str
+    """What clients train on: samples, or windows of text with the canaries among it."""
+    dealt: str
+    """What the partition deals: samples, or texts."""
     device: str
     engine: str
     loss: str

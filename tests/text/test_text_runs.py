@@ -15,6 +15,8 @@ from torch import nn
 
 from fedkd.build import build
 from fedkd.errors import SettingError
+from fedkd.report import plots
+from fedkd.report.console import ConsoleReport
 from fedkd.report.folder import RunFolder
 from fedkd.run import resume, run
 from fedkd.scenario import Scenario
@@ -231,3 +233,13 @@ def test_what_is_for_text_is_refused_beside_images(changes: dict[str, Any], reas
     images = {"data": {"name": "digits"}, "partition": {"name": "iid"}, "models": ["mlp"]}
     with pytest.raises(SettingError, match=reason):
         build(Scenario.parse({**TINY_TEXT, **images, **changes}), threading.Event())
+
+
+def test_the_plan_the_tables_and_the_picture_say_whether_they_count_windows_or_texts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = text_experiment().plan
+    assert plan.label_counts.sum() < sum(plan.train_sizes)  # a text is more than one window
+    assert plots.partition(plan).axes[0].get_title() == "Training texts by class and client (whole_ids)"
+    ConsoleReport().plan(plan, "out")
+    assert f"with {min(plan.train_sizes)} to {max(plan.train_sizes)} training windows" in capsys.readouterr().out
