@@ -5,12 +5,14 @@ engine) is a Hydra group; a scenario file becomes one option of each of these gr
 top of a scenario replaces its strategy whole and keeps none of its fields.
 """
 
+import csv
 import logging
 import os
 import re
+import shlex
 import sys
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -301,6 +303,7 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> bool
     sweeping = "-m" in flags or "--multirun" in flags
     failures: list[FedkdError] = []
     violations: list[bool] = []
+    jobs: list[Path] = []
 
     def task(config: DictConfig) -> dict[str, Any] | None:
         from fedkd.run import resume, run
@@ -308,10 +311,12 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> bool
         plain: Any = OmegaConf.to_container(config, resolve=True)
         scenario = Scenario.parse(plain)
         if sweeping:
-            scenario = _tagged(scenario, swept, HydraConfig.get().overrides.task)
-        if resumed is not None:
-            return resume(scenario, resumed)
-        return run(scenario, Path(HydraConfig.get().runtime.output_dir) if sweeping else None)
+            own = (override.lstrip("+~").partition("=") for override in HydraConfig.get().overrides.task)
+            varied = {key: value for key, _, value in own if key in swept}
+            jobs.append(Path(HydraConfig.get().runtime.output_dir))
+            _list_in_sweep(jobs[-1], varied)
+            return run(_tagged(scenario, varied), jobs[-1])
+        return run(scenario) if resumed is None else resume(scenario, resumed)
 
     def guarded(config: DictConfig) -> dict[str, Any] | None:
         try:
@@ -334,6 +339,11 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> bool
         raise SettingError(" ".join(str(error).split())) from error
     finally:
         sys.argv = before
+        if len(jobs) > 1:
+            sweep, here = jobs[0].parent, Path.cwd()
+            sweep = sweep.relative_to(here) if sweep.is_relative_to(here) else sweep
+            command = ["python", "scripts/compare.py", "--runs", str(sweep), "--out", str(sweep / "comparison")]
+            print(f"Compare the runs: {shlex.join(command)}")  # noqa: T201
     if failures:
         raise failures[0]
     return any(violations)
@@ -347,10 +357,19 @@ _SWEEP = re.compile(r"(choice|range|interval|glob)\(")
 """How a value begins that Hydra takes for several."""
 
 
-def _tagged(scenario: Scenario, swept: Collection[str], overrides: Iterable[str]) -> Scenario:
+def _list_in_sweep(folder: Path, varied: Mapping[str, str]) -> None:
+    """Add one job of a sweep to ``sweep.csv``, which says what varies from folder to folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / "sweep.csv").open("a", newline="") as file:
+        table = csv.writer(file)
+        if file.tell() == 0:
+            table.writerow(["folder", *varied])
+        table.writerow([folder.name, *varied.values()])
+
+
+def _tagged(scenario: Scenario, varied: Mapping[str, str]) -> Scenario:
     """Return one job of a sweep with what distinguishes it from the others as tags, as in ``privacy.epsilon=4``."""
-    own = [override.lstrip("+~") for override in overrides]
-    tags = [override for override in own if override.partition("=")[0] in swept]
+    tags = [f"{key}={value}" for key, value in varied.items()]
     return scenario.changed(report=replace(scenario.report, tags=(*scenario.report.tags, *tags)))
 
 

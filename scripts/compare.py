@@ -2,8 +2,11 @@ r"""Compare methods over settings and seeds: runs them all, then writes tables, 
 
     python scripts/compare.py scenario=digits --methods local_only,fedmd,dsfl,knfu \
         --grid partition.alpha=0.1,1 --seeds 0,1,2 --jobs 2 --out results/compare
+    python scripts/compare.py --runs runs/2026-11-25_sweep --out results/compare
 
-A method is a strategy, with settings of its own behind it and a label before it where wanted; commas part methods:
+The second reads runs that are there, as of `fedkd.simulate -m strategy=knfu,fedmd seed=0,1,2`: any folders, with all
+runs below them, sorted into methods and settings by what differs between them. In the first, a method is a
+strategy, with settings of its own behind it and a label before it where wanted; commas part methods:
 
     --methods "fedmd, sharp=knfu strategy.beta=30, early=fedmd order=distill_first"
 
@@ -16,23 +19,29 @@ import argparse
 import itertools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import yaml
 from jobs import Outcome, Task, is_done, run_all, search_here, with_threads
 from rich.console import Console
 
 from fedkd.checks import at_least, share
-from fedkd.errors import FedkdError, SettingError
+from fedkd.errors import FedkdError, RunError, SettingError
 from fedkd.report.comparison.figures import Line, Options, Setting, compare, twins_of
-from fedkd.report.comparison.finished import Run, read_run
+from fedkd.report.comparison.finished import read_run, runs_below
 from fedkd.report.comparison.pictures import draw
+from fedkd.report.comparison.sorting import in_common, sort_runs
 from fedkd.report.comparison.tables import tables, write_csv
 from fedkd.rows import available_cores
+from fedkd.scenario import Scenario
+from fedkd.settings import flat
 from fedkd.simulate import compose
 
 LAST = 3
+SEEDS = "0,1,2"
 OURS = ("strategy", "seed", "run_dir")
 """Settings that the options of a comparison decide."""
 
@@ -184,21 +193,38 @@ def run_cells(cells: Sequence[Cell], jobs: int, console: Console) -> list[Outcom
     return [outcome for outcome in run_all(to_do, jobs, on_end) if outcome.error]
 
 
-def write(cells: Sequence[Cell], options: Options, out: Path, failed: Sequence[Outcome]) -> str:
-    """Write tables and pictures of the runs that are there into ``out``; return the tables as Markdown."""
-    runs: dict[tuple[str, Setting], dict[int, Run]] = {}
-    gone = {outcome.task.folder for outcome in failed}
-    for cell in cells:
-        if cell.task.folder not in gone:
-            runs.setdefault((cell.method.label, cell.setting), {})[cell.seed] = read_run(cell.task.folder)
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the settings of a run by their dotted names. Raises RunError where they cannot be read."""
+    try:
+        found = flat(yaml.safe_load((folder / "config.yaml").read_text()))
+        return {**found, "name": found["name"], "seed": int(found["seed"]), "strategy.name": found["strategy.name"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise RunError(f"{folder / 'config.yaml'} is not that of a run: {type(error).__name__}: {error}") from error
+
+
+def write(
+    folders: Mapping[tuple[str, Setting], Mapping[int, Path]],
+    last: int,
+    reach: float | None,
+    out: Path,
+    remarks: Sequence[str],
+) -> str:
+    """Write tables and pictures of runs, by method and setting, then by seed, into ``out``; return the tables' text."""
+    out.mkdir(parents=True, exist_ok=True)
+    configs = [read_config(folder) for by_seed in folders.values() for folder in by_seed.values()]
+    runs = {key: {seed: read_run(folder) for seed, folder in by_seed.items()} for key, by_seed in folders.items()}
+    options = Options(
+        last=min(last, *(run.length for by_seed in runs.values() for run in by_seed.values())), reach=reach
+    )
     lines = compare(runs, options)
     twins = twins_of(lines, options)
     made = tables(lines, twins, options)
-    notes = [*_notes(lines), *(f"{outcome.task.name} failed: {outcome.error}." for outcome in failed)]
+    notes = [*_notes(lines), *remarks]
     settings = dict.fromkeys(line.setting for line in lines)
     names = {s: "".join(f"_{slug(f'{key}={value}')}" for key, value in s) for s in settings}
     pictures = draw(lines, twins, out / "plots", names)
-    text = "\n".join([*(table.markdown() for table in made), *(f"- {note}" for note in notes)])
+    common = in_common(configs, flat(Scenario.parse({}).plain()))
+    text = "\n".join([f"{common}\n", *(table.markdown() for table in made), *(f"- {note}" for note in notes)])
     images = "\n".join(f"\n![{path.stem}](plots/{path.name})" for path in pictures)
     (out / "comparison.md").write_text(f"# Comparison\n\n{text}\n{images}\n")
     (out / "comparison.tex").write_text("\n".join(table.latex() for table in made))
@@ -229,14 +255,51 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("settings", nargs="*", help="scenario=NAME and settings of all runs, as for fedkd.simulate")
     made.add_argument("--config", help="a scenario file, in place of scenario=NAME")
     made.add_argument("--config-dir", help="a folder of scenario files")
-    made.add_argument("--methods", required=True, help="strategies, with labels and settings of their own")
+    made.add_argument("--methods", help="strategies, with labels and settings of their own")
     made.add_argument("--grid", nargs="+", action="extend", default=[], metavar="KEY=V,V", help="settings that vary")
-    made.add_argument("--seeds", default="0,1,2", help="default: 0,1,2")
+    made.add_argument("--seeds", help=f"default: {SEEDS}")
     made.add_argument("--jobs", type=int, default=1, help="runs at a time; default: 1")
+    made.add_argument("--runs", type=Path, nargs="+", action="extend", default=[], help="read these; run nothing")
     made.add_argument("--out", type=Path, required=True, help="folder of the runs, tables and pictures")
     made.add_argument("--last", type=int, default=LAST, help=f"rounds in the mean of the last; default: {LAST}")
     made.add_argument("--reach", type=float, help="count the bytes that it takes to reach this accuracy, as in 0.8")
     return made
+
+
+Found = tuple[dict[tuple[str, Setting], dict[int, Path]], list[str], bool]
+"""Folders of finished runs by method and setting, then by seed; remarks on others; whether one has failed."""
+
+
+def _run(given: argparse.Namespace, console: Console) -> Found:
+    """Run what is not done yet."""
+    if given.methods is None:
+        raise SettingError(
+            "give --methods to run, as in --methods local_only,knfu, or --runs FOLDER to read what is there"
+        )
+    base = [*given.settings]
+    for option in ("config", "config_dir"):
+        if getattr(given, option) is not None:
+            base += [f"--{option.replace('_', '-')}", getattr(given, option)]
+    seeds = parse_seeds(given.seeds or SEEDS)
+    cells = plan(base, parse_methods(given.methods), parse_grid(given.grid), seeds, given.out, given.jobs)
+    failed = run_cells(cells, given.jobs, console)
+    gone = {outcome.task.folder for outcome in failed}
+    folders: dict[tuple[str, Setting], dict[int, Path]] = {}
+    for cell in cells:
+        if cell.task.folder not in gone:
+            folders.setdefault((cell.method.label, cell.setting), {})[cell.seed] = cell.task.folder
+    return folders, [f"{outcome.task.name} failed: {outcome.error}." for outcome in failed], bool(failed)
+
+
+def _read(given: argparse.Namespace) -> Found:
+    """Read the runs that are there, and run nothing."""
+    options = ("methods", "grid", "seeds", "config", "config_dir")
+    idle = [*given.settings, *(f"--{name.replace('_', '-')}" for name in options if getattr(given, name))]
+    if idle:
+        raise SettingError(f"--runs reads what is there; leave out {' '.join(idle)}")
+    done, others = runs_below(given.runs)
+    remarks = [f"Left out, as it is not complete: {folder}." for folder in others]
+    return sort_runs({folder: read_config(folder) for folder in done}), remarks, False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -248,18 +311,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         at_least(1, **{"--jobs": given.jobs, "--last": given.last})
         if given.reach is not None:
             share(**{"--reach": given.reach})
-        base = [*given.settings]
-        for option in ("config", "config_dir"):
-            if getattr(given, option) is not None:
-                base += [f"--{option.replace('_', '-')}", getattr(given, option)]
-        cells = plan(
-            base, parse_methods(given.methods), parse_grid(given.grid), parse_seeds(given.seeds), given.out, given.jobs
-        )
-        rounds = min(cell.task.scenario.protocol.rounds for cell in cells)
-        options = Options(last=min(given.last, rounds), reach=given.reach)
-        failed = run_cells(cells, given.jobs, console)
-        if len(failed) < len(cells):
-            console.print(write(cells, options, given.out, failed), markup=False)
+        folders, remarks, failed = _read(given) if given.runs else _run(given, console)
+        if folders:
+            console.print(write(folders, given.last, given.reach, given.out, remarks), markup=False)
             console.print(f"Tables, figures and pictures: {given.out}", markup=False)
         return 1 if failed else 0
     except SettingError as error:

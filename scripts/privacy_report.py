@@ -22,8 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-from compare import Method, parse_methods, parse_seeds, slug
+from compare import Method, parse_methods, parse_seeds, read_config, slug
 from jobs import Outcome, Task, is_done, run_all, search_here, with_threads
 from rich.console import Console
 
@@ -32,9 +31,8 @@ from fedkd.errors import FedkdError, SettingError
 from fedkd.privacy.mechanisms import CentralGaussian, GnMax
 from fedkd.report.comparison.budget_picture import draw_budgets
 from fedkd.report.comparison.budgets import Entry, Point, check_alike, entries, read_point, table, write_runs
-from fedkd.report.comparison.finished import status
+from fedkd.report.comparison.finished import runs_below
 from fedkd.rows import available_cores
-from fedkd.settings import flat
 from fedkd.shelf import find
 from fedkd.simulate import compose
 
@@ -128,17 +126,6 @@ def run_cells(cells: Sequence[Cell], jobs: int, console: Console) -> list[Outcom
     return [outcome for outcome in run_all(to_do, jobs, on_end) if outcome.error]
 
 
-def stored_runs(folders: Sequence[Path]) -> list[Path]:
-    """Return the completed runs in and below some folders. Raises SettingError where there are none."""
-    found = []
-    for folder in folders:
-        below = sorted(path.parent for path in folder.rglob("summary.json"))
-        if not below:
-            raise SettingError(f"--runs {folder}: there is no finished run in or below it")
-        found += [run for run in below if status(run) == "completed"]
-    return found
-
-
 def write(found: Sequence[Entry], notes: Sequence[str], out: Path) -> str:
     """Write table, figures and picture into ``out``; return the table as Markdown."""
     out.mkdir(parents=True, exist_ok=True)
@@ -194,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.runs:
             if given.settings:
                 raise SettingError(f"--runs reads what is there; leave out {' '.join(given.settings)}")
-            folders: dict[Path, str | None] = dict.fromkeys(stored_runs(given.runs))
+            folders: dict[Path, str | None] = dict.fromkeys(runs_below(given.runs)[0])
         else:
             base = [*given.settings]
             for option in ("config", "config_dir"):
@@ -210,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folders = {cell.task.folder: cell.label for cell in cells if cell.task.folder not in gone}
         if folders:
             if given.runs:
-                check_alike({folder: flat(yaml.safe_load((folder / "config.yaml").read_text())) for folder in folders})
+                check_alike({folder: read_config(folder) for folder in folders})
             points: list[Point] = [read_point(folder, label) for folder, label in folders.items()]
             found = entries(points)
             console.print(write(found, notes_on(found, failed), given.out), markup=False)

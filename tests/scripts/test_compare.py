@@ -192,6 +192,23 @@ def test_a_comparison_of_one_run_in_this_process(
         (row,) = csv.DictReader(file)
     run = read_run(tmp_path / "runs" / "knfu" / "all" / "seed0")
     assert float(row["global_accuracy"]) == pytest.approx(run.of_client("global_accuracy")[-1].mean())
+    assert text.splitlines()[2].startswith("All runs: scenario digits, seed=0, clients=4, samples_per_client=20,")
+    monkeypatch.setattr(compare, "draw", lambda *_: [])
+    assert compare.main(["--runs", str(tmp_path), "--out", str(tmp_path / "again"), "--reach", "0.1"]) == 0
+    again = (tmp_path / "again" / "comparison.md").read_text()
+    assert again.splitlines()[:8] == text.splitlines()[:8]
+
+
+def test_reading_runs_takes_no_settings_and_running_them_needs_methods(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = ["--out", str(tmp_path)]
+    assert compare.main(["rounds=1", "--runs", str(tmp_path), "--seeds", "0", *out]) == 2
+    assert "leave out rounds=1 --seeds" in capsys.readouterr().err
+    assert compare.main(["--runs", str(tmp_path), *out]) == 2
+    assert "there is no finished run in or below it" in capsys.readouterr().err
+    assert compare.main(out) == 2
+    assert "give --methods to run" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -15,12 +15,13 @@ from typing import Any
 import yaml
 
 from fedkd.errors import RunError, SettingError
+from fedkd.report.comparison import sorting
 from fedkd.report.comparison.finished import read_run
 from fedkd.report.comparison.statistics import Interval, interval
 from fedkd.report.comparison.tables import NOTHING, Table, percent, plain, points
 
 UNPROTECTED = "none"
-FREE = ("privacy", "seed", "report", "engine", "run_dir", "checkpoint", "state", "device", "description", "name")
+FREE = ("privacy", *sorting.FREE)
 """Settings in which the runs of one report may differ, beside who attacks."""
 FIGURES = ("balanced", "own", "teacher", "cost", "auc", "tpr")
 """``cost``: accuracy on the balanced test less that of the unprotected run of the same seed."""

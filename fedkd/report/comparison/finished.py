@@ -3,14 +3,15 @@
 import csv
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedkd.errors import RunError
+from fedkd.errors import RunError, SettingError
 from fedkd.report.rows import ACCURACIES, VALIDATION
 
 NAMES = (*ACCURACIES, VALIDATION)
@@ -52,6 +53,22 @@ def status(folder: Path) -> str | None:
     except (OSError, ValueError) as error:
         raise RunError(f"{folder / 'summary.json'} cannot be read: {error}") from error
     return str(found["status"])
+
+
+def runs_below(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the completed runs in and below some folders, and the others. Raises SettingError where none is complete.
+
+    Folders are in the order of their numbers: 2 before 10.
+    """
+    done: dict[Path, None] = {}
+    others: dict[Path, None] = {}
+    for folder in folders:
+        below = [path.parent for path in folder.rglob("config.yaml")]
+        for run in sorted(below, key=_by_numbers):
+            (done if status(run) == "completed" else others)[run] = None
+        if not any(run in done for run in below):
+            raise SettingError(f"--runs {folder}: there is no finished run in or below it")
+    return list(done), list(others)
 
 
 def read_run(folder: Path) -> Run:
@@ -104,6 +121,11 @@ def mean_over_clients(values: np.ndarray) -> np.ndarray:
     counts = known.sum(axis=1)
     sums = np.where(known, values, 0.0).sum(axis=1)
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _by_numbers(path: Path) -> list[str | int]:
+    """Return what sorts paths by the numbers in them, as people do."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def _numbers(rows: list[dict[str, Any]]) -> list[int]:
