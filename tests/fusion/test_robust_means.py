@@ -188,6 +188,14 @@ def test_krums_ties_are_found_in_spite_of_rounding(factor: float):
     assert_equals(krum(values, attackers=1)[1], [0.0, 0.5, 0.5, 0.0, 0.0])
 
 
+@pytest.mark.parametrize("seed", [4, 7, 13])
+def test_uploads_that_mirror_each_other_tie_although_their_sums_round_otherwise(seed: int):
+    """Turning the order of all samples around leaves every distance: clients 2 and 3 are 0 and 1 turned around."""
+    values = torch.tensor(np.random.default_rng(seed).normal(size=(2, 30, 7)), dtype=torch.float32)
+    weights = krum(torch.cat([values, values.flip(1)]), attackers=1)[1]
+    assert weights[:2].tolist() == weights[2:].tolist()
+
+
 def test_large_logits_cost_krum_no_precision():
     """Honest logits differ by 0.01 at 1000: squares that are expanded before they are subtracted would lose that.
 
