@@ -175,7 +175,7 @@ def _check_images(images: object, name: str) -> None:
     if images.dtype != np.uint8:
         raise SettingError(
             f"data: {name} has images of {images.dtype}, expected uint8 from 0 to 255, as in"
-            " (255 * images).round().astype(np.uint8)"
+            " (255 * images).round().astype(np.uint8) where they are from 0 to 1"
         )
 
 
