@@ -3,7 +3,7 @@
 Written from the settings classes, so that it cannot say less or more than the program does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ options
   --config FILE      run a scenario file, such as the config.yaml of a run
   -m                 sweep over values given as a,b,c
   --cfg job          print the scenario and stop
-  --help             this text
+  --help             this text; with choices before it, as in strategy=knfu --help, that on these alone
 
 Exit status: 0 done, 1 the run failed, 2 bad input (nothing was run), 3 an audit refutes what the run claims,
 130 interrupted (finished rounds are kept)."""
@@ -50,13 +50,7 @@ def manual(scenarios: Mapping[str, Path]) -> str:
     parts.append("\n".join(["settings", *top]))
     for section, cls in SECTIONS.items():
         parts.append("\n".join([_first_line(cls), *_settings(cls, section, defaults(cls))]))
-    for group in GROUPS:
-        needs = f" with {METHODS[group]}: docs/extending.md" if group in METHODS else ""
-        lines = [f"{group}=NAME, with its own settings; or {group}=package.module:Class{needs}"]
-        for name in names(group):
-            cls, fields = find(group, name)
-            lines += [f"  {group}={name}", f"      {_first_line(cls)}", *_settings(cls, group, fields, indent=4)]
-        parts.append("\n".join(lines))
+    parts += [_choices(group, names(group)) for group in GROUPS]
     models = [f"  {name:<10} {_first_line(factory)}" for name, factory in ZOO.items()]
     parts.append(
         "\n".join(
@@ -68,6 +62,21 @@ def manual(scenarios: Mapping[str, Path]) -> str:
         f"  {', '.join(LANGUAGE_ZOO)}"
     )
     return "\n\n".join(parts)
+
+
+def manual_of(chosen: Mapping[str, Sequence[str]]) -> str:
+    """Return the text on choices alone, by group. Raises SettingError for one that does not exist."""
+    parts = [_choices(group, of_group) for group, of_group in chosen.items()]
+    return "\n\n".join([*parts, "Everything else: python -m fedkd.simulate --help"])
+
+
+def _choices(group: str, of_group: Sequence[str]) -> str:
+    needs = f" with {METHODS[group]}: docs/extending.md" if group in METHODS else ""
+    lines = [f"{group}=NAME, with its own settings; or {group}=package.module:Class{needs}"]
+    for name in of_group:
+        cls, fields = find(group, name)
+        lines += [f"  {group}={name}", f"      {_first_line(cls)}", *_settings(cls, group, fields, indent=4)]
+    return "\n".join(lines)
 
 
 def _settings(cls: Any, section: str, values: Mapping[str, Any], indent: int = 2) -> list[str]:

@@ -50,9 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(given: list[str]) -> int:
     if "-h" in given or "--help" in given:
-        from fedkd.manual import manual
+        from fedkd.manual import manual, manual_of
 
-        print(manual(scenario_files(_value_of(given, "--config-dir")[1])))  # noqa: T201
+        chosen = {key: values for key, values in _overrides(given) if key in GROUPS}
+        scenarios = scenario_files(_value_of(given, "--config-dir")[1])
+        print(manual_of(chosen) if chosen else manual(scenarios))  # noqa: T201
         return 0
     given, flags, resumed = _prepare(given)
     if _run_hydra(given, flags, resumed):

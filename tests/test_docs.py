@@ -40,6 +40,15 @@ def test_every_scenario_and_choice_that_is_named_exists(document: str) -> None:
             assert name in {*names(group), "my_rule"}, f"{group}={name}"
 
 
+def test_every_column_of_a_run_is_explained() -> None:
+    from fedkd.messages import ClientRecord, RoundRecord
+    from fedkd.report.rows import client_row, round_row
+
+    client = ClientRecord(client_id=0, architecture="mlp", status="ok", train_size=1)
+    columns = {*client_row(client, 1, None, None), *round_row(RoundRecord(round=1, clients=(client,), seconds=0), None)}
+    assert columns <= set(re.findall(r"`(\w+)`", (ROOT / "docs/columns.md").read_text()))
+
+
 def test_the_parts_of_ones_own_run_as_they_are_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fedkd.simulate import main
 

@@ -15,6 +15,8 @@ from fedkd.report.rows import Baseline, Plan, client_rows, verdict
 
 MOST_CLIENTS_LISTED = 20
 NO_TERMINAL_WIDTH = 100
+WORDS = {"local": "own", "global": "balanced"}
+"""What people are told, by what files call it."""
 
 
 class ConsoleReport:
@@ -95,7 +97,7 @@ class ConsoleReport:
             if row[name] is not None:
                 gain = row[f"{short}_gain"]
                 beside = "" if gain is None else f" ({100 * gain:+.1f})"
-                parts.append(f"{short} {100 * row[name]:.1f} ±{100 * row[f'{name}_std']:.1f}{beside}")
+                parts.append(f"{WORDS[short]} {100 * row[name]:.1f} ±{100 * row[f'{name}_std']:.1f}{beside}")
         if row["effective_neighbors"] is not None:
             parts.append(f"neighbors {row['effective_neighbors']:.1f}")
         if row["epsilon"] is not None:

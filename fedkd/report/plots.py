@@ -106,9 +106,11 @@ def fusion_weights(plan: Plan, weights: np.ndarray, number: int) -> Figure:
     figure = Figure(figsize=(7.0, 3.1), layout=ConstrainedLayoutEngine(wspace=0.08))
     axes = figure.subplots(1, 2)
     for ax, values, title, label, top in (
-        (axes[0], weights, f"Fusion weights, round {number} ({plan.strategy})", "Weight", np.nanmax(weights)),
+        # Weights are often all near 1/K: on a scale up to 1 many clients would be one color.
+        (axes[0], weights, f"Fusion weights, round {number} ({plan.strategy})", "Weight (scale ends at the largest)",
+         np.nanmax(weights)),
         (axes[1], similarity, "Similarity of label distributions", "1 − total variation", 1.0),
-    ):
+    ):  # fmt: skip
         image = ax.imshow(values, cmap="viridis", vmin=0, vmax=top)
         ax.set_title(title)
         _client_ticks(ax.set_xticks, plan.clients, most=10)

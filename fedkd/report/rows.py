@@ -185,7 +185,7 @@ def verdict(last: Mapping[str, Any], strategy: str) -> str:
         word = "equals" if abs(points) < 0.05 else "beats" if points > 0 else "LOSES to"
         size = "" if word == "equals" else f" by {abs(points):.1f} points"
         parts.append(f"{word} local training{size} {where} ({harmed:.0f} % of the clients are worse off)")
-    return f"{strategy} {parts[0]}, and {parts[1]}."
+    return f"{strategy} {parts[0]}, and {parts[1]}. One seed is no test; scripts/compare.py makes one over several."
 
 
 def _values(clients: Sequence[ClientRecord], name: str) -> list[float]:

@@ -71,7 +71,16 @@ def test_a_run_writes_all_that_is_promised(capsys: pytest.CaptureFixture[str]) -
         assert (folder / "plots" / f"{name}.png").stat().st_size > 5000
         assert (folder / "plots" / f"{name}.pdf").exists()
     printed = capsys.readouterr().out
-    for words in ("round 1/2", "local_only", "By client", "training by", "knfu (beta=10.0"):
+    for words in (
+        "round 1/2",
+        "local_only",
+        "By client",
+        "training by",
+        "knfu (beta=10.0",
+        "  own ",
+        "  balanced ",
+        "One seed",
+    ):
         assert words in printed
 
 
@@ -199,6 +208,16 @@ def test_a_run_dir_with_a_run_in_it_is_never_overwritten(capsys: pytest.CaptureF
     assert main([*TINY, "baseline=none", "run_dir=out", "seed=9"]) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in Path("out").iterdir() if path.is_file()} == before
+
+
+def test_help_on_choices_says_nothing_of_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["strategy=knfu,toys:Mean", "codec=top_k", "--help"]) == 0
+    said = capsys.readouterr().out
+    for words in ("strategy.beta=10.0", "strategy=toys:Mean", "codec=top_k"):
+        assert words in said
+    assert len(said.splitlines()) < 60
+    assert main(["strategy=knfuu", "--help"]) == 2
+    assert "did you mean 'knfu'" in capsys.readouterr().err
 
 
 def test_help_explains_every_setting_and_lists_every_name(capsys: pytest.CaptureFixture[str]) -> None:
