@@ -98,7 +98,9 @@ class Ray:
                 ray.init(address="local", num_cpus=self.workers or available_cores(), include_dashboard=False, **quiet)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             where = "start Ray on this machine" if self.address is None else f"reach a Ray cluster at {self.address}"
-            raise SettingError(f"engine.address: cannot {where}: {' '.join(str(error).split())[:300]}") from error
+            advice = "; start one there (ray start --head) and open its port, or leave address out to start Ray here"
+            reason = " ".join(str(error).split())[:300]
+            raise SettingError(f"engine.address: cannot {where}: {reason}{advice if self.address else ''}") from error
         try:
             self._slots(architectures, [1.0] * len(architectures), device)
             yield
