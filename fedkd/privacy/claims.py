@@ -1,7 +1,8 @@
 """What a run may say: an epsilon with everything that it means, or none with the reason."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Unit = Literal["record", "client"]
@@ -9,6 +10,7 @@ Unit = Literal["record", "client"]
 Adversary = Literal["server", "clients", "outsiders"]
 """Who looks: the server, other clients, or outsiders, who learn what clients are sent."""
 ADVERSARIES: tuple[Adversary, ...] = ("server", "clients", "outsiders")
+IN_WORDS = {"server": "the server", "clients": "other clients", "outsiders": "outsiders"}
 
 SIMULATED = "noise is drawn from seeded streams: this simulates privacy, it protects nobody"
 
@@ -38,7 +40,9 @@ class Claim:
         >>> print(Claim(unit="record", adversary="server", delta=1e-5, reason="raw predictions are uploaded").text())
         no record-level claim against the server: raw predictions are uploaded
         """
-        who = {"server": "the server", "clients": "other clients", "outsiders": "outsiders"}[self.adversary]
+        return self._against(IN_WORDS[self.adversary])
+
+    def _against(self, who: str) -> str:
         whose = "" if self.client is None else f" for client {self.client}"
         if self.epsilon is None:
             return f"no {self.unit}-level claim{whose} against {who}: {self.reason}"
@@ -48,6 +52,19 @@ class Claim:
             f"{self.unit}-level epsilon {rounded_up(self.epsilon)} at delta {self.delta:g}{whose} against {who}"
             f" ({meaning}){notes}"
         )
+
+
+def claim_lines(claims: Iterable[Claim]) -> list[str]:
+    """Return claims for a report, a line each; those that claim nothing for the same reason share one.
+
+    >>> claim_lines(Claim(unit="record", adversary=who, delta=1e-5, reason="no noise") for who in ADVERSARIES)
+    ['no record-level claim against the server, other clients or outsiders: no noise']
+    """
+    alike: dict[Claim, list[str]] = {}
+    for claim in claims:
+        key = claim if claim.epsilon is not None else replace(claim, adversary="server")
+        alike.setdefault(key, []).append(IN_WORDS[claim.adversary])
+    return [claim._against(" or ".join(filter(None, (", ".join(who[:-1]), who[-1])))) for claim, who in alike.items()]
 
 
 def rounded_up(epsilon: float) -> str:

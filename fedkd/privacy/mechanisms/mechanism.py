@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar, Protocol, runtime_checkable
 
-from fedkd.privacy.claims import ADVERSARIES, Adversary, Claim, Unit
+from fedkd.privacy.claims import ADVERSARIES, Adversary, Claim, Unit, claim_lines
 from fedkd.privacy.composition import Accountant
 from fedkd.privacy.events import NoClaim
 from fedkd.privacy.ledger import Ledger, Spending
@@ -82,7 +82,7 @@ def planned_claims(
 
 def claim_text(mechanism: Mechanism, plan: Plan, delta: float) -> str:
     """Return what a run may say of its privacy before it starts, a line each: claims, noise, assumptions, limits."""
-    lines = [claim.text() for claim in planned_claims(mechanism, plan, delta)]
+    lines = claim_lines(planned_claims(mechanism, plan, delta))
     lines += [f"noise: {mechanism.noise_in(plan)[1]}"]
     lines += [f"assumed: {assumption}" for assumption in mechanism.assumptions]
     return "\n".join([*lines, *(f"outside the claim: {fact}" for fact in mechanism.outside)])

@@ -83,7 +83,7 @@ class Swing:
         "delta": NO_BUDGET,
         "sensitivity": "it is never a setting, and swing has none",
     }
-    assumptions: ClassVar[tuple[str, ...]] = (REASON,)
+    assumptions: ClassVar[tuple[str, ...]] = ()
     outside: ClassVar[tuple[str, ...]] = ()
 
     detector: Detector = "confidence"
