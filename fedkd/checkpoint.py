@@ -47,7 +47,7 @@ class Checkpoint:
     server: Mapping[str, Any]
     scenario: Mapping[str, Any]
     versions: Mapping[str, str]
-    """What the run is computed with: versions, and the device."""
+    """What the run is computed with: versions, the device, and hashes of users' own modules."""
 
 
 class CheckpointFolder:

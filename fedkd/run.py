@@ -2,6 +2,7 @@
 
 import math
 import platform
+import shlex
 import sys
 import threading
 import time
@@ -25,6 +26,8 @@ from fedkd.build import Experiment, build, round_costs
 from fedkd.engines.job import Engine, Job, OnReply, Order
 from fedkd.errors import FedkdError, RunError, SettingError
 from fedkd.messages import RoundRecord
+from fedkd.naming import code_hash, is_import_path
+from fedkd.privacy.claims import claim_lines
 from fedkd.report.console import ConsoleReport
 from fedkd.report.folder import RunFolder, claimed, recorded_rounds, stored_records
 from fedkd.report.options import Report
@@ -40,6 +43,7 @@ from fedkd.report.rows import (
 )
 from fedkd.scenario import Scenario
 from fedkd.settings import flat
+from fedkd.shelf import GROUPS
 from fedkd.text.task import TextTask
 from fedkd.worker import crew, hire
 
@@ -47,6 +51,9 @@ SEED_IS_SENT = (
     "every message carries the scenario with its seed, from which whoever reads it can draw all noise again; among real"
     " parties nothing is protected, and the epsilon is that of a simulation"
 )
+
+CODE = "code of "
+"""How the hash of a user's module is named in a checkpoint: ``code of my_rule:Agree``."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,12 @@ def resume(scenario: Scenario, run_dir: Path) -> dict[str, Any]:
             f"{name} was {checkpoint.versions[name]} when the run began and is {now.get(name)} now; the last digits may"
             " differ"
             for name in others
+            if not name.startswith(CODE)
         ]
+        for name in others:
+            if name.startswith(CODE) and checkpoint.round < experiment.plan.rounds:
+                experiment = warned(experiment, f"the {name} has changed: from round {checkpoint.round + 1} on this is"
+                                                " another experiment")  # fmt: skip
         warning = run_again(experiment, checkpoint.round, recorded_rounds(run_dir), others)
         if warning is not None:
             experiment = warned(experiment, warning)
@@ -177,6 +189,7 @@ def _conduct(
 
     baseline: Baseline | None = None
     changed: set[int] = set()
+    conditions = _conditions(experiment)  # of now: what is edited while the run goes on has been imported before
 
     def on_round(record: RoundRecord) -> None:
         if experiment.exposures is not None and record.round == experiment.plan.rounds:
@@ -190,7 +203,7 @@ def _conduct(
         changed.update(experiment.server.participants)
         if witness is not None:
             witness.save()
-        _checkpoint(experiment, record.round, changed, folder)
+        _checkpoint(experiment, record.round, changed, folder, conditions)
         console.round(row, experiment.plan.rounds)
         if wandb is not None:
             wandb.round(row)
@@ -211,8 +224,9 @@ def _conduct(
         if experiment.plan.exchanges:
             check_alive(records)
         status = "completed"
-    except (KeyboardInterrupt, SystemExit):  # the latter by `flwr stop`
+    except (KeyboardInterrupt, SystemExit) as interruption:  # the latter by `flwr stop`
         status = "interrupted"
+        interruption.add_note(_left(experiment, folder.path, len(records)))
         raise
     finally:
         console.stop()
@@ -223,12 +237,19 @@ def _conduct(
         pictures: list[Path] = []
         if status == "completed":
             pictures = _pictures(experiment, records, baseline, folder.path, options.plots)
-            console.summary(experiment.plan, summary, records[-1], baseline, str(folder.path))
+            console.summary(experiment.plan, summary, records[-1], baseline, str(folder.path), bool(pictures))
             pictures += _audit(experiment, folder.path, summary)
         if wandb is not None:
             last = client_rows(records[-1], baseline) if records else []
             wandb.finish(summary, last, epsilon_rows(records), pictures, status=0 if status == "completed" else 1)
     return summary
+
+
+def _left(experiment: Experiment, path: Path, rounds: int) -> str:
+    """Return where the finished rounds of an interrupted run are, and how it goes on where it can."""
+    found = experiment.checkpoints is not None and any(experiment.checkpoints.folder.glob("*.checkpoint"))
+    go_on = f"; to go on: python -m fedkd.simulate {shlex.quote(f'resume={path}')}" if found else ""
+    return f"finished rounds: {rounds}, in {path}{go_on}"
 
 
 def _session(experiment: Experiment) -> AbstractContextManager[None]:
@@ -243,7 +264,9 @@ def _check_account(options: Report) -> None:
         check_account(options)
 
 
-def _checkpoint(experiment: Experiment, number: int, changed: set[int], folder: RunFolder) -> None:
+def _checkpoint(
+    experiment: Experiment, number: int, changed: set[int], folder: RunFolder, conditions: Mapping[str, str]
+) -> None:
     """Write the checkpoint of a round where one is due; ``changed`` is emptied then."""
     due = experiment.scenario.checkpoint.every
     if experiment.checkpoints is None or (number % due and number != experiment.plan.rounds):
@@ -254,7 +277,7 @@ def _checkpoint(experiment: Experiment, number: int, changed: set[int], folder: 
         server=experiment.server.state(),
         sizes=folder.sizes(),
         scenario=fixed(experiment.scenario),
-        versions=_conditions(experiment),
+        versions=conditions,
     )
     changed.clear()
 
@@ -403,7 +426,7 @@ def _privacy(experiment: Experiment) -> dict[str, Any]:
         "noise": noise,
         "assumptions": list(mechanism.assumptions),
         "outside": list(mechanism.outside),
-        "text": [claim.text() for claim in claims],
+        "text": claim_lines(claims),
     }
 
 
@@ -428,8 +451,12 @@ def versions() -> dict[str, str]:
 
 
 def _conditions(experiment: Experiment) -> dict[str, str]:
-    """Return what the last digits of a run depend on: versions, and the device."""
-    return {**versions(), "device": experiment.plan.device}
+    """Return what figures depend on beside settings: versions, the device, and the code of users' own modules."""
+    place, choices = experiment.place, [getattr(experiment.scenario, group) for group in GROUPS]
+    own: dict[str, Any] = {choice.name: type(choice.value) for choice in choices if is_import_path(choice.name)}
+    own |= {name: place.task.factory(name) for name in place.traits if is_import_path(name)}
+    code = {f"{CODE}{name}": code_hash(thing) for name, thing in own.items()}
+    return {**versions(), "device": experiment.plan.device, **code}
 
 
 def choose_run_dir(scenario: Scenario, run_dir: Path | None) -> Path:

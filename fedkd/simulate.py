@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"fedkd: {error}", file=sys.stderr)  # noqa: T201
         return 2 if isinstance(error, SettingError) else 1
-    except KeyboardInterrupt:
-        print("fedkd: interrupted; the finished rounds are in the run folder", file=sys.stderr)  # noqa: T201
+    except KeyboardInterrupt as interruption:
+        print("; ".join(["fedkd: interrupted", *getattr(interruption, "__notes__", ())]), file=sys.stderr)  # noqa: T201
         return 130
 
 

@@ -19,6 +19,7 @@ from tiny import TINY, scenario
 from fedkd import run as run_module
 from fedkd.build import build
 from fedkd.errors import RunError, SettingError
+from fedkd.report.comparison.finished import status
 from fedkd.report.folder import RunFolder
 from fedkd.run import resume, run, versions
 
@@ -126,6 +127,43 @@ def test_a_run_that_claims_something_says_which_rounds_are_run_again_and_what_mu
     assert ("shown together" in said) == bool(also)
     resume(scenario(**changes), tmp_path / "run")
     assert "run again" not in capsys.readouterr().out
+
+
+def test_a_run_says_that_it_is_running_until_it_ends_and_so_does_one_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_round, seen = RunFolder.add_round, []
+
+    def looking(self: RunFolder, *rest: Any) -> None:
+        seen.append(status(self.path))
+        add_round(self, *rest)
+
+    monkeypatch.setattr(RunFolder, "add_round", looking)
+    ended_after(1, tmp_path / "run", monkeypatch, rounds=3)
+    assert status(tmp_path / "run") == "failed"
+    resume(scenario(rounds=3), tmp_path / "run")
+    assert seen == ["running"] * 4
+    assert status(tmp_path / "run") == "completed"
+
+
+def test_a_run_whose_users_modules_were_edited_says_so_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rule, model = tmp_path / "edited_rule.py", tmp_path / "edited_model.py"
+    rule.write_text("from toys import Mean\n\nclass Rule(Mean):\n    pass\n")
+    model.write_text("from toys import linear\n\ndef net(shape, classes):\n    return linear(shape, classes)\n")
+    changes = {"strategy": "edited_rule:Rule", "models": ["edited_model:net"], "rounds": 3}
+    ended_after(1, tmp_path / "run", monkeypatch, **changes)
+    shutil.copytree(tmp_path / "run", tmp_path / "same")
+    resume(scenario(**changes), tmp_path / "same")
+    assert "has changed" not in capsys.readouterr().out
+    for module in (rule, model):
+        module.write_text(module.read_text() + "# edited\n")
+    resume(scenario(**changes), tmp_path / "run")
+    said = " ".join(capsys.readouterr().out.split())
+    for name in ("edited_rule:Rule", "edited_model:net"):
+        assert f"Warning: the code of {name} has changed: from round 2 on this is another experiment" in said
 
 
 def test_engines_and_devices_whose_replay_may_differ_are_named(tmp_path: Path) -> None:

@@ -181,7 +181,12 @@ def read_claims(run_dir: Path) -> tuple[Claim, ...]:
     """
     path = run_dir / "summary.json"
     try:
-        stored = json.loads(path.read_text()).get("privacy") or {}
+        summary = json.loads(path.read_text())
+        if summary.get("status") == "running":
+            raise SettingError(
+                f"{run_dir} holds a run that has not ended (status running); wait, or go on with resume="
+            )
+        stored = summary.get("privacy") or {}
         mechanism = str(stored.get("mechanism", "none"))
         each = [
             Claim(

@@ -117,9 +117,15 @@ class ConsoleReport:
             self._progress = None
 
     def summary(
-        self, plan: Plan, summary: Mapping[str, Any], last: RoundRecord | None, baseline: Baseline | None, folder: str
+        self,
+        plan: Plan,
+        summary: Mapping[str, Any],
+        last: RoundRecord | None,
+        baseline: Baseline | None,
+        folder: str,
+        drawn: bool,
     ) -> None:
-        """Print the final table with local-only beside it, who teaches whom, and the verdict."""
+        """Print the final table with local-only beside it, who teaches whom, the verdict, and where all of it is."""
         if self._quiet or last is None:
             return
         table = Table(
@@ -154,7 +160,7 @@ class ConsoleReport:
             self._console.print(sentence, style="bold" if "LOSES" in sentence else None, markup=False)
         for claim in summary["privacy"].get("text", []):
             self._console.print(f"Privacy: {claim}", markup=False)
-        self._console.print(f"Results and plots: {folder}", markup=False)
+        self._console.print(f"Results{' and plots' if drawn else ''}: {folder}", markup=False)
 
 
 def text_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -25,6 +25,8 @@ except ImportError:  # not on Windows
 
 TABLES = ("clients.csv", "teacher_by_class.csv")
 GROWING = ("rounds.jsonl", *TABLES)
+RUNNING = {"status": "running"}
+"""The summary until a run ends, and for good where its process was killed."""
 FILES = ("config.yaml", *GROWING, "summary.json", "weights.npy")
 
 
@@ -33,6 +35,7 @@ class RunFolder:
 
     Everything up to the last finished round is on disk at any moment: ``rounds.jsonl`` and the tables ``clients.csv``
     and ``teacher_by_class.csv`` are flushed each round, and ``weights.npy`` [rounds so far, K, K] grows by one.
+    ``summary.json`` says ``running`` until the run ends.
     """
 
     def __init__(self, path: Path, config: str) -> None:
@@ -52,6 +55,7 @@ class RunFolder:
                 file.write(config)
             self._rounds = self._stream("rounds.jsonl")
             self._lock = lock(path)
+            self._write_summary(RUNNING)
         except FileExistsError as error:
             raise SettingError(
                 f"run_dir={path} is a file, or another run has just claimed it; name another folder"
@@ -74,7 +78,7 @@ class RunFolder:
                     os.truncate(path / name, sizes[name])
                 else:
                     (path / name).unlink(missing_ok=True)
-            (path / "summary.json").unlink(missing_ok=True)
+            folder._write_summary(RUNNING)
             folder._rounds = folder._stream("rounds.jsonl", "a")
             for name in TABLES:
                 if sizes.get(name, 0):
@@ -156,12 +160,9 @@ class RunFolder:
 
         Raises RunError where the disk does not take it, unless ``quietly``: then something else has failed before.
         """
-        partial = self.path / "summary.json.partial"
         try:
-            partial.write_text(json.dumps(jsonable(summary), indent=2, allow_nan=False) + "\n")
-            partial.replace(self.path / "summary.json")
+            self._write_summary(summary)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             if not quietly:
                 raise RunError(f"{self.path / 'summary.json'} cannot be written: {error.strerror}") from error
         finally:
@@ -170,6 +171,15 @@ class RunFolder:
                     stream.close()
             if self._lock is not None:
                 self._lock.close()
+
+    def _write_summary(self, summary: Mapping[str, Any]) -> None:
+        partial = self.path / "summary.json.partial"
+        try:
+            partial.write_text(json.dumps(jsonable(summary), indent=2, allow_nan=False) + "\n")
+            partial.replace(self.path / "summary.json")
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager

@@ -145,5 +145,8 @@ def test_folders_that_cannot_be_audited_are_refused(tmp_path: Path, capsys: pyte
     (run / "summary.json").unlink()
     with pytest.raises(SettingError, match="summary"):
         audit_run(run, "server")
+    (run / "summary.json").write_text('{"status": "running"}')
+    with pytest.raises(SettingError, match="has not ended"):
+        audit_run(run, "server")
     (run / "summary.json").write_text("{")
     assert main([str(run)]) == 1

@@ -45,11 +45,12 @@ def test_ctrl_c_ends_within_two_seconds_and_keeps_every_finished_round(tmp_path:
             process.kill()
     assert took < 2.0, error
     assert process.returncode == 130
-    assert error.strip() == "fedkd: interrupted; the finished rounds are in the run folder"
     rows = [json.loads(line) for line in rounds.read_text().splitlines()]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["status"] == "interrupted"
     assert summary["rounds"] == len(rows) >= 3
+    go_on = "to go on: python -m fedkd.simulate resume=out"
+    assert error.strip() == f"fedkd: interrupted; finished rounds: {len(rows)}, in out; {go_on}"
     assert summary["knowledge_sha256"] == rows[-1]["knowledge_sha256"]
     clients = (tmp_path / "out" / "clients.csv").read_text().splitlines()
     assert len(clients) == 1 + 4 * len(rows)

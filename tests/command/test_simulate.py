@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from fedkd.report.console import ConsoleReport
 from fedkd.simulate import compose, main
 
 TINY = [
@@ -80,6 +81,7 @@ def test_a_run_writes_all_that_is_promised(capsys: pytest.CaptureFixture[str]) -
         "  own ",
         "  balanced ",
         "One seed",
+        "Results and plots: out",
     ):
         assert words in printed
 
@@ -89,6 +91,21 @@ def test_the_config_of_a_run_repeats_it() -> None:
     assert main(["--config", "first/config.yaml", "run_dir=again"]) == 0
     assert summary("first")["knowledge_sha256"] == summary("again")["knowledge_sha256"]
     assert config("first") == config("again")
+
+
+def test_an_interrupted_run_says_how_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ConsoleReport, "round", interrupted)
+        assert main([*TINY, "run_dir=a run"]) == 130
+    go_on = "to go on: python -m fedkd.simulate 'resume=a run'"
+    assert capsys.readouterr().err == f"fedkd: interrupted; finished rounds: 1, in a run; {go_on}\n"
+    assert main(["resume=a run"]) == 0
+    assert "Results: a run" in capsys.readouterr().out
 
 
 def test_the_default_folder_carries_the_date_and_the_scenario() -> None:

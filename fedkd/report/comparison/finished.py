@@ -45,7 +45,7 @@ class Run:
 
 
 def status(folder: Path) -> str | None:
-    """Return how the run in a folder ended, by its summary; None where it has none (yet)."""
+    """Return how the run in a folder ended, by its summary, or that it is running; None where there is none."""
     try:
         found: Any = json.loads((folder / "summary.json").read_text())
     except (FileNotFoundError, NotADirectoryError):
