@@ -472,8 +472,8 @@ def test_a_delta_that_gives_a_record_of_the_system_away_is_named():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "privacy.give either epsilon or noise_multiplier"),
-        ({"epsilon": 1.0, "noise_multiplier": 1.0}, "privacy.give either epsilon or noise_multiplier"),
+        ({}, "privacy: give either epsilon or noise_multiplier"),
+        ({"epsilon": 1.0, "noise_multiplier": 1.0}, "privacy: give either epsilon or noise_multiplier"),
         ({"epsilon": 0.0}, "privacy.epsilon must be > 0"),
         ({"noise_multiplier": 0.0}, "privacy.noise_multiplier must be > 0"),
         ({"epsilon": 1.0, "clip_norm": 0.0}, "privacy.clip_norm must be > 0"),

@@ -462,7 +462,7 @@ def test_swing_keeps_a_samples_noise_or_draws_it_each_round():
         ("gaussian", {"clip_norm": 1.0}, "privacy.epsilon or sigma must be given: without noise there is nothing to"),
         ("gaussian", {"sigma": 0.0}, "privacy.sigma must be > 0, got 0.0"),
         ("gaussian", {"epsilon": 8.0, "delta": 0.0}, "privacy.delta must be above 0 and below 1, got 0.0"),
-        ("krr", {}, "privacy.give either epsilon or label_epsilon"),
+        ("krr", {}, "privacy: give either epsilon or label_epsilon"),
         ("krr", {"label_epsilon": 0.0}, "privacy.label_epsilon must be > 0"),
         ("krr", {"epsilon": 1.0, "sigma": 1.0}, "no setting 'privacy.sigma': labels are randomized by label_epsilon"),
         ("krr", {"epsilon": 1.0, "clip_norm": 1.0}, "no setting 'privacy.clip_norm': labels need no clipping"),
