@@ -314,7 +314,9 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> bool
         scenario = Scenario.parse(plain)
         if sweeping:
             own = (override.lstrip("+~").partition("=") for override in HydraConfig.get().overrides.task)
-            varied = {key: value for key, _, value in own if key in swept}
+            varied = {
+                key: re.sub(r"\\(.)", r"\1", value) for key, _, value in own if key in swept
+            }  # Hydra escapes colons
             jobs.append(Path(HydraConfig.get().runtime.output_dir))
             _list_in_sweep(jobs[-1], varied)
             return run(_tagged(scenario, varied), jobs[-1])

@@ -152,14 +152,14 @@ def test_shares_of_models() -> None:
 def test_a_sweep_runs_every_combination_says_what_varies_and_shares_the_twin(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main([*TINY, "-m", "strategy=knfu,fedmd", "seed=0,1", "rounds=1"]) == 0
+    assert main([*TINY, "-m", "strategy=knfu,toys:Mean", "seed=0,1", "rounds=1"]) == 0
     (sweep,) = Path("runs").iterdir()
     found = [(summary(str(f))["strategy"]["name"], summary(str(f))["seed"]) for f in sorted(sweep.glob("[0-9]"))]
-    assert found == [("knfu", 0), ("knfu", 1), ("fedmd", 0), ("fedmd", 1)]
+    assert found == [("knfu", 0), ("knfu", 1), ("toys:Mean", 0), ("toys:Mean", 1)]
     alone = [summary(str(f))["local_only"] for f in sorted(sweep.glob("[0-9]"))]
     assert alone[0] == alone[2] != alone[1] == alone[3]
     said = (sweep / "sweep.csv").read_text().splitlines()
-    assert said == ["folder,strategy,seed", "0,knfu,0", "1,knfu,1", "2,fedmd,0", "3,fedmd,1"]
+    assert said == ["folder,strategy,seed", "0,knfu,0", "1,knfu,1", "2,toys:Mean,0", "3,toys:Mean,1"]
     assert f"compare.py --runs {sweep} --out {sweep / 'comparison'}" in capsys.readouterr().out
 
 
