@@ -47,5 +47,6 @@ def settled(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-        cudnn.deterministic, cudnn.benchmark = flags
-        torch.use_deterministic_algorithms(mode, warn_only=warns)
+        if device.type == "cuda":  # asked in vain, use_deterministic_algorithms would load the compiler: a second
+            cudnn.deterministic, cudnn.benchmark = flags
+            torch.use_deterministic_algorithms(mode, warn_only=warns)
