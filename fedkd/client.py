@@ -164,10 +164,11 @@ class Workplace:
         """Return how many training targets of each class a client has."""
         return self.task.label_counts(self.division.train[client_id], (client_id,))
 
-    def model(self, client_id: int) -> tuple[nn.Module, ClientState]:
+    def model(self, client_id: int, weights: Mapping[str, Tensor] | None = None) -> tuple[nn.Module, ClientState]:
         """Return this thread's module of the client's architecture with the client's weights, and what else it keeps.
 
         One live module a thread and architecture: clients are states in the store. Valid until the thread's next call.
+        ``weights`` are loaded in the place of those that the client keeps.
         """
         architecture = self.architectures[client_id]
         modules: dict[str, nn.Module] = self._threads.__dict__.setdefault("modules", {})
@@ -175,7 +176,8 @@ class Workplace:
             modules[architecture.name] = architecture.build(seed=0).to(self.device)
         model = modules[architecture.name]
         state = self.store.get(client_id) or self.initial_state(client_id)
-        model.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith(_KEPT)})
+        weights = weights or {name: tensor for name, tensor in state.items() if not name.startswith(_KEPT)}
+        model.load_state_dict(weights)
         return model, {name: tensor for name, tensor in state.items() if name.startswith(_KEPT)}
 
     def initial_state(self, client_id: int) -> ClientState:
@@ -208,15 +210,14 @@ def take_part(place: Workplace, client_id: int, download: Download) -> Upload:
     message.
     """
     started = time.perf_counter()
-    visit = _Visit(place, client_id, download)
+    rehearsed = place.rehearsed.pop((client_id, download.round, download.steps), None)
+    visit = _Visit(place, client_id, download, rehearsed)
     if visit.is_silent():
         _evaluate(visit)
         visit.keep()  # its model is as it was, but the next teacher may build on this one
         metrics = {**visit.metrics, "silent": 1.0, "seconds": time.perf_counter() - started}
         return Upload(client_id=client_id, round=download.round, metrics=metrics)
-    rehearsed = place.rehearsed.pop((client_id, download.round, download.steps), None)
     if rehearsed is not None:
-        visit.take_over(rehearsed)
         started -= rehearsed.seconds
     try:
         for step in download.steps:
@@ -261,7 +262,10 @@ class _Visit:
     Also what a kind of knowledge finds there (``fedkd.knowledge.ClientView``).
     """
 
-    def __init__(self, place: Workplace, client_id: int, download: Download) -> None:
+    def __init__(
+        self, place: Workplace, client_id: int, download: Download, rehearsed: Rehearsed | None = None
+    ) -> None:
+        """Take the client's model in hand: as it is kept, or where training steps that were rehearsed have led."""
         self.place = place
         self.client_id = client_id
         self.round = download.round
@@ -269,13 +273,16 @@ class _Visit:
         self.temperature = place.distillation.temperature
         self.download = download
         self.teacher: Knowledge | None = download.teacher
-        self.model, self.kept = place.model(client_id)
+        self.model, self.kept = place.model(client_id, None if rehearsed is None else rehearsed.state)
         self.teacher = download.teacher
         if isinstance(download.teacher, Packed):
             self.teacher, memory = open_teacher(place, download.teacher, self.remembered("down"))
             self.remember("down", memory)
         self.started = time.perf_counter()
         self.metrics: dict[str, float | tuple[float, ...]] = {}
+        if rehearsed is not None:
+            self.metrics.update(rehearsed.metrics)
+            self.started -= rehearsed.seconds
         self.event: PrivacyEvent | None = None
         self.knowledge: Knowledge | None = None
 
@@ -361,12 +368,6 @@ class _Visit:
             raise Interrupted
         if self.place.deadline is not None and time.perf_counter() - self.started > self.place.deadline:
             raise DeadlinePassed(f"missed the deadline of {self.place.deadline:g} s")
-
-    def take_over(self, rehearsed: Rehearsed) -> None:
-        """Be where the training steps have led, with the time that they took."""
-        self.model.load_state_dict(dict(rehearsed.state))
-        self.metrics.update(rehearsed.metrics)
-        self.started -= rehearsed.seconds
 
     def stream_path(self, purpose: str) -> tuple[str | int, ...]:
         return ("client", self.client_id, "round", self.download.round, purpose)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -143,7 +143,8 @@ class ImageTask:
         x, y = examples
         logits = predict(model, x)
         probs = soften(logits)
-        return Measured(accuracy(logits, y), negative_log_likelihood(probs, y), expected_calibration_error(probs, y))
+        calibration = partial(expected_calibration_error, probs, y)
+        return Measured(accuracy(logits, y), negative_log_likelihood(probs, y), calibration)
 
     def exposures(self, model: nn.Module, client_id: int, whose: str) -> None:
         """Return nothing: images hold no secrets of this kind."""

@@ -214,7 +214,7 @@ class TextTask:
         return Measured(
             accuracy=is_right.to(torch.float64).mean().item(),
             nll=bits.clamp(max=-math.log(FLOOR)).mean().item(),
-            ece=calibration_error(torch.cat(confidence).to(torch.float64), is_right),
+            calibration=partial(calibration_error, torch.cat(confidence).to(torch.float64), is_right),
         )
 
     def exposures(self, model: nn.Module, client_id: int, whose: str) -> tuple[float, ...] | None:
