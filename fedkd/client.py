@@ -272,9 +272,8 @@ class _Visit:
         self.classes = place.task.classes
         self.temperature = place.distillation.temperature
         self.download = download
-        self.teacher: Knowledge | None = download.teacher
         self.model, self.kept = place.model(client_id, None if rehearsed is None else rehearsed.state)
-        self.teacher = download.teacher
+        self.teacher: Knowledge | None = download.teacher
         if isinstance(download.teacher, Packed):
             self.teacher, memory = open_teacher(place, download.teacher, self.remembered("down"))
             self.remember("down", memory)

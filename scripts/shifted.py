@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from plugins import BASE, MEAN, MILD
-from studies import Claim, Study, report, write_csv
+from studies import Claim, Study, write_report
 from trained import trained
 
 from fedkd.data.shifts import shifted
@@ -39,10 +39,7 @@ def carry_out(seeds: int, out: Path) -> str:
     """Run the study, write every seed's figures, and return its report."""
     runs = [one_seed(seed) for seed in range(seeds)]
     results = {(name, ""): {"global_accuracy": np.array([run[name] for run in runs])} for name in METHODS}
-    text = report(SHIFTED, results, seeds)
-    write_csv(results, out / f"{SHIFTED.name}.csv")
-    (out / f"{SHIFTED.name}.md").write_text(text)
-    return text
+    return write_report(SHIFTED, results, seeds, out)
 
 
 def one_seed(seed: int, *settings: str) -> Mapping[str, float]:

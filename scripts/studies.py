@@ -193,6 +193,14 @@ def write_csv(results: Results, path: Path) -> None:
                 rows.writerow([setting, method, seed, *(repr(float(figures[name][seed])) for name in names)])
 
 
+def write_report(study: Study, results: Results, seeds: int, out: Path) -> str:
+    """Write a study's report and every seed's figures, under its name, and return the report."""
+    text = report(study, results, seeds)
+    write_csv(results, out / f"{study.name}.csv")
+    (out / f"{study.name}.md").write_text(text)
+    return text
+
+
 def print_all(
     studies: Sequence[Study], seeds: int, out: Path, jobs: int, console: Console, data: Path | None = None
 ) -> str:
@@ -200,7 +208,5 @@ def print_all(
     texts = []
     for study in studies:
         results = carry_out(study, seeds, out, jobs, console, data)
-        texts.append(report(study, results, seeds))
-        write_csv(results, out / f"{study.name}.csv")
-        (out / f"{study.name}.md").write_text(texts[-1])
+        texts.append(write_report(study, results, seeds, out))
     return "\n".join(texts)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from plugins import BASE, SKEWED
-from studies import Claim, Study, report, write_csv
+from studies import Claim, Study, write_report
 from torch import Tensor
 from trained import trained
 
@@ -42,10 +42,7 @@ def carry_out(seeds: int, out: Path) -> str:
     """Run the study, write every seed's figures, and return its report."""
     runs = [one_seed(seed) for seed in range(seeds)]
     results = {(name, ""): {"local_accuracy": np.array([run[name] for run in runs])} for name in runs[0]}
-    text = report(UNSEEN, results, seeds)
-    write_csv(results, out / f"{UNSEEN.name}.csv")
-    (out / f"{UNSEEN.name}.md").write_text(text)
-    return text
+    return write_report(UNSEEN, results, seeds, out)
 
 
 def one_seed(seed: int, *settings: str) -> Mapping[str, float]:
