@@ -142,8 +142,7 @@ class Workplace:
 
         An audit's coins decide on its true size, and a claim that is to hide them takes the size for public.
         """
-        mechanism = self.guard.mechanism
-        if mechanism is not None and mechanism.protects_from:
+        if self.guard.claims:
             return self.public_sizes[client_id]
         return self.task.training_size(self.division.train[client_id], (client_id,))
 

@@ -61,6 +61,11 @@ class Guard:
     reason: str = REASON
 
     @property
+    def claims(self) -> bool:
+        """Whether the mechanism hides anything from anybody."""
+        return self.mechanism is not None and bool(self.mechanism.protects_from)
+
+    @property
     def dp_sgd(self) -> DpSgd | None:
         """DP-SGD's settings, where clients train by it."""
         return self.mechanism if isinstance(self.mechanism, DpSgd) else None
@@ -147,7 +152,7 @@ class Guard:
         reasons = [getattr(spending.event, "reason", "") for spending in spent]
         return PrivacyEvent(
             mechanism=self.name,
-            claims=bool(self.mechanism.protects_from),
+            claims=self.claims,
             reason="; ".join(dict.fromkeys(reason for reason in reasons if reason)),
             spent=tuple(json.dumps(spending.plain()) for spending in spent),
         )

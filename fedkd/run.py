@@ -82,7 +82,7 @@ def run(scenario: Scenario, run_dir: Path | None = None, driver: Driver | None =
             raise SettingError(
                 f"audit.adversaries=[lab]: the models of {driver.name} are on other machines; leave it out"
             )
-        if claims_something(experiment):
+        if experiment.server.guard.claims:
             experiment = warned(experiment, f"privacy={experiment.server.guard.name}: {SEED_IS_SENT}")
     _check_account(scenario.report)
     with _session(experiment):
@@ -128,12 +128,6 @@ def resume(scenario: Scenario, run_dir: Path) -> dict[str, Any]:
         return _conduct(experiment, folder, stop, records, complaints, witness=witness)
 
 
-def claims_something(experiment: Experiment) -> bool:
-    """Return whether an experiment's privacy mechanism hides anything from anybody."""
-    mechanism = experiment.server.guard.mechanism
-    return mechanism is not None and bool(mechanism.protects_from)
-
-
 def warned(experiment: Experiment, warning: str) -> Experiment:
     """Return an experiment that prints one warning more before it runs."""
     return replace(experiment, plan=replace(experiment.plan, warnings=(*experiment.plan.warnings, warning)))
@@ -148,7 +142,7 @@ def run_again(experiment: Experiment, after: int, recorded: int, others: Sequenc
     """
     plan, scenario = experiment.plan, experiment.scenario
     last = min(recorded + 1, plan.rounds)
-    if not claims_something(experiment) or last <= after:
+    if not experiment.server.guard.claims or last <= after:
         return None
     rounds = f"round {last} is" if last == after + 1 else f"rounds {after + 1} to {last} are"
     causes = [f"deadline={scenario.protocol.deadline:g}"] if scenario.protocol.deadline is not None else []
