@@ -20,11 +20,11 @@ from fedkd.data.division import Public
 from fedkd.data.prepare import holds_texts
 from fedkd.messages import RoundRecord
 from fedkd.naming import code_hash
+from fedkd.phases import Distillation
 from fedkd.report.rows import ACCURACIES, VALIDATION, Baseline
 from fedkd.scenario import Scenario, fingerprint
 from fedkd.settings import plain
 from fedkd.shelf import Choice, choose
-from fedkd.training import Distillation
 
 Execute = Callable[[Experiment, Callable[[RoundRecord], None]], None]
 

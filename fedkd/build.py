@@ -37,6 +37,8 @@ from fedkd.knowledge import PublicPredictions
 from fedkd.losses import LossName
 from fedkd.models.build import Blueprint, assign, find_factory
 from fedkd.models.heads import phase_parameters
+from fedkd.optimizers import Optimizer
+from fedkd.phases import Phase
 from fedkd.privacy.mechanisms import claim_text
 from fedkd.privacy.none import Unprotected, nothing_claimed
 from fedkd.privacy.plan import UNLIMITED
@@ -62,7 +64,6 @@ from fedkd.strategy import Averaging, Declaration, Needs, chosen_loss, declarati
 from fedkd.task import Task
 from fedkd.text.models import find_language_factory
 from fedkd.text.task import TextTask, make_text_task
-from fedkd.training import Phase, blank_optimizer
 
 
 @dataclass(frozen=True)
@@ -234,9 +235,9 @@ def _kept(architecture: Blueprint, scenario: Scenario) -> dict[str, torch.Tensor
         f"{OPTIMIZER}{purpose}/{name}": tensor
         for purpose, phase in phases.items()
         if phase.optimizer_state == "kept"
-        for name, tensor in blank_optimizer(
-            phase_parameters(architecture.build(0), distills=purpose == "distill"), phase
-        ).items()
+        for name, tensor in Optimizer(phase_parameters(architecture.build(0), distills=purpose == "distill"), phase)
+        .blank()
+        .items()
     }
 
 
@@ -410,7 +411,7 @@ def round_costs(place: Workplace) -> list[float]:
     batch, step = place.training.batch_size, {}
     for architecture in {a.name: a for a in place.architectures}.values():
         model, x = architecture.build(0).eval(), architecture.example(batch)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        optimizer = Optimizer(model.parameters(), place.training)
         took = []
         for _ in range(3):
             started = time.perf_counter()

@@ -30,6 +30,8 @@ from fedkd.messages import ClientCard, Download, Knowledge, Packed, Predictions,
 from fedkd.models.build import Blueprint, Traits, borrowed_global_generator
 from fedkd.models.features import forward_with_features
 from fedkd.models.heads import phase_parameters
+from fedkd.optimizers import Optimizer
+from fedkd.phases import Distillation, Training
 from fedkd.privacy.dp_sgd import optimize_privately
 from fedkd.privacy.mechanisms import DpSgd, Schedule
 from fedkd.relations import match_similarities
@@ -38,16 +40,7 @@ from fedkd.state import ClientState, ClientStore, MemoryStore
 from fedkd.strategy import Needs
 from fedkd.targets import gate_by_confidence, margin_weights
 from fedkd.task import Examples, Task
-from fedkd.training import (
-    PREDICTION_BATCH,
-    Distillation,
-    Training,
-    make_optimizer,
-    optimize,
-    optimizer_tensors,
-    predict,
-    restore_optimizer,
-)
+from fedkd.training import PREDICTION_BATCH, optimize, predict
 
 OPTIMIZER = "optimizer of "
 """How the names of optimizer tensors begin in a client's state: ``optimizer of train/0/exp_avg``."""
@@ -379,11 +372,11 @@ class _Visit:
         epochs: int,
     ) -> float | None:
         """Run one phase with its own streams; models that draw from the global generator borrow it, one at a time."""
-        optimizer = make_optimizer(phase_parameters(self.model, distills=purpose == "distill"), phase)
+        optimizer = Optimizer(phase_parameters(self.model, distills=purpose == "distill"), phase)
         prefix = f"{OPTIMIZER}{purpose}/"
         kept = {name.removeprefix(prefix): tensor for name, tensor in self.kept.items() if name.startswith(prefix)}
         if kept:
-            restore_optimizer(optimizer, kept)
+            optimizer.restore(kept)
         seed = torch_seed(self.place.seed, *self.stream_path(f"{purpose} dropout"))
         private = self.place.guard.dp_sgd if purpose == "train" else None
         with borrowed_global_generator(seed) if self.traits.draws_randomness else contextlib.nullcontext():
@@ -395,8 +388,8 @@ class _Visit:
                     self.model, size, batch_loss, phase, stream, epochs=epochs, optimizer=optimizer, pulse=self.pulse
                 )
         if kept:
-            now = optimizer_tensors(optimizer)
-            self.kept = {**self.kept, **{f"{prefix}{name}": tensor for name, tensor in now.items()}}
+            now = {f"{prefix}{name}": tensor for name, tensor in optimizer.tensors().items()}
+            self.kept = {**self.kept, **now}
         return loss
 
     def _optimize_privately(
@@ -404,7 +397,7 @@ class _Visit:
         settings: DpSgd,
         size: int,
         batch_loss: Callable[[Tensor], Tensor],
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         batches: np.random.Generator,
         epochs: int,
     ) -> float | None:
@@ -416,12 +409,13 @@ class _Visit:
         assert place.guard.plan is not None, "there is a mechanism"
         rounds = place.guard.plan.rounds
         schedule = Schedule.of(place.public_sizes[self.client_id], place.training.batch_size, epochs)
+        stepped = optimizer.as_torch()
         try:
             return optimize_privately(
                 self.model,
                 size,
                 batch_loss,
-                optimizer,
+                stepped,
                 schedule,
                 noise_multiplier=settings.noise_multiplier_in(schedule, rounds),
                 clip_norm=settings.clip_norm,
@@ -431,6 +425,7 @@ class _Visit:
                 pulse=self.pulse,
             )
         finally:
+            optimizer.take(stepped)
             self.guarded = with_history(self.guarded, history)
 
     def keep(self) -> None:

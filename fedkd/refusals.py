@@ -19,6 +19,7 @@ from fedkd.knowledge import ModelWeights, PublicPredictions
 from fedkd.losses import LOSSES, ON_LOGITS
 from fedkd.models.dual_head import DualHeadSettings
 from fedkd.models.heads import Heads, OneHead
+from fedkd.phases import Distillation
 from fedkd.privacy.dp_sgd import check_sample_gradients
 from fedkd.privacy.mechanisms import DpSgd, Gaussian, GnMax, Laplace, RandomizedResponse, Swing
 from fedkd.scenario import Scenario
@@ -26,7 +27,6 @@ from fedkd.server import check_order
 from fedkd.settings import defaults, plain
 from fedkd.strategy import Asking, Declaration, Needs
 from fedkd.text.task import TextTask, Tokens
-from fedkd.training import Distillation
 
 
 def check_needs(scenario: Scenario, declared: Declaration) -> None:

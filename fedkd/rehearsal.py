@@ -20,9 +20,9 @@ from fedkd.knowledge import Kind, PublicPredictions
 from fedkd.losses import distillation_target, find_loss
 from fedkd.messages import Download, Packed, Predictions
 from fedkd.models.build import Architecture
+from fedkd.phases import Phase
 from fedkd.seeding import numpy_stream
 from fedkd.together import Pool, chunks, depends_on_company, optimize_together, pays, reason_against
-from fedkd.training import Phase
 
 Visits = Sequence[tuple[int, Download]]
 

@@ -17,12 +17,12 @@ from fedkd.checkpoint import Checkpoints
 from fedkd.checks import at_least
 from fedkd.data.division import EvaluationSets, Public
 from fedkd.errors import SettingError
+from fedkd.phases import Distillation, Training
 from fedkd.report.options import Report
 from fedkd.server import Protocol
 from fedkd.settings import defaults, parse, plain, unknown_setting
 from fedkd.shelf import GROUPS, Choice, choose
 from fedkd.text.task import Tokens
-from fedkd.training import Distillation, Training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,9 @@ from fedkd.client import Workplace
 from fedkd.losses import LOSSES, distillation_target
 from fedkd.messages import Predictions
 from fedkd.models.build import Blueprint, Traits, borrowed_global_generator
+from fedkd.phases import Distillation
 from fedkd.seeding import numpy_stream, torch_seed
-from fedkd.training import Distillation, optimize
+from fedkd.training import optimize
 
 ModelState = Mapping[str, Tensor]
 

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from fedkd.models.build import Architecture, Traits
-from fedkd.training import Phase, make_optimizer, optimize
+from fedkd.optimizers import Optimizer
+from fedkd.phases import Phase
+from fedkd.training import optimize
 
 CLIENTS_AT_ONCE = 64
 SECONDS_TO_TRY = 0.1
@@ -137,12 +139,13 @@ def optimize_together(
     model.train()
     forward = vmap(lambda state, x: functional_call(model, state, (x,)))
     loss_of_each = vmap(lambda logits, target: loss(logits[None], target[None]))
-    optimizer, step = None, 0
+    optimizer: Optimizer | None = None
+    step = 0
     for last in sorted({steps[i] for i in order}):
         active = sum(steps[i] >= last for i in order)
         state = {name: values[:active] for name, values in ordered.items()}
         parameters = {name: nn.Parameter(state[name]) for name in trained}
-        optimizer = _taken_over(optimizer, make_optimizer(parameters.values(), phase), active)
+        optimizer = _taken_over(optimizer, Optimizer(parameters.values(), phase), active)
         for now in range(step, last):
             pulse()
             x = inputs.values.index_select(0, inputs_at[now, :active].flatten())
@@ -151,7 +154,7 @@ def optimize_together(
             terms = loss_of_each(logits.flatten(0, 1), target).unflatten(0, (active, -1))
             weights = plan.weights[now, :active]
             each = torch.where(weights > 0, weights * terms, 0).sum(dim=1)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             each.sum().backward()
             optimizer.step()
             losses[now, :active] = each.detach()
@@ -168,18 +171,14 @@ def optimize_together(
     return means
 
 
-def _taken_over(
-    before: torch.optim.Optimizer | None, optimizer: torch.optim.Optimizer, active: int
-) -> torch.optim.Optimizer:
+def _taken_over(before: Optimizer | None, optimizer: Optimizer, active: int) -> Optimizer:
     """Return ``optimizer`` with what the one before remembers of the first ``active`` clients."""
     if before is not None:
-        pairs = zip(before.param_groups[0]["params"], optimizer.param_groups[0]["params"], strict=True)
-        for old, new in pairs:
-            # Only the count of steps has no axis of clients: those still at work have all made as many.
-            optimizer.state[new] = {
-                name: value[:active] if isinstance(value, Tensor) and value.ndim > 0 else value
-                for name, value in before.state[old].items()
-            }
+        # Only the count of steps has no axis of clients: those still at work have all made as many.
+        optimizer.state = [
+            {name: value[:active] if value.ndim > 0 else value for name, value in known.items()}
+            for known in before.state
+        ]
     return optimizer
 
 

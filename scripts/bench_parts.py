@@ -20,10 +20,11 @@ from fedkd.build import build
 from fedkd.checkpoint import Checkpoints
 from fedkd.devices import settled
 from fedkd.messages import Cohort
+from fedkd.phases import Phase
 from fedkd.report.options import Report
 from fedkd.run import run
 from fedkd.together import Pool, optimize_together
-from fedkd.training import Phase, optimize
+from fedkd.training import optimize
 from strategies.fedmd import FedMD
 from strategies.knfu import KnFu
 

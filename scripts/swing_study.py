@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from fedkd.errors import SettingError
+from fedkd.phases import Phase
 from fedkd.privacy.mechanisms.dp_sgd import DpSgd
 from fedkd.strategy import Strategy
 from fedkd.text.canaries import DIGITS, CanaryFormat, alphabet_of
@@ -26,7 +27,6 @@ from fedkd.text.exposure import chance_exposure
 from fedkd.text.study import Shared, Study, run_shared
 from fedkd.text.swing import Dropped, Swing, TokenProtection, TopK, Uniform
 from fedkd.text.vocabulary import characters_of
-from fedkd.training import Phase
 from strategies.dsfl import DSFL
 from strategies.knfu import KnFu
 

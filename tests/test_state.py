@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from fedkd.build import workplace
 from fedkd.durable import read_sealed, write_sealed
 from fedkd.errors import Damaged, StorageError
+from fedkd.optimizers import Optimizer
+from fedkd.phases import Phase
 from fedkd.state import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
-from fedkd.training import Phase, blank_optimizer, make_optimizer, optimizer_tensors, restore_optimizer
 
 ARCHITECTURES = ("a", "b", "a", "a")
 
@@ -97,7 +98,7 @@ def test_history_is_kept_until_it_is_forgotten(tmp_path: Path) -> None:
 def test_a_store_in_memory_costs_its_bytes_and_no_more() -> None:
     """1.1 x parameters and optimizer state + 16 KiB a client, over 100 clients of 784-128-10 with Adam's moments."""
     model = nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
-    kept = blank_optimizer(model.parameters(), Phase())
+    kept = Optimizer(model.parameters(), Phase()).blank()
     whole = {**model.state_dict(), **{f"optimizer of train/{name}": tensor for name, tensor in kept.items()}}
     size = sum(tensor.nbytes for tensor in whole.values())
     assert size > 3 * 4 * sum(p.numel() for p in model.parameters())
@@ -121,16 +122,16 @@ def test_optimizers_go_on_from_their_restored_state() -> None:
         parts.load_state_dict(whole.state_dict())
         stream = torch.Generator().manual_seed(0)
         batches = [torch.randn(5, 4, generator=stream) for _ in range(6)]
-        one = make_optimizer(whole.parameters(), phase)
-        tensors = blank_optimizer(nn.Linear(4, 3).parameters(), phase)
+        one = Optimizer(whole.parameters(), phase)
+        tensors = Optimizer(nn.Linear(4, 3).parameters(), phase).blank()
         for batch in batches:
-            other = make_optimizer(parts.parameters(), phase)
-            restore_optimizer(other, tensors)
+            other = Optimizer(parts.parameters(), phase)
+            other.restore(tensors)
             for model, optimizer in ((whole, one), (parts, other)):
                 optimizer.zero_grad()
                 model(batch).square().sum().backward()
                 optimizer.step()
-            tensors = {name: tensor.clone() for name, tensor in optimizer_tensors(other).items()}
+            tensors = {name: tensor.clone() for name, tensor in other.tensors().items()}
         for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
             assert torch.equal(a, b)
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from fedkd.errors import Interrupted
 from fedkd.losses import LOSSES, ON_PROBS
 from fedkd.models.build import ZOO, Architecture, Traits, try_out
+from fedkd.phases import Phase
 from fedkd.together import CLIENTS_AT_ONCE, Pool, chunks, optimize_together, pays, reason_against
-from fedkd.training import Phase, optimize
+from fedkd.training import optimize
 
 FEATURES, CLASSES = 5, 3
 UNEQUAL = (7, 20, 3, 12, 1, 8)  # at batch size 4: short last batches, clients below one batch, 1 to 5 steps an epoch

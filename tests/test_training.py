@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedkd.errors import Interrupted, SettingError
-from fedkd.training import PREDICTION_BATCH, Distillation, Phase, Training, accuracy, make_optimizer, optimize, predict
+from fedkd.optimizers import Optimizer
+from fedkd.phases import Distillation, Phase, Training
+from fedkd.training import PREDICTION_BATCH, accuracy, optimize, predict
 
 SIZE, FEATURES, CLASSES = 23, 5, 3
 
@@ -205,8 +207,8 @@ def test_training_lowers_the_loss():
 def test_frozen_parameters_stay_as_they_are():
     model = model_of()
     model[0].weight.requires_grad_(False)
-    optimizer = make_optimizer(model.parameters(), Phase())
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == 3
+    optimizer = Optimizer(model.parameters(), Phase())
+    assert len(optimizer.parameters) == 3
     optimize(model, SIZE, classification(model), Phase(), np.random.default_rng(0))
     assert torch.equal(model[0].weight, model_of()[0].weight)
     assert not torch.equal(model[2].weight, model_of()[2].weight)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from fedkd.checks import at_least, at_most
 from fedkd.fusion import soften
 from fedkd.losses import kl
+from fedkd.phases import Phase
 from fedkd.text.tokens import next_token_logits
 from fedkd.text.windows import IGNORED, Windows
-from fedkd.training import Phase, optimize
+from fedkd.training import optimize
 
 PREDICTION_ROWS = 64
 

@@ -10,6 +10,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
+from fedkd.optimizers import Optimizer
+from fedkd.phases import Phase
 from fedkd.privacy.dp_sgd import optimize_privately
 from fedkd.privacy.history import History
 from fedkd.privacy.mechanisms.dp_sgd import DpSgd, Schedule
@@ -17,7 +19,6 @@ from fedkd.seeding import numpy_stream
 from fedkd.text.learning import next_token_loss
 from fedkd.text.tokens import next_token_logits
 from fedkd.text.windows import Windows
-from fedkd.training import Phase, make_optimizer
 
 
 def learn_privately(
@@ -43,7 +44,7 @@ def learn_privately(
         model,
         len(text.inputs),
         batch_loss,
-        make_optimizer(model.parameters(), phase),
+        Optimizer(model.parameters(), phase).as_torch(),
         schedule,
         noise_multiplier=privacy.noise_multiplier_in(schedule, rounds),
         clip_norm=privacy.clip_norm,

@@ -19,6 +19,7 @@ from fedkd.checks import at_least, one_of, only_with
 from fedkd.errors import SettingError
 from fedkd.fusion import soften
 from fedkd.messages import Cohort
+from fedkd.phases import Phase
 from fedkd.privacy.mechanisms.dp_sgd import DpSgd
 from fedkd.seeding import numpy_stream, torch_seed
 from fedkd.strategy import Strategy
@@ -32,7 +33,6 @@ from fedkd.text.private_learning import learn_privately
 from fedkd.text.swing import TokenProtection, Uniform
 from fedkd.text.vocabulary import Vocabulary
 from fedkd.text.windows import Windows, windows
-from fedkd.training import Phase
 
 Detector = Literal["oracle", "pattern", "surprisal_gap", "confidence"]
 Adversary = Literal["own_model", "server_uploads", "server_student", "peers"]

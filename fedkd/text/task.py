@@ -24,6 +24,7 @@ from fedkd.data.division import Division
 from fedkd.data.texts import PreparedTexts
 from fedkd.errors import SettingError
 from fedkd.models.build import Blueprint, Traits
+from fedkd.phases import Phase
 from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.seeding import numpy_stream, torch_seed
 from fedkd.task import Compare, Examples, Measured
@@ -35,7 +36,7 @@ from fedkd.text.secrets import Canaries, NoCanaries, Secrets, plant
 from fedkd.text.tokens import next_token_logits
 from fedkd.text.vocabulary import Bytes, Characters, Vocabulary, learn_byte_pairs
 from fedkd.text.windows import IGNORED, Windows, windows
-from fedkd.training import Phase, optimize
+from fedkd.training import optimize
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,8 @@ from fedkd.models.heads import (
     taught_loss,
 )
 from fedkd.models.stage_heads import StageHeads, StageHeadsSettings, layered_loss
-from fedkd.training import Phase, make_optimizer
+from fedkd.optimizers import Optimizer
+from fedkd.phases import Phase
 
 SHAPE = (1, 8, 8)
 INPUTS = torch.randn(6, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -112,7 +113,7 @@ def test_a_phase_steps_all_but_the_heads_that_have_no_part_in_it(heads: str, dis
     model = built(heads)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     parameters = phase_parameters(model, distills=distills)
-    optimizer = make_optimizer(parameters, Phase(optimizer="adamw", weight_decay=0.5, learning_rate=0.1))
+    optimizer = Optimizer(parameters, Phase(optimizer="adamw", weight_decay=0.5, learning_rate=0.1))
     for p in parameters:
         p.grad = torch.zeros_like(p)
     loss = taught_loss(model, INPUTS, by_teacher) if distills else label_loss(model, INPUTS, LABELS)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
+from fedkd.phases import Phase
 from fedkd.seeding import numpy_stream
 from fedkd.text.corpus import embedded_corpus
 from fedkd.text.learning import accuracy_of_tokens, bits_per_token, distill, learn, predict_next, soft_labels
 from fedkd.text.models import LANGUAGE_ZOO, Gru, LanguageArchitecture, try_out_language
 from fedkd.text.vocabulary import characters_of
 from fedkd.text.windows import Windows, windows
-from fedkd.training import Phase
 
 TEXTS = embedded_corpus(28).texts
 VOCABULARY = characters_of(TEXTS)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.messages import Cohort, Fusion
+from fedkd.phases import Phase
 from fedkd.privacy.mechanisms.dp_sgd import DpSgd
 from fedkd.text.canaries import DIGITS, CanaryFormat, alphabet_of
 from fedkd.text.corpus import embedded_corpus
@@ -18,7 +19,6 @@ from fedkd.text.models import Decoder, Gru
 from fedkd.text.study import Kept, Shared, Study, run_shared, run_study
 from fedkd.text.swing import Dropped, Swing, TokenProtection
 from fedkd.text.vocabulary import characters_of
-from fedkd.training import Phase
 
 CORPUS = embedded_corpus(70)
 FORM = CanaryFormat("pin ", (DIGITS,) * 2)

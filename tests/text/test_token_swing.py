@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedkd.errors import SettingError
 from fedkd.fusion import soften
+from fedkd.phases import Phase
 from fedkd.seeding import numpy_stream
 from fedkd.settings import defaults, documentation
 from fedkd.text.canaries import DIGITS, CanaryFormat, alphabet_of, candidate_sequences
@@ -22,7 +23,6 @@ from fedkd.text.learning import distill, learn, soft_labels
 from fedkd.text.swing import TOKEN_PROTECTIONS, Dropped, Swing, TokenProtection, TopK, Uniform
 from fedkd.text.vocabulary import Bytes, Characters, decode, learn_byte_pairs
 from fedkd.text.windows import Windows, windows
-from fedkd.training import Phase
 
 FORM = CanaryFormat("my pin is ", (DIGITS,) * 3)
 NAMES = {"client_id": 2, "round": 1, "seed": 0}

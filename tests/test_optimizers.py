@@ -1,0 +1,120 @@
+"""Phases' optimizers against PyTorch's classes, and what a process is spared by them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedkd.optimizers import Optimizer
+from fedkd.phases import Phase
+
+PHASES = [
+    Phase(),
+    Phase(weight_decay=0.1),
+    Phase(optimizer="adamw", weight_decay=0.1),
+    Phase(optimizer="sgd", learning_rate=0.1),
+    Phase(optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.01),
+]
+
+
+def parameters() -> list[nn.Parameter]:
+    stream = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(shape, generator=stream)) for shape in ((3, 4), (5,), ())]
+
+
+def theirs(of: list[nn.Parameter], phase: Phase) -> torch.optim.Optimizer:
+    if phase.optimizer == "sgd":
+        return torch.optim.SGD(of, phase.learning_rate, phase.momentum or 0.0, weight_decay=phase.weight_decay)
+    cls = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[phase.optimizer]
+    return cls(of, phase.learning_rate, weight_decay=phase.weight_decay)
+
+
+def give_gradients(of: list[nn.Parameter], step: int) -> None:
+    """The second parameter has none in the first two steps, and is not to be moved by a weight decay then."""
+    stream = torch.Generator().manual_seed(step)
+    for i, parameter in enumerate(of):
+        gradient = torch.randn(parameter.shape, generator=stream)
+        parameter.grad = None if i == 1 and step < 2 else gradient
+
+
+def named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{i}/{name}": tensor for i, known in state.items() for name, tensor in known.items() if tensor is not None}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_steps_and_state_are_those_of_pytorchs_classes_to_the_bit(phase: Phase) -> None:
+    one, other = parameters(), parameters()
+    optimizer, reference = Optimizer(one, phase), theirs(other, phase)
+    assert optimizer.tensors() == {}
+    for step in range(5):
+        give_gradients(one, step)
+        give_gradients(other, step)
+        optimizer.step()
+        reference.step()
+        assert all(map(torch.equal, one, other))
+        ours, expected = optimizer.tensors(), named(reference)
+        assert set(ours) == set(expected)
+        assert all(torch.equal(ours[name], expected[name]) for name in expected)
+    assert all(p.grad is not None for p in one)
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in one)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_an_optimizer_goes_on_as_pytorchs_and_back(phase: Phase) -> None:
+    one, other = parameters(), parameters()
+    optimizer, reference = Optimizer(one, phase), theirs(other, phase)
+    for step in range(6):
+        give_gradients(one, step)
+        give_gradients(other, step)
+        reference.step()
+        if step in (2, 3):  # as a library does that wraps one
+            stepped = optimizer.as_torch()
+            assert type(stepped) is type(reference)
+            stepped.step()
+            optimizer.take(stepped)
+        else:
+            optimizer.step()
+        assert all(map(torch.equal, one, other))
+
+
+def test_a_restored_state_is_a_copy() -> None:
+    """What a client keeps must not move with the steps of a round that may yet fail."""
+    of = parameters()
+    optimizer = Optimizer(of, Phase())
+    kept = optimizer.blank()
+    optimizer.restore(kept)
+    give_gradients(of, 2)
+    optimizer.step()
+    assert all(tensor.eq(0).all() for tensor in kept.values())
+    assert optimizer.tensors()["0/step"] == 1
+    assert set(optimizer.blank()) == set(kept)
+
+
+def test_frozen_parameters_are_no_part_of_it() -> None:
+    of = parameters()
+    of[0].requires_grad_(False)
+    assert len(Optimizer(of, Phase()).parameters) == 2
+
+
+@pytest.mark.parametrize("together", ["never", "[mlp]"])
+def test_a_run_does_not_load_pytorchs_compiler(tmp_path: Path, together: str) -> None:
+    """It is 70 MB and a second of each process, for nothing that a run on the CPU uses."""
+    choices = ["clients=3", "samples_per_client=20", "models=[mlp]", "rounds=1", "public.size=40", "device=cpu"]
+    program = f"""
+import sys
+from fedkd.simulate import main
+sys.argv = ["simulate", *{choices!r}, "together={together}", "out={tmp_path}/run", "report.plots=false"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print("compiler" if "torch._dynamo" in sys.modules else "none")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "none", done.stdout
