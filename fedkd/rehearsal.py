@@ -22,7 +22,7 @@ from fedkd.messages import Download, Packed, Predictions
 from fedkd.models.build import Architecture
 from fedkd.phases import Phase
 from fedkd.seeding import numpy_stream
-from fedkd.together import Pool, chunks, depends_on_company, optimize_together, pays, reason_against
+from fedkd.together import Pool, chunks, clients_at_once, depends_on_company, optimize_together, pays, reason_against
 
 Visits = Sequence[tuple[int, Download]]
 
@@ -83,7 +83,8 @@ def companies(place: Workplace, client_ids: Sequence[int], workers: int) -> list
         ids = [i for i in client_ids if place.architectures[i].name == name]
         at_most = max(4, -(-len(ids) // workers))
         sizes = [len(place.division.train[i]) for i in ids]
-        groups += [[ids[j] for j in chunk] for chunk in chunks(sizes, min(64, at_most))]
+        at_most = min(at_most, clients_at_once(place.traits[name].parameters))
+        groups += [[ids[j] for j in chunk] for chunk in chunks(sizes, at_most)]
     return groups
 
 

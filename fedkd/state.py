@@ -6,10 +6,12 @@ initial weights.
 """
 
 import json
+import math
 import shutil
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -61,11 +63,18 @@ class Layout:
 
     def unpack(self, row: np.ndarray) -> dict[str, Tensor]:
         """Return the state in a row of bytes: views, not copies."""
-        found = {}
+        return {
+            name: torch.from_numpy(row[start:end]).view(dtype).reshape(shape)
+            for name, dtype, shape, start, end in self._places
+        }
+
+    @cached_property
+    def _places(self) -> list[tuple[str, torch.dtype, tuple[int, ...], int, int]]:
+        """Name, dtype, shape, and where it begins and ends, of each tensor."""
+        found = []
         for name, kind, shape, offset in self.fields:
             dtype: torch.dtype = getattr(torch, kind)
-            size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            found[name] = torch.from_numpy(row[offset : offset + size]).view(dtype).reshape(shape)
+            found.append((name, dtype, shape, offset, offset + math.prod(shape) * dtype.itemsize))
         return found
 
 

@@ -22,6 +22,8 @@ from fedkd.phases import Phase
 from fedkd.training import optimize
 
 CLIENTS_AT_ONCE = 64
+SMALL = 16_384
+"""Parameters of a model below which twice as many clients are trained at once: a step is then mostly overhead."""
 SECONDS_TO_TRY = 0.1
 
 
@@ -50,7 +52,12 @@ class Pool:
         return cls(values, (0,) * clients)
 
 
-def chunks(sizes: Sequence[int], at_most: int = CLIENTS_AT_ONCE) -> list[list[int]]:
+def clients_at_once(parameters: int) -> int:
+    """Return how many clients of a model of that many parameters are trained in one call at most."""
+    return 2 * CLIENTS_AT_ONCE if parameters <= SMALL else CLIENTS_AT_ONCE
+
+
+def chunks(sizes: Sequence[int], at_most: int) -> list[list[int]]:
     """Return the clients in groups of similar size, to be trained together; a function of the sizes alone.
 
     >>> chunks([10, 40, 20, 30], at_most=2)
@@ -272,16 +279,19 @@ def pays(
 ) -> bool:
     """Return whether training clients of these sizes together takes at most 0.9 of the loop's time, by a short trial.
 
-    The first chunk of ``chunks(sizes)`` trains for up to five steps, or as many of its clients as the loop trains in
+    The first of the ``chunks`` trains for up to five steps, or as many of its clients as the loop trains in
     0.1 seconds. Counts this thread's CPU seconds, wall seconds on other
     devices; the least of ``repeats`` interleaved runs. Being a measurement, it may differ from call to call where
     the two are close: a run that must repeat to the bit asks once and keeps the answer.
     """
     batch = phase.batch_size
-    sizes = [min(sizes[i], 4 * batch + sizes[i] % batch) for chunk in chunks(sizes)[:1] for i in chunk if sizes[i]]
+    model = architecture.build(seed=0).to(device)
+    at_once = clients_at_once(sum(p.numel() for p in model.parameters()))
+    first = chunks(sizes, at_once)[:1]
+    sizes = [min(sizes[i], 4 * batch + sizes[i] % batch) for chunk in first for i in chunk if sizes[i]]
     if len(sizes) < 2:
         return False
-    model, samples = architecture.build(seed=0).to(device), _samples(architecture, sum(sizes), device)
+    samples = _samples(architecture, sum(sizes), device)
     phase = replace(phase, epochs=1)
     trial = _Trial(model, sizes, phase, samples)
     trial.alone(0)

@@ -62,5 +62,8 @@ def predict(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor
 
 def accuracy(logits: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> float:
     """Return the share of samples whose largest logit is their label; 0 for rows that are all NaN."""
-    right = (logits.nan_to_num(nan=-torch.inf).argmax(dim=-1) == labels) & ~logits.isnan().all(dim=-1)
+    right = logits.argmax(dim=-1) == labels
+    unknown = logits.isnan()
+    if unknown.any():  # argmax takes NaN for the largest
+        right = (logits.nan_to_num(nan=-torch.inf).argmax(dim=-1) == labels) & ~unknown.all(dim=-1)
     return right.to(torch.float64).mean().item()

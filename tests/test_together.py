@@ -16,7 +16,7 @@ from fedkd.errors import Interrupted
 from fedkd.losses import LOSSES, ON_PROBS
 from fedkd.models.build import ZOO, Architecture, Traits, try_out
 from fedkd.phases import Phase
-from fedkd.together import CLIENTS_AT_ONCE, Pool, chunks, optimize_together, pays, reason_against
+from fedkd.together import Pool, chunks, clients_at_once, optimize_together, pays, reason_against
 from fedkd.training import optimize
 
 FEATURES, CLASSES = 5, 3
@@ -289,11 +289,16 @@ def test_an_interruption_between_two_steps_changes_no_state():
 
 def test_chunks_hold_every_client_once_by_size():
     sizes = [(37 * i) % 101 for i in range(150)]
-    found = chunks(sizes)
-    assert [len(chunk) for chunk in found] == [CLIENTS_AT_ONCE, CLIENTS_AT_ONCE, 150 - 2 * CLIENTS_AT_ONCE]
+    found = chunks(sizes, at_most=64)
+    assert [len(chunk) for chunk in found] == [64, 64, 22]
     order = [i for chunk in found for i in chunk]
     assert sorted(order) == list(range(150))
     assert [sizes[i] for i in order] == sorted(sizes, reverse=True)
+
+
+def test_twice_as_many_clients_of_small_models_are_trained_at_once():
+    assert clients_at_once(2_410) == 128
+    assert clients_at_once(101_770) == 64
 
 
 # What cannot be trained together.

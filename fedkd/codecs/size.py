@@ -7,6 +7,9 @@ from jaxtyping import UInt8
 
 from fedkd.codecs.codec import Arrays
 
+PAIRS = 1 << 16
+"""Bytes from which on it pays to count them in pairs."""
+
 
 def raw_bytes(arrays: Arrays) -> int:
     """Return the bytes of the values of all arrays.
@@ -43,6 +46,8 @@ def _coded_bytes(array: np.ndarray) -> float:
 
 def byte_counts(content: UInt8[np.ndarray, "n"]) -> np.ndarray:
     """Return how often each of the 256 values occurs."""
+    if len(content) < PAIRS:
+        return np.bincount(content, minlength=256)
     even = len(content) // 2 * 2
     # Two bytes at once are counted in half the time.
     pairs = np.bincount(content[:even].view(np.uint16), minlength=1 << 16).reshape(256, 256)
