@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from tiny import records, scenario
 
 from fedkd.baseline import twin_key
 from fedkd.build import build
-from fedkd.messages import RoundRecord
+from fedkd.calibration import teacher_quality
+from fedkd.messages import Predictions, RoundRecord
 from fedkd.report.rows import round_row, teacher_rows
 from fedkd.run import execute, run
 
@@ -61,6 +63,29 @@ def test_a_common_teacher_is_equally_right_for_everyone_who_distills_it(strategy
         assert len({client.teacher_accuracy for client in record.clients}) == 1
         assert 0 < record.clients[0].teacher_accuracy < 1  # type: ignore[operator]
     assert first.clients[0].teacher_nll != second.clients[0].teacher_nll
+
+
+def test_a_teacher_that_was_judged_is_not_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = build(scenario(), threading.Event()).place
+    ids = torch.arange(place.task.public_size)
+    values = torch.randn(2, len(ids), place.task.classes, generator=torch.Generator().manual_seed(0))
+    one, other = (Predictions(ids=ids, values=v, scale="logits") for v in values)
+    moved = replace(one, ids=ids.flip(0))
+    softened = replace(one, values=one.values.softmax(-1), scale="probs")
+    judged = []
+
+    def counted(*given: Any) -> Any:
+        judged.append(given)
+        return teacher_quality(*given)
+
+    monkeypatch.setattr("fedkd.client.teacher_quality", counted)
+    for teacher in (one, one, replace(one, values=one.values.clone()), other, moved, one, softened):
+        expected = teacher_quality(
+            teacher.values, teacher.scale, place.public_labels[teacher.ids], place.distillation.temperature
+        )
+        for name, value in expected.items():
+            assert place.quality(teacher)[name] == pytest.approx(value, nan_ok=True)
+    assert len(judged) == 5  # the first three are one teacher
 
 
 def test_a_teacher_is_judged_on_the_public_samples_that_it_was_made_on() -> None:
