@@ -20,7 +20,6 @@ from fedkd.audit.canaries import Coins
 from fedkd.audit.choices import NoAudit, Store
 from fedkd.checkpoint import CheckpointFolder
 from fedkd.choice import PublicChoice
-from fedkd.client import OPTIMIZER, Workplace
 from fedkd.codecs import codecs_of
 from fedkd.data.division import Division, divide
 from fedkd.data.prepare import Labeled, Prepared, holds_texts, prepare
@@ -43,6 +42,7 @@ from fedkd.privacy.mechanisms import claim_text
 from fedkd.privacy.none import Unprotected, nothing_claimed
 from fedkd.privacy.plan import UNLIMITED
 from fedkd.privacy.plan import Plan as PrivacyPlan
+from fedkd.protocol import settled_order
 from fedkd.refusals import (
     check_audit,
     check_codecs,
@@ -57,13 +57,14 @@ from fedkd.refusals import (
 from fedkd.rehearsal import is_faster, reason_alone
 from fedkd.report.rows import Plan
 from fedkd.scenario import Scenario
-from fedkd.server import Server, settled_order
+from fedkd.server import Server
 from fedkd.server_models import WorkplaceModels
 from fedkd.state import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
 from fedkd.strategy import Averaging, Declaration, Needs, chosen_loss, declaration
 from fedkd.task import Task
 from fedkd.text.models import find_language_factory
 from fedkd.text.task import TextTask, make_text_task
+from fedkd.workplace import OPTIMIZER, Workplace
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedkd.client import Workplace
 from fedkd.errors import Interrupted
 from fedkd.fusion import soften
 from fedkd.losses import kl
@@ -29,6 +28,7 @@ from fedkd.text.exposure import CHANCE_BITS
 from fedkd.text.secrets import Secrets, median
 from fedkd.text.task import TextTask
 from fedkd.training import optimize
+from fedkd.workplace import Workplace
 
 ADVERSARIES = ("own_model", "server_uploads", "server_student", "peers")
 NEAR = 0.9

@@ -28,7 +28,6 @@ from flwr.serverapp import Grid, ServerApp
 from fedkd.app.client_app import make_client_app, scenario_text
 from fedkd.app.strategy import FederatedDistillation
 from fedkd.build import workplace
-from fedkd.client import Workplace
 from fedkd.data.cache import cache_folder
 from fedkd.devices import settle
 from fedkd.errors import SettingError
@@ -37,6 +36,7 @@ from fedkd.scenario import Scenario
 from fedkd.shelf import choose
 from fedkd.simulate import compose
 from fedkd.state import DiskStore
+from fedkd.workplace import Workplace
 
 CONFIG = ("scenario", "overrides", "run-dir")
 """The keys of Flower's run configuration that are read."""

@@ -10,7 +10,7 @@ import torch
 
 from fedkd.attacks.omniscient import Colluding, Lie
 from fedkd.audit.choices import NoAudit
-from fedkd.client import Workplace, example_arrays
+from fedkd.client import example_arrays
 from fedkd.data.division import Public
 from fedkd.data.prepare import holds_texts
 from fedkd.data.public import samples_of_other
@@ -22,11 +22,12 @@ from fedkd.models.heads import Heads, OneHead
 from fedkd.phases import Distillation
 from fedkd.privacy.dp_sgd import check_sample_gradients
 from fedkd.privacy.mechanisms import DpSgd, Gaussian, GnMax, Laplace, RandomizedResponse, Swing
+from fedkd.protocol import check_order
 from fedkd.scenario import Scenario
-from fedkd.server import check_order
 from fedkd.settings import defaults, plain
 from fedkd.strategy import Asking, Declaration, Needs
 from fedkd.text.task import TextTask, Tokens
+from fedkd.workplace import Workplace
 
 
 def check_needs(scenario: Scenario, declared: Declaration) -> None:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedkd.client import Rehearsed, Workplace, open_teacher
+from fedkd.client import open_teacher
 from fedkd.errors import Interrupted
 from fedkd.images import ImageTask
 from fedkd.knowledge import Kind, PublicPredictions
@@ -23,6 +23,7 @@ from fedkd.models.build import Architecture
 from fedkd.phases import Phase
 from fedkd.seeding import numpy_stream
 from fedkd.together import Pool, chunks, clients_at_once, depends_on_company, optimize_together, pays, reason_against
+from fedkd.workplace import Rehearsed, Workplace
 
 Visits = Sequence[tuple[int, Download]]
 

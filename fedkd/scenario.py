@@ -18,8 +18,8 @@ from fedkd.checks import at_least
 from fedkd.data.division import EvaluationSets, Public
 from fedkd.errors import SettingError
 from fedkd.phases import Distillation, Training
+from fedkd.protocol import Protocol
 from fedkd.report.options import Report
-from fedkd.server import Protocol
 from fedkd.settings import defaults, parse, plain, unknown_setting
 from fedkd.shelf import GROUPS, Choice, choose
 from fedkd.text.task import Tokens

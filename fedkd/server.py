@@ -10,18 +10,18 @@ import time
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, cast, runtime_checkable
+from typing import Any, cast, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedkd.adversity import Adversity
-from fedkd.checks import at_least, positive, share
 from fedkd.choice import PublicChoice
 from fedkd.codecs import Codecs
-from fedkd.errors import RunError, SettingError, UploadRejected
+from fedkd.errors import RunError, UploadRejected
 from fedkd.fusion import effective_neighbors
+from fedkd.gathering import Stacked, Streamed
 from fedkd.guard import SPENT, Guard
 from fedkd.knowledge import Kind, Lessons, Request, RowKind
 from fedkd.losses import Scale
@@ -42,8 +42,9 @@ from fedkd.naming import blaming
 from fedkd.privacy.claims import ADVERSARIES, Claim
 from fedkd.privacy.composition import Accountant
 from fedkd.privacy.ledger import Layer, Ledger, Spending
+from fedkd.protocol import Protocol, settled_order
 from fedkd.seeding import numpy_stream
-from fedkd.strategy import Asking, Declaration, Strategy, Stream, Streaming
+from fedkd.strategy import Asking, Declaration, Strategy, Streaming
 
 WEIGHTS_LIMIT = 2000
 """Most clients for which the record carries all K x K weights (16 MB a round at the limit)."""
@@ -54,38 +55,7 @@ STATED_WHOLE: tuple[Layer, ...] = ("model", "upload")
 _PACKED_LIMIT = 64
 """Most encoded teachers that are kept, for the next client that is sent the same."""
 
-Order = Literal["distill_first", "train_first"]
 Memory = Mapping[str, np.ndarray] | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """The round protocol."""
-
-    rounds: int = 10
-    """Rounds, >= 1."""
-    participation: float = 1.0
-    """Share of the clients that are asked to take part in a round, above 0 and at most 1."""
-    dropout: float = 0.0
-    """Probability that a client that was asked drops out of the round before it does anything, in [0, 1)."""
-    deadline: float | None = None
-    """Seconds that a client may take to answer one message; later it counts as failed. Runs with stragglers repeat
-    only as far as the same clients are late."""
-    min_clients: int = 1
-    """Clients that must answer in a round; with fewer the run ends (it can be resumed). 0 goes on without any."""
-    order: Order | None = None
-    """What comes last in a round: training on private data (distill_first: FedMD's digest and revisit, with the
-    teacher of the round before) or learning from this round's teacher (train_first: KnFu's fine-tuning). null is
-    train_first, but distill_first for strategies whose teachers are part of private training's loss."""
-
-    def __post_init__(self) -> None:
-        at_least(1, rounds=self.rounds)
-        share(participation=self.participation)
-        at_least(0, dropout=self.dropout, min_clients=self.min_clients)
-        if self.dropout >= 1:
-            raise SettingError(f"dropout must be below 1, got {self.dropout}: nobody would ever take part")
-        if self.deadline is not None:
-            positive(deadline=self.deadline)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,11 +204,11 @@ class Server:
         Where the strategy fuses a stream, an upload is dropped once those of lower client ids have been added.
         """
         request, state = self._request(number), self._state
-        gathering: _Stream | _Stack = _Stack(self.adversity, self.guard, len(self._asked))
+        gathering: Stacked | Streamed = Stacked(self.adversity, self.guard, len(self._asked))
         needs_all = self.adversity is not None or self.choice.looks or self.guard.central is not None
         if not needs_all and isinstance(self.strategy, Streaming) and isinstance(self.kind, RowKind):
             with blaming(self.strategy, "strategy", RunError):
-                gathering = _Stream(self.strategy.stream(state), self.kind, self._asked)
+                gathering = Streamed(self.strategy.stream(state), self.kind, self._asked)
         silent, failures = set(self._asked), dict[int, str]()
         for reply in replies:
             upload = self._received(reply)
@@ -273,7 +243,7 @@ class Server:
             fusion = gathering.fuse(self.strategy, state, self.kind, request)
             _check_parts(fusion)
             self.kind.check_fusion(fusion, client_ids, request, self.declared.teaches)
-        if self.choice.looks and isinstance(gathering, _Stack):
+        if self.choice.looks and isinstance(gathering, Stacked):
             fusion = self.choice.settle(fusion, gathering.cohort, cast(Scale, self.declared.teaches))
         if self.observer is not None:
             self.observer.fused(number, fusion, request.public_ids)
@@ -606,72 +576,6 @@ class Server:
         self._sha256 = knowledge_sha256(fusion.teachers)
 
 
-def _check_parts(fusion: object) -> None:
-    """Raise RunError where a strategy returned no Fusion, or metrics that are no numbers; kinds check the rest."""
-    if not isinstance(fusion, Fusion):
-        what = "None" if fusion is None else f"a {type(fusion).__name__}"
-        raise RunError(f"fuse returned {what}, expected a fedkd.messages.Fusion(weights=..., teachers=...)")
-    for name, value in fusion.metrics.items():
-        if not isinstance(value, int | float):
-            raise RunError(f"fuse returned metrics with {name}={value!r}, expected numbers by name")
-
-
-class _Stack:
-    """Uploads kept until all are there."""
-
-    def __init__(self, adversity: Adversity | None, guard: Guard, asked: int) -> None:
-        self.accepted: dict[int, Upload] = {}
-        self.spent: tuple[Spending, ...] = ()
-        self._guard, self._asked = guard, asked
-        self.cohort: Any = None
-        self._adversity = adversity
-
-    def take(self, client_id: int, upload: Upload | None) -> None:
-        if upload is not None:
-            self.accepted[client_id] = upload
-
-    def close(self) -> None:
-        return
-
-    def fuse(self, strategy: Strategy, state: Any, kind: Kind, request: Request) -> Fusion:
-        self.cohort = cohort = kind.stack(list(self.accepted.values()), request)
-        if self._adversity is not None:
-            self.cohort = cohort = self._adversity.poisoned(cohort)
-            if self._guard.central is None:
-                return self._adversity.fuse(strategy, cohort, state)
-        fusion, self.spent = self._guard.fuse(strategy, cohort, state, self._asked)
-        return fusion
-
-
-class _Stream:
-    """Uploads handed on in the order of client ids: those that are early wait, the others are not kept."""
-
-    def __init__(self, stream: Stream, kind: RowKind, expected: Sequence[int]) -> None:
-        self.accepted: set[int] = set()
-        self.spent: tuple[Spending, ...] = ()
-        self._stream, self._kind, self._expected = stream, kind, list(reversed(expected))
-        self._early: dict[int, Tensor | None] = {}
-
-    def take(self, client_id: int, upload: Upload | None) -> None:
-        values = None if upload is None or upload.knowledge is None else self._kind.values(upload.knowledge)
-        self._early[client_id] = values
-        while self._expected and self._expected[-1] in self._early:
-            self._hand_on(self._expected.pop())
-
-    def close(self) -> None:
-        for client_id in sorted(self._early):
-            self._hand_on(client_id)
-
-    def fuse(self, strategy: Strategy, state: Any, kind: Kind, request: Request) -> Fusion:
-        return self._stream.fuse()
-
-    def _hand_on(self, client_id: int) -> None:
-        values = self._early.pop(client_id)
-        if values is not None:
-            self._stream.add(client_id, values)
-            self.accepted.add(client_id)
-
-
 def _memories(by_client: Mapping[int, Memory]) -> dict[str, Any]:
     """Return what codecs remember as tensors; what clients share is kept once."""
     distinct = {id(memory): memory for memory in by_client.values() if memory is not None}
@@ -716,25 +620,11 @@ def knowledge_sha256(teachers: Any) -> str:
     return hashlib.sha256(f"{list(values.shape)}".encode() + values.tobytes()).hexdigest()
 
 
-def settled_order(protocol: Protocol, kind: Kind | None) -> Order:
-    """Return the order of a round where the scenario leaves it open."""
-    if protocol.order is not None:
-        return protocol.order
-    return "distill_first" if kind is not None and kind.lesson == "train" else "train_first"
-
-
-def check_order(protocol: Protocol, kind: Kind | None) -> None:
-    """Raise where the protocol would compute a teacher that nobody ever learns from, or that cannot come in time."""
-    if kind is None:
-        return
-    if kind.lesson == "train" and protocol.order == "train_first":
-        raise SettingError(
-            "order=train_first: this strategy's teachers are part of private training, so that a round's teacher is for"
-            " the next round; leave order out"
-        )
-    if protocol.rounds == 1 and settled_order(protocol, kind) == "distill_first":
-        cure = "use rounds=2 or more" if kind.lesson == "train" else "use order=train_first for one-shot distillation"
-        raise SettingError(
-            "rounds=1 with order=distill_first would distill nothing: its first teacher is for the second round;"
-            f" {cure}"
-        )
+def _check_parts(fusion: object) -> None:
+    """Raise RunError where a strategy returned no Fusion, or metrics that are no numbers; kinds check the rest."""
+    if not isinstance(fusion, Fusion):
+        what = "None" if fusion is None else f"a {type(fusion).__name__}"
+        raise RunError(f"fuse returned {what}, expected a fedkd.messages.Fusion(weights=..., teachers=...)")
+    for name, value in fusion.metrics.items():
+        if not isinstance(value, int | float):
+            raise RunError(f"fuse returned metrics with {name}={value!r}, expected numbers by name")

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedkd.client import Workplace
 from fedkd.losses import LOSSES, distillation_target
 from fedkd.messages import Predictions
 from fedkd.models.build import Blueprint, Traits, borrowed_global_generator
 from fedkd.phases import Distillation
 from fedkd.seeding import numpy_stream, torch_seed
 from fedkd.training import optimize
+from fedkd.workplace import Workplace
 
 ModelState = Mapping[str, Tensor]
 

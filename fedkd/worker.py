@@ -14,13 +14,13 @@ from flwr.app import Message
 from fedkd.app.client_app import make_client_app
 from fedkd.app.records import read_download
 from fedkd.build import workplace
-from fedkd.client import Workplace
 from fedkd.devices import choose_device, settle
 from fedkd.engines.job import Crew, Order, client_of
 from fedkd.messages import Download
 from fedkd.rehearsal import companies, rehearse
 from fedkd.scenario import Scenario
 from fedkd.state import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
+from fedkd.workplace import Workplace
 
 
 def crew(place: Workplace) -> Crew:

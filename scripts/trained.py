@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from torch import nn
 
 from fedkd.build import build
-from fedkd.client import Workplace
 from fedkd.run import execute
 from fedkd.simulate import compose
+from fedkd.workplace import Workplace
 
 
 def trained(settings: Sequence[str]) -> tuple[Workplace, list[nn.Module]]:

@@ -17,8 +17,9 @@ from fedkd import durable
 from fedkd.errors import RunError, SettingError, StorageError
 from fedkd.fusion import mean_over_clients
 from fedkd.messages import Download, Predictions, PrivacyEvent, Upload
+from fedkd.protocol import Protocol
 from fedkd.run import resume, run
-from fedkd.server import Protocol, Reply
+from fedkd.server import Reply
 from strategies.fedmd import FedMD
 
 

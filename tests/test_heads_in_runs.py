@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedkd.baseline import twin_key
 from fedkd.build import Experiment, build
-from fedkd.client import Workplace, take_part
+from fedkd.client import take_part
 from fedkd.errors import SettingError
 from fedkd.messages import Download
 from fedkd.models.build import Architecture
@@ -26,6 +26,7 @@ from fedkd.privacy.mechanisms import Schedule
 from fedkd.rehearsal import reason_alone
 from fedkd.run import execute
 from fedkd.seeding import numpy_stream, torch_seed
+from fedkd.workplace import Workplace
 
 DUAL = {"name": "dual", "label_weight": 0.4, "label_share": 0.3, "sharpening": 0.5}
 FURTHER = ["dual", "stages"]

@@ -78,7 +78,7 @@ def test_a_teacher_that_was_judged_is_not_taken_for_another(monkeypatch: pytest.
         judged.append(given)
         return teacher_quality(*given)
 
-    monkeypatch.setattr("fedkd.client.teacher_quality", counted)
+    monkeypatch.setattr("fedkd.workplace.teacher_quality", counted)
     for teacher in (one, one, replace(one, values=one.values.clone()), other, moved, one, softened):
         expected = teacher_quality(
             teacher.values, teacher.scale, place.public_labels[teacher.ids], place.distillation.temperature

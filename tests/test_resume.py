@@ -17,11 +17,13 @@ import pytest
 from tiny import TINY, scenario
 
 from fedkd import run as run_module
+from fedkd import summary as summary_module
 from fedkd.build import build
 from fedkd.errors import RunError, SettingError
 from fedkd.report.comparison.finished import status
 from fedkd.report.folder import RunFolder
-from fedkd.run import resume, run, versions
+from fedkd.run import resume, run
+from fedkd.summary import versions
 
 VOLATILE = ("seconds", "versions", "engine")
 
@@ -120,7 +122,7 @@ def test_a_run_that_claims_something_says_which_rounds_are_run_again_and_what_mu
     ended_after(3, tmp_path / "run", monkeypatch, **changes)
     capsys.readouterr()
     if other is not None:
-        monkeypatch.setattr(run_module, "versions", lambda: {**versions(), "torch": other})
+        monkeypatch.setattr(summary_module, "versions", lambda: {**versions(), "torch": other})
     resume(scenario(**changes), tmp_path / "run")
     said = " ".join(capsys.readouterr().out.split())
     assert (f"Warning: {AGAIN}{also}" in said) if also is not None else ("run again" not in said)

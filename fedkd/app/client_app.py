@@ -11,7 +11,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedkd.app.records import card_content, join, read_download, split, upload_content
-from fedkd.client import Workplace, describe, take_part
+from fedkd.client import describe, take_part
+from fedkd.workplace import Workplace
 
 
 def make_client_app(find_workplace: Callable[[Message], Workplace]) -> ClientApp:

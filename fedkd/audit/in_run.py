@@ -20,16 +20,16 @@ from fedkd.audit.study import Help, Study, audit_run, taught
 from fedkd.audit.views import Truth, ViewWriter, read_truth, read_view, write_truth
 from fedkd.audit.witness import Witness
 from fedkd.build import Experiment, coins_of, workplace
-from fedkd.client import Workplace
 from fedkd.codecs import CODECS, Codec
 from fedkd.devices import settled
 from fedkd.errors import SettingError
 from fedkd.knowledge import PublicPredictions
+from fedkd.protocol import settled_order
 from fedkd.scenario import Scenario
-from fedkd.server import settled_order
 from fedkd.settings import defaults, plain
 from fedkd.state import ClientStore, DiskStore, Layout, MemoryStore
 from fedkd.training import predict
+from fedkd.workplace import Workplace
 
 
 def begin(experiment: Experiment, run_dir: Path, resume_after: int | None = None) -> Witness | None:

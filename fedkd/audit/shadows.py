@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedkd.audit.canaries import Coins
-from fedkd.client import Workplace, take_part
+from fedkd.client import take_part
 from fedkd.codecs import Codecs
 from fedkd.devices import settled
 from fedkd.fusion import soften
@@ -27,6 +27,7 @@ from fedkd.messages import Download, Knowledge, Predictions, Step
 from fedkd.seeding import derive, numpy_stream
 from fedkd.state import ClientState
 from fedkd.training import predict
+from fedkd.workplace import Workplace
 
 Teachers = Mapping[int, Mapping[int, Knowledge]]
 """By client, then round: what the client was taught in it."""

@@ -26,7 +26,6 @@ from fedkd.audit.shadows import ShadowModels
 from fedkd.audit.surrogate import Surrogates, surrogate_margins
 from fedkd.audit.verdicts import Claim, Verdict, judge
 from fedkd.audit.views import Truth, View, read_truth, read_view
-from fedkd.client import Workplace
 from fedkd.codecs import CODECS, Codec
 from fedkd.devices import settled
 from fedkd.errors import Damaged, SettingError, UploadRejected, unknown_name
@@ -35,6 +34,7 @@ from fedkd.messages import Knowledge
 from fedkd.naming import import_path, is_import_path
 from fedkd.seeding import numpy_stream
 from fedkd.training import predict
+from fedkd.workplace import Workplace
 
 GUESSED = (0.2, 0.8)
 """Shares of the canaries that are guessed, fixed beforehand: the surest fifth, and as many as coins seldom miss.

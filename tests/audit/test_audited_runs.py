@@ -18,7 +18,7 @@ from fedkd.audit.views import read_truth, read_view
 from fedkd.baseline import _twin, twin_key
 from fedkd.build import build, coins_of
 from fedkd.checkpoint import CheckpointFolder
-from fedkd.client import PRIVACY, describe, take_part
+from fedkd.client import describe, take_part
 from fedkd.engines.local import LocalGrid, message_identity
 from fedkd.errors import SettingError, StorageError
 from fedkd.messages import Download
@@ -26,6 +26,7 @@ from fedkd.run import Driver, resume, run
 from fedkd.scenario import Scenario
 from fedkd.simulate import main as simulate
 from fedkd.worker import crew
+from fedkd.workplace import PRIVACY
 
 STORE = {"name": "store"}
 CANARIES = {"name": "canaries", "per_client": 4}

@@ -11,13 +11,13 @@ from tiny import records, scenario
 
 from fedkd.baseline import twin_key
 from fedkd.build import build
-from fedkd.client import Workplace
 from fedkd.data.division import Public
 from fedkd.data.prepare import Prepared, prepare
 from fedkd.data.public import Noise, PublicSet, Same, fit, make_public_set, samples_of_other
 from fedkd.data.samples import inputs, statistics
 from fedkd.data.sources import Digits, Rows
 from fedkd.errors import SettingError
+from fedkd.workplace import Workplace
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedkd import client as client_module
 from fedkd.app.strategy import FederatedDistillation
 from fedkd.build import build
-from fedkd.client import PRIVACY, Upload, Workplace, take_part
+from fedkd.client import Upload, take_part
 from fedkd.engines.ray import Ray
 from fedkd.errors import SettingError
 from fedkd.guard import SPENT, Guard
@@ -31,6 +31,7 @@ from fedkd.privacy.ranges import bound_rows
 from fedkd.report.folder import RunFolder
 from fedkd.run import Driver, resume, run
 from fedkd.seeding import torch_seed
+from fedkd.workplace import PRIVACY, Workplace
 
 BUDGET = 8.0
 SOFT_MEAN = {"name": "dsfl", "aggregation": "mean"}
