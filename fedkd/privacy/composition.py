@@ -24,8 +24,9 @@ def epsilon_of(events: Counted, delta: float, accountant: Accountant = "auto") -
     """Return the epsilon of all ``events`` at ``delta``, >= 0, and the name of the accountant that found it.
 
     ``auto`` is exact for Gaussian noise, and the best of RDP and, where all events are pure, the plain sum otherwise.
-    ``prv`` (DP-SGD alone) and ``pld`` (with the extra; no votes) are used where they apply, if they say less. Without
-    events epsilon is 0; with a NoClaim it is infinite. Order does not matter.
+    ``prv`` (DP-SGD alone) and ``pld`` (with the extra; no votes) are used where they apply, if they say less, up to an
+    epsilon of 200: beyond, they take minutes and gigabytes, and PRV overflows. Without events epsilon is 0; with a
+    NoClaim it is infinite. Order does not matter.
 
     >>> from fedkd.privacy.events import GaussianRows
     >>> epsilon, accountant = epsilon_of([(GaussianRows(rows=1, sensitivity=1.0, sigma=1.0), 1)], 1e-5)
@@ -35,6 +36,8 @@ def epsilon_of(events: Counted, delta: float, accountant: Accountant = "auto") -
     check_delta(delta)
     merged = merge(events)
     found = [_automatic(merged, delta)]
+    if found[0][0] > distributions.LARGEST:
+        return found[0]
     alone = all(isinstance(event, DpSgdSteps) for event, _ in merged)
     if accountant == "prv" and merged and alone:
         history = [(e.noise_multiplier, e.sample_rate, n) for e, n in merged if isinstance(e, DpSgdSteps)]

@@ -19,6 +19,9 @@ LARGEST_PURE = 36.0
 """A pure epsilon of one release from which it is as good as open (e^-36 is below a double's precision): the sum is then
 the whole answer, and the privacy loss of many would take minutes and gigabytes to find it."""
 
+LARGEST = 200.0
+"""The epsilon by RDP above which neither is asked: both then take minutes and gigabytes, and PRV overflows."""
+
 Triple = tuple[float, float, int]
 """Noise multiplier, sample rate, steps: what DP-SGD did, as Opacus' accountants write it."""
 

@@ -155,6 +155,15 @@ def test_prv_counts_dp_sgd_and_nothing_else():
     assert epsilon_of(mixed, DELTA, "prv") == epsilon_of(mixed, DELTA)
 
 
+def test_an_epsilon_that_protects_nobody_is_left_to_rdp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PRV overflows there, and both take minutes and gigabytes."""
+    monkeypatch.setattr("fedkd.privacy.distributions.prv_epsilon", lambda *_: pytest.fail("PRV was asked"))
+    loud = [(DpSgdSteps(noise_multiplier=0.05, sample_rate=0.2, steps=200), 1)]
+    epsilon, accountant = epsilon_of(loud, DELTA, "prv")
+    assert epsilon > 1000
+    assert accountant == "rdp"
+
+
 def test_a_round_of_sampled_clients_is_one_event():
     """One coin for all rows of a round: as one event a row the epsilon would be far too small."""
     together = SampledClients(sample_rate=0.1, rows=1000, sensitivity=1.0, sigma=30.0, rounds=10)

@@ -54,8 +54,8 @@ class Laplace:
     memoize: bool = False
     """Answer a public sample once: a repeated one gets the same noisy row, and costs nothing."""
     accountant: Literal["auto", "pld"] = "auto"
-    """What counts the finished run: auto (RDP, or the sum), or also PLD (the extra fedkd[pld]), slower and tighter.
-    Noise is solved, and rounds are counted, by auto."""
+    """What counts the finished run: auto (RDP, or the sum), or also PLD (the extra fedkd[pld]), slower and tighter,
+    for epsilons up to 200. Noise is solved, and rounds are counted, by auto."""
 
     def __post_init__(self) -> None:
         check_budget(epsilon=self.epsilon, delta=self.delta, sigma=self.sigma)
