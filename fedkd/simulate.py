@@ -6,6 +6,7 @@ top of a scenario replaces its strategy whole and keeps none of its fields.
 """
 
 import csv
+import json
 import logging
 import os
 import re
@@ -56,8 +57,9 @@ def _main(given: list[str]) -> int:
         scenarios = scenario_files(_value_of(given, "--config-dir")[1])
         print(manual_of(chosen) if chosen else manual(scenarios))  # noqa: T201
         return 0
-    given, flags, resumed = _prepare(given)
-    if _run_hydra(given, flags, resumed):
+    command = _again(given)
+    given, flags, resumed = _prepare(command)
+    if _run_hydra(given, flags, resumed, command):
         print("fedkd: VIOLATION: the audit refutes what the run claims; its table says which", file=sys.stderr)  # noqa: T201
         return 3
     return 0
@@ -161,6 +163,32 @@ def _flags(given: list[str]) -> tuple[list[str], list[str]]:
 
 RESUMABLE = ("engine", "report", "checkpoint", "state")
 """Settings that may change when a run is resumed: they do not change its figures."""
+RESUMABLE_IN_SWEEP = ("engine", "report")
+SWEEP_FILE = "sweep.json"
+"""Holds, in a sweep's folder, the arguments that it was begun with."""
+
+
+def _again(given: list[str]) -> list[str]:
+    """Return the arguments; those of a sweep that is to go on where ``resume`` names its folder."""
+    rest, resumed = _value_of(given, "resume")
+    if resumed is None or not (Path(resumed).expanduser() / SWEEP_FILE).is_file():
+        return given
+    folder = Path(resumed).expanduser()
+    for argument in rest:
+        if argument.partition("=")[0].lstrip("+~").partition(".")[0] not in RESUMABLE_IN_SWEEP:
+            raise SettingError(
+                f"{argument} cannot be changed in a sweep that goes on; with resume only"
+                f" {' and '.join(RESUMABLE_IN_SWEEP)} can"
+            )
+    try:
+        begun: list[str] = [str(argument) for argument in json.loads((folder / SWEEP_FILE).read_text())["arguments"]]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise SettingError(f"resume={folder}: {SWEEP_FILE} cannot be read: {error}") from error
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return [*(a for a in begun if not a.startswith(_SWEEP_DIR)), *rest, f"{_SWEEP_DIR}'{quoted}'"]
+
+
+_SWEEP_DIR = "hydra.sweep.dir="
 
 
 def _resumed(run_dir: Path, given: Sequence[str], flags: Sequence[str], config: str | None) -> str:
@@ -175,7 +203,10 @@ def _resumed(run_dir: Path, given: Sequence[str], flags: Sequence[str], config: 
                 f" {', '.join(RESUMABLE)} can. For another experiment use --config {run_dir / 'config.yaml'}"
             )
     if not (run_dir / "config.yaml").is_file():
-        raise SettingError(f"resume={run_dir}: no run's folder (it has no config.yaml); give that of a run")
+        raise SettingError(
+            f"resume={run_dir}: no run's folder (it has no config.yaml) and no sweep's (it has no {SWEEP_FILE});"
+            " give that of one"
+        )
     return str(run_dir / "config.yaml")
 
 
@@ -277,9 +308,10 @@ def _read(path: Path) -> dict[str, Any]:
     return body
 
 
-def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> bool:
+def _run_hydra(given: list[str], flags: list[str], resumed: Path | None, command: Sequence[str]) -> bool:
     """Let Hydra compose the scenario (each of a sweep's) and run it; its own errors become one line.
 
+    A sweep keeps the ``command``, by which it can go on: what is complete in its folder is left alone.
     Returns whether an audit found a claim violated, in any of a sweep's runs.
     """
     for name in ("flwr", "alembic"):
@@ -308,7 +340,8 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> bool
     jobs: list[Path] = []
 
     def task(config: DictConfig) -> dict[str, Any] | None:
-        from fedkd.run import resume, run
+        from fedkd.ensure import ensure, is_complete
+        from fedkd.run import choose_run_dir, resume, run
 
         plain: Any = OmegaConf.to_container(config, resolve=True)
         scenario = Scenario.parse(plain)
@@ -318,8 +351,11 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> bool
                 key: re.sub(r"\\(.)", r"\1", value) for key, _, value in own if key in swept
             }  # Hydra escapes colons
             jobs.append(Path(HydraConfig.get().runtime.output_dir))
-            _list_in_sweep(jobs[-1], varied)
-            return run(_tagged(scenario, varied), jobs[-1])
+            _list_in_sweep(jobs[-1], varied, command)
+            scenario, folder = _tagged(scenario, varied), choose_run_dir(scenario, jobs[-1])
+            if is_complete(scenario, folder):
+                print(f"{folder}: complete")  # noqa: T201
+            return ensure(scenario, folder)
         return run(scenario) if resumed is None else resume(scenario, resumed)
 
     def guarded(config: DictConfig) -> dict[str, Any] | None:
@@ -333,21 +369,26 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None) -> bool
             failures.append(error)
             return None
 
-    before = sys.argv
+    before, ended = sys.argv, False
     sys.argv = ["python -m fedkd.simulate", *map(_forced, given), *flags]
     try:
         # A folder without subfolders: beside this file, Hydra would take fedkd/models for a group.
         folder = str(files("scenarios"))
         hydra.main(version_base="1.3", config_path=folder, config_name="fedkd")(guarded)()
+        ended = True
     except (HydraException, OmegaConfBaseException) as error:
         raise SettingError(" ".join(str(error).split())) from error
     finally:
         sys.argv = before
-        if len(jobs) > 1:
+        if jobs:
             sweep, here = jobs[0].parent, Path.cwd()
             sweep = sweep.relative_to(here) if sweep.is_relative_to(here) else sweep
-            command = ["python", "scripts/compare.py", "--runs", str(sweep), "--out", str(sweep / "comparison")]
-            print(f"Compare the runs: {shlex.join(command)}")  # noqa: T201
+            comparing = ["python", "scripts/compare.py", "--runs", str(sweep), "--out", str(sweep / "comparison")]
+            if len(jobs) > 1:
+                print(f"Compare the runs: {shlex.join(comparing)}")  # noqa: T201
+            if not ended:
+                going_on = ["python", "-m", "fedkd.simulate", f"resume={sweep}"]
+                print(f"Go on with the sweep: {shlex.join(going_on)}")  # noqa: T201
     if failures:
         raise failures[0]
     return any(violations)
@@ -361,14 +402,30 @@ _SWEEP = re.compile(r"(choice|range|interval|glob)\(")
 """How a value begins that Hydra takes for several."""
 
 
-def _list_in_sweep(folder: Path, varied: Mapping[str, str]) -> None:
-    """Add one job of a sweep to ``sweep.csv``, which says what varies from folder to folder."""
+def _list_in_sweep(folder: Path, varied: Mapping[str, str], command: Sequence[str]) -> None:
+    """Add one job of a sweep to ``sweep.csv``, which says what varies from folder to folder, and keep the command."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / "sweep.csv").open("a", newline="") as file:
+    kept, listed = folder.parent / SWEEP_FILE, folder.parent / "sweep.csv"
+    if not kept.exists():
+        kept.write_text(json.dumps({"arguments": _with_whole_paths(command)}, indent=2) + "\n")
+    with listed.open("a+", newline="") as file:
+        file.seek(0)
+        if folder.name in [row[0] for row in csv.reader(file) if row]:
+            return
         table = csv.writer(file)
         if file.tell() == 0:
             table.writerow(["folder", *varied])
         table.writerow([folder.name, *varied.values()])
+
+
+def _with_whole_paths(command: Sequence[str]) -> list[str]:
+    """Return arguments that mean the same in every working directory, as far as fedkd's own options go."""
+    rest = list(command)
+    for option in ("--config-dir", "--config"):
+        rest, value = _value_of(rest, option)
+        if value is not None:
+            rest.append(f"{option}={Path(value).expanduser().resolve()}")
+    return rest
 
 
 def _tagged(scenario: Scenario, varied: Mapping[str, str]) -> Scenario:

@@ -6,7 +6,6 @@ with it, is reported and is nobody else's trouble. What a run prints goes into a
 
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import traceback
@@ -17,14 +16,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fedkd.errors import FedkdError, SettingError
-from fedkd.report.comparison.finished import status
-from fedkd.report.folder import claimed
-from fedkd.run import fixed, resume, run
+from fedkd.ensure import ensure, is_complete
+from fedkd.errors import FedkdError
 from fedkd.scenario import Scenario
-from fedkd.settings import flat
 
 PATIENCE = 20.0
 """Seconds that interrupted runs have to write what is finished."""
@@ -64,50 +58,12 @@ def search_here() -> None:
 
 def is_done(task: Task) -> bool:
     """Return whether a task's run is complete. Raises SettingError where its folder holds another run."""
-    if not (task.folder / "config.yaml").is_file():
-        return False
-    stored = _stored(task.folder)
-    if stored is None:
-        return False
-    was, now = (flat(_decided(scenario, task.scenario)) for scenario in (stored, task.scenario))
-    different = [key for key in sorted(was | now) if was.get(key) != now.get(key)]
-    if different:
-        shown = ", ".join(f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in different[:5])
-        raise SettingError(
-            f"{task.folder} holds a run with other settings; name another folder, or move that one: {shown}"
-        )
-    return status(task.folder) == "completed"
-
-
-def _stored(folder: Path) -> Scenario | None:
-    """Return the scenario of the run in a folder; None where it was ended before that was written."""
-    text = (folder / "config.yaml").read_text()
-    return Scenario.parse(yaml.safe_load(text)) if text else None
-
-
-def _decided(scenario: Scenario, asked: Scenario) -> dict[str, Any]:
-    """Return what decides a run's figures, without what ``asked`` leaves to be chosen when the run begins."""
-    whole = fixed(scenario)
-    if asked.distill.loss is None:
-        del whole["distill"]["loss"]
-    if asked.protocol.order is None:
-        del whole["order"]
-    if asked.federation.together == "auto":
-        del whole["together"]
-    return whole
+    return is_complete(task.scenario, task.folder)
 
 
 def carry_out(task: Task) -> None:
     """Run a task, or go on with what is in its folder from its last checkpoint. Raises FedkdError."""
-    folder = task.folder
-    if (folder / "config.yaml").is_file():
-        stored = _stored(folder)
-        if stored is not None and any((folder / "checkpoints").glob("*.checkpoint")):
-            resume(stored.changed(report=task.scenario.report, engine=task.scenario.engine), folder)
-            return
-        with claimed(folder):  # whoever else may be running it
-            shutil.rmtree(folder)  # it was ended before its first checkpoint
-    run(task.scenario, folder)
+    ensure(task.scenario, task.folder)
 
 
 def run_all(tasks: Sequence[Task], jobs: int, on_end: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from fedkd.report.console import ConsoleReport
+from fedkd.report.folder import RunFolder
 from fedkd.simulate import compose, main
 
 TINY = [
@@ -161,6 +162,59 @@ def test_a_sweep_runs_every_combination_says_what_varies_and_shares_the_twin(
     said = (sweep / "sweep.csv").read_text().splitlines()
     assert said == ["folder,strategy,seed", "0,knfu,0", "1,knfu,1", "2,toys:Mean,0", "3,toys:Mean,1"]
     assert f"compare.py --runs {sweep} --out {sweep / 'comparison'}" in capsys.readouterr().out
+
+
+def test_a_sweep_that_was_ended_goes_on_with_what_is_not_complete(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("mine").mkdir()
+    Path("mine/small.yaml").write_text("rounds: 2\n")
+    command = [
+        *TINY, "--config-dir", "mine", "scenario=small", "-m", "strategy=knfu,toys:Mean", "seed=0,1", "rounds=3",
+        "hydra.sweep.dir=a whole",
+    ]  # fmt: skip
+    assert main(command) == 0
+    command[-1] = "hydra.sweep.dir='in parts'"
+    rounds, add = iter(range(100)), RunFolder.add_round
+
+    def add_round(folder: RunFolder, *given: Any) -> None:
+        if next(rounds) == 4:  # in the second run, after its first checkpoint
+            raise KeyboardInterrupt
+        add(folder, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "add_round", add_round)
+        capsys.readouterr()
+        assert main(command) == 130
+    assert "Go on with the sweep: python -m fedkd.simulate 'resume=in parts'" in capsys.readouterr().out
+    assert summary("in parts/1")["status"] == "interrupted"
+    before = Path("in parts/0/summary.json").stat().st_mtime_ns
+
+    for wrong in ("seed=3", "-m", "checkpoint.every=2"):
+        assert main(["resume=in parts", wrong]) == 2
+        assert f"{wrong} cannot be changed in a sweep that goes on" in capsys.readouterr().err
+    assert main(["resume=in parts", "report.plots=false"]) == 0
+    said = capsys.readouterr().out
+    assert "in parts/0: complete" in said
+    assert "resumed after round 1 of 3" in said
+    assert Path("in parts/0/summary.json").stat().st_mtime_ns == before
+    for job in "0123":
+        assert summary(f"in parts/{job}")["status"] == "completed"
+        assert summary(f"in parts/{job}")["knowledge_sha256"] == summary(f"a whole/{job}")["knowledge_sha256"]
+    assert Path("in parts/sweep.csv").read_text() == Path("a whole/sweep.csv").read_text()
+    monkeypatch.chdir("mine")
+    assert main(["resume=../in parts"]) == 0  # everything is there, from wherever it is asked
+    assert capsys.readouterr().out.count(": complete") == 4
+
+
+def test_a_sweep_goes_on_past_a_run_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    """One of them has too few clients that answer; the other is not its trouble."""
+    command = [*TINY, "-m", "min_clients=4,1", "dropout=0.5", "rounds=4", "baseline=none", "hydra.sweep.dir=sweep"]
+    assert main(command) == 1
+    assert "min_clients=4" in capsys.readouterr().err
+    assert (summary("sweep/0")["status"], summary("sweep/1")["status"]) == ("failed", "completed")
+    assert main(["resume=sweep"]) == 1
+    assert "sweep/1: complete" in capsys.readouterr().out
 
 
 def test_the_twin_is_computed_once(capsys: pytest.CaptureFixture[str]) -> None:
