@@ -10,10 +10,9 @@ Not for: noise on a random subset (``fedkd.privacy.renyi``), or noise whose size
 import math
 from collections.abc import Callable, Iterable
 
-from scipy.special import log_ndtr
-
 from fedkd.checks import at_least, positive
 from fedkd.errors import SettingError
+from fedkd.privacy.special import log_ndtr
 
 
 def delta_at(epsilon: float, mu: float) -> float:

@@ -12,11 +12,11 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from fedkd.checks import at_least, positive
 from fedkd.errors import SettingError
 from fedkd.privacy.gaussian import check_delta
+from fedkd.privacy.special import logsumexp
 
 Renyi = NDArray[np.float64]
 """A cost at each of ``ORDERS``, in nats."""

@@ -11,10 +11,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import log_ndtr, logsumexp
 
 from fedkd.checks import positive
 from fedkd.privacy.renyi import ORDERS, Renyi
+from fedkd.privacy.special import log_ndtr, logsumexp
 
 _ALPHA = np.array(ORDERS)
 
