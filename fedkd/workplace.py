@@ -150,6 +150,17 @@ class Workplace:
         model.load_state_dict(weights)
         return model, {name: tensor for name, tensor in state.items() if name.startswith(KEPT)}
 
+    def own_model(self, client_id: int, store: ClientStore | None = None) -> nn.Module:
+        """Return a module with the weights that a client keeps in ``store``, or here: to be asked, not to be trained.
+
+        It is the caller's, whatever this thread's other calls do.
+        """
+        architecture = self.architectures[client_id]
+        state = (store or self.store).get(client_id) or self.initial_state(client_id)
+        model = architecture.build(seed=0).to(self.device)
+        model.load_state_dict({name: state[name] for name in model.state_dict()})
+        return model
+
     def quality(self, teacher: Predictions) -> Mapping[str, float | tuple[float, ...]]:
         """Return how right a teacher is on the public set, found once where clients in a row have the same."""
         before: Predictions | None = self._threads.__dict__.get("judged")

@@ -17,11 +17,4 @@ def trained(settings: Sequence[str]) -> tuple[Workplace, list[nn.Module]]:
     experiment = build(compose(settings), stop)
     execute(experiment, lambda _: None, stop)
     place = experiment.place
-    return place, [_model(place, client) for client in range(len(place.architectures))]
-
-
-def _model(place: Workplace, client: int) -> nn.Module:
-    state = place.store.get(client) or place.initial_state(client)
-    model = place.architectures[client].build(0)
-    model.load_state_dict({name: state[name] for name in model.state_dict()})
-    return model
+    return place, [place.own_model(client) for client in range(len(place.architectures))]

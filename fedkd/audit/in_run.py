@@ -158,11 +158,8 @@ def _keep_lab(experiment: Experiment, run_dir: Path) -> None:
     store: ClientStore = place.store if experiment.scenario.engine.value.here else DiskStore(experiment.states)
     x, _ = place.task.test_set(coins.rows)
     writer = ViewWriter(run_dir, "lab", {}, resume_after=0)
-    for client, architecture in enumerate(place.architectures):
-        state = store.get(client) or place.initial_state(client)
-        model = architecture.build(0).to(place.device)
-        model.load_state_dict({name: state[name] for name in model.state_dict()})
+    for client in range(len(place.architectures)):
         with settled(place.device):
-            logits = predict(model, x).cpu().numpy()
+            logits = predict(place.own_model(client, store), x).cpu().numpy()
         writer.add("query", {"logits": logits}, round=experiment.plan.rounds, client=client)
     writer.save()
