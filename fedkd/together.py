@@ -255,10 +255,13 @@ def reason_against(architecture: Architecture, traits: Traits) -> str | None:
 def depends_on_company(architecture: Architecture, batch_size: int) -> bool:
     """Return whether a client's weights differ in any bit with the clients that are trained beside it, on the CPU.
 
-    Then a run would depend on how its clients are spread over workers. Found by a trial in companies of 1, 3 and 17.
+    Then a run would depend on how its clients are spread over workers. Found by a trial in companies of 1, 3 and 17, or
+    of as many as are trained at once where the model is small.
     """
     model = architecture.build(seed=0)
-    sizes = [batch_size + 1 + i % 3 for i in range(17)]
+    parameters = sum(p.numel() for p in model.parameters())
+    count = clients_at_once(parameters) if parameters <= SMALL else 17
+    sizes = [batch_size + 1 + i % 3 for i in range(count)]
     samples, phase = _samples(architecture, sum(sizes), torch.device("cpu")), Phase(batch_size=batch_size)
     whole = _Trial(model, sizes, phase, samples).together()
     for company in (1, 3):
