@@ -31,7 +31,7 @@ from fedkd.privacy.ranges import bound_rows
 from fedkd.report.folder import RunFolder
 from fedkd.run import Driver, resume, run
 from fedkd.seeding import torch_seed
-from fedkd.workplace import PRIVACY, Workplace
+from fedkd.workplace import OPTIMIZER, PRIVACY, Workplace
 
 BUDGET = 8.0
 SOFT_MEAN = {"name": "dsfl", "aggregation": "mean"}
@@ -246,6 +246,16 @@ def test_only_training_on_private_data_spends_and_the_state_holds_no_gradients(t
         assert state[f"{PRIVACY}steps"][:, 1:].tolist() == [[schedule.sample_rate, 3 * schedule.steps]]
         weights = states(tmp_path / "plain", int(row["client"]))
         assert {n: t.shape for n, t in state.items() if n not in kept} == {n: t.shape for n, t in weights.items()}
+
+
+def test_an_optimizer_that_is_kept_goes_on_through_private_rounds(tmp_path: Path):
+    changes = protected("dp_sgd", train={"epochs": 2, "batch_size": 8, "optimizer_state": "kept"})
+    run(scenario(**changes), tmp_path / "run")
+    for row in clients(tmp_path / "run")[-4:]:
+        schedule = Schedule.of(int(row["train_size"]), 8, 2)
+        state = states(tmp_path / "run", int(row["client"]))
+        assert state[f"{OPTIMIZER}train/0/step"] == 3 * schedule.steps
+        assert state[f"{OPTIMIZER}train/0/exp_avg_sq"].any()
 
 
 def test_clients_and_rounds_whose_seeds_share_their_low_bits_do_not_share_noise():
