@@ -57,9 +57,9 @@ def _main(given: list[str]) -> int:
         scenarios = scenario_files(_value_of(given, "--config-dir")[1])
         print(manual_of(chosen) if chosen else manual(scenarios))  # noqa: T201
         return 0
-    command = _again(given)
+    asked, command = given, _again(given)
     given, flags, resumed = _prepare(command)
-    if _run_hydra(given, flags, resumed, command):
+    if _run_hydra(given, flags, resumed, command, goes_on=command != asked):
         print("fedkd: VIOLATION: the audit refutes what the run claims; its table says which", file=sys.stderr)  # noqa: T201
         return 3
     return 0
@@ -166,6 +166,7 @@ RESUMABLE = ("engine", "report", "checkpoint", "state")
 RESUMABLE_IN_SWEEP = ("engine", "report")
 SWEEP_FILE = "sweep.json"
 """Holds, in a sweep's folder, the arguments that it was begun with."""
+_SWEEP_DIR = "hydra.sweep.dir="
 
 
 def _again(given: list[str]) -> list[str]:
@@ -174,12 +175,7 @@ def _again(given: list[str]) -> list[str]:
     if resumed is None or not (Path(resumed).expanduser() / SWEEP_FILE).is_file():
         return given
     folder = Path(resumed).expanduser()
-    for argument in rest:
-        if argument.partition("=")[0].lstrip("+~").partition(".")[0] not in RESUMABLE_IN_SWEEP:
-            raise SettingError(
-                f"{argument} cannot be changed in a sweep that goes on; with resume only"
-                f" {' and '.join(RESUMABLE_IN_SWEEP)} can"
-            )
+    _check_changes(rest, RESUMABLE_IN_SWEEP, "a sweep")
     try:
         begun: list[str] = [str(argument) for argument in json.loads((folder / SWEEP_FILE).read_text())["arguments"]]
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -188,26 +184,26 @@ def _again(given: list[str]) -> list[str]:
     return [*(a for a in begun if not a.startswith(_SWEEP_DIR)), *rest, f"{_SWEEP_DIR}'{quoted}'"]
 
 
-_SWEEP_DIR = "hydra.sweep.dir="
-
-
 def _resumed(run_dir: Path, given: Sequence[str], flags: Sequence[str], config: str | None) -> str:
     """Return the scenario file of a run that is to go on; SettingError where that cannot be."""
     if config is not None or "-m" in flags or "--multirun" in flags:
         raise SettingError("resume=RUN_DIR goes on with one run and its own scenario; leave out --config and -m")
-    for argument in given:
-        key = argument.partition("=")[0].lstrip("+~")
-        if key.partition(".")[0] not in RESUMABLE:
-            raise SettingError(
-                f"{argument} cannot be changed in a run that goes on; with resume only"
-                f" {', '.join(RESUMABLE)} can. For another experiment use --config {run_dir / 'config.yaml'}"
-            )
+    _check_changes(given, RESUMABLE, "a run", f". For another experiment use --config {run_dir / 'config.yaml'}")
     if not (run_dir / "config.yaml").is_file():
         raise SettingError(
             f"resume={run_dir}: no run's folder (it has no config.yaml) and no sweep's (it has no {SWEEP_FILE});"
             " give that of one"
         )
     return str(run_dir / "config.yaml")
+
+
+def _check_changes(given: Sequence[str], allowed: Sequence[str], what: str, cure: str = "") -> None:
+    """Raise SettingError for an argument that would change what goes on, beyond the sections ``allowed``."""
+    for argument in given:
+        if argument.partition("=")[0].lstrip("+~").partition(".")[0] not in allowed:
+            raise SettingError(
+                f"{argument} cannot be changed in {what} that goes on; with resume only {', '.join(allowed)} can{cure}"
+            )
 
 
 def _existing(path: str, option: str) -> Path:
@@ -308,10 +304,13 @@ def _read(path: Path) -> dict[str, Any]:
     return body
 
 
-def _run_hydra(given: list[str], flags: list[str], resumed: Path | None, command: Sequence[str]) -> bool:
+def _run_hydra(
+    given: list[str], flags: list[str], resumed: Path | None, command: Sequence[str], *, goes_on: bool
+) -> bool:
     """Let Hydra compose the scenario (each of a sweep's) and run it; its own errors become one line.
 
-    A sweep keeps the ``command``, by which it can go on: what is complete in its folder is left alone.
+    A sweep keeps the ``command``, by which it can go on. One that ``goes_on`` leaves alone what is complete in its
+    folder; any other refuses a folder that holds a run.
     Returns whether an audit found a claim violated, in any of a sweep's runs.
     """
     for name in ("flwr", "alembic"):
@@ -353,6 +352,8 @@ def _run_hydra(given: list[str], flags: list[str], resumed: Path | None, command
             jobs.append(Path(HydraConfig.get().runtime.output_dir))
             _list_in_sweep(jobs[-1], varied, command)
             scenario, folder = _tagged(scenario, varied), choose_run_dir(scenario, jobs[-1])
+            if not goes_on:
+                return run(scenario, folder)
             if is_complete(scenario, folder):
                 print(f"{folder}: complete")  # noqa: T201
             return ensure(scenario, folder)

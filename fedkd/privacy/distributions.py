@@ -20,7 +20,7 @@ LARGEST_PURE = 36.0
 the whole answer, and the privacy loss of many would take minutes and gigabytes to find it."""
 
 LARGEST = 200.0
-"""The epsilon by RDP above which neither is asked: both then take minutes and gigabytes, and PRV overflows."""
+"""The epsilon by ``auto`` above which neither is asked: both then take minutes and gigabytes, and PRV overflows."""
 
 Triple = tuple[float, float, int]
 """Noise multiplier, sample rate, steps: what DP-SGD did, as Opacus' accountants write it."""

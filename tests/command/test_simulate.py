@@ -202,6 +202,9 @@ def test_a_sweep_that_was_ended_goes_on_with_what_is_not_complete(
         assert summary(f"in parts/{job}")["status"] == "completed"
         assert summary(f"in parts/{job}")["knowledge_sha256"] == summary(f"a whole/{job}")["knowledge_sha256"]
     assert Path("in parts/sweep.csv").read_text() == Path("a whole/sweep.csv").read_text()
+    assert main(command) == 2  # without resume a folder that holds runs is refused, and nothing in it is touched
+    assert "already holds a run" in capsys.readouterr().err
+    assert Path("in parts/0/summary.json").stat().st_mtime_ns == before
     monkeypatch.chdir("mine")
     assert main(["resume=../in parts"]) == 0  # everything is there, from wherever it is asked
     assert capsys.readouterr().out.count(": complete") == 4
