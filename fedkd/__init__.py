@@ -1,7 +1,8 @@
 """fedkd: a simulator for federated distillation.
 
-Clients of different architectures train on non-IID partitions of real data and exchange predictions on a
-public set instead of weights; a server strategy fuses them. ``docs/architecture.md`` says where things live.
+Clients of different architectures train on non-IID partitions of real data and exchange predictions
+on a public set instead of weights; a server strategy fuses them. ``docs/architecture.md`` says
+where things live.
 """
 
 import os

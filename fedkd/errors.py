@@ -1,6 +1,7 @@
 """What can go wrong, by who has to act on it, and how a near miss is named.
 
-Not for: the checks themselves, which stand where the value is used (``fedkd.checks`` has the common ones).
+Not for: the checks themselves, which stand where the value is used (``fedkd.settings.validators``
+has the common ones).
 """
 
 import difflib
@@ -14,7 +15,9 @@ class FedkdError(Exception):
 
 
 class SettingError(FedkdError, ValueError):
-    """A setting that cannot be used as it stands. The command ends with status 2, before any training."""
+    """A setting that cannot be used as it stands. The command ends with status 2, before any
+    training.
+    """
 
 
 class UploadRejected(FedkdError):
@@ -34,7 +37,9 @@ class Damaged(RunError):
 
 
 class DeadlinePassed(FedkdError):
-    """A client took longer than the protocol's deadline. It is recorded as failed, and the round goes on."""
+    """A client took longer than the protocol's deadline. It is recorded as failed, and the round
+    goes on.
+    """
 
 
 class Interrupted(BaseException):
@@ -42,14 +47,17 @@ class Interrupted(BaseException):
 
 
 def explained(error: BaseException, files: Collection[str] | None = None) -> str:
-    """Return an exception in one line, with the place where it was raised: in one of ``files``, where they are given.
+    """Return an exception in one line, with the place where it was raised: in one of ``files``,
+    where they are given.
 
     One of fedkd's own needs no place, and one that did not pass through ``files`` has none.
     """
     if isinstance(error, FedkdError):
         return str(error)
     text = ": ".join(part for part in (type(error).__name__, " ".join(str(error).split())) if part)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if files is None or f.filename in files]
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if files is None or f.filename in files
+    ]
     return f"{text} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text
 
 

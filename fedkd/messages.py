@@ -1,7 +1,8 @@
 """What travels and what is recorded: frozen values with their shapes stated.
 
-Nothing here knows how a value is encoded (``fedkd.app.records``) or checked (``fedkd.knowledge``). K clients, N
-public samples, C classes. Tensors are CPU tensors; nobody writes into them.
+Nothing here knows how a value is encoded (``fedkd.flower.records``) or checked
+(``fedkd.knowledge``). K clients, N public samples, C classes. Tensors are CPU tensors; nobody
+writes into them.
 """
 
 from collections.abc import Mapping
@@ -15,26 +16,30 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedkd.fusion import soften
-from fedkd.losses import Scale
-from fedkd.rows import by_rows
+from fedkd.runtime.parallel import by_rows
+from fedkd.training.losses import Scale
 
 Step = Literal["pretrain", "distill", "adopt", "train", "evaluate", "share"]
-"""What a client may be asked to do. ``distill`` learns from a teacher on the public set, ``adopt`` takes over weights,
-``train`` may hold on to a teacher's tables while it learns private labels, ``share`` makes the knowledge to upload."""
+"""What a client may be asked to do. ``distill`` learns from a teacher on the public set, ``adopt``
+takes over weights, ``train`` may hold on to a teacher's tables while it learns private labels,
+``share`` makes the knowledge to upload."""
 Status = Literal["ok", "rejected", "failed", "absent"]
 
 
 Knowledge = Any
-"""What one client uploads or learns from: ``Predictions``, or what another kind of knowledge is made of.
+"""What one client uploads or learns from: ``Predictions``, or what another kind of knowledge is
+made of.
 
 None where there is none. Only its kind (``fedkd.knowledge``) looks inside."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Knowledge of the public-set kinds: one row of ``values`` [N, C] for each of the public ``ids`` [N].
+    """Knowledge of the public-set kinds: one row of ``values`` [N, C] for each of the public
+    ``ids`` [N].
 
-    Shapes are not enforced here: what comes from a client is checked, and rejected, by its kind of knowledge.
+    Shapes are not enforced here: what comes from a client is checked, and rejected, by its kind of
+    knowledge.
     """
 
     ids: Tensor
@@ -44,7 +49,9 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Packed:
-    """Knowledge as a codec made it: who receives it needs the codec, and what it remembers, to read it."""
+    """Knowledge as a codec made it: who receives it needs the codec, and what it remembers, to read
+    it.
+    """
 
     arrays: Mapping[str, np.ndarray] = field(repr=False)
 
@@ -53,10 +60,10 @@ class Packed:
 class PrivacyEvent:
     """What protected one release, and whether anything may be claimed for it.
 
-    No upload exists without one. ``claims`` False means that no guarantee is given, for the stated reason. ``spent``
-    are the spendings for the ledger, as JSON (``fedkd.privacy.ledger.Spending``). What was spent on a model and on
-    uploads is stated whole each time, so that a message that is lost loses no spending; all else is of this release
-    alone.
+    No upload exists without one. ``claims`` False means that no guarantee is given, for the stated
+    reason. ``spent`` are the spendings for the ledger, as JSON (``fedkd.privacy.ledger.Spending``).
+    What was spent on a model and on uploads is stated whole each time, so that a message that is
+    lost loses no spending; all else is of this release alone.
     """
 
     mechanism: str
@@ -67,10 +74,11 @@ class PrivacyEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientCard:
-    """What a client says of itself once, before the first round. ``label_counts`` only if the strategy needs them.
+    """What a client says of itself once, before the first round. ``label_counts`` only if the
+    strategy needs them.
 
-    ``train_size`` is how many examples it trains on; where a mechanism claims something, its public size, which counts
-    the candidates that an audit's coins left out.
+    ``train_size`` is how many examples it trains on; where a mechanism claims something, its public
+    size, which counts the candidates that an audit's coins left out.
     """
 
     client_id: int
@@ -84,8 +92,9 @@ class ClientCard:
 class Download:
     """Server to client: what to do in this message, in order, and what it takes.
 
-    ``public_ids`` are the public samples to predict on; ``teacher`` is None where there is none to learn from.
-    ``start_over`` asks for an upload that builds on no earlier one: the server does not have what it would build on.
+    ``public_ids`` are the public samples to predict on; ``teacher`` is None where there is none to
+    learn from. ``start_over`` asks for an upload that builds on no earlier one: the server does not
+    have what it would build on.
     """
 
     round: int
@@ -97,10 +106,11 @@ class Download:
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """Client to server: knowledge with its privacy event, and the measurements that the simulation records.
+    """Client to server: knowledge with its privacy event, and the measurements that the simulation
+    records.
 
-    ``metrics`` (accuracies, losses, seconds) are for the researcher's record. They are no part of the protocol
-    and of no privacy claim: a real client would keep them.
+    ``metrics`` (accuracies, losses, seconds) are for the researcher's record. They are no part of
+    the protocol and of no privacy claim: a real client would keep them.
     """
 
     client_id: int
@@ -112,9 +122,11 @@ class Upload:
 
 @runtime_checkable
 class ServerModels(Protocol):
-    """Models of the server's own, for strategies that declare them: their states are plain named tensors.
+    """Models of the server's own, for strategies that declare them: their states are plain named
+    tensors.
 
-    A strategy keeps such a state in ``Fusion.state``. Random streams are derived from the round and ``purpose``.
+    A strategy keeps such a state in ``Fusion.state``. Random streams are derived from the round and
+    ``purpose``.
     """
 
     @property
@@ -140,7 +152,9 @@ class ServerModels(Protocol):
         round: int,
         epochs: int,
     ) -> Mapping[str, Tensor]:
-        """Return the state after distilling a teacher on its public samples, stepping as ``distill`` says."""
+        """Return the state after distilling a teacher on its public samples, stepping as
+        ``distill`` says.
+        """
 
     def fit(
         self,
@@ -153,21 +167,26 @@ class ServerModels(Protocol):
         round: int,
         epochs: int,
     ) -> Mapping[str, Tensor]:
-        """Return the state after training on labels of public samples, stepping as ``distill`` says."""
+        """Return the state after training on labels of public samples, stepping as ``distill``
+        says.
+        """
 
     def accuracy(self, architecture: str, state: Mapping[str, Tensor]) -> float:
-        """Return a model's accuracy on the balanced test set: a measurement, no part of any protocol."""
+        """Return a model's accuracy on the balanced test set: a measurement, no part of any
+        protocol.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
     """The accepted uploads of one round, stacked by client id: what a strategy fuses.
 
-    ``values`` [K, N, C] are what the clients uploaded, on ``scale``. ``probs`` are soft labels at the scenario's
-    distillation temperature, ``probs_at(T)`` at any other. ``label_counts`` [K, C], ``public_labels`` [N] and
-    ``server`` are None unless the strategy declares that it needs them. ``answered`` [K, N] is None where every client
-    predicts on every sample; else it says who did, and rows that are missing are zeros, which mean nothing.
-    ``round_ids`` are the round's public samples where the strategy asked for fewer (``strategy.Asking``).
+    ``values`` [K, N, C] are what the clients uploaded, on ``scale``. ``probs`` are soft labels at
+    the scenario's distillation temperature, ``probs_at(T)`` at any other. ``label_counts`` [K, C],
+    ``public_labels`` [N] and ``server`` are None unless the strategy declares that it needs them.
+    ``answered`` [K, N] is None where every client predicts on every sample; else it says who did,
+    and rows that are missing are zeros, which mean nothing. ``round_ids`` are the round's public
+    samples where the strategy asked for fewer (``strategy.Asking``).
     """
 
     round: int
@@ -193,7 +212,9 @@ class Cohort:
     def logits(self) -> Float[Tensor, "K N C"]:
         """The uploaded logits; TypeError where the clients uploaded soft labels."""
         if self.scale != "logits":
-            raise TypeError("the clients uploaded soft labels; declare knowledge = 'logits' to fuse logits")
+            raise TypeError(
+                "the clients uploaded soft labels; declare knowledge = 'logits' to fuse logits"
+            )
         return self.values
 
     @cached_property
@@ -202,7 +223,9 @@ class Cohort:
         return self._softened(self.temperature) if self.scale == "logits" else self.values
 
     def probs_at(self, temperature: float) -> Float[Tensor, "K N C"]:
-        """Soft labels at a temperature; uploaded soft labels are returned as they came, whatever it is."""
+        """Soft labels at a temperature; uploaded soft labels are returned as they came, whatever it
+        is.
+        """
         if self.scale == "probs":
             return self.values
         # The usual temperature is softened once, whoever asks for it in whichever way.
@@ -212,7 +235,9 @@ class Cohort:
         probs = torch.empty_like(self.values)
 
         def compute(part: slice) -> None:
-            for values, softened in zip(self.values[part], probs[part], strict=True):  # little memory beside them
+            for values, softened in zip(
+                self.values[part], probs[part], strict=True
+            ):  # little memory beside them
                 soften(values, temperature, out=softened)
 
         by_rows(compute, len(probs))
@@ -221,13 +246,15 @@ class Cohort:
 
 @dataclass(frozen=True, kw_only=True)
 class Fusion:
-    """What a strategy returns: ``weights`` [K, K], where ``weights[i, j]`` is how much client j teaches client i.
+    """What a strategy returns: ``weights`` [K, K], where ``weights[i, j]`` is how much client j
+    teaches client i.
 
-    ``teachers`` [K, N, C] are personal, [N, C] common; on the strategy's ``teaches`` scale. (Kinds of knowledge other
-    than predictions say what theirs are.) ``state`` comes back with the next round's cohort: tensors, numbers and text
-    in dictionaries, lists and tuples. ``kept`` [N] or [K, N] says which rows are taught at all; None teaches all.
-    ``public_ids`` [N] are the teachers' public samples where they are not the cohort's. ``metrics`` are recorded with
-    the round. Shapes are checked by the kind of knowledge, whatever a strategy returns.
+    ``teachers`` [K, N, C] are personal, [N, C] common; on the strategy's ``teaches`` scale. (Kinds
+    of knowledge other than predictions say what theirs are.) ``state`` comes back with the next
+    round's cohort: tensors, numbers and text in dictionaries, lists and tuples. ``kept`` [N] or [K,
+    N] says which rows are taught at all; None teaches all. ``public_ids`` [N] are the teachers'
+    public samples where they are not the cohort's. ``metrics`` are recorded with the round. Shapes
+    are checked by the kind of knowledge, whatever a strategy returns.
     """
 
     weights: Tensor
@@ -242,11 +269,12 @@ class Fusion:
 class ClientRecord:
     """One client in one round. Accuracies in [0, 1]; absent ones are None.
 
-    Bytes are those of all arrays as they travelled; entropy bytes what an ideal entropy coder would leave of them
-    (``fedkd.codecs.coded_bytes``).
+    Bytes are those of all arrays as they travelled; entropy bytes what an ideal entropy coder would
+    leave of them (``fedkd.codecs.coded_bytes``).
 
-    ``teacher_...`` are of the teacher that it distilled, against the true labels of the public set, which the
-    simulation knows and a client need not. ``teacher_by_class`` [C] is NaN for classes without public samples.
+    ``teacher_...`` are of the teacher that it distilled, against the true labels of the public set,
+    which the simulation knows and a client need not. ``teacher_by_class`` [C] is NaN for classes
+    without public samples.
     """
 
     client_id: int
@@ -276,12 +304,15 @@ class ClientRecord:
     self_weight: float | None = None
     label_leakage: float | None = None
     epsilon: float | None = None
-    """What the ledger says that was spent on this client so far, against the first adversary that is protected from."""
+    """What the ledger says that was spent on this client so far, against the first adversary that
+    is protected from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRecord:
-    """One finished round: every client's record, and the weights [K, K] over all clients (NaN where absent)."""
+    """One finished round: every client's record, and the weights [K, K] over all clients (NaN where
+    absent).
+    """
 
     round: int
     clients: tuple[ClientRecord, ...]
@@ -291,4 +322,5 @@ class RoundRecord:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What the strategy reports of the round, such as the accuracy of a server's model."""
     exposure: Mapping[str, Any] | None = None
-    """How far secrets in clients' texts came out, in the last round of a run that has some (``fedkd.exposures``)."""
+    """How far secrets in clients' texts came out, in the last round of a run that has some
+    (``fedkd.audit.secret_exposure``)."""

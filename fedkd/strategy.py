@@ -1,7 +1,8 @@
 """What a strategy is, and what it may declare of itself.
 
-A strategy is a class whose fields are the hyper-parameters of a method and whose ``fuse`` is its rule. Everything
-else has a default, so that a rule is twenty lines: ``strategies/README.md`` shows one.
+A strategy is a class whose fields are the hyper-parameters of a method and whose ``fuse`` is its
+rule. Everything else has a default, so that a rule is twenty lines: ``strategies/README.md`` shows
+one.
 """
 
 from collections.abc import Callable
@@ -15,34 +16,40 @@ from fedkd.codecs import Codec
 from fedkd.errors import SettingError
 from fedkd.fusion import RunningMean
 from fedkd.knowledge import KINDS, Kind, find_kind
-from fedkd.losses import LOSSES, ON_LOGITS, find_loss
 from fedkd.messages import Fusion
+from fedkd.training.losses import LOSSES, ON_LOGITS, find_loss
 
 
 @runtime_checkable
 class Strategy(Protocol):
     """The server's rule: from the cohort's knowledge to each client's teacher.
 
-    It may also carry, as class attributes or properties: ``knowledge`` (what clients upload: ``logits``, ``probs``,
-    ``nothing``, or another ``fedkd.knowledge.Kind``; default ``logits``), ``teaches`` (the scale of its teachers,
-    ``probs`` or ``logits``; default ``probs``), ``loss`` (the distillation loss of its paper; default ``kl``),
-    ``codec`` (a ``fedkd.codecs.Codec`` of its paper, or one for uploads and one for teachers; default none) and
-    ``needs`` (see ``Needs``).
+    It may also carry, as class attributes or properties: ``knowledge`` (what clients upload:
+    ``logits``, ``probs``, ``nothing``, or another ``fedkd.knowledge.Kind``; default ``logits``),
+    ``teaches`` (the scale of its teachers, ``probs`` or ``logits``; default ``probs``), ``loss``
+    (the distillation loss of its paper; default ``kl``), ``codec`` (a ``fedkd.codecs.Codec`` of its
+    paper, or one for uploads and one for teachers; default none) and ``needs`` (see ``Needs``).
     """
 
     def fuse(self, cohort: Any, state: Any) -> Fusion:
-        """Return weights and teachers for the cohort; ``state`` is the last Fusion's, None in the first round."""
+        """Return weights and teachers for the cohort; ``state`` is the last Fusion's, None in the
+        first round.
+        """
 
 
 @runtime_checkable
 class Stream(Protocol):
-    """One round's fusion, made from uploads one at a time: nothing is stacked, and no upload need be kept."""
+    """One round's fusion, made from uploads one at a time: nothing is stacked, and no upload need
+    be kept.
+    """
 
     def add(self, client_id: int, values: Float[Tensor, "N C"]) -> None:
         """Take in an accepted upload. Uploads come in the order of their client ids."""
 
     def fuse(self) -> Fusion:
-        """Return the fusion of what was added, the same to the bit as ``fuse`` of the stacked cohort."""
+        """Return the fusion of what was added, the same to the bit as ``fuse`` of the stacked
+        cohort.
+        """
 
 
 @runtime_checkable
@@ -50,31 +57,40 @@ class Streaming(Strategy, Protocol):
     """A strategy that can also fuse without seeing all uploads at once, such as a mean."""
 
     def stream(self, state: Any) -> Stream:
-        """Return a new stream for a round; ``state`` is the last Fusion's, None in the first round."""
+        """Return a new stream for a round; ``state`` is the last Fusion's, None in the first
+        round.
+        """
 
 
 @runtime_checkable
 class Asking(Strategy, Protocol):
-    """A strategy that asks for fewer public samples than the round's, such as one that caches answers."""
+    """A strategy that asks for fewer public samples than the round's, such as one that caches
+    answers.
+    """
 
     def asks(self, number: int, public_ids: Int[Tensor, "M"], state: Any) -> Int[Tensor, "N"]:
-        """Return which of the round's public samples clients predict on, in order; none is an answer too.
+        """Return which of the round's public samples clients predict on, in order; none is an
+        answer too.
 
-        ``fuse`` then finds them as ``cohort.public_ids`` and the round's as ``cohort.round_ids``, and may teach on
-        any samples with ``Fusion.public_ids``.
+        ``fuse`` then finds them as ``cohort.public_ids`` and the round's as ``cohort.round_ids``,
+        and may teach on any samples with ``Fusion.public_ids``.
         """
 
 
 @runtime_checkable
 class Averaging(Strategy, Protocol):
-    """A strategy whose common teacher is made of the mean of uploads alone: a robust mean can take its place."""
+    """A strategy whose common teacher is made of the mean of uploads alone: a robust mean can take
+    its place.
+    """
 
     def teach(self, mean: Float[Tensor, "N C"], clients: int) -> Fusion:
         """Return the fusion for a mean over so many clients, on the scale of the uploads."""
 
 
 class MeanStream:
-    """A stream for rules that need the clients' mean alone: ``finish(mean [N, C], K)`` makes the fusion of it."""
+    """A stream for rules that need the clients' mean alone: ``finish(mean [N, C], K)`` makes the
+    fusion of it.
+    """
 
     def __init__(self, finish: Callable[[Float[Tensor, "N C"], int], Fusion]) -> None:
         self._finish, self._running = finish, RunningMean()
@@ -97,7 +113,8 @@ class Needs:
     public_labels: bool = False
     """Their labels, as ``cohort.public_labels``: the scenario must say ``public.labeled=true``."""
     label_counts: bool = False
-    """Each client's true label counts, as ``cohort.label_counts``: a disclosure, for oracles only."""
+    """Each client's true label counts, as ``cohort.label_counts``: a disclosure, for oracles
+    only."""
     equal_architectures: bool = False
     """One architecture for all clients, as weights that are averaged have."""
     features: Literal["any", "equal"] | None = None
@@ -105,9 +122,11 @@ class Needs:
     common_start: bool = False
     """Clients of one architecture start from the same weights."""
     pooled: bool = False
-    """One client of each architecture trains, on the private sets of all: an upper bound, no federation."""
+    """One client of each architecture trains, on the private sets of all: an upper bound, no
+    federation."""
     server_models: tuple[str, ...] | None = None
-    """Models of the server's own, as ``cohort.server``: of the clients' architectures, and of those named here."""
+    """Models of the server's own, as ``cohort.server``: of the clients' architectures, and of those
+    named here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +149,8 @@ def declaration(strategy: Strategy, name: str) -> Declaration:
     """Return what a strategy declares. ``name`` is for the error where that makes no sense."""
     if not callable(getattr(strategy, "fuse", None)):
         raise SettingError(
-            f"strategy={name}: {type(strategy).__name__} has no method fuse(cohort, state), which returns a Fusion"
+            f"strategy={name}: {type(strategy).__name__} has no method fuse(cohort, state), which"
+            " returns a Fusion"
         )
     declared = Declaration(
         knowledge=getattr(strategy, "knowledge", "logits"),
@@ -142,22 +162,30 @@ def declaration(strategy: Strategy, name: str) -> Declaration:
     names: tuple[str, ...] = (*KINDS, "nothing")
     if not isinstance(declared.knowledge, str) and not isinstance(declared.knowledge, Kind):
         raise SettingError(
-            f"strategy={name} declares knowledge = {declared.knowledge!r}; it must be one of {', '.join(names)}, or a"
+            f"strategy={name} declares knowledge = {declared.knowledge!r}; it must be one of"
+            f" {', '.join(names)}, or a"
             " kind (fedkd.knowledge.Kind)"
         )
     for attribute, value, allowed in (
-        ("knowledge", declared.knowledge if isinstance(declared.knowledge, str) else "logits", names),
+        (
+            "knowledge",
+            declared.knowledge if isinstance(declared.knowledge, str) else "logits",
+            names,
+        ),
         ("teaches", declared.teaches, ("logits", "probs")),
         ("loss", declared.loss, tuple(LOSSES)),
     ):
         if value not in allowed:
             raise SettingError(
-                f"strategy={name} declares {attribute} = {value!r}; it must be one of {', '.join(allowed)}"
+                f"strategy={name} declares {attribute} = {value!r}; it must be one of"
+                f" {', '.join(allowed)}"
             )
     return declared
 
 
-def chosen_loss(declared: Declaration, name: str, setting: str | None, skew: float | None = None) -> str:
+def chosen_loss(
+    declared: Declaration, name: str, setting: str | None, skew: float | None = None
+) -> str:
     """Return the distillation loss: the scenario's, or the strategy's own.
 
     Raises where it cannot take the teachers, or is given a skew that it does not have.
@@ -168,14 +196,21 @@ def chosen_loss(declared: Declaration, name: str, setting: str | None, skew: flo
         return loss
     if kind.lesson != "distill":
         if setting is not None:
-            raise SettingError(f"distill.loss={setting} would do nothing: clients of strategy={name} distill nothing")
+            raise SettingError(
+                f"distill.loss={setting} would do nothing: clients of strategy={name} distill"
+                " nothing"
+            )
         if skew is not None:
-            raise SettingError(f"distill.loss_skew={skew} would do nothing: clients of strategy={name} distill nothing")
+            raise SettingError(
+                f"distill.loss_skew={skew} would do nothing: clients of strategy={name} distill"
+                " nothing"
+            )
         return loss
     find_loss(loss, skew)
     if loss in ON_LOGITS and declared.teaches != "logits":
         raise SettingError(
-            f"distill.loss={loss} compares logits, but strategy={name} sends soft labels; use one of"
+            f"distill.loss={loss} compares logits, but strategy={name} sends soft labels; use one"
+            " of"
             f" {', '.join(x for x in LOSSES if x not in ON_LOGITS)}"
         )
     return loss

@@ -1,16 +1,18 @@
-"""Measure fedkd: by default against the plain PyTorch loop, in CPU seconds, interleaved in one process, as ratios.
+"""Measure fedkd: by default against the plain PyTorch loop, in CPU seconds, interleaved in one
+process, as ratios.
 
     python scripts/bench.py [--data FOLDER] [--repeats N] [--rounds R]
     python scripts/bench.py [--data FOLDER] [--turns N] --engines --start --flower --together --parts --growth
     python scripts/bench.py --together --device cuda --clients 20
 
-Workload W is ``scenarios/workload_w.yaml``: 20 clients (7 MLP, 7 LeNet-like CNN, 6 ResNet-GN), Fashion-MNIST (from
-the hub or ``--data``; a synthetic tensor of that shape where it is absent), Dirichlet 0.5, 500 private images each,
-1,000 public images, mean of logits, one epoch each of training (batch 32) and of distillation (batch 64, KL, T 2).
-The tests are cut to ten images, so that neither side spends time on evaluation.
+Workload W is ``scenarios/workload_w.yaml``: 20 clients (7 MLP, 7 LeNet-like CNN, 6 ResNet-GN),
+Fashion-MNIST (from the hub or ``--data``; a synthetic tensor of that shape where it is absent),
+Dirichlet 0.5, 500 private images each, 1,000 public images, mean of logits, one epoch each of
+training (batch 32) and of distillation (batch 64, KL, T 2). The tests are cut to ten images, so
+that neither side spends time on evaluation.
 
-The other parts make a second table; any of them may be named, ``--all`` takes everything. Each takes up to five
-minutes on two cores. They need Linux.
+The other parts make a second table; any of them may be named, ``--all`` takes everything. Each
+takes up to five minutes on two cores. They need Linux.
 """
 
 import argparse
@@ -27,21 +29,23 @@ import torch
 from measuring import Row, machine, own_peak_gb, seconds, shown, spread, table
 from workload import plain_loop, workload
 
-from fedkd.build import build
-from fedkd.devices import settled
-from fedkd.engines.job import Crew, Job, Order
-from fedkd.engines.local import Local
 from fedkd.errors import SettingError
-from fedkd.run import execute
-from fedkd.scenario import Scenario
-from fedkd.worker import hire
+from fedkd.experiment.build import build
+from fedkd.experiment.client_worker import hire
+from fedkd.experiment.run import execute
+from fedkd.flower.job import Crew, Job, Order
+from fedkd.flower.local_grid import Local
+from fedkd.runtime.devices import settled
+from fedkd.scenario.scenario import Scenario
 
 FRAMEWORK_CLIENTS = 1000
 SYNTHETIC = "synthetic images in the shape of Fashion-MNIST"
 
 
 def compare(data: str | None, rounds: int, repeats: int) -> dict[str, Any]:
-    """Run the loop, fedkd with one worker and fedkd with two, in turn, and return medians and ratios."""
+    """Run the loop, fedkd with one worker and fedkd with two, in turn, and return medians and
+    ratios.
+    """
     stop = threading.Event()
     build(workload(data, rounds, 1), stop)  # prepares the data and the division
     loop_cpu: list[float] = []
@@ -52,10 +56,16 @@ def compare(data: str | None, rounds: int, repeats: int) -> dict[str, Any]:
         loop = plain_loop(build(workload(data, rounds, 1), stop), rounds)
         with settled(torch.device("cpu")):
             loop_cpu.append(seconds(loop)[0])
-        used, passed = seconds(partial(execute, build(workload(data, rounds, 1), stop), lambda _: None, stop))
+        used, passed = seconds(
+            partial(execute, build(workload(data, rounds, 1), stop), lambda _: None, stop)
+        )
         cpu.append(used)
         wall_one.append(passed)
-        wall_two.append(seconds(partial(execute, build(workload(data, rounds, 2), stop), lambda _: None, stop))[1])
+        wall_two.append(
+            seconds(partial(execute, build(workload(data, rounds, 2), stop), lambda _: None, stop))[
+                1
+            ]
+        )
     del loop_cpu[0], cpu[0], wall_one[0], wall_two[0]  # the first turn warms up
     ratios = [ours / theirs for ours, theirs in zip(cpu, loop_cpu, strict=True)]
     halves = [two / one for one, two in zip(wall_one, wall_two, strict=True)]
@@ -69,13 +79,15 @@ def compare(data: str | None, rounds: int, repeats: int) -> dict[str, Any]:
 
 
 def framework_cost(clients: int, rounds: int = 3) -> float:
-    """Return CPU milliseconds a client and round where clients do nothing: messages, validation, fusion, records."""
+    """Return CPU milliseconds a client and round where clients do nothing: messages, validation,
+    fusion, records.
+    """
     from flwr.app import Message
     from flwr.clientapp import ClientApp
 
-    from fedkd.app import records
-    from fedkd.app.server_app import make_server_app
-    from fedkd.app.strategy import FederatedDistillation
+    from fedkd.flower import records
+    from fedkd.flower.server_app import make_server_app
+    from fedkd.flower.strategy_adapter import FederatedDistillation
     from fedkd.knowledge import KINDS
     from fedkd.messages import ClientCard, Predictions, PrivacyEvent, Upload
 
@@ -133,12 +145,20 @@ def peak_memory(data: str | None, rounds: int) -> float:
 
 
 def import_times(repeats: int = 3) -> dict[str, float]:
-    """Return seconds of ``import torch`` and ``import fedkd`` in fresh interpreters, in turn; the median of each."""
+    """Return seconds of ``import torch`` and ``import fedkd`` in fresh interpreters, in turn; the
+    median of each.
+    """
     found: dict[str, list[float]] = {"torch": [], "fedkd": []}
     for _ in range(repeats):
         for module, times in found.items():
             code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
-            done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
             times.append(float(done.stdout))
     return {module: statistics.median(times) for module, times in found.items()}
 
@@ -146,7 +166,9 @@ def import_times(repeats: int = 3) -> dict[str, float]:
 def heavy_modules() -> list[str]:
     """Return which of the libraries that must stay out ``import fedkd`` loads."""
     code = "import fedkd, sys; print(*[m for m in ('ray', 'flwr.simulation', 'wandb', 'hydra') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
+    )
     return done.stdout.split()
 
 
@@ -162,30 +184,51 @@ def loop_table(data: str | None, repeats: int, rounds: int) -> dict[str, Any]:
         "heavy_modules": heavy_modules(),
     }
     extra = figures["import_s"]["fedkd"] - figures["import_s"]["torch"]
-    print(f"{figures['machine']}; {figures['data']}; {repeats} interleaved turns, rounds in each: {rounds}\n")
+    print(
+        f"{figures['machine']}; {figures['data']}; {repeats} interleaved turns, rounds in each:"
+        f" {rounds}\n"
+    )
     print(
         table(
             [
-                ("W, CPU seconds, fedkd / plain loop: median of turns (range)", shown(figures["ratio"]), "<= 1.05"),
-                ("the same, ratio of the sums over all turns", f"{figures['ratio_of_sums']:.2f}", "<= 1.05"),
-                ("W, wall time with 2 workers / 1 worker", shown(figures["two_workers"]), "<= 0.6"),
-                ("W, peak memory, data prepared before", f"{figures['memory_gb']:.2f} GB", "<= 0.6 GB"),
                 (
-                    f"framework alone, {FRAMEWORK_CLIENTS:,} do-nothing clients, CPU a client and round",
+                    "W, CPU seconds, fedkd / plain loop: median of turns (range)",
+                    shown(figures["ratio"]),
+                    "<= 1.05",
+                ),
+                (
+                    "the same, ratio of the sums over all turns",
+                    f"{figures['ratio_of_sums']:.2f}",
+                    "<= 1.05",
+                ),
+                ("W, wall time with 2 workers / 1 worker", shown(figures["two_workers"]), "<= 0.6"),
+                (
+                    "W, peak memory, data prepared before",
+                    f"{figures['memory_gb']:.2f} GB",
+                    "<= 0.6 GB",
+                ),
+                (
+                    f"framework alone, {FRAMEWORK_CLIENTS:,} do-nothing clients, CPU a client and"
+                    " round",
                     f"{figures['framework_ms']:.2f} ms",
                     "<= 1 ms",
                 ),
                 ("import fedkd less import torch", f"{extra:+.2f} s", "<= 0.3 s"),
-                ("loaded by import fedkd of ray, flwr.simulation, wandb, hydra",
-                 ", ".join(figures["heavy_modules"]) or "none", "none"),
+                (
+                    "loaded by import fedkd of ray, flwr.simulation, wandb, hydra",
+                    ", ".join(figures["heavy_modules"]) or "none",
+                    "none",
+                ),
             ]
         )
-    )  # fmt: skip
+    )
     return figures
 
 
 def parts_table(given: argparse.Namespace) -> dict[str, Any]:
-    """Measure the parts that were asked for, print their table, and return its rows and the figures behind them."""
+    """Measure the parts that were asked for, print their table, and return its rows and the figures
+    behind them.
+    """
     rows: list[Row] = []
     figures: dict[str, Any] = {}
     data, turns = given.data, given.turns
@@ -219,7 +262,10 @@ def parts_table(given: argparse.Namespace) -> dict[str, Any]:
 
         points = bench_growth.measure()
         rows += bench_growth.rows(points)
-        print(f"written: {', '.join(path.name for path in bench_growth.write(points))}", file=sys.stderr)
+        print(
+            f"written: {', '.join(path.name for path in bench_growth.write(points))}",
+            file=sys.stderr,
+        )
     print(f"{machine()}; {data or SYNTHETIC}; {turns} turns where nothing else is said\n")
     print(table(rows))
     return {"machine": machine(), "rows": rows, **figures}
@@ -228,7 +274,8 @@ def parts_table(given: argparse.Namespace) -> dict[str, Any]:
 PARTS = {
     "engines": "local and Ray at one and two workers against the plain loop",
     "start": "seconds from the start of a process to the first message",
-    "flower": "a FedMD as one writes it on Flower's own simulation, on W and on a hundred tiny clients",
+    "flower": "a FedMD as one writes it on Flower's own simulation, on W and on a hundred tiny"
+    " clients",
     "together": "clients trained together against one by one (--device, --clients)",
     "parts": "checkpoints and fusion",
     "growth": "10 to 10,000 clients, to docs/results/growth.csv and growth.png",
@@ -237,17 +284,29 @@ PARTS = {
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of Fashion-MNIST in the hub's layout; by default synthetic images")
-    parser.add_argument("--repeats", type=int, default=8, help="turns that count, after one that warms up")
-    parser.add_argument("--rounds", type=int, default=1, help="rounds in a turn: short turns keep the pairs close")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", help="folder of Fashion-MNIST in the hub's layout; by default synthetic images"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=8, help="turns that count, after one that warms up"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="rounds in a turn: short turns keep the pairs close"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--only-w", action="store_true", help=argparse.SUPPRESS)
     for part, what in PARTS.items():
         parser.add_argument(f"--{part}", action="store_true", help=what)
     parser.add_argument("--all", action="store_true", help="the first table and every part")
-    parser.add_argument("--turns", type=int, default=2, help="turns of the parts; some take twice as many")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where --together computes")
+    parser.add_argument(
+        "--turns", type=int, default=2, help="turns of the parts; some take twice as many"
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where --together computes"
+    )
     parser.add_argument("--clients", type=int, default=50, help="clients of --together")
     given = parser.parse_args()
     if given.only_w:

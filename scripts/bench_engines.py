@@ -1,7 +1,9 @@
-"""The engines beside the plain loop on workload W, and how long each takes until it handles its first message.
+"""The engines beside the plain loop on workload W, and how long each takes until it handles its
+first message.
 
-Figures are of rounds after the first, so that nobody's start-up is in them. CPU seconds are those of this process and
-all that descends from it: for Ray the driver, its workers and its daemons, read while the workers live.
+Figures are of rounds after the first, so that nobody's start-up is in them. CPU seconds are those
+of this process and all that descends from it: for Ray the driver, its workers and its daemons, read
+while the workers live.
 """
 
 import contextlib
@@ -18,10 +20,10 @@ import torch
 from measuring import MARK, Row, Tree, script, shown, watch
 from workload import plain_loop, workload
 
-from fedkd.build import build
-from fedkd.devices import settled
-from fedkd.engines.job import Engine
-from fedkd.run import execute
+from fedkd.experiment.build import build
+from fedkd.experiment.run import execute
+from fedkd.flower.job import Engine
+from fedkd.runtime.devices import settled
 
 ENGINES = (("local", 1), ("local", 2), ("ray", 1), ("ray", 2))
 ROUNDS = 2
@@ -39,10 +41,15 @@ class Laps:
         self._seen.append((self._tree.cpu(), time.perf_counter()))
 
     def a_round(self) -> dict[str, float]:
-        """Return what a round after the first took: CPU seconds by kind of process, and wall seconds."""
+        """Return what a round after the first took: CPU seconds by kind of process, and wall
+        seconds.
+        """
         (first, start), (last, end) = self._seen[0], self._seen[-1]
         count = len(self._seen) - 1
-        return {**{kind: (last[kind] - first[kind]) / count for kind in last}, "wall": (end - start) / count}
+        return {
+            **{kind: (last[kind] - first[kind]) / count for kind in last},
+            "wall": (end - start) / count,
+        }
 
 
 def run_loop(data: str | None) -> dict[str, float]:
@@ -55,7 +62,9 @@ def run_loop(data: str | None) -> dict[str, float]:
 
 
 def run_engine(data: str | None, engine: str, workers: int) -> dict[str, float]:
-    """Run W on an engine and return what a round after the first took, and ``start``: seconds to the first reply."""
+    """Run W on an engine and return what a round after the first took, and ``start``: seconds to
+    the first reply.
+    """
     stop, laps, replies = threading.Event(), Laps(), list[float]()
 
     def on_reply(_: object) -> None:
@@ -82,7 +91,9 @@ def compare(data: str | None, turns: int) -> dict[str, Any]:
 
 
 def first_message(turns: int) -> dict[str, list[float]]:
-    """Return seconds from the start of a process until a client's first reply, on digits, and of ``import torch``."""
+    """Return seconds from the start of a process until a client's first reply, on digits, and of
+    ``import torch``.
+    """
     found: dict[str, list[float]] = {"torch": [], "local": [], "ray": []}
     for _ in range(turns + 1):
         for what, times in found.items():
@@ -96,13 +107,22 @@ def first_message(turns: int) -> dict[str, list[float]]:
 
 def start(engine: str) -> None:
     """Run four clients of the embedded digits until the first reply."""
-    from fedkd.scenario import Scenario
+    from fedkd.scenario.scenario import Scenario
 
     stop = threading.Event()
     scenario = Scenario.parse(
-        {"clients": 4, "samples_per_client": 20, "models": ["mlp", "cnn"], "rounds": 1, "public": {"size": 40},
-         "test": {"global_size": 50}, "device": "cpu", "baseline": "none", "engine": {"name": engine, "workers": 2}}
-    )  # fmt: skip
+        {
+            "clients": 4,
+            "samples_per_client": 20,
+            "models": ["mlp", "cnn"],
+            "rounds": 1,
+            "public": {"size": 40},
+            "test": {"global_size": 50},
+            "device": "cpu",
+            "baseline": "none",
+            "engine": {"name": engine, "workers": 2},
+        }
+    )
 
     said = False
 
@@ -130,19 +150,32 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         run = f"{engine} {workers}"
         name = f"W, {engine} with {workers} worker{'s' if workers > 1 else ''}"
         target = "<= 1.05" if run == "local 1" else ""
-        found.append((f"{name} / plain loop, CPU seconds of all processes", ratio(run, "loop 1", "all"), target))
+        found.append(
+            (
+                f"{name} / plain loop, CPU seconds of all processes",
+                ratio(run, "loop 1", "all"),
+                target,
+            )
+        )
     for engine in ("local", "ray"):
         found.append(
-            (f"W, {engine}, wall time with 2 workers / 1", ratio(f"{engine} 2", f"{engine} 1", "wall"), "<= 0.6")
+            (
+                f"W, {engine}, wall time with 2 workers / 1",
+                ratio(f"{engine} 2", f"{engine} 1", "wall"),
+                "<= 0.6",
+            )
         )
     for run in figures:
         values = f"{median(run, 'all'):.2f} CPU s, {median(run, 'wall'):.2f} s wall"
         if run.startswith("ray"):
             values += (
                 f"; driver {median(run, 'root'):.2f}, workers {median(run, 'workers'):.2f},"
-                f" Ray's daemons {median(run, 'daemons'):.2f} CPU s; start {median(run, 'start'):.1f} s"
+                f" Ray's daemons {median(run, 'daemons'):.2f} CPU s; start"
+                f" {median(run, 'start'):.1f} s"
             )
-        found.append((f"W, {run.replace(' ', ' x ')}: a round after the first, medians", values, ""))
+        found.append(
+            (f"W, {run.replace(' ', ' x ')}: a round after the first, medians", values, "")
+        )
     return found
 
 
@@ -152,10 +185,20 @@ def start_rows(figures: dict[str, list[float]]) -> list[Row]:
         ("import torch, from the start of its process", shown(figures["torch"], " s"), ""),
         (
             "first message on local, from the start of the process, less that",
-            shown([ours - torch for ours, torch in zip(figures["local"], figures["torch"], strict=True)], " s"),
+            shown(
+                [
+                    ours - torch
+                    for ours, torch in zip(figures["local"], figures["torch"], strict=True)
+                ],
+                " s",
+            ),
             "<= 2 s",
         ),
-        ("first message on ray with 2 workers, from the start of the process", shown(figures["ray"], " s"), ""),
+        (
+            "first message on ray with 2 workers, from the start of the process",
+            shown(figures["ray"], " s"),
+            "",
+        ),
     ]
 
 
@@ -164,7 +207,9 @@ def main(given: dict[str, Any]) -> None:
     if given["run"] == "start":
         start(given["engine"])
         return
-    run: Callable[[], dict[str, float]] = lambda: run_engine(given["data"], given["engine"], given["workers"])  # noqa: E731
+    run: Callable[[], dict[str, float]] = lambda: run_engine(
+        given["data"], given["engine"], given["workers"]
+    )
     print(json.dumps(run_loop(given["data"]) if given["engine"] == "loop" else run()), flush=True)
 
 

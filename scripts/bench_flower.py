@@ -1,7 +1,9 @@
-"""fedkd beside a FedMD as one writes it on Flower's own simulation (``naive_fedmd.py``): CPU seconds and memory.
+"""fedkd beside a FedMD as one writes it on Flower's own simulation (``naive_fedmd.py``): CPU
+seconds and memory.
 
-Each run is a process of its own, watched from outside with all that descends from it; the runs take turns. Both have
-the same models, data, epochs and batch sizes, and evaluate every client on the same test sets in every round.
+Each run is a process of its own, watched from outside with all that descends from it; the runs take
+turns. Both have the same models, data, epochs and batch sizes, and evaluate every client on the
+same test sets in every round.
 """
 
 import json
@@ -16,10 +18,10 @@ import torch
 from measuring import MARK, Row, Watched, script, shown, watch
 from workload import tiny_clients, workload
 
-from fedkd.build import Experiment, build
+from fedkd.experiment.build import Experiment, build
+from fedkd.experiment.run import execute
 from fedkd.messages import RoundRecord
-from fedkd.run import execute
-from fedkd.scenario import Scenario
+from fedkd.scenario.scenario import Scenario
 
 ROUNDS = {"W": 3, "tiny": 5}
 RUNS = (("W", "naive"), ("W", "never"), ("tiny", "naive"), ("tiny", "never"), ("tiny", "auto"))
@@ -66,10 +68,16 @@ def compare(data: str | None, turns: int) -> dict[str, Any]:
             write_for_naive(build(scenario_of(what, data, "never"), threading.Event()), folder)
         for _ in range(turns):
             for what, who in RUNS:
-                given = {"what": what, "who": who, "data": data, "folder": str(Path(temporary) / what)}
+                given = {
+                    "what": what,
+                    "who": who,
+                    "data": data,
+                    "folder": str(Path(temporary) / what),
+                }
                 found[what, who].append(watch(script("bench_flower.py", json.dumps(given))))
     return {
-        f"{what} {who}": [_figures(watched, ROUNDS[what]) for watched in runs] for (what, who), runs in found.items()
+        f"{what} {who}": [_figures(watched, ROUNDS[what]) for watched in runs]
+        for (what, who), runs in found.items()
     }
 
 
@@ -96,19 +104,41 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         return float(statistics.median(turn[figure] for turn in figures[run]))
 
     found: list[Row] = []
-    for what, who, target in (("W", "never", ">= 1.3"), ("tiny", "auto", ">= 8"), ("tiny", "never", "")):
+    for what, who, target in (
+        ("W", "never", ">= 1.3"),
+        ("tiny", "auto", ">= 8"),
+        ("tiny", "never", ""),
+    ):
         name = {"W": "W", "tiny": f"100 tiny clients, together={who}"}[what]
         found += [
-            (f"{name}: naive Flower / fedkd, CPU s a round after the first", ratio(what, who, "round_cpu_s"), target),
-            (f"{name}: the same, wall time (naive 2 actors, fedkd 1 worker)", ratio(what, who, "round_wall_s"), ""),
-            (f"{name}: the same, CPU seconds of the whole run with its start", ratio(what, who, "cpu_s"), ""),
-            (f"{name}: the same, peak memory of all processes (PSS)", ratio(what, who, "peak_gb"), ">= 4"),
-        ]  # fmt: skip
+            (
+                f"{name}: naive Flower / fedkd, CPU s a round after the first",
+                ratio(what, who, "round_cpu_s"),
+                target,
+            ),
+            (
+                f"{name}: the same, wall time (naive 2 actors, fedkd 1 worker)",
+                ratio(what, who, "round_wall_s"),
+                "",
+            ),
+            (
+                f"{name}: the same, CPU seconds of the whole run with its start",
+                ratio(what, who, "cpu_s"),
+                "",
+            ),
+            (
+                f"{name}: the same, peak memory of all processes (PSS)",
+                ratio(what, who, "peak_gb"),
+                ">= 4",
+            ),
+        ]
     for run in figures:
         what, _, who = run.partition(" ")
         values = (
-            f"{median(run, 'round_cpu_s'):.2f} CPU s a round, {median(run, 'round_wall_s'):.2f} s wall,"
-            f" {median(run, 'cpu_s'):.1f} CPU s the run of {ROUNDS[what]} rounds, {median(run, 'wall_s'):.1f} s wall,"
+            f"{median(run, 'round_cpu_s'):.2f} CPU s a round, {median(run, 'round_wall_s'):.2f} s"
+            " wall,"
+            f" {median(run, 'cpu_s'):.1f} CPU s the run of {ROUNDS[what]} rounds,"
+            f" {median(run, 'wall_s'):.1f} s wall,"
             f" {median(run, 'peak_gb'):.2f} GB, accuracy {100 * median(run, 'accuracy'):.1f} %"
         )
         label = "naive Flower" if who == "naive" else f"fedkd, together={who}"
@@ -118,7 +148,9 @@ def rows(figures: dict[str, Any]) -> list[Row]:
 
 def main(given: dict[str, Any]) -> None:
     """Run one side."""
-    scenario = scenario_of(given["what"], given["data"], "never" if given["who"] == "naive" else given["who"])
+    scenario = scenario_of(
+        given["what"], given["data"], "never" if given["who"] == "naive" else given["who"]
+    )
     if given["who"] == "naive":
         import naive_fedmd
 
@@ -131,7 +163,9 @@ def main(given: dict[str, Any]) -> None:
         print(f"{MARK}round {record.round}", flush=True)
 
     execute(build(scenario, stop), on_round, stop)
-    accuracies = [client.global_accuracy for client in last[-1].clients if client.global_accuracy is not None]
+    accuracies = [
+        client.global_accuracy for client in last[-1].clients if client.global_accuracy is not None
+    ]
     print(statistics.mean(accuracies), flush=True)
 
 

@@ -1,7 +1,8 @@
-"""Time and memory from 10 to 10,000 clients on the local engine: figures, a table of values and a picture.
+"""Time and memory from 10 to 10,000 clients on the local engine: figures, a table of values and a
+picture.
 
-Every point is a run of its own process: perceptrons 784-128-10, some five private samples each, 100 public samples,
-mean of logits, one worker. Memory is the process's peak, with PyTorch.
+Every point is a run of its own process: perceptrons 784-128-10, some five private samples each, 100
+public samples, mean of logits, one worker. Memory is the process's peak, with PyTorch.
 """
 
 import csv
@@ -17,9 +18,9 @@ from typing import Any
 from measuring import Row, own_peak_gb, script, watch
 from workload import ROOT, growing
 
-from fedkd.build import build
+from fedkd.experiment.build import build
+from fedkd.experiment.run import execute
 from fedkd.messages import RoundRecord
-from fedkd.run import execute
 
 FOLDER = ROOT / "docs" / "results"
 ROUNDS = 2
@@ -34,7 +35,8 @@ class Point:
     participation: float
     state: str
     division_s: float = 0.0
-    """The first time only: building the experiment with its division, which later runs find in the cache."""
+    """The first time only: building the experiment with its division, which later runs find in the
+    cache."""
     build_s: float = 0.0
     """Building it with the division in the cache."""
     handshake_s: float = 0.0
@@ -62,22 +64,36 @@ POINTS = (
 
 
 def measure() -> list[Point]:
-    """Run every point in a process of its own, after one that has divided the data: that takes other libraries."""
+    """Run every point in a process of its own, after one that has divided the data: that takes
+    other libraries.
+    """
     found = []
     for point in POINTS:
         seed, divided = time.time_ns(), {"division_s": 0.0}
-        for divides in (True, False):  # by a seed that no run has had, so that the division is not in the cache
+        for divides in (
+            True,
+            False,
+        ):  # by a seed that no run has had, so that the division is not in the cache
             given = {"seed": seed, "divides": divides, "point": asdict(point) | divided}
-            point = Point(**json.loads(watch(script("bench_growth.py", json.dumps(given)), memory=False).result))
+            point = Point(
+                **json.loads(
+                    watch(script("bench_growth.py", json.dumps(given)), memory=False).result
+                )
+            )
             divided = {"division_s": point.division_s}
         found.append(point)
-        print(f"  {point.clients:,} clients, {point.at_work:,} at work, state={point.state}: done", file=sys.stderr)
+        print(
+            f"  {point.clients:,} clients, {point.at_work:,} at work, state={point.state}: done",
+            file=sys.stderr,
+        )
     return found
 
 
 def run(point: Point, seed: int, divides: bool) -> Point:
     """Divide the data of one point, or run it, in this process."""
-    scenario = growing(point.clients, participation=point.participation, state=point.state, rounds=ROUNDS)
+    scenario = growing(
+        point.clients, participation=point.participation, state=point.state, rounds=ROUNDS
+    )
     scenario = scenario.changed(federation=replace(scenario.federation, seed=seed))
     stop, started = threading.Event(), time.perf_counter()
     experiment = build(scenario, stop)
@@ -115,7 +131,9 @@ def write(points: Sequence[Point]) -> list[Path]:
         writer = csv.DictWriter(file, [*asdict(points[0])], lineterminator="\n")
         writer.writeheader()
         for point in points:
-            writer.writerow({k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(point).items()})
+            writer.writerow(
+                {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(point).items()}
+            )
     draw(points, FOLDER / "growth.png")
     return [FOLDER / "growth.csv", FOLDER / "growth.png"]
 
@@ -139,16 +157,39 @@ def draw(points: Sequence[Point], path: Path) -> None:
             chosen = [p for p in points if belongs(p)]
             x = [p.clients for p in chosen]
             face = "white" if style == "D" else color
-            options = {"color": color, "markersize": 4.5, "linewidth": 1.5, "markerfacecolor": face, "label": label}
+            options = {
+                "color": color,
+                "markersize": 4.5,
+                "linewidth": 1.5,
+                "markerfacecolor": face,
+                "label": label,
+            }
             left.plot(x, [p.round_s for p in chosen], style, **options)
             right.plot(x, [p.peak_gb for p in chosen], style, **options)
         start = {p.clients: p.build_s + p.handshake_s for p in points if p.state == "memory"}
-        left.plot(sorted(start), [start[k] for k in sorted(start)], "^:", color=GREY, markersize=4, linewidth=1.2,
-                  label="before the first round")  # fmt: skip
+        left.plot(
+            sorted(start),
+            [start[k] for k in sorted(start)],
+            "^:",
+            color=GREY,
+            markersize=4,
+            linewidth=1.2,
+            label="before the first round",
+        )
         right.plot([1000], [LIMIT_AT_1000_GB], "_", color=GREY, markersize=14, markeredgewidth=1.5)
-        right.annotate("target", (1000, LIMIT_AT_1000_GB), (0, 4), textcoords="offset points", ha="center",
-                       fontsize=8, color=GREY)  # fmt: skip
-        for ax, title, label in ((left, "Time", "Seconds a round"), (right, "Memory", "Peak of the process (GB)")):
+        right.annotate(
+            "target",
+            (1000, LIMIT_AT_1000_GB),
+            (0, 4),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=GREY,
+        )
+        for ax, title, label in (
+            (left, "Time", "Seconds a round"),
+            (right, "Memory", "Peak of the process (GB)"),
+        ):
             ax.set_xscale("log")
             ax.set_title(title)
             ax.set_xlabel("Clients")
@@ -159,7 +200,13 @@ def draw(points: Sequence[Point], path: Path) -> None:
         left.set_yscale("log")
         left.minorticks_off()
         right.set_ylim(bottom=0)
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+        figure.legend(
+            *left.get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=4,
+            frameon=False,
+            fontsize=8,
+        )
         figure.savefig(path)
 
 

@@ -16,15 +16,15 @@ from measuring import Row, own_memory_gb, restart_own_peak, script, seconds, sho
 from torch import nn
 from workload import workload
 
-from fedkd.build import build
-from fedkd.checkpoint import Checkpoints
-from fedkd.devices import settled
+from fedkd.experiment.build import build
+from fedkd.experiment.run import run
+from fedkd.federation.batched_training import Pool, optimize_together
 from fedkd.messages import Cohort
-from fedkd.phases import Phase
-from fedkd.report.options import Report
-from fedkd.run import run
-from fedkd.together import Pool, optimize_together
-from fedkd.training import optimize
+from fedkd.report.report_settings import Report
+from fedkd.runtime.devices import settled
+from fedkd.storage.checkpoint import Checkpoints
+from fedkd.training.hyperparameters import Phase
+from fedkd.training.loop import optimize
 from strategies.fedmd import FedMD
 from strategies.knfu import KnFu
 
@@ -33,12 +33,16 @@ UPLOADS, PUBLIC, CLASSES = 100, 10_000, 100
 
 
 def saving(clients: int, device: torch.device, turns: int) -> list[float]:
-    """Return how many times faster perceptrons 64-32-10 are trained together: 40 samples each, batches of 8, Adam.
+    """Return how many times faster perceptrons 64-32-10 are trained together: 40 samples each,
+    batches of 8, Adam.
 
     CPU seconds of one thread; on a GPU wall seconds, once its queue is empty. One ratio a turn.
     """
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)).to(device)
-    x, y = torch.randn(clients, SAMPLES, 64, device=device), torch.randint(10, (clients, SAMPLES), device=device)
+    x, y = (
+        torch.randn(clients, SAMPLES, 64, device=device),
+        torch.randint(10, (clients, SAMPLES), device=device),
+    )
     states = {name: torch.stack([value] * clients) for name, value in model.state_dict().items()}
     phase, pools = Phase(batch_size=BATCH), (Pool.of_each(list(x)), Pool.of_each(list(y)))
 
@@ -53,7 +57,9 @@ def saving(clients: int, device: torch.device, turns: int) -> list[float]:
 
     def together() -> None:
         streams = [np.random.default_rng(i) for i in range(clients)]
-        optimize_together(model, states, [SAMPLES] * clients, *pools, F.cross_entropy, phase, streams)
+        optimize_together(
+            model, states, [SAMPLES] * clients, *pools, F.cross_entropy, phase, streams
+        )
 
     def took(call: Callable[[], None]) -> float:
         if device.type == "cpu":
@@ -65,7 +71,9 @@ def saving(clients: int, device: torch.device, turns: int) -> list[float]:
         return time.perf_counter() - start
 
     with settled(torch.device("cpu")):
-        return [took(loop) / took(together) for _ in range(turns + 1)][1:]  # the first turn warms up
+        return [took(loop) / took(together) for _ in range(turns + 1)][
+            1:
+        ]  # the first turn warms up
 
 
 def together_rows(clients: int, device_name: str, turns: int = 8) -> list[Row]:
@@ -73,13 +81,19 @@ def together_rows(clients: int, device_name: str, turns: int = 8) -> list[Row]:
     device = torch.device(device_name)
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("bench: --device cuda, but PyTorch finds no CUDA device here")
-    what = f"wall time on {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "CPU seconds"
+    what = (
+        f"wall time on {torch.cuda.get_device_name(device)}"
+        if device.type == "cuda"
+        else "CPU seconds"
+    )
     name = f"{clients} perceptrons 64-32-10, batches of {BATCH}, one by one / together, {what}"
     return [(name, shown(saving(clients, device, turns)), ">= 4")]
 
 
 def checkpoint_cost(data: str | None, turns: int, rounds: int = 1) -> list[dict[str, float]]:
-    """Return, for each turn, the CPU and wall seconds of W with a checkpoint a round and without any."""
+    """Return, for each turn, the CPU and wall seconds of W with a checkpoint a round and without
+    any.
+    """
     found = []
     for turn in range(turns + 1):
         figures: dict[str, float] = {}
@@ -106,7 +120,9 @@ class Run:
 
 
 def fusion_cost(what: str, turns: int = 8) -> dict[str, Any]:
-    """Return milliseconds of fusing 100 uploads of 10,000 x 100 and the peak memory beside them, in this process."""
+    """Return milliseconds of fusing 100 uploads of 10,000 x 100 and the peak memory beside them, in
+    this process.
+    """
     stream = torch.Generator().manual_seed(0)
     values = torch.randn(UPLOADS, PUBLIC, CLASSES, generator=stream)
     uploads = list(values)
@@ -141,23 +157,47 @@ def part_rows(data: str | None, turns: int) -> list[Row]:
     build(workload(data, 1, 1), threading.Event())  # prepares the data and the division
     costs = checkpoint_cost(data, turns)
     fusions = {
-        what: json.loads(watch(script("bench_parts.py", what), memory=False).result) for what in ("mean", "knfu")
+        what: json.loads(watch(script("bench_parts.py", what), memory=False).result)
+        for what in ("mean", "knfu")
     }
     size = f"{UPLOADS} uploads of {PUBLIC:,} x {CLASSES}"
     more = [100 * (cost["cpu_1"] / cost["cpu_0"] - 1) for cost in costs]
     whole = 100 * (sum(cost["cpu_1"] for cost in costs) / sum(cost["cpu_0"] for cost in costs) - 1)
     wall = [100 * (cost["wall_1"] / cost["wall_0"] - 1) for cost in costs]
     return [
-        ("W, a checkpoint each round, more CPU seconds than without", shown(more, " %", 1), "<= 5 %"),
+        (
+            "W, a checkpoint each round, more CPU seconds than without",
+            shown(more, " %", 1),
+            "<= 5 %",
+        ),
         ("the same, of the sums over all turns", f"{whole:.1f} %", "<= 5 %"),
         ("the same, wall time", shown(wall, " %", 1), ""),
-        (f"mean of {size}, one after the other, CPU", shown(fusions["mean"]["ms"], " ms", 0), "<= 40 ms"),
-        ("the same, peak memory beside the uploads (one is 4 MB)", f"{fusions['mean']['extra_mb']:.0f} MB", ""),
-        (f"KnFu of {size}, CPU seconds of all cores", shown([ms / 1000 for ms in fusions["knfu"]["ms"]], " s"),
-         "<= 0.8 s"),
-        ("the same, wall time", shown([ms / 1000 for ms in fusions["knfu"]["wall_ms"]], " s"), "<= 0.8 s"),
-        ("the same, peak memory beside the uploads (all are 400 MB)", f"{fusions['knfu']['extra_mb']:.0f} MB", ""),
-    ]  # fmt: skip
+        (
+            f"mean of {size}, one after the other, CPU",
+            shown(fusions["mean"]["ms"], " ms", 0),
+            "<= 40 ms",
+        ),
+        (
+            "the same, peak memory beside the uploads (one is 4 MB)",
+            f"{fusions['mean']['extra_mb']:.0f} MB",
+            "",
+        ),
+        (
+            f"KnFu of {size}, CPU seconds of all cores",
+            shown([ms / 1000 for ms in fusions["knfu"]["ms"]], " s"),
+            "<= 0.8 s",
+        ),
+        (
+            "the same, wall time",
+            shown([ms / 1000 for ms in fusions["knfu"]["wall_ms"]], " s"),
+            "<= 0.8 s",
+        ),
+        (
+            "the same, peak memory beside the uploads (all are 400 MB)",
+            f"{fusions['knfu']['extra_mb']:.0f} MB",
+            "",
+        ),
+    ]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""How many attackers a fusion rule bears: accuracy by attacked fraction, and where fusion stops to pay."""
+"""How many attackers a fusion rule bears: accuracy by attacked fraction, and where fusion stops to
+pay.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,10 +21,21 @@ RULES = {
 }
 FRACTIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
 ATTACKS = {"colluding": "", "sign_flip": "", "lie": " attacks.z=1.5"}
-"""Overrides of each attack; one z at every fraction: with few attackers none follows from their number."""
-BASE = ("clients=10", "partition=dirichlet", "partition.alpha=1", "samples_per_client=50", "models=[mlp]",
-        "public.size=300", "test.global_size=300", "rounds=5", "train.epochs=5", "distill.epochs=5",
-        "distill.loss=kl")  # fmt: skip
+"""Overrides of each attack; one z at every fraction: with few attackers none follows from their
+number."""
+BASE = (
+    "clients=10",
+    "partition=dirichlet",
+    "partition.alpha=1",
+    "samples_per_client=50",
+    "models=[mlp]",
+    "public.size=300",
+    "test.global_size=300",
+    "rounds=5",
+    "train.epochs=5",
+    "distill.epochs=5",
+    "distill.loss=kl",
+)
 
 
 def _methods(attack: str = "") -> str:
@@ -46,7 +59,9 @@ def attacked(attack: str) -> Study:
 
 
 def table(clean: Results, found: Mapping[str, Results]) -> str:
-    """Return accuracy on the balanced test by rule, attack and fraction, and the break-even of each."""
+    """Return accuracy on the balanced test by rule, attack and fraction, and the break-even of
+    each.
+    """
     alone = clean["local_only", ""]["global_accuracy"]
     lines = [
         "| attack | rule | 0 | " + " | ".join(FRACTIONS) + " | pays up to |",
@@ -56,14 +71,23 @@ def table(clean: Results, found: Mapping[str, Results]) -> str:
         for name in RULES:
             label = name.replace(" ", "_")
             by_fraction = {"0": clean[label, ""]["global_accuracy"]}
-            by_fraction |= {fraction: results[label, fraction]["global_accuracy"] for fraction in FRACTIONS}
-            shown = [in_words(interval(list(100 * values)), ".1f") for values in by_fraction.values()]
-            lines.append(f"| {attack} | {name} | " + " | ".join(shown) + f" | {break_even(by_fraction, alone)} |")
+            by_fraction |= {
+                fraction: results[label, fraction]["global_accuracy"] for fraction in FRACTIONS
+            }
+            shown = [
+                in_words(interval(list(100 * values)), ".1f") for values in by_fraction.values()
+            ]
+            lines.append(
+                f"| {attack} | {name} | "
+                + " | ".join(shown)
+                + f" | {break_even(by_fraction, alone)} |"
+            )
     return "\n".join(lines)
 
 
 def break_even(by_fraction: Mapping[str, np.ndarray], alone: np.ndarray) -> str:
-    """Return the largest fraction up to which, at it and below, fusion beats local training in the mean over seeds.
+    """Return the largest fraction up to which, at it and below, fusion beats local training in the
+    mean over seeds.
 
     >>> break_even({"0": np.array([0.9]), "0.1": np.array([0.8]), "0.2": np.array([0.2])}, np.array([0.5]))
     '0.1'
@@ -86,9 +110,11 @@ def report(seeds: int, out: Path, jobs: int, console: Console) -> str:
     text = "\n\n".join([
         "## Attacked fraction by fusion rule",
         table(clean, found),
-        f"Balanced test in %, means over honest clients, then over {seeds} paired seeds ± half of the 95 % t-interval."
+        f"Balanced test in %, means over honest clients, then over {seeds} paired seeds ± half of"
+        " the 95 % t-interval."
         f" Local training alone: {alone} (all clients). Lie: `attacks.z=1.5`."
-        " Pays up to: the largest fraction up to which the mean over seeds stays above local training.",
+        " Pays up to: the largest fraction up to which the mean over seeds stays above local"
+        " training.",
     ])  # fmt: skip
     (out / "break_even.md").write_text(text + "\n")
     return text + "\n"

@@ -1,18 +1,20 @@
-r"""Compare methods over settings and seeds: runs them all, then writes tables, statistics and pictures.
+r"""Compare methods over settings and seeds: runs them all, then writes tables, statistics and
+pictures.
 
     python scripts/compare.py scenario=digits --methods local_only,fedmd,dsfl,knfu \
         --grid partition.alpha=0.1,1 --seeds 0,1,2 --jobs 2 --out results/compare
     python scripts/compare.py --runs runs/2026-11-25_sweep --out results/compare
 
-The second reads runs that are there, as of `fedkd.simulate -m strategy=knfu,fedmd seed=0,1,2`: any folders, with all
-runs below them, sorted into methods and settings by what differs between them. In the first, a method is a
-strategy, with settings of its own behind it and a label before it where wanted; commas part methods:
+The second reads runs that are there, as of `fedkd.cli.command -m strategy=knfu,fedmd seed=0,1,2`:
+any folders, with all runs below them, sorted into methods and settings by what differs between
+them. In the first, a method is a strategy, with settings of its own behind it and a label before it
+where wanted; commas part methods:
 
     --methods "fedmd, sharp=knfu strategy.beta=30, early=fedmd order=distill_first"
 
-Called again with the same --out, it leaves finished runs alone and goes on with the others. One run that fails is
-reported and does not end the others. Exit status: 0, 1 (a run failed), 2 (bad input), 130 (Ctrl-C).
-docs/comparing.md says what the figures are.
+Called again with the same --out, it leaves finished runs alone and goes on with the others. One run
+that fails is reported and does not end the others. Exit status: 0, 1 (a run failed), 2 (bad input),
+130 (Ctrl-C). docs/comparing.md says what the figures are.
 """
 
 import argparse
@@ -28,17 +30,17 @@ import yaml
 from jobs import Outcome, Task, is_done, run_all, search_here, with_threads
 from rich.console import Console
 
-from fedkd.checks import at_least, share
+from fedkd.cli.command import compose
 from fedkd.errors import FedkdError, RunError, SettingError
 from fedkd.report.comparison.figures import Line, Options, Setting, compare, twins_of
-from fedkd.report.comparison.finished import read_run, runs_below
+from fedkd.report.comparison.grouping import in_common, sort_runs
 from fedkd.report.comparison.pictures import draw
-from fedkd.report.comparison.sorting import in_common, sort_runs
+from fedkd.report.comparison.run_reader import read_run, runs_below
 from fedkd.report.comparison.tables import tables, write_csv
-from fedkd.rows import available_cores
-from fedkd.scenario import Scenario
-from fedkd.settings import flat
-from fedkd.simulate import compose
+from fedkd.runtime.parallel import available_cores
+from fedkd.scenario.scenario import Scenario
+from fedkd.settings.schema import flat
+from fedkd.settings.validators import at_least, share
 
 LAST = 3
 SEEDS = "0,1,2"
@@ -74,7 +76,9 @@ def split_commas(text: str) -> list[str]:
     return [part.strip() for part in re.split(r",(?![^\[{(]*[\]})])", text)]
 
 
-def parse_methods(text: str, option: str = "--methods", reserved: Sequence[str] = OURS) -> list[Method]:
+def parse_methods(
+    text: str, option: str = "--methods", reserved: Sequence[str] = OURS
+) -> list[Method]:
     """Return the methods that a text names. Raises SettingError, which names the ``option``.
 
     >>> parse_methods("fedmd, sharp=knfu strategy.beta=30")[1]
@@ -86,7 +90,9 @@ def parse_methods(text: str, option: str = "--methods", reserved: Sequence[str] 
     for part in split_commas(text):
         words = part.split()
         if not words:
-            raise SettingError(f"{option} has an empty place: {text!r}; write it as in {option} first,second")
+            raise SettingError(
+                f"{option} has an empty place: {text!r}; write it as in {option} first,second"
+            )
         label, equals, strategy = words[0].partition("=")
         for word in words[1:]:
             _check_setting(word, option, reserved)
@@ -94,12 +100,15 @@ def parse_methods(text: str, option: str = "--methods", reserved: Sequence[str] 
     labels = [method.label for method in methods]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
-        raise SettingError(f"{option} names {twice!r} twice; give one of them a label, as in other={twice}")
+        raise SettingError(
+            f"{option} names {twice!r} twice; give one of them a label, as in other={twice}"
+        )
     return methods
 
 
 def parse_grid(texts: Sequence[str]) -> list[Setting]:
-    """Return all combinations of settings, the first varying slowest; one without any where nothing varies.
+    """Return all combinations of settings, the first varying slowest; one without any where nothing
+    varies.
 
     >>> parse_grid(["partition.alpha=0.1,1"])
     [(('partition.alpha', '0.1'),), (('partition.alpha', '1'),)]
@@ -111,45 +120,65 @@ def parse_grid(texts: Sequence[str]) -> list[Setting]:
         axes.append([(key, value) for value in split_commas(values)])
     keys = [axis[0][0] for axis in axes]
     if len(set(keys)) < len(keys):
-        raise SettingError("--grid names a setting twice; give all of its values at once, as in partition.alpha=0.1,1")
+        raise SettingError(
+            "--grid names a setting twice; give all of its values at once, as in"
+            " partition.alpha=0.1,1"
+        )
     return list(itertools.product(*axes))
 
 
 def parse_seeds(text: str) -> list[int]:
     """Return the seeds of a text such as ``0,1,2``. Raises SettingError."""
     if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise SettingError(f"--seeds must be numbers with commas between them, as in 0,1,2; got {text!r}")
+        raise SettingError(
+            f"--seeds must be numbers with commas between them, as in 0,1,2; got {text!r}"
+        )
     seeds = [int(part) for part in text.split(",")]
     if len(set(seeds)) < len(seeds):
-        raise SettingError(f"--seeds names a seed twice: {text}; a run that is counted twice is no second run")
+        raise SettingError(
+            f"--seeds names a seed twice: {text}; a run that is counted twice is no second run"
+        )
     return seeds
 
 
 def _check_setting(text: str, option: str, reserved: Sequence[str]) -> None:
     key, equals, value = text.partition("=")
     if not (key and equals and value):
-        raise SettingError(f"{option}: {text!r} is no setting; write key=value, as in strategy.beta=3")
+        raise SettingError(
+            f"{option}: {text!r} is no setting; write key=value, as in strategy.beta=3"
+        )
     if key in reserved:
         raise SettingError(f"{option}: {key} is not for here; it has an option of its own")
 
 
 def plan(
-    base: Sequence[str], methods: Sequence[Method], grid: Sequence[Setting], seeds: Sequence[int], out: Path, jobs: int
+    base: Sequence[str],
+    methods: Sequence[Method],
+    grid: Sequence[Setting],
+    seeds: Sequence[int],
+    out: Path,
+    jobs: int,
 ) -> list[Cell]:
-    """Return every run, with its checked scenario and folder, in the order in which they are best begun.
+    """Return every run, with its checked scenario and folder, in the order in which they are best
+    begun.
 
-    The runs of a setting and seed share their local-only twin through the cache, so that the first method's runs come
-    first. Raises SettingError for what can be known to be wrong before anything has run.
+    The runs of a setting and seed share their local-only twin through the cache, so that the first
+    method's runs come first. Raises SettingError for what can be known to be wrong before anything
+    has run.
     """
     for text in base:
         if text.partition("=")[0] in OURS or text.startswith("strategy."):
-            raise SettingError(f"{text} is not for here; use --methods for strategies, --seeds, and --out")
+            raise SettingError(
+                f"{text} is not for here; use --methods for strategies, --seeds, and --out"
+            )
     cells = []
     threads = max(1, available_cores() // jobs)
     for method, setting in itertools.product(methods, grid):
         both = {key for key, _ in setting} & {text.partition("=")[0] for text in method.settings}
         if both:
-            raise SettingError(f"method {method.label!r} and --grid both set {min(both)}; leave out one of them")
+            raise SettingError(
+                f"method {method.label!r} and --grid both set {min(both)}; leave out one of them"
+            )
         varied = [f"{key}={value}" for key, value in setting]
         given = ["report.console=false", "report.plots=false", *base]
         name = ", ".join([method.label, *varied])
@@ -161,11 +190,19 @@ def plan(
         folder = out / "runs" / slug(method.label) / slug(",".join(varied) or "all")
         for seed in seeds:
             seeded = scenario.changed(federation=replace(scenario.federation, seed=seed))
-            cells.append(Cell(method, setting, seed, Task(f"{name}, seed {seed}", seeded, folder / f"seed{seed}")))
+            cells.append(
+                Cell(
+                    method,
+                    setting,
+                    seed,
+                    Task(f"{name}, seed {seed}", seeded, folder / f"seed{seed}"),
+                )
+            )
     folders = {cell.task.folder: cell.task.name for cell in cells}
     if len(folders) < len(cells):
         raise SettingError(
-            "two methods or settings would share a folder; give the methods labels of letters and digits"
+            "two methods or settings would share a folder; give the methods labels of letters and"
+            " digits"
         )
     return cells
 
@@ -194,12 +231,21 @@ def run_cells(cells: Sequence[Cell], jobs: int, console: Console) -> list[Outcom
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the settings of a run by their dotted names. Raises RunError where they cannot be read."""
+    """Return the settings of a run by their dotted names. Raises RunError where they cannot be
+    read.
+    """
     try:
         found = flat(yaml.safe_load((folder / "config.yaml").read_text()))
-        return {**found, "name": found["name"], "seed": int(found["seed"]), "strategy.name": found["strategy.name"]}
+        return {
+            **found,
+            "name": found["name"],
+            "seed": int(found["seed"]),
+            "strategy.name": found["strategy.name"],
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise RunError(f"{folder / 'config.yaml'} is not that of a run: {type(error).__name__}: {error}") from error
+        raise RunError(
+            f"{folder / 'config.yaml'} is not that of a run: {type(error).__name__}: {error}"
+        ) from error
 
 
 def write(
@@ -209,12 +255,18 @@ def write(
     out: Path,
     remarks: Sequence[str],
 ) -> str:
-    """Write tables and pictures of runs, by method and setting, then by seed, into ``out``; return the tables' text."""
+    """Write tables and pictures of runs, by method and setting, then by seed, into ``out``; return
+    the tables' text.
+    """
     out.mkdir(parents=True, exist_ok=True)
     configs = [read_config(folder) for by_seed in folders.values() for folder in by_seed.values()]
-    runs = {key: {seed: read_run(folder) for seed, folder in by_seed.items()} for key, by_seed in folders.items()}
+    runs = {
+        key: {seed: read_run(folder) for seed, folder in by_seed.items()}
+        for key, by_seed in folders.items()
+    }
     options = Options(
-        last=min(last, *(run.length for by_seed in runs.values() for run in by_seed.values())), reach=reach
+        last=min(last, *(run.length for by_seed in runs.values() for run in by_seed.values())),
+        reach=reach,
     )
     lines = compare(runs, options)
     twins = twins_of(lines, options)
@@ -224,7 +276,9 @@ def write(
     names = {s: "".join(f"_{slug(f'{key}={value}')}" for key, value in s) for s in settings}
     pictures = draw(lines, twins, out / "plots", names)
     common = in_common(configs, flat(Scenario.parse({}).plain()))
-    text = "\n".join([f"{common}\n", *(table.markdown() for table in made), *(f"- {note}" for note in notes)])
+    text = "\n".join(
+        [f"{common}\n", *(table.markdown() for table in made), *(f"- {note}" for note in notes)]
+    )
     images = "\n".join(f"\n![{path.stem}](plots/{path.name})" for path in pictures)
     (out / "comparison.md").write_text(f"# Comparison\n\n{text}\n{images}\n")
     (out / "comparison.tex").write_text("\n".join(table.latex() for table in made))
@@ -235,12 +289,27 @@ def write(
 def _notes(lines: Sequence[Line]) -> list[str]:
     """Return what a reader of the tables must know of the runs."""
     runs = [run for line in lines for run in line.runs.values()]
-    versions = {name: sorted({run.versions.get(name, "?") for run in runs}) for run in runs for name in run.versions}
-    notes = [f"The runs are of several versions of {n}: {', '.join(v)}." for n, v in versions.items() if len(v) > 1]
-    alone = [line.method for line in lines if line.figures["bytes_up"].mean and not line.figures["local_gain"].seeds]
+    versions = {
+        name: sorted({run.versions.get(name, "?") for run in runs})
+        for run in runs
+        for name in run.versions
+    }
+    notes = [
+        f"The runs are of several versions of {n}: {', '.join(v)}."
+        for n, v in versions.items()
+        if len(v) > 1
+    ]
+    alone = [
+        line.method
+        for line in lines
+        if line.figures["bytes_up"].mean and not line.figures["local_gain"].seeds
+    ]
     if alone:
         names = ", ".join(dict.fromkeys(alone))
-        notes.append(f"Runs of {names} have no local-only twin (baseline=none): nothing is said of their gains.")
+        notes.append(
+            f"Runs of {names} have no local-only twin (baseline=none): nothing is said of their"
+            " gains."
+        )
     few = min(len(line.runs) for line in lines)
     if few < 2:
         notes.append("With one seed there is neither an interval nor a test.")
@@ -252,49 +321,81 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("settings", nargs="*", help="scenario=NAME and settings of all runs, as for fedkd.simulate")
+    made.add_argument(
+        "settings",
+        nargs="*",
+        help="scenario=NAME and settings of all runs, as for fedkd.cli.command",
+    )
     made.add_argument("--config", help="a scenario file, in place of scenario=NAME")
     made.add_argument("--config-dir", help="a folder of scenario files")
     made.add_argument("--methods", help="strategies, with labels and settings of their own")
-    made.add_argument("--grid", nargs="+", action="extend", default=[], metavar="KEY=V,V", help="settings that vary")
+    made.add_argument(
+        "--grid",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=V,V",
+        help="settings that vary",
+    )
     made.add_argument("--seeds", help=f"default: {SEEDS}")
     made.add_argument("--jobs", type=int, default=1, help="runs at a time; default: 1")
-    made.add_argument("--runs", type=Path, nargs="+", action="extend", default=[], help="read these; run nothing")
-    made.add_argument("--out", type=Path, required=True, help="folder of the runs, tables and pictures")
-    made.add_argument("--last", type=int, default=LAST, help=f"rounds in the mean of the last; default: {LAST}")
-    made.add_argument("--reach", type=float, help="count the bytes that it takes to reach this accuracy, as in 0.8")
+    made.add_argument(
+        "--runs", type=Path, nargs="+", action="extend", default=[], help="read these; run nothing"
+    )
+    made.add_argument(
+        "--out", type=Path, required=True, help="folder of the runs, tables and pictures"
+    )
+    made.add_argument(
+        "--last", type=int, default=LAST, help=f"rounds in the mean of the last; default: {LAST}"
+    )
+    made.add_argument(
+        "--reach",
+        type=float,
+        help="count the bytes that it takes to reach this accuracy, as in 0.8",
+    )
     return made
 
 
 Found = tuple[dict[tuple[str, Setting], dict[int, Path]], list[str], bool]
-"""Folders of finished runs by method and setting, then by seed; remarks on others; whether one has failed."""
+"""Folders of finished runs by method and setting, then by seed; remarks on others; whether one has
+failed."""
 
 
 def _run(given: argparse.Namespace, console: Console) -> Found:
     """Run what is not done yet."""
     if given.methods is None:
         raise SettingError(
-            "give --methods to run, as in --methods local_only,knfu, or --runs FOLDER to read what is there"
+            "give --methods to run, as in --methods local_only,knfu, or --runs FOLDER to read what"
+            " is there"
         )
     base = [*given.settings]
     for option in ("config", "config_dir"):
         if getattr(given, option) is not None:
             base += [f"--{option.replace('_', '-')}", getattr(given, option)]
     seeds = parse_seeds(given.seeds or SEEDS)
-    cells = plan(base, parse_methods(given.methods), parse_grid(given.grid), seeds, given.out, given.jobs)
+    cells = plan(
+        base, parse_methods(given.methods), parse_grid(given.grid), seeds, given.out, given.jobs
+    )
     failed = run_cells(cells, given.jobs, console)
     gone = {outcome.task.folder for outcome in failed}
     folders: dict[tuple[str, Setting], dict[int, Path]] = {}
     for cell in cells:
         if cell.task.folder not in gone:
             folders.setdefault((cell.method.label, cell.setting), {})[cell.seed] = cell.task.folder
-    return folders, [f"{outcome.task.name} failed: {outcome.error}." for outcome in failed], bool(failed)
+    return (
+        folders,
+        [f"{outcome.task.name} failed: {outcome.error}." for outcome in failed],
+        bool(failed),
+    )
 
 
 def _read(given: argparse.Namespace) -> Found:
     """Read the runs that are there, and run nothing."""
     options = ("methods", "grid", "seeds", "config", "config_dir")
-    idle = [*given.settings, *(f"--{name.replace('_', '-')}" for name in options if getattr(given, name))]
+    idle = [
+        *given.settings,
+        *(f"--{name.replace('_', '-')}" for name in options if getattr(given, name)),
+    ]
     if idle:
         raise SettingError(f"--runs reads what is there; leave out {' '.join(idle)}")
     done, others = runs_below(given.runs)

@@ -1,7 +1,9 @@
-"""Runs in processes of their own, several at a time: begun, gone on with or left alone, as their folders say.
+"""Runs in processes of their own, several at a time: begun, gone on with or left alone, as their
+folders say.
 
-A process takes one run after the other, so that libraries are loaded once. A run that fails, or that takes its process
-with it, is reported and is nobody else's trouble. What a run prints goes into a ``.log`` beside its folder.
+A process takes one run after the other, so that libraries are loaded once. A run that fails, or
+that takes its process with it, is reported and is nobody else's trouble. What a run prints goes
+into a ``.log`` beside its folder.
 """
 
 import multiprocessing
@@ -16,9 +18,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from fedkd.ensure import ensure, is_complete
 from fedkd.errors import FedkdError
-from fedkd.scenario import Scenario
+from fedkd.experiment.run_or_resume import ensure, is_complete
+from fedkd.scenario.scenario import Scenario
 
 PATIENCE = 20.0
 """Seconds that interrupted runs have to write what is finished."""
@@ -57,19 +59,26 @@ def search_here() -> None:
 
 
 def is_done(task: Task) -> bool:
-    """Return whether a task's run is complete. Raises SettingError where its folder holds another run."""
+    """Return whether a task's run is complete. Raises SettingError where its folder holds another
+    run.
+    """
     return is_complete(task.scenario, task.folder)
 
 
 def carry_out(task: Task) -> None:
-    """Run a task, or go on with what is in its folder from its last checkpoint. Raises FedkdError."""
+    """Run a task, or go on with what is in its folder from its last checkpoint. Raises
+    FedkdError.
+    """
     ensure(task.scenario, task.folder)
 
 
-def run_all(tasks: Sequence[Task], jobs: int, on_end: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
+def run_all(
+    tasks: Sequence[Task], jobs: int, on_end: Callable[[Outcome], None] = lambda _: None
+) -> list[Outcome]:
     """Carry out tasks in ``jobs`` processes and return their outcomes as they end.
 
-    On KeyboardInterrupt the runs are interrupted in their turn, and write what is finished, before it is raised again.
+    On KeyboardInterrupt the runs are interrupted in their turn, and write what is finished, before
+    it is raised again.
     """
     waiting, outcomes = deque(tasks), list[Outcome]()
     workers = [_Worker() for _ in range(min(jobs, len(tasks)))]
@@ -95,14 +104,18 @@ def run_all(tasks: Sequence[Task], jobs: int, on_end: Callable[[Outcome], None] 
 
 @dataclass
 class _Worker:
-    """A process that carries out one task after the other. It does not hear Ctrl-C; whoever started it tells it."""
+    """A process that carries out one task after the other. It does not hear Ctrl-C; whoever started
+    it tells it.
+    """
 
     task: Task | None = None
     connection: Connection = field(init=False)
     _process: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and locks
+        context = multiprocessing.get_context(
+            "spawn"
+        )  # a fork would share torch's threads and locks
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs,), daemon=True)
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # until it has a session of its own
@@ -120,7 +133,9 @@ class _Worker:
             return
 
     def outcome(self) -> Outcome:
-        """Return how the task ended, which is known once something came, or the connection has ended."""
+        """Return how the task ended, which is known once something came, or the connection has
+        ended.
+        """
         task, self.task = self.task, None
         assert task is not None
         try:
@@ -156,7 +171,9 @@ def _work(connection: Connection) -> None:
     try:
         while True:
             name, plain, folder = connection.recv()
-            if connection.poll():  # nothing but its end can have come behind the task: it is no longer wanted
+            if (
+                connection.poll()
+            ):  # nothing but its end can have come behind the task: it is no longer wanted
                 return
             connection.send(_attempt(Task(name, Scenario.parse(plain), Path(folder))))
     except (EOFError, OSError, KeyboardInterrupt):
@@ -187,7 +204,9 @@ def _attempt(task: Task) -> str:
 
 
 def with_threads(scenario: Scenario, threads: int) -> Scenario:
-    """Return a scenario whose clients run in so many threads, where the local engine is left to choose."""
+    """Return a scenario whose clients run in so many threads, where the local engine is left to
+    choose.
+    """
     engine = scenario.engine
     if engine.name == "local" and engine.fields["workers"] is None:
         value = replace(engine.value, workers=threads)

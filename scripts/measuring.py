@@ -1,4 +1,5 @@
-"""How the benchmarks measure: CPU seconds, peak memory, whole trees of processes, and tables of figures with targets.
+"""How the benchmarks measure: CPU seconds, peak memory, whole trees of processes, and tables of
+figures with targets.
 
 Trees are read from /proc, as on Linux only.
 """
@@ -21,7 +22,7 @@ from typing import IO, Any
 
 import torch
 
-from fedkd.rows import available_cores
+from fedkd.runtime.parallel import available_cores
 
 SCRIPTS = Path(__file__).parent
 MARK = "mark: "
@@ -37,7 +38,9 @@ def seconds(call: Callable[[], object]) -> tuple[float, float]:
 
 
 def own_peak_gb() -> float:
-    """Return this process's peak resident memory; getrusage would also count what its parent held before exec."""
+    """Return this process's peak resident memory; getrusage would also count what its parent held
+    before exec.
+    """
     status = Path("/proc/self/status")
     if status.exists():
         return own_memory_gb("VmHWM")
@@ -45,8 +48,12 @@ def own_peak_gb() -> float:
 
 
 def own_memory_gb(what: str) -> float:
-    """Return a figure of /proc/self/status, such as VmRSS (resident now) or VmHWM (resident at most)."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)]
+    """Return a figure of /proc/self/status, such as VmRSS (resident now) or VmHWM (resident at
+    most).
+    """
+    (line,) = [
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)
+    ]
     return int(line.split()[1]) * 1024 / 1e9
 
 
@@ -58,8 +65,9 @@ def restart_own_peak() -> None:
 class Tree:
     """The CPU seconds and the memory of a process and all that descend from it, read from /proc.
 
-    A process that has ended counts with what it had used when it was last seen; one that lived and ended between two
-    looks is missed. ``workers`` are Ray's worker processes, ``daemons`` all else beside the root.
+    A process that has ended counts with what it had used when it was last seen; one that lived and
+    ended between two looks is missed. ``workers`` are Ray's worker processes, ``daemons`` all else
+    beside the root.
     """
 
     def __init__(self, root: int) -> None:
@@ -79,7 +87,12 @@ class Tree:
                     continue
                 name, _, rest = text.partition("(")[2].rpartition(")")
                 fields = rest.split()
-                found[int(path.name)] = (int(fields[1]), int(fields[19]), int(fields[11]) + int(fields[12]), name)
+                found[int(path.name)] = (
+                    int(fields[1]),
+                    int(fields[19]),
+                    int(fields[11]) + int(fields[12]),
+                    name,
+                )
         members = {pid for pid, start in self._ticks if pid in found and found[pid][1] == start}
         if not self._ticks:
             members = {self.root} & set(found)
@@ -93,7 +106,9 @@ class Tree:
         return sorted(members)
 
     def cpu(self) -> dict[str, float]:
-        """Return CPU seconds so far: of ``all`` processes, and of the ``root``, the ``workers`` and the ``daemons``."""
+        """Return CPU seconds so far: of ``all`` processes, and of the ``root``, the ``workers`` and
+        the ``daemons``.
+        """
         self.look()
         found = {"all": 0.0, "root": 0.0, "workers": 0.0, "daemons": 0.0}
         for (pid, start), ticks in self._ticks.items():
@@ -104,20 +119,26 @@ class Tree:
         return found
 
     def memory_gb(self) -> float:
-        """Return the sum of the proportional set sizes: a page that n processes share counts 1/n for each."""
+        """Return the sum of the proportional set sizes: a page that n processes share counts 1/n
+        for each.
+        """
         total = 0
         for pid in self.look():
             try:
                 rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
             except OSError:  # it has ended, or is a zombie
                 continue
-            total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+            total += sum(
+                int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")
+            )
         return total * 1024 / 1e9
 
 
 @dataclass
 class Watched:
-    """A command that was watched. A mark is what it said behind ``MARK``; CPU seconds are those of its tree."""
+    """A command that was watched. A mark is what it said behind ``MARK``; CPU seconds are those of
+    its tree.
+    """
 
     cpu_s: float = 0.0
     wall_s: float = 0.0
@@ -133,7 +154,9 @@ class Watched:
 
 
 def watch(command: Sequence[str], *, timeout: float = 600, memory: bool = True) -> Watched:
-    """Run a command to its end and return what it and its descendants used. Exits the program where it fails."""
+    """Run a command to its end and return what it and its descendants used. Exits the program where
+    it fails.
+    """
     done, lines = Watched(), queue.Queue[str]()
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as complaints:
@@ -145,7 +168,9 @@ def watch(command: Sequence[str], *, timeout: float = 600, memory: bool = True) 
         while not (ended and lines.empty()):
             if process.poll() is not None and not ended:
                 ended = True
-                reader.join(1.0)  # not for longer: what the process has left behind may hold the pipe
+                reader.join(
+                    1.0
+                )  # not for longer: what the process has left behind may hold the pipe
             try:
                 line = lines.get(timeout=CPU_EVERY).strip()
             except queue.Empty:
@@ -196,7 +221,11 @@ def machine() -> str:
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        names = [
+            line.partition(":")[2].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if "model name" in line
+        ]
         name = names[0] if names else name
     return f"{available_cores()} cores, {name}, Python {platform.python_version()}, torch {torch.__version__}"
 
@@ -207,7 +236,11 @@ Row = tuple[str, str, str]
 
 def table(rows: Sequence[Row]) -> str:
     """Return measured figures with their targets as a Markdown table."""
-    lines = ["| measured | here | target |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    lines = [
+        "| measured | here | target |",
+        "|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
     return "\n".join(lines)
 
 

@@ -1,8 +1,9 @@
 """FedMD as one writes it on Flower's own simulation, without fedkd: what fedkd is measured against.
 
-A DataLoader over tensors, predictions as Flower arrays, and each client's weights in Flower's ``Context.state``, as in
-Flower's own examples. Two actors of one CPU each, one intra-op thread in each. The clients' tensors are in files,
-prepared before. Not defined in the script that runs it: Flower would send the whole app with every message.
+A DataLoader over tensors, predictions as Flower arrays, and each client's weights in Flower's
+``Context.state``, as in Flower's own examples. Two actors of one CPU each, one intra-op thread in
+each. The clients' tensors are in files, prepared before. Not defined in the script that runs it:
+Flower would send the whole app with every message.
 """
 
 import json
@@ -22,7 +23,7 @@ from measuring import MARK
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fedkd.models.build import find_factory
+from fedkd.models.factory import find_factory
 
 ACTORS = 2
 torch.set_num_threads(1)
@@ -48,7 +49,9 @@ def load_private(folder: str, client: int) -> list[Tensor]:
 
 
 def load_model(config: Any, client: int, context: Context) -> nn.Module:
-    """Return the client's model with the weights that it had last, or fresh ones in its first round."""
+    """Return the client's model with the weights that it had last, or fresh ones in its first
+    round.
+    """
     model = find_factory(config["models"][client])(tuple(config["input_shape"]), config["classes"])
     if "model" in context.state:
         weights = context.state["model"]
@@ -61,7 +64,9 @@ def predict(model: nn.Module, x: Tensor) -> Tensor:
     """Return logits."""
     model.eval()
     with torch.no_grad():
-        return torch.cat([model(batch) for (batch,) in DataLoader(TensorDataset(x), batch_size=256)])
+        return torch.cat(
+            [model(batch) for (batch,) in DataLoader(TensorDataset(x), batch_size=256)]
+        )
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -72,27 +77,37 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
     """Train on private data and answer with predictions on the public set."""
-    folder, client = str(message.content["config"]["folder"]), int(context.node_config["partition-id"])
+    folder, client = (
+        str(message.content["config"]["folder"]),
+        int(context.node_config["partition-id"]),
+    )
     config = load_config(folder)
     model = load_model(config, client, context)
     x, y, *_ = load_private(folder, client)
     optimizer = torch.optim.Adam(model.parameters(), lr=config["train_learning_rate"])
     model.train()
     for _ in range(config["train_epochs"]):
-        for inputs, labels in DataLoader(TensorDataset(x, y), batch_size=config["train_batch_size"], shuffle=True):
+        for inputs, labels in DataLoader(
+            TensorDataset(x, y), batch_size=config["train_batch_size"], shuffle=True
+        ):
             optimizer.zero_grad()
             F.cross_entropy(model(inputs), labels).backward()
             optimizer.step()
     (public,) = load_shared(folder, "public")
     logits = predict(model, public)
     context.state["model"] = ArrayRecord(model.state_dict())
-    return Message(RecordDict({"knowledge": ArrayRecord({"logits": Array(logits.numpy())})}), reply_to=message)
+    return Message(
+        RecordDict({"knowledge": ArrayRecord({"logits": Array(logits.numpy())})}), reply_to=message
+    )
 
 
 @client_app.evaluate()
 def distill(message: Message, context: Context) -> Message:
     """Distill the mean of logits and answer with both accuracies."""
-    folder, client = str(message.content["config"]["folder"]), int(context.node_config["partition-id"])
+    folder, client = (
+        str(message.content["config"]["folder"]),
+        int(context.node_config["partition-id"]),
+    )
     config = load_config(folder)
     model = load_model(config, client, context)
     teacher = message.content["teacher"]
@@ -103,7 +118,9 @@ def distill(message: Message, context: Context) -> Message:
     optimizer = torch.optim.Adam(model.parameters(), lr=config["distill_learning_rate"])
     model.train()
     for _ in range(config["distill_epochs"]):
-        batches = DataLoader(TensorDataset(public, target), batch_size=config["distill_batch_size"], shuffle=True)
+        batches = DataLoader(
+            TensorDataset(public, target), batch_size=config["distill_batch_size"], shuffle=True
+        )
         for inputs, probs in batches:
             optimizer.zero_grad()
             log_probs = F.log_softmax(model(inputs) / temperature, dim=-1)
@@ -112,12 +129,17 @@ def distill(message: Message, context: Context) -> Message:
     context.state["model"] = ArrayRecord(model.state_dict())
     x, y = load_shared(folder, "test")
     *_, own_x, own_y = load_private(folder, client)
-    found: dict[str, Any] = {"global_accuracy": accuracy(model, x, y), "local_accuracy": accuracy(model, own_x, own_y)}
+    found: dict[str, Any] = {
+        "global_accuracy": accuracy(model, x, y),
+        "local_accuracy": accuracy(model, own_x, own_y),
+    }
     return Message(RecordDict({"metrics": MetricRecord(found)}), reply_to=message)
 
 
 def make_server_app(folder: str, rounds: int, clients: int) -> ServerApp:
-    """Return a server that asks everyone for predictions and sends back the mean of logits, in every round."""
+    """Return a server that asks everyone for predictions and sends back the mean of logits, in
+    every round.
+    """
     server_app = ServerApp()
 
     @server_app.main()
@@ -129,7 +151,9 @@ def make_server_app(folder: str, rounds: int, clients: int) -> ServerApp:
             replies = ask(grid, "train", RecordDict({"config": config}), clients)
             logits = [reply.content["knowledge"]["logits"].numpy() for reply in replies]  # type: ignore[union-attr]
             teacher = ArrayRecord({"logits": Array(np.mean(logits, axis=0))})
-            replies = ask(grid, "evaluate", RecordDict({"config": config, "teacher": teacher}), clients)
+            replies = ask(
+                grid, "evaluate", RecordDict({"config": config, "teacher": teacher}), clients
+            )
             accuracies = [float(reply.content["metrics"]["global_accuracy"]) for reply in replies]  # type: ignore[arg-type]
             print(f"{MARK}round {number}", flush=True)
         print(np.mean(accuracies), flush=True)
@@ -143,7 +167,9 @@ def ask(grid: Grid, kind: str, content: RecordDict, clients: int) -> list[Messag
     messages = [Message(content, message_type=kind, dst_node_id=node) for node in nodes]
     replies = list(grid.send_and_receive(messages))
     if len(replies) != clients or any(reply.has_error() for reply in replies):
-        raise RuntimeError(f"{kind}: {len(replies)} replies of {clients}, some of which may be errors")
+        raise RuntimeError(
+            f"{kind}: {len(replies)} replies of {clients}, some of which may be errors"
+        )
     return replies
 
 
@@ -157,7 +183,10 @@ def run(folder: str, rounds: int, clients: int) -> None:
         client_app=client_app,
         num_supernodes=clients,
         backend_config={
-            "init_args": {"address": "local", "num_cpus": ACTORS},  # not a cluster that happens to run here
+            "init_args": {
+                "address": "local",
+                "num_cpus": ACTORS,
+            },  # not a cluster that happens to run here
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
         },
     )

@@ -1,18 +1,20 @@
-r"""Draw accuracy against privacy budgets, with how an attack did: one picture, one table, paired seeds.
+r"""Draw accuracy against privacy budgets, with how an attack did: one picture, one table, paired
+seeds.
 
     python scripts/privacy_report.py scenario=privacy_budget --epsilons 0.5,1,2,4,8,inf --seeds 0,1,2 \
         --mechanisms dp_sgd,central_gaussian,gnmax,swing --jobs 2 --out results/privacy
     python scripts/privacy_report.py --runs runs/2026-11-25_sweep --out results/privacy
 
-The first runs what is not done yet: called again with the same --out, it leaves finished runs alone and goes on with
-the others. The second reads runs that are there, as of `fedkd.simulate -m privacy.epsilon=...`: any folders, with all
-runs below them. A mechanism may have settings of its own and a label, as compare.py's methods do:
+The first runs what is not done yet: called again with the same --out, it leaves finished runs alone
+and goes on with the others. The second reads runs that are there, as of `fedkd.cli.command -m
+privacy.epsilon=...`: any folders, with all runs below them. A mechanism may have settings of its
+own and a label, as compare.py's methods do:
 
     --mechanisms "dp_sgd, tight=dp_sgd privacy.clip_norm=0.5, gaussian privacy.memoize=true"
 
-Mechanisms without a budget (swing) are run once a seed. Where the scenario audits its runs, the server attacks, or the
-other clients where a mechanism trusts the server. Exit status: 0, 1 (a run failed), 2 (bad input), 130 (Ctrl-C).
-docs/privacy.md says what the figures mean.
+Mechanisms without a budget (swing) are run once a seed. Where the scenario audits its runs, the
+server attacks, or the other clients where a mechanism trusts the server. Exit status: 0, 1 (a run
+failed), 2 (bad input), 130 (Ctrl-C). docs/privacy.md says what the figures mean.
 """
 
 import argparse
@@ -26,15 +28,23 @@ from compare import Method, parse_methods, parse_seeds, read_config, slug
 from jobs import Outcome, Task, is_done, run_all, search_here, with_threads
 from rich.console import Console
 
-from fedkd.checks import at_least
+from fedkd.cli.command import compose
 from fedkd.errors import FedkdError, SettingError
 from fedkd.privacy.mechanisms import CentralGaussian, GnMax
 from fedkd.report.comparison.budget_picture import draw_budgets
-from fedkd.report.comparison.budgets import Entry, Point, check_alike, entries, read_point, table, write_runs
-from fedkd.report.comparison.finished import runs_below
-from fedkd.rows import available_cores
-from fedkd.shelf import find
-from fedkd.simulate import compose
+from fedkd.report.comparison.budgets import (
+    Entry,
+    Point,
+    check_alike,
+    entries,
+    read_point,
+    table,
+    write_runs,
+)
+from fedkd.report.comparison.run_reader import runs_below
+from fedkd.runtime.parallel import available_cores
+from fedkd.scenario.registry import find
+from fedkd.settings.validators import at_least
 
 MECHANISMS = "dp_sgd,central_gaussian,gnmax,swing"
 EPSILONS = "0.5,1,2,4,8,inf"
@@ -57,7 +67,9 @@ def parse_epsilons(text: str) -> list[float]:
     try:
         found = [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise SettingError(f"--epsilons must be numbers with commas between them, as in 1,8,inf; got {text}") from error
+        raise SettingError(
+            f"--epsilons must be numbers with commas between them, as in 1,8,inf; got {text}"
+        ) from error
     if not all(epsilon > 0 for epsilon in found):
         raise SettingError(f"--epsilons must be above 0, got {text}; inf stands for no protection")
     if len(set(found)) < len(found):
@@ -73,22 +85,35 @@ def plan(
     out: Path,
     jobs: int,
 ) -> list[Cell]:
-    """Return every run, with its checked scenario and folder. Raises SettingError for what cannot work."""
+    """Return every run, with its checked scenario and folder. Raises SettingError for what cannot
+    work.
+    """
     for text in base:
         if text.partition("=")[0] in ("privacy", "seed", "run_dir") or text.startswith("privacy."):
-            raise SettingError(f"{text} is not for here; use --mechanisms, --epsilons, --seeds, and --out")
+            raise SettingError(
+                f"{text} is not for here; use --mechanisms, --epsilons, --seeds, and --out"
+            )
     threads = max(1, available_cores() // jobs)
     cells = []
     for mechanism in mechanisms:
         own, fields = find("privacy", mechanism.strategy)
         given = {text.partition("=")[0] for text in mechanism.settings}
-        has_budget = "epsilon" in fields and not given & {f"privacy.{name}" for name in _instead_of_epsilon(fields)}
+        has_budget = "epsilon" in fields and not given & {
+            f"privacy.{name}" for name in _instead_of_epsilon(fields)
+        }
         for epsilon in epsilons if has_budget else [None]:
             budget = [] if epsilon is None else [f"privacy.epsilon={epsilon!r}"]
             name = f"{mechanism.label}{'' if epsilon is None else f' at epsilon {epsilon:g}'}"
-            settings = ["report.console=false", "report.plots=false", "report.wandb=disabled", *base]
+            settings = [
+                "report.console=false",
+                "report.plots=false",
+                "report.wandb=disabled",
+                *base,
+            ]
             try:
-                scenario = compose([*settings, f"privacy={mechanism.strategy}", *mechanism.settings, *budget])
+                scenario = compose(
+                    [*settings, f"privacy={mechanism.strategy}", *mechanism.settings, *budget]
+                )
                 if scenario.plain().get("audit", {"name": "none"})["name"] != "none":
                     who = "clients" if own in (CentralGaussian, GnMax) else "server"
                     attack = [f"audit.adversaries=[{who}]"]
@@ -98,12 +123,24 @@ def plan(
             except SettingError as error:
                 raise SettingError(f"{name}: {error}") from error
             scenario = with_threads(scenario, threads)
-            folder = out / "runs" / slug(mechanism.label) / ("all" if epsilon is None else f"epsilon={epsilon:g}")
+            folder = (
+                out
+                / "runs"
+                / slug(mechanism.label)
+                / ("all" if epsilon is None else f"epsilon={epsilon:g}")
+            )
             for seed in seeds:
                 seeded = scenario.changed(federation=replace(scenario.federation, seed=seed))
-                cells.append(Cell(mechanism.label, Task(f"{name}, seed {seed}", seeded, folder / f"seed{seed}")))
+                cells.append(
+                    Cell(
+                        mechanism.label,
+                        Task(f"{name}, seed {seed}", seeded, folder / f"seed{seed}"),
+                    )
+                )
     if len({cell.task.folder for cell in cells}) < len(cells):
-        raise SettingError("two mechanisms would share a folder; give them labels of letters and digits")
+        raise SettingError(
+            "two mechanisms would share a folder; give them labels of letters and digits"
+        )
     return cells
 
 
@@ -132,7 +169,9 @@ def write(found: Sequence[Entry], notes: Sequence[str], out: Path) -> str:
     made = table(found)
     pictures = draw_budgets(found, out / "privacy.png")
     text = "\n".join([made.markdown(), *(f"- {note}" for note in notes)])
-    (out / "privacy.md").write_text(f"# Privacy report\n\n{text}\n\n![{made.title}]({pictures[0].name})\n")
+    (out / "privacy.md").write_text(
+        f"# Privacy report\n\n{text}\n\n![{made.title}]({pictures[0].name})\n"
+    )
     (out / "privacy.tex").write_text(made.latex())
     write_runs(found, out / "privacy.csv")
     return text
@@ -149,24 +188,39 @@ def notes_on(found: Sequence[Entry], failed: Sequence[Outcome]) -> list[str]:
     if not any(entry.figures["auc"].seeds for entry in found):
         notes.append("The runs were not audited (audit=none): nothing is said of attacks.")
     if not any(entry.figures["cost"].seeds for entry in found):
-        notes.append("There is no unprotected run (--epsilons with inf): nothing is said of the cost of privacy.")
+        notes.append(
+            "There is no unprotected run (--epsilons with inf): nothing is said of the cost of"
+            " privacy."
+        )
     return notes
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     made = argparse.ArgumentParser(
-        prog="privacy_report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="privacy_report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("settings", nargs="*", help="scenario=NAME and settings of all runs, as for fedkd.simulate")
+    made.add_argument(
+        "settings",
+        nargs="*",
+        help="scenario=NAME and settings of all runs, as for fedkd.cli.command",
+    )
     made.add_argument("--config", help="a scenario file, in place of scenario=NAME")
     made.add_argument("--config-dir", help="a folder of scenario files")
     made.add_argument("--mechanisms", default=MECHANISMS, help=f"default: {MECHANISMS}")
-    made.add_argument("--epsilons", default=EPSILONS, help=f"budgets; inf protects nothing; default: {EPSILONS}")
+    made.add_argument(
+        "--epsilons", default=EPSILONS, help=f"budgets; inf protects nothing; default: {EPSILONS}"
+    )
     made.add_argument("--seeds", default="0,1,2", help="default: 0,1,2")
     made.add_argument("--jobs", type=int, default=1, help="runs at a time; default: 1")
-    made.add_argument("--runs", type=Path, nargs="+", action="extend", default=[], help="read these; run nothing")
-    made.add_argument("--out", type=Path, required=True, help="folder of the runs, table and picture")
+    made.add_argument(
+        "--runs", type=Path, nargs="+", action="extend", default=[], help="read these; run nothing"
+    )
+    made.add_argument(
+        "--out", type=Path, required=True, help="folder of the runs, table and picture"
+    )
     return made
 
 
@@ -180,7 +234,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed: list[Outcome] = []
         if given.runs:
             if given.settings:
-                raise SettingError(f"--runs reads what is there; leave out {' '.join(given.settings)}")
+                raise SettingError(
+                    f"--runs reads what is there; leave out {' '.join(given.settings)}"
+                )
             folders: dict[Path, str | None] = dict.fromkeys(runs_below(given.runs)[0])
         else:
             base = [*given.settings]
@@ -190,11 +246,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             mechanisms = parse_methods(
                 given.mechanisms, "--mechanisms", ("privacy", "privacy.epsilon", "seed", "run_dir")
             )
-            cells = plan(base, mechanisms, parse_epsilons(given.epsilons), parse_seeds(given.seeds), given.out,
-                         given.jobs)  # fmt: skip
+            cells = plan(
+                base,
+                mechanisms,
+                parse_epsilons(given.epsilons),
+                parse_seeds(given.seeds),
+                given.out,
+                given.jobs,
+            )
             failed = run_cells(cells, given.jobs, console)
             gone = {outcome.task.folder for outcome in failed}
-            folders = {cell.task.folder: cell.label for cell in cells if cell.task.folder not in gone}
+            folders = {
+                cell.task.folder: cell.label for cell in cells if cell.task.folder not in gone
+            }
         if folders:
             if given.runs:
                 check_alike({folder: read_config(folder) for folder in folders})

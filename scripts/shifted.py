@@ -1,7 +1,8 @@
 """Do the views on which teacher and student disagree most help on images that are moved?
 
-The published test of disagreement-seeking augmentations (HARD, arXiv 2305.14890) is a shifted one: after a run, its
-clients' models answer the balanced test set with every image moved by up to an eighth of its sides.
+The published test of disagreement-seeking augmentations (HARD, arXiv 2305.14890) is a shifted one:
+after a run, its clients' models answer the balanced test set with every image moved by up to an
+eighth of its sides.
 """
 
 from collections.abc import Mapping
@@ -14,23 +15,38 @@ from studies import Claim, Study, write_report
 from trained import trained
 
 from fedkd.data.shifts import shifted
-from fedkd.devices import settled
-from fedkd.seeding import numpy_stream
-from fedkd.training import predict
+from fedkd.runtime.devices import settled
+from fedkd.runtime.seeding import numpy_stream
+from fedkd.training.loop import predict
 
 METHODS = {"plain": (), "random_view": ("distill.student_view=moved",), "hard": ("public.views=3",)}
 
 SHIFTED = Study(
     name="shifted",
     title="Disagreement-seeking augmentations on a shifted test (`public.views`)",
-    base=(*BASE, *MILD, *(f"strategy={part}" if at == 0 else part for at, part in enumerate(MEAN.split()))),
+    base=(
+        *BASE,
+        *MILD,
+        *(f"strategy={part}" if at == 0 else part for at, part in enumerate(MEAN.split())),
+    ),
     methods="",
     figures=("global_accuracy",),
     claims=(
-        Claim("On moved images hard views beat random ones", "global_accuracy", ("hard", ""), ("random_view", "")),
-        Claim("On moved images hard views beat no augmentation", "global_accuracy", ("hard", ""), ("plain", "")),
+        Claim(
+            "On moved images hard views beat random ones",
+            "global_accuracy",
+            ("hard", ""),
+            ("random_view", ""),
+        ),
+        Claim(
+            "On moved images hard views beat no augmentation",
+            "global_accuracy",
+            ("hard", ""),
+            ("plain", ""),
+        ),
     ),
-    remark="Accuracy on the balanced test with every image moved by up to a pixel, the same moves for all methods of a"
+    remark="Accuracy on the balanced test with every image moved by up to a pixel, the same moves"
+    " for all methods of a"
     " seed.",
 )
 
@@ -38,7 +54,9 @@ SHIFTED = Study(
 def carry_out(seeds: int, out: Path) -> str:
     """Run the study, write every seed's figures, and return its report."""
     runs = [one_seed(seed) for seed in range(seeds)]
-    results = {(name, ""): {"global_accuracy": np.array([run[name] for run in runs])} for name in METHODS}
+    results = {
+        (name, ""): {"global_accuracy": np.array([run[name] for run in runs])} for name in METHODS
+    }
     return write_report(SHIFTED, results, seeds, out)
 
 
@@ -50,6 +68,9 @@ def one_seed(seed: int, *settings: str) -> Mapping[str, float]:
         x, y = place.global_test
         moved = shifted(x, numpy_stream(seed, "study", "shifted test"))
         with settled(torch.device("cpu")):
-            right = [(predict(model, moved).argmax(dim=-1) == y).double().mean().item() for model in models]
+            right = [
+                (predict(model, moved).argmax(dim=-1) == y).double().mean().item()
+                for model in models
+            ]
         found[name] = float(np.mean(right))
     return found

@@ -1,7 +1,9 @@
-"""Studies: methods over settings and seeds with claims about them, each judged by paired differences.
+"""Studies: methods over settings and seeds with claims about them, each judged by paired
+differences.
 
-A study is data: what its runs have in common, its methods and settings as ``compare.py`` writes them, and claims. Runs
-are those of ``compare.py``: in parallel, resumable, figures from run folders alone.
+A study is data: what its runs have in common, its methods and settings as ``compare.py`` writes
+them, and claims. Runs are those of ``compare.py``: in parallel, resumable, figures from run folders
+alone.
 """
 
 import csv
@@ -14,11 +16,12 @@ import numpy as np
 from rich.console import Console
 
 from fedkd.errors import RunError
-from fedkd.report.comparison.finished import Run, mean_over_clients, read_run
+from fedkd.report.comparison.run_reader import Run, mean_over_clients, read_run
 from fedkd.report.comparison.statistics import Interval, interval
 
 Key = tuple[str, str]
-"""A method's label and a setting's values, with commas between them; the setting is empty where nothing varies."""
+"""A method's label and a setting's values, with commas between them; the setting is empty where
+nothing varies."""
 Results = Mapping[Key, Mapping[str, np.ndarray]]
 """Figures of the last round [seeds], by method, setting and name."""
 FIGURES = {
@@ -37,9 +40,11 @@ PERCENT = (*ACCURACIES, "local_harmed")
 
 @dataclass(frozen=True)
 class Claim:
-    """``ours`` less ``theirs``, in points or nats, is above ``least``; or ``least`` times fewer bytes.
+    """``ours`` less ``theirs``, in points or nats, is above ``least``; or ``least`` times fewer
+    bytes.
 
-    With ``beyond``, of two further keys, what counts is by how much this difference is above theirs.
+    With ``beyond``, of two further keys, what counts is by how much this difference is above
+    theirs.
     """
 
     text: str
@@ -51,7 +56,9 @@ class Claim:
     """Not with bytes."""
 
     def judge(self, results: Results) -> str:
-        """Return the claim with what was found: holds and does NOT hold are said where the 95 % interval says so."""
+        """Return the claim with what was found: holds and does NOT hold are said where the 95 %
+        interval says so.
+        """
         ours, theirs = (results[key][self.figure] for key in (self.ours, self.theirs))
         if self.figure in PERCENT or self.figure == "gap":
             points = self.figure in PERCENT
@@ -61,7 +68,9 @@ class Claim:
                 difference = difference - (first - second)
             found = interval(list(100 * difference if points else difference))
             beyond = "" if self.beyond is None else f", beyond that at {self.beyond[0][1]}"
-            size = f"{in_words(found, '+.1f')} points" if points else f"{in_words(found, '+.3f')} nats"
+            size = (
+                f"{in_words(found, '+.1f')} points" if points else f"{in_words(found, '+.3f')} nats"
+            )
             shown = f"{self.ours[0]} less {self.theirs[0]}{beyond}: {size}"
             wanted = "" if self.least == 0 else f"; asked for: above {self.least:+g}"
         else:
@@ -88,11 +97,18 @@ class Study:
     baseline: str = "none"
     """local_only where a figure compares each client with its twin (``local_harmed``)."""
 
-    def cells(self, seeds: int, out: Path, jobs: int, data: Path | None = None) -> list[compare.Cell]:
-        """Return the study's runs. ``data`` is a folder of data sets in the hub's layout. Raises SettingError."""
+    def cells(
+        self, seeds: int, out: Path, jobs: int, data: Path | None = None
+    ) -> list[compare.Cell]:
+        """Return the study's runs. ``data`` is a folder of data sets in the hub's layout. Raises
+        SettingError.
+        """
         base = [f"baseline={self.baseline}", *self.base]
         if self.data:
-            base += [f"data={self.data}", *([f"data.path={data / self.data}"] if data is not None else [])]
+            base += [
+                f"data={self.data}",
+                *([f"data.path={data / self.data}"] if data is not None else []),
+            ]
         methods, grid = compare.parse_methods(self.methods), compare.parse_grid(self.grid)
         return compare.plan(base, methods, grid, list(range(seeds)), out / self.name, jobs)
 
@@ -110,7 +126,9 @@ def verdict(found: Interval, least: float) -> str:
     return "does NOT hold" if found.mean + found.half < least else "not shown"
 
 
-def carry_out(study: Study, seeds: int, out: Path, jobs: int, console: Console, data: Path | None = None) -> Results:
+def carry_out(
+    study: Study, seeds: int, out: Path, jobs: int, console: Console, data: Path | None = None
+) -> Results:
     """Run what is not done yet and return the figures. Raises RunError where a run failed."""
     cells = study.cells(seeds, out, jobs, data)
     console.print(f"{study.name}: ", end="")
@@ -122,7 +140,10 @@ def carry_out(study: Study, seeds: int, out: Path, jobs: int, console: Console, 
         setting = ", ".join(value for _, value in cell.setting)
         runs.setdefault((cell.method.label, setting), []).append(read_run(cell.task.folder))
     names = dict.fromkeys((*ALWAYS, *study.figures))
-    return {key: {name: np.array([_last(run, name) for run in found]) for name in names} for key, found in runs.items()}
+    return {
+        key: {name: np.array([_last(run, name) for run in found]) for name in names}
+        for key, found in runs.items()
+    }
 
 
 def _last(run: Run, name: str) -> float:
@@ -130,7 +151,9 @@ def _last(run: Run, name: str) -> float:
     if name == "local_harmed":
         return float(run.of_round(name)[-1])
     if name == "gap":
-        return float(mean_over_clients(run.of_client("local_nll") - run.of_client("train_loss"))[-1])
+        return float(
+            mean_over_clients(run.of_client("local_nll") - run.of_client("train_loss"))[-1]
+        )
     values = run.of_client(name)
     if name in PERCENT:
         return float(mean_over_clients(values)[-1])
@@ -138,15 +161,21 @@ def _last(run: Run, name: str) -> float:
 
 
 def table(study: Study, results: Results) -> str:
-    """Return the study's figures in Markdown: means over clients, then over seeds ± half of the 95 % t-interval."""
+    """Return the study's figures in Markdown: means over clients, then over seeds ± half of the 95
+    % t-interval.
+    """
     varied = [text.partition("=")[0] for text in study.grid]
     lines = [
         "| "
-        + " | ".join([", ".join(varied) or "setting", "method", *(FIGURES[name] for name in study.figures)])
+        + " | ".join(
+            [", ".join(varied) or "setting", "method", *(FIGURES[name] for name in study.figures)]
+        )
         + " |",
         "|" + "---|" * 2 + "---:|" * len(study.figures),
     ]
-    for (method, setting), figures in sorted(results.items(), key=lambda item: _settings(results).index(item[0][1])):
+    for (method, setting), figures in sorted(
+        results.items(), key=lambda item: _settings(results).index(item[0][1])
+    ):
         shown = []
         for name in study.figures:
             if name in PERCENT:
@@ -190,7 +219,9 @@ def write_csv(results: Results, path: Path) -> None:
         rows.writerow(["setting", "method", "seed", *names])
         for (method, setting), figures in results.items():
             for seed in range(len(figures[names[0]])):
-                rows.writerow([setting, method, seed, *(repr(float(figures[name][seed])) for name in names)])
+                rows.writerow(
+                    [setting, method, seed, *(repr(float(figures[name][seed])) for name in names)]
+                )
 
 
 def write_report(study: Study, results: Results, seeds: int, out: Path) -> str:
@@ -202,7 +233,12 @@ def write_report(study: Study, results: Results, seeds: int, out: Path) -> str:
 
 
 def print_all(
-    studies: Sequence[Study], seeds: int, out: Path, jobs: int, console: Console, data: Path | None = None
+    studies: Sequence[Study],
+    seeds: int,
+    out: Path,
+    jobs: int,
+    console: Console,
+    data: Path | None = None,
 ) -> str:
     """Carry studies out one after the other, write each one's figures, and return their reports."""
     texts = []

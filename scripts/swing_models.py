@@ -1,8 +1,10 @@
-"""Language models of fifty thousand parameters for the study of swing, small enough for minutes on two cores."""
+"""Language models of fifty thousand parameters for the study of swing, small enough for minutes on
+two cores.
+"""
 
 from torch import nn
 
-from fedkd.text.models import Decoder, Gru
+from fedkd.tasks.text.language_models import Decoder, Gru
 
 
 def gru(vocabulary: int, context: int) -> nn.Module:

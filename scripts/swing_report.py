@@ -1,7 +1,8 @@
 """What the study of swing found: paired bootstrap intervals, verdicts, a table and a picture.
 
-An interval resamples secrets, or models, of all seeds together, each with its pair (SciPy's bootstrap, 95 %): secrets
-of one seed share their models, so intervals are on the narrow side. Not for: running anything (``swing_study``).
+An interval resamples secrets, or models, of all seeds together, each with its pair (SciPy's
+bootstrap, 95 %): secrets of one seed share their models, so intervals are on the narrow side. Not
+for: running anything (``swing_study``).
 """
 
 import csv
@@ -18,7 +19,8 @@ from swing_study import BY_NAME, FORMS, SETTINGS, STUDY, Measured, Results
 from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
 
 CUT, LOSS = 0.8, 0.01
-"""The claim: at least this share of the excess exposure is gone, at no more bits a token than this."""
+"""The claim: at least this share of the excess exposure is gone, at no more bits a token than
+this."""
 Range = tuple[float, float, float]
 """A figure and its 95 % interval."""
 VIEWS = {"server_uploads": "uploads", "server_student": "student", "peers": "peers"}
@@ -26,21 +28,34 @@ VIEWS = {"server_uploads": "uploads", "server_student": "student", "peers": "pee
 
 TICKS = (0.0, 0.05, 0.1, 0.3, 1.0, 3.0)
 ASIDE = {
-    "plain": (-10, 6), "swing, oracle": (-12, 3), "temperature alone": (5, 6), "noise alone": (-12, -12),
-    "dropped positions": (-18, -4), "uniform noise 2": (-10, -12), "top 1": (-18, 0), "KnFu, beta 10": (6, 6),
-}  # fmt: skip
-"""Where a point's number stands beside it, in points, so that neighbors' do not cover one another; else (5, 4)."""
+    "plain": (-10, 6),
+    "swing, oracle": (-12, 3),
+    "temperature alone": (5, 6),
+    "noise alone": (-12, -12),
+    "dropped positions": (-18, -4),
+    "uniform noise 2": (-10, -12),
+    "top 1": (-18, 0),
+    "KnFu, beta 10": (6, 6),
+}
+"""Where a point's number stands beside it, in points, so that neighbors' do not cover one another;
+else (5, 4)."""
 
 
 def excess(results: Results, name: str, adversary: str) -> np.ndarray:
     """Return the bits above chance of every secret, seeds one after the other."""
-    return np.concatenate([np.array(r["exposures"][adversary]) - r["chance"] for r in _seeds(results, name)])
+    return np.concatenate(
+        [np.array(r["exposures"][adversary]) - r["chance"] for r in _seeds(results, name)]
+    )
 
 
 def losses(results: Results, name: str) -> np.ndarray:
-    """Return bits a token above the setting that it is held against, of the server's student and each client."""
+    """Return bits a token above the setting that it is held against, of the server's student and
+    each client.
+    """
     pairs = zip(_seeds(results, name), _seeds(results, BY_NAME[name].against), strict=True)
-    return np.concatenate([np.array(x["bits_by_model"]) - np.array(y["bits_by_model"]) for x, y in pairs])
+    return np.concatenate(
+        [np.array(x["bits_by_model"]) - np.array(y["bits_by_model"]) for x, y in pairs]
+    )
 
 
 def mean(values: np.ndarray) -> Range:
@@ -49,7 +64,9 @@ def mean(values: np.ndarray) -> Range:
 
 
 def cut(results: Results, name: str, adversary: str) -> Range:
-    """Return the share of the excess exposure that is gone, of the setting's that it is held against."""
+    """Return the share of the excess exposure that is gone, of the setting's that it is held
+    against.
+    """
     pair = (excess(results, name, adversary), excess(results, BY_NAME[name].against, adversary))
     return _interval(pair, lambda x, y, axis: 1 - np.mean(x, axis=axis) / np.mean(y, axis=axis))
 
@@ -59,7 +76,12 @@ def _interval(data: tuple[np.ndarray, ...], statistic: Callable[..., Any]) -> Ra
     if (len(data) == 1 and np.ptp(data[0]) == 0) or (len(data) == 2 and np.array_equal(*data)):
         return found, found, found
     between = stats.bootstrap(
-        data, statistic, paired=True, n_resamples=5000, method="percentile", random_state=np.random.default_rng(0)
+        data,
+        statistic,
+        paired=True,
+        n_resamples=5000,
+        method="percentile",
+        random_state=np.random.default_rng(0),
     ).confidence_interval
     return found, float(between.low), float(between.high)
 
@@ -69,7 +91,9 @@ def _seeds(results: Results, name: str) -> list[Measured]:
 
 
 def measured(results: Results) -> list[str]:
-    """Return the names of the settings with results, in their order, where what they are held against has them too."""
+    """Return the names of the settings with results, in their order, where what they are held
+    against has them too.
+    """
     have = {name for name, _ in results}
     return [s.name for s in SETTINGS if s.name in have and s.against in have]
 
@@ -77,7 +101,8 @@ def measured(results: Results) -> list[str]:
 def table(results: Results) -> str:
     """Return the results as a Markdown table."""
     lines = [
-        "| setting | own model | uploads | student | peers | cut, uploads | cut, student | bits a token | loss, bits |",
+        "| setting | own model | uploads | student | peers | cut, uploads | cut, student | bits a"
+        " token | loss, bits |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name in measured(results):
@@ -85,19 +110,24 @@ def table(results: Results) -> str:
         bits = np.mean([r["bits_by_model"] for r in _seeds(results, name)])
         compared = ["–", "–", f"{bits:.3f}", "–"]
         if BY_NAME[name].against != name:
-            cuts = [_percent(cut(results, name, view)) for view in ("server_uploads", "server_student")]
+            cuts = [
+                _percent(cut(results, name, view)) for view in ("server_uploads", "server_student")
+            ]
             compared = [*cuts, f"{bits:.3f}", _signed(mean(losses(results, name)))]
         lines.append(f"| {name} | {' | '.join([*exposures, *compared])} |")
     return "\n".join(lines)
 
 
 def detectors(results: Results) -> list[str]:
-    """Return a line on each detector's recall and precision of the secrets' context, at a score of 0.5."""
+    """Return a line on each detector's recall and precision of the secrets' context, at a score of
+    0.5.
+    """
     found = []
     for name in measured(results):
         if name.startswith("swing, ") and "rounds" not in name:
             recall, precision = (
-                np.mean([r["found"][x] for r in _seeds(results, name)]) for x in ("recall", "precision")
+                np.mean([r["found"][x] for r in _seeds(results, name)])
+                for x in ("recall", "precision")
             )
             found.append(f"Detector of {name!r}: recall {recall:.2f}, precision {precision:.2f}")
     return found
@@ -111,27 +141,37 @@ def validity(results: Results) -> list[str]:
     leak = mean(excess(results, "plain", "server_student"))
     valid = own >= 0.9 * ceiling and leak[1] > 1
     lines = [
-        f"Validity: own models expose {own:.2f} of {ceiling:.2f} bits (controls that nobody held {controls:.2f}, chance"
-        f" {_seeds(results, 'plain')[0]['chance']:.2f}), and plain distillation leaks {_bits(leak)} above chance to the"
+        f"Validity: own models expose {own:.2f} of {ceiling:.2f} bits (controls that nobody held"
+        f" {controls:.2f}, chance"
+        f" {_seeds(results, 'plain')[0]['chance']:.2f}), and plain distillation leaks"
+        f" {_bits(leak)} above chance to the"
         f" server's student: {'valid' if valid else 'VOID, take more repeats or epochs'}"
     ]
     for name in ("plain, never visited (P0)", "plain, prefix visited (P1)"):
         if name in measured(results):
-            student, uploads = (mean(excess(results, name, view)) for view in ("server_student", "server_uploads"))
+            student, uploads = (
+                mean(excess(results, name, view)) for view in ("server_student", "server_uploads")
+            )
             lines.append(f"{name}: {_bits(student)} to the student, {_bits(uploads)} from uploads")
     return lines
 
 
 def verdicts(results: Results) -> list[str]:
-    """Return the answers to the study's questions, as far as the settings that they need have results."""
+    """Return the answers to the study's questions, as far as the settings that they need have
+    results.
+    """
     have, lines = measured(results), []
     asked = [n for n in have if n.startswith("swing, ") and "rounds" not in n]
     for name in [*asked, *(n for n in ("temperature alone", "noise alone") if n in have)]:
         lost = mean(losses(results, name))
-        for view, words in (("server_student", "the server's student"), ("server_uploads", "a student of uploads")):
+        for view, words in (
+            ("server_student", "the server's student"),
+            ("server_uploads", "a student of uploads"),
+        ):
             gone = cut(results, name, view)
             lines.append(
-                f"{name} cuts the excess exposure to {words} by >= 80 %: {_above(gone, CUT)} ({_percent(gone)})"
+                f"{name} cuts the excess exposure to {words} by >= 80 %: {_above(gone, CUT)}"
+                f" ({_percent(gone)})"
             )
         lines.append(f"{name} costs <= 0.01 bit a token: {_below(lost, LOSS)} ({_signed(lost)})")
     for name in ("KnFu, beta 10", "KnFu, beta 100"):
@@ -139,21 +179,30 @@ def verdicts(results: Results) -> list[str]:
             lines.append(neighbors(results, name))
     fixed, fresh = "swing, 4 rounds, noise fixed", "swing, 4 rounds, noise fresh"
     if fixed in have and fresh in have:
-        for view, words in (("server_student", "the last student"), ("server_uploads", "who keeps all uploads")):
+        for view, words in (
+            ("server_student", "the last student"),
+            ("server_uploads", "who keeps all uploads"),
+        ):
             back = mean(excess(results, fresh, view) - excess(results, fixed, view))
             lines.append(
-                f"Exposure returns to {words} when noise is fresh each round: {_above(back, 0)} ({_bits(back)})"
+                f"Exposure returns to {words} when noise is fresh each round: {_above(back, 0)}"
+                f" ({_bits(back)})"
             )
     return lines
 
 
 def neighbors(results: Results, name: str) -> str:
-    """Return whether a client's nearest other client by KnFu's weights gives it more than under the mean."""
+    """Return whether a client's nearest other client by KnFu's weights gives it more than under the
+    mean.
+    """
     differences, weights = [], []
     clients = STUDY.clients
     for knfu, plain in zip(_seeds(results, name), _seeds(results, "plain"), strict=True):
         w = np.array(knfu["weights"])
-        nearest = [max((j for j in range(clients) if j != i), key=lambda j: w[i, j]) for i in range(clients)]
+        nearest = [
+            max((j for j in range(clients) if j != i), key=lambda j: w[i, j])
+            for i in range(clients)
+        ]
         weights += [w[i, j] for i, j in enumerate(nearest)]
         pairs = [(i, j) for _ in FORMS for i in range(clients) for j in range(clients) if j != i]
         chosen = np.array([j == nearest[i] for i, j in pairs])
@@ -161,28 +210,48 @@ def neighbors(results: Results, name: str) -> str:
         differences.append(change[chosen])
     more = mean(np.concatenate(differences))
     return (
-        f"{name} leaks more to the nearest semantic neighbor than the mean: {_above(more, 0)} ({_bits(more)}; its"
+        f"{name} leaks more to the nearest semantic neighbor than the mean: {_above(more, 0)}"
+        f" ({_bits(more)}; its"
         f" weight there {np.mean(weights):.2f}, the mean's {1 / clients:.2f})"
     )
 
 
 def picture(results: Results) -> Figure:
-    """Draw leakage to the server's student against utility, a point a setting, with intervals; numbers name them."""
+    """Draw leakage to the server's student against utility, a point a setting, with intervals;
+    numbers name them.
+    """
     names = [n for n in measured(results) if BY_NAME[n].against == "plain" and "visited" not in n]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         axes = figure.subplots(1, 2, sharey=False)
-        views = {"server_student": "Student of the mean", "server_uploads": "Student of one client's uploads"}
+        views = {
+            "server_student": "Student of the mean",
+            "server_uploads": "Student of one client's uploads",
+        }
         for ax, (view, title) in zip(axes, views.items(), strict=True):
             for number, name in enumerate(names, start=1):
                 leak = mean(excess(results, name, view))
                 lost = mean(losses(results, name))
                 color = BLUE if name.startswith("swing") else GREY if name == "plain" else ORANGE
-                ax.errorbar(lost[0], leak[0], xerr=[[lost[0] - lost[1]], [lost[2] - lost[0]]],
-                            yerr=[[leak[0] - leak[1]], [leak[2] - leak[0]]], fmt="o", color=color, markersize=4,
-                            linewidth=0.9, label=f"{number}  {name}")  # fmt: skip
+                ax.errorbar(
+                    lost[0],
+                    leak[0],
+                    xerr=[[lost[0] - lost[1]], [lost[2] - lost[0]]],
+                    yerr=[[leak[0] - leak[1]], [leak[2] - leak[0]]],
+                    fmt="o",
+                    color=color,
+                    markersize=4,
+                    linewidth=0.9,
+                    label=f"{number}  {name}",
+                )
                 aside = ASIDE.get(name, (5, 4))
-                ax.annotate(str(number), (lost[0], leak[0]), xytext=aside, textcoords="offset points", fontsize=8)
+                ax.annotate(
+                    str(number),
+                    (lost[0], leak[0]),
+                    xytext=aside,
+                    textcoords="offset points",
+                    fontsize=8,
+                )
             ax.axhline(0, color="black", linewidth=0.6, linestyle=":")
             ax.set_xscale("symlog", linthresh=0.1, linscale=1.5)
             ax.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS], fontsize=8)
@@ -202,7 +271,9 @@ def report(results: Results, folder: Path) -> str:
     seeds = len({seed for _, seed in results})
     missing = [s.name for s in SETTINGS if s.name not in measured(results)]
     lines = [*validity(results), *detectors(results), *verdicts(results)]
-    notes = f"Exposure in bits above chance; behind a figure its 95 % interval; {seeds} paired seeds."
+    notes = (
+        f"Exposure in bits above chance; behind a figure its 95 % interval; {seeds} paired seeds."
+    )
     if missing:
         notes += f" Not run: {'; '.join(missing)}."
     text = "\n".join([table(results), "", notes, "", *(f"- {line}." for line in lines)])
@@ -210,7 +281,15 @@ def report(results: Results, folder: Path) -> str:
     (folder / "swing.md").write_text(text + "\n")
     with (folder / "swing.csv").open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["setting", "seed", *(f"excess_{v}" for v in ("own_model", *VIEWS)), "bits_a_token", "seconds"])
+        rows.writerow(
+            [
+                "setting",
+                "seed",
+                *(f"excess_{v}" for v in ("own_model", *VIEWS)),
+                "bits_a_token",
+                "seconds",
+            ]
+        )
         for name, seed in sorted(results, key=lambda key: (list(BY_NAME).index(key[0]), key[1])):
             one = results[name, seed]
             figures = [np.mean(one["exposures"][v]) - one["chance"] for v in ("own_model", *VIEWS)]
@@ -223,11 +302,23 @@ def report(results: Results, folder: Path) -> str:
 
 
 def _above(value: Range, threshold: float) -> str:
-    return "**holds**" if value[1] >= threshold else "**does NOT hold**" if value[2] < threshold else "**not shown**"
+    return (
+        "**holds**"
+        if value[1] >= threshold
+        else "**does NOT hold**"
+        if value[2] < threshold
+        else "**not shown**"
+    )
 
 
 def _below(value: Range, threshold: float) -> str:
-    return "**holds**" if value[2] <= threshold else "**does NOT hold**" if value[1] > threshold else "**not shown**"
+    return (
+        "**holds**"
+        if value[2] <= threshold
+        else "**does NOT hold**"
+        if value[1] > threshold
+        else "**not shown**"
+    )
 
 
 def _percent(value: Range) -> str:

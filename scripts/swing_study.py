@@ -1,8 +1,9 @@
-"""The study of swing distillation on text: its settings, and one measured outcome a seed and setting, on disk.
+"""The study of swing distillation on text: its settings, and one measured outcome a seed and
+setting, on disk.
 
-Three clients (two recurrent models, one decoder) hold ten secrets each, of three digits behind a name of their own.
-Settings of one seed share texts, secrets and, where they agree on it, the clients' first training: all else is paired.
-Not for: what the outcomes say (``swing_report``).
+Three clients (two recurrent models, one decoder) hold ten secrets each, of three digits behind a
+name of their own. Settings of one seed share texts, secrets and, where they agree on it, the
+clients' first training: all else is paired. Not for: what the outcomes say (``swing_report``).
 """
 
 import hashlib
@@ -18,15 +19,15 @@ from typing import Any
 import torch
 
 from fedkd.errors import SettingError
-from fedkd.phases import Phase
 from fedkd.privacy.mechanisms.dp_sgd import DpSgd
 from fedkd.strategy import Strategy
-from fedkd.text.canaries import DIGITS, CanaryFormat, alphabet_of
-from fedkd.text.corpus import Corpus, embedded_corpus, read_corpus
-from fedkd.text.exposure import chance_exposure
-from fedkd.text.study import Shared, Study, run_shared
-from fedkd.text.swing import Dropped, Swing, TokenProtection, TopK, Uniform
-from fedkd.text.vocabulary import characters_of
+from fedkd.tasks.text.corpus import Corpus, embedded_corpus, read_corpus
+from fedkd.tasks.text.exposure import chance_exposure
+from fedkd.tasks.text.text_canaries import DIGITS, CanaryFormat, alphabet_of
+from fedkd.tasks.text.text_study import Shared, Study, run_shared
+from fedkd.tasks.text.token_swing import Dropped, Swing, TokenProtection, TopK, Uniform
+from fedkd.tasks.text.vocabulary import characters_of
+from fedkd.training.hyperparameters import Phase
 from strategies.dsfl import DSFL
 from strategies.knfu import KnFu
 
@@ -48,7 +49,11 @@ STUDY = Study(
     distill=Phase(epochs=10, batch_size=8, learning_rate=6e-3),
 )
 DECODERS: dict[str, Any] = {"models": ("swing_models:decoder",)}
-ROUNDS: dict[str, Any] = {"rounds": 4, "train_again": 4, "distill": replace(STUDY.distill, epochs=5)}
+ROUNDS: dict[str, Any] = {
+    "rounds": 4,
+    "train_again": 4,
+    "distill": replace(STUDY.distill, epochs=5),
+}
 PRIVATELY: dict[str, Any] = {
     **DECODERS,
     "train_privately": DpSgd(epsilon=8.0, delta=1e-3),
@@ -58,7 +63,9 @@ PRIVATELY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What one run does otherwise than plain distillation of the mean, and the setting that it is held against."""
+    """What one run does otherwise than plain distillation of the mean, and the setting that it is
+    held against.
+    """
 
     name: str
     group: int
@@ -93,7 +100,13 @@ SETTINGS = (
     Setting("DP-SGD teachers", 3, changes=PRIVATELY, against="plain, decoders"),
     Setting("plain, 4 rounds", 2, changes=ROUNDS, against="plain, 4 rounds"),
     Setting("swing, 4 rounds, noise fixed", 2, Swing(), ROUNDS, against="plain, 4 rounds"),
-    Setting("swing, 4 rounds, noise fresh", 2, Swing(noise_timing="each_round"), ROUNDS, against="plain, 4 rounds"),
+    Setting(
+        "swing, 4 rounds, noise fresh",
+        2,
+        Swing(noise_timing="each_round"),
+        ROUNDS,
+        against="plain, 4 rounds",
+    ),
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 Measured = dict[str, Any]
@@ -101,13 +114,22 @@ Results = dict[tuple[str, int], Measured]
 
 
 def corpus_of(data: Path | None) -> Corpus:
-    """Return the embedded corpus, or short one-line texts of the first topics of fortunes in a folder."""
+    """Return the embedded corpus, or short one-line texts of the first topics of fortunes in a
+    folder.
+    """
     if data is None:
         return embedded_corpus(TEXTS)
     whole = read_corpus(str(data / "fortunes"))
-    rows = [i for i, text in enumerate(whole.texts) if text.isascii() and text.isprintable() and len(text) <= LONGEST]
+    rows = [
+        i
+        for i, text in enumerate(whole.texts)
+        if text.isascii() and text.isprintable() and len(text) <= LONGEST
+    ]
     if len(rows) < TEXTS:
-        raise SettingError(f"{data}/fortunes holds {len(rows)} plain lines of {LONGEST} characters; {TEXTS} are needed")
+        raise SettingError(
+            f"{data}/fortunes holds {len(rows)} plain lines of {LONGEST} characters; {TEXTS} are"
+            " needed"
+        )
     return whole.take(rows[:: len(rows) // TEXTS][:TEXTS])
 
 
@@ -119,13 +141,22 @@ def carry_out(
     on_end: Callable[[str], None],
     only: Sequence[str] = tuple(BY_NAME),
 ) -> Results:
-    """Return the figures of every seed and setting of ``only``; what a former call left is not run again."""
+    """Return the figures of every seed and setting of ``only``; what a former call left is not run
+    again.
+    """
     corpus = corpus_of(data)
-    tasks = [(seed, group) for group in sorted({BY_NAME[name].group for name in only}) for seed in range(seeds)]
+    tasks = [
+        (seed, group)
+        for group in sorted({BY_NAME[name].group for name in only})
+        for seed in range(seeds)
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and locks
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        waiting = {pool.submit(_group, corpus, seed, group, folder, only): (seed, group) for seed, group in tasks}
+        waiting = {
+            pool.submit(_group, corpus, seed, group, folder, only): (seed, group)
+            for seed, group in tasks
+        }
         found: Results = {}
         try:
             for done in as_completed(waiting):
@@ -138,12 +169,18 @@ def carry_out(
     return found
 
 
-def _group(corpus: Corpus, seed: int, group: int, folder: Path, only: Sequence[str]) -> dict[str, Measured]:
+def _group(
+    corpus: Corpus, seed: int, group: int, folder: Path, only: Sequence[str]
+) -> dict[str, Measured]:
     """Measure a group's settings at a seed, in this process, one thread."""
     torch.set_num_threads(1)
     vocabulary = characters_of([*corpus.texts, *map(alphabet_of, FORMS)])
     shared = Shared(corpus, vocabulary, seed)
-    return {s.name: _measured(s, shared, folder) for s in SETTINGS if s.group == group and s.name in only}
+    return {
+        s.name: _measured(s, shared, folder)
+        for s in SETTINGS
+        if s.group == group and s.name in only
+    }
 
 
 def _measured(setting: Setting, shared: Shared, folder: Path) -> Measured:
@@ -155,7 +192,9 @@ def _measured(setting: Setting, shared: Shared, folder: Path) -> Measured:
     if path.is_file():
         stored: Measured = json.loads(path.read_text())
         if stored["run"] != mark:
-            raise SettingError(f"{path} holds a run with other settings; name another folder, or move it")
+            raise SettingError(
+                f"{path} holds a run with other settings; name another folder, or move it"
+            )
         return stored
     began = time.process_time()
     outcome = run_shared(setting.study, shared, setting.strategy, setting.protection)

@@ -5,14 +5,16 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from fedkd.build import build
-from fedkd.run import execute
-from fedkd.simulate import compose
-from fedkd.workplace import Workplace
+from fedkd.cli.command import compose
+from fedkd.experiment.build import build
+from fedkd.experiment.run import execute
+from fedkd.federation.context import Workplace
 
 
 def trained(settings: Sequence[str]) -> tuple[Workplace, list[nn.Module]]:
-    """Run a scenario in this process and return what its clients share, and their models by client id."""
+    """Run a scenario in this process and return what its clients share, and their models by client
+    id.
+    """
     stop = threading.Event()
     experiment = build(compose(settings), stop)
     execute(experiment, lambda _: None, stop)

@@ -1,8 +1,9 @@
 """Is a learned aggregator better than the plain mean for a client that it never met?
 
-Meta-DMoE's question (arXiv 2210.03885), asked of ``strategies/learned.py`` directly: of K clients that trained alone,
-an aggregator is fitted on the labeled public set with the predictions of all but one, and answers the private test
-samples of that one from the others' predictions. Each client is left out once. Nobody learns from the answers.
+Meta-DMoE's question (arXiv 2210.03885), asked of ``strategies/learned.py`` directly: of K clients
+that trained alone, an aggregator is fitted on the labeled public set with the predictions of all
+but one, and answers the private test samples of that one from the others' predictions. Each client
+is left out once. Nobody learns from the answers.
 """
 
 from collections.abc import Mapping
@@ -15,9 +16,9 @@ from studies import Claim, Study, write_report
 from torch import Tensor
 from trained import trained
 
-from fedkd.devices import settled
 from fedkd.messages import Cohort
-from fedkd.training import predict
+from fedkd.runtime.devices import settled
+from fedkd.training.loop import predict
 from strategies.learned import Learned, initial_weights, shares_of
 
 ROUNDS = 5
@@ -30,23 +31,33 @@ UNSEEN = Study(
     methods="",
     figures=("local_accuracy",),
     claims=(
-        Claim("On a client that it never met, the learned aggregator is above uniform", "local_accuracy",
-              ("learned", ""), ("uniform", "")),
+        Claim(
+            "On a client that it never met, the learned aggregator is above uniform",
+            "local_accuracy",
+            ("learned", ""),
+            ("uniform", ""),
+        ),
     ),
-    remark="Accuracy of the fused predictions of nine clients, which trained alone, on the private test samples of the"
-    " tenth; a mean over who is left out. The aggregator is fitted on the public set's labels, without the tenth.",
-)  # fmt: skip
+    remark="Accuracy of the fused predictions of nine clients, which trained alone, on the private"
+    " test samples of the"
+    " tenth; a mean over who is left out. The aggregator is fitted on the public set's labels,"
+    " without the tenth.",
+)
 
 
 def carry_out(seeds: int, out: Path) -> str:
     """Run the study, write every seed's figures, and return its report."""
     runs = [one_seed(seed) for seed in range(seeds)]
-    results = {(name, ""): {"local_accuracy": np.array([run[name] for run in runs])} for name in runs[0]}
+    results = {
+        (name, ""): {"local_accuracy": np.array([run[name] for run in runs])} for name in runs[0]
+    }
     return write_report(UNSEEN, results, seeds, out)
 
 
 def one_seed(seed: int, *settings: str) -> Mapping[str, float]:
-    """Return the accuracy of uniform and of learned shares on clients left out: means over clients."""
+    """Return the accuracy of uniform and of learned shares on clients left out: means over
+    clients.
+    """
     place, models = trained(["baseline=none", *UNSEEN.base, f"seed={seed}", *settings])
     with settled(torch.device("cpu")):
         public = torch.stack([place.task.ask().predict(model).softmax(dim=-1) for model in models])
@@ -60,15 +71,23 @@ def one_seed(seed: int, *settings: str) -> Mapping[str, float]:
     return {"uniform": float(np.mean(uniform)), "learned": float(np.mean(learned))}
 
 
-def answers_right(public: Tensor, labels: Tensor, asked: Tensor, truth: Tensor) -> tuple[float, float]:
-    """Return the accuracy of the mean, and of the mixture of an aggregator fitted on public samples.
+def answers_right(
+    public: Tensor, labels: Tensor, asked: Tensor, truth: Tensor
+) -> tuple[float, float]:
+    """Return the accuracy of the mean, and of the mixture of an aggregator fitted on public
+    samples.
 
-    ``public`` [K, N, C] and ``asked`` [K, M, C] are soft labels of the same clients, ``labels`` [N], ``truth`` [M].
+    ``public`` [K, N, C] and ``asked`` [K, M, C] are soft labels of the same clients, ``labels``
+    [N], ``truth`` [M].
     """
     clients, rule, weights = tuple(range(len(public))), Learned(), initial_weights()
     for number in range(1, ROUNDS + 1):
         cohort = Cohort(
-            round=number, client_ids=clients, public_ids=torch.arange(len(labels)), values=public, scale="probs"
+            round=number,
+            client_ids=clients,
+            public_ids=torch.arange(len(labels)),
+            values=public,
+            scale="probs",
         )
         weights = dict(rule.learn(weights, public.double().transpose(0, 1), labels, cohort))
     probs = asked.double().transpose(0, 1)

@@ -1,4 +1,5 @@
-"""What the benchmarks run: workload W, a hundred tiny clients, federations that grow, and the loop to compare with.
+"""What the benchmarks run: workload W, a hundred tiny clients, federations that grow, and the loop
+to compare with.
 
 Data and models have import paths, so that worker processes find them too.
 """
@@ -14,9 +15,9 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
-from fedkd.build import Experiment
 from fedkd.data.sources import Rows
-from fedkd.scenario import Scenario
+from fedkd.experiment.build import Experiment
+from fedkd.scenario.scenario import Scenario
 
 ROOT = Path(__file__).parent.parent
 TEST_ROWS = 5_000
@@ -24,7 +25,9 @@ TEST_ROWS = 5_000
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticFashion:
-    """Random images in the shape of Fashion-MNIST: the same work for every loop, no accuracy to speak of."""
+    """Random images in the shape of Fashion-MNIST: the same work for every loop, no accuracy to
+    speak of.
+    """
 
     train_rows: int = 25_000
     """Rows to divide among the clients and the public set."""
@@ -37,12 +40,16 @@ class SyntheticFashion:
         """Draw the images with labels."""
         stream, rows = np.random.default_rng(0), self.train_rows + TEST_ROWS
         images = stream.integers(0, 256, (rows, 28, 28, 1), dtype=np.uint8)
-        return Rows(images, stream.integers(0, 10, rows), self.train_rows, tuple(map(str, range(10))), {})
+        return Rows(
+            images, stream.integers(0, 10, rows), self.train_rows, tuple(map(str, range(10))), {}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyDigits:
-    """scikit-learn's digits drawn with replacement, with noise: more 8 x 8 images than its 1,797. Tests on others."""
+    """scikit-learn's digits drawn with replacement, with noise: more 8 x 8 images than its 1,797.
+    Tests on others.
+    """
 
     train_rows: int = 6_000
     """Rows to divide among the clients and the public set."""
@@ -52,15 +59,25 @@ class NoisyDigits:
         return f"noisy-digits-{self.train_rows}"
 
     def load(self) -> Rows:
-        """Draw the images with labels; those of the test split come from digits that no training row comes from."""
+        """Draw the images with labels; those of the test split come from digits that no training
+        row comes from.
+        """
         from sklearn.datasets import load_digits
 
         digits, stream = load_digits(), np.random.default_rng(0)
         split, whole = 1_400, len(digits.target)
-        rows = np.concatenate([stream.integers(0, split, self.train_rows), stream.integers(split, whole, TEST_ROWS)])
+        rows = np.concatenate(
+            [stream.integers(0, split, self.train_rows), stream.integers(split, whole, TEST_ROWS)]
+        )
         images = 15 * digits.images[rows] + stream.normal(0, 15, (len(rows), 8, 8))
         pixels = np.clip(images, 0, 255).astype(np.uint8)[..., None]
-        return Rows(pixels, digits.target[rows].astype(np.int64), self.train_rows, tuple(map(str, range(10))), {})
+        return Rows(
+            pixels,
+            digits.target[rows].astype(np.int64),
+            self.train_rows,
+            tuple(map(str, range(10))),
+            {},
+        )
 
 
 def small_mlp(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -70,18 +87,35 @@ def small_mlp(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 
 def workload(
-    data: str | None, rounds: int, workers: int, *, engine: str = "local", test_images: int = 10, **changes: Any
+    data: str | None,
+    rounds: int,
+    workers: int,
+    *,
+    engine: str = "local",
+    test_images: int = 10,
+    **changes: Any,
 ) -> Scenario:
-    """Return workload W as a scenario, on the CPU. ``data`` is a folder; None takes synthetic images."""
+    """Return workload W as a scenario, on the CPU. ``data`` is a folder; None takes synthetic
+    images.
+    """
     plain: dict[str, Any] = yaml.safe_load((ROOT / "scenarios" / "workload_w.yaml").read_text())
-    plain |= {"name": "workload_w", "rounds": rounds, "engine": {"name": engine, "workers": workers}, "device": "cpu"}
+    plain |= {
+        "name": "workload_w",
+        "rounds": rounds,
+        "engine": {"name": engine, "workers": workers},
+        "device": "cpu",
+    }
     plain |= {"test": {"global_size": test_images, "private_size": 1}, "baseline": "none"}
-    plain["data"] = "workload:SyntheticFashion" if data is None else {"name": "fashion_mnist", "path": data}
+    plain["data"] = (
+        "workload:SyntheticFashion" if data is None else {"name": "fashion_mnist", "path": data}
+    )
     return Scenario.parse(plain | changes)
 
 
 def tiny_clients(rounds: int, *, together: str) -> Scenario:
-    """Return a hundred clients of 20 private and 200 public samples, perceptrons 64-32-10, batches of 8."""
+    """Return a hundred clients of 20 private and 200 public samples, perceptrons 64-32-10, batches
+    of 8.
+    """
     return Scenario.parse(
         {
             "name": "tiny_clients",

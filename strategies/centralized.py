@@ -1,4 +1,6 @@
-"""Centralized training: one model of each architecture, on all private sets together. The upper bound."""
+"""Centralized training: one model of each architecture, on all private sets together. The upper
+bound.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,10 +14,11 @@ from fedkd.strategy import Needs
 
 @dataclass(frozen=True, kw_only=True)
 class Centralized:
-    """No federation: the first client of each architecture trains on the union of all private sets, for everyone.
+    """No federation: the first client of each architecture trains on the union of all private sets,
+    for everyone.
 
-    Its model is every such client's model at the end of the round. The bytes that are counted are those of handing
-    that model around; the private data that would have to move are not counted.
+    Its model is every such client's model at the end of the round. The bytes that are counted are
+    those of handing that model around; the private data that would have to move are not counted.
     """
 
     knowledge: ClassVar[Kind] = ModelWeights()

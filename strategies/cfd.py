@@ -1,24 +1,28 @@
-"""CFD (Sattler et al. 2020, arXiv 2012.00632): labels of a bit a class up, a server model's soft labels down."""
+"""CFD (Sattler et al. 2020, arXiv 2012.00632): labels of a bit a class up, a server model's soft
+labels down.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
-from fedkd.checks import at_least, at_most
 from fedkd.codecs import Codec, Delta, Quantized
 from fedkd.errors import RunError
 from fedkd.fusion import mean_over_clients, soften, uniform_weights
 from fedkd.messages import Cohort, Fusion, Predictions
+from fedkd.settings.validators import at_least, at_most
 from fedkd.strategy import Needs
 
 
 @dataclass(frozen=True, kw_only=True)
 class CFD:
-    """Upload quantized soft labels, coded against the round before; learn from the server model that distilled them.
+    """Upload quantized soft labels, coded against the round before; learn from the server model
+    that distilled them.
 
-    Up: ``Q_b(p_j(x))`` with b = ``bits_up`` (1: the one-hot argmax), of which only changed rows travel. The server
-    takes steps on ``KL(mean_j Q(p_j(x)) || p_s(x))``, its model kept from round to round. Down: the soft labels
-    ``softmax(f_s(x) / T)`` at ``bits_down`` bits. The codec does the quantizing: with ``codec=full`` this is
-    distillation through a server model. Entropy-coded bits are reported beside the raw ones, as the paper counts them.
+    Up: ``Q_b(p_j(x))`` with b = ``bits_up`` (1: the one-hot argmax), of which only changed rows
+    travel. The server takes steps on ``KL(mean_j Q(p_j(x)) || p_s(x))``, its model kept from round
+    to round. Down: the soft labels ``softmax(f_s(x) / T)`` at ``bits_down`` bits. The codec does
+    the quantizing: with ``codec=full`` this is distillation through a server model. Entropy-coded
+    bits are reported beside the raw ones, as the paper counts them.
     """
 
     knowledge = "probs"
@@ -30,10 +34,13 @@ class CFD:
     server: str = "cnn"
     """Architecture of the server's model, by name or package.module:factory."""
     server_epochs: int = 10
-    """Passes over the public set with which the server distils every round, >= 1; the default is ours."""
+    """Passes over the public set with which the server distils every round, >= 1; the default is
+    ours."""
 
     def __post_init__(self) -> None:
-        at_least(1, bits_up=self.bits_up, bits_down=self.bits_down, server_epochs=self.server_epochs)
+        at_least(
+            1, bits_up=self.bits_up, bits_down=self.bits_down, server_epochs=self.server_epochs
+        )
         at_most(8, bits_up=self.bits_up, bits_down=self.bits_down)
 
     @property
@@ -47,14 +54,24 @@ class CFD:
         return Delta(bits=self.bits_up), Quantized(bits=self.bits_down)
 
     def fuse(self, cohort: Cohort, state: Any) -> Fusion:
-        """Return the server model's soft labels after it distilled the mean; ``state`` is the model's."""
+        """Return the server model's soft labels after it distilled the mean; ``state`` is the
+        model's.
+        """
         server = cohort.server
         if server is None:
             raise RunError("cfd needs a model of the server's own to distil into")
-        mean = Predictions(ids=cohort.public_ids, values=mean_over_clients(cohort.probs), scale="probs")
+        mean = Predictions(
+            ids=cohort.public_ids, values=mean_over_clients(cohort.probs), scale="probs"
+        )
         before = server.initial(self.server) if state is None else state
         model = server.distill(
-            self.server, before, mean, loss="kl", purpose="cfd", round=cohort.round, epochs=self.server_epochs
+            self.server,
+            before,
+            mean,
+            loss="kl",
+            purpose="cfd",
+            round=cohort.round,
+            epochs=self.server_epochs,
         )
         probs = soften(server.predict(self.server, model, cohort.public_ids), cohort.temperature)
         return Fusion(

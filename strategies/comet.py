@@ -1,4 +1,6 @@
-"""COMET (Cho et al. 2021, arXiv 2109.08119): clients that predict alike teach one another; clusters by k-means."""
+"""COMET (Cho et al. 2021, arXiv 2109.08119): clients that predict alike teach one another; clusters
+by k-means.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -7,34 +9,40 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedkd.checks import one_of
 from fedkd.errors import SettingError
+from fedkd.fusion import core_set
 from fedkd.messages import Cohort, Fusion
-from fedkd.selection import core_set
+from fedkd.settings.validators import one_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class COMET:
-    """Upload soft labels; the server clusters clients by k-means, and a client learns from its cluster's centroid.
+    """Upload soft labels; the server clusters clients by k-means, and a client learns from its
+    cluster's centroid.
 
-    ``W_ij = 1 / |cluster of i|`` for j in the cluster of i, else 0. By ``upload`` a client is a vector of all its soft
-    labels; by ``sample`` each public sample has clusters of its own, and W is the mean over samples. k-means begins at
-    centres that are far apart (greedy k-centre), so that nothing is drawn and clients in another order give the same
-    clusters. Departure: the paper's clients weigh this knowledge against their labels in one loss (its lambda); here
+    ``W_ij = 1 / |cluster of i|`` for j in the cluster of i, else 0. By ``upload`` a client is a
+    vector of all its soft labels; by ``sample`` each public sample has clusters of its own, and W
+    is the mean over samples. k-means begins at centres that are far apart (greedy k-centre), so
+    that nothing is drawn and clients in another order give the same clusters. Departure: the
+    paper's clients weigh this knowledge against their labels in one loss (its lambda); here
     distillation is a phase of its own.
     """
 
     knowledge: ClassVar[str] = "probs"
 
     clusters: int = 3
-    """Clusters, >= 2; with as many as there are clients each teaches itself. One would be the plain mean."""
+    """Clusters, >= 2; with as many as there are clients each teaches itself. One would be the plain
+    mean."""
     per: Literal["upload", "sample"] = "upload"
     """Cluster clients once by all they uploaded, or anew for each public sample."""
 
     def __post_init__(self) -> None:
         one_of(("upload", "sample"), per=self.per)
         if self.clusters < 2:
-            raise SettingError(f"clusters must be >= 2, got {self.clusters}: one cluster is the plain mean, as in dsfl")
+            raise SettingError(
+                f"clusters must be >= 2, got {self.clusters}: one cluster is the plain mean, as in"
+                " dsfl"
+            )
 
     def fuse(self, cohort: Cohort, state: None) -> Fusion:
         """Return each client's centroid."""
@@ -42,12 +50,17 @@ class COMET:
         if self.per == "upload":
             weights = _shares(clusters_of(probs.flatten(1), self.clusters)).to(probs.dtype)
             return Fusion(weights=weights, teachers=torch.einsum("ij,jnc->inc", weights, probs))
-        by_sample = torch.stack([_shares(clusters_of(rows, self.clusters)) for rows in probs.unbind(1)]).to(probs.dtype)
-        return Fusion(weights=by_sample.mean(dim=0), teachers=torch.einsum("nij,jnc->inc", by_sample, probs))
+        by_sample = torch.stack(
+            [_shares(clusters_of(rows, self.clusters)) for rows in probs.unbind(1)]
+        ).to(probs.dtype)
+        return Fusion(
+            weights=by_sample.mean(dim=0), teachers=torch.einsum("nij,jnc->inc", by_sample, probs)
+        )
 
 
 def clusters_of(points: Float[Tensor, "K d"], count: int) -> Int[Tensor, "K"]:
-    """Return each point's cluster by k-means (scikit-learn) from far centres; points alike stay together.
+    """Return each point's cluster by k-means (scikit-learn) from far centres; points alike stay
+    together.
 
     >>> clusters_of(torch.tensor([[0.0], [0.1], [5.0], [5.2]]), 2).tolist() in ([0, 0, 1, 1], [1, 1, 0, 0])
     True
@@ -60,7 +73,9 @@ def clusters_of(points: Float[Tensor, "K d"], count: int) -> Int[Tensor, "K"]:
     from sklearn.cluster import KMeans
 
     start = wide[core_set(wide, count)]
-    found = KMeans(n_clusters=count, init=start.numpy(), n_init=1, algorithm="lloyd").fit(wide.numpy())
+    found = KMeans(n_clusters=count, init=start.numpy(), n_init=1, algorithm="lloyd").fit(
+        wide.numpy()
+    )
     return torch.from_numpy(found.labels_).to(torch.int64)
 
 

@@ -1,9 +1,9 @@
-"""FedAvg (McMahan et al. 2017, arXiv 1602.05629): the mean of the clients' weights. One architecture for all."""
+"""FedAvg (McMahan et al. 2017, arXiv 1602.05629): the mean of the clients' weights. One
+architecture for all.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
-
-import torch
 
 from fedkd.fusion import average_states
 from fedkd.knowledge import Kind, ModelWeights, WeightsCohort
@@ -13,11 +13,13 @@ from fedkd.strategy import Needs
 
 @dataclass(frozen=True, kw_only=True)
 class FedAvg:
-    """Upload model weights; the common model is ``w = sum_j n_j w_j / sum_j n_j``, and everyone takes it over.
+    """Upload model weights; the common model is ``w = sum_j n_j w_j / sum_j n_j``, and everyone
+    takes it over.
 
-    Clients start from the same weights. A client that joins later, or was absent, takes over the newest model before
-    it trains. With ``order=train_first`` (the default) accuracies are those of the averaged model; with
-    ``order=distill_first`` they are those of each client's model after training from it.
+    Clients start from the same weights. A client that joins later, or was absent, takes over the
+    newest model before it trains. With ``order=train_first`` (the default) accuracies are those of
+    the averaged model; with ``order=distill_first`` they are those of each client's model after
+    training from it.
     """
 
     knowledge: ClassVar[Kind] = ModelWeights()
@@ -25,12 +27,8 @@ class FedAvg:
 
     def fuse(self, cohort: WeightsCohort, state: None) -> Fusion:
         """Return the mean of weights, by the number of training samples."""
-        return average(cohort)
-
-
-def average(cohort: WeightsCohort) -> Fusion:
-    """Return the fusion of a cohort of one architecture by FedAvg's rule; with equal sizes it is the plain mean."""
-    sizes = torch.tensor(cohort.train_sizes, dtype=torch.float32)
-    shares = sizes / sizes.sum()
-    name = cohort.architectures[0]
-    return Fusion(weights=shares.expand(cohort.size, -1), teachers={name: average_states(cohort.states, shares)})
+        shares, (name, *_) = cohort.size_shares, cohort.architectures
+        return Fusion(
+            weights=shares.expand(cohort.size, -1),
+            teachers={name: average_states(cohort.states, shares)},
+        )

@@ -1,6 +1,7 @@
-"""FedCache (Wu et al. 2024, arXiv 2308.07816): a cache of logits by private sample; near samples teach. No public set.
+"""FedCache (Wu et al. 2024, arXiv 2308.07816): a cache of logits by private sample; near samples
+teach. No public set.
 
-A hash and a label of every private sample leave the client: see ``fedkd.knowledge.private``.
+A hash and a label of every private sample leave the client: see ``fedkd.knowledge.private_logits``.
 """
 
 from collections.abc import Mapping
@@ -12,10 +13,10 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from fedkd.checks import at_least, at_most, positive
 from fedkd.errors import SettingError
 from fedkd.knowledge import Kind, PrivateLogits, PrivateLogitsCohort
 from fedkd.messages import Fusion
+from fedkd.settings.validators import at_least, at_most, positive
 from fedkd.strategy import Needs
 
 ROWS_AT_ONCE = 1024
@@ -23,19 +24,22 @@ ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class FedCache:
-    """Upload logits on the own training samples; each is taught by the mean logits of the nearest of its class.
+    """Upload logits on the own training samples; each is taught by the mean logits of the nearest
+    of its class.
 
-    With N(x) the ``neighbors`` samples of x's class, of all clients and without x itself, whose hashes differ from x's
-    in the fewest bits (of equally near ones those of lower client id and place), and z the latest logits in the cache:
+    With N(x) the ``neighbors`` samples of x's class, of all clients and without x itself, whose
+    hashes differ from x's in the fewest bits (of equally near ones those of lower client id and
+    place), and z the latest logits in the cache:
 
         q(x) = softmax(mean over x' in N(x) of z(x') / T)
         loss = CE + cache_weight * T^2 * KL(q(x) || softmax(f(x) / T))        T = distill.temperature
 
-    Samples that are alone in their class are not taught. Hashes and labels travel once, with a client's first upload;
-    what absent clients said last stays in the cache. Departures: the paper hashes by an encoder trained on other data
-    and compares by cosine, here it is the signs of fixed random projections of the input, whose Hamming distance
-    estimates the same angle on pixels; the mean over neighbors is made by the server; a round's logits come after its
-    training, where the paper's cache changes batch by batch, and there are no zeros in it at the beginning.
+    Samples that are alone in their class are not taught. Hashes and labels travel once, with a
+    client's first upload; what absent clients said last stays in the cache. Departures: the paper
+    hashes by an encoder trained on other data and compares by cosine, here it is the signs of fixed
+    random projections of the input, whose Hamming distance estimates the same angle on pixels; the
+    mean over neighbors is made by the server; a round's logits come after its training, where the
+    paper's cache changes batch by batch, and there are no zeros in it at the beginning.
     """
 
     needs: ClassVar[Needs] = Needs(public_set=False)
@@ -45,7 +49,8 @@ class FedCache:
     cache_weight: float = 1.5
     """Weight of the divergence from the teacher, > 0."""
     hash_bits: int = 256
-    """Bits of a sample's hash, a multiple of 8 from 8 to 65536: more find nearer samples, and tell more of each."""
+    """Bits of a sample's hash, a multiple of 8 from 8 to 65536: more find nearer samples, and tell
+    more of each."""
 
     def __post_init__(self) -> None:
         at_least(1, neighbors=self.neighbors)
@@ -61,10 +66,12 @@ class FedCache:
         return PrivateLogits(weight=self.cache_weight, bits=self.hash_bits)
 
     def fuse(self, cohort: PrivateLogitsCohort, state: Mapping[str, Any] | None) -> Fusion:
-        """Return teachers for every client in the cache; weights say whose samples teach whom within the cohort.
+        """Return teachers for every client in the cache; weights say whose samples teach whom
+        within the cohort.
 
-        ``weights[i, j]`` is the share of client j's samples among the neighbors of client i's, of those that are the
-        cohort's; a client without any teaches itself. The state is the cache, and who is near to whom.
+        ``weights[i, j]`` is the share of client j's samples among the neighbors of client i's, of
+        those that are the cohort's; a client without any teaches itself. The state is the cache,
+        and who is near to whom.
         """
         cache = self._updated(cohort, state)
         ids = sorted(cache["logits"])
@@ -74,12 +81,23 @@ class FedCache:
         exists, places = near >= 0, near.clamp(min=0)
         counts = exists.sum(dim=1)
         means = (logits[places] * exists[..., None]).sum(dim=1) / counts.clamp(min=1)[:, None]
-        teachers = {i: {"logits": means[owners == i], "taught": counts[owners == i] > 0} for i in ids}
-        return Fusion(weights=_shares(owners, near, cohort.client_ids), teachers=teachers, state=cache)
+        teachers = {
+            i: {"logits": means[owners == i], "taught": counts[owners == i] > 0} for i in ids
+        }
+        return Fusion(
+            weights=_shares(owners, near, cohort.client_ids), teachers=teachers, state=cache
+        )
 
-    def _updated(self, cohort: PrivateLogitsCohort, state: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _updated(
+        self, cohort: PrivateLogitsCohort, state: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
         """Return the cache with the cohort's uploads in it."""
-        known: Mapping[str, Any] = state or {"hashes": {}, "labels": {}, "logits": {}, "near": torch.zeros(0, 0)}
+        known: Mapping[str, Any] = state or {
+            "hashes": {},
+            "labels": {},
+            "logits": {},
+            "near": torch.zeros(0, 0),
+        }
         arrived = list(zip(cohort.client_ids, cohort.uploads, strict=True))
         new = {i: upload for i, upload in arrived if upload.hashes is not None}
         hashes = {**known["hashes"], **{i: upload.hashes for i, upload in new.items()}}
@@ -88,14 +106,22 @@ class FedCache:
         near = known["near"]
         if new:
             ids = sorted(hashes)
-            near = nearest(torch.cat([hashes[i] for i in ids]), torch.cat([labels[i] for i in ids]), self.neighbors)
+            near = nearest(
+                torch.cat([hashes[i] for i in ids]),
+                torch.cat([labels[i] for i in ids]),
+                self.neighbors,
+            )
         return {"hashes": hashes, "labels": labels, "logits": logits, "near": near}
 
 
-def nearest(hashes: UInt8[Tensor, "M bytes"], labels: Int[Tensor, "M"], count: int) -> Int[Tensor, "M count"]:
-    """Return the places of the ``count`` samples of each sample's class whose hashes differ in the fewest bits.
+def nearest(
+    hashes: UInt8[Tensor, "M bytes"], labels: Int[Tensor, "M"], count: int
+) -> Int[Tensor, "M count"]:
+    """Return the places of the ``count`` samples of each sample's class whose hashes differ in the
+    fewest bits.
 
-    Nearest first, of equally near ones the first; never the sample itself. -1 where there are fewer.
+    Nearest first, of equally near ones the first; never the sample itself. -1 where there are
+    fewer.
 
     >>> nearest(torch.tensor([[0], [1], [7], [0]], dtype=torch.uint8), torch.tensor([0, 0, 0, 1]), 2)
     tensor([[ 1,  2],
@@ -110,7 +136,8 @@ def nearest(hashes: UInt8[Tensor, "M bytes"], labels: Int[Tensor, "M"], count: i
         size, kept = len(places), min(count, len(places) - 1)
         order = torch.arange(size - 1, -1, -1)
         for rows in torch.arange(size).split(ROWS_AT_ONCE):
-            # Whole numbers, exact in float32: bits that agree less bits that differ. No two keys of a row are equal.
+            # Whole numbers, exact in float32: bits that agree less bits that differ. No two keys of
+            # a row are equal.
             alike = (signs[places[rows]] @ signs[places].T).to(torch.int64)
             keys = alike * size + order
             keys[torch.arange(len(rows)), rows] = torch.iinfo(torch.int64).min

@@ -1,4 +1,6 @@
-"""FedDF where only logits travel (Lin et al. 2020, arXiv 2006.07242): clients distil the softened mean of logits."""
+"""FedDF where only logits travel (Lin et al. 2020, arXiv 2006.07242): clients distil the softened
+mean of logits.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,8 +17,9 @@ from fedkd.strategy import MeanStream, Stream
 class FedDFLogits:
     """Upload logits; the teacher is ``softmax(mean_j f_j(x) / T)``, the distillation loss KL.
 
-    The paper sends weights and distils at the server (``feddf``); here the clients distil, each into its own model, so
-    that architectures may differ and no weight leaves a client. The paper's T is 1 (``distill.temperature``).
+    The paper sends weights and distils at the server (``feddf``); here the clients distil, each
+    into its own model, so that architectures may differ and no weight leaves a client. The paper's
+    T is 1 (``distill.temperature``).
     """
 
     knowledge: ClassVar[str] = "logits"

@@ -1,4 +1,6 @@
-"""FedGEMS (Cheng et al. 2021, arXiv 2110.11027): a large server model, taught by whoever is right."""
+"""FedGEMS (Cheng et al. 2021, arXiv 2110.11027): a large server model, taught by whoever is
+right.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,30 +9,33 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fedkd.checks import at_least
 from fedkd.errors import RunError
 from fedkd.fusion import soften
 from fedkd.messages import Cohort, Fusion, Predictions
+from fedkd.settings.validators import at_least
 from fedkd.strategy import Needs
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedGEMS:
-    """Where the server model is right on a public sample it teaches itself; elsewhere the clients that are right do.
+    """Where the server model is right on a public sample it teaches itself; elsewhere the clients
+    that are right do.
 
-    Of a sample on which the server is wrong, client j weighs ``exp(1 / H(p_j)) / sum_k exp(1 / H(p_k))`` over the
-    clients that are right, H the entropy in nats (at least 0.001); a client that is wrong weighs exactly 0. Each round
-    the server trains on the labels (``server_epochs``), then distils the selected knowledge (``server_epochs``), and
-    teaches the clients with its soft labels.
+    Of a sample on which the server is wrong, client j weighs ``exp(1 / H(p_j)) / sum_k exp(1 /
+    H(p_k))`` over the clients that are right, H the entropy in nats (at least 0.001); a client that
+    is wrong weighs exactly 0. Each round the server trains on the labels (``server_epochs``), then
+    distils the selected knowledge (``server_epochs``), and teaches the clients with its soft
+    labels.
 
-    Reconstructed by us: the order of these steps, and what happens where nobody is right (the sample's label, one-hot).
-    Departure: the paper's server starts from a pre-trained large model.
+    Reconstructed by us: the order of these steps, and what happens where nobody is right (the
+    sample's label, one-hot). Departure: the paper's server starts from a pre-trained large model.
     """
 
     knowledge = "probs"
 
     server: str = "resnet"
-    """Architecture of the server's model, by name or package.module:factory; larger than the clients' in the paper."""
+    """Architecture of the server's model, by name or package.module:factory; larger than the
+    clients' in the paper."""
     server_epochs: int = 5
     """Passes over the public set on labels, and again on selected knowledge, every round, >= 1."""
 
@@ -43,14 +48,24 @@ class FedGEMS:
         return Needs(public_labels=True, server_models=(self.server,))
 
     def fuse(self, cohort: Cohort, state: Any) -> Fusion:
-        """Return the server model's soft labels; ``state`` is the model's. Weights are means over samples taught."""
+        """Return the server model's soft labels; ``state`` is the model's. Weights are means over
+        samples taught.
+        """
         server, labels = cohort.server, cohort.public_labels
         if server is None or labels is None:
-            raise RunError("fedgems needs a model of the server's own and the labels of the public set")
+            raise RunError(
+                "fedgems needs a model of the server's own and the labels of the public set"
+            )
         ids, name = cohort.public_ids, self.server
         before = server.initial(name) if state is None else state
         fitted = server.fit(
-            name, before, ids, labels, purpose="fedgems labels", round=cohort.round, epochs=self.server_epochs
+            name,
+            before,
+            ids,
+            labels,
+            purpose="fedgems labels",
+            round=cohort.round,
+            epochs=self.server_epochs,
         )
         own = soften(server.predict(name, fitted, ids), cohort.temperature)
         selected, shares = select(own, cohort.probs, labels)
@@ -64,7 +79,9 @@ class FedGEMS:
             epochs=self.server_epochs,
         )
         total = shares.sum(dim=1)
-        weights = total / total.sum() if total.sum() > 0 else torch.full_like(total, 1 / cohort.size)
+        weights = (
+            total / total.sum() if total.sum() > 0 else torch.full_like(total, 1 / cohort.size)
+        )
         return Fusion(
             weights=weights.expand(cohort.size, -1).clone(),
             teachers=soften(server.predict(name, model, ids), cohort.temperature),
@@ -79,11 +96,13 @@ class FedGEMS:
 def select(
     server_probs: Float[Tensor, "N C"], probs: Float[Tensor, "K N C"], labels: Int[Tensor, "N"]
 ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "K N"]]:
-    """Return the selected soft labels, and how much each client adds to each sample's (0 where the server is right).
+    """Return the selected soft labels, and how much each client adds to each sample's (0 where the
+    server is right).
 
     >>> server = torch.tensor([[0.9, 0.1], [0.9, 0.1]])
     >>> clients = torch.tensor([[[0.6, 0.4], [0.2, 0.8]], [[0.6, 0.4], [0.7, 0.3]]])
-    >>> select(server, clients, torch.tensor([0, 1]))[1]  # right on the first; on the second the first client is
+    >>> # Right on the first; on the second the first client is
+    >>> select(server, clients, torch.tensor([0, 1]))[1]
     tensor([[0., 1.],
             [0., 0.]])
     """

@@ -1,4 +1,6 @@
-"""FedMD (Li & Wang 2019, arXiv 1910.03581): the mean of the clients' logits is everyone's teacher."""
+"""FedMD (Li & Wang 2019, arXiv 1910.03581): the mean of the clients' logits is everyone's
+teacher.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,11 +14,12 @@ from fedkd.strategy import MeanStream, Stream
 
 @dataclass(frozen=True, kw_only=True)
 class FedMD:
-    """Upload raw logits; the teacher is ``q(x) = mean_j f_j(x)``, common to all; the digest loss is the MAE.
+    """Upload raw logits; the teacher is ``q(x) = mean_j f_j(x)``, common to all; the digest loss is
+    the MAE.
 
-    The paper's order is ``order=distill_first`` (digest, then revisit) after pre-training on a labeled public set
-    (``public.labeled=true train.public_epochs=E``); both are settings of the scenario. ``distill.loss`` may be
-    ``mse`` or, with the softened mean as target, ``kl``.
+    The paper's order is ``order=distill_first`` (digest, then revisit) after pre-training on a
+    labeled public set (``public.labeled=true train.public_epochs=E``); both are settings of the
+    scenario. ``distill.loss`` may be ``mse`` or, with the softened mean as target, ``kl``.
     """
 
     knowledge: ClassVar[str] = "logits"

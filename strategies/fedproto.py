@@ -1,34 +1,39 @@
-"""FedProto (Tan et al. 2022, arXiv 2105.00243): mean features by class are exchanged, and features drawn to them."""
+"""FedProto (Tan et al. 2022, arXiv 2105.00243): mean features by class are exchanged, and features
+drawn to them.
+"""
 
 from dataclasses import dataclass
 
-from fedkd.checks import at_least, positive
 from fedkd.fusion import mean_by_count
 from fedkd.knowledge import ClassPrototypes, Kind, PrototypeCohort
 from fedkd.messages import Fusion
+from fedkd.settings.validators import at_least, positive
 from fedkd.strategy import Needs
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedProto:
-    """Upload the mean features of each class with their counts; draw features to the mean of all clients'.
+    """Upload the mean features of each class with their counts; draw features to the mean of all
+    clients'.
 
-    With ``c_jy`` the mean over client j's ``n_jy`` samples of class y of the features f(x), what the model's last
-    linear layer takes:
+    With ``c_jy`` the mean over client j's ``n_jy`` samples of class y of the features f(x), what
+    the model's last linear layer takes:
 
         c_y  = sum_j n_jy c_jy / sum_j n_jy
         loss = CE + prototype_weight * mean over batch and d of (f(x) - c_y)^2
 
-    Classes that nobody has are left out. One client learns its own prototypes of the round before. The mean weighted
-    by counts is our reading of the paper's aggregation. Departures: clients predict by their last layer, not by the
-    nearest prototype; prototypes are of the trained model in evaluation mode, not of what training met.
+    Classes that nobody has are left out. One client learns its own prototypes of the round before.
+    The mean weighted by counts is our reading of the paper's aggregation. Departures: clients
+    predict by their last layer, not by the nearest prototype; prototypes are of the trained model
+    in evaluation mode, not of what training met.
     """
 
     prototype_weight: float = 1.0
-    """Lambda, the weight of the distance from prototypes, > 0; the paper has 1, and 0.1 on CIFAR-10."""
+    """Lambda, the weight of the distance from prototypes, > 0; the paper has 1, and 0.1 on
+    CIFAR-10."""
     width: int | None = None
-    """Width to which features are pooled, >= 1, for models whose features are not equally wide; null compares them
-    as they are."""
+    """Width to which features are pooled, >= 1, for models whose features are not equally wide;
+    null compares them as they are."""
 
     def __post_init__(self) -> None:
         positive(prototype_weight=self.prototype_weight)
@@ -48,4 +53,7 @@ class FedProto:
     def fuse(self, cohort: PrototypeCohort, state: None) -> Fusion:
         """Return the common prototypes; weights are each client's mean share of a class."""
         features, present, weights = mean_by_count(cohort.features, cohort.counts)
-        return Fusion(weights=weights.expand(cohort.size, -1), teachers={"features": features, "present": present})
+        return Fusion(
+            weights=weights.expand(cohort.size, -1),
+            teachers={"features": features, "present": present},
+        )

@@ -1,21 +1,24 @@
-"""FedProx (Li et al. 2020, arXiv 1812.06127): FedAvg with a proximal term in the clients' training."""
+"""FedProx (Li et al. 2020, arXiv 1812.06127): FedAvg with a proximal term in the clients'
+training.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedkd.checks import positive
+from fedkd.fusion import average_states
 from fedkd.knowledge import Kind, ModelWeights, WeightsCohort
 from fedkd.messages import Fusion
+from fedkd.settings.validators import positive
 from fedkd.strategy import Needs
-from strategies.fedavg import average
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedProx:
-    """As FedAvg, where each client adds ``mu / 2 * ||w - w_g||^2`` to its loss; w_g is what its training starts from.
+    """As FedAvg, where each client adds ``mu / 2 * ||w - w_g||^2`` to its loss; w_g is what its
+    training starts from.
 
-    mu = 0 would be FedAvg, and is refused. Departure: clients do the same number of epochs; the paper also lets slow
-    clients do less.
+    mu = 0 would be FedAvg, and is refused. Departure: clients do the same number of epochs; the
+    paper also lets slow clients do less.
     """
 
     needs: ClassVar[Needs] = Needs(public_set=False, equal_architectures=True, common_start=True)
@@ -33,4 +36,8 @@ class FedProx:
 
     def fuse(self, cohort: WeightsCohort, state: None) -> Fusion:
         """Return the mean of weights, by the number of training samples."""
-        return average(cohort)
+        shares, (name, *_) = cohort.size_shares, cohort.architectures
+        return Fusion(
+            weights=shares.expand(cohort.size, -1),
+            teachers={name: average_states(cohort.states, shares)},
+        )

@@ -1,7 +1,8 @@
-"""KnFu, effective knowledge fusion (Seyedmohammadi et al. 2024, arXiv 2403.11892): semantic neighbors teach.
+"""KnFu, effective knowledge fusion (Seyedmohammadi et al. 2024, arXiv 2403.11892): semantic
+neighbors teach.
 
-The paper's exact estimate and distance were not available to us: what stands here is our reconstruction from its
-abstract and public summaries, with beta = 10 as in all of its experiments.
+The paper's exact estimate and distance were not available to us: what stands here is our
+reconstruction from its abstract and public summaries, with beta = 10 as in all of its experiments.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fedkd.checks import at_least, at_most, one_of, only_with, positive
 from fedkd.errors import SettingError
 from fedkd.fusion import (
     DIVERGENCES,
@@ -25,6 +25,7 @@ from fedkd.fusion import (
     without_self,
 )
 from fedkd.messages import Cohort, Fusion
+from fedkd.settings.validators import at_least, at_most, one_of, only_with, positive
 from fedkd.strategy import Needs
 
 SMOOTHING = 1e-3
@@ -32,7 +33,8 @@ SMOOTHING = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class KnFu:
-    """Each client's teacher is a mean of soft labels, weighted by how alike the clients' label distributions are.
+    """Each client's teacher is a mean of soft labels, weighted by how alike the clients' label
+    distributions are.
 
     With ``P_i`` [C] the estimated label distribution (EPD) of client i, smoothed by 0.001:
 
@@ -40,22 +42,26 @@ class KnFu:
         W_ij   = exp(-beta d_ij) / sum_k exp(-beta d_ik)    self included
         q_i(x) = sum_j W_ij p_j(x)
 
-    beta = 0 is the plain mean of soft labels, beta to infinity self-distillation; clients that are alike weigh the
-    same for every beta. A client that is left without any neighbor teaches itself.
+    beta = 0 is the plain mean of soft labels, beta to infinity self-distillation; clients that are
+    alike weigh the same for every beta. A client that is left without any neighbor teaches itself.
     """
 
     teaches: ClassVar[str] = "probs"
 
     beta: float = 10.0
-    """Sharpness of the weights, 0 to 1e6. What it means depends on the divergence: watch effective_neighbors."""
+    """Sharpness of the weights, 0 to 1e6. What it means depends on the divergence: watch
+    effective_neighbors."""
     epd: Literal["mean_soft_label", "argmax_histogram", "label_histogram"] = "mean_soft_label"
-    """Label distribution: the mean soft label over the public set, the histogram of first choices, or the true
-    histogram of private labels (label_histogram, an oracle: clients disclose their counts)."""
+    """Label distribution: the mean soft label over the public set, the histogram of first choices,
+    or the true histogram of private labels (label_histogram, an oracle: clients disclose their
+    counts)."""
     epd_timing: Literal["first_round", "each_round"] = "each_round"
-    """Estimate it again each round, or keep what a client's first round said. When data is scarce, an estimate
-    made again drifts to the same distribution for everyone, and so the weights to uniform."""
+    """Estimate it again each round, or keep what a client's first round said. When data is scarce,
+    an estimate made again drifts to the same distribution for everyone, and so the weights to
+    uniform."""
     divergence: Literal["kl", "js", "tv", "cosine", "l2"] = "kl"
-    """Divergence between label distributions: kl and js in nats, tv, cosine (1 - cos) and l2 without a unit."""
+    """Divergence between label distributions: kl and js in nats, tv, cosine (1 - cos) and l2
+    without a unit."""
     neighbors: Literal["all", "top_k", "threshold"] = "all"
     """Who may teach: everyone, the top_k nearest, or those no farther than threshold."""
     top_k: int | None = None
@@ -81,7 +87,10 @@ class KnFu:
         if self.threshold is not None:
             positive(threshold=self.threshold)
         if self.epd == "label_histogram" and self.epd_timing == "first_round":
-            raise SettingError("epd_timing=first_round would do nothing: a label_histogram is the same in every round")
+            raise SettingError(
+                "epd_timing=first_round would do nothing: a label_histogram is the same in every"
+                " round"
+            )
 
     @property
     def needs(self) -> Needs:
@@ -89,7 +98,9 @@ class KnFu:
         return Needs(label_counts=self.epd == "label_histogram")
 
     def fuse(self, cohort: Cohort, state: Mapping[int, Tensor] | None) -> Fusion:
-        """Return weights [K, K] and personal teachers [K, N, C]; the state is each client's first estimate."""
+        """Return weights [K, K] and personal teachers [K, N, C]; the state is each client's first
+        estimate.
+        """
         estimates, state = self._settle_estimates(cohort, state or {})
         weights = self.weigh(estimates)
         return Fusion(weights=weights, teachers=mix(weights, cohort.probs), state=state)
@@ -107,14 +118,18 @@ class KnFu:
         return row_softmax(scores)
 
     def estimate(self, cohort: Cohort) -> Tensor:
-        """Return the clients' label distributions [K, C]; soft labels at temperature 1 whatever is distilled."""
+        """Return the clients' label distributions [K, C]; soft labels at temperature 1 whatever is
+        distilled.
+        """
         if self.epd == "label_histogram":
             assert cohort.label_counts is not None, "declared in needs"
             return cohort.label_counts / cohort.label_counts.sum(dim=1, keepdim=True)
         probs = cohort.probs_at(1.0)
         return argmax_histogram(probs) if self.epd == "argmax_histogram" else mean_soft_label(probs)
 
-    def _settle_estimates(self, cohort: Cohort, known: Mapping[int, Tensor]) -> tuple[Tensor, Mapping[int, Tensor]]:
+    def _settle_estimates(
+        self, cohort: Cohort, known: Mapping[int, Tensor]
+    ) -> tuple[Tensor, Mapping[int, Tensor]]:
         fresh = self.estimate(cohort)
         if self.epd_timing == "each_round":
             return fresh, {}

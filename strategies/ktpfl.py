@@ -7,20 +7,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedkd.checks import at_least, at_most, positive
 from fedkd.errors import SettingError
 from fedkd.fusion import mix
 from fedkd.messages import Cohort, Fusion
+from fedkd.settings.validators import at_least, at_most, positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class KTpFL:
-    """Upload logits; the teacher is ``q_i = sum_j W_ij p_j``; W takes one gradient step a round and is made sharper.
+    """Upload logits; the teacher is ``q_i = sum_j W_ij p_j``; W takes one gradient step a round and
+    is made sharper.
 
-    The step is on ``mean_x ||p_i(x) - sum_j W_ij p_j(x)||^2 + rho ||W_i - 1/K||^2``, from W = 1/K in the first round;
-    then ``W_i = softmax(5 W_i)``. The paper softens and distils at T = 10: say ``distill.temperature=10``. Ours are the
-    step's size, and what happens under partial participation: among those present W is scaled to rows of 1 (equal ones
-    where nothing is left), and the rest of W stays. ``state`` is W over all clients seen so far.
+    The step is on ``mean_x ||p_i(x) - sum_j W_ij p_j(x)||^2 + rho ||W_i - 1/K||^2``, from W = 1/K
+    in the first round; then ``W_i = softmax(5 W_i)``. The paper softens and distils at T = 10: say
+    ``distill.temperature=10``. Ours are the step's size, and what happens under partial
+    participation: among those present W is scaled to rows of 1 (equal ones where nothing is left),
+    and the rest of W stays. ``state`` is W over all clients seen so far.
     """
 
     knowledge: ClassVar[str] = "logits"
@@ -39,7 +41,8 @@ class KTpFL:
         at_most(1e6, sharpness=self.sharpness)
         if self.rho * self.step >= 1:
             raise SettingError(
-                f"rho={self.rho} with step={self.step} would throw weights beyond equality, farther than they were;"
+                f"rho={self.rho} with step={self.step} would throw weights beyond equality,"
+                " farther than they were;"
                 " keep rho * step below 1"
             )
 
@@ -54,7 +57,9 @@ class KTpFL:
         whole[ids[:, None], ids] = weights * mass
         return Fusion(weights=weights, teachers=mix(weights, cohort.probs), state=whole)
 
-    def learn(self, weights: Float[Tensor, "K K"], probs: Float[Tensor, "K N C"]) -> Float[Tensor, "K K"]:
+    def learn(
+        self, weights: Float[Tensor, "K K"], probs: Float[Tensor, "K N C"]
+    ) -> Float[Tensor, "K K"]:
         """Return the weights after one gradient step and the softmax."""
         clients, samples, _ = probs.shape
         flat = probs.flatten(1)
@@ -64,7 +69,9 @@ class KTpFL:
 
 
 def _grown(state: Any, clients: int) -> Float[Tensor, "K K"]:
-    """Return a copy of W with room for so many clients; new ones weigh as much as the mean of the others."""
+    """Return a copy of W with room for so many clients; new ones weigh as much as the mean of the
+    others.
+    """
     known = 0 if state is None else len(state)
     if known >= clients:
         copy: Tensor = state.clone()

@@ -1,4 +1,6 @@
-"""A learned aggregator (after Meta-DMoE, arXiv 2210.03885): a small transformer says whom to believe, by sample."""
+"""A learned aggregator (after Meta-DMoE, arXiv 2210.03885): a small transformer says whom to
+believe, by sample.
+"""
 
 import math
 from collections.abc import Mapping
@@ -10,10 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fedkd.checks import at_least, at_most, positive
 from fedkd.errors import RunError
 from fedkd.messages import Cohort, Fusion
-from fedkd.seeding import torch_stream
+from fedkd.runtime.seeding import torch_stream
+from fedkd.settings.validators import at_least, at_most, positive
 from fedkd.strategy import Needs
 
 WIDTH, HEADS, FEATURES = 16, 2, 6
@@ -27,21 +29,26 @@ Present = Bool[Tensor, "N K"]
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """Upload soft labels; the teacher is ``q(x) = sum_j a_j(x) p_j(x)``, a the aggregator's shares for this sample.
+    """Upload soft labels; the teacher is ``q(x) = sum_j a_j(x) p_j(x)``, a the aggregator's shares
+    for this sample.
 
-    The aggregator is one transformer block over the clients' prediction vectors of a sample (see ``shares_of``). It
-    does not know who a client is, nor which class is which, so that it is equivariant to permutations of clients and of
-    classes, and goes for any number of clients, also ones that it never met. Each round it takes ``steps`` steps of
-    Adam on ``-mean_x ln q(y(x) | x)``, y the labels of the public set, which this needs; in every step one client of
-    each sample is masked out, another in the next step (``masked_client``), so that it learns to do without whoever is
-    asked about: an unseen client. Then it fuses all clients. It starts as the plain mean; ``state`` is its weights.
-    With fewer than three clients it does not learn, since nothing is left to weigh. A step costs N K^2 in memory.
+    The aggregator is one transformer block over the clients' prediction vectors of a sample (see
+    ``shares_of``). It does not know who a client is, nor which class is which, so that it is
+    equivariant to permutations of clients and of classes, and goes for any number of clients, also
+    ones that it never met. Each round it takes ``steps`` steps of Adam on ``-mean_x ln q(y(x) |
+    x)``, y the labels of the public set, which this needs; in every step one client of each sample
+    is masked out, another in the next step (``masked_client``), so that it learns to do without
+    whoever is asked about: an unseen client. Then it fuses all clients. It starts as the plain
+    mean; ``state`` is its weights. With fewer than three clients it does not learn, since nothing
+    is left to weigh. A step costs N K^2 in memory.
 
-    Reconstructed by us: the block and what tokens are made of, the labels of the public set as task, who is masked
-    when, steps and learning rate. The paper's experts are models of source domains, its aggregator puts out features
-    for a student that is adapted to a domain, and training is meta-learning through that adaptation; here the output is
-    a mixture of the clients' soft labels, and there is no inner loop. Queries of the paper come from an expert's own
-    domain; public samples are nobody's, so that clients take turns. Initial weights are the same in every run.
+    Reconstructed by us: the block and what tokens are made of, the labels of the public set as
+    task, who is masked when, steps and learning rate. The paper's experts are models of source
+    domains, its aggregator puts out features for a student that is adapted to a domain, and
+    training is meta-learning through that adaptation; here the output is a mixture of the clients'
+    soft labels, and there is no inner loop. Queries of the paper come from an expert's own domain;
+    public samples are nobody's, so that clients take turns. Initial weights are the same in every
+    run.
     """
 
     knowledge: ClassVar[str] = "probs"
@@ -78,7 +85,11 @@ class Learned:
         )
 
     def learn(
-        self, weights: Weights, probs: Float[Tensor, "N K C"], labels: Int[Tensor, "N"], cohort: Cohort
+        self,
+        weights: Weights,
+        probs: Float[Tensor, "N K C"],
+        labels: Int[Tensor, "N"],
+        cohort: Cohort,
     ) -> Weights:
         """Return the aggregator after a round's steps."""
         samples, clients, _ = probs.shape
@@ -89,15 +100,20 @@ class Learned:
         for step in range(self.steps):
             turn = (cohort.round - 1) * self.steps + step
             masked = masked_client(cohort.public_ids, cohort.client_ids, turn)
-            present = torch.ones(samples, clients, dtype=torch.bool).scatter(1, masked[:, None], False)
+            present = torch.ones(samples, clients, dtype=torch.bool).scatter(
+                1, masked[:, None], False
+            )
             optimizer.zero_grad()
             (-likelihood(shares_of(trained, probs, present), probs, labels)).backward()
             optimizer.step()
         return {name: tensor.detach() for name, tensor in trained.items()}
 
 
-def masked_client(public_ids: Int[Tensor, "N"], client_ids: tuple[int, ...], turn: int) -> Int[Tensor, "N"]:
-    """Return each sample's masked client, as a place in ``client_ids``: in K turns every client once.
+def masked_client(
+    public_ids: Int[Tensor, "N"], client_ids: tuple[int, ...], turn: int
+) -> Int[Tensor, "N"]:
+    """Return each sample's masked client, as a place in ``client_ids``: in K turns every client
+    once.
 
     >>> [masked_client(torch.tensor([0, 1]), (4, 2, 9), turn).tolist() for turn in range(3)]
     [[1, 0], [0, 2], [2, 1]]
@@ -105,18 +121,24 @@ def masked_client(public_ids: Int[Tensor, "N"], client_ids: tuple[int, ...], tur
     return torch.tensor(client_ids).argsort()[(public_ids + turn) % len(client_ids)]
 
 
-def likelihood(shares: Shares, probs: Float[Tensor, "N K C"], labels: Int[Tensor, "N"]) -> Float[Tensor, ""]:
+def likelihood(
+    shares: Shares, probs: Float[Tensor, "N K C"], labels: Int[Tensor, "N"]
+) -> Float[Tensor, ""]:
     """Return the mean of ``ln sum_j a_j(x) p_j(y(x) | x)``."""
     right = probs[torch.arange(len(labels)), :, labels].clamp(min=FLOOR)
     return (shares * right).sum(dim=1).log().mean()
 
 
 def initial_weights() -> dict[str, Float[Tensor, "*shape"]]:
-    """Return an aggregator whose shares are uniform: its last layer is zero. The others are drawn, always alike."""
+    """Return an aggregator whose shares are uniform: its last layer is zero. The others are drawn,
+    always alike.
+    """
     stream = torch_stream(0, "strategy", "learned", "weights")
 
     def drawn(inputs: int, outputs: int) -> Tensor:
-        return torch.randn(inputs, outputs, generator=stream, dtype=torch.float64) / math.sqrt(inputs)
+        return torch.randn(inputs, outputs, generator=stream, dtype=torch.float64) / math.sqrt(
+            inputs
+        )
 
     def zeros(size: int) -> Tensor:
         return torch.zeros(size, dtype=torch.float64)
@@ -135,12 +157,13 @@ def initial_weights() -> dict[str, Float[Tensor, "*shape"]]:
 
 
 def shares_of(weights: Weights, probs: Float[Tensor, "N K C"], present: Present) -> Shares:
-    """Return how much of each client goes into a sample's teacher: >= 0, in sum 1, 0 for clients that are not present.
+    """Return how much of each client goes into a sample's teacher: >= 0, in sum 1, 0 for clients
+    that are not present.
 
-    A token is a client's prediction of a sample, embedded by ``tokens_of``. One block of pre-normalized attention over
-    the tokens present, whose scores have a term for how alike two predictions are (a learned factor times their inner
-    product), one two-layer perceptron, and a linear score a token, of which the softmax is taken. What is not present
-    has no influence.
+    A token is a client's prediction of a sample, embedded by ``tokens_of``. One block of
+    pre-normalized attention over the tokens present, whose scores have a term for how alike two
+    predictions are (a learned factor times their inner product), one two-layer perceptron, and a
+    linear score a token, of which the softmax is taken. What is not present has no influence.
     """
     h = tokens_of(probs, present) @ weights["embed"] + weights["embed_bias"]
     samples, clients, _ = h.shape
@@ -150,16 +173,19 @@ def shares_of(weights: Weights, probs: Float[Tensor, "N K C"], present: Present)
     scores = queries @ keys.transpose(-1, -2) / math.sqrt(WIDTH / HEADS) + alike
     attention = scores.masked_fill(~present[:, None, None, :], -torch.inf).softmax(dim=-1)
     h = h + (attention @ values).transpose(1, 2).reshape(samples, clients, WIDTH) @ weights["merge"]
-    h = h + torch.relu(_normalized(h) @ weights["widen"] + weights["widen_bias"]) @ weights["narrow"]
+    h = (
+        h
+        + torch.relu(_normalized(h) @ weights["widen"] + weights["widen_bias"]) @ weights["narrow"]
+    )
     return (_normalized(h) @ weights["score"]).masked_fill(~present, -torch.inf).softmax(dim=-1)
 
 
 def tokens_of(probs: Float[Tensor, "N K C"], present: Present) -> Float[Tensor, "N K F"]:
     """Return what is told of each prediction, the same whatever classes are called.
 
-    Its largest probability, the margin to the next, its entropy (over ln C), the client's mean entropy over all
-    samples, its inner product with the mean of those present, and its divergence in nats from the client's mean
-    prediction: what a client says of everything tells little.
+    Its largest probability, the margin to the next, its entropy (over ln C), the client's mean
+    entropy over all samples, its inner product with the mean of those present, and its divergence
+    in nats from the client's mean prediction: what a client says of everything tells little.
     """
     first, second = probs.topk(2, dim=-1).values.unbind(dim=-1)
     entropy = -torch.xlogy(probs, probs).sum(dim=-1) / math.log(probs.shape[-1])
@@ -168,7 +194,8 @@ def tokens_of(probs: Float[Tensor, "N K C"], present: Present) -> Float[Tensor, 
     said = torch.xlogy(probs, probs / usual).sum(dim=-1)
     agreement = torch.einsum("nkc,nc->nk", probs, mean)
     return torch.stack(
-        [first, first - second, entropy, entropy.mean(dim=0).expand_as(entropy), agreement, said], dim=-1
+        [first, first - second, entropy, entropy.mean(dim=0).expand_as(entropy), agreement, said],
+        dim=-1,
     )
 
 

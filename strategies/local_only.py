@@ -11,9 +11,11 @@ from fedkd.strategy import Needs
 
 @dataclass(frozen=True, kw_only=True)
 class LocalOnly:
-    """Exchange nothing. Nothing is uploaded, no teacher is ever made, and ``fuse`` is not called in a run.
+    """Exchange nothing. Nothing is uploaded, no teacher is ever made, and ``fuse`` is not called in
+    a run.
 
-    As a rule over a cohort it is self-distillation: weights are the identity, and each teacher is the client itself.
+    As a rule over a cohort it is self-distillation: weights are the identity, and each teacher is
+    the client itself.
     """
 
     knowledge: ClassVar[str] = "nothing"

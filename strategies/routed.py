@@ -1,4 +1,6 @@
-"""Routed teachers (after MST-Distill, arXiv 2507.07015): a learned router mixes the clients, sample by sample."""
+"""Routed teachers (after MST-Distill, arXiv 2507.07015): a learned router mixes the clients, sample
+by sample.
+"""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -7,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fedkd.checks import at_least, at_most, positive
 from fedkd.errors import RunError
 from fedkd.messages import Cohort, Fusion
+from fedkd.settings.validators import at_least, at_most, positive
 from fedkd.strategy import Needs
 
 FLOOR = 1e-12
@@ -23,38 +25,42 @@ Gates = Float[Tensor, "Q N K"]
 
 @dataclass(frozen=True, kw_only=True)
 class Routed:
-    """Upload soft labels; the teacher is ``q(x) = sum_j g_j(x) p_j(x)``, ``g(x) = softmax(R z(x))``.
+    """Upload soft labels; the teacher is ``q(x) = sum_j g_j(x) p_j(x)``, ``g(x) = softmax(R
+    z(x))``.
 
-    The router R is a linear layer with a row for each client. It sees the logarithms of soft labels, less their mean
-    over classes, and a constant: those of the client that is taught (``sees=student``: each has a router and a teacher
-    of its own, as in the paper), or those of the mean of all clients (``sees=mean``: one router and one teacher for
-    everybody). Routers are learned at the server, each round from where they were, by ``steps`` gradient steps over
-    the public samples, from R = 0, which is the plain mean:
+    The router R is a linear layer with a row for each client. It sees the logarithms of soft
+    labels, less their mean over classes, and a constant: those of the client that is taught
+    (``sees=student``: each has a router and a teacher of its own, as in the paper), or those of the
+    mean of all clients (``sees=mean``: one router and one teacher for everybody). Routers are
+    learned at the server, each round from where they were, by ``steps`` gradient steps over the
+    public samples, from R = 0, which is the plain mean:
 
         -mean_x ln q(y(x) | x) + balance (sum_j g_j^2 - 1/K),  g_j = mean_x g_j(x)
 
-    y(x) are the labels of the public set, which this needs. The second term is 0 where all clients teach equally much
-    on average, and 1 - 1/K where one teaches everything. ``state`` holds the routers over all clients seen so far; a
-    client that is new starts at the mean of the others, and who is absent keeps what it has. With ``sees=student`` a
-    round costs K^2 N C operations a step.
+    y(x) are the labels of the public set, which this needs. The second term is 0 where all clients
+    teach equally much on average, and 1 - 1/K where one teaches everything. ``state`` holds the
+    routers over all clients seen so far; a client that is new starts at the mean of the others, and
+    who is absent keeps what it has. With ``sees=student`` a round costs K^2 N C operations a step.
 
-    Reconstructed by us from the formula of the teacher: a linear router, what it sees, its loss and its steps. The
-    paper's teachers are of several modalities, only the best few of them teach a sample, and router and student are
-    trained in one loop on the task's loss. Here all teachers are mixed, and no client learns a router. ``sees=mean`` is
-    ours.
+    Reconstructed by us from the formula of the teacher: a linear router, what it sees, its loss and
+    its steps. The paper's teachers are of several modalities, only the best few of them teach a
+    sample, and router and student are trained in one loop on the task's loss. Here all teachers are
+    mixed, and no client learns a router. ``sees=mean`` is ours.
     """
 
     knowledge: ClassVar[str] = "probs"
     needs: ClassVar[Needs] = Needs(public_labels=True)
 
     sees: Literal["student", "mean"] = "student"
-    """What a router looks at: the prediction of the client that is taught, or the mean of all predictions."""
+    """What a router looks at: the prediction of the client that is taught, or the mean of all
+    predictions."""
     balance: float = 1.0
     """Weight of the load balance, >= 0; 0 lets the router favor clients as it likes."""
     steps: int = 100
     """Gradient steps on the router each round (Nesterov's, momentum 0.9), >= 1."""
     step: float = 2.0
-    """Size of a step over ``(1 + balance) mean |z|^2``, > 0 and at most 2, where it could not overshoot."""
+    """Size of a step over ``(1 + balance) mean |z|^2``, > 0 and at most 2, where it could not
+    overshoot."""
 
     def __post_init__(self) -> None:
         at_least(0, balance=self.balance)
@@ -83,16 +89,24 @@ class Routed:
             state={"routers": routers, "known": known},
             metrics={
                 "router_likelihood": likelihood(gates, right).mean().item(),
-                "mean_likelihood": likelihood(torch.full_like(gates, 1 / cohort.size), right).mean().item(),
+                "mean_likelihood": likelihood(torch.full_like(gates, 1 / cohort.size), right)
+                .mean()
+                .item(),
                 "load_imbalance": imbalance(gates).mean().item(),
             },
         )
 
     def learn(
-        self, router: Float[Tensor, "Q K F"], inputs: Float[Tensor, "Q N F"], right: Float[Tensor, "K N"]
+        self,
+        router: Float[Tensor, "Q K F"],
+        inputs: Float[Tensor, "Q N F"],
+        right: Float[Tensor, "K N"],
     ) -> Float[Tensor, "Q K F"]:
         """Return the routers after a round's steps."""
-        size = self.step / ((1 + self.balance) * inputs.square().sum(dim=-1).mean(dim=1))[:, None, None]
+        size = (
+            self.step
+            / ((1 + self.balance) * inputs.square().sum(dim=-1).mean(dim=1))[:, None, None]
+        )
         moved = torch.zeros_like(router)
         for _ in range(self.steps):
             ahead = router + MOMENTUM * moved
@@ -102,7 +116,8 @@ class Routed:
 
 
 def look_at(probs: Float[Tensor, "Q N C"]) -> Float[Tensor, "Q N F"]:
-    """Return what a router sees of soft labels: their logarithms less the mean over classes, and a 1; F = C + 1.
+    """Return what a router sees of soft labels: their logarithms less the mean over classes, and a
+    1; F = C + 1.
 
     >>> look_at(torch.tensor([[[0.5, 0.5]]])).tolist()
     [[[0.0, 0.0, 1.0]]]
@@ -113,7 +128,8 @@ def look_at(probs: Float[Tensor, "Q N C"]) -> Float[Tensor, "Q N F"]:
 
 
 def route(router: Float[Tensor, "Q K F"], inputs: Float[Tensor, "Q N F"]) -> Gates:
-    """Return how much of each client goes into a sample's teacher: >= 0, in sum 1. A router of zeros gives 1/K.
+    """Return how much of each client goes into a sample's teacher: >= 0, in sum 1. A router of
+    zeros gives 1/K.
 
     >>> route(torch.tensor([[[0.0, 0.0], [1.0, 0.0]]]).mul(torch.tensor(3.0).log()), torch.tensor([[[1.0, 1.0]]]))
     tensor([[[0.2500, 0.7500]]])
@@ -122,22 +138,30 @@ def route(router: Float[Tensor, "Q K F"], inputs: Float[Tensor, "Q N F"]) -> Gat
 
 
 def likelihood(gates: Gates, right: Float[Tensor, "K N"]) -> Float[Tensor, "Q"]:
-    """Return the mean of ``ln sum_j g_j(x) p_j(y(x) | x)``; ``right`` is what clients give the samples' labels."""
+    """Return the mean of ``ln sum_j g_j(x) p_j(y(x) | x)``; ``right`` is what clients give the
+    samples' labels.
+    """
     return torch.einsum("qnk,kn->qn", gates, right).log().mean(dim=1)
 
 
 def imbalance(gates: Gates) -> Float[Tensor, "Q"]:
-    """Return ``sum_j g_j^2 - 1/K`` of the mean gates: 0 where all clients teach equally much on average."""
+    """Return ``sum_j g_j^2 - 1/K`` of the mean gates: 0 where all clients teach equally much on
+    average.
+    """
     return gates.mean(dim=1).square().sum(dim=-1) - 1 / gates.shape[-1]
 
 
 def gradient(
-    router: Float[Tensor, "Q K F"], inputs: Float[Tensor, "Q N F"], right: Float[Tensor, "K N"], balance: float
+    router: Float[Tensor, "Q K F"],
+    inputs: Float[Tensor, "Q N F"],
+    right: Float[Tensor, "K N"],
+    balance: float,
 ) -> Float[Tensor, "Q K F"]:
     """Return the gradient of each ``balance imbalance - likelihood`` by its router.
 
-    By the scores of a sample it is g_j - r_j, where r_j = g_j p_j(y) / sum_k g_k p_k(y) is how likely client j was the
-    one that said the label, and of the balance 2 g_j (l_j - sum_k g_k l_k), where l_j is the mean of g_j.
+    By the scores of a sample it is g_j - r_j, where r_j = g_j p_j(y) / sum_k g_k p_k(y) is how
+    likely client j was the one that said the label, and of the balance 2 g_j (l_j - sum_k g_k l_k),
+    where l_j is the mean of g_j.
     """
     gates = route(router, inputs)
     shares = gates * right.T
@@ -148,8 +172,12 @@ def gradient(
     return by_score.transpose(1, 2) @ inputs / gates.shape[1]
 
 
-def _grown(state: Any, clients: int, width: int, personal: bool) -> tuple[Float[Tensor, "R S F"], Bool[Tensor, "S"]]:
-    """Return copies of all routers and of which clients are known, with room for so many clients."""
+def _grown(
+    state: Any, clients: int, width: int, personal: bool
+) -> tuple[Float[Tensor, "R S F"], Bool[Tensor, "S"]]:
+    """Return copies of all routers and of which clients are known, with room for so many
+    clients.
+    """
     known = torch.zeros(0, dtype=torch.bool) if state is None else state["known"]
     total = max(clients, len(known))
     routers = torch.zeros(total if personal else 1, total, width, dtype=torch.float64)
@@ -160,14 +188,25 @@ def _grown(state: Any, clients: int, width: int, personal: bool) -> tuple[Float[
 
 
 def _present(
-    routers: Float[Tensor, "R S F"], known: Bool[Tensor, "S"], students: Int[Tensor, "Q"], ids: Int[Tensor, "K"]
+    routers: Float[Tensor, "R S F"],
+    known: Bool[Tensor, "S"],
+    students: Int[Tensor, "Q"],
+    ids: Int[Tensor, "K"],
 ) -> Float[Tensor, "Q K F"]:
-    """Return the routers of these students over these clients; those not known yet are means over those that are."""
+    """Return the routers of these students over these clients; those not known yet are means over
+    those that are.
+    """
     found = routers[students][:, ids]
     if not known.any():
         return found
-    found = torch.where(known[ids][:, None], found, routers[students][:, known].mean(dim=1, keepdim=True))
+    found = torch.where(
+        known[ids][:, None], found, routers[students][:, known].mean(dim=1, keepdim=True)
+    )
     if len(routers) == 1:
         return found
-    usual = torch.where(known[ids][:, None], routers[known][:, ids].mean(dim=0), routers[known][:, known].mean((0, 1)))
+    usual = torch.where(
+        known[ids][:, None],
+        routers[known][:, ids].mean(dim=0),
+        routers[known][:, known].mean((0, 1)),
+    )
     return torch.where(known[students][:, None, None], found, usual)

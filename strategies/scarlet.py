@@ -1,4 +1,6 @@
-"""SCARLET (arXiv 2504.19602): enhanced entropy reduction, and a cache so that few public samples are asked about."""
+"""SCARLET (arXiv 2504.19602): enhanced entropy reduction, and a cache so that few public samples
+are asked about.
+"""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -7,27 +9,30 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedkd.checks import at_least, at_most, positive
 from fedkd.codecs import Cached, Codec, Full
 from fedkd.fusion import mean_over_clients, uniform_weights
 from fedkd.messages import Cohort, Fusion
+from fedkd.settings.validators import at_least, at_most, positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scarlet:
-    """Upload soft labels of samples that the server has no answer to; the teacher is ``q(x) ~ (mean_j p_j(x))^beta``.
+    """Upload soft labels of samples that the server has no answer to; the teacher is ``q(x) ~
+    (mean_j p_j(x))^beta``.
 
-    beta = 1 is the plain mean, above 1 sharpens. An answer serves ``duration`` rounds; then it is asked for again.
-    Teachers are of all the round's samples; on the way down a row that a client was sent lately is not sent again
-    (``codec=cached``), so that both directions are counted as they are. ``state`` is the cache: ids, answers, rounds.
-    Departures: no server model; a client that was absent may be served its copy a few rounds longer, since the codec
-    counts messages and not rounds.
+    beta = 1 is the plain mean, above 1 sharpens. An answer serves ``duration`` rounds; then it is
+    asked for again. Teachers are of all the round's samples; on the way down a row that a client
+    was sent lately is not sent again (``codec=cached``), so that both directions are counted as
+    they are. ``state`` is the cache: ids, answers, rounds. Departures: no server model; a client
+    that was absent may be served its copy a few rounds longer, since the codec counts messages and
+    not rounds.
     """
 
     knowledge: ClassVar[str] = "probs"
 
     beta: float = 1.5
-    """Exponent, > 0 and at most 100; the paper tunes it to the data (about 1 to 2), our default is between."""
+    """Exponent, > 0 and at most 100; the paper tunes it to the data (about 1 to 2), our default is
+    between."""
     duration: int = 50
     """Rounds for which an answer serves, >= 1; 1 asks for everything in every round."""
 
@@ -50,7 +55,10 @@ class Scarlet:
 
     def fuse(self, cohort: Cohort, state: Any) -> Fusion:
         """Return the answers to all samples of the round, new and cached."""
-        asked, everything = cohort.public_ids, cohort.round_ids if cohort.round_ids is not None else cohort.public_ids
+        asked, everything = (
+            cohort.public_ids,
+            cohort.round_ids if cohort.round_ids is not None else cohort.public_ids,
+        )
         answers = sharpen(mean_over_clients(cohort.probs), self.beta)
         ids, probs, rounds = asked, answers, torch.full_like(asked, cohort.round)
         if state is not None:
@@ -70,7 +78,8 @@ class Scarlet:
 
 
 def sharpen(probs: Float[Tensor, "N C"], beta: float) -> Float[Tensor, "N C"]:
-    """Return ``p^beta`` with rows that sum to 1: enhanced entropy reduction. beta = 1 is the identity.
+    """Return ``p^beta`` with rows that sum to 1: enhanced entropy reduction. beta = 1 is the
+    identity.
 
     >>> sharpen(torch.tensor([[0.75, 0.25]]), 2.0)
     tensor([[0.9000, 0.1000]])

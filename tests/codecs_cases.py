@@ -1,4 +1,5 @@
-"""What the tests of codecs share: each codec with each of its settings, and arrays as kinds of knowledge make them."""
+"""What the tests of codecs share: each codec with each of its settings, and arrays as kinds of
+knowledge make them."""
 
 from dataclasses import fields
 from typing import Any
@@ -17,7 +18,8 @@ VARIANTS: dict[str, list[Any]] = {
 }
 
 EXACT = (Full, Cached)
-"""Codecs whose rows arrive as they are, whatever their floats; ``delta`` without bits is another."""
+"""Codecs whose rows arrive as they are, whatever their floats; ``delta`` without bits is
+another."""
 
 
 def is_exact(codec: Any) -> bool:
@@ -40,7 +42,9 @@ def some_logits(stream: np.random.Generator, rows: int, classes: int) -> np.ndar
     return (logits.round() if stream.random() < 0.5 else logits).astype(np.float32)
 
 
-def some_arrays(kind: str, stream: np.random.Generator, rows: int, classes: int) -> dict[str, np.ndarray]:
+def some_arrays(
+    kind: str, stream: np.random.Generator, rows: int, classes: int
+) -> dict[str, np.ndarray]:
     """Arrays of one kind of knowledge."""
     logits = some_logits(stream, rows, classes)
     ids = stream.permutation(12)[:rows].astype(np.int32)
@@ -50,11 +54,22 @@ def some_arrays(kind: str, stream: np.random.Generator, rows: int, classes: int)
         return {"ids": ids, "probs": softmax(logits)}
     if kind == "table":
         present = stream.random(classes) < 0.7
-        return {"probs": softmax(some_logits(stream, classes, classes)) * present[:, None], "present": present}
+        return {
+            "probs": softmax(some_logits(stream, classes, classes)) * present[:, None],
+            "present": present,
+        }
     if kind == "features":
         return {"features": logits, "counts": stream.integers(0, 9, rows)}
-    weights = {"layer.weight": logits, "layer.bias": logits[:, 0].copy(), "scale": np.array(logits.max())}
-    return {**weights, "kernel": stream.normal(size=(rows, 2, 3, 3)).astype(np.float32), "steps": np.array(7)}
+    weights = {
+        "layer.weight": logits,
+        "layer.bias": logits[:, 0].copy(),
+        "scale": np.array(logits.max()),
+    }
+    return {
+        **weights,
+        "kernel": stream.normal(size=(rows, 2, 3, 3)).astype(np.float32),
+        "steps": np.array(7),
+    }
 
 
 KINDS = ["logits", "probs", "table", "features", "weights"]
@@ -62,7 +77,9 @@ KINDS = ["logits", "probs", "table", "features", "weights"]
 
 def travelled(arrays: Arrays) -> dict[str, np.ndarray]:
     """Arrays after a trip through bytes: equal, and read-only."""
-    return {name: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape) for name, a in arrays.items()}
+    return {
+        name: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape) for name, a in arrays.items()
+    }
 
 
 def assert_same(found: Arrays | None, expected: Arrays | None) -> None:

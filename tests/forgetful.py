@@ -1,4 +1,5 @@
-"""A mechanism with a planted bug, as a user's own: it claims what Gaussian noise would give, and adds none."""
+"""A mechanism with a planted bug, as a user's own: it claims what Gaussian noise would give, and
+adds none."""
 
 from dataclasses import dataclass
 
@@ -6,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from fedkd.privacy.mechanisms import Gaussian
-from fedkd.privacy.plan import Plan
+from fedkd.privacy.release_plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,14 @@
-"""A device that is not the CPU, for machines without a GPU: whole runs on it must have the CPU's figures.
+"""A device that is not the CPU, for machines without a GPU: whole runs on it must have the CPU's
+figures.
 
-Its tensors hold tensors of the CPU, and every operation on them is done there. But as on CUDA, one that mixes them with
-the CPU's own is refused, a generator must be the device's, and NumPy cannot see them. So a run on it shows that
-``device=cuda`` puts everything where it belongs; the speed, memory and rounding of a real GPU are another matter.
+Its tensors hold tensors of the CPU, and every operation on them is done there. But as on CUDA, one
+that mixes them with the CPU's own is refused, a generator must be the device's, and NumPy cannot
+see them. So a run on it shows that ``device=cuda`` puts everything where it belongs; the speed,
+memory and rounding of a real GPU are another matter.
 
-The device is made known to PyTorch for good, so that it has a process of its own: ``python pretend.py`` reads cases as
-JSON (a name; tiny or tiny_text; what changes in it) and writes the figures of each on both devices.
+The device is made known to PyTorch for good, so that it has a process of its own: ``python
+pretend.py`` reads cases as JSON (a name; tiny or tiny_text; what changes in it) and writes the
+figures of each on both devices.
 """
 
 import csv
@@ -46,7 +49,9 @@ class Pretended(torch.Tensor):
         return self.here.tolist()
 
     @classmethod
-    def __torch_dispatch__(cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return compute(operation, *args, **(kwargs or {}))
 
 
@@ -64,7 +69,8 @@ class Generator(torch.Generator):
 
 
 def compute(operation: Any, *args: Any, **kwargs: Any) -> Any:
-    """Do an operation on the CPU; its result is where the operation's inputs are, or where it was asked to be."""
+    """Do an operation on the CPU; its result is where the operation's inputs are, or where it was
+    asked to be."""
     theirs: list[Pretended] = []
     ours: list[torch.Tensor] = []
 
@@ -78,8 +84,15 @@ def compute(operation: Any, *args: Any, **kwargs: Any) -> Any:
 
     given, named = tree_map(unwrapped, args), tree_map(unwrapped, kwargs)
     name = operation._schema.name
-    if theirs and ours and name != "aten::copy_" and not (name in INDEXED and isinstance(args[0], Pretended)):
-        raise RuntimeError(f"{name}: expected all tensors to be on the same device, found {NAME} and cpu")
+    if (
+        theirs
+        and ours
+        and name != "aten::copy_"
+        and not (name in INDEXED and isinstance(args[0], Pretended))
+    ):
+        raise RuntimeError(
+            f"{name}: expected all tensors to be on the same device, found {NAME} and cpu"
+        )
     asked = named.get("device")
     if asked is not None:
         named["device"] = torch.device("cpu")
@@ -89,7 +102,9 @@ def compute(operation: Any, *args: Any, **kwargs: Any) -> Any:
     for argument, value in zip(operation._schema.arguments, args, strict=False):
         if argument.alias_info is not None and argument.alias_info.is_write:
             return value if operation._schema.returns else None
-    return tree_map(lambda x: Pretended(x) if elsewhere and isinstance(x, torch.Tensor) else x, result)
+    return tree_map(
+        lambda x: Pretended(x) if elsewhere and isinstance(x, torch.Tensor) else x, result
+    )
 
 
 def register() -> torch.device:
@@ -106,11 +121,12 @@ def register() -> torch.device:
 
 
 def figures(where: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """Run a case and return what it wrote, without times, and how many operations were done on the device."""
+    """Run a case and return what it wrote, without times, and how many operations were done on the
+    device."""
     import tiny
     import tiny_text
 
-    from fedkd.run import run
+    from fedkd.experiment.run import run
 
     DONE.clear()
     scenario = {"tiny": tiny.scenario, "tiny_text": tiny_text.text_scenario}[where](**changes)
@@ -118,7 +134,9 @@ def figures(where: str, changes: dict[str, Any]) -> dict[str, Any]:
         folder = Path(temporary) / "run"
         run(scenario, folder)
         with (folder / "clients.csv").open(newline="") as file:
-            clients = [{k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)]
+            clients = [
+                {k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)
+            ]
         summary = json.loads((folder / "summary.json").read_text())
     kept = {name: summary.get(name) for name in ("knowledge_sha256", "audit")}
     return {"clients": clients, **kept, "operations": sum(DONE.values())}
@@ -135,8 +153,8 @@ def refuses(call: Callable[[], object]) -> bool:
 
 def main() -> None:
     """Run every case on both devices."""
-    import fedkd.build
-    import fedkd.engines.local
+    import fedkd.experiment.build
+    import fedkd.flower.local_grid
 
     device = register()
     there, found = torch.ones(2, device=device), {}
@@ -146,7 +164,7 @@ def main() -> None:
     for name, where, changes in json.load(sys.stdin):
         both = found[name] = {}
         for place in (torch.device("cpu"), device):
-            for module in (fedkd.build, fedkd.engines.local):
+            for module in (fedkd.experiment.build, fedkd.flower.local_grid):
                 module.choose_device = lambda _, place=place: place  # type: ignore[attr-defined]
             both[place.type] = figures(where, changes)
     sys.stdout.write(f"\n{json.dumps(found)}\n")

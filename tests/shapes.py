@@ -1,4 +1,5 @@
-"""The type checker behind ``--jaxtyping-packages``: shapes are enforced in tests, and an int may stand for a float."""
+"""The type checker behind ``--jaxtyping-packages``: shapes are enforced in tests, and an int may
+stand for a float."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +11,11 @@ _checked: dict[Any, Callable[..., Any]] = {}
 
 
 def check(stub: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what jaxtyping calls to check arguments: its empty function of the same signature, made to check them.
+    """Return what jaxtyping calls to check arguments: its empty function of the same signature,
+    made to check them.
 
-    A function inside another is decorated whenever the outer one is called. Its check, which is compiled and takes
-    longer than most calls, is the same each time.
+    A function inside another is decorated whenever the outer one is called. Its check, which is
+    compiled and takes longer than most calls, is the same each time.
     """
     if stub.__defaults__ or stub.__kwdefaults__:  # beartype looks at the values too
         return _check(stub)

@@ -1,4 +1,5 @@
-"""Who is not there: participation, dropouts, deadlines, too few clients; and a disk that takes no more."""
+"""Who is not there: participation, dropouts, deadlines, too few clients; and a disk that takes no
+more."""
 
 import csv
 import json
@@ -13,18 +14,20 @@ import torch
 from tiny import TINY, records, scenario
 from torch import Tensor
 
-from fedkd import durable
 from fedkd.errors import RunError, SettingError, StorageError
+from fedkd.experiment.run import resume, run
+from fedkd.federation.protocol import Protocol
+from fedkd.federation.server import Reply
 from fedkd.fusion import mean_over_clients
 from fedkd.messages import Download, Predictions, PrivacyEvent, Upload
-from fedkd.protocol import Protocol
-from fedkd.run import resume, run
-from fedkd.server import Reply
+from fedkd.storage import atomic_files
 from strategies.fedmd import FedMD
 
 
 def test_a_client_that_drops_out_is_absent_says_so_and_keeps_its_model() -> None:
-    run = records(rounds=6, dropout=0.5, min_clients=0, clients=6, strategy="fedmd", order="distill_first")
+    run = records(
+        rounds=6, dropout=0.5, min_clients=0, clients=6, strategy="fedmd", order="distill_first"
+    )
     gone = [(r.round, c) for r in run for c in r.clients if c.status == "absent"]
     assert 8 <= len(gone) <= 28  # of 36, with probability 1/2: 18 +- 10
     assert {client.reason for _, client in gone} == {"dropped out"}
@@ -40,7 +43,9 @@ def test_a_client_that_drops_out_is_absent_says_so_and_keeps_its_model() -> None
 
 def test_dropouts_repeat_and_do_not_depend_on_who_is_asked() -> None:
     def absent(**changes: Any) -> list[set[int]]:
-        run = records(rounds=5, dropout=0.4, min_clients=0, clients=6, strategy="local_only", **changes)
+        run = records(
+            rounds=5, dropout=0.4, min_clients=0, clients=6, strategy="local_only", **changes
+        )
         return [{c.client_id for c in r.clients if c.reason == "dropped out"} for r in run]
 
     assert absent() == absent(engine={"name": "local", "workers": 2})
@@ -52,7 +57,9 @@ def test_nobody_drops_out_unless_asked_to() -> None:
     assert {c.status for r in records() for c in r.clients} == {"ok"}
 
 
-@pytest.mark.parametrize("setting", [{"dropout": 1.0}, {"dropout": -0.1}, {"deadline": 0.0}, {"min_clients": -1}])
+@pytest.mark.parametrize(
+    "setting", [{"dropout": 1.0}, {"dropout": -0.1}, {"deadline": 0.0}, {"min_clients": -1}]
+)
 def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(SettingError):
         Protocol(**setting)
@@ -84,16 +91,20 @@ def test_a_straggler_misses_the_deadline_keeps_its_model_and_is_back_when_it_is_
 
 
 def test_with_fewer_clients_than_it_must_have_a_run_ends_and_says_why() -> None:
-    with pytest.raises(RunError, match=r"round 1: 2 of 4 clients answered, min_clients=3; client 1 failed"):
+    with pytest.raises(
+        RunError, match=r"round 1: 2 of 4 clients answered, min_clients=3; client 1 failed"
+    ):
         records(models=["mlp", "toys:raising"], min_clients=3)
     with pytest.raises(RunError, match=r"clients answered, min_clients=4; \d dropped out"):
         records(dropout=0.5, min_clients=4, rounds=20)
 
 
-def test_a_client_that_exits_fails_like_any_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_client_that_exits_fails_like_any_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     trigger = tmp_path / "trigger"
     trigger.write_text("exit")
-    monkeypatch.setattr("fedkd.images.try_out", _without(trigger, monkeypatch))
+    monkeypatch.setattr("fedkd.tasks.images.try_out", _without(trigger, monkeypatch))
     run = records(models=["mlp*3", "toys:fragile*1"])
     assert [c.status for c in run[0].clients] == ["ok", "ok", "ok", "failed"]
     assert run[0].clients[3].reason.startswith("SystemExit: 3")
@@ -101,8 +112,9 @@ def test_a_client_that_exits_fails_like_any_other(monkeypatch: pytest.MonkeyPatc
 
 
 def _without(trigger: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return ``try_out`` as it is without the trigger, which is set once all models have been tried."""
-    from fedkd.models.build import try_out
+    """Return ``try_out`` as it is without the trigger, which is set once all models have been
+    tried."""
+    from fedkd.models.factory import try_out
 
     def trying(architecture: Any, **settings: Any) -> Any:
         monkeypatch.delenv("FEDKD_TEST_TRIGGER", raising=False)
@@ -123,15 +135,17 @@ def upload(client_id: int, number: int = 1) -> Reply:
     event = PrivacyEvent(mechanism="none", claims=False, reason="")
     return Reply(
         client_id=client_id,
-        upload=Upload(client_id=client_id, round=number, metrics={}, privacy=event, knowledge=knowledge),
+        upload=Upload(
+            client_id=client_id, round=number, metrics={}, privacy=event, knowledge=knowledge
+        ),
     )
 
 
 def served(order: list[int], missing: int | None = None) -> tuple[Tensor, dict[int, Download]]:
     import threading
 
-    from fedkd.build import build
-    from fedkd.client import describe
+    from fedkd.experiment.build import build
+    from fedkd.federation.client import describe
 
     experiment = build(scenario(strategy="fedmd", clients=6), threading.Event())
     server = experiment.server
@@ -176,26 +190,43 @@ def test_a_stream_keeps_no_upload() -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_the_run_with_a_clear_error_and_earlier_rounds_whole(tmp_path: Path) -> None:
-    """No file may grow beyond 6,000 bytes: the operating system refuses the write as it does on a full disk."""
+def test_a_full_disk_ends_the_run_with_a_clear_error_and_earlier_rounds_whole(
+    tmp_path: Path,
+) -> None:
+    """No file may grow beyond 6,000 bytes: the operating system refuses the write as it does on a
+    full disk."""
     config = tmp_path / "scenario.yaml"
     config.write_text(json.dumps({**TINY, "rounds": 100, "checkpoint": {"every": 0}}))
     done = subprocess.run(
-        [sys.executable, "-m", "fedkd.simulate", "--config", str(config), f"run_dir={tmp_path / 'run'}"],
-        check=False, capture_output=True, text=True, timeout=120,
+        [
+            sys.executable,
+            "-m",
+            "fedkd.simulate",
+            "--config",
+            str(config),
+            f"run_dir={tmp_path / 'run'}",
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)),
-    )  # fmt: skip
+    )
     assert done.returncode == 1, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert "can no longer be written (File too large)" in line
-    rows = [json.loads(text) for text in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(text) for text in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()
+    ]
     assert len(rows) >= 2
     with (tmp_path / "run" / "clients.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 4 * len(rows)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_a_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_cannot_be_written_leaves_a_good_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     replace = Path.replace
 
     def full(self: Path, target: Path) -> Path:
@@ -205,13 +236,18 @@ def test_a_checkpoint_that_cannot_be_written_leaves_a_good_one(tmp_path: Path, m
 
     run(scenario(rounds=4), tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(durable.Path, "replace", full)
-        with pytest.raises(StorageError, match=r"000003\.checkpoint cannot be written: No space left on device"):
+        patch.setattr(atomic_files.Path, "replace", full)
+        with pytest.raises(
+            StorageError, match=r"000003\.checkpoint cannot be written: No space left on device"
+        ):
             run(scenario(rounds=4), tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.partial"))
     assert resume(scenario(rounds=4), tmp_path / "run")["rounds"] == 4
     whole = json.loads((tmp_path / "whole" / "summary.json").read_text())
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["knowledge_sha256"] == whole["knowledge_sha256"]
+    assert (
+        json.loads((tmp_path / "run" / "summary.json").read_text())["knowledge_sha256"]
+        == whole["knowledge_sha256"]
+    )
 
 
 def test_states_that_cannot_be_written_end_the_run_and_blame_no_client(tmp_path: Path) -> None:

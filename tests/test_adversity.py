@@ -6,12 +6,12 @@ import pytest
 import torch
 from tiny import mean, records, scenario
 
-from fedkd.adversity import Adversity
-from fedkd.attacks import ATTACKS, SignFlip, choose_attackers
 from fedkd.errors import SettingError
 from fedkd.fusion import mean_over_clients, median_over_clients
 from fedkd.messages import Cohort
-from fedkd.robust import ROBUST, Median
+from fedkd.robustness.aggregators import ROBUST, Median
+from fedkd.robustness.attacks import ATTACKS, SignFlip, choose_attackers
+from fedkd.robustness.threat_model import Adversity
 from strategies.dsfl import DSFL
 from strategies.fedmd import FedMD
 
@@ -23,7 +23,9 @@ def cohort(clients: tuple[int, ...] = (0, 2, 3, 5, 7)) -> Cohort:
 
 def adversity(**changes: Any) -> Adversity:
     attackers = torch.tensor([True, False, False, True, False, False, False, False])
-    return Adversity(**{"attack": None, "robust": None, "attackers": attackers, "seed": 0, **changes})
+    return Adversity(
+        **{"attack": None, "robust": None, "attackers": attackers, "seed": 0, **changes}
+    )
 
 
 def fused(found: Adversity, strategy: Any, cohort: Cohort) -> Any:
@@ -52,7 +54,13 @@ def test_rows_that_nobody_sent_stay_away() -> None:
             seen.append(cohort)
             return FedMD().fuse(cohort, state)
 
-    some = Cohort(round=2, client_ids=honest.client_ids, public_ids=honest.public_ids, values=values, answered=answered)
+    some = Cohort(
+        round=2,
+        client_ids=honest.client_ids,
+        public_ids=honest.public_ids,
+        values=values,
+        answered=answered,
+    )
     fused(adversity(attack=ATTACKS["random"]()), Watching(), some)  # type: ignore[call-arg]
     assert torch.equal(seen[0].values == 0, (values == 0))
     assert not torch.equal(seen[0].values, values)
@@ -66,7 +74,11 @@ def test_a_robust_mean_takes_the_place_of_the_plain_one() -> None:
     assert (fusion.weights == fusion.weights[0]).all()
     # The rest of a strategy's rule stays: DS-FL sharpens the robust mean.
     soft = Cohort(
-        round=2, client_ids=honest.client_ids, public_ids=honest.public_ids, values=honest.probs, scale="probs"
+        round=2,
+        client_ids=honest.client_ids,
+        public_ids=honest.public_ids,
+        values=honest.probs,
+        scale="probs",
     )
     sharp = fused(adversity(robust=Median()), DSFL(), soft)
     expected = DSFL().teach(Median().aggregate(soft.values, "probs")[0], 5)
@@ -94,7 +106,7 @@ def test_every_attack_changes_what_is_taught_and_repeats(name: str) -> None:
 
 
 def test_attackers_do_not_count_in_means_and_gains() -> None:
-    from fedkd.report.rows import client_rows, round_row
+    from fedkd.report.record_rows import client_rows, round_row
 
     last = records(strategy="fedmd", clients=5, attacks={"name": "noise", "fraction": 0.4})[-1]
     honest = [c.global_accuracy for c in last.clients if not c.attacker]
@@ -107,8 +119,8 @@ def test_attackers_do_not_count_in_means_and_gains() -> None:
 def test_the_twin_knows_nothing_of_attacks() -> None:
     import threading
 
-    from fedkd.baseline import twin_key
-    from fedkd.build import build
+    from fedkd.experiment.baseline import twin_key
+    from fedkd.experiment.build import build
 
     keys = {
         twin_key(build(scenario(strategy="fedmd", **changes), threading.Event()))
@@ -120,7 +132,10 @@ def test_the_twin_knows_nothing_of_attacks() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strategy": "fedavg", "models": ["mlp"], "attacks": "lie"}, "strategy=fedavg uploads none"),
+        (
+            {"strategy": "fedavg", "models": ["mlp"], "attacks": "lie"},
+            "strategy=fedavg uploads none",
+        ),
         ({"strategy": "local_only", "attacks": "noise"}, "strategy=local_only uploads none"),
         ({"strategy": "knfu", "robust": "median"}, "strategy=knfu does not teach one"),
         ({"strategy": "fd", "models": ["mlp"], "robust": "krum"}, "strategy=fd does not teach one"),
@@ -129,6 +144,8 @@ def test_the_twin_knows_nothing_of_attacks() -> None:
         ({"strategy": "fedmd", "attacks": "worm"}, "worm"),
     ],
 )
-def test_what_cannot_be_attacked_or_defended_is_refused_before_the_run(changes: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_attacked_or_defended_is_refused_before_the_run(
+    changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(SettingError, match=message):
         records(**changes)

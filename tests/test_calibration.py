@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkd.calibration import (
+from fedkd.fusion import soften
+from fedkd.training.loop import accuracy
+from fedkd.training.metrics import (
     accuracy_by_class,
     expected_calibration_error,
     negative_log_likelihood,
     teacher_quality,
 )
-from fedkd.fusion import soften
-from fedkd.training import accuracy
 
 shapes = st.tuples(st.integers(1, 40), st.integers(2, 6), st.integers(0, 2**31))
 
@@ -47,24 +47,32 @@ def slow_ece(probs: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float
 @given(shapes)
 def test_the_error_is_that_of_the_definition(shape: tuple[int, int, int]) -> None:
     probs, labels = drawn(shape)
-    assert expected_calibration_error(probs, labels) == pytest.approx(slow_ece(probs, labels), abs=1e-12)
+    assert expected_calibration_error(probs, labels) == pytest.approx(
+        slow_ece(probs, labels), abs=1e-12
+    )
 
 
 def test_the_error_of_five_predictions_by_hand() -> None:
-    """Bins of 0.2. In (0.8, 1]: 1.0 right, 0.9 wrong: gaps 0 and -0.9. In (0.6, 0.8]: 0.8 right, 0.7 right: 0.2, 0.3.
+    """Bins of 0.2. In (0.8, 1]: 1.0 right, 0.9 wrong: gaps 0 and -0.9. In (0.6, 0.8]: 0.8 right,
+    0.7 right: 0.2, 0.3.
 
-    In (0.4, 0.6]: 0.6 wrong: -0.6. So (|0 - 0.9| + |0.2 + 0.3| + |-0.6|) / 5 = 0.4. The edges 0.8 and 0.6 belong below.
+    In (0.4, 0.6]: 0.6 wrong: -0.6. So (|0 - 0.9| + |0.2 + 0.3| + |-0.6|) / 5 = 0.4. The edges 0.8
+    and 0.6 belong below.
     """
     first = torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6], dtype=torch.float64)
     labels = torch.tensor([0, 1, 0, 0, 1])
-    assert expected_calibration_error(torch.stack([first, 1 - first], dim=1), labels, bins=5) == pytest.approx(0.4)
+    assert expected_calibration_error(
+        torch.stack([first, 1 - first], dim=1), labels, bins=5
+    ) == pytest.approx(0.4)
 
 
 def test_overconfidence_and_underconfidence_in_one_bin_cancel_and_in_two_do_not() -> None:
     one_bin = torch.tensor([[0.95, 0.05], [0.95, 0.05]])
     assert expected_calibration_error(one_bin, torch.tensor([0, 1])) == pytest.approx(0.45)
     two_bins = torch.tensor([[0.6, 0.4], [0.9, 0.1]])
-    assert expected_calibration_error(two_bins, torch.tensor([0, 1])) == pytest.approx((0.4 + 0.9) / 2)
+    assert expected_calibration_error(two_bins, torch.tensor([0, 1])) == pytest.approx(
+        (0.4 + 0.9) / 2
+    )
 
 
 @given(shapes)
@@ -80,7 +88,9 @@ def test_one_bin_compares_accuracy_with_mean_confidence_and_more_bins_are_never_
 ) -> None:
     probs, labels = drawn(shape)
     single = expected_calibration_error(probs, labels, bins=1)
-    assert single == pytest.approx(abs(accuracy(probs, labels) - probs.max(dim=-1).values.mean().item()))
+    assert single == pytest.approx(
+        abs(accuracy(probs, labels) - probs.max(dim=-1).values.mean().item())
+    )
     assert single - 1e-12 <= expected_calibration_error(probs, labels) <= 1
 
 
@@ -95,8 +105,12 @@ def test_neither_the_order_of_samples_nor_of_classes_matters(shape: tuple[int, i
     stream = torch.Generator().manual_seed(shape[2])
     rows, classes = (torch.randperm(size, generator=stream) for size in probs.shape)
     moved, renamed = probs[rows][:, classes], classes.argsort()[labels[rows]]
-    assert expected_calibration_error(moved, renamed) == pytest.approx(expected_calibration_error(probs, labels))
-    assert negative_log_likelihood(moved, renamed) == pytest.approx(negative_log_likelihood(probs, labels))
+    assert expected_calibration_error(moved, renamed) == pytest.approx(
+        expected_calibration_error(probs, labels)
+    )
+    assert negative_log_likelihood(moved, renamed) == pytest.approx(
+        negative_log_likelihood(probs, labels)
+    )
     by_class = accuracy_by_class(probs, labels)
     expected = [by_class[c] for c in classes.tolist()]
     assert accuracy_by_class(moved, renamed) == pytest.approx(expected, nan_ok=True)
@@ -105,11 +119,15 @@ def test_neither_the_order_of_samples_nor_of_classes_matters(shape: tuple[int, i
 @given(shapes)
 def test_the_likelihood_is_the_cross_entropy_with_the_labels(shape: tuple[int, int, int]) -> None:
     probs, labels = drawn(shape)
-    assert negative_log_likelihood(probs, labels) == pytest.approx(F.cross_entropy(probs.log(), labels).item())
+    assert negative_log_likelihood(probs, labels) == pytest.approx(
+        F.cross_entropy(probs.log(), labels).item()
+    )
 
 
 def test_the_likelihood_of_uniform_sure_and_surely_wrong_predictions() -> None:
-    assert negative_log_likelihood(torch.full((3, 4), 0.25), torch.tensor([0, 1, 3])) == pytest.approx(math.log(4))
+    assert negative_log_likelihood(
+        torch.full((3, 4), 0.25), torch.tensor([0, 1, 3])
+    ) == pytest.approx(math.log(4))
     sure = torch.tensor([[1.0, 0.0]])
     assert negative_log_likelihood(sure, torch.tensor([0])) == 0
     assert negative_log_likelihood(sure, torch.tensor([1])) == pytest.approx(-math.log(1e-12))

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from tiny import records, scenario
 
-from fedkd.app import records as wire
-from fedkd.checkpoint import CheckpointFolder
 from fedkd.codecs import CODECS, Delta, coded_bytes
 from fedkd.errors import SettingError, UploadRejected
-from fedkd.run import resume, run
+from fedkd.experiment.run import resume, run
+from fedkd.flower import records as wire
+from fedkd.storage.checkpoint import CheckpointFolder
 
 STATEFUL: list[dict[str, Any]] = [
     {"name": "delta", "bits": 1},
@@ -23,7 +23,10 @@ LOSSLESS: list[dict[str, Any]] = [{"name": "full"}, {"name": "delta", "bits": No
 
 
 def figures(found: Any) -> list[Any]:
-    return [(r.knowledge_sha256, [(c.status, c.local_accuracy, c.global_accuracy) for c in r.clients]) for r in found]
+    return [
+        (r.knowledge_sha256, [(c.status, c.local_accuracy, c.global_accuracy) for c in r.clients])
+        for r in found
+    ]
 
 
 @pytest.mark.parametrize("order", ["train_first", "distill_first"])
@@ -31,23 +34,41 @@ def figures(found: Any) -> list[Any]:
 def test_a_codec_that_loses_nothing_changes_no_figure(strategy: str, order: str) -> None:
     plain = records(strategy=strategy, order=order, rounds=3)
     for codec in LOSSLESS:
-        assert figures(records(strategy=strategy, order=order, rounds=3, codec=codec)) == figures(plain)
+        assert figures(records(strategy=strategy, order=order, rounds=3, codec=codec)) == figures(
+            plain
+        )
 
 
 @pytest.mark.parametrize("name", sorted(CODECS))
 def test_every_codec_runs_at_any_number_of_workers_to_the_same_bit(name: str) -> None:
     one, two = (
-        records(strategy="dsfl", codec=name, rounds=3, participation=0.75, engine={"name": "local", "workers": n})
+        records(
+            strategy="dsfl",
+            codec=name,
+            rounds=3,
+            participation=0.75,
+            engine={"name": "local", "workers": n},
+        )
         for n in (1, 2)
     )
     assert figures(one) == figures(two)
-    assert [[c.bytes_up for c in r.clients] for r in one] == [[c.bytes_up for c in r.clients] for r in two]
+    assert [[c.bytes_up for c in r.clients] for r in one] == [
+        [c.bytes_up for c in r.clients] for r in two
+    ]
     assert {c.status for r in one for c in r.clients} == {"ok", "absent"}
 
 
 @pytest.mark.parametrize("codec", STATEFUL, ids=str)
-def test_a_resumed_run_remembers_what_was_sent(codec: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
-    changes = {"strategy": "dsfl", "codec": codec, "rounds": 4, "participation": 0.75, "order": "distill_first"}
+def test_a_resumed_run_remembers_what_was_sent(
+    codec: dict[str, Any], tmp_path: Path, monkeypatch: Any
+) -> None:
+    changes = {
+        "strategy": "dsfl",
+        "codec": codec,
+        "rounds": 4,
+        "participation": 0.75,
+        "order": "distill_first",
+    }
     run(scenario(**changes), tmp_path / "whole")
     save = CheckpointFolder.save
 
@@ -70,9 +91,11 @@ def test_a_resumed_run_remembers_what_was_sent(codec: dict[str, Any], tmp_path: 
 
 @pytest.mark.parametrize("lost", ["download", "upload"])
 @pytest.mark.parametrize("codec", STATEFUL, ids=str)
-def test_after_a_lost_message_both_sides_start_over(codec: dict[str, Any], lost: str, monkeypatch: Any) -> None:
+def test_after_a_lost_message_both_sides_start_over(
+    codec: dict[str, Any], lost: str, monkeypatch: Any
+) -> None:
     """Client 1 raises in round 2, before it kept anything or just after; in round 3 it is back."""
-    from fedkd.app import client_app
+    from fedkd.flower import client_app
 
     take_part = client_app.take_part
 
@@ -94,7 +117,9 @@ def test_after_a_lost_message_both_sides_start_over(codec: dict[str, Any], lost:
     assert all(c.status == "ok" for r in found for c in r.clients if c.client_id != 1)
 
 
-def test_an_upload_that_builds_on_nothing_is_rejected_and_the_next_starts_over(monkeypatch: Any) -> None:
+def test_an_upload_that_builds_on_nothing_is_rejected_and_the_next_starts_over(
+    monkeypatch: Any,
+) -> None:
     decode, calls = Delta.decode, []
 
     def failing(self: Delta, arrays: Any, memory: Any) -> Any:
@@ -104,18 +129,24 @@ def test_an_upload_that_builds_on_nothing_is_rejected_and_the_next_starts_over(m
         return decode(self, arrays, memory)
 
     monkeypatch.setattr(Delta, "decode", failing)
-    found = records(strategy="dsfl", codec={"name": "delta", "bits": 1}, rounds=3, order="distill_first")
+    found = records(
+        strategy="dsfl", codec={"name": "delta", "bits": 1}, rounds=3, order="distill_first"
+    )
     statuses = [c.status for r in found for c in r.clients]
     assert sum(status != "ok" for status in statuses) == 1
     assert all(c.status == "ok" for c in found[2].clients)
 
 
 def test_one_bit_labels_cost_a_tenth_and_weights_an_eighth() -> None:
-    full, labels = (records(strategy="dsfl", codec=c)[-1] for c in ("full", {"name": "quantized", "bits": 1}))
+    full, labels = (
+        records(strategy="dsfl", codec=c)[-1] for c in ("full", {"name": "quantized", "bits": 1})
+    )
     assert sum(c.bytes_up for c in labels.clients) * 6 < sum(c.bytes_up for c in full.clients)
     weights = records(strategy="fedavg", models=["mlp"], codec={"name": "quantized", "bits": 4})[-1]
     whole = records(strategy="fedavg", models=["mlp"])[-1]
-    assert 7 < sum(c.bytes_up for c in whole.clients) / sum(c.bytes_up for c in weights.clients) <= 8
+    assert (
+        7 < sum(c.bytes_up for c in whole.clients) / sum(c.bytes_up for c in weights.clients) <= 8
+    )
 
 
 def test_entropy_bytes_are_those_of_the_arrays_that_travelled(monkeypatch: Any) -> None:
@@ -135,7 +166,9 @@ def test_entropy_bytes_are_those_of_the_arrays_that_travelled(monkeypatch: Any) 
 
 
 def test_a_codec_that_makes_no_sense_is_refused_before_the_run() -> None:
-    with pytest.raises(SettingError, match=r"codec=cached cannot code what strategy=fd sends .*by their ids"):
+    with pytest.raises(
+        SettingError, match=r"codec=cached cannot code what strategy=fd sends .*by their ids"
+    ):
         records(strategy="fd", codec="cached")
     with pytest.raises(SettingError, match="codec=delta would do nothing: strategy=local_only"):
         records(strategy="local_only", codec="delta")

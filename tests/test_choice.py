@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny import records, scenario
 
-from fedkd.build import build
-from fedkd.choice import PublicChoice
 from fedkd.data.shifts import shifted
 from fedkd.errors import SettingError
+from fedkd.experiment.build import build
+from fedkd.federation.public_sampling import PublicChoice
 from fedkd.messages import Cohort, Fusion
-from fedkd.seeding import numpy_stream
+from fedkd.runtime.seeding import numpy_stream
 
 STREAM = numpy_stream(0, "test")
 
@@ -21,9 +21,13 @@ def soft(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).softmax(dim=-1)
 
 
-def settled(choice: PublicChoice, ids: torch.Tensor, students: torch.Tensor, teachers: torch.Tensor) -> Fusion:
+def settled(
+    choice: PublicChoice, ids: torch.Tensor, students: torch.Tensor, teachers: torch.Tensor
+) -> Fusion:
     clients = len(students)
-    cohort = Cohort(round=1, client_ids=tuple(range(clients)), public_ids=ids, values=students, scale="probs")
+    cohort = Cohort(
+        round=1, client_ids=tuple(range(clients)), public_ids=ids, values=students, scale="probs"
+    )
     return choice.settle(Fusion(weights=torch.eye(clients), teachers=teachers), cohort, "probs")
 
 
@@ -32,7 +36,9 @@ def test_a_rule_that_looks_asks_about_everything_first_and_then_about_a_few() ->
     assert choice.ids(STREAM).tolist() == list(range(10))
     students, teacher = soft(2, 10, 4), soft(10, 4, seed=1)
     settled(choice, torch.arange(10), students, teacher)
-    divergence = (teacher * (teacher.log() - students.log())).sum(-1).mean(0)  # KL(fused || client), by hand
+    divergence = (
+        (teacher * (teacher.log() - students.log())).sum(-1).mean(0)
+    )  # KL(fused || client), by hand
     assert choice.ids(STREAM).tolist() == sorted(divergence.topk(3).indices.tolist())
 
 
@@ -41,7 +47,9 @@ def test_a_sample_that_is_learned_leaves_its_place_to_the_next() -> None:
     students, teacher = soft(2, 6, 4), soft(6, 4, seed=1)
     settled(choice, torch.arange(6), students, teacher)
     first = choice.ids(STREAM)
-    settled(choice, first, teacher[first].expand(2, 2, 4), teacher[first])  # the clients now agree with the teacher
+    settled(
+        choice, first, teacher[first].expand(2, 2, 4), teacher[first]
+    )  # the clients now agree with the teacher
     assert not set(choice.ids(STREAM).tolist()) & set(first.tolist())
 
 
@@ -85,14 +93,18 @@ def test_each_client_is_taught_the_view_on_which_it_disagrees_most() -> None:
     ],
     ids=str,
 )
-def test_every_plug_in_changes_the_run_and_repeats_at_any_number_of_workers(changes: dict[str, Any]) -> None:
+def test_every_plug_in_changes_the_run_and_repeats_at_any_number_of_workers(
+    changes: dict[str, Any],
+) -> None:
     base = {"strategy": "dsfl", "rounds": 3}
     plain, one = records(**base), records(**base, **changes)
     two = records(**base, **changes, engine={"name": "local", "workers": 2}, together="auto")
     assert one[-1].knowledge_sha256 == two[-1].knowledge_sha256 != plain[-1].knowledge_sha256
     assert {c.status for r in one for c in r.clients} == {"ok"}
     if "views" in changes.get("public", {}) and "per_round" not in changes["public"]:
-        assert one[0].clients[0].bytes_up == changes["public"]["views"] * plain[0].clients[0].bytes_up
+        assert (
+            one[0].clients[0].bytes_up == changes["public"]["views"] * plain[0].clients[0].bytes_up
+        )
 
 
 def test_views_are_the_samples_moved_and_the_first_is_the_sample_itself() -> None:
@@ -112,7 +124,10 @@ def test_an_image_is_moved_by_whole_pixels_and_repeats_its_edge() -> None:
     for one in moved:
         down, right = divmod(int(one[0, 4, 4]), 8)
         seen.add((down - 4, right - 4))
-        rows, columns = (torch.arange(8) + down - 4).clamp(0, 7), (torch.arange(8) + right - 4).clamp(0, 7)
+        rows, columns = (
+            (torch.arange(8) + down - 4).clamp(0, 7),
+            (torch.arange(8) + right - 4).clamp(0, 7),
+        )
         assert torch.equal(one[0], image[0, 0][rows][:, columns])
     assert seen == {(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)}
 
@@ -122,9 +137,18 @@ def test_an_image_is_moved_by_whole_pixels_and_repeats_its_edge() -> None:
     [
         ({"public": {"choice": "core_set"}}, "choice=core_set would do nothing"),
         ({"public": {"views": 0}}, "views must be >= 1"),
-        ({"strategy": "fedavg", "models": ["mlp"], "public": {"views": 2}}, "public.views=2 needs every client's"),
-        ({"strategy": "fedmd", "distill": {"gate": True}}, "distill.gate=true compares soft labels, and loss=mae"),
-        ({"strategy": "fd", "models": ["mlp"], "distill": {"relation": 1.0}}, "distill.relation=1.0 would do nothing"),
+        (
+            {"strategy": "fedavg", "models": ["mlp"], "public": {"views": 2}},
+            "public.views=2 needs every client's",
+        ),
+        (
+            {"strategy": "fedmd", "distill": {"gate": True}},
+            "distill.gate=true compares soft labels, and loss=mae",
+        ),
+        (
+            {"strategy": "fd", "models": ["mlp"], "distill": {"relation": 1.0}},
+            "distill.relation=1.0 would do nothing",
+        ),
         ({"strategy": "dsfl", "distill": {"relation": 0.0}}, "relation must be > 0"),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedkd.density import class_gaussians, kulsif, nearness
+from fedkd.knowledge.density import class_gaussians, kulsif, nearness
 
 
 def rows(seed: int, count: int, width: int, around: float = 0.0) -> Tensor:
@@ -18,16 +18,22 @@ def rows(seed: int, count: int, width: int, around: float = 0.0) -> Tensor:
 
 @given(seed=st.integers(0, 10_000), known=st.integers(3, 12), auxiliary=st.integers(3, 12))
 def test_kulsif_is_the_minimum_of_its_loss(seed: int, known: int, auxiliary: int):
-    """The loss over functions ``sum_i c_i k(., z_i)`` of all points z, solved for c as one linear system.
+    """The loss over functions ``sum_i c_i k(., z_i)`` of all points z, solved for c as one linear
+    system.
 
     ``1/(2a) sum w(aux)^2 - 1/n sum w(known) + lambda/2 |w|^2``, whose minimum has this form.
     """
-    mine, others, asked = rows(seed, known, 2), rows(seed + 1, auxiliary, 2, 0.5), rows(seed + 2, 4, 2)
+    mine, others, asked = (
+        rows(seed, known, 2),
+        rows(seed + 1, auxiliary, 2, 0.5),
+        rows(seed + 2, 4, 2),
+    )
     penalty = min(known, auxiliary) ** -0.5
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return torch.tensor(
-            [[math.exp(-float((x - y).square().sum()) / (2 * 1.5**2)) for y in b] for x in a], dtype=torch.float64
+            [[math.exp(-float((x - y).square().sum()) / (2 * 1.5**2)) for y in b] for x in a],
+            dtype=torch.float64,
         )
 
     points = torch.cat([others, mine])
@@ -35,11 +41,14 @@ def test_kulsif_is_the_minimum_of_its_loss(seed: int, known: int, auxiliary: int
     left = at_others.T @ at_others / auxiliary + penalty * gram
     weights = torch.linalg.lstsq(left, at_mine.T.mean(dim=1, keepdim=True), driver="gelsd").solution
     expected = (kernel(asked, points) @ weights).squeeze(1)
-    torch.testing.assert_close(kulsif(mine, others, asked, width=1.5), expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        kulsif(mine, others, asked, width=1.5), expected, rtol=1e-5, atol=1e-7
+    )
 
 
 def test_kulsif_of_one_known_and_one_auxiliary_sample_by_hand():
-    """n = a = 1, lambda = 1: alpha = -k / 2 with k = exp(-1/2), so w(aux) = -k/2 + k = k/2 and w(known) = 1 - k^2/2."""
+    """n = a = 1, lambda = 1: alpha = -k / 2 with k = exp(-1/2), so w(aux) = -k/2 + k = k/2 and
+    w(known) = 1 - k^2/2."""
     known, auxiliary = torch.zeros(1, 1), torch.ones(1, 1)
     found = kulsif(known, auxiliary, torch.tensor([[1.0], [0.0]]), width=1.0)
     k = math.exp(-0.5)
@@ -60,7 +69,8 @@ def test_nearness_with_fewer_samples_than_clusters_is_to_the_nearest_sample():
 
 
 def test_class_gaussians_by_hand():
-    """Classes at 0 and 4 with one pooled variance of 1: at 1 the nearest is one deviation off, at 7 three."""
+    """Classes at 0 and 4 with one pooled variance of 1: at 1 the nearest is one deviation off, at 7
+    three."""
     known = torch.tensor([[-1.0], [1.0], [3.0], [5.0]])
     found = class_gaussians(known, torch.tensor([2, 2, 7, 7]), torch.tensor([[1.0], [4.0], [7.0]]))
     torch.testing.assert_close(found, torch.tensor([-0.5, 0.0, -4.5], dtype=torch.float64))
@@ -72,7 +82,9 @@ def test_class_gaussians_do_not_depend_on_units(seed: int, factor: float):
     labels = torch.arange(12) % 3
     scale = torch.tensor([factor, 1.0, 1 / factor], dtype=torch.float64)
     once = class_gaussians(known, labels, asked)
-    torch.testing.assert_close(class_gaussians(known * scale, labels, asked * scale), once, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(
+        class_gaussians(known * scale, labels, asked * scale), once, rtol=1e-6, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("score", ["kulsif", "nearness", "class_gaussians"])

@@ -12,7 +12,7 @@ import torch
 from contract.test_shelf import NAMES, settings_for
 from tiny_text import CANARIES
 
-from fedkd.devices import settle, settled
+from fedkd.runtime.devices import settle, settled
 
 Case = tuple[str, str, dict[str, Any]]
 HERE = Path(__file__).parent
@@ -21,14 +21,22 @@ PROTECTING = ("central_gaussian", "dp_sgd", "gaussian", "gnmax", "krr", "laplace
 STRATEGIES: list[Case] = [(name, "tiny", settings_for(name)) for name in NAMES]
 BUDGETS = {name: {} if name == "swing" else {"epsilon": 8} for name in PROTECTING}
 MECHANISMS: list[Case] = [
-    (f"privacy={name}", "tiny", {"strategy": SOFT_MEAN, "models": ["mlp"], "privacy": {"name": name, **budget}})
+    (
+        f"privacy={name}",
+        "tiny",
+        {"strategy": SOFT_MEAN, "models": ["mlp"], "privacy": {"name": name, **budget}},
+    )
     for name, budget in BUDGETS.items()
 ]
 AUDITED: dict[str, Any] = {"strategy": "fedmd", "models": ["mlp"]}
 OTHERS: list[Case] = [
     ("heads=dual", "tiny", {"models": ["mlp", "cnn"], "heads": "dual"}),
     ("heads=stages", "tiny", {"models": ["cnn", "resnet"], "heads": "stages"}),
-    ("kept optimizers", "tiny", {"train": {"optimizer_state": "kept"}, "distill": {"optimizer_state": "kept"}}),
+    (
+        "kept optimizers",
+        "tiny",
+        {"train": {"optimizer_state": "kept"}, "distill": {"optimizer_state": "kept"}},
+    ),
     ("together", "tiny", {"models": ["mlp"], "together": ["mlp"]}),
     ("gate", "tiny", {"distill": {"gate": True, "margin_weights": True}}),
     ("relation", "tiny", {"distill": {"relation": 0.5, "student_view": "moved"}}),
@@ -41,12 +49,20 @@ OTHERS: list[Case] = [
     ("members", "tiny", {**AUDITED, "audit": {"name": "members", "per_client": 4}}),
     ("shadows", "tiny", {**AUDITED, "audit": {"name": "canaries", "per_client": 4, "shadows": 4}}),
 ]
-DECODERS = {"models": ["tiny_text:small_decoder"]}  # PyTorch's GRU has kernels of its own for every device
-ROUNDED: list[Case] = [  # attention is summed in another order where there is no kernel of the device's own
+DECODERS = {
+    "models": ["tiny_text:small_decoder"]
+}  # PyTorch's GRU has kernels of its own for every device
+ROUNDED: list[
+    Case
+] = [  # attention is summed in another order where there is no kernel of the device's own
     ("vit", "tiny", {"models": ["vit"], "rounds": 1}),
     ("text", "tiny_text", DECODERS),
     ("text, canaries", "tiny_text", {**DECODERS, "canaries": CANARIES}),
-    ("text, dp_sgd", "tiny_text", {**DECODERS, "strategy": "dsfl", "privacy": {"name": "dp_sgd", "epsilon": 8}}),
+    (
+        "text, dp_sgd",
+        "tiny_text",
+        {**DECODERS, "strategy": "dsfl", "privacy": {"name": "dp_sgd", "epsilon": 8}},
+    ),
 ]
 
 
@@ -54,10 +70,16 @@ def on_both(cases: list[Case]) -> dict[str, dict[str, Any]]:
     """Return the figures of each case on the CPU and on the pretended device."""
     paths = f"import sys; sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]; import pretend; pretend.main()"
     done = subprocess.run(
-        [sys.executable, "-c", paths], input=json.dumps(cases), capture_output=True, text=True, timeout=540
+        [sys.executable, "-c", paths],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        timeout=540,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])  # behind what the runs warn of
+    found: dict[str, dict[str, Any]] = json.loads(
+        done.stdout.splitlines()[-1]
+    )  # behind what the runs warn of
     return found
 
 
@@ -72,11 +94,15 @@ def assert_same_figures(cases: list[Case]) -> None:
 
 
 def test_a_run_on_another_device_has_the_figures_of_the_cpu() -> None:
-    assert_same_figures([("knfu", "tiny", {"strategy": "knfu"}), *(c for c in MECHANISMS if "dp_sgd" in c[0])])
+    assert_same_figures(
+        [("knfu", "tiny", {"strategy": "knfu"}), *(c for c in MECHANISMS if "dp_sgd" in c[0])]
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cases", [STRATEGIES, MECHANISMS, OTHERS], ids=["strategies", "mechanisms", "others"])
+@pytest.mark.parametrize(
+    "cases", [STRATEGIES, MECHANISMS, OTHERS], ids=["strategies", "mechanisms", "others"]
+)
 def test_everything_on_the_shelf_runs_on_another_device(cases: list[Case]) -> None:
     assert_same_figures(cases)
 
@@ -87,7 +113,9 @@ def test_attention_runs_on_another_device() -> None:
         assert found["pretend"]["operations"] > 100, name
         for here, there in zip(found["cpu"]["clients"], found["pretend"]["clients"], strict=True):
             assert there["status"] == here["status"] == "ok", f"{name}: {there['reason']}"
-            assert math.isclose(float(there["train_loss"]), float(here["train_loss"]), rel_tol=1e-3), name
+            assert math.isclose(
+                float(there["train_loss"]), float(here["train_loss"]), rel_tol=1e-3
+            ), name
 
 
 def test_on_a_gpu_torch_is_asked_for_algorithms_that_repeat_and_is_left_as_it_was(

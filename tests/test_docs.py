@@ -29,8 +29,8 @@ def test_every_path_and_link_leads_somewhere(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_scenario_and_choice_that_is_named_exists(document: str) -> None:
-    from fedkd.shelf import GROUPS, names
-    from fedkd.simulate import scenario_files
+    from fedkd.cli.command import scenario_files
+    from fedkd.scenario.registry import GROUPS, names
 
     text = (ROOT / document).read_text()
     for name in re.findall(r"\bscenario=([a-z0-9_]+)", text):
@@ -42,15 +42,20 @@ def test_every_scenario_and_choice_that_is_named_exists(document: str) -> None:
 
 def test_every_column_of_a_run_is_explained() -> None:
     from fedkd.messages import ClientRecord, RoundRecord
-    from fedkd.report.rows import client_row, round_row
+    from fedkd.report.record_rows import client_row, round_row
 
     client = ClientRecord(client_id=0, architecture="mlp", status="ok", train_size=1)
-    columns = {*client_row(client, 1, None, None), *round_row(RoundRecord(round=1, clients=(client,), seconds=0), None)}
+    columns = {
+        *client_row(client, 1, None, None),
+        *round_row(RoundRecord(round=1, clients=(client,), seconds=0), None),
+    }
     assert columns <= set(re.findall(r"`(\w+)`", (ROOT / "docs/columns.md").read_text()))
 
 
-def test_the_parts_of_ones_own_run_as_they_are_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedkd.simulate import main
+def test_the_parts_of_ones_own_run_as_they_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedkd.cli.command import main
 
     text = (ROOT / "docs/extending.md").read_text()
     files = re.findall(r"`(my_\w+\.py)`:\n\n```python\n(.*?)```", text, re.S)
@@ -61,8 +66,20 @@ def test_the_parts_of_ones_own_run_as_they_are_printed(tmp_path: Path, monkeypat
     (command,) = re.findall(r"python -m fedkd.simulate (.*)", text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    small = ["rounds=1", "clients=3", "public.size=40", "test.global_size=40", "train.epochs=1", "baseline=none"]
-    assert main([*command.split(), *small, "report.plots=false", "report.console=false", "run_dir=out"]) == 0
+    small = [
+        "rounds=1",
+        "clients=3",
+        "public.size=40",
+        "test.global_size=40",
+        "train.epochs=1",
+        "baseline=none",
+    ]
+    assert (
+        main(
+            [*command.split(), *small, "report.plots=false", "report.console=false", "run_dir=out"]
+        )
+        == 0
+    )
     summary = json.loads(Path("out/summary.json").read_text())
     assert summary["strategy"] == {"name": "my_strategy:Agree", "sharpness": 5.0}
     assert summary["knowledge_sha256"]

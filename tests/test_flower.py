@@ -1,4 +1,5 @@
-"""Flower's own engines run the same apps to the same result: its simulation, and real processes with TLS and keys."""
+"""Flower's own engines run the same apps to the same result: its simulation, and real processes
+with TLS and keys."""
 
 import json
 import os
@@ -30,14 +31,14 @@ from flwr.serverapp import Grid
 from tiny import scenario
 
 import fedkd
-from fedkd.app.strategy import FederatedDistillation
-from fedkd.build import build
+from fedkd.cli.command import compose
+from fedkd.cli.flower_apps import DAYS_KEPT, configured, states_folder
 from fedkd.data.cache import cache_folder
-from fedkd.engines.local import message_identity
 from fedkd.errors import RunError, SettingError
-from fedkd.flower import DAYS_KEPT, configured, states_folder
-from fedkd.run import run
-from fedkd.simulate import compose
+from fedkd.experiment.build import build
+from fedkd.experiment.run import run
+from fedkd.flower.local_grid import message_identity
+from fedkd.flower.strategy_adapter import FederatedDistillation
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -46,12 +47,21 @@ OVERRIDES = (
     " test.global_size=50 test.private_size=20 train.epochs=1 train.batch_size=8 distill.epochs=1"
     " distill.batch_size=20 device=cpu baseline=none report.plots=false"
 )
-FIGURES = ("knowledge_sha256", "local_accuracy", "global_accuracy", "bytes_up", "bytes_down", "rejected", "failed")
+FIGURES = (
+    "knowledge_sha256",
+    "local_accuracy",
+    "global_accuracy",
+    "bytes_up",
+    "bytes_down",
+    "rejected",
+    "failed",
+)
 
 
 @dataclass
 class Processes:
-    """Flower's commands in a folder of their own; what was started is ended by its process group."""
+    """Flower's commands in a folder of their own; what was started is ended by its process
+    group."""
 
     folder: Path
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -65,16 +75,22 @@ class Processes:
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_TELEMETRY_ENABLED": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_ADDRESS": "local",  # otherwise Flower joins whatever Ray cluster this machine has, another test's too
+            # Otherwise Flower joins whatever Ray cluster this machine has, another test's too
+            "RAY_ADDRESS": "local",
         }
 
     def start(self, log: str, *command: str) -> subprocess.Popen[bytes]:
         """Start a command that stays, its output in ``log``."""
         with self.log_path(log).open("wb") as file:
             process = subprocess.Popen(
-                [str(BIN / command[0]), *command[1:]], cwd=self.folder, env=self.environment(),
-                stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                [str(BIN / command[0]), *command[1:]],
+                cwd=self.folder,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self.started.append(process)
         return process
 
@@ -88,7 +104,9 @@ class Processes:
 
     def connect(self, port: int, certificate: Path | None = None) -> None:
         """Write the Flower configuration that names the SuperLink ``here``."""
-        safe = f'root-certificates = "{certificate}"' if certificate is not None else "insecure = true"
+        safe = (
+            f'root-certificates = "{certificate}"' if certificate is not None else "insecure = true"
+        )
         (self.folder / "flwr").mkdir(exist_ok=True)
         text = f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{port}"\n{safe}\n'
         (self.folder / "flwr" / "config.toml").write_text(text)
@@ -100,7 +118,8 @@ class Processes:
         return self.log_path(name).read_text(errors="replace")
 
     def stop(self) -> None:
-        """End all that was started, and what that started: Flower puts some into sessions of their own."""
+        """End all that was started, and what that started: Flower puts some into sessions of their
+        own."""
         family = {process.pid for process in self.started if process.poll() is None}
         family |= descendants(family)
         for process in self.started:
@@ -120,8 +139,12 @@ class Processes:
 
 def table() -> list[tuple[int, int]]:
     """Return the id and the parent's id of every process."""
-    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], check=True, capture_output=True, text=True).stdout
-    return [(int(pid), int(parent)) for pid, parent in (line.split() for line in listed.splitlines())]
+    listed = subprocess.run(
+        ["ps", "-e", "-o", "pid=,ppid="], check=True, capture_output=True, text=True
+    ).stdout
+    return [
+        (int(pid), int(parent)) for pid, parent in (line.split() for line in listed.splitlines())
+    ]
 
 
 def descendants(family: set[int]) -> set[int]:
@@ -155,7 +178,9 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
-def wait_for_superlink(owner: Processes, process: subprocess.Popen[bytes], port: int, authority: Path | None) -> None:
+def wait_for_superlink(
+    owner: Processes, process: subprocess.Popen[bytes], port: int, authority: Path | None
+) -> None:
     context = None if authority is None else ssl.create_default_context(cafile=str(authority))
     url = f"http{'s' if authority else ''}://127.0.0.1:{port}/health"
     deadline = time.monotonic() + 60
@@ -171,8 +196,12 @@ def wait_for_superlink(owner: Processes, process: subprocess.Popen[bytes], port:
 
 def submitted(owner: Processes, *options: str, order: str, seconds: float) -> dict[str, Any]:
     """Submit the repository as Flower's app, wait for its end, and return the run's summary."""
-    choice = f'scenario="digits" overrides="{OVERRIDES} order={order}" run-dir="{owner.folder / "out"}"'
-    said = owner.do("flwr", "run", str(ROOT), "here", "--stream", "-c", choice, *options, seconds=seconds)
+    choice = (
+        f'scenario="digits" overrides="{OVERRIDES} order={order}" run-dir="{owner.folder / "out"}"'
+    )
+    said = owner.do(
+        "flwr", "run", str(ROOT), "here", "--stream", "-c", choice, *options, seconds=seconds
+    )
     assert (owner.folder / "out" / "summary.json").exists(), said
     found: dict[str, Any] = json.loads((owner.folder / "out" / "summary.json").read_text())
     assert found["status"] == "completed"
@@ -190,22 +219,31 @@ def key_pair(folder: Path, name: str) -> tuple[Path, Path]:
     key = ec.generate_private_key(ec.SECP384R1())
     private, public = folder / name, folder / f"{name}.pub"
     private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        )
     )
     private.chmod(0o600)
     public.write_bytes(
-        key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        key.public_key().public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        )
     )
     return private, public
 
 
 def certificates(folder: Path) -> tuple[Path, Path, Path]:
-    """Write a certificate authority, and the certificate and key that it gives the SuperLink on loopback."""
+    """Write a certificate authority, and the certificate and key that it gives the SuperLink on
+    loopback."""
 
     def name(text: str) -> x509.Name:
         return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
-    def builder(subject: str, key: ec.EllipticCurvePrivateKey, *, is_authority: bool) -> x509.CertificateBuilder:
+    def builder(
+        subject: str, key: ec.EllipticCurvePrivateKey, *, is_authority: bool
+    ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder()
@@ -216,30 +254,52 @@ def certificates(folder: Path) -> tuple[Path, Path, Path]:
             .not_valid_before(now - timedelta(hours=1))
             .not_valid_after(now + timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
+                critical=False,
             )
             .add_extension(usage(is_authority), critical=True)
         )
 
     def usage(is_authority: bool) -> x509.KeyUsage:
         return x509.KeyUsage(
-            digital_signature=not is_authority, key_cert_sign=is_authority, crl_sign=is_authority,
-            content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
-            encipher_only=False, decipher_only=False,
-        )  # fmt: skip
+            digital_signature=not is_authority,
+            key_cert_sign=is_authority,
+            crl_sign=is_authority,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            encipher_only=False,
+            decipher_only=False,
+        )
 
-    authority_key, server_key = ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec.SECP384R1())
-    authority = builder("fedkd test authority", authority_key, is_authority=True).sign(authority_key, hashes.SHA384())
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
-    server = builder("localhost", server_key, is_authority=False).add_extension(names, critical=False)
+    authority_key, server_key = (
+        ec.generate_private_key(ec.SECP384R1()),
+        ec.generate_private_key(ec.SECP384R1()),
+    )
+    authority = builder("fedkd test authority", authority_key, is_authority=True).sign(
+        authority_key, hashes.SHA384()
+    )
+    names = x509.SubjectAlternativeName(
+        [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+    )
+    server = builder("localhost", server_key, is_authority=False).add_extension(
+        names, critical=False
+    )
     files = folder / "ca.crt", folder / "server.pem", folder / "server.key"
     files[0].write_bytes(authority.public_bytes(serialization.Encoding.PEM))
-    files[1].write_bytes(server.sign(authority_key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(
+        server.sign(authority_key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM)
+    )
     files[2].write_bytes(
         server_key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
         )
     )
     return files
@@ -251,11 +311,20 @@ def test_flowers_simulation_gives_the_same_result_as_the_local_engine(tmp_path: 
     with processes(tmp_path) as owner:
         owner.connect(port)
         superlink = owner.start(
-            "superlink", "flower-superlink", "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)
+            "superlink",
+            "flower-superlink",
+            "--insecure",
+            "--simulation",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
         )
         wait_for_superlink(owner, superlink, port, None)
         nodes = "num-supernodes=3 client-resources-num-cpus=1"
-        simulated = submitted(owner, "--federation-config", nodes, order="distill_first", seconds=180)
+        simulated = submitted(
+            owner, "--federation-config", nodes, order="distill_first", seconds=180
+        )
     here = local(tmp_path, "distill_first")
     assert {name: simulated[name] for name in FIGURES} == {name: here[name] for name in FIGURES}
     assert simulated["engine"] == {"name": "flower"}
@@ -271,20 +340,40 @@ def test_supernodes_with_tls_and_keys_give_the_same_result_and_a_strange_key_is_
     with processes(tmp_path) as owner:
         owner.connect(port, authority)
         superlink = owner.start(
-            "superlink", "flower-superlink", "--host", "127.0.0.1", "--port", str(port), "--enable-supernode-auth",
-            "--ssl-ca-certfile", str(authority), "--ssl-certfile", str(certificate), "--ssl-keyfile", str(key),
-        )  # fmt: skip
+            "superlink",
+            "flower-superlink",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--enable-supernode-auth",
+            "--ssl-ca-certfile",
+            str(authority),
+            "--ssl-certfile",
+            str(certificate),
+            "--ssl-keyfile",
+            str(key),
+        )
         wait_for_superlink(owner, superlink, port, authority)
         for _, public in keys[:3]:
             owner.do("flwr", "supernode", "register", str(public), "here")
         nodes = [
             owner.start(
-                f"node{i}", "flower-supernode", "--superlink", f"127.0.0.1:{port}",
-                "--root-certificates", str(authority), "--auth-supernode-private-key", str(private),
-                "--port", str(node_port), "--node-config", f"partition-id={i} num-partitions=3",
+                f"node{i}",
+                "flower-supernode",
+                "--superlink",
+                f"127.0.0.1:{port}",
+                "--root-certificates",
+                str(authority),
+                "--auth-supernode-private-key",
+                str(private),
+                "--port",
+                str(node_port),
+                "--node-config",
+                f"partition-id={i} num-partitions=3",
             )
             for i, ((private, _), node_port) in enumerate(zip(keys, node_ports, strict=True))
-        ]  # fmt: skip
+        ]
         deployed = submitted(owner, order="train_first", seconds=180)
         assert nodes[3].wait(timeout=20) != 0
         assert all(node.poll() is None for node in nodes[:3])
@@ -304,14 +393,20 @@ def context(**run_config: str) -> Context:
 
 def test_the_run_configuration_names_a_scenario_and_overrides_it(tmp_path: Path) -> None:
     chosen, folder = configured(
-        context(scenario="digits", overrides="clients=3 models=[mlp,cnn] strategy=fedmd", **{"run-dir": ""})
+        context(
+            scenario="digits",
+            overrides="clients=3 models=[mlp,cnn] strategy=fedmd",
+            **{"run-dir": ""},
+        )
     )
     assert (chosen.name, chosen.federation.clients, chosen.strategy.name) == ("digits", 3, "fedmd")
     assert chosen.federation.models == ("mlp", "cnn")
     assert folder is None
     file = tmp_path / "mine.yaml"
     file.write_text(chosen.text())
-    again, folder = configured(context(scenario=str(file), overrides="rounds=7", **{"run-dir": "out"}))
+    again, folder = configured(
+        context(scenario=str(file), overrides="rounds=7", **{"run-dir": "out"})
+    )
     assert again == chosen.changed(protocol=replace(chosen.protocol, rounds=7))
     assert folder == Path("out")
 
@@ -327,7 +422,9 @@ def test_the_run_configuration_names_a_scenario_and_overrides_it(tmp_path: Path)
         ({"overrides": "--cfg job"}, "--cfg"),
     ],
 )
-def test_a_run_configuration_that_means_nothing_is_refused(config: dict[str, str], said: str) -> None:
+def test_a_run_configuration_that_means_nothing_is_refused(
+    config: dict[str, str], said: str
+) -> None:
     with pytest.raises(SettingError, match=said):
         configured(context(**config))
 
@@ -338,11 +435,14 @@ def test_the_default_run_configuration_is_a_scenario_of_flowers_two_clients() ->
 
 
 def test_the_version_is_the_same_in_both_places() -> None:
-    """Flower's bundle needs it in pyproject.toml; a copy of fedkd that is not installed needs it in the package."""
+    """Flower's bundle needs it in pyproject.toml; a copy of fedkd that is not installed needs it in
+    the package."""
     assert pyproject()["project"]["version"] == fedkd.__version__
 
 
-def test_client_states_of_runs_long_over_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_states_of_runs_long_over_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FEDKD_CACHE", str(tmp_path))
     old, recent = tmp_path / "flower" / "1", tmp_path / "flower" / "2"
     long_ago = time.time() - (DAYS_KEPT + 1) * 24 * 3600

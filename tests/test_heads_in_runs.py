@@ -1,4 +1,5 @@
-"""Heads in a run: what clients minimize, upload and are judged by; their twin; what they go with, and what not."""
+"""Heads in a run: what clients minimize, upload and are judged by; their twin; what they go with,
+and what not."""
 
 import threading
 from pathlib import Path
@@ -11,22 +12,22 @@ import torch.nn.functional as F
 from tiny import records, scenario
 from torch import Tensor, nn
 
-from fedkd.baseline import twin_key
-from fedkd.build import Experiment, build
-from fedkd.client import take_part
 from fedkd.errors import SettingError
+from fedkd.experiment.baseline import twin_key
+from fedkd.experiment.build import Experiment, build
+from fedkd.experiment.run import execute
+from fedkd.federation.batched_clients import reason_alone
+from fedkd.federation.client import take_part
+from fedkd.federation.context import Workplace
 from fedkd.messages import Download
-from fedkd.models.build import Architecture
 from fedkd.models.dual_head import DualHead
+from fedkd.models.factory import Architecture
 from fedkd.models.heads import HEADS, label_logits, label_loss
 from fedkd.models.stage_heads import StageHeads
-from fedkd.privacy.dp_sgd import check_sample_gradients, optimize_privately
-from fedkd.privacy.history import History
+from fedkd.privacy.dp_sgd_history import History
 from fedkd.privacy.mechanisms import Schedule
-from fedkd.rehearsal import reason_alone
-from fedkd.run import execute
-from fedkd.seeding import numpy_stream, torch_seed
-from fedkd.workplace import Workplace
+from fedkd.privacy.private_training import check_sample_gradients, optimize_privately
+from fedkd.runtime.seeding import numpy_stream, torch_seed
 
 DUAL = {"name": "dual", "label_weight": 0.4, "label_share": 0.3, "sharpening": 0.5}
 FURTHER = ["dual", "stages"]
@@ -50,14 +51,20 @@ def ran(**changes: Any) -> tuple[Experiment, list[Any]]:
 def steps(place: Workplace, client: int, purpose: str, size: int, phase: Any) -> list[np.ndarray]:
     stream = numpy_stream(place.seed, "client", client, "round", 1, f"{purpose} batches")
     orders = [stream.permutation(size) for _ in range(phase.epochs)]
-    return [order[i : i + phase.batch_size] for order in orders for i in range(0, size, phase.batch_size)]
+    return [
+        order[i : i + phase.batch_size]
+        for order in orders
+        for i in range(0, size, phase.batch_size)
+    ]
 
 
 def naive_heads(model: DualHead, x: Tensor) -> tuple[Tensor, Tensor]:
     """Both heads' logits of a perceptron: flatten, linear, ReLU, linear."""
     features = model.model[1](x.flatten(1)).relu()
     head = model.model[3]
-    return F.linear(features, head.weight, head.bias), F.linear(features, model.taught.weight, model.taught.bias)
+    return F.linear(features, head.weight, head.bias), F.linear(
+        features, model.taught.weight, model.taught.bias
+    )
 
 
 def naive_mixture(model: DualHead, x: Tensor) -> Tensor:
@@ -79,7 +86,9 @@ def naive_round(place: Workplace) -> tuple[list[DualHead], Tensor]:
             optimizer.step()
         models.append(model)
     with torch.no_grad():
-        said = torch.stack([naive_mixture(model, public).log().div(2.0).softmax(dim=1) for model in models])
+        said = torch.stack(
+            [naive_mixture(model, public).log().div(2.0).softmax(dim=1) for model in models]
+        )
     teacher = said.mean(dim=0)
     for client, model in enumerate(models):
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -123,7 +132,9 @@ def test_the_share_of_a_head_decides_what_is_uploaded(label_share: float):
 
 
 def test_stages_are_trained_by_the_layered_loss_before_anything_is_uploaded():
-    made, found = ran(models=["mlp"], strategy="fedmd", heads={"name": "stages", "stage_weight": 0.5}, rounds=1)
+    made, found = ran(
+        models=["mlp"], strategy="fedmd", heads={"name": "stages", "stage_weight": 0.5}, rounds=1
+    )
     place = made.place
     for client, architecture in enumerate(place.architectures):
         model = architecture.build(torch_seed(place.seed, "client", client, "weights"))
@@ -135,7 +146,9 @@ def test_stages_are_trained_by_the_layered_loss_before_anything_is_uploaded():
             last, stage = model.model[3](hidden.relu()), model.heads[0](hidden)
             target = (last.detach() / 3).softmax(dim=1)
             apart = F.kl_div((stage / 3).log_softmax(dim=1), target, reduction="batchmean")
-            loss = F.cross_entropy(last, y[batch]) + F.cross_entropy(stage, y[batch]) + 0.5 * 9 * apart
+            loss = (
+                F.cross_entropy(last, y[batch]) + F.cross_entropy(stage, y[batch]) + 0.5 * 9 * apart
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -151,7 +164,10 @@ def test_stages_are_trained_by_the_layered_loss_before_anything_is_uploaded():
 def test_a_run_with_heads_repeats_to_the_bit_at_any_number_of_workers(heads: str, strategy: str):
     one, other = (
         records(
-            heads=heads, strategy=strategy, train={"optimizer_state": "kept"}, engine={"name": "local", "workers": n}
+            heads=heads,
+            strategy=strategy,
+            train={"optimizer_state": "kept"},
+            engine={"name": "local", "workers": n},
         )
         for n in (1, 2)
     )
@@ -177,35 +193,51 @@ def test_two_heads_go_with_what_clients_are_asked_and_taught(changes: dict[str, 
 
 
 def test_the_weights_of_stages_may_be_averaged():
-    assert [c.status for c in records(heads="stages", strategy="fedavg", models=["mlp"])[-1].clients] == ["ok"] * 4
+    assert [
+        c.status for c in records(heads="stages", strategy="fedavg", models=["mlp"])[-1].clients
+    ] == ["ok"] * 4
 
 
 # The twin.
 
 
 def test_the_twin_of_two_heads_trains_alike_and_predicts_by_the_head_for_labels():
-    """Its training is the run's own up to the first teacher, whatever the shares and the loss of distillation are."""
+    """Its training is the run's own up to the first teacher, whatever the shares and the loss of
+    distillation are."""
     shared = {"strategy": "dsfl", "rounds": 2, "order": "distill_first"}
     run = records(heads=DUAL, **shared)[0]
     alone = {"name": "dual", "label_weight": 0.4, "label_share": 1.0}
     twin = records(heads=alone, strategy="local_only", rounds=1)[-1]
     assert [c.train_loss for c in run.clients] == [c.train_loss for c in twin.clients]
     first_head = records(heads=alone, **shared)[0]
-    assert [c.global_accuracy for c in first_head.clients] == [c.global_accuracy for c in twin.clients]
+    assert [c.global_accuracy for c in first_head.clients] == [
+        c.global_accuracy for c in twin.clients
+    ]
     keys = [
         twin_key(experiment(strategy="dsfl", heads=heads))
-        for heads in (DUAL, alone, {"name": "dual", "label_weight": 0.4, "label_share": 0.0}, "dual", "none", "stages")
+        for heads in (
+            DUAL,
+            alone,
+            {"name": "dual", "label_weight": 0.4, "label_share": 0.0},
+            "dual",
+            "none",
+            "stages",
+        )
     ]
     assert keys[0] == keys[1] == keys[2]
     assert len(set(keys)) == 4
 
 
-def test_a_run_prints_its_heads_and_stands_beside_their_twin(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    from fedkd.run import run
+def test_a_run_prints_its_heads_and_stands_beside_their_twin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from fedkd.experiment.run import run
 
     changes: dict[str, Any] = {"report": {"console": True}, "baseline": "local_only", "rounds": 1}
     summary = run(scenario(heads=DUAL, strategy="dsfl", **changes), tmp_path / "run")
-    assert "dual (label_weight=0.4, label_share=0.3, sharpening=0.5)" in " ".join(capsys.readouterr().out.split())
+    assert "dual (label_weight=0.4, label_share=0.3, sharpening=0.5)" in " ".join(
+        capsys.readouterr().out.split()
+    )
     alone = {"name": "dual", "label_weight": 0.4, "label_share": 1.0}
     twin = records(heads=alone, strategy="local_only", rounds=1)[-1]
     expected = sum(c.global_accuracy for c in twin.clients) / 4
@@ -225,7 +257,8 @@ def test_single_samples_gradients_are_found_through_the_heads(heads: str, model:
 
 @with_further_heads
 def test_private_training_through_heads_is_that_of_the_definition(heads: str):
-    """Sample by sample, clipped in sum over all that the phase trains; noise is too small to see."""
+    """Sample by sample, clipped in sum over all that the phase trains; noise is too small to
+    see."""
     size, generator = 12, torch.Generator().manual_seed(0)
     x, y = torch.randn(size, 1, 8, 8, generator=generator), torch.arange(size) % 4
     schedule = Schedule(sample_rate=0.5, steps=3, expected_batch_size=6.0)
@@ -235,19 +268,31 @@ def test_private_training_through_heads_is_that_of_the_definition(heads: str):
         return lambda batch: label_loss(model, x[batch], y[batch])
 
     optimize_privately(
-        ours, size, own_loss(ours), torch.optim.SGD(ours.parameters(), lr=0.1), schedule,
-        noise_multiplier=1e-9, clip_norm=0.3, batches=numpy_stream(0, "batches"), noise=numpy_stream(0, "noise"),
+        ours,
+        size,
+        own_loss(ours),
+        torch.optim.SGD(ours.parameters(), lr=0.1),
+        schedule,
+        noise_multiplier=1e-9,
+        clip_norm=0.3,
+        batches=numpy_stream(0, "batches"),
+        noise=numpy_stream(0, "noise"),
         history=History(),
-    )  # fmt: skip
+    )
     batches, parameters = numpy_stream(0, "batches"), list(naive.parameters())
     for _ in range(schedule.steps):
         total = [torch.zeros_like(p) for p in parameters]
         for i in np.flatnonzero(batches.random(size) < schedule.sample_rate):
             loss = own_loss(naive)(torch.tensor([i]))
             found = torch.autograd.grad(loss, parameters, allow_unused=True)
-            gradients = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+            gradients = [
+                torch.zeros_like(p) if g is None else g
+                for g, p in zip(found, parameters, strict=True)
+            ]
             norm = sum(g.square().sum() for g in gradients).sqrt()
-            total = [t + g * min(1.0, 0.3 / norm.item()) for t, g in zip(total, gradients, strict=True)]
+            total = [
+                t + g * min(1.0, 0.3 / norm.item()) for t, g in zip(total, gradients, strict=True)
+            ]
         with torch.no_grad():
             for p, t in zip(parameters, total, strict=True):
                 p -= 0.1 * t / schedule.expected_batch_size
@@ -258,9 +303,13 @@ def test_private_training_through_heads_is_that_of_the_definition(heads: str):
 @pytest.mark.parametrize("optimizer_state", ["fresh", "kept"])
 def test_private_training_adds_no_noise_to_the_head_that_it_does_not_train(optimizer_state: str):
     privacy = {"name": "dp_sgd", "noise_multiplier": 1.0}
-    made = experiment(strategy="dsfl", heads="dual", train={"optimizer_state": optimizer_state}, privacy=privacy)
+    made = experiment(
+        strategy="dsfl", heads="dual", train={"optimizer_state": optimizer_state}, privacy=privacy
+    )
     for client, architecture in enumerate(made.place.architectures):
-        before = architecture.build(torch_seed(made.place.seed, "client", client, "weights")).state_dict()
+        before = architecture.build(
+            torch_seed(made.place.seed, "client", client, "weights")
+        ).state_dict()
         for number in (1, 2):
             take_part(made.place, client, Download(round=number, steps=("train",)))
         after = made.place.store.get(client)
@@ -271,7 +320,9 @@ def test_private_training_adds_no_noise_to_the_head_that_it_does_not_train(optim
 
 @with_further_heads
 def test_private_training_with_heads_runs_for_rounds_and_claims_its_epsilon(heads: str):
-    run = records(strategy="dsfl", heads=heads, privacy={"name": "dp_sgd", "epsilon": 8.0, "delta": 1e-3})[-1]
+    run = records(
+        strategy="dsfl", heads=heads, privacy={"name": "dp_sgd", "epsilon": 8.0, "delta": 1e-3}
+    )[-1]
     assert [c.status for c in run.clients] == ["ok"] * 4
     assert all(0 < c.epsilon <= 8.0 for c in run.clients)
 
@@ -282,10 +333,16 @@ def test_private_training_with_heads_runs_for_rounds_and_claims_its_epsilon(head
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"heads": "dual", "strategy": "fedavg", "models": ["mlp"]}, "take weights over and distill nothing"),
+        (
+            {"heads": "dual", "strategy": "fedavg", "models": ["mlp"]},
+            "take weights over and distill nothing",
+        ),
         ({"heads": "dual", "strategy": "feddf"}, "take weights over and distill nothing"),
         ({"heads": "dual", "strategy": "centralized"}, "take weights over and distill nothing"),
-        ({"heads": "dual", "strategy": "local_only"}, "nobody would teach the second head; .*label_share=1"),
+        (
+            {"heads": "dual", "strategy": "local_only"},
+            "nobody would teach the second head; .*label_share=1",
+        ),
         ({"heads": "dual", "strategy": "fd"}, "has a term of its own"),
         ({"heads": "stages", "strategy": "fd"}, "has a term of its own"),
         ({"heads": "stages", "strategy": "fedproto", "models": ["mlp"]}, "has a term of its own"),
@@ -295,13 +352,18 @@ def test_private_training_with_heads_runs_for_rounds_and_claims_its_epsilon(head
             "a mixture of two heads is the output of no such layer",
         ),
         ({"heads": "duel"}, "did you mean 'dual'"),
-        ({"heads": {"name": "dual", "temperature": 2.0}}, "there is no setting 'heads.temperature'"),
+        (
+            {"heads": {"name": "dual", "temperature": 2.0}},
+            "there is no setting 'heads.temperature'",
+        ),
         ({"heads": {"name": "stages", "stages": ["nowhere"]}}, "stages: .* has no module nowhere"),
         ({"heads": "builtins:object"}, "must be a class with the methods put_on and alone"),
     ],
     ids=str,
 )
-def test_what_makes_no_sense_with_heads_is_refused_with_the_reason(changes: dict[str, Any], reason: str):
+def test_what_makes_no_sense_with_heads_is_refused_with_the_reason(
+    changes: dict[str, Any], reason: str
+):
     with pytest.raises(SettingError, match=reason):
         experiment(**changes)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.fusion import soften
-from fedkd.losses import (
+from fedkd.training.losses import (
     LOSSES,
     ON_LOGITS,
     ON_PROBS,
@@ -44,7 +44,11 @@ def rows(seed: int, samples: int = 5, classes: int = 4, spread: float = 3.0) -> 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     """A student's and a teacher's logits of the same shape."""
-    samples, classes, seed = draw(st.integers(1, 6)), draw(st.integers(2, 6)), draw(st.integers(0, 2**20))
+    samples, classes, seed = (
+        draw(st.integers(1, 6)),
+        draw(st.integers(2, 6)),
+        draw(st.integers(0, 2**20)),
+    )
     return rows(2 * seed, samples, classes), rows(2 * seed + 1, samples, classes)
 
 
@@ -66,8 +70,11 @@ def naive_kl(p: list[float], q: list[float]) -> float:
     return sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True) if a > 0)
 
 
-def naive(name: str, student: Tensor, target: Tensor, temperature: float, skew: float | None = None) -> float:
-    """The loss by its formula: a mean over samples of T^2 times a sum over classes, or a mean over all entries."""
+def naive(
+    name: str, student: Tensor, target: Tensor, temperature: float, skew: float | None = None
+) -> float:
+    """The loss by its formula: a mean over samples of T^2 times a sum over classes, or a mean over
+    all entries."""
     by_sample = []
     w = OWN_SKEW.get(name, 0.5) if skew is None else skew
     for s, q in zip(student.tolist(), target.tolist(), strict=True):
@@ -113,9 +120,11 @@ def test_float32_is_close_to_the_formula(name: str, temperature: float):
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_kl_is_the_distillation_part_of_torchdistills_kdloss(temperature: float):
-    """Its KDLoss is alpha CE(s, y) + (1 - alpha) T^2 KLDivLoss(log_softmax(s / T), softmax(t / T)), "batchmean".
+    """Its KDLoss is alpha CE(s, y) + (1 - alpha) T^2 KLDivLoss(log_softmax(s / T), softmax(t / T)),
+    "batchmean".
 
-    At alpha = 0 only the second term is left, with labels given (without labels it drops T^2, see methods.md).
+    At alpha = 0 only the second term is left, with labels given (without labels it drops T^2, see
+    methods.md).
     """
     student, teacher = rows(3), rows(4)
     divergence = torch.nn.KLDivLoss(reduction="batchmean")
@@ -144,7 +153,8 @@ def test_losses_on_soft_labels_by_hand():
 
 
 def test_losses_on_logits_by_hand():
-    """(1, -2) against (0, 2): (1 + 4) / 2 = 2.5 and (1 + 16) / 2 = 8.5, whatever the temperature."""
+    """(1, -2) against (0, 2): (1 + 4) / 2 = 2.5 and (1 + 16) / 2 = 8.5, whatever the
+    temperature."""
     student, target = torch.tensor([[1.0, -2.0]]), torch.tensor([[0.0, 2.0]])
     for temperature in TEMPERATURES:
         assert mae(student, target, temperature).item() == 2.5
@@ -163,7 +173,9 @@ def test_no_loss_is_negative(name: str, pair: tuple[Tensor, Tensor], temperature
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if name != "cross_entropy"])
 @given(pair=pairs(), temperature=st.sampled_from(TEMPERATURES))
-def test_a_loss_is_zero_at_the_teacher_and_nowhere_else(name: str, pair: tuple[Tensor, Tensor], temperature: float):
+def test_a_loss_is_zero_at_the_teacher_and_nowhere_else(
+    name: str, pair: tuple[Tensor, Tensor], temperature: float
+):
     student, teacher = pair
     target = target_for(name, teacher, temperature)
     assert LOSSES[name](teacher, target, temperature).item() == pytest.approx(0, abs=1e-12)
@@ -171,16 +183,22 @@ def test_a_loss_is_zero_at_the_teacher_and_nowhere_else(name: str, pair: tuple[T
 
 
 @given(pair=pairs(), temperature=st.sampled_from(TEMPERATURES))
-def test_cross_entropy_at_the_teacher_is_the_teachers_entropy(pair: tuple[Tensor, Tensor], temperature: float):
+def test_cross_entropy_at_the_teacher_is_the_teachers_entropy(
+    pair: tuple[Tensor, Tensor], temperature: float
+):
     teacher = pair[1]
     target = soften(teacher, temperature)
     entropy = torch.distributions.Categorical(probs=target).entropy().mean()
-    assert cross_entropy(teacher, target, temperature).item() == pytest.approx(temperature**2 * entropy.item())
+    assert cross_entropy(teacher, target, temperature).item() == pytest.approx(
+        temperature**2 * entropy.item()
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @given(pair=pairs(), temperature=st.sampled_from(TEMPERATURES))
-def test_the_gradient_is_zero_at_the_teacher(name: str, pair: tuple[Tensor, Tensor], temperature: float):
+def test_the_gradient_is_zero_at_the_teacher(
+    name: str, pair: tuple[Tensor, Tensor], temperature: float
+):
     teacher = pair[1]
     found = gradient(LOSSES[name], teacher, target_for(name, teacher, temperature), temperature)
     torch.testing.assert_close(found, torch.zeros_like(found), rtol=0, atol=1e-12)
@@ -188,7 +206,9 @@ def test_the_gradient_is_zero_at_the_teacher(name: str, pair: tuple[Tensor, Tens
 
 @pytest.mark.parametrize("name", LOSSES)
 @given(pair=pairs(), temperature=st.sampled_from(TEMPERATURES))
-def test_a_small_step_against_the_gradient_lowers_the_loss(name: str, pair: tuple[Tensor, Tensor], temperature: float):
+def test_a_small_step_against_the_gradient_lowers_the_loss(
+    name: str, pair: tuple[Tensor, Tensor], temperature: float
+):
     student, teacher = pair
     target = target_for(name, teacher, temperature)
     step = gradient(LOSSES[name], student, target, temperature)
@@ -197,16 +217,21 @@ def test_a_small_step_against_the_gradient_lowers_the_loss(name: str, pair: tupl
 
 
 @given(pair=pairs(), temperature=st.sampled_from(TEMPERATURES))
-def test_cross_entropy_and_kl_have_the_same_gradient(pair: tuple[Tensor, Tensor], temperature: float):
+def test_cross_entropy_and_kl_have_the_same_gradient(
+    pair: tuple[Tensor, Tensor], temperature: float
+):
     student, teacher = pair
     target = soften(teacher, temperature)
     torch.testing.assert_close(
-        gradient(cross_entropy, student, target, temperature), gradient(kl, student, target, temperature)
+        gradient(cross_entropy, student, target, temperature),
+        gradient(kl, student, target, temperature),
     )
 
 
 @given(pair=pairs(), temperature=st.sampled_from(TEMPERATURES))
-def test_the_gradient_of_kl_is_the_difference_of_soft_labels(pair: tuple[Tensor, Tensor], temperature: float):
+def test_the_gradient_of_kl_is_the_difference_of_soft_labels(
+    pair: tuple[Tensor, Tensor], temperature: float
+):
     """d KL / d f = (softmax(f / T) - q) / T for one sample; times T^2 and a mean over N samples."""
     student, teacher = pair
     target = soften(teacher, temperature)
@@ -215,7 +240,8 @@ def test_the_gradient_of_kl_is_the_difference_of_soft_labels(pair: tuple[Tensor,
 
 
 def test_the_squared_temperature_keeps_the_gradients_size():
-    """For large T the gradient tends to (s - t) / (N C) where both are centered (Hinton et al. 2015, eq. 4).
+    """For large T the gradient tends to (s - t) / (N C) where both are centered (Hinton et al.
+    2015, eq. 4).
 
     Without the factor it would be T^2 times smaller: 10,000 times at T = 100.
     """
@@ -230,10 +256,13 @@ def test_the_squared_temperature_keeps_the_gradients_size():
 def test_losses_are_means_over_samples(name: str, pair: tuple[Tensor, Tensor], temperature: float):
     student, teacher = pair
     loss, target = LOSSES[name], target_for(name, teacher, temperature)
-    each = torch.stack([loss(s[None], t[None], temperature) for s, t in zip(student, target, strict=True)])
+    each = torch.stack(
+        [loss(s[None], t[None], temperature) for s, t in zip(student, target, strict=True)]
+    )
     torch.testing.assert_close(loss(student, target, temperature), each.mean())
     torch.testing.assert_close(
-        loss(student.repeat(3, 1), target.repeat(3, 1), temperature), loss(student, target, temperature)
+        loss(student.repeat(3, 1), target.repeat(3, 1), temperature),
+        loss(student, target, temperature),
     )
 
 
@@ -276,18 +305,22 @@ def test_extreme_logits_give_a_finite_loss_and_gradient(name: str):
 
 
 def test_reverse_kl_floors_the_target_at_1e_12():
-    """p = (1/2, 1/2), q = (1, 0): 0.5 (ln 0.5 - ln 1) + 0.5 (ln 0.5 - ln 1e-12) = ln 0.5 + 6 ln 10 = 13.12236338."""
+    """p = (1/2, 1/2), q = (1, 0): 0.5 (ln 0.5 - ln 1) + 0.5 (ln 0.5 - ln 1e-12) = ln 0.5 + 6 ln 10
+    = 13.12236338."""
     found = reverse_kl(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
     assert found.item() == pytest.approx(13.12236338, abs=1e-4)
 
 
 def test_kl_ignores_classes_that_the_teacher_rules_out():
     """q = (1, 0, 0), p uniform: the only term is 1 * ln(1 / (1/3)) = ln 3."""
-    assert kl(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]])).item() == pytest.approx(math.log(3), rel=1e-6)
+    assert kl(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]])).item() == pytest.approx(
+        math.log(3), rel=1e-6
+    )
 
 
 def test_forward_kl_covers_modes_and_reverse_kl_seeks_one():
-    """A teacher of two modes: forward KL prefers the student that spreads over both, reverse KL the one that picks."""
+    """A teacher of two modes: forward KL prefers the student that spreads over both, reverse KL the
+    one that picks."""
     target = torch.tensor([[0.499, 0.002, 0.499]])
     spread, picks = torch.zeros(1, 3), torch.tensor([[8.0, 0.0, 0.0]])
     assert kl(spread, target) < kl(picks, target)
@@ -300,17 +333,21 @@ def test_forward_kl_covers_modes_and_reverse_kl_seeks_one():
 @pytest.mark.parametrize("skew", SKEWS)
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("name", SKEWED)
-def test_each_skewed_loss_equals_its_formula_at_any_skew(name: str, temperature: float, skew: float):
+def test_each_skewed_loss_equals_its_formula_at_any_skew(
+    name: str, temperature: float, skew: float
+):
     student, target = rows(1), soften(rows(2), temperature)
     found = find_loss(name, skew)(student, target, temperature)
     assert found.item() == pytest.approx(naive(name, student, target, temperature, skew), rel=1e-12)
 
 
 def test_skewed_losses_by_hand():
-    """The student says (1/2, 1/2), the teacher (1/4, 3/4), as above; at skew 0.5 the mixture is (3/8, 5/8).
+    """The student says (1/2, 1/2), the teacher (1/4, 3/4), as above; at skew 0.5 the mixture is
+    (3/8, 5/8).
 
-    KL(q || m) = 0.25 ln(2/3) + 0.75 ln(6/5) = 0.03537489, KL(p || m) = 0.5 ln(4/3) + 0.5 ln(4/5) = 0.03226926 (as in
-    test_golden.py), so js = 0.03382208; symmetric = (0.13081204 + 0.14384104) / 2 = 0.13732654.
+    KL(q || m) = 0.25 ln(2/3) + 0.75 ln(6/5) = 0.03537489, KL(p || m) = 0.5 ln(4/3) + 0.5 ln(4/5) =
+    0.03226926 (as in test_golden.py), so js = 0.03382208; symmetric = (0.13081204 + 0.14384104) / 2
+    = 0.13732654.
     """
     student, target = torch.zeros(1, 2), torch.tensor([[0.25, 0.75]])
     for loss, expected in ((skewed_kl, 0.03537489), (js, 0.03382208), (symmetric_kl, 0.13732654)):
@@ -332,17 +369,24 @@ def test_the_ends_of_the_skew_are_the_two_kls(pair: tuple[Tensor, Tensor]):
 
 
 @given(pair=pairs(), skew=st.sampled_from(SKEWS))
-def test_skewed_kl_and_js_are_bounded_however_far_the_student_is(pair: tuple[Tensor, Tensor], skew: float):
+def test_skewed_kl_and_js_are_bounded_however_far_the_student_is(
+    pair: tuple[Tensor, Tensor], skew: float
+):
     student, target = pair[0] * 100, soften(pair[1])
     assert skewed_kl(student, target, skew=skew) <= math.log(1 / skew)
-    assert js(student, target, skew=skew) <= -(skew * math.log(skew) + (1 - skew) * math.log(1 - skew)) + 1e-12
+    assert (
+        js(student, target, skew=skew)
+        <= -(skew * math.log(skew) + (1 - skew) * math.log(1 - skew)) + 1e-12
+    )
 
 
 @given(pair=pairs())
 def test_js_and_symmetric_kl_do_not_ask_at_one_half_who_teaches(pair: tuple[Tensor, Tensor]):
     one, other = pair
     for loss in (js, symmetric_kl):
-        torch.testing.assert_close(loss(one, soften(other)), loss(other, soften(one)), rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(
+            loss(one, soften(other)), loss(other, soften(one)), rtol=1e-6, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("name", SKEWED)
@@ -356,7 +400,10 @@ def test_no_skew_is_the_losss_own_and_another_skew_is_another_loss(name: str):
 @pytest.mark.parametrize("name", [name for name in LOSSES if name not in SKEWED])
 def test_a_skew_for_a_loss_without_one_is_refused(name: str):
     assert find_loss(name) is LOSSES[name]
-    with pytest.raises(SettingError, match=f"distill.loss_skew=0.3 would do nothing: loss={name} has none; skewed_kl"):
+    with pytest.raises(
+        SettingError,
+        match=f"distill.loss_skew=0.3 would do nothing: loss={name} has none; skewed_kl",
+    ):
         find_loss(name, 0.3)
 
 
@@ -370,7 +417,9 @@ def test_the_terms_of_the_samples_are_those_of_each_alone_and_make_the_loss(
 ):
     student, target = pair[0], target_for(name, pair[1], temperature)
     terms = by_sample(LOSSES[name], student, target, temperature)
-    alone = [LOSSES[name](s[None], t[None], temperature) for s, t in zip(student, target, strict=True)]
+    alone = [
+        LOSSES[name](s[None], t[None], temperature) for s, t in zip(student, target, strict=True)
+    ]
     torch.testing.assert_close(terms, torch.stack(alone))
     torch.testing.assert_close(terms.mean(), LOSSES[name](student, target, temperature))
 
@@ -387,9 +436,13 @@ def test_a_weight_multiplies_a_samples_term_and_its_gradient(name: str):
     expected = sum(w * term for w, term in zip(weights.tolist(), naive_terms, strict=True)) / 5
     assert loss(student, target, 2.0).item() == pytest.approx(expected, rel=1e-12)
     found = gradient(loss, student, target, 2.0)
-    torch.testing.assert_close(found, weights[:, None] * gradient(LOSSES[name], student, target, 2.0))
+    torch.testing.assert_close(
+        found, weights[:, None] * gradient(LOSSES[name], student, target, 2.0)
+    )
     ones = torch.ones(5, dtype=torch.float64)
-    torch.testing.assert_close(weighted(LOSSES[name], student, target, ones, 2.0), LOSSES[name](student, target, 2.0))
+    torch.testing.assert_close(
+        weighted(LOSSES[name], student, target, ones, 2.0), LOSSES[name](student, target, 2.0)
+    )
 
 
 # Targets.

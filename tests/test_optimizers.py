@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedkd.optimizers import Optimizer
-from fedkd.phases import Phase
+from fedkd.training.hyperparameters import Phase
+from fedkd.training.optimizers import Optimizer
 
 PHASES = [
     Phase(),
@@ -27,13 +27,16 @@ def parameters() -> list[nn.Parameter]:
 
 def theirs(of: list[nn.Parameter], phase: Phase) -> torch.optim.Optimizer:
     if phase.optimizer == "sgd":
-        return torch.optim.SGD(of, phase.learning_rate, phase.momentum or 0.0, weight_decay=phase.weight_decay)
+        return torch.optim.SGD(
+            of, phase.learning_rate, phase.momentum or 0.0, weight_decay=phase.weight_decay
+        )
     cls = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[phase.optimizer]
     return cls(of, phase.learning_rate, weight_decay=phase.weight_decay)
 
 
 def give_gradients(of: list[nn.Parameter], step: int) -> None:
-    """The second parameter has none in the first two steps, and is not to be moved by a weight decay then."""
+    """The second parameter has none in the first two steps, and is not to be moved by a weight
+    decay then."""
     stream = torch.Generator().manual_seed(step)
     for i, parameter in enumerate(of):
         gradient = torch.randn(parameter.shape, generator=stream)
@@ -42,7 +45,12 @@ def give_gradients(of: list[nn.Parameter], step: int) -> None:
 
 def named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
-    return {f"{i}/{name}": tensor for i, known in state.items() for name, tensor in known.items() if tensor is not None}
+    return {
+        f"{i}/{name}": tensor
+        for i, known in state.items()
+        for name, tensor in known.items()
+        if tensor is not None
+    }
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -104,10 +112,17 @@ def test_frozen_parameters_are_no_part_of_it() -> None:
 @pytest.mark.parametrize("together", ["never", "[mlp]"])
 def test_a_run_does_not_load_pytorchs_compiler(tmp_path: Path, together: str) -> None:
     """It is 70 MB and a second of each process, for nothing that a run on the CPU uses."""
-    choices = ["clients=3", "samples_per_client=20", "models=[mlp]", "rounds=1", "public.size=40", "device=cpu"]
+    choices = [
+        "clients=3",
+        "samples_per_client=20",
+        "models=[mlp]",
+        "rounds=1",
+        "public.size=40",
+        "device=cpu",
+    ]
     program = f"""
 import sys
-from fedkd.simulate import main
+from fedkd.cli.command import main
 sys.argv = ["simulate", *{choices!r}, "together={together}", "out={tmp_path}/run", "report.plots=false"]
 try:
     main()
@@ -115,6 +130,8 @@ except SystemExit as end:
     assert not end.code, end.code
 print("compiler" if "torch._dynamo" in sys.modules else "none")
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "none", done.stdout

@@ -1,4 +1,5 @@
-"""Clients that are trained together in a run: the figures of the loop, whatever the number of workers."""
+"""Clients that are trained together in a run: the figures of the loop, whatever the number of
+workers."""
 
 import threading
 from pathlib import Path
@@ -7,12 +8,12 @@ import pytest
 import torch
 from tiny import records, scenario
 
-from fedkd import build as build_module
-from fedkd.build import build
 from fedkd.errors import SettingError
-from fedkd.rehearsal import companies, reason_alone
-from fedkd.run import run
-from fedkd.scenario import Scenario
+from fedkd.experiment import build as build_module
+from fedkd.experiment.build import build
+from fedkd.experiment.run import run
+from fedkd.federation.batched_clients import companies, reason_alone
+from fedkd.scenario.scenario import Scenario
 
 MIXED = {"models": ["mlp*3", "cnn*1"], "clients": 8, "rounds": 2}
 
@@ -25,12 +26,17 @@ MIXED = {"models": ["mlp*3", "cnn*1"], "clients": 8, "rounds": 2}
         {"participation": 0.7, "public": {"size": 40, "per_round": 20}},
         {"strategy": "local_only"},
         {"distill": {"loss": "js", "loss_skew": 0.3}},
-        {"train": {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.05}, "distill": {"temperature": 3.0}},
+        {
+            "train": {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.05},
+            "distill": {"temperature": 3.0},
+        },
         {"public": {"size": 40, "labeled": True}, "train": {"public_epochs": 2}},
     ],
     ids=str,
 )
-def test_a_run_together_has_the_figures_of_the_loop_up_to_rounding(changes: dict[str, object]) -> None:
+def test_a_run_together_has_the_figures_of_the_loop_up_to_rounding(
+    changes: dict[str, object],
+) -> None:
     loop = records(**{**MIXED, **changes})
     together = records(**{**MIXED, **changes}, together=["mlp"])
     for one, other in zip(loop, together, strict=True):
@@ -38,14 +44,18 @@ def test_a_run_together_has_the_figures_of_the_loop_up_to_rounding(changes: dict
             assert a.status == b.status
             for name in ("train_loss", "distill_loss"):
                 before, after = getattr(a, name), getattr(b, name)
-                assert after == (None if before is None else pytest.approx(before, rel=1e-3, abs=1e-4))
+                assert after == (
+                    None if before is None else pytest.approx(before, rel=1e-3, abs=1e-4)
+                )
             assert (a.bytes_up, a.bytes_down) == (b.bytes_up, b.bytes_down)
             assert (b.seconds > 0) == (b.status == "ok")
 
 
 def test_the_knowledge_is_the_same_at_any_number_of_workers() -> None:
     found = {
-        records(**MIXED, together=["mlp"], engine={"name": "local", "workers": workers})[-1].knowledge_sha256
+        records(**MIXED, together=["mlp"], engine={"name": "local", "workers": workers})[
+            -1
+        ].knowledge_sha256
         for workers in (1, 2, 3)
     }
     assert len(found) == 1
@@ -54,22 +64,31 @@ def test_the_knowledge_is_the_same_at_any_number_of_workers() -> None:
 @pytest.mark.slow
 def test_the_knowledge_is_the_same_on_ray() -> None:
     local = records(**MIXED, together=["mlp"])[-1].knowledge_sha256
-    assert records(**MIXED, together=["mlp"], engine={"name": "ray", "workers": 2})[-1].knowledge_sha256 == local
+    assert (
+        records(**MIXED, together=["mlp"], engine={"name": "ray", "workers": 2})[
+            -1
+        ].knowledge_sha256
+        == local
+    )
 
 
 def test_clients_are_really_trained_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedkd import rehearsal
+    from fedkd.federation import batched_clients
 
     seen: list[int] = []
-    original = rehearsal.optimize_together
+    original = batched_clients.optimize_together
 
     def counting(
-        model: torch.nn.Module, states: dict[str, torch.Tensor], sizes: list[int], *rest: object, **more: object
+        model: torch.nn.Module,
+        states: dict[str, torch.Tensor],
+        sizes: list[int],
+        *rest: object,
+        **more: object,
     ):  # type: ignore[no-untyped-def]
         seen.append(len(sizes))
         return original(model, states, sizes, *rest, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rehearsal, "optimize_together", counting)
+    monkeypatch.setattr(batched_clients, "optimize_together", counting)
     records(**MIXED, together=["mlp"])
     assert seen == [6, 6] * 2  # training and distilling, in each round
 
@@ -86,13 +105,17 @@ def test_a_client_that_raises_in_company_fails_alone() -> None:
         (["toys:with_batch_norm"], "changes its buffer|depends on the rest of the batch"),
     ],
 )
-def test_a_model_that_cannot_be_trained_together_is_refused_with_the_reason(models: list[str], said: str) -> None:
+def test_a_model_that_cannot_be_trained_together_is_refused_with_the_reason(
+    models: list[str], said: str
+) -> None:
     with pytest.raises(SettingError, match=said):
         build(scenario(models=models, together=models), threading.Event())
 
 
-def test_a_model_whose_bits_depend_on_its_company_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedkd.rehearsal.depends_on_company", lambda *_: True)
+def test_a_model_whose_bits_depend_on_its_company_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fedkd.federation.batched_clients.depends_on_company", lambda *_: True)
     with pytest.raises(SettingError, match="would depend on workers"):
         build(scenario(together=["mlp"]), threading.Event())
 
@@ -104,9 +127,13 @@ def test_kept_optimizers_and_unknown_names_are_refused() -> None:
         build(scenario(together=["mpl"]), threading.Event())
 
 
-def test_auto_tries_with_one_intra_op_thread_as_engines_train(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_tries_with_one_intra_op_thread_as_engines_train(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(build_module, "is_faster", lambda place, name: bool(seen.append(torch.get_num_threads())))
+    monkeypatch.setattr(
+        build_module, "is_faster", lambda place, name: bool(seen.append(torch.get_num_threads()))
+    )
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedkd.fusion import soften
-from fedkd.losses import kl
-from fedkd.relations import match_anchors, match_similarities, similarities
+from fedkd.training.losses import kl
+from fedkd.training.relational_losses import match_anchors, match_similarities, similarities
 
 
 def rows(seed: int, samples: int, classes: int) -> Tensor:
@@ -22,7 +22,9 @@ def rows(seed: int, samples: int, classes: int) -> Tensor:
 def sides(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     """A student's logits [N, C] and a teacher's [N, D]: their classes may differ in number."""
     samples, seed = draw(st.integers(1, 6)), draw(st.integers(0, 2**20))
-    return rows(2 * seed, samples, draw(st.integers(2, 6))), rows(2 * seed + 1, samples, draw(st.integers(2, 6)))
+    return rows(2 * seed, samples, draw(st.integers(2, 6))), rows(
+        2 * seed + 1, samples, draw(st.integers(2, 6))
+    )
 
 
 def cosine(a: list[float], b: list[float]) -> float:
@@ -45,9 +47,13 @@ def naive_match_similarities(student: Tensor, target: Tensor, temperature: float
     return sum(squares) / len(squares)
 
 
-def naive_match_anchors(student: Tensor, target: Tensor, mine: Tensor, theirs: Tensor, temperature: float) -> float:
+def naive_match_anchors(
+    student: Tensor, target: Tensor, mine: Tensor, theirs: Tensor, temperature: float
+) -> float:
     places = zip(
-        naive_similarities(soften(student, temperature), mine), naive_similarities(target, theirs), strict=True
+        naive_similarities(soften(student, temperature), mine),
+        naive_similarities(target, theirs),
+        strict=True,
     )
     terms = []
     for s, r in ((softmax(s, 0.1), softmax(r, 0.1)) for s, r in places):
@@ -60,12 +66,16 @@ def test_matching_similarities_equals_its_formula(pair: tuple[Tensor, Tensor], t
     student, target = pair[0], soften(pair[1])
     found = match_similarities(student, target, temperature)
     assert found.shape == ()
-    assert found.item() == pytest.approx(naive_match_similarities(student, target, temperature), rel=1e-9, abs=1e-15)
+    assert found.item() == pytest.approx(
+        naive_match_similarities(student, target, temperature), rel=1e-9, abs=1e-15
+    )
     assert 0 <= found <= 1
 
 
 @given(pair=sides(), anchors=st.integers(1, 5), temperature=st.sampled_from([0.5, 1.0, 4.0]))
-def test_matching_anchors_equals_its_formula(pair: tuple[Tensor, Tensor], anchors: int, temperature: float):
+def test_matching_anchors_equals_its_formula(
+    pair: tuple[Tensor, Tensor], anchors: int, temperature: float
+):
     student, target = pair[0], soften(pair[1])
     mine, theirs = (soften(rows(seed, anchors, x.shape[1])) for seed, x in enumerate(pair))
     found = match_anchors(student, target, mine, theirs, temperature)
@@ -78,13 +88,18 @@ def test_matching_anchors_equals_its_formula(pair: tuple[Tensor, Tensor], anchor
 
 
 def test_by_hand():
-    """The student separates two samples (cosine 0 up to e^-40), the teacher takes them for one (cosine 1).
+    """The student separates two samples (cosine 0 up to e^-40), the teacher takes them for one
+    (cosine 1).
 
-    Similarities differ by 1 off the diagonal and by 0 on it: a mean of 2 / 4. With the two as anchors and temperature 1
-    instead of 0.1, sample 0 is at softmax(1, 0) = (0.7310586, 0.2689414) for the student, and at (1/2, 1/2) for the
-    teacher: KL = 0.5 ln(0.5 / 0.7310586) + 0.5 ln(0.5 / 0.2689414) = 0.1201145; sample 1 alike.
+    Similarities differ by 1 off the diagonal and by 0 on it: a mean of 2 / 4. With the two as
+    anchors and temperature 1 instead of 0.1, sample 0 is at softmax(1, 0) = (0.7310586, 0.2689414)
+    for the student, and at (1/2, 1/2) for the teacher: KL = 0.5 ln(0.5 / 0.7310586) + 0.5 ln(0.5 /
+    0.2689414) = 0.1201145; sample 1 alike.
     """
-    student, target = torch.tensor([[40.0, 0.0], [0.0, 40.0]]), torch.tensor([[0.5, 0.5], [0.5, 0.5]])
+    student, target = (
+        torch.tensor([[40.0, 0.0], [0.0, 40.0]]),
+        torch.tensor([[0.5, 0.5], [0.5, 0.5]]),
+    )
     assert match_similarities(student, target).item() == pytest.approx(0.5, abs=1e-6)
     found = match_anchors(student, target, torch.eye(2), target, anchor_temperature=1.0)
     assert found.item() == pytest.approx(0.1201145, abs=1e-6)
@@ -102,7 +117,8 @@ def test_a_student_that_equals_the_teacher_is_at_the_minimum(pair: tuple[Tensor,
 
 @given(pair=sides())
 def test_the_names_of_classes_are_not_seen_and_kl_sees_them(pair: tuple[Tensor, Tensor]):
-    """So it cannot stand alone: with the classes in another order the loss is 0, and the student is wrong."""
+    """So it cannot stand alone: with the classes in another order the loss is 0, and the student is
+    wrong."""
     logits = pair[0]
     target = soften(logits).flip(-1)
     assert match_similarities(logits, target).item() == pytest.approx(0, abs=1e-12)
@@ -111,10 +127,14 @@ def test_the_names_of_classes_are_not_seen_and_kl_sees_them(pair: tuple[Tensor, 
 
 
 @given(pair=sides(), seed=st.integers(0, 100))
-def test_the_order_of_samples_and_of_anchors_does_not_matter(pair: tuple[Tensor, Tensor], seed: int):
+def test_the_order_of_samples_and_of_anchors_does_not_matter(
+    pair: tuple[Tensor, Tensor], seed: int
+):
     student, target = pair[0], soften(pair[1])
     order = torch.randperm(len(student), generator=torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(match_similarities(student[order], target[order]), match_similarities(student, target))
+    torch.testing.assert_close(
+        match_similarities(student[order], target[order]), match_similarities(student, target)
+    )
     mine = soften(student)
     torch.testing.assert_close(
         match_anchors(student[order], target[order], mine[order], target[order]),
@@ -123,11 +143,17 @@ def test_the_order_of_samples_and_of_anchors_does_not_matter(pair: tuple[Tensor,
 
 
 @given(pair=sides())
-def test_matching_anchors_is_a_mean_over_samples_and_matching_similarities_is_not(pair: tuple[Tensor, Tensor]):
+def test_matching_anchors_is_a_mean_over_samples_and_matching_similarities_is_not(
+    pair: tuple[Tensor, Tensor],
+):
     student, target = pair[0], soften(pair[1])
     mine = soften(student) ** 2
-    each = [match_anchors(s[None], t[None], mine, target) for s, t in zip(student, target, strict=True)]
-    torch.testing.assert_close(match_anchors(student, target, mine, target), torch.stack(each).mean())
+    each = [
+        match_anchors(s[None], t[None], mine, target) for s, t in zip(student, target, strict=True)
+    ]
+    torch.testing.assert_close(
+        match_anchors(student, target, mine, target), torch.stack(each).mean()
+    )
     for s, t in zip(student, target, strict=True):
         assert match_similarities(s[None], t[None]).item() == pytest.approx(0, abs=1e-12)
 

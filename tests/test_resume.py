@@ -1,4 +1,5 @@
-"""A run that was ended at any moment goes on from its last good checkpoint to the figures of the uninterrupted one."""
+"""A run that was ended at any moment goes on from its last good checkpoint to the figures of the
+uninterrupted one."""
 
 import json
 import os
@@ -16,14 +17,14 @@ import numpy as np
 import pytest
 from tiny import TINY, scenario
 
-from fedkd import run as run_module
-from fedkd import summary as summary_module
-from fedkd.build import build
 from fedkd.errors import RunError, SettingError
-from fedkd.report.comparison.finished import status
+from fedkd.experiment import run as run_module
+from fedkd.experiment import summary as summary_module
+from fedkd.experiment.build import build
+from fedkd.experiment.run import resume, run
+from fedkd.experiment.summary import versions
+from fedkd.report.comparison.run_reader import status
 from fedkd.report.folder import RunFolder
-from fedkd.run import resume, run
-from fedkd.summary import versions
 
 VOLATILE = ("seconds", "versions", "engine")
 
@@ -64,18 +65,26 @@ def ended_after(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch, **ch
             run(scenario(**changes), folder)
 
 
-NOISY = {"strategy": "fedmd", "models": ["mlp"], "privacy": {"name": "gaussian", "sigma": 5.0, "clip_norm": 1.0}}
+NOISY = {
+    "strategy": "fedmd",
+    "models": ["mlp"],
+    "privacy": {"name": "gaussian", "sigma": 5.0, "clip_norm": 1.0},
+}
 
 
 def test_what_was_written_after_the_checkpoint_is_gone_before_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a checkpoint after round 2 the run is ended in round 4, and a file in the middle of being written."""
+    """With a checkpoint after round 2 the run is ended in round 4, and a file in the middle of
+    being written."""
     changes = {**NOISY, "rounds": 5, "checkpoint": {"every": 2}, "audit": "store"}
     folder = tmp_path / "run"
     ended_after(3, folder, monkeypatch, **changes)
     assert len(np.load(folder / "weights.npy")) == 4
-    for half in ("view/.upload_00004_00001.npz.7.7.partial", "states/000001/.000004.state.7.7.partial"):
+    for half in (
+        "view/.upload_00004_00001.npz.7.7.partial",
+        "states/000001/.000004.state.7.7.partial",
+    ):
         (folder / half).write_bytes(b"half a message")
 
     def ended(*_: Any, **__: Any) -> None:
@@ -90,8 +99,13 @@ def test_what_was_written_after_the_checkpoint_is_gone_before_the_run_goes_on(
     assert len((folder / "clients.csv").read_text().splitlines()) == 1 + 2 * 4
     entries = json.loads((folder / "view" / "index.json").read_text())["entries"]
     assert {entry["round"] for entry in entries} == {0, 1, 2}
-    assert {path.name for path in (folder / "view").iterdir()} == {entry["file"] for entry in entries} | {"index.json"}
-    assert {path.name for path in (folder / "states").rglob("*.*")} <= {"000001.state", "000002.state"}
+    assert {path.name for path in (folder / "view").iterdir()} == {
+        entry["file"] for entry in entries
+    } | {"index.json"}
+    assert {path.name for path in (folder / "states").rglob("*.*")} <= {
+        "000001.state",
+        "000002.state",
+    }
 
 
 AGAIN = "rounds 3 to 5 are run again: what the interrupted attempt sent there is no part of what the run claims"
@@ -103,7 +117,10 @@ AGAIN = "rounds 3 to 5 are run again: what the interrupted attempt sent there is
         ({}, ""),
         ({"deadline": 60.0}, "; the replay may differ (deadline=60) with the same noise,"),
         ({"torch": "1.0"}, "; the replay may differ (another torch) with the same noise,"),
-        ({"torch": "1.0", "deadline": 60.0}, "; the replay may differ (deadline=60, another torch) with"),
+        (
+            {"torch": "1.0", "deadline": 60.0},
+            "; the replay may differ (deadline=60, another torch) with",
+        ),
         ({"privacy": "none"}, None),
         ({"privacy": "swing"}, None),
     ],
@@ -116,7 +133,8 @@ def test_a_run_that_claims_something_says_which_rounds_are_run_again_and_what_mu
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The run has finished four rounds, and may have begun the fifth, when it goes back to the second."""
+    """The run has finished four rounds, and may have begun the fifth, when it goes back to the
+    second."""
     changes = {**NOISY, "rounds": 6, "checkpoint": {"every": 2}, **changes}
     other = changes.pop("torch", None)
     ended_after(3, tmp_path / "run", monkeypatch, **changes)
@@ -154,7 +172,9 @@ def test_a_run_whose_users_modules_were_edited_says_so_when_it_goes_on(
     monkeypatch.syspath_prepend(str(tmp_path))
     rule, model = tmp_path / "edited_rule.py", tmp_path / "edited_model.py"
     rule.write_text("from toys import Mean\n\nclass Rule(Mean):\n    pass\n")
-    model.write_text("from toys import linear\n\ndef net(shape, classes):\n    return linear(shape, classes)\n")
+    model.write_text(
+        "from toys import linear\n\ndef net(shape, classes):\n    return linear(shape, classes)\n"
+    )
     changes = {"strategy": "edited_rule:Rule", "models": ["edited_model:net"], "rounds": 3}
     ended_after(1, tmp_path / "run", monkeypatch, **changes)
     shutil.copytree(tmp_path / "run", tmp_path / "same")
@@ -165,7 +185,10 @@ def test_a_run_whose_users_modules_were_edited_says_so_when_it_goes_on(
     resume(scenario(**changes), tmp_path / "run")
     said = " ".join(capsys.readouterr().out.split())
     for name in ("edited_rule:Rule", "edited_model:net"):
-        assert f"Warning: the code of {name} has changed: from round 2 on this is another experiment" in said
+        assert (
+            f"Warning: the code of {name} has changed: from round 2 on this is another experiment"
+            in said
+        )
 
 
 def test_engines_and_devices_whose_replay_may_differ_are_named(tmp_path: Path) -> None:
@@ -209,7 +232,9 @@ def test_a_resumed_run_has_the_figures_of_the_uninterrupted_one(
     assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
 
 
-def test_a_table_that_began_after_the_checkpoint_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_began_after_the_checkpoint_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With distill_first the first teacher is distilled, and judged, in the second round."""
     run(scenario(rounds=3, order="distill_first"), tmp_path / "whole")
     ended_after(1, tmp_path / "parts", monkeypatch, rounds=3, order="distill_first")
@@ -258,11 +283,15 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
 
 
-def test_a_run_without_a_good_checkpoint_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_a_good_checkpoint_cannot_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ended_after(2, tmp_path / "run", monkeypatch, rounds=4)
     for path in (tmp_path / "run" / "checkpoints").glob("*"):
         path.write_bytes(b"nothing")
-    with pytest.raises(RunError, match=r"no checkpoint to go on from: .*000002.checkpoint is damaged"):
+    with pytest.raises(
+        RunError, match=r"no checkpoint to go on from: .*000002.checkpoint is damaged"
+    ):
         resume(scenario(rounds=4), tmp_path / "run")
 
 
@@ -280,22 +309,31 @@ def test_a_finished_run_keeps_its_last_checkpoint_and_nothing_older(tmp_path: Pa
     assert {p.name for p in (tmp_path / "run" / "states").glob("*/*")} == {"000005.state"}
 
 
-def test_a_run_goes_on_only_with_its_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_on_only_with_its_own_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ended_after(1, tmp_path / "run", monkeypatch, rounds=3)
     with pytest.raises(SettingError, match=r"seed was 0, is 1"):
         resume(scenario(rounds=3, seed=1), tmp_path / "run")
-    resume(scenario(rounds=3, state="disk", engine={"name": "local", "workers": 2}), tmp_path / "run")
+    resume(
+        scenario(rounds=3, state="disk", engine={"name": "local", "workers": 2}), tmp_path / "run"
+    )
 
 
 def test_two_processes_do_not_run_the_same_run(tmp_path: Path) -> None:
     from fedkd.report.folder import claimed
 
     run(scenario(), tmp_path / "run")
-    with claimed(tmp_path / "run"), pytest.raises(SettingError, match="another process is running this run"):
+    with (
+        claimed(tmp_path / "run"),
+        pytest.raises(SettingError, match="another process is running this run"),
+    ):
         resume(scenario(), tmp_path / "run")
 
 
-def test_strategy_state_that_no_checkpoint_can_hold_is_refused_with_its_place(tmp_path: Path) -> None:
+def test_strategy_state_that_no_checkpoint_can_hold_is_refused_with_its_place(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(RunError, match=r"server\['strategy'\]\['models'\]\[0\] holds a Linear"):
         run(scenario(strategy="toys:Hoarding"), tmp_path / "run")
     run(scenario(strategy="toys:Hoarding", checkpoint={"every": 0}), tmp_path / "other")
@@ -309,7 +347,8 @@ def test_the_checks_of_what_may_change_name_every_setting_that_does_not() -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.0, 0.07, 0.19, 0.4])
 def test_kill_9_at_any_moment_loses_nothing(delay: float, tmp_path: Path) -> None:
-    """The process is killed ``delay`` seconds after its third round, wherever it then is, and again while resuming."""
+    """The process is killed ``delay`` seconds after its third round, wherever it then is, and again
+    while resuming."""
     plain = {**TINY, "rounds": 12, "strategy": {"name": "knfu", "epd_timing": "first_round"}}
     plain["train"] = {**TINY["train"], "optimizer_state": "kept", "epochs": 8}
     config = tmp_path / "scenario.yaml"
@@ -327,7 +366,9 @@ def test_kill_9_at_any_moment_loses_nothing(delay: float, tmp_path: Path) -> Non
 
 
 def killed_after(command: list[str], folder: Path, rounds: int, delay: float) -> None:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         deadline = time.monotonic() + 60
         while not finished(folder) >= rounds:

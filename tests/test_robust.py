@@ -8,8 +8,17 @@ from fedkd.errors import SettingError
 from fedkd.fusion import mean_over_clients, soften
 from fedkd.knowledge import KINDS, Request
 from fedkd.messages import Fusion
-from fedkd.robust import ROBUST, Cronus, GeometricMedian, Krum, Mean, Median, Robust, TrimmedMean
-from fedkd.settings import defaults, documentation, parse
+from fedkd.robustness.aggregators import (
+    ROBUST,
+    Cronus,
+    GeometricMedian,
+    Krum,
+    Mean,
+    Median,
+    Robust,
+    TrimmedMean,
+)
+from fedkd.settings.schema import defaults, documentation, parse
 
 SCALES = ("logits", "probs")
 
@@ -28,12 +37,16 @@ def test_every_entry_is_a_robust_mean_whose_settings_are_documented(name: str):
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("clients", [1, 2, 3, 4, 10, 31])
 @pytest.mark.parametrize("name", ROBUST)
-def test_any_number_of_clients_makes_teachers_that_the_server_accepts(name: str, clients: int, scale: str):
+def test_any_number_of_clients_makes_teachers_that_the_server_accepts(
+    name: str, clients: int, scale: str
+):
     """A round may have fewer clients than the run."""
     values = uploads(scale, clients)
     aggregate, weights = ROBUST[name]().aggregate(values, scale)
     fusion = Fusion(weights=weights.expand(clients, clients), teachers=aggregate)
-    request = Request(round=1, classes=4, public_ids=torch.arange(6), temperature=1.0, train_sizes={})
+    request = Request(
+        round=1, classes=4, public_ids=torch.arange(6), temperature=1.0, train_sizes={}
+    )
     KINDS[scale].check_fusion(fusion, range(clients), request, scale)
     assert aggregate.dtype == weights.dtype == torch.float32
     torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
@@ -68,7 +81,9 @@ def test_a_geometric_median_of_uploads_weighs_a_client_the_same_on_all_samples()
     values = uploads("logits")
     aggregate, weights = GeometricMedian(per="upload").aggregate(values, "logits")
     torch.testing.assert_close(aggregate, torch.einsum("k,knc->nc", weights, values))
-    assert not torch.allclose(aggregate, GeometricMedian().aggregate(values, "logits")[0], atol=1e-2)
+    assert not torch.allclose(
+        aggregate, GeometricMedian().aggregate(values, "logits")[0], atol=1e-2
+    )
 
 
 def test_null_averages_all_but_those_that_krum_tolerates():
@@ -94,7 +109,9 @@ def test_every_setting_changes_the_result(one: Robust, other: Robust):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.7, -0.1, float("nan")])
-@pytest.mark.parametrize(("rule", "name"), [(TrimmedMean, "trim"), (Krum, "tolerate"), (Cronus, "tolerate")])
+@pytest.mark.parametrize(
+    ("rule", "name"), [(TrimmedMean, "trim"), (Krum, "tolerate"), (Cronus, "tolerate")]
+)
 def test_no_more_than_a_minority_can_be_tolerated(rule: type, name: str, share: float):
     with pytest.raises(SettingError, match=f"{name} must be above 0 and below 0.5"):
         rule(**{name: share})
@@ -103,7 +120,10 @@ def test_no_more_than_a_minority_can_be_tolerated(rule: type, name: str, share: 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: parse(GeometricMedian, {"per": "class"}, "robust"), "robust.per must be one of sample, upload"),
+        (
+            lambda: parse(GeometricMedian, {"per": "class"}, "robust"),
+            "robust.per must be one of sample, upload",
+        ),
         (lambda: GeometricMedian(iterations=0), "iterations must be >= 1"),
         (lambda: GeometricMedian(iterations=20_000), "iterations must be <= 10000"),
         (lambda: Krum(average=0), "average must be >= 1"),
@@ -121,10 +141,18 @@ def test_settings_out_of_range_are_errors(make, message: str):
         (Median(), 2, "median would do nothing: of 2 clients it is the mean; it needs 3"),
         (GeometricMedian(), 2, "geometric_median would do nothing"),
         (Cronus(), 2, "cronus would do nothing"),
-        (TrimmedMean(trim=0.4), 4, "trim=0.4 cuts 2 of 4 clients on each side, which leaves none; cut fewer"),
+        (
+            TrimmedMean(trim=0.4),
+            4,
+            "trim=0.4 cuts 2 of 4 clients on each side, which leaves none; cut fewer",
+        ),
         (TrimmedMean(), 2, "trim=0.2 cuts 1 of 2 clients"),
         (Krum(tolerate=0.4), 10, "tolerate=0.4 is 4 of 10 clients, for which krum needs 11"),
-        (Krum(average=9), 10, "average=9 would take in attackers: tolerate=0.2 leaves 8 of 10 clients"),
+        (
+            Krum(average=9),
+            10,
+            "average=9 would take in attackers: tolerate=0.2 leaves 8 of 10 clients",
+        ),
     ],
 )
 def test_too_few_clients_are_refused(rule: Robust, clients: int, message: str):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from fedkd import rows
 from fedkd.fusion import mix, row_softmax, soften
 from fedkd.messages import Cohort
-from fedkd.rows import ROWS, by_rows
+from fedkd.runtime import parallel
+from fedkd.runtime.parallel import ROWS, by_rows
 
 
 @pytest.mark.parametrize("count", [1, ROWS, ROWS + 1, 5 * ROWS - 1])
@@ -31,15 +31,19 @@ def test_the_number_of_cores_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> 
     before, found = torch.get_num_threads(), []
     torch.set_num_threads(1)
     for cores in (1, 2, 7):
-        monkeypatch.setattr(rows, "available_cores", lambda cores=cores: cores)
-        cohort = Cohort(round=1, client_ids=tuple(range(50)), public_ids=torch.arange(999), values=values)
+        monkeypatch.setattr(parallel, "available_cores", lambda cores=cores: cores)
+        cohort = Cohort(
+            round=1, client_ids=tuple(range(50)), public_ids=torch.arange(999), values=values
+        )
         found.append((cohort.probs, mix(weights, cohort.probs)))
     torch.set_num_threads(before)
     for probs, teachers in found[1:]:
         assert torch.equal(probs, found[0][0])
         assert torch.equal(teachers, found[0][1])
     assert torch.allclose(found[0][0], soften(values))
-    assert torch.allclose(found[0][1], torch.einsum("ik,knc->inc", weights, soften(values)), atol=1e-6)
+    assert torch.allclose(
+        found[0][1], torch.einsum("ik,knc->inc", weights, soften(values)), atol=1e-6
+    )
 
 
 def test_what_one_part_raises_is_raised() -> None:

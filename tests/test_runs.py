@@ -10,13 +10,13 @@ import torch
 from flwr.app import ConfigRecord, RecordDict
 from tiny import mean, records, scenario
 
-from fedkd.app import client_app
-from fedkd.app import records as encoded
-from fedkd.build import build
 from fedkd.errors import RunError
+from fedkd.experiment.build import build
+from fedkd.experiment.run import run
+from fedkd.flower import client_app
+from fedkd.flower import records as encoded
 from fedkd.knowledge import Kind
 from fedkd.messages import Upload
-from fedkd.run import run
 
 PUBLIC_BYTES_PER_ROW = 4 * 10 + 4  # ten float32 values and an int32 id
 
@@ -33,11 +33,15 @@ def test_the_number_of_workers_changes_nothing(workers: int) -> None:
     alone, together = records(), records(engine={"name": "local", "workers": workers})
     for one, other in zip(alone, together, strict=True):
         assert one.knowledge_sha256 == other.knowledge_sha256
-        assert [c.global_accuracy for c in one.clients] == [c.global_accuracy for c in other.clients]
+        assert [c.global_accuracy for c in one.clients] == [
+            c.global_accuracy for c in other.clients
+        ]
 
 
 def test_a_model_with_dropout_repeats_at_any_number_of_workers() -> None:
-    runs = [records(models=["toys:dropping"], engine={"name": "local", "workers": n}) for n in (1, 1, 3)]
+    runs = [
+        records(models=["toys:dropping"], engine={"name": "local", "workers": n}) for n in (1, 1, 3)
+    ]
     assert len({run[-1].knowledge_sha256 for run in runs}) == 1
 
 
@@ -90,10 +94,16 @@ def test_training_first_distills_in_every_round_and_one_round_is_one_shot() -> N
 def test_fusion_beats_local_training_by_a_wide_margin_when_data_is_scarce() -> None:
     """Fails if distillation does nothing: both runs would then be equal."""
     setting = {
-        "models": ["mlp"], "clients": 8, "samples_per_client": 15, "rounds": 6,
-        "partition": {"name": "dirichlet", "alpha": 1.0}, "public": {"size": 200}, "test": {"global_size": 300},
-        "train": {"epochs": 5}, "distill": {"epochs": 5},
-    }  # fmt: skip
+        "models": ["mlp"],
+        "clients": 8,
+        "samples_per_client": 15,
+        "rounds": 6,
+        "partition": {"name": "dirichlet", "alpha": 1.0},
+        "public": {"size": 200},
+        "test": {"global_size": 300},
+        "train": {"epochs": 5},
+        "distill": {"epochs": 5},
+    }
     alone = records(strategy="local_only", **setting)[-1]
     fused = records(strategy={"name": "knfu", "epd_timing": "first_round"}, **setting)[-1]
     assert mean(fused, "global_accuracy") > mean(alone, "global_accuracy") + 0.15
@@ -104,9 +114,14 @@ def test_the_weights_of_knfu_follow_the_similarity_of_labels() -> None:
     """Fails if KnFu is the mean: its weights would be uniform and correlate with nothing."""
     setting = {
         "strategy": {"name": "knfu", "beta": 1.0},
-        "clients": 8, "models": ["mlp"], "samples_per_client": None, "rounds": 3, "train": {"epochs": 8},
-        "partition": {"name": "pathological", "classes_per_client": 3}, "public": {"size": 200},
-    }  # fmt: skip
+        "clients": 8,
+        "models": ["mlp"],
+        "samples_per_client": None,
+        "rounds": 3,
+        "train": {"epochs": 8},
+        "partition": {"name": "pathological", "classes_per_client": 3},
+        "public": {"size": 200},
+    }
     weights = records(**setting)[-1].weights
     assert weights is not None
     counts = build(scenario(**setting), threading.Event()).plan.label_counts
@@ -160,7 +175,9 @@ def test_a_round_without_any_accepted_upload_fuses_nothing_and_the_run_goes_on()
 
 
 def test_a_run_without_any_accepted_upload_ends_as_failed_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no upload was accepted in any of 2 rounds.*; client 0 rejected: .*NaN"):
+    with pytest.raises(
+        RunError, match=r"no upload was accepted in any of 2 rounds.*; client 0 rejected: .*NaN"
+    ):
         run(scenario(models=["toys:diverged"]), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
 
@@ -192,7 +209,8 @@ def test_a_client_that_raises_is_recorded_as_failed_and_the_round_goes_on() -> N
 
 def test_a_run_in_which_every_client_fails_ends_with_the_reason() -> None:
     with pytest.raises(
-        RunError, match=r"round 1: 0 of 4 clients answered, min_clients=1; client 0 failed: .*evaluated"
+        RunError,
+        match=r"round 1: 0 of 4 clients answered, min_clients=1; client 0 failed: .*evaluated",
     ):
         records(models=["toys:raising"])
 
@@ -208,7 +226,10 @@ def test_a_strategy_by_import_path_runs_with_its_settings() -> None:
 
 
 def test_beta_zero_is_the_strategy_that_takes_the_mean_of_soft_labels() -> None:
-    knfu, plain_mean = records(strategy={"name": "knfu", "beta": 0.0}), records(strategy="toys:Mean")
+    knfu, plain_mean = (
+        records(strategy={"name": "knfu", "beta": 0.0}),
+        records(strategy="toys:Mean"),
+    )
     assert knfu[-1].knowledge_sha256 == plain_mean[-1].knowledge_sha256
 
 
@@ -226,12 +247,25 @@ def test_public_labels_reach_only_a_strategy_that_declared_them() -> None:
 
 
 def test_pre_training_on_the_labeled_public_set_teaches_before_the_first_round() -> None:
-    setting = {"strategy": "local_only", "rounds": 1, "test": {"global_size": 300}, "public": {"size": 200}}
+    setting = {
+        "strategy": "local_only",
+        "rounds": 1,
+        "test": {"global_size": 300},
+        "public": {"size": 200},
+    }
     without = records(**setting)[0]
-    with_labels = {**setting, "public": {"size": 200, "labeled": True}, "train": {"public_epochs": 20}}
-    assert mean(records(**with_labels)[0], "global_accuracy") > mean(without, "global_accuracy") + 0.3
+    with_labels = {
+        **setting,
+        "public": {"size": 200, "labeled": True},
+        "train": {"public_epochs": 20},
+    }
+    assert (
+        mean(records(**with_labels)[0], "global_accuracy") > mean(without, "global_accuracy") + 0.3
+    )
 
 
 def test_buffers_of_a_model_are_part_of_its_state() -> None:
-    first, again = (records(models=["toys:with_batch_norm"], samples_per_client=16) for _ in range(2))
+    first, again = (
+        records(models=["toys:with_batch_norm"], samples_per_client=16) for _ in range(2)
+    )
     assert first[-1].knowledge_sha256 == again[-1].knowledge_sha256 is not None

@@ -1,4 +1,5 @@
-"""Streams by name: equal where the names are, different elsewhere, and no global generator is touched."""
+"""Streams by name: equal where the names are, different elsewhere, and no global generator is
+touched."""
 
 import hashlib
 import itertools
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedkd.seeding import derive, numpy_stream, torch_seed, torch_stream
+from fedkd.runtime.seeding import derive, numpy_stream, torch_seed, torch_stream
 
 DIFFERENT_PATHS = [
     (),
@@ -27,7 +28,8 @@ DIFFERENT_PATHS = [
 
 
 def test_a_derived_number_is_the_hash_of_its_path():
-    """By hand with hashlib: the first 128 bits of BLAKE2b over the path as compact JSON, read from the left."""
+    """By hand with hashlib: the first 128 bits of BLAKE2b over the path as compact JSON, read from
+    the left."""
     digest = hashlib.blake2b(b'[7,"client",3,"round",12,"batches"]', digest_size=16).hexdigest()
     assert derive(7, "client", 3, "round", 12, "batches") == int(digest, 16)
 
@@ -45,7 +47,9 @@ def test_equal_paths_give_equal_streams():
 def test_different_paths_give_different_streams(one: tuple, other: tuple):
     assert derive(0, *one) != derive(0, *other)
     assert not np.array_equal(numpy_stream(0, *one).random(4), numpy_stream(0, *other).random(4))
-    assert not torch.equal(*(torch.rand(4, generator=torch_stream(0, *path)) for path in (one, other)))
+    assert not torch.equal(
+        *(torch.rand(4, generator=torch_stream(0, *path)) for path in (one, other))
+    )
 
 
 def test_different_seeds_give_different_streams():
@@ -60,15 +64,25 @@ def test_a_seed_and_a_client_never_stand_for_another_pair():
 
 
 def test_twenty_thousand_streams_do_not_collide():
-    paths = list(itertools.product(range(10), range(100), range(5), ("batches", "dropout", "weights", "split")))
-    numbers = {derive(seed, "client", client, "round", number, what) for seed, client, number, what in paths}
+    paths = list(
+        itertools.product(
+            range(10), range(100), range(5), ("batches", "dropout", "weights", "split")
+        )
+    )
+    numbers = {
+        derive(seed, "client", client, "round", number, what)
+        for seed, client, number, what in paths
+    }
     assert len(numbers) == len(paths) == 20_000
     assert all(0 <= number < 2**128 for number in numbers)
 
 
 def test_neighboring_streams_are_not_correlated():
-    """The mean of 1,000 correlations of 50 draws each is 0 give or take 1/sqrt(50,000) = 0.0045; 4 deviations."""
-    draws = np.stack([numpy_stream(0, "client", client).standard_normal(50) for client in range(1001)])
+    """The mean of 1,000 correlations of 50 draws each is 0 give or take 1/sqrt(50,000) = 0.0045; 4
+    deviations."""
+    draws = np.stack(
+        [numpy_stream(0, "client", client).standard_normal(50) for client in range(1001)]
+    )
     assert abs((draws[1:] * draws[:-1]).mean()) < 4 / np.sqrt(50_000)
 
 

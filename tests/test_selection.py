@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedkd.fusion import soften
-from fedkd.selection import core_set, disagreement, hardest_views, most_disputed
+from fedkd.federation.sample_selection import disagreement, hardest_views
+from fedkd.fusion import core_set, soften
 
 
 def predictions(seed: int, *shape: int) -> Tensor:
@@ -29,42 +29,23 @@ def test_disagreement_is_kl_by_sample_zero_between_equals_and_finite(seed: int):
     teacher, student = predictions(seed, 2, 3, 4), predictions(seed + 1, 2, 3, 4)
     found = disagreement(teacher, student)
     assert found.shape == (2, 3)
-    expected = [[naive_kl(teacher[i, n].tolist(), student[i, n].tolist()) for n in range(3)] for i in range(2)]
+    expected = [
+        [naive_kl(teacher[i, n].tolist(), student[i, n].tolist()) for n in range(3)]
+        for i in range(2)
+    ]
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-4, atol=1e-5)
     assert (disagreement(teacher, teacher) == 0).all()
     one, other = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     assert disagreement(one, other).item() == pytest.approx(12 * math.log(10), rel=1e-5)
 
 
-# Asking again.
-
-
-@given(seed=st.integers(0, 2**20), count=st.integers(0, 7), clients=st.integers(1, 3))
-def test_the_most_disputed_are_those_with_the_largest_mean_kl_in_order(seed: int, count: int, clients: int):
-    fused, students = predictions(seed, 7, 4), predictions(seed + 1, clients, 7, 4)
-    far = [
-        sum(naive_kl(fused[n].tolist(), students[k, n].tolist()) for k in range(clients)) / clients for n in range(7)
-    ]
-    expected = sorted(range(7), key=lambda n: -far[n])[:count]
-    assert most_disputed(fused, students, count).tolist() == expected
-
-
-def test_ties_go_to_the_lowest_id_and_agreement_is_asked_for_last():
-    fused = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.5, 0.5], [0.9, 0.1]])
-    student = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])
-    assert most_disputed(fused, student[None], 4).tolist() == [1, 3, 0, 2]
-
-
-def test_more_than_there_are_cannot_be_asked_for():
-    with pytest.raises(AssertionError, match="count must be between 0 and 7, got 8"):
-        most_disputed(predictions(0, 7, 4), predictions(1, 1, 7, 4), 8)
-
-
 # Views.
 
 
 @given(seed=st.integers(0, 2**20), views=st.integers(1, 5))
-def test_the_hardest_view_of_each_sample_is_found_without_regard_to_the_others(seed: int, views: int):
+def test_the_hardest_view_of_each_sample_is_found_without_regard_to_the_others(
+    seed: int, views: int
+):
     teacher, student = predictions(seed, views, 6, 3), predictions(seed + 1, views, 6, 3)
     found = hardest_views(teacher, student)
     for n in range(6):
@@ -126,7 +107,8 @@ def test_relabeling_samples_relabels_the_core_set_and_classes_do_not_matter(seed
 
 
 def test_one_of_each_class_is_chosen_before_any_class_twice():
-    """Twelve certain predictions of four classes, of unequal frequency, and what random choice would often miss."""
+    """Twelve certain predictions of four classes, of unequal frequency, and what random choice
+    would often miss."""
     labels = torch.tensor([0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 0, 3])
     probs = soften(torch.nn.functional.one_hot(labels, 4).float() * 5)
     assert sorted(labels[core_set(probs, 4)].tolist()) == [0, 1, 2, 3]

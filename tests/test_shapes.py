@@ -1,4 +1,5 @@
-"""Shapes are enforced in all that tests run, and functions that are made anew at each call are checked at each."""
+"""Shapes are enforced in all that tests run, and functions that are made anew at each call are
+checked at each."""
 
 from collections.abc import Callable
 

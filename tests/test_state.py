@@ -1,4 +1,5 @@
-"""Client states in memory and on disk: what was put is what comes back, at the cost of its bytes."""
+"""Client states in memory and on disk: what was put is what comes back, at the cost of its
+bytes."""
 
 import threading
 from collections.abc import Callable
@@ -10,12 +11,12 @@ import torch
 from tiny import scenario
 from torch import Tensor, nn
 
-from fedkd.build import workplace
-from fedkd.durable import read_sealed, write_sealed
 from fedkd.errors import Damaged, StorageError
-from fedkd.optimizers import Optimizer
-from fedkd.phases import Phase
-from fedkd.state import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
+from fedkd.experiment.build import workplace
+from fedkd.storage.atomic_files import read_sealed, write_sealed
+from fedkd.storage.client_states import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
+from fedkd.training.hyperparameters import Phase
+from fedkd.training.optimizers import Optimizer
 
 ARCHITECTURES = ("a", "b", "a", "a")
 
@@ -48,7 +49,9 @@ MAKERS: list[Callable[[Path], ClientStore]] = [memory, DiskStore, backed]
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_what_was_put_last_comes_back_to_the_bit(make: Callable[[Path], ClientStore], tmp_path: Path) -> None:
+def test_what_was_put_last_comes_back_to_the_bit(
+    make: Callable[[Path], ClientStore], tmp_path: Path
+) -> None:
     store = make(tmp_path)
     assert store.get(2) is None
     for number in (1, 2):
@@ -96,10 +99,14 @@ def test_history_is_kept_until_it_is_forgotten(tmp_path: Path) -> None:
 
 
 def test_a_store_in_memory_costs_its_bytes_and_no_more() -> None:
-    """1.1 x parameters and optimizer state + 16 KiB a client, over 100 clients of 784-128-10 with Adam's moments."""
+    """1.1 x parameters and optimizer state + 16 KiB a client, over 100 clients of 784-128-10 with
+    Adam's moments."""
     model = nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
     kept = Optimizer(model.parameters(), Phase()).blank()
-    whole = {**model.state_dict(), **{f"optimizer of train/{name}": tensor for name, tensor in kept.items()}}
+    whole = {
+        **model.state_dict(),
+        **{f"optimizer of train/{name}": tensor for name, tensor in kept.items()},
+    }
     size = sum(tensor.nbytes for tensor in whole.values())
     assert size > 3 * 4 * sum(p.numel() for p in model.parameters())
     layout = Layout.of(whole)
@@ -117,7 +124,11 @@ def _resident() -> int:
 
 
 def test_optimizers_go_on_from_their_restored_state() -> None:
-    for phase in (Phase(), Phase(optimizer="sgd", momentum=0.9), Phase(optimizer="adamw", weight_decay=0.1)):
+    for phase in (
+        Phase(),
+        Phase(optimizer="sgd", momentum=0.9),
+        Phase(optimizer="adamw", weight_decay=0.1),
+    ):
         whole, parts = nn.Linear(4, 3), nn.Linear(4, 3)
         parts.load_state_dict(whole.state_dict())
         stream = torch.Generator().manual_seed(0)
@@ -138,7 +149,9 @@ def test_optimizers_go_on_from_their_restored_state() -> None:
 
 def test_clients_of_a_workplace_start_with_weights_of_their_own() -> None:
     place = workplace(
-        scenario(models=["mlp"]), lambda layouts, names: MemoryStore(layouts, names, range(4)), threading.Event()
+        scenario(models=["mlp"]),
+        lambda layouts, names: MemoryStore(layouts, names, range(4)),
+        threading.Event(),
     )
     first = [place.model(i)[0].state_dict()["1.weight"].clone() for i in range(4)]
     assert all(not torch.equal(first[0], other) for other in first[1:])
@@ -176,5 +189,7 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     write_sealed(path, [b"before"])
 
     with pytest.raises((StorageError, BufferError, ValueError)):
-        write_sealed(path, [b"after", np.zeros(3)[::2].data])  # not contiguous: the write fails half way
+        write_sealed(
+            path, [b"after", np.zeros(3)[::2].data]
+        )  # not contiguous: the write fails half way
     assert bytes(read_sealed(path)) == b"before"

@@ -1,4 +1,5 @@
-"""Common mistakes in a user's strategy end the run with one line that says what was wrong and where."""
+"""Common mistakes in a user's strategy end the run with one line that says what was wrong and
+where."""
 
 import re
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ import torch
 from tiny import records
 from toys import Mean
 
+from fedkd.cli.command import main
 from fedkd.errors import RunError
 from fedkd.messages import Cohort, Fusion
-from fedkd.simulate import main
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +26,12 @@ def as_users_run_it() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-FASTEST: dict[str, Any] = {"clients": 2, "models": ["toys:linear"], "rounds": 1, "public": {"size": 10}}
+FASTEST: dict[str, Any] = {
+    "clients": 2,
+    "models": ["toys:linear"],
+    "rounds": 1,
+    "public": {"size": 10},
+}
 
 
 class ReturnsNothing:
@@ -80,15 +86,34 @@ def line_of(mark: str) -> int:
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        ("ReturnsNothing", r"^fuse returned None, expected a fedkd.messages.Fusion\(weights=..., teachers=...\)$"),
+        (
+            "ReturnsNothing",
+            r"^fuse returned None, expected a fedkd.messages.Fusion\(weights=..., teachers=...\)$",
+        ),
         ("ReturnsTensor", r"^fuse returned a Tensor, expected a fedkd.messages.Fusion\("),
         ({"field": "weights"}, r"^fuse returned weights of type ndarray, expected a tensor"),
         ({"field": "teachers"}, r"^fuse returned teachers of type ndarray, expected a tensor"),
-        ({"field": "public_ids"}, r"^fuse returned public_ids of type ndarray, expected a tensor of whole numbers"),
-        ("ReturnsMetricOfText", r"^fuse returned metrics with kind='much', expected numbers by name"),
-        ("Raises", rf"^strategy Raises failed: RuntimeError: .*\(test_strategy_mistakes.py:{line_of('here')}\)$"),
-        ("TakesOneArgument", r"^strategy TakesOneArgument failed: TypeError: .*takes 2 positional arguments[^(]*$"),
-        ("RaisesInStream", rf"failed: KeyError: 'first' \(test_strategy_mistakes.py:{line_of('there')}\)$"),
+        (
+            {"field": "public_ids"},
+            r"^fuse returned public_ids of type ndarray, expected a tensor of whole numbers",
+        ),
+        (
+            "ReturnsMetricOfText",
+            r"^fuse returned metrics with kind='much', expected numbers by name",
+        ),
+        (
+            "Raises",
+            rf"^strategy Raises failed: RuntimeError:"
+            rf" .*\(test_strategy_mistakes.py:{line_of('here')}\)$",
+        ),
+        (
+            "TakesOneArgument",
+            r"^strategy TakesOneArgument failed: TypeError: .*takes 2 positional arguments[^(]*$",
+        ),
+        (
+            "RaisesInStream",
+            rf"failed: KeyError: 'first' \(test_strategy_mistakes.py:{line_of('there')}\)$",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(strategy: Any, message: str) -> None:
@@ -105,9 +130,15 @@ def test_the_whole_traceback_is_printed_where_it_is_asked_for(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command = [
-        "strategy=test_strategy_mistakes:Raises", "clients=2", "models=[toys:linear]", "rounds=1", "public.size=10",
-        "baseline=none", "report.plots=false", "report.console=false",
-    ]  # fmt: skip
+        "strategy=test_strategy_mistakes:Raises",
+        "clients=2",
+        "models=[toys:linear]",
+        "rounds=1",
+        "public.size=10",
+        "baseline=none",
+        "report.plots=false",
+        "report.console=false",
+    ]
     assert main([*command, "run_dir=one"]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
     monkeypatch.setenv("FEDKD_TRACEBACK", "1")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedkd.fusion import soften
-from fedkd.losses import kl
-from fedkd.swing import draw_noise, keep_largest, release, swing_temperatures
+from fedkd.privacy.adaptive_temperature import draw_noise, keep_largest, release, swing_temperatures
+from fedkd.training.losses import kl
 
 
 @st.composite
@@ -19,7 +19,11 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
     rows, columns = draw(st.integers(1, 6)), draw(st.integers(2, 6))
     stream = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     scores = (torch.rand(rows, generator=stream) * 1.5 - 0.25).clamp(0, 1)
-    return 4 * torch.randn(rows, columns, generator=stream), scores, torch.randn(rows, columns, generator=stream)
+    return (
+        4 * torch.randn(rows, columns, generator=stream),
+        scores,
+        torch.randn(rows, columns, generator=stream),
+    )
 
 
 @given(problems(), st.floats(0.5, 2), st.floats(1, 100), st.floats(0, 5))
@@ -28,7 +32,10 @@ def test_a_release_is_the_formula(problem, base, ratio, sigma):
     found = release(logits, swing_temperatures(scores, base, base * ratio), sigma * scores, noise)
     for t, score in enumerate(scores.tolist()):
         temperature = base * ratio**score
-        raw = [z / temperature + sigma * score * g for z, g in zip(logits[t].tolist(), noise[t].tolist(), strict=True)]
+        raw = [
+            z / temperature + sigma * score * g
+            for z, g in zip(logits[t].tolist(), noise[t].tolist(), strict=True)
+        ]
         odds = [math.exp(x - max(raw)) for x in raw]
         assert found[t].tolist() == pytest.approx([x / sum(odds) for x in odds], abs=1e-4)
 
@@ -61,7 +68,8 @@ def test_temperature_alone_keeps_every_ranking(problem, highest):
 
 
 def test_the_same_temperature_on_both_sides_keeps_the_optimum_at_the_teacher():
-    """Fact 1. The loss is flat at the teacher's logits if both soften, and at z / T if only the teacher does."""
+    """Fact 1. The loss is flat at the teacher's logits if both soften, and at z / T if only the
+    teacher does."""
     logits = torch.tensor([[3.0, 1.0, -2.0]])
     temperature = 5.0
     target = release(logits, torch.tensor([temperature]))
@@ -86,10 +94,13 @@ def test_noise_is_of_mean_zero_and_variance_one(law):
 
 
 def test_fixed_noise_stays_and_fresh_noise_averages_out():
-    """Fact 3. Over R = 64 rounds fresh noise shrinks by 8, fixed noise by nothing; over K = 16 clients by 4."""
+    """Fact 3. Over R = 64 rounds fresh noise shrinks by 8, fixed noise by nothing; over K = 16
+    clients by 4."""
     rows = torch.tensor([5, 9, 11])
     fixed = torch.stack([draw_noise(rows, 400, "gaussian", 0, "client", 2) for _ in range(64)])
-    fresh = torch.stack([draw_noise(rows, 400, "gaussian", 0, "client", 2, "round", r) for r in range(64)])
+    fresh = torch.stack(
+        [draw_noise(rows, 400, "gaussian", 0, "client", 2, "round", r) for r in range(64)]
+    )
     clients = torch.stack([draw_noise(rows, 400, "gaussian", 0, "client", k) for k in range(16)])
     assert fixed.mean(dim=0).std().item() == pytest.approx(1, abs=0.1)
     assert fresh.mean(dim=0).std().item() == pytest.approx(1 / 8, abs=0.02)
@@ -112,4 +123,6 @@ def test_the_largest_probabilities_stay_in_proportion(problem, count):
     torch.testing.assert_close(kept.sum(dim=-1), torch.ones(len(probs)))
     assert ((kept > 0).sum(dim=-1) <= count).all()
     head = probs.topk(min(count, probs.shape[1])).values
-    torch.testing.assert_close(kept.topk(min(count, probs.shape[1])).values, head / head.sum(dim=-1, keepdim=True))
+    torch.testing.assert_close(
+        kept.topk(min(count, probs.shape[1])).values, head / head.sum(dim=-1, keepdim=True)
+    )

@@ -6,12 +6,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedkd.fusion import soften
-from fedkd.targets import gate_by_confidence, margin_weights, teacher_is_surer
+from fedkd.training.targets import gate_by_confidence, margin_weights, teacher_is_surer
 
 
 @st.composite
 def soft_labels(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
-    """Soft labels [N, C] of a teacher and a client, tied in half of the cases, and a permutation of samples."""
+    """Soft labels [N, C] of a teacher and a client, tied in half of the cases, and a permutation of
+    samples."""
     samples, classes = draw(st.integers(1, 8)), draw(st.integers(2, 6))
     stream = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     logits = torch.randn(2, samples, classes, generator=stream) * 3
@@ -25,16 +26,22 @@ def soft_labels(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @given(case=soft_labels())
-def test_the_gate_takes_each_sample_whole_from_whoever_is_surer(case: tuple[Tensor, Tensor, Tensor]):
+def test_the_gate_takes_each_sample_whole_from_whoever_is_surer(
+    case: tuple[Tensor, Tensor, Tensor],
+):
     teacher, own, _ = case
     target = gate_by_confidence(teacher, own)
     for t, s, found in zip(teacher.tolist(), own.tolist(), target.tolist(), strict=True):
         assert found == (t if max(t) > max(s) else s)
-    assert torch.equal(target.max(dim=-1).values, torch.maximum(teacher.max(dim=-1).values, own.max(dim=-1).values))
+    assert torch.equal(
+        target.max(dim=-1).values, torch.maximum(teacher.max(dim=-1).values, own.max(dim=-1).values)
+    )
 
 
 @given(case=soft_labels())
-def test_the_gate_does_not_see_the_order_of_samples_nor_of_classes(case: tuple[Tensor, Tensor, Tensor]):
+def test_the_gate_does_not_see_the_order_of_samples_nor_of_classes(
+    case: tuple[Tensor, Tensor, Tensor],
+):
     teacher, own, order = case
     target = gate_by_confidence(teacher, own)
     assert torch.equal(gate_by_confidence(teacher[order], own[order]), target[order])
@@ -42,7 +49,9 @@ def test_the_gate_does_not_see_the_order_of_samples_nor_of_classes(case: tuple[T
 
 
 @given(case=soft_labels())
-def test_a_client_that_teaches_itself_and_a_teacher_without_opinion_change_nothing(case: tuple[Tensor, Tensor, Tensor]):
+def test_a_client_that_teaches_itself_and_a_teacher_without_opinion_change_nothing(
+    case: tuple[Tensor, Tensor, Tensor],
+):
     _, own, _ = case
     before = own.clone()
     assert torch.equal(gate_by_confidence(own, own), own)

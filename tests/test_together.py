@@ -13,14 +13,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedkd.errors import Interrupted
-from fedkd.losses import LOSSES, ON_PROBS
-from fedkd.models.build import ZOO, Architecture, Traits, try_out
-from fedkd.phases import Phase
-from fedkd.together import Pool, chunks, clients_at_once, optimize_together, pays, reason_against
-from fedkd.training import optimize
+from fedkd.federation.batched_training import (
+    Pool,
+    chunks,
+    clients_at_once,
+    optimize_together,
+    pays,
+    reason_against,
+)
+from fedkd.models.factory import ZOO, Architecture, Traits, try_out
+from fedkd.training.hyperparameters import Phase
+from fedkd.training.loop import optimize
+from fedkd.training.losses import LOSSES, ON_PROBS
 
 FEATURES, CLASSES = 5, 3
-UNEQUAL = (7, 20, 3, 12, 1, 8)  # at batch size 4: short last batches, clients below one batch, 1 to 5 steps an epoch
+UNEQUAL = (
+    7,
+    20,
+    3,
+    12,
+    1,
+    8,
+)  # at batch size 4: short last batches, clients below one batch, 1 to 5 steps an epoch
 PLAIN = Traits(parameters=0, draws_randomness=False)
 
 
@@ -30,14 +44,22 @@ def interrupt(due: bool) -> None:
 
 
 def small(input_shape: tuple[int, ...] = (FEATURES,), classes: int = CLASSES) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(input_shape)), 8), nn.Tanh(), nn.Linear(8, classes))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(int(np.prod(input_shape)), 8), nn.Tanh(), nn.Linear(8, classes)
+    )
 
 
 class Federation:
     """Clients of unequal weights and samples, to be trained in both ways."""
 
     def __init__(
-        self, sizes=UNEQUAL, factory=small, shape=(FEATURES,), dtype=torch.float64, loss=F.cross_entropy, soft=None
+        self,
+        sizes=UNEQUAL,
+        factory=small,
+        shape=(FEATURES,),
+        dtype=torch.float64,
+        loss=F.cross_entropy,
+        soft=None,
     ):
         stream = torch.Generator().manual_seed(0)
         self.sizes, self.loss, self.model = sizes, loss, factory(shape, CLASSES).to(dtype)
@@ -52,8 +74,11 @@ class Federation:
         rows = [torch.randn(size, CLASSES, generator=stream, dtype=dtype) for size in sizes]
         self.y = [{"probs": r.softmax(-1), "logits": r, None: r.argmax(-1)}[soft] for r in rows]
 
-    def alone(self, phase: Phase, epochs: int | None = None) -> tuple[list[dict[str, Tensor]], list[float | None]]:
-        """The mean loss of the last epoch is taken in float64: ``optimize`` adds it up in float32."""
+    def alone(
+        self, phase: Phase, epochs: int | None = None
+    ) -> tuple[list[dict[str, Tensor]], list[float | None]]:
+        """The mean loss of the last epoch is taken in float64: ``optimize`` adds it up in
+        float32."""
         states, means = [], []
         for i, (state, x, y) in enumerate(zip(self.states, self.x, self.y, strict=True)):
             self.model.load_state_dict(state)
@@ -64,7 +89,9 @@ class Federation:
                 seen.append((loss.item(), len(batch)))
                 return loss
 
-            mean = optimize(self.model, len(x), batch_loss, phase, np.random.default_rng(i), epochs=epochs)
+            mean = optimize(
+                self.model, len(x), batch_loss, phase, np.random.default_rng(i), epochs=epochs
+            )
             states.append({name: value.clone() for name, value in self.model.state_dict().items()})
             last = seen[len(seen) - math.ceil(len(x) / phase.batch_size) :]
             exact = sum(loss * count for loss, count in last) / max(len(x), 1)
@@ -87,12 +114,18 @@ class Federation:
             [np.random.default_rng(i) for i in who],
             **options,
         )
-        return [{name: values[j] for name, values in states.items()} for j in range(len(who))], means
+        return [
+            {name: values[j] for name, values in states.items()} for j in range(len(who))
+        ], means
 
 
 def furthest(one: tuple[list, list], other: tuple[list, list]) -> float:
     """The largest difference of any client's parameter or loss."""
-    distances = [(a[name] - b[name]).abs().max().item() for a, b in zip(one[0], other[0], strict=True) for name in a]
+    distances = [
+        (a[name] - b[name]).abs().max().item()
+        for a, b in zip(one[0], other[0], strict=True)
+        for name in a
+    ]
     for a, b in zip(one[1], other[1], strict=True):
         assert (a is None) == (b is None)
         distances.append(0.0 if a is None else abs(a - b))
@@ -117,7 +150,8 @@ OPTIMIZERS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("settings", OPTIMIZERS, ids=str)
 def test_clients_of_unequal_size_are_trained_as_by_the_loop(settings: dict[str, Any]):
-    """Up to fifteen steps, of which a client takes three to fifteen. Masks, order and idle clients all count here."""
+    """Up to fifteen steps, of which a client takes three to fifteen. Masks, order and idle clients
+    all count here."""
     phase, clients = Phase(epochs=3, batch_size=4, learning_rate=0.05, **settings), Federation()
     assert furthest(clients.together(phase), clients.alone(phase)) <= 1e-12
 
@@ -131,9 +165,13 @@ def test_every_distillation_loss_is_minimized_as_by_the_loop(name: str):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-@pytest.mark.parametrize(("dtype", "epochs", "limit"), [(torch.float64, 5, 1e-12), (torch.float32, 1, 1e-6)])
+@pytest.mark.parametrize(
+    ("dtype", "epochs", "limit"), [(torch.float64, 5, 1e-12), (torch.float32, 1, 1e-6)]
+)
 @pytest.mark.parametrize("name", ZOO)
-def test_every_model_of_the_zoo_is_trained_as_by_the_loop(name: str, dtype: torch.dtype, epochs: int, limit: float):
+def test_every_model_of_the_zoo_is_trained_as_by_the_loop(
+    name: str, dtype: torch.dtype, epochs: int, limit: float
+):
     """Ten steps for the first client in float64; one step each in float32, by SGD.
 
     Adam's first step is the sign of the gradient, which turns rounding near zero into a whole step.
@@ -153,10 +191,14 @@ def test_a_common_set_may_be_shared_with_a_teacher_for_each():
     clients = Federation((10, 10, 10), loss=LOSSES["mse"], soft="logits")
     clients.x = [clients.x[0]] * 3
     phase = Phase(epochs=2, batch_size=4)
-    states = {name: torch.stack([state[name] for state in clients.states]) for name in clients.states[0]}
+    states = {
+        name: torch.stack([state[name] for state in clients.states]) for name in clients.states[0]
+    }
     inputs, targets = Pool.shared(clients.x[0], 3), Pool.of_each(clients.y)
     streams = [np.random.default_rng(i) for i in range(3)]
-    means = optimize_together(clients.model, states, [10] * 3, inputs, targets, clients.loss, phase, streams)
+    means = optimize_together(
+        clients.model, states, [10] * 3, inputs, targets, clients.loss, phase, streams
+    )
     each = [{name: values[i] for name, values in states.items()} for i in range(3)]
     assert furthest((each, means), clients.alone(phase)) <= 1e-12
 
@@ -172,7 +214,8 @@ def test_two_swapped_clients_would_be_seen():
 
 
 def test_samples_that_only_fill_a_batch_have_no_say():
-    """The last sample of a short batch is the one repeated: a mean over the filled batch would weigh it more."""
+    """The last sample of a short batch is the one repeated: a mean over the filled batch would
+    weigh it more."""
     phase, clients = Phase(batch_size=4, optimizer="sgd", learning_rate=0.1), Federation((3,))
     assert furthest(clients.together(phase), clients.alone(phase)) <= 1e-12
     last = np.random.default_rng(0).permutation(3)[-1]
@@ -185,7 +228,8 @@ def test_samples_that_only_fill_a_batch_have_no_say():
 
 @pytest.mark.parametrize("settings", [*OPTIMIZERS[1:]], ids=str)
 def test_a_client_whose_epochs_are_over_stays_where_it_is_to_the_bit(settings: dict[str, Any]):
-    """Momentum, moments and weight decay would all move it on during the other client's 24 further steps."""
+    """Momentum, moments and weight decay would all move it on during the other client's 24 further
+    steps."""
     phase, clients = Phase(batch_size=4, learning_rate=0.05, **settings), Federation((100, 4))
     together, alone = clients.together(phase)[0], clients.together(phase, who=[1])[0]
     assert equal_bits(together[1], alone[0])
@@ -204,10 +248,15 @@ def test_a_loss_beyond_the_largest_float_spoils_no_sum():
 # One client and the others.
 
 
-@pytest.mark.parametrize("settings", [{"optimizer": "sgd", "momentum": 0.9}, {}, {"optimizer": "adamw"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"optimizer": "sgd", "momentum": 0.9}, {}, {"optimizer": "adamw"}], ids=str
+)
 def test_a_clients_result_is_the_same_in_any_company_to_the_bit(settings: dict[str, Any]):
     sizes = tuple(3 + (7 * i) % 11 for i in range(50))
-    clients, phase = Federation(sizes, dtype=torch.float32), Phase(epochs=2, batch_size=4, **settings)
+    clients, phase = (
+        Federation(sizes, dtype=torch.float32),
+        Phase(epochs=2, batch_size=4, **settings),
+    )
     states, means = clients.together(phase)
     for who in ([0, 1, 2], [31], [49, 7], list(range(49, -1, -1))):
         few_states, few_means = clients.together(phase, who)
@@ -233,7 +282,9 @@ def test_a_client_without_samples_keeps_its_state_and_its_stream():
     assert equal_bits(states[1], before)
     stacked = {name: value[None].clone() for name, value in before.items()}
     nothing = Pool(clients.x[1], (0,))
-    assert optimize_together(clients.model, stacked, [0], nothing, nothing, clients.loss, phase, [idle]) == [None]
+    assert optimize_together(
+        clients.model, stacked, [0], nothing, nothing, clients.loss, phase, [idle]
+    ) == [None]
     assert idle.random() == np.random.default_rng(1).random()
 
 
@@ -254,7 +305,10 @@ def test_frozen_parameters_stay_as_they_are():
     clients.model[1].weight.requires_grad_(False)
     states, means = clients.together(phase)
     assert furthest((states, means), clients.alone(phase)) <= 1e-12
-    assert all(torch.equal(a["1.weight"], b["1.weight"]) for a, b in zip(states, clients.states, strict=True))
+    assert all(
+        torch.equal(a["1.weight"], b["1.weight"])
+        for a, b in zip(states, clients.states, strict=True)
+    )
 
 
 def test_the_model_lends_its_forward_and_keeps_its_weights():
@@ -267,9 +321,14 @@ def test_the_model_lends_its_forward_and_keeps_its_weights():
 
 def test_an_interruption_between_two_steps_changes_no_state():
     clients, calls = Federation(), iter([False, False, True])
-    states = {name: torch.stack([state[name] for state in clients.states]) for name in clients.states[0]}
+    states = {
+        name: torch.stack([state[name] for state in clients.states]) for name in clients.states[0]
+    }
     before = {name: values.clone() for name, values in states.items()}
-    pools, streams = (Pool.of_each(clients.x), Pool.of_each(clients.y)), [np.random.default_rng(i) for i in range(6)]
+    pools, streams = (
+        (Pool.of_each(clients.x), Pool.of_each(clients.y)),
+        [np.random.default_rng(i) for i in range(6)],
+    )
     with pytest.raises(Interrupted):
         optimize_together(
             clients.model,
@@ -309,11 +368,15 @@ def batch_norm(shape, classes):
 
 
 def batch_norm_without_statistics(shape, classes):
-    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64, track_running_stats=False), nn.Linear(64, classes))
+    return nn.Sequential(
+        nn.Flatten(), nn.BatchNorm1d(64, track_running_stats=False), nn.Linear(64, classes)
+    )
 
 
 def tied(shape, classes):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, classes))
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, classes)
+    )
     model[2].weight = model[1].weight
     return model
 
@@ -338,13 +401,17 @@ REASONS = {
 
 @pytest.mark.parametrize("factory", REASONS, ids=lambda factory: factory.__name__)
 def test_a_model_that_cannot_be_trained_together_is_told_why(factory):
-    reason = reason_against(Architecture(f"{__name__}:{factory.__name__}", (1, 8, 8), CLASSES), PLAIN)
+    reason = reason_against(
+        Architecture(f"{__name__}:{factory.__name__}", (1, 8, 8), CLASSES), PLAIN
+    )
     assert reason is not None
     assert re.search(REASONS[factory], reason)
 
 
 def test_a_model_that_draws_randomness_is_refused():
-    reason = reason_against(Architecture("mlp", (1, 8, 8), CLASSES), Traits(0, draws_randomness=True))
+    reason = reason_against(
+        Architecture("mlp", (1, 8, 8), CLASSES), Traits(0, draws_randomness=True)
+    )
     assert reason == "it draws random numbers in training"
 
 
@@ -360,21 +427,32 @@ def test_nothing_speaks_against_the_zoo(name: str):
 
 @pytest.mark.parametrize("sizes", [[], [40], [40, 0, 0]], ids=str)
 def test_a_single_client_is_left_to_the_loop(sizes: list[int]):
-    assert not pays(Architecture("mlp", (1, 8, 8), CLASSES), sizes, Phase(batch_size=8), torch.device("cpu"))
+    assert not pays(
+        Architecture("mlp", (1, 8, 8), CLASSES), sizes, Phase(batch_size=8), torch.device("cpu")
+    )
 
 
 def test_whether_it_pays_is_a_matter_of_the_share_asked_for():
     measured = partial(
-        pays, Architecture("mlp", (1, 8, 8), CLASSES), [16] * 8, Phase(batch_size=8), torch.device("cpu"), repeats=1
+        pays,
+        Architecture("mlp", (1, 8, 8), CLASSES),
+        [16] * 8,
+        Phase(batch_size=8),
+        torch.device("cpu"),
+        repeats=1,
     )
     assert measured(at_most=100.0)
     assert not measured(at_most=0.0)
 
 
 def saving(clients: int, device: str = "cpu", repeats: int = 3) -> float:
-    """How many times faster 64-32-10 perceptrons are trained together: 40 samples each, batches of 8, Adam."""
+    """How many times faster 64-32-10 perceptrons are trained together: 40 samples each, batches of
+    8, Adam."""
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)).to(device)
-    x, y = torch.randn(clients, 40, 64, device=device), torch.randint(10, (clients, 40), device=device)
+    x, y = (
+        torch.randn(clients, 40, 64, device=device),
+        torch.randint(10, (clients, 40), device=device),
+    )
     states = {name: torch.stack([value] * clients) for name, value in model.state_dict().items()}
     phase, pools = Phase(batch_size=8), (Pool.of_each(list(x)), Pool.of_each(list(y)))
 
@@ -400,4 +478,6 @@ def saving(clients: int, device: str = "cpu", repeats: int = 3) -> float:
 @pytest.mark.slow
 def test_fifty_tiny_clients_are_trained_in_less_than_half_the_time():
     assert saving(50) >= 2
-    assert pays(Architecture("mlp", (1, 8, 8), 10), [40] * 50, Phase(batch_size=8), torch.device("cpu"))
+    assert pays(
+        Architecture("mlp", (1, 8, 8), 10), [40] * 50, Phase(batch_size=8), torch.device("cpu")
+    )

@@ -12,16 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedkd.errors import Interrupted, SettingError
-from fedkd.optimizers import Optimizer
-from fedkd.phases import Distillation, Phase, Training
-from fedkd.training import PREDICTION_BATCH, accuracy, optimize, predict
+from fedkd.training.hyperparameters import Distillation, Phase, Training
+from fedkd.training.loop import PREDICTION_BATCH, accuracy, optimize, predict
+from fedkd.training.optimizers import Optimizer
 
 SIZE, FEATURES, CLASSES = 23, 5, 3
 
 
 def data() -> tuple[Tensor, Tensor]:
     stream = torch.Generator().manual_seed(0)
-    return torch.randn(SIZE, FEATURES, generator=stream), torch.randint(CLASSES, (SIZE,), generator=stream)
+    return torch.randn(SIZE, FEATURES, generator=stream), torch.randint(
+        CLASSES, (SIZE,), generator=stream
+    )
 
 
 def model_of(seed: int = 0) -> nn.Module:
@@ -58,7 +60,10 @@ OPTIMIZERS = [
         {"optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 0.1},
         lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
     ),
-    ({"optimizer": "adamw", "learning_rate": 0.01}, lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.0)),
+    (
+        {"optimizer": "adamw", "learning_rate": 0.01},
+        lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.0),
+    ),
     ({"optimizer": "sgd", "learning_rate": 0.1}, lambda p: torch.optim.SGD(p, lr=0.1)),
     (
         {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01},
@@ -93,20 +98,28 @@ def test_a_phase_equals_the_plain_pytorch_loop_to_the_bit(settings: dict[str, An
 def test_the_same_stream_repeats_and_another_does_not():
     models = [model_of() for _ in range(3)]
     for model, seed in zip(models, (1, 1, 2), strict=True):
-        optimize(model, SIZE, classification(model), Phase(batch_size=4), np.random.default_rng(seed))
+        optimize(
+            model, SIZE, classification(model), Phase(batch_size=4), np.random.default_rng(seed)
+        )
     assert_equal_weights(models[0], models[1])
     assert not torch.equal(weights(models[0])[0], weights(models[2])[0])
 
 
-@pytest.mark.parametrize(("size", "batch_size", "sizes"), [(23, 5, [5, 5, 5, 5, 3]), (20, 5, [5] * 4), (3, 32, [3])])
-def test_every_epoch_visits_all_samples_in_a_fresh_order(size: int, batch_size: int, sizes: list[int]):
+@pytest.mark.parametrize(
+    ("size", "batch_size", "sizes"), [(23, 5, [5, 5, 5, 5, 3]), (20, 5, [5] * 4), (3, 32, [3])]
+)
+def test_every_epoch_visits_all_samples_in_a_fresh_order(
+    size: int, batch_size: int, sizes: list[int]
+):
     model, visited = model_of(), []
 
     def batch_loss(batch: Tensor) -> Tensor:
         visited.append(batch.tolist())
         return model(torch.ones(1, FEATURES)).sum()
 
-    optimize(model, size, batch_loss, Phase(epochs=3, batch_size=batch_size), np.random.default_rng(0))
+    optimize(
+        model, size, batch_loss, Phase(epochs=3, batch_size=batch_size), np.random.default_rng(0)
+    )
     per_epoch = len(sizes)
     epochs = [visited[i : i + per_epoch] for i in range(0, len(visited), per_epoch)]
     assert len(epochs) == 3
@@ -117,9 +130,11 @@ def test_every_epoch_visits_all_samples_in_a_fresh_order(size: int, batch_size: 
 
 
 def test_the_mean_loss_is_that_of_the_last_epoch_by_sample():
-    """The loss of a batch is its mean index; the mean over samples 0..4 is 2 however they are batched.
+    """The loss of a batch is its mean index; the mean over samples 0..4 is 2 however they are
+    batched.
 
-    A mean over batches of 2, 2 and 1 would be another number for most orders. The second epoch counts 10 more.
+    A mean over batches of 2, 2 and 1 would be another number for most orders. The second epoch
+    counts 10 more.
     """
     model, calls = model_of(), []
 
@@ -128,7 +143,10 @@ def test_the_mean_loss_is_that_of_the_last_epoch_by_sample():
         later = 10.0 if len(calls) > 3 else 0.0
         return 0 * model(torch.ones(1, FEATURES)).sum() + batch.float().mean() + later
 
-    assert optimize(model, 5, batch_loss, Phase(epochs=2, batch_size=2), np.random.default_rng(0)) == 12.0
+    assert (
+        optimize(model, 5, batch_loss, Phase(epochs=2, batch_size=2), np.random.default_rng(0))
+        == 12.0
+    )
 
 
 def test_the_number_of_epochs_may_be_given_apart_from_the_phase():
@@ -148,7 +166,10 @@ def test_nothing_to_do_returns_none_and_leaves_model_and_stream(size: int, epoch
 
 def test_zero_epochs_may_override_the_phase():
     model = model_of()
-    assert optimize(model, SIZE, classification(model), Phase(), np.random.default_rng(0), epochs=0) is None
+    assert (
+        optimize(model, SIZE, classification(model), Phase(), np.random.default_rng(0), epochs=0)
+        is None
+    )
 
 
 def test_training_takes_place_in_training_mode():
@@ -176,7 +197,12 @@ def test_a_stopped_phase_raises_between_two_batches():
 
     with pytest.raises(Interrupted):
         optimize(
-            model, 20, batch_loss, Phase(batch_size=5), np.random.default_rng(0), pulse=lambda: stop(len(visited) == 2)
+            model,
+            20,
+            batch_loss,
+            Phase(batch_size=5),
+            np.random.default_rng(0),
+            pulse=lambda: stop(len(visited) == 2),
         )
     assert len(visited) == 2
 
@@ -184,7 +210,14 @@ def test_a_stopped_phase_raises_between_two_batches():
 def test_a_phase_stopped_before_it_starts_changes_nothing():
     model = model_of()
     with pytest.raises(Interrupted):
-        optimize(model, SIZE, classification(model), Phase(), np.random.default_rng(0), pulse=lambda: stop(True))
+        optimize(
+            model,
+            SIZE,
+            classification(model),
+            Phase(),
+            np.random.default_rng(0),
+            pulse=lambda: stop(True),
+        )
     assert_equal_weights(model, model_of())
 
 
@@ -228,7 +261,9 @@ def test_the_optimizer_starts_afresh_in_every_phase():
 # Prediction.
 
 
-@pytest.mark.parametrize("size", [1, PREDICTION_BATCH, PREDICTION_BATCH + 1, 3 * PREDICTION_BATCH - 7])
+@pytest.mark.parametrize(
+    "size", [1, PREDICTION_BATCH, PREDICTION_BATCH + 1, 3 * PREDICTION_BATCH - 7]
+)
 def test_predictions_in_batches_equal_one_call(size: int):
     model = model_of()
     x = torch.randn(size, FEATURES, generator=torch.Generator().manual_seed(1))
@@ -248,7 +283,9 @@ def test_prediction_leaves_no_gradient_and_no_graph():
 
 def test_prediction_takes_place_in_evaluation_mode():
     """Dropout would change them from call to call, batch norm with the batch."""
-    model = nn.Sequential(nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, CLASSES)).train()
+    model = nn.Sequential(
+        nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, CLASSES)
+    ).train()
     before = copy.deepcopy(model.state_dict())
     x = data()[0]
     assert torch.equal(predict(model, x), predict(model, x))
@@ -278,7 +315,9 @@ def test_a_nan_is_never_the_largest_logit():
 
 
 def test_an_infinite_logit_is_the_largest():
-    assert accuracy(torch.tensor([[torch.inf, 1.0], [-torch.inf, -5.0]]), torch.tensor([0, 1])) == 1.0
+    assert (
+        accuracy(torch.tensor([[torch.inf, 1.0], [-torch.inf, -5.0]]), torch.tensor([0, 1])) == 1.0
+    )
 
 
 # Settings.
@@ -297,7 +336,10 @@ def test_an_infinite_logit_is_the_largest():
         ({"weight_decay": -1.0}, r"weight_decay must be >= 0, got -1\.0"),
         ({"weight_decay": math.nan}, "weight_decay must be a finite number, got nan"),
         ({"momentum": 0.9}, r"momentum=0\.9 would do nothing: optimizer=adam has none"),
-        ({"momentum": 0.9, "optimizer": "adamw"}, r"momentum=0\.9 would do nothing: optimizer=adamw has none"),
+        (
+            {"momentum": 0.9, "optimizer": "adamw"},
+            r"momentum=0\.9 would do nothing: optimizer=adamw has none",
+        ),
         ({"momentum": 1.0, "optimizer": "sgd"}, r"momentum must be in \[0, 1\), got 1\.0"),
         ({"momentum": -0.1, "optimizer": "sgd"}, r"momentum must be in \[0, 1\), got -0\.1"),
         ({"momentum": math.nan, "optimizer": "sgd"}, r"momentum must be in \[0, 1\), got nan"),
@@ -310,7 +352,8 @@ def test_phases_that_make_no_sense_are_refused(phase: type, settings: dict[str, 
 
 @pytest.mark.parametrize("name", ["rmsprop", "SGD"])
 def test_an_unknown_optimizer_is_refused_not_replaced(name: str):
-    """A scenario's file is checked against the annotation; a phase that is made in Python must be as safe."""
+    """A scenario's file is checked against the annotation; a phase that is made in Python must be
+    as safe."""
     with pytest.raises(SettingError, match="optimizer must be one of"):
         Phase(optimizer=name)
 
@@ -327,7 +370,10 @@ def test_a_temperature_that_is_not_above_zero_is_refused(temperature: float):
 
 
 def test_distillation_without_an_epoch_is_refused():
-    with pytest.raises(SettingError, match="epochs must be >= 1, got 0; strategy=local_only leaves distillation out"):
+    with pytest.raises(
+        SettingError,
+        match="epochs must be >= 1, got 0; strategy=local_only leaves distillation out",
+    ):
         Distillation(epochs=0)
 
 

@@ -3,10 +3,10 @@
 import threading
 from typing import Any
 
-from fedkd.build import build
+from fedkd.experiment.build import build
+from fedkd.experiment.run import execute
 from fedkd.messages import RoundRecord
-from fedkd.run import execute
-from fedkd.scenario import Scenario
+from fedkd.scenario.scenario import Scenario
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -25,7 +25,8 @@ TINY: dict[str, Any] = {
 
 
 def scenario(**changes: Any) -> Scenario:
-    """Return the tiny scenario with top-level settings changed; sections are merged into the tiny ones."""
+    """Return the tiny scenario with top-level settings changed; sections are merged into the tiny
+    ones."""
     plain = dict(TINY)
     for key, value in changes.items():
         old = plain.get(key)

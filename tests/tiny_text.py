@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import nn
 
-from fedkd.build import Experiment, build
+from fedkd.experiment.build import Experiment, build
+from fedkd.experiment.run import execute
 from fedkd.messages import RoundRecord
-from fedkd.run import execute
-from fedkd.scenario import Scenario
-from fedkd.text.models import Decoder, Gru
+from fedkd.scenario.scenario import Scenario
+from fedkd.tasks.text.language_models import Decoder, Gru
 
 TINY_TEXT: dict[str, Any] = {
     "name": "tiny_text",
@@ -42,7 +42,8 @@ def small_decoder(vocabulary_size: int, context: int) -> nn.Module:
 
 
 def text_scenario(**changes: Any) -> Scenario:
-    """Return the tiny scenario with top-level settings changed; sections are merged into the tiny ones."""
+    """Return the tiny scenario with top-level settings changed; sections are merged into the tiny
+    ones."""
     plain = dict(TINY_TEXT)
     for key, value in changes.items():
         old = plain.get(key)

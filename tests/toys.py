@@ -17,7 +17,9 @@ from fedkd.strategy import Needs
 
 
 def linear(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(input_shape[0] * input_shape[1] * input_shape[2], classes))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(input_shape[0] * input_shape[1] * input_shape[2], classes)
+    )
 
 
 def dropping(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -115,11 +117,14 @@ class Hoarding(Mean):
 
     def fuse(self, cohort: Cohort, state: Any) -> Fusion:
         fusion = super().fuse(cohort, state)
-        return Fusion(weights=fusion.weights, teachers=fusion.teachers, state={"models": [nn.Linear(1, 1)]})
+        return Fusion(
+            weights=fusion.weights, teachers=fusion.teachers, state={"models": [nn.Linear(1, 1)]}
+        )
 
 
 class _Fragile(nn.Module):
-    """A model that does what the file named by FEDKD_TEST_TRIGGER says, once, when it is trained next."""
+    """A model that does what the file named by FEDKD_TEST_TRIGGER says, once, when it is trained
+    next."""
 
     def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
@@ -133,7 +138,8 @@ class _Fragile(nn.Module):
 
 
 def _taken(path: Path) -> str:
-    """Return what the file says to the one process that takes it; two that read it at once would both fail."""
+    """Return what the file says to the one process that takes it; two that read it at once would
+    both fail."""
     mine = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.rename(mine)

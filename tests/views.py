@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedkd.seeding import numpy_stream
+from fedkd.runtime.seeding import numpy_stream
 
 
 @dataclass
 class View:
-    """What a test says of a client; what it leaves out is empty. Predictions are given, not computed."""
+    """What a test says of a client; what it leaves out is empty. Predictions are given, not
+    computed."""
 
     logits: Tensor = field(default_factory=lambda: torch.zeros(0, 3))
     ids: Tensor = field(default_factory=lambda: torch.arange(0))

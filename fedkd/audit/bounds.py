@@ -1,9 +1,10 @@
 """Lower bounds on epsilon from two samples of guesses: what a mechanism certainly does not keep.
 
-Both bounds take how often an attack said "second" of releases from the first data set (false positives) and "first" of
-releases from the second (false negatives). They hold for independent releases: draws of a mechanism, or runs. Canaries
-of one run are not independent; for those there is ``fedkd.audit.one_run``. Thresholds are fixed beforehand or chosen on
-a hold-out, and a confidence is divided by the number of tests made (``bonferroni``).
+Both bounds take how often an attack said "second" of releases from the first data set (false
+positives) and "first" of releases from the second (false negatives). They hold for independent
+releases: draws of a mechanism, or runs. Canaries of one run are not independent; for those there is
+``fedkd.audit.one_run``. Thresholds are fixed beforehand or chosen on a hold-out, and a confidence
+is divided by the number of tests made (``bonferroni``).
 """
 
 import math
@@ -37,18 +38,22 @@ class Errors:
 
 
 def bonferroni(confidence: float, tests: int) -> float:
-    """Return the confidence of each of ``tests`` tests that hold together with at least ``confidence``.
+    """Return the confidence of each of ``tests`` tests that hold together with at least
+    ``confidence``.
 
     >>> round(bonferroni(0.95, 10), 6)
     0.995
     """
     if not 0 < confidence < 1 or tests < 1:
-        raise SettingError(f"a confidence is between 0 and 1, for at least one test; got {confidence} and {tests}")
+        raise SettingError(
+            f"a confidence is between 0 and 1, for at least one test; got {confidence} and {tests}"
+        )
     return 1 - (1 - confidence) / tests
 
 
 def gaussian_delta(epsilon: float, mu: float) -> float:
-    """Return delta(epsilon) of a mu-Gaussian-DP mechanism (Dong et al. 2019, arXiv 1905.02383, corollary 2.13).
+    """Return delta(epsilon) of a mu-Gaussian-DP mechanism (Dong et al. 2019, arXiv 1905.02383,
+    corollary 2.13).
 
     >>> round(gaussian_delta(1.0, 1.0), 12)
     0.126936737507
@@ -73,11 +78,13 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
 
 def clopper_pearson_bound(errors: Errors, delta: float, confidence: float = 0.95) -> float:
-    """Return the epsilon that any (epsilon, delta)-private mechanism with these errors exceeds (>= 0).
+    """Return the epsilon that any (epsilon, delta)-private mechanism with these errors exceeds (>=
+    0).
 
-    ``TPR <= e^epsilon FPR + delta`` and ``TNR <= e^epsilon FNR + delta`` (Kairouz et al. 2015, arXiv 1311.0776), with
-    each error rate at its upper limit; both rates hold together with ``confidence``. Assumes nothing of the mechanism,
-    and needs many releases: small errors are what it lives on.
+    ``TPR <= e^epsilon FPR + delta`` and ``TNR <= e^epsilon FNR + delta`` (Kairouz et al. 2015,
+    arXiv 1311.0776), with each error rate at its upper limit; both rates hold together with
+    ``confidence``. Assumes nothing of the mechanism, and needs many releases: small errors are what
+    it lives on.
     """
     _delta(delta)
     false_positive, false_negative = _upper(errors, confidence)
@@ -91,9 +98,9 @@ def clopper_pearson_bound(errors: Errors, delta: float, confidence: float = 0.95
 def gaussian_bound(errors: Errors, delta: float, confidence: float = 0.95) -> float:
     """Return the epsilon at ``delta`` that a Gaussian mechanism with these errors exceeds (>= 0).
 
-    ``mu = Phi^-1(1 - FPR_hi) - Phi^-1(FNR_hi)`` (Nasr et al. 2023, arXiv 2302.07956), then ``gaussian_epsilon``. Much
-    tighter than Clopper-Pearson, and true for Gaussian noise only: of another mechanism it says which Gaussian one
-    would err as often.
+    ``mu = Phi^-1(1 - FPR_hi) - Phi^-1(FNR_hi)`` (Nasr et al. 2023, arXiv 2302.07956), then
+    ``gaussian_epsilon``. Much tighter than Clopper-Pearson, and true for Gaussian noise only: of
+    another mechanism it says which Gaussian one would err as often.
     """
     return gaussian_epsilon(gaussian_mu(errors, confidence), delta)
 
@@ -105,9 +112,16 @@ def gaussian_mu(errors: Errors, confidence: float = 0.95) -> float:
 
 
 def two_sample_ceiling(
-    negatives: int, positives: int, delta: float, confidence: float = 0.95, *, gaussian: bool = False
+    negatives: int,
+    positives: int,
+    delta: float,
+    confidence: float = 0.95,
+    *,
+    gaussian: bool = False,
 ) -> float:
-    """Return the largest epsilon that so many releases can ever show: that of an attack without an error."""
+    """Return the largest epsilon that so many releases can ever show: that of an attack without an
+    error.
+    """
     bound = gaussian_bound if gaussian else clopper_pearson_bound
     return bound(Errors(0, negatives, 0, positives), delta, confidence)
 
@@ -122,4 +136,6 @@ def _upper(errors: Errors, confidence: float) -> tuple[float, float]:
 
 def _delta(delta: float, *, positive: bool = False) -> None:
     if not 0 <= delta < 1 or (positive and delta == 0):
-        raise SettingError(f"delta must be {'above 0' if positive else '>= 0'} and below 1, got {delta}")
+        raise SettingError(
+            f"delta must be {'above 0' if positive else '>= 0'} and below 1, got {delta}"
+        )

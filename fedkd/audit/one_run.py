@@ -1,9 +1,11 @@
-"""A lower bound on epsilon from one training run with many canaries (Steinke, Nasr, Jagielski 2023, arXiv 2305.08846).
+"""A lower bound on epsilon from one training run with many canaries (Steinke, Nasr, Jagielski 2023,
+arXiv 2305.08846).
 
-Every canary is in by a fair coin of its own. The auditor guesses some coins after seeing the release and abstains on
-the rest. Under (epsilon, delta)-privacy for one record, the number of right guesses is hardly larger than that of
-independent guesses, each right with probability ``e^epsilon / (1 + e^epsilon)``, however the canaries interact.
-Not for: several runs or draws of a mechanism (``fedkd.audit.bounds``).
+Every canary is in by a fair coin of its own. The auditor guesses some coins after seeing the
+release and abstains on the rest. Under (epsilon, delta)-privacy for one record, the number of right
+guesses is hardly larger than that of independent guesses, each right with probability ``e^epsilon /
+(1 + e^epsilon)``, however the canaries interact. Not for: several runs or draws of a mechanism
+(``fedkd.audit.bounds``).
 """
 
 import math
@@ -29,15 +31,17 @@ class Guesses:
     def __post_init__(self) -> None:
         if not 0 <= self.right <= self.made <= self.canaries or self.canaries < 1:
             raise SettingError(
-                f"guesses need right <= made <= canaries, got {self.right}, {self.made}, {self.canaries}"
+                f"guesses need right <= made <= canaries, got {self.right}, {self.made},"
+                f" {self.canaries}"
             )
 
 
 def one_run_p_value(guesses: Guesses, epsilon: float, delta: float) -> float:
-    """Return how probable so many right guesses are at most in an (epsilon, delta)-private run (their theorem 5.2).
+    """Return how probable so many right guesses are at most in an (epsilon, delta)-private run
+    (their theorem 5.2).
 
-    With W ~ Binomial(made, e^epsilon / (1 + e^epsilon)): ``P[W >= v] + 2 m delta max_i P[v - i <= W < v] / i`` over
-    i from 1 to v (no more than made); 1 at most.
+    With W ~ Binomial(made, e^epsilon / (1 + e^epsilon)): ``P[W >= v] + 2 m delta max_i P[v - i <= W
+    < v] / i`` over i from 1 to v (no more than made); 1 at most.
     """
     right, chance = guesses.right, float(expit(epsilon))
     tail = float(binom.sf(right - 1, guesses.made, chance))
@@ -49,7 +53,8 @@ def one_run_p_value(guesses: Guesses, epsilon: float, delta: float) -> float:
 
 
 def one_run_bound(guesses: Guesses, delta: float, confidence: float = 0.95) -> float:
-    """Return the epsilon that the run exceeds with ``confidence`` (>= 0): no smaller one explains the right guesses.
+    """Return the epsilon that the run exceeds with ``confidence`` (>= 0): no smaller one explains
+    the right guesses.
 
     How many guesses to make must be decided before looking at the coins.
 
@@ -57,7 +62,9 @@ def one_run_bound(guesses: Guesses, delta: float, confidence: float = 0.95) -> f
     2.16518
     """
     if not 0 <= delta < 1 or not 0 < confidence < 1:
-        raise SettingError(f"delta must be in [0, 1) and confidence in (0, 1), got {delta} and {confidence}")
+        raise SettingError(
+            f"delta must be in [0, 1) and confidence in (0, 1), got {delta} and {confidence}"
+        )
 
     def excess(epsilon: float) -> float:
         return one_run_p_value(guesses, epsilon, delta) - (1 - confidence)
@@ -82,10 +89,11 @@ def one_run_ceiling(canaries: int, delta: float, confidence: float = 0.95) -> fl
 
 
 def guess(scores: Float[np.ndarray, "n"], included: Bool[np.ndarray, "n"], made: int) -> Guesses:
-    """Return how many guesses are right if the ``made / 2`` highest scores are called members and the lowest others.
+    """Return how many guesses are right if the ``made / 2`` highest scores are called members and
+    the lowest others.
 
-    ``included`` is looked at only to count. ``made`` is even and fixed beforehand. Ties go by place, which does not
-    depend on the coins.
+    ``included`` is looked at only to count. ``made`` is even and fixed beforehand. Ties go by
+    place, which does not depend on the coins.
     """
     if made % 2 or not 2 <= made <= len(scores):
         raise SettingError(f"guesses must be an even number from 2 to {len(scores)}, got {made}")

@@ -1,4 +1,6 @@
-"""What an audit says: tables for a person, files for a program, and the entry of a run's summary."""
+"""What an audit says: tables for a person, files for a program, and the entry of a run's
+summary.
+"""
 
 import csv
 import dataclasses
@@ -11,9 +13,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from fedkd.audit.figures import draw_roc
+from fedkd.audit.audit_run import Attack, Judgment, Study
 from fedkd.audit.roc import LEVELS, Rate
-from fedkd.audit.study import Attack, Judgment, Study
+from fedkd.audit.roc_plot import draw_roc
 from fedkd.audit.verdicts import LIMITS, Verdict
 from fedkd.errors import StorageError
 from fedkd.report.console import NO_TERMINAL_WIDTH
@@ -23,12 +25,22 @@ WORST_FIRST: tuple[Verdict, ...] = ("VIOLATION", "consistent", "uninformative", 
 
 
 def write(studies: Sequence[Study], run_dir: Path, *, plots: bool = True) -> None:
-    """Write the audit's files in place of an earlier one's. Raises StorageError where the disk does not take them."""
-    attacks = [{"adversary": s.adversary, **attack_row(attack)} for s in studies for attack in _all(s)]
-    claims = [{"audit_of": s.adversary, **claim_row(judgment)} for s in studies for judgment in s.judgments]
+    """Write the audit's files in place of an earlier one's. Raises StorageError where the disk does
+    not take them.
+    """
+    attacks = [
+        {"adversary": s.adversary, **attack_row(attack)} for s in studies for attack in _all(s)
+    ]
+    claims = [
+        {"audit_of": s.adversary, **claim_row(judgment)}
+        for s in studies
+        for judgment in s.judgments
+    ]
     plain = {"audits": [_plain(study) for study in studies], "limits": list(LIMITS)}
     try:
-        (run_dir / "audit.json").write_text(json.dumps(jsonable(plain), indent=2, allow_nan=False) + "\n")
+        (run_dir / "audit.json").write_text(
+            json.dumps(jsonable(plain), indent=2, allow_nan=False) + "\n"
+        )
         for name, rows in (("audit.csv", attacks), ("audit_claims.csv", claims)):
             with (run_dir / name).open("w", newline="") as file:
                 writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["adversary"])
@@ -49,16 +61,19 @@ def _plain(study: Study) -> dict[str, Any]:
         "ceiling": study.ceiling,
         "claims": [claim_row(judgment) for judgment in study.judgments],
         "attacks": [dataclasses.asdict(attack) for attack in _all(study)],
-        "labels": {str(client): dataclasses.asdict(found) for client, found in study.labels.items()},
+        "labels": {
+            str(client): dataclasses.asdict(found) for client, found in study.labels.items()
+        },
         "skipped": list(study.skipped),
     }
 
 
 def summary_entry(studies: Sequence[Study]) -> dict[str, Any]:
-    """Return the ``audit`` of a run's summary: the first adversary's figures, then every adversary's by name.
+    """Return the ``audit`` of a run's summary: the first adversary's figures, then every
+    adversary's by name.
 
-    ``verdict`` is the worst of all. ``attack`` is the one with the largest AUC, whose interval allows for the choice;
-    figures that could not be measured are None.
+    ``verdict`` is the worst of all. ``attack`` is the one with the largest AUC, whose interval
+    allows for the choice; figures that could not be measured are None.
     """
     each = {study.adversary: _headline(study) for study in studies}
     first = each[studies[0].adversary]
@@ -79,7 +94,11 @@ def _headline(study: Study) -> dict[str, Any]:
     rate = Rate(None) if best is None else best.rates[LEVELS.index(0.01)]
     blind = study.blind
     labels = list(study.labels.values())
-    claimed = [j.claim.epsilon for j in study.judgments if j.verdict != "no claim" and j.claim.epsilon is not None]
+    claimed = [
+        j.claim.epsilon
+        for j in study.judgments
+        if j.verdict != "no claim" and j.claim.epsilon is not None
+    ]
     return {
         "adversary": study.adversary,
         "candidates": study.canaries,
@@ -101,14 +120,19 @@ def _headline(study: Study) -> dict[str, Any]:
         "claimed_epsilon": min(claimed, default=None),
         "verdict": worst(j.verdict for j in study.judgments),
         "attacks": {
-            attack.name: {"auc": attack.auc, "tpr_at_1_percent_fpr": attack.rates[LEVELS.index(0.01)].value}
+            attack.name: {
+                "auc": attack.auc,
+                "tpr_at_1_percent_fpr": attack.rates[LEVELS.index(0.01)].value,
+            }
             for attack in study.attacks
         },
     }
 
 
 def amend_summary(run_dir: Path, entry: Mapping[str, Any]) -> None:
-    """Write an audit's entry into a stored run's summary, whole or not at all. Raises StorageError."""
+    """Write an audit's entry into a stored run's summary, whole or not at all. Raises
+    StorageError.
+    """
     path, partial = run_dir / "summary.json", run_dir / "summary.json.partial"
     summary = {**json.loads(path.read_text()), "audit": entry}
     try:
@@ -127,7 +151,8 @@ def show(studies: Sequence[Study]) -> None:
         _show(study, console)
     if any(study.attacks for study in studies):
         console.print(
-            "* Clopper-Pearson and Gaussian bounds as if candidates were independent; no verdict rests on them.",
+            "* Clopper-Pearson and Gaussian bounds as if candidates were independent; no verdict"
+            " rests on them.",
             markup=False,
         )
     for line in LIMITS:
@@ -137,7 +162,15 @@ def show(studies: Sequence[Study]) -> None:
 def _show(study: Study, console: Console) -> None:
     if study.attacks:
         title = f"Attacks by {study.adversary} on {study.canaries} candidates, {study.confidence:.0%} for all bounds"
-        names = ["attack", "AUC", "interval", *(f"TPR {level:.1%}" for level in LEVELS), "eps >=", "CP*", "GDP*"]
+        names = [
+            "attack",
+            "AUC",
+            "interval",
+            *(f"TPR {level:.1%}" for level in LEVELS),
+            "eps >=",
+            "CP*",
+            "GDP*",
+        ]
         rows = [
             [
                 a.name,
@@ -154,18 +187,37 @@ def _show(study: Study, console: Console) -> None:
     if study.labels:
         found = study.labels.values()
         mean = [
-            sum(getattr(f, n) for f in found) / len(found) for n in ("kl", "total_variation", "blind_total_variation")
+            sum(getattr(f, n) for f in found) / len(found)
+            for n in ("kl", "total_variation", "blind_total_variation")
         ]
         console.print(
-            f"Label distributions from uploads: KL {mean[0]:.3f}, total variation {mean[1]:.3f} (without uploads"
+            f"Label distributions from uploads: KL {mean[0]:.3f}, total variation {mean[1]:.3f}"
+            " (without uploads"
             f" {mean[2]:.3f}), means over {len(found)} clients."
         )
-    names = ["mechanism", "unit", "against", "claimed eps", "delta", "audited eps >=", "ceiling", "verdict"]
+    names = [
+        "mechanism",
+        "unit",
+        "against",
+        "claimed eps",
+        "delta",
+        "audited eps >=",
+        "ceiling",
+        "verdict",
+    ]
     rows = [
-        [j.claim.mechanism, j.claim.unit, j.claim.adversary, _two(j.claim.epsilon), f"{j.claim.delta or ''}",
-         _two(j.lower_bound), _two(j.ceiling), j.verdict]
+        [
+            j.claim.mechanism,
+            j.claim.unit,
+            j.claim.adversary,
+            _two(j.claim.epsilon),
+            f"{j.claim.delta or ''}",
+            _two(j.lower_bound),
+            _two(j.ceiling),
+            j.verdict,
+        ]
         for j in study.judgments
-    ]  # fmt: skip
+    ]
     console.print(_table(f"Claimed against audited by {study.adversary}", names, rows))
     for reason in study.skipped:
         console.print(f"Not done: {reason}", markup=False)
@@ -174,14 +226,23 @@ def _show(study: Study, console: Console) -> None:
 def attack_row(attack: Attack) -> dict[str, Any]:
     """Return an attack's row of ``audit.csv``; what could not be measured is empty."""
     row: dict[str, Any] = {
-        "attack": attack.name, "auc": attack.auc, "auc_low": attack.auc_low, "auc_high": attack.auc_high,
+        "attack": attack.name,
+        "auc": attack.auc,
+        "auc_low": attack.auc_low,
+        "auc_high": attack.auc_high,
         "chance": attack.chance,
-    }  # fmt: skip
+    }
     for level, rate in zip(LEVELS, attack.rates, strict=True):
-        row |= {f"tpr_at_{level}": rate.value, f"tpr_at_{level}_low": rate.low, f"tpr_at_{level}_high": rate.high}
+        row |= {
+            f"tpr_at_{level}": rate.value,
+            f"tpr_at_{level}_low": rate.low,
+            f"tpr_at_{level}_high": rate.high,
+        }
     return row | {
-        "one_run": attack.one_run, "clopper_pearson": attack.clopper_pearson, "gaussian": attack.gaussian,
-    }  # fmt: skip
+        "one_run": attack.one_run,
+        "clopper_pearson": attack.clopper_pearson,
+        "gaussian": attack.gaussian,
+    }
 
 
 def claim_row(judgment: Judgment) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """How sure a model is of a record's label, as one number that is roughly normal over models.
 
-Scores are float64: near certainty the difference between two float32 probabilities is mostly rounding. Not for:
-deciding who is a member from them (``fedkd.audit.attacks``).
+Scores are float64: near certainty the difference between two float32 probabilities is mostly
+rounding. Not for: deciding who is a member from them (``fedkd.audit.membership_inference``).
 """
 
 import numpy as np
@@ -11,17 +11,22 @@ from scipy.special import logsumexp
 from fedkd.errors import SettingError
 
 SMALLEST = 2.0**-149
-"""The smallest probability that float32 can hold; smaller ones count as this, so that scores stay within +-103.3."""
+"""The smallest probability that float32 can hold; smaller ones count as this, so that scores stay
+within +-103.3."""
 
 Scores = Float[np.ndarray, "*models n"]
 
 
-def margin_of_probs(probs: Float[np.ndarray, "*models n C"], labels: Int[np.ndarray, "n"]) -> Scores:
-    """Return ``phi = ln p_y - ln sum_{j != y} p_j`` of every record under every model (Carlini et al. 2022).
+def margin_of_probs(
+    probs: Float[np.ndarray, "*models n C"], labels: Int[np.ndarray, "n"]
+) -> Scores:
+    """Return ``phi = ln p_y - ln sum_{j != y} p_j`` of every record under every model (Carlini et
+    al. 2022).
 
-    LiRA's logit-scaled confidence (arXiv 2112.03570), in the form that does not subtract ``p_y`` from 1. Positive
-    where the label is likelier than all other classes together, 0 at 1/2. Both probabilities are at least ``SMALLEST``:
-    a one-hot row gives +-103.3. Raises SettingError for fewer than two classes or labels out of range.
+    LiRA's logit-scaled confidence (arXiv 2112.03570), in the form that does not subtract ``p_y``
+    from 1. Positive where the label is likelier than all other classes together, 0 at 1/2. Both
+    probabilities are at least ``SMALLEST``: a one-hot row gives +-103.3. Raises SettingError for
+    fewer than two classes or labels out of range.
 
     >>> margin_of_probs(np.array([[0.5, 0.25, 0.25], [0.8, 0.1, 0.1]]), np.array([0, 0])).round(6).tolist()
     [0.0, 1.386294]
@@ -33,7 +38,9 @@ def margin_of_probs(probs: Float[np.ndarray, "*models n C"], labels: Int[np.ndar
     return np.asarray(np.log(label) - np.log(rest))
 
 
-def margin_of_logits(logits: Float[np.ndarray, "*models n C"], labels: Int[np.ndarray, "n"]) -> Scores:
+def margin_of_logits(
+    logits: Float[np.ndarray, "*models n C"], labels: Int[np.ndarray, "n"]
+) -> Scores:
     """Return the same score from logits, ``z_y - logsumexp_{j != y} z_j``, without limits.
 
     >>> margin_of_logits(np.array([[3.0, 1.0]]), np.array([0])).tolist()
@@ -41,7 +48,9 @@ def margin_of_logits(logits: Float[np.ndarray, "*models n C"], labels: Int[np.nd
     """
     others = _others(logits.shape, labels)
     values = logits.astype(np.float64)
-    return np.asarray(_of_label(values, labels) - logsumexp(np.where(others, values, -np.inf), axis=-1))
+    return np.asarray(
+        _of_label(values, labels) - logsumexp(np.where(others, values, -np.inf), axis=-1)
+    )
 
 
 def log_probs_of(margins: Scores) -> Scores:
@@ -63,6 +72,8 @@ def _others(shape: tuple[int, ...], labels: np.ndarray) -> np.ndarray:
     if shape[-1] < 2:
         raise SettingError(f"a margin needs at least 2 classes, got {shape[-1]}")
     if labels.size and not (labels.min() >= 0 and labels.max() < shape[-1]):
-        raise SettingError(f"labels must be 0 to {shape[-1] - 1}, got {labels.min()} to {labels.max()}")
+        raise SettingError(
+            f"labels must be 0 to {shape[-1] - 1}, got {labels.min()} to {labels.max()}"
+        )
     others: np.ndarray = np.arange(shape[-1]) != labels[:, None]
     return others

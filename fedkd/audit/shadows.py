@@ -1,11 +1,13 @@
-"""Shadow models for LiRA: each client's training done again, on coins that the auditor tossed itself.
+"""Shadow models for LiRA: each client's training done again, on coins that the auditor tossed
+itself.
 
-The auditor is *informed*: it knows all of a client's records but the coins, which is what differential privacy grants
-an adversary, and the teachers that the client was sent, which its view holds. Shadow s of client k trains as the client
-did (settings, mechanism, rounds, the same teachers), from initial weights, batches and noise of its own, on the
-client's certain records and on the half of its candidates that fell in. Every candidate is in half of the shadows
-(Carlini et al. 2022, arXiv 2112.03570). Departure from a run: a shadow takes part in every round, whoever was absent.
-Not for: what is concluded from their answers (``fedkd.audit.attacks``).
+The auditor is *informed*: it knows all of a client's records but the coins, which is what
+differential privacy grants an adversary, and the teachers that the client was sent, which its view
+holds. Shadow s of client k trains as the client did (settings, mechanism, rounds, the same
+teachers), from initial weights, batches and noise of its own, on the client's certain records and
+on the half of its candidates that fell in. Every candidate is in half of the shadows (Carlini et
+al. 2022, arXiv 2112.03570). Departure from a run: a shadow takes part in every round, whoever was
+absent. Not for: what is concluded from their answers (``fedkd.audit.membership_inference``).
 """
 
 import threading
@@ -17,17 +19,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fedkd.audit.canaries import Coins
-from fedkd.client import take_part
+from fedkd.audit.record_canaries import Coins
 from fedkd.codecs import Codecs
-from fedkd.devices import settled
+from fedkd.federation.client import take_part
+from fedkd.federation.context import Workplace
 from fedkd.fusion import soften
 from fedkd.knowledge import Kind, PublicPredictions
 from fedkd.messages import Download, Knowledge, Predictions, Step
-from fedkd.seeding import derive, numpy_stream
-from fedkd.state import ClientState
-from fedkd.training import predict
-from fedkd.workplace import Workplace
+from fedkd.runtime.devices import settled
+from fedkd.runtime.seeding import derive, numpy_stream
+from fedkd.storage.client_states import ClientState
+from fedkd.training.loop import predict
 
 Teachers = Mapping[int, Mapping[int, Knowledge]]
 """By client, then round: what the client was taught in it."""
@@ -37,9 +39,10 @@ Teachers = Mapping[int, Mapping[int, Knowledge]]
 class ShadowModels:
     """M shadows of every client. For each candidate they are those of its owner.
 
-    ``logits`` are their answers to candidates after the last round, ``sent_logits`` when they uploaded last, before
-    they learned from the last teacher. ``uploads`` [M, N, C] by client are their soft labels on all public samples as
-    they would have left it, the mean over rounds; there are none for kinds of knowledge other than predictions.
+    ``logits`` are their answers to candidates after the last round, ``sent_logits`` when they
+    uploaded last, before they learned from the last teacher. ``uploads`` [M, N, C] by client are
+    their soft labels on all public samples as they would have left it, the mean over rounds; there
+    are none for kinds of knowledge other than predictions.
     """
 
     included: Bool[np.ndarray, "M n"]
@@ -49,7 +52,14 @@ class ShadowModels:
 
 
 def train_shadows(
-    place: Workplace, coins: Coins, teachers: Teachers, *, rounds: int, distills_first: bool, count: int, seed: int
+    place: Workplace,
+    coins: Coins,
+    teachers: Teachers,
+    *,
+    rounds: int,
+    distills_first: bool,
+    count: int,
+    seed: int,
 ) -> ShadowModels:
     """Return ``count`` shadows (an even number) of every client that candidates were tossed for."""
     inputs, _ = place.task.test_set(coins.rows)
@@ -58,7 +68,9 @@ def train_shadows(
     uploads = {}
     for client in np.unique(coins.client_ids).tolist():
         own = np.flatnonzero(coins.client_ids == client)
-        included[:, own] = _halves(count, len(own), numpy_stream(seed, "audit", "shadows", client, "coins"))
+        included[:, own] = _halves(
+            count, len(own), numpy_stream(seed, "audit", "shadows", client, "coins")
+        )
         certain = np.setdiff1d(place.division.train[client], coins.rows)
         sent = []
         for shadow in range(count):
@@ -67,7 +79,13 @@ def train_shadows(
             asked = inputs[own]
             with settled(place.device):
                 probs, at_upload[shadow, own] = _follow(
-                    there, client, teachers.get(client, {}), rounds, distills_first, place.codecs, asked
+                    there,
+                    client,
+                    teachers.get(client, {}),
+                    rounds,
+                    distills_first,
+                    place.codecs,
+                    asked,
                 )
                 logits[shadow, own] = _answers(there, client, asked)
             sent.append(probs)
@@ -83,7 +101,9 @@ def _halves(count: int, candidates: int, stream: np.random.Generator) -> Bool[np
 
 
 def _apart(place: Workplace, client: int, rows: np.ndarray, seed: int) -> Workplace:
-    """Return a workplace in which one client has other rows, and streams of its own; what it does leaves no trace."""
+    """Return a workplace in which one client has other rows, and streams of its own; what it does
+    leaves no trace.
+    """
     train = tuple(rows if i == client else own for i, own in enumerate(place.division.train))
     return replace(
         place,
@@ -108,7 +128,8 @@ def _follow(
     codecs: Codecs | None,
     asked: Tensor,
 ) -> tuple[Float[np.ndarray, "N C"] | None, Float[np.ndarray, "n C"]]:
-    """Let a client take part in all rounds; return the mean of its soft labels, and its answers at its last upload.
+    """Let a client take part in all rounds; return the mean of its soft labels, and its answers at
+    its last upload.
 
     None where it sends something else than predictions.
     """
@@ -124,7 +145,10 @@ def _follow(
             before.append("distill")
         after: list[Step] = ["share"] if predicts else []
         first = Download(
-            round=number, steps=(*before, "train", *after), public_ids=ids, teacher=teacher if distills_first else None
+            round=number,
+            steps=(*before, "train", *after),
+            public_ids=ids,
+            teacher=teacher if distills_first else None,
         )
         upload = take_part(place, client, first)
         if isinstance(upload.knowledge, Predictions):

@@ -1,7 +1,9 @@
-"""A model distilled from a client's uploads: what a server can score candidates on without asking the client.
+"""A model distilled from a client's uploads: what a server can score candidates on without asking
+the client.
 
-The server holds the public set and the uploads, which is all that distillation takes. The surrogates of the other
-clients are the shadow models. Not for: clients' own distillation (``fedkd.training``).
+The server holds the public set and the uploads, which is all that distillation takes. The
+surrogates of the other clients are the shadow models. Not for: clients' own distillation
+(``fedkd.training.loop``).
 """
 
 from collections.abc import Callable
@@ -13,11 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.audit.scores import margin_of_logits
-from fedkd.checks import at_least, positive
-from fedkd.losses import cross_entropy
-from fedkd.models.build import borrowed_global_generator
+from fedkd.models.factory import borrowed_global_generator
 from fedkd.models.mlp import mlp
-from fedkd.seeding import numpy_stream, torch_seed
+from fedkd.runtime.seeding import numpy_stream, torch_seed
+from fedkd.settings.validators import at_least, positive
+from fedkd.training.losses import cross_entropy
 
 Factory = Callable[[tuple[int, int, int], int], nn.Module]
 Inputs = Float[Tensor, "N channels height width"]
@@ -34,7 +36,8 @@ class Surrogates:
     learning_rate: float = 1e-3
     """Step size of Adam, > 0."""
     seed: int = 0
-    """Of the weights and the order of rows. All clients' surrogates share both, so that only their uploads differ."""
+    """Of the weights and the order of rows. All clients' surrogates share both, so that only their
+    uploads differ."""
 
     def __post_init__(self) -> None:
         at_least(1, epochs=self.epochs, batch_size=self.batch_size)
@@ -42,7 +45,10 @@ class Surrogates:
 
 
 def distil(
-    inputs: Inputs, probs: Float[Tensor, "N C"], settings: Surrogates | None = None, factory: Factory = mlp
+    inputs: Inputs,
+    probs: Float[Tensor, "N C"],
+    settings: Surrogates | None = None,
+    factory: Factory = mlp,
 ) -> nn.Module:
     """Return a model that was taught ``probs`` on ``inputs`` by cross-entropy with soft labels."""
     settings = settings or Surrogates()
@@ -68,10 +74,12 @@ def surrogate_margins(
     settings: Surrogates | None = None,
     factory: Factory = mlp,
 ) -> Float[np.ndarray, "K n"]:
-    """Return every candidate's margin under a surrogate of every client; ``attacks.co_op_lira`` of it is the attack.
+    """Return every candidate's margin under a surrogate of every client; ``attacks.co_op_lira`` of
+    it is the attack.
 
-    That is surrogate LiRA, after the distillation-based attack of Shi et al. 2025 (arXiv 2502.08001), reconstructed:
-    that the other clients' surrogates are the shadow models is our choice.
+    That is surrogate LiRA, after the distillation-based attack of Shi et al. 2025 (arXiv
+    2502.08001), reconstructed: that the other clients' surrogates are the shadow models is our
+    choice.
     """
     found = []
     for own in probs:

@@ -1,7 +1,7 @@
 """Claimed against measured: what one lower bound says of one claim.
 
-Not for: how the bound was found. A verdict ``consistent`` is no proof: a weak attack finds nothing in a broken
-mechanism.
+Not for: how the bound was found. A verdict ``consistent`` is no proof: a weak attack finds nothing
+in a broken mechanism.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ Verdict = Literal["VIOLATION", "consistent", "uninformative", "no claim"]
 LIMITS = (
     "A weak attack is no proof of safety: consistent means that this audit found nothing.",
     "Ordinary records and average-case canaries underestimate what the worst record loses.",
-    "Black-box audits of DP-SGD are loose: even without any noise they have shown epsilon <= 0.67 here.",
+    "Black-box audits of DP-SGD are loose: even without any noise they have shown epsilon <= 0.67"
+    " here.",
 )
 """What every audit prints below its verdicts."""
 
@@ -34,7 +35,9 @@ class Claim:
             if not self.epsilon >= 0:
                 raise SettingError(f"a claimed epsilon must be >= 0, got {self.epsilon}")
             if self.delta is None or not 0 <= self.delta < 1:
-                raise SettingError(f"epsilon={self.epsilon} is claimed without a delta in [0, 1), got {self.delta}")
+                raise SettingError(
+                    f"epsilon={self.epsilon} is claimed without a delta in [0, 1), got {self.delta}"
+                )
 
 
 def judge(claimed: float | None, lower_bound: float, ceiling: float) -> Verdict:

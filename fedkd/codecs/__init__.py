@@ -1,18 +1,19 @@
-"""What travels, and how many bits: codecs between a kind of knowledge's named arrays and a message's.
+"""What travels, and how many bits: codecs between a kind of knowledge's named arrays and a
+message's.
 
-A codec knows nothing of clients, rounds or kinds: it takes named arrays and gives named arrays. It protects nothing:
-privacy comes before it. ``size`` says what a message weighs.
+A codec knows nothing of clients, rounds or kinds: it takes named arrays and gives named arrays. It
+protects nothing: privacy comes before it. ``size`` says what a message weighs.
 """
 
 from fedkd.codecs.cached import Cached as Cached
 from fedkd.codecs.codec import Arrays as Arrays
 from fedkd.codecs.codec import Codec as Codec
 from fedkd.codecs.delta import Delta as Delta
+from fedkd.codecs.full_precision import Float16 as Float16
+from fedkd.codecs.full_precision import Full as Full
 from fedkd.codecs.pair import Codecs as Codecs
 from fedkd.codecs.pair import Own as Own
 from fedkd.codecs.pair import codecs_of as codecs_of
-from fedkd.codecs.plain import Float16 as Float16
-from fedkd.codecs.plain import Full as Full
 from fedkd.codecs.quantized import Quantized as Quantized
 from fedkd.codecs.size import coded_bytes as coded_bytes
 from fedkd.codecs.size import raw_bytes as raw_bytes

@@ -1,4 +1,6 @@
-"""Numbers of a few bits each, packed into bytes: the first number in the highest bits of the first byte."""
+"""Numbers of a few bits each, packed into bytes: the first number in the highest bits of the first
+byte.
+"""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -10,12 +12,15 @@ def packed_bytes(count: int, bits: int) -> int:
 
 
 def pack(codes: UInt8[np.ndarray, "n"], bits: int) -> UInt8[np.ndarray, "bytes"]:
-    """Return numbers below 2^bits, ``bits`` from 1 to 8, one after the other; the last byte is filled up with zeros.
+    """Return numbers below 2^bits, ``bits`` from 1 to 8, one after the other; the last byte is
+    filled up with zeros.
 
     >>> [f"{byte:08b}" for byte in pack(np.array([1, 2, 7], np.uint8), 3)]
     ['00101011', '10000000']
     """
-    groups = np.zeros((packed_bytes(len(codes), 1), 8), np.uint8)  # eight numbers fill exactly ``bits`` bytes
+    groups = np.zeros(
+        (packed_bytes(len(codes), 1), 8), np.uint8
+    )  # eight numbers fill exactly ``bits`` bytes
     groups.reshape(-1)[: len(codes)] = codes
     words = np.zeros(len(groups), np.uint64)
     for place in range(8):

@@ -6,7 +6,16 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool
 
-from fedkd.codecs.codec import Arrays, Coded, Parts, decode_each, encode_each, is_coded, nothing_coded, only
+from fedkd.codecs.codec import (
+    Arrays,
+    Coded,
+    Parts,
+    decode_each,
+    encode_each,
+    is_coded,
+    nothing_coded,
+    only,
+)
 from fedkd.codecs.delta import rows_without_ids
 from fedkd.codecs.memory import Memory, number, read_memory, row_ids, take_number
 from fedkd.errors import SettingError, UploadRejected
@@ -17,13 +26,16 @@ SENT = "codec:sent"
 
 @dataclass(frozen=True, kw_only=True)
 class Cached:
-    """A row sent fewer than ``duration`` messages ago is not sent again: the receiver uses its copy.
+    """A row sent fewer than ``duration`` messages ago is not sent again: the receiver uses its
+    copy.
 
-    The soft-label cache of SCARLET (arXiv 2504.19602), by public sample, as a codec. Both sides find out for themselves
-    which rows those are, so that only rows travel, and those that do arrive exactly as they are.
+    The soft-label cache of SCARLET (arXiv 2504.19602), by public sample, as a codec. Both sides
+    find out for themselves which rows those are, so that only rows travel, and those that do arrive
+    exactly as they are.
 
-    Departures: the paper counts rounds, this counts messages between two sides. A row that expired is remembered again
-    as soon as it is sent again. On the way up the server uses what a client said before, though it predicted anew.
+    Departures: the paper counts rounds, this counts messages between two sides. A row that expired
+    is remembered again as soon as it is sent again. On the way up the server uses what a client
+    said before, though it predicted anew.
     """
 
     stateful: ClassVar[bool] = True
@@ -33,7 +45,10 @@ class Cached:
 
     def __post_init__(self) -> None:
         if self.duration < 2:
-            raise SettingError(f"duration must be >= 2, got {self.duration}: at 1 every row is sent with every message")
+            raise SettingError(
+                f"duration must be >= 2, got {self.duration}: at 1 every row is sent with every"
+                " message"
+            )
 
     def objection(self, arrays: Arrays) -> str | None:
         """Return why not: rows have no ids, or there are none."""
@@ -42,7 +57,8 @@ class Cached:
         return nothing_coded(arrays) or rows_without_ids(arrays)
 
     def encode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, Coded | None]:
-        """Return the message's number and the rows that the receiver lacks; raises SettingError on an objection.
+        """Return the message's number and the rows that the receiver lacks; raises SettingError on
+        an objection.
 
         Starts over where names or shapes changed.
         """
@@ -68,8 +84,15 @@ class Cached:
             came = parts["rows"]
             if came.dtype.kind != "f" or came.ndim == 0 or len(came) != (~serves).sum():
                 what = f"{came.dtype} of shape {list(came.shape)}"
-                raise UploadRejected(f"expected {(~serves).sum()} rows of floating point {name}, got {what}")
-            rows = known.last(name, places, serves, np.zeros((len(ids), *came.shape[1:]), came.dtype.newbyteorder("=")))
+                raise UploadRejected(
+                    f"expected {(~serves).sum()} rows of floating point {name}, got {what}"
+                )
+            rows = known.last(
+                name,
+                places,
+                serves,
+                np.zeros((len(ids), *came.shape[1:]), came.dtype.newbyteorder("=")),
+            )
             rows[~serves] = came
             found[name] = rows
             return rows
@@ -93,7 +116,9 @@ class Cached:
         sent = known.last(SENT, places, was_sent, np.zeros(len(ids), np.int64))
         return places, was_sent & (known.message - sent < self.duration)
 
-    def _after(self, known: Memory, ids: np.ndarray, rows: Coded, serves: Bool[np.ndarray, "N"]) -> Coded:
+    def _after(
+        self, known: Memory, ids: np.ndarray, rows: Coded, serves: Bool[np.ndarray, "N"]
+    ) -> Coded:
         places, was_sent = known.find(SENT, ids, len(ids))
         sent = known.last(SENT, places, was_sent, np.zeros(len(ids), np.int64))
         return known.after(ids, {**rows, SENT: np.where(serves, sent, known.message)}, {}).plain()

@@ -1,8 +1,9 @@
-"""The seam, and what all codecs share: which arrays are coded, how parts are named, how a message is read.
+"""The seam, and what all codecs share: which arrays are coded, how parts are named, how a message
+is read.
 
-Floating point arrays are coded, all others (ids, counts, masks) travel as they are. A coded array travels as parts
-named ``array:part``, so an array's own name has no colon. ``probs`` and ``logits`` of shape [N, C] are rows of classes,
-any other array is plain numbers.
+Floating point arrays are coded, all others (ids, counts, masks) travel as they are. A coded array
+travels as parts named ``array:part``, so an array's own name has no colon. ``probs`` and ``logits``
+of shape [N, C] are rows of classes, any other array is plain numbers.
 """
 
 import math
@@ -19,9 +20,11 @@ Coded = dict[str, np.ndarray]
 Parts = dict[str, np.ndarray]
 
 LARGEST_ARRAY = 2**28
-"""Values of the largest array that a message may describe (1 GiB of float32): a few bytes must not fill the memory."""
+"""Values of the largest array that a message may describe (1 GiB of float32): a few bytes must not
+fill the memory."""
 ROUNDING = 0.05
-"""How far rounding may have moved a row of soft labels from summing to 1; others are left for the kind to reject."""
+"""How far rounding may have moved a row of soft labels from summing to 1; others are left for the
+kind to reject."""
 NOT_FINITE = "not_finite"
 
 
@@ -29,22 +32,27 @@ NOT_FINITE = "not_finite"
 class Codec(Protocol):
     """One way of sending named arrays. Nothing mutates its arguments.
 
-    ``memory`` is what both sides remember of earlier messages between them in this direction: named arrays, for a
-    checkpoint to hold, or None at the start and for a codec that is not ``stateful``. The law: ``decode`` of what
-    ``encode`` returned, with an equal memory, returns a memory equal to the bit. A sender that passes None starts over,
-    and the receiver follows, whatever it remembers. A receiver that rejects keeps the memory that it had.
+    ``memory`` is what both sides remember of earlier messages between them in this direction: named
+    arrays, for a checkpoint to hold, or None at the start and for a codec that is not ``stateful``.
+    The law: ``decode`` of what ``encode`` returned, with an equal memory, returns a memory equal to
+    the bit. A sender that passes None starts over, and the receiver follows, whatever it remembers.
+    A receiver that rejects keeps the memory that it had.
     """
 
     stateful: ClassVar[bool]
 
     def objection(self, arrays: Arrays) -> str | None:
-        """Return why this codec makes no sense for such arrays, by their names and shapes alone; None if it does."""
+        """Return why this codec makes no sense for such arrays, by their names and shapes alone;
+        None if it does.
+        """
 
     def encode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, Coded | None]:
         """Return what travels, and what is remembered afterwards."""
 
     def decode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, Coded | None]:
-        """Return the arrays as the receiver has them, and what is remembered; UploadRejected for a broken message."""
+        """Return the arrays as the receiver has them, and what is remembered; UploadRejected for a
+        broken message.
+        """
 
 
 def is_coded(array: np.ndarray) -> bool:
@@ -54,13 +62,21 @@ def is_coded(array: np.ndarray) -> bool:
 
 def nothing_coded(arrays: Arrays) -> str | None:
     """Return an objection where no array is of floating point numbers."""
-    return None if any(map(is_coded, arrays.values())) else "it codes floating point arrays, and there are none"
+    return (
+        None
+        if any(map(is_coded, arrays.values()))
+        else "it codes floating point arrays, and there are none"
+    )
 
 
 def too_large(arrays: Arrays) -> str | None:
     """Return an objection where an array has more values than a receiver accepts."""
     found = [name for name, array in arrays.items() if array.size > LARGEST_ARRAY]
-    return f"{found[0]} have {arrays[found[0]].size} values, at most {LARGEST_ARRAY} are accepted" if found else None
+    return (
+        f"{found[0]} have {arrays[found[0]].size} values, at most {LARGEST_ARRAY} are accepted"
+        if found
+        else None
+    )
 
 
 def are_rows_of_classes(name: str, shape: tuple[int, ...]) -> bool:
@@ -75,7 +91,9 @@ def to_float32(array: np.ndarray) -> np.ndarray:
 
 
 def renormalized(name: str, values: np.ndarray) -> np.ndarray:
-    """Return soft labels whose rows sum to 1 again where rounding moved them; other arrays as they are."""
+    """Return soft labels whose rows sum to 1 again where rounding moved them; other arrays as they
+    are.
+    """
     if name != "probs" or values.ndim == 0:
         return values
     sums = values.sum(axis=-1, dtype=np.float64, keepdims=True)
@@ -85,11 +103,15 @@ def renormalized(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def without_values(arrays: Arrays) -> Coded | None:
-    """Return the message of a sender whose values are not finite, which every receiver rejects; None if all are.
+    """Return the message of a sender whose values are not finite, which every receiver rejects;
+    None if all are.
 
-    What is not finite has no code. A client whose training diverged sends this, and is rejected with the reason.
+    What is not finite has no code. A client whose training diverged sends this, and is rejected
+    with the reason.
     """
-    broken = [name for name, a in arrays.items() if is_coded(a) and not np.isfinite(to_float32(a)).all()]
+    broken = [
+        name for name, a in arrays.items() if is_coded(a) and not np.isfinite(to_float32(a)).all()
+    ]
     return {f"{name}:{NOT_FINITE}": np.zeros(0, np.uint8) for name in broken} or None
 
 
@@ -103,7 +125,9 @@ def encode_each(arrays: Arrays, encode: Callable[[str, np.ndarray], Parts]) -> C
 
 
 def decode_each(arrays: Arrays, decode: Callable[[str, Parts], np.ndarray]) -> Coded:
-    """Return the arrays of a message, in its order; UploadRejected where ``decode`` cannot read one's parts."""
+    """Return the arrays of a message, in its order; UploadRejected where ``decode`` cannot read
+    one's parts.
+    """
     groups: dict[str, Parts] = {}
     for key, array in arrays.items():
         name, _, part = key.rpartition(":") if ":" in key else (key, "", "")
@@ -114,7 +138,9 @@ def decode_each(arrays: Arrays, decode: Callable[[str, Parts], np.ndarray]) -> C
             raise UploadRejected(f"{name} contain NaN or infinity")
         if set(parts) == {""}:
             if parts[""].dtype.kind not in "biu":
-                raise UploadRejected(f"{name} came as it is, of {parts[''].dtype}; expected it coded")
+                raise UploadRejected(
+                    f"{name} came as it is, of {parts[''].dtype}; expected it coded"
+                )
             found[name] = parts[""]
         else:
             found[name] = decode(name, parts)
@@ -125,17 +151,29 @@ def only(name: str, parts: Parts, expected: set[str]) -> None:
     """Raise UploadRejected unless an array came in exactly these parts."""
     if set(parts) != expected:
         came = ", ".join(sorted(parts))
-        raise UploadRejected(f"{name} came in the parts {came}; expected {', '.join(sorted(expected))}")
+        raise UploadRejected(
+            f"{name} came in the parts {came}; expected {', '.join(sorted(expected))}"
+        )
 
 
-def take(name: str, parts: Parts, part: str, dtype: DTypeLike, size: int | None = None) -> np.ndarray:
-    """Return one part, an array [size] of ``dtype``; UploadRejected where it is missing or of another form."""
+def take(
+    name: str, parts: Parts, part: str, dtype: DTypeLike, size: int | None = None
+) -> np.ndarray:
+    """Return one part, an array [size] of ``dtype``; UploadRejected where it is missing or of
+    another form.
+    """
     array, expected = parts.get(part), np.dtype(dtype)
     if array is None:
         raise UploadRejected(f"{name} came without its {part}")
-    if (array.dtype.kind, array.dtype.itemsize, array.ndim) != (expected.kind, expected.itemsize, 1):
+    if (array.dtype.kind, array.dtype.itemsize, array.ndim) != (
+        expected.kind,
+        expected.itemsize,
+        1,
+    ):
         came = f"{array.dtype} of {array.ndim} dimensions"
-        raise UploadRejected(f"the {part} of {name} must be {expected} of one dimension, got {came}")
+        raise UploadRejected(
+            f"the {part} of {name} must be {expected} of one dimension, got {came}"
+        )
     if size is not None and array.size != size:
         raise UploadRejected(f"expected {size} numbers in the {part} of {name}, got {array.size}")
     if expected.kind == "f" and not np.isfinite(array).all():
@@ -152,5 +190,7 @@ def take_shape(name: str, parts: Parts) -> tuple[int, ...]:
     """Return the shape that came; UploadRejected for one that no array here has."""
     shape = tuple(int(length) for length in take(name, parts, "shape", np.uint32))
     if len(shape) > 32 or math.prod(max(length, 1) for length in shape) > LARGEST_ARRAY:
-        raise UploadRejected(f"{name} are of shape {list(shape[:32])}; at most {LARGEST_ARRAY} values are accepted")
+        raise UploadRejected(
+            f"{name} are of shape {list(shape[:32])}; at most {LARGEST_ARRAY} values are accepted"
+        )
     return shape

@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedkd.checks import at_least, at_most
 from fedkd.codecs.bits import packed_bytes
 from fedkd.codecs.codec import (
     Arrays,
@@ -22,24 +21,27 @@ from fedkd.codecs.codec import (
     too_large,
     without_values,
 )
-from fedkd.codecs.form import Form, Header, Layout, Rows, layout_of
+from fedkd.codecs.float_planes import Words
 from fedkd.codecs.memory import Memory, number, read_memory, row_ids, take_number
 from fedkd.codecs.quantized import quantized_form
-from fedkd.codecs.words import Words
+from fedkd.codecs.quantizer import Form, Header, Layout, Rows, layout_of
 from fedkd.errors import SettingError, UploadRejected
+from fedkd.settings.validators import at_least, at_most
 
 
 @dataclass(frozen=True, kw_only=True)
 class Delta:
     """Rows whose codes are what the receiver was sent last cost a bit each, all others their codes.
 
-    A row is one public sample where the arrays have ids, else one entry of an array's first axis. At 1 bit on soft
-    labels, behind an entropy coder, this is the uplink of CFD (Sattler et al. 2020, arXiv 2012.00632).
+    A row is one public sample where the arrays have ids, else one entry of an array's first axis.
+    At 1 bit on soft labels, behind an entropy coder, this is the uplink of CFD (Sattler et al.
+    2020, arXiv 2012.00632).
 
-    With ``bits``, codes and errors are those of ``quantized``, except that the range of plain numbers is up to twice as
-    wide as they are, so that it need not change with every message (``levels.settled_range``). Without, floats arrive
-    exactly as they are; a row that was sent before goes as the exclusive or with what it was, by byte planes, which
-    only an entropy coder makes smaller.
+    With ``bits``, codes and errors are those of ``quantized``, except that the range of plain
+    numbers is up to twice as wide as they are, so that it need not change with every message
+    (``levels.settled_range``). Without, floats arrive exactly as they are; a row that was sent
+    before goes as the exclusive or with what it was, by byte planes, which only an entropy coder
+    makes smaller.
     """
 
     stateful: ClassVar[bool] = True
@@ -57,10 +59,12 @@ class Delta:
         return nothing_coded(arrays) or too_large(arrays) or rows_without_ids(arrays)
 
     def encode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, Coded | None]:
-        """Return the message's number and of each array what changed; starts over where names or shapes did.
+        """Return the message's number and of each array what changed; starts over where names or
+        shapes did.
 
-        Values that are not finite cannot be quantized: the message says so, every receiver rejects it, and the memory
-        stays as it was. Raises SettingError where there is not one row for each id.
+        Values that are not finite cannot be quantized: the message says so, every receiver rejects
+        it, and the memory stays as it was. Raises SettingError where there is not one row for each
+        id.
         """
         why_not = rows_without_ids(arrays)
         if why_not:
@@ -74,7 +78,9 @@ class Delta:
             return self._encode(arrays, Memory())
 
     def decode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, Coded | None]:
-        """Return the arrays, the coded ones as float32, or exactly as they were without ``bits``."""
+        """Return the arrays, the coded ones as float32, or exactly as they were without
+        ``bits``.
+        """
         content, known = take_number(arrays, memory)
         ids = row_ids(content)
         coded: dict[str, tuple[Rows, Header]] = {}
@@ -122,7 +128,9 @@ class Delta:
         return Words(name, size)
 
     def _change(self, rows: Rows, before: Rows) -> Rows:
-        """Return what travels for rows, or the rows for what came: the exclusive or undoes itself."""
+        """Return what travels for rows, or the rows for what came: the exclusive or undoes
+        itself.
+        """
         return rows ^ before if self.bits is None else rows
 
 
@@ -137,7 +145,9 @@ def rows_without_ids(arrays: Arrays) -> str | None:
 
 def _layout(name: str, form: Form, shape: tuple[int, ...], ids: np.ndarray | None) -> Layout:
     if ids is not None and shape[:1] != ids.shape:
-        raise UploadRejected(f"{name} of shape {list(shape)} have not one row for each of the {len(ids)} ids")
+        raise UploadRejected(
+            f"{name} of shape {list(shape)} have not one row for each of the {len(ids)} ids"
+        )
     return layout_of(form, shape, by_id=ids is not None)
 
 

@@ -1,4 +1,6 @@
-"""Rows of classes at 1 bit: the argmax. Compressed federated distillation sends these up (Sattler et al. 2020)."""
+"""Rows of classes at 1 bit: the argmax. Compressed federated distillation sends these up (Sattler
+et al. 2020).
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,12 +9,13 @@ import numpy as np
 from jaxtyping import Float, UInt
 
 from fedkd.codecs.codec import Parts, take, to_float32
-from fedkd.codecs.form import NO_HEADER, Header, Layout, Rows
+from fedkd.codecs.quantizer import NO_HEADER, Header, Layout, Rows
 from fedkd.errors import UploadRejected
 
 
 def label_type(classes: int) -> np.dtype:
-    """Return the smallest type that holds all labels: a byte up to 256 classes, two up to 65,536, then four.
+    """Return the smallest type that holds all labels: a byte up to 256 classes, two up to 65,536,
+    then four.
 
     >>> label_type(256), label_type(257)
     (dtype('uint8'), dtype('uint16'))
@@ -29,7 +32,9 @@ def labels_of(values: Float[np.ndarray, "N C"]) -> UInt[np.ndarray, "N 1"]:
 def rows_of_two_values(
     name: str, labels: UInt[np.ndarray, "N 1"], shape: tuple[int, ...], top: float, rest: float
 ) -> Float[np.ndarray, "N C"]:
-    """Return rows that are ``top`` at the label and ``rest`` elsewhere; UploadRejected where a label is no class."""
+    """Return rows that are ``top`` at the label and ``rest`` elsewhere; UploadRejected where a
+    label is no class.
+    """
     if (labels >= shape[1]).any():
         raise UploadRejected(f"{name} have the label {labels.max()}, of {shape[1]} classes")
     rows = np.full(shape, rest, np.float32)
@@ -37,16 +42,20 @@ def rows_of_two_values(
     return rows
 
 
-def take_labels(name: str, parts: Parts, layout: Layout, shape: tuple[int, ...]) -> UInt[np.ndarray, "N 1"]:
+def take_labels(
+    name: str, parts: Parts, layout: Layout, shape: tuple[int, ...]
+) -> UInt[np.ndarray, "N 1"]:
     """Return the labels that came."""
     return take(name, parts, "labels", label_type(shape[1]), layout[0])[:, None]
 
 
 @dataclass(frozen=True)
 class LabelsOfProbs:
-    """Soft labels as their argmax; they come back one-hot. CFD's constrained form at 1 bit (arXiv 2012.00632).
+    """Soft labels as their argmax; they come back one-hot. CFD's constrained form at 1 bit (arXiv
+    2012.00632).
 
-    Labels are whole bytes, so that an order-0 coder counts labels; packed, the alphabet would be lost to it.
+    Labels are whole bytes, so that an order-0 coder counts labels; packed, the alphabet would be
+    lost to it.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("labels",)
@@ -74,8 +83,9 @@ class LabelsOfProbs:
 class LabelsOfLogits:
     """Logits as their argmax, with two numbers for the whole array.
 
-    A label's logit comes back as the mean of all rows' largest, the others as the mean of all others: nearest in
-    squares of what labels can say. The paper quantizes soft labels only; this is ours.
+    A label's logit comes back as the mean of all rows' largest, the others as the mean of all
+    others: nearest in squares of what labels can say. The paper quantizes soft labels only; this is
+    ours.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("labels", "means")
@@ -90,7 +100,9 @@ class LabelsOfLogits:
         top = np.float32(largest / max(len(logits), 1))
         rest = np.float32(others / max(logits.size - len(logits), 1))
         # Where logits are all but equal, rounding must not hide which is the largest.
-        return labels_of(logits), np.array([max(top, np.nextafter(rest, np.float32(np.inf))), rest], np.float32)
+        return labels_of(logits), np.array(
+            [max(top, np.nextafter(rest, np.float32(np.inf))), rest], np.float32
+        )
 
     def value(self, rows: Rows, header: Header, shape: tuple[int, ...]) -> np.ndarray:
         """Return rows of two different logits."""
@@ -102,4 +114,6 @@ class LabelsOfLogits:
 
     def receive(self, parts: Parts, layout: Layout, shape: tuple[int, ...]) -> tuple[Rows, Header]:
         """Return the labels and the means."""
-        return take_labels(self.name, parts, layout, shape), take(self.name, parts, "means", np.float32, 2)
+        return take_labels(self.name, parts, layout, shape), take(
+            self.name, parts, "means", np.float32, 2
+        )

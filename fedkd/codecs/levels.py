@@ -1,4 +1,6 @@
-"""Numbers at 1 to 8 bits, packed: soft labels that remain distributions, and plain numbers on a uniform grid."""
+"""Numbers at 1 to 8 bits, packed: soft labels that remain distributions, and plain numbers on a
+uniform grid.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,19 +10,21 @@ from jaxtyping import Float, UInt8
 
 from fedkd.codecs.bits import pack, packed_bytes, unpack
 from fedkd.codecs.codec import Parts, take, to_float32
-from fedkd.codecs.form import NO_HEADER, Header, Layout, Rows
-from fedkd.codecs.largest import largest
+from fedkd.codecs.quantizer import NO_HEADER, Header, Layout, Rows
+from fedkd.codecs.top_k_mask import largest
 from fedkd.errors import UploadRejected
 
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def nearest_counts(probs: Float[np.ndarray, "N C"], total: int) -> UInt8[np.ndarray, "N C"]:
-    """Return whole numbers that sum to ``total`` (1 to 255) in each row, nearest to ``total * probs``.
+    """Return whole numbers that sum to ``total`` (1 to 255) in each row, nearest to ``total *
+    probs``.
 
-    The largest remainder method, nearest in squares and in absolute values: each number is rounded down, and what is
-    missing goes to those that lost most (ties: the lowest class). Each is less than 1 off. At ``total=1`` it is the
-    argmax wherever that is the only largest. Rows are divided by their sum first; a row of zeros stays one.
+    The largest remainder method, nearest in squares and in absolute values: each number is rounded
+    down, and what is missing goes to those that lost most (ties: the lowest class). Each is less
+    than 1 off. At ``total=1`` it is the argmax wherever that is the only largest. Rows are divided
+    by their sum first; a row of zeros stays one.
 
     >>> nearest_counts(np.array([[0.5, 0.3, 0.2]]), 3).tolist()  # of 1.5, 0.9 and 0.6
     [[1, 1, 1]]
@@ -35,10 +39,11 @@ def nearest_counts(probs: Float[np.ndarray, "N C"], total: int) -> UInt8[np.ndar
 
 
 def settled_range(low: float, high: float, kept: Header | None) -> Header:
-    """Return a range for numbers from ``low`` to ``high`` that holds over messages: equal numbers keep their codes.
+    """Return a range for numbers from ``low`` to ``high`` that holds over messages: equal numbers
+    keep their codes.
 
-    ``kept``, the range before, stays while the numbers fit into it and fill at least half of it. A new range is an
-    eighth of their extent wider on each side.
+    ``kept``, the range before, stays while the numbers fit into it and fill at least half of it. A
+    new range is an eighth of their extent wider on each side.
 
     >>> settled_range(0.0, 8.0, None).tolist(), settled_range(0.5, 9.0, np.array([-1, 9], np.float32)).tolist()
     ([-1.0, 9.0], [-1.0, 9.0])
@@ -48,15 +53,19 @@ def settled_range(low: float, high: float, kept: Header | None) -> Header:
         if start <= low and high <= end and high - low >= (end - start) / 2:
             return kept
     margin = (high - low) / 8
-    return np.clip([low - margin, high + margin], -LARGEST_FLOAT32, LARGEST_FLOAT32).astype(np.float32)
+    return np.clip([low - margin, high + margin], -LARGEST_FLOAT32, LARGEST_FLOAT32).astype(
+        np.float32
+    )
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Soft labels at 2 to 8 bits: the nearest multiples of 1 / (2^bits - 1) that sum to 1 (``nearest_counts``).
+    """Soft labels at 2 to 8 bits: the nearest multiples of 1 / (2^bits - 1) that sum to 1
+    (``nearest_counts``).
 
-    CFD's constrained quantization as we read it (arXiv 2012.00632): uniform levels on [0, 1], and rows remain
-    distributions. Each probability is less than a step off. The levels are always the same, so there is no header.
+    CFD's constrained quantization as we read it (arXiv 2012.00632): uniform levels on [0, 1], and
+    rows remain distributions. Each probability is less than a step off. The levels are always the
+    same, so there is no header.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("codes",)
@@ -87,10 +96,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class Levels:
-    """Plain numbers at 1 to 8 bits: the nearest of 2^bits levels, equally far apart over the whole array's range.
+    """Plain numbers at 1 to 8 bits: the nearest of 2^bits levels, equally far apart over the whole
+    array's range.
 
-    The header is the range, whose ends are levels. A number is at most half a step off, and float32's rounding. One
-    number far out makes the step wide for all.
+    The header is the range, whose ends are levels. A number is at most half a step off, and
+    float32's rounding. One number far out makes the step wide for all.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("range", "codes")
@@ -123,7 +133,9 @@ class Levels:
 
     def receive(self, parts: Parts, layout: Layout, shape: tuple[int, ...]) -> tuple[Rows, Header]:
         """Return the codes and the range."""
-        return _take_codes(self.name, parts, self.bits, layout), take(self.name, parts, "range", np.float32, 2)
+        return _take_codes(self.name, parts, self.bits, layout), take(
+            self.name, parts, "range", np.float32, 2
+        )
 
 
 def _take_codes(name: str, parts: Parts, bits: int, layout: Layout) -> Rows:

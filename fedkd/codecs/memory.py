@@ -1,7 +1,8 @@
 """What both sides of a stateful codec remember: the rows sent last, and which message is next.
 
-Rows are kept in one table a name over the ids seen so far, so that each round may ask for other ids. Where a message
-has no ``ids``, a row's place in its array is its id, and the array keeps its shape.
+Rows are kept in one table a name over the ids seen so far, so that each round may ask for other
+ids. Where a message has no ``ids``, a row's place in its array is its id, and the array keeps its
+shape.
 """
 
 from collections.abc import Mapping
@@ -21,15 +22,19 @@ START_OVER = "the sender must start over"
 def row_ids(arrays: Arrays) -> Int[np.ndarray, "N"] | None:
     """Return the ids of a message's rows; None where it has none."""
     ids = arrays.get("ids")
-    return ids.astype(np.int64) if ids is not None and ids.ndim == 1 and ids.dtype.kind in "iu" else None
+    return (
+        ids.astype(np.int64)
+        if ids is not None and ids.ndim == 1 and ids.dtype.kind in "iu"
+        else None
+    )
 
 
 @dataclass(frozen=True)
 class Memory:
     """What was sent in earlier messages; empty before the first.
 
-    ``tables`` have a row for each of the ascending ``ids`` [M], or for each place where ids is None. ``headers`` are
-    those of the last message.
+    ``tables`` have a row for each of the ascending ``ids`` [M], or for each place where ids is
+    None. ``headers`` are those of the last message.
     """
 
     message: int = 0
@@ -37,26 +42,38 @@ class Memory:
     tables: Mapping[str, np.ndarray] = field(default_factory=dict)
     headers: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def find(self, name: str, ids: np.ndarray | None, count: int) -> tuple[Int[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
-        """Return where in its table each of an array's ``count`` rows stands, and whether it was sent before.
+    def find(
+        self, name: str, ids: np.ndarray | None, count: int
+    ) -> tuple[Int[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
+        """Return where in its table each of an array's ``count`` rows stands, and whether it was
+        sent before.
 
-        UploadRejected where rows by place are not as many as before, or rows have ids now and had none.
+        UploadRejected where rows by place are not as many as before, or rows have ids now and had
+        none.
         """
         if self.message == 0:
             return np.zeros(count, np.int64), np.zeros(count, bool)
         if (ids is None) != (self.ids is None):
-            raise UploadRejected(f"rows came {'without' if ids is None else 'with'} ids, unlike before: {START_OVER}")
+            raise UploadRejected(
+                f"rows came {'without' if ids is None else 'with'} ids, unlike before: {START_OVER}"
+            )
         if ids is None or self.ids is None:
             if name in self.tables and len(self.tables[name]) != count:
-                raise UploadRejected(f"{name} have {count} rows, before {len(self.tables[name])}: {START_OVER}")
+                raise UploadRejected(
+                    f"{name} have {count} rows, before {len(self.tables[name])}: {START_OVER}"
+                )
             return np.arange(count), np.ones(count, bool)
         if len(self.ids) == 0:
             return np.zeros(count, np.int64), np.zeros(count, bool)
         places = np.searchsorted(self.ids, ids).clip(max=len(self.ids) - 1)
         return places, self.ids[places] == ids
 
-    def last(self, name: str, places: np.ndarray, was_sent: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the rows sent last in the place of ``rows``, 0 where none was; UploadRejected where forms differ."""
+    def last(
+        self, name: str, places: np.ndarray, was_sent: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        """Return the rows sent last in the place of ``rows``, 0 where none was; UploadRejected
+        where forms differ.
+        """
         found = np.zeros_like(rows)
         if self.message == 0:
             return found
@@ -67,13 +84,22 @@ class Memory:
         return found
 
     def after(self, ids: np.ndarray | None, rows: Arrays, headers: Arrays) -> "Memory":
-        """Return the memory once rows were sent, by name. Of rows with the same id the last is kept."""
+        """Return the memory once rows were sent, by name. Of rows with the same id the last is
+        kept.
+        """
         if self.message > 0 and set(rows) != set(self.tables):
-            raise UploadRejected(f"{', '.join(rows)} came after {', '.join(self.tables)}: {START_OVER}")
+            raise UploadRejected(
+                f"{', '.join(rows)} came after {', '.join(self.tables)}: {START_OVER}"
+            )
         headers = {name: header.copy() for name, header in headers.items() if header.size}
         if ids is None:
             # Copies: the rows may be the caller's own array in another guise.
-            return Memory(self.message + 1, None, {name: value.copy() for name, value in rows.items()}, headers)
+            return Memory(
+                self.message + 1,
+                None,
+                {name: value.copy() for name, value in rows.items()},
+                headers,
+            )
         known = np.zeros(0, np.int64) if self.ids is None else self.ids
         everyone = np.union1d(known, ids)
         old, new = np.searchsorted(everyone, known), np.searchsorted(everyone, ids)
@@ -102,7 +128,9 @@ def read_memory(arrays: Arrays | None) -> Memory:
         message=int(arrays[NEXT][0]),
         ids=arrays.get("ids"),
         tables={name: array for name, array in named.items() if not name.endswith(":header")},
-        headers={name.removesuffix(":header"): a for name, a in named.items() if name.endswith(":header")},
+        headers={
+            name.removesuffix(":header"): a for name, a in named.items() if name.endswith(":header")
+        },
     )
 
 
@@ -112,7 +140,8 @@ def number(memory: Memory) -> Coded:
 
 
 def take_number(arrays: Arrays, memory: Arrays | None) -> tuple[Coded, Memory]:
-    """Return a message without its number, and the memory it was coded with; UploadRejected where that is not ours.
+    """Return a message without its number, and the memory it was coded with; UploadRejected where
+    that is not ours.
 
     Message 0 was coded with none, whatever we remember.
     """

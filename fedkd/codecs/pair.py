@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fedkd.codecs.codec import Codec
-from fedkd.codecs.plain import Full
+from fedkd.codecs.full_precision import Full
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class Codecs:
 def codecs_of(chosen: Codec | Own, declared: Codec | tuple[Codec, Codec] | None) -> Codecs | None:
     """Return the codecs of a run, or None where everything travels in full.
 
-    ``chosen`` is the scenario's, for both directions; ``declared`` is the strategy's own, or its pair of up and down.
+    ``chosen`` is the scenario's, for both directions; ``declared`` is the strategy's own, or its
+    pair of up and down.
     """
     if not isinstance(chosen, Own):
         both = chosen, chosen

@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedkd.checks import at_least, at_most
 from fedkd.codecs.codec import (
     Arrays,
     Coded,
@@ -20,9 +19,10 @@ from fedkd.codecs.codec import (
     too_large,
     without_values,
 )
-from fedkd.codecs.form import Form, layout_of
 from fedkd.codecs.labels import LabelsOfLogits, LabelsOfProbs
 from fedkd.codecs.levels import Counts, Levels
+from fedkd.codecs.quantizer import Form, layout_of
+from fedkd.settings.validators import at_least, at_most
 
 
 def quantized_form(name: str, shape: tuple[int, ...], bits: int, settled: bool = False) -> Form:
@@ -36,11 +36,13 @@ def quantized_form(name: str, shape: tuple[int, ...], bits: int, settled: bool =
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """Floating point arrays at ``bits`` bits a number; they come back as float32. To the nearest, no randomness.
+    """Floating point arrays at ``bits`` bits a number; they come back as float32. To the nearest,
+    no randomness.
 
-    ``probs`` [N, C] come back as distributions of multiples of 1 / (2^bits - 1), each less than one step off, and at 1
-    bit one-hot (CFD: Sattler et al. 2020, arXiv 2012.00632). ``logits`` [N, C] at 1 bit keep their argmax. Any other
-    array is uniform between its least and its largest number, at most half a step off.
+    ``probs`` [N, C] come back as distributions of multiples of 1 / (2^bits - 1), each less than one
+    step off, and at 1 bit one-hot (CFD: Sattler et al. 2020, arXiv 2012.00632). ``logits`` [N, C]
+    at 1 bit keep their argmax. Any other array is uniform between its least and its largest number,
+    at most half a step off.
     """
 
     stateful: ClassVar[bool] = False

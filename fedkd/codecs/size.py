@@ -23,10 +23,11 @@ def raw_bytes(arrays: Arrays) -> int:
 def coded_bytes(arrays: Arrays) -> float:
     """Return the bytes under an ideal order-0 entropy coder over the bytes of each array.
 
-    For each array of n bytes, of which n_v have the value v: ``sum_v n_v log2(n / n_v) / 8`` (Shannon 1948). No coder
-    that codes each byte by how often it occurs does better, and an arithmetic coder comes close. Its table of
-    frequencies is not counted, so that arrays of a few hundred bytes seem smaller than any coder makes them. One that
-    also looks at a byte's neighbors may do better.
+    For each array of n bytes, of which n_v have the value v: ``sum_v n_v log2(n / n_v) / 8``
+    (Shannon 1948). No coder that codes each byte by how often it occurs does better, and an
+    arithmetic coder comes close. Its table of frequencies is not counted, so that arrays of a few
+    hundred bytes seem smaller than any coder makes them. One that also looks at a byte's neighbors
+    may do better.
 
     Between 0 (one value only) and ``raw_bytes`` (all 256 values equally often).
 
@@ -41,7 +42,9 @@ def _coded_bytes(array: np.ndarray) -> float:
         return 0.0
     counts = byte_counts(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     counts = counts[counts > 0].astype(np.float64)
-    return max(0.0, float(array.nbytes * math.log2(array.nbytes) - (counts * np.log2(counts)).sum()) / 8)
+    return max(
+        0.0, float(array.nbytes * math.log2(array.nbytes) - (counts * np.log2(counts)).sum()) / 8
+    )
 
 
 def byte_counts(content: UInt8[np.ndarray, "n"]) -> np.ndarray:
@@ -51,5 +54,7 @@ def byte_counts(content: UInt8[np.ndarray, "n"]) -> np.ndarray:
     even = len(content) // 2 * 2
     # Two bytes at once are counted in half the time.
     pairs = np.bincount(content[:even].view(np.uint16), minlength=1 << 16).reshape(256, 256)
-    counts: np.ndarray = pairs.sum(axis=0) + pairs.sum(axis=1) + np.bincount(content[even:], minlength=256)
+    counts: np.ndarray = (
+        pairs.sum(axis=0) + pairs.sum(axis=1) + np.bincount(content[even:], minlength=256)
+    )
     return counts

@@ -6,7 +6,6 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from fedkd.checks import at_least
 from fedkd.codecs.codec import (
     Arrays,
     Coded,
@@ -26,17 +25,20 @@ from fedkd.codecs.codec import (
     without_values,
 )
 from fedkd.codecs.labels import label_type
-from fedkd.codecs.largest import largest
+from fedkd.codecs.top_k_mask import largest
 from fedkd.errors import SettingError, UploadRejected
+from fedkd.settings.validators import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopK:
-    """Of each row of ``probs`` or ``logits`` [N, C], the k largest values with their classes; the rest is one number.
+    """Of each row of ``probs`` or ``logits`` [N, C], the k largest values with their classes; the
+    rest is one number.
 
-    Soft labels: what the kept ones lack to 1 is spread equally over the other classes, and nothing more travels.
-    Logits: the others come back as the logarithm of their mean exponential, which travels, so that the softmax of the
-    kept classes stays what it was (at temperature 1). Ties go to the lowest class; the argmax stays.
+    Soft labels: what the kept ones lack to 1 is spread equally over the other classes, and nothing
+    more travels. Logits: the others come back as the logarithm of their mean exponential, which
+    travels, so that the softmax of the kept classes stays what it was (at temperature 1). Ties go
+    to the lowest class; the argmax stays.
     """
 
     stateful: ClassVar[bool] = False
@@ -57,7 +59,9 @@ class TopK:
         return nothing_coded(arrays) or too_large(arrays)
 
     def encode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, None]:
-        """Return shape, kept values and their classes of each coded array; raises SettingError on an objection."""
+        """Return shape, kept values and their classes of each coded array; raises SettingError on
+        an objection.
+        """
         why_not = self.objection(arrays)
         if why_not:
             raise SettingError(f"top_k cannot code these arrays: {why_not}")
@@ -77,14 +81,24 @@ class TopK:
     def _decode(self, name: str, parts: Parts) -> np.ndarray:
         shape = take_shape(name, parts)
         if not are_rows_of_classes(name, shape) or shape[1] <= self.k:
-            raise UploadRejected(f"{name} of shape {list(shape)} came as the {self.k} largest of each row")
+            raise UploadRejected(
+                f"{name} of shape {list(shape)} came as the {self.k} largest of each row"
+            )
         only(name, parts, {"shape", "classes", "kept"} | ({"rest"} if name == "logits" else set()))
         rows, width = shape
-        classes = take(name, parts, "classes", label_type(width), rows * self.k).reshape(rows, self.k)
+        classes = take(name, parts, "classes", label_type(width), rows * self.k).reshape(
+            rows, self.k
+        )
         kept = take(name, parts, "kept", np.float32, rows * self.k).reshape(rows, self.k)
         if (classes >= width).any() or (classes[:, 1:] <= classes[:, :-1]).any():
-            raise UploadRejected(f"the classes of {name} must be below {width} and ascend in each row")
-        rest = take(name, parts, "rest", np.float32, rows) if name == "logits" else self._spread(kept, width)
+            raise UploadRejected(
+                f"the classes of {name} must be below {width} and ascend in each row"
+            )
+        rest = (
+            take(name, parts, "rest", np.float32, rows)
+            if name == "logits"
+            else self._spread(kept, width)
+        )
         values = np.repeat(rest[:, None], width, axis=1)
         np.put_along_axis(values, classes.astype(np.int64), kept, axis=1)
         return renormalized(name, values)
@@ -99,7 +113,8 @@ class TopK:
 
 
 def log_mean_exp(logits: Float[np.ndarray, "N C"], mask: np.ndarray) -> Float[np.ndarray, "N"]:
-    """Return the logarithm of the mean exponential of each row's logits where ``mask`` is true, of one at least.
+    """Return the logarithm of the mean exponential of each row's logits where ``mask`` is true, of
+    one at least.
 
     >>> log_mean_exp(np.array([[0.0, 0.0, 9.0]]), np.array([[True, True, False]])).tolist()
     [0.0]

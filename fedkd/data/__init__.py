@@ -1,1 +1,3 @@
-"""Data sets, partitions and public sets: prepared once, memory-mapped, split by named random streams."""
+"""Data sets, partitions and public sets: prepared once, memory-mapped, split by named random
+streams.
+"""

@@ -1,6 +1,7 @@
 """Where fedkd keeps what it can make again: prepared data sets, divisions, local-only baselines.
 
-``FEDKD_CACHE`` names the folder; otherwise ``fedkd`` in the user's cache folder. Deleting it costs only time.
+``FEDKD_CACHE`` names the folder; otherwise ``fedkd`` in the user's cache folder. Deleting it costs
+only time.
 """
 
 import os
@@ -23,8 +24,8 @@ def cache_folder() -> Path:
 def cached(kind: str, key: str, make: Callable[[Path], object]) -> Path:
     """Return the folder ``kind/key`` of the cache, filled by ``make`` if it was not there.
 
-    ``make`` writes into a temporary folder that is renamed when it is complete: a reader never sees half of it,
-    and two processes that make the same thing at once both end with it.
+    ``make`` writes into a temporary folder that is renamed when it is complete: a reader never sees
+    half of it, and two processes that make the same thing at once both end with it.
     """
     folder = cache_folder() / kind / key
     if folder.exists():
@@ -34,7 +35,8 @@ def cached(kind: str, key: str, make: Callable[[Path], object]) -> Path:
         staging = Path(tempfile.mkdtemp(prefix=f".{key[:16]}-", dir=folder.parent))
     except OSError as error:
         raise SettingError(
-            f"the cache folder {cache_folder()} cannot be written ({error.strerror}); set FEDKD_CACHE to one that can"
+            f"the cache folder {cache_folder()} cannot be written ({error.strerror}); set"
+            " FEDKD_CACHE to one that can"
         ) from error
     try:
         make(staging)

@@ -1,8 +1,10 @@
-"""Images made worse, to ask how much a public set may be spoiled: five kinds, each of severity 1 to 5.
+"""Images made worse, to ask how much a public set may be spoiled: five kinds, each of severity 1 to
+5.
 
-The kinds are those of Hendrycks & Dietterich (2019, arXiv 1903.12261); the strengths are our own, linear in the
-severity and the same for images of any size, so figures do not compare with ImageNet-C or CIFAR-10-C. With values x in
-[0, 1] and severity s, before cutting to [0, 1] and rounding to 256 levels:
+The kinds are those of Hendrycks & Dietterich (2019, arXiv 1903.12261); the strengths are our own,
+linear in the severity and the same for images of any size, so figures do not compare with
+ImageNet-C or CIFAR-10-C. With values x in [0, 1] and severity s, before cutting to [0, 1] and
+rounding to 256 levels:
 
     gaussian_noise   x + 0.08 s g             g ~ N(0, 1) for each value (standard deviation 0.08 .. 0.40)
     impulse_noise    0 or 1 in place of x     for each value, either with probability 0.03 s (in all 6 % .. 30 %)
@@ -25,10 +27,13 @@ Values = Float32[np.ndarray, "n height width channels"]
 Corruption = Callable[[Values, int, np.random.Generator], Values]
 
 
-def corrupt(images: Images, name: CorruptionName, severity: int, stream: np.random.Generator) -> Images:
+def corrupt(
+    images: Images, name: CorruptionName, severity: int, stream: np.random.Generator
+) -> Images:
     """Return the images corrupted. ``stream`` is used by the two kinds of noise alone.
 
-    An image's noise depends on its place among the images and not on how many follow. ``images`` stay as they were.
+    An image's noise depends on its place among the images and not on how many follow. ``images``
+    stay as they were.
     """
     values = CORRUPTIONS[name](images.astype(np.float32) / 255, severity, stream)
     found: Images = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
@@ -36,7 +41,9 @@ def corrupt(images: Images, name: CorruptionName, severity: int, stream: np.rand
 
 
 def _gaussian_noise(values: Values, severity: int, stream: np.random.Generator) -> Values:
-    noisy: Values = values + np.float32(0.08 * severity) * stream.standard_normal(values.shape, dtype=np.float32)
+    noisy: Values = values + np.float32(0.08 * severity) * stream.standard_normal(
+        values.shape, dtype=np.float32
+    )
     return noisy
 
 

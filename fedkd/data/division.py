@@ -1,7 +1,8 @@
-"""Who has which rows: the global test set, the public rows, and each client's private training and test split.
+"""Who has which rows: the global test set, the public rows, and each client's private training and
+test split.
 
-All are disjoint. The division is made once for a data set, partition and seed, and kept in the cache, so that a
-sweep and later runs neither repeat it nor import the libraries that it takes.
+All are disjoint. The division is made once for a data set, partition and seed, and kept in the
+cache, so that a sweep and later runs neither repeat it nor import the libraries that it takes.
 """
 
 import hashlib
@@ -14,45 +15,54 @@ from typing import Literal
 
 import numpy as np
 
-from fedkd.checks import at_least, at_most, one_of, only_with, share
 from fedkd.data.cache import cached
 from fedkd.data.corruptions import CORRUPTIONS, CorruptionName
 from fedkd.data.partitions import Partition, split
 from fedkd.data.prepare import Labeled
 from fedkd.data.texts import PreparedTexts
 from fedkd.errors import SettingError
-from fedkd.naming import code_hash
-from fedkd.seeding import numpy_stream
+from fedkd.runtime.seeding import numpy_stream
+from fedkd.settings.import_paths import code_hash
+from fedkd.settings.validators import at_least, at_most, one_of, only_with, share
 
 FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Public:
-    """The public set: unlabeled samples that every client and the server hold. public_data says where from."""
+    """The public set: unlabeled samples that every client and the server hold. public_data says
+    where from.
+    """
 
     size: int = 300
-    """Public samples, or texts, whose token positions are the samples; >= 0. 0 only where the strategy needs none."""
+    """Public samples, or texts, whose token positions are the samples; >= 0. 0 only where the
+    strategy needs none."""
     per_round: int | None = None
-    """Samples drawn from the public set each round, token positions where it is of texts; null uses all of it."""
+    """Samples drawn from the public set each round, token positions where it is of texts; null uses
+    all of it."""
     choice: Literal["random", "core_set", "disputed"] = "random"
-    """How per_round samples are chosen: at random, to cover the fused predictions, or where clients are farthest from
-    the fused teacher. The last two ask about all samples in the first round."""
+    """How per_round samples are chosen: at random, to cover the fused predictions, or where clients
+    are farthest from the fused teacher. The last two ask about all samples in the first round."""
     views: int = 1
-    """Views of each public sample that clients predict on, >= 1: the sample and moved copies. Each client then distills
-    the view on which it disagrees most with its teacher; bytes grow with the views."""
+    """Views of each public sample that clients predict on, >= 1: the sample and moved copies. Each
+    client then distills the view on which it disagrees most with its teacher; bytes grow with the
+    views."""
     labeled: bool = False
-    """Let strategies and public pre-training see the labels of the public set; needs public_data=same."""
+    """Let strategies and public pre-training see the labels of the public set; needs
+    public_data=same."""
     held_back: int | None = None
-    """Rows of the clients' data set that no client gets, whose statistics normalize private samples; null is size.
-    Public sets of several sizes or sources with the same number leave clients the same samples and the same twin."""
+    """Rows of the clients' data set that no client gets, whose statistics normalize private
+    samples; null is size. Public sets of several sizes or sources with the same number leave
+    clients the same samples and the same twin."""
     other_share: float | None = None
-    """Share of the public samples that is of public_data, above 0 and at most 1, the rest being rows held back; null
-    is all. With public_data=same it is an error."""
+    """Share of the public samples that is of public_data, above 0 and at most 1, the rest being
+    rows held back; null is all. With public_data=same it is an error."""
     corruption: CorruptionName | None = None
-    """Make all public images worse: gaussian_noise, impulse_noise, blur, contrast or brightness; null leaves them."""
+    """Make all public images worse: gaussian_noise, impulse_noise, blur, contrast or brightness;
+    null leaves them."""
     severity: int | None = None
-    """How much worse, 1 to 5 (the formulas are in fedkd/data/corruptions.py); needed by, and only for, a corruption."""
+    """How much worse, 1 to 5 (the formulas are in fedkd/data/corruptions.py); needed by, and only
+    for, a corruption."""
 
     def __post_init__(self) -> None:
         at_least(0, size=self.size)
@@ -66,12 +76,17 @@ class Public:
             one_of(tuple(CORRUPTIONS), corruption=self.corruption)
             only_with(self.size > 0, "size=0", corruption=self.corruption)
             if self.severity is None:
-                raise SettingError(f"severity must be given with corruption={self.corruption}, from 1 to 5")
+                raise SettingError(
+                    f"severity must be given with corruption={self.corruption}, from 1 to 5"
+                )
             at_least(1, severity=self.severity)
             at_most(5, severity=self.severity)
         one_of(("random", "core_set", "disputed"), choice=self.choice)
         if self.choice != "random" and self.per_round is None:
-            raise SettingError(f"choice={self.choice} would do nothing: all samples are asked about; give per_round")
+            raise SettingError(
+                f"choice={self.choice} would do nothing: all samples are asked about; give"
+                " per_round"
+            )
         at_least(1, views=self.views)
         if self.views > 1:
             only_with(self.size > 0, "size=0", views=self.views)
@@ -86,16 +101,21 @@ class Public:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSets:
-    """The two test sets, the client's own label distribution and all classes alike, and a validation split."""
+    """The two test sets, the client's own label distribution and all classes alike, and a
+    validation split.
+    """
 
     private_fraction: float = 0.2
-    """Share of a client's samples set aside to test it on its own label distribution, between 0 and 1."""
+    """Share of a client's samples set aside to test it on its own label distribution, between 0 and
+    1."""
     private_size: int = 500
     """Most samples of a client's private test split, >= 1."""
     global_size: int = 1000
-    """Samples of the balanced global test set: the same number of every class, of texts as nearly as topics allow."""
+    """Samples of the balanced global test set: the same number of every class, of texts as nearly
+    as topics allow."""
     validation_fraction: float = 0.0
-    """Share of a client's training samples held out, to choose a round by instead of a test set; 0 or more, below 1."""
+    """Share of a client's training samples held out, to choose a round by instead of a test set; 0
+    or more, below 1."""
 
     def __post_init__(self) -> None:
         share(private_fraction=self.private_fraction)
@@ -104,10 +124,14 @@ class EvaluationSets:
         at_least(1, private_size=self.private_size, global_size=self.global_size)
         at_least(0, validation_fraction=self.validation_fraction)
         if self.validation_fraction >= 1:
-            raise SettingError(f"validation_fraction={self.validation_fraction} leaves nothing to train on")
+            raise SettingError(
+                f"validation_fraction={self.validation_fraction} leaves nothing to train on"
+            )
 
     def key(self) -> dict[str, float]:
-        """Return what names these sets in the keys of caches: without a validation split, as before there was any."""
+        """Return what names these sets in the keys of caches: without a validation split, as before
+        there was any.
+        """
         whole = asdict(self)
         if self.validation_fraction == 0:
             del whole["validation_fraction"]
@@ -118,7 +142,8 @@ class EvaluationSets:
 class Division:
     """Rows of the prepared data set by role; all arrays of indices are disjoint and sorted.
 
-    ``train``, ``test`` and ``validation`` are by client; ``validation`` is empty where nothing is held out.
+    ``train``, ``test`` and ``validation`` are by client; ``validation`` is empty where nothing is
+    held out.
     """
 
     global_test: np.ndarray
@@ -139,11 +164,13 @@ def divide(
     testing: EvaluationSets,
     seed: int,
 ) -> Division:
-    """Return who has which rows. ``samples_per_client`` caps a client's training samples (None: no cap).
+    """Return who has which rows. ``samples_per_client`` caps a client's training samples (None: no
+    cap).
 
-    The cap takes a random part of what the partition dealt, so it keeps the client's label distribution; a client
-    that was dealt less keeps what it has. The validation split is taken out of these training samples, one at least,
-    except from a client that has only one. Raises SettingError where the sizes do not fit the data set.
+    The cap takes a random part of what the partition dealt, so it keeps the client's label
+    distribution; a client that was dealt less keeps what it has. The validation split is taken out
+    of these training samples, one at least, except from a client that has only one. Raises
+    SettingError where the sizes do not fit the data set.
     """
     about = {
         "format": FORMAT,
@@ -173,9 +200,17 @@ def divide(
 
     with np.load(cached("divisions", key, make) / "division.npz") as stored:
         private = np.split(stored["private"], stored["bounds"])
-        train, test, validation = (tuple(private[i * clients : (i + 1) * clients]) for i in range(3))
+        train, test, validation = (
+            tuple(private[i * clients : (i + 1) * clients]) for i in range(3)
+        )
         # A division that was cached before there was a validation split has none.
-        return Division(stored["global_test"], stored["public"], train, test, validation or (np.arange(0),) * clients)
+        return Division(
+            stored["global_test"],
+            stored["public"],
+            train,
+            test,
+            validation or (np.arange(0),) * clients,
+        )
 
 
 def _fields(partition: Partition) -> Mapping[str, object]:
@@ -201,14 +236,18 @@ def _divide(
     if held_back_rows >= len(pool):
         setting = "size" if public.held_back is None else "held_back"
         raise SettingError(
-            f"public.{setting}={held_back_rows} leaves nothing for the clients: there are {len(pool)} training samples;"
-            f" use at most {max(0, len(pool) - 2 * clients)}, so that each of {clients} clients has two"
+            f"public.{setting}={held_back_rows} leaves nothing for the clients: there are"
+            f" {len(pool)} training samples;"
+            f" use at most {max(0, len(pool) - 2 * clients)}, so that each of {clients} clients"
+            " has two"
         )
     pool = numpy_stream(seed, "public", "choice").permutation(pool)
     held_back, private = np.sort(pool[:held_back_rows]), np.sort(pool[held_back_rows:])
     columns = {name: values[private] for name, values in prepared.columns.items()}
     train, test, validation = [], [], []
-    for client, part in enumerate(split(partition, clients, prepared.labels[private], columns, seed)):
+    for client, part in enumerate(
+        split(partition, clients, prepared.labels[private], columns, seed)
+    ):
         rows = numpy_stream(seed, "client", client, "split").permutation(private[part])
         held_out = min(len(rows) - 1, max(1, round(testing.private_fraction * len(rows))))
         test.append(np.sort(rows[:held_out][: testing.private_size]))
@@ -227,14 +266,17 @@ def _validating(fraction: float, size: int) -> int:
 def _nearly_balanced(prepared: Labeled, pool: np.ndarray, size: int, seed: int) -> np.ndarray:
     """Return ``size`` rows of ``pool``, as many of each class as there can be without half of any.
 
-    Topics are of very different sizes, unlike the classes of image sets: a small one gives half of its rows at most.
+    Topics are of very different sizes, unlike the classes of image sets: a small one gives half of
+    its rows at most.
     """
     stream, order = numpy_stream(seed, "test", "global"), []
     for label in range(len(prepared.class_names)):
         rows = stream.permutation(pool[prepared.labels[pool] == label])
         order += [(rank, label, row) for rank, row in enumerate(rows[: len(rows) // 2].tolist())]
     if len(order) < size:
-        raise SettingError(f"test.global_size={size} is more than half of the texts; use at most {len(order)}")
+        raise SettingError(
+            f"test.global_size={size} is more than half of the texts; use at most {len(order)}"
+        )
     return np.sort(np.array([row for *_, row in sorted(order)[:size]], dtype=np.int64))
 
 
@@ -243,14 +285,17 @@ def _balanced(prepared: Labeled, pool: np.ndarray, size: int, seed: int) -> np.n
     classes = len(prepared.class_names)
     each = size // classes
     if each == 0:
-        raise SettingError(f"test.global_size={size} is less than one sample for each of {classes} classes")
+        raise SettingError(
+            f"test.global_size={size} is less than one sample for each of {classes} classes"
+        )
     stream = numpy_stream(seed, "test", "global")
     chosen = []
     for label in range(classes):
         rows = pool[prepared.labels[pool] == label]
         if len(rows) < each:
             raise SettingError(
-                f"test.global_size={size} needs {each} samples of every class, but there are {len(rows)} of class"
+                f"test.global_size={size} needs {each} samples of every class, but there are"
+                f" {len(rows)} of class"
                 f" {prepared.class_names[label]!r}; use at most {len(rows) * classes}"
             )
         chosen.append(stream.choice(rows, each, replace=False))

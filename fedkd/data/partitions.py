@@ -1,7 +1,7 @@
 """Partitions by name: a settings class each, in front of flwr-datasets' partitioner of that kind.
 
-``partitioner(clients, rows, seed)`` returns the partitioner; ``split`` runs it. The rows are shuffled first, since
-some of flwr-datasets' partitioners cut contiguous pieces.
+``partitioner(clients, rows, seed)`` returns the partitioner; ``split`` runs it. The rows are
+shuffled first, since some of flwr-datasets' partitioners cut contiguous pieces.
 """
 
 import contextlib
@@ -13,10 +13,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from fedkd.checks import at_least, positive
 from fedkd.errors import SettingError, explained
-from fedkd.naming import blaming
-from fedkd.seeding import derive, numpy_stream
+from fedkd.runtime.seeding import derive, numpy_stream
+from fedkd.settings.import_paths import blaming
+from fedkd.settings.validators import at_least, positive
 
 
 @runtime_checkable
@@ -24,7 +24,9 @@ class Partition(Protocol):
     """How rows are dealt to clients."""
 
     def partitioner(self, clients: int, rows: int, seed: int) -> Any:
-        """Return the flwr-datasets partitioner for ``rows`` rows, with labels in column ``label``."""
+        """Return the flwr-datasets partitioner for ``rows`` rows, with labels in column
+        ``label``.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,9 @@ class Iid:
 
 @dataclass(frozen=True, kw_only=True)
 class Dirichlet:
-    """Label and quantity skew: each class is dealt by a Dirichlet draw over clients (Hsu et al. 2019)."""
+    """Label and quantity skew: each class is dealt by a Dirichlet draw over clients (Hsu et al.
+    2019).
+    """
 
     alpha: float = 0.5
     """Concentration, > 0: small is skewed, large approaches iid."""
@@ -54,11 +58,15 @@ class Dirichlet:
         at_least(2, min_samples=self.min_samples)
 
     def partitioner(self, clients: int, rows: int, seed: int) -> Any:
-        """Return a DirichletPartitioner. Raises SettingError where no draw could give everyone enough."""
+        """Return a DirichletPartitioner. Raises SettingError where no draw could give everyone
+        enough.
+        """
         if clients * self.min_samples > rows:
             raise SettingError(
-                f"partition.min_samples={self.min_samples} for each of clients={clients} is more than the {rows}"
-                f" samples that are left for them, whatever alpha is; use at most {rows // self.min_samples} clients,"
+                f"partition.min_samples={self.min_samples} for each of clients={clients} is more"
+                f" than the {rows}"
+                " samples that are left for them, whatever alpha is; use at most"
+                f" {rows // self.min_samples} clients,"
                 " or a smaller min_samples"
             )
         from flwr_datasets.partitioner import DirichletPartitioner
@@ -80,8 +88,9 @@ class Pathological:
     classes_per_client: int = 2
     """Classes that a client holds, >= 1."""
     assignment: Literal["random", "deterministic", "first-deterministic"] = "first-deterministic"
-    """How classes are given out; first-deterministic gives client i class i first, so that no class of as many as
-    there are clients is left out. Rows of a class that nobody was given are left out."""
+    """How classes are given out; first-deterministic gives client i class i first, so that no class
+    of as many as there are clients is left out. Rows of a class that nobody was given are left
+    out."""
 
     def __post_init__(self) -> None:
         at_least(1, classes_per_client=self.classes_per_client)
@@ -101,7 +110,9 @@ class Pathological:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Rows sorted by label, cut into equal shards, each client given a few (McMahan et al. 2017)."""
+    """Rows sorted by label, cut into equal shards, each client given a few (McMahan et al.
+    2017).
+    """
 
     shards_per_client: int = 2
     """Shards that a client gets, >= 1."""
@@ -116,7 +127,8 @@ class Shard:
         shards = clients * self.shards_per_client
         if shards > rows:
             raise SettingError(
-                f"partition.shards_per_client={self.shards_per_client} asks for {shards} shards of {rows} rows"
+                f"partition.shards_per_client={self.shards_per_client} asks for {shards} shards of"
+                f" {rows} rows"
             )
         return ShardPartitioner(
             num_partitions=clients,
@@ -128,7 +140,9 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class InnerDirichlet:
-    """Label skew without quantity skew: equal sizes, each client's label distribution a Dirichlet draw."""
+    """Label skew without quantity skew: equal sizes, each client's label distribution a Dirichlet
+    draw.
+    """
 
     alpha: float = 0.5
     """Concentration, > 0: small is skewed."""
@@ -141,7 +155,10 @@ class InnerDirichlet:
         from flwr_datasets.partitioner import InnerDirichletPartitioner
 
         return InnerDirichletPartitioner(
-            partition_sizes=[rows // clients] * clients, partition_by="label", alpha=self.alpha, seed=seed
+            partition_sizes=[rows // clients] * clients,
+            partition_by="label",
+            alpha=self.alpha,
+            seed=seed,
         )
 
 
@@ -182,16 +199,20 @@ class NaturalId:
 
 @dataclass(frozen=True, kw_only=True)
 class WholeIds:
-    """Whole values of a column, such as topics or authors: the largest first, each to the client with the fewest rows.
+    """Whole values of a column, such as topics or authors: the largest first, each to the client
+    with the fewest rows.
 
-    Every row is dealt. Nothing here is random: ties go to the value that sorts first and to the lower client id.
+    Every row is dealt. Nothing here is random: ties go to the value that sorts first and to the
+    lower client id.
     """
 
     column: str = "label"
     """The data set's column whose values stay whole; label is the class, of texts the topic."""
 
     def partitioner(self, clients: int, rows: int, seed: int) -> Any:
-        """Return a partitioner in the manner of flwr-datasets, which has none that balances sizes."""
+        """Return a partitioner in the manner of flwr-datasets, which has none that balances
+        sizes.
+        """
         return _WholeIds(clients, self.column)
 
 
@@ -226,17 +247,23 @@ PARTITIONS: dict[str, type[Partition]] = {
 
 
 def split(
-    partition: Partition, clients: int, labels: np.ndarray, columns: Mapping[str, np.ndarray], seed: int
+    partition: Partition,
+    clients: int,
+    labels: np.ndarray,
+    columns: Mapping[str, np.ndarray],
+    seed: int,
 ) -> list[np.ndarray]:
-    """Return the rows of each client: ``clients`` disjoint arrays of indices into ``labels``, each sorted.
+    """Return the rows of each client: ``clients`` disjoint arrays of indices into ``labels``, each
+    sorted.
 
-    Labels are [n]; ``columns`` hold [n] values each. Raises SettingError where the partition cannot be made or
-    leaves a client with fewer than two rows (one to train on, one to test on).
+    Labels are [n]; ``columns`` hold [n] values each. Raises SettingError where the partition cannot
+    be made or leaves a client with fewer than two rows (one to train on, one to test on).
     """
     rows = len(labels)
     if clients * 2 > rows:
         raise SettingError(
-            f"clients={clients} is more than the {rows} samples that are left for them allow (two each);"
+            f"clients={clients} is more than the {rows} samples that are left for them allow (two"
+            " each);"
             " lower clients, public.size or test.global_size"
         )
     from datasets import Dataset
@@ -252,44 +279,67 @@ def split(
     name = type(partition).__name__
     if not callable(getattr(partition, "partitioner", None)):
         raise SettingError(
-            f"partition: {name} has no method partitioner; a partition has partitioner(clients, rows, seed)"
+            f"partition: {name} has no method partitioner; a partition has partitioner(clients,"
+            " rows, seed)"
             " (docs/extending.md)"
         )
     with blaming(partition, "partition", SettingError):
-        partitioner = partition.partitioner(clients, rows, derive(seed, "partition", "draw") % 2**32)
+        partitioner = partition.partitioner(
+            clients, rows, derive(seed, "partition", "draw") % 2**32
+        )
     if not callable(getattr(partitioner, "load_partition", None)):
         raise SettingError(
-            f"partition: {name}.partitioner returned a {type(partitioner).__name__}, expected a partitioner of"
+            f"partition: {name}.partitioner returned a {type(partitioner).__name__}, expected a"
+            " partitioner of"
             " flwr_datasets, or one like it (docs/extending.md)"
         )
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # progress bars and notices
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):  # progress bars and notices
             warnings.simplefilter("ignore")
             partitioner.dataset = Dataset.from_dict(chosen)
             available = partitioner.num_partitions
             if available < clients:
-                raise SettingError(f"clients={clients}, but the partition has {available} parts only")
+                raise SettingError(
+                    f"clients={clients}, but the partition has {available} parts only"
+                )
             parts = list(range(available))
             if available > clients:
-                parts = numpy_stream(seed, "partition", "parts").choice(available, clients, replace=False).tolist()
-            dealt = [np.sort(np.asarray(partitioner.load_partition(i)["row"], dtype=np.int64)) for i in sorted(parts)]
+                parts = (
+                    numpy_stream(seed, "partition", "parts")
+                    .choice(available, clients, replace=False)
+                    .tolist()
+                )
+            dealt = [
+                np.sort(np.asarray(partitioner.load_partition(i)["row"], dtype=np.int64))
+                for i in sorted(parts)
+            ]
     except SettingError:
         raise
     except (ValueError, IndexError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split())
         raise SettingError(
             f"partition: {name} cannot deal {rows} rows to {clients} clients: {reason}"
-            " Use fewer clients, or a partition that asks for less (a larger alpha, a smaller min_samples)"
+            " Use fewer clients, or a partition that asks for less (a larger alpha, a smaller"
+            " min_samples)"
         ) from error
     except Exception as error:  # a user's own partitioner may raise anything
         raise SettingError(f"partition: {name} failed: {explained(error)}") from error
     everyone = np.sort(np.concatenate(dealt))
-    if len(everyone) and (everyone[0] < 0 or everyone[-1] >= rows or (everyone[1:] == everyone[:-1]).any()):
-        raise SettingError(f"partition: {name} dealt a row twice, or one that is not among the {rows}")
+    if len(everyone) and (
+        everyone[0] < 0 or everyone[-1] >= rows or (everyone[1:] == everyone[:-1]).any()
+    ):
+        raise SettingError(
+            f"partition: {name} dealt a row twice, or one that is not among the {rows}"
+        )
     small = [i for i, part in enumerate(dealt) if len(part) < 2]
     if small:
         raise SettingError(
-            f"partition leaves {len(small)} of {clients} clients without training data (client {small[0]} has"
-            f" {len(dealt[small[0]])} samples, 2 are needed); use fewer clients, a larger alpha or another partition"
+            f"partition leaves {len(small)} of {clients} clients without training data (client"
+            f" {small[0]} has"
+            f" {len(dealt[small[0]])} samples, 2 are needed); use fewer clients, a larger alpha or"
+            " another partition"
         )
     return dealt

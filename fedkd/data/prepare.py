@@ -1,4 +1,6 @@
-"""From a data set of images or texts to memory-mapped arrays that all workers share: made once, keyed by content."""
+"""From a data set of images or texts to memory-mapped arrays that all workers share: made once,
+keyed by content.
+"""
 
 import hashlib
 import json
@@ -13,7 +15,7 @@ from fedkd.data.cache import cached
 from fedkd.data.sources import Rows
 from fedkd.data.texts import PreparedTexts, TextRows, write_texts
 from fedkd.errors import SettingError
-from fedkd.naming import blaming, code_hash
+from fedkd.settings.import_paths import blaming, code_hash
 
 FORMAT = 1
 """Changed when the prepared form changes, so that older caches are not read."""
@@ -57,7 +59,9 @@ class Labeled(Protocol):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared data set: read-only memory maps over the rows of its training split, then its test split."""
+    """A prepared data set: read-only memory maps over the rows of its training split, then its test
+    split.
+    """
 
     key: str
     images: np.ndarray
@@ -79,7 +83,9 @@ class Prepared:
 
 
 def holds_texts(source: Source) -> bool:
-    """Return whether a source is one of texts (its attribute ``holds`` says so), and not of images."""
+    """Return whether a source is one of texts (its attribute ``holds`` says so), and not of
+    images.
+    """
     return getattr(source, "holds", "images") == "texts"
 
 
@@ -97,15 +103,20 @@ def prepare(source: Source) -> Prepared | PreparedTexts:
     Raises SettingError where a source lacks a method, fails, or loads what is no data set.
     """
     name = type(source).__name__
-    missing = [method for method in ("content_key", "load") if not callable(getattr(source, method, None))]
+    missing = [
+        method for method in ("content_key", "load") if not callable(getattr(source, method, None))
+    ]
     if missing:
         raise SettingError(
-            f"data: {name} has no method {' and no method '.join(missing)}; a data set has content_key() and load()"
+            f"data: {name} has no method {' and no method '.join(missing)}; a data set has"
+            " content_key() and load()"
             " (docs/extending.md)"
         )
     with blaming(source, "data", SettingError):
         key = str(source.content_key())
-    if type(source).__module__.partition(".")[0] != "fedkd":  # a user's data set is loaded again once its file changed
+    if (
+        type(source).__module__.partition(".")[0] != "fedkd"
+    ):  # a user's data set is loaded again once its file changed
         key = hashlib.sha256(f"{key} {code_hash(type(source))}".encode()).hexdigest()[:32]
 
     def make(folder: Path) -> None:
@@ -116,7 +127,10 @@ def prepare(source: Source) -> Prepared | PreparedTexts:
 
     folder = cached("data", f"{key}-{FORMAT}", make)
     about = json.loads((folder / "about.json").read_text())
-    columns = {name: np.load(folder / f"column_{i}.npy", mmap_mode="r") for i, name in enumerate(about["columns"])}
+    columns = {
+        name: np.load(folder / f"column_{i}.npy", mmap_mode="r")
+        for i, name in enumerate(about["columns"])
+    }
     if (folder / "texts.npy").exists():
         return PreparedTexts(
             key=folder.name,
@@ -143,34 +157,53 @@ def check_rows(rows: object, name: str) -> None:
     ``name`` is the source's, for the error.
     """
     if not isinstance(rows, Rows | TextRows):
-        raise SettingError(f"data: {name}.load returned a {type(rows).__name__}, expected a fedkd.data.sources.Rows")
+        raise SettingError(
+            f"data: {name}.load returned a {type(rows).__name__}, expected a"
+            " fedkd.data.sources.Rows"
+        )
     if isinstance(rows, Rows):
         _check_images(rows.images, name)
     count = len(rows.images) if isinstance(rows, Rows) else len(rows.texts)
     labels, classes = rows.labels, len(rows.class_names)
-    if not isinstance(labels, np.ndarray) or labels.shape != (count,) or labels.dtype.kind not in "iu":
+    if (
+        not isinstance(labels, np.ndarray)
+        or labels.shape != (count,)
+        or labels.dtype.kind not in "iu"
+    ):
         raise SettingError(
-            f"data: {name} has labels of {_described(labels)}, expected an array of {count} whole numbers"
+            f"data: {name} has labels of {_described(labels)}, expected an array of {count} whole"
+            " numbers"
         )
     if not 0 < rows.train_size <= count:
         if rows.train_size == 0:
             raise SettingError("data: the training split has no rows")
-        raise SettingError(f"data: {name} has train_size={rows.train_size}, expected from 1 to its {count} rows")
+        raise SettingError(
+            f"data: {name} has train_size={rows.train_size}, expected from 1 to its {count} rows"
+        )
     if labels.min() < 0 or labels.max() >= classes:
         raise SettingError(
-            f"data: {name} has labels from {labels.min()} to {labels.max()}, expected from 0 to {classes - 1}:"
+            f"data: {name} has labels from {labels.min()} to {labels.max()}, expected from 0 to"
+            f" {classes - 1}:"
             f" class_names has {classes}"
         )
     for column, values in rows.columns.items():
         if np.shape(values) != (count,):
-            raise SettingError(f"data: {name} has a column {column} of {_described(values)}, expected {count} values")
+            raise SettingError(
+                f"data: {name} has a column {column} of {_described(values)}, expected {count}"
+                " values"
+            )
 
 
 def _check_images(images: object, name: str) -> None:
     if not isinstance(images, np.ndarray) or images.ndim != 4:
-        hint = "; images[..., None] gives grey ones their channel" if getattr(images, "ndim", 0) == 3 else ""
+        hint = (
+            "; images[..., None] gives grey ones their channel"
+            if getattr(images, "ndim", 0) == 3
+            else ""
+        )
         raise SettingError(
-            f"data: {name} has images of {_described(images)}, expected an array [n, height, width, channels]{hint}"
+            f"data: {name} has images of {_described(images)}, expected an array [n, height,"
+            f" width, channels]{hint}"
         )
     if images.dtype != np.uint8:
         raise SettingError(
@@ -192,7 +225,13 @@ def _write(rows: Rows | TextRows, folder: Path) -> None:
         np.save(folder / "images.npy", rows.images)
     np.save(folder / "labels.npy", rows.labels)
     for i, values in enumerate(rows.columns.values()):
-        np.save(folder / f"column_{i}.npy", values.astype(str) if values.dtype == object else values)
+        np.save(
+            folder / f"column_{i}.npy", values.astype(str) if values.dtype == object else values
+        )
     names = [str(name) for name in rows.class_names]
-    about = {"train_size": int(rows.train_size), "class_names": names, "columns": list(rows.columns)}
+    about = {
+        "train_size": int(rows.train_size),
+        "class_names": names,
+        "columns": list(rows.columns),
+    }
     (folder / "about.json").write_text(json.dumps(about))

@@ -12,7 +12,9 @@ from fedkd.data.prepare import Prepared
 
 @dataclass(frozen=True)
 class Normalization:
-    """``(pixel / 255 - mean) / std`` by channel. Statistics of public images: private pixels decide nothing."""
+    """``(pixel / 255 - mean) / std`` by channel. Statistics of public images: private pixels decide
+    nothing.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -32,13 +34,19 @@ def statistics(images: UInt8[np.ndarray, "n height width channels"]) -> Normaliz
 
 
 def normalized(
-    images: UInt8[np.ndarray, "n height width channels"], normalization: Normalization, device: torch.device
+    images: UInt8[np.ndarray, "n height width channels"],
+    normalization: Normalization,
+    device: torch.device,
 ) -> Float[Tensor, "n channels height width"]:
     """Return images as a model takes them, on ``device``."""
     pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-    mean, std = (torch.tensor(x, device=device).view(1, -1, 1, 1) for x in (normalization.mean, normalization.std))
+    mean, std = (
+        torch.tensor(x, device=device).view(1, -1, 1, 1)
+        for x in (normalization.mean, normalization.std)
+    )
     scaled = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(mean).div_(std)
-    # One channel leaves the layout in memory open, and convolutions round differently in each: settle it.
+    # One channel leaves the layout in memory open, and convolutions round differently in each:
+    # settle it.
     return scaled.contiguous().view(-1).view(scaled.shape)
 
 

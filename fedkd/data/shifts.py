@@ -1,4 +1,6 @@
-"""Another view of images: each moved a little, its edges repeated. Labels stay, whatever the images are of."""
+"""Another view of images: each moved a little, its edges repeated. Labels stay, whatever the images
+are of.
+"""
 
 import numpy as np
 import torch
@@ -9,10 +11,11 @@ Images = Shaped[Tensor, "n channels height width"]
 
 
 def shifted(images: Images, stream: np.random.Generator) -> Images:
-    """Return each image moved by up to an eighth of its height and width (at least a pixel), drawn for each alone.
+    """Return each image moved by up to an eighth of its height and width (at least a pixel), drawn
+    for each alone.
 
-    Moves are whole pixels, uniform, and may be none; what comes in at an edge repeats it. No image is flipped: a digit
-    would become another.
+    Moves are whole pixels, uniform, and may be none; what comes in at an edge repeats it. No image
+    is flipped: a digit would become another.
 
     >>> shifted(torch.zeros(2, 1, 8, 8), np.random.default_rng(0)).shape
     torch.Size([2, 1, 8, 8])

@@ -1,4 +1,6 @@
-"""The data sets by name: where their rows come from. Preparing and splitting is for the modules beside this one."""
+"""The data sets by name: where their rows come from. Preparing and splitting is for the modules
+beside this one.
+"""
 
 import contextlib
 import hashlib
@@ -18,9 +20,9 @@ from fedkd.errors import SettingError
 class Rows:
     """A data set in memory, before it is prepared.
 
-    ``images`` [n, H, W, channels] uint8; ``labels`` [n] from 0; the first ``train_size`` rows are its training
-    split, the rest its test split (none where the data set has one split only). ``columns`` are its other columns
-    of numbers or text, [n] each, for partitions by a natural id.
+    ``images`` [n, H, W, channels] uint8; ``labels`` [n] from 0; the first ``train_size`` rows are
+    its training split, the rest its test split (none where the data set has one split only).
+    ``columns`` are its other columns of numbers or text, [n] each, for partitions by a natural id.
     """
 
     images: np.ndarray
@@ -32,10 +34,11 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Digits:
-    """scikit-learn's digits: 1,797 real handwritten digits, 8 x 8 grey, 10 classes. Embedded: needs no download.
+    """scikit-learn's digits: 1,797 real handwritten digits, 8 x 8 grey, 10 classes. Embedded: needs
+    no download.
 
-    From the optical recognition data set of the UCI repository (Alpaydin & Kaynak 1998). It has one split, so the
-    global test set is cut from it.
+    From the optical recognition data set of the UCI repository (Alpaydin & Kaynak 1998). It has one
+    split, so the global test set is cut from it.
     """
 
     def content_key(self) -> str:
@@ -48,16 +51,20 @@ class Digits:
 
         digits = load_digits()
         images = (digits.images * 15).astype(np.uint8)[..., None]
-        return Rows(images, digits.target.astype(np.int64), len(images), tuple(map(str, range(10))), {})
+        return Rows(
+            images, digits.target.astype(np.int64), len(images), tuple(map(str, range(10))), {}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubImages:
-    """An image classification data set of the Hugging Face hub, or a local folder in the same layout."""
+    """An image classification data set of the Hugging Face hub, or a local folder in the same
+    layout.
+    """
 
     path: str
-    """Hub id (`ylecun/mnist`), or local folder that datasets.load_dataset reads: train.parquet and test.parquet, or
-    pictures as train/CLASS/NAME.png and test/CLASS/NAME.png."""
+    """Hub id (`ylecun/mnist`), or local folder that datasets.load_dataset reads: train.parquet and
+    test.parquet, or pictures as train/CLASS/NAME.png and test/CLASS/NAME.png."""
     image_column: str | None = None
     """Column of images; by default the first one of that kind."""
     label_column: str | None = None
@@ -82,21 +89,31 @@ class HubImages:
         images = [_decode(dataset, image_column) for dataset in splits.values()]
         shapes = sorted({x.shape[1:] for x in images})
         if len(shapes) != 1:
-            raise SettingError(f"data.path={self.path}: the splits' images differ in shape: {shapes}")
+            raise SettingError(
+                f"data.path={self.path}: the splits' images differ in shape: {shapes}"
+            )
         labels = np.concatenate([np.asarray(d[label_column]) for d in splits.values()])
         feature = train.features[label_column]
         names = getattr(feature, "names", None)
         if names is None:
             names, labels = np.unique(labels, return_inverse=True)
         if labels.min() < 0:
-            raise SettingError(f"data.path={self.path}: column {label_column!r} has rows without a label (below 0)")
+            raise SettingError(
+                f"data.path={self.path}: column {label_column!r} has rows without a label (below 0)"
+            )
         others = {
             name: np.concatenate([np.asarray(d[name]) for d in splits.values()])
             for name in train.column_names
             if name not in (image_column, label_column)
             and getattr(train.features[name], "dtype", "") in ("string", "int64", "int32")
         }
-        return Rows(np.concatenate(images), labels.astype(np.int64), len(train), tuple(str(n) for n in names), others)
+        return Rows(
+            np.concatenate(images),
+            labels.astype(np.int64),
+            len(train),
+            tuple(str(n) for n in names),
+            others,
+        )
 
     def _columns(self, dataset: Any) -> tuple[str, str]:
         """Return the names of the image and the label column."""
@@ -113,10 +130,13 @@ class HubImages:
             ("label_column", self.label_column, labels),
         ):
             if given is not None and given not in features:
-                raise SettingError(f"data.{setting}={given}: the columns of {self.path} are {', '.join(features)}")
+                raise SettingError(
+                    f"data.{setting}={given}: the columns of {self.path} are {', '.join(features)}"
+                )
             if given is None and not found:
                 raise SettingError(
-                    f"data.path={self.path} has no such column; name it with data.{setting}=NAME, of {list(features)}"
+                    f"data.path={self.path} has no such column; name it with data.{setting}=NAME,"
+                    f" of {list(features)}"
                 )
             chosen.append(given or found[0])
         return chosen[0], chosen[1]
@@ -130,8 +150,8 @@ class HubImages:
 def content_key(source: object, path: str, content_hash: Callable[[], str]) -> str:
     """Return what names the content of a data set of the hub, or of a folder in its layout.
 
-    For a local folder it is remembered for as long as no file in it changes, so that a run over data that is prepared
-    need not load the library.
+    For a local folder it is remembered for as long as no file in it changes, so that a run over
+    data that is prepared need not load the library.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -139,7 +159,9 @@ def content_key(source: object, path: str, content_hash: Callable[[], str]) -> s
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     seen = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     seen_hash = hashlib.sha256(repr((source, seen)).encode()).hexdigest()[:32]
-    known = cached("sources", seen_hash, lambda staging: (staging / "key").write_text(content_hash()))
+    known = cached(
+        "sources", seen_hash, lambda staging: (staging / "key").write_text(content_hash())
+    )
     return (known / "key").read_text()
 
 
@@ -154,8 +176,12 @@ def splits_hash(columns: object, splits: Mapping[str, Any]) -> str:
     return digest.hexdigest()[:32]
 
 
-def open_splits(path: str, train_split: str, test_split: str | None, example: str) -> dict[str, Any]:
-    """Return splits as the data set library reads them, training first; ``example`` is a hub id for the error."""
+def open_splits(
+    path: str, train_split: str, test_split: str | None, example: str
+) -> dict[str, Any]:
+    """Return splits as the data set library reads them, training first; ``example`` is a hub id for
+    the error.
+    """
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
@@ -174,14 +200,18 @@ def open_splits(path: str, train_split: str, test_split: str | None, example: st
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise SettingError(
-                f"data.path={path} could not be read: {reason}. Give a hub id that this machine can reach,"
-                " or a local folder with {train,test}.parquet or train/CLASS/NAME.png; for other forms, such as"
+                f"data.path={path} could not be read: {reason}. Give a hub id that this machine"
+                " can reach,"
+                " or a local folder with {train,test}.parquet or train/CLASS/NAME.png; for other"
+                " forms, such as"
                 " NumPy's, write a data set of your own (docs/extending.md)"
             ) from error
     wanted = {"train": train_split, **({"test": test_split} if test_split else {})}
     for setting, split in wanted.items():
         if split not in dataset:
-            raise SettingError(f"data.{setting}_split={split}: the splits of {path} are {', '.join(dataset)}")
+            raise SettingError(
+                f"data.{setting}_split={split}: the splits of {path} are {', '.join(dataset)}"
+            )
     return {role: dataset[split] for role, split in wanted.items()}
 
 
@@ -206,7 +236,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _decode(dataset: Any, column: str) -> np.ndarray:
-    """Return the images of a split as [n, H, W, channels] uint8; grey stays one channel, all else becomes RGB."""
+    """Return the images of a split as [n, H, W, channels] uint8; grey stays one channel, all else
+    becomes RGB.
+    """
     arrays = []
     for image in dataset.with_format(None)[column]:
         mode = "L" if image.mode in ("L", "1", "I;16") else "RGB"
@@ -215,7 +247,8 @@ def _decode(dataset: Any, column: str) -> np.ndarray:
     shapes = {a.shape for a in arrays}
     if len(shapes) != 1:
         raise SettingError(
-            f"data: column {column!r} holds images of {len(shapes)} shapes, for example {sorted(shapes)[:3]};"
+            f"data: column {column!r} holds images of {len(shapes)} shapes, for example"
+            f" {sorted(shapes)[:3]};"
             " all must be of one size"
         )
     return np.stack(arrays)

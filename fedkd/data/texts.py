@@ -1,7 +1,8 @@
 """Data sets of texts: in memory, and prepared, as one array of bytes that every worker maps.
 
-What images are to ``fedkd.data.prepare``. A text's class is its topic, or another natural id. Not for: where texts come
-from (``fedkd.text.sources``), tokens (``fedkd.text.vocabulary``).
+What images are to ``fedkd.data.prepare``. A text's class is its topic, or another natural id. Not
+for: where texts come from (``fedkd.tasks.text.text_sources``), tokens
+(``fedkd.tasks.text.vocabulary``).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,8 @@ from fedkd.errors import SettingError
 
 @dataclass(frozen=True)
 class TextRows:
-    """A data set in memory: ``texts`` none of them empty, ``labels`` [n] from 0, its training split first.
+    """A data set in memory: ``texts`` none of them empty, ``labels`` [n] from 0, its training split
+    first.
 
     ``columns`` are its other columns of numbers or text, [n] each, for partitions by a natural id.
     """
@@ -29,7 +31,8 @@ class TextRows:
 
 @dataclass(frozen=True)
 class PreparedTexts:
-    """A prepared data set of texts: read-only memory maps over the rows of its training split, then its test split.
+    """A prepared data set of texts: read-only memory maps over the rows of its training split, then
+    its test split.
 
     Row i is the UTF-8 of ``content[ends[i - 1] : ends[i]]``.
     """
@@ -56,7 +59,9 @@ def write_texts(texts: Sequence[str], folder: Path) -> None:
     """Write texts as ``PreparedTexts`` maps them. Raises SettingError where one is empty."""
     empty = [i for i, text in enumerate(texts) if not text.strip()]
     if empty:
-        raise SettingError(f"data: text {empty[0]} is empty; a source of texts leaves such rows out")
+        raise SettingError(
+            f"data: text {empty[0]} is empty; a source of texts leaves such rows out"
+        )
     encoded = [text.encode() for text in texts]
     np.save(folder / "texts.npy", np.frombuffer(b"".join(encoded), dtype=np.uint8))
     np.save(folder / "ends.npy", np.cumsum([len(text) for text in encoded], dtype=np.int64))

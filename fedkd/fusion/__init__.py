@@ -1,9 +1,12 @@
-"""Functions over stacked predictions: softening, divergences, weights, estimates, mixing, robust means.
+"""Functions over stacked predictions: softening, divergences, weights, estimates, mixing, robust
+means.
 
-Axes: K clients, N public samples, C classes. ``weights[i, j]`` is how much client j teaches client i; rows sum
-to 1. Nothing here knows of clients, messages or settings; nothing mutates its arguments.
+Axes: K clients, N public samples, C classes. ``weights[i, j]`` is how much client j teaches client
+i; rows sum to 1. Nothing here knows of clients, messages or settings; nothing mutates its
+arguments.
 """
 
+from fedkd.fusion.core_set import core_set as core_set
 from fedkd.fusion.divergences import DIVERGENCES as DIVERGENCES
 from fedkd.fusion.divergences import pairwise_cosine as pairwise_cosine
 from fedkd.fusion.divergences import pairwise_js as pairwise_js
@@ -25,9 +28,9 @@ from fedkd.fusion.robust import renormalize as renormalize
 from fedkd.fusion.robust import trimmed_mean_over_clients as trimmed_mean_over_clients
 from fedkd.fusion.softening import soften as soften
 from fedkd.fusion.spectral import filtered_mean as filtered_mean
-from fedkd.fusion.tables import average_states as average_states
-from fedkd.fusion.tables import leave_one_out as leave_one_out
-from fedkd.fusion.tables import mean_by_count as mean_by_count
+from fedkd.fusion.table_means import average_states as average_states
+from fedkd.fusion.table_means import leave_one_out as leave_one_out
+from fedkd.fusion.table_means import mean_by_count as mean_by_count
 from fedkd.fusion.weights import effective_neighbors as effective_neighbors
 from fedkd.fusion.weights import keep_nearest as keep_nearest
 from fedkd.fusion.weights import keep_within as keep_within

@@ -1,7 +1,7 @@
 """How far apart the clients' label distributions are: ``[K, C] -> [K, K]``, zero on the diagonal.
 
-Row i, column j is the divergence of client j's distribution as seen from client i. All are finite: ``pairwise_kl``
-and ``pairwise_js`` take distributions without zeros, which ``smooth`` makes.
+Row i, column j is the divergence of client j's distribution as seen from client i. All are finite:
+``pairwise_kl`` and ``pairwise_js`` take distributions without zeros, which ``smooth`` makes.
 """
 
 from collections.abc import Callable
@@ -20,16 +20,20 @@ def smooth(distributions: Distributions, amount: float) -> Distributions:
 
 
 def pairwise_kl(distributions: Distributions) -> Pairwise:
-    """Return ``d[i, j] = KL(P_i || P_j) = sum_c P_i(c) (ln P_i(c) - ln P_j(c))`` in nats; not symmetric.
+    """Return ``d[i, j] = KL(P_i || P_j) = sum_c P_i(c) (ln P_i(c) - ln P_j(c))`` in nats; not
+    symmetric.
 
     Computed from differences of logarithms, so that equal rows give exactly 0. Entries must be > 0.
     """
     logs = distributions.log()
-    return (distributions[:, None, :] * (logs[:, None, :] - logs[None, :, :])).sum(dim=-1).clamp(min=0)
+    return (
+        (distributions[:, None, :] * (logs[:, None, :] - logs[None, :, :])).sum(dim=-1).clamp(min=0)
+    )
 
 
 def pairwise_js(distributions: Distributions) -> Pairwise:
-    """Return the Jensen-Shannon divergence in nats, ``(KL(P_i || M) + KL(P_j || M)) / 2`` with M the midpoint.
+    """Return the Jensen-Shannon divergence in nats, ``(KL(P_i || M) + KL(P_j || M)) / 2`` with M
+    the midpoint.
 
     Symmetric, between 0 and ln 2. Entries must be > 0.
     """
@@ -50,7 +54,9 @@ def pairwise_tv(distributions: Distributions) -> Pairwise:
 
 
 def pairwise_cosine(distributions: Distributions) -> Pairwise:
-    """Return one minus the cosine of the angle between two distributions: symmetric, between 0 and 1."""
+    """Return one minus the cosine of the angle between two distributions: symmetric, between 0 and
+    1.
+    """
     unit = F.normalize(distributions, dim=-1)
     # Half the squared chord between unit vectors: exactly 0 for equal rows, which 1 - dot is not.
     return (unit[:, None, :] - unit[None, :, :]).square().sum(dim=-1) / 2

@@ -1,6 +1,7 @@
 """Estimated probability distributions (EPD): what a client's predictions on P say about its labels.
 
-An EPD is also a label-distribution inference attack (arXiv 2502.08001): whoever sees the predictions can make it.
+An EPD is also a label-distribution inference attack (arXiv 2502.08001): whoever sees the
+predictions can make it.
 """
 
 import torch
@@ -11,14 +12,15 @@ from torch import Tensor
 def mean_soft_label(probs: Float[Tensor, "K N C"]) -> Float[Tensor, "K C"]:
     """Return each client's mean soft label over the public samples; rows sum to 1.
 
-    KnFu (arXiv 2403.11892) estimates a client's label distribution from its predictions on the transfer set;
-    that the estimate is this mean is our reconstruction.
+    KnFu (arXiv 2403.11892) estimates a client's label distribution from its predictions on the
+    transfer set; that the estimate is this mean is our reconstruction.
     """
     return probs.mean(dim=1)
 
 
 def argmax_histogram(probs: Float[Tensor, "K N C"]) -> Float[Tensor, "K C"]:
-    """Return the share of public samples on which each class is a client's first choice; rows sum to 1.
+    """Return the share of public samples on which each class is a client's first choice; rows sum
+    to 1.
 
     Ties go to the lowest class, as in ``torch.argmax``.
 

@@ -4,16 +4,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedkd.rows import by_rows
+from fedkd.runtime.parallel import by_rows
 
 COLUMNS = 2048
-"""Of the N C values of a client, mixed at once: those of a hundred clients fit into a core's cache."""
+"""Of the N C values of a client, mixed at once: those of a hundred clients fit into a core's
+cache."""
 
 
 def mix(weights: Float[Tensor, "I K"], values: Float[Tensor, "K N C"]) -> Float[Tensor, "I N C"]:
     """Return each recipient's weighted mean, ``q_i(x) = sum_j W_ij z_j(x)``: one matrix product.
 
-    Stays in the convex hull of the values where the rows of ``weights`` are non-negative and sum to 1.
+    Stays in the convex hull of the values where the rows of ``weights`` are non-negative and sum to
+    1.
     """
     clients, samples, classes = values.shape
     flat = values.reshape(clients, samples * classes)
@@ -29,7 +31,8 @@ def mix(weights: Float[Tensor, "I K"], values: Float[Tensor, "K N C"]) -> Float[
 class RunningMean:
     """The mean over clients of values that come one client at a time, in O(N C) memory.
 
-    Clients added in the same order give the same mean to the bit, whether they were stacked before or not.
+    Clients added in the same order give the same mean to the bit, whether they were stacked before
+    or not.
     """
 
     def __init__(self) -> None:
@@ -48,7 +51,8 @@ class RunningMean:
 
 
 def mean_over_clients(values: Float[Tensor, "K N C"]) -> Float[Tensor, "N C"]:
-    """Return the plain mean over clients, the common teacher of FedMD and of DS-FL's simple averaging.
+    """Return the plain mean over clients, the common teacher of FedMD and of DS-FL's simple
+    averaging.
 
     >>> mean_over_clients(torch.tensor([[[1.0, 2.0]], [[3.0, 6.0]]])).tolist()
     [[2.0, 4.0]]
@@ -60,10 +64,12 @@ def mean_over_clients(values: Float[Tensor, "K N C"]) -> Float[Tensor, "N C"]:
 
 
 def reduce_entropy(probs: Float[Tensor, "N C"], temperature: float) -> Float[Tensor, "N C"]:
-    """Return ``softmax(probs / temperature)``: DS-FL's entropy reduction (Itahara et al. 2021, arXiv 2008.06180).
+    """Return ``softmax(probs / temperature)``: DS-FL's entropy reduction (Itahara et al. 2021,
+    arXiv 2008.06180).
 
-    The softmax acts on *probabilities*, as in the paper, so that the result is no power of the input. It lowers the
-    entropy where the probabilities that matter are well above the temperature (0.1 in the paper); a row that is
-    already one-hot, or whose entries are all below the temperature, it flattens. The argmax stays.
+    The softmax acts on *probabilities*, as in the paper, so that the result is no power of the
+    input. It lowers the entropy where the probabilities that matter are well above the temperature
+    (0.1 in the paper); a row that is already one-hot, or whose entries are all below the
+    temperature, it flattens. The argmax stays.
     """
     return torch.softmax(probs / temperature, dim=-1)

@@ -1,10 +1,11 @@
-"""Means over clients that a minority of arbitrary uploads cannot drag away: ``[K, N, C] -> ([N, C], [K])``.
+"""Means over clients that a minority of arbitrary uploads cannot drag away: ``[K, N, C] -> ([N, C],
+[K])``.
 
-Beside the aggregate each returns how much every client was part of it: weights >= 0 that sum to 1. Functions know of
-no scale. ``trimmed_mean_over_clients`` and its limiting case the median treat every class alone, so that soft labels
-come out with another sum than 1 and ``renormalize`` mends them; the others are means of whole class vectors, under
-which soft labels stay soft labels. Not for: who may be trusted over several rounds, and the spectral filter, which
-has a module of its own.
+Beside the aggregate each returns how much every client was part of it: weights >= 0 that sum to 1.
+Functions know of no scale. ``trimmed_mean_over_clients`` and its limiting case the median treat
+every class alone, so that soft labels come out with another sum than 1 and ``renormalize`` mends
+them; the others are means of whole class vectors, under which soft labels stay soft labels. Not
+for: who may be trusted over several rounds, and the spectral filter, which has a module of its own.
 """
 
 import torch
@@ -17,18 +18,21 @@ Parts = Float[Tensor, "K"]
 RESOLUTION = 1e-7
 """What differs by less than this share of its size is equal: uploads are float32."""
 TIE = 1e-5
-"""Krum's scores that differ by less than this share of the score are equal: they are long sums in float32."""
+"""Krum's scores that differ by less than this share of the score are equal: they are long sums in
+float32."""
 SMOOTHING = 1e-4
 """Weiszfeld's floor on a distance, as a share of the median distance: no weight is infinite."""
 
 
 def trimmed_mean_over_clients(values: Float[Tensor, "K N C"], trim: int) -> tuple[Aggregate, Parts]:
-    """Return, for each sample and class, the mean of what is left without the ``trim`` smallest and largest values.
+    """Return, for each sample and class, the mean of what is left without the ``trim`` smallest and
+    largest values.
 
-    The coordinate-wise trimmed mean of Yin et al. 2018 (arXiv 1803.01498), for ``0 <= 2 * trim < K``. With no more
-    than ``trim`` attackers each entry lies between the smallest and the largest of the honest clients' entries,
-    whatever the attackers upload. ``trim=0`` is the plain mean; as much as fits is the median. A client's weight is
-    its share of the entries that were kept; of equal entries each is kept in part, so that no order decides.
+    The coordinate-wise trimmed mean of Yin et al. 2018 (arXiv 1803.01498), for ``0 <= 2 * trim <
+    K``. With no more than ``trim`` attackers each entry lies between the smallest and the largest
+    of the honest clients' entries, whatever the attackers upload. ``trim=0`` is the plain mean; as
+    much as fits is the median. A client's weight is its share of the entries that were kept; of
+    equal entries each is kept in part, so that no order decides.
 
     >>> values = torch.tensor([[[0.0]], [[1.0]], [[3.0]], [[1e5]]])
     >>> aggregate, weights = trimmed_mean_over_clients(values, 1)
@@ -38,19 +42,25 @@ def trimmed_mean_over_clients(values: Float[Tensor, "K N C"], trim: int) -> tupl
     clients = len(values)
     entries = values.movedim(0, -1).contiguous()
     ordered = entries.sort(dim=-1).values
-    # A client's value stands at the places first..last of its entry's order, more than one where others tie with it.
-    first, last = torch.searchsorted(ordered, entries), torch.searchsorted(ordered, entries, right=True)
+    # A client's value stands at the places first..last of its entry's order, more than one where
+    # others tie with it.
+    first, last = (
+        torch.searchsorted(ordered, entries),
+        torch.searchsorted(ordered, entries, right=True),
+    )
     kept = (last.clamp(max=clients - trim) - first.clamp(min=trim)).clamp(min=0)
     parts = kept / ((last - first) * (clients - 2 * trim))
     return ordered[..., trim : clients - trim].mean(dim=-1), parts.mean(dim=(0, 1)).to(values.dtype)
 
 
 def median_over_clients(values: Float[Tensor, "K N C"]) -> tuple[Aggregate, Parts]:
-    """Return the median over clients for each sample and class; of an even number, the mean of the middle two.
+    """Return the median over clients for each sample and class; of an even number, the mean of the
+    middle two.
 
-    The coordinate-wise median of Yin et al. 2018 (arXiv 1803.01498). It holds against any minority of attackers:
-    each entry lies between the smallest and the largest of the honest clients' entries. For one or two clients it is
-    the mean. Where classes are treated alone, the median of soft labels does not sum to 1: see ``renormalize``.
+    The coordinate-wise median of Yin et al. 2018 (arXiv 1803.01498). It holds against any minority
+    of attackers: each entry lies between the smallest and the largest of the honest clients'
+    entries. For one or two clients it is the mean. Where classes are treated alone, the median of
+    soft labels does not sum to 1: see ``renormalize``.
 
     >>> median_over_clients(torch.tensor([[[0.0, 1.0]], [[0.5, 0.5]], [[1e5, 0.25]]]))[0].tolist()
     [[0.5, 0.5]]
@@ -58,11 +68,14 @@ def median_over_clients(values: Float[Tensor, "K N C"]) -> tuple[Aggregate, Part
     return trimmed_mean_over_clients(values, (len(values) - 1) // 2)
 
 
-def renormalize(rows: Float[Tensor, "N C"], otherwise: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
-    """Return non-negative rows divided by their sum; a row of zeros is replaced by that of ``otherwise``.
+def renormalize(
+    rows: Float[Tensor, "N C"], otherwise: Float[Tensor, "N C"]
+) -> Float[Tensor, "N C"]:
+    """Return non-negative rows divided by their sum; a row of zeros is replaced by that of
+    ``otherwise``.
 
-    For what a rule over single classes makes of soft labels. A row is zero where no class has a majority: the median
-    of three certain clients that all disagree is 0 for each class.
+    For what a rule over single classes makes of soft labels. A row is zero where no class has a
+    majority: the median of three certain clients that all disagree is 0 for each class.
 
     >>> renormalize(torch.tensor([[0.5, 0.25], [0.0, 0.0]]), torch.tensor([[0.5, 0.5], [0.5, 0.5]])).tolist()
     [[0.6666666865348816, 0.3333333432674408], [0.5, 0.5]]
@@ -72,10 +85,11 @@ def renormalize(rows: Float[Tensor, "N C"], otherwise: Float[Tensor, "N C"]) -> 
 
 
 def median_distance(values: Float[Tensor, "K N C"]) -> Float[Tensor, "N"]:
-    """Return, for each sample, the clients' median Euclidean distance from their coordinate-wise median.
+    """Return, for each sample, the clients' median Euclidean distance from their coordinate-wise
+    median.
 
-    How far apart the clients are, in the units of ``values``, whatever a minority of them uploads. It is 0 where more
-    than half agree.
+    How far apart the clients are, in the units of ``values``, whatever a minority of them uploads.
+    It is 0 where more than half agree.
 
     >>> median_distance(torch.tensor([[[0.0, 0.0]], [[3.0, 4.0]], [[-1e5, -1e5]]])).tolist()
     [5.0]
@@ -83,21 +97,27 @@ def median_distance(values: Float[Tensor, "K N C"]) -> Float[Tensor, "N"]:
     return _middle(torch.linalg.vector_norm(values - _middle(values), dim=-1))
 
 
-def geometric_median(values: Float[Tensor, "K N C"], iterations: int = 100) -> tuple[Aggregate, Parts]:
-    """Return, for each sample, the class vector whose summed Euclidean distance to the clients' is the smallest.
+def geometric_median(
+    values: Float[Tensor, "K N C"], iterations: int = 100
+) -> tuple[Aggregate, Parts]:
+    """Return, for each sample, the class vector whose summed Euclidean distance to the clients' is
+    the smallest.
 
-    Weiszfeld's iteration, smoothed as in RFA (Pillutla et al. 2019, arXiv 1912.13445): a mean with weights
-    ``1 / max(distance, floor)``, repeated until it moves by less than 1e-6 of the median distance, at most
-    ``iterations`` times. Departures: the floor is 1e-4 of each sample's median distance rather than a constant, so that
-    scaling the uploads scales the result; and it starts from the coordinate-wise median rather than from the mean,
-    after a first step with the median distance as floor, so that the start is neither far away nor at an upload.
+    Weiszfeld's iteration, smoothed as in RFA (Pillutla et al. 2019, arXiv 1912.13445): a mean with
+    weights ``1 / max(distance, floor)``, repeated until it moves by less than 1e-6 of the median
+    distance, at most ``iterations`` times. Departures: the floor is 1e-4 of each sample's median
+    distance rather than a constant, so that scaling the uploads scales the result; and it starts
+    from the coordinate-wise median rather than from the mean, after a first step with the median
+    distance as floor, so that the start is neither far away nor at an upload.
 
-    Where the result is at an upload the iteration is slow: on random points of 3 to 6 clients the summed distance was
-    within 0.2 % of the least after 100 steps, for 10 clients in 10 classes it had settled after 20.
+    Where the result is at an upload the iteration is slow: on random points of 3 to 6 clients the
+    summed distance was within 0.2 % of the least after 100 steps, for 10 clients in 10 classes it
+    had settled after 20.
 
-    With a share f < 1/2 of attackers it is at most ``2 (1 - f) / (1 - 2 f)`` times as far from any point as the
-    honest client that is farthest from it. It is the mean of one or two clients, and an upload that more than half
-    share. For one median of whole uploads, reshape them to ``[K, 1, N * C]``.
+    With a share f < 1/2 of attackers it is at most ``2 (1 - f) / (1 - 2 f)`` times as far from any
+    point as the honest client that is farthest from it. It is the mean of one or two clients, and
+    an upload that more than half share. For one median of whole uploads, reshape them to ``[K, 1, N
+    * C]``.
 
     >>> values = torch.tensor([[[0.0, 0.0]], [[0.0, 0.0]], [[1e5, 0.0]]])
     >>> geometric_median(values)[0].abs().max().item() < 1e-3
@@ -120,16 +140,20 @@ def geometric_median(values: Float[Tensor, "K N C"], iterations: int = 100) -> t
     return center.to(values.dtype), weights.mean(dim=1).to(values.dtype)
 
 
-def krum(values: Float[Tensor, "K N C"], attackers: int, average: int = 1) -> tuple[Aggregate, Parts]:
-    """Return the upload that is nearest to its ``K - attackers - 2`` nearest others, or the mean of the best few.
+def krum(
+    values: Float[Tensor, "K N C"], attackers: int, average: int = 1
+) -> tuple[Aggregate, Parts]:
+    """Return the upload that is nearest to its ``K - attackers - 2`` nearest others, or the mean of
+    the best few.
 
-    Krum (Blanchard et al. 2017, arXiv 1703.02757): a client's score is the sum of squared distances, between whole
-    uploads [N, C], to that many others; the ``average`` clients of smallest score are averaged (1 is Krum, more is
-    multi-Krum). The guarantee needs ``K >= 2 * attackers + 3`` and ``average <= K - attackers``: then attackers that
-    are far from all honest clients are never chosen. Departures: the paper's were gradients; and all clients that tie
-    with the last one chosen (within 1e-5 of the score) are averaged too, where the paper takes the first. With a
-    single neighbor two clients often tie, each being the nearest of the other. Where there are too few clients,
-    one neighbor is counted; of two, the result is the mean.
+    Krum (Blanchard et al. 2017, arXiv 1703.02757): a client's score is the sum of squared
+    distances, between whole uploads [N, C], to that many others; the ``average`` clients of
+    smallest score are averaged (1 is Krum, more is multi-Krum). The guarantee needs ``K >= 2 *
+    attackers + 3`` and ``average <= K - attackers``: then attackers that are far from all honest
+    clients are never chosen. Departures: the paper's were gradients; and all clients that tie with
+    the last one chosen (within 1e-5 of the score) are averaged too, where the paper takes the
+    first. With a single neighbor two clients often tie, each being the nearest of the other. Where
+    there are too few clients, one neighbor is counted; of two, the result is the mean.
 
     >>> values = torch.tensor([[[0.0]], [[2.0]], [[3.0]], [[4.0]], [[1e5]]])
     >>> [part.tolist() for part in krum(values, attackers=1)]
@@ -137,7 +161,8 @@ def krum(values: Float[Tensor, "K N C"], attackers: int, average: int = 1) -> tu
     """
     clients = len(values)
     flat = values.reshape(clients, -1)
-    # Differences are taken before they are squared: equals are exactly 0 apart, and large logits cost no precision.
+    # Differences are taken before they are squared: equals are exactly 0 apart, and large logits
+    # cost no precision.
     apart = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").square()
     others = apart.sort(dim=1).values[:, 1:]  # the smallest, 0, is its distance from itself
     scores = others[:, : max(clients - attackers - 2, 1)].sum(dim=1)
@@ -152,7 +177,9 @@ def _middle(values: Float[Tensor, "K *rest"]) -> Float[Tensor, "*rest"]:
     return values.sort(dim=0).values[(clients - 1) // 2 : clients // 2 + 1].mean(dim=0)
 
 
-def _pull(points: Float[Tensor, "K N C"], center: Aggregate, floor: Float[Tensor, "N"]) -> Float[Tensor, "K N"]:
+def _pull(
+    points: Float[Tensor, "K N C"], center: Aggregate, floor: Float[Tensor, "N"]
+) -> Float[Tensor, "K N"]:
     """Return Weiszfeld's weights, which sum to 1 for each sample."""
     distances = torch.linalg.vector_norm(points - center, dim=-1)
     pull = 1.0 / torch.maximum(distances, floor)

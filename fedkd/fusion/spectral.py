@@ -1,4 +1,5 @@
-"""Cronus' robust mean: clients that stretch the cloud of predictions are filtered out, for each public sample.
+"""Cronus' robust mean: clients that stretch the cloud of predictions are filtered out, for each
+public sample.
 
 Not for: the rules that look at one class at a time or at distances alone (``fedkd.fusion.robust``).
 """
@@ -10,15 +11,20 @@ from torch import Tensor
 from fedkd.fusion.robust import RESOLUTION, Aggregate, Parts, median_distance
 
 SAME = 1e-6
-"""Variances closer than this, relative to the larger, are equal: directions that tie are taken together."""
+"""Variances closer than this, relative to the larger, are equal: directions that tie are taken
+together."""
 
 
-def filtered_mean(values: Float[Tensor, "K N C"], tolerate: float, threshold: float) -> tuple[Aggregate, Parts]:
-    """Return, for each sample, the mean of the clients after those farthest along the widest direction are filtered.
+def filtered_mean(
+    values: Float[Tensor, "K N C"], tolerate: float, threshold: float
+) -> tuple[Aggregate, Parts]:
+    """Return, for each sample, the mean of the clients after those farthest along the widest
+    direction are filtered.
 
-    Cronus (Chang et al. 2019, arXiv 1912.11279) fuses soft labels by the filter of Diakonikolas et al. 2017 (arXiv
-    1703.00893): attackers that move the mean of C class values also widen the cloud of clients in the direction that
-    they move it, which the top eigenvector of its covariance shows. For each sample, with weights c_j = 1:
+    Cronus (Chang et al. 2019, arXiv 1912.11279) fuses soft labels by the filter of Diakonikolas et
+    al. 2017 (arXiv 1703.00893): attackers that move the mean of C class values also widen the cloud
+    of clients in the direction that they move it, which the top eigenvector of its covariance
+    shows. For each sample, with weights c_j = 1:
 
         mu, Sigma   weighted mean and covariance of the z_j
         lambda, v   largest eigenvalue of Sigma and its eigenvector
@@ -26,17 +32,19 @@ def filtered_mean(values: Float[Tensor, "K N C"], tolerate: float, threshold: fl
         tau_j       = (v . (z_j - mu))^2
         c_j         <- c_j * (1 - tau_j / max tau)                       and again
 
-    The farthest client is out after each step, the others count less the farther they are. ``tolerate`` (epsilon in
-    the papers) is the assumed share of attackers, 0 < tolerate < 1/2: at most ``2 * tolerate * K`` of all K weights is
-    taken from a sample, in the last step as much as is left. While attackers are what widens the cloud, each step
-    takes more from them than from the others, so that this is enough. The result is a weighted mean: in the hull of
-    the uploads, and soft labels stay soft labels. Without any variance above the threshold it is the plain mean.
+    The farthest client is out after each step, the others count less the farther they are.
+    ``tolerate`` (epsilon in the papers) is the assumed share of attackers, 0 < tolerate < 1/2: at
+    most ``2 * tolerate * K`` of all K weights is taken from a sample, in the last step as much as
+    is left. While attackers are what widens the cloud, each step takes more from them than from the
+    others, so that this is enough. The result is a weighted mean: in the hull of the uploads, and
+    soft labels stay soft labels. Without any variance above the threshold it is the plain mean.
 
-    The papers' exact constants were not available to us; reconstructed are: the bound on lambda, relative to the
-    clients' median distance (rather than to a known variance), so that it holds for logits as for soft labels; the
-    weights, as in the deterministic filter of the survey by Diakonikolas & Kane 2019 (arXiv 1911.05911), where the
-    2017 paper removes points beyond a cut; and the limit on what is taken. Directions that tie for the widest are
-    projected on together. O(K N C) memory, in float64.
+    The papers' exact constants were not available to us; reconstructed are: the bound on lambda,
+    relative to the clients' median distance (rather than to a known variance), so that it holds for
+    logits as for soft labels; the weights, as in the deterministic filter of the survey by
+    Diakonikolas & Kane 2019 (arXiv 1911.05911), where the 2017 paper removes points beyond a cut;
+    and the limit on what is taken. Directions that tie for the widest are projected on together.
+    O(K N C) memory, in float64.
 
     >>> values = torch.tensor([[[0.0, 0.0]], [[0.1, 0.0]], [[0.0, 0.1]], [[0.1, 0.1]], [[1e5, 0.0]]])
     >>> aggregate, weights = filtered_mean(values, tolerate=0.2, threshold=1.0)
@@ -56,7 +64,9 @@ def filtered_mean(values: Float[Tensor, "K N C"], tolerate: float, threshold: fl
         wide, projections = wide[above], projections[above]
         if not len(wide):
             break
-        cut = kept[wide] * (projections / projections.amax(dim=1, keepdim=True))  # never more than is there
+        cut = kept[wide] * (
+            projections / projections.amax(dim=1, keepdim=True)
+        )  # never more than is there
         left = 2 * tolerate * clients - (clients - kept[wide].sum(dim=1))
         fits = cut.sum(dim=1) <= left
         kept[wide] -= cut * torch.where(fits, 1.0, left / cut.sum(dim=1))[:, None]
@@ -67,7 +77,9 @@ def filtered_mean(values: Float[Tensor, "K N C"], tolerate: float, threshold: fl
 
 
 def _largest_variance(values: Float[Tensor, "K N C"], threshold: float) -> Float[Tensor, "N"]:
-    """Return the variance up to which nothing is filtered; what float32 cannot tell apart is never filtered."""
+    """Return the variance up to which nothing is filtered; what float32 cannot tell apart is never
+    filtered.
+    """
     unit: Tensor = RESOLUTION * torch.linalg.vector_norm(values, dim=-1).median(dim=0).values
     return (threshold * median_distance(values).square() + unit.square()) * (1 + SAME)
 
@@ -75,7 +87,9 @@ def _largest_variance(values: Float[Tensor, "K N C"], threshold: float) -> Float
 def _along_the_widest(
     away: Float[Tensor, "N K C"], share: Float[Tensor, "N K"]
 ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N K"]]:
-    """Return the largest variance along any direction, and the squared projections on it of clients with a share."""
+    """Return the largest variance along any direction, and the squared projections on it of clients
+    with a share.
+    """
     scaled = share.sqrt()[:, :, None] * away
     if away.shape[1] < away.shape[2]:  # the same variances, from the smaller of the two products
         variances, mixtures = torch.linalg.eigh(scaled @ scaled.mT)

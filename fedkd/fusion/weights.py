@@ -1,6 +1,7 @@
 """Effectiveness weights ``[K, K]``: who teaches whom, and how many do.
 
-Scores are any real numbers, larger is better, ``-inf`` means never. ``row_softmax`` turns them into weights.
+Scores are any real numbers, larger is better, ``-inf`` means never. ``row_softmax`` turns them into
+weights.
 """
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 Pairwise = Float[Tensor, "K K"]
 
 TIE = 1e-5
-"""Divergences closer than this are equal: float32 sums of the same numbers in another order differ by less."""
+"""Divergences closer than this are equal: float32 sums of the same numbers in another order differ
+by less."""
 
 
 def uniform_weights(clients: int, dtype: torch.dtype = torch.float32) -> Pairwise:
@@ -19,7 +21,8 @@ def uniform_weights(clients: int, dtype: torch.dtype = torch.float32) -> Pairwis
 
 
 def row_softmax(scores: Pairwise) -> Pairwise:
-    """Return ``exp(s_ij) / sum_k exp(s_ik)``. A row without any finite score teaches itself: its own weight is 1.
+    """Return ``exp(s_ij) / sum_k exp(s_ik)``. A row without any finite score teaches itself: its
+    own weight is 1.
 
     >>> row_softmax(torch.tensor([[0.0, -torch.inf], [-torch.inf, -torch.inf]])).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
@@ -38,8 +41,8 @@ def without_self(scores: Pairwise) -> Pairwise:
 def keep_nearest(scores: Pairwise, divergences: Pairwise, count: int) -> Pairwise:
     """Return the scores of each row's ``count`` nearest clients, the rest at ``-inf``.
 
-    Nearest is by divergence among the clients whose score is finite; all that tie with the last one (within 1e-5)
-    stay, so that relabeling clients or classes relabels the result.
+    Nearest is by divergence among the clients whose score is finite; all that tie with the last one
+    (within 1e-5) stay, so that relabeling clients or classes relabels the result.
     """
     distance = divergences.masked_fill(torch.isinf(scores), torch.inf)
     last = distance.sort(dim=1).values[:, min(count, scores.shape[1]) - 1]
@@ -52,7 +55,8 @@ def keep_within(scores: Pairwise, divergences: Pairwise, radius: float) -> Pairw
 
 
 def effective_neighbors(weights: Float[Tensor, "I J"]) -> Float[Tensor, "I"]:
-    """Return ``1 / sum_j W_ij^2`` for each recipient: 1 when one client teaches, K when all teach equally.
+    """Return ``1 / sum_j W_ij^2`` for each recipient: 1 when one client teaches, K when all teach
+    equally.
 
     >>> effective_neighbors(torch.tensor([[0.5, 0.5], [1.0, 0.0]])).tolist()
     [2.0, 1.0]

@@ -1,4 +1,6 @@
-"""Public-set predictions: one row of logits, or of soft labels, for each public sample asked for or chosen."""
+"""Public-set predictions: one row of logits, or of soft labels, for each public sample asked for or
+chosen.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +13,16 @@ from torch import Tensor
 
 from fedkd.errors import RunError, UploadRejected
 from fedkd.fusion import soften
-from fedkd.knowledge.kind import ClientView, Lesson, Lessons, Request
-from fedkd.losses import Scale
+from fedkd.knowledge.knowledge_type import ClientView, Lesson, Lessons, Request
 from fedkd.messages import Cohort, Fusion, Predictions, Upload
+from fedkd.training.losses import Scale
 
 TOLERANCE = 1e-3
-"""How far an uploaded row of soft labels may be from summing to 1: float32 over a large vocabulary. What a strategy
-makes of such rows may be twice as far."""
+"""How far an uploaded row of soft labels may be from summing to 1: float32 over a large vocabulary.
+What a strategy makes of such rows may be twice as far."""
 LARGEST = 1e6
-"""The largest magnitude of an uploaded logit: no trained model comes near it, and sums of such logits are finite."""
+"""The largest magnitude of an uploaded logit: no trained model comes near it, and sums of such
+logits are finite."""
 
 
 @runtime_checkable
@@ -27,14 +30,18 @@ class Chooser(Protocol):
     """A client's choice of the public samples that it answers for."""
 
     def choose(self, view: ClientView) -> Bool[Tensor, "N"]:
-        """Return which of the public samples asked for are answered; none at all is a choice too."""
+        """Return which of the public samples asked for are answered; none at all is a choice
+        too.
+        """
 
 
 @dataclass(frozen=True)
 class PublicPredictions:
-    """The kind of all public-set methods. ``scale`` says whether logits or soft labels are uploaded.
+    """The kind of all public-set methods. ``scale`` says whether logits or soft labels are
+    uploaded.
 
-    With a ``chooser`` a client may answer for some of the samples only; the cohort's ``answered`` then says who did.
+    With a ``chooser`` a client may answer for some of the samples only; the cohort's ``answered``
+    then says who did.
     """
 
     scale: Scale
@@ -52,45 +59,72 @@ class PublicPredictions:
         return Predictions(ids=ids, values=values, scale=self.scale)
 
     def arrays(self, knowledge: Predictions) -> dict[str, np.ndarray]:
-        """Return ``ids`` as int32 (public sets have fewer than 2^31 rows) and ``values`` under their scale's name."""
-        return {"ids": knowledge.ids.numpy().astype(np.int32), knowledge.scale: knowledge.values.numpy()}
+        """Return ``ids`` as int32 (public sets have fewer than 2^31 rows) and ``values`` under
+        their scale's name.
+        """
+        return {
+            "ids": knowledge.ids.numpy().astype(np.int32),
+            knowledge.scale: knowledge.values.numpy(),
+        }
 
     def knowledge(self, arrays: Mapping[str, np.ndarray]) -> Predictions:
-        """Return the predictions in ``arrays``; UploadRejected where there are none of a known scale."""
+        """Return the predictions in ``arrays``; UploadRejected where there are none of a known
+        scale.
+        """
         for scale in ("logits", "probs"):
             if set(arrays) == {"ids", scale}:
                 _check_kinds(arrays, scale)
-                values, ids = torch.tensor(arrays[scale]), torch.tensor(arrays["ids"]).to(torch.int64)
+                values, ids = (
+                    torch.tensor(arrays[scale]),
+                    torch.tensor(arrays["ids"]).to(torch.int64),
+                )
                 return Predictions(ids=ids, values=values, scale=scale)
-        raise UploadRejected(f"expected the arrays ids and {self.scale}, got {', '.join(sorted(arrays)) or 'none'}")
+        raise UploadRejected(
+            f"expected the arrays ids and {self.scale}, got {', '.join(sorted(arrays)) or 'none'}"
+        )
 
     def check(self, knowledge: Predictions, request: Request, client_id: int) -> None:
-        """Raise UploadRejected on a wrong scale, shape, dtype or id, and on values that are no predictions."""
+        """Raise UploadRejected on a wrong scale, shape, dtype or id, and on values that are no
+        predictions.
+        """
         values, asked = knowledge.values, len(request.public_ids)
         expected = (len(knowledge.ids) if self.chooser is not None else asked, request.classes)
         if knowledge.scale != self.scale:
             raise UploadRejected(f"expected {self.scale}, got {knowledge.scale}")
         if tuple(values.shape) != expected:
-            raise UploadRejected(f"expected {self.scale} of shape {list(expected)}, got {list(values.shape)}")
+            raise UploadRejected(
+                f"expected {self.scale} of shape {list(expected)}, got {list(values.shape)}"
+            )
         if not values.is_floating_point():
             raise UploadRejected(f"expected floating point {self.scale}, got {values.dtype}")
         if not self._asked_for(knowledge.ids, request.public_ids):
             unknown = sorted(set(knowledge.ids.tolist()) - set(request.public_ids.tolist()))
-            what = f"unknown public ids {unknown[:5]}" if unknown else "public ids in another order or number"
+            what = (
+                f"unknown public ids {unknown[:5]}"
+                if unknown
+                else "public ids in another order or number"
+            )
             raise UploadRejected(
-                f"{what}; expected {'some of ' if self.chooser else ''}the {asked} that were asked for"
+                f"{what}; expected {'some of ' if self.chooser else ''}the {asked} that were asked"
+                " for"
             )
         if len(values) == 0:
             return
         if not torch.isfinite(values).all():
-            raise UploadRejected(f"{self.scale} contain {'NaN' if values.isnan().any() else 'infinity'}")
+            raise UploadRejected(
+                f"{self.scale} contain {'NaN' if values.isnan().any() else 'infinity'}"
+            )
         if values.abs().max() > LARGEST:
-            raise UploadRejected(f"{self.scale} are as large as {values.abs().max().item():.3g}; at most {LARGEST:g}")
+            raise UploadRejected(
+                f"{self.scale} are as large as {values.abs().max().item():.3g}; at most {LARGEST:g}"
+            )
         if self.scale == "probs" and not are_distributions(values, TOLERANCE):
             raise UploadRejected("soft labels must be >= 0 and sum to 1 in each row")
 
     def stack(self, uploads: Sequence[Upload], request: Request) -> Cohort:
-        """Return the cohort of uploads that passed ``check``, in the order of their client ids; of none, K is 0."""
+        """Return the cohort of uploads that passed ``check``, in the order of their client ids; of
+        none, K is 0.
+        """
         ordered = sorted(uploads, key=lambda upload: upload.client_id)
         ids = tuple(upload.client_id for upload in ordered)
         counts = None
@@ -109,7 +143,9 @@ class PublicPredictions:
             public_labels=request.public_labels,
             answered=answered,
             round_ids=request.round_ids,
-            architectures=tuple(request.architectures[i] for i in ids) if request.architectures else (),
+            architectures=tuple(request.architectures[i] for i in ids)
+            if request.architectures
+            else (),
             server=request.server,
         )
 
@@ -117,52 +153,83 @@ class PublicPredictions:
         """Return the values as float32."""
         return knowledge.values.to(torch.float32)
 
-    def check_fusion(self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str) -> None:
-        """Raise RunError where a strategy broke its promise: a bug in it, so the run cannot be trusted to go on."""
+    def check_fusion(
+        self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
+    ) -> None:
+        """Raise RunError where a strategy broke its promise: a bug in it, so the run cannot be
+        trusted to go on.
+        """
         check_weights(fusion.weights, len(client_ids))
         if fusion.public_ids is not None:
             check_tensor("public_ids", fusion.public_ids, "of whole numbers [N]")
         taught = request.public_ids if fusion.public_ids is None else fusion.public_ids
         clients, samples, classes = len(client_ids), len(taught), request.classes
-        check_tensor("teachers", fusion.teachers, f"{[samples, classes]} or {[clients, samples, classes]}")
+        check_tensor(
+            "teachers", fusion.teachers, f"{[samples, classes]} or {[clients, samples, classes]}"
+        )
         shapes = ((samples, classes), (clients, samples, classes))
         if tuple(fusion.teachers.shape) not in shapes:
             raise RunError(
-                f"fuse returned teachers {list(fusion.teachers.shape)}, expected {list(shapes[1])} (personal) or"
+                f"fuse returned teachers {list(fusion.teachers.shape)}, expected {list(shapes[1])}"
+                " (personal) or"
                 f" {list(shapes[0])} (common)"
             )
         if not torch.isfinite(fusion.teachers).all():
             raise RunError("fuse returned teachers that are not finite")
         if scale == "probs" and not are_distributions(fusion.teachers, 2 * TOLERANCE):
-            raise RunError("fuse returned teachers that are no soft labels; declare teaches = 'logits' to send logits")
-        # Clients that need not answer alike need not learn alike; the others distill on the same samples.
-        masks = ((samples,), (clients, samples)) if self.chooser is not None else ((samples,),)
-        if fusion.kept is not None and (fusion.kept.dtype != torch.bool or tuple(fusion.kept.shape) not in masks):
             raise RunError(
-                f"fuse returned kept of {fusion.kept.dtype} and shape {list(fusion.kept.shape)}, expected booleans of"
+                "fuse returned teachers that are no soft labels; declare teaches = 'logits' to"
+                " send logits"
+            )
+        # Clients that need not answer alike need not learn alike; the others distill on the same
+        # samples.
+        masks = ((samples,), (clients, samples)) if self.chooser is not None else ((samples,),)
+        if fusion.kept is not None and (
+            fusion.kept.dtype != torch.bool or tuple(fusion.kept.shape) not in masks
+        ):
+            raise RunError(
+                f"fuse returned kept of {fusion.kept.dtype} and shape {list(fusion.kept.shape)},"
+                " expected booleans of"
                 f" shape {' or '.join(str(list(mask)) for mask in masks)}"
             )
 
-    def lessons(self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str) -> Lessons:
-        """Return the one teacher of all, or each client's own; nobody learns from a teacher without any row."""
+    def lessons(
+        self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
+    ) -> Lessons:
+        """Return the one teacher of all, or each client's own; nobody learns from a teacher without
+        any row.
+        """
         ids = request.public_ids if fusion.public_ids is None else fusion.public_ids
         kept = fusion.kept
 
         def lesson(values: Tensor, rows: Tensor | None) -> Predictions | None:
             whole = rows is None or bool(rows.all())
             taught, values = (ids, values) if whole else (ids[rows], values[rows])
-            return Predictions(ids=taught, values=values, scale=cast(Scale, scale)) if len(taught) else None
+            return (
+                Predictions(ids=taught, values=values, scale=cast(Scale, scale))
+                if len(taught)
+                else None
+            )
 
         teachers = fusion.teachers
         if teachers.ndim == 2 and (kept is None or kept.ndim == 1):
             return Lessons(common=lesson(teachers, kept))
         teachers = teachers.expand(len(client_ids), *teachers.shape[-2:])
-        each = [None] * len(client_ids) if kept is None else kept.expand(len(client_ids), kept.shape[-1])
-        found = {i: lesson(values, rows) for i, values, rows in zip(client_ids, teachers, each, strict=True)}
+        each = (
+            [None] * len(client_ids)
+            if kept is None
+            else kept.expand(len(client_ids), kept.shape[-1])
+        )
+        found = {
+            i: lesson(values, rows)
+            for i, values, rows in zip(client_ids, teachers, each, strict=True)
+        }
         return Lessons(personal={i: teacher for i, teacher in found.items() if teacher is not None})
 
     def _asked_for(self, ids: Tensor, asked: Tensor) -> bool:
-        """Return whether these ids, in this order, are what was asked for, or may be chosen of it."""
+        """Return whether these ids, in this order, are what was asked for, or may be chosen of
+        it.
+        """
         if self.chooser is None:
             return torch.equal(ids, asked)
         return ids.ndim == 1 and torch.equal(ids, asked[torch.isin(asked, ids)])
@@ -185,26 +252,37 @@ def check_tensor(name: str, value: object, expected: str) -> None:
     """Raise RunError unless a part of a fusion is a tensor; ``expected`` says of what."""
     if not isinstance(value, Tensor):
         hint = "; make it one with torch.as_tensor" if isinstance(value, np.ndarray) else ""
-        raise RunError(f"fuse returned {name} of type {type(value).__name__}, expected a tensor {expected}{hint}")
+        raise RunError(
+            f"fuse returned {name} of type {type(value).__name__}, expected a tensor"
+            f" {expected}{hint}"
+        )
 
 
 def check_weights(weights: Tensor, clients: int) -> None:
     """Raise RunError unless these are fusion weights [K, K] whose rows are distributions."""
     check_tensor("weights", weights, f"{[clients, clients]}")
     if tuple(weights.shape) != (clients, clients):
-        raise RunError(f"fuse returned weights {list(weights.shape)}, expected {[clients, clients]}")
+        raise RunError(
+            f"fuse returned weights {list(weights.shape)}, expected {[clients, clients]}"
+        )
     if not are_distributions(weights, 2 * TOLERANCE):
-        raise RunError("fuse returned weights that are not finite, >= 0 and summing to 1 in each row")
+        raise RunError(
+            "fuse returned weights that are not finite, >= 0 and summing to 1 in each row"
+        )
 
 
 def _check_kinds(arrays: Mapping[str, np.ndarray], scale: str) -> None:
     """Raise UploadRejected where arrays are not of numbers, before anything is made of them."""
     for name, kinds, expected in (("ids", "iu", "whole numbers"), (scale, "fiubc", "numbers")):
         if arrays[name].dtype.kind not in kinds:
-            raise UploadRejected(f"expected {name} to be {expected}, got an array of {arrays[name].dtype}")
+            raise UploadRejected(
+                f"expected {name} to be {expected}, got an array of {arrays[name].dtype}"
+            )
 
 
 def are_distributions(rows: Float[Tensor, "*batch C"], tolerance: float) -> bool:
     """Return whether all rows are finite, >= 0 and sum to 1 within ``tolerance``."""
     sums = rows.sum(dim=-1)
-    return bool(torch.isfinite(rows).all() and (rows >= 0).all() and ((sums - 1).abs() <= tolerance).all())
+    return bool(
+        torch.isfinite(rows).all() and (rows >= 0).all() and ((sums - 1).abs() <= tolerance).all()
+    )

@@ -1,7 +1,8 @@
-"""Class prototypes: a client's mean feature vector for each class of its private set, with the number of samples.
+"""Class prototypes: a client's mean feature vector for each class of its private set, with the
+number of samples.
 
-No public set is needed. Not for predictions: a prototype lives in the space of features, which only models that
-learned together share.
+No public set is needed. Not for predictions: a prototype lives in the space of features, which only
+models that learned together share.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,17 +16,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedkd.errors import RunError, UploadRejected
-from fedkd.knowledge.kind import ClientView, Lesson, Lessons, Penalty, Request
+from fedkd.knowledge.knowledge_type import ClientView, Lesson, Lessons, Penalty, Request
 from fedkd.knowledge.predictions import LARGEST, check_weights
 from fedkd.messages import Fusion, Upload
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prototypes:
-    """``features`` [C, d]: row y is a mean feature vector of class y; ``counts`` [C] is of how many samples.
+    """``features`` [C, d]: row y is a mean feature vector of class y; ``counts`` [C] is of how many
+    samples.
 
-    Rows of classes with a count of 0 are zeros, and stand for nothing. A teacher's counts are 1 or 0: it says which
-    rows exist, not how many samples others have.
+    Rows of classes with a count of 0 are zeros, and stand for nothing. A teacher's counts are 1 or
+    0: it says which rows exist, not how many samples others have.
     """
 
     features: Tensor
@@ -50,14 +52,17 @@ class PrototypeCohort:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassPrototypes:
-    """The kind of FedProto (Tan et al. 2022, arXiv 2105.00243): learned from within private training.
+    """The kind of FedProto (Tan et al. 2022, arXiv 2105.00243): learned from within private
+    training.
 
-    A fusion's ``teachers`` are a mapping of ``features`` [C, d] and ``present`` [C], common to all. The term of the
-    training loss is ``weight * mean over batch and d of (f(x) - c_y)^2``, where f are features, as wide as d, and c_y
-    the teacher's row of the sample's label; samples whose row is missing add nothing, and count in the mean.
+    A fusion's ``teachers`` are a mapping of ``features`` [C, d] and ``present`` [C], common to all.
+    The term of the training loss is ``weight * mean over batch and d of (f(x) - c_y)^2``, where f
+    are features, as wide as d, and c_y the teacher's row of the sample's label; samples whose row
+    is missing add nothing, and count in the mean.
 
-    ``width`` makes features of any model that wide by adaptive average pooling: entry i is the mean over its stretch
-    of the features. None takes them as they are, which must then be equally wide for all clients.
+    ``width`` makes features of any model that wide by adaptive average pooling: entry i is the mean
+    over its stretch of the features. None takes them as they are, which must then be equally wide
+    for all clients.
     """
 
     weight: float
@@ -66,12 +71,18 @@ class ClassPrototypes:
     uses_features: ClassVar[bool] = True
 
     def extract(self, view: ClientView) -> Prototypes:
-        """Return the mean features, in evaluation mode, of each class of the private training set."""
+        """Return the mean features, in evaluation mode, of each class of the private training
+        set.
+        """
         features = self.pooled(view.private_features()).to(torch.float64)
         labels = view.private_labels().cpu()
         counts = torch.bincount(labels, minlength=view.classes)
-        sums = torch.zeros(view.classes, features.shape[1], dtype=torch.float64).index_add_(0, labels, features)
-        return Prototypes(features=(sums / counts.clamp(min=1)[:, None]).to(torch.float32), counts=counts)
+        sums = torch.zeros(view.classes, features.shape[1], dtype=torch.float64).index_add_(
+            0, labels, features
+        )
+        return Prototypes(
+            features=(sums / counts.clamp(min=1)[:, None]).to(torch.float32), counts=counts
+        )
 
     def pooled(self, features: Float[Tensor, "n wide"]) -> Float[Tensor, "n d"]:
         """Return features at the width that prototypes have.
@@ -84,7 +95,9 @@ class ClassPrototypes:
         return F.adaptive_avg_pool1d(features[:, None], self.width)[:, 0]
 
     def arrays(self, knowledge: Prototypes) -> dict[str, np.ndarray]:
-        """Return ``counts`` and the rows of ``features`` that exist: what is missing does not travel."""
+        """Return ``counts`` and the rows of ``features`` that exist: what is missing does not
+        travel.
+        """
         return {
             "counts": knowledge.counts.numpy().astype(np.int32),
             "features": knowledge.features[knowledge.counts > 0].numpy(),
@@ -93,13 +106,24 @@ class ClassPrototypes:
     def knowledge(self, arrays: Mapping[str, np.ndarray]) -> Prototypes:
         """Return the prototypes that ``arrays`` made."""
         if set(arrays) != {"counts", "features"}:
-            raise UploadRejected(f"expected the arrays counts and features, got {', '.join(sorted(arrays)) or 'none'}")
+            raise UploadRejected(
+                "expected the arrays counts and features, got"
+                f" {', '.join(sorted(arrays)) or 'none'}"
+            )
         counts, rows = arrays["counts"], arrays["features"]
-        if counts.ndim != 1 or counts.dtype.kind not in "iu" or rows.ndim != 2 or rows.dtype.kind != "f":
-            raise UploadRejected("expected counts to be whole numbers [C] and features to be numbers [rows, d]")
+        if (
+            counts.ndim != 1
+            or counts.dtype.kind not in "iu"
+            or rows.ndim != 2
+            or rows.dtype.kind != "f"
+        ):
+            raise UploadRejected(
+                "expected counts to be whole numbers [C] and features to be numbers [rows, d]"
+            )
         if len(rows) != int((counts > 0).sum()):
             raise UploadRejected(
-                f"expected {int((counts > 0).sum())} rows, one for each count above 0, got {len(rows)}"
+                f"expected {int((counts > 0).sum())} rows, one for each count above 0, got"
+                f" {len(rows)}"
             )
         totals = torch.tensor(counts).to(torch.int64)
         features = torch.zeros(len(counts), rows.shape[1])
@@ -107,25 +131,41 @@ class ClassPrototypes:
         return Prototypes(features=features, counts=totals)
 
     def check(self, knowledge: Prototypes, request: Request, client_id: int) -> None:
-        """Raise UploadRejected on a wrong shape, values that are no features, and counts of other samples."""
+        """Raise UploadRejected on a wrong shape, values that are no features, and counts of other
+        samples.
+        """
         wide = self.width or request.features[request.architectures[client_id]]
-        if tuple(knowledge.features.shape) != (request.classes, wide) or len(knowledge.counts) != request.classes:
+        if (
+            tuple(knowledge.features.shape) != (request.classes, wide)
+            or len(knowledge.counts) != request.classes
+        ):
             raise UploadRejected(
-                f"expected prototypes {[request.classes, wide]}, got {list(knowledge.features.shape)} with"
+                f"expected prototypes {[request.classes, wide]}, got"
+                f" {list(knowledge.features.shape)} with"
                 f" {len(knowledge.counts)} counts"
             )
         if not torch.isfinite(knowledge.features).all():
-            raise UploadRejected(f"features contain {'NaN' if knowledge.features.isnan().any() else 'infinity'}")
-        if knowledge.features.abs().max() > LARGEST:
-            raise UploadRejected(f"features are as large as {knowledge.features.abs().max():.3g}; at most {LARGEST:g}")
-        if (knowledge.counts < 0).any() or int(knowledge.counts.sum()) != request.train_sizes[client_id]:
             raise UploadRejected(
-                f"counts must be >= 0 and sum to the {request.train_sizes[client_id]} training samples of this client,"
+                f"features contain {'NaN' if knowledge.features.isnan().any() else 'infinity'}"
+            )
+        if knowledge.features.abs().max() > LARGEST:
+            raise UploadRejected(
+                f"features are as large as {knowledge.features.abs().max():.3g}; at most"
+                f" {LARGEST:g}"
+            )
+        if (knowledge.counts < 0).any() or int(knowledge.counts.sum()) != request.train_sizes[
+            client_id
+        ]:
+            raise UploadRejected(
+                f"counts must be >= 0 and sum to the {request.train_sizes[client_id]} training"
+                " samples of this client,"
                 f" got {knowledge.counts.tolist()[:10]}"
             )
 
     def stack(self, uploads: Sequence[Upload], request: Request) -> PrototypeCohort:
-        """Return the cohort of prototypes that passed ``check``, in the order of their client ids."""
+        """Return the cohort of prototypes that passed ``check``, in the order of their client
+        ids.
+        """
         ordered = sorted(uploads, key=lambda upload: upload.client_id)
         ids = tuple(upload.client_id for upload in ordered)
         return PrototypeCohort(
@@ -136,28 +176,46 @@ class ClassPrototypes:
             train_sizes=tuple(request.train_sizes[i] for i in ids),
         )
 
-    def check_fusion(self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str) -> None:
+    def check_fusion(
+        self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
+    ) -> None:
         """Raise RunError where a strategy broke its promise."""
         check_weights(fusion.weights, len(client_ids))
-        if not isinstance(fusion.teachers, Mapping) or set(fusion.teachers) != {"features", "present"}:
-            raise RunError("fuse must return teachers as a mapping of features [C, d] and present [C]")
-        features, present = fusion.teachers["features"], fusion.teachers["present"]
-        if features.ndim != 2 or len(features) != request.classes or tuple(present.shape) != (request.classes,):
+        if not isinstance(fusion.teachers, Mapping) or set(fusion.teachers) != {
+            "features",
+            "present",
+        }:
             raise RunError(
-                f"fuse returned features {list(features.shape)} and present {list(present.shape)}, expected"
+                "fuse must return teachers as a mapping of features [C, d] and present [C]"
+            )
+        features, present = fusion.teachers["features"], fusion.teachers["present"]
+        if (
+            features.ndim != 2
+            or len(features) != request.classes
+            or tuple(present.shape) != (request.classes,)
+        ):
+            raise RunError(
+                f"fuse returned features {list(features.shape)} and present {list(present.shape)},"
+                " expected"
                 f" {[request.classes, 'd']} and {[request.classes]}"
             )
         if not torch.isfinite(features).all():
             raise RunError("fuse returned features that are not finite")
 
-    def lessons(self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str) -> Lessons:
+    def lessons(
+        self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
+    ) -> Lessons:
         """Return the prototypes for everyone, whether it took part or not."""
         features: Tensor = fusion.teachers["features"]
         present: Bool[Tensor, "C"] = fusion.teachers["present"]
-        return Lessons(common=Prototypes(features=features * present[:, None], counts=present.to(torch.int64)))
+        return Lessons(
+            common=Prototypes(features=features * present[:, None], counts=present.to(torch.int64))
+        )
 
     def penalty(self, view: ClientView, teacher: Prototypes | None) -> Penalty | None:
-        """Return the mean squared distance of features from the prototype of each sample's label."""
+        """Return the mean squared distance of features from the prototype of each sample's
+        label.
+        """
         if teacher is None:
             return None
         labels = view.private_labels()
@@ -165,7 +223,9 @@ class ClassPrototypes:
         weight = self.weight
 
         def term(
-            batch: Int[Tensor, "batch"], logits: Float[Tensor, "batch C"], features: Float[Tensor, "batch wide"]
+            batch: Int[Tensor, "batch"],
+            logits: Float[Tensor, "batch C"],
+            features: Float[Tensor, "batch wide"],
         ) -> Float[Tensor, ""]:
             own = labels[batch]
             apart = (self.pooled(features) - rows[own]).square().mean(dim=1)

@@ -1,8 +1,9 @@
 """A second head for what teachers say, beside the one for labels: dual-head optimization.
 
-Kang et al. 2025, arXiv 2505.07675. A head that learns from labels and from teachers is pulled both ways; two heads on
-the same features are not, and their predictions are mixed. Not for strategies that exchange features: a mixture of
-two heads is the output of no linear layer. Nor without distillation: nobody would teach the second head.
+Kang et al. 2025, arXiv 2505.07675. A head that learns from labels and from teachers is pulled both
+ways; two heads on the same features are not, and their predictions are mixed. Not for strategies
+that exchange features: a mixture of two heads is the output of no linear layer. Nor without
+distillation: nobody would teach the second head.
 """
 
 from collections.abc import Callable
@@ -13,25 +14,28 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedkd.checks import positive
 from fedkd.errors import SettingError
 from fedkd.models.features import find_head, forward_with_features
+from fedkd.settings.validators import positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class DualHeadSettings:
     """Two heads (DHO): one learns from labels, one from teachers; predictions are mixed.
 
-    Both are trained, and neither steps the other's weights: training on private labels moves the features and the head
-    for labels, distillation the features and the head for teachers. The temperature of distillation is
-    ``distill.temperature``, 2 in the paper. The local-only twin has the same head for labels, trained the same, and
-    predicts by it alone, since nobody teaches its other one.
+    Both are trained, and neither steps the other's weights: training on private labels moves the
+    features and the head for labels, distillation the features and the head for teachers. The
+    temperature of distillation is ``distill.temperature``, 2 in the paper. The local-only twin has
+    the same head for labels, trained the same, and predicts by it alone, since nobody teaches its
+    other one.
     """
 
     label_weight: float = 0.5
-    """Weight of cross entropy on labels, above 0 and below 1; the rest is the weight of the distillation loss."""
+    """Weight of cross entropy on labels, above 0 and below 1; the rest is the weight of the
+    distillation loss."""
     label_share: float = 0.5
-    """Share of the first head in a prediction, in [0, 1]: 1 predicts by the head for labels alone, 0 by the other."""
+    """Share of the first head in a prediction, in [0, 1]: 1 predicts by the head for labels alone,
+    0 by the other."""
     sharpening: float = 1.0
     """Temperature of the second head in a prediction, > 0; below 1 makes it surer."""
 
@@ -42,25 +46,33 @@ class DualHeadSettings:
         if not 0 <= self.label_share <= 1:
             raise SettingError(f"label_share must be in [0, 1], got {self.label_share}")
         if self.label_share == 1 and self.sharpening != 1:
-            raise SettingError(f"sharpening={self.sharpening} would do nothing: label_share=1 leaves that head out")
+            raise SettingError(
+                f"sharpening={self.sharpening} would do nothing: label_share=1 leaves that head out"
+            )
 
     def put_on(self, model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> "DualHead":
         """Return the model with a second head. Raises SettingError where it has no features."""
         return DualHead(model, inputs, self)
 
     def alone(self) -> "DualHeadSettings":
-        """Return the settings of a client whom nobody teaches: it predicts by the head for labels."""
+        """Return the settings of a client whom nobody teaches: it predicts by the head for
+        labels.
+        """
         return replace(self, label_share=1.0, sharpening=1.0)
 
 
 class DualHead(nn.Module):
-    """A model with a second head on its features. It maps inputs to logits as the model did: see ``mix_heads``.
+    """A model with a second head on its features. It maps inputs to logits as the model did: see
+    ``mix_heads``.
 
-    Raises SettingError for a model whose logits are not the output of a linear layer. Build it where the model is
-    built, with torch's global generator seeded: the second head's weights are drawn from it.
+    Raises SettingError for a model whose logits are not the output of a linear layer. Build it
+    where the model is built, with torch's global generator seeded: the second head's weights are
+    drawn from it.
     """
 
-    def __init__(self, model: nn.Module, inputs: Float[Tensor, "n *shape"], settings: DualHeadSettings) -> None:
+    def __init__(
+        self, model: nn.Module, inputs: Float[Tensor, "n *shape"], settings: DualHeadSettings
+    ) -> None:
         super().__init__()
         head = _head_of(model, inputs)
         layer = model.get_submodule(head)
@@ -68,7 +80,9 @@ class DualHead(nn.Module):
         self.model, self.head, self.settings = model, head, settings
         self.taught = nn.Linear(layer.in_features, layer.out_features)
 
-    def both(self, inputs: Float[Tensor, "n *shape"]) -> tuple[Float[Tensor, "n C"], Float[Tensor, "n C"]]:
+    def both(
+        self, inputs: Float[Tensor, "n *shape"]
+    ) -> tuple[Float[Tensor, "n C"], Float[Tensor, "n C"]]:
         """Return the logits of the head for labels and of the head for teachers."""
         label_logits, features = forward_with_features(self.model, self.head, inputs)
         return label_logits, self.taught(features)
@@ -82,12 +96,16 @@ class DualHead(nn.Module):
         logits: Tensor = self.model(inputs)
         return logits
 
-    def label_loss(self, inputs: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+    def label_loss(
+        self, inputs: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]
+    ) -> Float[Tensor, ""]:
         """Return ``label_term`` of a batch."""
         return label_term(self.label_logits(inputs), labels, self.settings)
 
     def taught_loss(
-        self, inputs: Float[Tensor, "n *shape"], loss: Callable[[Float[Tensor, "n C"]], Float[Tensor, ""]]
+        self,
+        inputs: Float[Tensor, "n *shape"],
+        loss: Callable[[Float[Tensor, "n C"]], Float[Tensor, ""]],
     ) -> Float[Tensor, ""]:
         """Return ``taught_term`` of a batch."""
         return taught_term(loss(self.both(inputs)[1]), self.settings)
@@ -100,19 +118,25 @@ class DualHead(nn.Module):
 
 
 def mix_heads(
-    label_logits: Float[Tensor, "n C"], taught_logits: Float[Tensor, "n C"], settings: DualHeadSettings
+    label_logits: Float[Tensor, "n C"],
+    taught_logits: Float[Tensor, "n C"],
+    settings: DualHeadSettings,
 ) -> Float[Tensor, "n C"]:
-    """Return ``ln(a softmax(label_logits) + (1 - a) softmax(taught_logits / b))``: logits of the prediction.
+    """Return ``ln(a softmax(label_logits) + (1 - a) softmax(taught_logits / b))``: logits of the
+    prediction.
 
-    a is ``label_share``, b ``sharpening``. a = 1 is the first head's own prediction, a = 0 the second's; two heads
-    that agree predict what each does where b = 1.
+    a is ``label_share``, b ``sharpening``. a = 1 is the first head's own prediction, a = 0 the
+    second's; two heads that agree predict what each does where b = 1.
 
     >>> one_sided = torch.tensor([[0.0, -1e9]]), torch.tensor([[-1e9, 0.0]])
     >>> mix_heads(*one_sided, DualHeadSettings(label_share=0.25)).exp()
     tensor([[0.2500, 0.7500]])
     """
     share = settings.label_share
-    first, second = label_logits.log_softmax(dim=-1), (taught_logits / settings.sharpening).log_softmax(dim=-1)
+    first, second = (
+        label_logits.log_softmax(dim=-1),
+        (taught_logits / settings.sharpening).log_softmax(dim=-1),
+    )
     if share in (0, 1):
         return first if share == 1 else second
     shares = torch.tensor([share, 1 - share], dtype=first.dtype, device=first.device).log()
@@ -127,10 +151,12 @@ def label_term(
 
 
 def taught_term(loss: Float[Tensor, ""], settings: DualHeadSettings) -> Float[Tensor, ""]:
-    """Return ``(1 - lambda) loss``, what the head for teachers minimizes; ``loss`` is of its logits.
+    """Return ``(1 - lambda) loss``, what the head for teachers minimizes; ``loss`` is of its
+    logits.
 
-    Departures: the paper minimizes both terms on every batch; where training and distillation are phases of their
-    own, each has its term. The paper's loss is KL at T = 2; here it is whatever the scenario distills by.
+    Departures: the paper minimizes both terms on every batch; where training and distillation are
+    phases of their own, each has its term. The paper's loss is KL at T = 2; here it is whatever the
+    scenario distills by.
     """
     return (1 - settings.label_weight) * loss
 

@@ -1,4 +1,6 @@
-"""A model's features: what its last linear layer takes. Works for any module whose logits such a layer puts out."""
+"""A model's features: what its last linear layer takes. Works for any module whose logits such a
+layer puts out.
+"""
 
 from typing import Any
 
@@ -8,7 +10,8 @@ from torch import Tensor, nn
 
 
 def find_head(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> str | None:
-    """Return the name of the linear layer whose output is the model's output; None where there is none.
+    """Return the name of the linear layer whose output is the model's output; None where there is
+    none.
 
     >>> find_head(nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 4)), torch.zeros(1, 3))
     '2'
@@ -17,7 +20,9 @@ def find_head(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> str | None
     """
     outputs: dict[str, Tensor] = {}
     hooks = [
-        module.register_forward_hook(lambda _, __, output, name=name: outputs.__setitem__(name, output))
+        module.register_forward_hook(
+            lambda _, __, output, name=name: outputs.__setitem__(name, output)
+        )
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
     ]
@@ -32,7 +37,8 @@ def find_head(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> str | None
 def forward_with_features(
     model: nn.Module, head: str, inputs: Float[Tensor, "n *shape"]
 ) -> tuple[Float[Tensor, "n C"], Float[Tensor, "n d"]]:
-    """Return the logits and the features of a batch: what the layer called ``head`` takes. Gradients flow through both.
+    """Return the logits and the features of a batch: what the layer called ``head`` takes.
+    Gradients flow through both.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(2, 1))
     >>> forward_with_features(model, "1", torch.ones(1, 1, 1, 2))[1]

@@ -1,7 +1,9 @@
-"""Heads by name: what is put on every client's model beside its own last layer, as a settings class each.
+"""Heads by name: what is put on every client's model beside its own last layer, as a settings class
+each.
 
-Here stands how the phases of a client use them: which loss private training and distillation minimize, and which
-parameters each of them steps. A model predicts by its ``forward``, whatever heads it has.
+Here stands how the phases of a client use them: which loss private training and distillation
+minimize, and which parameters each of them steps. A model predicts by its ``forward``, whatever
+heads it has.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,12 +33,16 @@ class Heads(Protocol):
 
 @runtime_checkable
 class OwnTraining(Protocol):
-    """What a model with heads does in the place of the plain losses. Any module may have these methods."""
+    """What a model with heads does in the place of the plain losses. Any module may have these
+    methods.
+    """
 
     def label_logits(self, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n outputs"]:
         """Return everything that the loss on labels is made of, by sample."""
 
-    def label_loss(self, inputs: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+    def label_loss(
+        self, inputs: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]
+    ) -> Float[Tensor, ""]:
         """Return the loss of labeled samples, a mean over them."""
 
     def taught_loss(self, inputs: Float[Tensor, "n *shape"], loss: LogitsLoss) -> Float[Tensor, ""]:
@@ -63,23 +69,39 @@ HEADS: Mapping[str, Any] = {"none": OneHead, "dual": DualHeadSettings, "stages":
 
 
 def label_logits(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n outputs"]:
-    """Return everything that a model's loss on labels is made of, by sample; a plain model's logits."""
+    """Return everything that a model's loss on labels is made of, by sample; a plain model's
+    logits.
+    """
     found: Tensor = model.label_logits(inputs) if isinstance(model, OwnTraining) else model(inputs)
     return found
 
 
-def label_loss(model: nn.Module, inputs: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
-    """Return what training on labels minimizes: cross entropy, unless the model's heads say otherwise."""
+def label_loss(
+    model: nn.Module, inputs: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]
+) -> Float[Tensor, ""]:
+    """Return what training on labels minimizes: cross entropy, unless the model's heads say
+    otherwise.
+    """
     if isinstance(model, OwnTraining):
         return model.label_loss(inputs, labels)
     return F.cross_entropy(model(inputs), labels)
 
 
-def taught_loss(model: nn.Module, inputs: Float[Tensor, "n *shape"], loss: LogitsLoss) -> Float[Tensor, ""]:
-    """Return what distillation minimizes: ``loss`` of the model's logits, unless its heads say otherwise."""
-    return model.taught_loss(inputs, loss) if isinstance(model, OwnTraining) else loss(model(inputs))
+def taught_loss(
+    model: nn.Module, inputs: Float[Tensor, "n *shape"], loss: LogitsLoss
+) -> Float[Tensor, ""]:
+    """Return what distillation minimizes: ``loss`` of the model's logits, unless its heads say
+    otherwise.
+    """
+    return (
+        model.taught_loss(inputs, loss) if isinstance(model, OwnTraining) else loss(model(inputs))
+    )
 
 
 def phase_parameters(model: nn.Module, *, distills: bool) -> list[nn.Parameter]:
     """Return the parameters that distillation, or else training on labels, steps."""
-    return model.phase_parameters(distills) if isinstance(model, OwnTraining) else list(model.parameters())
+    return (
+        model.phase_parameters(distills)
+        if isinstance(model, OwnTraining)
+        else list(model.parameters())
+    )

@@ -1,7 +1,7 @@
 """A small residual network (He et al. 2016) with GroupNorm: about 78,000 parameters.
 
-GroupNorm (Wu & He 2018), not BatchNorm: per-sample gradients exist, no statistics of other clients' batches leak
-into a model, and a batch of one works.
+GroupNorm (Wu & He 2018), not BatchNorm: per-sample gradients exist, no statistics of other clients'
+batches leak into a model, and a batch of one works.
 """
 
 import torch.nn.functional as F
@@ -24,7 +24,9 @@ class _Block(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.norm2 = _norm(outputs)
         same = stride == 1 and inputs == outputs
-        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+        self.shortcut = (
+            nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         inner = F.relu(self.norm1(self.conv1(x)))
@@ -32,7 +34,9 @@ class _Block(nn.Module):
 
 
 def resnet(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Return a stem, one block each of 16, 32 and 64 channels, and a linear head; images of any size."""
+    """Return a stem, one block each of 16, 32 and 64 channels, and a linear head; images of any
+    size.
+    """
     channels = input_shape[0]
     blocks = [
         _Block(inputs, outputs, stride=1 if inputs == outputs else 2)

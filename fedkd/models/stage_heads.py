@@ -1,7 +1,8 @@
-"""Heads on a model's stages, for training only: the last head teaches those of the stages before it.
+"""Heads on a model's stages, for training only: the last head teaches those of the stages before
+it.
 
-Layered self-distillation, after Dahri et al. 2025 (LSSKD, arXiv 2506.07055), reduced to its class predictions. The
-model predicts as it did; the heads of its stages only help it train.
+Layered self-distillation, after Dahri et al. 2025 (LSSKD, arXiv 2506.07055), reduced to its class
+predictions. The model predicts as it did; the heads of its stages only help it train.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,14 +15,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedkd.checks import at_least, positive
 from fedkd.errors import SettingError
-from fedkd.losses import kl
+from fedkd.settings.validators import at_least, positive
+from fedkd.training.losses import kl
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageHeadsSettings:
-    """Heads on a model's stages (LSSKD), taught in private training by its last head; no part of predictions.
+    """Heads on a model's stages (LSSKD), taught in private training by its last head; no part of
+    predictions.
 
     The local-only twin has them too, since they are part of how a client trains by itself.
     """
@@ -51,13 +53,17 @@ class StageHeadsSettings:
 
 
 class StageHeads(nn.Module):
-    """A model with a linear head on each stage's output, averaged over its positions. Predicts as the model alone.
+    """A model with a linear head on each stage's output, averaged over its positions. Predicts as
+    the model alone.
 
-    Raises SettingError where there are no stages, or a named one does not put out [N, features], [N, channels,
-    height, width] or [N, tokens, features]. Build it where the model is built, with torch's global generator seeded.
+    Raises SettingError where there are no stages, or a named one does not put out [N, features],
+    [N, channels, height, width] or [N, tokens, features]. Build it where the model is built, with
+    torch's global generator seeded.
     """
 
-    def __init__(self, model: nn.Module, inputs: Float[Tensor, "n *shape"], settings: StageHeadsSettings) -> None:
+    def __init__(
+        self, model: nn.Module, inputs: Float[Tensor, "n *shape"], settings: StageHeadsSettings
+    ) -> None:
         super().__init__()
         self.model, self.settings = model, settings
         self.stages = settings.stages or find_stages(model, inputs)
@@ -74,19 +80,24 @@ class StageHeads(nn.Module):
         wrong = [name for name in self.stages if not _is_stage(outputs.get(name), len(inputs))]
         if wrong:
             raise SettingError(
-                f"stages: {', '.join(wrong)} of {kind} must put out [N, features], [N, channels, height, width] or"
+                f"stages: {', '.join(wrong)} of {kind} must put out [N, features], [N, channels,"
+                " height, width] or"
                 " [N, tokens, features]"
             )
         for name in self.stages:
             _wrap(model, name)
-        self.heads = nn.ModuleList(nn.Linear(_pooled(outputs[name]).shape[1], classes) for name in self.stages)
+        self.heads = nn.ModuleList(
+            nn.Linear(_pooled(outputs[name]).shape[1], classes) for name in self.stages
+        )
 
     def forward(self, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n C"]:
         """Return the model's logits."""
         logits: Tensor = self.model(inputs)
         return logits
 
-    def staged(self, inputs: Float[Tensor, "n *shape"]) -> tuple[Float[Tensor, "n C"], list[Float[Tensor, "n C"]]]:
+    def staged(
+        self, inputs: Float[Tensor, "n *shape"]
+    ) -> tuple[Float[Tensor, "n C"], list[Float[Tensor, "n C"]]]:
         """Return the model's logits and those of each stage's head, first stage first."""
         with _outputs(self.model, self.stages) as outputs:
             logits = self.model(inputs)
@@ -98,18 +109,24 @@ class StageHeads(nn.Module):
         logits, stage_logits = self.staged(inputs)
         return torch.cat([logits, *stage_logits], dim=1)
 
-    def label_loss(self, inputs: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+    def label_loss(
+        self, inputs: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]
+    ) -> Float[Tensor, ""]:
         """Return ``layered_loss`` of a batch."""
         return layered_loss(*self.staged(inputs), labels, self.settings)
 
     def taught_loss(
-        self, inputs: Float[Tensor, "n *shape"], loss: Callable[[Float[Tensor, "n C"]], Float[Tensor, ""]]
+        self,
+        inputs: Float[Tensor, "n *shape"],
+        loss: Callable[[Float[Tensor, "n C"]], Float[Tensor, ""]],
     ) -> Float[Tensor, ""]:
         """Return ``loss`` of the model's logits: teachers teach the last head alone."""
         return loss(self(inputs))
 
     def phase_parameters(self, distills: bool) -> list[nn.Parameter]:
-        """Return the model's parameters, and where labels are learned those of its stages' heads."""
+        """Return the model's parameters, and where labels are learned those of its stages'
+        heads.
+        """
         return list(self.model.parameters() if distills else self.parameters())
 
 
@@ -123,10 +140,10 @@ def layered_loss(
 
         CE(f) + mean over stages s of (stage_label_weight CE(f_s) + stage_weight T^2 KL(softmax(f / T) || f_s))
 
-    The last head only teaches: the divergence sends no gradient into it. Without stages it is the cross entropy; the
-    divergence is zero where every stage predicts as the last head. The paper's heads tell classes and rotations of the
-    input apart, and it also draws features of stages together; both are left out here, and the weights and the
-    temperature are ours.
+    The last head only teaches: the divergence sends no gradient into it. Without stages it is the
+    cross entropy; the divergence is zero where every stage predicts as the last head. The paper's
+    heads tell classes and rotations of the input apart, and it also draws features of stages
+    together; both are left out here, and the weights and the temperature are ours.
 
     >>> flat = torch.zeros(1, 2)
     >>> settings = StageHeadsSettings(stage_label_weight=0.5)
@@ -148,8 +165,9 @@ def layered_loss(
 def find_stages(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> tuple[str, ...]:
     """Return the names of a model's stages, in the order of their computation.
 
-    A stage is a member of an ``nn.Sequential`` that is no part of another stage, has parameters in more than one
-    dimension (so that it is no mere normalization), and puts out a batch; the one that makes the logits is none.
+    A stage is a member of an ``nn.Sequential`` that is no part of another stage, has parameters in
+    more than one dimension (so that it is no mere normalization), and puts out a batch; the one
+    that makes the logits is none.
 
     >>> layers = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> find_stages(layers, torch.zeros(1, 1, 2, 2))
@@ -159,7 +177,9 @@ def find_stages(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> tuple[st
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{stage}.") for stage in members)
         parent = model.get_submodule(name.rpartition(".")[0])
-        learns = not isinstance(module, nn.Sequential) and any(p.ndim > 1 for p in module.parameters())
+        learns = not isinstance(module, nn.Sequential) and any(
+            p.ndim > 1 for p in module.parameters()
+        )
         if (
             name
             and learns
@@ -172,12 +192,18 @@ def find_stages(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> tuple[st
     with torch.no_grad(), _outputs(model.eval(), members) as outputs:
         logits = model(inputs)
     model.train(training)
-    return tuple(n for n, output in outputs.items() if output is not logits and _is_stage(output, len(inputs)))
+    return tuple(
+        n
+        for n, output in outputs.items()
+        if output is not logits and _is_stage(output, len(inputs))
+    )
 
 
 @contextmanager
 def _outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Collect the outputs of a model's modules by name, in the order of their computation, while the block lasts."""
+    """Collect the outputs of a model's modules by name, in the order of their computation, while
+    the block lasts.
+    """
     found: dict[str, Any] = {}
 
     def keep(name: str) -> Any:
@@ -194,8 +220,9 @@ def _outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]
 def _wrap(model: nn.Module, name: str) -> None:
     """Put a layer that is a stage by itself into a container of its own, so that it is ``name.0``.
 
-    What a forward hook on the layer would find lies before the point where hooks on its backward pass, which DP-SGD
-    needs, take its gradient: the stage's head would be missing from that. What a container puts out lies behind it.
+    What a forward hook on the layer would find lies before the point where hooks on its backward
+    pass, which DP-SGD needs, take its gradient: the stage's head would be missing from that. What a
+    container puts out lies behind it.
     """
     parent, _, child = name.rpartition(".")
     stage = model.get_submodule(name)
@@ -209,7 +236,9 @@ def _is_stage(output: Any, batch: int) -> bool:
 
 
 def _pooled(output: Float[Tensor, "n *positions"]) -> Float[Tensor, "n d"]:
-    """Return [N, channels, height, width] and [N, tokens, features] averaged over positions; [N, features] as it is."""
+    """Return [N, channels, height, width] and [N, tokens, features] averaged over positions; [N,
+    features] as it is.
+    """
     if output.ndim == 4:
         return output.mean(dim=(2, 3))
     return output.mean(dim=1) if output.ndim == 3 else output

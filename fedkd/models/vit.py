@@ -1,6 +1,7 @@
 """A small vision transformer (Dosovitskiy et al. 2021), pre-norm, without dropout, mean-pooled.
 
-Built from linear layers, layer norms and an embedding for the positions, which per-sample gradient tools know.
+Built from linear layers, layer norms and an embedding for the positions, which per-sample gradient
+tools know.
 """
 
 import torch
@@ -25,7 +26,9 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, _ = x.shape
-        packed = self.query_key_value(self.norm1(x)).reshape(batch, tokens, 3, HEADS, WIDTH // HEADS)
+        packed = self.query_key_value(self.norm1(x)).reshape(
+            batch, tokens, 3, HEADS, WIDTH // HEADS
+        )
         query, key, value = packed.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value)
         x = x + self.project(attended.transpose(1, 2).reshape(batch, tokens, WIDTH))
@@ -39,7 +42,8 @@ class _VisionTransformer(nn.Module):
         channels, height, width = input_shape
         self.patch = max(1, -(-max(height, width) // PATCHES_PER_SIDE))
         rows, columns = -(-height // self.patch), -(-width // self.patch)
-        # Images whose side is no multiple of the patch are padded with zeros below and on the right.
+        # Images whose side is no multiple of the patch are padded with zeros below and on the
+        # right.
         self.padding = (0, columns * self.patch - width, 0, rows * self.patch - height)
         self.embed = nn.Linear(channels * self.patch**2, WIDTH)
         self.position = nn.Embedding(rows * columns, WIDTH)
@@ -58,5 +62,7 @@ class _VisionTransformer(nn.Module):
 
 
 def vit(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Return a transformer of width 64 and depth 3 over at most 7 x 7 patches; images of any size."""
+    """Return a transformer of width 64 and depth 3 over at most 7 x 7 patches; images of any
+    size.
+    """
     return _VisionTransformer(input_shape, classes)

@@ -1,12 +1,14 @@
-"""Privacy: what protects private data, what it costs, and what may be claimed. Every release carries an event.
+"""Privacy: what protects private data, what it costs, and what may be claimed. Every release
+carries an event.
 
-``mechanisms`` are the settings with their pure functions, ``dp_sgd`` is private training, ``events``, ``ledger`` and
-``composition`` count, ``claims`` says it in words. ``fedkd.guard`` puts a mechanism to work in a run.
+``mechanisms`` are the settings with their pure functions, ``dp_sgd`` is private training,
+``events``, ``ledger`` and ``composition`` count, ``claims`` says it in words.
+``fedkd.privacy.enforcement`` puts a mechanism to work in a run.
 """
 
 from typing import Any
 
 from fedkd.privacy.mechanisms import MECHANISMS
-from fedkd.privacy.none import Unprotected
+from fedkd.privacy.unprotected import Unprotected
 
 PRIVACY: dict[str, type[Any]] = {"none": Unprotected, **MECHANISMS}

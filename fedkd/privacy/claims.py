@@ -17,10 +17,11 @@ SIMULATED = "noise is drawn from seeded streams: this simulates privacy, it prot
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """An epsilon at ``delta``, for whom, against whom and how it was counted; ``epsilon`` None claims nothing.
+    """An epsilon at ``delta``, for whom, against whom and how it was counted; ``epsilon`` None
+    claims nothing.
 
-    ``client`` is None for the system: the largest of all clients' epsilons, since their data is disjoint. ``reason``
-    says why there is no epsilon; ``caveats`` what else must be said with one.
+    ``client`` is None for the system: the largest of all clients' epsilons, since their data is
+    disjoint. ``reason`` says why there is no epsilon; ``caveats`` what else must be said with one.
     """
 
     unit: Unit
@@ -49,13 +50,15 @@ class Claim:
         meaning = f"{self.neighbors} neighbors, {self.sampling}, accountant {self.accountant}"
         notes = "".join(f"; {caveat}" for caveat in (*self.caveats, SIMULATED))
         return (
-            f"{self.unit}-level epsilon {rounded_up(self.epsilon)} at delta {self.delta:g}{whose} against {who}"
+            f"{self.unit}-level epsilon {rounded_up(self.epsilon)} at delta {self.delta:g}{whose}"
+            f" against {who}"
             f" ({meaning}){notes}"
         )
 
 
 def claim_lines(claims: Iterable[Claim]) -> list[str]:
-    """Return claims for a report, a line each; those that claim nothing for the same reason share one.
+    """Return claims for a report, a line each; those that claim nothing for the same reason share
+    one.
 
     >>> claim_lines(Claim(unit="record", adversary=who, delta=1e-5, reason="no noise") for who in ADVERSARIES)
     ['no record-level claim against the server, other clients or outsiders: no noise']
@@ -64,7 +67,10 @@ def claim_lines(claims: Iterable[Claim]) -> list[str]:
     for claim in claims:
         key = claim if claim.epsilon is not None else replace(claim, adversary="server")
         alike.setdefault(key, []).append(IN_WORDS[claim.adversary])
-    return [claim._against(" or ".join(filter(None, (", ".join(who[:-1]), who[-1])))) for claim, who in alike.items()]
+    return [
+        claim._against(" or ".join(filter(None, (", ".join(who[:-1]), who[-1]))))
+        for claim, who in alike.items()
+    ]
 
 
 def rounded_up(epsilon: float) -> str:

@@ -1,7 +1,9 @@
-"""The epsilon of several events together: exact where all is Gaussian noise, by RDP otherwise, by PLD at the end.
+"""The epsilon of several events together: exact where all is Gaussian noise, by RDP otherwise, by
+PLD at the end.
 
-Every accountant's answer is an upper bound, so that the smallest of those that apply is one too. That holds for events
-that were fixed in advance, as a scenario fixes them; noise chosen from earlier outputs is not counted rightly here.
+Every accountant's answer is an upper bound, so that the smallest of those that apply is one too.
+That holds for events that were fixed in advance, as a scenario fixes them; noise chosen from
+earlier outputs is not counted rightly here.
 """
 
 import math
@@ -12,7 +14,7 @@ import numpy as np
 
 from fedkd.privacy import distributions
 from fedkd.privacy.events import DpSgdSteps, Event, NoClaim, NoisyVotes
-from fedkd.privacy.gaussian import check_delta, epsilon_at
+from fedkd.privacy.gaussian_dp import check_delta, epsilon_at
 from fedkd.privacy.renyi import ORDERS, epsilon_from
 
 Accountant = Literal["auto", "prv", "pld"]
@@ -21,12 +23,14 @@ Counted = Sequence[tuple[Event, int]]
 
 
 def epsilon_of(events: Counted, delta: float, accountant: Accountant = "auto") -> tuple[float, str]:
-    """Return the epsilon of all ``events`` at ``delta``, >= 0, and the name of the accountant that found it.
+    """Return the epsilon of all ``events`` at ``delta``, >= 0, and the name of the accountant that
+    found it.
 
-    ``auto`` is exact for Gaussian noise, and the best of RDP and, where all events are pure, the plain sum otherwise.
-    ``prv`` (DP-SGD alone) and ``pld`` (with the extra; no votes) are used where they apply, if they say less, up to an
-    epsilon of 200: beyond, they take minutes and gigabytes, and PRV overflows. Without events epsilon is 0; with a
-    NoClaim it is infinite. Order does not matter.
+    ``auto`` is exact for Gaussian noise, and the best of RDP and, where all events are pure, the
+    plain sum otherwise. ``prv`` (DP-SGD alone) and ``pld`` (with the extra; no votes) are used
+    where they apply, if they say less, up to an epsilon of 200: beyond, they take minutes and
+    gigabytes, and PRV overflows. Without events epsilon is 0; with a NoClaim it is infinite. Order
+    does not matter.
 
     >>> from fedkd.privacy.events import GaussianRows
     >>> epsilon, accountant = epsilon_of([(GaussianRows(rows=1, sensitivity=1.0, sigma=1.0), 1)], 1e-5)
@@ -40,9 +44,15 @@ def epsilon_of(events: Counted, delta: float, accountant: Accountant = "auto") -
         return found[0]
     alone = all(isinstance(event, DpSgdSteps) for event, _ in merged)
     if accountant == "prv" and merged and alone:
-        history = [(e.noise_multiplier, e.sample_rate, n) for e, n in merged if isinstance(e, DpSgdSteps)]
+        history = [
+            (e.noise_multiplier, e.sample_rate, n) for e, n in merged if isinstance(e, DpSgdSteps)
+        ]
         found.append((distributions.prv_epsilon(history, delta), "prv"))
-    if accountant == "pld" and merged and not any(isinstance(e, NoisyVotes | NoClaim) for e, _ in merged):
+    if (
+        accountant == "pld"
+        and merged
+        and not any(isinstance(e, NoisyVotes | NoClaim) for e, _ in merged)
+    ):
         losses = [event.loss(times) for event, times in merged]
         if all(loss is not None for loss in losses):
             found.append((distributions.pld_epsilon(losses, delta), "pld"))
@@ -50,7 +60,9 @@ def epsilon_of(events: Counted, delta: float, accountant: Accountant = "auto") -
 
 
 def merge(events: Counted) -> list[tuple[Event, int]]:
-    """Return the smallest events and how many of each there are, without those that never happened."""
+    """Return the smallest events and how many of each there are, without those that never
+    happened.
+    """
     counts: dict[Event, int] = {}
     for event, times in events:
         single, count = event.split()

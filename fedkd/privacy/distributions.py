@@ -1,8 +1,10 @@
-"""Tighter epsilons at the end of a run, from the distribution of the privacy loss itself: PRV and PLD.
+"""Tighter epsilons at the end of a run, from the distribution of the privacy loss itself: PRV and
+PLD.
 
-PRV is Opacus' (Gopi et al. 2021, arXiv 2106.02848) and counts DP-SGD only. PLD is Google's dp-accounting, the optional
-extra ``fedkd[pld]``, and counts all but data-dependent votes. Both are slower than RDP, and about a tenth below it.
-dp-accounting wants attrs < 24, which the exact versions of ``constraints.txt`` do not: install the extra without them.
+PRV is Opacus' (Gopi et al. 2021, arXiv 2106.02848) and counts DP-SGD only. PLD is Google's
+dp-accounting, the optional extra ``fedkd[pld]``, and counts all but data-dependent votes. Both are
+slower than RDP, and about a tenth below it. dp-accounting wants attrs < 24, which the exact
+versions of ``constraints.txt`` do not: install the extra without them.
 """
 
 import importlib.util
@@ -11,16 +13,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedkd.errors import SettingError
-from fedkd.privacy.gaussian import check_delta
+from fedkd.privacy.gaussian_dp import check_delta
 
 NO_PLD = "accountant=pld needs dp-accounting: pip install 'fedkd[pld]', without constraints.txt"
 
 LARGEST_PURE = 36.0
-"""A pure epsilon of one release from which it is as good as open (e^-36 is below a double's precision): the sum is then
-the whole answer, and the privacy loss of many would take minutes and gigabytes to find it."""
+"""A pure epsilon of one release from which it is as good as open (e^-36 is below a double's
+precision): the sum is then the whole answer, and the privacy loss of many would take minutes and
+gigabytes to find it."""
 
 LARGEST = 200.0
-"""The epsilon by ``auto`` above which neither is asked: both then take minutes and gigabytes, and PRV overflows."""
+"""The epsilon by ``auto`` above which neither is asked: both then take minutes and gigabytes, and
+PRV overflows."""
 
 Triple = tuple[float, float, int]
 """Noise multiplier, sample rate, steps: what DP-SGD did, as Opacus' accountants write it."""
@@ -32,7 +36,9 @@ def has_pld() -> bool:
 
 
 def prv_epsilon(history: Sequence[Triple], delta: float, error: float = 0.01) -> float:
-    """Return an upper bound on DP-SGD's epsilon at ``delta``, at most ``error`` above the truth, by Opacus' PRV."""
+    """Return an upper bound on DP-SGD's epsilon at ``delta``, at most ``error`` above the truth, by
+    Opacus' PRV.
+    """
     from opacus.accountants import PRVAccountant
 
     check_delta(delta)
@@ -43,17 +49,26 @@ def prv_epsilon(history: Sequence[Triple], delta: float, error: float = 0.01) ->
     return float(accountant.get_epsilon(delta, eps_error=error))
 
 
-def pld_gaussian(noise_multiplier: float, sample_rate: float, times: int, *, replace_one: bool = False) -> Any:
-    """Return the privacy loss of ``times`` Gaussian releases, each on a Poisson sample (1: everyone)."""
+def pld_gaussian(
+    noise_multiplier: float, sample_rate: float, times: int, *, replace_one: bool = False
+) -> Any:
+    """Return the privacy loss of ``times`` Gaussian releases, each on a Poisson sample (1:
+    everyone).
+    """
     pld, relation = _pld(), _relation(replace_one)
     one = pld.from_gaussian_mechanism(
-        noise_multiplier, sampling_prob=sample_rate, neighboring_relation=relation, value_discretization_interval=1e-4
+        noise_multiplier,
+        sampling_prob=sample_rate,
+        neighboring_relation=relation,
+        value_discretization_interval=1e-4,
     )
     return one.self_compose(times) if times > 1 else one
 
 
 def pld_pure(epsilon: float, times: int) -> Any:
-    """Return a privacy loss that dominates ``times`` releases of any kind with pure ``epsilon`` each."""
+    """Return a privacy loss that dominates ``times`` releases of any kind with pure ``epsilon``
+    each.
+    """
     from dp_accounting.pld.common import DifferentialPrivacyParameters
 
     one = _pld().from_privacy_parameters(DifferentialPrivacyParameters(epsilon, 0.0))
@@ -61,8 +76,11 @@ def pld_pure(epsilon: float, times: int) -> Any:
 
 
 def pld_randomized_response(epsilon: float, classes: int, times: int) -> Any:
-    """Return the privacy loss of ``times`` labels by k-ary randomized response of pure ``epsilon``."""
-    # dp-accounting's parameter is the probability to answer with a uniform label instead of the own.
+    """Return the privacy loss of ``times`` labels by k-ary randomized response of pure
+    ``epsilon``.
+    """
+    # dp-accounting's parameter is the probability to answer with a uniform label instead of the
+    # own.
     one = _pld().from_randomized_response(classes / (math.exp(epsilon) + classes - 1), classes)
     return one.self_compose(times) if times > 1 else one
 

@@ -1,7 +1,9 @@
-"""What happened to private data, as plain values: an event says what was drawn, never what it costs in epsilon.
+"""What happened to private data, as plain values: an event says what was drawn, never what it costs
+in epsilon.
 
-An event knows its cost in the forms that add up (``mu`` of Gaussian noise, RDP, pure epsilon, a privacy loss); what a
-sum means as epsilon is ``fedkd.privacy.composition``'s to say, for whom it holds ``fedkd.privacy.ledger``'s.
+An event knows its cost in the forms that add up (``mu`` of Gaussian noise, RDP, pure epsilon, a
+privacy loss); what a sum means as epsilon is ``fedkd.privacy.composition``'s to say, for whom it
+holds ``fedkd.privacy.ledger``'s.
 """
 
 import math
@@ -11,7 +13,6 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from fedkd.checks import at_least, positive, share
 from fedkd.errors import SettingError
 from fedkd.privacy import distributions
 from fedkd.privacy.renyi import (
@@ -22,6 +23,7 @@ from fedkd.privacy.renyi import (
     randomized_response_cost,
     sampled_gaussian_cost,
 )
+from fedkd.settings.validators import at_least, positive, share
 
 
 @runtime_checkable
@@ -32,7 +34,9 @@ class Event(Protocol):
     """Which two data sets cannot be told apart: ``replace-one`` or ``zero-out``."""
 
     def split(self) -> tuple["Event", int]:
-        """Return the smallest event of this kind and how many of them this one is. Zero of them cost nothing."""
+        """Return the smallest event of this kind and how many of them this one is. Zero of them
+        cost nothing.
+        """
 
     @property
     def mu(self) -> float | None:
@@ -46,12 +50,16 @@ class Event(Protocol):
         """Return the RDP of the whole event, at ``renyi.ORDERS``."""
 
     def loss(self, times: int) -> Any | None:
-        """Return the privacy loss of the event ``times`` times, for PLD; None where PLD cannot count it."""
+        """Return the privacy loss of the event ``times`` times, for PLD; None where PLD cannot
+        count it.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianRows:
-    """``rows`` rows with Gaussian noise of ``sigma``, each of L2 ``sensitivity``. Sent again unchanged: 0 rows."""
+    """``rows`` rows with Gaussian noise of ``sigma``, each of L2 ``sensitivity``. Sent again
+    unchanged: 0 rows.
+    """
 
     neighbors: ClassVar[str] = "replace-one"
     rows: int
@@ -83,7 +91,10 @@ class GaussianRows:
     def loss(self, times: int) -> Any | None:
         """Return the loss of one Gaussian release that is all of these rows."""
         return distributions.pld_gaussian(
-            self.sigma / (self.sensitivity * math.sqrt(self.rows * times)), 1.0, 1, replace_one=False
+            self.sigma / (self.sensitivity * math.sqrt(self.rows * times)),
+            1.0,
+            1,
+            replace_one=False,
         )
 
 
@@ -119,14 +130,22 @@ class LaplaceRows:
         return self.rows * laplace_cost(self.sensitivity, self.scale)
 
     def loss(self, times: int) -> Any | None:
-        """Return a loss that dominates these rows: that of any with their pure epsilon; None where it is huge."""
+        """Return a loss that dominates these rows: that of any with their pure epsilon; None where
+        it is huge.
+        """
         pure = self.sensitivity / self.scale
-        return distributions.pld_pure(pure, self.rows * times) if pure < distributions.LARGEST_PURE else None
+        return (
+            distributions.pld_pure(pure, self.rows * times)
+            if pure < distributions.LARGEST_PURE
+            else None
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomizedLabels:
-    """``rows`` labels of ``classes`` kinds by randomized response, each of pure epsilon ``label_epsilon``."""
+    """``rows`` labels of ``classes`` kinds by randomized response, each of pure epsilon
+    ``label_epsilon``.
+    """
 
     neighbors: ClassVar[str] = "replace-one"
     rows: int
@@ -160,12 +179,15 @@ class RandomizedLabels:
         """Return the labels' loss; None where they are as good as told."""
         if self.label_epsilon >= distributions.LARGEST_PURE:
             return None
-        return distributions.pld_randomized_response(self.label_epsilon, self.classes, self.rows * times)
+        return distributions.pld_randomized_response(
+            self.label_epsilon, self.classes, self.rows * times
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DpSgdSteps:
-    """``steps`` of DP-SGD: gradients clipped to C, noise of ``noise_multiplier`` C, Poisson samples of ``sample_rate``.
+    """``steps`` of DP-SGD: gradients clipped to C, noise of ``noise_multiplier`` C, Poisson samples
+    of ``sample_rate``.
 
     Steps with an empty sample count like all others.
     """
@@ -200,16 +222,20 @@ class DpSgdSteps:
 
     def loss(self, times: int) -> Any | None:
         """Return the steps' loss."""
-        return distributions.pld_gaussian(self.noise_multiplier, self.sample_rate, self.steps * times)
+        return distributions.pld_gaussian(
+            self.noise_multiplier, self.sample_rate, self.steps * times
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampledClients:
-    """``rounds`` in which every client takes part by an own coin of ``sample_rate``, and the sum of rows gets noise.
+    """``rounds`` in which every client takes part by an own coin of ``sample_rate``, and the sum of
+    rows gets noise.
 
-    A round is one event for all of its rows, since one coin decides on them together: counted as n separate events the
-    epsilon would be far too small. Only against who does not learn who took part, and where what the sum is divided by
-    does not tell. ``sensitivity`` of a row is to a client's absence: the largest norm of its row.
+    A round is one event for all of its rows, since one coin decides on them together: counted as n
+    separate events the epsilon would be far too small. Only against who does not learn who took
+    part, and where what the sum is divided by does not tell. ``sensitivity`` of a row is to a
+    client's absence: the largest norm of its row.
     """
 
     neighbors: ClassVar[str] = "zero-out"
@@ -250,7 +276,9 @@ class SampledClients:
 
     def loss(self, times: int) -> Any | None:
         """Return the rounds' loss."""
-        return distributions.pld_gaussian(self.noise_multiplier, self.sample_rate, self.rounds * times)
+        return distributions.pld_gaussian(
+            self.noise_multiplier, self.sample_rate, self.rounds * times
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +295,9 @@ class NoisyVotes:
     def __post_init__(self) -> None:
         at_least(0, plain_mu=self.plain_mu)
         if len(self.costs) != len(ORDERS):
-            raise SettingError(f"costs must be {len(ORDERS)} numbers, one an order, got {len(self.costs)}")
+            raise SettingError(
+                f"costs must be {len(ORDERS)} numbers, one an order, got {len(self.costs)}"
+            )
 
     def split(self) -> tuple[Event, int]:
         """Return the round: no two have the same votes."""
@@ -341,7 +371,10 @@ def plain(event: Event) -> dict[str, Any]:
     """
     kind = next(name for name, cls in KINDS.items() if type(event) is cls)
     fields: dict[str, Any] = asdict(event)  # type: ignore[call-overload]
-    return {"kind": kind, **{name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}}
+    return {
+        "kind": kind,
+        **{name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()},
+    }
 
 
 def from_plain(content: Mapping[str, Any]) -> Event:
@@ -351,7 +384,9 @@ def from_plain(content: Mapping[str, Any]) -> Event:
     if kind not in KINDS:
         raise SettingError(f"unknown privacy event {kind!r}; known are {', '.join(KINDS)}")
     try:
-        event: Event = KINDS[kind](**{n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()})
+        event: Event = KINDS[kind](
+            **{n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
+        )
     except TypeError as error:
         raise SettingError(f"the privacy event {kind!r} cannot be read: {error}") from error
     return event

@@ -1,4 +1,5 @@
-"""What has been spent, on whom, and what each adversary sees of it: epsilons are asked of it, never added up elsewhere.
+"""What has been spent, on whom, and what each adversary sees of it: epsilons are asked of it, never
+added up elsewhere.
 
 Every look at private data is recorded with the *layer* that protects it:
 
@@ -7,9 +8,10 @@ Every look at private data is recorded with the *layer* that protects it:
     teacher  what the server gives back, for who sees it (noise after fusion, votes)
     beside   anything else that leaves: a label histogram, a private temperature, a validation score
 
-Layers protect the same data one after the other, so that the smallest of the three holds; what is beside them adds to
-each. A layer with a release that nobody protected claims nothing. A claim for a whole client holds for its records.
-Clients' data is disjoint: the system's epsilon is the largest, never the sum. Not for: what an event costs.
+Layers protect the same data one after the other, so that the smallest of the three holds; what is
+beside them adds to each. A layer with a release that nobody protected claims nothing. A claim for a
+whole client holds for its records. Clients' data is disjoint: the system's epsilon is the largest,
+never the sum. Not for: what an event costs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,19 +21,31 @@ from typing import Any, Literal
 from fedkd.errors import SettingError
 from fedkd.privacy.claims import ADVERSARIES, Adversary, Claim, Unit
 from fedkd.privacy.composition import Accountant, epsilon_of
-from fedkd.privacy.events import DpSgdSteps, Event, NoClaim, NoisyVotes, SampledClients, from_plain, plain
-from fedkd.privacy.gaussian import check_delta
+from fedkd.privacy.events import (
+    DpSgdSteps,
+    Event,
+    NoClaim,
+    NoisyVotes,
+    SampledClients,
+    from_plain,
+    plain,
+)
+from fedkd.privacy.gaussian_dp import check_delta
 
 Layer = Literal["model", "upload", "teacher", "beside"]
 LAYERS: tuple[Layer, ...] = ("model", "upload", "teacher")
 
-DATA_DEPENDENT = "the epsilon was computed from the votes, so it is private itself: only the server may know it"
+DATA_DEPENDENT = (
+    "the epsilon was computed from the votes, so it is private itself: only the server may know it"
+)
 VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spending:
-    """One event, whose presence it hides, which layer it belongs to, and the adversaries that see its outcome."""
+    """One event, whose presence it hides, which layer it belongs to, and the adversaries that see
+    its outcome.
+    """
 
     event: Event
     unit: Unit
@@ -55,8 +69,14 @@ class Spending:
             event = from_plain(content["event"])
         except (KeyError, TypeError) as error:
             raise SettingError(f"a privacy event cannot be read: {error!r}") from error
-        if unit not in ("record", "client") or layer not in (*LAYERS, "beside") or not set(seen_by) <= set(ADVERSARIES):
-            raise SettingError(f"a privacy event has unit={unit!r}, layer={layer!r}, seen_by={list(seen_by)!r}")
+        if (
+            unit not in ("record", "client")
+            or layer not in (*LAYERS, "beside")
+            or not set(seen_by) <= set(ADVERSARIES)
+        ):
+            raise SettingError(
+                f"a privacy event has unit={unit!r}, layer={layer!r}, seen_by={list(seen_by)!r}"
+            )
         return cls(event=event, unit=unit, layer=layer, seen_by=seen_by)
 
 
@@ -67,21 +87,26 @@ class Ledger:
         self._counts: dict[int | None, dict[Spending, int]] = {}
 
     def record(self, client: int | None, spending: Spending, most: int | None = None) -> None:
-        """Add what happened to a client's data, or (None) to everybody's at the server. Nothing is ever taken back.
+        """Add what happened to a client's data, or (None) to everybody's at the server. Nothing is
+        ever taken back.
 
-        ``most`` is how often the smallest event of this kind can have happened to it in all, where that is known.
+        ``most`` is how often the smallest event of this kind can have happened to it in all, where
+        that is known.
         """
         event, times = spending.event.split()
-        single = Spending(event=event, unit=spending.unit, layer=spending.layer, seen_by=spending.seen_by)
+        single = Spending(
+            event=event, unit=spending.unit, layer=spending.layer, seen_by=spending.seen_by
+        )
         own = self._counts.setdefault(client, {})
         before = own.get(single, 0)
         own[single] = before + times if most is None else max(before, min(before + times, most))
 
     def state_whole(self, client: int, layer: Layer, spendings: Sequence[Spending]) -> None:
-        """Take what a client says of a whole layer, its model's or its uploads': all that it ever spent there.
+        """Take what a client says of a whole layer, its model's or its uploads': all that it ever
+        spent there.
 
-        Never less: an older statement that comes late changes nothing. What was sent in replies that were lost is in
-        the next one.
+        Never less: an older statement that comes late changes nothing. What was sent in replies
+        that were lost is in the next one.
         """
         stated: dict[Spending, int] = {}
         for spending in spendings:
@@ -106,40 +131,62 @@ class Ledger:
         client: int | None = None,
         accountant: Accountant = "auto",
     ) -> Claim:
-        """Return what may be claimed for a client, or for the system (the largest epsilon, all rates of sampling).
+        """Return what may be claimed for a client, or for the system (the largest epsilon, all
+        rates of sampling).
 
-        Nothing is claimed where nothing was recorded for this adversary, nor where a look was not protected.
+        Nothing is claimed where nothing was recorded for this adversary, nor where a look was not
+        protected.
         """
         check_delta(delta)
         if client is not None or not self.clients:
             return self._claim_of(client, unit, adversary, delta, accountant)
         claims = list(self._by_client(unit, adversary, delta, accountant).values())
-        worst = next((c for c in claims if c.epsilon is None), None) or max(claims, key=lambda c: c.epsilon or 0.0)
-        everybody = [pair for own in self._counts.values() for pair in own.items() if adversary in pair[0].seen_by]
+        worst = next((c for c in claims if c.epsilon is None), None) or max(
+            claims, key=lambda c: c.epsilon or 0.0
+        )
+        everybody = [
+            pair
+            for own in self._counts.values()
+            for pair in own.items()
+            if adversary in pair[0].seen_by
+        ]
         return replace(worst, client=None, sampling=worst.sampling and _sampling(everybody))
 
     def epsilons(self, unit: Unit, adversary: Adversary, delta: float) -> dict[int, float | None]:
         """Return each client's epsilon so far; None where nothing may be claimed for it."""
-        return {client: claim.epsilon for client, claim in self._by_client(unit, adversary, delta, "auto").items()}
+        return {
+            client: claim.epsilon
+            for client, claim in self._by_client(unit, adversary, delta, "auto").items()
+        }
 
     def state(self) -> dict[str, Any]:
         """Return the whole ledger as numbers, text and lists."""
         entries = [
-            {"client": client, "times": n, **s.plain()} for client, own in self._counts.items() for s, n in own.items()
+            {"client": client, "times": n, **s.plain()}
+            for client, own in self._counts.items()
+            for s, n in own.items()
         ]
         return {"version": VERSION, "entries": entries}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what ``state`` described; SettingError, and no change, where it describes no ledger."""
+        """Become what ``state`` described; SettingError, and no change, where it describes no
+        ledger.
+        """
         if state.get("version") != VERSION:
-            raise SettingError(f"a privacy ledger of version {VERSION} was expected, got {state.get('version')!r}")
+            raise SettingError(
+                f"a privacy ledger of version {VERSION} was expected, got {state.get('version')!r}"
+            )
         counts: dict[int | None, dict[Spending, int]] = {}
         for entry in state["entries"]:
             counts.setdefault(entry["client"], {})[Spending.from_plain(entry)] = entry["times"]
         self._counts = counts
 
-    def _by_client(self, unit: Unit, adversary: Adversary, delta: float, accountant: Accountant) -> dict[int, Claim]:
-        """Return the claims of all clients, computed once for those to whom the same has happened."""
+    def _by_client(
+        self, unit: Unit, adversary: Adversary, delta: float, accountant: Accountant
+    ) -> dict[int, Claim]:
+        """Return the claims of all clients, computed once for those to whom the same has
+        happened.
+        """
         known: dict[frozenset[tuple[Spending, int]], Claim] = {}
         claims = {}
         for client in self.clients:
@@ -150,7 +197,12 @@ class Ledger:
         return claims
 
     def _claim_of(
-        self, client: int | None, unit: Unit, adversary: Adversary, delta: float, accountant: Accountant
+        self,
+        client: int | None,
+        unit: Unit,
+        adversary: Adversary,
+        delta: float,
+        accountant: Accountant,
     ) -> Claim:
         seen = [
             (spending, times)
@@ -197,7 +249,9 @@ Spent = list[tuple[Spending, int]]
 def _missing(spent: Spent, unit: Unit) -> list[str]:
     """Return why these spendings together give no claim for ``unit``."""
     reasons = [s.event.reason for s, _ in spent if isinstance(s.event, NoClaim)]
-    if unit == "client" and any(s.unit == "record" for s, _ in spent if not isinstance(s.event, NoClaim)):
+    if unit == "client" and any(
+        s.unit == "record" for s, _ in spent if not isinstance(s.event, NoClaim)
+    ):
         reasons.append("what protects single records does not hide a whole client")
     return reasons
 
@@ -214,7 +268,8 @@ def _sampling(spent: Spent) -> str:
             who = "clients" if isinstance(spending.event, SampledClients) else "records"
             rates.setdefault(who, set()).add(spending.event.sample_rate)
     shown = [
-        f"Poisson samples of {who} (q = {' to '.join(f'{q:g}' for q in sorted({min(of_who), max(of_who)}))})"
+        f"Poisson samples of {who} (q ="
+        f" {' to '.join(f'{q:g}' for q in sorted({min(of_who), max(of_who)}))})"
         for who, of_who in sorted(rates.items())
     ]
     return " and ".join(shown) or "no sampling"

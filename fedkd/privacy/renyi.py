@@ -1,10 +1,12 @@
-"""Renyi differential privacy (RDP): what one event costs at each order, and what the sum means as epsilon.
+"""Renyi differential privacy (RDP): what one event costs at each order, and what the sum means as
+epsilon.
 
-RDP adds up over releases, whatever they are (Mironov 2017, arXiv 1702.07476); the conversion to epsilon is a bound, a
-little above the truth. Used where something other than plain Gaussian noise takes part. The subsampled Gaussian is
-Opacus' analysis; its fractional orders agree with quadrature. Opacus' Gaussian-DP accountant ("gdp") is never used: it
-rests on a central limit theorem and under-reports.
-Not for: all-Gaussian runs, which ``fedkd.privacy.gaussian`` counts exactly.
+RDP adds up over releases, whatever they are (Mironov 2017, arXiv 1702.07476); the conversion to
+epsilon is a bound, a little above the truth. Used where something other than plain Gaussian noise
+takes part. The subsampled Gaussian is Opacus' analysis; its fractional orders agree with
+quadrature. Opacus' Gaussian-DP accountant ("gdp") is never used: it rests on a central limit
+theorem and under-reports. Not for: all-Gaussian runs, which ``fedkd.privacy.gaussian_dp`` counts
+exactly.
 """
 
 import math
@@ -13,10 +15,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkd.checks import at_least, positive
 from fedkd.errors import SettingError
-from fedkd.privacy.gaussian import check_delta
-from fedkd.privacy.special import logsumexp
+from fedkd.privacy.gaussian_dp import check_delta
+from fedkd.privacy.lazy_scipy import logsumexp
+from fedkd.settings.validators import at_least, positive
 
 Renyi = NDArray[np.float64]
 """A cost at each of ``ORDERS``, in nats."""
@@ -26,7 +28,8 @@ ORDERS: tuple[float, ...] = (
     *(float(order) for order in range(11, 64)),
     *(64.0, 80.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0, 1024.0),
 )
-"""Orders above 1 at which costs are kept: fine where epsilon is large, and far out for small epsilons."""
+"""Orders above 1 at which costs are kept: fine where epsilon is large, and far out for small
+epsilons."""
 _ALPHA = np.array(ORDERS)
 
 
@@ -37,11 +40,13 @@ def gaussian_cost(mu: float) -> Renyi:
 
 
 def laplace_cost(sensitivity: float, scale: float) -> Renyi:
-    """Return the cost of one row with Laplace noise of ``scale`` and L1 ``sensitivity``; never above their ratio.
+    """Return the cost of one row with Laplace noise of ``scale`` and L1 ``sensitivity``; never
+    above their ratio.
 
-    With ``t = sensitivity / scale``: ``ln(a/(2a-1) e^((a-1) t) + (a-1)/(2a-1) e^(-a t)) / (a-1)`` at order a (Mironov
-    2017, proposition 6). For a row of many numbers it is an upper bound: the cost is convex in the shift of a number
-    and 0 without one, so that a shift of all in a single number costs the most.
+    With ``t = sensitivity / scale``: ``ln(a/(2a-1) e^((a-1) t) + (a-1)/(2a-1) e^(-a t)) / (a-1)``
+    at order a (Mironov 2017, proposition 6). For a row of many numbers it is an upper bound: the
+    cost is convex in the shift of a number and 0 without one, so that a shift of all in a single
+    number costs the most.
     """
     positive(sensitivity=sensitivity, scale=scale)
     t, a = sensitivity / scale, _ALPHA
@@ -52,8 +57,9 @@ def laplace_cost(sensitivity: float, scale: float) -> Renyi:
 def randomized_response_cost(epsilon: float, classes: int) -> Renyi:
     """Return the cost of one label by k-ary randomized response, whose pure epsilon is ``epsilon``.
 
-    With p the probability to tell the truth and q that of any other label, two true labels differ by
-    ``ln(p^a q^(1-a) + q^a p^(1-a) + (k - 2) q) / (a - 1)`` at order a: the definition, summed over the k answers.
+    With p the probability to tell the truth and q that of any other label, two true labels differ
+    by ``ln(p^a q^(1-a) + q^a p^(1-a) + (k - 2) q) / (a - 1)`` at order a: the definition, summed
+    over the k answers.
     """
     positive(epsilon=epsilon)
     at_least(2, classes=classes)
@@ -71,20 +77,28 @@ def _sampled_gaussian(noise_multiplier: float, sample_rate: float) -> Renyi:
     from opacus.accountants.analysis.rdp import compute_rdp
 
     try:
-        found = compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=list(ORDERS))
-    except (ValueError, OverflowError) as error:  # differences of nearly equal numbers, far beyond any useful noise
+        found = compute_rdp(
+            q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=list(ORDERS)
+        )
+    except (
+        ValueError,
+        OverflowError,
+    ) as error:  # differences of nearly equal numbers, far beyond any useful noise
         raise SettingError(
-            f"noise_multiplier={noise_multiplier:g} on samples of rate {sample_rate:g} is beyond what RDP can count"
+            f"noise_multiplier={noise_multiplier:g} on samples of rate {sample_rate:g} is beyond"
+            " what RDP can count"
         ) from error
     return np.asarray(found)
 
 
 def sampled_gaussian_cost(noise_multiplier: float, sample_rate: float) -> Renyi:
-    """Return the cost of one step of Gaussian noise on a Poisson sample (Mironov et al. 2019, arXiv 1908.10530).
+    """Return the cost of one step of Gaussian noise on a Poisson sample (Mironov et al. 2019, arXiv
+    1908.10530).
 
-    Everyone is in the sample by an own coin of probability ``sample_rate``; ``noise_multiplier`` is sigma over the
-    sensitivity to adding or removing one. A sample of fixed size, or shuffled batches, are not covered. SettingError
-    where a number is out of its range, or there is more noise than can be counted.
+    Everyone is in the sample by an own coin of probability ``sample_rate``; ``noise_multiplier`` is
+    sigma over the sensitivity to adding or removing one. A sample of fixed size, or shuffled
+    batches, are not covered. SettingError where a number is out of its range, or there is more
+    noise than can be counted.
     """
     positive(noise_multiplier=noise_multiplier)
     if not 0 < sample_rate <= 1:
@@ -93,7 +107,8 @@ def sampled_gaussian_cost(noise_multiplier: float, sample_rate: float) -> Renyi:
 
 
 def least_epsilon(delta: float) -> float:
-    """Return the epsilon at ``delta`` that the conversion leaves of no cost at all: RDP tells none below it.
+    """Return the epsilon at ``delta`` that the conversion leaves of no cost at all: RDP tells none
+    below it.
 
     >>> round(least_epsilon(1e-5), 4), least_epsilon(1e-3)
     (0.0035, 0.0)
@@ -103,10 +118,12 @@ def least_epsilon(delta: float) -> float:
 
 
 def epsilon_from(costs: Renyi, delta: float) -> float:
-    """Return the smallest epsilon over the orders at ``delta``, >= 0; infinite where no order has a finite cost.
+    """Return the smallest epsilon over the orders at ``delta``, >= 0; infinite where no order has a
+    finite cost.
 
-    ``a * rho + ln(1 - 1/a) - (ln delta + ln a) / (a - 1)``, with ``a * rho`` the cost at order a (Canonne, Kamath &
-    Steinke 2020, arXiv 2004.00010; Balle et al. 2020, arXiv 1905.09982, theorem 21).
+    ``a * rho + ln(1 - 1/a) - (ln delta + ln a) / (a - 1)``, with ``a * rho`` the cost at order a
+    (Canonne, Kamath & Steinke 2020, arXiv 2004.00010; Balle et al. 2020, arXiv 1905.09982, theorem
+    21).
 
     >>> round(epsilon_from(gaussian_cost(1.0), 1e-5), 3)
     4.729

@@ -1,4 +1,6 @@
-"""What a person sees while a run goes on: the plan, a progress bar, a line a round, the final table."""
+"""What a person sees while a run goes on: the plan, a progress bar, a line a round, the final
+table.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,12 +8,19 @@ from typing import Any
 import numpy as np
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from fedkd.messages import RoundRecord
 from fedkd.privacy.claims import rounded_up
-from fedkd.report.rows import Baseline, Plan, client_rows, verdict
+from fedkd.report.record_rows import Baseline, Plan, client_rows, verdict
 
 MOST_CLIENTS_LISTED = 20
 NO_TERMINAL_WIDTH = 100
@@ -77,9 +86,16 @@ class ConsoleReport:
         if self._quiet:
             return
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("messages"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self._console, transient=True,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("messages"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
         self._task = self._progress.add_task(what, total=messages)
         self._progress.start()
 
@@ -97,7 +113,9 @@ class ConsoleReport:
             if row[name] is not None:
                 gain = row[f"{short}_gain"]
                 beside = "" if gain is None else f" ({100 * gain:+.1f})"
-                parts.append(f"{WORDS[short]} {100 * row[name]:.1f} ±{100 * row[f'{name}_std']:.1f}{beside}")
+                parts.append(
+                    f"{WORDS[short]} {100 * row[name]:.1f} ±{100 * row[f'{name}_std']:.1f}{beside}"
+                )
         if row["effective_neighbors"] is not None:
             parts.append(f"neighbors {row['effective_neighbors']:.1f}")
         if row["epsilon"] is not None:
@@ -107,7 +125,9 @@ class ConsoleReport:
         for status in ("rejected", "failed"):
             if row[status]:
                 first = row[status][0]
-                parts.append(f"{len(row[status])} {status} (client {first['client']}: {first['reason']})")
+                parts.append(
+                    f"{len(row[status])} {status} (client {first['client']}: {first['reason']})"
+                )
         self._console.print("  ".join(parts), markup=False)
 
     def stop(self) -> None:
@@ -125,7 +145,9 @@ class ConsoleReport:
         folder: str,
         drawn: bool,
     ) -> None:
-        """Print the final table with local-only beside it, who teaches whom, the verdict, and where all of it is."""
+        """Print the final table with local-only beside it, who teaches whom, the verdict, and where
+        all of it is.
+        """
         if self._quiet or last is None:
             return
         table = Table(
@@ -138,7 +160,10 @@ class ConsoleReport:
             table.add_column(name, justify="right" if name else "left", no_wrap=True)
         table.add_row(
             plan.strategy,
-            *(_spread(summary[n], summary[f"{n}_std"]) for n in ("local_accuracy", "global_accuracy")),
+            *(
+                _spread(summary[n], summary[f"{n}_std"])
+                for n in ("local_accuracy", "global_accuracy")
+            ),
             _both(summary["local_harmed"], summary["global_harmed"]),
             size(summary["bytes_up"]),
             size(summary["bytes_down"]),
@@ -147,41 +172,58 @@ class ConsoleReport:
             alone = summary["local_only"]
             table.add_row(
                 "local_only",
-                *(_spread(alone[n], alone[f"{n}_std"]) for n in ("local_accuracy", "global_accuracy")),
-                "", "0 B", "0 B",
-            )  # fmt: skip
+                *(
+                    _spread(alone[n], alone[f"{n}_std"])
+                    for n in ("local_accuracy", "global_accuracy")
+                ),
+                "",
+                "0 B",
+                "0 B",
+            )
         self._console.print(table)
         if plan.clients <= MOST_CLIENTS_LISTED:
             self._console.print(_clients_table(last, baseline, plan.examples))
         for line in text_lines(summary):
-            self._console.print(line, style="bold" if line.startswith("VOID") else None, markup=False)
+            self._console.print(
+                line, style="bold" if line.startswith("VOID") else None, markup=False
+            )
         sentence = verdict(summary, plan.strategy)
         if sentence:
-            self._console.print(sentence, style="bold" if "LOSES" in sentence else None, markup=False)
+            self._console.print(
+                sentence, style="bold" if "LOSES" in sentence else None, markup=False
+            )
         for claim in summary["privacy"].get("text", []):
             self._console.print(f"Privacy: {claim}", markup=False)
         self._console.print(f"Results{' and plots' if drawn else ''}: {folder}", markup=False)
 
 
 def text_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Return what is said of text: bits a token, and how far secrets came out to each adversary; nothing of images."""
+    """Return what is said of text: bits a token, and how far secrets came out to each adversary;
+    nothing of images.
+    """
     bits, exposure = summary.get("bits_per_token"), summary.get("exposure")
     lines = []
     if bits is not None:
-        known = [f"{value:.3f} on the {where}" for where, value in bits.items() if value is not None]
+        known = [
+            f"{value:.3f} on the {where}" for where, value in bits.items() if value is not None
+        ]
         lines.append(f"Accuracies are of next tokens. Bits a token: {', '.join(known)}.")
     if exposure is not None:
         lines.append(
-            f"Exposure of secrets in bits, {exposure['ceiling']:.1f} at most, {exposure['chance']:.2f} by chance:"
+            f"Exposure of secrets in bits, {exposure['ceiling']:.1f} at most,"
+            f" {exposure['chance']:.2f} by chance:"
         )
         for name, found in exposure["by_adversary"].items():
             inserted, held_out = found["inserted"], found["held_out"]
             lines.append(
-                f"  {name:<15} mean {inserted['mean']:5.2f}  median {inserted['median']:5.2f}  of {inserted['count']};"
+                f"  {name:<15} mean {inserted['mean']:5.2f}  median {inserted['median']:5.2f}  of"
+                f" {inserted['count']};"
                 f"  held out {held_out['mean']:5.2f}"
             )
         if exposure["detector"] is not None:
-            shares = [f"{k} {'-' if v is None else f'{v:.2f}'}" for k, v in exposure["detector"].items()]
+            shares = [
+                f"{k} {'-' if v is None else f'{v:.2f}'}" for k, v in exposure["detector"].items()
+            ]
             lines.append(f"  detector of secrets' context: {', '.join(shares)}")
         if exposure["void"] is not None:
             lines.append(f"VOID: {exposure['void']}.")
@@ -192,13 +234,19 @@ def _adversity(plan: Plan) -> dict[str, str]:
     """Return lines about attackers and the robust mean, where there are any."""
     found = _choices(plan, "attacks", "robust")
     if plan.attackers:
-        found["attacks"] += f" by clients {', '.join(map(str, plan.attackers))}, who do not count in what follows"
+        found["attacks"] += (
+            f" by clients {', '.join(map(str, plan.attackers))}, who do not count in what follows"
+        )
     return found
 
 
 def _choices(plan: Plan, *names: str) -> dict[str, str]:
     """Return a line for each of these choices that is made."""
-    return {name: _settings(plan.scenario[name]) for name in names if plan.scenario[name]["name"] != "none"}
+    return {
+        name: _settings(plan.scenario[name])
+        for name in names
+        if plan.scenario[name]["name"] != "none"
+    }
 
 
 def _clients_table(last: RoundRecord, baseline: Baseline | None, examples: str) -> Table:
@@ -210,15 +258,21 @@ def _clients_table(last: RoundRecord, baseline: Baseline | None, examples: str) 
     )
     for name in ("client", "model", examples, "own %", "gain", "bal. %", "gain", "taught by"):
         table.add_column(
-            name, justify="left" if name in ("model", "taught by") else "right", no_wrap=name != "taught by"
+            name,
+            justify="left" if name in ("model", "taught by") else "right",
+            no_wrap=name != "taught by",
         )
     for row in client_rows(last, baseline):
         table.add_row(
-            f"{row['client']}{' (attacks)' if row['attacker'] else ''}", row["architecture"], str(row["train_size"]),
-            _percent(row["local_accuracy"]), _points(row["local_gain"]),
-            _percent(row["global_accuracy"]), _points(row["global_gain"]),
+            f"{row['client']}{' (attacks)' if row['attacker'] else ''}",
+            row["architecture"],
+            str(row["train_size"]),
+            _percent(row["local_accuracy"]),
+            _points(row["local_gain"]),
+            _percent(row["global_accuracy"]),
+            _points(row["global_gain"]),
             teachers(last, row["client"]),
-        )  # fmt: skip
+        )
     return table
 
 
@@ -231,7 +285,9 @@ def teachers(record: RoundRecord, client_id: int, most: int = 3) -> str:
         return "all alike"
     strongest = sorted(range(len(weights)), key=lambda j: -weights[j])[:most]
     return ", ".join(
-        f"{'itself' if j == client_id else f'#{j}'} {100 * weights[j]:.0f}%" for j in strongest if weights[j] >= 0.005
+        f"{'itself' if j == client_id else f'#{j}'} {100 * weights[j]:.0f}%"
+        for j in strongest
+        if weights[j] >= 0.005
     )
 
 

@@ -1,4 +1,6 @@
-"""The run folder: every file of a run but the pictures. Lines are flushed as they come; nothing is overwritten."""
+"""The run folder: every file of a run but the pictures. Lines are flushed as they come; nothing is
+overwritten.
+"""
 
 import contextlib
 import csv
@@ -33,9 +35,9 @@ FILES = ("config.yaml", *GROWING, "summary.json", "weights.npy")
 class RunFolder:
     """One run's folder, claimed for it alone.
 
-    Everything up to the last finished round is on disk at any moment: ``rounds.jsonl`` and the tables ``clients.csv``
-    and ``teacher_by_class.csv`` are flushed each round, and ``weights.npy`` [rounds so far, K, K] grows by one.
-    ``summary.json`` says ``running`` until the run ends.
+    Everything up to the last finished round is on disk at any moment: ``rounds.jsonl`` and the
+    tables ``clients.csv`` and ``teacher_by_class.csv`` are flushed each round, and ``weights.npy``
+    [rounds so far, K, K] grows by one. ``summary.json`` says ``running`` until the run ends.
     """
 
     def __init__(self, path: Path, config: str) -> None:
@@ -49,9 +51,12 @@ class RunFolder:
             present = [name for name in FILES if (path / name).exists()]
             if present:
                 raise SettingError(
-                    f"run_dir={path} already holds a run ({', '.join(present)}); name another folder, or move that one"
+                    f"run_dir={path} already holds a run ({', '.join(present)}); name another"
+                    " folder, or move that one"
                 )
-            with (path / "config.yaml").open("x") as file:  # claims the folder, also against a run beside this one
+            with (path / "config.yaml").open(
+                "x"
+            ) as file:  # claims the folder, also against a run beside this one
                 file.write(config)
             self._rounds = self._stream("rounds.jsonl")
             self._lock = lock(path)
@@ -61,19 +66,31 @@ class RunFolder:
                 f"run_dir={path} is a file, or another run has just claimed it; name another folder"
             ) from error
         except OSError as error:
-            raise SettingError(f"run_dir={path} cannot be written: {error.strerror}; name another folder") from error
+            raise SettingError(
+                f"run_dir={path} cannot be written: {error.strerror}; name another folder"
+            ) from error
 
     @classmethod
     def reopen(cls, path: Path, sizes: Mapping[str, int], rounds: int) -> "RunFolder":
-        """Return the folder of a run that goes on after ``rounds``, its files cut to the ``sizes`` they had then."""
+        """Return the folder of a run that goes on after ``rounds``, its files cut to the ``sizes``
+        they had then.
+        """
         folder = cls.__new__(cls)
-        folder.path, folder._tables, folder._open, folder._lock, folder._weighed = path, {}, [], None, 0
+        folder.path, folder._tables, folder._open, folder._lock, folder._weighed = (
+            path,
+            {},
+            [],
+            None,
+            0,
+        )
         try:
             folder._weighed = _cut_weights(path / "weights.npy", rounds)
             for name in GROWING:
                 present = (path / name).stat().st_size if (path / name).exists() else 0
                 if present < sizes.get(name, 0):
-                    raise RunError(f"{path / name} is shorter than its checkpoint says; the run cannot go on")
+                    raise RunError(
+                        f"{path / name} is shorter than its checkpoint says; the run cannot go on"
+                    )
                 if sizes.get(name, 0):
                     os.truncate(path / name, sizes[name])
                 else:
@@ -92,7 +109,11 @@ class RunFolder:
 
     def sizes(self) -> dict[str, int]:
         """Return the length in bytes of the files that grow."""
-        return {name: (self.path / name).stat().st_size for name in GROWING if (self.path / name).exists()}
+        return {
+            name: (self.path / name).stat().st_size
+            for name in GROWING
+            if (self.path / name).exists()
+        }
 
     def _stream(self, name: str, mode: str = "x") -> IO[str]:
         stream = (self.path / name).open(mode, newline="")
@@ -106,7 +127,9 @@ class RunFolder:
         weights: np.ndarray | None,
         teachers: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Write a finished round. Raises RunError where the disk does not take it; earlier rounds are whole then."""
+        """Write a finished round. Raises RunError where the disk does not take it; earlier rounds
+        are whole then.
+        """
         before = self.sizes()
         try:
             self._rounds.write(json.dumps(jsonable(row), allow_nan=False) + "\n")
@@ -120,7 +143,8 @@ class RunFolder:
                 with contextlib.suppress(OSError):
                     os.truncate(self.path / name, before.get(name, 0))
             raise RunError(
-                f"{self.path} can no longer be written ({error.strerror}); what was written before round"
+                f"{self.path} can no longer be written ({error.strerror}); what was written before"
+                " round"
                 f" {row['round']} is there"
             ) from error
 
@@ -158,16 +182,21 @@ class RunFolder:
     def finish(self, summary: Mapping[str, Any], *, quietly: bool = False) -> None:
         """Write the summary, complete or not at all, and close every file.
 
-        Raises RunError where the disk does not take it, unless ``quietly``: then something else has failed before.
+        Raises RunError where the disk does not take it, unless ``quietly``: then something else has
+        failed before.
         """
         try:
             self._write_summary(summary)
         except OSError as error:
             if not quietly:
-                raise RunError(f"{self.path / 'summary.json'} cannot be written: {error.strerror}") from error
+                raise RunError(
+                    f"{self.path / 'summary.json'} cannot be written: {error.strerror}"
+                ) from error
         finally:
             for stream in self._open:
-                with contextlib.suppress(OSError):  # what could not be flushed was reported when it was written
+                with contextlib.suppress(
+                    OSError
+                ):  # what could not be flushed was reported when it was written
                     stream.close()
             if self._lock is not None:
                 self._lock.close()
@@ -184,7 +213,9 @@ class RunFolder:
 
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
-    """Hold a run's folder while it goes on; SettingError where it is no run's, or another process holds it."""
+    """Hold a run's folder while it goes on; SettingError where it is no run's, or another process
+    holds it.
+    """
     if not (path / "config.yaml").is_file():
         raise SettingError(f"resume={path}: this is no run's folder (it has no config.yaml)")
     held = lock(path)
@@ -196,7 +227,9 @@ def claimed(path: Path) -> Iterator[None]:
 
 
 def lock(path: Path) -> IO[str] | None:
-    """Return a lock on a run's folder that ends with this process; None where the file system has no locks."""
+    """Return a lock on a run's folder that ends with this process; None where the file system has
+    no locks.
+    """
     if fcntl is None:
         return None
     file = (path / "config.yaml").open("a")
@@ -204,7 +237,9 @@ def lock(path: Path) -> IO[str] | None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
-        raise SettingError(f"run_dir={path}: another process is running this run; wait for it, or end it") from error
+        raise SettingError(
+            f"run_dir={path}: another process is running this run; wait for it, or end it"
+        ) from error
     except OSError:  # no locks here, as on some network file systems
         file.close()
         return None
@@ -213,11 +248,15 @@ def lock(path: Path) -> IO[str] | None:
 
 def recorded_rounds(path: Path) -> int:
     """Return how many rounds of a run were finished, whether a checkpoint has them or not."""
-    return (path / "rounds.jsonl").read_bytes().count(b"\n") if (path / "rounds.jsonl").exists() else 0
+    return (
+        (path / "rounds.jsonl").read_bytes().count(b"\n") if (path / "rounds.jsonl").exists() else 0
+    )
 
 
 def stored_records(path: Path, rounds: int) -> list[RoundRecord]:
-    """Return the records of a run's first rounds from its files, as they were written; without ``teacher_by_class``."""
+    """Return the records of a run's first rounds from its files, as they were written; without
+    ``teacher_by_class``.
+    """
     lines = (path / "rounds.jsonl").read_text().splitlines()[:rounds]
     rows = [json.loads(line) for line in lines]
     clients: dict[int, list[ClientRecord]] = {}
@@ -226,7 +265,11 @@ def stored_records(path: Path, rounds: int) -> list[RoundRecord]:
             number = int(line["round"])
             if number <= rounds:
                 clients.setdefault(number, []).append(_client_record(line))
-    weights = np.load(path / "weights.npy", mmap_mode="r") if (path / "weights.npy").exists() else np.zeros(0)
+    weights = (
+        np.load(path / "weights.npy", mmap_mode="r")
+        if (path / "weights.npy").exists()
+        else np.zeros(0)
+    )
     return [
         RoundRecord(
             round=row["round"],
@@ -281,7 +324,9 @@ def _client_record(line: Mapping[str, str]) -> ClientRecord:
 def _npy_header(shape: tuple[int, ...]) -> bytes:
     """Return the header of a float32 array file; as long for any number of rounds below 10^20."""
     out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        out, {"descr": "<f4", "fortran_order": False, "shape": shape}
+    )
     return out.getvalue()
 
 

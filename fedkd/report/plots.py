@@ -1,4 +1,5 @@
-"""The pictures of a run, as PNG and PDF: legible in print, in colors that color-blind readers tell apart.
+"""The pictures of a run, as PNG and PDF: legible in print, in colors that color-blind readers tell
+apart.
 
 Each function draws one matplotlib Figure from plain arrays; ``draw_run`` writes them all.
 """
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from fedkd.messages import RoundRecord
-from fedkd.report.rows import ACCURACIES, Baseline, Plan, client_gains
+from fedkd.report.record_rows import ACCURACIES, Baseline, Plan, client_gains
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"  # of Okabe and Ito's palette
 STYLE: Any = {
@@ -32,10 +33,15 @@ TITLES = {
 MOST_NUMBERED = 20
 
 
-def draw_run(plan: Plan, records: Sequence[RoundRecord], baseline: Baseline | None, folder: Path) -> list[Path]:
+def draw_run(
+    plan: Plan, records: Sequence[RoundRecord], baseline: Baseline | None, folder: Path
+) -> list[Path]:
     """Draw every picture that the run has data for; return the PNG files."""
     with matplotlib.rc_context(STYLE):
-        figures = {"accuracy": accuracy_by_round(plan, records, baseline), "partition": partition(plan)}
+        figures = {
+            "accuracy": accuracy_by_round(plan, records, baseline),
+            "partition": partition(plan),
+        }
         last = next((r for r in reversed(records) if r.weights is not None), None)
         if last is not None and last.weights is not None and plan.exchanges:
             figures["weights"] = fusion_weights(plan, last.weights.numpy(), last.round)
@@ -48,16 +54,27 @@ def draw_run(plan: Plan, records: Sequence[RoundRecord], baseline: Baseline | No
     return [folder / f"{name}.png" for name in figures]
 
 
-def accuracy_by_round(plan: Plan, records: Sequence[RoundRecord], baseline: Baseline | None) -> Figure:
+def accuracy_by_round(
+    plan: Plan, records: Sequence[RoundRecord], baseline: Baseline | None
+) -> Figure:
     """Draw both mean accuracies by round, with one standard deviation over clients as a band."""
     figure = Figure(figsize=(7.0, 2.9), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     rounds = [record.round for record in records]
     for ax, name in zip(axes, ACCURACIES, strict=True):
-        ours = np.array([[np.nan if (v := getattr(c, name)) is None else v for c in r.clients] for r in records])
+        ours = np.array(
+            [[np.nan if (v := getattr(c, name)) is None else v for c in r.clients] for r in records]
+        )
         _band(ax, rounds, 100 * ours, BLUE, "o-", plan.strategy)
         if baseline is not None:
-            _band(ax, rounds, 100 * getattr(baseline, name)[: len(rounds)], ORANGE, "s--", "local_only")
+            _band(
+                ax,
+                rounds,
+                100 * getattr(baseline, name)[: len(rounds)],
+                ORANGE,
+                "s--",
+                "local_only",
+            )
         ax.set_title(TITLES[name])
         ax.set_xlabel("Round")
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -67,12 +84,16 @@ def accuracy_by_round(plan: Plan, records: Sequence[RoundRecord], baseline: Base
     return figure
 
 
-def _band(ax: Any, x: Sequence[int], values: np.ndarray, color: str, style: str, label: str) -> None:
+def _band(
+    ax: Any, x: Sequence[int], values: np.ndarray, color: str, style: str, label: str
+) -> None:
     known = ~np.isnan(values)
     counts = np.maximum(known.sum(axis=1), 1)
     mean = np.where(known, values, 0).sum(axis=1) / counts
     std = np.sqrt(np.where(known, (values - mean[:, None]) ** 2, 0).sum(axis=1) / counts)
-    ax.fill_between(x, mean - std, np.minimum(mean + std, 100), color=color, alpha=0.15, linewidth=0)
+    ax.fill_between(
+        x, mean - std, np.minimum(mean + std, 100), color=color, alpha=0.15, linewidth=0
+    )
     ax.plot(x, mean, style, color=color, label=label, markersize=3.5, linewidth=1.5)
 
 
@@ -80,7 +101,10 @@ def partition(plan: Plan) -> Figure:
     """Draw how many training samples, or texts, of each class each client has."""
     counts = plan.label_counts.T
     classes, clients = counts.shape
-    figure = Figure(figsize=(min(7.0, 2.2 + 0.42 * clients), min(7.0, 1.4 + 0.3 * classes)), layout="constrained")
+    figure = Figure(
+        figsize=(min(7.0, 2.2 + 0.42 * clients), min(7.0, 1.4 + 0.3 * classes)),
+        layout="constrained",
+    )
     ax = figure.subplots()
     image = ax.imshow(counts, cmap="Blues", aspect="auto", vmin=0)
     if clients <= MOST_NUMBERED and classes <= MOST_NUMBERED:
@@ -93,7 +117,9 @@ def partition(plan: Plan) -> Figure:
         ax.set_yticks(range(classes), plan.class_names)
     ax.set_xlabel("Client")
     ax.set_ylabel("Class")
-    ax.set_title(f"Training {plan.dealt} by class and client ({plan.scenario['partition']['name']})")
+    ax.set_title(
+        f"Training {plan.dealt} by class and client ({plan.scenario['partition']['name']})"
+    )
     figure.colorbar(image, ax=ax, label=plan.dealt.capitalize())
     _frame(ax)
     return figure
@@ -107,7 +133,9 @@ def fusion_weights(plan: Plan, weights: np.ndarray, number: int) -> Figure:
     axes = figure.subplots(1, 2)
     for ax, values, title, label, top in (
         # Weights are often all near 1/K: on a scale up to 1 many clients would be one color.
-        (axes[0], weights, f"Fusion weights, round {number} ({plan.strategy})", "Weight (scale ends at the largest)",
+        (axes[0], weights, f"Fusion weights, round {number} ({plan.strategy})", "Weight (scale"
+                                                                                " ends at the"
+                                                                                " largest)",
          np.nanmax(weights)),
         (axes[1], similarity, "Similarity of label distributions", "1 − total variation", 1.0),
     ):  # fmt: skip
@@ -130,12 +158,17 @@ def gain_by_client(plan: Plan, last: RoundRecord, baseline: Baseline) -> Figure:
     ax = figure.subplots()
     x = np.arange(plan.clients)
     for offset, name, color in ((-0.2, ACCURACIES[0], BLUE), (0.2, ACCURACIES[1], ORANGE)):
-        gain = 100 * np.array([np.nan if v is None else v for v in client_gains(last, baseline, name)])
+        gain = 100 * np.array(
+            [np.nan if v is None else v for v in client_gains(last, baseline, name)]
+        )
         ax.bar(x + offset, gain, width=0.4, color=color, label=TITLES[name])
     ax.axhline(0, color=GREY, linewidth=0.8)
     _client_ticks(ax.set_xticks, plan.clients)
     if plan.clients <= MOST_NUMBERED:
-        who = ["attacks" if i in plan.attackers else _short(name) for i, name in enumerate(plan.architectures)]
+        who = [
+            "attacks" if i in plan.attackers else _short(name)
+            for i, name in enumerate(plan.architectures)
+        ]
         ax.set_xticks(x, [f"{i}\n{name}" for i, name in enumerate(who)], fontsize=8)
     ax.set_xlabel("Client")
     ax.set_ylabel("Gain over local-only\n(points of accuracy)")

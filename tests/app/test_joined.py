@@ -1,4 +1,5 @@
-"""One message at the turn of two rounds: the figures of a run with two messages a round, in fewer messages."""
+"""One message at the turn of two rounds: the figures of a run with two messages a round, in fewer
+messages."""
 
 import threading
 from collections import Counter
@@ -10,13 +11,13 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from tiny import scenario
 
-from fedkd.app import records
-from fedkd.app.client_app import make_client_app
-from fedkd.app.strategy import FederatedDistillation
-from fedkd.build import build
-from fedkd.engines.job import Crew
-from fedkd.engines.local import LocalGrid, message_identity
 from fedkd.errors import RunError
+from fedkd.experiment.build import build
+from fedkd.flower import records
+from fedkd.flower.client_app import make_client_app
+from fedkd.flower.job import Crew
+from fedkd.flower.local_grid import LocalGrid, message_identity
+from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.messages import RoundRecord
 
 
@@ -32,7 +33,9 @@ def run(joined: bool, **changes: Any) -> tuple[list[RoundRecord], Counter[str]]:
 
     strategy = FederatedDistillation(experiment.server, "", found.append, joined=joined)
     with message_identity():
-        grid = LocalGrid(Crew(make_client_app(find)), chosen.federation.clients, 1, stop, lambda _: None)
+        grid = LocalGrid(
+            Crew(make_client_app(find)), chosen.federation.clients, 1, stop, lambda _: None
+        )
         try:
             strategy.start(grid)
         finally:
@@ -107,7 +110,9 @@ def test_too_few_clients_end_the_run_after_the_round_before_is_recorded() -> Non
     chosen = scenario(rounds=30, dropout=0.6, min_clients=2)
     experiment = build(chosen, stop)
     with message_identity():
-        grid = LocalGrid(Crew(make_client_app(lambda _: experiment.place)), 4, 1, stop, lambda _: None)
+        grid = LocalGrid(
+            Crew(make_client_app(lambda _: experiment.place)), 4, 1, stop, lambda _: None
+        )
         with pytest.raises(RunError, match=r"round (\d+): [01] of 4 clients answered") as raised:
             FederatedDistillation(experiment.server, "", found.append, joined=True).start(grid)
         grid.shut_down()
@@ -122,8 +127,11 @@ def test_a_reply_with_another_number_of_parts_is_rejected_in_both_rounds() -> No
     def forgetful(message: Message, context: Any) -> Message:
         reply = app(message, context)
         parts = records.split(reply.content)
-        return Message(parts[-1], reply_to=message) if len(parts) == 2 and context.node_config["partition-id"] == 1 \
-            else reply  # fmt: skip
+        return (
+            Message(parts[-1], reply_to=message)
+            if len(parts) == 2 and context.node_config["partition-id"] == 1
+            else reply
+        )
 
     with message_identity():
         grid = LocalGrid(Crew(forgetful), 4, 1, stop, lambda _: None)  # type: ignore[arg-type]
@@ -135,8 +143,15 @@ def test_a_reply_with_another_number_of_parts_is_rejected_in_both_rounds() -> No
 
 
 def test_contents_are_joined_and_split() -> None:
-    shared, end, beginning = ConfigRecord({"text": "x"}), ConfigRecord({"round": 1}), ConfigRecord({"round": 2})
-    first, second = RecordDict({"scenario": shared, "task": end}), RecordDict({"scenario": shared, "task": beginning})
+    shared, end, beginning = (
+        ConfigRecord({"text": "x"}),
+        ConfigRecord({"round": 1}),
+        ConfigRecord({"round": 2}),
+    )
+    first, second = (
+        RecordDict({"scenario": shared, "task": end}),
+        RecordDict({"scenario": shared, "task": beginning}),
+    )
     both = records.join(first, second)
     assert sorted(both) == ["end.task", "scenario", "task"]
     ended, begun = records.split(both)

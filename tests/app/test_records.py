@@ -9,8 +9,8 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkd.app import records
 from fedkd.errors import UploadRejected
+from fedkd.flower import records
 from fedkd.knowledge import KINDS
 from fedkd.messages import ClientCard, Download, Predictions, PrivacyEvent, Upload
 
@@ -32,12 +32,18 @@ def over_the_wire(content: RecordDict) -> RecordDict:
 @given(
     rows=st.integers(1, 9),
     scale=st.sampled_from(["logits", "probs"]),
-    metrics=st.dictionaries(st.text(min_size=1, max_size=5), st.floats(allow_nan=False), max_size=3),
+    metrics=st.dictionaries(
+        st.text(min_size=1, max_size=5), st.floats(allow_nan=False), max_size=3
+    ),
 )
 def test_an_upload_is_a_round_trip(rows: int, scale: str, metrics: dict[str, float]) -> None:
     event = PrivacyEvent(mechanism="none", claims=False, reason="raw")
-    sent = Upload(client_id=3, round=7, metrics=metrics, privacy=event, knowledge=knowledge(rows, scale))
-    came = records.read_upload(over_the_wire(records.upload_content(sent, KINDS[scale])), KINDS[scale])
+    sent = Upload(
+        client_id=3, round=7, metrics=metrics, privacy=event, knowledge=knowledge(rows, scale)
+    )
+    came = records.read_upload(
+        over_the_wire(records.upload_content(sent, KINDS[scale])), KINDS[scale]
+    )
     assert (came.client_id, came.round, came.metrics, came.privacy) == (3, 7, metrics, event)
     assert came.knowledge is not None
     assert sent.knowledge is not None
@@ -51,12 +57,18 @@ def test_an_upload_without_knowledge_is_a_round_trip() -> None:
     assert records.read_upload(over_the_wire(records.upload_content(sent, None)), None) == sent
 
 
-@given(rows=st.integers(1, 9), scale=st.sampled_from(["logits", "probs"]), has_teacher=st.booleans())
+@given(
+    rows=st.integers(1, 9), scale=st.sampled_from(["logits", "probs"]), has_teacher=st.booleans()
+)
 def test_a_download_is_a_round_trip(rows: int, scale: str, has_teacher: bool) -> None:
     teacher = knowledge(rows, scale) if has_teacher else None
-    sent = Download(round=2, steps=("distill", "train", "share"), public_ids=torch.arange(rows), teacher=teacher)
+    sent = Download(
+        round=2, steps=("distill", "train", "share"), public_ids=torch.arange(rows), teacher=teacher
+    )
     encoded = None if teacher is None else records.pack_arrays(KINDS[scale].arrays(teacher))
-    content = records.download_content(sent, ConfigRecord({"text": "x"}), encoded, records.request_record(sent))
+    content = records.download_content(
+        sent, ConfigRecord({"text": "x"}), encoded, records.request_record(sent)
+    )
     came = records.read_download(over_the_wire(content), KINDS[scale])
     assert (came.round, came.steps) == (sent.round, sent.steps)
     assert came.public_ids is not None
@@ -69,14 +81,19 @@ def test_a_download_is_a_round_trip(rows: int, scale: str, has_teacher: bool) ->
 
 @pytest.mark.parametrize("counts", [None, (3, 0, 4)])
 def test_a_card_is_a_round_trip(counts: tuple[int, ...] | None) -> None:
-    card = ClientCard(client_id=1, architecture="mlp", parameters=9, train_size=7, label_counts=counts)
+    card = ClientCard(
+        client_id=1, architecture="mlp", parameters=9, train_size=7, label_counts=counts
+    )
     assert records.read_card(over_the_wire(records.card_content(card))) == card
 
 
 def test_the_bytes_counted_are_those_of_the_encoded_arrays() -> None:
     """Five rows of three float32 values and an int32 id."""
     upload = Upload(client_id=0, round=1, metrics={"a": 1.0}, knowledge=knowledge(5))
-    assert records.weigh_upload(records.upload_content(upload, KINDS["logits"])).bytes == 5 * 3 * 4 + 5 * 4
+    assert (
+        records.weigh_upload(records.upload_content(upload, KINDS["logits"])).bytes
+        == 5 * 3 * 4 + 5 * 4
+    )
 
 
 def test_reading_does_not_write_into_a_record() -> None:
@@ -96,7 +113,9 @@ def test_arrays_that_cannot_be_read_are_a_rejected_upload() -> None:
         ("float32", (2,), "numpy.ndarray", b"8 bytes."),
     ):
         with pytest.raises(UploadRejected):
-            records.unpack_arrays(ArrayRecord({"logits": Array(dtype=dtype, shape=shape, stype=stype, data=data)}))
+            records.unpack_arrays(
+                ArrayRecord({"logits": Array(dtype=dtype, shape=shape, stype=stype, data=data)})
+            )
 
 
 def test_unknown_arrays_are_a_rejected_upload() -> None:

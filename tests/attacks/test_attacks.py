@@ -7,24 +7,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedkd.attacks import ATTACKS, Attack, choose_attackers
-from fedkd.attacks.alone import LabelSwap, Noise, RandomPredictions, SignFlip
-from fedkd.attacks.omniscient import Colluding, Lie
-from fedkd.attacks.scale import LARGEST
 from fedkd.fusion import soften
 from fedkd.knowledge import KINDS, predictions
-from fedkd.knowledge.kind import Request
+from fedkd.knowledge.knowledge_type import Request
 from fedkd.messages import Predictions
-from fedkd.robust import ROBUST
-from fedkd.settings import defaults, documentation
+from fedkd.robustness.aggregators import ROBUST
+from fedkd.robustness.attacks import ATTACKS, Attack, choose_attackers
+from fedkd.robustness.attacks.independent import LabelSwap, Noise, RandomPredictions, SignFlip
+from fedkd.robustness.attacks.omniscient import Colluding, Lie
+from fedkd.robustness.attacks.scale import LARGEST
+from fedkd.settings.schema import defaults, documentation
 
 SCALES = ("logits", "probs")
 REAL = [name for name in ATTACKS if name != "none"]
 ATTACKERS = torch.tensor([True, False, False, True, False, False, False])
 LIE = {"z": 1.5}
 """The paper's z is for more attackers than two of seven."""
-EXTREME = {"sign_flip": {"strength": 1e6}, "random": {"strength": 1e6}, "noise": {"strength": 1e6},
-           "colluding": {"margin": 1e6}, "lie": {"z": 1e6}, "label_swap": {"pair": (0, 3)}}  # fmt: skip
+EXTREME = {
+    "sign_flip": {"strength": 1e6},
+    "random": {"strength": 1e6},
+    "noise": {"strength": 1e6},
+    "colluding": {"margin": 1e6},
+    "lie": {"z": 1e6},
+    "label_swap": {"pair": (0, 3)},
+}
 
 
 def make(name: str, **settings: object) -> Attack:
@@ -36,7 +42,9 @@ def honest(scale: str, seed: int = 0, clients: int = 7) -> Tensor:
     return logits if scale == "logits" else soften(logits)
 
 
-def poisoned(attack: Attack, values: Tensor, scale: str, attackers: Tensor = ATTACKERS, seed: int = 0) -> Tensor:
+def poisoned(
+    attack: Attack, values: Tensor, scale: str, attackers: Tensor = ATTACKERS, seed: int = 0
+) -> Tensor:
     return attack.poison(values, attackers, scale, np.random.default_rng(seed))
 
 
@@ -90,11 +98,15 @@ def test_where_nobody_attacks_this_round_nothing_changes(name: str, scale: str):
     assert torch.equal(found, honest(scale))
 
 
-@pytest.mark.parametrize("attackers", [ATTACKERS, torch.ones(7, dtype=torch.bool)], ids=["some", "all"])
+@pytest.mark.parametrize(
+    "attackers", [ATTACKERS, torch.ones(7, dtype=torch.bool)], ids=["some", "all"]
+)
 @pytest.mark.parametrize("how", ["default", "extreme", "one-hot", "alike", "one client"])
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", REAL)
-def test_what_attackers_upload_passes_the_servers_check(name: str, scale: str, how: str, attackers: Tensor):
+def test_what_attackers_upload_passes_the_servers_check(
+    name: str, scale: str, how: str, attackers: Tensor
+):
     values = honest(scale)
     if how == "one-hot":
         one_hot = torch.nn.functional.one_hot(values.argmax(dim=-1), 4).float()
@@ -110,7 +122,9 @@ def test_what_attackers_upload_passes_the_servers_check(name: str, scale: str, h
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", REAL)
 def test_an_attack_depends_on_its_stream_alone(name: str, scale: str):
-    first, again, other = (poisoned(make(name), honest(scale), scale, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (
+        poisoned(make(name), honest(scale), scale, seed=seed) for seed in (0, 0, 1)
+    )
     assert torch.equal(first, again)
     assert torch.equal(first, other) == (name not in ("random", "noise"))
 
@@ -134,13 +148,23 @@ def test_the_omniscient_say_the_same_and_take_it_from_the_honest_alone(name: str
 
 @pytest.mark.parametrize(
     "attack",
-    [SignFlip(), SignFlip(strength=2.5), RandomPredictions(), Noise(), LabelSwap(), Colluding(target=2)],
+    [
+        SignFlip(),
+        SignFlip(strength=2.5),
+        RandomPredictions(),
+        Noise(),
+        LabelSwap(),
+        Colluding(target=2),
+    ],
     ids=lambda attack: type(attack).__name__,
 )
 def test_poisoning_and_softening_commute(attack: Attack):
-    """An attack is the same on both scales; where the target follows from the honest mean it may be another."""
+    """An attack is the same on both scales; where the target follows from the honest mean it may be
+    another."""
     softened = soften(poisoned(attack, honest("logits"), "logits"))
-    torch.testing.assert_close(poisoned(attack, honest("probs"), "probs"), softened, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        poisoned(attack, honest("probs"), "probs"), softened, rtol=1e-3, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -150,17 +174,22 @@ def test_relabeling_samples_and_classes_relabels_the_attack(name: str, scale: st
     values, stream = honest(scale, seed), torch.Generator().manual_seed(seed)
     samples, classes = torch.randperm(5, generator=stream), torch.randperm(4, generator=stream)
     relabeled = poisoned(make(name), values[:, samples][..., classes], scale)
-    torch.testing.assert_close(relabeled, poisoned(make(name), values, scale)[:, samples][..., classes])
+    torch.testing.assert_close(
+        relabeled, poisoned(make(name), values, scale)[:, samples][..., classes]
+    )
 
 
 # Attacks against robust means.
 
 
 def agreement(scale: str) -> tuple[Tensor, Tensor]:
-    """Labels of 200 samples, and uploads of 20 clients that know them, each with mistakes of its own."""
+    """Labels of 200 samples, and uploads of 20 clients that know them, each with mistakes of its
+    own."""
     stream = torch.Generator().manual_seed(0)
     labels = torch.randint(5, (200,), generator=stream)
-    logits = 5.0 * torch.nn.functional.one_hot(labels, 5) + torch.randn(20, 200, 5, generator=stream)
+    logits = 5.0 * torch.nn.functional.one_hot(labels, 5) + torch.randn(
+        20, 200, 5, generator=stream
+    )
     return labels, logits if scale == "logits" else soften(logits)
 
 
@@ -169,7 +198,11 @@ def agreement(scale: str) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("attack", ["sign_flip", "random", "noise", "label_swap", "colluding"])
 def test_four_of_twenty_attackers_fool_no_robust_mean(attack: str, rule: str, scale: str):
     labels, values = agreement(scale)
-    strong = {"sign_flip": {"strength": 20.0}, "random": {"strength": 20.0}, "noise": {"strength": 20.0}}
+    strong = {
+        "sign_flip": {"strength": 20.0},
+        "random": {"strength": 20.0},
+        "noise": {"strength": 20.0},
+    }
     attackers = choose_attackers(0, 20, 0.2)
     found = poisoned(make(attack, **strong.get(attack, {})), values, scale, attackers)
     aggregate, weights = ROBUST[rule]().aggregate(found, scale)
@@ -178,7 +211,9 @@ def test_four_of_twenty_attackers_fool_no_robust_mean(attack: str, rule: str, sc
 
 
 @pytest.mark.parametrize(
-    "attack", [SignFlip(strength=20.0), Colluding(margin=100.0)], ids=lambda attack: type(attack).__name__
+    "attack",
+    [SignFlip(strength=20.0), Colluding(margin=100.0)],
+    ids=lambda attack: type(attack).__name__,
 )
 def test_the_same_attackers_fool_the_mean_of_logits(attack: Attack):
     labels, values = agreement("logits")
@@ -188,17 +223,22 @@ def test_the_same_attackers_fool_the_mean_of_logits(attack: Attack):
 
 @pytest.mark.parametrize("rule", ROBUST)
 def test_a_little_is_enough_to_move_every_mean(rule: str):
-    """The point of the attack: at one standard deviation, here 1, no rule tells attackers from honest clients."""
+    """The point of the attack: at one standard deviation, here 1, no rule tells attackers from
+    honest clients."""
     _, values = agreement("logits")
     found = poisoned(Lie(z=1.0), values, "logits", choose_attackers(0, 20, 0.2))
-    moved = ROBUST[rule]().aggregate(found, "logits")[0] - ROBUST[rule]().aggregate(values, "logits")[0]
+    moved = (
+        ROBUST[rule]().aggregate(found, "logits")[0] - ROBUST[rule]().aggregate(values, "logits")[0]
+    )
     assert moved.mean() < -0.1
 
 
 # Who attacks.
 
 
-@pytest.mark.parametrize(("fraction", "expected"), [(0.0, 0), (0.001, 1), (0.2, 2), (0.25, 3), (1.0, 10)])
+@pytest.mark.parametrize(
+    ("fraction", "expected"), [(0.0, 0), (0.001, 1), (0.2, 2), (0.25, 3), (1.0, 10)]
+)
 def test_a_share_of_the_clients_attacks_rounded_up(fraction: float, expected: int):
     assert choose_attackers(0, 10, fraction).sum() == expected
 
@@ -211,6 +251,7 @@ def test_the_seed_chooses_and_more_attackers_join_the_first():
 
 
 def test_every_client_is_equally_likely_to_attack():
-    """Of 2,000 seeds 600 choose each of ten clients, give or take 4.5 standard deviations of 20.5."""
+    """Of 2,000 seeds 600 choose each of ten clients, give or take 4.5 standard deviations of
+    20.5."""
     counts = sum(choose_attackers(seed, 10, 0.3).int() for seed in range(2000))
     assert (abs(counts - 600) < 92).all()

@@ -1,4 +1,5 @@
-"""Each attack worked out by hand, measured, or compared with SciPy; and the settings that it refuses."""
+"""Each attack worked out by hand, measured, or compared with SciPy; and the settings that it
+refuses."""
 
 import math
 
@@ -10,10 +11,18 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from torch import Tensor
 
-from fedkd.attacks.alone import LabelSwap, Noise, RandomPredictions, SignFlip, add_noise, random_predictions, sign_flip
-from fedkd.attacks.omniscient import Colluding, Lie, collude, largest_z, lie
-from fedkd.attacks.scale import contrast, onto_simplex
 from fedkd.errors import SettingError
+from fedkd.robustness.attacks.independent import (
+    LabelSwap,
+    Noise,
+    RandomPredictions,
+    SignFlip,
+    add_noise,
+    random_predictions,
+    sign_flip,
+)
+from fedkd.robustness.attacks.omniscient import Colluding, Lie, collude, largest_z, lie
+from fedkd.robustness.attacks.scale import contrast, onto_simplex
 
 LAST = torch.tensor([False, False, True])
 
@@ -31,7 +40,8 @@ def three(*rows: list[float]) -> Tensor:
 
 
 def test_a_flipped_soft_label_by_hand():
-    """softmax(-ln p) is 1/p divided by its sum: (1/0.5, 1/0.25, 1/0.25) = (2, 4, 4), hence (0.2, 0.4, 0.4).
+    """softmax(-ln p) is 1/p divided by its sum: (1/0.5, 1/0.25, 1/0.25) = (2, 4, 4), hence (0.2,
+    0.4, 0.4).
 
     With strength 2: (4, 16, 16) / 36.
     """
@@ -50,7 +60,8 @@ def test_contrast_by_hand():
 
 @pytest.mark.parametrize("strength", [0.5, 2.0])
 def test_noise_and_random_logits_are_normal_and_as_large_as_asked_for(strength: float):
-    """20,000 numbers: the standard deviation is known to 0.5 %, so that two thirds or three halves would fail."""
+    """20,000 numbers: the standard deviation is known to 0.5 %, so that two thirds or three halves
+    would fail."""
     stream = torch.Generator().manual_seed(0)
     values = 3 * torch.randn(2, 2000, 10, generator=stream)
     attackers = torch.tensor([False, True])
@@ -96,14 +107,21 @@ def test_swapped_labels_by_hand(attack: LabelSwap, expected: list[float], scale:
 
 
 def test_collusion_by_hand():
-    """The honest mean is (0.4, 0.35, 0.25): class 2 is the least likely. Its logit is 6 above the others: -2 -2 4.
+    """The honest mean is (0.4, 0.35, 0.25): class 2 is the least likely. Its logit is 6 above the
+    others: -2 -2 4.
 
-    The attacker's own prediction, which finds class 0 least likely, plays no part. With a target it is that one.
+    The attacker's own prediction, which finds class 0 least likely, plays no part. With a target it
+    is that one.
     """
     probs = three([0.6, 0.2, 0.2], [0.2, 0.5, 0.3], [0.0, 0.5, 0.5])
     e = math.exp(-6)
-    assert_equals(collude(probs, LAST, "probs", 6.0, None)[2], [[e / (1 + 2 * e), e / (1 + 2 * e), 1 / (1 + 2 * e)]])
-    assert_equals(collude(probs.log().clamp(min=-9), LAST, "logits", 6.0, None)[2], [[-2.0, -2.0, 4.0]])
+    assert_equals(
+        collude(probs, LAST, "probs", 6.0, None)[2],
+        [[e / (1 + 2 * e), e / (1 + 2 * e), 1 / (1 + 2 * e)]],
+    )
+    assert_equals(
+        collude(probs.log().clamp(min=-9), LAST, "logits", 6.0, None)[2], [[-2.0, -2.0, 4.0]]
+    )
     assert_equals(collude(probs, LAST, "logits", 6.0, 1)[2], [[-2.0, 4.0, -2.0]])
 
 
@@ -127,7 +145,9 @@ def test_no_lie_is_the_honest_mean_and_so_is_a_lie_about_a_single_client(scale: 
     assert_equals(lie(probs, alone, scale, 3.0)[2], [[0.6, 0.2, 0.2]])
 
 
-@pytest.mark.parametrize(("clients", "attackers"), [(50, 24), (50, 12), (10, 3), (10, 4), (25, 11), (7, 3)])
+@pytest.mark.parametrize(
+    ("clients", "attackers"), [(50, 24), (50, 12), (10, 3), (10, 4), (25, 11), (7, 3)]
+)
 def test_the_papers_z_equals_scipys(clients: int, attackers: int):
     supporters = np.floor(clients / 2 + 1) - attackers
     expected = stats.norm.ppf((clients - attackers - supporters) / (clients - attackers))
@@ -135,7 +155,8 @@ def test_the_papers_z_equals_scipys(clients: int, attackers: int):
 
 
 def test_the_papers_z_lies_within_what_so_many_honest_clients_exceed():
-    """With 50 workers of whom 24 are corrupted two honest ones must be farther out: 92 % of 26 are nearer."""
+    """With 50 workers of whom 24 are corrupted two honest ones must be farther out: 92 % of 26 are
+    nearer."""
     assert largest_z(50, 24) == pytest.approx(1.43, abs=0.01)
     assert largest_z(10, 9) == largest_z(4, 4) == 3.0
     assert largest_z(10, 1) < 0
@@ -143,7 +164,8 @@ def test_the_papers_z_lies_within_what_so_many_honest_clients_exceed():
 
 
 def test_the_z_of_a_round_follows_its_clients():
-    """Three of seven attack: s = 4 - 3 = 1 of 4 honest, z = Phi^-1(3/4). One of four: too few, the honest mean."""
+    """Three of seven attack: s = 4 - 3 = 1 of 4 honest, z = Phi^-1(3/4). One of four: too few, the
+    honest mean."""
     values = torch.randn(7, 2, 3, generator=torch.Generator().manual_seed(0))
     stream = np.random.default_rng(0)
     three_of_seven = torch.tensor([True] * 3 + [False] * 4)
@@ -157,9 +179,12 @@ def test_the_z_of_a_round_follows_its_clients():
 # The simplex.
 
 
-@given(seed=st.integers(0, 2**20), size=st.integers(1, 8), scale=st.sampled_from([0.01, 1.0, 100.0]))
+@given(
+    seed=st.integers(0, 2**20), size=st.integers(1, 8), scale=st.sampled_from([0.01, 1.0, 100.0])
+)
 def test_the_projection_gives_the_nearest_distribution(seed: int, size: int, scale: float):
-    """A distribution, unchanged by a second projection, nearer than any other tried; and SciPy's bisection agrees."""
+    """A distribution, unchanged by a second projection, nearer than any other tried; and SciPy's
+    bisection agrees."""
     stream = np.random.default_rng(seed)
     row = scale * stream.normal(size=size)
     found = onto_simplex(torch.tensor(row))
@@ -168,8 +193,12 @@ def test_the_projection_gives_the_nearest_distribution(seed: int, size: int, sca
     torch.testing.assert_close(onto_simplex(found), found)
     for other in stream.dirichlet(np.ones(size), size=20):
         assert np.linalg.norm(found.numpy() - row) <= np.linalg.norm(other - row) + 1e-9
-    lowered = optimize.brentq(lambda by: np.maximum(row - by, 0).sum() - 1, row.min() - 2, row.max())
-    np.testing.assert_allclose(found.numpy(), np.maximum(row - lowered, 0), atol=1e-6 * max(scale, 1))
+    lowered = optimize.brentq(
+        lambda by: np.maximum(row - by, 0).sum() - 1, row.min() - 2, row.max()
+    )
+    np.testing.assert_allclose(
+        found.numpy(), np.maximum(row - lowered, 0), atol=1e-6 * max(scale, 1)
+    )
 
 
 # Settings.
@@ -184,7 +213,13 @@ def test_an_attack_without_attackers_is_an_error(attack: type, fraction: float):
 
 @pytest.mark.parametrize(
     ("attack", "name"),
-    [(SignFlip, "strength"), (RandomPredictions, "strength"), (Noise, "strength"), (Colluding, "margin"), (Lie, "z")],
+    [
+        (SignFlip, "strength"),
+        (RandomPredictions, "strength"),
+        (Noise, "strength"),
+        (Colluding, "margin"),
+        (Lie, "z"),
+    ],
 )
 def test_strengths_are_positive_and_limited(attack: type, name: str):
     for value in (0.0, -1.0):
@@ -200,8 +235,14 @@ def test_strengths_are_positive_and_limited(attack: type, name: str):
         (lambda: LabelSwap(shift=2, pair=(0, 1)), "shift=2 would do nothing"),
         (lambda: LabelSwap(pair=(1, 1)), "would do nothing: name two different classes"),
         (lambda: LabelSwap(pair=(-1, 1)), "pair must be >= 0"),
-        (lambda: LabelSwap(shift=20).check(10, 10), "shift=20 would do nothing: there are 10 classes"),
-        (lambda: LabelSwap(pair=(3, 10)).check(10, 10), "names a class that does not exist: there are 10, from 0"),
+        (
+            lambda: LabelSwap(shift=20).check(10, 10),
+            "shift=20 would do nothing: there are 10 classes",
+        ),
+        (
+            lambda: LabelSwap(pair=(3, 10)).check(10, 10),
+            "names a class that does not exist: there are 10, from 0",
+        ),
         (lambda: Colluding(target=-1), "target must be >= 0"),
         (lambda: Colluding(target=10).check(10, 10), "target=10 is a class that does not exist"),
         (lambda: Lie().check(10, 10), "z must be given with 2 attackers among 10 clients"),

@@ -1,4 +1,5 @@
-"""Stored runs made by hand: what clients upload carries their canaries' coins as much as the test wants."""
+"""Stored runs made by hand: what clients upload carries their canaries' coins as much as the test
+wants."""
 
 import csv
 import json
@@ -8,34 +9,53 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedkd.audit.__main__ import main
+from fedkd.audit.audit_run import audit_run, covers, read_claims, upload_probs
 from fedkd.audit.one_run import Guesses, one_run_bound
-from fedkd.audit.study import audit_run, covers, read_claims, upload_probs
 from fedkd.audit.verdicts import Claim
-from fedkd.audit.views import Truth, ViewWriter, read_view, write_truth
+from fedkd.cli.audit import main
 from fedkd.codecs import Float16
 from fedkd.errors import SettingError
+from fedkd.storage.transcript import Truth, ViewWriter, read_view, write_truth
 
 CLIENTS, EACH, CLASSES, PUBLIC = 4, 40, 3, 30
 
 
 def stored(
-    folder: Path, *, leak: float, epsilon: float | None = 0.5, adversary: str = "server", codec: str = "full"
+    folder: Path,
+    *,
+    leak: float,
+    epsilon: float | None = 0.5,
+    adversary: str = "server",
+    codec: str = "full",
 ) -> Path:
-    """A run whose models in the lab answer ``leak`` standard deviations higher where a canary was in."""
+    """A run whose models in the lab answer ``leak`` standard deviations higher where a canary was
+    in."""
     stream = np.random.default_rng(0)
     folder.mkdir()
     claim: dict[str, Any] = {"mechanism": "gaussian", "epsilon": None, "reason": "by hand"}
     if epsilon is not None:
-        claim |= {"unit": "record", "neighbors": "zero-out", "adversary": adversary, "epsilon": epsilon, "delta": 1e-5}
+        claim |= {
+            "unit": "record",
+            "neighbors": "zero-out",
+            "adversary": adversary,
+            "epsilon": epsilon,
+            "delta": 1e-5,
+        }
     (folder / "summary.json").write_text(json.dumps({"privacy": claim}))
     size = CLIENTS * EACH
     owners, included = np.repeat(np.arange(CLIENTS), EACH), stream.random(size) < 0.5
     labels = stream.integers(0, CLASSES, size)
     counts = stream.integers(1, 50, (CLIENTS, CLASSES))
-    write_truth(folder, Truth(stream.normal(size=(size, 1, 2, 2)), labels, owners, included, counts))
-    view, lab = ViewWriter(folder, "view", {"codecs": {"upload": {"name": codec}}}), ViewWriter(folder, "lab", {})
-    view.add("public", {"inputs": stream.normal(size=(PUBLIC, 1, 2, 2)).astype(np.float32)}, round=0)
+    write_truth(
+        folder, Truth(stream.normal(size=(size, 1, 2, 2)), labels, owners, included, counts)
+    )
+    view, lab = (
+        ViewWriter(folder, "view", {"codecs": {"upload": {"name": codec}}}),
+        ViewWriter(folder, "lab", {}),
+    )
+    view.add(
+        "public", {"inputs": stream.normal(size=(PUBLIC, 1, 2, 2)).astype(np.float32)}, round=0
+    )
     for client in range(CLIENTS):
         probs = np.tile(counts[client] / counts[client].sum(), (PUBLIC, 1)).astype(np.float32)
         probs = 0.98 * probs + 0.02 * stream.dirichlet(np.ones(CLASSES), PUBLIC).astype(np.float32)
@@ -61,7 +81,9 @@ def test_models_that_know_their_canaries_are_found_in_the_lab(tmp_path: Path) ->
     assert best.one_run == pytest.approx(one_run_bound(Guesses(160, 128, 128), 1e-5, level))
     assert study.blind is not None
     assert abs(study.blind.auc - 0.5) < 0.15
-    assert {j.verdict for j in study.judgments} == {"no claim"}  # nothing is claimed against the lab
+    assert {j.verdict for j in study.judgments} == {
+        "no claim"
+    }  # nothing is claimed against the lab
 
 
 def test_models_that_know_nothing_show_nothing(tmp_path: Path) -> None:
@@ -91,7 +113,9 @@ def test_a_consistent_run_writes_its_files_and_ends_with_status_0(tmp_path: Path
     assert json.loads((run / "summary.json").read_text())["audit"]["verdict"] == "consistent"
     with (run / "audit.csv").open() as file:
         names = [row["attack"] for row in csv.DictReader(file)]
-    assert names == ["surrogate: " + n for n in ("loss threshold", "difficulty calibrated", "co-op LiRA")] + ["blind"]
+    assert names == [
+        "surrogate: " + n for n in ("loss threshold", "difficulty calibrated", "co-op LiRA")
+    ] + ["blind"]
     head = "audit_of,mechanism,unit,neighbors,adversary,epsilon,delta,"
     assert (run / "audit_claims.csv").read_text().startswith(head)
     assert (run / "plots" / "audit_roc_server.png").stat().st_size > 1000
@@ -101,7 +125,9 @@ def test_a_violated_claim_ends_with_status_3(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = stored(tmp_path / "run", leak=5.0)
-    monkeypatch.setattr("fedkd.audit.study.covers", lambda claim, adversary: True)  # as if it were of the raw models
+    monkeypatch.setattr(
+        "fedkd.audit.audit_run.covers", lambda claim, adversary: True
+    )  # as if it were of the raw models
     assert main([str(run), "--adversary", "lab"]) == 3
     assert "VIOLATION" in capsys.readouterr().out
 
@@ -129,7 +155,11 @@ def test_a_claim_against_the_server_covers_other_clients_and_not_the_other_way(
     claimed: str, server: bool, clients: bool
 ) -> None:
     claim = Claim("gaussian", "client", "replace-one", claimed, 1.0, 1e-5)
-    assert (covers(claim, "server"), covers(claim, "clients"), covers(claim, "lab")) == (server, clients, False)
+    assert (covers(claim, "server"), covers(claim, "clients"), covers(claim, "lab")) == (
+        server,
+        clients,
+        False,
+    )
 
 
 def test_a_run_without_protection_claims_nothing(tmp_path: Path) -> None:
@@ -138,7 +168,9 @@ def test_a_run_without_protection_claims_nothing(tmp_path: Path) -> None:
     assert [j.verdict for j in audit_run(run, "server").judgments] == ["no claim"]
 
 
-def test_folders_that_cannot_be_audited_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_that_cannot_be_audited_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(tmp_path)]) == 2
     assert "holds no view" in capsys.readouterr().err
     run = stored(tmp_path / "run", leak=0.0)

@@ -1,9 +1,11 @@
-"""The seeded bugs: copies of a mechanism (noise on the soft labels of 100 rows, epsilon 4) with one mistake each.
+"""The seeded bugs: copies of a mechanism (noise on the soft labels of 100 rows, epsilon 4) with one
+mistake each.
 
-Means of the bounds, computed by hand. mu(4) = 0.924931, and errors of a right mechanism are Phi(-mu / 2) = 0.3219 of
-20,000 draws, 0.3284 with its interval: mu >= 0.888, epsilon 3.82. Wrong sensitivity (1 in place of sqrt 2): mu sqrt 2,
-5.79. No composition over 100 rows: mu 9.2, never an error: the ceiling, 54.96. A variance for a deviation: sigma =
-sqrt 2 * 10 / mu = 15.29, noise sqrt sigma, mu 3.617: 20.8. Chance moves the first two by 0.1, the last by 0.3.
+Means of the bounds, computed by hand. mu(4) = 0.924931, and errors of a right mechanism are Phi(-mu
+/ 2) = 0.3219 of 20,000 draws, 0.3284 with its interval: mu >= 0.888, epsilon 3.82. Wrong
+sensitivity (1 in place of sqrt 2): mu sqrt 2, 5.79. No composition over 100 rows: mu 9.2, never an
+error: the ceiling, 54.96. A variance for a deviation: sigma = sqrt 2 * 10 / mu = 15.29, noise sqrt
+sigma, mu 3.617: 20.8. Chance moves the first two by 0.1, the last by 0.3.
 """
 
 import math
@@ -11,10 +13,10 @@ import time
 
 import numpy as np
 import pytest
+from audited_mechanisms import MechanismAudit, audit_mechanism
 
-from fedkd.audit.mechanisms import MechanismAudit, audit_mechanism
 from fedkd.errors import SettingError
-from fedkd.seeding import numpy_stream
+from fedkd.runtime.seeding import numpy_stream
 
 ROWS, CLASSES, DELTA, EPSILON = 100, 10, 1e-5, 4.0
 MU = 0.924931
@@ -22,7 +24,8 @@ RIGHT_SIGMA = math.sqrt(2) * math.sqrt(ROWS) / MU
 
 
 def neighbors() -> tuple[np.ndarray, np.ndarray]:
-    """Two clients, sure of other labels in every row: rows differ in different directions, each by sqrt 2."""
+    """Two clients, sure of other labels in every row: rows differ in different directions, each by
+    sqrt 2."""
     first, second = np.zeros((2, ROWS, CLASSES), np.float32)
     rows = np.arange(ROWS)
     first[rows, rows % CLASSES] = 1
@@ -49,7 +52,9 @@ class Mechanism:
 
 
 def audit(bug: str = "", seed: int = 0) -> MechanismAudit:
-    return audit_mechanism(Mechanism(bug, seed).release, *neighbors(), claimed_epsilon=EPSILON, delta=DELTA)
+    return audit_mechanism(
+        Mechanism(bug, seed).release, *neighbors(), claimed_epsilon=EPSILON, delta=DELTA
+    )
 
 
 def test_right_code_is_consistent_and_nearly_shows_its_epsilon() -> None:
@@ -89,10 +94,14 @@ def test_right_code_is_not_accused_by_other_seeds() -> None:
     for seed in range(60):
         stream = np.random.default_rng(seed)
 
-        def release(value: np.ndarray, draws: int, stream: np.random.Generator = stream) -> np.ndarray:
+        def release(
+            value: np.ndarray, draws: int, stream: np.random.Generator = stream
+        ) -> np.ndarray:
             return value + math.sqrt(2) / MU * stream.standard_normal((draws, 1, 2))
 
-        found = audit_mechanism(release, first, second, claimed_epsilon=EPSILON, delta=DELTA, draws=2000, held_out=200)
+        found = audit_mechanism(
+            release, first, second, claimed_epsilon=EPSILON, delta=DELTA, draws=2000, held_out=200
+        )
         wrong += found.verdict == "VIOLATION"
     assert wrong <= 4
 

@@ -11,22 +11,22 @@ import pytest
 import torch
 from tiny import scenario
 
-from fedkd.app.strategy import FederatedDistillation
-from fedkd.audit.__main__ import main
-from fedkd.audit.choices import AUDITS
-from fedkd.audit.views import read_truth, read_view
-from fedkd.baseline import _twin, twin_key
-from fedkd.build import build, coins_of
-from fedkd.checkpoint import CheckpointFolder
-from fedkd.client import describe, take_part
-from fedkd.engines.local import LocalGrid, message_identity
+from fedkd.audit.audit_settings import AUDITS
+from fedkd.cli.audit import main
+from fedkd.cli.command import main as simulate
 from fedkd.errors import SettingError, StorageError
+from fedkd.experiment.baseline import _twin, twin_key
+from fedkd.experiment.build import build, coins_of
+from fedkd.experiment.run import Driver, resume, run
+from fedkd.federation.client import describe, take_part
+from fedkd.federation.context import PRIVACY
+from fedkd.flower.local_grid import LocalGrid, message_identity
+from fedkd.flower.process_clients import crew
+from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.messages import Download
-from fedkd.run import Driver, resume, run
-from fedkd.scenario import Scenario
-from fedkd.simulate import main as simulate
-from fedkd.worker import crew
-from fedkd.workplace import PRIVACY
+from fedkd.scenario.scenario import Scenario
+from fedkd.storage.checkpoint import CheckpointFolder
+from fedkd.storage.transcript import read_truth, read_view
 
 STORE = {"name": "store"}
 CANARIES = {"name": "canaries", "per_client": 4}
@@ -51,7 +51,9 @@ def test_what_is_stored_is_what_travelled(tmp_path: Path) -> None:
     assert view.about["codecs"]["teacher"] == codec
     taught = [arrays["logits:float16"] for _, arrays in view.of("teacher", 3)]
     assert len(taught) == 2
-    assert len(list((tmp_path / "run" / "view").glob("teacher_*.npz"))) == 2  # all clients are sent the same
+    assert (
+        len(list((tmp_path / "run" / "view").glob("teacher_*.npz"))) == 2
+    )  # all clients are sent the same
     (public,) = (arrays["inputs"] for _, arrays in view.of("public"))
     assert public.shape == (40, 1, 8, 8)
     truth = read_truth(tmp_path / "run")
@@ -64,7 +66,9 @@ def test_a_client_that_was_left_a_canary_trains_on_it_and_others_do_not(tmp_path
     experiment = build(fast(), threading.Event(), tmp_path / "run")
     place, coins = experiment.place, experiment.coins
     assert coins is not None
-    for row, client, label, included in zip(coins.rows, coins.client_ids, coins.labels, coins.included, strict=True):
+    for row, client, label, included in zip(
+        coins.rows, coins.client_ids, coins.labels, coins.included, strict=True
+    ):
         assert (row in place.train_rows(int(client))) == included
         assert place.prepared.labels[row] == label
     plain = build(fast(audit="none"), threading.Event()).place
@@ -74,9 +78,12 @@ def test_a_client_that_was_left_a_canary_trains_on_it_and_others_do_not(tmp_path
 
 @pytest.mark.parametrize("name", ["canaries", "members"])
 def test_what_coins_leave_out_is_a_null_record_of_dp_sgd(name: str, tmp_path: Path) -> None:
-    """All clients have 20 records before the coins: one rate, one noise and one stated size, whatever came up."""
+    """All clients have 20 records before the coins: one rate, one noise and one stated size,
+    whatever came up."""
     private: dict[str, Any] = {"strategy": "dsfl", "privacy": {"name": "dp_sgd", "epsilon": 4.0}}
-    experiment = build(fast(audit={"name": name, "per_client": 12}, **private), threading.Event(), tmp_path / "run")
+    experiment = build(
+        fast(audit={"name": name, "per_client": 12}, **private), threading.Event(), tmp_path / "run"
+    )
     place, plan = experiment.place, experiment.place.guard.plan
     assert len({len(rows) for rows in place.division.train}) > 1
     assert plan is not None
@@ -99,7 +106,9 @@ def test_a_twin_has_the_planted_records_and_a_key_of_its_own() -> None:
         experiment = build(fast(audit=audit), threading.Event())
         keys[name] = twin_key(experiment)
         twin = build(_twin(experiment.scenario), threading.Event())
-        for own, of_twin in zip(experiment.place.division.train, twin.place.division.train, strict=True):
+        for own, of_twin in zip(
+            experiment.place.division.train, twin.place.division.train, strict=True
+        ):
             np.testing.assert_array_equal(own, of_twin)
     assert keys["none"] == keys["store"]  # storing changes nobody's records
     assert len(set(keys.values())) == 3
@@ -131,7 +140,13 @@ def test_figures_are_the_same_to_the_bit_on_two_workers_and_after_a_resume(
         run(fast(audit=audit, engine=engine), tmp_path / "other")
     one, other = tmp_path / "one", tmp_path / "other"
     assert without_time(one) == without_time(other)
-    for name in ("view/index.json", "lab/index.json", "audit.json", "audit.csv", "audit_claims.csv"):
+    for name in (
+        "view/index.json",
+        "lab/index.json",
+        "audit.json",
+        "audit.csv",
+        "audit_claims.csv",
+    ):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     assert set(without_time(one)["by_adversary"]) == {"server", "clients", "lab"}
 
@@ -155,12 +170,14 @@ def test_where_the_server_is_trusted_no_raw_upload_is_stored(tmp_path: Path) -> 
     assert entry["claimed_epsilon"] == pytest.approx(8.0)
 
 
-def test_a_full_disk_ends_the_run_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_run_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(path: Path, parts: Any, **_: Any) -> None:
         if path.name.startswith("upload"):
             raise StorageError(f"{path} cannot be written: {errno.errorcode[errno.ENOSPC]}")
 
-    monkeypatch.setattr("fedkd.audit.views.write_sealed", full)
+    monkeypatch.setattr("fedkd.storage.transcript.write_sealed", full)
     with pytest.raises(StorageError, match=r"upload_00001.*ENOSPC"):
         run(fast(), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
@@ -178,7 +195,8 @@ def test_a_full_disk_ends_the_run_with_the_reason(tmp_path: Path, monkeypatch: p
         ({"audit": {"name": "members", "adversaries": []}}, "audit.adversaries must name one"),
         ({"audit": {"name": "members", "adversaries": ["server", "server"]}}, "twice"),
         ({"audit": {"name": "members", "adversaries": ["outsiders"]}}, "audit.adversaries must be"),
-        ({"audit": {"name": "members", "confidence": 1.0}}, "audit.confidence must be above 0 and below 1"),
+        ({"audit": {"name": "members", "confidence": 1.0}}, "audit.confidence must be above 0 and"
+                                                            " below 1"),
         ({"audit": "canary"}, "unknown audit 'canary'"),
         ({"audit": STORE, "strategy": "local_only"}, "exchanges nothing"),
         ({"audit": STORE, "strategy": "centralized"}, "private sets of all clients"),
@@ -190,7 +208,9 @@ def test_a_full_disk_ends_the_run_with_the_reason(tmp_path: Path, monkeypatch: p
         ),
     ],
 )  # fmt: skip
-def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_settings_that_cannot_be_are_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(SettingError, match=message):
         build(fast(**changes), threading.Event(), tmp_path)
 
@@ -218,10 +238,19 @@ def test_a_planted_bug_in_a_claimed_mechanism_ends_the_command_with_status_3(
 ) -> None:
     run_dir = tmp_path / "run"
     settings = [
-        "strategy=dsfl", "clients=3", "models=[mlp]", "rounds=2", "samples_per_client=60", "public.size=60",
-        "train.epochs=30", "train.batch_size=8", "baseline=none", "report.plots=false", "audit=canaries",
+        "strategy=dsfl",
+        "clients=3",
+        "models=[mlp]",
+        "rounds=2",
+        "samples_per_client=60",
+        "public.size=60",
+        "train.epochs=30",
+        "train.batch_size=8",
+        "baseline=none",
+        "report.plots=false",
+        "audit=canaries",
         "audit.per_client=25",
-    ]  # fmt: skip
+    ]
     bug = ["privacy=forgetful:Forgetful", "privacy.epsilon=0.3"]
     assert simulate([*settings, *bug, f"run_dir={run_dir}"]) == 3
     printed = capsys.readouterr()
@@ -237,7 +266,9 @@ def test_a_planted_bug_in_a_claimed_mechanism_ends_the_command_with_status_3(
 
 
 @pytest.mark.slow
-def test_an_unprotected_overfitted_run_is_attacked_and_dp_sgd_brings_the_attack_to_chance(tmp_path: Path) -> None:
+def test_an_unprotected_overfitted_run_is_attacked_and_dp_sgd_brings_the_attack_to_chance(
+    tmp_path: Path,
+) -> None:
     run(fast(**OVERFITTED), tmp_path / "raw")
     raw = without_time(tmp_path / "raw")["by_adversary"]
     for adversary, least in (("server", 0.75), ("lab", 0.95)):
@@ -257,7 +288,10 @@ def test_an_unprotected_overfitted_run_is_attacked_and_dp_sgd_brings_the_attack_
 
 @pytest.mark.slow
 def test_members_of_an_overfitted_run_are_told_from_others_of_the_same_pool(tmp_path: Path) -> None:
-    run(fast(**{**OVERFITTED, "audit": {"name": "members", "adversaries": ["server", "lab"]}}), tmp_path / "run")
+    run(
+        fast(**{**OVERFITTED, "audit": {"name": "members", "adversaries": ["server", "lab"]}}),
+        tmp_path / "run",
+    )
     for found in without_time(tmp_path / "run")["by_adversary"].values():
         assert found["auc_low"] > 0.5
         assert found["blind_auc_low"] < 0.5 < found["blind_auc_high"]
@@ -268,7 +302,13 @@ def test_a_claim_that_was_tampered_with_is_refuted_afterwards(tmp_path: Path) ->
     path = tmp_path / "run" / "summary.json"
     summary = json.loads(path.read_text())
     assert summary["audit"]["verdict"] == "no claim"
-    claim = {"mechanism": "gaussian", "unit": "record", "adversary": "server", "epsilon": 0.1, "delta": 1e-5}
+    claim = {
+        "mechanism": "gaussian",
+        "unit": "record",
+        "adversary": "server",
+        "epsilon": 0.1,
+        "delta": 1e-5,
+    }
     path.write_text(json.dumps({**summary, "privacy": claim}))
     assert main([str(tmp_path / "run")]) == 3
     assert without_time(tmp_path / "run")["verdict"] == "VIOLATION"
@@ -281,11 +321,16 @@ def test_ray_finds_the_same_to_the_bit(tmp_path: Path) -> None:
     run(fast(audit=audit), tmp_path / "local")
     run(fast(audit=audit, engine={"name": "ray", "workers": 2}), tmp_path / "ray")
     for name in ("view/index.json", "lab/index.json", "audit.json"):
-        assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes(), name
+        assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes(), (
+            name
+        )
 
 
-def test_on_flowers_own_engines_the_view_is_the_same_and_models_stay_elsewhere(tmp_path: Path) -> None:
-    """Where the end of a round and the beginning of the next are one message, each is stored in its own round."""
+def test_on_flowers_own_engines_the_view_is_the_same_and_models_stay_elsewhere(
+    tmp_path: Path,
+) -> None:
+    """Where the end of a round and the beginning of the next are one message, each is stored in its
+    own round."""
     place = build(fast(), threading.Event()).place
 
     def start(strategy: FederatedDistillation) -> None:
@@ -297,6 +342,12 @@ def test_on_flowers_own_engines_the_view_is_the_same_and_models_stay_elsewhere(t
     run(fast(), tmp_path / "here")
     run(fast(), tmp_path / "there", Driver("flower", start))
     for name in ("view/index.json", "audit.json"):
-        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes(), name
+        assert (tmp_path / "here" / name).read_bytes() == (
+            tmp_path / "there" / name
+        ).read_bytes(), name
     with pytest.raises(SettingError, match="models of flower are on other machines"):
-        run(fast(audit={**CANARIES, "adversaries": ["lab"]}), tmp_path / "lab", Driver("flower", start))
+        run(
+            fast(audit={**CANARIES, "adversaries": ["lab"]}),
+            tmp_path / "lab",
+            Driver("flower", start),
+        )

@@ -71,7 +71,8 @@ def test_bounds_never_pass_their_ceilings_and_chance_shows_nothing(first: int, s
 
 
 def test_randomized_response_is_bounded_by_its_epsilon_as_often_as_stated() -> None:
-    """A coin flipped with probability 1/(1+e): epsilon 1, delta 0. The exact chance of a wrong bound is below 5 %."""
+    """A coin flipped with probability 1/(1+e): epsilon 1, delta 0. The exact chance of a wrong
+    bound is below 5 %."""
     trials, flip = 60, 1 / (1 + math.e)
     wrong = 0.0
     masses = binom.pmf(np.arange(trials + 1), trials, flip)
@@ -85,23 +86,33 @@ def test_randomized_response_is_bounded_by_its_epsilon_as_often_as_stated() -> N
     ("canaries", "made", "right", "epsilon"),
     [(100, 100, 100, 3.4902), (1000, 1000, 600, 0.29723), (1000, 100, 95, 2.16518)],
 )
-def test_one_run_bounds_are_the_oracles(canaries: int, made: int, right: int, epsilon: float) -> None:
+def test_one_run_bounds_are_the_oracles(
+    canaries: int, made: int, right: int, epsilon: float
+) -> None:
     assert one_run_bound(Guesses(canaries, made, right), DELTA) == pytest.approx(epsilon, abs=5e-5)
 
 
 def naive_p_value(guesses: Guesses, epsilon: float, delta: float) -> float:
     chance = math.exp(epsilon) / (1 + math.exp(epsilon))
     mass = [
-        math.comb(guesses.made, k) * chance**k * (1 - chance) ** (guesses.made - k) for k in range(guesses.made + 1)
+        math.comb(guesses.made, k) * chance**k * (1 - chance) ** (guesses.made - k)
+        for k in range(guesses.made + 1)
     ]
-    steepest = max((sum(mass[guesses.right - i : guesses.right]) / i for i in range(1, guesses.right + 1)), default=0)
+    steepest = max(
+        (sum(mass[guesses.right - i : guesses.right]) / i for i in range(1, guesses.right + 1)),
+        default=0,
+    )
     return min(1.0, sum(mass[guesses.right :]) + 2 * guesses.canaries * delta * steepest)
 
 
 @given(st.integers(1, 25), st.floats(0, 3), st.sampled_from([0.0, 1e-5, 1e-2]), st.data())
-def test_one_run_p_value_is_the_naive_one(made: int, epsilon: float, delta: float, data: st.DataObject) -> None:
+def test_one_run_p_value_is_the_naive_one(
+    made: int, epsilon: float, delta: float, data: st.DataObject
+) -> None:
     guesses = Guesses(made + data.draw(st.integers(0, 9)), made, data.draw(st.integers(0, made)))
-    assert one_run_p_value(guesses, epsilon, delta) == pytest.approx(naive_p_value(guesses, epsilon, delta), abs=1e-12)
+    assert one_run_p_value(guesses, epsilon, delta) == pytest.approx(
+        naive_p_value(guesses, epsilon, delta), abs=1e-12
+    )
 
 
 def test_one_run_ceilings_are_those_that_are_printed() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkd.audit.labels import infer_labels
+from fedkd.audit.label_inference import infer_labels
 from fedkd.errors import SettingError
 
 
@@ -13,7 +13,10 @@ def test_distances_are_those_computed_by_hand() -> None:
     found = infer_labels(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([3, 1]))
     assert found.kl == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
     assert found.total_variation == pytest.approx(0.25)
-    assert (found.kl, found.total_variation) == (pytest.approx(found.blind_kl), found.blind_total_variation)
+    assert (found.kl, found.total_variation) == (
+        pytest.approx(found.blind_kl),
+        found.blind_total_variation,
+    )
 
 
 @given(st.lists(st.integers(0, 50), min_size=2, max_size=6).filter(any), st.integers(0, 99))
@@ -26,7 +29,9 @@ def test_pinsker_holds_and_order_of_classes_does_not_matter(counts: list[int], s
 
 
 def test_a_class_never_predicted_costs_much_and_not_infinity() -> None:
-    assert infer_labels(np.array([[1.0, 0.0]]), np.array([0, 5])).kl == pytest.approx(12 * math.log(10))
+    assert infer_labels(np.array([[1.0, 0.0]]), np.array([0, 5])).kl == pytest.approx(
+        12 * math.log(10)
+    )
 
 
 def test_a_client_without_records_is_refused() -> None:

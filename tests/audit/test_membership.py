@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import norm
 
-from fedkd.audit.attacks import co_op_lira, difficulty_calibrated, lira_offline, lira_online, loss_threshold
+from fedkd.audit.membership_inference import (
+    co_op_lira,
+    difficulty_calibrated,
+    lira_offline,
+    lira_online,
+    loss_threshold,
+)
 from fedkd.audit.roc import random_halves, roc_of
 from fedkd.audit.scores import log_probs_of, margin_of_logits, margin_of_probs
 from fedkd.errors import SettingError
@@ -37,7 +43,9 @@ def test_both_margins_are_the_naive_one(logits: np.ndarray) -> None:
 @given(LOGITS, st.floats(-50, 50))
 def test_a_shift_of_all_logits_changes_no_margin(logits: np.ndarray, shift: float) -> None:
     labels = np.array([0, 1, 2])
-    np.testing.assert_allclose(margin_of_logits(logits + shift, labels), margin_of_logits(logits, labels), atol=1e-9)
+    np.testing.assert_allclose(
+        margin_of_logits(logits + shift, labels), margin_of_logits(logits, labels), atol=1e-9
+    )
 
 
 def test_a_margin_near_certainty_keeps_what_float32_would_lose() -> None:
@@ -47,7 +55,9 @@ def test_a_margin_near_certainty_keeps_what_float32_would_lose() -> None:
 
 def test_one_hot_rows_have_finite_margins() -> None:
     probs = np.array([[1.0, 0.0], [1.0, 0.0]], np.float32)
-    assert margin_of_probs(probs, np.array([0, 1])) == pytest.approx([149 * math.log(2), -149 * math.log(2)])
+    assert margin_of_probs(probs, np.array([0, 1])) == pytest.approx(
+        [149 * math.log(2), -149 * math.log(2)]
+    )
 
 
 @pytest.mark.parametrize("labels", [[-1, 0], [0, 2]])
@@ -61,7 +71,9 @@ def test_labels_out_of_range_are_refused(labels: list[int]) -> None:
 def test_margins_take_many_models_at_once() -> None:
     logits = np.random.default_rng(0).normal(size=(5, 3, 4))
     labels = np.array([2, 0, 1])
-    np.testing.assert_array_equal(margin_of_logits(logits, labels)[3], margin_of_logits(logits[3], labels))
+    np.testing.assert_array_equal(
+        margin_of_logits(logits, labels)[3], margin_of_logits(logits[3], labels)
+    )
 
 
 def test_offline_lira_is_a_z_score_with_one_pooled_deviation() -> None:
@@ -113,7 +125,8 @@ def test_attacks_refuse_too_few_models() -> None:
 
 
 def test_calibration_and_lira_beat_the_loss_where_difficulty_hides_membership() -> None:
-    """Margins: difficulty N(0, 4) + 1 for members + N(0, 0.5). Only the loss threshold must cope with difficulty."""
+    """Margins: difficulty N(0, 4) + 1 for members + N(0, 0.5). Only the loss threshold must cope
+    with difficulty."""
     stream = np.random.default_rng(4)
     included = random_halves(2000, stream)
     difficulty = stream.normal(size=2000) * 4
@@ -125,5 +138,9 @@ def test_calibration_and_lira_beat_the_loss_where_difficulty_hides_membership() 
     assert roc_of(loss_threshold(margins), included).auc < 0.62
     assert roc_of(difficulty_calibrated(margins, without), included).auc > 0.8
     assert roc_of(lira_offline(margins, without), included).auc == pytest.approx(ideal, abs=0.02)
-    assert roc_of(lira_online(margins, shadows, shadow_in), included).auc == pytest.approx(ideal, abs=0.02)
-    assert abs(roc_of(lira_offline(difficulty, without), included).auc - 0.5) < 0.03  # and nothing is found in nothing
+    assert roc_of(lira_online(margins, shadows, shadow_in), included).auc == pytest.approx(
+        ideal, abs=0.02
+    )
+    assert (
+        abs(roc_of(lira_offline(difficulty, without), included).auc - 0.5) < 0.03
+    )  # and nothing is found in nothing

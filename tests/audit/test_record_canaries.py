@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkd.audit.canaries import CANARIES, Canaries, CanaryKind, members_and_others, plant
+from fedkd.audit.record_canaries import CANARIES, Canaries, CanaryKind, members_and_others, plant
 from fedkd.data.division import Division
 from fedkd.data.prepare import Prepared
 from fedkd.errors import SettingError
@@ -16,30 +16,42 @@ def data(clients: int = 3, each: int = 30) -> tuple[Prepared, Division]:
     prepared = Prepared("toy", images, stream.integers(0, 5, size), size, tuple("abcde"), {})
     prepared.images.flags.writeable = prepared.labels.flags.writeable = False
     rows = np.arange(20, size).reshape(clients, each)
-    return prepared, Division(np.arange(10), np.arange(10, 20), tuple(rows), tuple(rows[:, :0]), tuple(rows[:, :0]))
+    return prepared, Division(
+        np.arange(10), np.arange(10, 20), tuple(rows), tuple(rows[:, :0]), tuple(rows[:, :0])
+    )
 
 
 @given(st.sampled_from(CANARIES), st.integers(1, 10), st.integers(0, 1000))
-def test_only_canaries_differ_and_each_is_where_its_coin_says(kind: CanaryKind, per_client: int, seed: int) -> None:
+def test_only_canaries_differ_and_each_is_where_its_coin_says(
+    kind: CanaryKind, per_client: int, seed: int
+) -> None:
     prepared, division = data()
-    altered, after, coins = plant(prepared, division, Canaries(kind=kind, per_client=per_client), seed)
+    altered, after, coins = plant(
+        prepared, division, Canaries(kind=kind, per_client=per_client), seed
+    )
     assert len(coins.rows) == len(set(coins.rows)) == 3 * per_client
-    for row, client, label, included in zip(coins.rows, coins.client_ids, coins.labels, coins.included, strict=True):
+    for row, client, label, included in zip(
+        coins.rows, coins.client_ids, coins.labels, coins.included, strict=True
+    ):
         assert row in division.train[client]
         assert (row in after.train[client]) == included
         assert altered.labels[row] == label != prepared.labels[row]
     untouched = np.setdiff1d(np.arange(len(prepared.labels)), coins.rows)
     np.testing.assert_array_equal(altered.images[untouched], prepared.images[untouched])
     np.testing.assert_array_equal(altered.labels[untouched], prepared.labels[untouched])
-    np.testing.assert_array_equal(np.concatenate(after.train), np.setdiff1d(np.concatenate(division.train),
-                                                                            coins.rows[~coins.included]))  # fmt: skip
+    np.testing.assert_array_equal(
+        np.concatenate(after.train),
+        np.setdiff1d(np.concatenate(division.train), coins.rows[~coins.included]),
+    )
     assert after.held_back is division.held_back
     assert altered.key != prepared.key
 
 
 def test_kinds_look_as_they_are_called() -> None:
     prepared, division = data()
-    seen = {kind: plant(prepared, division, Canaries(kind=kind, per_client=8), 1) for kind in CANARIES}
+    seen = {
+        kind: plant(prepared, division, Canaries(kind=kind, per_client=8), 1) for kind in CANARIES
+    }
     altered, _, coins = seen["mislabeled"]
     np.testing.assert_array_equal(altered.images, prepared.images)
     altered, _, coins = seen["blank"]
@@ -52,7 +64,12 @@ def test_kinds_look_as_they_are_called() -> None:
 
 def test_coins_are_fair_and_repeat() -> None:
     prepared, division = data()
-    share = np.mean([plant(prepared, division, Canaries(per_client=20), s)[2].included.mean() for s in range(40)])
+    share = np.mean(
+        [
+            plant(prepared, division, Canaries(per_client=20), s)[2].included.mean()
+            for s in range(40)
+        ]
+    )
     assert abs(share - 0.5) < 0.04  # 2,400 coins: four standard deviations
     first, again = (plant(prepared, division, Canaries(per_client=20), 7)[2] for _ in range(2))
     np.testing.assert_array_equal(first.included, again.included)
@@ -68,13 +85,19 @@ def test_ordinary_records_are_left_out_by_fair_coins_and_nothing_else_changes() 
     prepared, division = data()
     after, coins = members_and_others(prepared, division, None, 3)
     assert len(coins.rows) == 3 * 29  # one of each client's is in for certain
-    for row, client, label, included in zip(coins.rows, coins.client_ids, coins.labels, coins.included, strict=True):
+    for row, client, label, included in zip(
+        coins.rows, coins.client_ids, coins.labels, coins.included, strict=True
+    ):
         assert row in division.train[client]
         assert (row in after.train[client]) == included
         assert label == prepared.labels[row]
-    kept = np.concatenate([np.setdiff1d(own, coins.rows[~coins.included]) for own in division.train])
+    kept = np.concatenate(
+        [np.setdiff1d(own, coins.rows[~coins.included]) for own in division.train]
+    )
     np.testing.assert_array_equal(np.concatenate(after.train), kept)
-    share = np.mean([members_and_others(prepared, division, None, s)[1].included.mean() for s in range(40)])
+    share = np.mean(
+        [members_and_others(prepared, division, None, s)[1].included.mean() for s in range(40)]
+    )
     assert abs(share - 0.5) < 0.035  # 3,480 coins: four standard deviations
     assert len(members_and_others(prepared, division, 4, 3)[1].rows) == 12
     with pytest.raises(SettingError, match="client 0 has 30"):

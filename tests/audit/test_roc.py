@@ -27,7 +27,9 @@ def test_one_sided_bounds_are_the_oracles() -> None:
 
 
 @given(st.integers(1, 60), st.data())
-def test_bounds_are_where_the_binomial_tail_is_five_percent(trials: int, data: st.DataObject) -> None:
+def test_bounds_are_where_the_binomial_tail_is_five_percent(
+    trials: int, data: st.DataObject
+) -> None:
     successes = data.draw(st.integers(0, trials))
     low, high = lower_rate(successes, trials), upper_rate(successes, trials)
     assert low <= successes / trials <= high
@@ -59,7 +61,8 @@ def test_auc_is_the_share_of_pairs_in_order(pairs: list[tuple[int, bool]]) -> No
     assert roc.auc == pytest.approx(sum(won) / len(won))
     for level in (0.2, 0.5):
         rates = [  # naive: every threshold that there is
-            (np.mean(scores[included] >= t), np.mean(scores[~included] >= t)) for t in [*scores, math.inf]
+            (np.mean(scores[included] >= t), np.mean(scores[~included] >= t))
+            for t in [*scores, math.inf]
         ]
         found = tpr_at(roc, level)
         if roc.others >= 1 / level:
@@ -109,7 +112,9 @@ def test_the_blind_baseline_finds_halves_that_differ_and_nothing_in_random_ones(
 
 def test_intervals_of_the_blind_baseline_cover_chance_where_coins_are_fair() -> None:
     stream = np.random.default_rng(3)
-    few = stream.normal(size=(100, 3)) @ stream.normal(size=(3, 12))  # records that are much alike, as images are
+    few = stream.normal(size=(100, 3)) @ stream.normal(
+        size=(3, 12)
+    )  # records that are much alike, as images are
     covered = 0
     for seed in range(100):
         scores, members = blind_scores(few, random_halves(100, stream), seed)
@@ -124,6 +129,8 @@ def test_an_auc_interval_covers_the_truth_as_often_as_it_says() -> None:
     included = np.arange(120) < 50
     found = [auc_interval(stream.normal(size=120) + shift * included, included) for _ in range(300)]
     assert 0.9 < np.mean([low < truth < high for low, high in found]) < 0.985
-    narrower = np.mean([low + 0.2 * (high - low) < truth < high - 0.2 * (high - low) for low, high in found])
+    narrower = np.mean(
+        [low + 0.2 * (high - low) < truth < high - 0.2 * (high - low) for low, high in found]
+    )
     assert narrower < 0.85  # the wrong width is told from the right one
     assert auc_interval(np.arange(10.0), np.arange(10) >= 5) == (1.0, 1.0)

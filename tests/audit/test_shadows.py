@@ -1,4 +1,5 @@
-"""Shadow models: trained as the client was, on coins of their own; and what LiRA finds with them."""
+"""Shadow models: trained as the client was, on coins of their own; and what LiRA finds with
+them."""
 
 import json
 import threading
@@ -10,15 +11,15 @@ import pytest
 import torch
 from tiny import scenario
 
-from fedkd.audit.attacks import lira_offline
-from fedkd.audit.canaries import Coins
-from fedkd.audit.choices import check_shadows
+from fedkd.audit.audit_run import audit_run, taught
+from fedkd.audit.audit_settings import check_shadows
+from fedkd.audit.membership_inference import lira_offline
+from fedkd.audit.record_canaries import Coins
 from fedkd.audit.shadows import ShadowModels, train_shadows
-from fedkd.audit.study import audit_run, taught
-from fedkd.audit.views import read_view
-from fedkd.build import Experiment, build
 from fedkd.errors import SettingError
-from fedkd.run import run
+from fedkd.experiment.build import Experiment, build
+from fedkd.experiment.run import run
+from fedkd.storage.transcript import read_view
 
 CANARIES = {"name": "canaries", "per_client": 4}
 
@@ -31,11 +32,19 @@ def experiment_of(folder: Path, **changes: Any) -> Experiment:
 def shadows_of(experiment: Experiment, count: int = 4, teachers: Any = None) -> ShadowModels:
     assert experiment.coins is not None
     return train_shadows(
-        experiment.place, experiment.coins, teachers or {}, rounds=2, distills_first=False, count=count, seed=5
+        experiment.place,
+        experiment.coins,
+        teachers or {},
+        rounds=2,
+        distills_first=False,
+        count=count,
+        seed=5,
     )
 
 
-def test_every_candidate_is_in_half_of_the_shadows_and_coins_differ_between_candidates(tmp_path: Path) -> None:
+def test_every_candidate_is_in_half_of_the_shadows_and_coins_differ_between_candidates(
+    tmp_path: Path,
+) -> None:
     shadows = shadows_of(experiment_of(tmp_path), 6)
     assert shadows.included.shape == (6, 16)
     assert (shadows.included.sum(axis=0) == 3).all()
@@ -49,10 +58,14 @@ def test_what_shadows_do_leaves_no_trace_in_the_run_and_repeats(tmp_path: Path) 
     assert before == [experiment.place.store.get(i) for i in range(4)] == [None] * 4
     np.testing.assert_array_equal(first.logits, again.logits)
     np.testing.assert_array_equal(first.uploads[2], again.uploads[2])
-    assert not np.array_equal(first.logits[0], first.logits[1])  # each starts from weights of its own
+    assert not np.array_equal(
+        first.logits[0], first.logits[1]
+    )  # each starts from weights of its own
 
 
-def test_a_shadow_with_a_runs_coins_and_streams_is_the_runs_client(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_shadow_with_a_runs_coins_and_streams_is_the_runs_client(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
     given = scenario(strategy="fedmd", models=["mlp"], audit={**CANARIES, "adversaries": ["lab"]})
     experiment = build(given, threading.Event(), tmp_path / "again")
     run(given, tmp_path / "run")
@@ -66,11 +79,20 @@ def test_a_shadow_with_a_runs_coins_and_streams_is_the_runs_client(tmp_path: Pat
         own = coins.included[coins.client_ids == client]
         here = coins.client_ids == client
         alone = Coins(coins.rows[here], coins.client_ids[here], coins.labels[here], own)
-        shadows = train_shadows(place, alone, teachers, rounds=2, distills_first=False, count=2, seed=0)
+        shadows = train_shadows(
+            place, alone, teachers, rounds=2, distills_first=False, count=2, seed=0
+        )
         ((_, answered),) = read_view(tmp_path / "run", "lab").of("query", client)
-        np.testing.assert_array_equal(shadows.logits[0], answered["logits"][coins.client_ids == client])
-        sent = [arrays["logits"] for _, arrays in read_view(tmp_path / "run", "server").of("upload", client)]
-        probs = np.mean([torch.softmax(torch.from_numpy(rows).double(), 1).numpy() for rows in sent], axis=0)
+        np.testing.assert_array_equal(
+            shadows.logits[0], answered["logits"][coins.client_ids == client]
+        )
+        sent = [
+            arrays["logits"]
+            for _, arrays in read_view(tmp_path / "run", "server").of("upload", client)
+        ]
+        probs = np.mean(
+            [torch.softmax(torch.from_numpy(rows).double(), 1).numpy() for rows in sent], axis=0
+        )
         np.testing.assert_allclose(shadows.uploads[client][0], probs, atol=1e-7)
 
 
@@ -89,17 +111,24 @@ def test_offline_lira_takes_the_models_that_did_not_see_a_record() -> None:
     margins = np.array([[-1.0, 9.0], [1.0, 2.0], [7.0, 4.0]])
     included = np.array([[False, True], [False, False], [True, False]])
     # without: -1 and 1 of the first record, 2 and 4 of the second; pooled variance (2 + 2) / 2
-    np.testing.assert_allclose(lira_offline(np.array([2.0, 3.0]), margins, included), [2 / 2**0.5, 0.0])
+    np.testing.assert_allclose(
+        lira_offline(np.array([2.0, 3.0]), margins, included), [2 / 2**0.5, 0.0]
+    )
     with pytest.raises(SettingError, match="a model that did not see it"):
         lira_offline(np.array([2.0, 3.0]), margins, np.ones((3, 2), bool))
 
 
 @pytest.mark.slow
 def test_the_command_trains_the_same_shadows_as_the_run(tmp_path: Path) -> None:
-    from fedkd.audit.__main__ import main
+    from fedkd.cli.audit import main
 
     audit = {**CANARIES, "adversaries": ["server", "lab"], "shadows": 4}
-    settings: dict[str, Any] = {"strategy": "dsfl", "order": "distill_first", "public": {"size": 20}, "clients": 3}
+    settings: dict[str, Any] = {
+        "strategy": "dsfl",
+        "order": "distill_first",
+        "public": {"size": 20},
+        "clients": 3,
+    }
     run(scenario(models=["mlp"], audit=audit, **settings), tmp_path / "run")
     before = (tmp_path / "run" / "audit.json").read_bytes()
     assert b"surrogate: LiRA online" in before
@@ -110,14 +139,26 @@ def test_the_command_trains_the_same_shadows_as_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_is_sent_weights_asks_them_and_shadows_are_measured_where_they_send(tmp_path: Path) -> None:
+def test_a_server_that_is_sent_weights_asks_them_and_shadows_are_measured_where_they_send(
+    tmp_path: Path,
+) -> None:
     audit = {**CANARIES, "per_client": 12, "shadows": 4}
-    settings: dict[str, Any] = {"samples_per_client": 40, "train": {"epochs": 30, "batch_size": 8}, "clients": 3}
+    settings: dict[str, Any] = {
+        "samples_per_client": 40,
+        "train": {"epochs": 30, "batch_size": 8},
+        "clients": 3,
+    }
     run(scenario(strategy="fedavg", models=["mlp"], audit=audit, **settings), tmp_path / "run")
     entry = json.loads((tmp_path / "run" / "summary.json").read_text())["audit"]
     assert set(entry["attacks"]) == {
         f"weights: {name}"
-        for name in ("loss threshold", "difficulty calibrated", "co-op LiRA", "LiRA offline", "LiRA online")
+        for name in (
+            "loss threshold",
+            "difficulty calibrated",
+            "co-op LiRA",
+            "LiRA offline",
+            "LiRA online",
+        )
     }
     assert min(found["auc"] for found in entry["attacks"].values()) > 0.7
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedkd.audit.attacks import co_op_lira
+from fedkd.audit.membership_inference import co_op_lira
 from fedkd.audit.surrogate import Surrogates, distil, surrogate_margins
 from fedkd.errors import SettingError
 
@@ -21,17 +21,22 @@ def test_a_surrogate_learns_what_the_client_says_and_repeats_to_the_bit() -> Non
 
 
 def test_only_the_client_whose_uploads_carry_a_record_stands_out() -> None:
-    """Client 0 gives public rows near the record its wrong label, as a model that memorized it would."""
+    """Client 0 gives public rows near the record its wrong label, as a model that memorized it
+    would."""
     stream = np.random.default_rng(1)
     inputs = torch.from_numpy(stream.normal(size=(80, 1, 2, 2)).astype(np.float32))
     clean = torch.softmax(3 * inputs.flatten(1)[:, :2], dim=1)
     probs = torch.stack([clean] * 4) * (1 + 1e-3 * torch.arange(4)).view(4, 1, 1)
-    probs = probs / probs.sum(-1, keepdim=True) + 0.01 * torch.from_numpy(stream.random((4, 80, 2)).astype(np.float32))
+    probs = probs / probs.sum(-1, keepdim=True) + 0.01 * torch.from_numpy(
+        stream.random((4, 80, 2)).astype(np.float32)
+    )
     probs = probs / probs.sum(-1, keepdim=True)
     record = torch.tensor([[[[2.0, -2.0], [0.0, 0.0]]]])
     near = ((inputs - record).flatten(1).norm(dim=1) < 2.5).nonzero()[:, 0]
     probs[0, near] = torch.tensor([0.0, 1.0])
-    scores = co_op_lira(surrogate_margins(inputs, probs, record, np.array([1]), Surrogates(epochs=15)))
+    scores = co_op_lira(
+        surrogate_margins(inputs, probs, record, np.array([1]), Surrogates(epochs=15))
+    )
     assert scores[:, 0].argmax() == 0
     assert scores[0, 0] > 3
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedkd.audit.views import Truth, ViewWriter, read_truth, read_view, write_truth
 from fedkd.errors import Damaged, SettingError
+from fedkd.storage.transcript import Truth, ViewWriter, read_truth, read_view, write_truth
 
 
 def stored(run_dir: Path) -> ViewWriter:
@@ -14,7 +14,9 @@ def stored(run_dir: Path) -> ViewWriter:
     for number in (1, 2):
         for client in (1, 0):
             probs = np.full((2, 3), number + client / 10, np.float16)
-            writer.add("upload", {"ids": np.arange(2), "probs:float16": probs}, round=number, client=client)
+            writer.add(
+                "upload", {"ids": np.arange(2), "probs:float16": probs}, round=number, client=client
+            )
         writer.add("teacher", {"ids": np.arange(2), "probs": np.ones((2, 3))}, round=number)
         writer.save()
     return writer
@@ -38,7 +40,11 @@ def test_other_clients_do_not_see_uploads_and_nobody_sees_the_lab(tmp_path: Path
     lab.add("model", {"0.weight": np.ones(3)}, round=2, client=0)
     lab.save()
     assert {e.what for e in read_view(tmp_path, "clients").entries} == {"public", "teacher"}
-    assert {e.what for e in read_view(tmp_path, "server").entries} == {"public", "upload", "teacher"}
+    assert {e.what for e in read_view(tmp_path, "server").entries} == {
+        "public",
+        "upload",
+        "teacher",
+    }
     assert {e.what for e in read_view(tmp_path, "lab").entries} == {"model"}
     with pytest.raises(SettingError, match="does not belong"):
         lab.add("upload", {}, round=1, client=0)
@@ -73,7 +79,10 @@ def test_a_resumed_run_keeps_the_rounds_it_goes_on_from(tmp_path: Path) -> None:
     again.add("upload", {"probs": np.ones(1)}, round=2, client=0)
     again.save()
     entries = read_view(tmp_path, "server").entries
-    assert [(e.what, e.round, e.client) for e in entries][-2:] == [("upload", 1, 1), ("upload", 2, 0)]
+    assert [(e.what, e.round, e.client) for e in entries][-2:] == [
+        ("upload", 1, 1),
+        ("upload", 2, 0),
+    ]
     assert len(list((tmp_path / "view").glob("*.npz"))) == len(entries)
     with pytest.raises(SettingError, match="stored already"):
         again.add("upload", {}, round=2, client=0)
@@ -82,7 +91,13 @@ def test_a_resumed_run_keeps_the_rounds_it_goes_on_from(tmp_path: Path) -> None:
 def test_the_truth_is_apart_and_comes_back(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="truth"):
         read_truth(tmp_path)
-    truth = Truth(np.zeros((2, 1, 1, 1)), np.array([0, 1]), np.array([0, 0]), np.array([True, False]), np.ones((1, 2)))
+    truth = Truth(
+        np.zeros((2, 1, 1, 1)),
+        np.array([0, 1]),
+        np.array([0, 0]),
+        np.array([True, False]),
+        np.ones((1, 2)),
+    )
     write_truth(tmp_path, truth)
     np.testing.assert_array_equal(read_truth(tmp_path).included, truth.included)
     with pytest.raises(SettingError, match="holds no view"):

@@ -1,4 +1,5 @@
-"""Laws of every codec with each of its settings, on arrays of every kind. A new codec needs a line in VARIANTS."""
+"""Laws of every codec with each of its settings, on arrays of every kind. A new codec needs a line
+in VARIANTS."""
 
 import copy
 from typing import Any
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from fedkd.codecs import CODECS, Codec, Delta, Quantized, raw_bytes
 
-every_codec = pytest.mark.parametrize("codec", [c for group in VARIANTS.values() for c in group], ids=title)
+every_codec = pytest.mark.parametrize(
+    "codec", [c for group in VARIANTS.values() for c in group], ids=title
+)
 tried = settings(max_examples=15)  # by each of some twenty codecs
 seeds = st.integers(0, 2**20)
 sizes = st.tuples(st.sampled_from(KINDS), st.integers(1, 6), st.integers(3, 12))
@@ -19,7 +22,9 @@ sizes = st.tuples(st.sampled_from(KINDS), st.integers(1, 6), st.integers(3, 12))
 
 def test_every_codec_is_tried_here():
     assert list(VARIANTS) == list(CODECS)
-    assert all(isinstance(codec, CODECS[name]) for name, group in VARIANTS.items() for codec in group)
+    assert all(
+        isinstance(codec, CODECS[name]) for name, group in VARIANTS.items() for codec in group
+    )
 
 
 @every_codec
@@ -51,7 +56,8 @@ def test_arrays_come_back_by_name_shape_and_type(codec: Any, seed: int, size: tu
 @tried
 @given(seed=seeds, size=sizes)
 def test_soft_labels_remain_distributions(codec: Any, seed: int, size: tuple[str, int, int]):
-    """Rows of zeros, as a table has them for classes that a client lacks, are for whoever reads the mask."""
+    """Rows of zeros, as a table has them for classes that a client lacks, are for whoever reads the
+    mask."""
     arrays = some_arrays(size[0], np.random.default_rng(seed), *size[1:])
     if codec.objection(arrays) or "probs" not in arrays:
         return
@@ -59,16 +65,23 @@ def test_soft_labels_remain_distributions(codec: Any, seed: int, size: tuple[str
     found, _ = codec.decode(message, None)
     has_class = arrays["probs"].any(axis=1)
     assert (found["probs"] >= 0).all()
-    np.testing.assert_allclose(found["probs"][has_class].sum(axis=1, dtype=np.float64), 1, atol=1e-5)
-    if not (isinstance(codec, Quantized | Delta) and codec.bits == 1):  # a label is always one of the classes
+    np.testing.assert_allclose(
+        found["probs"][has_class].sum(axis=1, dtype=np.float64), 1, atol=1e-5
+    )
+    if not (
+        isinstance(codec, Quantized | Delta) and codec.bits == 1
+    ):  # a label is always one of the classes
         assert not found["probs"][~has_class].any()
 
 
 @every_codec
 @tried
 @given(seed=seeds, kind=st.sampled_from(KINDS), rounds=st.integers(2, 5))
-def test_both_sides_remember_the_same_over_changing_rounds(codec: Any, seed: int, kind: str, rounds: int):
-    """Other ids, other numbers of rows, some rows as before; where there are no ids a new shape starts over."""
+def test_both_sides_remember_the_same_over_changing_rounds(
+    codec: Any, seed: int, kind: str, rounds: int
+):
+    """Other ids, other numbers of rows, some rows as before; where there are no ids a new shape
+    starts over."""
     stream = np.random.default_rng(seed)
     ours = theirs = None
     arrays: dict[str, np.ndarray] = {}
@@ -88,7 +101,9 @@ def test_both_sides_remember_the_same_over_changing_rounds(codec: Any, seed: int
 @every_codec
 @tried
 @given(seed=seeds, size=sizes)
-def test_inputs_stay_untouched_and_two_calls_agree(codec: Any, seed: int, size: tuple[str, int, int]):
+def test_inputs_stay_untouched_and_two_calls_agree(
+    codec: Any, seed: int, size: tuple[str, int, int]
+):
     stream = np.random.default_rng(seed)
     first, second = (some_arrays(size[0], stream, *size[1:]) for _ in range(2))
     if codec.objection(first) or codec.objection(second):

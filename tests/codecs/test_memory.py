@@ -17,10 +17,15 @@ STATEFUL = [Delta(), Delta(bits=1), Delta(bits=4), Cached(duration=3)]
 every_stateful = pytest.mark.parametrize("codec", STATEFUL, ids=title)
 
 
-def some_round(stream: np.random.Generator, public: int = 12, classes: int = 4) -> dict[str, np.ndarray]:
+def some_round(
+    stream: np.random.Generator, public: int = 12, classes: int = 4
+) -> dict[str, np.ndarray]:
     """Predictions of a few whole numbers on some of the public samples, so that rows come again."""
     ids = stream.permutation(public)[: stream.integers(1, public)].astype(np.int32)
-    return {"ids": ids, "probs": softmax(stream.integers(0, 2, (len(ids), classes)).astype(np.float32))}
+    return {
+        "ids": ids,
+        "probs": softmax(stream.integers(0, 2, (len(ids), classes)).astype(np.float32)),
+    }
 
 
 @given(seed=seeds, bits=st.sampled_from([None, 1, 2, 5]))
@@ -35,7 +40,9 @@ def test_delta_sends_the_rows_whose_codes_are_new(seed: int, bits: int | None):
         plain = (
             arrays["probs"]
             if bits is None
-            else Quantized(bits=bits).decode(Quantized(bits=bits).encode(arrays, None)[0], None)[0]["probs"]
+            else Quantized(bits=bits).decode(Quantized(bits=bits).encode(arrays, None)[0], None)[0][
+                "probs"
+            ]
         )
         np.testing.assert_array_equal(found["probs"], plain)
         rows = {int(i): row.tobytes() for i, row in zip(arrays["ids"], plain, strict=True)}
@@ -43,7 +50,12 @@ def test_delta_sends_the_rows_whose_codes_are_new(seed: int, bits: int | None):
         changed = [codes[i] != rows[i] for i in known]
         assert message["probs:changed"].tolist() == np.packbits(np.array(changed, bool)).tolist()
         sent = sum(changed) + len(rows) - len(known)
-        part, width = {None: ("plane0", 4), 1: ("labels", 1), 2: ("codes", 1), 5: ("codes", 20 / 8)}[bits]
+        part, width = {
+            None: ("plane0", 4),
+            1: ("labels", 1),
+            2: ("codes", 1),
+            5: ("codes", 20 / 8),
+        }[bits]
         assert len(message[f"probs:{part}"]) == int(np.ceil(sent * width))
         codes |= rows
 
@@ -59,12 +71,16 @@ def test_cached_rows_are_those_sent_fewer_than_duration_messages_ago(seed: int, 
         found, theirs = codec.decode(message, theirs)
         assert_same(ours, theirs)
         sent = []
-        for i, row, came in zip(arrays["ids"].tolist(), arrays["probs"], found["probs"], strict=True):
+        for i, row, came in zip(
+            arrays["ids"].tolist(), arrays["probs"], found["probs"], strict=True
+        ):
             if i not in copies or number - copies[i][0] >= duration:
                 copies[i] = number, row
                 sent.append(row)
             np.testing.assert_array_equal(came, copies[i][1])
-        np.testing.assert_array_equal(message["probs:rows"], np.reshape(sent, (-1, 4)).astype(np.float32))
+        np.testing.assert_array_equal(
+            message["probs:rows"], np.reshape(sent, (-1, 4)).astype(np.float32)
+        )
 
 
 @every_stateful
@@ -75,7 +91,9 @@ def test_a_message_that_was_lost_is_missed_and_starting_over_mends_it(codec: Any
     _, theirs = codec.decode(message, None)
     _, ours = codec.encode(lost, ours)
     message, _ = codec.encode(third, ours)
-    with pytest.raises(UploadRejected, match="message 2 came, expected 1: the sender must start over"):
+    with pytest.raises(
+        UploadRejected, match="message 2 came, expected 1: the sender must start over"
+    ):
         codec.decode(message, theirs)
     message, ours = codec.encode(third, None)
     found, theirs = codec.decode(message, theirs)
@@ -123,7 +141,10 @@ def test_a_label_that_was_sent_may_be_no_class_any_more():
 @pytest.mark.parametrize("codec", [Delta(), Delta(bits=4), Cached()], ids=title)
 def test_rows_of_another_width_are_rejected_though_their_ids_are_new(codec: Any):
     def rows(ids: list[int], classes: int) -> dict[str, np.ndarray]:
-        return {"ids": np.array(ids, np.int32), "probs": np.full((len(ids), classes), 1 / classes, np.float32)}
+        return {
+            "ids": np.array(ids, np.int32),
+            "probs": np.full((len(ids), classes), 1 / classes, np.float32),
+        }
 
     _, theirs = codec.encode(rows([1, 2], 5), None)
     _, ours = codec.encode(rows([1, 2], 4), None)
@@ -133,7 +154,10 @@ def test_rows_of_another_width_are_rejected_though_their_ids_are_new(codec: Any)
 
 
 def test_weights_go_by_their_place_and_a_vector_without_ids_is_one_row():
-    weights = {"weight": np.arange(6, dtype=np.float32).reshape(3, 2), "bias": np.zeros(9, np.float32)}
+    weights = {
+        "weight": np.arange(6, dtype=np.float32).reshape(3, 2),
+        "bias": np.zeros(9, np.float32),
+    }
     _, memory = Delta().encode(weights, None)
     changed = copy.deepcopy(weights)
     changed["weight"][1] += 1

@@ -14,7 +14,9 @@ from fedkd.codecs import Cached, Delta, Float16, Full, Quantized, TopK
 from fedkd.codecs.codec import LARGEST_ARRAY
 from fedkd.errors import SettingError, UploadRejected
 
-every_codec = pytest.mark.parametrize("codec", [c for group in VARIANTS.values() for c in group], ids=title)
+every_codec = pytest.mark.parametrize(
+    "codec", [c for group in VARIANTS.values() for c in group], ids=title
+)
 IDS = np.array([5, 2, 9], np.int32)
 LOGITS = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 
@@ -43,7 +45,11 @@ def test_settings_that_make_no_sense_are_errors(make: Any, message: str):
         (Float16(), {"counts": np.zeros(3, int)}, "there are none"),
         (Float16(), {"probs": np.zeros((3, 2), np.float16)}, "float16 already"),
         (Quantized(), {"counts": np.zeros(3, int)}, "there are none"),
-        (Quantized(), {"w": np.broadcast_to(np.float32(0), (LARGEST_ARRAY + 1,))}, "at most 268435456"),
+        (
+            Quantized(),
+            {"w": np.broadcast_to(np.float32(0), (LARGEST_ARRAY + 1,))},
+            "at most 268435456",
+        ),
         (TopK(), {"features": LOGITS}, "features of shape \\[3, 4\\] are none"),
         (TopK(k=4), {"logits": LOGITS}, "k=4 would drop nothing of 4 classes"),
         (Delta(), {}, "there are none"),
@@ -111,32 +117,52 @@ def broken(message: dict[str, np.ndarray], stream: np.random.Generator) -> dict[
             case 0:
                 del arrays[name]
             case 1:
-                arrays[name + str(stream.choice(["x", ":x", ":", ":codes", ":labels", ":shape"]))] = arrays.pop(name)
+                arrays[
+                    name + str(stream.choice(["x", ":x", ":", ":codes", ":labels", ":shape"]))
+                ] = arrays.pop(name)
             case 2:
                 arrays[name] = array.reshape(-1)[: max(array.size - 1, 0)]
             case 3:
                 arrays[name] = np.append(array.reshape(-1), array.reshape(-1)[:1])
             case 4:
-                dtype = str(stream.choice(["f2", "f4", "f8", "u1", "u4", "i8", "?", "c8", "U3", "M8[s]", "V4"]))
+                dtype = str(
+                    stream.choice(
+                        ["f2", "f4", "f8", "u1", "u4", "i8", "?", "c8", "U3", "M8[s]", "V4"]
+                    )
+                )
                 arrays[name] = (
-                    np.zeros(array.shape, dtype) if {dtype[0], array.dtype.kind} & set("UMV") else array.astype(dtype)
+                    np.zeros(array.shape, dtype)
+                    if {dtype[0], array.dtype.kind} & set("UMV")
+                    else array.astype(dtype)
                 )
             case 5:
-                arrays[name] = np.frombuffer(stream.bytes(array.nbytes), array.dtype).reshape(array.shape)
+                arrays[name] = np.frombuffer(stream.bytes(array.nbytes), array.dtype).reshape(
+                    array.shape
+                )
             case 6:
                 arrays[name] = array[None] if stream.random() < 0.5 else array.reshape(-1)
             case 7:
                 arrays[name] = np.zeros((), array.dtype)
             case 8:
-                arrays[str(stream.choice(["ids", "probs", "probs:codes", "a:not_finite", "codec:message"]))] = array
+                arrays[
+                    str(
+                        stream.choice(
+                            ["ids", "probs", "probs:codes", "a:not_finite", "codec:message"]
+                        )
+                    )
+                ] = array
     return arrays
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @every_codec
 @settings(max_examples=60)
-@given(seed=st.integers(0, 2**24), kind=st.sampled_from(KINDS), begun=st.booleans(), ours=st.booleans())
-def test_a_broken_message_is_read_or_rejected(codec: Any, seed: int, kind: str, begun: bool, ours: bool):
+@given(
+    seed=st.integers(0, 2**24), kind=st.sampled_from(KINDS), begun=st.booleans(), ours=st.booleans()
+)
+def test_a_broken_message_is_read_or_rejected(
+    codec: Any, seed: int, kind: str, begun: bool, ours: bool
+):
     """Whatever the receiver remembers, of the same arrays or of others."""
     stream = np.random.default_rng(seed)
     first, second = some_arrays(kind, stream, 4, 5), some_arrays(kind, stream, 4, 5)
@@ -157,7 +183,8 @@ def test_a_broken_message_is_read_or_rejected(codec: Any, seed: int, kind: str, 
 
 
 def swap(message: dict[str, np.ndarray], **parts: Any) -> dict[str, np.ndarray]:
-    """The message with some arrays replaced; a part's name has an underscore for the colon, None leaves it out."""
+    """The message with some arrays replaced; a part's name has an underscore for the colon, None
+    leaves it out."""
     changed = {**message, **{name.replace("_", ":"): value for name, value in parts.items()}}
     return {name: array for name, array in changed.items() if array is not None}
 
@@ -169,25 +196,95 @@ HUGE = np.array([3, 2**27], np.uint32)
 @pytest.mark.parametrize(
     ("codec", "scale", "parts", "reason"),
     [
-        (LABELS, "probs", {"probs_labels": np.array([0, 4, 1], np.uint8)}, "probs have the label 4, of 4 classes"),
-        (LABELS, "probs", {"probs_labels": np.zeros(2, np.uint8)}, "expected 3 numbers in the labels of probs, got 2"),
-        (LABELS, "probs", {"probs_labels": np.zeros(3, np.int8)}, "must be uint8 of one dimension, got int8 of 1"),
-        (LABELS, "probs", {"probs_labels": None}, "probs came in the parts shape; expected labels, shape"),
+        (
+            LABELS,
+            "probs",
+            {"probs_labels": np.array([0, 4, 1], np.uint8)},
+            "probs have the label 4, of 4 classes",
+        ),
+        (
+            LABELS,
+            "probs",
+            {"probs_labels": np.zeros(2, np.uint8)},
+            "expected 3 numbers in the labels of probs, got 2",
+        ),
+        (
+            LABELS,
+            "probs",
+            {"probs_labels": np.zeros(3, np.int8)},
+            "must be uint8 of one dimension, got int8 of 1",
+        ),
+        (
+            LABELS,
+            "probs",
+            {"probs_labels": None},
+            "probs came in the parts shape; expected labels, shape",
+        ),
         (LABELS, "probs", {"probs_shape": None}, "probs came without its shape"),
         (LABELS, "probs", {"probs_shape": HUGE}, "at most 268435456 values are accepted"),
         (LABELS, "probs", {"probs": LOGITS}, "probs came in the parts , labels, shape"),
-        (LABELS, "logits", {"logits_means": np.array([1, np.nan], np.float32)}, "the means of logits contain NaN"),
-        (LEVELS, "probs", {"probs_codes": np.zeros(4, np.uint8)}, "expected 5 numbers in the codes of probs, got 4"),
-        (LEVELS, "probs", {"probs_codes": np.full(5, 255, np.uint8)}, "a row of probs does not sum to 1"),
-        (LEVELS, "logits", {"logits_range": np.array([np.inf, 0], np.float32)}, "the range of logits contain NaN"),
+        (
+            LABELS,
+            "logits",
+            {"logits_means": np.array([1, np.nan], np.float32)},
+            "the means of logits contain NaN",
+        ),
+        (
+            LEVELS,
+            "probs",
+            {"probs_codes": np.zeros(4, np.uint8)},
+            "expected 5 numbers in the codes of probs, got 4",
+        ),
+        (
+            LEVELS,
+            "probs",
+            {"probs_codes": np.full(5, 255, np.uint8)},
+            "a row of probs does not sum to 1",
+        ),
+        (
+            LEVELS,
+            "logits",
+            {"logits_range": np.array([np.inf, 0], np.float32)},
+            "the range of logits contain NaN",
+        ),
         (LEVELS, "logits", {"more": LOGITS}, "more came as it is, of float32; expected it coded"),
-        (Float16(), "logits", {"logits_float16": LOGITS}, "logits came as float32, expected float16"),
-        (Float16(), "logits", {"logits_float16": np.float16([[np.nan]])}, "logits contain NaN or infinity"),
-        (TopK(k=1), "logits", {"logits_classes": np.array([0, 4, 1], np.uint8)}, "must be below 4 and ascend"),
-        (TopK(k=2), "logits", {"logits_classes": np.array([0, 1, 2, 2, 0, 1], np.uint8)}, "must be below 4 and ascend"),
+        (
+            Float16(),
+            "logits",
+            {"logits_float16": LOGITS},
+            "logits came as float32, expected float16",
+        ),
+        (
+            Float16(),
+            "logits",
+            {"logits_float16": np.float16([[np.nan]])},
+            "logits contain NaN or infinity",
+        ),
+        (
+            TopK(k=1),
+            "logits",
+            {"logits_classes": np.array([0, 4, 1], np.uint8)},
+            "must be below 4 and ascend",
+        ),
+        (
+            TopK(k=2),
+            "logits",
+            {"logits_classes": np.array([0, 1, 2, 2, 0, 1], np.uint8)},
+            "must be below 4 and ascend",
+        ),
         (TopK(k=1), "probs", {"probs_kept": np.full(3, -1, np.float32)}, "probs must be >= 0"),
-        (TopK(k=1), "probs", {"probs_shape": np.array([3, 1], np.uint32)}, "came as the 1 largest of each row"),
-        (TopK(k=1), "logits", {"logits_shape": np.array([12], np.uint32)}, "came as the 1 largest of each row"),
+        (
+            TopK(k=1),
+            "probs",
+            {"probs_shape": np.array([3, 1], np.uint32)},
+            "came as the 1 largest of each row",
+        ),
+        (
+            TopK(k=1),
+            "logits",
+            {"logits_shape": np.array([12], np.uint32)},
+            "came as the 1 largest of each row",
+        ),
         (Delta(bits=1), "probs", {"codec_message": None}, "the message has no number"),
         (
             Delta(bits=1),
@@ -196,7 +293,12 @@ HUGE = np.array([3, 2**27], np.uint32)
             "expected 0 numbers in the changed of probs",
         ),
         (Delta(bits=1), "probs", {"ids": IDS[:2]}, "have not one row for each of the 2 ids"),
-        (Delta(), "probs", {"probs_plane3": None}, "probs came as floats of 3 bytes; expected 2, 4 or 8"),
+        (
+            Delta(),
+            "probs",
+            {"probs_plane3": None},
+            "probs came as floats of 3 bytes; expected 2, 4 or 8",
+        ),
         (Cached(), "probs", {"ids": None}, "rows came without ids"),
         (
             Cached(),

@@ -10,7 +10,17 @@ from codecs_cases import softmax, title
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkd.codecs import CODECS, Cached, Delta, Float16, Full, Quantized, TopK, coded_bytes, raw_bytes
+from fedkd.codecs import (
+    CODECS,
+    Cached,
+    Delta,
+    Float16,
+    Full,
+    Quantized,
+    TopK,
+    coded_bytes,
+    raw_bytes,
+)
 
 SHAPE = 2 * 4  # two axes of 4 bytes
 NUMBER = 4  # of a message
@@ -42,12 +52,20 @@ def test_ten_rows_of_ten_classes_weigh(codec: Any, probs: int, logits: int):
 
 
 def test_three_rows_of_ten_classes_at_one_bit_are_three_labels():
-    message, _ = Quantized(bits=1).encode({"ids": np.array([4, 7, 9], np.int32), "probs": PROBS[:3]}, None)
-    assert {name: array.nbytes for name, array in message.items()} == {"ids": 12, "probs:labels": 3, "probs:shape": 8}
+    message, _ = Quantized(bits=1).encode(
+        {"ids": np.array([4, 7, 9], np.int32), "probs": PROBS[:3]}, None
+    )
+    assert {name: array.nbytes for name, array in message.items()} == {
+        "ids": 12,
+        "probs:labels": 3,
+        "probs:shape": 8,
+    }
     assert message["probs:labels"].tolist() == PROBS[:3].argmax(axis=1).tolist()
 
 
-@pytest.mark.parametrize(("classes", "size"), [(2, 1), (256, 1), (257, 2), (4096, 2), (65_536, 2), (65_537, 4)])
+@pytest.mark.parametrize(
+    ("classes", "size"), [(2, 1), (256, 1), (257, 2), (4096, 2), (65_536, 2), (65_537, 4)]
+)
 def test_a_label_takes_the_smallest_type(classes: int, size: int):
     logits = np.zeros((2, classes), np.float32)
     logits[1, -1] = 1

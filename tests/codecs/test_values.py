@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from fedkd.codecs import Codec, Delta, Float16, Quantized, TopK
 from fedkd.codecs.bits import pack, packed_bytes, unpack
-from fedkd.codecs.largest import largest
 from fedkd.codecs.levels import nearest_counts, settled_range
+from fedkd.codecs.top_k_mask import largest
 
 seeds = st.integers(0, 2**20)
 shapes = st.tuples(st.integers(1, 6), st.integers(2, 7))
@@ -67,7 +67,9 @@ def test_float16_is_off_by_half_of_its_last_bit(seed: int, shape: tuple[int, int
 
 def test_float16_clips_what_it_cannot_hold():
     values = np.array([[1e6, -1e6, 65504.0, 1e-9]], np.float32)
-    assert through(Float16(), logits=values)["logits"].tolist() == [[65504.0, -65504.0, 65504.0, 0.0]]
+    assert through(Float16(), logits=values)["logits"].tolist() == [
+        [65504.0, -65504.0, 65504.0, 0.0]
+    ]
 
 
 # Uniform levels.
@@ -85,23 +87,31 @@ def test_a_plain_number_is_at_most_half_a_step_off(seed: int, shape: tuple[int, 
 
 
 @given(seed=seeds, shape=shapes, bits=st.integers(2, 8))
-def test_a_number_sent_by_delta_is_at_most_half_of_twice_a_step_off(seed: int, shape: tuple[int, int], bits: int):
+def test_a_number_sent_by_delta_is_at_most_half_of_twice_a_step_off(
+    seed: int, shape: tuple[int, int], bits: int
+):
     stream, memory = np.random.default_rng(seed), None
     for _ in range(4):
         values = some_logits(stream, *shape)
         message, after = Delta(bits=bits).encode({"features": values}, memory)
         found = Delta(bits=bits).decode(message, memory)[0]["features"]
         extent = float(values.max()) - float(values.min())
-        assert np.abs(found - values).max() <= 2 * extent / (2**bits - 1) / 2 + 1e-6 * np.abs(values).max()
+        assert (
+            np.abs(found - values).max()
+            <= 2 * extent / (2**bits - 1) / 2 + 1e-6 * np.abs(values).max()
+        )
         memory = after
 
 
 @given(
     low=st.floats(-100, 100, width=32),
-    extent=st.just(0.0) | st.floats(2**-6, 100, width=32),  # or far above the resolution of a float32 near 100
+    extent=st.just(0.0)
+    | st.floats(2**-6, 100, width=32),  # or far above the resolution of a float32 near 100
     seed=seeds,
 )
-def test_a_settled_range_holds_the_numbers_and_stays_while_they_fit(low: float, extent: float, seed: int):
+def test_a_settled_range_holds_the_numbers_and_stays_while_they_fit(
+    low: float, extent: float, seed: int
+):
     first = settled_range(low, low + extent, None)
     assert first[0] <= low
     assert first[1] >= low + extent - 1e-4
@@ -111,7 +121,9 @@ def test_a_settled_range_holds_the_numbers_and_stays_while_they_fit(low: float, 
 
 
 @given(seed=seeds, shape=shapes)
-def test_equal_logits_keep_their_codes_though_others_grow_a_little(seed: int, shape: tuple[int, int]):
+def test_equal_logits_keep_their_codes_though_others_grow_a_little(
+    seed: int, shape: tuple[int, int]
+):
     values = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     values[0, 0], values[-1, -1] = -10, 10
     before = np.concatenate([values, [[10.0] * shape[1]]]).astype(np.float32)
@@ -127,10 +139,13 @@ def test_equal_logits_keep_their_codes_though_others_grow_a_little(seed: int, sh
 
 
 def best_counts(row: np.ndarray, total: int) -> float:
-    """The least squared distance of any whole numbers >= 0 that sum to ``total``, by trying them all."""
+    """The least squared distance of any whole numbers >= 0 that sum to ``total``, by trying them
+    all."""
     every = itertools.product(range(total + 1), repeat=len(row))
     return min(
-        sum((c - total * p) ** 2 for c, p in zip(some, row, strict=True)) for some in every if sum(some) == total
+        sum((c - total * p) ** 2 for c, p in zip(some, row, strict=True))
+        for some in every
+        if sum(some) == total
     )
 
 
@@ -146,7 +161,9 @@ def test_no_other_counts_are_nearer(seed: int, classes: int, total: int):
 
 
 @given(seed=seeds, shape=shapes, bits=st.integers(2, 8))
-def test_a_quantized_probability_is_less_than_a_step_off(seed: int, shape: tuple[int, int], bits: int):
+def test_a_quantized_probability_is_less_than_a_step_off(
+    seed: int, shape: tuple[int, int], bits: int
+):
     probs = softmax(some_logits(np.random.default_rng(seed), *shape))
     found = through(Quantized(bits=bits), probs=probs)["probs"]
     assert np.abs(found - probs).max() < 1 / (2**bits - 1) + 1e-6
@@ -155,7 +172,9 @@ def test_a_quantized_probability_is_less_than_a_step_off(seed: int, shape: tuple
 @given(seed=seeds, shape=shapes)
 def test_one_bit_of_soft_labels_is_the_one_hot_argmax(seed: int, shape: tuple[int, int]):
     probs = softmax(some_logits(np.random.default_rng(seed), *shape))
-    np.testing.assert_array_equal(through(Quantized(bits=1), probs=probs)["probs"], np.eye(shape[1])[probs.argmax(1)])
+    np.testing.assert_array_equal(
+        through(Quantized(bits=1), probs=probs)["probs"], np.eye(shape[1])[probs.argmax(1)]
+    )
 
 
 @given(seed=seeds, shape=shapes)
@@ -164,14 +183,18 @@ def test_one_bit_of_logits_keeps_the_argmax_and_both_means(seed: int, shape: tup
     found = through(Quantized(bits=1), logits=logits)["logits"]
     np.testing.assert_array_equal(found.argmax(axis=1), logits.argmax(axis=1))
     assert len(np.unique(found)) == 2
-    np.testing.assert_allclose(found.mean(), logits.mean(dtype=np.float64), rtol=1e-4, atol=1e-5 * np.abs(logits).max())
+    np.testing.assert_allclose(
+        found.mean(), logits.mean(dtype=np.float64), rtol=1e-4, atol=1e-5 * np.abs(logits).max()
+    )
 
 
 # Top k.
 
 
 @given(seed=seeds, shape=st.tuples(st.integers(1, 6), st.integers(4, 9)), k=st.integers(1, 3))
-def test_top_k_of_soft_labels_keeps_k_and_spreads_what_they_lack(seed: int, shape: tuple[int, int], k: int):
+def test_top_k_of_soft_labels_keeps_k_and_spreads_what_they_lack(
+    seed: int, shape: tuple[int, int], k: int
+):
     probs = softmax(some_logits(np.random.default_rng(seed), *shape))
     found = through(TopK(k=k), probs=probs)["probs"]
     assert stay_largest(found, probs)
@@ -191,7 +214,9 @@ def test_top_k_of_logits_keeps_k_and_their_softmax(seed: int, shape: tuple[int, 
     kept = largest(logits, k)
     np.testing.assert_array_equal(found[kept], logits[kept])
     np.testing.assert_allclose(softmax(found)[kept], softmax(logits)[kept], atol=1e-4)
-    assert (np.where(kept, np.inf, found).min(axis=1) == np.where(kept, -np.inf, found).max(axis=1)).all()
+    assert (
+        np.where(kept, np.inf, found).min(axis=1) == np.where(kept, -np.inf, found).max(axis=1)
+    ).all()
 
 
 def test_codecs_of_classes_do_not_depend_on_their_order():

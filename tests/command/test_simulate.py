@@ -1,4 +1,5 @@
-"""The command: its files, its contract of overrides, its errors. Runs in process, in an empty folder."""
+"""The command: its files, its contract of overrides, its errors. Runs in process, in an empty
+folder."""
 
 import csv
 import json
@@ -9,20 +10,30 @@ import numpy as np
 import pytest
 import yaml
 
+from fedkd.cli.command import compose, main
 from fedkd.report.console import ConsoleReport
 from fedkd.report.folder import RunFolder
-from fedkd.simulate import compose, main
 
 TINY = [
-    "clients=4", "samples_per_client=20", "models=[mlp,cnn]", "rounds=2", "public.size=40", "test.global_size=50",
-    "train.epochs=1", "distill.epochs=1", "engine.workers=1", "report.plots=false",
-]  # fmt: skip
+    "clients=4",
+    "samples_per_client=20",
+    "models=[mlp,cnn]",
+    "rounds=2",
+    "public.size=40",
+    "test.global_size=50",
+    "train.epochs=1",
+    "distill.epochs=1",
+    "engine.workers=1",
+    "report.plots=false",
+]
 
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent))  # toys, as a user's own module would be
+    monkeypatch.syspath_prepend(
+        str(Path(__file__).parent.parent)
+    )  # toys, as a user's own module would be
     return tmp_path
 
 
@@ -47,10 +58,23 @@ def test_a_run_writes_all_that_is_promised(capsys: pytest.CaptureFixture[str]) -
     rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     assert [row["round"] for row in rounds] == [1, 2]
     promised = {
-        "local_accuracy", "local_accuracy_std", "global_accuracy", "global_accuracy_std", "local_gain", "global_gain",
-        "bytes_up", "bytes_down", "seconds", "effective_neighbors", "self_weight", "label_leakage", "rejected",
-        "failed", "participants", "knowledge_sha256",
-    }  # fmt: skip
+        "local_accuracy",
+        "local_accuracy_std",
+        "global_accuracy",
+        "global_accuracy_std",
+        "local_gain",
+        "global_gain",
+        "bytes_up",
+        "bytes_down",
+        "seconds",
+        "effective_neighbors",
+        "self_weight",
+        "label_leakage",
+        "rejected",
+        "failed",
+        "participants",
+        "knowledge_sha256",
+    }
     assert promised <= set(rounds[0])
     assert len(clients("out")) == 4 * 2
     last = [float(row["global_accuracy"]) for row in clients("out") if row["round"] == "2"]
@@ -68,7 +92,9 @@ def test_a_run_writes_all_that_is_promised(capsys: pytest.CaptureFixture[str]) -
         "reason": "raw predictions are uploaded; no epsilon is claimed against any adversary",
     }
     assert "epsilon" in final["privacy"]
-    assert final["local_gain"] == pytest.approx(final["local_accuracy"] - final["local_only"]["local_accuracy"])
+    assert final["local_gain"] == pytest.approx(
+        final["local_accuracy"] - final["local_only"]["local_accuracy"]
+    )
     for name in ("accuracy", "partition", "weights", "gain"):
         assert (folder / "plots" / f"{name}.png").stat().st_size > 5000
         assert (folder / "plots" / f"{name}.pdf").exists()
@@ -119,14 +145,28 @@ def test_the_default_folder_carries_the_date_and_the_scenario() -> None:
 
 def test_a_strategy_chosen_on_top_of_a_scenario_replaces_it_whole() -> None:
     Path("mine").mkdir()
-    body = {"strategy": {"name": "knfu", "beta": 3.0, "divergence": "js"}, "clients": 4, "models": ["mlp"], "rounds": 1}
-    Path("mine/special.yaml").write_text(yaml.safe_dump({**body, "public": {"size": 40}, "samples_per_client": 20}))
+    body = {
+        "strategy": {"name": "knfu", "beta": 3.0, "divergence": "js"},
+        "clients": 4,
+        "models": ["mlp"],
+        "rounds": 1,
+    }
+    Path("mine/special.yaml").write_text(
+        yaml.safe_dump({**body, "public": {"size": 40}, "samples_per_client": 20})
+    )
     own = ["--config-dir", "mine", "scenario=special", "baseline=none", "report.plots=false"]
     assert main([*own, "run_dir=kept", "strategy.beta=4"]) == 0
     assert config("kept")["strategy"] == {
-        "name": "knfu", "beta": 4.0, "epd": "mean_soft_label", "epd_timing": "each_round", "divergence": "js",
-        "neighbors": "all", "top_k": None, "threshold": None, "include_self": True,
-    }  # fmt: skip
+        "name": "knfu",
+        "beta": 4.0,
+        "epd": "mean_soft_label",
+        "epd_timing": "each_round",
+        "divergence": "js",
+        "neighbors": "all",
+        "top_k": None,
+        "threshold": None,
+        "include_self": True,
+    }
     assert main([*own, "run_dir=replaced", "strategy=fedmd"]) == 0
     assert config("replaced")["strategy"] == {"name": "fedmd"}
     assert main([*own, "run_dir=anew", "strategy=knfu"]) == 0
@@ -139,7 +179,13 @@ def test_a_partition_chosen_on_top_of_a_scenario_replaces_it_whole() -> None:
 
 
 def test_a_strategy_and_a_model_by_import_path() -> None:
-    given = ["baseline=none", "strategy=toys:Mean", "strategy.scale=2", "models=[toys:linear,mlp]", "run_dir=out"]
+    given = [
+        "baseline=none",
+        "strategy=toys:Mean",
+        "strategy.scale=2",
+        "models=[toys:linear,mlp]",
+        "run_dir=out",
+    ]
     assert main([*TINY, *given]) == 0
     assert config("out")["strategy"] == {"name": "toys:Mean", "scale": 2.0}
     assert {row["architecture"] for row in clients("out")} == {"toys:linear", "mlp"}
@@ -155,12 +201,21 @@ def test_a_sweep_runs_every_combination_says_what_varies_and_shares_the_twin(
 ) -> None:
     assert main([*TINY, "-m", "strategy=knfu,toys:Mean", "seed=0,1", "rounds=1"]) == 0
     (sweep,) = Path("runs").iterdir()
-    found = [(summary(str(f))["strategy"]["name"], summary(str(f))["seed"]) for f in sorted(sweep.glob("[0-9]"))]
+    found = [
+        (summary(str(f))["strategy"]["name"], summary(str(f))["seed"])
+        for f in sorted(sweep.glob("[0-9]"))
+    ]
     assert found == [("knfu", 0), ("knfu", 1), ("toys:Mean", 0), ("toys:Mean", 1)]
     alone = [summary(str(f))["local_only"] for f in sorted(sweep.glob("[0-9]"))]
     assert alone[0] == alone[2] != alone[1] == alone[3]
     said = (sweep / "sweep.csv").read_text().splitlines()
-    assert said == ["folder,strategy,seed", "0,knfu,0", "1,knfu,1", "2,toys:Mean,0", "3,toys:Mean,1"]
+    assert said == [
+        "folder,strategy,seed",
+        "0,knfu,0",
+        "1,knfu,1",
+        "2,toys:Mean,0",
+        "3,toys:Mean,1",
+    ]
     assert f"compare.py --runs {sweep} --out {sweep / 'comparison'}" in capsys.readouterr().out
 
 
@@ -170,9 +225,16 @@ def test_a_sweep_that_was_ended_goes_on_with_what_is_not_complete(
     Path("mine").mkdir()
     Path("mine/small.yaml").write_text("rounds: 2\n")
     command = [
-        *TINY, "--config-dir", "mine", "scenario=small", "-m", "strategy=knfu,toys:Mean", "seed=0,1", "rounds=3",
+        *TINY,
+        "--config-dir",
+        "mine",
+        "scenario=small",
+        "-m",
+        "strategy=knfu,toys:Mean",
+        "seed=0,1",
+        "rounds=3",
         "hydra.sweep.dir=a whole",
-    ]  # fmt: skip
+    ]
     assert main(command) == 0
     command[-1] = "hydra.sweep.dir='in parts'"
     rounds, add = iter(range(100)), RunFolder.add_round
@@ -186,7 +248,10 @@ def test_a_sweep_that_was_ended_goes_on_with_what_is_not_complete(
         patched.setattr(RunFolder, "add_round", add_round)
         capsys.readouterr()
         assert main(command) == 130
-    assert "Go on with the sweep: python -m fedkd.simulate 'resume=in parts'" in capsys.readouterr().out
+    assert (
+        "Go on with the sweep: python -m fedkd.simulate 'resume=in parts'"
+        in capsys.readouterr().out
+    )
     assert summary("in parts/1")["status"] == "interrupted"
     before = Path("in parts/0/summary.json").stat().st_mtime_ns
 
@@ -200,9 +265,14 @@ def test_a_sweep_that_was_ended_goes_on_with_what_is_not_complete(
     assert Path("in parts/0/summary.json").stat().st_mtime_ns == before
     for job in "0123":
         assert summary(f"in parts/{job}")["status"] == "completed"
-        assert summary(f"in parts/{job}")["knowledge_sha256"] == summary(f"a whole/{job}")["knowledge_sha256"]
+        assert (
+            summary(f"in parts/{job}")["knowledge_sha256"]
+            == summary(f"a whole/{job}")["knowledge_sha256"]
+        )
     assert Path("in parts/sweep.csv").read_text() == Path("a whole/sweep.csv").read_text()
-    assert main(command) == 2  # without resume a folder that holds runs is refused, and nothing in it is touched
+    assert (
+        main(command) == 2
+    )  # without resume a folder that holds runs is refused, and nothing in it is touched
     assert "already holds a run" in capsys.readouterr().err
     assert Path("in parts/0/summary.json").stat().st_mtime_ns == before
     monkeypatch.chdir("mine")
@@ -212,7 +282,15 @@ def test_a_sweep_that_was_ended_goes_on_with_what_is_not_complete(
 
 def test_a_sweep_goes_on_past_a_run_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
     """One of them has too few clients that answer; the other is not its trouble."""
-    command = [*TINY, "-m", "min_clients=4,1", "dropout=0.5", "rounds=4", "baseline=none", "hydra.sweep.dir=sweep"]
+    command = [
+        *TINY,
+        "-m",
+        "min_clients=4,1",
+        "dropout=0.5",
+        "rounds=4",
+        "baseline=none",
+        "hydra.sweep.dir=sweep",
+    ]
     assert main(command) == 1
     assert "min_clients=4" in capsys.readouterr().err
     assert (summary("sweep/0")["status"], summary("sweep/1")["status"]) == ("failed", "completed")
@@ -224,7 +302,12 @@ def test_the_twin_is_computed_once(capsys: pytest.CaptureFixture[str]) -> None:
     setting = [*TINY, "seed=77"]
     assert main([*setting, "run_dir=one"]) == 0
     assert "cached" not in capsys.readouterr().out
-    assert main([*setting, "run_dir=two", "strategy=dsfl", "distill.temperature=2", "engine.workers=2"]) == 0
+    assert (
+        main(
+            [*setting, "run_dir=two", "strategy=dsfl", "distill.temperature=2", "engine.workers=2"]
+        )
+        == 0
+    )
     assert "local-only twin: cached" in capsys.readouterr().out
     assert summary("one")["local_only"] == summary("two")["local_only"]
     assert main([*setting, "run_dir=three", "train.learning_rate=0.01"]) == 0
@@ -238,7 +321,8 @@ def test_the_twin_is_computed_again_once_a_users_model_has_changed(
 
     body = (
         "from torch import nn\n\n\ndef net(shape, classes):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, WIDTH), nn.ReLU(), nn.Linear(WIDTH, classes))\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, WIDTH), nn.ReLU(), nn.Linear(WIDTH,"
+        " classes))\n"
     )
     monkeypatch.syspath_prepend(".")
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -260,7 +344,12 @@ def test_the_twin_is_a_local_only_run_with_the_same_settings() -> None:
 
 @pytest.mark.slow
 def test_offline_wandb_works_without_an_account() -> None:
-    assert main([*TINY, "run_dir=out", "report.wandb=offline", "report.tags=[a,b]", "report.plots=true"]) == 0
+    assert (
+        main(
+            [*TINY, "run_dir=out", "report.wandb=offline", "report.tags=[a,b]", "report.plots=true"]
+        )
+        == 0
+    )
     (run,) = Path("out/wandb").glob("offline-run-*")
     assert list(run.glob("*.wandb"))
 
@@ -276,12 +365,16 @@ def test_online_wandb_without_an_account_is_refused_before_anything_is_run(
     assert not Path("out").exists()
 
 
-def test_a_run_dir_with_a_run_in_it_is_never_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_dir_with_a_run_in_it_is_never_overwritten(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main([*TINY, "baseline=none", "run_dir=out"]) == 0
     before = {path.name: path.read_bytes() for path in Path("out").iterdir() if path.is_file()}
     assert main([*TINY, "baseline=none", "run_dir=out", "seed=9"]) == 2
     assert "already holds a run" in capsys.readouterr().err
-    assert {path.name: path.read_bytes() for path in Path("out").iterdir() if path.is_file()} == before
+    assert {
+        path.name: path.read_bytes() for path in Path("out").iterdir() if path.is_file()
+    } == before
 
 
 def test_help_on_choices_says_nothing_of_others(capsys: pytest.CaptureFixture[str]) -> None:
@@ -294,12 +387,14 @@ def test_help_on_choices_says_nothing_of_others(capsys: pytest.CaptureFixture[st
     assert "did you mean 'knfu'" in capsys.readouterr().err
 
 
-def test_help_explains_every_setting_and_lists_every_name(capsys: pytest.CaptureFixture[str]) -> None:
-    from fedkd.models.build import ZOO
-    from fedkd.scenario import SECTIONS, TOP
-    from fedkd.settings import defaults, documentation
-    from fedkd.shelf import GROUPS, find, names
-    from fedkd.simulate import scenario_files
+def test_help_explains_every_setting_and_lists_every_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from fedkd.cli.command import scenario_files
+    from fedkd.models.factory import ZOO
+    from fedkd.scenario.registry import GROUPS, find, names
+    from fedkd.scenario.scenario import SECTIONS, TOP
+    from fedkd.settings.schema import defaults, documentation
 
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
@@ -313,11 +408,17 @@ def test_help_explains_every_setting_and_lists_every_name(capsys: pytest.Capture
     for section, cls in classes:
         for setting in defaults(cls):
             assert f"{section}.{setting}=" in text or f"\n  {setting}=" in text
-            assert documentation(cls).get(setting), f"{cls.__name__}.{setting} has no word of explanation"
+            assert documentation(cls).get(setting), (
+                f"{cls.__name__}.{setting} has no word of explanation"
+            )
 
 
-@pytest.mark.parametrize("name", ["digits", "knfu_digits", "knfu_mnist", "knfu_cifar10", "workload_w"])
-def test_the_scenarios_that_are_promised_exist_and_parse(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "name", ["digits", "knfu_digits", "knfu_mnist", "knfu_cifar10", "workload_w"]
+)
+def test_the_scenarios_that_are_promised_exist_and_parse(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([f"scenario={name}", "--cfg", "job"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["name"] == name
 
@@ -338,8 +439,10 @@ BAD = {
     "public.size=1790": r"public.size=1790 leaves nothing",
     "strategy=knfu privacy=dp_sgd": r"privacy: give either epsilon or noise_multiplier, got",
     "public.size=0": r"strategy=knfu needs a public set",
-    "models=[toys:one_class_too_many]": r"must map \[N, 1, 8, 8\] to logits \[N, C\] with C = 10; .*\(2, 11\)",
-    "models=[toys:nothing]": r"unknown models in module toys 'nothing'; .* Known: Broken, Hoarding, Labeled, Mean, ",
+    "models=[toys:one_class_too_many]": r"must map \[N, 1, 8, 8\] to logits \[N, C\] with C = 10;"
+    r" .*\(2, 11\)",
+    "models=[toys:nothing]": r"unknown models in module toys 'nothing'; .* Known: Broken,"
+    r" Hoarding, Labeled, Mean, ",
     "strategy=toys:linear": r"strategy",
     "strategy=none.such:Thing": r"there is no module 'none'",
     "strategy=toys:Plain": r"strategy.power has no default",
@@ -360,7 +463,8 @@ BAD = {
     "public_data=noise public.labeled=true": r"public.labeled=true needs public_data=same",
     "public.other_share=0.5": r"public.other_share=0.5 would do nothing: public_data=same",
     "public.severity=3": r"public.severity=3 would do nothing: corruption is null",
-    "public.corruption=fog": r"public.corruption must be one of gaussian_noise, .* or null, got 'fog'",
+    "public.corruption=fog": r"public.corruption must be one of gaussian_noise, .* or null, got"
+    r" 'fog'",
     "public.held_back=10": r"public.held_back=10 is too few",
     "public.held_back=1790": r"public.held_back=1790 leaves nothing",
     "rounds=1 order=distill_first": r"would distill nothing",
@@ -374,7 +478,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("given", BAD)
-def test_bad_input_gets_one_clear_line_and_status_2(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_gets_one_clear_line_and_status_2(
+    given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     import re
 
     if given == "device=cuda":
@@ -408,7 +514,9 @@ def test_a_scenario_file_that_changed_is_read_again() -> None:
     own = compose(["scenario=digits"])
     Path("mine").mkdir()
     for clients, alpha in ((3, 1.0), (4, 2.0)):
-        Path("mine/digits.yaml").write_text(f"clients: {clients}\npartition: {{name: dirichlet, alpha: {alpha}}}\n")
+        Path("mine/digits.yaml").write_text(
+            f"clients: {clients}\npartition: {{name: dirichlet, alpha: {alpha}}}\n"
+        )
         found = compose(["--config-dir", "mine", "scenario=digits"])
         assert (found.federation.clients, found.partition.fields["alpha"]) == (clients, alpha)
     assert compose(["scenario=digits"]) == own

@@ -1,4 +1,5 @@
-"""What every strategy on the shelf promises as part of a run, whatever kind of knowledge it exchanges.
+"""What every strategy on the shelf promises as part of a run, whatever kind of knowledge it
+exchanges.
 
 Strategies are found by their file's name; what a strategy needs is taken from its own declaration.
 """
@@ -10,18 +11,18 @@ from typing import Any
 import pytest
 from tiny import records, scenario
 
-from fedkd import shelf
-from fedkd.checkpoint import CheckpointFolder
 from fedkd.errors import SettingError
-from fedkd.run import resume, run
+from fedkd.experiment.run import resume, run
+from fedkd.scenario import registry
+from fedkd.storage.checkpoint import CheckpointFolder
 from fedkd.strategy import declaration
 
-NAMES = shelf.names("strategy")
+NAMES = registry.names("strategy")
 every_name = pytest.mark.parametrize("name", NAMES)
 
 
 def declared(name: str) -> Any:
-    return declaration(shelf.choose("strategy", {"name": name}).value, name)
+    return declaration(registry.choose("strategy", {"name": name}).value, name)
 
 
 def settings_for(name: str) -> dict[str, Any]:
@@ -37,10 +38,14 @@ def settings_for(name: str) -> dict[str, Any]:
 
 @every_name
 def test_a_run_repeats_to_the_bit_at_any_number_of_workers(name: str):
-    one, other = (records(**settings_for(name), engine={"name": "local", "workers": n}) for n in (1, 2))
+    one, other = (
+        records(**settings_for(name), engine={"name": "local", "workers": n}) for n in (1, 2)
+    )
     for record, again in zip(one, other, strict=True):
         assert record.knowledge_sha256 == again.knowledge_sha256
-        assert [c.local_accuracy for c in record.clients] == [c.local_accuracy for c in again.clients]
+        assert [c.local_accuracy for c in record.clients] == [
+            c.local_accuracy for c in again.clients
+        ]
         assert [(c.status, c.reason) for c in record.clients] == [("ok", "")] * 4
         assert all(c.bytes_up == again.clients[c.client_id].bytes_up for c in record.clients)
         assert all(c.global_accuracy is not None for c in record.clients)

@@ -1,11 +1,14 @@
-"""What every rule over public predictions promises, whatever it computes (style: laws before examples).
+"""What every rule over public predictions promises, whatever it computes (style: laws before
+examples).
 
-Strategies whose knowledge is of another kind, or whose teachers come from a model of the server's own, have laws of
-their own beside their tests; what they promise as parts of a run is in ``test_shelf.py``.
+Strategies whose knowledge is of another kind, or whose teachers come from a model of the server's
+own, have laws of their own beside their tests; what they promise as parts of a run is in
+``test_shelf.py``.
 
-Strategies are found by their file's name, and each is tried with its defaults, with every single option that can
-stand alone, and with the variants of VARIANTS. A new strategy needs a line there only if one of its options cannot
-stand alone, and a line in AFTERWARDS only if its teachers are no weighted means.
+Strategies are found by their file's name, and each is tried with its defaults, with every single
+option that can stand alone, and with the variants of VARIANTS. A new strategy needs a line there
+only if one of its options cannot stand alone, and a line in AFTERWARDS only if its teachers are no
+weighted means.
 """
 
 import copy
@@ -22,11 +25,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedkd import shelf
 from fedkd.errors import SettingError, UploadRejected
 from fedkd.fusion import mix, soften
 from fedkd.knowledge import PublicPredictions, Request
 from fedkd.messages import Cohort, Fusion, Predictions, Upload
+from fedkd.scenario import registry
 from fedkd.strategy import Streaming, declaration
 from strategies.scarlet import sharpen
 
@@ -51,26 +54,32 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
 """Settings that only make sense together, and combinations worth a try."""
 
 AFTERWARDS: dict[str, Callable[[Any], Callable[[Tensor], Tensor] | None]] = {
-    # Entropy reduction sharpens the mean: neither a single upload nor equal uploads come back as they were.
+    # Entropy reduction sharpens the mean: neither a single upload nor equal uploads come back as
+    # they were.
     "dsfl": lambda strategy: (
         (lambda mean: torch.softmax(mean / (strategy.era_temperature or 0.1), dim=-1))
         if strategy.aggregation == "era"
         else None
     ),
-    "scarlet": lambda strategy: None if strategy.beta == 1 else (lambda mean: sharpen(mean, strategy.beta)),
+    "scarlet": lambda strategy: (
+        None if strategy.beta == 1 else (lambda mean: sharpen(mean, strategy.beta))
+    ),
 }
-"""What a strategy does to the weighted mean; None where the mean is the teacher. All others teach the mean."""
+"""What a strategy does to the weighted mean; None where the mean is the teacher. All others teach
+the mean."""
 BY_SAMPLE: dict[str, Callable[[Any], bool]] = {
     "comet": lambda strategy: strategy.per == "sample",
     "cronus": lambda strategy: True,
     "routed": lambda strategy: True,
     "learned": lambda strategy: True,
 }
-"""Strategies whose weights differ from sample to sample; those of the fusion are means over samples."""
+"""Strategies whose weights differ from sample to sample; those of the fusion are means over
+samples."""
 
 
 def options(cls: type) -> list[tuple[str, Any]]:
-    """Every option of every setting that has a closed list of them: a Literal, or true and false."""
+    """Every option of every setting that has a closed list of them: a Literal, or true and
+    false."""
 
     def choices(hint: Any) -> tuple[Any, ...]:
         if get_origin(hint) is Literal:
@@ -89,7 +98,7 @@ def is_by_sample(name: str, strategy: Any) -> bool:
 
 def variants(name: str) -> list[Any]:
     """The strategies to try: defaults, each option that can stand alone, and what VARIANTS says."""
-    cls, _ = shelf.find("strategy", name)
+    cls, _ = registry.find("strategy", name)
     found = []
     listed = VARIANTS.get(name, ())
     for given_settings in ({}, *({field: option} for field, option in options(cls)), *listed):
@@ -109,13 +118,14 @@ def describe(strategy: Any) -> str:
     return ",".join(f"{f.name}={getattr(strategy, f.name)}" for f in changed) or "defaults"
 
 
-NAMES = shelf.names("strategy")
+NAMES = registry.names("strategy")
 CASES = [pytest.param(n, s, id=f"{n}-{describe(s)}") for n in NAMES for s in variants(n)]
 every_strategy = pytest.mark.parametrize(("name", "strategy"), CASES)
 
 
 def is_rule(name: str, strategy: Any) -> bool:
-    """Whether teachers are made of public predictions alone: no other kind of knowledge, no server's model."""
+    """Whether teachers are made of public predictions alone: no other kind of knowledge, no
+    server's model."""
     declared = declaration(strategy, name)
     return (declared.kind is None or isinstance(declared.kind, PublicPredictions)) and (
         declared.needs.server_models is None
@@ -132,7 +142,8 @@ tried = settings(max_examples=8)  # by each of some forty cases
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """Random numbers from which a cohort is made for any strategy, with a permutation of each axis."""
+    """Random numbers from which a cohort is made for any strategy, with a permutation of each
+    axis."""
 
     logits: Tensor
     client_ids: tuple[int, ...]
@@ -144,7 +155,9 @@ class Numbers:
     classes: Tensor
 
 
-def numbers_from(seed: int, clients: int, samples: int, classes: int, temperature: float = 1.0) -> Numbers:
+def numbers_from(
+    seed: int, clients: int, samples: int, classes: int, temperature: float = 1.0
+) -> Numbers:
     """Clients with label skew, so that they disagree; no two logits tie."""
     stream = torch.Generator().manual_seed(seed)
     skew = 2 * torch.randn(clients, 1, classes, generator=stream)
@@ -172,10 +185,15 @@ def numbers(draw: st.DrawFn, most_clients: int = 6) -> Numbers:
 
 
 def cohort_for(name: str, strategy: Any, made_of: Numbers) -> Cohort:
-    """A cohort as the server would hand it to this strategy: its scale, and what it declares that it needs."""
+    """A cohort as the server would hand it to this strategy: its scale, and what it declares that
+    it needs."""
     declared = declaration(strategy, name)
     scale = declared.kind.scale if isinstance(declared.kind, PublicPredictions) else "logits"
-    values = made_of.logits if scale == "logits" else torch.softmax(made_of.logits / made_of.temperature, dim=-1)
+    values = (
+        made_of.logits
+        if scale == "logits"
+        else torch.softmax(made_of.logits / made_of.temperature, dim=-1)
+    )
     return Cohort(
         round=1,
         client_ids=made_of.client_ids,
@@ -259,7 +277,7 @@ def assert_same(found: Any, expected: Any) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_of_every_strategy_is_tried_here(name: str):
     """An option that is missing cannot stand alone: give it a line in VARIANTS."""
-    cls, _ = shelf.find("strategy", name)
+    cls, _ = registry.find("strategy", name)
     tried = variants(name)
     assert tried
     assert [(f, o) for f, o in options(cls) if not any(getattr(s, f) == o for s in tried)] == []
@@ -267,7 +285,7 @@ def test_every_option_of_every_strategy_is_tried_here(name: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_that_may_be_null_is_tried_with_a_value(name: str):
-    cls, _ = shelf.find("strategy", name)
+    cls, _ = registry.find("strategy", name)
     may_be_null = [f.name for f in dataclasses.fields(cls) if f.default is None]
     assert [f for f in may_be_null if all(getattr(s, f) is None for s in variants(name))] == []
 
@@ -308,7 +326,9 @@ def test_a_fusion_passes_the_servers_checks(name: str, strategy: Any, made_of: N
 @every_rule
 @tried
 @given(made_of=numbers())
-def test_a_stream_of_uploads_gives_the_bits_of_the_stack(name: str, strategy: Any, made_of: Numbers):
+def test_a_stream_of_uploads_gives_the_bits_of_the_stack(
+    name: str, strategy: Any, made_of: Numbers
+):
     if not isinstance(strategy, Streaming):
         return
     cohort = cohort_for(name, strategy, made_of)
@@ -321,7 +341,9 @@ def test_a_stream_of_uploads_gives_the_bits_of_the_stack(name: str, strategy: An
 
 
 def test_the_means_on_the_shelf_are_streams():
-    streams = {name for name in NAMES for strategy in variants(name) if isinstance(strategy, Streaming)}
+    streams = {
+        name for name in NAMES for strategy in variants(name) if isinstance(strategy, Streaming)
+    }
     assert {"fedmd", "dsfl"} <= streams
 
 
@@ -337,7 +359,9 @@ def test_rows_of_weights_sum_to_1(name: str, strategy: Any, made_of: Numbers):
 @every_rule
 @tried
 @given(made_of=numbers())
-def test_permuting_clients_permutes_weights_and_teachers(name: str, strategy: Any, made_of: Numbers):
+def test_permuting_clients_permutes_weights_and_teachers(
+    name: str, strategy: Any, made_of: Numbers
+):
     cohort, order = cohort_for(name, strategy, made_of), made_of.clients
     relabeled = dataclasses.replace(
         cohort,
@@ -355,7 +379,9 @@ def test_permuting_clients_permutes_weights_and_teachers(name: str, strategy: An
 @every_rule
 @tried
 @given(made_of=numbers())
-def test_permuting_samples_permutes_teachers_and_leaves_weights(name: str, strategy: Any, made_of: Numbers):
+def test_permuting_samples_permutes_teachers_and_leaves_weights(
+    name: str, strategy: Any, made_of: Numbers
+):
     cohort, order = cohort_for(name, strategy, made_of), made_of.samples
     relabeled = dataclasses.replace(
         cohort,
@@ -371,13 +397,17 @@ def test_permuting_samples_permutes_teachers_and_leaves_weights(name: str, strat
 @every_rule
 @tried
 @given(made_of=numbers())
-def test_permuting_classes_permutes_teachers_and_leaves_weights(name: str, strategy: Any, made_of: Numbers):
+def test_permuting_classes_permutes_teachers_and_leaves_weights(
+    name: str, strategy: Any, made_of: Numbers
+):
     cohort, order = cohort_for(name, strategy, made_of), made_of.classes
     relabeled = dataclasses.replace(
         cohort,
         values=cohort.values[..., order],
         label_counts=None if cohort.label_counts is None else cohort.label_counts[:, order],
-        public_labels=None if cohort.public_labels is None else order.argsort()[cohort.public_labels],
+        public_labels=None
+        if cohort.public_labels is None
+        else order.argsort()[cohort.public_labels],
     )
     before, after = strategy.fuse(cohort, None), strategy.fuse(relabeled, None)
     torch.testing.assert_close(after.weights, before.weights, **CLOSE)
@@ -399,7 +429,9 @@ def test_a_single_client_learns_its_own_prediction(name: str, strategy: Any, mad
 @tried
 @given(made_of=numbers())
 def test_equal_uploads_give_that_upload(name: str, strategy: Any, made_of: Numbers):
-    equal = dataclasses.replace(made_of, logits=made_of.logits[:1].expand_as(made_of.logits).contiguous())
+    equal = dataclasses.replace(
+        made_of, logits=made_of.logits[:1].expand_as(made_of.logits).contiguous()
+    )
     cohort = cohort_for(name, strategy, equal)
     own = own_predictions(name, strategy, cohort)
     found = personal(strategy.fuse(cohort, None))
@@ -430,7 +462,9 @@ def test_teachers_stay_in_the_convex_hull(name: str, strategy: Any, made_of: Num
 @every_rule
 @tried
 @given(made_of=numbers())
-def test_two_calls_agree_and_leave_their_inputs_untouched(name: str, strategy: Any, made_of: Numbers):
+def test_two_calls_agree_and_leave_their_inputs_untouched(
+    name: str, strategy: Any, made_of: Numbers
+):
     cohort = cohort_for(name, strategy, made_of)
     state = strategy.fuse(cohort, None).state
     kept = copy.deepcopy((cohort, state, strategy))
@@ -447,10 +481,15 @@ def test_two_calls_agree_and_leave_their_inputs_untouched(name: str, strategy: A
 def test_a_round_takes_the_state_of_the_round_before(
     name: str, strategy: Any, made_of: Numbers, seed: int, clients: int
 ):
-    """Other clients take part, other samples are asked for; the state is the same after a trip through a file."""
+    """Other clients take part, other samples are asked for; the state is the same after a trip
+    through a file."""
     state = None
     classes = made_of.logits.shape[-1]
-    for following in (made_of, numbers_from(seed, clients, 5, classes), numbers_from(seed + 1, clients, 3, classes)):
+    for following in (
+        made_of,
+        numbers_from(seed, clients, 5, classes),
+        numbers_from(seed + 1, clients, 3, classes),
+    ):
         cohort = cohort_for(name, strategy, following)
         kept = copy.deepcopy(state)
         fusion = strategy.fuse(cohort, state)
@@ -461,17 +500,23 @@ def test_a_round_takes_the_state_of_the_round_before(
 
 
 @pytest.mark.parametrize(
-    ("name", "strategy"), [c for c in RULES if declaration(c.values[1], c.values[0]).kind is not None]
+    ("name", "strategy"),
+    [c for c in RULES if declaration(c.values[1], c.values[0]).kind is not None],
 )
 @tried
 @given(seed=st.integers(0, 2**20), temperature=st.sampled_from([0.5, 1.0, 2.0]))
-def test_no_upload_that_the_server_accepts_can_end_the_run(name: str, strategy: Any, seed: int, temperature: float):
-    """A diverged or hostile client is rejected, or its logits are fused into teachers that are fit to be sent."""
+def test_no_upload_that_the_server_accepts_can_end_the_run(
+    name: str, strategy: Any, seed: int, temperature: float
+):
+    """A diverged or hostile client is rejected, or its logits are fused into teachers that are fit
+    to be sent."""
     declared = declaration(strategy, name)
     kind, needs = declared.kind, declared.needs
     assert isinstance(kind, PublicPredictions)
     stream = torch.Generator().manual_seed(seed)
-    size = torch.tensor([1.0, 100.0, 1e4, 1e30, 3e38])[torch.randint(5, (4, 1, 1), generator=stream)]
+    size = torch.tensor([1.0, 100.0, 1e4, 1e30, 3e38])[
+        torch.randint(5, (4, 1, 1), generator=stream)
+    ]
     logits = size * torch.randint(-1, 2, (4, 5, 3), generator=stream)
     request = Request(
         round=1,

@@ -1,4 +1,5 @@
-"""Corruptions against their formulas, written out anew; that they grow with severity and never do nothing."""
+"""Corruptions against their formulas, written out anew; that they grow with severity and never do
+nothing."""
 
 import math
 
@@ -33,7 +34,9 @@ def rounded(value: float) -> int:
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_every_severity_changes_real_images_and_more_so_than_the_one_before(name, digits: np.ndarray):
+def test_every_severity_changes_real_images_and_more_so_than_the_one_before(
+    name, digits: np.ndarray
+):
     before = digits.copy()
     changes = []
     for severity in SEVERITIES:
@@ -56,7 +59,9 @@ def test_equal_streams_corrupt_alike_and_only_noise_depends_on_them(name, digits
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_an_image_does_not_depend_on_those_that_follow(name, digits: np.ndarray):
-    assert np.array_equal(corrupt(digits, name, 4, stream())[:7], corrupt(digits[:7], name, 4, stream()))
+    assert np.array_equal(
+        corrupt(digits, name, 4, stream())[:7], corrupt(digits[:7], name, 4, stream())
+    )
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -92,7 +97,8 @@ def test_contrast_draws_each_channel_of_each_image_towards_its_own_mean(severity
 
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_blur_spreads_a_point_as_a_gaussian_in_each_channel_alone(severity: int):
-    """A white point at the middle of 21 x 21 becomes 255 g(dy) g(dx), g a normal density at integers, scaled to 1."""
+    """A white point at the middle of 21 x 21 becomes 255 g(dy) g(dx), g a normal density at
+    integers, scaled to 1."""
     image = np.zeros((1, 21, 21, 3), dtype=np.uint8)
     image[0, 10, 10, 1] = 255
     found = corrupt(image, "blur", severity, stream())[0]
@@ -114,8 +120,9 @@ def test_blur_leaves_a_plain_image_as_it_is_up_to_the_edges():
 def test_gaussian_noise_has_the_deviation_of_its_severity(severity: int):
     """120,000 values around the middle, where few are cut: their deviation is known to 0.5 %.
 
-    A value farther than 1/2 from the middle is cut: at severity 5 (0.4, 1.25 deviations) the deviation that is left is
-    0.4 sqrt(E min(|g|, 1.25)^2), which the test works out by sampling anew.
+    A value farther than 1/2 from the middle is cut: at severity 5 (0.4, 1.25 deviations) the
+    deviation that is left is 0.4 sqrt(E min(|g|, 1.25)^2), which the test works out by sampling
+    anew.
     """
     images = np.full((30, 40, 100, 1), 128, dtype=np.uint8)
     found = corrupt(images, "gaussian_noise", severity, stream()).astype(float) / 255 - 128 / 255
@@ -133,7 +140,8 @@ def test_gaussian_noise_has_the_deviation_of_its_severity(severity: int):
 
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_impulse_noise_makes_as_many_values_black_as_white(severity: int):
-    """Of 120,000 values each is black with probability 0.03 s: a standard error of at most 0.0010."""
+    """Of 120,000 values each is black with probability 0.03 s: a standard error of at most
+    0.0010."""
     images = np.full((30, 40, 100, 1), 128, dtype=np.uint8)
     found = corrupt(images, "impulse_noise", severity, stream())
     black, white = (found == 0).mean(), (found == 255).mean()

@@ -36,7 +36,9 @@ def made(name: str) -> Partition:
 
 
 @pytest.mark.parametrize("name", PARTITIONS)
-def test_all_roles_are_disjoint_and_every_client_can_train_and_be_tested(digits: Prepared, name: str) -> None:
+def test_all_roles_are_disjoint_and_every_client_can_train_and_be_tested(
+    digits: Prepared, name: str
+) -> None:
     found = division(digits, made(name), seed=3)
     roles = [found.global_test, found.held_back, *found.train, *found.test]
     rows = np.concatenate(roles)
@@ -49,7 +51,8 @@ def test_all_roles_are_disjoint_and_every_client_can_train_and_be_tested(digits:
 
 @pytest.mark.parametrize("name", ["iid", "dirichlet", "shard", "size_skewed"])
 def test_every_row_has_a_role(digits: Prepared, name: str) -> None:
-    """All 1,797 digits are given out, up to the few that equal shards and growing sizes cannot place."""
+    """All 1,797 digits are given out, up to the few that equal shards and growing sizes cannot
+    place."""
     found = division(digits, made(name))
     count = sum(map(len, [found.global_test, found.held_back, *found.train, *found.test]))
     assert len(digits.labels) - 2 * CLIENTS <= count <= len(digits.labels)
@@ -70,7 +73,8 @@ def test_the_same_seed_divides_alike_and_another_does_not(digits: Prepared, name
 
 @pytest.mark.parametrize("name", ["dirichlet", "inner_dirichlet"])
 def test_a_smaller_alpha_is_more_skewed(digits: Prepared, name: str) -> None:
-    """Mean share of a client's most frequent class: near 1/10 for a large alpha, near 1 for a small one."""
+    """Mean share of a client's most frequent class: near 1/10 for a large alpha, near 1 for a small
+    one."""
 
     def skew(alpha: float) -> float:
         partition = PARTITIONS[name](alpha=alpha)  # type: ignore[call-arg]
@@ -118,7 +122,9 @@ def test_the_private_test_split_is_of_the_share_and_size_asked_for(digits: Prepa
 
 
 @pytest.mark.parametrize("samples", [None, 40])
-def test_a_validation_split_is_taken_out_of_the_training_samples(digits: Prepared, samples: int | None) -> None:
+def test_a_validation_split_is_taken_out_of_the_training_samples(
+    digits: Prepared, samples: int | None
+) -> None:
     whole = division(digits, made("dirichlet"), samples_per_client=samples)
     testing = EvaluationSets(global_size=GLOBAL, validation_fraction=0.25)
     found = division(digits, made("dirichlet"), samples_per_client=samples, testing=testing)
@@ -131,7 +137,9 @@ def test_a_validation_split_is_taken_out_of_the_training_samples(digits: Prepare
 
 def test_a_client_with_one_training_sample_keeps_it(digits: Prepared) -> None:
     testing = EvaluationSets(global_size=GLOBAL, validation_fraction=0.9)
-    one, two = (division(digits, made("iid"), samples_per_client=n, testing=testing) for n in (1, 2))
+    one, two = (
+        division(digits, made("iid"), samples_per_client=n, testing=testing) for n in (1, 2)
+    )
     assert {(len(t), len(v)) for t, v in zip(one.train, one.validation, strict=True)} == {(1, 0)}
     assert {(len(t), len(v)) for t, v in zip(two.train, two.validation, strict=True)} == {(1, 1)}
 
@@ -145,10 +153,15 @@ def test_nothing_is_held_out_by_default_and_divisions_cached_before_are_read(
     (path,) = tmp_path.glob("divisions/*/division.npz")
     with np.load(path) as stored:
         arrays = dict(stored)
-    np.savez(path, **{**arrays, "bounds": arrays["bounds"][: 2 * CLIENTS - 1]})  # as it was without that role
+    np.savez(
+        path, **{**arrays, "bounds": arrays["bounds"][: 2 * CLIENTS - 1]}
+    )  # as it was without that role
     read = division(digits, made("iid"))
     assert [len(rows) for rows in read.validation] == [0] * CLIENTS
-    assert all((a == b).all() for a, b in zip(made_now.train + made_now.test, read.train + read.test, strict=True))
+    assert all(
+        (a == b).all()
+        for a, b in zip(made_now.train + made_now.test, read.train + read.test, strict=True)
+    )
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
@@ -167,9 +180,13 @@ def test_a_validation_split_leaves_something_to_train_on(fraction: float) -> Non
         ({"clients": 120}, "cannot deal 1297 rows to 120 clients"),
         (
             {"clients": 400},
-            "^partition.min_samples=10 for each of clients=400 is more than the 1297 samples .* at most 129 clients",
+            "^partition.min_samples=10 for each of clients=400 is more than the 1297 samples .* at"
+            " most 129 clients",
         ),
-        ({"public": Public(size=5000)}, r"^public.size=5000 .* there are 1597 training samples; use at most 1585"),
+        (
+            {"public": Public(size=5000)},
+            r"^public.size=5000 .* there are 1597 training samples; use at most 1585",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_with_the_numbers(
@@ -222,24 +239,30 @@ class DealsNothing(DealsAllToAll):
     [
         (
             Nameless(),
-            r"^partition: Nameless has no method partitioner; a partition has partitioner\(clients, rows, seed\)",
+            r"^partition: Nameless has no method partitioner; a partition has"
+            r" partitioner\(clients, rows, seed\)",
         ),
         (
             ReturnsNone(),
-            r"^partition: ReturnsNone.partitioner returned a NoneType, expected a partitioner of flwr_datasets",
+            r"^partition: ReturnsNone.partitioner returned a NoneType, expected a partitioner of"
+            r" flwr_datasets",
         ),
         (Raises(), r"^partition Raises failed: RuntimeError: boom \(test_division.py:\d+\)$"),
         (DealsAllToAll(), r"^partition: DealsAllToAll dealt a row twice"),
         (DealsNothing(), r"^partition: DealsNothing failed: TypeError: .*not subscriptable"),
     ],
 )
-def test_a_mistake_in_a_users_partition_is_one_line(digits: Prepared, partition: Any, message: str) -> None:
+def test_a_mistake_in_a_users_partition_is_one_line(
+    digits: Prepared, partition: Any, message: str
+) -> None:
     with pytest.raises(SettingError, match=message):
         division(digits, partition)
 
 
 def test_a_missing_column_is_refused_with_those_that_exist(digits: Prepared) -> None:
-    with pytest.raises(SettingError, match=r"partition.column=writer: the data set's columns are label"):
+    with pytest.raises(
+        SettingError, match=r"partition.column=writer: the data set's columns are label"
+    ):
         division(digits, PARTITIONS["natural_id"](column="writer"))  # type: ignore[call-arg]
 
 
@@ -252,4 +275,6 @@ def test_inputs_are_normalized_with_the_statistics_of_the_public_set(digits: Pre
     assert public.std().item() == pytest.approx(1, abs=1e-3)
     one = inputs(digits, found.train[0][:1], normalization, torch.device("cpu"))
     pixels = digits.images[found.train[0][0], :, :, 0] / 255
-    assert np.allclose(one[0, 0].numpy(), (pixels - normalization.mean[0]) / normalization.std[0], atol=1e-5)
+    assert np.allclose(
+        one[0, 0].numpy(), (pixels - normalization.mean[0]) / normalization.std[0], atol=1e-5
+    )

@@ -9,22 +9,23 @@ import pytest
 import torch
 from tiny import records, scenario
 
-from fedkd.baseline import twin_key
-from fedkd.build import build
 from fedkd.data.division import Public
 from fedkd.data.prepare import Prepared, prepare
 from fedkd.data.public import Noise, PublicSet, Same, fit, make_public_set, samples_of_other
 from fedkd.data.samples import inputs, statistics
 from fedkd.data.sources import Digits, Rows
 from fedkd.errors import SettingError
-from fedkd.workplace import Workplace
+from fedkd.experiment.baseline import twin_key
+from fedkd.experiment.build import build
+from fedkd.federation.context import Workplace
 
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stripes:
-    """A data set of its own: 80 training and 20 test images, 12 x 10 in color; image i has i in its red corner."""
+    """A data set of its own: 80 training and 20 test images, 12 x 10 in color; image i has i in its
+    red corner."""
 
     train: int = 80
 
@@ -32,7 +33,9 @@ class Stripes:
         return f"stripes-{self.train}"
 
     def load(self) -> Rows:
-        images = np.random.default_rng(0).integers(100, 256, (self.train + 20, 12, 10, 3), dtype=np.uint8)
+        images = np.random.default_rng(0).integers(
+            100, 256, (self.train + 20, 12, 10, 3), dtype=np.uint8
+        )
         return Rows(images, np.arange(len(images)) % 2, self.train, ("up", "down"), {})
 
 
@@ -47,7 +50,9 @@ HELD_BACK = np.arange(100, 160)
 def public_set(digits: Prepared, source: Any = None, seed: int = 0, **settings: Any) -> PublicSet:
     settings = {"size": 60, "held_back": 60, **settings}
     normalization = statistics(digits.images[HELD_BACK])
-    return make_public_set(Public(**settings), source or Same(), digits, HELD_BACK, normalization, seed)
+    return make_public_set(
+        Public(**settings), source or Same(), digits, HELD_BACK, normalization, seed
+    )
 
 
 def images(found: PublicSet) -> np.ndarray:
@@ -67,7 +72,9 @@ def test_by_default_it_is_the_rows_held_back_in_their_order(digits: Prepared) ->
     assert found.inputs(CPU).mean().item() == pytest.approx(0, abs=1e-5)
 
 
-def test_fewer_than_the_rows_held_back_are_some_of_them_and_grow_without_changing(digits: Prepared) -> None:
+def test_fewer_than_the_rows_held_back_are_some_of_them_and_grow_without_changing(
+    digits: Prepared,
+) -> None:
     small, large = (public_set(digits, size=size) for size in (20, 40))
     small_rows, large_rows = ({x.tobytes() for x in images(found)} for found in (small, large))
     assert len(small_rows) == 20
@@ -91,7 +98,9 @@ def test_another_data_set_gives_training_images_in_the_clients_shape(digits: Pre
 
 
 @pytest.mark.parametrize("source", [Stripes(), Noise(), Noise(law="gaussian")])
-def test_what_is_not_the_clients_is_normalized_with_its_own_statistics(digits: Prepared, source: Any) -> None:
+def test_what_is_not_the_clients_is_normalized_with_its_own_statistics(
+    digits: Prepared, source: Any
+) -> None:
     found = public_set(digits, source, size=40).inputs(CPU)
     assert found.mean().item() == pytest.approx(0, abs=1e-5)
     assert found.std().item() == pytest.approx(1, abs=1e-3)
@@ -114,11 +123,15 @@ def test_each_part_of_a_mixture_has_its_own_statistics(digits: Prepared) -> None
     assert found[30:].mean().item() == pytest.approx(0, abs=1e-5)
     clean = statistics(digits.images[HELD_BACK])
     first = public_set(digits, Stripes(), other_share=0.5).parts[0].images
-    assert np.allclose(found[:30, 0].numpy(), (first[..., 0] / 255 - clean.mean[0]) / clean.std[0], atol=1e-5)
+    assert np.allclose(
+        found[:30, 0].numpy(), (first[..., 0] / 255 - clean.mean[0]) / clean.std[0], atol=1e-5
+    )
 
 
 def test_the_draw_depends_on_the_seed_alone(digits: Prepared) -> None:
-    first, again, other = (images(public_set(digits, Stripes(), size=30, seed=s)) for s in (0, 0, 1))
+    first, again, other = (
+        images(public_set(digits, Stripes(), size=30, seed=s)) for s in (0, 0, 1)
+    )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -143,7 +156,8 @@ def test_color_becomes_grey_by_its_luma() -> None:
 
 
 def test_shrinking_averages_over_what_is_covered() -> None:
-    """Stripes of one pixel, black and white, become grey at a quarter of the size and not black or white."""
+    """Stripes of one pixel, black and white, become grey at a quarter of the size and not black or
+    white."""
     stripes = np.zeros((1, 32, 32, 1), dtype=np.uint8)
     stripes[:, :, ::2] = 255
     found = fit(stripes, 1, 8, 8)
@@ -161,7 +175,9 @@ def test_height_and_width_are_not_mixed_up() -> None:
 
 
 def test_images_of_two_channels_are_refused() -> None:
-    with pytest.raises(SettingError, match="images of 2 channels cannot be made like the clients' of 1"):
+    with pytest.raises(
+        SettingError, match="images of 2 channels cannot be made like the clients' of 1"
+    ):
         fit(np.zeros((1, 4, 4, 2), dtype=np.uint8), 1, 4, 4)
 
 
@@ -178,7 +194,8 @@ def test_uniform_noise_has_all_values_alike(digits: Prepared) -> None:
 
 
 def test_gaussian_noise_has_the_statistics_of_the_rows_held_back(digits: Prepared) -> None:
-    """With digits' mean 0.3 and deviation 0.36, a fifth of the draws is cut at 0: compare with cut draws anew."""
+    """With digits' mean 0.3 and deviation 0.36, a fifth of the draws is cut at 0: compare with cut
+    draws anew."""
     found = images(public_set(digits, Noise(law="gaussian"), size=300)) / 255
     like = statistics(digits.images[HELD_BACK])
     drawn = like.mean[0] + like.std[0] * np.random.default_rng(5).standard_normal(100_000)
@@ -187,8 +204,12 @@ def test_gaussian_noise_has_the_statistics_of_the_rows_held_back(digits: Prepare
     assert found.mean() != pytest.approx(0.5, abs=0.1)  # as uniform noise has
 
 
-def test_a_corruption_changes_the_images_and_neither_labels_nor_statistics(digits: Prepared) -> None:
-    clean, faded = (public_set(digits, **x) for x in ({}, {"corruption": "contrast", "severity": 5}))
+def test_a_corruption_changes_the_images_and_neither_labels_nor_statistics(
+    digits: Prepared,
+) -> None:
+    clean, faded = (
+        public_set(digits, **x) for x in ({}, {"corruption": "contrast", "severity": 5})
+    )
     assert np.array_equal(clean.labels, faded.labels)
     assert clean.parts[0].normalization == faded.parts[0].normalization
     assert faded.inputs(CPU).std() < 0.5 * clean.inputs(CPU).std()
@@ -214,13 +235,21 @@ def test_all_of_a_mixture_is_corrupted(digits: Prepared) -> None:
         ({"corruption": "blur"}, "severity must be given with corruption=blur, from 1 to 5"),
         ({"corruption": "blur", "severity": 0}, "severity must be >= 1, got 0"),
         ({"corruption": "blur", "severity": 6}, "severity must be <= 5, got 6"),
-        ({"corruption": "fog", "severity": 1}, "corruption must be one of gaussian_noise, .*; got 'fog'"),
-        ({"corruption": "blur", "severity": 1, "size": 0}, "corruption=blur would do nothing: size=0"),
+        (
+            {"corruption": "fog", "severity": 1},
+            "corruption must be one of gaussian_noise, .*; got 'fog'",
+        ),
+        (
+            {"corruption": "blur", "severity": 1, "size": 0},
+            "corruption=blur would do nothing: size=0",
+        ),
         ({"other_share": 0.0}, "other_share must be above 0 and at most 1"),
         ({"held_back": -1}, "held_back must be >= 0, got -1"),
     ],
 )
-def test_settings_that_make_no_sense_by_themselves_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_settings_that_make_no_sense_by_themselves_are_refused(
+    settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(SettingError, match=message):
         Public(**settings)
 
@@ -233,16 +262,24 @@ def test_settings_that_make_no_sense_by_themselves_are_refused(settings: dict[st
         ({"size": 0}, Noise(), "public_data would do nothing: public.size=0"),
         ({"labeled": True}, Stripes(), "public.labeled=true needs public_data=same"),
         ({"held_back": 299}, Same(), "public.held_back=299 is too few: 300 public samples"),
-        ({"held_back": 149, "other_share": 0.5}, Noise(), "public.held_back=149 is too few: 150 public samples"),
+        (
+            {"held_back": 149, "other_share": 0.5},
+            Noise(),
+            "public.held_back=149 is too few: 150 public samples",
+        ),
     ],
 )
-def test_settings_that_make_no_sense_together_are_refused(settings: dict[str, Any], source: Any, message: str) -> None:
+def test_settings_that_make_no_sense_together_are_refused(
+    settings: dict[str, Any], source: Any, message: str
+) -> None:
     with pytest.raises(SettingError, match=message):
         samples_of_other(Public(**settings), source)
 
 
 def test_a_data_set_that_is_too_small_or_the_clients_own_is_refused(digits: Prepared) -> None:
-    with pytest.raises(SettingError, match="public_data has 20 training samples, but 60 are asked for"):
+    with pytest.raises(
+        SettingError, match="public_data has 20 training samples, but 60 are asked for"
+    ):
         public_set(digits, Stripes(train=20))
     with pytest.raises(SettingError, match="names the clients' own data set"):
         public_set(digits, Digits())
@@ -270,7 +307,9 @@ def test_whatever_the_public_set_clients_keep_their_samples_and_share_the_twin()
         experiment = build(scenario(**changes), threading.Event())
         other = experiment.place
         for i in range(4):
-            assert torch.equal(other.samples(other.division.train[i])[0], plain.samples(plain.division.train[i])[0])
+            assert torch.equal(
+                other.samples(other.division.train[i])[0], plain.samples(plain.division.train[i])[0]
+            )
         assert torch.equal(other.global_test[0], plain.global_test[0])
         assert twin_key(experiment) == key
         assert other.public_inputs.shape == plain.public_inputs.shape
@@ -284,9 +323,20 @@ def test_the_twin_depends_on_the_rows_held_back_and_on_what_it_pre_trains_on() -
         return twin_key(build(scenario(public=public, train=epochs), threading.Event()))
 
     spoiled = {"corruption": "blur", "severity": 2}
-    assert key() == key(held_back=40) == key(size=20, held_back=40) == key(per_round=10) == key(**spoiled)
+    assert (
+        key()
+        == key(held_back=40)
+        == key(size=20, held_back=40)
+        == key(per_round=10)
+        == key(**spoiled)
+    )
     assert key(held_back=41) == key(size=41) != key()
-    labeled = [key(labeled=True), key(labeled=True, **spoiled), key(labeled=True, size=20, held_back=40), key()]
+    labeled = [
+        key(labeled=True),
+        key(labeled=True, **spoiled),
+        key(labeled=True, size=20, held_back=40),
+        key(),
+    ]
     assert len(set(labeled)) == 4
     assert key(labeled=True) == key(labeled=True, per_round=10)
 

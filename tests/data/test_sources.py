@@ -1,4 +1,5 @@
-"""Data sets: digits embedded, others through the data set library from a folder in the hub's layout."""
+"""Data sets: digits embedded, others through the data set library from a folder in the hub's
+layout."""
 
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,20 @@ from fedkd.data.sources import DATA, Digits, HubImages, Rows
 from fedkd.errors import SettingError
 
 
-def write(folder: Path, sizes: dict[str, int], *, shape: tuple[int, ...] = (6, 5), column: str = "image") -> np.ndarray:
-    """Write a data set of random PNG images in the hub's layout; return the pixels of its first split."""
+def write(
+    folder: Path, sizes: dict[str, int], *, shape: tuple[int, ...] = (6, 5), column: str = "image"
+) -> np.ndarray:
+    """Write a data set of random PNG images in the hub's layout; return the pixels of its first
+    split."""
     folder.mkdir(parents=True, exist_ok=True)
     stream = np.random.default_rng(0)
-    features = Features({column: Image(), "label": ClassLabel(names=["cat", "dog", "owl"]), "writer": Value("string")})
+    features = Features(
+        {
+            column: Image(),
+            "label": ClassLabel(names=["cat", "dog", "owl"]),
+            "writer": Value("string"),
+        }
+    )
     first = None
     for split, size in sizes.items():
         pixels = stream.integers(0, 256, (size, *shape), dtype=np.uint8)
@@ -41,7 +51,9 @@ def test_digits_are_real_and_embedded() -> None:
 
 
 @pytest.mark.parametrize(("shape", "channels"), [((6, 5), 1), ((6, 5, 3), 3)])
-def test_a_folder_in_the_hubs_layout_is_read(tmp_path: Path, shape: tuple[int, ...], channels: int) -> None:
+def test_a_folder_in_the_hubs_layout_is_read(
+    tmp_path: Path, shape: tuple[int, ...], channels: int
+) -> None:
     pixels = write(tmp_path / "set", {"train": 12, "test": 6}, shape=shape)
     found = prepare(HubImages(path=str(tmp_path / "set")))
     assert found.images.shape == (18, 6, 5, channels)
@@ -58,7 +70,9 @@ def test_the_image_column_is_found_by_its_kind(tmp_path: Path) -> None:
     assert len(prepare(HubImages(path=str(tmp_path / "set"))).images) == 18
 
 
-def test_prepared_arrays_are_memory_maps_made_once_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepared_arrays_are_memory_maps_made_once_by_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "one", {"train": 12, "test": 6})
     first = prepare(HubImages(path=str(tmp_path / "one")))
     assert isinstance(first.images, np.memmap)
@@ -87,7 +101,9 @@ def test_a_missing_folder_and_a_wrong_column_are_refused(tmp_path: Path) -> None
     with pytest.raises(SettingError, match="no such folder"):
         HubImages(path="mnist").load()
     write(tmp_path / "set", {"train": 12, "test": 6})
-    with pytest.raises(SettingError, match=r"data.image_column=picture: the columns of .* image, label, writer"):
+    with pytest.raises(
+        SettingError, match=r"data.image_column=picture: the columns of .* image, label, writer"
+    ):
         HubImages(path=str(tmp_path / "set"), image_column="picture").load()
     (tmp_path / "empty").mkdir()
     with pytest.raises(SettingError, match="could not be read"):
@@ -121,16 +137,27 @@ def rows(**changes: Any) -> Rows:
             r"images of uint8 and shape \[6, 4, 5\], expected .*\[\.\.\., None\]",
         ),
         ({"images": np.zeros((6, 4, 5, 1))}, r"images of float64, expected uint8 from 0 to 255"),
-        ({"labels": np.arange(6) % 2 + 1}, r"labels from 1 to 2, expected from 0 to 1: class_names has 2"),
+        (
+            {"labels": np.arange(6) % 2 + 1},
+            r"labels from 1 to 2, expected from 0 to 1: class_names has 2",
+        ),
         ({"labels": np.arange(6) % 2 - 1}, r"labels from -1 to 0, expected from 0 to 1"),
-        ({"labels": np.arange(5) % 2}, r"labels of int64 and shape \[5\], expected an array of 6 whole numbers"),
+        (
+            {"labels": np.arange(5) % 2},
+            r"labels of int64 and shape \[5\], expected an array of 6 whole numbers",
+        ),
         ({"labels": np.zeros(6)}, r"labels of float64"),
         ({"train_size": 7}, r"train_size=7, expected from 1 to its 6 rows"),
         ({"train_size": 0}, r"the training split has no rows"),
-        ({"columns": {"writer": np.arange(5)}}, r"a column writer of int64 and shape \[5\], expected 6 values"),
+        (
+            {"columns": {"writer": np.arange(5)}},
+            r"a column writer of int64 and shape \[5\], expected 6 values",
+        ),
     ],
 )
-def test_rows_that_are_no_data_set_are_refused_with_what_is_wrong(changes: dict[str, Any], message: str) -> None:
+def test_rows_that_are_no_data_set_are_refused_with_what_is_wrong(
+    changes: dict[str, Any], message: str
+) -> None:
     check_rows(rows(), "Mine")
     with pytest.raises(SettingError, match=f"^data: (Mine has )?{message}"):
         check_rows(Rows(**{**vars(rows()), **changes}), "Mine")
@@ -154,7 +181,10 @@ class Failing(Empty):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (Half(), r"^data: Half has no method content_key; a data set has content_key\(\) and load\(\)"),
+        (
+            Half(),
+            r"^data: Half has no method content_key; a data set has content_key\(\) and load\(\)",
+        ),
         (Empty(), r"^data: Empty.load returned a NoneType, expected a fedkd.data.sources.Rows"),
         (Failing(), r"^data Failing failed: KeyError: 'x' \(test_sources.py:\d+\)$"),
     ],
@@ -164,7 +194,9 @@ def test_a_mistake_in_a_users_data_set_is_one_line(source: Any, message: str) ->
         prepare(source)
 
 
-def test_a_users_data_set_is_loaded_again_once_its_file_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_data_set_is_loaded_again_once_its_file_has_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Changing:
         def content_key(self) -> str:
             return "changing"
@@ -180,5 +212,8 @@ def test_a_users_data_set_is_loaded_again_once_its_file_has_changed(monkeypatch:
 
 def test_a_folder_that_holds_arrays_is_told_what_can_be_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", images=np.zeros(3))
-    with pytest.raises(SettingError, match=r"train/CLASS/NAME.png; for other forms, such as NumPy's, write a data set"):
+    with pytest.raises(
+        SettingError,
+        match=r"train/CLASS/NAME.png; for other forms, such as NumPy's, write a data set",
+    ):
         HubImages(path=str(tmp_path)).load()

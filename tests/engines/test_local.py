@@ -8,15 +8,17 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from tiny import scenario
 
-from fedkd.app.client_app import make_client_app
-from fedkd.app.strategy import FederatedDistillation
-from fedkd.build import build
-from fedkd.engines.job import Crew
-from fedkd.engines.local import Local, LocalGrid, message_identity
 from fedkd.errors import Interrupted, SettingError
+from fedkd.experiment.build import build
+from fedkd.flower.client_app import make_client_app
+from fedkd.flower.job import Crew
+from fedkd.flower.local_grid import Local, LocalGrid, message_identity
+from fedkd.flower.strategy_adapter import FederatedDistillation
 
 
-def grid(app: ClientApp, workers: int = 1, clients: int = 3, stop: threading.Event | None = None) -> LocalGrid:
+def grid(
+    app: ClientApp, workers: int = 1, clients: int = 3, stop: threading.Event | None = None
+) -> LocalGrid:
     return LocalGrid(Crew(app), clients, workers, stop or threading.Event(), lambda _: None)
 
 
@@ -36,7 +38,9 @@ def echo() -> ClientApp:
 
 
 def asked(nodes: list[int], group: str = "1") -> list[Message]:
-    return [Message(RecordDict(), dst_node_id=n, message_type="query.id", group_id=group) for n in nodes]
+    return [
+        Message(RecordDict(), dst_node_id=n, message_type="query.id", group_id=group) for n in nodes
+    ]
 
 
 def test_the_grid_implements_all_of_flowers_grid() -> None:
@@ -92,13 +96,16 @@ def test_flowers_messages_need_an_identity_which_is_given_back() -> None:
 
 
 def test_the_strategy_does_not_need_to_know_the_nodes_order() -> None:
-    """Flower's engines give random node ids in any order: the result is that of the ordered ones."""
+    """Flower's engines give random node ids in any order: the result is that of the ordered
+    ones."""
     found = []
     for reorder in (False, True):
         stop = threading.Event()
         experiment = build(scenario(), stop)
         records: list[str | None] = []
-        strategy = FederatedDistillation(experiment.server, "", lambda r, out=records: out.append(r.knowledge_sha256))
+        strategy = FederatedDistillation(
+            experiment.server, "", lambda r, out=records: out.append(r.knowledge_sha256)
+        )
         with message_identity():
             local = grid(make_client_app(lambda _, e=experiment: e.place), clients=4, stop=stop)
             if reorder:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fedkd.engines.job import Order
-from fedkd.engines.placement import Slot, deal, fits, place, tiles
-from fedkd.engines.ray import Actor, JobPart, Ray
 from fedkd.errors import RunError, SettingError
-from fedkd.worker import hire
+from fedkd.experiment.client_worker import hire
+from fedkd.flower.job import Order
+from fedkd.flower.placement import Slot, deal, fits, place, tiles
+from fedkd.flower.ray_grid import Actor, JobPart, Ray
 
 HALF, TENTH = Fraction(1, 2), Fraction(1, 10)
 
@@ -21,7 +21,10 @@ def test_a_share_that_leaves_a_rest_is_refused(share: float) -> None:
 
 
 def test_the_error_for_a_share_names_the_nearest_ones_that_tile() -> None:
-    with pytest.raises(SettingError, match=r"a share of 0\.4 does not tile a GPU.*give 1/n, such as 0\.5 or 0\.3333"):
+    with pytest.raises(
+        SettingError,
+        match=r"a share of 0\.4 does not tile a GPU.*give 1/n, such as 0\.5 or 0\.3333",
+    ):
         tiles(0.4)
 
 
@@ -34,7 +37,9 @@ def test_a_scenario_with_a_share_that_does_not_tile_names_the_model() -> None:
 
 def test_a_worker_that_does_not_see_the_run_folder_says_what_to_do(tmp_path: Path) -> None:
     order = Order(scenario="", states=tmp_path / "elsewhere", history=False)
-    with pytest.raises(RunError, match=r"elsewhere is not to be seen on .*; give a run_dir on a file system"):
+    with pytest.raises(
+        RunError, match=r"elsewhere is not to be seen on .*; give a run_dir on a file system"
+    ):
         Actor(JobPart(hire, order, 1, ()), None)
 
 
@@ -55,12 +60,20 @@ def test_the_costliest_clients_are_dealt_first_and_loads_end_alike() -> None:
 
 
 def test_workers_without_gpus_are_one_a_core_and_never_more_than_clients() -> None:
-    assert len(place(["a"] * 8, [1.0] * 8, workers=None, cores=3, gpus=0, gpus_per_client=None)) == 3
-    assert len(place(["a"] * 2, [1.0] * 2, workers=None, cores=3, gpus=0, gpus_per_client=None)) == 2
+    assert (
+        len(place(["a"] * 8, [1.0] * 8, workers=None, cores=3, gpus=0, gpus_per_client=None)) == 3
+    )
+    assert (
+        len(place(["a"] * 2, [1.0] * 2, workers=None, cores=3, gpus=0, gpus_per_client=None)) == 2
+    )
 
 
-@pytest.mark.parametrize(("workers", "gpus", "share"), [(None, 2, 1), (2, 2, 1), (4, 2, HALF), (3, 2, HALF), (5, 1, 1)])
-def test_workers_share_the_gpus_in_equal_parts(workers: int | None, gpus: int, share: Fraction) -> None:
+@pytest.mark.parametrize(
+    ("workers", "gpus", "share"), [(None, 2, 1), (2, 2, 1), (4, 2, HALF), (3, 2, HALF), (5, 1, 1)]
+)
+def test_workers_share_the_gpus_in_equal_parts(
+    workers: int | None, gpus: int, share: Fraction
+) -> None:
     slots = place(["a"] * 8, [1.0] * 8, workers=workers, cores=8, gpus=gpus, gpus_per_client=None)
     expected = Fraction(1, 5) if workers == 5 else Fraction(share)
     assert {slot.gpus for slot in slots} == {expected}
@@ -70,18 +83,27 @@ def test_workers_share_the_gpus_in_equal_parts(workers: int | None, gpus: int, s
 def test_each_share_has_workers_of_its_own_and_they_fit() -> None:
     names = ["resnet"] * 4 + ["mlp"] * 10
     slots = place(
-        names, [10.0] * 4 + [1.0] * 10, workers=6, cores=8, gpus=2, gpus_per_client={"resnet": 0.5, "mlp": 0.1}
+        names,
+        [10.0] * 4 + [1.0] * 10,
+        workers=6,
+        cores=8,
+        gpus=2,
+        gpus_per_client={"resnet": 0.5, "mlp": 0.1},
     )
     assert fits([slot.gpus for slot in slots], 2)
     for slot in slots:
         assert {names[i] for i in slot.clients} == ({"resnet"} if slot.gpus == HALF else {"mlp"})
     assert sorted(i for slot in slots for i in slot.clients) == list(range(14))
-    assert sum(slot.gpus == HALF for slot in slots) == 3  # most of the work is there, and a fourth would not fit
+    assert (
+        sum(slot.gpus == HALF for slot in slots) == 3
+    )  # most of the work is there, and a fourth would not fit
     assert len(slots) == 6
 
 
 def test_a_model_on_no_gpu_may_stand_beside_one_that_has_one() -> None:
-    slots = place(["a", "b"], [1.0, 1.0], workers=None, cores=2, gpus=1, gpus_per_client={"a": 1, "b": 0})
+    slots = place(
+        ["a", "b"], [1.0, 1.0], workers=None, cores=2, gpus=1, gpus_per_client={"a": 1, "b": 0}
+    )
     assert slots == [Slot(Fraction(1), (0,)), Slot(Fraction(0), (1,))]
 
 
@@ -99,4 +121,6 @@ def test_what_cannot_be_placed_is_said_before_anything_starts(
     shares: dict[str, float], gpus: int, workers: int | None, said: str
 ) -> None:
     with pytest.raises(SettingError, match=said):
-        place(["a", "b"] * 4, [1.0] * 8, workers=workers, cores=8, gpus=gpus, gpus_per_client=shares)
+        place(
+            ["a", "b"] * 4, [1.0] * 8, workers=workers, cores=8, gpus=gpus, gpus_per_client=shares
+        )

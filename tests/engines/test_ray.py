@@ -1,4 +1,5 @@
-"""The Ray engine on real clusters on this machine: the figures of the local engine, whatever happens to workers."""
+"""The Ray engine on real clusters on this machine: the figures of the local engine, whatever
+happens to workers."""
 
 import json
 import os
@@ -14,11 +15,11 @@ from flwr.serverapp import Grid
 from tiny import records, scenario
 from toys import fragile
 
-from fedkd.build import build
-from fedkd.engines.ray import Ray, RayGrid
 from fedkd.errors import RunError
+from fedkd.experiment.build import build
+from fedkd.experiment.run import execute, resume, run
+from fedkd.flower.ray_grid import Ray, RayGrid
 from fedkd.messages import RoundRecord
-from fedkd.run import execute, resume, run
 
 pytestmark = pytest.mark.slow
 
@@ -35,18 +36,27 @@ def test_the_grid_implements_all_of_flowers_grid() -> None:
 
 def test_the_knowledge_is_that_of_the_local_engine_at_1_2_and_4_workers() -> None:
     mixed = {
-        "models": ["mlp", "cnn", "toys:dropping"], "clients": 6, "participation": 0.7,
-        "public_data": "noise", "public": {"other_share": 0.5, "corruption": "gaussian_noise", "severity": 1},
-    }  # fmt: skip
-    local = {w: records(**mixed, engine={"name": "local", "workers": w})[-1].knowledge_sha256 for w in (1, 2, 4)}
-    there = {w: records(**mixed, engine=ray_engine(workers=w))[-1].knowledge_sha256 for w in (1, 2, 4)}
+        "models": ["mlp", "cnn", "toys:dropping"],
+        "clients": 6,
+        "participation": 0.7,
+        "public_data": "noise",
+        "public": {"other_share": 0.5, "corruption": "gaussian_noise", "severity": 1},
+    }
+    local = {
+        w: records(**mixed, engine={"name": "local", "workers": w})[-1].knowledge_sha256
+        for w in (1, 2, 4)
+    }
+    there = {
+        w: records(**mixed, engine=ray_engine(workers=w))[-1].knowledge_sha256 for w in (1, 2, 4)
+    }
     assert len({*local.values(), *there.values()}) == 1
     assert local[1] is not None
 
 
 @pytest.fixture(scope="module")
 def trigger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A file that tells the next fragile client what to do; and one Ray for the tests that use it."""
+    """A file that tells the next fragile client what to do; and one Ray for the tests that use
+    it."""
     path = tmp_path_factory.mktemp("trigger") / "what"
     os.environ["FEDKD_TEST_TRIGGER"] = str(path)
     with Ray(workers=2).session():
@@ -54,7 +64,9 @@ def trigger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     del os.environ["FEDKD_TEST_TRIGGER"]
 
 
-def run_with(what: str, trigger: Path, run_dir: Path | None = None, **changes: Any) -> list[RoundRecord]:
+def run_with(
+    what: str, trigger: Path, run_dir: Path | None = None, **changes: Any
+) -> list[RoundRecord]:
     """Run four rounds in whose third a fragile client does ``what``."""
     found: list[RoundRecord] = []
     stop = threading.Event()
@@ -94,7 +106,9 @@ def test_a_client_that_fails_in_any_way_is_recorded_and_back_in_the_next_round(
     assert rounds[2].weights[failed.client_id].isnan().all()
 
 
-def test_a_client_that_hangs_past_the_deadline_is_ended_and_back_in_the_next_round(trigger: Path) -> None:
+def test_a_client_that_hangs_past_the_deadline_is_ended_and_back_in_the_next_round(
+    trigger: Path,
+) -> None:
     started = time.monotonic()
     rounds = run_with("hang", trigger, deadline=4.0)
     assert time.monotonic() - started < 60
@@ -111,7 +125,8 @@ def test_a_client_that_is_only_slow_fails_without_costing_its_worker(trigger: Pa
 
 
 def test_a_client_whose_worker_was_killed_goes_on_from_its_last_state(trigger: Path) -> None:
-    """It was in the round that it failed in where it was before: as if it had been absent from that round."""
+    """It was in the round that it failed in where it was before: as if it had been absent from that
+    round."""
     rounds = run_with("kill", trigger, strategy="local_only", rounds=4)
     (failed,) = [c for c in rounds[2].clients if c.status == "failed"]
     trigger.unlink(missing_ok=True)
@@ -139,7 +154,8 @@ def test_with_too_few_clients_the_run_ends_with_a_checkpoint_from_which_it_goes_
     timer = threading.Thread(target=_pull_after_round, args=(tmp_path / "parts", 2, trigger))
     timer.start()
     with pytest.raises(
-        RunError, match=r"3 of 4 clients answered, min_clients=4; client \d failed: its worker's process"
+        RunError,
+        match=r"3 of 4 clients answered, min_clients=4; client \d failed: its worker's process",
     ):
         run(experiment, tmp_path / "parts")
     timer.join()
@@ -160,7 +176,9 @@ def _pull_after_round(folder: Path, number: int, trigger: Path) -> None:
         time.sleep(0.002)
 
 
-def test_a_client_that_ends_every_worker_fails_every_round_and_nobody_else_does(trigger: Path) -> None:
+def test_a_client_that_ends_every_worker_fails_every_round_and_nobody_else_does(
+    trigger: Path,
+) -> None:
     rounds = run_with("nothing", trigger, models=["mlp", "mlp", "mlp", "toys:deadly"], rounds=2)
     trigger.unlink(missing_ok=True)
     assert [[c.status for c in r.clients] for r in rounds] == [["ok", "ok", "ok", "failed"]] * 2

@@ -1,4 +1,5 @@
-"""The Ray engine on a cluster of two nodes on this machine with GPUs that are declared and not there; and Ctrl-C."""
+"""The Ray engine on a cluster of two nodes on this machine with GPUs that are declared and not
+there; and Ctrl-C."""
 
 import contextlib
 import json
@@ -18,11 +19,11 @@ import pytest
 import ray
 from tiny import TINY, records, scenario
 
-from fedkd.build import build
-from fedkd.engines.ray import RayGrid
 from fedkd.errors import SettingError
+from fedkd.experiment.build import build
+from fedkd.experiment.run import execute
+from fedkd.flower.ray_grid import RayGrid
 from fedkd.messages import RoundRecord
-from fedkd.run import execute
 
 pytestmark = pytest.mark.slow
 
@@ -41,13 +42,26 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "RAY_worker_niceness": "0",
         "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), *sys.path]),
     }
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", "--num-cpus=2"]
+    command = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--block",
+        "--disable-usage-stats",
+        "--num-cpus=2",
+    ]
     command += ["--num-gpus=1", "--object-store-memory=100000000"]
     nodes = []
     with contextlib.ExitStack() as stack:
-        for where in (["--head", f"--port={port}", "--include-dashboard=false"], [f"--address=127.0.0.1:{port}"]):
+        for where in (
+            ["--head", f"--port={port}", "--include-dashboard=false"],
+            [f"--address=127.0.0.1:{port}"],
+        ):
             log = stack.enter_context((tmp_path_factory.mktemp("node") / "log").open("w"))
-            node = subprocess.Popen([*command, *where], env=environment, stdout=log, stderr=log, start_new_session=True)
+            node = subprocess.Popen(
+                [*command, *where], env=environment, stdout=log, stderr=log, start_new_session=True
+            )
             stack.callback(_end_group, node)
             nodes.append(node)
             _wait_for(lambda: _listens(port), 60)
@@ -61,7 +75,10 @@ def test_the_engine_attaches_to_a_running_cluster_of_two_nodes(
     cluster: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = records()[-1].knowledge_sha256
-    for engine in (ray_engine(address=cluster, workers=4), ray_engine(address=cluster, workers=None)):
+    for engine in (
+        ray_engine(address=cluster, workers=4),
+        ray_engine(address=cluster, workers=None),
+    ):
         stop = threading.Event()
         found: list[RoundRecord] = []
         experiment = build(scenario(engine=engine, device="cpu"), stop)
@@ -71,7 +88,11 @@ def test_the_engine_attaches_to_a_running_cluster_of_two_nodes(
 
 def test_declared_gpus_are_shared_out_by_architecture(cluster: str) -> None:
     shares = {"mlp": 0.25, "cnn": 0.5}
-    setting = scenario(engine=ray_engine(address=cluster, workers=4, gpus_per_client=shares), device="cpu", clients=6)
+    setting = scenario(
+        engine=ray_engine(address=cluster, workers=4, gpus_per_client=shares),
+        device="cpu",
+        clients=6,
+    )
     stop, seen = threading.Event(), []
     experiment = build(setting, stop)
     start = RayGrid.start
@@ -96,18 +117,27 @@ def test_declared_gpus_are_shared_out_by_architecture(cluster: str) -> None:
     assert left == pytest.approx(2 - sum(share for share, _ in workers), abs=0.01)
 
 
-def test_what_a_cluster_does_not_have_is_said_before_anything_is_run(cluster: str, tmp_path: Path) -> None:
+def test_what_a_cluster_does_not_have_is_said_before_anything_is_run(
+    cluster: str, tmp_path: Path
+) -> None:
     for engine, said in (
         (ray_engine(address=cluster, workers=9), "the cluster has 4 CPUs"),
-        (ray_engine(address=cluster, workers=4, gpus_per_client={"mlp": 1, "cnn": 2}), "does not fit on 2 GPUs"),
-        (ray_engine(address=f"127.0.0.1:{_free_port()}"), "cannot reach a Ray cluster.*leave address out"),
+        (
+            ray_engine(address=cluster, workers=4, gpus_per_client={"mlp": 1, "cnn": 2}),
+            "does not fit on 2 GPUs",
+        ),
+        (
+            ray_engine(address=f"127.0.0.1:{_free_port()}"),
+            "cannot reach a Ray cluster.*leave address out",
+        ),
     ):
         with pytest.raises(SettingError, match=said):
             records(engine=engine, device="cpu")
 
 
 def heed_ctrl_c() -> None:
-    """Let a child process end on SIGINT, which is ignored in whatever a shell has put into the background."""
+    """Let a child process end on SIGINT, which is ignored in whatever a shell has put into the
+    background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -115,11 +145,23 @@ def test_ctrl_c_ends_ray_within_five_seconds_and_leaves_no_process_behind(tmp_pa
     mark = uuid.uuid4().hex
     config = tmp_path / "scenario.yaml"
     config.write_text(json.dumps({**TINY, "rounds": 1000, "engine": ray_engine()}))
-    command = [sys.executable, "-m", "fedkd.simulate", "--config", str(config), f"run_dir={tmp_path / 'out'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "fedkd.simulate",
+        "--config",
+        str(config),
+        f"run_dir={tmp_path / 'out'}",
+    ]
     process = subprocess.Popen(
-        command, env={**os.environ, "FEDKD_TEST_MARK": mark}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-        text=True, start_new_session=True, preexec_fn=heed_ctrl_c,
-    )  # fmt: skip
+        command,
+        env={**os.environ, "FEDKD_TEST_MARK": mark},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_ctrl_c,
+    )
     try:
         rounds = tmp_path / "out" / "rounds.jsonl"
         _wait_for(lambda: rounds.exists() and rounds.read_text().count("\n") >= 2, 90)

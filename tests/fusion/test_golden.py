@@ -1,4 +1,5 @@
-"""Fusion worked out by hand, and compared with SciPy. Laws that hold for every input are in test_laws.py."""
+"""Fusion worked out by hand, and compared with SciPy. Laws that hold for every input are in
+test_laws.py."""
 
 import math
 
@@ -67,7 +68,8 @@ def test_tv_by_hand():
 
 
 def test_cosine_by_hand():
-    """The dot product is 0.125 + 0.375 = 0.5, the norms sqrt(0.5) and sqrt(0.625), their product sqrt(0.3125).
+    """The dot product is 0.125 + 0.375 = 0.5, the norms sqrt(0.5) and sqrt(0.625), their product
+    sqrt(0.3125).
 
     1 - 0.5 / 0.55901699 = 1 - 0.89442719 = 0.10557281
     """
@@ -85,14 +87,16 @@ def test_smoothing_by_hand():
 
 
 def test_softening_by_hand():
-    """At T = 2 the logits (0, ln 9) become (0, ln 3), hence (1, 3) / 4; at T = 1 it is (1, 9) / 10."""
+    """At T = 2 the logits (0, ln 9) become (0, ln 3), hence (1, 3) / 4; at T = 1 it is (1, 9) /
+    10."""
     logits = torch.tensor([[0.0, math.log(9)]])
     assert_equals(soften(logits, 2.0), [[0.25, 0.75]])
     assert_equals(soften(logits), [[0.1, 0.9]])
 
 
 def test_estimates_by_hand():
-    """Of three samples class 0 is first once; the means are (0.6 + 0.2 + 0.1) / 3 and (0.4 + 0.8 + 0.9) / 3."""
+    """Of three samples class 0 is first once; the means are (0.6 + 0.2 + 0.1) / 3 and (0.4 + 0.8 +
+    0.9) / 3."""
     probs = torch.tensor([[[0.6, 0.4], [0.2, 0.8], [0.1, 0.9]]])
     assert_equals(argmax_histogram(probs), [[1 / 3, 2 / 3]])
     assert_equals(mean_soft_label(probs), [[0.3, 0.7]])
@@ -101,8 +105,8 @@ def test_estimates_by_hand():
 def test_mixing_by_hand():
     """Two clients, one sample: client 0 says (1, 0), client 1 says (0, 4).
 
-    Client 0 learns 0.75 (1, 0) + 0.25 (0, 4) = (0.75, 1), client 1 learns 0.5 (1, 0) + 0.5 (0, 4) = (0.5, 2).
-    With the weights transposed, client 0 would learn (0.75, 2).
+    Client 0 learns 0.75 (1, 0) + 0.25 (0, 4) = (0.75, 1), client 1 learns 0.5 (1, 0) + 0.5 (0, 4) =
+    (0.5, 2). With the weights transposed, client 0 would learn (0.75, 2).
     """
     weights = torch.tensor([[0.75, 0.25], [0.5, 0.5]])
     values = torch.tensor([[[1.0, 0.0]], [[0.0, 4.0]]])
@@ -115,20 +119,24 @@ def test_the_mean_over_clients_by_hand():
 
 
 def test_entropy_reduction_by_hand():
-    """softmax((0.6, 0.4) / 0.1) = softmax(6, 4) = 1 / (1 + e^-2) = 1 / 1.13533528 = 0.88079708, and the rest.
+    """softmax((0.6, 0.4) / 0.1) = softmax(6, 4) = 1 / (1 + e^-2) = 1 / 1.13533528 = 0.88079708, and
+    the rest.
 
-    A power of the probabilities, as another sharpening has it, would be 0.6^10 / (0.6^10 + 0.4^10) = 0.983.
+    A power of the probabilities, as another sharpening has it, would be 0.6^10 / (0.6^10 + 0.4^10)
+    = 0.983.
     """
     assert_equals(reduce_entropy(torch.tensor([[0.6, 0.4]]), 0.1), [[0.88079708, 0.11920292]])
 
 
 def test_a_certain_label_stays_less_than_certain_under_entropy_reduction():
-    """softmax((1, 0) / 0.1) = 1 / (1 + e^-10) = 0.99995460: probabilities are bounded, so ERA never gives a one-hot."""
+    """softmax((1, 0) / 0.1) = 1 / (1 + e^-10) = 0.99995460: probabilities are bounded, so ERA never
+    gives a one-hot."""
     assert_equals(reduce_entropy(torch.tensor([[1.0, 0.0]]), 0.1), [[0.99995460, 0.00004540]])
 
 
 def test_row_softmax_by_hand():
-    """exp(0, ln 3) = (1, 3), of which the shares are 1/4 and 3/4; -inf weighs 0; a row of -inf alone teaches itself."""
+    """exp(0, ln 3) = (1, 3), of which the shares are 1/4 and 3/4; -inf weighs 0; a row of -inf
+    alone teaches itself."""
     scores = torch.tensor([[0.0, math.log(3), -INF], [-INF, 2.0, -INF], [-INF, -INF, -INF]])
     assert_equals(row_softmax(scores), [[0.25, 0.75, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 
@@ -139,20 +147,30 @@ def test_without_self_by_hand():
 
 
 def test_the_nearest_by_hand():
-    """Row 0 keeps itself (0) and client 1 (1). In row 1 clients 0 and 2 tie at 1, so three stay of two asked for.
+    """Row 0 keeps itself (0) and client 1 (1). In row 1 clients 0 and 2 tie at 1, so three stay of
+    two asked for.
 
-    In row 2 the client itself is out (score -inf), so that the two nearest are clients 1 (1) and 0 (3).
+    In row 2 the client itself is out (score -inf), so that the two nearest are clients 1 (1) and 0
+    (3).
     """
     apart = torch.tensor([[0.0, 1.0, 3.0], [1.0, 0.0, 1.0], [3.0, 1.0, 0.0]])
     scores = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, -INF]])
-    assert keep_nearest(scores, apart, 2).tolist() == [[1.0, 2.0, -INF], [4.0, 5.0, 6.0], [7.0, 8.0, -INF]]
+    assert keep_nearest(scores, apart, 2).tolist() == [
+        [1.0, 2.0, -INF],
+        [4.0, 5.0, 6.0],
+        [7.0, 8.0, -INF],
+    ]
 
 
 def test_those_within_a_radius_by_hand():
     """A client at exactly the radius stays."""
     apart = torch.tensor([[0.0, 1.0, 3.0], [1.0, 0.0, 1.0], [3.0, 1.0, 0.0]])
     scores = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, -INF]])
-    assert keep_within(scores, apart, 1.0).tolist() == [[1.0, 2.0, -INF], [4.0, 5.0, 6.0], [-INF, 8.0, -INF]]
+    assert keep_within(scores, apart, 1.0).tolist() == [
+        [1.0, 2.0, -INF],
+        [4.0, 5.0, 6.0],
+        [-INF, 8.0, -INF],
+    ]
 
 
 def test_effective_neighbors_by_hand():
@@ -166,7 +184,8 @@ def test_effective_neighbors_by_hand():
 
 @pytest.fixture(params=range(5))
 def distributions(request: pytest.FixtureRequest) -> np.ndarray:
-    """Five clients' label distributions over seven classes, from nearly one-hot to nearly uniform."""
+    """Five clients' label distributions over seven classes, from nearly one-hot to nearly
+    uniform."""
     stream = np.random.default_rng(request.param)
     return stream.dirichlet([0.1 * 4**request.param] * 7, size=5) * (1 - 7e-4) + 1e-4
 
@@ -200,12 +219,17 @@ def test_divergences_equal_scipys_in_float32(name: str, distributions: np.ndarra
 
 def test_softmaxes_equal_scipys():
     logits = np.random.default_rng(0).normal(size=(4, 5, 6)) * 3
-    np.testing.assert_allclose(soften(torch.tensor(logits), 2.5).numpy(), special.softmax(logits / 2.5, axis=-1))
     np.testing.assert_allclose(
-        reduce_entropy(torch.tensor(logits[0]), 0.7).numpy(), special.softmax(logits[0] / 0.7, axis=-1)
+        soften(torch.tensor(logits), 2.5).numpy(), special.softmax(logits / 2.5, axis=-1)
+    )
+    np.testing.assert_allclose(
+        reduce_entropy(torch.tensor(logits[0]), 0.7).numpy(),
+        special.softmax(logits[0] / 0.7, axis=-1),
     )
     scores = logits[0][:, :5]
-    np.testing.assert_allclose(row_softmax(torch.tensor(scores)).numpy(), special.softmax(scores, axis=1))
+    np.testing.assert_allclose(
+        row_softmax(torch.tensor(scores)).numpy(), special.softmax(scores, axis=1)
+    )
 
 
 def test_entropy_reduction_lowers_the_entropy_that_scipy_measures():

@@ -1,8 +1,9 @@
 """Laws of every public function of fedkd.fusion, tried on random inputs.
 
-Functions are found by themselves: one without an entry in SPECS, or without a law of its own, fails this file. An
-entry says which axes the function's tensors have (K clients, N samples, C classes), and that is enough to test that
-permuting clients, samples and classes permutes the result. Golden numbers are in test_golden.py.
+Functions are found by themselves: one without an entry in SPECS, or without a law of its own, fails
+this file. An entry says which axes the function's tensors have (K clients, N samples, C classes),
+and that is enough to test that permuting clients, samples and classes permutes the result. Golden
+numbers are in test_golden.py.
 """
 
 import importlib
@@ -57,17 +58,25 @@ CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 
 
 def public_functions() -> list[str]:
-    """Every public function defined in a module of the package, and every one that the package offers."""
+    """Every public function defined in a module of the package, and every one that the package
+    offers."""
     found = set()
     for module in pkgutil.iter_modules(fedkd.fusion.__path__, "fedkd.fusion."):
         members = vars(importlib.import_module(module.name)).items()
-        found |= {n for n, f in members if inspect.isfunction(f) and f.__module__ == module.name and n[0] != "_"}
-    return sorted(found | {n for n, f in vars(fedkd.fusion).items() if inspect.isfunction(f) and n[0] != "_"})
+        found |= {
+            n
+            for n, f in members
+            if inspect.isfunction(f) and f.__module__ == module.name and n[0] != "_"
+        }
+    return sorted(
+        found | {n for n, f in vars(fedkd.fusion).items() if inspect.isfunction(f) and n[0] != "_"}
+    )
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Random inputs: logits [K, N, C], scores [K, K] with some -inf, and a permutation of each axis."""
+    """Random inputs: logits [K, N, C], scores [K, K] with some -inf, and a permutation of each
+    axis."""
 
     logits: Tensor
     scores: Tensor
@@ -101,9 +110,14 @@ class Problem:
 def problems(draw: st.DrawFn, fewest_clients: int = 1) -> Problem:
     """K up to 6, N up to 8, C from 2 to 6; logits in [-8, 8], so that soft labels stay above 1e-8.
 
-    Numbers come from a seed, since drawing each of them is slow; every other problem has whole numbers and so ties.
+    Numbers come from a seed, since drawing each of them is slow; every other problem has whole
+    numbers and so ties.
     """
-    clients, samples, classes = draw(st.integers(fewest_clients, 6)), draw(st.integers(1, 8)), draw(st.integers(2, 6))
+    clients, samples, classes = (
+        draw(st.integers(fewest_clients, 6)),
+        draw(st.integers(1, 8)),
+        draw(st.integers(2, 6)),
+    )
     stream = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     logits = torch.rand(clients, samples, classes, generator=stream) * 16 - 8
     scores = torch.rand(clients, clients, generator=stream) * 16 - 8
@@ -117,10 +131,11 @@ def problems(draw: st.DrawFn, fewest_clients: int = 1) -> Problem:
 
 @dataclass(frozen=True)
 class Spec:
-    """How to call a function on a problem: its tensors with their axes, its other arguments, its result's axes.
+    """How to call a function on a problem: its tensors with their axes, its other arguments, its
+    result's axes.
 
-    Where it returns several tensors, ``gives`` has the axes of each. An argument that depends on the tensors is a
-    function of the first.
+    Where it returns several tensors, ``gives`` has the axes of each. An argument that depends on
+    the tensors is a function of the first.
     """
 
     tensors: Callable[[Problem], tuple[Tensor, ...]]
@@ -134,13 +149,17 @@ SPECS: dict[str, Spec] = {
     "argmax_histogram": Spec(lambda p: (p.probs,), ("KNC",), "KC", breaks_ties_by_class=True),
     "average_states": Spec(lambda p: (p.logits, p.weights[0]), ("KNC", "K"), "NC"),
     "effective_neighbors": Spec(lambda p: (p.weights,), ("KK",), "K"),
-    "filtered_mean": Spec(lambda p: (p.logits,), ("KNC",), "NC K", {"tolerate": 0.3, "threshold": 0.5}),
+    "filtered_mean": Spec(
+        lambda p: (p.logits,), ("KNC",), "NC K", {"tolerate": 0.3, "threshold": 0.5}
+    ),
     "geometric_median": Spec(lambda p: (p.logits,), ("KNC",), "NC K"),
     "keep_nearest": Spec(lambda p: (p.scores, p.apart), ("KK", "KK"), "KK", {"count": 2}),
     "keep_within": Spec(lambda p: (p.scores, p.apart), ("KK", "KK"), "KK", {"radius": 0.5}),
     "krum": Spec(lambda p: (p.logits,), ("KNC",), "NC K", {"attackers": 1}),
     "leave_one_out": Spec(lambda p: (p.logits, p.logits[..., 0] > 0), ("KNC", "KN"), "KNC KN KK"),
-    "mean_by_count": Spec(lambda p: (p.logits, p.logits[..., 0].clamp(min=0).round()), ("KNC", "KN"), "NC N K"),
+    "mean_by_count": Spec(
+        lambda p: (p.logits, p.logits[..., 0].clamp(min=0).round()), ("KNC", "KN"), "NC N K"
+    ),
     "mean_over_clients": Spec(lambda p: (p.logits,), ("KNC",), "NC"),
     "mean_soft_label": Spec(lambda p: (p.probs,), ("KNC",), "KC"),
     "median_distance": Spec(lambda p: (p.logits,), ("KNC",), "N"),
@@ -156,15 +175,22 @@ SPECS: dict[str, Spec] = {
     "row_softmax": Spec(lambda p: (p.scores,), ("KK",), "KK"),
     "smooth": Spec(lambda p: (p.distributions,), ("KC",), "KC", {"amount": 0.01}),
     "soften": Spec(lambda p: (p.logits,), ("KNC",), "KNC", {"temperature": 2.0}),
-    "trimmed_mean_over_clients": Spec(lambda p: (p.logits,), ("KNC",), "NC K", {"trim": lambda v: (len(v) - 1) // 3}),
+    "trimmed_mean_over_clients": Spec(
+        lambda p: (p.logits,), ("KNC",), "NC K", {"trim": lambda v: (len(v) - 1) // 3}
+    ),
     "uniform_weights": Spec(lambda p: (), (), "KK", {"clients": 4}),
     "without_self": Spec(lambda p: (p.scores,), ("KK",), "KK"),
 }
 
 AS_TENSORS: dict[str, Callable[..., Tensor]] = {
-    "average_states": lambda values, shares: average_states([{"weight": each} for each in values], shares)["weight"],
+    "average_states": lambda values, shares: average_states(
+        [{"weight": each} for each in values], shares
+    )["weight"],
 }
 """How to call a function that does not take tensors alone."""
+
+CHOOSES_SAMPLES = ["core_set"]
+"""Functions that return indices of samples: their laws are in ``test_selection``."""
 
 LAWS: dict[str, list[str]] = {}
 """The laws of single functions, as ``law`` registers them."""
@@ -183,7 +209,10 @@ def law(*functions: Callable[..., Any]) -> Callable[[Callable[..., None]], Calla
 
 def call(name: str, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return the tensors that a function returns, one or several."""
-    others = {key: value(tensors[0]) if callable(value) else value for key, value in SPECS[name].others.items()}
+    others = {
+        key: value(tensors[0]) if callable(value) else value
+        for key, value in SPECS[name].others.items()
+    }
     function = AS_TENSORS.get(name) or getattr(fedkd.fusion, name)
     result = function(*tensors, **others)
     return result if isinstance(result, tuple) else (result,)
@@ -212,17 +241,20 @@ def test_the_package_offers_every_public_function_of_its_modules():
 
 
 def test_every_public_function_is_described_here():
-    assert sorted(SPECS) == public_functions()
+    assert sorted([*SPECS, *CHOOSES_SAMPLES]) == public_functions()
 
 
 def test_every_public_function_has_a_law_of_its_own():
-    assert sorted(LAWS) == public_functions()
+    assert sorted([*LAWS, *CHOOSES_SAMPLES]) == public_functions()
 
 
 def test_the_table_of_divergences_holds_every_pairwise_function():
     pairwise = [name for name in public_functions() if name.startswith("pairwise_")]
     assert sorted(f"pairwise_{name}" for name in DIVERGENCES) == pairwise
-    assert all(function is getattr(fedkd.fusion, f"pairwise_{name}") for name, function in DIVERGENCES.items())
+    assert all(
+        function is getattr(fedkd.fusion, f"pairwise_{name}")
+        for name, function in DIVERGENCES.items()
+    )
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -244,9 +276,13 @@ def test_permuting_clients_samples_and_classes_permutes_the_result(name: str, pr
     if spec.breaks_ties_by_class:
         top = tensors[0].topk(2, dim=-1).values
         assume((top[..., 0] > top[..., 1]).all())
-    relabeled = tuple(problem.permuted(tensor, axes) for tensor, axes in zip(tensors, spec.takes, strict=True))
+    relabeled = tuple(
+        problem.permuted(tensor, axes) for tensor, axes in zip(tensors, spec.takes, strict=True)
+    )
     results, axes = call(name, tensors), spec.gives.split()
-    expected = tuple(problem.permuted(result, axis) for result, axis in zip(results, axes, strict=True))
+    expected = tuple(
+        problem.permuted(result, axis) for result, axis in zip(results, axes, strict=True)
+    )
     torch.testing.assert_close(call(name, relabeled), expected, **CLOSE)
 
 
@@ -255,7 +291,9 @@ def test_permuting_clients_samples_and_classes_permutes_the_result(name: str, pr
 
 @law(soften)
 @given(problem=problems(), temperature=st.floats(0.05, 100))
-def test_soft_labels_are_distributions_that_keep_the_order_of_logits(problem: Problem, temperature: float):
+def test_soft_labels_are_distributions_that_keep_the_order_of_logits(
+    problem: Problem, temperature: float
+):
     probs = soften(problem.logits, temperature)
     assert_rows_are_distributions(probs)
     ordered = probs.gather(-1, problem.logits.argsort(dim=-1))
@@ -265,7 +303,9 @@ def test_soft_labels_are_distributions_that_keep_the_order_of_logits(problem: Pr
 @law(soften)
 @given(problem=problems(), low=st.floats(0.1, 10), factor=st.floats(1, 10))
 def test_a_larger_temperature_never_lowers_entropy(problem: Problem, low: float, factor: float):
-    assert (entropy(soften(problem.logits, low * factor)) >= entropy(soften(problem.logits, low)) - 1e-5).all()
+    assert (
+        entropy(soften(problem.logits, low * factor)) >= entropy(soften(problem.logits, low)) - 1e-5
+    ).all()
 
 
 @law(soften)
@@ -280,13 +320,17 @@ def test_a_very_large_temperature_gives_uniform_soft_labels(problem: Problem):
 def test_a_very_small_temperature_splits_all_between_the_largest_logits(problem: Problem):
     apart = problem.logits.round()
     largest = apart == apart.max(dim=-1, keepdim=True).values
-    torch.testing.assert_close(soften(apart, 1e-3), largest / largest.sum(dim=-1, keepdim=True), **CLOSE)
+    torch.testing.assert_close(
+        soften(apart, 1e-3), largest / largest.sum(dim=-1, keepdim=True), **CLOSE
+    )
 
 
 @law(soften)
 @given(problem=problems(), shift=st.floats(-50, 50))
 def test_a_constant_added_to_all_logits_changes_no_soft_label(problem: Problem, shift: float):
-    torch.testing.assert_close(soften(problem.logits + shift, 2.0), soften(problem.logits, 2.0), **CLOSE)
+    torch.testing.assert_close(
+        soften(problem.logits + shift, 2.0), soften(problem.logits, 2.0), **CLOSE
+    )
 
 
 @law(soften)
@@ -302,7 +346,9 @@ def test_soften_at_temperature_one_is_the_softmax(problem: Problem):
 @law(pairwise_cosine, pairwise_js, pairwise_kl, pairwise_l2, pairwise_tv)
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @given(problem=problems())
-def test_divergences_are_finite_non_negative_and_exactly_zero_between_equals(divergence: str, problem: Problem):
+def test_divergences_are_finite_non_negative_and_exactly_zero_between_equals(
+    divergence: str, problem: Problem
+):
     twice = problem.distributions.repeat(2, 1)
     apart = DIVERGENCES[divergence](twice)
     clients = len(problem.distributions)
@@ -315,7 +361,9 @@ def test_divergences_are_finite_non_negative_and_exactly_zero_between_equals(div
 @law(pairwise_cosine, pairwise_js, pairwise_kl, pairwise_l2, pairwise_tv)
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @given(problem=problems(fewest_clients=2))
-def test_divergences_are_positive_between_different_distributions(divergence: str, problem: Problem):
+def test_divergences_are_positive_between_different_distributions(
+    divergence: str, problem: Problem
+):
     distributions = problem.distributions
     differ = (distributions[:, None] - distributions[None]).abs().max(dim=-1).values > 0.01
     assert (DIVERGENCES[divergence](distributions)[differ] > 1e-5).all()
@@ -323,7 +371,8 @@ def test_divergences_are_positive_between_different_distributions(divergence: st
 
 @law(pairwise_cosine, pairwise_js, pairwise_l2, pairwise_tv)
 @pytest.mark.parametrize(
-    ("divergence", "bound"), [("js", math.log(2)), ("tv", 1.0), ("cosine", 1.0), ("l2", math.sqrt(2))]
+    ("divergence", "bound"),
+    [("js", math.log(2)), ("tv", 1.0), ("cosine", 1.0), ("l2", math.sqrt(2))],
 )
 @given(problem=problems())
 def test_all_but_kl_are_symmetric_and_bounded(divergence: str, bound: float, problem: Problem):
@@ -335,7 +384,8 @@ def test_all_but_kl_are_symmetric_and_bounded(divergence: str, bound: float, pro
 
 @law(pairwise_cosine, pairwise_js, pairwise_l2, pairwise_tv)
 @pytest.mark.parametrize(
-    ("divergence", "bound"), [("js", math.log(2)), ("tv", 1.0), ("cosine", 1.0), ("l2", math.sqrt(2))]
+    ("divergence", "bound"),
+    [("js", math.log(2)), ("tv", 1.0), ("cosine", 1.0), ("l2", math.sqrt(2))],
 )
 def test_the_bounds_are_reached_by_distributions_that_share_no_class(divergence: str, bound: float):
     opposite = smooth(torch.eye(3), 1e-7)
@@ -373,7 +423,9 @@ def test_l2_and_tv_obey_the_triangle_inequality(divergence: str, problem: Proble
 
 @law(smooth)
 @given(problem=problems(), amount=st.floats(1e-4, 10))
-def test_smoothing_leaves_no_zero_keeps_the_sum_and_moves_towards_uniform(problem: Problem, amount: float):
+def test_smoothing_leaves_no_zero_keeps_the_sum_and_moves_towards_uniform(
+    problem: Problem, amount: float
+):
     one_hot = torch.eye(problem.logits.shape[-1])
     for distributions in (problem.distributions, one_hot):
         smoothed = smooth(distributions, amount)
@@ -395,7 +447,9 @@ def test_smoothing_by_nothing_changes_nothing(problem: Problem):
 @law(mean_soft_label, argmax_histogram)
 @pytest.mark.parametrize("estimate", [mean_soft_label, argmax_histogram])
 @given(problem=problems())
-def test_estimates_are_distributions_and_do_not_depend_on_the_order_of_samples(estimate, problem: Problem):
+def test_estimates_are_distributions_and_do_not_depend_on_the_order_of_samples(
+    estimate, problem: Problem
+):
     estimates = estimate(problem.probs)
     assert_rows_are_distributions(estimates)
     torch.testing.assert_close(estimate(problem.probs[:, problem.order["N"]]), estimates, **CLOSE)
@@ -405,7 +459,9 @@ def test_estimates_are_distributions_and_do_not_depend_on_the_order_of_samples(e
 @pytest.mark.parametrize("estimate", [mean_soft_label, argmax_histogram])
 @given(problem=problems())
 def test_an_estimate_of_one_client_does_not_depend_on_the_others(estimate, problem: Problem):
-    torch.testing.assert_close(estimate(problem.probs[:1]), estimate(problem.probs)[:1], rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        estimate(problem.probs[:1]), estimate(problem.probs)[:1], rtol=0, atol=1e-6
+    )
 
 
 @law(mean_soft_label, argmax_histogram)
@@ -453,7 +509,9 @@ def test_a_mix_of_soft_labels_gives_soft_labels(problem: Problem):
 @law(mix)
 @given(problem=problems())
 def test_identity_weights_give_every_client_itself(problem: Problem):
-    torch.testing.assert_close(mix(torch.eye(len(problem.logits)), problem.logits), problem.logits, **CLOSE)
+    torch.testing.assert_close(
+        mix(torch.eye(len(problem.logits)), problem.logits), problem.logits, **CLOSE
+    )
 
 
 @law(mix, uniform_weights, mean_over_clients)
@@ -504,18 +562,24 @@ def test_the_mean_stays_in_the_convex_hull(problem: Problem):
 
 @law(reduce_entropy)
 @given(problem=problems(), temperature=st.floats(0.02, 10))
-def test_entropy_reduction_gives_soft_labels_that_keep_the_order_of_classes(problem: Problem, temperature: float):
+def test_entropy_reduction_gives_soft_labels_that_keep_the_order_of_classes(
+    problem: Problem, temperature: float
+):
     probs = problem.probs[0]
     reduced = reduce_entropy(probs, temperature)
     assert_rows_are_distributions(reduced)
-    assert (reduced.gather(-1, probs.argmax(dim=-1, keepdim=True)) == reduced.max(dim=-1, keepdim=True).values).all()
+    assert (
+        reduced.gather(-1, probs.argmax(dim=-1, keepdim=True))
+        == reduced.max(dim=-1, keepdim=True).values
+    ).all()
     assert (reduced.gather(-1, probs.argsort(dim=-1)).diff(dim=-1) >= 0).all()
 
 
 @law(reduce_entropy)
 @given(problem=problems())
 def test_entropy_reduction_sharpens_where_no_class_has_less_than_the_temperature(problem: Problem):
-    """Log p has slope 1/p <= 1/T there, so every gap p_a/T - p_b/T is at least ln p_a - ln p_b: ERA majorizes p."""
+    """Log p has slope 1/p <= 1/T there, so every gap p_a/T - p_b/T is at least ln p_a - ln p_b: ERA
+    majorizes p."""
     classes = problem.logits.shape[-1]
     probs = 0.1 + (1 - 0.1 * classes) * problem.probs[0]
     assert (entropy(reduce_entropy(probs, 0.1)) <= entropy(probs) + 1e-5).all()
@@ -532,7 +596,9 @@ def test_entropy_reduction_flattens_where_no_class_has_more_than_the_temperature
 @given(problem=problems(), low=st.floats(0.02, 1), factor=st.floats(1, 50))
 def test_a_larger_temperature_reduces_entropy_less(problem: Problem, low: float, factor: float):
     probs = problem.probs[0]
-    assert (entropy(reduce_entropy(probs, low * factor)) >= entropy(reduce_entropy(probs, low)) - 1e-5).all()
+    assert (
+        entropy(reduce_entropy(probs, low * factor)) >= entropy(reduce_entropy(probs, low)) - 1e-5
+    ).all()
 
 
 @law(reduce_entropy)
@@ -575,7 +641,9 @@ def test_a_row_without_any_finite_score_teaches_itself(problem: Problem):
 @law(row_softmax)
 @given(problem=problems(), shift=st.floats(-20, 20))
 def test_a_constant_added_to_a_row_of_scores_changes_no_weight(problem: Problem, shift: float):
-    torch.testing.assert_close(row_softmax(problem.scores + shift), row_softmax(problem.scores), **CLOSE)
+    torch.testing.assert_close(
+        row_softmax(problem.scores + shift), row_softmax(problem.scores), **CLOSE
+    )
 
 
 @law(row_softmax, uniform_weights)
@@ -605,7 +673,9 @@ def test_nobody_is_their_own_teacher_without_self_unless_nobody_else_is_left(pro
 @given(problem=problems(), count=st.integers(1, 8))
 def test_the_nearest_are_kept_and_every_tie_with_the_last(problem: Problem, count: int):
     kept = keep_nearest(problem.scores, problem.apart, count)
-    for scores, distances, row in zip(problem.scores.tolist(), problem.apart.tolist(), kept.tolist(), strict=True):
+    for scores, distances, row in zip(
+        problem.scores.tolist(), problem.apart.tolist(), kept.tolist(), strict=True
+    ):
         candidates = sorted(d for d, s in zip(distances, scores, strict=True) if s > -math.inf)
         last = candidates[min(count, len(candidates)) - 1] if candidates else math.inf
         for score, distance, found in zip(scores, distances, row, strict=True):
@@ -633,12 +703,15 @@ def test_keeping_as_many_as_there_are_keeps_all(problem: Problem):
 
 @law(keep_nearest)
 def test_ties_are_found_in_spite_of_rounding():
-    """By hand: P_0 is uniform, and P_1, P_2, P_3 are (0.7, 0.2, 0.1) in three orders: equally far by any divergence.
+    """By hand: P_0 is uniform, and P_1, P_2, P_3 are (0.7, 0.2, 0.1) in three orders: equally far
+    by any divergence.
 
-    Their three terms are the same and are summed in another order, which changes the last bit of the sum. If that
-    decided who teaches, relabeling the classes would change the teachers.
+    Their three terms are the same and are summed in another order, which changes the last bit of
+    the sum. If that decided who teaches, relabeling the classes would change the teachers.
     """
-    distributions = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [0.7, 0.2, 0.1], [0.1, 0.7, 0.2], [0.2, 0.1, 0.7]])
+    distributions = torch.tensor(
+        [[1 / 3, 1 / 3, 1 / 3], [0.7, 0.2, 0.1], [0.1, 0.7, 0.2], [0.2, 0.1, 0.7]]
+    )
     scores = torch.zeros(4, 4)
     for divergence in DIVERGENCES.values():
         kept = keep_nearest(without_self(scores), divergence(distributions), 1)
@@ -686,9 +759,12 @@ ROBUST: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "geometric_median": geometric_median,
     "krum": lambda values: krum(values, attackers=1, average=2),
     "median_over_clients": median_over_clients,
-    "trimmed_mean_over_clients": lambda values: trimmed_mean_over_clients(values, (len(values) - 1) // 3),
+    "trimmed_mean_over_clients": lambda values: trimmed_mean_over_clients(
+        values, (len(values) - 1) // 3
+    ),
 }
-"""The rules that a minority of clients cannot move far, each with settings that suit any number of clients."""
+"""The rules that a minority of clients cannot move far, each with settings that suit any number of
+clients."""
 
 
 @law(filtered_mean, geometric_median, krum, median_over_clients, trimmed_mean_over_clients)
@@ -712,7 +788,9 @@ def test_the_weights_make_the_robust_mean_of_a_single_entry(rule: str, problem: 
 @law(filtered_mean, geometric_median, krum, median_over_clients, trimmed_mean_over_clients)
 @pytest.mark.parametrize("rule", ROBUST)
 @given(problem=problems())
-def test_robust_means_of_equals_give_what_all_say_and_of_one_that_client(rule: str, problem: Problem):
+def test_robust_means_of_equals_give_what_all_say_and_of_one_that_client(
+    rule: str, problem: Problem
+):
     first = problem.logits[:1]
     aggregate, weights = ROBUST[rule](first.expand_as(problem.logits))
     torch.testing.assert_close(aggregate, first[0], **CLOSE)
@@ -725,7 +803,9 @@ def test_robust_means_of_equals_give_what_all_say_and_of_one_that_client(rule: s
 @law(filtered_mean, geometric_median, krum, median_over_clients, trimmed_mean_over_clients)
 @pytest.mark.parametrize("rule", ROBUST)
 @given(problem=problems(), factor=st.sampled_from([1e-3, 0.5, 300.0]), shift=st.floats(-20, 20))
-def test_robust_means_follow_a_change_of_units(rule: str, problem: Problem, factor: float, shift: float):
+def test_robust_means_follow_a_change_of_units(
+    rule: str, problem: Problem, factor: float, shift: float
+):
     aggregate, weights = ROBUST[rule](problem.logits)
     changed, same = ROBUST[rule](factor * (problem.logits + shift))
     torch.testing.assert_close(changed / factor, aggregate + shift, rtol=1e-3, atol=1e-3)
@@ -736,7 +816,9 @@ def test_robust_means_follow_a_change_of_units(rule: str, problem: Problem, fact
 @pytest.mark.parametrize("rule", [rule for rule in ROBUST if rule != "krum"])
 @given(problem=problems())
 def test_all_but_krum_fuse_each_sample_without_the_others(rule: str, problem: Problem):
-    samples = torch.stack([ROBUST[rule](problem.logits[:, [n]])[0][0] for n in range(problem.logits.shape[1])])
+    samples = torch.stack(
+        [ROBUST[rule](problem.logits[:, [n]])[0][0] for n in range(problem.logits.shape[1])]
+    )
     torch.testing.assert_close(ROBUST[rule](problem.logits)[0], samples, rtol=0, atol=1e-6)
 
 
@@ -749,7 +831,8 @@ def test_means_of_whole_rows_make_soft_labels_of_soft_labels(rule: str, problem:
 
 @dataclass(frozen=True)
 class Attacked:
-    """Honest clients, whose logits are within 8 of 0, and how far away the attackers are that join them."""
+    """Honest clients, whose logits are within 8 of 0, and how far away the attackers are that join
+    them."""
 
     honest: Tensor
     seed: int
@@ -757,7 +840,8 @@ class Attacked:
     largest: float
 
     def values(self, attackers: int) -> Tensor:
-        """Return all uploads: attackers are at one place, or each at another that is not equally far."""
+        """Return all uploads: attackers are at one place, or each at another that is not equally
+        far."""
         stream = torch.Generator().manual_seed(self.seed)
         places = 1 if self.colluding else attackers
         signs = torch.rand(places, *self.honest.shape[1:], generator=stream).sub(0.5).sign()
@@ -765,7 +849,8 @@ class Attacked:
         return torch.cat([self.honest, outliers.expand(attackers, -1, -1)])
 
     def assert_held(self, aggregate: Tensor, widths: float = 0.0) -> None:
-        """The aggregate is no more than so many diagonals outside the box that the honest clients fill."""
+        """The aggregate is no more than so many diagonals outside the box that the honest clients
+        fill."""
         low, high = self.honest.min(dim=0).values, self.honest.max(dim=0).values
         allowed = 1e-3 + widths * (high - low).norm(dim=-1, keepdim=True)
         assert (aggregate >= low - allowed).all()
@@ -775,7 +860,12 @@ class Attacked:
 @st.composite
 def attacks(draw: st.DrawFn) -> Attacked:
     problem = draw(problems(fewest_clients=4))
-    return Attacked(problem.logits, draw(st.integers(0, 99)), draw(st.booleans()), draw(st.sampled_from([1e3, 1e5])))
+    return Attacked(
+        problem.logits,
+        draw(st.integers(0, 99)),
+        draw(st.booleans()),
+        draw(st.sampled_from([1e3, 1e5])),
+    )
 
 
 @law(mean_over_clients)
@@ -788,7 +878,9 @@ def test_one_attacker_moves_the_mean_as_far_as_it_likes(attack: Attacked):
 
 @law(median_over_clients, trimmed_mean_over_clients)
 @given(attack=attacks(), most=st.integers(1, 5))
-def test_a_minority_moves_medians_and_trimmed_means_nowhere_that_no_honest_client_is(attack: Attacked, most: int):
+def test_a_minority_moves_medians_and_trimmed_means_nowhere_that_no_honest_client_is(
+    attack: Attacked, most: int
+):
     attackers = min(most, len(attack.honest) - 1)
     attack.assert_held(median_over_clients(attack.values(attackers))[0])
     attack.assert_held(trimmed_mean_over_clients(attack.values(attackers), attackers)[0])
@@ -796,7 +888,9 @@ def test_a_minority_moves_medians_and_trimmed_means_nowhere_that_no_honest_clien
 
 @law(geometric_median)
 @given(attack=attacks(), most=st.integers(1, 5))
-def test_a_minority_moves_the_geometric_median_no_farther_than_the_theorem_says(attack: Attacked, most: int):
+def test_a_minority_moves_the_geometric_median_no_farther_than_the_theorem_says(
+    attack: Attacked, most: int
+):
     values = attack.values(min(most, len(attack.honest) - 1))
     share = 1 - len(attack.honest) / len(values)
     center = attack.honest.mean(dim=0)
@@ -818,10 +912,14 @@ def test_krum_never_takes_attackers_that_are_far_away(attack: Attacked, most: in
 
 @law(filtered_mean)
 @given(attack=attacks(), most=st.integers(1, 5))
-def test_the_filter_lets_as_many_attackers_as_it_tolerates_move_it_boundedly(attack: Attacked, most: int):
+def test_the_filter_lets_as_many_attackers_as_it_tolerates_move_it_boundedly(
+    attack: Attacked, most: int
+):
     clients = len(attack.honest)
     attackers = min(most, int(0.45 * clients / 0.55))
-    attack.assert_held(filtered_mean(attack.values(attackers), tolerate=0.45, threshold=0.5)[0], widths=1)
+    attack.assert_held(
+        filtered_mean(attack.values(attackers), tolerate=0.45, threshold=0.5)[0], widths=1
+    )
 
 
 @law(trimmed_mean_over_clients, median_over_clients, mean_over_clients)
@@ -831,7 +929,9 @@ def test_trimming_nothing_gives_the_mean_and_trimming_most_the_median(problem: P
     torch.testing.assert_close(aggregate, mean_over_clients(problem.logits), **CLOSE)
     torch.testing.assert_close(weights, torch.full_like(weights, 1 / len(weights)), **CLOSE)
     most = (len(problem.logits) - 1) // 2
-    assert torch.equal(trimmed_mean_over_clients(problem.logits, most)[0], median_over_clients(problem.logits)[0])
+    assert torch.equal(
+        trimmed_mean_over_clients(problem.logits, most)[0], median_over_clients(problem.logits)[0]
+    )
 
 
 @law(median_over_clients, geometric_median, krum)
@@ -841,7 +941,9 @@ def test_what_more_than_half_say_is_the_median(problem: Problem):
     values = torch.cat([problem.logits, majority])
     torch.testing.assert_close(median_over_clients(values)[0], problem.logits[0], rtol=0, atol=0)
     torch.testing.assert_close(geometric_median(values)[0], problem.logits[0], rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(krum(values, attackers=len(problem.logits))[0], problem.logits[0], **CLOSE)
+    torch.testing.assert_close(
+        krum(values, attackers=len(problem.logits))[0], problem.logits[0], **CLOSE
+    )
 
 
 @law(geometric_median)
@@ -857,7 +959,9 @@ def test_no_client_and_no_other_mean_is_nearer_to_all_than_the_geometric_median(
 
 @law(krum)
 @given(problem=problems(), attackers=st.integers(0, 3))
-def test_krum_weighs_the_chosen_alike_and_chooses_all_where_all_are_averaged(problem: Problem, attackers: int):
+def test_krum_weighs_the_chosen_alike_and_chooses_all_where_all_are_averaged(
+    problem: Problem, attackers: int
+):
     clients = len(problem.logits)
     aggregate, weights = krum(problem.logits, attackers, average=clients)
     torch.testing.assert_close(aggregate, problem.logits.mean(dim=0), **CLOSE)
@@ -870,7 +974,9 @@ def test_krum_weighs_the_chosen_alike_and_chooses_all_where_all_are_averaged(pro
 
 @law(filtered_mean, mean_over_clients)
 @given(problem=problems(), tolerate=st.floats(0.01, 0.49))
-def test_a_filter_with_a_large_threshold_is_the_mean_and_none_takes_more_than_it_may(problem: Problem, tolerate: float):
+def test_a_filter_with_a_large_threshold_is_the_mean_and_none_takes_more_than_it_may(
+    problem: Problem, tolerate: float
+):
     aggregate, weights = filtered_mean(problem.logits, tolerate, threshold=1e6)
     even = torch.full_like(weights, 1 / len(weights))
     more_than_half_agree = median_distance(problem.logits) < 1e-3
@@ -896,7 +1002,9 @@ def test_classes_that_nobody_speaks_of_change_nothing_in_the_filter(problem: Pro
 
 @law(median_distance)
 @given(problem=problems(), factor=st.floats(0.01, 100))
-def test_the_median_distance_has_the_units_of_the_values_and_no_origin(problem: Problem, factor: float):
+def test_the_median_distance_has_the_units_of_the_values_and_no_origin(
+    problem: Problem, factor: float
+):
     expected = factor * median_distance(problem.logits)
     moved = factor * (problem.logits - problem.logits[0])
     torch.testing.assert_close(median_distance(moved), expected, rtol=1e-3, atol=1e-3)
@@ -919,7 +1027,9 @@ def test_renormalized_rows_are_distributions_in_the_same_proportions(problem: Pr
     renormalized = renormalize(rows, problem.probs[-1])
     assert_rows_are_distributions(renormalized)
     assert torch.equal(renormalized[0], problem.probs[-1][0])
-    torch.testing.assert_close(renormalized[1:] * rows[1:].sum(dim=-1, keepdim=True), rows[1:], **CLOSE)
+    torch.testing.assert_close(
+        renormalized[1:] * rows[1:].sum(dim=-1, keepdim=True), rows[1:], **CLOSE
+    )
     torch.testing.assert_close(renormalize(problem.probs[0], rows), problem.probs[0], **CLOSE)
 
 
@@ -937,7 +1047,11 @@ def test_others_teach_what_they_have_and_own_rows_never_return(problem: Problem)
         adds = torch.zeros(clients)
         for row in range(rows):
             others = [j for j in range(clients) if j != i and present[j, row]]
-            expected = torch.stack([tables[j, row] for j in others]).mean(dim=0) if others else 0 * tables[i, row]
+            expected = (
+                torch.stack([tables[j, row] for j in others]).mean(dim=0)
+                if others
+                else 0 * tables[i, row]
+            )
             assert bool(exists[i, row]) == bool(others)
             torch.testing.assert_close(taught[i, row], expected, **CLOSE)
             adds[others] += 1 / max(len(others), 1)
@@ -961,9 +1075,13 @@ def test_two_clients_swap_their_tables(problem: Problem):
 @given(problem=problems())
 def test_an_average_of_states_is_in_their_hull_and_equal_states_come_back(problem: Problem):
     shares = problem.weights[0]
-    states = [{"weight": values, "steps": torch.tensor(k)} for k, values in enumerate(problem.logits)]
+    states = [
+        {"weight": values, "steps": torch.tensor(k)} for k, values in enumerate(problem.logits)
+    ]
     average = average_states(states, shares)
-    torch.testing.assert_close(average["weight"], torch.einsum("k,knc->nc", shares, problem.logits), **CLOSE)
+    torch.testing.assert_close(
+        average["weight"], torch.einsum("k,knc->nc", shares, problem.logits), **CLOSE
+    )
     assert_in_hull(average["weight"], problem.logits)
     assert average["steps"] == 0
     equal = average_states([states[0]] * len(shares), shares)
@@ -983,7 +1101,11 @@ def test_a_mean_by_count_is_the_mean_of_all_samples_and_says_whose_they_are(prob
     adds = torch.zeros(clients)
     for row in range(rows):
         owners = [k for k in range(clients) for _ in range(int(counts[k, row]))]
-        expected = torch.stack([tables[k, row] for k in owners]).mean(dim=0) if owners else torch.zeros(columns)
+        expected = (
+            torch.stack([tables[k, row] for k in owners]).mean(dim=0)
+            if owners
+            else torch.zeros(columns)
+        )
         assert bool(present[row]) == bool(owners)
         torch.testing.assert_close(means[row], expected, **CLOSE)
         for owner in owners:
@@ -995,7 +1117,9 @@ def test_a_mean_by_count_is_the_mean_of_all_samples_and_says_whose_they_are(prob
 @law(mean_by_count)
 @given(problem=problems())
 def test_equal_counts_make_the_plain_mean(problem: Problem):
-    means, present, weights = mean_by_count(problem.logits, torch.full(problem.logits.shape[:2], 3.0))
+    means, present, weights = mean_by_count(
+        problem.logits, torch.full(problem.logits.shape[:2], 3.0)
+    )
     torch.testing.assert_close(means, mean_over_clients(problem.logits), **CLOSE)
     torch.testing.assert_close(weights, torch.full_like(weights, 1 / len(weights)))
     assert present.all()

@@ -1,4 +1,5 @@
-"""Whatever arrays come over the wire, a kind accepts them or rejects them by name: no other error ends the run."""
+"""Whatever arrays come over the wire, a kind accepts them or rejects them by name: no other error
+ends the run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -49,13 +50,28 @@ VALUES: Mapping[str, Any] = {
     "U": st.sampled_from(["", "a"]),
     "c": st.just(1j),
 }
-DTYPES = (np.float16, np.float32, np.float64, np.int8, np.int32, np.int64, np.uint8, np.bool_, np.str_, np.complex64)
+DTYPES = (
+    np.float16,
+    np.float32,
+    np.float64,
+    np.int8,
+    np.int32,
+    np.int64,
+    np.uint8,
+    np.bool_,
+    np.str_,
+    np.complex64,
+)
 
 
 @st.composite
 def arrays(draw: st.DrawFn, good: Mapping[str, np.ndarray]) -> np.ndarray:
-    """An array like one of a good upload, or with one thing wrong: its shape, its dtype or a value."""
-    shape = draw(st.sampled_from([a.shape for a in good.values()]) | st.lists(st.integers(0, 6), max_size=3).map(tuple))
+    """An array like one of a good upload, or with one thing wrong: its shape, its dtype or a
+    value."""
+    shape = draw(
+        st.sampled_from([a.shape for a in good.values()])
+        | st.lists(st.integers(0, 6), max_size=3).map(tuple)
+    )
     dtype = np.dtype(draw(st.sampled_from(DTYPES)))
     value = draw(VALUES[dtype.kind])
     with np.errstate(over="ignore"):
@@ -69,7 +85,10 @@ def test_a_good_upload_survives_the_trip_to_the_bit_and_is_accepted(name: str):
     back = kind.knowledge(sent)
     again = kind.arrays(back)
     assert list(again) == list(sent)
-    assert all(np.array_equal(again[key], sent[key]) and again[key].dtype == sent[key].dtype for key in sent)
+    assert all(
+        np.array_equal(again[key], sent[key]) and again[key].dtype == sent[key].dtype
+        for key in sent
+    )
     kind.check(back, REQUEST, 0)
 
 

@@ -12,7 +12,7 @@ from views import View
 from fedkd.errors import FedkdError, RunError, UploadRejected
 from fedkd.fusion import soften
 from fedkd.knowledge import KINDS
-from fedkd.knowledge.kind import Request
+from fedkd.knowledge.knowledge_type import Request
 from fedkd.messages import Cohort, Fusion, Predictions, Upload
 
 IDS = torch.tensor([3, 5, 8, 13])
@@ -78,7 +78,10 @@ def test_knowledge_survives_the_trip_as_arrays_to_the_bit(scale: str):
 @pytest.mark.parametrize("scale", SCALES)
 def test_what_travels_is_named_and_as_small_as_it_can_be(scale: str):
     arrays = KINDS[scale].arrays(good(scale))
-    assert {name: array.dtype for name, array in arrays.items()} == {"ids": np.int32, scale: np.float32}
+    assert {name: array.dtype for name, array in arrays.items()} == {
+        "ids": np.int32,
+        scale: np.float32,
+    }
 
 
 def test_what_arrives_can_be_written_to_without_changing_the_message():
@@ -90,7 +93,15 @@ def test_what_arrives_can_be_written_to_without_changing_the_message():
 
 
 @pytest.mark.parametrize(
-    "names", [("ids",), ("logits",), ("ids", "weights"), ("ids", "logits", "probs"), ("ids", "logits", "extra"), ()]
+    "names",
+    [
+        ("ids",),
+        ("logits",),
+        ("ids", "weights"),
+        ("ids", "logits", "probs"),
+        ("ids", "logits", "extra"),
+        (),
+    ],
 )
 def test_arrays_of_another_kind_are_rejected(names: tuple[str, ...]):
     arrays = {name: np.zeros((4, 3), dtype=np.float32) for name in names}
@@ -135,7 +146,9 @@ def test_the_other_scale_is_rejected(asked: str, sent: str):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("shape", [(4, 2), (4, 4), (3, 3), (5, 3), (12,), (4, 3, 1), (1, 4, 3), (0, 3), (4, 0), ()])
+@pytest.mark.parametrize(
+    "shape", [(4, 2), (4, 4), (3, 3), (5, 3), (12,), (4, 3, 1), (1, 4, 3), (0, 3), (4, 0), ()]
+)
 def test_a_wrong_shape_is_rejected(scale: str, shape: tuple[int, ...]):
     values = np.full(shape, 1 / 3, dtype=np.float32)
     with pytest.raises(UploadRejected, match=rf"expected {scale} of shape \[4, 3\], got"):
@@ -153,7 +166,9 @@ def test_values_that_are_no_floating_point_numbers_are_rejected(scale: str, dtyp
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("bad", [99, -1, 2**31 - 1])
 def test_unknown_ids_are_rejected_and_named(scale: str, bad: int):
-    with pytest.raises(UploadRejected, match=rf"unknown public ids \[{bad}\]; expected the 4 that were asked for"):
+    with pytest.raises(
+        UploadRejected, match=rf"unknown public ids \[{bad}\]; expected the 4 that were asked for"
+    ):
         KINDS[scale].check(received(scale, good(scale).values, ids=[3, 5, 8, bad]), request_of(), 0)
 
 
@@ -166,7 +181,9 @@ def test_ids_in_another_order_or_number_are_rejected(scale: str, ids: list[int])
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize(("bad", "word"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")])
+@pytest.mark.parametrize(
+    ("bad", "word"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")]
+)
 def test_one_value_that_is_not_finite_is_enough_to_reject(scale: str, bad: float, word: str):
     values = good(scale).values.numpy().copy()
     values[2, 1] = bad
@@ -185,7 +202,14 @@ def test_a_value_too_large_for_float32_is_rejected():
 
 @pytest.mark.parametrize(
     "row",
-    [[0.5, 0.5, 0.5], [0.3, 0.3, 0.3], [1.5, -0.5, 0.0], [0.0, 0.0, 0.0], [0.5, 0.498, 0.0], [1.0, 1e-2, 0.0]],
+    [
+        [0.5, 0.5, 0.5],
+        [0.3, 0.3, 0.3],
+        [1.5, -0.5, 0.0],
+        [0.0, 0.0, 0.0],
+        [0.5, 0.498, 0.0],
+        [1.0, 1e-2, 0.0],
+    ],
 )
 def test_soft_labels_that_are_no_distributions_are_rejected(row: list[float]):
     values = good("probs").values.numpy().copy()
@@ -195,7 +219,9 @@ def test_soft_labels_that_are_no_distributions_are_rejected(row: list[float]):
 
 
 def test_logits_need_not_sum_to_anything():
-    KINDS["logits"].check(received("logits", np.full((4, 3), -7.5, dtype=np.float32)), request_of(), 0)
+    KINDS["logits"].check(
+        received("logits", np.full((4, 3), -7.5, dtype=np.float32)), request_of(), 0
+    )
 
 
 # Stacking.
@@ -262,7 +288,9 @@ def test_a_cohort_of_logits_softens_at_its_own_temperature():
 
 @pytest.fixture
 def cohort() -> Cohort:
-    return KINDS["logits"].stack([upload_of(client, LOGITS + client) for client in (0, 1)], request_of())
+    return KINDS["logits"].stack(
+        [upload_of(client, LOGITS + client) for client in (0, 1)], request_of()
+    )
 
 
 HALVES = torch.full((2, 2), 0.5)
@@ -272,13 +300,18 @@ SOFT = soften(LOGITS, 2.0)
 @pytest.mark.parametrize("teachers", [SOFT, torch.stack([SOFT, SOFT])], ids=["common", "personal"])
 @pytest.mark.parametrize("scale", SCALES)
 def test_common_and_personal_teachers_pass(cohort: Cohort, scale: str, teachers: Tensor):
-    KINDS["logits"].check_fusion(Fusion(weights=HALVES, teachers=teachers), cohort.client_ids, request_of(), scale)
+    KINDS["logits"].check_fusion(
+        Fusion(weights=HALVES, teachers=teachers), cohort.client_ids, request_of(), scale
+    )
 
 
 def test_teachers_may_be_any_finite_logits_where_logits_are_declared(cohort: Cohort):
     fusion = Fusion(weights=HALVES, teachers=LOGITS)
     KINDS["logits"].check_fusion(fusion, cohort.client_ids, request_of(), "logits")
-    with pytest.raises(RunError, match="teachers that are no soft labels; declare teaches = 'logits' to send logits"):
+    with pytest.raises(
+        RunError,
+        match="teachers that are no soft labels; declare teaches = 'logits' to send logits",
+    ):
         KINDS["logits"].check_fusion(fusion, cohort.client_ids, request_of(), "probs")
 
 
@@ -286,7 +319,10 @@ def test_teachers_may_be_any_finite_logits_where_logits_are_declared(cohort: Coh
 def test_weights_of_a_wrong_shape_are_an_error(cohort: Cohort, shape: tuple[int, ...]):
     with pytest.raises(RunError, match=r"fuse returned weights \[.*\], expected \[2, 2\]"):
         KINDS["logits"].check_fusion(
-            Fusion(weights=torch.full(shape, 0.5), teachers=SOFT), cohort.client_ids, request_of(), "probs"
+            Fusion(weights=torch.full(shape, 0.5), teachers=SOFT),
+            cohort.client_ids,
+            request_of(),
+            "probs",
         )
 
 
@@ -301,9 +337,13 @@ def test_weights_of_a_wrong_shape_are_an_error(cohort: Cohort, shape: tuple[int,
     ],
     ids=["no sum of 1", "negative", "NaN", "infinite", "columns sum to 1"],
 )
-def test_weights_whose_rows_are_no_distributions_are_an_error(cohort: Cohort, weights: list[list[float]]):
+def test_weights_whose_rows_are_no_distributions_are_an_error(
+    cohort: Cohort, weights: list[list[float]]
+):
     fusion = Fusion(weights=torch.tensor(weights), teachers=SOFT)
-    with pytest.raises(RunError, match="weights that are not finite, >= 0 and summing to 1 in each row"):
+    with pytest.raises(
+        RunError, match="weights that are not finite, >= 0 and summing to 1 in each row"
+    ):
         KINDS["logits"].check_fusion(fusion, cohort.client_ids, request_of(), "probs")
 
 
@@ -320,7 +360,9 @@ def test_teachers_that_are_not_finite_are_an_error(cohort: Cohort, scale: str, b
     teachers = SOFT.clone()
     teachers[0, 0] = bad
     with pytest.raises(RunError, match="teachers that are not finite"):
-        KINDS["logits"].check_fusion(Fusion(weights=HALVES, teachers=teachers), cohort.client_ids, request_of(), scale)
+        KINDS["logits"].check_fusion(
+            Fusion(weights=HALVES, teachers=teachers), cohort.client_ids, request_of(), scale
+        )
 
 
 def test_a_broken_promise_of_a_strategy_is_no_rejected_upload():

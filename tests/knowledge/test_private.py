@@ -10,7 +10,7 @@ from views import View
 
 from fedkd.errors import RunError, UploadRejected
 from fedkd.knowledge import PenaltyKind, PrivateLogits, Request
-from fedkd.knowledge.private import SampleLogits, SampleTeacher, sign_hashes
+from fedkd.knowledge.private_logits import SampleLogits, SampleTeacher, sign_hashes
 from fedkd.messages import Fusion, Upload
 
 KIND = PrivateLogits(weight=1.5, bits=16)
@@ -22,7 +22,15 @@ TEACHER = SampleTeacher(logits=torch.zeros(3, 2), taught=torch.tensor([True, Tru
 
 def view(**changes: Any) -> View:
     inputs = torch.arange(12.0).reshape(3, 1, 2, 2) - 5
-    return View(**{"classes": 2, "own_logits": LOGITS, "own_inputs": inputs, "own_labels": LABELS, **changes})
+    return View(
+        **{
+            "classes": 2,
+            "own_logits": LOGITS,
+            "own_inputs": inputs,
+            "own_labels": LABELS,
+            **changes,
+        }
+    )
 
 
 def request_of(*taught: int) -> Request:
@@ -95,7 +103,10 @@ def test_nobody_moves_its_samples_later_or_uploads_a_teacher():
 @pytest.mark.parametrize(
     ("arrays", "reason"),
     [
-        ({"logits": np.ones((3, 2)), "hashes": np.ones((3, 2), np.uint8)}, "expected the array logits, the first time"),
+        (
+            {"logits": np.ones((3, 2)), "hashes": np.ones((3, 2), np.uint8)},
+            "expected the array logits, the first time",
+        ),
         ({"logits": np.ones((3, 2), int)}, "logits must have 2 axes and not be int64"),
     ],
 )
@@ -105,7 +116,10 @@ def test_arrays_of_another_kind_are_rejected_by_name(arrays: dict[str, np.ndarra
 
 
 def test_uploads_are_sorted_by_client():
-    uploads = [Upload(client_id=i, round=2, metrics={}, knowledge=SampleLogits(logits=LOGITS[:i])) for i in (4, 0)]
+    uploads = [
+        Upload(client_id=i, round=2, metrics={}, knowledge=SampleLogits(logits=LOGITS[:i]))
+        for i in (4, 0)
+    ]
     cohort = KIND.stack(uploads, request_of())
     assert (cohort.client_ids, cohort.train_sizes, cohort.size) == ((0, 4), (3, 1), 2)
     assert [len(upload.logits) for upload in cohort.uploads] == [0, 3]
@@ -121,11 +135,16 @@ def test_uploads_are_sorted_by_client():
 )
 def test_a_broken_fusion_ends_the_run_by_name(teachers: Any, reason: str):
     with pytest.raises(RunError, match=reason):
-        KIND.check_fusion(Fusion(weights=torch.eye(1), teachers=teachers), (0,), request_of(), "probs")
+        KIND.check_fusion(
+            Fusion(weights=torch.eye(1), teachers=teachers), (0,), request_of(), "probs"
+        )
 
 
 def test_clients_that_were_absent_have_lessons_too():
-    teachers = {i: {"logits": torch.ones(n, 2), "taught": torch.ones(n, dtype=torch.bool)} for i, n in ((0, 3), (4, 1))}
+    teachers = {
+        i: {"logits": torch.ones(n, 2), "taught": torch.ones(n, dtype=torch.bool)}
+        for i, n in ((0, 3), (4, 1))
+    }
     fusion = Fusion(weights=torch.eye(1), teachers=teachers)
     KIND.check_fusion(fusion, (4,), request_of(), "probs")
     lessons = KIND.lessons(fusion, (4,), request_of(), "probs")
@@ -134,13 +153,16 @@ def test_clients_that_were_absent_have_lessons_too():
 
 
 def test_the_penalty_is_the_weighted_divergence_from_the_teacher_of_each_sample():
-    """At temperature 2: the teacher's logits (0, 2 ln 3) are (1/4, 3/4), the student's equal ones (1/2, 1/2).
+    """At temperature 2: the teacher's logits (0, 2 ln 3) are (1/4, 3/4), the student's equal ones
+    (1/2, 1/2).
 
     KL = ln 2 - H(1/4, 3/4) = 0.75 ln 3 - ln 2; the other sample of the batch is not taught, so
     1.5 * 4 * KL / 2 = 3 KL.
     """
     assert isinstance(KIND, PenaltyKind)
-    teacher = SampleTeacher(logits=torch.tensor([[9.0, 9.0], [0.0, 2 * math.log(3)], [0.0, 0.0]]), taught=LABELS > 0)
+    teacher = SampleTeacher(
+        logits=torch.tensor([[9.0, 9.0], [0.0, 2 * math.log(3)], [0.0, 0.0]]), taught=LABELS > 0
+    )
     penalty = KIND.penalty(view(temperature=2.0), teacher)
     student = torch.zeros(2, 2)
     expected = 3 * (0.75 * math.log(3) - math.log(2))

@@ -80,7 +80,10 @@ def test_pooled_prototypes_must_have_the_width_that_was_set():
     [
         ({"counts": np.ones(3, int)}, "expected the arrays counts and features, got counts"),
         ({"counts": np.ones(3), "features": np.ones((3, 4))}, "whole numbers"),
-        ({"counts": np.array([1, 0, 2]), "features": np.ones((3, 4))}, "expected 2 rows, one for each count above 0"),
+        (
+            {"counts": np.array([1, 0, 2]), "features": np.ones((3, 4))},
+            "expected 2 rows, one for each count above 0",
+        ),
     ],
 )
 def test_arrays_of_another_kind_are_rejected_by_name(arrays: dict[str, np.ndarray], reason: str):
@@ -89,8 +92,13 @@ def test_arrays_of_another_kind_are_rejected_by_name(arrays: dict[str, np.ndarra
 
 
 def test_uploads_are_stacked_by_client():
-    first, second = prototypes(torch.ones(3, 4), [1, 1, 1]), prototypes(torch.zeros(3, 4), [2, 0, 0])
-    uploads = [Upload(client_id=i, round=1, metrics={}, knowledge=p) for i, p in ((4, second), (0, first))]
+    first, second = (
+        prototypes(torch.ones(3, 4), [1, 1, 1]),
+        prototypes(torch.zeros(3, 4), [2, 0, 0]),
+    )
+    uploads = [
+        Upload(client_id=i, round=1, metrics={}, knowledge=p) for i, p in ((4, second), (0, first))
+    ]
     cohort = KIND.stack(uploads, REQUEST)
     assert (cohort.client_ids, cohort.train_sizes, cohort.size) == ((0, 4), (3, 2), 2)
     assert cohort.counts.tolist() == [[1, 1, 1], [2, 0, 0]]
@@ -101,8 +109,14 @@ def test_uploads_are_stacked_by_client():
     ("teachers", "reason"),
     [
         (torch.ones(3, 4), "as a mapping"),
-        ({"features": torch.ones(2, 4), "present": torch.ones(3, dtype=torch.bool)}, r"returned features \[2, 4\]"),
-        ({"features": torch.full((3, 4), torch.nan), "present": torch.ones(3, dtype=torch.bool)}, "not finite"),
+        (
+            {"features": torch.ones(2, 4), "present": torch.ones(3, dtype=torch.bool)},
+            r"returned features \[2, 4\]",
+        ),
+        (
+            {"features": torch.full((3, 4), torch.nan), "present": torch.ones(3, dtype=torch.bool)},
+            "not finite",
+        ),
     ],
 )
 def test_a_broken_fusion_ends_the_run_by_name(teachers: object, reason: str):
@@ -112,14 +126,17 @@ def test_a_broken_fusion_ends_the_run_by_name(teachers: object, reason: str):
 
 def test_everyone_learns_the_same_prototypes_without_the_counts_of_others():
     teachers = {"features": torch.ones(3, 4), "present": torch.tensor([True, False, True])}
-    lessons = KIND.lessons(Fusion(weights=torch.eye(2), teachers=teachers), (0, 4), REQUEST, "probs")
+    lessons = KIND.lessons(
+        Fusion(weights=torch.eye(2), teachers=teachers), (0, 4), REQUEST, "probs"
+    )
     assert lessons.of(0) is lessons.of(3)
     assert lessons.of(3).counts.tolist() == [1, 0, 1]
     assert lessons.of(3).features.sum(dim=1).tolist() == [4.0, 0.0, 4.0]
 
 
 def test_the_penalty_is_the_weighted_mean_square_from_the_prototype_of_the_label():
-    """Sample 0, of class 2, is (0, 2, 4, 6) from its prototype: a mean square of 14; of class 0 there is none.
+    """Sample 0, of class 2, is (0, 2, 4, 6) from its prototype: a mean square of 14; of class 0
+    there is none.
 
     0.5 * (14 + 0) / 2 = 3.5.
     """
@@ -127,7 +144,9 @@ def test_the_penalty_is_the_weighted_mean_square_from_the_prototype_of_the_label
     teacher = prototypes([[9.0] * 4, [9.0] * 4, [1.0] * 4], [0, 1, 5])
     penalty = KIND.penalty(VIEW, teacher)
     batch = torch.tensor([0, 2])
-    torch.testing.assert_close(penalty(batch, torch.zeros(2, 3), FEATURES[batch]), torch.tensor(3.5))
+    torch.testing.assert_close(
+        penalty(batch, torch.zeros(2, 3), FEATURES[batch]), torch.tensor(3.5)
+    )
     assert KIND.penalty(VIEW, None) is None
 
 

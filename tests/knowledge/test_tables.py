@@ -1,4 +1,5 @@
-"""Class tables: mean soft labels by true class; classes that a client lacks travel nowhere and teach nothing."""
+"""Class tables: mean soft labels by true class; classes that a client lacks travel nowhere and
+teach nothing."""
 
 import math
 from typing import Any
@@ -10,13 +11,16 @@ from views import View
 
 from fedkd.errors import RunError, UploadRejected
 from fedkd.knowledge import ClassTables, PenaltyKind, Request
-from fedkd.knowledge.tables import ClassTable
+from fedkd.knowledge.class_tables import ClassTable
 from fedkd.messages import Fusion, Upload
 
 KIND = ClassTables(weight=0.5)
-REQUEST = Request(round=1, classes=2, public_ids=torch.arange(0), temperature=1.0, train_sizes={0: 3, 4: 7})
+REQUEST = Request(
+    round=1, classes=2, public_ids=torch.arange(0), temperature=1.0, train_sizes={0: 3, 4: 7}
+)
 LN = math.log
-# Soft labels (1/2, 1/2), (1/4, 3/4) and (1/10, 9/10); the first two are of class 1, the last of class 0.
+# Soft labels (1/2, 1/2), (1/4, 3/4) and (1/10, 9/10); the first two are of class 1, the last of
+# class 0.
 VIEW = View(
     classes=2,
     own_logits=torch.tensor([[0.0, 0.0], [0.0, LN(3)], [0.0, LN(9)]]),
@@ -55,7 +59,10 @@ def test_a_class_that_is_missing_does_not_travel_and_comes_back_as_missing():
         (table([[0.5, 0.5], [0.5, 0.5]], [False, False]), "no class at all"),
         (table([[0.6, 0.5], [0.5, 0.5]], [True, True]), "sum to 1"),
         (table([[1.5, -0.5], [0.5, 0.5]], [True, True]), ">= 0"),
-        (ClassTable(probs=torch.eye(3), present=torch.ones(3, dtype=torch.bool)), r"expected a table of \[2, 2\]"),
+        (
+            ClassTable(probs=torch.eye(3), present=torch.ones(3, dtype=torch.bool)),
+            r"expected a table of \[2, 2\]",
+        ),
     ],
 )
 def test_what_is_no_table_of_soft_labels_is_rejected_by_name(sent: ClassTable, reason: str):
@@ -69,7 +76,10 @@ def test_what_is_no_table_of_soft_labels_is_rejected_by_name(sent: ClassTable, r
         ({"present": np.ones(2)}, "expected the arrays present and probs, got present"),
         ({"present": np.ones(2), "probs": np.eye(2)}, "flags"),
         ({"present": np.ones(2, bool), "probs": np.eye(2, dtype=int)}, "flags"),
-        ({"present": np.array([True, False]), "probs": np.eye(2)}, "a row of 2 for each class present"),
+        (
+            {"present": np.array([True, False]), "probs": np.eye(2)},
+            "a row of 2 for each class present",
+        ),
     ],
 )
 def test_arrays_of_another_kind_are_rejected_by_name(arrays: dict[str, np.ndarray], reason: str):
@@ -78,8 +88,13 @@ def test_arrays_of_another_kind_are_rejected_by_name(arrays: dict[str, np.ndarra
 
 
 def test_uploads_are_stacked_by_client():
-    first, second = table([[1.0, 0.0], [0.0, 0.0]], [True, False]), table([[0.0, 1.0], [1.0, 0.0]], [True, True])
-    uploads = [Upload(client_id=i, round=1, metrics={}, knowledge=t) for i, t in ((4, second), (0, first))]
+    first, second = (
+        table([[1.0, 0.0], [0.0, 0.0]], [True, False]),
+        table([[0.0, 1.0], [1.0, 0.0]], [True, True]),
+    )
+    uploads = [
+        Upload(client_id=i, round=1, metrics={}, knowledge=t) for i, t in ((4, second), (0, first))
+    ]
     cohort = KIND.stack(uploads, REQUEST)
     assert (cohort.client_ids, cohort.train_sizes, cohort.size) == ((0, 4), (3, 7), 2)
     assert torch.equal(cohort.probs, torch.stack([first.probs, second.probs]))

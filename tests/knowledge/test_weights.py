@@ -1,4 +1,5 @@
-"""Model weights: whole states travel, are those of the client's architecture, and are taken over."""
+"""Model weights: whole states travel, are those of the client's architecture, and are taken
+over."""
 
 from collections.abc import Mapping
 
@@ -56,7 +57,10 @@ def test_a_state_travels_with_its_buffers_and_is_a_copy():
         (without("0.bias"), "not the weights of a small: 0.bias missing or of wrong shape"),
         ({**state(1.0), "extra": torch.ones(1)}, "not the weights of a small: extra"),
         ({**state(1.0), "0.weight": torch.ones(3, 3)}, "not the weights of a small: 0.weight"),
-        ({**state(1.0), "0.bias": torch.tensor([0.0, torch.nan, 0.0])}, "weight 0.bias is not finite"),
+        (
+            {**state(1.0), "0.bias": torch.tensor([0.0, torch.nan, 0.0])},
+            "weight 0.bias is not finite",
+        ),
     ],
 )
 def test_weights_of_another_model_are_rejected_by_name(sent: Mapping[str, Tensor], reason: str):
@@ -65,7 +69,9 @@ def test_weights_of_another_model_are_rejected_by_name(sent: Mapping[str, Tensor
 
 
 def test_uploads_are_stacked_by_client_and_known_by_architecture():
-    uploads = [Upload(client_id=i, round=1, metrics={}, knowledge=state(float(i))) for i in (2, 0, 1)]
+    uploads = [
+        Upload(client_id=i, round=1, metrics={}, knowledge=state(float(i))) for i in (2, 0, 1)
+    ]
     cohort = KIND.stack(uploads, REQUEST)
     assert (cohort.client_ids, cohort.train_sizes) == ((0, 1, 2), (3, 5, 7))
     assert [s["0.bias"][0].item() for s in cohort.states] == [0.0, 1.0, 2.0]

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
-from fedkd.models.build import ZOO, Architecture, Traits, assign, borrowed_global_generator, find_factory, try_out
+from fedkd.models.factory import (
+    ZOO,
+    Architecture,
+    Traits,
+    assign,
+    borrowed_global_generator,
+    find_factory,
+    try_out,
+)
 
 GREY_8, GREY_28, COLOR_32 = (1, 8, 8), (1, 28, 28), (3, 32, 32)
 SHAPES = [GREY_8, GREY_28, COLOR_32]
@@ -23,7 +31,9 @@ def here(name: str) -> str:
     return f"{__name__}:{name}"
 
 
-def architecture(name: str, shape: tuple[int, int, int] = GREY_8, classes: int = 10) -> Architecture:
+def architecture(
+    name: str, shape: tuple[int, int, int] = GREY_8, classes: int = 10
+) -> Architecture:
     return Architecture(name, shape, classes)
 
 
@@ -94,7 +104,9 @@ def frozen(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 
 def for_color_only(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes)
+    )
 
 
 NOT_CALLABLE = 3
@@ -141,7 +153,9 @@ def test_the_cnn_takes_images_down_to_4_x_4(height: int, width: int):
 
 @pytest.mark.parametrize(("height", "width"), [(3, 8), (8, 3), (1, 1)])
 def test_the_cnn_refuses_smaller_images(height: int, width: int):
-    with pytest.raises(SettingError, match=f"cnn needs images of at least 4 x 4, these are {height} x {width}"):
+    with pytest.raises(
+        SettingError, match=f"cnn needs images of at least 4 x 4, these are {height} x {width}"
+    ):
         try_out(architecture("cnn", (1, height, width)))
 
 
@@ -151,16 +165,17 @@ def test_the_mlp_has_101770_parameters_on_28_x_28():
 
 
 def test_the_cnn_has_107786_parameters_on_28_x_28():
-    """25 * 6 + 6 = 156; 150 * 16 + 16 = 2,416; 784 * 120 + 120 = 94,200; 120 * 84 + 84 = 10,164; 84 * 10 + 10 = 850."""
+    """25 * 6 + 6 = 156; 150 * 16 + 16 = 2,416; 784 * 120 + 120 = 94,200; 120 * 84 + 84 = 10,164; 84
+    * 10 + 10 = 850."""
     assert count(architecture("cnn", GREY_28).build(0)) == 156 + 2_416 + 94_200 + 10_164 + 850
 
 
 def test_the_resnet_has_about_78000_parameters():
     """Counted by layer, on grey images of 10 classes.
 
-    Stem 9 * 16 = 144 and its norm 32; block of 16: 2 * 9 * 16 * 16 = 4,608 and norms 64;
-    block of 32: 9 * 16 * 32 + 9 * 32 * 32 = 13,824, norms 128, shortcut 16 * 32 = 512;
-    block of 64: 9 * 32 * 64 + 9 * 64 * 64 = 55,296, norms 256, shortcut 32 * 64 = 2,048; head 64 * 10 + 10 = 650.
+    Stem 9 * 16 = 144 and its norm 32; block of 16: 2 * 9 * 16 * 16 = 4,608 and norms 64; block of
+    32: 9 * 16 * 32 + 9 * 32 * 32 = 13,824, norms 128, shortcut 16 * 32 = 512; block of 64: 9 * 32 *
+    64 + 9 * 64 * 64 = 55,296, norms 256, shortcut 32 * 64 = 2,048; head 64 * 10 + 10 = 650.
     """
     expected = 144 + 32 + 4_608 + 64 + 13_824 + 128 + 512 + 55_296 + 256 + 2_048 + 650
     assert expected == 77_562
@@ -169,7 +184,9 @@ def test_the_resnet_has_about_78000_parameters():
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ZOO)
-def test_trying_a_zoo_model_finds_its_size_and_no_randomness(name: str, shape: tuple[int, int, int]):
+def test_trying_a_zoo_model_finds_its_size_and_no_randomness(
+    name: str, shape: tuple[int, int, int]
+):
     model = architecture(name, shape)
     assert try_out(model) == Traits(parameters=count(model.build(0)), draws_randomness=False)
 
@@ -223,7 +240,8 @@ def test_a_borrowed_generator_comes_back_after_an_error():
 
 
 def test_only_one_thread_borrows_the_global_generator_at_a_time():
-    """The second thread gets in once the first is out, never before, and both draw what their seed says."""
+    """The second thread gets in once the first is out, never before, and both draw what their seed
+    says."""
     first_is_in, second_is_in, drawn = threading.Event(), threading.Event(), {}
 
     def second() -> None:
@@ -257,9 +275,14 @@ def test_a_linear_model_draws_no_randomness():
 # What is refused.
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("mpl", "mlp"), ("resnet18", "resnet"), ("cn", "cnn")])
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("mpl", "mlp"), ("resnet18", "resnet"), ("cn", "cnn")]
+)
 def test_an_unknown_model_is_refused_and_the_nearest_is_named(name: str, nearest: str):
-    with pytest.raises(SettingError, match=rf"unknown model '{name}'; did you mean .*'{nearest}'.* Known: cnn, mlp,"):
+    with pytest.raises(
+        SettingError,
+        match=rf"unknown model '{name}'; did you mean .*'{nearest}'.* Known: cnn, mlp,",
+    ):
         try_out(architecture(name))
 
 
@@ -297,7 +320,8 @@ def test_models_are_taken_in_turn():
 
 
 def test_shares_are_split_by_largest_remainder_by_hand():
-    """Shares 5, 3, 1 of 9 over 4 clients: 2.22, 1.33, 0.44; whole parts 2, 1, 0 and the fourth to the last, by 0.44."""
+    """Shares 5, 3, 1 of 9 over 4 clients: 2.22, 1.33, 0.44; whole parts 2, 1, 0 and the fourth to
+    the last, by 0.44."""
     assert assign(("mlp*5", "cnn*3", "vit*1"), 4) == ("mlp", "mlp", "cnn", "vit")
 
 
@@ -320,7 +344,9 @@ def test_fractions_are_shares_too_and_spaces_are_allowed():
 )
 def test_every_client_gets_a_model_and_no_share_is_off_by_one(shares: list[float], clients: int):
     names = [f"m{i}" for i in range(len(shares))]
-    found = assign(tuple(f"{name}*{share}" for name, share in zip(names, shares, strict=True)), clients)
+    found = assign(
+        tuple(f"{name}*{share}" for name, share in zip(names, shares, strict=True)), clients
+    )
     assert len(found) == clients
     assert list(found) == sorted(found)
     for name, share in zip(names, shares, strict=True):
@@ -329,7 +355,9 @@ def test_every_client_gets_a_model_and_no_share_is_off_by_one(shares: list[float
 
 @pytest.mark.parametrize("share", ["0", "-1", "x", "", "nan", "inf", "2*3"])
 def test_a_share_that_is_no_number_above_zero_is_refused(share: str):
-    with pytest.raises(SettingError, match=r"the share in 'mlp\*.*' must be a number > 0, as in mlp\*2"):
+    with pytest.raises(
+        SettingError, match=r"the share in 'mlp\*.*' must be a number > 0, as in mlp\*2"
+    ):
         assign((f"mlp*{share}", "cnn*1"), 4)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedkd.models.build import Architecture, try_out
+from fedkd.models.factory import Architecture, try_out
 from fedkd.models.features import find_head, forward_with_features
 
 SHAPE = (1, 8, 8)
@@ -23,7 +23,8 @@ class Scaled(nn.Module):
 
 
 class Twice(nn.Module):
-    """Uses one linear layer as an embedding and as a head, and has another that nothing comes from."""
+    """Uses one linear layer as an embedding and as a head, and has another that nothing comes
+    from."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,8 +35,12 @@ class Twice(nn.Module):
         return self.shared(torch.relu(self.shared(x)))
 
 
-@pytest.mark.parametrize(("name", "width"), [("mlp", 128), ("cnn", 84), ("resnet", 64), ("vit", 64)])
-def test_the_head_of_every_model_of_the_zoo_is_found_and_its_features_make_the_logits(name: str, width: int):
+@pytest.mark.parametrize(
+    ("name", "width"), [("mlp", 128), ("cnn", 84), ("resnet", 64), ("vit", 64)]
+)
+def test_the_head_of_every_model_of_the_zoo_is_found_and_its_features_make_the_logits(
+    name: str, width: int
+):
     architecture = Architecture(name, SHAPE, 4)
     traits = try_out(architecture, features=True)
     assert traits.features == width
@@ -53,7 +58,9 @@ def test_nobody_looks_for_a_head_where_features_do_not_matter():
 
 def test_a_model_that_ends_otherwise_has_no_head():
     assert find_head(Scaled(), INPUTS) is None
-    assert find_head(nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Softmax(dim=-1)), INPUTS) is None
+    assert (
+        find_head(nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Softmax(dim=-1)), INPUTS) is None
+    )
 
 
 def test_a_layer_that_is_used_twice_is_the_head_with_what_it_took_last():
@@ -71,4 +78,6 @@ def test_gradients_flow_through_features_and_no_hook_stays():
     assert model[1].weight.grad is not None
     assert model[3].weight.grad is None
     assert find_head(model, INPUTS) == "3"
-    assert all(not module._forward_pre_hooks and not module._forward_hooks for module in model.modules())
+    assert all(
+        not module._forward_pre_hooks and not module._forward_hooks for module in model.modules()
+    )

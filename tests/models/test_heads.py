@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
-from fedkd.losses import kl
-from fedkd.models.build import Architecture, Traits, try_out
 from fedkd.models.dual_head import DualHead, DualHeadSettings
+from fedkd.models.factory import Architecture, Traits, try_out
 from fedkd.models.heads import (
     HEADS,
     Heads,
@@ -22,8 +21,9 @@ from fedkd.models.heads import (
     taught_loss,
 )
 from fedkd.models.stage_heads import StageHeads, StageHeadsSettings, layered_loss
-from fedkd.optimizers import Optimizer
-from fedkd.phases import Phase
+from fedkd.training.hyperparameters import Phase
+from fedkd.training.losses import kl
+from fedkd.training.optimizers import Optimizer
 
 SHAPE = (1, 8, 8)
 INPUTS = torch.randn(6, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -60,7 +60,9 @@ def test_a_plain_model_learns_by_the_plain_losses_to_the_bit():
     assert torch.equal(label_loss(model, INPUTS, LABELS), F.cross_entropy(logits, LABELS))
     assert torch.equal(taught_loss(model, INPUTS, by_teacher), by_teacher(logits))
     assert torch.equal(label_logits(model, INPUTS), logits)
-    assert [id(p) for p in phase_parameters(model, distills=True)] == [id(p) for p in model.parameters()]
+    assert [id(p) for p in phase_parameters(model, distills=True)] == [
+        id(p) for p in model.parameters()
+    ]
     assert OneHead().put_on(model, INPUTS) is model
 
 
@@ -69,9 +71,14 @@ def test_a_plain_model_learns_by_the_plain_losses_to_the_bit():
 def test_a_model_below_its_heads_starts_as_it_would_without_them(name: str, model: str):
     plain, headed = built(model=model), built(name, model)
     assert isinstance(headed, DualHead | StageHeads)
-    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), headed.model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(plain.parameters(), headed.model.parameters(), strict=True)
+    )
     again = built(name, model)
-    assert all(torch.equal(a, b) for a, b in zip(headed.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(headed.parameters(), again.parameters(), strict=True)
+    )
 
 
 @with_further_heads
@@ -89,7 +96,9 @@ def test_two_heads_minimize_their_own_share_of_the_loss():
     model = built("dual", label_weight=0.3)
     assert isinstance(model, DualHead)
     first, second = model.both(INPUTS)
-    torch.testing.assert_close(label_loss(model, INPUTS, LABELS), 0.3 * F.cross_entropy(first, LABELS))
+    torch.testing.assert_close(
+        label_loss(model, INPUTS, LABELS), 0.3 * F.cross_entropy(first, LABELS)
+    )
     torch.testing.assert_close(taught_loss(model, INPUTS, by_teacher), 0.7 * by_teacher(second))
     assert torch.equal(label_logits(model, INPUTS), first)
 
@@ -106,10 +115,18 @@ def test_stages_minimize_the_layered_loss_on_labels_and_leave_distillation_alone
 
 @pytest.mark.parametrize(
     ("heads", "distills", "idle"),
-    [("dual", False, "taught."), ("dual", True, "model.3."), ("stages", True, "heads."), ("stages", False, "nothing")],
+    [
+        ("dual", False, "taught."),
+        ("dual", True, "model.3."),
+        ("stages", True, "heads."),
+        ("stages", False, "nothing"),
+    ],
 )
-def test_a_phase_steps_all_but_the_heads_that_have_no_part_in_it(heads: str, distills: bool, idle: str):
-    """With weight decay, which would shrink whatever an optimizer was given by mistake and had a gradient of zero."""
+def test_a_phase_steps_all_but_the_heads_that_have_no_part_in_it(
+    heads: str, distills: bool, idle: str
+):
+    """With weight decay, which would shrink whatever an optimizer was given by mistake and had a
+    gradient of zero."""
     model = built(heads)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     parameters = phase_parameters(model, distills=distills)
@@ -133,7 +150,9 @@ def test_a_phase_steps_all_but_the_heads_that_have_no_part_in_it(heads: str, dis
         (DualHeadSettings(label_share=0.0), {"label_share": 1.0}),
     ],
 )
-def test_a_client_whom_nobody_teaches_predicts_by_the_head_for_labels(heads: DualHeadSettings, alone: dict[str, float]):
+def test_a_client_whom_nobody_teaches_predicts_by_the_head_for_labels(
+    heads: DualHeadSettings, alone: dict[str, float]
+):
     assert heads.alone() == DualHeadSettings(**alone)
     model = heads.alone().put_on(built(), INPUTS)
     torch.testing.assert_close(model(INPUTS), model.label_logits(INPUTS).log_softmax(dim=-1))
@@ -150,12 +169,18 @@ def one_class_too_many(input_shape: tuple[int, int, int], classes: int) -> nn.Mo
 @pytest.mark.parametrize(
     ("heads", "factory", "reason"),
     [
-        ("dual", without_a_linear_end, "needs a model whose logits are the output of a linear layer"),
+        (
+            "dual",
+            without_a_linear_end,
+            "needs a model whose logits are the output of a linear layer",
+        ),
         ("dual", one_class_too_many, "C = 4; for N = 2 it returned"),
         ("stages", one_class_too_many, "C = 4; for N = 2 it returned"),
     ],
 )
-def test_what_is_wrong_with_a_model_is_said_before_its_heads_are_blamed(heads: str, factory: Any, reason: str):
+def test_what_is_wrong_with_a_model_is_said_before_its_heads_are_blamed(
+    heads: str, factory: Any, reason: str
+):
     with pytest.raises(SettingError, match=reason):
         try_out(architecture(heads, f"{__name__}:{factory.__name__}"))
 

@@ -1,4 +1,5 @@
-"""Heads on stages: they help a model train, are taught by its last head, and change no prediction."""
+"""Heads on stages: they help a model train, are taught by its last head, and change no
+prediction."""
 
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
-from fedkd.models.build import Architecture
+from fedkd.models.factory import Architecture
 from fedkd.models.features import find_head
 from fedkd.models.stage_heads import StageHeads, StageHeadsSettings, find_stages, layered_loss
 
@@ -52,21 +53,35 @@ def test_a_stage_is_averaged_over_its_positions():
     torch.testing.assert_close(model.staged(INPUTS)[1][0], model.heads[0](maps.mean(dim=(2, 3))))
     tokens = staged("vit", stages=("layers.1",)).eval()
     collected: list[Tensor] = []
-    tokens.model.get_submodule("layers.1").register_forward_hook(lambda _, __, output: collected.append(output))
+    tokens.model.get_submodule("layers.1").register_forward_hook(
+        lambda _, __, output: collected.append(output)
+    )
     found = tokens.staged(INPUTS)[1][0]
     torch.testing.assert_close(found, tokens.heads[0](collected[0].mean(dim=1)))
 
 
-@given(seed=st.integers(0, 2**20), stages=st.integers(1, 3), temperature=st.floats(0.5, 5), weight=st.floats(0.1, 3))
-def test_the_loss_is_that_of_a_loop_over_stages(seed: int, stages: int, temperature: float, weight: float):
+@given(
+    seed=st.integers(0, 2**20),
+    stages=st.integers(1, 3),
+    temperature=st.floats(0.5, 5),
+    weight=st.floats(0.1, 3),
+)
+def test_the_loss_is_that_of_a_loop_over_stages(
+    seed: int, stages: int, temperature: float, weight: float
+):
     stream = torch.Generator().manual_seed(seed)
     logits, *others = torch.randn(1 + stages, 5, 4, generator=stream, dtype=torch.float64)
-    settings = StageHeadsSettings(stage_label_weight=0.5, stage_weight=weight, temperature=temperature)
+    settings = StageHeadsSettings(
+        stage_label_weight=0.5, stage_weight=weight, temperature=temperature
+    )
     expected = F.cross_entropy(logits, LABELS)
     for other in others:
         target = torch.softmax(logits / temperature, dim=-1)
         apart = F.kl_div(F.log_softmax(other / temperature, dim=-1), target, reduction="batchmean")
-        expected = expected + (0.5 * F.cross_entropy(other, LABELS) + weight * temperature**2 * apart) / stages
+        expected = (
+            expected
+            + (0.5 * F.cross_entropy(other, LABELS) + weight * temperature**2 * apart) / stages
+        )
     torch.testing.assert_close(layered_loss(logits, others, LABELS, settings), expected)
 
 
@@ -109,12 +124,26 @@ def test_training_with_heads_teaches_the_last_head_and_every_stage_and_leaves_no
 @pytest.mark.parametrize(
     ("model", "changes", "reason"),
     [
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), {}, "Sequential has no stages that could get a head"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), {"stages": ("7",)}, "Sequential has no module 7"),
-        (nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (5, 64)), nn.Linear(64, 4)), {"stages": ("0",)}, "must put out"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 4)),
+            {},
+            "Sequential has no stages that could get a head",
+        ),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 4)),
+            {"stages": ("7",)},
+            "Sequential has no module 7",
+        ),
+        (
+            nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (5, 64)), nn.Linear(64, 4)),
+            {"stages": ("0",)},
+            "must put out",
+        ),
     ],
 )
-def test_a_model_without_such_stages_is_refused(model: nn.Module, changes: dict[str, Any], reason: str):
+def test_a_model_without_such_stages_is_refused(
+    model: nn.Module, changes: dict[str, Any], reason: str
+):
     with pytest.raises(SettingError, match=reason):
         StageHeads(model, INPUTS, StageHeadsSettings(**changes))
 

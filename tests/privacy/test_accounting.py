@@ -14,7 +14,8 @@ from fedkd.privacy import distributions
 from fedkd.privacy.composition import epsilon_of
 from fedkd.privacy.distributions import pld_epsilon, pld_pure, pld_randomized_response, prv_epsilon
 from fedkd.privacy.events import LaplaceRows, RandomizedLabels
-from fedkd.privacy.gaussian import composed_mu, delta_at, epsilon_at, mu_at, sigma_for
+from fedkd.privacy.gaussian_dp import composed_mu, delta_at, epsilon_at, mu_at, sigma_for
+from fedkd.privacy.pate import confident_gnmax_cost, data_dependent_cost, gnmax_cost, log_misvote
 from fedkd.privacy.renyi import (
     ORDERS,
     epsilon_from,
@@ -23,16 +24,19 @@ from fedkd.privacy.renyi import (
     randomized_response_cost,
     sampled_gaussian_cost,
 )
-from fedkd.privacy.votes import confident_gnmax_cost, data_dependent_cost, gnmax_cost, log_misvote
 
 mus = st.floats(1e-3, 100)
 epsilons = st.floats(1e-2, 50)
 deltas = st.sampled_from([1e-2, 1e-5, 1e-9])
-needs_pld = pytest.mark.skipif(not distributions.has_pld(), reason="the extra fedkd[pld] is not installed")
+needs_pld = pytest.mark.skipif(
+    not distributions.has_pld(), reason="the extra fedkd[pld] is not installed"
+)
 
 
 @given(mus, st.floats(0, 30))
-def test_delta_is_a_probability_that_falls_with_epsilon_and_grows_with_mu(mu: float, epsilon: float):
+def test_delta_is_a_probability_that_falls_with_epsilon_and_grows_with_mu(
+    mu: float, epsilon: float
+):
     delta = delta_at(epsilon, mu)
     assert 0 <= delta_at(epsilon + 0.1, mu) <= delta <= delta_at(epsilon, 1.1 * mu) <= 1
 
@@ -41,7 +45,9 @@ def test_delta_is_a_probability_that_falls_with_epsilon_and_grows_with_mu(mu: fl
 def test_the_noise_for_an_epsilon_costs_that_epsilon(epsilon: float, delta: float):
     assert epsilon_at(mu_at(epsilon, delta), delta) == pytest.approx(epsilon, rel=1e-8)
     sigma = sigma_for(epsilon, delta, 2.0, 70)
-    assert epsilon_at(composed_mu([(30, 2.0, sigma), (40, 2.0, sigma)]), delta) == pytest.approx(epsilon, rel=1e-8)
+    assert epsilon_at(composed_mu([(30, 2.0, sigma), (40, 2.0, sigma)]), delta) == pytest.approx(
+        epsilon, rel=1e-8
+    )
 
 
 def test_the_textbook_rule_is_unsafe_for_large_epsilons():
@@ -70,11 +76,15 @@ def test_laplace_costs_what_quadrature_says(order: float, sensitivity: float, sc
     edge = 60 * scale + sensitivity
     moment, _ = integrate.quad(integrand, -edge, edge, points=[0, sensitivity], limit=200)
     expected = math.log(moment) / (order - 1)
-    assert laplace_cost(sensitivity, scale)[ORDERS.index(order)] == pytest.approx(expected, rel=1e-6)
+    assert laplace_cost(sensitivity, scale)[ORDERS.index(order)] == pytest.approx(
+        expected, rel=1e-6
+    )
 
 
 @given(st.lists(st.floats(0.01, 2), min_size=2, max_size=5), st.floats(0.1, 5))
-def test_a_row_with_laplace_noise_costs_most_where_one_number_moves_alone(shifts: list[float], scale: float):
+def test_a_row_with_laplace_noise_costs_most_where_one_number_moves_alone(
+    shifts: list[float], scale: float
+):
     spread = sum(laplace_cost(shift, scale) for shift in shifts)
     assert (spread <= laplace_cost(sum(shifts), scale) + 1e-9).all()
 
@@ -85,8 +95,12 @@ def test_randomized_response_costs_its_definition(epsilon: float, classes: int):
     other = (1 - truth) / (classes - 1)
     one, two = ([truth if i == j else other for j in range(classes)] for i in (0, 1))
     for order in (1.1, 2.0, 20.0):
-        divergence = math.log(sum(a**order * b ** (1 - order) for a, b in zip(one, two, strict=True))) / (order - 1)
-        assert randomized_response_cost(epsilon, classes)[ORDERS.index(order)] == pytest.approx(divergence)
+        divergence = math.log(
+            sum(a**order * b ** (1 - order) for a, b in zip(one, two, strict=True))
+        ) / (order - 1)
+        assert randomized_response_cost(epsilon, classes)[ORDERS.index(order)] == pytest.approx(
+            divergence
+        )
 
 
 @settings(max_examples=10)
@@ -132,12 +146,16 @@ def test_pld_leaves_to_the_sum_what_is_as_good_as_open():
 
 def test_without_the_extra_pld_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(distributions, "has_pld", lambda: False)
-    with pytest.raises(SettingError, match=r"accountant=pld needs dp-accounting: pip install 'fedkd\[pld\]'"):
+    with pytest.raises(
+        SettingError, match=r"accountant=pld needs dp-accounting: pip install 'fedkd\[pld\]'"
+    ):
         distributions.pld_gaussian(1.0, 1.0, 1)
 
 
 def monte_carlo_misvotes(votes: list[int], sigma: float) -> float:
-    noisy = np.array(votes) + sigma * np.random.default_rng(0).standard_normal((200_000, len(votes)))
+    noisy = np.array(votes) + sigma * np.random.default_rng(0).standard_normal(
+        (200_000, len(votes))
+    )
     return float((noisy.argmax(axis=1) != np.argmax(votes)).mean())
 
 
@@ -146,7 +164,10 @@ def test_votes_name_another_class_no_oftener_than_the_bound(votes: list[int]):
     bound = math.exp(log_misvote(votes, 6.0))
     measured = monte_carlo_misvotes(votes, 6.0)
     assert measured <= bound + 0.005
-    assert monte_carlo_misvotes(votes, 12.0) > math.exp(log_misvote([3 * v for v in votes], 6.0)) - 0.005
+    assert (
+        monte_carlo_misvotes(votes, 12.0)
+        > math.exp(log_misvote([3 * v for v in votes], 6.0)) - 0.005
+    )
 
 
 def naive_data_dependent(log_q: float, sigma: float, order: float) -> float:
@@ -158,7 +179,10 @@ def naive_data_dependent(log_q: float, sigma: float, order: float) -> float:
     if mu2 <= 1 or mu1 < order:
         return plain
     e1, e2 = mu1 / sigma**2, mu2 / sigma**2
-    if q > math.exp((mu2 - 1) * e2) / (mu1 / (mu1 - 1) * mu2 / (mu2 - 1)) ** mu2 or q * math.exp(e2) >= 1:
+    if (
+        q > math.exp((mu2 - 1) * e2) / (mu1 / (mu1 - 1) * mu2 / (mu2 - 1)) ** mu2
+        or q * math.exp(e2) >= 1
+    ):
         return plain
     a = (1 - q) / (1 - (q * math.exp(e2)) ** ((mu2 - 1) / mu2))
     b = math.exp(e1) / q ** (1 / (mu1 - 1))
@@ -166,7 +190,9 @@ def naive_data_dependent(log_q: float, sigma: float, order: float) -> float:
 
 
 @given(st.floats(-200, -1), st.floats(2, 60))
-def test_the_data_dependent_cost_is_the_theorem_and_never_above_the_plain_one(log_q: float, sigma: float):
+def test_the_data_dependent_cost_is_the_theorem_and_never_above_the_plain_one(
+    log_q: float, sigma: float
+):
     costs = data_dependent_cost(log_q, 1 / sigma**2)
     for order in (1.5, 3.0, 8.0):
         expected = naive_data_dependent(log_q, sigma, order)
@@ -219,7 +245,10 @@ def test_delta_is_what_two_gaussians_can_be_told_apart_by():
         (lambda: epsilon_at(1.0, 1.0), "delta must be above 0 and below 1, got 1.0"),
         (lambda: sigma_for(1.0, 1e-5, 0.0, 1), "sensitivity must be > 0"),
         (lambda: sigma_for(1.0, 1e-5, 1.0, 0), "rows must be >= 1"),
-        (lambda: sampled_gaussian_cost(1.0, 0.0), "sample_rate must be above 0 and at most 1, got 0.0"),
+        (
+            lambda: sampled_gaussian_cost(1.0, 0.0),
+            "sample_rate must be above 0 and at most 1, got 0.0",
+        ),
         (lambda: sampled_gaussian_cost(0.0, 0.5), "noise_multiplier must be > 0"),
         (lambda: randomized_response_cost(1.0, 1), "classes must be >= 2"),
     ],

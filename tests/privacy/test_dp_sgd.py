@@ -1,4 +1,5 @@
-"""Private training against a slow second implementation, and what it leaves behind: a history, and no hooks."""
+"""Private training against a slow second implementation, and what it leaves behind: a history, and
+no hooks."""
 
 import json
 import math
@@ -14,17 +15,22 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
-from fedkd.models.build import ZOO, Architecture
+from fedkd.models.factory import ZOO, Architecture
 from fedkd.privacy.calibration import largest_below
 from fedkd.privacy.composition import epsilon_of
-from fedkd.privacy.dp_sgd import check_sample_gradients, optimize_privately, poisson_sample, refuse_shared_statistics
+from fedkd.privacy.dp_sgd_history import History
 from fedkd.privacy.events import DpSgdSteps
-from fedkd.privacy.history import History
 from fedkd.privacy.mechanisms import DpSgd, Schedule, planned_claims
-from fedkd.privacy.plan import Plan
-from fedkd.seeding import numpy_stream
-from fedkd.settings import parse
-from fedkd.training import predict
+from fedkd.privacy.private_training import (
+    check_sample_gradients,
+    optimize_privately,
+    poisson_sample,
+    refuse_shared_statistics,
+)
+from fedkd.privacy.release_plan import Plan
+from fedkd.runtime.seeding import numpy_stream
+from fedkd.settings.schema import parse
+from fedkd.training.loop import predict
 
 DELTA = 1e-5
 SIZE = 24
@@ -89,7 +95,10 @@ def naive(model: nn.Module, schedule: Schedule, sigma: float, clip: float) -> No
 
 def states_agree(one: nn.Module, other: nn.Module, tolerance: float) -> bool:
     pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
-    return all(k == other_k and torch.allclose(a, b, atol=tolerance, rtol=tolerance) for (k, a), (other_k, b) in pairs)
+    return all(
+        k == other_k and torch.allclose(a, b, atol=tolerance, rtol=tolerance)
+        for (k, a), (other_k, b) in pairs
+    )
 
 
 @pytest.mark.parametrize("clip", [0.05, 1e6])
@@ -106,10 +115,14 @@ def test_every_architecture_is_trained_as_the_definition_says(name: str, clip: f
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 7)])
 @pytest.mark.parametrize("name", MODELS)
-def test_single_samples_gradients_are_found_in_every_architecture(name: str, shape: tuple[int, int, int]):
+def test_single_samples_gradients_are_found_in_every_architecture(
+    name: str, shape: tuple[int, int, int]
+):
     model = build(name, shape)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    check_sample_gradients(model, torch.randn(3, *shape, generator=torch.Generator().manual_seed(1)), name)
+    check_sample_gradients(
+        model, torch.randn(3, *shape, generator=torch.Generator().manual_seed(1)), name
+    )
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
     assert traces(model) == []
 
@@ -121,7 +134,8 @@ def traces(model: nn.Module) -> list[str]:
         f"{name}.{key}"
         for name, module in model.named_modules()
         for key in vars(module)
-        if key in ("activations", "max_batch_len", "autograd_grad_sample_hooks", "ft_compute_sample_grad")
+        if key
+        in ("activations", "max_batch_len", "autograd_grad_sample_hooks", "ft_compute_sample_grad")
     ]
     extra += [f"{name}.{key}" for name, p in model.named_parameters() for key in vars(p)]
     hooks = [
@@ -142,7 +156,9 @@ def test_nothing_of_opacus_is_left_on_the_model(name: str):
     assert list(model.state_dict()) == list(build(name).state_dict())
     assert all(p.grad is None for p in model.parameters())
     x, y = samples()
-    F.cross_entropy(model(x), y).backward()  # an ordinary phase, such as distillation, goes on as ever
+    F.cross_entropy(
+        model(x), y
+    ).backward()  # an ordinary phase, such as distillation, goes on as ever
     assert all(p.grad is not None and not vars(p) for p in model.parameters())
 
 
@@ -172,10 +188,17 @@ def test_a_phase_ended_inside_a_step_leaves_no_trace():
 
     with pytest.raises(RuntimeError, match="no loss"):
         optimize_privately(
-            model, SIZE, failing, torch.optim.SGD(model.parameters(), lr=0.1), Schedule.of(SIZE, 8, 1),
-            noise_multiplier=1.0, clip_norm=1.0, batches=numpy_stream(0, "b"), noise=numpy_stream(0, "n"),
+            model,
+            SIZE,
+            failing,
+            torch.optim.SGD(model.parameters(), lr=0.1),
+            Schedule.of(SIZE, 8, 1),
+            noise_multiplier=1.0,
+            clip_norm=1.0,
+            batches=numpy_stream(0, "b"),
+            noise=numpy_stream(0, "n"),
             history=history,
-        )  # fmt: skip
+        )
     assert history.steps == 0
     assert traces(model) == []
     train(model)
@@ -200,7 +223,9 @@ def test_empty_samples_are_steps_of_noise_and_are_counted():
     before = build()
     assert train(model, schedule=nobody, history=history) is None
     assert history.state() == [[1.0, 1e-9, 4.0]]
-    difference = torch.cat([(a - b).flatten() for a, b in zip(model.parameters(), before.parameters(), strict=True)])
+    difference = torch.cat(
+        [(a - b).flatten() for a, b in zip(model.parameters(), before.parameters(), strict=True)]
+    )
     assert difference.std().item() == pytest.approx(0.1 * math.sqrt(4), rel=0.03)
 
 
@@ -218,9 +243,13 @@ def test_noise_has_its_deviation_and_no_other(factor: float):
     model, before = build(), build()
     one = Schedule(sample_rate=1e-9, steps=1, expected_batch_size=5.0)
     train(model, schedule=one, sigma=0.8 * factor, clip=2.0)
-    moved = torch.cat([(a - b).flatten() for a, b in zip(model.parameters(), before.parameters(), strict=True)])
+    moved = torch.cat(
+        [(a - b).flatten() for a, b in zip(model.parameters(), before.parameters(), strict=True)]
+    )
     expected = 0.1 * 0.8 * 2.0 / 5.0
-    assert (abs(moved.std().item() / expected - 1) < 4 / math.sqrt(2 * len(moved))) == (factor == 1.0)
+    assert (abs(moved.std().item() / expected - 1) < 4 / math.sqrt(2 * len(moved))) == (
+        factor == 1.0
+    )
 
 
 def test_every_sample_has_its_own_coin():
@@ -233,7 +262,10 @@ def test_every_sample_has_its_own_coin():
 
 def test_momentum_and_adam_keep_their_state_in_the_plain_optimizer():
     model = build()
-    for optimizer in (torch.optim.Adam(model.parameters()), torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)):
+    for optimizer in (
+        torch.optim.Adam(model.parameters()),
+        torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+    ):
         train(model, optimizer=optimizer)
         assert len(optimizer.state_dict()["state"]) == len(list(model.parameters()))
 
@@ -249,7 +281,11 @@ def test_frozen_and_unused_parameters_do_no_harm():
     class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.used, self.unused, self.frozen = nn.Linear(64, 3), nn.Linear(2, 2), nn.Linear(64, 64)
+            self.used, self.unused, self.frozen = (
+                nn.Linear(64, 3),
+                nn.Linear(2, 2),
+                nn.Linear(64, 64),
+            )
             self.frozen.requires_grad_(False)
 
         def forward(self, x: Tensor) -> Tensor:
@@ -305,10 +341,18 @@ class WithoutBatch(nn.Module):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 3)), r"BatchNorm \(1\)"),
-        (nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64, affine=False), nn.Linear(64, 3)), "use GroupNorm"),
         (
-            nn.Sequential(nn.InstanceNorm2d(1, track_running_stats=True), nn.Flatten(), nn.Linear(64, 3)),
+            nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 3)),
+            r"BatchNorm \(1\)",
+        ),
+        (
+            nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64, affine=False), nn.Linear(64, 3)),
+            "use GroupNorm",
+        ),
+        (
+            nn.Sequential(
+                nn.InstanceNorm2d(1, track_running_stats=True), nn.Flatten(), nn.Linear(64, 3)
+            ),
             "InstanceNorm with running statistics",
         ),
         (InPlace(), "changes in place"),
@@ -316,11 +360,21 @@ class WithoutBatch(nn.Module):
         (Counting(), "changes its buffer seen in training|trainable layer with buffers"),
         (WithoutBatch(), "gradients of single samples"),
     ],
-    ids=["batch norm", "batch norm without weights", "instance norm", "in place", "coupled", "buffer", "no batch"],
+    ids=[
+        "batch norm",
+        "batch norm without weights",
+        "instance norm",
+        "in place",
+        "coupled",
+        "buffer",
+        "no batch",
+    ],
 )
 def test_models_that_cannot_be_trained_privately_are_refused(model: nn.Module, message: str):
     with pytest.raises(SettingError, match=message):
-        check_sample_gradients(model, torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), "odd")
+        check_sample_gradients(
+            model, torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), "odd"
+        )
     assert traces(model) == []
 
 
@@ -344,7 +398,9 @@ def test_dropout_and_functional_layers_are_fine():
             return self.rest(x.flatten(1) * self.scale)
 
     # Opacus takes a module with parameters of its own as one layer.
-    check_sample_gradients(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 3)), torch.randn(3, 1, 8, 8))
+    check_sample_gradients(
+        nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 3)), torch.randn(3, 1, 8, 8)
+    )
     model = Scaled()
     model.rest[0].p = 0.0
     check_sample_gradients(model, torch.randn(3, 1, 8, 8))
@@ -355,13 +411,18 @@ def test_a_schedule_visits_each_sample_as_often_as_epochs_do(size: int, batch: i
     schedule = Schedule.of(size, batch, epochs)
     assert 0 < schedule.sample_rate <= 1
     assert schedule.expected_batch_size == pytest.approx(schedule.sample_rate * size)
-    assert epochs <= schedule.steps * schedule.sample_rate < epochs * (1 + schedule.sample_rate) + 1e-9
+    assert (
+        epochs <= schedule.steps * schedule.sample_rate < epochs * (1 + schedule.sample_rate) + 1e-9
+    )
 
 
-# n 100 in batches of 64 is q = .64, and n 49 in batches of 64 the whole set: not 1/2, and not an empty batch.
+# n 100 in batches of 64 is q = .64, and n 49 in batches of 64 the whole set: not 1/2, and not an
+# empty batch.
 @pytest.mark.parametrize(("size", "rate", "steps"), [(100, 0.64, 2), (49, 1.0, 1)])
 def test_the_sample_rate_is_what_was_asked(size: int, rate: float, steps: int):
-    assert Schedule.of(size, 64, 1) == Schedule(sample_rate=rate, steps=steps, expected_batch_size=min(64, size))
+    assert Schedule.of(size, 64, 1) == Schedule(
+        sample_rate=rate, steps=steps, expected_batch_size=min(64, size)
+    )
 
 
 def test_a_schedule_for_nobody_is_refused():
@@ -369,7 +430,12 @@ def test_a_schedule_for_nobody_is_refused():
         Schedule.of(0, 32, 1)
 
 
-@given(st.lists(st.tuples(st.sampled_from([0.8, 1.1]), st.sampled_from([0.1, 0.5]), st.integers(1, 9)), max_size=5))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.8, 1.1]), st.sampled_from([0.1, 0.5]), st.integers(1, 9)),
+        max_size=5,
+    )
+)
 def test_a_history_that_rested_on_disk_says_the_same(runs: list[tuple[float, float, int]]):
     whole, resumed = History(), History()
     for sigma, rate, steps in runs:
@@ -378,12 +444,17 @@ def test_a_history_that_rested_on_disk_says_the_same(runs: list[tuple[float, flo
         resumed = History(json.loads(json.dumps(resumed.state())))
         resumed.add(sigma, rate, steps)
     assert resumed.state() == whole.state()
-    assert History(torch.tensor(whole.state(), dtype=torch.float64).reshape(-1, 3).tolist()).state() == whole.state()
+    assert (
+        History(torch.tensor(whole.state(), dtype=torch.float64).reshape(-1, 3).tolist()).state()
+        == whole.state()
+    )
     assert resumed.epsilon(DELTA) == whole.epsilon(DELTA)
     assert whole.steps == sum(steps for _, _, steps in runs)
 
 
-@pytest.mark.parametrize(("steps", "epsilon"), [(8, 3.7934), (16, 4.6965), (24, 5.4109), (400, 20.508)])
+@pytest.mark.parametrize(
+    ("steps", "epsilon"), [(8, 3.7934), (16, 4.6965), (24, 5.4109), (400, 20.508)]
+)
 def test_a_history_counts_all_rounds_and_not_the_last(steps: int, epsilon: float):
     history = History()
     for _ in range(steps // 8):
@@ -404,7 +475,9 @@ def test_the_noise_for_a_run_spends_its_budget_and_then_the_client_is_silent(eps
     sigma = settings.noise_multiplier_in(schedule, rounds)
     history = History()
     done = 0
-    while history.affords(sigma, schedule.sample_rate, schedule.steps, epsilon=epsilon, delta=DELTA):
+    while history.affords(
+        sigma, schedule.sample_rate, schedule.steps, epsilon=epsilon, delta=DELTA
+    ):
         history.add(sigma, schedule.sample_rate, schedule.steps)
         done += 1
         assert done <= rounds
@@ -416,9 +489,13 @@ def test_budgets_down_to_the_least_that_can_be_counted_are_solved():
     whole, samples = Schedule.of(100, 100, 1), Schedule.of(100, 32, 4)
     for epsilon, schedule in [(0.0036, samples), (0.0001, whole)]:
         sigma = DpSgd(epsilon=epsilon).noise_multiplier_in(schedule, 5)
-        event = DpSgdSteps(noise_multiplier=sigma, sample_rate=schedule.sample_rate, steps=5 * schedule.steps)
+        event = DpSgdSteps(
+            noise_multiplier=sigma, sample_rate=schedule.sample_rate, steps=5 * schedule.steps
+        )
         assert 0.98 * epsilon < epsilon_of([(event, 1)], DELTA)[0] <= epsilon
-    with pytest.raises(SettingError, match=r"noise_multiplier=1e\+08 on samples of rate 0\.1 is beyond"):
+    with pytest.raises(
+        SettingError, match=r"noise_multiplier=1e\+08 on samples of rate 0\.1 is beyond"
+    ):
         planned_claims(DpSgd(noise_multiplier=1e8), plan(batch_size=40), DELTA)
 
 
@@ -433,7 +510,15 @@ def test_a_client_with_fewer_records_needs_more_noise_and_a_longer_run_too():
 
 
 def plan(**changes: Any) -> Plan:
-    base = {"clients": 5, "rounds": 5, "rows": 100, "public_size": 100, "classes": 3, "scale": "probs", "records": 400}
+    base = {
+        "clients": 5,
+        "rounds": 5,
+        "rows": 100,
+        "public_size": 100,
+        "classes": 3,
+        "scale": "probs",
+        "records": 400,
+    }
     return Plan(**{**base, **changes})
 
 
@@ -449,12 +534,18 @@ def test_the_claim_is_for_records_against_everybody():
 
 
 def test_the_smallest_client_decides_what_a_given_noise_claims():
-    both = [planned_claims(DpSgd(noise_multiplier=1.0), plan(fewest_records=n), DELTA)[0].epsilon for n in (400, 50)]
+    both = [
+        planned_claims(DpSgd(noise_multiplier=1.0), plan(fewest_records=n), DELTA)[0].epsilon
+        for n in (400, 50)
+    ]
     assert both[0] < both[1]
 
 
 def test_hopeless_noise_is_named():
-    assert "it will learn nothing" in DpSgd(epsilon=0.1).warnings(plan(fewest_records=10, rounds=50))[0]
+    assert (
+        "it will learn nothing"
+        in DpSgd(epsilon=0.1).warnings(plan(fewest_records=10, rounds=50))[0]
+    )
     assert "so small that epsilon says little" in DpSgd(noise_multiplier=0.1).warnings(plan())[0]
     assert DpSgd(epsilon=8.0).warnings(plan()) == ()
 
@@ -473,12 +564,18 @@ def test_a_delta_that_gives_a_record_of_the_system_away_is_named():
     ("fields", "message"),
     [
         ({}, "privacy: give either epsilon or noise_multiplier"),
-        ({"epsilon": 1.0, "noise_multiplier": 1.0}, "privacy: give either epsilon or noise_multiplier"),
+        (
+            {"epsilon": 1.0, "noise_multiplier": 1.0},
+            "privacy: give either epsilon or noise_multiplier",
+        ),
         ({"epsilon": 0.0}, "privacy.epsilon must be > 0"),
         ({"noise_multiplier": 0.0}, "privacy.noise_multiplier must be > 0"),
         ({"epsilon": 1.0, "clip_norm": 0.0}, "privacy.clip_norm must be > 0"),
         ({"epsilon": 1.0, "delta": 1.0}, "privacy.delta must be above 0 and below 1"),
-        ({"epsilon": 1.0, "sigma": 1.0}, "no setting 'privacy.sigma': DP-SGD's noise is noise_multiplier"),
+        (
+            {"epsilon": 1.0, "sigma": 1.0},
+            "no setting 'privacy.sigma': DP-SGD's noise is noise_multiplier",
+        ),
         ({"epsilon": 1.0, "sensitivity": 1.0}, "no setting 'privacy.sensitivity': it is derived"),
     ],
 )
@@ -488,16 +585,22 @@ def test_settings_that_make_no_sense_are_refused(fields: dict[str, Any], message
 
 
 def test_settings_that_do_not_fit_the_run_are_refused():
-    with pytest.raises(SettingError, match=r"delta must be below 1/400, .* records of the largest private set"):
+    with pytest.raises(
+        SettingError, match=r"delta must be below 1/400, .* records of the largest private set"
+    ):
         DpSgd(epsilon=1.0, delta=0.01).check(plan())
-    with pytest.raises(SettingError, match=r"epsilon=0\.003 at .* RDP shows none below 0\.003502; ask for more"):
+    with pytest.raises(
+        SettingError, match=r"epsilon=0\.003 at .* RDP shows none below 0\.003502; ask for more"
+    ):
         DpSgd(epsilon=0.003).check(plan(records=100))
     with pytest.raises(SettingError, match=r"train\.epochs=0"):
         DpSgd(epsilon=1.0).check(plan(epochs=0))
     DpSgd(epsilon=1.0).check(plan(chooses=True))
 
 
-@pytest.mark.parametrize("state", [[[1.0, 0.5]], [[1.0, 0.5, 1.5]], [[0.0, 0.5, 1.0]], [[1.0, 2.0, 1.0]]])
+@pytest.mark.parametrize(
+    "state", [[[1.0, 0.5]], [[1.0, 0.5, 1.5]], [[0.0, 0.5, 1.0]], [[1.0, 2.0, 1.0]]]
+)
 def test_what_is_no_history_is_refused(state: list[list[float]]):
     with pytest.raises(SettingError):
         History(state)

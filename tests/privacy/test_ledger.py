@@ -1,4 +1,5 @@
-"""What the ledger claims, for whom and against whom, and that it says the same after a rest on disk."""
+"""What the ledger claims, for whom and against whom, and that it says the same after a rest on
+disk."""
 
 import json
 import math
@@ -25,10 +26,10 @@ from fedkd.privacy.events import (
     from_plain,
     plain,
 )
-from fedkd.privacy.gaussian import composed_mu, epsilon_at
+from fedkd.privacy.gaussian_dp import composed_mu, epsilon_at
 from fedkd.privacy.ledger import Ledger, Spending
+from fedkd.privacy.pate import gnmax_cost
 from fedkd.privacy.renyi import ORDERS, epsilon_from, sampled_gaussian_cost
-from fedkd.privacy.votes import gnmax_cost
 
 DELTA = 1e-5
 needs_pld = pytest.mark.skipif(not has_pld(), reason="the extra fedkd[pld] is not installed")
@@ -39,7 +40,9 @@ def gaussian(rows: int = 10, sigma: float = 10.0) -> GaussianRows:
 
 
 def votes(rows: int = 10, counts: tuple[int, ...] = (90, 5, 5), sigma: float = 20.0) -> NoisyVotes:
-    return NoisyVotes(costs=tuple(rows * gnmax_cost(counts, sigma)), plain_mu=math.sqrt(2 * rows) / sigma)
+    return NoisyVotes(
+        costs=tuple(rows * gnmax_cost(counts, sigma)), plain_mu=math.sqrt(2 * rows) / sigma
+    )
 
 
 EVENTS: list[Event] = [
@@ -57,7 +60,11 @@ def upload(event: Event, **rest: Any) -> Spending:
 
 
 def training(steps: int = 20) -> Spending:
-    return Spending(event=DpSgdSteps(noise_multiplier=1.1, sample_rate=0.1, steps=steps), unit="record", layer="model")
+    return Spending(
+        event=DpSgdSteps(noise_multiplier=1.1, sample_rate=0.1, steps=steps),
+        unit="record",
+        layer="model",
+    )
 
 
 def ledger(*entries: tuple[int | None, Spending]) -> Ledger:
@@ -91,17 +98,27 @@ def test_rounds_of_steps_are_their_product_of_steps(rounds: int, steps: int):
     def spent(count: int) -> DpSgdSteps:
         return DpSgdSteps(noise_multiplier=1.3, sample_rate=0.2, steps=count)
 
-    assert epsilon_of([(spent(steps), 1)] * rounds, DELTA) == epsilon_of([(spent(rounds * steps), 1)], DELTA)
+    assert epsilon_of([(spent(steps), 1)] * rounds, DELTA) == epsilon_of(
+        [(spent(rounds * steps), 1)], DELTA
+    )
 
 
 @given(st.integers(1, 500), st.integers(1, 50), st.floats(1, 500))
-def test_epsilon_grows_with_rows_and_rounds_and_falls_with_noise(rows: int, rounds: int, sigma: float):
+def test_epsilon_grows_with_rows_and_rounds_and_falls_with_noise(
+    rows: int, rounds: int, sigma: float
+):
     def spent(rows: int, rounds: int, sigma: float) -> float:
         return epsilon_of([(gaussian(rows, sigma), 1)] * rounds, DELTA)[0]
 
     here = spent(rows, rounds, sigma)
-    assert here == pytest.approx(epsilon_at(composed_mu([(rows * rounds, 2**0.5, sigma)]), DELTA), rel=1e-9)
-    assert spent(rows, rounds, 2 * sigma) <= here <= min(spent(rows + 1, rounds, sigma), spent(rows, rounds + 1, sigma))
+    assert here == pytest.approx(
+        epsilon_at(composed_mu([(rows * rounds, 2**0.5, sigma)]), DELTA), rel=1e-9
+    )
+    assert (
+        spent(rows, rounds, 2 * sigma)
+        <= here
+        <= min(spent(rows + 1, rounds, sigma), spent(rows, rounds + 1, sigma))
+    )
 
 
 def test_gaussian_noise_is_counted_exactly_and_other_noise_by_renyi():
@@ -137,7 +154,9 @@ def test_pld_is_at_most_renyi_and_at_least_the_exact_epsilon(event: Event):
     assert by_pld <= 3 * event.pure + 1e-3
     if event.mu is not None:
         assert by_pld + 1e-3 >= epsilon_at(math.sqrt(3) * event.mu, DELTA)
-    assert epsilon_of([(event, 3)], DELTA, "pld")[0] == pytest.approx(min(by_pld, epsilon_of([(event, 3)], DELTA)[0]))
+    assert epsilon_of([(event, 3)], DELTA, "pld")[0] == pytest.approx(
+        min(by_pld, epsilon_of([(event, 3)], DELTA)[0])
+    )
 
 
 @needs_pld
@@ -157,7 +176,9 @@ def test_prv_counts_dp_sgd_and_nothing_else():
 
 def test_an_epsilon_that_protects_nobody_is_left_to_rdp(monkeypatch: pytest.MonkeyPatch) -> None:
     """PRV overflows there, and both take minutes and gigabytes."""
-    monkeypatch.setattr("fedkd.privacy.distributions.prv_epsilon", lambda *_: pytest.fail("PRV was asked"))
+    monkeypatch.setattr(
+        "fedkd.privacy.distributions.prv_epsilon", lambda *_: pytest.fail("PRV was asked")
+    )
     loud = [(DpSgdSteps(noise_multiplier=0.05, sample_rate=0.2, steps=200), 1)]
     epsilon, accountant = epsilon_of(loud, DELTA, "prv")
     assert epsilon > 1000
@@ -169,10 +190,17 @@ def test_a_round_of_sampled_clients_is_one_event():
     together = SampledClients(sample_rate=0.1, rows=1000, sensitivity=1.0, sigma=30.0, rounds=10)
     apart = SampledClients(sample_rate=0.1, rows=1, sensitivity=1.0, sigma=30.0, rounds=10_000)
     right, wrong = (epsilon_of([(event, 1)], DELTA)[0] for event in (together, apart))
-    assert right == epsilon_of([(DpSgdSteps(noise_multiplier=30 / 1000**0.5, sample_rate=0.1, steps=10), 1)], DELTA)[0]
+    assert (
+        right
+        == epsilon_of(
+            [(DpSgdSteps(noise_multiplier=30 / 1000**0.5, sample_rate=0.1, steps=10), 1)], DELTA
+        )[0]
+    )
     assert right > 2 * wrong
     everyone = SampledClients(sample_rate=1.0, rows=1000, sensitivity=1.0, sigma=30.0, rounds=10)
-    assert epsilon_of([(everyone, 1)], DELTA)[0] == pytest.approx(epsilon_at(math.sqrt(10_000) / 30, DELTA))
+    assert epsilon_of([(everyone, 1)], DELTA)[0] == pytest.approx(
+        epsilon_at(math.sqrt(10_000) / 30, DELTA)
+    )
 
 
 def test_nothing_that_happened_costs_nothing_and_an_unprotected_release_everything():
@@ -199,7 +227,9 @@ def test_two_protections_of_one_release_give_the_smaller_epsilon_for_a_record():
     for sigma in (5.0, 500.0):
         book = ledger((0, training()), (0, upload(gaussian(sigma=sigma))))
         by_training = ledger((0, training())).claim("record", "server", DELTA).epsilon
-        by_noise = ledger((0, upload(gaussian(sigma=sigma)))).claim("client", "server", DELTA).epsilon
+        by_noise = (
+            ledger((0, upload(gaussian(sigma=sigma)))).claim("client", "server", DELTA).epsilon
+        )
         assert book.claim("record", "server", DELTA).epsilon == min(by_training, by_noise)
         assert book.claim("client", "server", DELTA).epsilon == by_noise
 
@@ -211,7 +241,8 @@ def test_a_second_look_adds_up():
         epsilon_of([(training().event, 1), (gaussian(sigma=30.0), 1)], DELTA)[0]
     )
     assert (
-        book.claim("record", "server", DELTA).epsilon > ledger((0, training())).claim("record", "server", DELTA).epsilon
+        book.claim("record", "server", DELTA).epsilon
+        > ledger((0, training())).claim("record", "server", DELTA).epsilon
     )
 
 
@@ -224,7 +255,9 @@ def test_training_on_records_claims_nothing_for_a_client():
 @pytest.mark.parametrize("adversary", ADVERSARIES)
 @pytest.mark.parametrize("unit", ["record", "client"])
 def test_an_unprotected_look_takes_every_claim_away_and_says_why(unit: Any, adversary: Any):
-    metrics = Spending(event=NoClaim(reason="raw accuracies leave the client"), unit="record", layer="beside")
+    metrics = Spending(
+        event=NoClaim(reason="raw accuracies leave the client"), unit="record", layer="beside"
+    )
     book = ledger((0, training()), (0, upload(gaussian())), (0, metrics))
     claim = book.claim(unit, adversary, DELTA)
     assert claim.epsilon is None
@@ -233,13 +266,17 @@ def test_an_unprotected_look_takes_every_claim_away_and_says_why(unit: Any, adve
 
 def test_a_heuristic_after_dp_sgd_is_only_post_processing():
     book = ledger((0, training()), (0, upload(NoClaim(reason="swing is a heuristic"))))
-    assert book.claim("record", "server", DELTA) == ledger((0, training())).claim("record", "server", DELTA)
+    assert book.claim("record", "server", DELTA) == ledger((0, training())).claim(
+        "record", "server", DELTA
+    )
     assert "swing is a heuristic" in book.claim("client", "server", DELTA).reason
 
 
 def test_noise_at_a_trusted_server_claims_nothing_against_it():
     raw = upload(NoClaim(reason="the server sees raw predictions"), seen_by=("server",))
-    noisy = Spending(event=gaussian(), unit="client", layer="teacher", seen_by=("clients", "outsiders"))
+    noisy = Spending(
+        event=gaussian(), unit="client", layer="teacher", seen_by=("clients", "outsiders")
+    )
     book = ledger((0, raw), (1, raw), (None, noisy))
     assert book.claim("client", "server", DELTA).reason == "the server sees raw predictions"
     for adversary in ("clients", "outsiders"):
@@ -260,15 +297,30 @@ def test_where_one_client_has_no_claim_the_system_has_none():
 
 
 def test_where_nothing_was_recorded_nothing_is_claimed():
-    assert Ledger().claim("record", "server", DELTA).reason == "no protected release was recorded for it"
-    assert ledger((0, upload(gaussian()))).claim("record", "server", DELTA, client=7).epsilon is None
+    assert (
+        Ledger().claim("record", "server", DELTA).reason
+        == "no protected release was recorded for it"
+    )
+    assert (
+        ledger((0, upload(gaussian()))).claim("record", "server", DELTA, client=7).epsilon is None
+    )
 
 
 def test_the_systems_claim_names_the_sampling_of_all_clients_and_a_clients_its_own():
-    few = Spending(event=DpSgdSteps(noise_multiplier=2.0, sample_rate=0.5, steps=20), unit="record", layer="model")
+    few = Spending(
+        event=DpSgdSteps(noise_multiplier=2.0, sample_rate=0.5, steps=20),
+        unit="record",
+        layer="model",
+    )
     book = ledger((0, training()), (1, few))
-    assert book.claim("record", "server", DELTA).sampling == "Poisson samples of records (q = 0.1 to 0.5)"
-    assert book.claim("record", "server", DELTA, client=1).sampling == "Poisson samples of records (q = 0.5)"
+    assert (
+        book.claim("record", "server", DELTA).sampling
+        == "Poisson samples of records (q = 0.1 to 0.5)"
+    )
+    assert (
+        book.claim("record", "server", DELTA, client=1).sampling
+        == "Poisson samples of records (q = 0.5)"
+    )
 
 
 def test_a_claim_says_everything_that_it_means():
@@ -276,12 +328,20 @@ def test_a_claim_says_everything_that_it_means():
     text = book.claim("record", "outsiders", DELTA).text()
     epsilon = epsilon_of([(training(steps=100).event, 1)], DELTA)[0]
     assert text.startswith(
-        f"record-level epsilon {rounded_up(epsilon)} at delta 1e-05 against outsiders (zero-out neighbors,"
+        f"record-level epsilon {rounded_up(epsilon)} at delta 1e-05 against outsiders (zero-out"
+        " neighbors,"
     )
     assert "Poisson samples of records (q = 0.1), accountant rdp)" in text
     assert "simulates privacy" in text
     assert "for client 3" in book.claim("record", "server", DELTA, client=3).text()
-    voted = ledger((None, Spending(event=votes(), unit="client", layer="teacher", seen_by=("clients", "outsiders"))))
+    voted = ledger(
+        (
+            None,
+            Spending(
+                event=votes(), unit="client", layer="teacher", seen_by=("clients", "outsiders")
+            ),
+        )
+    )
     assert "computed from the votes" in voted.claim("client", "clients", DELTA).text()
 
 
@@ -295,7 +355,9 @@ spendings = st.builds(
 
 
 @given(st.lists(st.tuples(st.sampled_from([None, 0, 1]), spendings), max_size=6), st.integers(0, 6))
-def test_a_ledger_that_rested_on_disk_claims_the_same(entries: list[tuple[int | None, Spending]], pause: int):
+def test_a_ledger_that_rested_on_disk_claims_the_same(
+    entries: list[tuple[int | None, Spending]], pause: int
+):
     whole, first = ledger(*entries), ledger(*entries[:pause])
     second = Ledger()
     second.restore(json.loads(json.dumps(first.state())))
@@ -308,14 +370,23 @@ def test_a_ledger_that_rested_on_disk_claims_the_same(entries: list[tuple[int | 
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from([0, 1]), spendings), max_size=5), st.tuples(st.sampled_from([0, 1]), spendings)
+    st.lists(st.tuples(st.sampled_from([0, 1]), spendings), max_size=5),
+    st.tuples(st.sampled_from([0, 1]), spendings),
 )
-def test_a_layer_more_never_hurts_and_a_release_more_in_the_same_layer_never_helps(entries: Any, more: Any):
+def test_a_layer_more_never_hurts_and_a_release_more_in_the_same_layer_never_helps(
+    entries: Any, more: Any
+):
     before, after = ledger(*entries), ledger(*entries, more)
     layers = {spending.layer for client, spending in entries if client == more[0]}
     for adversary in ADVERSARIES:
-        old, new = (b.claim("record", adversary, DELTA, client=more[0]).epsilon for b in (before, after))
-        if old is not None and (more[1].layer in layers or more[1].layer == "beside") and new is not None:
+        old, new = (
+            b.claim("record", adversary, DELTA, client=more[0]).epsilon for b in (before, after)
+        )
+        if (
+            old is not None
+            and (more[1].layer in layers or more[1].layer == "beside")
+            and new is not None
+        ):
             assert new >= old - 1e-9 or more[1].layer not in layers
         if old is not None and more[1].layer not in layers and more[1].layer != "beside":
             assert new is not None
@@ -324,7 +395,10 @@ def test_a_layer_more_never_hurts_and_a_release_more_in_the_same_layer_never_hel
 
 def test_a_record_is_never_less_hidden_than_its_client():
     book = ledger((0, upload(gaussian())), (0, upload(EVENTS[1])))
-    assert book.claim("record", "server", DELTA).epsilon == book.claim("client", "server", DELTA).epsilon
+    assert (
+        book.claim("record", "server", DELTA).epsilon
+        == book.claim("client", "server", DELTA).epsilon
+    )
 
 
 @pytest.mark.parametrize(
@@ -337,11 +411,17 @@ def test_a_record_is_never_less_hidden_than_its_client():
             lambda: Spending.from_plain({**upload(gaussian()).plain(), "unit": "row"}),
             "a privacy event has unit='row'",
         ),
-        (lambda: Ledger().restore({"version": 0}), "a privacy ledger of version 1 was expected, got 0"),
+        (
+            lambda: Ledger().restore({"version": 0}),
+            "a privacy ledger of version 1 was expected, got 0",
+        ),
         (lambda: Ledger().claim("record", "server", 0.0), "delta must be above 0"),
         (lambda: NoisyVotes(costs=(1.0,), plain_mu=1.0), f"costs must be {len(ORDERS)} numbers"),
         (lambda: GaussianRows(rows=1, sensitivity=1.0, sigma=0.0), "sigma must be > 0"),
-        (lambda: DpSgdSteps(noise_multiplier=1.0, sample_rate=0.0, steps=1), "sample_rate must be above 0"),
+        (
+            lambda: DpSgdSteps(noise_multiplier=1.0, sample_rate=0.0, steps=1),
+            "sample_rate must be above 0",
+        ),
     ],
 )
 def test_what_is_no_event_is_refused(call, message: str):

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.fusion import soften
-from fedkd.privacy.answers import Answers, answer_once
 from fedkd.privacy.claims import ADVERSARIES
 from fedkd.privacy.composition import epsilon_of
-from fedkd.privacy.gaussian import epsilon_at
+from fedkd.privacy.gaussian_dp import epsilon_at
 from fedkd.privacy.mechanisms import (
     MECHANISMS,
     CentralGaussian,
@@ -30,12 +29,19 @@ from fedkd.privacy.mechanisms import (
     planned_claims,
 )
 from fedkd.privacy.mechanisms.krr import randomize_labels, truth_probability
-from fedkd.privacy.mechanisms.swing import DETECTORS, REASON, Hints, confidence_scores, surprisal_gap_scores
-from fedkd.privacy.plan import Plan, hopeless
-from fedkd.privacy.ranges import bound_rows, diameter, onto_simplex
+from fedkd.privacy.mechanisms.swing import (
+    DETECTORS,
+    REASON,
+    Hints,
+    confidence_scores,
+    surprisal_gap_scores,
+)
+from fedkd.privacy.memoization import Answers, answer_once
+from fedkd.privacy.release_plan import Plan, hopeless
 from fedkd.privacy.renyi import ORDERS
-from fedkd.seeding import numpy_stream
-from fedkd.settings import defaults, documentation, parse
+from fedkd.privacy.sensitivity import bound_rows, diameter, onto_simplex
+from fedkd.runtime.seeding import numpy_stream
+from fedkd.settings.schema import defaults, documentation, parse
 
 DELTA = 1e-5
 NOISY = [name for name in MECHANISMS if name != "dp_sgd"]
@@ -58,7 +64,9 @@ def plan(**changes: Any) -> Plan:
 
 
 def make(name: str, **fields: Any) -> Any:
-    return parse(MECHANISMS[name], {**({"epsilon": 8.0} if name != "swing" else {}), **fields}, "privacy")
+    return parse(
+        MECHANISMS[name], {**({"epsilon": 8.0} if name != "swing" else {}), **fields}, "privacy"
+    )
 
 
 def stream(*path: str | int) -> np.random.Generator:
@@ -89,7 +97,9 @@ def test_every_entry_says_what_it_claims_against_whom_and_what_it_assumes(name: 
     for claim in planned_claims(mechanism, plan(), DELTA):
         assert (claim.epsilon is not None) == (claim.adversary in mechanism.protects_from)
         assert claim.reason in text
-        assert (claim.text() in text) == (name != "swing")  # which claims nothing against three, in one line
+        assert (claim.text() in text) == (
+            name != "swing"
+        )  # which claims nothing against three, in one line
     assert all(f"assumed: {assumption}" in text for assumption in mechanism.assumptions)
     if name == "swing":
         assert text.count(REASON) == 1
@@ -112,15 +122,26 @@ def test_the_noise_for_a_budget_spends_it_and_no_more(name: str, rounds: int):
 
 @pytest.mark.parametrize("name", WITH_BUDGET)
 def test_epsilon_grows_with_rounds_and_rows_where_the_noise_is_fixed(name: str):
-    fixed = parse(MECHANISMS[name], {"label_epsilon": 0.5} if name == "krr" else {"sigma": 20.0}, "privacy")
-    spent = [planned_claims(fixed, plan(rows=n, rounds=r), DELTA)[-1].epsilon for n, r in [(50, 1), (60, 1), (60, 2)]]
+    fixed = parse(
+        MECHANISMS[name], {"label_epsilon": 0.5} if name == "krr" else {"sigma": 20.0}, "privacy"
+    )
+    spent = [
+        planned_claims(fixed, plan(rows=n, rounds=r), DELTA)[-1].epsilon
+        for n, r in [(50, 1), (60, 1), (60, 2)]
+    ]
     assert spent == sorted(spent)
     assert len(set(spent)) == 3
 
 
 @pytest.mark.parametrize(
     ("rows", "rounds", "sigma"),
-    [(1, 1, 0.8489), (100, 1, 8.4885), (1000, 1, 26.8431), (1000, 10, 84.8852), (5000, 100, 600.2291)],
+    [
+        (1, 1, 0.8489),
+        (100, 1, 8.4885),
+        (1000, 1, 26.8431),
+        (1000, 10, 84.8852),
+        (5000, 100, 600.2291),
+    ],
 )
 def test_sigma_on_soft_labels(rows: int, rounds: int, sigma: float):
     for mechanism in (Gaussian(epsilon=8.0), CentralGaussian(epsilon=8.0), GnMax(epsilon=8.0)):
@@ -136,7 +157,9 @@ def test_sigma_on_logits_is_that_of_twice_the_clip_norm():
 @pytest.mark.parametrize("norm", [1, 2])
 @pytest.mark.parametrize("scale", ["logits", "probs"])
 @given(one=rows_of_numbers, other=rows_of_numbers)
-def test_bounded_rows_are_never_farther_apart_than_the_sensitivity(scale: Any, norm: Any, one: Tensor, other: Tensor):
+def test_bounded_rows_are_never_farther_apart_than_the_sensitivity(
+    scale: Any, norm: Any, one: Tensor, other: Tensor
+):
     clip = 1.5 if scale == "logits" else None
     a, b = (bound_rows(v[:1], scale, clip, norm) for v in (one, other))
     assert torch.linalg.vector_norm(a - b, ord=norm) <= diameter(scale, clip, norm) + 1e-9
@@ -146,15 +169,21 @@ def test_bounded_rows_are_never_farther_apart_than_the_sensitivity(scale: Any, n
 def test_the_sensitivity_is_reached(norm: Any):
     far = torch.tensor([[1e6, -1e6], [-1e6, 1e6]])
     a, b = bound_rows(far, "logits", 1.5, norm)
-    assert torch.linalg.vector_norm(a - b, ord=norm).item() == pytest.approx(diameter("logits", 1.5, norm))
+    assert torch.linalg.vector_norm(a - b, ord=norm).item() == pytest.approx(
+        diameter("logits", 1.5, norm)
+    )
     a, b = bound_rows(soften(far), "probs", None, norm)
-    assert torch.linalg.vector_norm(a - b, ord=norm).item() == pytest.approx(diameter("probs", None, norm))
+    assert torch.linalg.vector_norm(a - b, ord=norm).item() == pytest.approx(
+        diameter("probs", None, norm)
+    )
 
 
 @pytest.mark.parametrize("scale", ["logits", "probs"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e38])
 def test_a_broken_model_does_not_break_the_bound(scale: Any, value: float):
-    row = bound_rows(torch.tensor([[value, 1.0, 0.0]]), scale, 1.0 if scale == "logits" else None, 2)
+    row = bound_rows(
+        torch.tensor([[value, 1.0, 0.0]]), scale, 1.0 if scale == "logits" else None, 2
+    )
     assert torch.isfinite(row).all()
     assert torch.linalg.vector_norm(row) <= 1 + 1e-9
 
@@ -181,7 +210,8 @@ def test_projected_rows_are_the_nearest_soft_labels(rows: Tensor):
 
 
 def noise_of(name: str, expected: float, *, run: Plan, **fields: Any) -> Tensor:
-    """What a mechanism adds to zero logits, or its teachers, in units of the noise that it should have."""
+    """What a mechanism adds to zero logits, or its teachers, in units of the noise that it should
+    have."""
     mechanism = parse(MECHANISMS[name], {"clip_norm": 1.0, **fields}, "privacy")
     zeros = torch.zeros(2000, 10, dtype=torch.float64)
     if name == "central_gaussian":
@@ -192,7 +222,8 @@ def noise_of(name: str, expected: float, *, run: Plan, **fields: Any) -> Tensor:
 @pytest.mark.parametrize("name", ["gaussian", "laplace", "central_gaussian"])
 @pytest.mark.parametrize("factor", [1.0, 2 / 3, 3 / 2])
 def test_noise_has_its_deviation_and_no_other(name: str, factor: float):
-    """20,000 draws: the deviation is within 4 standard errors of 1, and those of wrong noise are far outside."""
+    """20,000 draws: the deviation is within 4 standard errors of 1, and those of wrong noise are
+    far outside."""
     drawn = noise_of(name, 5.0 * factor, run=plan(scale="logits", rows=2000), sigma=5.0)
     error = 4 * (1 if name == "laplace" else 0.5**0.5) * (5 / 4) ** 0.5 / drawn.numel() ** 0.5
     assert (abs(drawn.std().item() - 1) < error) == (factor == 1.0)
@@ -203,7 +234,8 @@ def test_noise_has_its_deviation_and_no_other(name: str, factor: float):
 
 
 @pytest.mark.parametrize(
-    ("name", "scale"), [(n, s) for n in LOCAL for s in ("probs", "logits") if (n, s) != ("krr", "logits")]
+    ("name", "scale"),
+    [(n, s) for n in LOCAL for s in ("probs", "logits") if (n, s) != ("krr", "logits")],
 )
 def test_releases_differ_by_client_round_and_row_and_repeat_by_name(name: str, scale: str):
     run = plan(scale=scale, rows=50)
@@ -225,28 +257,38 @@ def test_much_budget_leaves_the_predictions_as_they_are():
     probs = soften(logits())
     run = plan(rows=6)
     for mechanism in (Gaussian(sigma=1e-6), Laplace(sigma=1e-6)):
-        torch.testing.assert_close(mechanism.release(probs, run, stream()), probs, atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            mechanism.release(probs, run, stream()), probs, atol=1e-4, rtol=0
+        )
     told = RandomizedResponse(label_epsilon=100.0).release(probs, run, stream())
     assert torch.equal(told.argmax(dim=-1), probs.argmax(dim=-1))
-    central = CentralGaussian(sigma=1e-6).noisy_mean(torch.stack([probs, probs.flip(0)]), 2, run, stream())
+    central = CentralGaussian(sigma=1e-6).noisy_mean(
+        torch.stack([probs, probs.flip(0)]), 2, run, stream()
+    )
     torch.testing.assert_close(central, (probs + probs.flip(0)) / 2, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("scale", ["logits", "probs"])
 def test_a_missing_upload_leaves_the_mean_of_those_asked_and_its_noise(scale: str):
-    """Logits as if it had been zeros; soft labels, which zeros are not, as if it had been uniform."""
+    """Logits as if it had been zeros; soft labels, which zeros are not, as if it had been
+    uniform."""
     run = plan(scale=scale, rows=6)
     there = logits().repeat(3, 1, 1) if scale == "logits" else soften(logits()).repeat(3, 1, 1)
     instead = torch.full((1, 6, 10), 0.0 if scale == "logits" else 0.1)
     central = CentralGaussian(sigma=2.0, clip_norm=1.0 if scale == "logits" else None)
-    missing, whole = (central.noisy_mean(rows, 4, run, stream()) for rows in (there, torch.cat([there, instead])))
+    missing, whole = (
+        central.noisy_mean(rows, 4, run, stream()) for rows in (there, torch.cat([there, instead]))
+    )
     torch.testing.assert_close(missing, whole)
     nobody = central.noisy_mean(torch.zeros(0, 6, 10), 4, run, stream())
-    torch.testing.assert_close(nobody, central.noisy_mean(instead.repeat(4, 1, 1), 4, run, stream()))
+    torch.testing.assert_close(
+        nobody, central.noisy_mean(instead.repeat(4, 1, 1), 4, run, stream())
+    )
 
 
 def measured_epsilon(one: Tensor, other: Tensor) -> float:
-    """A lower bound (95 %) on the epsilon of a Gaussian mechanism, from a statistic under two neighbors.
+    """A lower bound (95 %) on the epsilon of a Gaussian mechanism, from a statistic under two
+    neighbors.
 
     The threshold is the middle, fixed before; error rates by Clopper and Pearson, mu from both.
     """
@@ -257,7 +299,8 @@ def measured_epsilon(one: Tensor, other: Tensor) -> float:
 
 @pytest.mark.parametrize("name", ["gaussian", "central_gaussian"])
 def test_two_neighbors_are_told_apart_as_well_as_claimed_and_no_better(name: str):
-    """Epsilon 4 for ten rows is claimed: correct noise is measured close below, and each usual mistake far above."""
+    """Epsilon 4 for ten rows is claimed: correct noise is measured close below, and each usual
+    mistake far above."""
     rows, draws = 10, 10_000
     run = plan(scale="logits", rows=rows, classes=3)
     mechanism = make(name, epsilon=4.0, clip_norm=1.0)
@@ -271,7 +314,9 @@ def test_two_neighbors_are_told_apart_as_well_as_claimed_and_no_better(name: str
             if name == "gaussian":
                 told = noisy.release(sign * worst, run, stream(purpose))
             else:  # the other client is known to the adversary
-                told = 2 * noisy.noisy_mean(torch.stack([sign * worst, 0 * worst]), 2, run, stream(purpose))
+                told = 2 * noisy.noisy_mean(
+                    torch.stack([sign * worst, 0 * worst]), 2, run, stream(purpose)
+                )
             sums.append((told @ torch.tensor([1.0, -1.0, 0.0])).reshape(draws, rows).sum(dim=1))
         return measured_epsilon(*sums)
 
@@ -338,18 +383,26 @@ def test_an_answer_that_was_told_is_told_again_to_the_bit():
     run = plan(rows=4, rounds=2, public_size=6)
     mechanism = Gaussian(epsilon=8.0, memoize=True)
     first, memory, new = answer_once(
-        torch.tensor([5, 1, 0]), torch.rand(3, 10), None, lambda v: mechanism.release(v, run, stream("first"))
+        torch.tensor([5, 1, 0]),
+        torch.rand(3, 10),
+        None,
+        lambda v: mechanism.release(v, run, stream("first")),
     )
     assert new == 3
     memory = Answers.restore(memory.state())
     again, memory, new = answer_once(
-        torch.tensor([0, 2, 5]), torch.rand(3, 10), memory, lambda v: mechanism.release(v, run, stream("second"))
+        torch.tensor([0, 2, 5]),
+        torch.rand(3, 10),
+        memory,
+        lambda v: mechanism.release(v, run, stream("second")),
     )
     assert new == 1
     assert torch.equal(again[0], first[2])
     assert torch.equal(again[2], first[0])
     assert memory.ids.tolist() == [0, 1, 2, 5]
-    unused, _, new = answer_once(torch.tensor([2, 1]), torch.rand(2, 10), memory, lambda v: pytest.fail("drawn again"))
+    unused, _, new = answer_once(
+        torch.tensor([2, 1]), torch.rand(2, 10), memory, lambda v: pytest.fail("drawn again")
+    )
     assert new == 0
     assert torch.equal(unused, torch.stack([again[1], first[1]]))
 
@@ -380,7 +433,9 @@ def test_memoized_answers_are_paid_once(name: str):
 
 def test_hopeless_combinations_are_named_and_good_ones_not():
     assert (
-        Gaussian(epsilon=8.0).warnings(plan(clients=1000))[0].startswith("noise of 26.8 on each client's predictions")
+        Gaussian(epsilon=8.0)
+        .warnings(plan(clients=1000))[0]
+        .startswith("noise of 26.8 on each client's predictions")
     )
     assert Laplace(epsilon=8.0).warnings(plan(clients=1000))
     assert RandomizedResponse(epsilon=8.0).warnings(plan(clients=100))
@@ -416,7 +471,9 @@ def test_detectors_score_what_is_sure_and_alone():
     assert confidence_scores(sure.log(), opposed) > 0.8
     assert confidence_scores(unsure.log(), opposed).item() == pytest.approx(0, abs=1e-6)
     assert surprisal_gap_scores(sure.log(), agreeing, 5.0) == 0
-    assert surprisal_gap_scores(sure.log(), opposed, 5.0).item() == pytest.approx(math.log(98) / 5, rel=1e-4)
+    assert surprisal_gap_scores(sure.log(), opposed, 5.0).item() == pytest.approx(
+        math.log(98) / 5, rel=1e-4
+    )
     assert surprisal_gap_scores(sure.log(), torch.tensor([[0.0, 1.0, 0.0]]), 5.0) == 1
 
 
@@ -458,21 +515,52 @@ def test_swing_keeps_a_samples_noise_or_draws_it_each_round():
     [
         ("gaussian", {"epsilon": 0.0}, "privacy.epsilon must be > 0, got 0.0"),
         ("laplace", {"epsilon": -1.0}, "privacy.epsilon must be > 0, got -1.0"),
-        ("gaussian", {"epsilon": 8.0, "sigma": 1.0}, "privacy.epsilon=8.0 and sigma=1.0 exclude one another"),
-        ("gaussian", {"clip_norm": 1.0}, "privacy.epsilon or sigma must be given: without noise there is nothing to"),
+        (
+            "gaussian",
+            {"epsilon": 8.0, "sigma": 1.0},
+            "privacy.epsilon=8.0 and sigma=1.0 exclude one another",
+        ),
+        (
+            "gaussian",
+            {"clip_norm": 1.0},
+            "privacy.epsilon or sigma must be given: without noise there is nothing to",
+        ),
         ("gaussian", {"sigma": 0.0}, "privacy.sigma must be > 0, got 0.0"),
-        ("gaussian", {"epsilon": 8.0, "delta": 0.0}, "privacy.delta must be above 0 and below 1, got 0.0"),
+        (
+            "gaussian",
+            {"epsilon": 8.0, "delta": 0.0},
+            "privacy.delta must be above 0 and below 1, got 0.0",
+        ),
         ("krr", {}, "privacy: give either epsilon or label_epsilon"),
         ("krr", {"label_epsilon": 0.0}, "privacy.label_epsilon must be > 0"),
-        ("krr", {"epsilon": 1.0, "sigma": 1.0}, "no setting 'privacy.sigma': labels are randomized by label_epsilon"),
-        ("krr", {"epsilon": 1.0, "clip_norm": 1.0}, "no setting 'privacy.clip_norm': labels need no clipping"),
-        ("swing", {"epsilon": 8.0}, "no setting 'privacy.epsilon': swing is a heuristic without a guarantee"),
+        (
+            "krr",
+            {"epsilon": 1.0, "sigma": 1.0},
+            "no setting 'privacy.sigma': labels are randomized by label_epsilon",
+        ),
+        (
+            "krr",
+            {"epsilon": 1.0, "clip_norm": 1.0},
+            "no setting 'privacy.clip_norm': labels need no clipping",
+        ),
+        (
+            "swing",
+            {"epsilon": 8.0},
+            "no setting 'privacy.epsilon': swing is a heuristic without a guarantee",
+        ),
         ("swing", {"noise": 0.0, "max_temperature": 1.0}, "nothing swings"),
         ("swing", {"largest_gap": 2.0}, "largest_gap=2.0 would do nothing: detector=confidence"),
         ("swing", {"max_temperature": 0.5}, "max_temperature must be >= 1.0"),
         ("gnmax", {"epsilon": 8.0, "threshold_sigma": 3.0}, "threshold_sigma=3.0 would do nothing"),
-        ("gnmax", {"epsilon": 8.0, "threshold": 30.0}, "threshold_sigma must be given with threshold"),
-        *((n, {"sensitivity": 1.0}, "no setting 'privacy.sensitivity': it is (derived|never)") for n in MECHANISMS),
+        (
+            "gnmax",
+            {"epsilon": 8.0, "threshold": 30.0},
+            "threshold_sigma must be given with threshold",
+        ),
+        *(
+            (n, {"sensitivity": 1.0}, "no setting 'privacy.sensitivity': it is (derived|never)")
+            for n in MECHANISMS
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(name: str, fields: dict[str, Any], message: str):
@@ -483,19 +571,44 @@ def test_settings_that_make_no_sense_are_refused(name: str, fields: dict[str, An
 @pytest.mark.parametrize(
     ("name", "fields", "changes", "message"),
     [
-        ("gaussian", {}, {"scale": "logits"}, "clip_norm must be given: this strategy's clients upload logits"),
+        (
+            "gaussian",
+            {},
+            {"scale": "logits"},
+            "clip_norm must be given: this strategy's clients upload logits",
+        ),
         ("laplace", {"clip_norm": 1.0}, {}, "clip_norm=1.0 would do nothing: soft labels"),
         ("gaussian", {"clip_norm": 0.0}, {"scale": "logits"}, "clip_norm must be > 0"),
-        ("krr", {}, {"scale": "logits"}, "krr tells labels, and this strategy's clients upload logits"),
+        (
+            "krr",
+            {},
+            {"scale": "logits"},
+            "krr tells labels, and this strategy's clients upload logits",
+        ),
         *(
-            (n, {"delta": 0.002}, {"clients": 500}, "delta must be below 1/500, .* clients, got 0.002")
+            (
+                n,
+                {"delta": 0.002},
+                {"clients": 500},
+                "delta must be below 1/500, .* clients, got 0.002",
+            )
             for n in (*LOCAL, "central_gaussian", "gnmax")
         ),
         *(
-            (n, {"delta": 0.02}, {"clients": 5}, "delta must be below 1/100, .* records of the largest private set")
+            (
+                n,
+                {"delta": 0.02},
+                {"clients": 5},
+                "delta must be below 1/100, .* records of the largest private set",
+            )
             for n in (*LOCAL, "central_gaussian", "gnmax")
         ),
-        ("central_gaussian", {}, {"plain_mean": False}, "central_gaussian needs a strategy whose teacher is the plain"),
+        (
+            "central_gaussian",
+            {},
+            {"plain_mean": False},
+            "central_gaussian needs a strategy whose teacher is the plain",
+        ),
         *((n, {"memoize": True}, {}, "memoize=true would do nothing: in one round") for n in LOCAL),
         (
             "gnmax",
@@ -507,9 +620,13 @@ def test_settings_that_make_no_sense_are_refused(name: str, fields: dict[str, An
             "gnmax",
             {"threshold": 300.0, "threshold_sigma": 3.0},
             {},
-            "threshold_sigma=3.0 leaves nothing of epsilon=8.0: the checks of 1000 rows alone cost more; give more tha",
+            "threshold_sigma=3.0 leaves nothing of epsilon=8.0: the checks of 1000 rows alone cost"
+            " more; give more tha",
         ),
-        *((n, {}, {"chooses": True}, "lets clients choose which public samples they answer for") for n in NOISY),
+        *(
+            (n, {}, {"chooses": True}, "lets clients choose which public samples they answer for")
+            for n in NOISY
+        ),
     ],
 )
 def test_settings_that_do_not_fit_the_run_are_refused(

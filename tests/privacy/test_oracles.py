@@ -1,4 +1,5 @@
-"""Epsilons against constants that were computed elsewhere: by closed form in high precision, Opacus and dp-accounting.
+"""Epsilons against constants that were computed elsewhere: by closed form in high precision, Opacus
+and dp-accounting.
 
 delta is 1e-5 throughout. Tolerances are the constants' last digits.
 """
@@ -13,9 +14,14 @@ from fedkd.privacy.distributions import (
     pld_gaussian,
     prv_epsilon,
 )
-from fedkd.privacy.gaussian import composed_mu, delta_at, epsilon_at, mu_at, sigma_for
-from fedkd.privacy.renyi import epsilon_from, gaussian_cost, randomized_response_cost, sampled_gaussian_cost
-from fedkd.privacy.votes import log_misvote
+from fedkd.privacy.gaussian_dp import composed_mu, delta_at, epsilon_at, mu_at, sigma_for
+from fedkd.privacy.pate import log_misvote
+from fedkd.privacy.renyi import (
+    epsilon_from,
+    gaussian_cost,
+    randomized_response_cost,
+    sampled_gaussian_cost,
+)
 
 DELTA = 1e-5
 PROBS = math.sqrt(2)
@@ -28,7 +34,8 @@ def test_delta_of_gaussian_noise():
 
 
 @pytest.mark.parametrize(
-    ("mu", "epsilon"), [(0.1, 0.340669), (0.5, 1.993091), (1, 4.377178), (2, 9.997256), (3, 16.675494)]
+    ("mu", "epsilon"),
+    [(0.1, 0.340669), (0.5, 1.993091), (1, 4.377178), (2, 9.997256), (3, 16.675494)],
 )
 def test_epsilon_of_gaussian_noise(mu: float, epsilon: float):
     assert epsilon_at(mu, DELTA) == pytest.approx(epsilon, abs=6e-7)
@@ -44,7 +51,13 @@ def test_gaussian_noise_for_an_epsilon(epsilon: float, mu: float):
 
 @pytest.mark.parametrize(
     ("rows", "rounds", "sigma"),
-    [(1, 1, 0.8489), (100, 1, 8.4885), (1000, 1, 26.8431), (1000, 10, 84.8852), (5000, 100, 600.2291)],
+    [
+        (1, 1, 0.8489),
+        (100, 1, 8.4885),
+        (1000, 1, 26.8431),
+        (1000, 10, 84.8852),
+        (5000, 100, 600.2291),
+    ],
 )
 def test_noise_on_probabilities_for_epsilon_8(rows: int, rounds: int, sigma: float):
     assert sigma_for(8.0, DELTA, PROBS, rows * rounds) == pytest.approx(sigma, abs=6e-5)
@@ -55,9 +68,13 @@ def test_noise_on_clipped_logits_for_epsilon_8(rows: int, sigma: float):
     assert sigma_for(8.0, DELTA, 2.0, rows) == pytest.approx(sigma, abs=6e-4)
 
 
-@pytest.mark.parametrize(("rows", "epsilon"), [(1, 0.0400), (100, 0.4970), (1000, 1.7601), (10_000, 6.573)])
+@pytest.mark.parametrize(
+    ("rows", "epsilon"), [(1, 0.0400), (100, 0.4970), (1000, 1.7601), (10_000, 6.573)]
+)
 def test_epsilon_of_sigma_100_on_probabilities(rows: int, epsilon: float):
-    assert epsilon_at(composed_mu([(rows, PROBS, 100.0)]), DELTA) == pytest.approx(epsilon, abs=6e-5)
+    assert epsilon_at(composed_mu([(rows, PROBS, 100.0)]), DELTA) == pytest.approx(
+        epsilon, abs=6e-5
+    )
 
 
 def test_renyi_and_zcdp_say_more_than_the_exact_8():
@@ -68,14 +85,17 @@ def test_renyi_and_zcdp_say_more_than_the_exact_8():
 
 
 @pytest.mark.parametrize(
-    ("per_label", "classes", "labels", "epsilon"), [(1.0, 10, 10, 8.66706), (0.1, 10, 1000, 7.26304)]
+    ("per_label", "classes", "labels", "epsilon"),
+    [(1.0, 10, 10, 8.66706), (0.1, 10, 1000, 7.26304)],
 )
 def test_randomized_response(per_label: float, classes: int, labels: int, epsilon: float):
     costs = labels * randomized_response_cost(per_label, classes)
     assert epsilon_from(costs, DELTA) == pytest.approx(epsilon, abs=6e-6)
 
 
-@pytest.mark.parametrize(("votes", "sigma", "log_q"), [([90, 5, 5], 10.0, -20.10777), ([60, 40], 5.0, -6.058088)])
+@pytest.mark.parametrize(
+    ("votes", "sigma", "log_q"), [([90, 5, 5], 10.0, -20.10777), ([60, 40], 5.0, -6.058088)]
+)
 def test_how_rarely_noisy_votes_name_another_class(votes: list[int], sigma: float, log_q: float):
     assert log_misvote(votes, sigma) == pytest.approx(log_q, abs=6e-6)
 

@@ -1,4 +1,5 @@
-"""Mechanisms at work in whole runs: what is spent, what is written, what leaves a client, and what is refused."""
+"""Mechanisms at work in whole runs: what is spent, what is written, what leaves a client, and what
+is refused."""
 
 import csv
 import json
@@ -14,31 +15,43 @@ import torch
 from tiny import records, scenario
 from torch import Tensor
 
-from fedkd import client as client_module
-from fedkd.app.strategy import FederatedDistillation
-from fedkd.build import build
-from fedkd.client import Upload, take_part
-from fedkd.engines.ray import Ray
 from fedkd.errors import SettingError
-from fedkd.guard import SPENT, Guard
+from fedkd.experiment.build import build
+from fedkd.experiment.run import Driver, resume, run
+from fedkd.federation import client as client_module
+from fedkd.federation.client import Upload, take_part
+from fedkd.federation.context import OPTIMIZER, PRIVACY, Workplace
+from fedkd.flower.ray_grid import Ray
+from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.knowledge import PublicPredictions
 from fedkd.messages import Download, Packed, Predictions
 from fedkd.privacy import distributions
+from fedkd.privacy.enforcement import SPENT, Guard
 from fedkd.privacy.mechanisms import MECHANISMS, Schedule
 from fedkd.privacy.mechanisms.mechanism import SEES_TEACHERS
-from fedkd.privacy.plan import UNLIMITED
-from fedkd.privacy.ranges import bound_rows
+from fedkd.privacy.release_plan import UNLIMITED
+from fedkd.privacy.sensitivity import bound_rows
 from fedkd.report.folder import RunFolder
-from fedkd.run import Driver, resume, run
-from fedkd.seeding import torch_seed
-from fedkd.workplace import OPTIMIZER, PRIVACY, Workplace
+from fedkd.runtime.seeding import torch_seed
 
 BUDGET = 8.0
 SOFT_MEAN = {"name": "dsfl", "aggregation": "mean"}
-SETTINGS: dict[str, dict[str, Any]] = {name: {} if name == "swing" else {"epsilon": BUDGET} for name in MECHANISMS}
+SETTINGS: dict[str, dict[str, Any]] = {
+    name: {} if name == "swing" else {"epsilon": BUDGET} for name in MECHANISMS
+}
 LOCAL = ["gaussian", "laplace", "krr"]
 BUDGETED = [name for name in MECHANISMS if name != "swing"]
-NAMES = ("mechanism", "unit", "neighbors", "adversary", "epsilon", "delta", "sigma", "accountant", "reason")
+NAMES = (
+    "mechanism",
+    "unit",
+    "neighbors",
+    "adversary",
+    "epsilon",
+    "delta",
+    "sigma",
+    "accountant",
+    "reason",
+)
 
 
 def protected(name: str, **changes: Any) -> dict[str, Any]:
@@ -83,23 +96,31 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 @pytest.mark.parametrize("name", BUDGETED)
-def test_every_round_spends_more_on_every_client_and_all_of_them_the_budget(name: str, folders: dict[str, Path]):
+def test_every_round_spends_more_on_every_client_and_all_of_them_the_budget(
+    name: str, folders: dict[str, Path]
+):
     spent = epsilons(folders[name])
     assert (np.diff(spent, axis=0) > 0).all()
     assert (spent <= BUDGET + 1e-9).all()
-    assert spent[-1].max() > 0.98 * BUDGET or name == "gnmax"  # what votes cost depends on how they agree
+    assert (
+        spent[-1].max() > 0.98 * BUDGET or name == "gnmax"
+    )  # what votes cost depends on how they agree
     assert stored(folders[name])["privacy"]["epsilon"] == spent[-1].max()
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
-def test_the_summary_says_what_is_claimed_for_whom_and_against_whom(name: str, folders: dict[str, Path]):
+def test_the_summary_says_what_is_claimed_for_whom_and_against_whom(
+    name: str, folders: dict[str, Path]
+):
     privacy = stored(folders[name])["privacy"]
     mechanism = MECHANISMS[name]
     assert set(NAMES) <= set(privacy)
     assert privacy["mechanism"] == name
     assert privacy["unit"] == mechanism.unit
     claimed = {claim["adversary"]: claim["epsilon"] is not None for claim in privacy["claims"]}
-    assert claimed == {who: who in mechanism.protects_from for who in ("server", "clients", "outsiders")}
+    assert claimed == {
+        who: who in mechanism.protects_from for who in ("server", "clients", "outsiders")
+    }
     if name == "swing":
         assert (privacy["epsilon"], privacy["accountant"]) == (None, "")
         assert "heuristic" in privacy["reason"]
@@ -110,19 +131,25 @@ def test_the_summary_says_what_is_claimed_for_whom_and_against_whom(name: str, f
     assert privacy["delta"] == 1e-5
     assert (privacy["sigma"] is None) == (name == "krr")
     assert privacy["accountant"] in ("exact", "rdp", "sum")
-    assert all("simulates privacy" in text for text, claim in zip(privacy["text"], privacy["claims"], strict=True)
-               if claim["epsilon"] is not None)  # fmt: skip
+    assert all(
+        "simulates privacy" in text
+        for text, claim in zip(privacy["text"], privacy["claims"], strict=True)
+        if claim["epsilon"] is not None
+    )
     assert privacy["assumptions"]
     assert privacy["outside"]
 
 
 def test_the_noise_that_is_reported_is_that_of_the_budget(folders: dict[str, Path]):
-    """One row of a Gaussian costs mu^2 = (sensitivity / sigma)^2; 3 rounds of 40 rows make up epsilon 8."""
+    """One row of a Gaussian costs mu^2 = (sensitivity / sigma)^2; 3 rounds of 40 rows make up
+    epsilon 8."""
     mu = 1.666031  # of epsilon 8 at delta 1e-5
     expected = math.sqrt(2) * math.sqrt(3 * 40) / mu
     for name in ("gaussian", "central_gaussian", "gnmax"):
         assert stored(folders[name])["privacy"]["sigma"] == pytest.approx(expected, rel=1e-5)
-    assert stored(folders["dp_sgd"])["privacy"]["noise"].startswith("Gaussian on sums of gradients, of ")
+    assert stored(folders["dp_sgd"])["privacy"]["noise"].startswith(
+        "Gaussian on sums of gradients, of "
+    )
 
 
 def test_without_a_mechanism_the_same_fields_are_empty(tmp_path: Path):
@@ -201,7 +228,10 @@ def test_a_run_that_was_ended_and_resumed_has_spent_what_the_whole_one_has(
     ("changes", "named"),
     [
         ({"privacy": {"name": "dp_sgd", "epsilon": 16.0}}, r"privacy\.epsilon was 8\.0, is 16\.0"),
-        ({"privacy": {"name": "dp_sgd", "epsilon": 8.0, "delta": 1e-6}}, r"privacy\.delta was 1e-05, is 1e-06"),
+        (
+            {"privacy": {"name": "dp_sgd", "epsilon": 8.0, "delta": 1e-6}},
+            r"privacy\.delta was 1e-05, is 1e-06",
+        ),
         ({"privacy": "none"}, r"privacy\.name was 'dp_sgd', is 'none'"),
         ({"train": {"batch_size": 4}}, r"train\.batch_size was 8, is 4"),
         ({"rounds": 9}, "rounds was 3, is 9"),
@@ -220,12 +250,15 @@ def test_ray_spends_what_the_local_engine_spends(folders: dict[str, Path], tmp_p
         for name in ("dp_sgd", "gaussian"):
             run(scenario(**protected(name), engine={"name": "ray", "workers": 2}), tmp_path / name)
             np.testing.assert_array_equal(epsilons(tmp_path / name), epsilons(folders[name]))
-            assert stored(tmp_path / name)["knowledge_sha256"] == stored(folders[name])["knowledge_sha256"]
+            assert (
+                stored(tmp_path / name)["knowledge_sha256"]
+                == stored(folders[name])["knowledge_sha256"]
+            )
 
 
 def states(folder: Path, client_id: int) -> dict[str, Tensor]:
     """Return a client's last stored state."""
-    from fedkd.checkpoint import CheckpointFolder
+    from fedkd.storage.checkpoint import CheckpointFolder
 
     found = CheckpointFolder(folder).states.get(client_id)
     assert found is not None
@@ -234,7 +267,10 @@ def states(folder: Path, client_id: int) -> dict[str, Tensor]:
 
 def test_only_training_on_private_data_spends_and_the_state_holds_no_gradients(tmp_path: Path):
     changes = protected("dp_sgd", order="distill_first", public={"size": 40, "labeled": True})
-    changes |= {"train": {"epochs": 2, "batch_size": 8, "public_epochs": 1}, "distill": {"epochs": 3}}
+    changes |= {
+        "train": {"epochs": 2, "batch_size": 8, "public_epochs": 1},
+        "distill": {"epochs": 3},
+    }
     run(scenario(**changes), tmp_path / "run")
     plain = scenario(**{**changes, "privacy": "none"})
     run(plain, tmp_path / "plain")
@@ -243,9 +279,13 @@ def test_only_training_on_private_data_spends_and_the_state_holds_no_gradients(t
         schedule = Schedule.of(int(row["train_size"]), 8, 2)
         kept = {name for name in state if name.startswith(PRIVACY)}
         assert kept == {f"{PRIVACY}steps"}
-        assert state[f"{PRIVACY}steps"][:, 1:].tolist() == [[schedule.sample_rate, 3 * schedule.steps]]
+        assert state[f"{PRIVACY}steps"][:, 1:].tolist() == [
+            [schedule.sample_rate, 3 * schedule.steps]
+        ]
         weights = states(tmp_path / "plain", int(row["client"]))
-        assert {n: t.shape for n, t in state.items() if n not in kept} == {n: t.shape for n, t in weights.items()}
+        assert {n: t.shape for n, t in state.items() if n not in kept} == {
+            n: t.shape for n, t in weights.items()
+        }
 
 
 def test_an_optimizer_that_is_kept_goes_on_through_private_rounds(tmp_path: Path):
@@ -259,11 +299,17 @@ def test_an_optimizer_that_is_kept_goes_on_through_private_rounds(tmp_path: Path
 
 
 def test_clients_and_rounds_whose_seeds_share_their_low_bits_do_not_share_noise():
-    """Steps that are nearly all noise: torch's CPU generator, which uses 32 bits, would move both models alike."""
+    """Steps that are nearly all noise: torch's CPU generator, which uses 32 bits, would move both
+    models alike."""
     one, other = (0, 28177), (2, 14450)
-    low = {torch_seed(0, "client", i, "round", n, "train privacy noise") % 2**32 for i, n in (one, other)}
+    low = {
+        torch_seed(0, "client", i, "round", n, "train privacy noise") % 2**32
+        for i, n in (one, other)
+    }
     assert len(low) == 1
-    place = build(scenario(**protected("dp_sgd", privacy={"epsilon": None, "noise_multiplier": 1e3})), Event()).place
+    place = build(
+        scenario(**protected("dp_sgd", privacy={"epsilon": None, "noise_multiplier": 1e3})), Event()
+    ).place
     moved = []
     for client_id, number in (one, other):
         before = place.initial_state(client_id)
@@ -278,7 +324,8 @@ def test_clients_and_rounds_whose_seeds_share_their_low_bits_do_not_share_noise(
 def test_steps_of_a_round_that_fails_are_spent_all_the_same(
     last: int, drawn: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Client 1 fails in round 2, before the third of its three steps, or between training and its upload."""
+    """Client 1 fails in round 2, before the third of its three steps, or between training and its
+    upload."""
     pulses = 0
 
     def pulse(self: Any) -> None:
@@ -301,7 +348,9 @@ def test_steps_of_a_round_that_fails_are_spent_all_the_same(
     assert spent[2, 0] == pytest.approx(BUDGET, rel=0.01)
 
 
-def losing_replies(monkeypatch: pytest.MonkeyPatch, client_id: int, rounds: set[int], *, before: bool = False) -> None:
+def losing_replies(
+    monkeypatch: pytest.MonkeyPatch, client_id: int, rounds: set[int], *, before: bool = False
+) -> None:
     """Lose a client's uploads of some rounds on their way, or ``before`` it has done anything."""
 
     def taking_part(place: Workplace, who: int, download: Any) -> Upload:
@@ -313,7 +362,7 @@ def losing_replies(monkeypatch: pytest.MonkeyPatch, client_id: int, rounds: set[
             raise RuntimeError("the reply is lost")
         return upload
 
-    monkeypatch.setattr("fedkd.app.client_app.take_part", taking_part)
+    monkeypatch.setattr("fedkd.flower.client_app.take_part", taking_part)
 
 
 @pytest.mark.parametrize("name", LOCAL)
@@ -322,7 +371,8 @@ def losing_replies(monkeypatch: pytest.MonkeyPatch, client_id: int, rounds: set[
 def test_a_reply_that_is_lost_has_left_its_client_all_the_same(
     name: str, memoize: bool, lost: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Whoever saw it saw its rows: what is claimed for the client is what it would be if none had been lost."""
+    """Whoever saw it saw its rows: what is claimed for the client is what it would be if none had
+    been lost."""
     losing_replies(monkeypatch, 0, lost)
     changes = protected(name, privacy={"memoize": memoize}, min_clients=0)
     run(scenario(**changes), tmp_path / "run")
@@ -334,7 +384,9 @@ def test_a_reply_that_is_lost_has_left_its_client_all_the_same(
 
 
 @pytest.mark.parametrize("lost", [{2}, {3}, {1, 2, 3}], ids=str)
-def test_steps_behind_a_lost_reply_are_spent(lost: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_steps_behind_a_lost_reply_are_spent(
+    lost: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     losing_replies(monkeypatch, 0, lost)
     run(scenario(**protected("dp_sgd", min_clients=0)), tmp_path / "run")
     spent = epsilons(tmp_path / "run")
@@ -344,7 +396,8 @@ def test_steps_behind_a_lost_reply_are_spent(lost: set[int], tmp_path: Path, mon
 def test_what_a_client_can_have_sent_is_corrected_by_what_it_says_and_never_beyond_the_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Client 0 fails in round 2 before it sends anything: until it is heard of again, its rows may have left it."""
+    """Client 0 fails in round 2 before it sends anything: until it is heard of again, its rows may
+    have left it."""
     losing_replies(monkeypatch, 0, {2}, before=True)
     run(scenario(**protected("gaussian")), tmp_path / "fresh")
     spent = epsilons(tmp_path / "fresh")
@@ -354,11 +407,14 @@ def test_what_a_client_can_have_sent_is_corrected_by_what_it_says_and_never_beyo
     assert len(set(epsilons(tmp_path / "memoized").flat)) == 1
 
 
-@pytest.mark.parametrize("changes", [{}, {"codec": "delta", "order": "distill_first"}], ids=["own", "delta"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"codec": "delta", "order": "distill_first"}], ids=["own", "delta"]
+)
 def test_a_client_whose_budget_is_spent_falls_silent_and_the_record_says_so(
     changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Client 1 comes with four steps of its own noise behind it: of its nine, five are left, enough for one round.
+    """Client 1 comes with four steps of its own noise behind it: of its nine, five are left, enough
+    for one round.
 
     Teachers that it is sent afterwards build on one another where they are coded as differences.
     """
@@ -370,30 +426,49 @@ def test_a_client_whose_budget_is_spent_falls_silent_and_the_record_says_so(
         assert plan is not None
         schedule = Schedule.of(20, 8, 1)
         before = [mechanism.noise_multiplier_in(schedule, plan.rounds), schedule.sample_rate, 4.0]
-        steps = {f"{PRIVACY}steps": torch.tensor([before], dtype=torch.float64)} if client_id == 1 else {}
+        steps = (
+            {f"{PRIVACY}steps": torch.tensor([before], dtype=torch.float64)}
+            if client_id == 1
+            else {}
+        )
         return {**initial_state(self, client_id), **steps}
 
     monkeypatch.setattr(Workplace, "initial_state", spent_before)
     run(scenario(**protected("dp_sgd", **changes)), tmp_path / "run")
-    told = [(row["status"], row["reason"]) for row in clients(tmp_path / "run") if row["client"] == "1"]
+    told = [
+        (row["status"], row["reason"]) for row in clients(tmp_path / "run") if row["client"] == "1"
+    ]
     assert told == [("ok", ""), ("absent", SPENT), ("absent", SPENT)]
     assert epsilons(tmp_path / "run")[-1].max() <= BUDGET
-    accuracies = [row["global_accuracy"] for row in clients(tmp_path / "run") if row["client"] == "1"]
+    accuracies = [
+        row["global_accuracy"] for row in clients(tmp_path / "run") if row["client"] == "1"
+    ]
     assert all(accuracies)
 
 
 def test_the_systems_epsilon_is_the_largest_of_its_clients(tmp_path: Path):
     """With one noise for all, who has few records, and large samples of them, spends more."""
-    changes = protected("dp_sgd", partition={"name": "dirichlet", "alpha": 0.3}, samples_per_client=None)
-    run(scenario(**{**changes, "privacy": {"name": "dp_sgd", "noise_multiplier": 2.0}}), tmp_path / "run")
+    changes = protected(
+        "dp_sgd", partition={"name": "dirichlet", "alpha": 0.3}, samples_per_client=None
+    )
+    run(
+        scenario(**{**changes, "privacy": {"name": "dp_sgd", "noise_multiplier": 2.0}}),
+        tmp_path / "run",
+    )
     last = epsilons(tmp_path / "run")[-1]
     assert len(set(last)) > 1
     assert stored(tmp_path / "run")["privacy"]["epsilon"] == last.max() < last.sum()
 
 
 def test_a_budget_is_solved_for_each_client_by_its_own_size(tmp_path: Path):
-    run(scenario(**protected("dp_sgd", partition={"name": "dirichlet", "alpha": 0.3}, samples_per_client=None)),
-        tmp_path / "run")  # fmt: skip
+    run(
+        scenario(
+            **protected(
+                "dp_sgd", partition={"name": "dirichlet", "alpha": 0.3}, samples_per_client=None
+            )
+        ),
+        tmp_path / "run",
+    )
     last = epsilons(tmp_path / "run")[-1]
     sizes = {int(row["train_size"]) for row in clients(tmp_path / "run")}
     assert len(sizes) > 1
@@ -410,9 +485,13 @@ def test_a_finished_run_may_be_counted_by_a_tighter_accountant(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["dp_sgd", "laplace", "krr"])
-def test_an_accountant_that_is_not_installed_is_refused_before_any_training(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_an_accountant_that_is_not_installed_is_refused_before_any_training(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(distributions, "has_pld", lambda: False)
-    with pytest.raises(SettingError, match=f"privacy={name}: accountant=pld needs dp-accounting: pip install"):
+    with pytest.raises(
+        SettingError, match=f"privacy={name}: accountant=pld needs dp-accounting: pip install"
+    ):
         records(**protected(name, privacy={"accountant": "pld"}))
 
 
@@ -445,7 +524,7 @@ def uploads(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[tuple[Tenso
         return upload
 
     monkeypatch.setattr(Guard, "protect", watched)
-    monkeypatch.setattr("fedkd.app.client_app.take_part", taking_part)
+    monkeypatch.setattr("fedkd.flower.client_app.take_part", taking_part)
     records(**changes)
     return sent
 
@@ -495,12 +574,20 @@ def test_every_upload_carries_an_event_of_its_mechanism(name: str, monkeypatch: 
         assert upload.privacy.claims == bool(MECHANISMS[name].protects_from)
 
 
-def test_noise_differs_by_client_round_and_row_and_has_its_deviation(monkeypatch: pytest.MonkeyPatch):
+def test_noise_differs_by_client_round_and_row_and_has_its_deviation(
+    monkeypatch: pytest.MonkeyPatch,
+):
     """Noise on logits is what was sent less the bounded prediction."""
     privacy = {"name": "gaussian", "sigma": 3.0, "clip_norm": 1.0}
-    sent = uploads(monkeypatch, strategy="fedmd", models=["mlp"], rounds=3, privacy=privacy, codec="full")
-    noise = np.stack([arrays(upload)[0].reshape(raw.shape) - bound_rows(raw, "logits", 1.0, 2).numpy()
-                      for raw, upload in sent])  # fmt: skip
+    sent = uploads(
+        monkeypatch, strategy="fedmd", models=["mlp"], rounds=3, privacy=privacy, codec="full"
+    )
+    noise = np.stack(
+        [
+            arrays(upload)[0].reshape(raw.shape) - bound_rows(raw, "logits", 1.0, 2).numpy()
+            for raw, upload in sent
+        ]
+    )
     assert noise.shape == (3 * 4, 40, 10)
     rounded = np.round(noise.reshape(-1, 10), 3)
     assert len(np.unique(rounded, axis=0)) == len(rounded)
@@ -527,7 +614,8 @@ def test_a_trusted_server_draws_new_noise_each_round(monkeypatch: pytest.MonkeyP
 
 
 def silenced(monkeypatch: pytest.MonkeyPatch, who: set[int], how: str) -> None:
-    """Let what clients share in round 1 be NaN or zeros, or let them fail, whatever they trained."""
+    """Let what clients share in round 1 be NaN or zeros, or let them fail, whatever they
+    trained."""
     extract = PublicPredictions.extract
 
     def changed(self: PublicPredictions, view: Any) -> Predictions:
@@ -536,7 +624,9 @@ def silenced(monkeypatch: pytest.MonkeyPatch, who: set[int], how: str) -> None:
             return knowledge
         if how == "fails":
             raise RuntimeError("as the test wants")
-        return replace(knowledge, values=torch.full_like(knowledge.values, math.nan if how == "NaN" else 0.0))
+        return replace(
+            knowledge, values=torch.full_like(knowledge.values, math.nan if how == "NaN" else 0.0)
+        )
 
     monkeypatch.setattr(PublicPredictions, "extract", changed)
 
@@ -545,7 +635,8 @@ def silenced(monkeypatch: pytest.MonkeyPatch, who: set[int], how: str) -> None:
 def test_a_client_without_a_usable_upload_changes_a_central_teacher_no_more_than_zeros_do(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Data can make training diverge: were the mean that of the others, its noise would be sigma / 3, not sigma / 4."""
+    """Data can make training diverge: were the mean that of the others, its noise would be sigma /
+    3, not sigma / 4."""
     changes = {"strategy": "fedmd", "models": ["mlp"], "rounds": 1}
     changes |= {"privacy": {"name": "central_gaussian", "sigma": 3.0, "clip_norm": 1.0}}
     for name, of_zero in (("gone", how), ("zeros", "zeros")):
@@ -559,7 +650,9 @@ def test_a_client_without_a_usable_upload_changes_a_central_teacher_no_more_than
 
 
 @pytest.mark.parametrize("name", ["central_gaussian", "gnmax"])
-def test_a_trusted_server_releases_noise_where_no_upload_is_usable(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_trusted_server_releases_noise_where_no_upload_is_usable(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
     """Its silence would tell of the one client whose upload could have been."""
     silenced(monkeypatch, {0, 1, 2, 3}, "NaN")
     first, second = records(**protected(name, rounds=2))
@@ -584,8 +677,10 @@ def test_a_run_prints_what_it_claims_assumes_and_leaves_out_and_warns_of_hopeles
     run(scenario(**protected("gaussian", **shown)), tmp_path / "run")
     said = " ".join(capsys.readouterr().out.split())
     for words in (
-        "Warning: privacy=gaussian: noise of 9.3 on each client's predictions leaves no usable labels for 4 clients",
-        "client-level epsilon 8 at delta 1e-05 against the server (replace-one neighbors, no sampling, accountant",
+        "Warning: privacy=gaussian: noise of 9.3 on each client's predictions leaves no usable"
+        " labels for 4 clients",
+        "client-level epsilon 8 at delta 1e-05 against the server (replace-one neighbors, no"
+        " sampling, accountant",
         "against other clients", "against outsiders", "simulates privacy, it protects nobody",
         "noise: Gaussian of deviation 9.299", "assumed: the public set, the models",
         "outside the claim: the size of each client's private set",
@@ -593,14 +688,18 @@ def test_a_run_prints_what_it_claims_assumes_and_leaves_out_and_warns_of_hopeles
         assert words in said
     assert said.index("Warning") < said.index("round 1/3")
     assert "epsilon 8 (client, against server) up" in said[said.index("round 3/3") :]
-    assert "Privacy: client-level epsilon 8 at delta 1e-05 against the server" in said[said.index("After round 3") :]
+    assert (
+        "Privacy: client-level epsilon 8 at delta 1e-05 against the server"
+        in said[said.index("After round 3") :]
+    )
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_on_flowers_nodes_a_run_says_that_its_seed_is_sent(
     name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
-    """Before its first round, also where the console is off; and in the messages the seed does stand."""
+    """Before its first round, also where the console is off; and in the messages the seed does
+    stand."""
 
     def start(strategy: FederatedDistillation) -> None:
         assert "\nseed: 0\n" in str(strategy._scenario["text"])
@@ -625,54 +724,111 @@ def test_a_run_says_that_an_epsilon_counted_by_votes_is_private_itself(
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "negative epsilon": ({"privacy": {"name": "dp_sgd", "epsilon": -1.0}}, r"privacy\.epsilon must be > 0"),
-    "NaN": ({"privacy": {"name": "dp_sgd", "epsilon": math.nan}}, r"privacy\.epsilon must be a finite number"),
-    "minus infinity": ({"privacy": {"name": "gnmax", "epsilon": -math.inf}}, r"privacy\.epsilon must be a finite"),
-    "delta": ({"privacy": {"name": "dp_sgd", "epsilon": 1.0, "delta": 0.1}}, "delta must be below 1/20"),
+    "negative epsilon": (
+        {"privacy": {"name": "dp_sgd", "epsilon": -1.0}},
+        r"privacy\.epsilon must"
+        r" be > 0",
+    ),
+    "NaN": (
+        {"privacy": {"name": "dp_sgd", "epsilon": math.nan}},
+        r"privacy\.epsilon must be a"
+        r" finite number",
+    ),
+    "minus infinity": (
+        {"privacy": {"name": "gnmax", "epsilon": -math.inf}},
+        r"privacy\.epsilon"
+        r" must be a finite",
+    ),
+    "delta": (
+        {"privacy": {"name": "dp_sgd", "epsilon": 1.0, "delta": 0.1}},
+        "delta must be below 1/20",
+    ),
     "delta of clients": (
-        {"clients": 8, "samples_per_client": 5, "privacy": {"name": "gaussian", "epsilon": 1.0, "delta": 0.15}},
+        {
+            "clients": 8,
+            "samples_per_client": 5,
+            "privacy": {"name": "gaussian", "epsilon": 1.0, "delta": 0.15},
+        },
         "delta must be below 1/8, .* clients",
     ),
-    "clip without noise": ({"privacy": {"name": "gaussian", "clip_norm": 1.0}}, "without noise there is nothing"),
-    "sensitivity": ({"privacy": {"name": "laplace", "epsilon": 1.0, "sensitivity": 1.0}}, "sensitivity.*is derived"),
-    "epsilon of a heuristic": ({"privacy": {"name": "swing", "epsilon": 1.0}}, "heuristic without a guarantee"),
+    "clip without noise": (
+        {"privacy": {"name": "gaussian", "clip_norm": 1.0}},
+        "without noise there is nothing",
+    ),
+    "sensitivity": (
+        {"privacy": {"name": "laplace", "epsilon": 1.0, "sensitivity": 1.0}},
+        "sensitivity.*is derived",
+    ),
+    "epsilon of a heuristic": (
+        {"privacy": {"name": "swing", "epsilon": 1.0}},
+        "heuristic without a guarantee",
+    ),
     "BatchNorm": (
-        {"models": ["toys:with_batch_norm"], "privacy": {"name": "dp_sgd", "epsilon": 1.0}}, "has BatchNorm .*GroupNorm"
+        {"models": ["toys:with_batch_norm"], "privacy": {"name": "dp_sgd", "epsilon": 1.0}},
+        "has BatchNorm .*GroupNorm",
     ),
     "more votes than clients": (
         {"privacy": {"name": "gnmax", "epsilon": 8.0, "threshold": 5.0, "threshold_sigma": 20.0}},
         r"threshold=5 asks for the votes of more clients than there are \(4\)",
     ),
     "weights that depend on uploads": (
-        {"strategy": "knfu", "privacy": {"name": "central_gaussian", "epsilon": 8.0, "clip_norm": 1.0}}, "plain mean"
+        {
+            "strategy": "knfu",
+            "privacy": {"name": "central_gaussian", "epsilon": 8.0, "clip_norm": 1.0},
+        },
+        "plain mean",
     ),
-    "votes on logits": ({"strategy": "fedmd", "privacy": {"name": "gnmax", "epsilon": 8.0}}, "soft labels"),
+    "votes on logits": (
+        {"strategy": "fedmd", "privacy": {"name": "gnmax", "epsilon": 8.0}},
+        "soft labels",
+    ),
     "label counts": (
-        {"strategy": {"name": "knfu", "epd": "label_histogram"},
-         "privacy": {"name": "gaussian", "epsilon": 8.0, "clip_norm": 1.0}}, "discloses each client's label counts"
+        {
+            "strategy": {"name": "knfu", "epd": "label_histogram"},
+            "privacy": {"name": "gaussian", "epsilon": 8.0, "clip_norm": 1.0},
+        },
+        "discloses each client's label counts",
     ),
-    "class tables": ({"strategy": "fd", "privacy": {"name": "dp_sgd", "epsilon": 8.0}}, "more than their model knows"),
-    "class tables and noise": ({"strategy": "fd", "privacy": {"name": "krr", "epsilon": 8.0}}, "sends something else"),
-    "a proximal term": ({"strategy": "fedprox", "privacy": {"name": "dp_sgd", "epsilon": 8.0}}, "not of single"),
-    "pooled data": ({"strategy": "centralized", "privacy": {"name": "dp_sgd", "epsilon": 8.0}}, "private sets of all"),
+    "class tables": (
+        {"strategy": "fd", "privacy": {"name": "dp_sgd", "epsilon": 8.0}},
+        "more than their model knows",
+    ),
+    "class tables and noise": (
+        {"strategy": "fd", "privacy": {"name": "krr", "epsilon": 8.0}},
+        "sends something else",
+    ),
+    "a proximal term": (
+        {"strategy": "fedprox", "privacy": {"name": "dp_sgd", "epsilon": 8.0}},
+        "not of single",
+    ),
+    "pooled data": (
+        {"strategy": "centralized", "privacy": {"name": "dp_sgd", "epsilon": 8.0}},
+        "private sets of all",
+    ),
     "nothing exchanged": (
-        {"strategy": "local_only", "privacy": {"name": "dp_sgd", "epsilon": 8.0}}, "local_only exchanges nothing"
+        {"strategy": "local_only", "privacy": {"name": "dp_sgd", "epsilon": 8.0}},
+        "local_only exchanges nothing",
     ),
     "attackers that see raw uploads": (
         {"attacks": "lie", "clients": 8, "privacy": {"name": "central_gaussian", "epsilon": 8.0}},
         "see every raw upload",
     ),
     "a robust mean": (
-        {"robust": "median", "privacy": {"name": "central_gaussian", "epsilon": 8.0}}, "both take the mean's place"
+        {"robust": "median", "privacy": {"name": "central_gaussian", "epsilon": 8.0}},
+        "both take the mean's place",
     ),
     "a choice by answers": (
-        {"public": {"per_round": 10, "choice": "disputed"}, "privacy": {"name": "gaussian", "epsilon": 8.0}},
+        {
+            "public": {"per_round": 10, "choice": "disputed"},
+            "privacy": {"name": "gaussian", "epsilon": 8.0},
+        },
         "depend on answers",
     ),
     "together": (
-        {"together": ["mlp"], "privacy": {"name": "dp_sgd", "epsilon": 8.0}}, "what protects its privacy takes part"
+        {"together": ["mlp"], "privacy": {"name": "dp_sgd", "epsilon": 8.0}},
+        "what protects its privacy takes part",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", REFUSED)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from fedkd.errors import RunError
 from fedkd.report.comparison.figures import TWIN, Line, Options, Setting, compare, figures, twins_of
-from fedkd.report.comparison.finished import Run, read_run, status, twin
 from fedkd.report.comparison.pictures import accuracy, draw
+from fedkd.report.comparison.run_reader import Run, read_run, status, twin
 from fedkd.report.comparison.statistics import Interval, Paired, holm, interval, paired
 from fedkd.report.comparison.tables import Table, tables, write_csv
 
@@ -33,23 +33,54 @@ def write_run(
     sent: int = 100,
     ece: float | None = None,
 ) -> Path:
-    """Write the folder of a run of an MLP and a CNN with these accuracies [R, 2], and those of its twin [R, 2]."""
+    """Write the folder of a run of an MLP and a CNN with these accuracies [R, 2], and those of its
+    twin [R, 2]."""
     folder.mkdir(parents=True)
     columns = {"global_accuracy": balanced, "local_accuracy": balanced if own is None else own}
-    tables: dict[str, Any] = {name: np.array(values, dtype=float) for name, values in columns.items()}
+    tables: dict[str, Any] = {
+        name: np.array(values, dtype=float) for name, values in columns.items()
+    }
     for name in ("global", "local"):
-        tables[f"{name}_gain"] = None if twin is None else tables[f"{name}_accuracy"] - np.array(twin)
-    tables["validation_accuracy"] = None if validation is None else np.array(validation, dtype=float)
+        tables[f"{name}_gain"] = (
+            None if twin is None else tables[f"{name}_accuracy"] - np.array(twin)
+        )
+    tables["validation_accuracy"] = (
+        None if validation is None else np.array(validation, dtype=float)
+    )
     if validation is not None and twin_validation is not None:
         tables["validation_gain"] = tables["validation_accuracy"] - np.array(twin_validation)
     rounds, clients = [], []
     for r in range(len(tables["global_accuracy"])):
-        row = {name: None if values is None else float(values[r].mean()) for name, values in tables.items()}
-        rounds.append({"round": r + 1, **row, "bytes_up": sent, "bytes_down": 2 * sent, "global_ece": ece,
-                       "knowledge_sha256": "c0ffee", "failed": []})  # fmt: skip
+        row = {
+            name: None if values is None else float(values[r].mean())
+            for name, values in tables.items()
+        }
+        rounds.append(
+            {
+                "round": r + 1,
+                **row,
+                "bytes_up": sent,
+                "bytes_down": 2 * sent,
+                "global_ece": ece,
+                "knowledge_sha256": "c0ffee",
+                "failed": [],
+            }
+        )
         for i, name in enumerate(("mlp", "cnn")):
-            cells = {column: "" if values is None else repr(float(values[r, i])) for column, values in tables.items()}
-            clients.append({"round": r + 1, "client": i, "architecture": name, "status": "ok", **cells, "reason": ""})
+            cells = {
+                column: "" if values is None else repr(float(values[r, i]))
+                for column, values in tables.items()
+            }
+            clients.append(
+                {
+                    "round": r + 1,
+                    "client": i,
+                    "architecture": name,
+                    "status": "ok",
+                    **cells,
+                    "reason": "",
+                }
+            )
     (folder / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rounds))
     with (folder / "clients.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, list(clients[0]))
@@ -70,21 +101,29 @@ def lines(tmp_path: Path) -> list[Line]:
     """Two methods of three seeds: gains of 0.1, 0.2, 0.3, and of 0.30, 0.31, 0.32."""
     gains = {"mild": (0.1, 0.2, 0.3), "sure": (0.30, 0.31, 0.32)}
     runs = {
-        (method, ONE): {seed: ending(tmp_path / method / str(seed), gain) for seed, gain in enumerate(of)}
+        (method, ONE): {
+            seed: ending(tmp_path / method / str(seed), gain) for seed, gain in enumerate(of)
+        }
         for method, of in gains.items()
     }
     return compare(runs, OPTIONS)
 
 
 def test_gains_have_their_means_intervals_and_p_values_by_hand(lines: list[Line]) -> None:
-    """Mild: mean 0.2, s 0.1, t = 0.2 / (0.1 / sqrt 3) = sqrt 12; sure: mean 0.31, s 0.01, t = 31 sqrt 3.
+    """Mild: mean 0.2, s 0.1, t = 0.2 / (0.1 / sqrt 3) = sqrt 12; sure: mean 0.31, s 0.01, t = 31
+    sqrt 3.
 
-    With two degrees of freedom p is 1 - t / sqrt(t^2 + 2), and the 0.975 quantile 4.3027. Holm doubles the lesser p.
+    With two degrees of freedom p is 1 - t / sqrt(t^2 + 2), and the 0.975 quantile 4.3027. Holm
+    doubles the lesser p.
     """
     mild, sure = lines
     assert mild.figures["global_gain"].mean == pytest.approx(0.2)
-    assert mild.figures["global_gain"].half == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
-    assert sure.figures["local_gain"].half == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)
+    assert mild.figures["global_gain"].half == pytest.approx(
+        4.302653 * 0.1 / math.sqrt(3), rel=1e-6
+    )
+    assert sure.figures["local_gain"].half == pytest.approx(
+        4.302653 * 0.01 / math.sqrt(3), rel=1e-6
+    )
     p_mild, p_sure = (1 - t / math.sqrt(t**2 + 2) for t in (math.sqrt(12), 31 * math.sqrt(3)))
     assert mild.tests["global_accuracy"].t == pytest.approx(p_mild)
     assert sure.tests["global_accuracy"].t == pytest.approx(p_sure)
@@ -95,10 +134,27 @@ def test_gains_have_their_means_intervals_and_p_values_by_hand(lines: list[Line]
 
 def test_the_table_says_what_the_files_say(lines: list[Line], tmp_path: Path) -> None:
     table = tables(lines, twins_of(lines, OPTIONS), OPTIONS)[0]
-    assert table.header[:6] == ("partition.alpha", "method", "seeds", "own distribution", "gain", "p")
+    assert table.header[:6] == (
+        "partition.alpha",
+        "method",
+        "seeds",
+        "own distribution",
+        "gain",
+        "p",
+    )
     assert table.lines[0] == (
-        "1", "mild", "3", "70.0 ± 24.8", "+20.0 ± 24.8", "0.074", "0", "70.0 ± 24.8", "+20.0 ± 24.8", "0.074", "0",
-    )  # fmt: skip
+        "1",
+        "mild",
+        "3",
+        "70.0 ± 24.8",
+        "+20.0 ± 24.8",
+        "0.074",
+        "0",
+        "70.0 ± 24.8",
+        "+20.0 ± 24.8",
+        "0.074",
+        "0",
+    )
     assert table.lines[1][5] == "<0.001"
     assert table.lines[2][:4] == ("1", TWIN, "3", "50.0 ± 0.0")
     assert "Holm's correction over the 2 tests" in table.caption
@@ -120,7 +176,8 @@ def test_a_method_at_its_twin_s_level_is_not_shown_to_differ(tmp_path: Path) -> 
 
 
 def test_the_best_round_is_chosen_by_validation_and_never_by_a_test(tmp_path: Path) -> None:
-    """The second round is best on both tests; validation says the first, and the third ties with it."""
+    """The second round is best on both tests; validation says the first, and the third ties with
+    it."""
     run = read_run(
         write_run(
             tmp_path / "run",
@@ -134,15 +191,21 @@ def test_the_best_round_is_chosen_by_validation_and_never_by_a_test(tmp_path: Pa
     found = figures(run, Options(last=2))
     assert found["global_accuracy_validation_best"] == pytest.approx(0.5)
     assert found["local_accuracy_validation_best"] == pytest.approx(0.2)
-    assert found["global_gain_validation_best"] == pytest.approx(0.5 - 0.2)  # the twin's best round is its second
+    assert found["global_gain_validation_best"] == pytest.approx(
+        0.5 - 0.2
+    )  # the twin's best round is its second
     assert found["global_accuracy_mean_of_last"] == pytest.approx(0.8)
     assert found["global_gain_mean_of_last"] == pytest.approx(0.8 - 0.25)
     assert found["global_accuracy"] == pytest.approx(0.7)
     assert found["global_gain"] == pytest.approx(0.4)
 
 
-def test_without_a_validation_split_the_table_says_why_no_round_is_chosen(lines: list[Line]) -> None:
-    table = next(t for t in tables(lines, [], OPTIONS) if t.title == "Accuracy by the choice of the round")
+def test_without_a_validation_split_the_table_says_why_no_round_is_chosen(
+    lines: list[Line],
+) -> None:
+    table = next(
+        t for t in tables(lines, [], OPTIONS) if t.title == "Accuracy by the choice of the round"
+    )
     assert not any("validation" in name for name in table.header)
     assert "test.validation_fraction=0" in table.caption
 
@@ -174,11 +237,15 @@ def test_bytes_are_counted_to_the_first_round_that_reaches_an_accuracy(tmp_path:
     table = next(t for t in tables([line], [], OPTIONS) if t.title == "Communication")
     assert table.lines == (("1", "some", "300 B", "600 B", "600 B (1/2)", "600 B (1/2)"),)
     (never,) = compare({("some", ONE): runs}, Options(last=1, reach=0.9))
-    table = next(t for t in tables([never], [], Options(last=1, reach=0.9)) if t.title == "Communication")
+    table = next(
+        t for t in tables([never], [], Options(last=1, reach=0.9)) if t.title == "Communication"
+    )
     assert table.lines[0][-1] == "never (0/2)"
 
 
-def test_the_twin_is_its_run_less_the_gains_and_is_left_out_beside_a_method_that_sends_nothing(tmp_path: Path) -> None:
+def test_the_twin_is_its_run_less_the_gains_and_is_left_out_beside_a_method_that_sends_nothing(
+    tmp_path: Path,
+) -> None:
     run = read_run(write_run(tmp_path / "run", [[0.5, 0.7], [0.8, 0.8]], [[0.1, 0.3], [0.4, 0.2]]))
     alone = twin(run)
     assert alone is not None
@@ -194,7 +261,11 @@ def test_the_twin_is_its_run_less_the_gains_and_is_left_out_beside_a_method_that
 def test_one_seed_has_neither_interval_nor_test(tmp_path: Path) -> None:
     (line,) = compare({("some", ONE): {0: ending(tmp_path / "0", 0.1, ece=0.25)}}, OPTIONS)
     made = {table.title: table for table in tables([line], [], OPTIONS)}
-    assert made["Accuracy in the last round, and gain over local-only training"].lines[0][3:6] == ("60.0", "+10.0", "–")
+    assert made["Accuracy in the last round, and gain over local-only training"].lines[0][3:6] == (
+        "60.0",
+        "+10.0",
+        "–",
+    )
     assert "Tests of the gain over local-only training" not in made
     assert made["Calibration in the last round"].lines[0][2:4] == ("25.0", "–")
 
@@ -204,11 +275,22 @@ def test_lines_of_a_setting_stand_together(tmp_path: Path) -> None:
     run = ending(tmp_path / "run", 0.1)
     runs = {(method, setting): {0: run} for method in ("a", "b") for setting in (ONE, other)}
     table = tables(compare(runs, OPTIONS), [], OPTIONS)[0]
-    assert [line[:2] for line in table.lines] == [("1", "a"), ("1", "b"), ("0.1", "a"), ("0.1", "b")]
+    assert [line[:2] for line in table.lines] == [
+        ("1", "a"),
+        ("1", "b"),
+        ("0.1", "a"),
+        ("0.1", "b"),
+    ]
 
 
 def test_latex_is_a_booktabs_table_with_what_is_special_escaped() -> None:
-    table = Table("Gains", "100 % of a_b", ("method", "gain"), (("fed_md & co", "−1.0 ± 0.5"), ("x^y", "–")), 1)
+    table = Table(
+        "Gains",
+        "100 % of a_b",
+        ("method", "gain"),
+        (("fed_md & co", "−1.0 ± 0.5"), ("x^y", "–")),
+        1,
+    )
     text = table.latex()
     assert r"\toprule" in text
     assert r"\begin{tabular}{lr}" in text
@@ -221,18 +303,28 @@ def test_latex_is_a_booktabs_table_with_what_is_special_escaped() -> None:
 def test_every_table_is_ascii_in_latex_and_of_equal_width_in_markdown(lines: list[Line]) -> None:
     for table in tables(lines, twins_of(lines, OPTIONS), OPTIONS):
         assert table.latex().isascii()
-        assert len({line.count("|") for line in table.markdown().splitlines() if line.startswith("|")}) == 1
+        assert (
+            len({line.count("|") for line in table.markdown().splitlines() if line.startswith("|")})
+            == 1
+        )
 
 
 def test_pictures_show_means_by_round_and_by_bytes(lines: list[Line], tmp_path: Path) -> None:
     drawn = draw(lines, twins_of(lines, OPTIONS), tmp_path, {ONE: "_one"})
-    assert [path.name for path in drawn] == ["accuracy_by_round_one.png", "accuracy_by_bytes_one.png"]
+    assert [path.name for path in drawn] == [
+        "accuracy_by_round_one.png",
+        "accuracy_by_bytes_one.png",
+    ]
     assert all(path.stat().st_size > 5000 and path.with_suffix(".pdf").exists() for path in drawn)
 
 
-def test_a_curve_stands_at_the_bytes_that_its_rounds_had_cost_and_local_training_is_a_level(tmp_path: Path) -> None:
+def test_a_curve_stands_at_the_bytes_that_its_rounds_had_cost_and_local_training_is_a_level(
+    tmp_path: Path,
+) -> None:
     runs = {
-        seed: read_run(write_run(tmp_path / str(seed), [[0.2 + d] * 2, [0.6 + d] * 2], [[0.1] * 2, [0.3] * 2]))
+        seed: read_run(
+            write_run(tmp_path / str(seed), [[0.2 + d] * 2, [0.6 + d] * 2], [[0.1] * 2, [0.3] * 2])
+        )
         for seed, d in enumerate((0.0, 0.1))
     }
     some = compare({("some", ONE): runs}, OPTIONS)
@@ -261,11 +353,15 @@ def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
 def test_an_unknown_figure_is_no_number_and_has_no_part_in_a_mean() -> None:
     assert interval([math.nan, 0.5, 0.7]) == interval([0.5, 0.7])
     assert interval([math.nan]) == Interval(None, None, 0)
-    assert paired([1.0, math.nan, 3.0, 4.0], [0.0, 0.0, 1.0, 1.0]) == paired([1.0, 3.0, 4.0], [0.0, 1.0, 1.0])
+    assert paired([1.0, math.nan, 3.0, 4.0], [0.0, 0.0, 1.0, 1.0]) == paired(
+        [1.0, 3.0, 4.0], [0.0, 1.0, 1.0]
+    )
 
 
 def test_differences_without_spread_have_no_t_and_those_that_are_all_zero_are_no_evidence() -> None:
-    assert paired([0.3, 0.6, 0.9], [0.1, 0.4, 0.7]) == Paired(None, 0.25)  # 0.2 each, up to rounding
+    assert paired([0.3, 0.6, 0.9], [0.1, 0.4, 0.7]) == Paired(
+        None, 0.25
+    )  # 0.2 each, up to rounding
     assert paired([0.1 + 0.2, 0.5], [0.3, 0.5]) == Paired(1.0, 1.0)
     assert paired([0.1], [0.0]) == Paired(None, None)
 
@@ -280,7 +376,9 @@ def test_holm_keeps_the_order_and_never_makes_a_p_value_smaller(p_values: list[f
     pairs = sorted(zip(p_values, corrected, strict=True))  # type: ignore[type-var]
     assert all(p <= c <= 1 for p, c in pairs if c is not None)
     assert [c for _, c in pairs] == sorted(c for c in corrected if c is not None)
-    assert min(c for c in corrected if c is not None) == pytest.approx(min(1, len(p_values) * min(p_values)))
+    assert min(c for c in corrected if c is not None) == pytest.approx(
+        min(1, len(p_values) * min(p_values))
+    )
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=8), st.floats(-1, 1))

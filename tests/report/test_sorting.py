@@ -6,16 +6,25 @@ from typing import Any
 import pytest
 
 from fedkd.errors import SettingError
-from fedkd.report.comparison.sorting import NOTHING, in_common, sort_runs
+from fedkd.report.comparison.grouping import NOTHING, in_common, sort_runs
 
 KNFU = {"strategy.name": "knfu", "strategy.beta": 1.0, "distill.loss": "kl"}
 FEDMD = {"strategy.name": "fedmd", "distill.loss": "mae"}
-WHOLE = {"name": "tiny", "seed": 0, "clients": 4, "models": ["mlp", "cnn"], "report.tags": [], "train.epochs": 1}
+WHOLE = {
+    "name": "tiny",
+    "seed": 0,
+    "clients": 4,
+    "models": ["mlp", "cnn"],
+    "report.tags": [],
+    "train.epochs": 1,
+}
 
 
 def keys(*changes: dict[str, Any]) -> list[Any]:
     """Return methods and settings with their seeds, of runs in folders 0, 1, ..."""
-    configs = {Path(str(i)): {**WHOLE, **change, "report.tags": [i]} for i, change in enumerate(changes)}
+    configs = {
+        Path(str(i)): {**WHOLE, **change, "report.tags": [i]} for i, change in enumerate(changes)
+    }
     return [(*key, list(by_seed)) for key, by_seed in sort_runs(configs).items()]
 
 
@@ -45,7 +54,9 @@ def test_a_strategys_settings_name_methods_and_those_of_another_choice_are_left_
         "knfu strategy.beta=3.0",
     ]
     shards = {**KNFU, "partition.name": "shards", "partition.per_client": 2}
-    mild, strong = ({**KNFU, "partition.name": "dirichlet", "partition.alpha": alpha} for alpha in (1.0, 0.1))
+    mild, strong = (
+        {**KNFU, "partition.name": "dirichlet", "partition.alpha": alpha} for alpha in (1.0, 0.1)
+    )
     assert [key[1] for key in keys(shards, mild, strong)] == [
         (("partition", "shards"), ("partition.alpha", NOTHING)),
         (("partition", "dirichlet"), ("partition.alpha", "1.0")),
@@ -61,6 +72,7 @@ def test_the_same_run_twice_is_refused() -> None:
 def test_what_runs_have_in_common_is_said_in_a_line() -> None:
     configs = [{**WHOLE, **KNFU, "rounds": rounds, "seed": rounds} for rounds in (2, 3)]
     assert in_common(configs, {**WHOLE, **KNFU, "train.epochs": 5}) == (
-        "All runs: scenario tiny, seed=2,3, clients=4, models=[mlp,cnn], train.epochs=1. What is not named is a"
+        "All runs: scenario tiny, seed=2,3, clients=4, models=[mlp,cnn], train.epochs=1. What is"
+        " not named is a"
         " default."
     )

@@ -1,4 +1,5 @@
-"""A sweep over budgets leaves everything about them in Weights & Biases' offline runs, without an account."""
+"""A sweep over budgets leaves everything about them in Weights & Biases' offline runs, without an
+account."""
 
 import json
 import struct
@@ -9,13 +10,21 @@ from typing import Any
 
 import pytest
 
-from fedkd.simulate import main
+from fedkd.cli.command import main
 
 SMALL = [
-    "scenario=privacy_budget", "clients=4", "samples_per_client=20", "rounds=2", "public.size=40",
-    "test.global_size=50", "baseline=none", "report.plots=false", "report.console=false", "engine.workers=1",
+    "scenario=privacy_budget",
+    "clients=4",
+    "samples_per_client=20",
+    "rounds=2",
+    "public.size=40",
+    "test.global_size=50",
+    "baseline=none",
+    "report.plots=false",
+    "report.console=false",
+    "engine.workers=1",
     "audit.per_client=4",
-]  # fmt: skip
+]
 BLOCK, HEADER = 32768, 7
 
 
@@ -75,8 +84,14 @@ def test_a_sweep_over_budgets_is_in_wandb_offline_with_group_tags_and_what_was_s
         (run,) = folder.glob("wandb/offline-run-*")
         (path,) = run.glob("*.wandb")
         everything = finished(path)
-        (about,) = [record.run for record in everything if record.WhichOneof("record_type") == "run"]
-        rounds = [values(record.history.item) for record in everything if record.WhichOneof("record_type") == "history"]
+        (about,) = [
+            record.run for record in everything if record.WhichOneof("record_type") == "run"
+        ]
+        rounds = [
+            values(record.history.item)
+            for record in everything
+            if record.WhichOneof("record_type") == "history"
+        ]
         assert about.run_group == "privacy_budget"
         found.append((run, about, rounds))
     budgets = [values(about.config.update)["privacy"]["epsilon"] for _, about, _ in found]
@@ -90,12 +105,17 @@ def test_a_sweep_over_budgets_is_in_wandb_offline_with_group_tags_and_what_was_s
     assert 0 < spent[0] < spent[1] <= 4.0
     columns, rows = table(run, "epsilon_by_client")
     assert columns == ["round", "client", "epsilon"]
-    assert [row[:2] for row in rows] == [[number, client] for number in (1, 2) for client in range(4)]
+    assert [row[:2] for row in rows] == [
+        [number, client] for number in (1, 2) for client in range(4)
+    ]
     assert max(row[2] for row in rows) == pytest.approx(spent[1])
     columns, rows = table(run, "claims")
     claims = [dict(zip(columns, row, strict=True)) for row in rows]
     assert [claim["adversary"] for claim in claims] == ["server", "clients", "outsiders"]
-    assert all(claim["unit"] == "record" and claim["epsilon"] == pytest.approx(spent[1]) for claim in claims)
+    assert all(
+        claim["unit"] == "record" and claim["epsilon"] == pytest.approx(spent[1])
+        for claim in claims
+    )
 
     run, _, rounds = found[1]
     assert not any("epsilon" in row for row in rounds)

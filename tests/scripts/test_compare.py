@@ -1,4 +1,5 @@
-"""The comparison of methods from its command line: what it plans, runs, skips, resumes and reports."""
+"""The comparison of methods from its command line: what it plans, runs, skips, resumes and
+reports."""
 
 import csv
 import os
@@ -17,25 +18,35 @@ import pytest
 from jobs import Outcome, Task, carry_out, is_done, run_all
 from tiny import scenario
 
-from fedkd import run as run_module
 from fedkd.errors import RunError, SettingError
-from fedkd.report.comparison.finished import read_run, status
+from fedkd.experiment import run as run_module
+from fedkd.report.comparison.run_reader import read_run, status
 from fedkd.report.folder import claimed
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = [
-    "clients=4", "samples_per_client=20", "models=[mlp,cnn]", "rounds=2", "public.size=40", "test.global_size=50",
-    "train.epochs=1", "distill.epochs=1",
-]  # fmt: skip
+    "clients=4",
+    "samples_per_client=20",
+    "models=[mlp,cnn]",
+    "rounds=2",
+    "public.size=40",
+    "test.global_size=50",
+    "train.epochs=1",
+    "distill.epochs=1",
+]
 
 
-def planned(*base: str, methods: str = "knfu", grid: Sequence[str] = (), seeds: str = "0") -> list[compare.Cell]:
+def planned(
+    *base: str, methods: str = "knfu", grid: Sequence[str] = (), seeds: str = "0"
+) -> list[compare.Cell]:
     given = compare.parse_methods(methods), compare.parse_grid(grid), compare.parse_seeds(seeds)
     return compare.plan([*SMALL, *base], *given, Path("out"), jobs=2)
 
 
 def test_every_method_setting_and_seed_is_a_run_in_a_folder_of_its_own() -> None:
-    cells = planned(methods="fedmd,sharp=knfu strategy.beta=30", grid=["partition.alpha=0.1,1"], seeds="3,7")
+    cells = planned(
+        methods="fedmd,sharp=knfu strategy.beta=30", grid=["partition.alpha=0.1,1"], seeds="3,7"
+    )
     assert len({cell.task.folder for cell in cells}) == len(cells) == 2 * 2 * 2
     last = cells[-1].task
     assert last.folder == Path("out/runs/sharp/partition.alpha=1/seed7")
@@ -48,7 +59,9 @@ def test_every_method_setting_and_seed_is_a_run_in_a_folder_of_its_own() -> None
 
 
 def test_brackets_hold_commas_and_grids_multiply() -> None:
-    cells = planned(methods="a=knfu models=[mlp,cnn],b=knfu", grid=["rounds=1,2", "train.epochs=1,3"])
+    cells = planned(
+        methods="a=knfu models=[mlp,cnn],b=knfu", grid=["rounds=1,2", "train.epochs=1,3"]
+    )
     assert cells[0].method.settings == ("models=[mlp,cnn]",)
     assert [cell.setting for cell in cells[:4]] == [
         (("rounds", r), ("train.epochs", e)) for r in ("1", "2") for e in ("1", "3")
@@ -73,7 +86,9 @@ def test_brackets_hold_commas_and_grids_multiply() -> None:
         ({"seeds": "0,0"}, "a seed twice"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_runs(given: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_is_refused_before_anything_runs(
+    given: dict[str, Any], message: str
+) -> None:
     with pytest.raises(SettingError, match=message):
         planned(**given)
 
@@ -84,15 +99,23 @@ def test_what_the_options_decide_is_no_setting_of_all_runs(base: str) -> None:
         planned(base)
 
 
-def test_bad_input_ends_with_status_2_and_a_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_bad_input_ends_with_status_2_and_a_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert compare.main([*SMALL, "--methods", "knfuu", "--out", str(tmp_path)]) == 2
     assert "did you mean 'knfu'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("script", "option"), [(compare, "--methods"), (privacy_report, "--mechanisms")])
+@pytest.mark.parametrize(
+    ("script", "option"), [(compare, "--methods"), (privacy_report, "--mechanisms")]
+)
 def test_modules_in_the_current_folder_are_found(
-    script: Any, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: Any,
+    option: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -133,7 +156,9 @@ def test_an_unfinished_run_goes_on_to_the_figures_of_the_whole_one(
     first = (parts.folder / "rounds.jsonl").read_text().splitlines()[0]
     carry_out(parts)
     assert is_done(parts)
-    assert (parts.folder / "rounds.jsonl").read_text().splitlines()[0] == first  # to the seconds that it took
+    assert (parts.folder / "rounds.jsonl").read_text().splitlines()[
+        0
+    ] == first  # to the seconds that it took
     one, other = read_run(whole.folder), read_run(parts.folder)
     assert (one.of_client("global_nll") == other.of_client("global_nll")).all()
 
@@ -153,8 +178,14 @@ def test_a_run_that_was_ended_before_its_first_checkpoint_begins_anew(tmp_path: 
 
 def test_the_local_engine_shares_the_cores_among_the_runs_unless_told_otherwise() -> None:
     assert jobs.with_threads(scenario(engine="local"), 3).engine.value.threads == 3
-    assert jobs.with_threads(scenario(engine="local"), 3).engine.plain() == {"name": "local", "workers": 3}
-    assert jobs.with_threads(scenario(engine={"name": "local", "workers": 2}), 3).engine.value.threads == 2
+    assert jobs.with_threads(scenario(engine="local"), 3).engine.plain() == {
+        "name": "local",
+        "workers": 3,
+    }
+    assert (
+        jobs.with_threads(scenario(engine={"name": "local", "workers": 2}), 3).engine.value.threads
+        == 2
+    )
 
 
 def test_a_comparison_of_one_run_in_this_process(
@@ -174,7 +205,17 @@ def test_a_comparison_of_one_run_in_this_process(
         return found
 
     monkeypatch.setattr(compare, "run_all", here)
-    given = [*SMALL, "--methods", "fedmd,knfu", "--seeds", "0", "--out", str(tmp_path), "--reach", "0.1"]
+    given = [
+        *SMALL,
+        "--methods",
+        "fedmd,knfu",
+        "--seeds",
+        "0",
+        "--out",
+        str(tmp_path),
+        "--reach",
+        "0.1",
+    ]
     assert compare.main(given) == 1
     printed = capsys.readouterr().out
     assert "[1/2] fedmd, seed 0: FAILED: as the test wants" in printed
@@ -191,10 +232,17 @@ def test_a_comparison_of_one_run_in_this_process(
     with (tmp_path / "runs.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     run = read_run(tmp_path / "runs" / "knfu" / "all" / "seed0")
-    assert float(row["global_accuracy"]) == pytest.approx(run.of_client("global_accuracy")[-1].mean())
-    assert text.splitlines()[2].startswith("All runs: scenario digits, seed=0, clients=4, samples_per_client=20,")
+    assert float(row["global_accuracy"]) == pytest.approx(
+        run.of_client("global_accuracy")[-1].mean()
+    )
+    assert text.splitlines()[2].startswith(
+        "All runs: scenario digits, seed=0, clients=4, samples_per_client=20,"
+    )
     monkeypatch.setattr(compare, "draw", lambda *_: [])
-    assert compare.main(["--runs", str(tmp_path), "--out", str(tmp_path / "again"), "--reach", "0.1"]) == 0
+    assert (
+        compare.main(["--runs", str(tmp_path), "--out", str(tmp_path / "again"), "--reach", "0.1"])
+        == 0
+    )
     again = (tmp_path / "again" / "comparison.md").read_text()
     assert again.splitlines()[:8] == text.splitlines()[:8]
 
@@ -212,10 +260,15 @@ def test_reading_runs_takes_no_settings_and_running_them_needs_methods(
 
 
 @pytest.mark.slow
-def test_one_run_that_fails_or_takes_its_process_with_it_does_not_end_the_others(tmp_path: Path) -> None:
+def test_one_run_that_fails_or_takes_its_process_with_it_does_not_end_the_others(
+    tmp_path: Path,
+) -> None:
     changes: dict[str, dict[str, Any]] = {
-        "fine": {}, "failing": {"models": ["toys:raising"]}, "deadly": {"models": ["toys:deadly"]}, "too": {"seed": 1},
-    }  # fmt: skip
+        "fine": {},
+        "failing": {"models": ["toys:raising"]},
+        "deadly": {"models": ["toys:deadly"]},
+        "too": {"seed": 1},
+    }
     tasks = [Task(name, scenario(**change), tmp_path / name) for name, change in changes.items()]
     errors = {outcome.task.name: outcome.error for outcome in run_all(tasks, jobs=2)}
     assert errors["fine"] == errors["too"] == ""
@@ -225,8 +278,21 @@ def test_one_run_that_fails_or_takes_its_process_with_it_does_not_end_the_others
 
 
 def command(out: Path, methods: str, *more: str) -> list[str]:
-    return [sys.executable, str(ROOT / "scripts" / "compare.py"), *SMALL, "baseline=none", "--methods", methods,
-            "--seeds", "0,1", "--jobs", "2", "--out", str(out), *more]  # fmt: skip
+    return [
+        sys.executable,
+        str(ROOT / "scripts" / "compare.py"),
+        *SMALL,
+        "baseline=none",
+        "--methods",
+        methods,
+        "--seeds",
+        "0,1",
+        "--jobs",
+        "2",
+        "--out",
+        str(out),
+        *more,
+    ]
 
 
 @pytest.mark.slow
@@ -234,8 +300,12 @@ def test_a_real_comparison_is_resumed_by_a_second_call(tmp_path: Path) -> None:
     one = subprocess.run(command(tmp_path, "fedmd"), capture_output=True, text=True, timeout=300)
     assert one.returncode == 0, one.stderr
     before = (tmp_path / "runs/fedmd/all/seed0/summary.json").stat().st_mtime_ns
-    two = subprocess.run(command(tmp_path, "fedmd,flat=knfu strategy.beta=0"), capture_output=True, text=True,
-                         timeout=300)  # fmt: skip
+    two = subprocess.run(
+        command(tmp_path, "fedmd,flat=knfu strategy.beta=0"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert two.returncode == 0, two.stderr
     assert "4 runs, 2 of them done before" in two.stdout
     assert (tmp_path / "runs/fedmd/all/seed0/summary.json").stat().st_mtime_ns == before

@@ -1,4 +1,5 @@
-"""Studies: claims judged by hand-made figures, and every study's runs planned with checked scenarios."""
+"""Studies: claims judged by hand-made figures, and every study's runs planned with checked
+scenarios."""
 
 import re
 from collections.abc import Sequence
@@ -20,9 +21,18 @@ from rich.console import Console
 from studies import Claim, Study, carry_out, report, table
 
 RESULTS = {
-    ("ours", ""): {"global_accuracy": np.array([0.80, 0.82, 0.81]), "bytes_up": np.array([10.0, 10.0, 10.0])},
-    ("theirs", ""): {"global_accuracy": np.array([0.70, 0.71, 0.70]), "bytes_up": np.array([120.0, 110.0, 130.0])},
-    ("wild", ""): {"global_accuracy": np.array([0.10, 0.95, 0.60]), "bytes_up": np.array([1.0, 1.0, 1.0])},
+    ("ours", ""): {
+        "global_accuracy": np.array([0.80, 0.82, 0.81]),
+        "bytes_up": np.array([10.0, 10.0, 10.0]),
+    },
+    ("theirs", ""): {
+        "global_accuracy": np.array([0.70, 0.71, 0.70]),
+        "bytes_up": np.array([120.0, 110.0, 130.0]),
+    },
+    ("wild", ""): {
+        "global_accuracy": np.array([0.10, 0.95, 0.60]),
+        "bytes_up": np.array([1.0, 1.0, 1.0]),
+    },
 }
 
 
@@ -49,7 +59,9 @@ def test_verdicts_are_those_of_the_paired_interval() -> None:
 
 
 def test_tables_have_a_line_for_each_method_and_setting() -> None:
-    study = Study(name="s", title="S", base=(), methods="", claims=(), figures=("global_accuracy", "bytes_up"))
+    study = Study(
+        name="s", title="S", base=(), methods="", claims=(), figures=("global_accuracy", "bytes_up")
+    )
     lines = table(study, RESULTS).splitlines()
     assert lines[2] == "| – | ours | 81.0 ± 2.5 | 10 |"
     assert len(lines) == 2 + 3
@@ -58,15 +70,25 @@ def test_tables_have_a_line_for_each_method_and_setting() -> None:
 @pytest.mark.parametrize(
     "study",
     [
-        *ORDERINGS, *PLUGINS, FEDMD, CLEAN, attacked("sign_flip"),
-        *(pytest.param(attacked(attack), marks=pytest.mark.slow) for attack in ATTACKS if attack != "sign_flip"),
+        *ORDERINGS,
+        *PLUGINS,
+        FEDMD,
+        CLEAN,
+        attacked("sign_flip"),
+        *(
+            pytest.param(attacked(attack), marks=pytest.mark.slow)
+            for attack in ATTACKS
+            if attack != "sign_flip"
+        ),
     ],
     ids=lambda study: study.name,
-)  # fmt: skip
+)
 def test_every_study_plans_valid_runs_that_its_claims_speak_of(study: Study) -> None:
     cells = planned(study)
     made = {(cell.method.label, ", ".join(value for _, value in cell.setting)) for cell in cells}
-    assert {key for claim in study.claims for key in (claim.ours, claim.theirs, *(claim.beyond or ()))} <= made
+    assert {
+        key for claim in study.claims for key in (claim.ours, claim.theirs, *(claim.beyond or ()))
+    } <= made
     assert len(cells) == 3 * len(made)
 
 
@@ -84,9 +106,18 @@ def test_a_claim_beyond_another_difference_is_judged_by_the_difference_of_both()
         ("a", "0.25"): {"global_accuracy": np.array([0.90, 0.92])},
         ("b", "0.25"): {"global_accuracy": np.array([0.70, 0.71])},
     }
-    claim = Claim("It grows", "global_accuracy", ("a", "0.75"), ("b", "0.75"), 0.0, (("a", "0.25"), ("b", "0.25")))
+    claim = Claim(
+        "It grows",
+        "global_accuracy",
+        ("a", "0.75"),
+        ("b", "0.75"),
+        0.0,
+        (("a", "0.25"), ("b", "0.25")),
+    )
     # 10 - 20 and 11 - 21 points.
-    assert "**does NOT hold** (a less b, beyond that at 0.25: -10.0 ± 0.0 points)" in claim.judge(results)
+    assert "**does NOT hold** (a less b, beyond that at 0.25: -10.0 ± 0.0 points)" in claim.judge(
+        results
+    )
 
 
 @pytest.mark.parametrize("study", PLUGINS, ids=lambda study: study.name)
@@ -106,7 +137,9 @@ def test_methods_of_a_plug_in_hold_the_same_data_and_ask_about_equally_much(stud
             assert first_round + (rounds - 1) * public.per_round == 400
 
 
-def test_a_miniature_reports_harm_and_the_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_miniature_reports_harm_and_the_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def here(tasks: Sequence[Task], jobs: int, on_end: Any) -> list[Outcome]:
         for task in tasks:
             carry_out_task(task)
@@ -114,7 +147,14 @@ def test_a_miniature_reports_harm_and_the_gap(tmp_path: Path, monkeypatch: pytes
         return [Outcome(task) for task in tasks]
 
     monkeypatch.setattr(compare, "run_all", here)
-    small = ("clients=3", "rounds=1", "train.epochs=1", "distill.epochs=1", "public.size=40", "test.global_size=50")
+    small = (
+        "clients=3",
+        "rounds=1",
+        "train.epochs=1",
+        "distill.epochs=1",
+        "public.size=40",
+        "test.global_size=50",
+    )
     study = replace(GATE, base=(*GATE.base, *small), figures=("local_harmed", "gap"))
     results = carry_out(study, 2, tmp_path, 1, Console(quiet=True))
     for figures in results.values():

@@ -51,13 +51,20 @@ def test_verdicts_say_what_the_figures_say(tmp_path):
     for line in (
         "swing, oracle cuts the excess exposure to the server's student by >= 80 %: **holds**",
         "swing, oracle costs <= 0.01 bit a token: **holds**",
-        "temperature alone cuts the excess exposure to the server's student by >= 80 %: **does NOT hold**",
+        "temperature alone cuts the excess exposure to the server's student by >= 80 %: **does NOT"
+        " hold**",
         "temperature alone costs <= 0.01 bit a token: **does NOT hold**",
-        "KnFu, beta 10 leaks more to the nearest semantic neighbor than the mean: **holds** (1.00 bits",
+        "KnFu, beta 10 leaks more to the nearest semantic neighbor than the mean: **holds** (1.00"
+        " bits",
         "Not run: swing, pattern",
     ):
         assert line in text
-    assert {x.name for x in tmp_path.iterdir()} == {"swing.md", "swing.csv", "swing.png", "swing.pdf"}
+    assert {x.name for x in tmp_path.iterdir()} == {
+        "swing.md",
+        "swing.csv",
+        "swing.png",
+        "swing.pdf",
+    }
 
 
 def test_a_study_without_a_leak_or_without_memory_is_void():

@@ -1,4 +1,5 @@
-"""COMET: planted groups are found, centroids are theirs, and the order of clients does not matter."""
+"""COMET: planted groups are found, centroids are theirs, and the order of clients does not
+matter."""
 
 from typing import Any
 
@@ -36,7 +37,8 @@ def partition(clusters: Tensor) -> set[frozenset[int]]:
 
 @st.composite
 def planted(draw: st.DrawFn) -> tuple[Tensor, list[int]]:
-    """Clients [K, N, C] in groups that predict alike, far from other groups, and each client's group."""
+    """Clients [K, N, C] in groups that predict alike, far from other groups, and each client's
+    group."""
     groups = draw(st.integers(2, 4))
     members = [*range(groups), *draw(st.lists(st.integers(0, groups - 1), max_size=6))]
     order = draw(st.permutations(members))
@@ -48,20 +50,28 @@ def planted(draw: st.DrawFn) -> tuple[Tensor, list[int]]:
 
 @pytest.mark.parametrize("per", ["upload", "sample"])
 def test_three_clients_by_hand(per: Any):
-    """The first two are near: their centroid is (0.85, 0.15) and (0.75, 0.25); the third is alone."""
-    probs = torch.tensor([[[0.9, 0.1], [0.7, 0.3]], [[0.8, 0.2], [0.8, 0.2]], [[0.1, 0.9], [0.1, 0.9]]])
+    """The first two are near: their centroid is (0.85, 0.15) and (0.75, 0.25); the third is
+    alone."""
+    probs = torch.tensor(
+        [[[0.9, 0.1], [0.7, 0.3]], [[0.8, 0.2], [0.8, 0.2]], [[0.1, 0.9], [0.1, 0.9]]]
+    )
     fusion = fused(probs, clusters=2, per=per)
-    torch.testing.assert_close(fusion.weights, torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]))
+    torch.testing.assert_close(
+        fusion.weights, torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    )
     pair = torch.tensor([[0.85, 0.15], [0.75, 0.25]])
     torch.testing.assert_close(fusion.teachers, torch.stack([pair, pair, probs[2]]))
 
 
 def test_by_sample_clients_may_have_other_company_on_each():
-    """On the first sample client 1 agrees with client 0, on the second with client 2: half a weight of each pairing."""
+    """On the first sample client 1 agrees with client 0, on the second with client 2: half a weight
+    of each pairing."""
     near, far = [0.9, 0.1], [0.1, 0.9]
     probs = torch.tensor([[near, near], [near, far], [far, far]])
     fusion = fused(probs, clusters=2, per="sample")
-    torch.testing.assert_close(fusion.teachers, probs)  # each pair agrees: its centroid is what it says
+    torch.testing.assert_close(
+        fusion.teachers, probs
+    )  # each pair agrees: its centroid is what it says
     expected = torch.tensor([[0.75, 0.25, 0.0], [0.25, 0.5, 0.25], [0.0, 0.25, 0.75]])
     torch.testing.assert_close(fusion.weights, expected)
 
@@ -81,7 +91,9 @@ def test_planted_groups_are_found(per: Any, problem: tuple[Tensor, list[int]]):
 
 @pytest.mark.parametrize("per", ["upload", "sample"])
 @given(seed=st.integers(0, 2**20), clients=st.integers(1, 7), data=st.data())
-def test_clients_in_another_order_are_in_the_same_clusters(per: Any, seed: int, clients: int, data: st.DataObject):
+def test_clients_in_another_order_are_in_the_same_clusters(
+    per: Any, seed: int, clients: int, data: st.DataObject
+):
     probs, order = soft(seed, clients, 3, 4), list(data.draw(st.permutations(range(clients))))
     before, after = fused(probs, per=per), fused(probs[order], per=per)
     torch.testing.assert_close(after.weights, before.weights[order][:, order])
@@ -90,7 +102,9 @@ def test_clients_in_another_order_are_in_the_same_clusters(per: Any, seed: int, 
 
 @pytest.mark.parametrize("per", ["upload", "sample"])
 @given(seed=st.integers(0, 2**20), clients=st.integers(2, 6), more=st.integers(0, 2))
-def test_as_many_clusters_as_clients_is_self_distillation(per: Any, seed: int, clients: int, more: int):
+def test_as_many_clusters_as_clients_is_self_distillation(
+    per: Any, seed: int, clients: int, more: int
+):
     probs = soft(seed, clients, 3, 4)
     fusion = fused(probs, clusters=clients + more, per=per)
     torch.testing.assert_close(fusion.weights, torch.eye(clients))
@@ -121,9 +135,15 @@ def test_the_number_of_clusters_matters():
 
 
 def test_a_run_with_two_label_groups_clusters_by_them():
-    """Clients of two architectures know either the first or the last digits: who knows the same teaches each other."""
+    """Clients of two architectures know either the first or the last digits: who knows the same
+    teaches each other."""
     partition_by_class = {"name": "pathological", "classes_per_client": 2}
-    run = records(strategy={"name": "comet", "clusters": 2}, partition=partition_by_class, models=["mlp"], rounds=1)
+    run = records(
+        strategy={"name": "comet", "clusters": 2},
+        partition=partition_by_class,
+        models=["mlp"],
+        rounds=1,
+    )
     weights = run[0].weights
     assert weights is not None
     assert torch.equal(weights, weights.T)

@@ -37,7 +37,11 @@ def entropy(probs: Tensor) -> Tensor:
 
 @st.composite
 def uploads(draw: st.DrawFn) -> Tensor:
-    clients, samples, classes = draw(st.integers(1, 6)), draw(st.integers(1, 8)), draw(st.integers(2, 6))
+    clients, samples, classes = (
+        draw(st.integers(1, 6)),
+        draw(st.integers(1, 8)),
+        draw(st.integers(2, 6)),
+    )
     stream = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     return torch.softmax(3 * torch.randn(clients, samples, classes, generator=stream), dim=-1)
 
@@ -49,19 +53,24 @@ def test_simple_averaging_by_hand():
 
 
 def test_entropy_reduction_by_hand():
-    """T = 0.1: softmax(6, 4) = 1 / (1 + e^-2) = 0.88079708; softmax(3, 7) = 1 / (1 + e^4) = 0.01798621."""
+    """T = 0.1: softmax(6, 4) = 1 / (1 + e^-2) = 0.88079708; softmax(3, 7) = 1 / (1 + e^4) =
+    0.01798621."""
     expected = torch.tensor([[0.88079708, 0.11920292], [0.01798621, 0.98201379]])
     torch.testing.assert_close(teachers(TWO_CLIENTS), expected, rtol=0, atol=1e-6)
 
 
 def test_entropy_reduction_at_another_temperature_by_hand():
-    """T = 0.2: softmax(3, 2) = 1 / (1 + e^-1) = 0.73105858; softmax(1.5, 3.5) = 1 / (1 + e^2) = 0.11920292."""
+    """T = 0.2: softmax(3, 2) = 1 / (1 + e^-1) = 0.73105858; softmax(1.5, 3.5) = 1 / (1 + e^2) =
+    0.11920292."""
     expected = torch.tensor([[0.73105858, 0.26894142], [0.11920292, 0.88079708]])
-    torch.testing.assert_close(teachers(TWO_CLIENTS, era_temperature=0.2), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        teachers(TWO_CLIENTS, era_temperature=0.2), expected, rtol=0, atol=1e-6
+    )
 
 
 def test_entropy_is_reduced_after_the_mean_not_before():
-    """Before, client 0 would be softmax(9, 1) and client 1 softmax(3, 7): their mean on x_0 is near 1/2, not 0.88."""
+    """Before, client 0 would be softmax(9, 1) and client 1 softmax(3, 7): their mean on x_0 is near
+    1/2, not 0.88."""
     before = torch.softmax(TWO_CLIENTS / 0.1, dim=-1).mean(dim=0)
     assert (teachers(TWO_CLIENTS) - before).abs().max() > 0.3
 
@@ -95,7 +104,9 @@ def test_a_small_temperature_gives_less_entropy_than_the_mean(probs: Tensor):
 
 
 def test_a_very_small_temperature_gives_a_one_hot():
-    assert torch.equal(teachers(TWO_CLIENTS, era_temperature=1e-3), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    assert torch.equal(
+        teachers(TWO_CLIENTS, era_temperature=1e-3), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    )
 
 
 def test_a_very_large_temperature_gives_uniform_labels():
@@ -104,7 +115,8 @@ def test_a_very_large_temperature_gives_uniform_labels():
 
 @pytest.mark.parametrize("temperature", [1e-10, 1e-30, 1e-39, 1e-300])
 def test_every_temperature_that_is_accepted_gives_teachers_without_nan(temperature: float):
-    """Float32 ends at 3.4e38: a temperature that the arithmetic does not take must be refused as a setting."""
+    """Float32 ends at 3.4e38: a temperature that the arithmetic does not take must be refused as a
+    setting."""
     try:
         found = teachers(TWO_CLIENTS, era_temperature=temperature)
     except SettingError:
@@ -118,7 +130,10 @@ def test_clients_upload_soft_labels_and_teachers_are_soft_labels():
 
 
 def test_soft_labels_count_as_they_came_whatever_the_distillation_temperature():
-    one, warm = cohort_of(TWO_CLIENTS), Cohort(**{**vars(cohort_of(TWO_CLIENTS)), "temperature": 5.0})
+    one, warm = (
+        cohort_of(TWO_CLIENTS),
+        Cohort(**{**vars(cohort_of(TWO_CLIENTS)), "temperature": 5.0}),
+    )
     assert torch.equal(DSFL().fuse(one, None).teachers, DSFL().fuse(warm, None).teachers)
 
 
@@ -126,7 +141,10 @@ def test_soft_labels_count_as_they_came_whatever_the_distillation_temperature():
     ("settings", "message"),
     [
         ({"aggregation": "median"}, "aggregation must be one of era, mean; got 'median'"),
-        ({"aggregation": "mean", "era_temperature": 0.1}, r"era_temperature=0\.1 would do nothing: aggregation=mean"),
+        (
+            {"aggregation": "mean", "era_temperature": 0.1},
+            r"era_temperature=0\.1 would do nothing: aggregation=mean",
+        ),
         ({"era_temperature": 0.0}, r"era_temperature must be > 0, got 0\.0"),
         ({"era_temperature": -0.1}, r"era_temperature must be > 0, got -0\.1"),
         ({"era_temperature": math.nan}, "era_temperature must be a finite number, got nan"),

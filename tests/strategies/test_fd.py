@@ -1,4 +1,5 @@
-"""FD's teachers: the mean table of the others, class by class. Laws of the mean itself are in tests/fusion."""
+"""FD's teachers: the mean table of the others, class by class. Laws of the mean itself are in
+tests/fusion."""
 
 import pytest
 import torch
@@ -14,7 +15,10 @@ from strategies.fd import FD
 def cohort_from(seed: int, clients: int, classes: int = 3, missing: float = 0.0) -> TableCohort:
     stream = torch.Generator().manual_seed(seed)
     present = torch.rand(clients, classes, generator=stream) >= missing
-    probs = torch.softmax(torch.randn(clients, classes, classes, generator=stream), dim=-1) * present[..., None]
+    probs = (
+        torch.softmax(torch.randn(clients, classes, classes, generator=stream), dim=-1)
+        * present[..., None]
+    )
     return TableCohort(round=1, client_ids=tuple(range(clients)), probs=probs, present=present)
 
 
@@ -45,7 +49,8 @@ def test_what_a_client_says_never_returns_to_it(seed: int, clients: int):
 
 
 def test_classes_that_are_missing_are_masked_and_not_taken_for_zeros():
-    """Class 1: only client 0 has it, so that it learns nothing of it, and the others its row as it is.
+    """Class 1: only client 0 has it, so that it learns nothing of it, and the others its row as it
+    is.
 
     Class 0: client 0 lacks it, and learns the mean of (0.8, 0.2) and (0.4, 0.6).
     """
@@ -61,7 +66,9 @@ def test_classes_that_are_missing_are_masked_and_not_taken_for_zeros():
     assert fusion.teachers["present"].tolist() == [[True, False], [True, True], [True, True]]
     expected = [[[0.6, 0.4], [0.0, 0.0]], [[0.4, 0.6], [0.3, 0.7]], [[0.8, 0.2], [0.3, 0.7]]]
     torch.testing.assert_close(fusion.teachers["probs"], torch.tensor(expected))
-    torch.testing.assert_close(fusion.weights, torch.tensor([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]]))
+    torch.testing.assert_close(
+        fusion.weights, torch.tensor([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]])
+    )
 
 
 def test_a_client_alone_is_its_own_and_only_teacher():
@@ -71,7 +78,9 @@ def test_a_client_alone_is_its_own_and_only_teacher():
 
 
 def test_a_teacher_changes_training_from_the_second_round_on():
-    weak, strong = (records(strategy={"name": "fd", "gamma": g}, models=["mlp"]) for g in (1e-6, 5.0))
+    weak, strong = (
+        records(strategy={"name": "fd", "gamma": g}, models=["mlp"]) for g in (1e-6, 5.0)
+    )
     assert weak[0].clients[0].train_loss == strong[0].clients[0].train_loss
     assert weak[1].clients[0].train_loss != strong[1].clients[0].train_loss
 

@@ -1,4 +1,5 @@
-"""FedCache's teachers: near samples of one class, whoever has them, by what was last said of them."""
+"""FedCache's teachers: near samples of one class, whoever has them, by what was last said of
+them."""
 
 import pickle
 from typing import Any
@@ -11,12 +12,14 @@ from tiny import records, scenario
 
 from fedkd.errors import SettingError
 from fedkd.knowledge import PrivateLogitsCohort
-from fedkd.knowledge.private import SampleLogits
+from fedkd.knowledge.private_logits import SampleLogits
 from strategies import fedcache
 from strategies.fedcache import FedCache, nearest
 
 
-def upload(logits: Any, hashes: list[int] | None = None, labels: list[int] | None = None) -> SampleLogits:
+def upload(
+    logits: Any, hashes: list[int] | None = None, labels: list[int] | None = None
+) -> SampleLogits:
     """An upload of hashes of eight bits each."""
     return SampleLogits(
         logits=torch.tensor(logits),
@@ -31,7 +34,8 @@ def cohort_of(**uploads: SampleLogits) -> PrivateLogitsCohort:
     return PrivateLogitsCohort(round=1, client_ids=ids, uploads=tuple(uploads.values()))
 
 
-# Client 0: samples a, b of class 0 and c of class 1. Client 1: samples d of class 0 and e of class 2.
+# Client 0: samples a, b of class 0 and c of class 1. Client 1: samples d of class 0 and e of class
+# 2.
 FIRST = cohort_of(
     c0=upload([[1.0], [2.0], [3.0]], [0b0000, 0b0111, 0b0001], [0, 0, 1]),
     c1=upload([[4.0], [5.0]], [0b0001, 0b0000], [0, 2]),
@@ -42,9 +46,14 @@ FIRST = cohort_of(
 
 
 @given(
-    seed=st.integers(0, 2**20), size=st.integers(1, 12), count=st.integers(1, 5), at_once=st.sampled_from([1, 3, 100])
+    seed=st.integers(0, 2**20),
+    size=st.integers(1, 12),
+    count=st.integers(1, 5),
+    at_once=st.sampled_from([1, 3, 100]),
 )
-def test_the_nearest_of_a_class_are_those_of_a_naive_search(seed: int, size: int, count: int, at_once: int):
+def test_the_nearest_of_a_class_are_those_of_a_naive_search(
+    seed: int, size: int, count: int, at_once: int
+):
     stream = torch.Generator().manual_seed(seed)
     hashes = torch.randint(0, 256, (size, 2), generator=stream, dtype=torch.uint8)
     labels = torch.randint(0, 3, (size,), generator=stream)
@@ -72,7 +81,8 @@ def test_a_sample_is_taught_by_its_nearest_of_the_same_class_in_any_client():
 
 
 def test_many_neighbors_are_the_rest_of_the_class_and_never_the_sample_itself():
-    """a learns (b + d) / 2 = 3, b (a + d) / 2 = 2.5, d (a + b) / 2 = 1.5; half of client 0's neighbors are its own."""
+    """a learns (b + d) / 2 = 3, b (a + d) / 2 = 2.5, d (a + b) / 2 = 1.5; half of client 0's
+    neighbors are its own."""
     fusion = FedCache(hash_bits=8).fuse(FIRST, None)
     assert fusion.teachers[0]["logits"].tolist() == [[3.0], [2.5], [0.0]]
     assert fusion.teachers[1]["logits"].tolist() == [[1.5], [0.0]]
@@ -129,7 +139,10 @@ def test_hashes_travel_once_and_logits_each_round_whoever_is_absent():
 
 
 def test_teachers_change_training_from_the_second_round_on():
-    weak, strong = (records(strategy={"name": "fedcache", "cache_weight": w}, models=["mlp"]) for w in (1e-6, 5.0))
+    weak, strong = (
+        records(strategy={"name": "fedcache", "cache_weight": w}, models=["mlp"])
+        for w in (1e-6, 5.0)
+    )
     assert weak[0].clients[0].train_loss == strong[0].clients[0].train_loss
     assert weak[1].clients[0].train_loss != strong[1].clients[0].train_loss
 
@@ -149,6 +162,8 @@ def test_settings_out_of_range_are_errors(changes: dict[str, Any], reason: str):
 
 
 def test_a_scenario_that_would_teach_nobody_is_refused():
-    with pytest.raises(SettingError, match="rounds=1 with order=distill_first would distill nothing"):
+    with pytest.raises(
+        SettingError, match="rounds=1 with order=distill_first would distill nothing"
+    ):
         records(**{"strategy": "fedcache", "rounds": 1})
     assert scenario(strategy="fedcache").strategy.name == "fedcache"

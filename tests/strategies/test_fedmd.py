@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedkd.losses import mae
 from fedkd.messages import Cohort
 from fedkd.strategy import chosen_loss, declaration
+from fedkd.training.losses import mae
 from strategies.fedmd import FedMD
 
-THREE_CLIENTS = torch.tensor([[[3.0, 0.0], [1.0, -1.0]], [[0.0, 6.0], [4.0, 1.0]], [[-6.0, 3.0], [1.0, 3.0]]])
+THREE_CLIENTS = torch.tensor(
+    [[[3.0, 0.0], [1.0, -1.0]], [[0.0, 6.0], [4.0, 1.0]], [[-6.0, 3.0], [1.0, 3.0]]]
+)
 
 
 def cohort_of(values: Tensor, scale: str = "logits", temperature: float = 1.0) -> Cohort:
@@ -24,7 +26,8 @@ def cohort_of(values: Tensor, scale: str = "logits", temperature: float = 1.0) -
 
 
 def test_the_teacher_is_the_mean_of_logits_by_hand():
-    """(3 + 0 - 6) / 3 = -1 and (0 + 6 + 3) / 3 = 3; (1 + 4 + 1) / 3 = 2 and (-1 + 1 + 3) / 3 = 1."""
+    """(3 + 0 - 6) / 3 = -1 and (0 + 6 + 3) / 3 = 3; (1 + 4 + 1) / 3 = 2 and (-1 + 1 + 3) / 3 =
+    1."""
     fusion = FedMD().fuse(cohort_of(THREE_CLIENTS), None)
     torch.testing.assert_close(fusion.teachers, torch.tensor([[-1.0, 3.0], [2.0, 1.0]]))
 
@@ -36,7 +39,8 @@ def test_all_clients_weigh_the_same():
 
 
 def test_the_softened_teacher_is_not_the_mean_of_soft_labels():
-    """Logits (4, 0) and (0, 0) average to (2, 0), which is sigmoid(2) = 0.881; the mean of soft labels is 0.741."""
+    """Logits (4, 0) and (0, 0) average to (2, 0), which is sigmoid(2) = 0.881; the mean of soft
+    labels is 0.741."""
     teacher = FedMD().fuse(cohort_of(torch.tensor([[[4.0, 0.0]], [[0.0, 0.0]]])), None).teachers
     assert torch.softmax(teacher, dim=-1)[0, 0].item() == pytest.approx(0.880797, abs=1e-5)
 
@@ -57,7 +61,9 @@ def test_opposite_clients_cancel():
 
 
 def test_the_temperature_plays_no_part():
-    cool, warm = (FedMD().fuse(cohort_of(THREE_CLIENTS, temperature=t), None).teachers for t in (1.0, 7.0))
+    cool, warm = (
+        FedMD().fuse(cohort_of(THREE_CLIENTS, temperature=t), None).teachers for t in (1.0, 7.0)
+    )
     assert torch.equal(cool, warm)
 
 
@@ -77,7 +83,8 @@ def test_every_loss_can_take_its_teachers(loss: str):
 
 
 def test_the_mean_is_not_the_minimizer_of_the_digest_loss():
-    """FedMD teaches the mean all the same: the MAE to all clients is least at the median, (0, 3) for x_0."""
+    """FedMD teaches the mean all the same: the MAE to all clients is least at the median, (0, 3)
+    for x_0."""
     teacher = FedMD().fuse(cohort_of(THREE_CLIENTS), None).teachers
     median = THREE_CLIENTS.median(dim=0).values
     total = [sum(mae(z, one).item() for one in THREE_CLIENTS) for z in (teacher, median)]

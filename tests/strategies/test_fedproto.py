@@ -14,7 +14,10 @@ from strategies.fedproto import FedProto
 def cohort_of(features: Any, counts: Any) -> PrototypeCohort:
     counts = torch.tensor(counts)
     return PrototypeCohort(
-        round=1, client_ids=tuple(range(len(counts))), features=torch.tensor(features), counts=counts
+        round=1,
+        client_ids=tuple(range(len(counts))),
+        features=torch.tensor(features),
+        counts=counts,
     )
 
 
@@ -24,7 +27,10 @@ def test_a_prototype_is_the_mean_weighted_by_counts():
     Weights: client 0 has 3/4 of class 0 and nothing of class 1, so 3/8 of what is taught.
     """
     fusion = FedProto().fuse(
-        cohort_of([[[1.0], [0.0], [0.0]], [[5.0], [7.0], [0.0]]], [[3.0, 0.0, 0.0], [1.0, 2.0, 0.0]]), None
+        cohort_of(
+            [[[1.0], [0.0], [0.0]], [[5.0], [7.0], [0.0]]], [[3.0, 0.0, 0.0], [1.0, 2.0, 0.0]]
+        ),
+        None,
     )
     assert fusion.teachers["features"].tolist() == [[2.0], [7.0], [0.0]]
     assert fusion.teachers["present"].tolist() == [True, True, False]
@@ -60,7 +66,10 @@ def test_models_of_unequal_width_need_a_width_and_learn_together_with_one():
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"prototype_weight": 0.0}, "prototype_weight must be > 0"), ({"width": 0}, "width must be >= 1")],
+    [
+        ({"prototype_weight": 0.0}, "prototype_weight must be > 0"),
+        ({"width": 0}, "width must be >= 1"),
+    ],
 )
 def test_settings_out_of_range_are_errors(changes: dict[str, Any], reason: str):
     with pytest.raises(SettingError, match=reason):

@@ -1,4 +1,5 @@
-"""KnFu against a second implementation in plain Python, by hand, and in its limiting cases (methods.md)."""
+"""KnFu against a second implementation in plain Python, by hand, and in its limiting cases
+(methods.md)."""
 
 import dataclasses
 import itertools
@@ -42,7 +43,9 @@ def cohort_of(
     )
 
 
-def random_cohort(seed: int, clients: int = 5, samples: int = 12, classes: int = 4, temperature: float = 1.0) -> Cohort:
+def random_cohort(
+    seed: int, clients: int = 5, samples: int = 12, classes: int = 4, temperature: float = 1.0
+) -> Cohort:
     """Clients with label skew, and as many label counts as logits say."""
     stream = torch.Generator().manual_seed(seed)
     skew = 2 * torch.randn(clients, 1, classes, generator=stream)
@@ -97,11 +100,13 @@ def naive_divergence(name: str, p: list[float], q: list[float]) -> float:
 
 
 def naive_knfu(settings: KnFu, cohort: Cohort) -> tuple[Rows, list[Rows]]:
-    """Weights and personal teachers of one round, as the docstring of KnFu and methods.md describe them."""
+    """Weights and personal teachers of one round, as the docstring of KnFu and methods.md describe
+    them."""
     logits = cohort.values.tolist()
     counts = cohort.label_counts.tolist() if cohort.label_counts is not None else []
     estimates = [
-        [(x + 0.001) / (1 + 0.001 * len(row)) for x in row] for row in naive_estimate(settings, logits, counts)
+        [(x + 0.001) / (1 + 0.001 * len(row)) for x in row]
+        for row in naive_estimate(settings, logits, counts)
     ]
     clients = range(len(logits))
     weights, teachers = [], []
@@ -119,7 +124,10 @@ def naive_knfu(settings: KnFu, cohort: Cohort) -> tuple[Rows, list[Rows]]:
         teachers.append(
             [
                 [
-                    sum(weights[i][j] * naive_softmax(logits[j][x], cohort.temperature)[c] for j in clients)
+                    sum(
+                        weights[i][j] * naive_softmax(logits[j][x], cohort.temperature)[c]
+                        for j in clients
+                    )
                     for c in range(len(logits[0][0]))
                 ]
                 for x in range(len(logits[0]))
@@ -132,7 +140,9 @@ def naive_knfu(settings: KnFu, cohort: Cohort) -> tuple[Rows, list[Rows]]:
 @pytest.mark.parametrize("neighbors", NEIGHBORS, ids=lambda n: n["neighbors"])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("epd", EPDS)
-def test_knfu_equals_the_naive_version(epd: Any, divergence: Any, neighbors: dict[str, Any], include_self: bool):
+def test_knfu_equals_the_naive_version(
+    epd: Any, divergence: Any, neighbors: dict[str, Any], include_self: bool
+):
     settings = KnFu(epd=epd, divergence=divergence, include_self=include_self, **neighbors)
     for seed, temperature in ((0, 1.0), (1, 2.0), (2, 1.0)):
         cohort = random_cohort(seed, samples=13, temperature=temperature)
@@ -160,14 +170,17 @@ TWO_CLIENTS = torch.tensor([[[0.9, 0.1], [0.7, 0.3]], [[0.2, 0.8], [0.4, 0.6]]])
 def test_two_clients_by_total_variation_by_hand():
     """beta = 2.004 ln 3 makes the weights whole quarters.
 
-    Smoothed, the EPDs are (0.801, 0.201) / 1.002 and (0.301, 0.701) / 1.002; their total variation is 0.5 / 1.002.
-    beta d = 2.004 ln 3 * 0.5 / 1.002 = ln 3, hence exp(-beta d) = 1/3 and the weights are 1 : 1/3, or 3/4 and 1/4.
+    Smoothed, the EPDs are (0.801, 0.201) / 1.002 and (0.301, 0.701) / 1.002; their total variation
+    is 0.5 / 1.002. beta d = 2.004 ln 3 * 0.5 / 1.002 = ln 3, hence exp(-beta d) = 1/3 and the
+    weights are 1 : 1/3, or 3/4 and 1/4.
 
     q_0(x_0) = 0.75 * 0.9 + 0.25 * 0.2 = 0.725      q_0(x_1) = 0.75 * 0.7 + 0.25 * 0.4 = 0.625
     q_1(x_0) = 0.25 * 0.9 + 0.75 * 0.2 = 0.375      q_1(x_1) = 0.25 * 0.7 + 0.75 * 0.4 = 0.475
     """
     fusion = KnFu(beta=2.004 * math.log(3), divergence="tv").fuse(cohort_of(TWO_CLIENTS), None)
-    torch.testing.assert_close(fusion.weights, torch.tensor([[0.75, 0.25], [0.25, 0.75]]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        fusion.weights, torch.tensor([[0.75, 0.25], [0.25, 0.75]]), rtol=0, atol=1e-6
+    )
     expected = torch.tensor([[[0.725, 0.275], [0.625, 0.375]], [[0.375, 0.625], [0.475, 0.525]]])
     torch.testing.assert_close(fusion.teachers, expected, rtol=0, atol=1e-6)
 
@@ -175,23 +188,30 @@ def test_two_clients_by_total_variation_by_hand():
 def test_two_clients_by_kl_by_hand():
     """beta = 2, with ln(0.801/0.301) = 0.97875068 and ln(0.201/0.701) = -1.24920298.
 
-    d_01 = (0.801 * 0.97875068 - 0.201 * 1.24920298) / 1.002 = 0.53182585
-    d_10 = (-0.301 * 0.97875068 + 0.701 * 1.24920298) / 1.002 = 0.57992748
-    W_01 = exp(-2 d_01) / (1 + exp(-2 d_01)) = 0.34519297 / 1.34519297 = 0.25661223
-    W_10 = exp(-2 d_10) / (1 + exp(-2 d_10)) = 0.31353165 / 1.31353165 = 0.23869364
-    q_0(x_0) = 0.9 - 0.7 W_01 = 0.72037144 for the first class, q_1(x_0) = 0.2 + 0.7 W_10 = 0.36708555
+    d_01 = (0.801 * 0.97875068 - 0.201 * 1.24920298) / 1.002 = 0.53182585 d_10 = (-0.301 *
+    0.97875068 + 0.701 * 1.24920298) / 1.002 = 0.57992748 W_01 = exp(-2 d_01) / (1 + exp(-2 d_01)) =
+    0.34519297 / 1.34519297 = 0.25661223 W_10 = exp(-2 d_10) / (1 + exp(-2 d_10)) = 0.31353165 /
+    1.31353165 = 0.23869364 q_0(x_0) = 0.9 - 0.7 W_01 = 0.72037144 for the first class, q_1(x_0) =
+    0.2 + 0.7 W_10 = 0.36708555
     """
     fusion = KnFu(beta=2.0).fuse(cohort_of(TWO_CLIENTS), None)
     torch.testing.assert_close(
-        fusion.weights, torch.tensor([[1 - 0.25661223, 0.25661223], [0.23869364, 1 - 0.23869364]]), rtol=0, atol=1e-6
+        fusion.weights,
+        torch.tensor([[1 - 0.25661223, 0.25661223], [0.23869364, 1 - 0.23869364]]),
+        rtol=0,
+        atol=1e-6,
     )
-    torch.testing.assert_close(fusion.teachers[:, 0, 0], torch.tensor([0.72037144, 0.36708555]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        fusion.teachers[:, 0, 0], torch.tensor([0.72037144, 0.36708555]), rtol=0, atol=1e-6
+    )
 
 
 def test_the_three_estimates_by_hand():
-    """On two samples client 0 says (0.9, 0.1) and (0.45, 0.55), client 1 (0.2, 0.8) twice; it has 30 and 10 labels.
+    """On two samples client 0 says (0.9, 0.1) and (0.45, 0.55), client 1 (0.2, 0.8) twice; it has
+    30 and 10 labels.
 
-    Means (0.675, 0.325) and (0.2, 0.8); first choices (1/2, 1/2) and (0, 1); labels (3/4, 1/4) and (1/4, 3/4).
+    Means (0.675, 0.325) and (0.2, 0.8); first choices (1/2, 1/2) and (0, 1); labels (3/4, 1/4) and
+    (1/4, 3/4).
     """
     logits = torch.tensor([[[0.9, 0.1], [0.45, 0.55]], [[0.2, 0.8], [0.2, 0.8]]]).log()
     cohort = cohort_of(logits, label_counts=torch.tensor([[30.0, 10.0], [10.0, 30.0]]))
@@ -239,7 +259,8 @@ def test_a_huge_beta_is_self_distillation_where_the_estimates_differ(divergence:
 @pytest.mark.parametrize("include_self", [True, False])
 @pytest.mark.parametrize("beta", [1e9, 1e30, 1e38, 1e39, 1e300])
 def test_every_beta_that_is_accepted_gives_weights_without_nan(beta: float, include_self: bool):
-    """Float32 ends at 3.4e38: a beta beyond what the arithmetic takes must be refused as a setting, not in a round."""
+    """Float32 ends at 3.4e38: a beta beyond what the arithmetic takes must be refused as a setting,
+    not in a round."""
     try:
         settings = KnFu(beta=beta, include_self=include_self)
     except SettingError:
@@ -279,8 +300,14 @@ def test_the_nearer_weighs_the_more(cohort: Cohort, divergence: Any):
 
 
 def test_weights_follow_label_similarity_and_are_no_mean():
-    """Clients 0 and 1 hold classes 0 and 1, clients 2 and 3 classes 2 and 3: a plain mean would weigh all 1/4."""
-    shares = [[0.55, 0.35, 0.05, 0.05], [0.35, 0.55, 0.05, 0.05], [0.05, 0.05, 0.55, 0.35], [0.05, 0.05, 0.35, 0.55]]
+    """Clients 0 and 1 hold classes 0 and 1, clients 2 and 3 classes 2 and 3: a plain mean would
+    weigh all 1/4."""
+    shares = [
+        [0.55, 0.35, 0.05, 0.05],
+        [0.35, 0.55, 0.05, 0.05],
+        [0.05, 0.05, 0.55, 0.35],
+        [0.05, 0.05, 0.35, 0.55],
+    ]
     cohort = cohort_of(skewed(shares))
     for divergence in DIVERGENCES:
         weights = KnFu(divergence=divergence).fuse(cohort, None).weights
@@ -295,9 +322,11 @@ def test_weights_follow_label_similarity_and_are_no_mean():
 
 
 def test_kl_is_taken_from_the_recipient_to_the_contributor():
-    """Client 0 is certain, client 1 spreads: KL(P_0 || P_1) < KL(P_1 || P_0), so 0 listens to 1 more than 1 to 0.
+    """Client 0 is certain, client 1 spreads: KL(P_0 || P_1) < KL(P_1 || P_0), so 0 listens to 1
+    more than 1 to 0.
 
-    0.98 ln(0.98/0.5) + 0.02 ln(0.02/0.5) = 0.6595 - 0.0644 = 0.595; 0.5 ln(0.5/0.98) + 0.5 ln(0.5/0.02) = 1.273.
+    0.98 ln(0.98/0.5) + 0.02 ln(0.02/0.5) = 0.6595 - 0.0644 = 0.595; 0.5 ln(0.5/0.98) + 0.5
+    ln(0.5/0.02) = 1.273.
     """
     weights = KnFu(beta=1.0).fuse(cohort_of(skewed([[0.98, 0.02], [0.5, 0.5]])), None).weights
     assert weights[0, 1].item() == pytest.approx(1 / (1 + math.exp(0.595)), abs=0.005)
@@ -332,7 +361,9 @@ def test_a_client_alone_teaches_itself_for_want_of_another():
 def test_a_client_without_neighbors_teaches_itself():
     """Clients 0 and 1 are alike, client 2 is farther from both than the threshold."""
     cohort = cohort_of(skewed([[0.8, 0.2], [0.75, 0.25], [0.1, 0.9]]))
-    fusion = KnFu(neighbors="threshold", threshold=0.1, divergence="tv", include_self=False).fuse(cohort, None)
+    fusion = KnFu(neighbors="threshold", threshold=0.1, divergence="tv", include_self=False).fuse(
+        cohort, None
+    )
     assert fusion.weights.tolist() == [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     torch.testing.assert_close(fusion.teachers, cohort.probs[[1, 0, 2]])
 
@@ -341,13 +372,20 @@ def test_only_those_within_the_threshold_teach():
     """Total variations from client 0: 0.05 and 0.7, of which the threshold lets the first pass."""
     cohort = cohort_of(skewed([[0.8, 0.2], [0.75, 0.25], [0.1, 0.9]]))
     weights = KnFu(neighbors="threshold", threshold=0.1, divergence="tv").fuse(cohort, None).weights
-    assert ((weights > 0) == torch.tensor([[True, True, False], [True, True, False], [False, False, True]])).all()
+    assert (
+        (weights > 0)
+        == torch.tensor([[True, True, False], [True, True, False], [False, False, True]])
+    ).all()
 
 
 @pytest.mark.parametrize("include_self", [True, False])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_top_k_clients_teach_the_client_itself_among_them_if_it_may(count: int, include_self: bool):
-    weights = KnFu(neighbors="top_k", top_k=count, include_self=include_self).fuse(random_cohort(4), None).weights
+    weights = (
+        KnFu(neighbors="top_k", top_k=count, include_self=include_self)
+        .fuse(random_cohort(4), None)
+        .weights
+    )
     assert ((weights > 0).sum(dim=1) == count).all()
     assert ((weights.diagonal() > 0) == include_self).all()
 
@@ -355,20 +393,32 @@ def test_top_k_clients_teach_the_client_itself_among_them_if_it_may(count: int, 
 def test_more_neighbors_than_clients_are_all_clients():
     cohort = random_cohort(0)
     everyone = KnFu().fuse(cohort, None)
-    assert torch.equal(KnFu(neighbors="top_k", top_k=99).fuse(cohort, None).weights, everyone.weights)
-    assert torch.equal(KnFu(neighbors="threshold", threshold=1e6).fuse(cohort, None).weights, everyone.weights)
+    assert torch.equal(
+        KnFu(neighbors="top_k", top_k=99).fuse(cohort, None).weights, everyone.weights
+    )
+    assert torch.equal(
+        KnFu(neighbors="threshold", threshold=1e6).fuse(cohort, None).weights, everyone.weights
+    )
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_neighbors_that_tie_all_teach_however_the_classes_are_numbered(divergence: Any):
-    """Clients 1 to 3 hold (70, 20, 10) in three orders, equally far from client 0, who holds as many of each class.
+    """Clients 1 to 3 hold (70, 20, 10) in three orders, equally far from client 0, who holds as
+    many of each class.
 
-    Such ties are common: where a partition deals every client two classes, most pairs are equally far apart.
+    Such ties are common: where a partition deals every client two classes, most pairs are equally
+    far apart.
     """
-    counts = torch.tensor([[30.0, 30.0, 30.0], [70.0, 20.0, 10.0], [10.0, 70.0, 20.0], [20.0, 10.0, 70.0]])
-    settings = KnFu(neighbors="top_k", top_k=1, include_self=False, divergence=divergence, epd="label_histogram")
+    counts = torch.tensor(
+        [[30.0, 30.0, 30.0], [70.0, 20.0, 10.0], [10.0, 70.0, 20.0], [20.0, 10.0, 70.0]]
+    )
+    settings = KnFu(
+        neighbors="top_k", top_k=1, include_self=False, divergence=divergence, epd="label_histogram"
+    )
     weights = settings.fuse(cohort_of(torch.zeros(4, 2, 3), label_counts=counts), None).weights
-    torch.testing.assert_close(weights[0], torch.tensor([0.0, 1 / 3, 1 / 3, 1 / 3]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        weights[0], torch.tensor([0.0, 1 / 3, 1 / 3, 1 / 3]), rtol=0, atol=1e-5
+    )
 
 
 # Every option counts.
@@ -397,7 +447,8 @@ def second_round(settings: KnFu) -> Fusion:
 @pytest.mark.parametrize(("setting", "one", "other"), options())
 def test_each_value_of_each_setting_changes_the_result(setting: str, one: Any, other: Any):
     fusions = [
-        second_round(KnFu(**{setting: value}, **COMPANIONS.get(setting, {}).get(value, {}))) for value in (one, other)
+        second_round(KnFu(**{setting: value}, **COMPANIONS.get(setting, {}).get(value, {})))
+        for value in (one, other)
     ]
     assert (fusions[0].weights - fusions[1].weights).abs().max() > 1e-3
     assert (fusions[0].teachers - fusions[1].teachers).abs().max() > 1e-3
@@ -408,11 +459,16 @@ def test_each_value_of_each_setting_changes_the_result(setting: str, one: Any, o
     [
         ({"beta": 10.0}, {"beta": 5.0}),
         ({"neighbors": "top_k", "top_k": 2}, {"neighbors": "top_k", "top_k": 3}),
-        ({"neighbors": "threshold", "threshold": 0.01}, {"neighbors": "threshold", "threshold": 0.5}),
+        (
+            {"neighbors": "threshold", "threshold": 0.01},
+            {"neighbors": "threshold", "threshold": 0.5},
+        ),
     ],
 )
 def test_each_number_changes_the_result(one: dict[str, Any], other: dict[str, Any]):
-    assert (second_round(KnFu(**one)).weights - second_round(KnFu(**other)).weights).abs().max() > 1e-3
+    assert (
+        second_round(KnFu(**one)).weights - second_round(KnFu(**other)).weights
+    ).abs().max() > 1e-3
 
 
 def test_every_setting_is_tried_above():
@@ -457,7 +513,9 @@ def test_a_client_that_joins_later_keeps_the_estimate_of_its_own_first_round():
 def test_a_client_that_pauses_finds_its_estimate_again():
     settings = KnFu(epd_timing="first_round")
     opening = settings.fuse(random_cohort(0), None)
-    without = settings.fuse(cohort_of(random_cohort(1).values[:2], client_ids=(3, 4)), opening.state)
+    without = settings.fuse(
+        cohort_of(random_cohort(1).values[:2], client_ids=(3, 4)), opening.state
+    )
     back = settings.fuse(random_cohort(2), without.state)
     assert torch.equal(back.weights, opening.weights)
 
@@ -489,21 +547,36 @@ def test_only_the_oracle_needs_label_counts(epd: Any):
         ({"beta": -1.0}, r"beta must be >= 0, got -1\.0"),
         ({"beta": math.nan}, "beta must be a finite number, got nan"),
         ({"beta": math.inf}, "beta must be a finite number, got inf"),
-        ({"epd": "mean"}, "epd must be one of mean_soft_label, argmax_histogram, label_histogram; got 'mean'"),
+        (
+            {"epd": "mean"},
+            "epd must be one of mean_soft_label, argmax_histogram, label_histogram; got 'mean'",
+        ),
         ({"epd_timing": "never"}, "epd_timing must be one of first_round, each_round; got 'never'"),
         ({"divergence": "kld"}, "divergence must be one of kl, js, tv, cosine, l2; got 'kld'"),
         ({"neighbors": "some"}, "neighbors must be one of all, top_k, threshold; got 'some'"),
         ({"top_k": 3}, "top_k=3 would do nothing: neighbors=all"),
         ({"threshold": 0.5}, r"threshold=0\.5 would do nothing: neighbors=all"),
-        ({"neighbors": "threshold", "threshold": 0.5, "top_k": 3}, "top_k=3 would do nothing: neighbors=threshold"),
-        ({"neighbors": "top_k", "top_k": 3, "threshold": 0.5}, r"threshold=0\.5 would do nothing: neighbors=top_k"),
+        (
+            {"neighbors": "threshold", "threshold": 0.5, "top_k": 3},
+            "top_k=3 would do nothing: neighbors=threshold",
+        ),
+        (
+            {"neighbors": "top_k", "top_k": 3, "threshold": 0.5},
+            r"threshold=0\.5 would do nothing: neighbors=top_k",
+        ),
         ({"neighbors": "top_k"}, "top_k must be given with neighbors=top_k"),
         ({"neighbors": "threshold"}, "threshold must be given with neighbors=threshold"),
         ({"neighbors": "top_k", "top_k": 0}, "top_k must be >= 1, got 0"),
         ({"neighbors": "threshold", "threshold": 0.0}, r"threshold must be > 0, got 0\.0"),
         ({"neighbors": "threshold", "threshold": -0.1}, r"threshold must be > 0, got -0\.1"),
-        ({"neighbors": "threshold", "threshold": math.nan}, "threshold must be a finite number, got nan"),
-        ({"epd": "label_histogram", "epd_timing": "first_round"}, "epd_timing=first_round would do nothing"),
+        (
+            {"neighbors": "threshold", "threshold": math.nan},
+            "threshold must be a finite number, got nan",
+        ),
+        (
+            {"epd": "label_histogram", "epd_timing": "first_round"},
+            "epd_timing=first_round would do nothing",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str):

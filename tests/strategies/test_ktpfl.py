@@ -15,7 +15,9 @@ from fedkd.messages import Cohort
 from strategies.ktpfl import KTpFL
 
 
-def cohort_of(logits: Tensor, client_ids: tuple[int, ...] | None = None, temperature: float = 1.0) -> Cohort:
+def cohort_of(
+    logits: Tensor, client_ids: tuple[int, ...] | None = None, temperature: float = 1.0
+) -> Cohort:
     return Cohort(
         round=1,
         client_ids=client_ids or tuple(range(len(logits))),
@@ -36,10 +38,10 @@ OPPOSITE = torch.tensor([[[100.0, 0.0]], [[0.0, 100.0]]])
 def test_two_steps_by_hand():
     """K = 2, step 0.1, rho 0.7, from W_0 = (1/2, 1/2).
 
-    p_0 - W_0 p = (1/2, -1/2): the gradient is -2 (1/2, -1/2) = (-1, 1), and W_0 - 0.1 g = (0.6, 0.4). Then
-    softmax(3, 2) = 1 / (1 + e^-1) = 0.73105858 for the first. Now p_0 - W_0 p = (0.26894142, -0.26894142), and
-    g = -0.53788284 + 1.4 * 0.23105858 = -0.21440083 for the first: 0.75249866 and 0.24750134, whose softmax at five
-    times is 1 / (1 + e^-2.52498662) = 0.92587502.
+    p_0 - W_0 p = (1/2, -1/2): the gradient is -2 (1/2, -1/2) = (-1, 1), and W_0 - 0.1 g = (0.6,
+    0.4). Then softmax(3, 2) = 1 / (1 + e^-1) = 0.73105858 for the first. Now p_0 - W_0 p =
+    (0.26894142, -0.26894142), and g = -0.53788284 + 1.4 * 0.23105858 = -0.21440083 for the first:
+    0.75249866 and 0.24750134, whose softmax at five times is 1 / (1 + e^-2.52498662) = 0.92587502.
     """
     strategy, state = KTpFL(step=0.1), None
     for own in (0.73105858, 0.92587502):
@@ -58,8 +60,11 @@ def test_two_steps_by_hand():
     step=st.floats(0.01, 1),
     sharpness=st.floats(0.5, 10),
 )
-def test_the_step_is_along_the_gradient_of_the_loss(seed: int, clients: int, rho: float, step: float, sharpness: float):
-    """``mean_x |p_i - sum_j W_ij p_j|^2 + rho |W_i - 1/K|^2``, summed over i, by loops and autograd."""
+def test_the_step_is_along_the_gradient_of_the_loss(
+    seed: int, clients: int, rho: float, step: float, sharpness: float
+):
+    """``mean_x |p_i - sum_j W_ij p_j|^2 + rho |W_i - 1/K|^2``, summed over i, by loops and
+    autograd."""
     probs = random_logits(seed, clients).softmax(dim=-1)
     start = random_logits(seed + 1, clients, 1, clients)[:, 0].softmax(dim=-1)
     weights = start.double().requires_grad_()
@@ -94,11 +99,14 @@ def test_at_half_the_pull_a_round_starts_from_equal_weights_anew(seed: int):
     flat = probs.flatten(1)
     for weights in (first, second):
         data = 2 * (flat - weights @ flat) @ flat.T / 4
-        torch.testing.assert_close(strategy.learn(weights, probs), torch.softmax(5 * (1 / 3 + data), dim=1))
+        torch.testing.assert_close(
+            strategy.learn(weights, probs), torch.softmax(5 * (1 / 3 + data), dim=1)
+        )
 
 
 def test_weights_learn_who_is_alike():
-    """Two and two clients agree: after a few rounds each listens to its pair, and hardly to the others."""
+    """Two and two clients agree: after a few rounds each listens to its pair, and hardly to the
+    others."""
     logits = torch.cat([OPPOSITE[:1], OPPOSITE[:1], OPPOSITE[1:], OPPOSITE[1:]])
     strategy, state = KTpFL(), None
     for _ in range(5):
@@ -111,13 +119,18 @@ def test_weights_learn_who_is_alike():
 def test_teachers_are_mixtures_of_soft_labels_at_the_distillation_temperature():
     cohort = cohort_of(random_logits(0, 3), temperature=10.0)
     fusion = KTpFL().fuse(cohort, None)
-    torch.testing.assert_close(fusion.teachers, mix(fusion.weights, torch.softmax(cohort.values / 10, dim=-1)))
+    torch.testing.assert_close(
+        fusion.teachers, mix(fusion.weights, torch.softmax(cohort.values / 10, dim=-1))
+    )
 
 
 # Absence.
 
 
-@given(seed=st.integers(0, 2**20), rounds=st.lists(st.sets(st.integers(0, 5), min_size=1), min_size=1, max_size=5))
+@given(
+    seed=st.integers(0, 2**20),
+    rounds=st.lists(st.sets(st.integers(0, 5), min_size=1), min_size=1, max_size=5),
+)
 def test_rows_of_all_weights_sum_to_one_whoever_takes_part(seed: int, rounds: list[set[int]]):
     strategy, state = KTpFL(), None
     for number, present in enumerate(rounds):
@@ -141,15 +154,20 @@ def test_the_weights_of_absent_clients_stay():
     fusion = KTpFL().fuse(cohort_of(random_logits(1, 2), (1, 3)), whole)
     assert torch.equal(whole, before)
     here = before[[1, 3]][:, [1, 3]]
-    expected = KTpFL().learn(here / here.sum(dim=1, keepdim=True), random_logits(1, 2).softmax(dim=-1))
+    expected = KTpFL().learn(
+        here / here.sum(dim=1, keepdim=True), random_logits(1, 2).softmax(dim=-1)
+    )
     torch.testing.assert_close(fusion.weights, expected)
     assert torch.equal(fusion.state[[0, 2]], before[[0, 2]])
     assert torch.equal(fusion.state[[1, 3]][:, [0, 2]], before[[1, 3]][:, [0, 2]])
-    torch.testing.assert_close(fusion.state[[1, 3]][:, [1, 3]], expected * here.sum(dim=1, keepdim=True))
+    torch.testing.assert_close(
+        fusion.state[[1, 3]][:, [1, 3]], expected * here.sum(dim=1, keepdim=True)
+    )
 
 
 def test_who_only_listened_to_absent_clients_begins_anew_with_those_present():
-    """At a large sharpness weights become exactly 0; among those present there is then nothing to scale."""
+    """At a large sharpness weights become exactly 0; among those present there is then nothing to
+    scale."""
     whole = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
     fusion = KTpFL(sharpness=1000.0).fuse(cohort_of(random_logits(0, 2), (0, 1)), whole)
     expected = KTpFL(sharpness=1000.0).fuse(cohort_of(random_logits(0, 2)), None).weights

@@ -46,7 +46,9 @@ def test_a_teacher_by_hand():
 def test_one_clients_change_leaves_the_others_teachers():
     changed = LOGITS.clone()
     changed[1] += torch.tensor([3.0, 0.0])
-    before, after = (LocalOnly().fuse(cohort_of(values), None).teachers for values in (LOGITS, changed))
+    before, after = (
+        LocalOnly().fuse(cohort_of(values), None).teachers for values in (LOGITS, changed)
+    )
     assert torch.equal(before[0], after[0])
     assert not torch.allclose(before[1], after[1])
 

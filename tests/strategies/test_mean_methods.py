@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.fusion import soften
-from fedkd.losses import distillation_target, kl
 from fedkd.messages import Cohort, Fusion
 from fedkd.strategy import Averaging, Streaming, chosen_loss, declaration
+from fedkd.training.losses import distillation_target, kl
 from strategies.cronus import Cronus
 from strategies.dsfl import DSFL
 from strategies.feddf_logits import FedDFLogits
@@ -40,7 +40,11 @@ def cohort_of(values: Tensor, scale: Any = "logits", temperature: float = 1.0) -
 
 @st.composite
 def logits(draw: st.DrawFn, fewest: int = 1, most: int = 7) -> Tensor:
-    clients, samples, classes = draw(st.integers(fewest, most)), draw(st.integers(1, 6)), draw(st.integers(2, 5))
+    clients, samples, classes = (
+        draw(st.integers(fewest, most)),
+        draw(st.integers(1, 6)),
+        draw(st.integers(2, 5)),
+    )
     stream = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     return 3 * torch.randn(clients, samples, classes, generator=stream)
 
@@ -54,7 +58,8 @@ def naive_softmax(row: list[float]) -> list[float]:
 
 
 def test_the_teacher_of_feddf_by_hand():
-    """Logits (ln 9, 0) and (ln 4, 0): mean (ln 6, 0), softmax (6/7, 1/7); at T = 2 the mean is ln sqrt 6.
+    """Logits (ln 9, 0) and (ln 4, 0): mean (ln 6, 0), softmax (6/7, 1/7); at T = 2 the mean is ln
+    sqrt 6.
 
     The mean of soft labels would be (0.9 + 0.8) / 2 = 0.85 and not 6/7 = 0.857.
     """
@@ -93,7 +98,9 @@ def test_feddf_differs_from_fedmd_by_softening_and_loss_alone():
 
 @given(values=logits(most=1))
 def test_one_client_alone_has_nothing_to_learn_from_feddf(values: Tensor):
-    target = distillation_target("kl", FedDFLogits().fuse(cohort_of(values), None).teachers, "logits", 2.0)
+    target = distillation_target(
+        "kl", FedDFLogits().fuse(cohort_of(values), None).teachers, "logits", 2.0
+    )
     assert kl(values[0], target, 2.0).abs() < 1e-5
 
 
@@ -132,25 +139,34 @@ def cronus(probs: Tensor, **settings: Any) -> Fusion:
     return Cronus(**settings).fuse(cohort_of(probs, "probs"), None)
 
 
-CROWD = soften(torch.tensor([3.0, 0.0, 0.0]) + 0.1 * torch.randn(8, 4, 3, generator=torch.Generator().manual_seed(0)))
+CROWD = soften(
+    torch.tensor([3.0, 0.0, 0.0])
+    + 0.1 * torch.randn(8, 4, 3, generator=torch.Generator().manual_seed(0))
+)
 """Eight clients that are sure of the first class on four samples."""
 
 
 def test_cronus_by_hand():
-    """Of (0.6, 0.4) four times and (0, 1) once: median distance 0, so that any variance is too much.
+    """Of (0.6, 0.4) four times and (0, 1) once: median distance 0, so that any variance is too
+    much.
 
-    The mean is 0.48 and the widest direction (1, -1): the outlier projects (0.48)^2 * 2, the others (0.12)^2 * 2, a
-    sixteenth of it. Weights become 1 - 1/16 = 15/16 and 0: 1.25 of the 2 * 0.2 * 5 = 2 that may be taken. What is left
-    agrees: the mean is (0.6, 0.4), a quarter from each of the four.
+    The mean is 0.48 and the widest direction (1, -1): the outlier projects (0.48)^2 * 2, the others
+    (0.12)^2 * 2, a sixteenth of it. Weights become 1 - 1/16 = 15/16 and 0: 1.25 of the 2 * 0.2 * 5
+    = 2 that may be taken. What is left agrees: the mean is (0.6, 0.4), a quarter from each of the
+    four.
     """
     probs = torch.tensor([[0.6, 0.4]] * 4 + [[0.0, 1.0]])[:, None]
     fusion = cronus(probs)
     torch.testing.assert_close(fusion.teachers, torch.tensor([[0.6, 0.4]]))
-    torch.testing.assert_close(fusion.weights, torch.tensor([[0.25, 0.25, 0.25, 0.25, 0.0]]).expand(5, -1))
+    torch.testing.assert_close(
+        fusion.weights, torch.tensor([[0.25, 0.25, 0.25, 0.25, 0.0]]).expand(5, -1)
+    )
 
 
 @given(values=logits(most=1), clients=st.integers(1, 8))
-def test_clients_that_are_alike_give_the_mean_and_nobody_is_filtered_out(values: Tensor, clients: int):
+def test_clients_that_are_alike_give_the_mean_and_nobody_is_filtered_out(
+    values: Tensor, clients: int
+):
     probs = soften(values).expand(clients, -1, -1).contiguous()
     fusion = cronus(probs)
     torch.testing.assert_close(fusion.teachers, probs[0])
@@ -158,7 +174,8 @@ def test_clients_that_are_alike_give_the_mean_and_nobody_is_filtered_out(values:
 
 
 def test_clients_that_spread_evenly_give_the_mean():
-    """On the corners of a simplex the variance along any direction is 1/K; the median distance squared is 1 - 1/K."""
+    """On the corners of a simplex the variance along any direction is 1/K; the median distance
+    squared is 1 - 1/K."""
     probs = torch.eye(4)[:, None]
     fusion = cronus(probs)
     torch.testing.assert_close(fusion.teachers, torch.full((1, 4), 0.25))
@@ -167,7 +184,8 @@ def test_clients_that_spread_evenly_give_the_mean():
 
 @pytest.mark.parametrize("attackers", [1, 2])
 def test_attackers_with_wild_rows_are_filtered_out(attackers: int):
-    """Of eight or nine others; with the plain mean the same attack moves the teacher by a tenth and more."""
+    """Of eight or nine others; with the plain mean the same attack moves the teacher by a tenth and
+    more."""
     wild = torch.tensor([0.0, 0.0, 1.0]).expand(attackers, 4, 3)
     probs = torch.cat([CROWD, wild])
     fusion = cronus(probs)
@@ -178,14 +196,19 @@ def test_attackers_with_wild_rows_are_filtered_out(attackers: int):
 
 
 def test_the_attack_of_one_sample_costs_a_client_its_weight_there_alone():
-    """A client's weight in the record is its mean over samples: three of four samples are as good as anybody's."""
+    """A client's weight in the record is its mean over samples: three of four samples are as good
+    as anybody's."""
     probs = CROWD.clone()
     probs[0, 0] = torch.tensor([0.0, 0.0, 1.0])
     weights = cronus(probs, threshold=10.0).weights[0]
     assert weights[0].item() == pytest.approx(3 / 4 / 8, abs=0.01)
 
 
-@given(values=logits(most=8), tolerate=st.sampled_from([0.05, 0.2, 0.45]), threshold=st.sampled_from([0.01, 0.5, 5.0]))
+@given(
+    values=logits(most=8),
+    tolerate=st.sampled_from([0.05, 0.2, 0.45]),
+    threshold=st.sampled_from([0.01, 0.5, 5.0]),
+)
 def test_weights_and_teachers_are_distributions(values: Tensor, tolerate: float, threshold: float):
     fusion = cronus(soften(values), tolerate=tolerate, threshold=threshold)
     for rows in (fusion.weights, fusion.teachers):
@@ -198,15 +221,20 @@ def test_weights_and_teachers_are_distributions(values: Tensor, tolerate: float,
 def test_of_two_clients_nobody_is_filtered_out(values: Tensor):
     """Both are as far from their mean: whatever is taken is taken from both, and the mean stays."""
     probs = soften(values)
-    torch.testing.assert_close(cronus(probs, threshold=0.01).teachers, probs.mean(dim=0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        cronus(probs, threshold=0.01).teachers, probs.mean(dim=0), rtol=0, atol=1e-5
+    )
 
 
 @given(values=logits())
 def test_a_large_threshold_is_the_plain_mean(values: Tensor):
-    """For three clients and more that all differ the median distance is above 0, and 1e9 times its square is much."""
+    """For three clients and more that all differ the median distance is above 0, and 1e9 times its
+    square is much."""
     probs = soften(values)
     if len(probs) > 2:
-        torch.testing.assert_close(cronus(probs, threshold=1e9).teachers, probs.mean(dim=0), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            cronus(probs, threshold=1e9).teachers, probs.mean(dim=0), rtol=0, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""The router: its gradient against autograd, its steps against a naive loop, the specialists it finds, and absence."""
+"""The router: its gradient against autograd, its steps against a naive loop, the specialists it
+finds, and absence."""
 
 from typing import Any
 
@@ -14,7 +15,9 @@ from fedkd.messages import Cohort
 from strategies.routed import Routed, gradient, imbalance, likelihood, look_at, route
 
 
-def cohort_of(probs: Tensor, labels: Tensor, client_ids: tuple[int, ...] | None = None, number: int = 1) -> Cohort:
+def cohort_of(
+    probs: Tensor, labels: Tensor, client_ids: tuple[int, ...] | None = None, number: int = 1
+) -> Cohort:
     return Cohort(
         round=number,
         client_ids=client_ids or tuple(range(len(probs))),
@@ -32,7 +35,8 @@ def random_probs(seed: int, clients: int, samples: int, classes: int = 3) -> tup
 
 
 def specialists(clients: int, each: int = 10, sure: float = 0.9) -> tuple[Tensor, Tensor]:
-    """Client j knows the classes 2j and 2j + 1: it gives ``sure`` to the right one of them; elsewhere, half to each.
+    """Client j knows the classes 2j and 2j + 1: it gives ``sure`` to the right one of them;
+    elsewhere, half to each.
 
     There are ``each`` samples of every class.
     """
@@ -43,7 +47,9 @@ def specialists(clients: int, each: int = 10, sure: float = 0.9) -> tuple[Tensor
         for sample, label in enumerate(labels.tolist()):
             own = (2 * client, 2 * client + 1)
             for c in own:
-                probs[client, sample, c] = (sure if c == label else 1 - sure) if label in own else 0.5
+                probs[client, sample, c] = (
+                    (sure if c == label else 1 - sure) if label in own else 0.5
+                )
     return probs, labels
 
 
@@ -57,22 +63,34 @@ def specialists(clients: int, each: int = 10, sure: float = 0.9) -> tuple[Tensor
     samples=st.integers(1, 5),
     balance=st.floats(0, 3),
 )
-def test_the_gradient_is_that_of_the_objective(seed: int, students: int, clients: int, samples: int, balance: float):
-    probs, labels = (x.double() if x.is_floating_point() else x for x in random_probs(seed, clients, samples))
+def test_the_gradient_is_that_of_the_objective(
+    seed: int, students: int, clients: int, samples: int, balance: float
+):
+    probs, labels = (
+        x.double() if x.is_floating_point() else x for x in random_probs(seed, clients, samples)
+    )
     seen, _ = random_probs(seed + 1, students, samples)
     inputs, right = look_at(seen.double()), probs[:, torch.arange(samples), labels]
     stream = torch.Generator().manual_seed(seed)
-    router = torch.randn(students, clients, 4, generator=stream, dtype=torch.float64, requires_grad=True)
+    router = torch.randn(
+        students, clients, 4, generator=stream, dtype=torch.float64, requires_grad=True
+    )
     gates = route(router, inputs)
-    (expected,) = torch.autograd.grad((balance * imbalance(gates) - likelihood(gates, right)).sum(), router)
-    torch.testing.assert_close(gradient(router.detach(), inputs, right, balance), expected, rtol=1e-8, atol=1e-10)
+    (expected,) = torch.autograd.grad(
+        (balance * imbalance(gates) - likelihood(gates, right)).sum(), router
+    )
+    torch.testing.assert_close(
+        gradient(router.detach(), inputs, right, balance), expected, rtol=1e-8, atol=1e-10
+    )
 
 
 def test_two_clients_and_a_sample_by_hand():
-    """p_0(y) = 0.9, p_1(y) = 0.1, R = 0: gates are 1/2, and the first was right with probability 0.9.
+    """p_0(y) = 0.9, p_1(y) = 0.1, R = 0: gates are 1/2, and the first was right with probability
+    0.9.
 
-    The gradient by the scores is (1/2 - 0.9, 1/2 - 0.1) = (-0.4, 0.4). z is (ln 3, -ln 3, 1) / 2 for probs
-    (0.75, 0.25)... that is ln 0.75 less the mean of ln 0.75 and ln 0.25, half of ln 3, and a constant 1.
+    The gradient by the scores is (1/2 - 0.9, 1/2 - 0.1) = (-0.4, 0.4). z is (ln 3, -ln 3, 1) / 2
+    for probs (0.75, 0.25)... that is ln 0.75 less the mean of ln 0.75 and ln 0.25, half of ln 3,
+    and a constant 1.
     """
     inputs = look_at(torch.tensor([[[0.75, 0.25]]], dtype=torch.float64))
     half = 0.5493061443340549
@@ -95,7 +113,10 @@ def test_learning_is_that_of_a_naive_loop(sees: Any):
         logs = student.log()
         seen = [torch.cat([row - row.mean(), torch.ones(1, dtype=torch.float64)]) for row in logs]
         size = 2.0 / (1.5 * (sum(z @ z for z in seen) / 4))
-        router, moved = torch.zeros(3, 4, dtype=torch.float64), torch.zeros(3, 4, dtype=torch.float64)
+        router, moved = (
+            torch.zeros(3, 4, dtype=torch.float64),
+            torch.zeros(3, 4, dtype=torch.float64),
+        )
         for _ in range(4):
             ahead = (router + 0.9 * moved).requires_grad_()
             gates = [(ahead @ z).softmax(dim=0) for z in seen]
@@ -107,7 +128,9 @@ def test_learning_is_that_of_a_naive_loop(sees: Any):
         torch.testing.assert_close(fusion.state["routers"][number], router)
         gates = torch.stack([(router @ z).softmax(dim=0) for z in seen])
         expected = torch.einsum("nk,knc->nc", gates, probs).float()
-        torch.testing.assert_close(fusion.teachers[number] if sees == "student" else fusion.teachers, expected)
+        torch.testing.assert_close(
+            fusion.teachers[number] if sees == "student" else fusion.teachers, expected
+        )
         torch.testing.assert_close(fusion.weights[number], gates.mean(dim=0).float())
 
 
@@ -121,7 +144,8 @@ def test_a_router_that_has_not_moved_teaches_the_mean(sees: Any):
 
 @given(seed=st.integers(0, 2**20), balance=st.floats(0, 10), alike=st.booleans())
 def test_the_largest_step_does_not_overshoot(seed: int, balance: float, alike: bool):
-    """Also where all samples look the same, so that all of the curvature lies along one direction."""
+    """Also where all samples look the same, so that all of the curvature lies along one
+    direction."""
     probs, labels = random_probs(seed, 4, 6)
     if alike:
         probs, labels = probs[:, :1].expand(-1, 6, -1), labels[:1].expand(6)
@@ -152,7 +176,8 @@ def test_specialists_are_found_by_what_the_mean_says():
 
 
 def test_a_student_alone_knows_whom_to_ask_only_as_far_as_it_tells_regions_apart():
-    """Of two specialists each can: where it is unsure, the other knows. Of three, it can only leave itself out."""
+    """Of two specialists each can: where it is unsure, the other knows. Of three, it can only leave
+    itself out."""
     probs, labels = specialists(2)
     gates = gates_of(Routed(sees="student", balance=0.0, steps=500), probs, labels)
     assert (gates.argmax(dim=-1) == (labels // 2).expand(2, -1)).all()
@@ -166,7 +191,9 @@ def test_a_student_alone_knows_whom_to_ask_only_as_far_as_it_tells_regions_apart
 
 
 def gates_of(strategy: Routed, probs: Tensor, labels: Tensor) -> Tensor:
-    return route(strategy.fuse(cohort_of(probs, labels), None).state["routers"], look_at(probs.double()))
+    return route(
+        strategy.fuse(cohort_of(probs, labels), None).state["routers"], look_at(probs.double())
+    )
 
 
 def test_labels_that_are_shuffled_teach_the_router_otherwise():
@@ -179,7 +206,9 @@ def test_labels_that_are_shuffled_teach_the_router_otherwise():
 def test_balance_spreads_the_load_of_a_client_that_is_always_right():
     probs, labels = random_probs(3, 4, 40)
     probs[0] = 0.9 * torch.nn.functional.one_hot(labels, 3) + 0.1 / 3
-    loads = [Routed(balance=b).fuse(cohort_of(probs, labels), None).weights[0] for b in (0.0, 1.0, 10.0)]
+    loads = [
+        Routed(balance=b).fuse(cohort_of(probs, labels), None).weights[0] for b in (0.0, 1.0, 10.0)
+    ]
     assert [load.argmax().item() for load in loads] == [0, 0, 0]
     assert loads[0][0] > 0.8 > loads[1][0] > loads[2][0] > 0.25
     assert loads[2][0] < 0.4
@@ -208,7 +237,9 @@ def test_who_is_absent_keeps_its_row_and_who_is_new_starts_at_the_mean_of_the_ot
     torch.testing.assert_close(rest, whole / whole.sum(dim=-1, keepdim=True), rtol=0, atol=1e-6)
     after = still.fuse(cohort_of(probs, labels, (0, 7, 9), number=2), state).state
     expected = state["routers"][:, [0, 2, 5]].mean(dim=1, keepdim=True)
-    torch.testing.assert_close(after["routers"][:, [7, 9]], expected.expand(-1, 2, -1), rtol=0, atol=1e-8)
+    torch.testing.assert_close(
+        after["routers"][:, [7, 9]], expected.expand(-1, 2, -1), rtol=0, atol=1e-8
+    )
     assert not after["known"][[1, 3, 4, 6, 8]].any()
 
 

@@ -32,7 +32,8 @@ def entropy(probs: Tensor) -> Tensor:
 
 
 def test_sharpening_by_hand():
-    """(0.8, 0.2)^2 = (0.64, 0.04), divided by 0.68: 16/17 and 1/17. To the 1/2: 2 to 1, which is 2/3 and 1/3."""
+    """(0.8, 0.2)^2 = (0.64, 0.04), divided by 0.68: 16/17 and 1/17. To the 1/2: 2 to 1, which is
+    2/3 and 1/3."""
     probs = torch.tensor([[0.8, 0.2]])
     torch.testing.assert_close(sharpen(probs, 2.0), torch.tensor([[16 / 17, 1 / 17]]))
     torch.testing.assert_close(sharpen(probs, 0.5), torch.tensor([[2 / 3, 1 / 3]]))
@@ -40,7 +41,9 @@ def test_sharpening_by_hand():
 
 
 @given(seed=st.integers(0, 2**20), beta=st.floats(0.1, 100), classes=st.integers(2, 6))
-def test_sharpening_keeps_the_order_of_classes_and_gives_soft_labels(seed: int, beta: float, classes: int):
+def test_sharpening_keeps_the_order_of_classes_and_gives_soft_labels(
+    seed: int, beta: float, classes: int
+):
     probs = soft(seed, 5, classes)
     found = sharpen(probs, beta)
     torch.testing.assert_close(found.sum(dim=-1), torch.ones(5))
@@ -62,7 +65,8 @@ def test_a_class_that_nobody_believes_in_stays_impossible():
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[int, float, list[tuple[int, list[int], int]]]:
-    """A duration, a beta, and rounds: their number (some are left out), their samples, and how many clients."""
+    """A duration, a beta, and rounds: their number (some are left out), their samples, and how many
+    clients."""
     rounds, number = [], 0
     for _ in range(draw(st.integers(1, 8))):
         number += draw(st.integers(1, 2))
@@ -82,7 +86,9 @@ def test_rounds_are_those_of_a_cache_in_a_dictionary(history: Any, seed: int):
         assert found.tolist() == asked
         uploads = soft(seed + number, clients, len(asked), 3)
         for row, i in enumerate(asked):
-            mean = [sum(uploads[j, row, c].item() for j in range(clients)) / clients for c in range(3)]
+            mean = [
+                sum(uploads[j, row, c].item() for j in range(clients)) / clients for c in range(3)
+            ]
             powers = [p**beta for p in mean]
             cache[i] = (number, [p / sum(powers) for p in powers])
         cohort = Cohort(
@@ -95,7 +101,9 @@ def test_rounds_are_those_of_a_cache_in_a_dictionary(history: Any, seed: int):
         )
         fusion = strategy.fuse(cohort, state)
         assert fusion.public_ids.tolist() == ids
-        torch.testing.assert_close(fusion.teachers, torch.tensor([cache[i][1] for i in ids]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            fusion.teachers, torch.tensor([cache[i][1] for i in ids]), rtol=0, atol=1e-5
+        )
         torch.testing.assert_close(fusion.weights, torch.full((clients, clients), 1 / clients))
         assert fusion.metrics == {"asked": float(len(asked))}
         state = fusion.state
@@ -106,8 +114,16 @@ def test_rounds_are_those_of_a_cache_in_a_dictionary(history: Any, seed: int):
 def test_an_answer_serves_for_so_many_rounds_the_one_that_brought_it_included():
     strategy, ids = Scarlet(duration=3), torch.arange(2)
     assert isinstance(strategy, Asking)
-    state = {"ids": torch.tensor([0]), "probs": torch.tensor([[0.5, 0.5]]), "rounds": torch.tensor([4])}
-    assert [strategy.asks(number, ids, state).tolist() for number in (5, 6, 7)] == [[1], [1], [0, 1]]
+    state = {
+        "ids": torch.tensor([0]),
+        "probs": torch.tensor([[0.5, 0.5]]),
+        "rounds": torch.tensor([4]),
+    }
+    assert [strategy.asks(number, ids, state).tolist() for number in (5, 6, 7)] == [
+        [1],
+        [1],
+        [0, 1],
+    ]
     assert strategy.asks(1, ids, None) is ids
 
 
@@ -122,10 +138,15 @@ def test_a_duration_of_one_round_asks_for_everything_in_every_round():
 
 
 def test_the_bytes_of_a_run_fall_and_rise_again_when_answers_expire():
-    """Answers serve two rounds: 40 rows, none, 40 rows, none. Teachers that a client has are ids, and 8 bytes of the
-    message's number; requests are ids."""
+    """Answers serve two rounds: 40 rows, none, 40 rows, none. Teachers that a client has are ids,
+    and 8 bytes of the message's number; requests are ids."""
     run = records(strategy={"name": "scarlet", "duration": 2}, rounds=4)
-    assert [{c.bytes_up for c in record.clients} for record in run] == [{40 * ROW}, {0}, {40 * ROW}, {0}]
+    assert [{c.bytes_up for c in record.clients} for record in run] == [
+        {40 * ROW},
+        {0},
+        {40 * ROW},
+        {0},
+    ]
     assert [record.metrics["asked"] for record in run] == [40.0, 0.0, 40.0, 0.0]
     down = [record.clients[0].bytes_down for record in run]
     assert down[0] == down[2] > 40 * ROW + 40 * 4
@@ -136,10 +157,17 @@ def test_the_bytes_of_a_run_fall_and_rise_again_when_answers_expire():
 def test_a_duration_of_one_round_saves_nothing():
     once, plain = (
         records(strategy=s, rounds=3)
-        for s in ({"name": "scarlet", "duration": 1, "beta": 1.0}, {"name": "dsfl", "aggregation": "mean"})
+        for s in (
+            {"name": "scarlet", "duration": 1, "beta": 1.0},
+            {"name": "dsfl", "aggregation": "mean"},
+        )
     )
     for record, other in zip(once, plain, strict=True):
-        assert [c.bytes_up for c in record.clients] == [c.bytes_up for c in other.clients] == [40 * ROW] * 4
+        assert (
+            [c.bytes_up for c in record.clients]
+            == [c.bytes_up for c in other.clients]
+            == [40 * ROW] * 4
+        )
         assert [c.bytes_down for c in record.clients] == [c.bytes_down for c in other.clients]
         assert record.knowledge_sha256 == other.knowledge_sha256
 

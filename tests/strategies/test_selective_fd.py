@@ -1,4 +1,5 @@
-"""Selective-FD by hand, against naive loops, and in its limiting cases; densities are in test_density.py."""
+"""Selective-FD by hand, against naive loops, and in its limiting cases; densities are in
+test_density.py."""
 
 from typing import Any
 
@@ -18,7 +19,9 @@ ROW = 4 * 10 + 4
 
 
 def cohort_of(probs: Tensor, answered: Tensor | None = None) -> Cohort:
-    values = probs if answered is None else probs * answered[..., None]  # rows that did not come are zeros
+    values = (
+        probs if answered is None else probs * answered[..., None]
+    )  # rows that did not come are zeros
     return Cohort(
         round=1,
         client_ids=tuple(range(len(probs))),
@@ -55,11 +58,13 @@ ANSWERED = torch.tensor([[True, True, False, False], [True, False, True, False]]
 def test_who_answered_by_hand():
     """Means: (0.7, 0.3) of both, (0.7, 0.3) of the first, (0.4, 0.6) of the second, nobody's.
 
-    Their distances from the argmax 2 (1 - max q): 0.6, 0.6, 0.8. At tau 0.7 the first two are kept: the first client's
-    shares are 1/2 and 1, the second's 1/2 and 0, which is 3/4 and 1/4.
+    Their distances from the argmax 2 (1 - max q): 0.6, 0.6, 0.8. At tau 0.7 the first two are kept:
+    the first client's shares are 1/2 and 1, the second's 1/2 and 0, which is 3/4 and 1/4.
     """
     fusion = SelectiveFD(tau=0.7).fuse(cohort_of(PROBS, ANSWERED), None)
-    torch.testing.assert_close(fusion.teachers[:3], torch.tensor([[0.7, 0.3], [0.7, 0.3], [0.4, 0.6]]))
+    torch.testing.assert_close(
+        fusion.teachers[:3], torch.tensor([[0.7, 0.3], [0.7, 0.3], [0.4, 0.6]])
+    )
     assert fusion.kept.tolist() == [True, True, False, False]
     torch.testing.assert_close(fusion.weights, torch.tensor([[0.75, 0.25], [0.75, 0.25]]))
     assert fusion.metrics == {"answered": 0.5, "kept": 0.5}
@@ -72,7 +77,10 @@ def test_samples_that_nobody_answered_or_is_sure_of_are_not_taught():
 
 
 def test_a_larger_tau_keeps_more():
-    kept = [SelectiveFD(tau=tau).fuse(cohort_of(PROBS, ANSWERED), None).kept.tolist() for tau in (0.5, 0.7, 1.9)]
+    kept = [
+        SelectiveFD(tau=tau).fuse(cohort_of(PROBS, ANSWERED), None).kept.tolist()
+        for tau in (0.5, 0.7, 1.9)
+    ]
     assert kept == [[False] * 4, [True, True, False, False], [True, True, True, False]]
 
 
@@ -91,10 +99,17 @@ def test_where_nothing_is_kept_nobody_is_taught_and_all_weigh_the_same():
 
 @st.composite
 def cohorts(draw: st.DrawFn) -> Cohort:
-    clients, samples, classes = draw(st.integers(1, 5)), draw(st.integers(1, 6)), draw(st.integers(2, 4))
+    clients, samples, classes = (
+        draw(st.integers(1, 5)),
+        draw(st.integers(1, 6)),
+        draw(st.integers(2, 4)),
+    )
     stream = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     probs = (3 * torch.randn(clients, samples, classes, generator=stream)).softmax(dim=-1)
-    return cohort_of(probs, torch.rand(clients, samples, generator=stream) < draw(st.sampled_from([0.2, 0.7, 1.1])))
+    return cohort_of(
+        probs,
+        torch.rand(clients, samples, generator=stream) < draw(st.sampled_from([0.2, 0.7, 1.1])),
+    )
 
 
 @given(cohort=cohorts(), tau=st.sampled_from([0.3, 1.0, 1.99]))
@@ -107,7 +122,9 @@ def test_the_rule_equals_a_loop_over_samples(cohort: Cohort, tau: float):
         if not voters:
             kept.append(False)
             continue
-        q = [sum(cohort.values[j, x, c].item() for j in voters) / len(voters) for c in range(classes)]
+        q = [
+            sum(cohort.values[j, x, c].item() for j in voters) / len(voters) for c in range(classes)
+        ]
         torch.testing.assert_close(fusion.teachers[x], torch.tensor(q), rtol=0, atol=1e-5)
         first = q.index(max(q))
         vagueness = sum(abs(float(c == first) - q[c]) for c in range(classes))
@@ -117,12 +134,16 @@ def test_the_rule_equals_a_loop_over_samples(cohort: Cohort, tau: float):
             shares[j] += kept[-1] / len(voters)
     assert fusion.kept.tolist() == kept
     expected = [s / sum(shares) if sum(shares) else 1 / clients for s in shares]
-    torch.testing.assert_close(fusion.weights, torch.tensor([expected] * clients), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        fusion.weights, torch.tensor([expected] * clients), rtol=0, atol=1e-5
+    )
 
 
 @given(cohort=cohorts())
 def test_what_was_not_answered_has_no_part(cohort: Cohort):
-    other = torch.where(cohort.answered[..., None], cohort.values, torch.full_like(cohort.values, 0.123))
+    other = torch.where(
+        cohort.answered[..., None], cohort.values, torch.full_like(cohort.values, 0.123)
+    )
     changed = Cohort(**{**vars(cohort), "values": other})
     one, same = SelectiveFD().fuse(cohort, None), SelectiveFD().fuse(changed, None)
     assert torch.equal(one.teachers, same.teachers)
@@ -145,7 +166,9 @@ def test_where_everybody_answers_and_tau_is_nearly_two_it_is_the_mean(cohort: Co
 @pytest.mark.parametrize("density", ["kulsif", "kmeans", "feature_gaussian"])
 def test_clients_send_what_they_answer_for_and_get_what_is_kept(density: str):
     models = ["mlp"] if density == "feature_gaussian" else ["mlp", "cnn"]
-    (only,) = records(strategy={"name": "selective_fd", "density": density}, models=models, rounds=1)
+    (only,) = records(
+        strategy={"name": "selective_fd", "density": density}, models=models, rounds=1
+    )
     rows = [client.bytes_up / ROW for client in only.clients]
     assert all(count == int(count) for count in rows)
     assert sum(rows) / (4 * 40) == pytest.approx(only.metrics["answered"])
@@ -156,7 +179,9 @@ def test_clients_send_what_they_answer_for_and_get_what_is_kept(density: str):
 
 def test_a_smaller_quantile_answers_more():
     shares = [
-        records(strategy={"name": "selective_fd", "density": "kmeans", "quantile": q}, rounds=1)[0].metrics["answered"]
+        records(strategy={"name": "selective_fd", "density": "kmeans", "quantile": q}, rounds=1)[
+            0
+        ].metrics["answered"]
         for q in (0.0, 0.25, 0.9)
     ]
     assert shares[0] > shares[1] > shares[2]
@@ -178,7 +203,10 @@ def test_a_run_in_which_nothing_is_kept_goes_on_as_local_training():
         ({"quantile": -0.1}, "quantile must be at least 0 and below 1"),
         ({"density": "kde"}, "density must be one of kulsif, kmeans, feature_gaussian"),
         ({"density": "kmeans", "width": 3.0}, "width=3.0 would do nothing: density=kmeans"),
-        ({"density": "feature_gaussian", "auxiliary": 10}, "auxiliary=10 would do nothing: density=feature_gaussian"),
+        (
+            {"density": "feature_gaussian", "auxiliary": 10},
+            "auxiliary=10 would do nothing: density=feature_gaussian",
+        ),
         ({"width": 0.0}, "width must be > 0"),
         ({"auxiliary": 0}, "auxiliary must be >= 1"),
     ],

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from tiny import mean, records, scenario
 from torch import Tensor
 
-from fedkd.build import build
 from fedkd.codecs import Delta, Quantized
 from fedkd.errors import RunError, SettingError
+from fedkd.experiment.build import build
+from fedkd.experiment.run import execute
+from fedkd.federation.server_models import WorkplaceModels
 from fedkd.fusion import soften
 from fedkd.knowledge import WeightsCohort
 from fedkd.messages import Cohort, Predictions, ServerModels
-from fedkd.run import execute
-from fedkd.server_models import WorkplaceModels
 from strategies.cfd import CFD
 from strategies.fedavg import FedAvg
 from strategies.feddf import FedDF
@@ -29,7 +29,8 @@ from strategies.fedgems import FedGEMS, select
 
 @dataclass
 class NaiveServer:
-    """A server whose model *is* its logits [P, C], and which learns a teacher by heart in a single call.
+    """A server whose model *is* its logits [P, C], and which learns a teacher by heart in a single
+    call.
 
     What it is asked for is kept in ``calls``.
     """
@@ -43,7 +44,9 @@ class NaiveServer:
         self.calls.append({"what": "initial", "architecture": architecture})
         return {"logits": torch.zeros(self.samples, self.classes)}
 
-    def predict(self, architecture: str, state: Mapping[str, Tensor], ids: Tensor | None = None) -> Tensor:
+    def predict(
+        self, architecture: str, state: Mapping[str, Tensor], ids: Tensor | None = None
+    ) -> Tensor:
         return state["logits"] if ids is None else state["logits"][ids]
 
     def distill(
@@ -59,10 +62,18 @@ class NaiveServer:
     ) -> Mapping[str, Tensor]:
         asked = {"loss": loss, "purpose": purpose, "round": round, "epochs": epochs}
         self.calls.append(
-            {"what": "distill", "architecture": architecture, "state": state, "teacher": teacher, **asked}
+            {
+                "what": "distill",
+                "architecture": architecture,
+                "state": state,
+                "teacher": teacher,
+                **asked,
+            }
         )
         learned = state["logits"].clone()
-        learned[teacher.ids] = teacher.values if teacher.scale == "logits" else teacher.values.clamp(min=1e-12).log()
+        learned[teacher.ids] = (
+            teacher.values if teacher.scale == "logits" else teacher.values.clamp(min=1e-12).log()
+        )
         return {"logits": learned}
 
     def fit(
@@ -108,7 +119,9 @@ def soft(*shape: int, seed: int = 0) -> Tensor:
 # feddf
 
 
-def weights_of(*clients: tuple[str, int, list[list[float]]], server: Any = None, **more: Any) -> WeightsCohort:
+def weights_of(
+    *clients: tuple[str, int, list[list[float]]], server: Any = None, **more: Any
+) -> WeightsCohort:
     """A cohort of clients by architecture, training size and what they predict."""
     return WeightsCohort(
         round=3,
@@ -123,12 +136,15 @@ def weights_of(*clients: tuple[str, int, list[list[float]]], server: Any = None,
 
 
 def test_feddf_distils_the_mean_of_all_clients_into_each_architectures_mean():
-    """Logits (3, 0), (0, 1) of mlps of 3 and 1 samples and (6, 2) of a cnn: the plain mean of all is (3, 1).
+    """Logits (3, 0), (0, 1) of mlps of 3 and 1 samples and (6, 2) of a cnn: the plain mean of all
+    is (3, 1).
 
     It starts from the mlps' weights 3/4 (3, 0) + 1/4 (0, 1) = (2.25, 0.25), and from the cnn's own.
     """
     server = NaiveServer(samples=1)
-    cohort = weights_of(("mlp", 3, [[3.0, 0.0]]), ("mlp", 1, [[0.0, 1.0]]), ("cnn", 9, [[6.0, 2.0]]), server=server)
+    cohort = weights_of(
+        ("mlp", 3, [[3.0, 0.0]]), ("mlp", 1, [[0.0, 1.0]]), ("cnn", 9, [[6.0, 2.0]]), server=server
+    )
     fusion = FedDF(server_epochs=7).fuse(cohort, None)
     mlp, cnn = server.asked("distill")
     assert (mlp["architecture"], cnn["architecture"]) == ("mlp", "cnn")
@@ -155,7 +171,10 @@ def test_of_one_client_feddf_distils_a_model_into_itself():
 
 def test_distilling_a_model_into_itself_leaves_it_where_it_is():
     """The gradient of KL is 0 where student and teacher agree: in real models, but for rounding."""
-    place = build(scenario(models=["mlp"], distill={"optimizer": "sgd", "learning_rate": 0.1}), threading.Event()).place
+    place = build(
+        scenario(models=["mlp"], distill={"optimizer": "sgd", "learning_rate": 0.1}),
+        threading.Event(),
+    ).place
     server = WorkplaceModels(place)
     state = {name: tensor.clone() for name, tensor in server.initial("mlp").items()}
     cohort = WeightsCohort(
@@ -182,7 +201,9 @@ def test_feddf_of_one_architecture_is_near_fedavg_where_it_hardly_distils():
             ("fedavg", {}),
         )
     )
-    for client, other, same in zip(near[-1].clients, far[-1].clients, plain[-1].clients, strict=True):
+    for client, other, same in zip(
+        near[-1].clients, far[-1].clients, plain[-1].clients, strict=True
+    ):
         assert client.global_nll == pytest.approx(same.global_nll, abs=1e-4)
         assert other.global_nll != pytest.approx(same.global_nll, abs=1e-3)
 
@@ -198,13 +219,21 @@ def test_clients_of_an_architecture_share_feddfs_model():
 
 
 def test_cfd_teaches_the_softened_predictions_of_its_servers_model():
-    """Mean (0.6, 0.4) and (0.3, 0.7); the naive server learns ln of it by heart, and at T = 2 says sqrt of it."""
+    """Mean (0.6, 0.4) and (0.3, 0.7); the naive server learns ln of it by heart, and at T = 2 says
+    sqrt of it."""
     server = NaiveServer(samples=2)
     probs = torch.tensor([[[0.9, 0.1], [0.5, 0.5]], [[0.3, 0.7], [0.1, 0.9]]])
-    fusion = CFD(server="cnn", server_epochs=4).fuse(cohort_of(probs, server, temperature=2.0), None)
+    fusion = CFD(server="cnn", server_epochs=4).fuse(
+        cohort_of(probs, server, temperature=2.0), None
+    )
     (call,) = server.asked("distill")
     torch.testing.assert_close(call["teacher"].values, torch.tensor([[0.6, 0.4], [0.3, 0.7]]))
-    assert (call["teacher"].scale, call["architecture"], call["loss"], call["epochs"]) == ("probs", "cnn", "kl", 4)
+    assert (call["teacher"].scale, call["architecture"], call["loss"], call["epochs"]) == (
+        "probs",
+        "cnn",
+        "kl",
+        4,
+    )
     roots = [[math.sqrt(0.6), math.sqrt(0.4)], [math.sqrt(0.3), math.sqrt(0.7)]]
     expected = torch.tensor([[root / sum(row) for root in row] for row in roots])
     torch.testing.assert_close(fusion.teachers, expected)
@@ -216,7 +245,9 @@ def test_cfds_model_is_kept_from_round_to_round():
     """Of a round that asks about other samples it still knows the first ones."""
     server = NaiveServer(samples=4)
     first = CFD().fuse(cohort_of(soft(2, 2, 2), server), None)
-    second = CFD().fuse(cohort_of(soft(2, 2, 2, seed=1), server, public_ids=torch.tensor([2, 3])), first.state)
+    second = CFD().fuse(
+        cohort_of(soft(2, 2, 2, seed=1), server, public_ids=torch.tensor([2, 3])), first.state
+    )
     assert len(server.asked("initial")) == 1
     assert server.asked("distill")[1]["state"] is first.state
     assert torch.equal(second.state["logits"][:2], first.state["logits"][:2])
@@ -245,10 +276,11 @@ def test_cfds_cohort_is_of_one_hot_labels(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_equal_uploads_send_no_row():
-    """Without training and distillation the argmax stays. 40 ids of 4 bytes travel with every message.
+    """Without training and distillation the argmax stays. 40 ids of 4 bytes travel with every
+    message.
 
-    The first brings a label of a byte for each row, the second a bit a row that says that it stays. Either has 12 bytes
-    of the message's number and the shape.
+    The first brings a label of a byte for each row, the second a bit a row that says that it stays.
+    Either has 12 bytes of the message's number and the shape.
     """
     still = {"train": {"epochs": 0}, "distill": {"optimizer": "sgd", "learning_rate": 1e-12}}
     first, second = records(strategy="cfd", **still)
@@ -260,7 +292,10 @@ def test_equal_uploads_send_no_row():
 
 def test_in_full_cfd_is_distillation_through_a_server_model():
     """The codec alone quantizes: without it the clients' soft labels come as they are."""
-    full, plain = records(strategy="cfd", codec="full", rounds=1)[0], records(strategy="dsfl", rounds=1)[0]
+    full, plain = (
+        records(strategy="cfd", codec="full", rounds=1)[0],
+        records(strategy="dsfl", rounds=1)[0],
+    )
     assert [c.bytes_up for c in full.clients] == [c.bytes_up for c in plain.clients]
     assert records(strategy="cfd", rounds=1)[0].clients[0].bytes_up < full.clients[0].bytes_up / 6
 
@@ -289,7 +324,8 @@ CLIENTS = torch.tensor(
         [[0.4, 0.6], [0.3, 0.7], [0.6, 0.4], [0.9, 0.1]],
     ]
 )
-"""Wrong on the first sample; on the second one is right, on the third both are, on the last nobody is."""
+"""Wrong on the first sample; on the second one is right, on the third both are, on the last nobody
+is."""
 
 
 def test_selection_by_hand():
@@ -309,8 +345,13 @@ def test_selection_by_hand():
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
-    """Soft labels of the server [N, C] and of clients [K, N, C], some of them certain, and labels [N]."""
-    clients, samples, classes = draw(st.integers(1, 5)), draw(st.integers(1, 8)), draw(st.integers(2, 4))
+    """Soft labels of the server [N, C] and of clients [K, N, C], some of them certain, and labels
+    [N]."""
+    clients, samples, classes = (
+        draw(st.integers(1, 5)),
+        draw(st.integers(1, 8)),
+        draw(st.integers(2, 4)),
+    )
     stream = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     sharpness = draw(st.sampled_from([1.0, 5.0, 1000.0]))
     probs = soften(sharpness * torch.randn(1 + clients, samples, classes, generator=stream))
@@ -328,12 +369,17 @@ def test_selection_equals_a_loop_over_samples(problem: tuple[Tensor, Tensor, Ten
             expected = own
         else:
             right = [j for j, row in enumerate(rows) if row.index(max(row)) == label]
-            entropies = {j: max(1e-3, -sum(p * math.log(p) for p in rows[j] if p > 0)) for j in right}
+            entropies = {
+                j: max(1e-3, -sum(p * math.log(p) for p in rows[j] if p > 0)) for j in right
+            }
             most = max((1 / h for h in entropies.values()), default=0.0)
             effects = {j: math.exp(1 / h - most) for j, h in entropies.items()}
             for j in right:
                 weights[j] = effects[j] / sum(effects.values())
-            expected = [sum(w * row[c] for w, row in zip(weights, rows, strict=True)) for c in range(len(own))]
+            expected = [
+                sum(w * row[c] for w, row in zip(weights, rows, strict=True))
+                for c in range(len(own))
+            ]
             if not right:
                 expected = [float(c == label) for c in range(len(own))]
             assert all(shares[j, x] == 0 for j in range(len(rows)) if j not in right)
@@ -353,7 +399,8 @@ def test_a_server_that_is_right_everywhere_teaches_itself(problem: tuple[Tensor,
 
 
 def test_the_server_trains_on_labels_then_distils_what_was_selected():
-    """The naive server's labels leave it as it is: at zero logits, of which the first class counts as the largest."""
+    """The naive server's labels leave it as it is: at zero logits, of which the first class counts
+    as the largest."""
     server = NaiveServer(samples=4)
     cohort = cohort_of(CLIENTS, server, public_labels=LABELS)
     fusion = FedGEMS(server="cnn", server_epochs=6).fuse(cohort, None)
@@ -373,12 +420,15 @@ def test_the_server_trains_on_labels_then_distils_what_was_selected():
 
 
 def test_weights_are_shares_of_the_samples_that_clients_taught():
-    """The server prefers the second class: it is wrong on samples 1 and 2, taught by (1, 0) and by both as above."""
+    """The server prefers the second class: it is wrong on samples 1 and 2, taught by (1, 0) and by
+    both as above."""
     server = NaiveServer(samples=4)
     state = {"logits": SERVER.log()}
     fusion = FedGEMS(server="cnn").fuse(cohort_of(CLIENTS, server, public_labels=LABELS), state)
     first = (1 + 0.62540014) / 2
-    torch.testing.assert_close(fusion.weights, torch.tensor([[first, 1 - first]] * 2), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        fusion.weights, torch.tensor([[first, 1 - first]] * 2), rtol=0, atol=1e-6
+    )
     assert fusion.metrics["taught_by_clients"] == 0.5
     assert not server.asked("initial")
     assert server.asked("fit")[0]["state"] is state
@@ -388,8 +438,12 @@ def test_fedgems_softens_the_server_at_the_distillation_temperature():
     server = NaiveServer(samples=4)
     state = {"logits": SERVER.log()}
     labels = SERVER.argmax(dim=-1)  # right everywhere: it distils what it says, at T = 2
-    fusion = FedGEMS(server="cnn").fuse(cohort_of(CLIENTS, server, public_labels=labels, temperature=2.0), state)
-    torch.testing.assert_close(server.asked("distill")[0]["teacher"].values, soften(SERVER.log(), 2.0))
+    fusion = FedGEMS(server="cnn").fuse(
+        cohort_of(CLIENTS, server, public_labels=labels, temperature=2.0), state
+    )
+    torch.testing.assert_close(
+        server.asked("distill")[0]["teacher"].values, soften(SERVER.log(), 2.0)
+    )
     torch.testing.assert_close(fusion.teachers, soften(fusion.state["logits"], 2.0))
 
 
@@ -415,7 +469,9 @@ def test_the_state_is_the_servers_model(strategy: str):
     execute(experiment, lambda record: None, stop)
     kept = experiment.server.state()["strategy"]
     fresh = WorkplaceModels(experiment.place).initial("mlp")
-    assert {name: tensor.shape for name, tensor in kept.items()} == {n: t.shape for n, t in fresh.items()}
+    assert {name: tensor.shape for name, tensor in kept.items()} == {
+        n: t.shape for n, t in fresh.items()
+    }
     assert any(not torch.equal(tensor, fresh[name]) for name, tensor in kept.items())
     last = WorkplaceModels(experiment.place).accuracy("mlp", kept)
     assert last == experiment.server.record(2).metrics["server_accuracy"]
@@ -427,4 +483,6 @@ def test_means_of_weights_are_those_of_fedavg():
     server = NaiveServer(samples=1)
     FedDF().fuse(weights_of(*clients, server=server), None)
     start = server.asked("distill")[0]["state"]
-    assert torch.equal(start["logits"], FedAvg().fuse(weights_of(*clients), None).teachers["mlp"]["logits"])
+    assert torch.equal(
+        start["logits"], FedAvg().fuse(weights_of(*clients), None).teachers["mlp"]["logits"]
+    )

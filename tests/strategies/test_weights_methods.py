@@ -1,4 +1,5 @@
-"""Methods that exchange weights, against a second implementation of whole runs: plain loops over tensors."""
+"""Methods that exchange weights, against a second implementation of whole runs: plain loops over
+tensors."""
 
 import threading
 from collections.abc import Mapping
@@ -12,12 +13,12 @@ from hypothesis import strategies as st
 from tiny import mean, records, scenario
 from torch import Tensor, nn
 
-from fedkd.build import Experiment, build
 from fedkd.errors import SettingError
+from fedkd.experiment.build import Experiment, build
+from fedkd.experiment.run import execute
 from fedkd.knowledge import WeightsCohort
 from fedkd.messages import RoundRecord
-from fedkd.run import execute
-from fedkd.seeding import numpy_stream, torch_seed
+from fedkd.runtime.seeding import numpy_stream, torch_seed
 from strategies.centralized import Centralized
 from strategies.fedavg import FedAvg
 from strategies.fedprox import FedProx
@@ -44,7 +45,9 @@ def ran(**changes: Any) -> tuple[Experiment, list[RoundRecord], list[State]]:
     return experiment, found, [state for state in states if state is not None]
 
 
-def cohort_of(states: list[State], sizes: list[int], names: list[str] | None = None) -> WeightsCohort:
+def cohort_of(
+    states: list[State], sizes: list[int], names: list[str] | None = None
+) -> WeightsCohort:
     return WeightsCohort(
         round=1,
         client_ids=tuple(range(len(states))),
@@ -62,7 +65,9 @@ def distance(one: State, other: State) -> float:
 # The second implementation: a client's training, with the gradient of FedProx's term written out.
 
 
-def naive_training(experiment: Experiment, model: nn.Module, client: int, number: int, mu: float = 0.0) -> None:
+def naive_training(
+    experiment: Experiment, model: nn.Module, client: int, number: int, mu: float = 0.0
+) -> None:
     """Train ``model`` in place as a client would in a round; Adam as in the scenario's default."""
     place = experiment.place
     x, y = place.samples(place.train_rows(client))
@@ -86,10 +91,14 @@ def naive_fedavg(experiment: Experiment, rounds: list[list[int]], mu: float = 0.
     """Train each round's clients from the common weights, then average by the number of samples."""
     place = experiment.place
     architecture = place.architectures[0]
-    common = architecture.build(torch_seed(place.seed, "architecture", architecture.name, "weights")).state_dict()
+    common = architecture.build(
+        torch_seed(place.seed, "architecture", architecture.name, "weights")
+    ).state_dict()
     for number, clients in enumerate(rounds, start=1):
         sizes = {client: len(place.division.train[client]) for client in clients}
-        total = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in common.items()}
+        total = {
+            name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in common.items()
+        }
         for client, size in sizes.items():
             model = architecture.build(0)
             model.load_state_dict(common)
@@ -110,7 +119,9 @@ def test_a_centralized_run_is_one_model_of_each_architecture_trained_on_the_unio
     assert place.train_rows(0).tolist() == place.train_rows(3).tolist() == union
     assert len(union) == 80
     for leader in (0, 1):  # of the mlps, and of the cnns
-        alone = place.architectures[leader].build(torch_seed(place.seed, "client", leader, "weights"))
+        alone = place.architectures[leader].build(
+            torch_seed(place.seed, "client", leader, "weights")
+        )
         for number in (1, 2):
             naive_training(experiment, alone, leader, number)
         for client in (leader, leader + 2):
@@ -119,9 +130,12 @@ def test_a_centralized_run_is_one_model_of_each_architecture_trained_on_the_unio
 
 
 def test_what_centralized_counts_is_the_model_handed_around():
-    """The leaders alone upload; each client downloads its architecture's model, 4 bytes a parameter."""
+    """The leaders alone upload; each client downloads its architecture's model, 4 bytes a
+    parameter."""
     experiment, found, _ = ran(strategy="centralized")
-    expected = [4 * experiment.place.traits[a.name].parameters for a in experiment.place.architectures]
+    expected = [
+        4 * experiment.place.traits[a.name].parameters for a in experiment.place.architectures
+    ]
     for record in found:
         assert [client.bytes_up for client in record.clients] == [*expected[:2], 0, 0]
         assert [client.bytes_down for client in record.clients] == expected
@@ -139,10 +153,15 @@ def test_centralized_hands_on_what_was_trained():
     [
         ({"participation": 0.5}, "nobody is absent; leave participation and dropout out"),
         ({"dropout": 0.1}, "nobody is absent; leave participation and dropout out"),
-        ({"order": "distill_first"}, "at the end of a round, where this order has no message; leave order out"),
+        (
+            {"order": "distill_first"},
+            "at the end of a round, where this order has no message; leave order out",
+        ),
     ],
 )
-def test_what_would_keep_the_model_from_some_is_refused_for_centralized_training(changes: dict[str, Any], message: str):
+def test_what_would_keep_the_model_from_some_is_refused_for_centralized_training(
+    changes: dict[str, Any], message: str
+):
     with pytest.raises(SettingError, match=message):
         records(strategy="centralized", **changes)
 
@@ -169,7 +188,9 @@ def test_a_fedavg_run_is_the_naive_one(order: str):
 
 
 def test_all_clients_have_one_model_after_a_round_buffers_included():
-    _, found, states = ran(strategy="fedavg", models=["toys:with_batch_norm"], samples_per_client=16)
+    _, found, states = ran(
+        strategy="fedavg", models=["toys:with_batch_norm"], samples_per_client=16
+    )
     assert {"1.running_mean", "1.num_batches_tracked"} <= set(states[0])
     for state in states[1:]:
         assert all(torch.equal(tensor, state[name]) for name, tensor in states[0].items())
@@ -178,20 +199,31 @@ def test_all_clients_have_one_model_after_a_round_buffers_included():
 
 
 def test_who_was_absent_trains_from_the_newest_model():
-    """Some come back after a round without them, some take part for the first time in the last one."""
+    """Some come back after a round without them, some take part for the first time in the last
+    one."""
     experiment, found, _ = ran(strategy="fedavg", participation=0.5, rounds=4, **UNEQUAL)
     rounds = [[c.client_id for c in record.clients if c.status == "ok"] for record in found]
     assert all(len(present) == 2 for present in rounds)
     assert set(rounds[-1]) - set(rounds[-2]), "nobody was absent: take another seed"
     expected = naive_fedavg(experiment, rounds)
-    assert all(distance(experiment.place.store.get(client), expected) < 1e-5 for client in rounds[-1])
+    assert all(
+        distance(experiment.place.store.get(client), expected) < 1e-5 for client in rounds[-1]
+    )
 
 
 def test_fedavg_by_hand():
     """(1 * 3 + 5 * 1) / 4 = 2 and (0 * 3 + 8 * 1) / 4 = 2; the counter is the first client's."""
     states = [
-        {"w": torch.tensor([1.0, 0.0]), "running_mean": torch.tensor([0.0]), "seen": torch.tensor(7)},
-        {"w": torch.tensor([5.0, 8.0]), "running_mean": torch.tensor([4.0]), "seen": torch.tensor(2)},
+        {
+            "w": torch.tensor([1.0, 0.0]),
+            "running_mean": torch.tensor([0.0]),
+            "seen": torch.tensor(7),
+        },
+        {
+            "w": torch.tensor([5.0, 8.0]),
+            "running_mean": torch.tensor([4.0]),
+            "seen": torch.tensor(2),
+        },
     ]
     fusion = FedAvg().fuse(cohort_of(states, [3, 1]), None)
     assert fusion.weights.tolist() == [[0.75, 0.25], [0.75, 0.25]]
@@ -206,10 +238,16 @@ def cohorts(draw: st.DrawFn) -> WeightsCohort:
     clients = draw(st.integers(1, 6))
     stream = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     states = [
-        {"a": torch.randn(3, 2, generator=stream), "b": torch.randn(4, generator=stream), "n": torch.tensor(i)}
+        {
+            "a": torch.randn(3, 2, generator=stream),
+            "b": torch.randn(4, generator=stream),
+            "n": torch.tensor(i),
+        }
         for i in range(clients)
     ]
-    return cohort_of(states, draw(st.lists(st.integers(1, 1000), min_size=clients, max_size=clients)))
+    return cohort_of(
+        states, draw(st.lists(st.integers(1, 1000), min_size=clients, max_size=clients))
+    )
 
 
 @given(cohort=cohorts())
@@ -219,10 +257,13 @@ def test_fedavg_is_the_naive_mean(cohort: WeightsCohort):
     for name in ("a", "b"):
         flat = [state[name].flatten().tolist() for state in cohort.states]
         expected = [
-            sum(size * row[place] for size, row in zip(cohort.train_sizes, flat, strict=True)) / whole
+            sum(size * row[place] for size, row in zip(cohort.train_sizes, flat, strict=True))
+            / whole
             for place in range(len(flat[0]))
         ]
-        torch.testing.assert_close(fusion.teachers["mlp"][name].flatten(), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            fusion.teachers["mlp"][name].flatten(), torch.tensor(expected), rtol=1e-4, atol=1e-5
+        )
     shares = torch.tensor([size / whole for size in cohort.train_sizes])
     torch.testing.assert_close(fusion.weights, shares.expand(cohort.size, -1))
 
@@ -231,7 +272,9 @@ def test_fedavg_is_the_naive_mean(cohort: WeightsCohort):
 def test_equal_sizes_make_the_plain_mean(cohort: WeightsCohort, size: int):
     equal = cohort_of(list(cohort.states), [size] * cohort.size)
     found = FedAvg().fuse(equal, None).teachers["mlp"]["a"]
-    torch.testing.assert_close(found, torch.stack([state["a"] for state in cohort.states]).mean(dim=0))
+    torch.testing.assert_close(
+        found, torch.stack([state["a"] for state in cohort.states]).mean(dim=0)
+    )
 
 
 @given(cohort=cohorts())
@@ -246,7 +289,9 @@ def test_one_client_and_equal_clients_keep_their_weights_to_the_bit(cohort: Weig
 def test_of_one_client_fedavg_is_local_training():
     alone = {"clients": 1, "models": ["mlp"]}
     experiment, _, (state,) = ran(strategy="fedavg", **alone)
-    model = experiment.place.architectures[0].build(torch_seed(experiment.place.seed, "architecture", "mlp", "weights"))
+    model = experiment.place.architectures[0].build(
+        torch_seed(experiment.place.seed, "architecture", "mlp", "weights")
+    )
     for number in (1, 2):
         naive_training(experiment, model, 0, number)
     assert distance(state, model.state_dict()) < 1e-6
@@ -254,7 +299,9 @@ def test_of_one_client_fedavg_is_local_training():
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedprox"])
 def test_a_mixture_of_architectures_is_refused_by_name(strategy: str):
-    with pytest.raises(SettingError, match=f"strategy={strategy} averages weights .* models are mlp, cnn"):
+    with pytest.raises(
+        SettingError, match=f"strategy={strategy} averages weights .* models are mlp, cnn"
+    ):
         records(strategy=strategy)
 
 
@@ -271,18 +318,28 @@ def test_a_fedprox_run_is_the_naive_one_and_no_fedavg():
 def test_a_small_mu_is_fedavg_and_a_smaller_one_is_nearer():
     _, _, plain = ran(strategy="fedavg", models=["mlp"])
     far, near = (
-        distance(plain[0], ran(strategy={"name": "fedprox", "mu": mu}, models=["mlp"])[2][0]) for mu in (1.0, 1e-9)
+        distance(plain[0], ran(strategy={"name": "fedprox", "mu": mu}, models=["mlp"])[2][0])
+        for mu in (1.0, 1e-9)
     )
     assert near < 1e-6 < 1e-4 < far
 
 
 def test_a_large_mu_leaves_the_model_where_it_was():
-    """By SGD at a learning rate of 1 / mu each step goes back to the start, and one step of the gradient further."""
-    setting = {"models": ["mlp"], "rounds": 1, "train": {"epochs": 10, "optimizer": "sgd", "learning_rate": 1e-3}}
+    """By SGD at a learning rate of 1 / mu each step goes back to the start, and one step of the
+    gradient further."""
+    setting = {
+        "models": ["mlp"],
+        "rounds": 1,
+        "train": {"epochs": 10, "optimizer": "sgd", "learning_rate": 1e-3},
+    }
     experiment, _, free = ran(strategy="fedavg", **setting)
     _, _, held = ran(strategy={"name": "fedprox", "mu": 1000.0}, **setting)
     place = experiment.place
-    start = place.architectures[0].build(torch_seed(place.seed, "architecture", "mlp", "weights")).state_dict()
+    start = (
+        place.architectures[0]
+        .build(torch_seed(place.seed, "architecture", "mlp", "weights"))
+        .state_dict()
+    )
     assert distance(held[0], start) < 0.1 * distance(free[0], start)
     assert distance(held[0], start) < 1e-3  # the gradient's size is below 1
 

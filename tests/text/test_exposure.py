@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedkd.errors import SettingError
-from fedkd.text.exposure import (
+from fedkd.tasks.text.exposure import (
     CHANCE_BITS,
     _log_skew_normal_cdf,
     by_enumeration,
@@ -21,13 +21,14 @@ from fedkd.text.exposure import (
     log_perplexity,
     rank_of,
 )
-from fedkd.text.tokens import PAD, stack_sequences
+from fedkd.tasks.text.tokens import PAD, stack_sequences
 
 VOCABULARY = 5
 
 
 class Toy:
-    """A causal model with a random distribution for every history: logits depend on the sum of hashed tokens."""
+    """A causal model with a random distribution for every history: logits depend on the sum of
+    hashed tokens."""
 
     def __init__(self, seed: int) -> None:
         stream = torch.Generator().manual_seed(seed)
@@ -100,10 +101,19 @@ def test_rank_is_no_index_of_a_sort():
 
 
 def test_a_canary_that_was_never_inserted_averages_chance():
-    """Over 400 secrets, the mean of exposure lies within 3.5 standard errors of chance, and 1 bit more does not."""
+    """Over 400 secrets, the mean of exposure lies within 3.5 standard errors of chance, and 1 bit
+    more does not."""
     model, rows = (
         Toy(3),
-        stack_sequences([[0, a, b, c, d] for a in range(5) for b in range(5) for c in range(5) for d in range(5)]),
+        stack_sequences(
+            [
+                [0, a, b, c, d]
+                for a in range(5)
+                for b in range(5)
+                for c in range(5)
+                for d in range(5)
+            ]
+        ),
     )
     bits = log_perplexity(model, rows)
     secrets = np.random.default_rng(0).choice(len(rows), 400, replace=False)
@@ -116,7 +126,9 @@ def test_a_canary_that_was_never_inserted_averages_chance():
 
 @given(st.integers(1, 40))
 def test_chance_is_the_mean_over_all_ranks(n: int):
-    assert chance_exposure(n) == pytest.approx(np.mean([math.log2(n / rank) for rank in range(1, n + 1)]), abs=1e-9)
+    assert chance_exposure(n) == pytest.approx(
+        np.mean([math.log2(n / rank) for rank in range(1, n + 1)]), abs=1e-9
+    )
 
 
 @given(st.lists(st.floats(0, 50), min_size=1, max_size=30), st.floats(0, 50))
@@ -127,7 +139,8 @@ def test_sampling_stays_between_zero_and_its_cap(references, secret):
 
 
 def test_sampling_and_extrapolation_come_near_enumeration():
-    """On 100,000 normal log-perplexities; the extrapolated one also where samples say nothing any more."""
+    """On 100,000 normal log-perplexities; the extrapolated one also where samples say nothing any
+    more."""
     stream = np.random.default_rng(1)
     everyone = stream.normal(30, 4, 100_000)
     everyone[0] = 20.0
@@ -148,7 +161,8 @@ def test_a_law_that_does_not_fit_is_said():
 
 
 def test_the_skew_normal_tail_goes_on_where_scipy_underflows():
-    """With shape 0 it is the normal law, whose tail is known; with shape 2 the two formulas meet."""
+    """With shape 0 it is the normal law, whose tail is known; with shape 2 the two formulas
+    meet."""
     from scipy.stats import norm, skewnorm
 
     assert not math.isfinite(skewnorm.logcdf(-60.0, 0.0))
@@ -194,6 +208,8 @@ def test_a_model_of_nans_is_an_error():
 
 def test_nothing_is_ranked_where_all_is_impossible():
     impossible = torch.tensor([0.0, -math.inf])
-    bits = log_perplexity(lambda ids: impossible.expand(*ids.shape, 2), torch.tensor([[0, 0], [0, 1]]))
+    bits = log_perplexity(
+        lambda ids: impossible.expand(*ids.shape, 2), torch.tensor([[0, 0], [0, 1]])
+    )
     assert bits.tolist() == [0.0, math.inf]
     assert from_bits(bits, 1).bits == 0

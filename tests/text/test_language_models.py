@@ -8,13 +8,25 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
-from fedkd.phases import Phase
-from fedkd.seeding import numpy_stream
-from fedkd.text.corpus import embedded_corpus
-from fedkd.text.learning import accuracy_of_tokens, bits_per_token, distill, learn, predict_next, soft_labels
-from fedkd.text.models import LANGUAGE_ZOO, Gru, LanguageArchitecture, try_out_language
-from fedkd.text.vocabulary import characters_of
-from fedkd.text.windows import Windows, windows
+from fedkd.runtime.seeding import numpy_stream
+from fedkd.tasks.text.corpus import embedded_corpus
+from fedkd.tasks.text.language_models import (
+    LANGUAGE_ZOO,
+    Gru,
+    LanguageArchitecture,
+    try_out_language,
+)
+from fedkd.tasks.text.text_learning import (
+    accuracy_of_tokens,
+    bits_per_token,
+    distill,
+    learn,
+    predict_next,
+    soft_labels,
+)
+from fedkd.tasks.text.vocabulary import characters_of
+from fedkd.tasks.text.windows import Windows, windows
+from fedkd.training.hyperparameters import Phase
 
 TEXTS = embedded_corpus(28).texts
 VOCABULARY = characters_of(TEXTS)
@@ -40,7 +52,9 @@ class LooksAhead(nn.Module):
 
 
 def last_only(vocabulary: int, context: int) -> nn.Module:
-    return nn.Sequential(nn.Embedding(vocabulary, 4), nn.Flatten(), nn.Linear(4 * context, vocabulary))
+    return nn.Sequential(
+        nn.Embedding(vocabulary, 4), nn.Flatten(), nn.Linear(4 * context, vocabulary)
+    )
 
 
 @pytest.mark.parametrize("name", LANGUAGE_ZOO)
@@ -49,7 +63,10 @@ def test_every_model_of_the_zoo_is_causal_small_and_repeats_from_its_seed(name):
     assert try_out_language(LanguageArchitecture(name, 2000, 64)) < 2_000_000
     architecture = LanguageArchitecture(name, 40, 64)
     before = torch.get_rng_state()
-    states = [torch.cat([p.flatten() for p in architecture.build(seed).parameters()]) for seed in (1, 1, 2)]
+    states = [
+        torch.cat([p.flatten() for p in architecture.build(seed).parameters()])
+        for seed in (1, 1, 2)
+    ]
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
@@ -59,7 +76,12 @@ def test_every_model_of_the_zoo_is_causal_small_and_repeats_from_its_seed(name):
 def test_a_model_learns_text_and_repeats_to_the_bit(name):
     def trained() -> nn.Module:
         model = LanguageArchitecture(name, VOCABULARY.size, 64).build(0)
-        loss = learn(model, CUT, Phase(epochs=4, batch_size=8, learning_rate=3e-3), numpy_stream(0, "batches"))
+        loss = learn(
+            model,
+            CUT,
+            Phase(epochs=4, batch_size=8, learning_rate=3e-3),
+            numpy_stream(0, "batches"),
+        )
         assert math.isfinite(loss)
         return model
 
@@ -101,7 +123,9 @@ def test_a_share_of_one_learns_the_text_alone():
     one, other = (LanguageArchitecture("gru", VOCABULARY.size, 64).build(0) for _ in range(2))
     distill(one, CUT, places, wrong, phase, numpy_stream(0, "batches"), own_share=1.0)
     learn(other, CUT, phase, numpy_stream(0, "batches"))
-    torch.testing.assert_close(predict_next(one, CUT.inputs), predict_next(other, CUT.inputs), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        predict_next(one, CUT.inputs), predict_next(other, CUT.inputs), rtol=1e-3, atol=1e-3
+    )
     with pytest.raises(SettingError, match="own_share must be <= 1"):
         distill(one, CUT, places, wrong, phase, numpy_stream(0, "batches"), own_share=1.5)
 
@@ -111,7 +135,10 @@ def test_any_factory_is_taken_and_tried():
     assert try_out_language(LanguageArchitecture(where + "Wrapped", 40, 16)) > 0
     with pytest.raises(SettingError, match="is not causal"):
         try_out_language(LanguageArchitecture(where + "LooksAhead", 40, 16))
-    with pytest.raises(SettingError, match=r"logits \[N, L, V\] with V = 40; for N = 2, L = 16 it returned \(2, 40\)"):
+    with pytest.raises(
+        SettingError,
+        match=r"logits \[N, L, V\] with V = 40; for N = 2, L = 16 it returned \(2, 40\)",
+    ):
         try_out_language(LanguageArchitecture(where + "last_only", 40, 16))
     with pytest.raises(SettingError, match="did you mean 'decoder'"):
         try_out_language(LanguageArchitecture("decodr", 40, 16))

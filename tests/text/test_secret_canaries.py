@@ -1,4 +1,5 @@
-"""Canaries are drawn, inserted and held out as they say; the public text visits them as far as it says."""
+"""Canaries are drawn, inserted and held out as they say; the public text visits them as far as it
+says."""
 
 from dataclasses import replace
 
@@ -8,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkd.errors import SettingError
-from fedkd.text.canaries import (
+from fedkd.tasks.text.corpus import embedded_corpus
+from fedkd.tasks.text.exposure import log_perplexity
+from fedkd.tasks.text.text_canaries import (
     DIGITS,
     FORMATS,
     CanaryFormat,
@@ -19,10 +22,8 @@ from fedkd.text.canaries import (
     insert,
     visit,
 )
-from fedkd.text.corpus import embedded_corpus
-from fedkd.text.exposure import log_perplexity
-from fedkd.text.tokens import PAD
-from fedkd.text.vocabulary import Bytes, Characters, decode, learn_byte_pairs
+from fedkd.tasks.text.tokens import PAD
+from fedkd.tasks.text.vocabulary import Bytes, Characters, decode, learn_byte_pairs
 
 TEXTS = embedded_corpus(40).texts
 SMALL = CanaryFormat("code ", ("ab", "-", DIGITS[:3]), "!")
@@ -82,7 +83,8 @@ def test_candidates_are_the_fillings_behind_a_separator(vocabulary):
 
 
 def test_candidates_of_different_lengths_are_summed_not_averaged():
-    """Under a uniform model a longer row costs more bits. Its mean a token would be that of a shorter one."""
+    """Under a uniform model a longer row costs more bits. Its mean a token would be that of a
+    shorter one."""
     pytest.importorskip("tokenizers")
     form = replace(FORMATS["pin"], slots=(DIGITS,) * 3)
     vocabulary = learn_byte_pairs(["my pin is 777", "my pin is 77"] * 50, 290)
@@ -96,9 +98,15 @@ def test_candidates_of_different_lengths_are_summed_not_averaged():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: candidate_sequences(FORMATS["pin"], Bytes(), 14), "a canary of 15 tokens .* context of 14"),
+        (
+            lambda: candidate_sequences(FORMATS["pin"], Bytes(), 14),
+            "a canary of 15 tokens .* context of 14",
+        ),
         (lambda: candidate_sequences(FORMATS["pin"], Characters("abc"), 20), "no token for 'm'"),
-        (lambda: candidate_sequences(CanaryFormat("x", (DIGITS,) * 7), Bytes(), 20), "too many to enumerate"),
+        (
+            lambda: candidate_sequences(CanaryFormat("x", (DIGITS,) * 7), Bytes(), 20),
+            "too many to enumerate",
+        ),
         (lambda: CanaryFormat("", (DIGITS,)), "needs a prefix"),
         (lambda: CanaryFormat("a", ("0",)), "two fillings or more"),
         (lambda: CanaryFormat("a", ("00",)), "distinct characters"),

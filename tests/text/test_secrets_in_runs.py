@@ -1,4 +1,5 @@
-"""Secrets in clients' texts: who learns them in a run, what stops it, and when a run shows nothing."""
+"""Secrets in clients' texts: who learns them in a run, what stops it, and when a run shows
+nothing."""
 
 import math
 from pathlib import Path
@@ -8,16 +9,16 @@ import pytest
 import torch
 from tiny_text import CANARIES, text_experiment, text_records, text_scenario
 
+from fedkd.audit.secret_exposure import summarized, void_because
 from fedkd.errors import SettingError
-from fedkd.exposures import summarized, void_because
+from fedkd.experiment.run import resume, run
 from fedkd.report.console import text_lines
 from fedkd.report.folder import stored_records
-from fedkd.run import resume, run
-from fedkd.settings import parse
-from fedkd.shelf import choose
-from fedkd.text.exposure import CHANCE_BITS, chance_exposure
-from fedkd.text.secrets import Canaries, plant
-from fedkd.text.vocabulary import Bytes
+from fedkd.scenario.registry import choose
+from fedkd.settings.schema import parse
+from fedkd.tasks.text.exposure import CHANCE_BITS, chance_exposure
+from fedkd.tasks.text.secrets import Canaries, plant
+from fedkd.tasks.text.vocabulary import Bytes
 
 LEARNING: dict[str, Any] = {
     "canaries": {**CANARIES, "slots": "dddd", "repeats": 10, "held_out": 8, "visit_times": 12},
@@ -36,7 +37,9 @@ def exposure(path: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_what_was_learned_leaks_to_everybody_and_what_was_not_inserted_does_not(tmp_path: Path) -> None:
+def test_what_was_learned_leaks_to_everybody_and_what_was_not_inserted_does_not(
+    tmp_path: Path,
+) -> None:
     plain = exposure(tmp_path / "plain")
     means = {name: found["inserted"]["mean"] for name, found in plain["by_adversary"].items()}
     assert plain["void"] is None
@@ -56,36 +59,49 @@ def test_what_was_learned_leaks_to_everybody_and_what_was_not_inserted_does_not(
     assert resume(text_scenario(**LEARNING), tmp_path / "plain")["exposure"] == plain
 
 
-def test_a_run_whose_clients_did_not_learn_their_secrets_says_that_it_is_void(tmp_path: Path) -> None:
+def test_a_run_whose_clients_did_not_learn_their_secrets_says_that_it_is_void(
+    tmp_path: Path,
+) -> None:
     canaries = {**LEARNING["canaries"], "repeats": 1}
-    found = exposure(tmp_path / "run", canaries=canaries, train={"epochs": 1}, distill={"epochs": 1})
+    found = exposure(
+        tmp_path / "run", canaries=canaries, train={"epochs": 1}, distill={"epochs": 1}
+    )
     assert "what was not learned cannot leak" in found["void"]
     lines = text_lines({"exposure": found, "bits_per_token": {"balanced test": 2.0}})
     assert lines[-1].startswith("VOID: the clients' own models expose")
     assert "nobody's secrets were measured" in str(void_because([], 6.6))
 
 
-@pytest.mark.parametrize(("detector", "recall"), [("pattern", 1.0), ("surprisal_gap", None), ("confidence", None)])
+@pytest.mark.parametrize(
+    ("detector", "recall"), [("pattern", 1.0), ("surprisal_gap", None), ("confidence", None)]
+)
 def test_detectors_are_judged_by_where_secrets_could_be_said(
     detector: str, recall: float | None, tmp_path: Path
 ) -> None:
     found = exposure(
-        tmp_path / "run", privacy={"name": "swing", "detector": detector}, train={"epochs": 1}, distill={"epochs": 1}
+        tmp_path / "run",
+        privacy={"name": "swing", "detector": detector},
+        train={"epochs": 1},
+        distill={"epochs": 1},
     )["detector"]
     assert found["recall"] is not None
     assert recall is None or found["recall"] == recall
 
 
 def test_noise_is_fixed_for_a_client_and_a_position() -> None:
-    """A second round, whose models have moved, has the noise of the first; or, as a control, noise of its own."""
+    """A second round, whose models have moved, has the noise of the first; or, as a control, noise
+    of its own."""
     place = text_experiment(**LEARNING, privacy={"name": "swing", "detector": "everywhere"}).place
     swing, ids = place.guard.mechanism, torch.tensor([3, 9])
     zeros = torch.zeros(2, place.task.classes)
     first, second = (
-        place.guard._swung(swing, _predictions(ids, zeros), torch.ones(2), client_id=0, number=n) for n in (1, 2)
+        place.guard._swung(swing, _predictions(ids, zeros), torch.ones(2), client_id=0, number=n)
+        for n in (1, 2)
     )
     assert torch.equal(first, second)
-    other = place.guard._swung(swing, _predictions(ids, zeros), torch.ones(2), client_id=1, number=1)
+    other = place.guard._swung(
+        swing, _predictions(ids, zeros), torch.ones(2), client_id=1, number=1
+    )
     assert not torch.equal(first, other)
 
 
@@ -113,8 +129,11 @@ def test_each_client_holds_its_own_secrets_as_often_as_asked() -> None:
 
 def test_the_public_text_visits_the_context_as_asked() -> None:
     for visits, times in (("never", None), ("prefix", 6), ("fillings", 6)):
-        task = text_experiment(canaries={**CANARIES, "visits": visits, "visit_times": times}).place.task
-        # Of a filling, two tokens and what follows are where a secret could be said; of a prefix its end alone.
+        task = text_experiment(
+            canaries={**CANARIES, "visits": visits, "visit_times": times}
+        ).place.task
+        # Of a filling, two tokens and what follows are where a secret could be said; of a prefix
+        # its end alone.
         assert int(task.flagged().sum()) == {"never": 0, "prefix": 6, "fillings": 12}[visits]
 
 

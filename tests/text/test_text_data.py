@@ -7,9 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkd.errors import SettingError
-from fedkd.text.corpus import Corpus, by_topic, embedded_corpus, hold_out, read_corpus
-from fedkd.text.vocabulary import Bytes, Characters, Vocabulary, characters_of, decode, learn_byte_pairs, separator_of
-from fedkd.text.windows import IGNORED, windows
+from fedkd.tasks.text.corpus import Corpus, by_topic, embedded_corpus, hold_out, read_corpus
+from fedkd.tasks.text.vocabulary import (
+    Bytes,
+    Characters,
+    Vocabulary,
+    characters_of,
+    decode,
+    learn_byte_pairs,
+    separator_of,
+)
+from fedkd.tasks.text.windows import IGNORED, windows
 
 pytest.importorskip("tokenizers")
 PAIRS = learn_byte_pairs(embedded_corpus().texts, 320)
@@ -51,7 +59,9 @@ def test_windows_predict_every_token_of_every_text_once(texts, context):
     vocabulary = VOCABULARIES["characters"]
     cut = windows(vocabulary, texts, context)
     separator = separator_of(vocabulary)
-    targets = [token for token in cut.targets.flatten().tolist() if token not in (IGNORED, separator)]
+    targets = [
+        token for token in cut.targets.flatten().tolist() if token not in (IGNORED, separator)
+    ]
     assert targets == [token for text in texts for token in vocabulary.encode(text)]
     assert cut.inputs.shape == cut.targets.shape == (len(cut.inputs), context)
     assert cut.positions == cut.real.sum() > 0
@@ -87,7 +97,10 @@ def test_the_embedded_corpus_is_small_repeats_and_has_natural_topics():
     assert len(characters_of(corpus.texts).alphabet) < 30
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdef"), WORDS), min_size=1, max_size=30), st.integers(1, 6))
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdef"), WORDS), min_size=1, max_size=30),
+    st.integers(1, 6),
+)
 def test_topics_are_divided_whole(rows, clients):
     corpus = Corpus(tuple(text for _, text in rows), tuple(topic for topic, _ in rows))
     if len(set(corpus.topics)) < clients:
@@ -116,8 +129,12 @@ def test_a_folder_in_the_hubs_layout_is_read(tmp_path: Path):
 
     rows = {"text": ["a fish", "", "two fish"], "author": ["cat", "cat", "dog"]}
     Dataset.from_dict(rows).to_parquet(str(tmp_path / "train.parquet"))
-    assert read_corpus(str(tmp_path), topic_column="author") == Corpus(("a fish", "two fish"), ("cat", "dog"))
-    with pytest.raises(SettingError, match=r"text.topic_column=topic: the columns of .* are text, author"):
+    assert read_corpus(str(tmp_path), topic_column="author") == Corpus(
+        ("a fish", "two fish"), ("cat", "dog")
+    )
+    with pytest.raises(
+        SettingError, match=r"text.topic_column=topic: the columns of .* are text, author"
+    ):
         read_corpus(str(tmp_path))
     with pytest.raises(SettingError, match=r"text.split=test: the splits of"):
         read_corpus(str(tmp_path), split="test")

@@ -1,4 +1,5 @@
-"""Whole runs on text through the simulator: repeated, resumed, coded, fused by any public-set strategy."""
+"""Whole runs on text through the simulator: repeated, resumed, coded, fused by any public-set
+strategy."""
 
 import json
 import math
@@ -13,15 +14,15 @@ import torch.nn.functional as F
 from tiny_text import CANARIES, TINY_TEXT, small_gru, text_experiment, text_records, text_scenario
 from torch import nn
 
-from fedkd.build import build
 from fedkd.errors import SettingError
+from fedkd.experiment.build import build
+from fedkd.experiment.run import resume, run
 from fedkd.report import plots
 from fedkd.report.console import ConsoleReport
 from fedkd.report.folder import RunFolder
-from fedkd.run import resume, run
-from fedkd.scenario import Scenario
-from fedkd.text.learning import accuracy_of_tokens, bits_per_token
-from fedkd.text.windows import IGNORED, Windows
+from fedkd.scenario.scenario import Scenario
+from fedkd.tasks.text.text_learning import accuracy_of_tokens, bits_per_token
+from fedkd.tasks.text.windows import IGNORED, Windows
 
 VOLATILE = ("seconds", "versions", "engine")
 
@@ -54,11 +55,20 @@ def figures(folder: Path) -> dict[str, Any]:
 def test_a_run_repeats_with_any_number_of_workers_and_when_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes: dict[str, Any] = {"rounds": 2, "canaries": CANARIES, "privacy": {"name": "swing", "detector": "oracle"}}
+    changes: dict[str, Any] = {
+        "rounds": 2,
+        "canaries": CANARIES,
+        "privacy": {"name": "swing", "detector": "oracle"},
+    }
     whole = run(text_scenario(**changes), tmp_path / "whole")
     run(text_scenario(**changes, engine={"name": "local", "workers": 2}), tmp_path / "two")
     assert figures(tmp_path / "two") == figures(tmp_path / "whole")
-    assert whole["exposure"]["by_adversary"].keys() == {"own_model", "server_uploads", "server_student", "peers"}
+    assert whole["exposure"]["by_adversary"].keys() == {
+        "own_model",
+        "server_uploads",
+        "server_student",
+        "peers",
+    }
 
     class Ended(Exception):
         pass
@@ -80,14 +90,31 @@ def test_a_run_repeats_with_any_number_of_workers_and_when_it_goes_on(
 
 @pytest.mark.slow
 def test_text_runs_on_ray_to_the_figures_of_the_local_engine(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"rounds": 2, "canaries": CANARIES, "privacy": {"name": "swing", "detector": "pattern"}}
+    changes: dict[str, Any] = {
+        "rounds": 2,
+        "canaries": CANARIES,
+        "privacy": {"name": "swing", "detector": "pattern"},
+    }
     run(text_scenario(**changes), tmp_path / "local")
     run(text_scenario(**changes, engine={"name": "ray", "workers": 2}), tmp_path / "ray")
     assert figures(tmp_path / "ray") == figures(tmp_path / "local")
 
 
 @pytest.mark.parametrize(
-    "strategy", ["knfu", "dsfl", "fedmd", "cronus", "comet", "ktpfl", "scarlet", "cfd", "feddf", "fedavg", "fedprox"]
+    "strategy",
+    [
+        "knfu",
+        "dsfl",
+        "fedmd",
+        "cronus",
+        "comet",
+        "ktpfl",
+        "scarlet",
+        "cfd",
+        "feddf",
+        "fedavg",
+        "fedprox",
+    ],
 )
 def test_strategies_of_public_samples_and_of_weights_run_on_tokens(strategy: str) -> None:
     changes: dict[str, Any] = {"strategy": strategy}
@@ -97,7 +124,9 @@ def test_strategies_of_public_samples_and_of_weights_run_on_tokens(strategy: str
         changes["models"] = ["tiny_text:small_gru"]
     (record,) = text_records(**changes)
     assert record.knowledge_sha256 is not None
-    assert all(client.status == "ok" and client.global_accuracy is not None for client in record.clients)
+    assert all(
+        client.status == "ok" and client.global_accuracy is not None for client in record.clients
+    )
 
 
 def test_public_ids_are_the_positions_of_public_text_that_have_a_next_token() -> None:
@@ -118,9 +147,13 @@ def test_distilling_some_positions_is_the_mean_over_them_alone() -> None:
     asked = task.ask(ids)
     target = torch.rand(3, task.classes).softmax(-1)
     batch = torch.arange(asked.size)
-    found = asked.taught_loss(model, batch, lambda logits, rows: F.cross_entropy(logits, target[rows]))
+    found = asked.taught_loss(
+        model, batch, lambda logits, rows: F.cross_entropy(logits, target[rows])
+    )
     assert asked.size <= 3
-    assert found.item() == pytest.approx(F.cross_entropy(task.ask().predict(model)[ids], target).item(), rel=1e-6)
+    assert found.item() == pytest.approx(
+        F.cross_entropy(task.ask().predict(model)[ids], target).item(), rel=1e-6
+    )
 
 
 def test_a_windows_loss_depends_on_no_other_window() -> None:
@@ -128,7 +161,9 @@ def test_a_windows_loss_depends_on_no_other_window() -> None:
     task = text_experiment().place.task
     model, (x, y) = nn.Embedding(task.classes, task.classes), task.public_set()
     alone = [task.training_loss(model, x[i : i + 1], y[i : i + 1]).item() for i in range(len(x))]
-    assert task.training_loss(model, x, y).item() == pytest.approx(sum(alone) / len(alone), rel=1e-5)
+    assert task.training_loss(model, x, y).item() == pytest.approx(
+        sum(alone) / len(alone), rel=1e-5
+    )
 
 
 def test_what_is_measured_are_next_tokens() -> None:
@@ -154,11 +189,17 @@ def test_clients_get_whole_topics() -> None:
     topics = [set(place.prepared.labels[rows].tolist()) for rows in place.division.train]
     assert not topics[0] & topics[1]
     assert len(topics[0] | topics[1]) == 7
-    for changes in ({"name": "dirichlet", "alpha": 1.0}, {"name": "iid"}, {"name": "natural_id", "column": "label"}):
+    for changes in (
+        {"name": "dirichlet", "alpha": 1.0},
+        {"name": "iid"},
+        {"name": "natural_id", "column": "label"},
+    ):
         assert len(text_experiment(partition=changes).place.division.train) == 2
 
 
-@pytest.mark.parametrize("vocabulary", [{"vocabulary": "bytes"}, {"vocabulary": "byte_pairs", "vocabulary_size": 300}])
+@pytest.mark.parametrize(
+    "vocabulary", [{"vocabulary": "bytes"}, {"vocabulary": "byte_pairs", "vocabulary_size": 300}]
+)
 def test_vocabularies_are_made_of_public_text(vocabulary: dict[str, Any]) -> None:
     changes: dict[str, Any] = {"tokens": {"context": 80, **vocabulary}, "canaries": CANARIES}
     assert text_experiment(**changes).place.task.classes == vocabulary.get("vocabulary_size", 257)
@@ -169,7 +210,11 @@ def test_vocabularies_are_made_of_public_text(vocabulary: dict[str, Any]) -> Non
 def test_fewer_entries_of_each_row_cost_fewer_bytes() -> None:
     (full,), (some,), (coarse,) = (
         text_records(strategy="dsfl", **changes, train={"epochs": 1})
-        for changes in ({}, {"codec": {"name": "top_k", "k": 4}}, {"codec": {"name": "quantized", "bits": 2}})
+        for changes in (
+            {},
+            {"codec": {"name": "top_k", "k": 4}},
+            {"codec": {"name": "quantized", "bits": 2}},
+        )
     )
     positions = text_experiment().place.task.public_size
     assert full.clients[0].bytes_up >= 4 * positions * text_experiment().place.task.classes
@@ -184,11 +229,15 @@ def test_any_causal_model_with_logits_takes_part() -> None:
 
 def test_a_round_may_ask_about_some_positions() -> None:
     for choice in ("random", "disputed"):
-        first, second = text_records(rounds=2, public={"size": 20, "per_round": 50, "choice": choice})
+        first, second = text_records(
+            rounds=2, public={"size": 20, "per_round": 50, "choice": choice}
+        )
         asked = [record.clients[0].bytes_up for record in (first, second)]
         assert asked[1] <= asked[0]
         assert asked[1] < 50 * 4 * 45
-    with pytest.raises(SettingError, match=r"public.per_round=100000 is more than the public set has"):
+    with pytest.raises(
+        SettingError, match=r"public.per_round=100000 is more than the public set has"
+    ):
         text_experiment(public={"size": 20, "per_round": 100_000})
 
 
@@ -201,7 +250,10 @@ def test_a_round_may_ask_about_some_positions() -> None:
         ({"strategy": {"name": "selective_fd"}}, "density of images"),
         ({"public_data": "noise"}, "public_data does not go with data=sentences"),
         ({"public": {"size": 20, "views": 2}}, "public.views does not go with"),
-        ({"public": {"size": 20, "corruption": "blur", "severity": 1}}, "public.corruption does not go with"),
+        (
+            {"public": {"size": 20, "corruption": "blur", "severity": 1}},
+            "public.corruption does not go with",
+        ),
         ({"distill": {"student_view": "moved"}}, "distill.student_view does not go with"),
         ({"attacks": "label_swap"}, "attacks does not go with"),
         ({"heads": "dual"}, "heads does not go with"),
@@ -240,6 +292,12 @@ def test_the_plan_the_tables_and_the_picture_say_whether_they_count_windows_or_t
 ) -> None:
     plan = text_experiment().plan
     assert plan.label_counts.sum() < sum(plan.train_sizes)  # a text is more than one window
-    assert plots.partition(plan).axes[0].get_title() == "Training texts by class and client (whole_ids)"
+    assert (
+        plots.partition(plan).axes[0].get_title()
+        == "Training texts by class and client (whole_ids)"
+    )
     ConsoleReport().plan(plan, "out")
-    assert f"with {min(plan.train_sizes)} to {max(plan.train_sizes)} training windows" in capsys.readouterr().out
+    assert (
+        f"with {min(plan.train_sizes)} to {max(plan.train_sizes)} training windows"
+        in capsys.readouterr().out
+    )

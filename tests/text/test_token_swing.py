@@ -1,4 +1,5 @@
-"""Detectors find what they say, protections do what they say, and the facts that decide whether any of it protects."""
+"""Detectors find what they say, protections do what they say, and the facts that decide whether any
+of it protects."""
 
 import math
 from dataclasses import replace
@@ -12,17 +13,24 @@ from torch import Tensor, nn
 
 from fedkd.errors import SettingError
 from fedkd.fusion import soften
-from fedkd.phases import Phase
-from fedkd.seeding import numpy_stream
-from fedkd.settings import defaults, documentation
-from fedkd.text.canaries import DIGITS, CanaryFormat, alphabet_of, candidate_sequences
-from fedkd.text.corpus import embedded_corpus
-from fedkd.text.detectors import compare_scores, confidence, mark, mark_context, surprisal_gap
-from fedkd.text.exposure import by_enumeration
-from fedkd.text.learning import distill, learn, soft_labels
-from fedkd.text.swing import TOKEN_PROTECTIONS, Dropped, Swing, TokenProtection, TopK, Uniform
-from fedkd.text.vocabulary import Bytes, Characters, decode, learn_byte_pairs
-from fedkd.text.windows import Windows, windows
+from fedkd.runtime.seeding import numpy_stream
+from fedkd.settings.schema import defaults, documentation
+from fedkd.tasks.text.corpus import embedded_corpus
+from fedkd.tasks.text.detectors import compare_scores, confidence, mark, mark_context, surprisal_gap
+from fedkd.tasks.text.exposure import by_enumeration
+from fedkd.tasks.text.text_canaries import DIGITS, CanaryFormat, alphabet_of, candidate_sequences
+from fedkd.tasks.text.text_learning import distill, learn, soft_labels
+from fedkd.tasks.text.token_swing import (
+    TOKEN_PROTECTIONS,
+    Dropped,
+    Swing,
+    TokenProtection,
+    TopK,
+    Uniform,
+)
+from fedkd.tasks.text.vocabulary import Bytes, Characters, decode, learn_byte_pairs
+from fedkd.tasks.text.windows import Windows, windows
+from fedkd.training.hyperparameters import Phase
 
 FORM = CanaryFormat("my pin is ", (DIGITS,) * 3)
 NAMES = {"client_id": 2, "round": 1, "seed": 0}
@@ -31,7 +39,9 @@ NAMES = {"client_id": 2, "round": 1, "seed": 0}
 def said(vocabulary, cut: Windows, flags: Tensor) -> list[str]:
     """The next tokens at flagged positions, window by window; a separator is '|'."""
     return [
-        "".join("|" if t == vocabulary.size - 1 else decode(vocabulary, [t]) for t in row[flag].tolist())
+        "".join(
+            "|" if t == vocabulary.size - 1 else decode(vocabulary, [t]) for t in row[flag].tolist()
+        )
         for row, flag in zip(cut.targets, flags, strict=True)
     ]
 
@@ -157,24 +167,33 @@ def test_a_setting_that_does_nothing_is_an_error(make, message):
 
 
 def student_exposures(protection: TokenProtection, seeds: int) -> list[float]:
-    """A teacher that memorized "358", and students that fit what it releases at those three positions exactly."""
+    """A teacher that memorized "358", and students that fit what it releases at those three
+    positions exactly."""
     teacher = torch.randn(3, 10, generator=torch.Generator().manual_seed(0))
     teacher[torch.arange(3), torch.tensor([3, 5, 8])] += 9
     rows = torch.tensor([[0, a, b, c] for a in range(10) for b in range(10) for c in range(10)])
     found = []
     for seed in range(seeds):
-        probs = protection.protect(teacher, torch.ones(3), torch.arange(3), client_id=0, round=1, seed=seed).probs
+        probs = protection.protect(
+            teacher, torch.ones(3), torch.arange(3), client_id=0, round=1, seed=seed
+        ).probs
         student = lambda ids, probs=probs: probs.log()[: ids.shape[1]].expand(len(ids), -1, -1)  # noqa: E731
         found.append(by_enumeration(student, rows, secret=358).bits)
     return found
 
 
 def test_a_temperature_alone_leaves_a_perfect_students_exposure_where_it_was():
-    """Fact 2: a temperature is monotone, and exposure is a rank. Noise is what takes the ranking apart."""
-    assert student_exposures(Swing(highest_temperature=30.0, noise=0), 1) == [pytest.approx(math.log2(1000))]
+    """Fact 2: a temperature is monotone, and exposure is a rank. Noise is what takes the ranking
+    apart."""
+    assert student_exposures(Swing(highest_temperature=30.0, noise=0), 1) == [
+        pytest.approx(math.log2(1000))
+    ]
     noisy = np.array(student_exposures(Swing(highest_temperature=30.0, noise=2.0), 100))
     assert noisy.mean() < 4
-    assert np.mean(student_exposures(Swing(highest_temperature=1.0, noise=2.0), 100)) > noisy.mean() + 2
+    assert (
+        np.mean(student_exposures(Swing(highest_temperature=1.0, noise=2.0), 100))
+        > noisy.mean() + 2
+    )
 
 
 class Bigram(nn.Module):
@@ -182,14 +201,18 @@ class Bigram(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.common, self.after = nn.Parameter(torch.zeros(size)), nn.Parameter(torch.zeros(size, size))
+        self.common, self.after = (
+            nn.Parameter(torch.zeros(size)),
+            nn.Parameter(torch.zeros(size, size)),
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.common + self.after[ids]
 
 
 def test_dropping_flagged_positions_still_lets_the_secret_out():
-    """Fact 4. A student that never sees a marked position learns the secret's digits from the tails of the others."""
+    """Fact 4. A student that never sees a marked position learns the secret's digits from the tails
+    of the others."""
     form = replace(FORM, slots=(DIGITS,) * 4)
     texts = embedded_corpus(30).texts
     vocabulary = Characters("".join(sorted({*"".join(texts), *alphabet_of(form)})))
@@ -207,6 +230,8 @@ def test_dropping_flagged_positions_still_lets_the_secret_out():
         )
         assert not released.kept.all()
         kept = released.kept
-        distill(student, public, places[kept], released.probs[kept], phase, numpy_stream(0, "distill"))
+        distill(
+            student, public, places[kept], released.probs[kept], phase, numpy_stream(0, "distill")
+        )
         exposures.append(by_enumeration(student, rows, secret).excess)
     assert np.mean(exposures) > 2, exposures

@@ -1,8 +1,8 @@
 """Mechanisms by name: settings with pure functions over predictions, and what each may claim.
 
-A client's mechanism (``gaussian``, ``laplace``, ``krr``, ``swing``) has ``release``; a trusted server's has
-``noisy_mean`` (``central_gaussian``) or ``tell`` (``gnmax``). ``dp_sgd`` protects the training, which is
-``fedkd.privacy.dp_sgd.optimize_privately``.
+A client's mechanism (``gaussian``, ``laplace``, ``krr``, ``swing``) has ``release``; a trusted
+server's has ``noisy_mean`` (``central_gaussian``) or ``tell`` (``gnmax``). ``dp_sgd`` protects the
+training, which is ``fedkd.privacy.private_training.optimize_privately``.
 """
 
 from fedkd.privacy.mechanisms.central_gaussian import CentralGaussian as CentralGaussian

@@ -1,7 +1,8 @@
 """DP-SGD's settings: how a client trains privately, what that costs, and the noise for a budget.
 
-The training itself is ``fedkd.privacy.dp_sgd``. Whatever is computed from a model that was trained so (predictions,
-tables, weights) is covered, without further noise: for records it is the default.
+The training itself is ``fedkd.privacy.private_training``. Whatever is computed from a model that
+was trained so (predictions, tables, weights) is covered, without further noise: for records it is
+the default.
 """
 
 import math
@@ -10,17 +11,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Literal
 
-from fedkd.checks import at_least, positive
 from fedkd.errors import SettingError
 from fedkd.privacy.calibration import smallest_below
 from fedkd.privacy.claims import ADVERSARIES, Adversary, Unit, rounded_up
 from fedkd.privacy.composition import epsilon_of
 from fedkd.privacy.events import DpSgdSteps
-from fedkd.privacy.gaussian import check_delta
+from fedkd.privacy.gaussian_dp import check_delta
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
-from fedkd.privacy.plan import Plan, check_accountant, check_delta_for, check_epsilon
+from fedkd.privacy.release_plan import Plan, check_accountant, check_delta_for, check_epsilon
 from fedkd.privacy.renyi import least_epsilon
+from fedkd.settings.validators import at_least, positive
 
 WEAK_NOISE = 0.3
 """A noise multiplier below which epsilon is beyond any meaning."""
@@ -30,8 +31,8 @@ WEAK_NOISE = 0.3
 class Schedule:
     """One round of private training: fixed before it, whatever samples come.
 
-    ``sample_rate`` is each sample's chance to be in a step, ``steps`` how many there are; gradients are divided by
-    ``expected_batch_size``, since the size that a sample has is private.
+    ``sample_rate`` is each sample's chance to be in a step, ``steps`` how many there are; gradients
+    are divided by ``expected_batch_size``, since the size that a sample has is private.
     """
 
     sample_rate: float
@@ -40,7 +41,8 @@ class Schedule:
 
     @classmethod
     def of(cls, size: int, batch_size: int, epochs: int) -> "Schedule":
-        """Return the schedule for ``size`` samples that stands in for ``epochs`` passes in batches; both at least 1.
+        """Return the schedule for ``size`` samples that stands in for ``epochs`` passes in batches;
+        both at least 1.
 
         >>> Schedule.of(100, 32, 2)
         Schedule(sample_rate=0.32, steps=8, expected_batch_size=32)
@@ -49,17 +51,22 @@ class Schedule:
         """
         at_least(1, size=size, batch_size=batch_size)
         batch = min(batch_size, size)
-        return cls(sample_rate=batch / size, steps=epochs * math.ceil(size / batch), expected_batch_size=batch)
+        return cls(
+            sample_rate=batch / size,
+            steps=epochs * math.ceil(size / batch),
+            expected_batch_size=batch,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DpSgd:
     """Train each client's model by DP-SGD (Abadi et al. 2016, arXiv 1607.00133), with Opacus.
 
-    Guarantee: whether one record is in a client's private set is hidden from all who see anything made of its model.
-    Neighbors: a record replaced by a null record (zero-out; sizes are public). Each sample's gradient is clipped to
-    ``clip_norm``; batches are Poisson samples. Steps compose over rounds by RDP (Opacus). A client that has no budget
-    left for a round does not train in it. No claim for a client as a whole.
+    Guarantee: whether one record is in a client's private set is hidden from all who see anything
+    made of its model. Neighbors: a record replaced by a null record (zero-out; sizes are public).
+    Each sample's gradient is clipped to ``clip_norm``; batches are Poisson samples. Steps compose
+    over rounds by RDP (Opacus). A client that has no budget left for a round does not train in it.
+    No claim for a client as a whole.
     """
 
     unit: ClassVar[Unit] = "record"
@@ -76,17 +83,19 @@ class DpSgd:
     outside: ClassVar[tuple[str, ...]] = OUTSIDE
 
     epsilon: float | None = None
-    """Budget of each client's whole run, > 0, from which noise_multiplier is solved; null where that is given; inf
-    protects nothing, as privacy=none does."""
+    """Budget of each client's whole run, > 0, from which noise_multiplier is solved; null where
+    that is given; inf protects nothing, as privacy=none does."""
     delta: float = 1e-5
     """Probability beyond epsilon, above 0 and below one over the largest private set."""
     noise_multiplier: float | None = None
-    """Standard deviation of the noise on a sum of gradients, over clip_norm, > 0; null where epsilon is given."""
+    """Standard deviation of the noise on a sum of gradients, over clip_norm, > 0; null where
+    epsilon is given."""
     clip_norm: float = 1.0
     """L2 norm that a sample's gradient is shortened to, > 0."""
     accountant: Literal["auto", "prv", "pld"] = "auto"
-    """What counts the finished run: auto (exact, else RDP), or also Opacus' PRV or PLD (the extra fedkd[pld]), slower
-    and about a tenth tighter, for epsilons up to 200. Noise is solved, and rounds are counted, by auto."""
+    """What counts the finished run: auto (exact, else RDP), or also Opacus' PRV or PLD (the extra
+    fedkd[pld]), slower and about a tenth tighter, for epsilons up to 200. Noise is solved, and
+    rounds are counted, by auto."""
 
     def __post_init__(self) -> None:
         check_delta(self.delta)
@@ -109,10 +118,12 @@ class DpSgd:
         self.noise_in(plan)  # raises where it cannot be solved
 
     def noise_multiplier_in(self, schedule: Schedule, rounds: int) -> float:
-        """Return the noise multiplier as given, or as a client's budget for ``rounds`` such rounds needs it.
+        """Return the noise multiplier as given, or as a client's budget for ``rounds`` such rounds
+        needs it.
 
-        Clients with few records have large samples of them, and need more noise. Solved to a thousandth, on the safe
-        side; the answers are remembered. SettingError where the budget is below what can be counted.
+        Clients with few records have large samples of them, and need more noise. Solved to a
+        thousandth, on the safe side; the answers are remembered. SettingError where the budget is
+        below what can be counted.
         """
         if self.noise_multiplier is not None:
             return self.noise_multiplier
@@ -126,18 +137,30 @@ class DpSgd:
         return (Spending(event=event, unit=self.unit, layer="model"),)
 
     def planned(self, plan: Plan) -> tuple[Spending, ...]:
-        """Return what the whole run costs the client with the fewest records, whose samples are the largest."""
+        """Return what the whole run costs the client with the fewest records, whose samples are the
+        largest.
+        """
         schedule = Schedule.of(plan.fewest_records or plan.records, plan.batch_size, plan.epochs)
         return self.spent(schedule, plan.rounds, plan.rounds * schedule.steps)
 
     def noise_in(self, plan: Plan) -> tuple[float | None, str]:
         """Return the largest noise multiplier of any client, and in words what it is of."""
         schedules = [
-            Schedule.of(n, plan.batch_size, plan.epochs) for n in (plan.fewest_records or plan.records, plan.records)
+            Schedule.of(n, plan.batch_size, plan.epochs)
+            for n in (plan.fewest_records or plan.records, plan.records)
         ]
-        largest, smallest = (self.noise_multiplier_in(schedule, plan.rounds) for schedule in schedules)
-        shown = f"{largest:.4g}" if largest == smallest else f"{largest:.4g} (fewest records) to {smallest:.4g} (most)"
-        return largest, f"Gaussian on sums of gradients, of {shown} times clip_norm={self.clip_norm:g}"
+        largest, smallest = (
+            self.noise_multiplier_in(schedule, plan.rounds) for schedule in schedules
+        )
+        shown = (
+            f"{largest:.4g}"
+            if largest == smallest
+            else f"{largest:.4g} (fewest records) to {smallest:.4g} (most)"
+        )
+        return (
+            largest,
+            f"Gaussian on sums of gradients, of {shown} times clip_norm={self.clip_norm:g}",
+        )
 
     def warnings(self, plan: Plan) -> tuple[str, ...]:
         """Return what should be said before the run."""
@@ -148,13 +171,16 @@ class DpSgd:
         everybody = plan.all_records or plan.clients * plan.records
         if self.delta >= 1 / everybody:
             found.append(
-                f"delta={self.delta:g} is not below 1/{everybody}, one over the records of all clients: giving one of"
+                f"delta={self.delta:g} is not below 1/{everybody}, one over the records of all"
+                " clients: giving one of"
                 " them away would be within the claim"
             )
         if sigma > schedule.expected_batch_size:
             found.append(
-                f"the smallest client ({size} records) adds noise of {sigma:.3g} times the clip norm to sums of"
-                f" {schedule.expected_batch_size} gradients: it will learn nothing; take fewer rounds or epochs, a"
+                f"the smallest client ({size} records) adds noise of {sigma:.3g} times the clip"
+                " norm to sums of"
+                f" {schedule.expected_batch_size} gradients: it will learn nothing; take fewer"
+                " rounds or epochs, a"
                 " larger batch_size or a larger epsilon"
             )
         if sigma < WEAK_NOISE:
@@ -171,8 +197,10 @@ def _smallest(epsilon: float, delta: float, sample_rate: float, steps: int) -> f
     least = least_epsilon(delta)
     if sample_rate < 1 and epsilon <= least:
         raise SettingError(
-            f"epsilon={epsilon:g} at delta={delta:g} cannot be shown for steps on samples, however large the noise: RDP"
-            f" shows none below {rounded_up(least)}; ask for more, or set train.batch_size to a client's whole set,"
+            f"epsilon={epsilon:g} at delta={delta:g} cannot be shown for steps on samples, however"
+            " large the noise: RDP"
+            f" shows none below {rounded_up(least)}; ask for more, or set train.batch_size to a"
+            " client's whole set,"
             " which is counted exactly"
         )
     return smallest_below(epsilon, cost)

@@ -9,22 +9,30 @@ import torch
 
 from fedkd.privacy.claims import ADVERSARIES, Adversary, Unit
 from fedkd.privacy.events import GaussianRows
-from fedkd.privacy.gaussian import sigma_for
+from fedkd.privacy.gaussian_dp import sigma_for
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
-from fedkd.privacy.plan import Plan, check_budget, check_client_delta, check_local, check_memoize, hopeless
-from fedkd.privacy.ranges import Rows, bound_rows, check_clip, diameter, finish
+from fedkd.privacy.release_plan import (
+    Plan,
+    check_budget,
+    check_client_delta,
+    check_local,
+    check_memoize,
+    hopeless,
+)
+from fedkd.privacy.sensitivity import Rows, bound_rows, check_clip, diameter, finish
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gaussian:
     """Add Gaussian noise to each client's predictions before they leave it.
 
-    Guarantee: all that a client's private data does to its uploads is hidden from the server, other clients and
-    outsiders; neighbors are any two private sets of one client, so that epsilon holds for the client and for each of
-    its records. L2 sensitivity of a row is the diameter of its range: ``2 clip_norm`` for logits, sqrt(2) for soft
-    labels. Composition over rows and rounds is exact. Soft labels are brought back onto the simplex after the noise,
-    which costs nothing; where noise is large the mean over clients is then biased towards uniform.
+    Guarantee: all that a client's private data does to its uploads is hidden from the server, other
+    clients and outsiders; neighbors are any two private sets of one client, so that epsilon holds
+    for the client and for each of its records. L2 sensitivity of a row is the diameter of its
+    range: ``2 clip_norm`` for logits, sqrt(2) for soft labels. Composition over rows and rounds is
+    exact. Soft labels are brought back onto the simplex after the noise, which costs nothing; where
+    noise is large the mean over clients is then biased towards uniform.
     """
 
     unit: ClassVar[Unit] = "client"
@@ -35,14 +43,16 @@ class Gaussian:
     outside: ClassVar[tuple[str, ...]] = OUTSIDE
 
     epsilon: float | None = None
-    """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given; inf protects nothing, as
-    privacy=none does."""
+    """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given; inf
+    protects nothing, as privacy=none does."""
     delta: float = 1e-5
-    """Probability beyond epsilon, above 0, below one over the clients and over the largest private set."""
+    """Probability beyond epsilon, above 0, below one over the clients and over the largest private
+    set."""
     sigma: float | None = None
     """Standard deviation of the noise on each number of a row, > 0; null where epsilon is given."""
     clip_norm: float | None = None
-    """L2 norm that a row of logits is shortened to, > 0; needed for, and only for, strategies that upload logits."""
+    """L2 norm that a row of logits is shortened to, > 0; needed for, and only for, strategies that
+    upload logits."""
     memoize: bool = False
     """Answer a public sample once: a repeated one gets the same noisy row, and costs nothing."""
 
@@ -61,7 +71,9 @@ class Gaussian:
         if self.sigma is not None:
             return self.sigma
         assert self.epsilon is not None, "checked when it was made"
-        return sigma_for(self.epsilon, self.delta, self._sensitivity(plan), plan.released(memoize=self.memoize))
+        return sigma_for(
+            self.epsilon, self.delta, self._sensitivity(plan), plan.released(memoize=self.memoize)
+        )
 
     def release(self, values: Rows, plan: Plan, stream: np.random.Generator) -> Rows:
         """Return the rows that may leave the client: bounded, then with fresh noise."""
@@ -71,7 +83,9 @@ class Gaussian:
 
     def spent(self, plan: Plan, rows: int) -> tuple[Spending, ...]:
         """Return what a release of so many new rows costs its client."""
-        event = GaussianRows(rows=rows, sensitivity=self._sensitivity(plan), sigma=self.sigma_in(plan))
+        event = GaussianRows(
+            rows=rows, sensitivity=self._sensitivity(plan), sigma=self.sigma_in(plan)
+        )
         return (Spending(event=event, unit=self.unit, layer="upload"),)
 
     def planned(self, plan: Plan) -> tuple[Spending, ...]:

@@ -1,4 +1,6 @@
-"""GNMax: a trusted server tells the class with most noisy votes for each public sample, or nothing (PATE)."""
+"""GNMax: a trusted server tells the class with most noisy votes for each public sample, or nothing
+(PATE).
+"""
 
 import math
 from collections.abc import Mapping
@@ -11,21 +13,28 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fedkd.checks import only_with, positive
 from fedkd.errors import SettingError
 from fedkd.privacy.claims import Adversary, Unit
 from fedkd.privacy.events import GaussianRows, NoisyVotes
-from fedkd.privacy.gaussian import mu_at
+from fedkd.privacy.gaussian_dp import mu_at
 from fedkd.privacy.ledger import DATA_DEPENDENT, Spending
-from fedkd.privacy.mechanisms.mechanism import DERIVED, OUTSIDE_SERVER, SEES_TEACHERS, TRUSTED_SERVER
-from fedkd.privacy.plan import Plan, check_budget, check_client_delta, check_local, hopeless
+from fedkd.privacy.mechanisms.mechanism import (
+    DERIVED,
+    OUTSIDE_SERVER,
+    SEES_TEACHERS,
+    TRUSTED_SERVER,
+)
+from fedkd.privacy.pate import confident_gnmax_cost, gnmax_cost
+from fedkd.privacy.release_plan import Plan, check_budget, check_client_delta, check_local, hopeless
 from fedkd.privacy.renyi import ORDERS
-from fedkd.privacy.votes import confident_gnmax_cost, gnmax_cost
+from fedkd.settings.validators import only_with, positive
 
 
 @dataclass(frozen=True)
 class Told:
-    """What the votes made public: one-hot rows [N, C], which of them were answered [N], and what it cost."""
+    """What the votes made public: one-hot rows [N, C], which of them were answered [N], and what it
+    cost.
+    """
 
     probs: Float[Tensor, "N C"]
     answered: Bool[Tensor, "N"]
@@ -36,12 +45,13 @@ class Told:
 class GnMax:
     """Count each client's first choice as a vote, add Gaussian noise, tell the winner.
 
-    Papernot et al. 2018, arXiv 1802.08908. Guarantee: what one client's whole data does to the labels told is hidden
-    from other clients and outsiders, not from the server. Neighbors: one client's data replaced, which moves a
-    histogram by sqrt(2) in L2, or by 1 where its upload is then not usable and it casts no vote. With a threshold
-    (confident GNMax) a sample whose noisy largest count is below it is not answered, which costs the check alone. Sigma
-    is solved for the cost that holds whatever the votes are; the ledger then also knows what they really cost, and that
-    figure is private itself.
+    Papernot et al. 2018, arXiv 1802.08908. Guarantee: what one client's whole data does to the
+    labels told is hidden from other clients and outsiders, not from the server. Neighbors: one
+    client's data replaced, which moves a histogram by sqrt(2) in L2, or by 1 where its upload is
+    then not usable and it casts no vote. With a threshold (confident GNMax) a sample whose noisy
+    largest count is below it is not answered, which costs the check alone. Sigma is solved for the
+    cost that holds whatever the votes are; the ledger then also knows what they really cost, and
+    that figure is private itself.
     """
 
     unit: ClassVar[Unit] = "client"
@@ -49,23 +59,32 @@ class GnMax:
     protects_from: ClassVar[tuple[Adversary, ...]] = SEES_TEACHERS
     refuses: ClassVar[Mapping[str, str]] = {**DERIVED, "clip_norm": "a vote needs no clipping"}
     assumptions: ClassVar[tuple[str, ...]] = TRUSTED_SERVER
-    outside: ClassVar[tuple[str, ...]] = (*OUTSIDE_SERVER, f"where rdp is the accountant, {DATA_DEPENDENT}")
+    outside: ClassVar[tuple[str, ...]] = (
+        *OUTSIDE_SERVER,
+        f"where rdp is the accountant, {DATA_DEPENDENT}",
+    )
 
     epsilon: float | None = None
-    """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given; inf protects nothing, as
-    privacy=none does."""
+    """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given; inf
+    protects nothing, as privacy=none does."""
     delta: float = 1e-5
-    """Probability beyond epsilon, above 0, below one over the clients and over the largest private set."""
+    """Probability beyond epsilon, above 0, below one over the clients and over the largest private
+    set."""
     sigma: float | None = None
     """Standard deviation of the noise on each count of votes, > 0; null where epsilon is given."""
     threshold: float | None = None
     """Votes, with noise, that the first class must have to be told, > 0; null tells all samples."""
     threshold_sigma: float | None = None
-    """Standard deviation of the noise of that check, > 0; needed with, and only with, a threshold."""
+    """Standard deviation of the noise of that check, > 0; needed with, and only with, a
+    threshold."""
 
     def __post_init__(self) -> None:
         check_budget(epsilon=self.epsilon, delta=self.delta, sigma=self.sigma)
-        only_with(self.threshold is not None, "there is no threshold", threshold_sigma=self.threshold_sigma)
+        only_with(
+            self.threshold is not None,
+            "there is no threshold",
+            threshold_sigma=self.threshold_sigma,
+        )
         if self.threshold is not None:
             if self.threshold_sigma is None:
                 raise SettingError("threshold_sigma must be given with threshold")
@@ -77,13 +96,16 @@ class GnMax:
         check_client_delta(self.delta, plan)
         if self.threshold is not None and self.threshold > plan.clients:
             raise SettingError(
-                f"threshold={self.threshold:g} asks for the votes of more clients than there are ({plan.clients}): no"
+                f"threshold={self.threshold:g} asks for the votes of more clients than there are"
+                f" ({plan.clients}): no"
                 " sample would be answered"
             )
         self.sigma_in(plan)
 
     def sigma_in(self, plan: Plan) -> float:
-        """Return sigma as given, or as the run's budget needs it beside the checks of the threshold."""
+        """Return sigma as given, or as the run's budget needs it beside the checks of the
+        threshold.
+        """
         if self.sigma is not None:
             return self.sigma
         assert self.epsilon is not None, "checked when it was made"
@@ -91,7 +113,8 @@ class GnMax:
         left = mu_at(self.epsilon, self.delta) ** 2 - self._check_cost(rows)
         if left <= 0:
             raise SettingError(
-                f"threshold_sigma={self.threshold_sigma} leaves nothing of epsilon={self.epsilon}: the checks of"
+                f"threshold_sigma={self.threshold_sigma} leaves nothing of epsilon={self.epsilon}:"
+                " the checks of"
                 f" {rows} rows alone cost more; give more than"
                 f" {math.sqrt(rows) / mu_at(self.epsilon, self.delta):.4g}"
             )
@@ -100,8 +123,8 @@ class GnMax:
     def tell(self, values: Float[Tensor, "K N C"], plan: Plan, stream: np.random.Generator) -> Told:
         """Return the labels that may leave the server, of all clients' uploads [K, N, C].
 
-        A client whose largest values tie votes for the first of them. Rows that are not answered are uniform. Without
-        any upload (K = 0) the labels are those of noise alone.
+        A client whose largest values tie votes for the first of them. Rows that are not answered
+        are uniform. Without any upload (K = 0) the labels are those of noise alone.
         """
         choices = values.nan_to_num(nan=0.0).argmax(dim=-1)
         votes = F.one_hot(choices, plan.classes).sum(dim=0).cpu().numpy()
@@ -109,7 +132,9 @@ class GnMax:
         most = votes.max(axis=-1)
         answered = np.ones(len(votes), dtype=bool)
         if self.threshold is not None and self.threshold_sigma is not None:
-            answered = most + self.threshold_sigma * stream.standard_normal(len(votes)) >= self.threshold
+            answered = (
+                most + self.threshold_sigma * stream.standard_normal(len(votes)) >= self.threshold
+            )
         winners = (votes + sigma * stream.standard_normal(votes.shape)).argmax(axis=-1)
         costs = np.zeros(len(ORDERS))
         for row, told in zip(votes.tolist(), answered.tolist(), strict=True):
@@ -127,7 +152,10 @@ class GnMax:
         events = [GaussianRows(rows=rows, sensitivity=2**0.5, sigma=self.sigma_in(plan))]
         if self.threshold_sigma is not None:
             events.append(GaussianRows(rows=rows, sensitivity=1.0, sigma=self.threshold_sigma))
-        return tuple(Spending(event=e, unit=self.unit, layer="teacher", seen_by=SEES_TEACHERS) for e in events)
+        return tuple(
+            Spending(event=e, unit=self.unit, layer="teacher", seen_by=SEES_TEACHERS)
+            for e in events
+        )
 
     def noise_in(self, plan: Plan) -> tuple[float | None, str]:
         """Return sigma, and in words what it is of."""
@@ -142,7 +170,9 @@ class GnMax:
     def _cost(self, votes: list[int], sigma: float, told: bool) -> np.ndarray:
         if self.threshold is None or self.threshold_sigma is None:
             return gnmax_cost(votes, sigma)
-        return confident_gnmax_cost(votes, sigma, self.threshold, self.threshold_sigma, answered=told)
+        return confident_gnmax_cost(
+            votes, sigma, self.threshold, self.threshold_sigma, answered=told
+        )
 
     def _check_cost(self, rows: int) -> float:
         return 0.0 if self.threshold_sigma is None else rows / self.threshold_sigma**2

@@ -1,4 +1,6 @@
-"""k-ary randomized response: a client tells a label for each row, and not always the one that it found."""
+"""k-ary randomized response: a client tells a label for each row, and not always the one that it
+found.
+"""
 
 import math
 from collections.abc import Mapping
@@ -12,16 +14,15 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
-from fedkd.checks import positive
 from fedkd.errors import SettingError
 from fedkd.privacy.calibration import largest_below
 from fedkd.privacy.claims import ADVERSARIES, Adversary, Unit
 from fedkd.privacy.composition import epsilon_of
 from fedkd.privacy.events import RandomizedLabels
-from fedkd.privacy.gaussian import check_delta
+from fedkd.privacy.gaussian_dp import check_delta
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
-from fedkd.privacy.plan import (
+from fedkd.privacy.release_plan import (
     Plan,
     check_accountant,
     check_client_delta,
@@ -30,7 +31,8 @@ from fedkd.privacy.plan import (
     check_memoize,
     hopeless,
 )
-from fedkd.privacy.ranges import Rows
+from fedkd.privacy.sensitivity import Rows
+from fedkd.settings.validators import positive
 
 
 def truth_probability(label_epsilon: float, classes: int) -> float:
@@ -45,7 +47,9 @@ def truth_probability(label_epsilon: float, classes: int) -> float:
 def randomize_labels(
     labels: Int[Tensor, "N"], classes: int, label_epsilon: float, stream: np.random.Generator
 ) -> Int[Tensor, "N"]:
-    """Return labels where each is the true one with ``truth_probability``, else one of the others, all alike."""
+    """Return labels where each is the true one with ``truth_probability``, else one of the others,
+    all alike.
+    """
     told = stream.random(len(labels)) < truth_probability(label_epsilon, classes)
     shift = stream.integers(1, classes, size=len(labels))
     return (labels + torch.from_numpy(np.where(told, 0, shift)).to(labels.device)) % classes
@@ -55,9 +59,9 @@ def randomize_labels(
 class RandomizedResponse:
     """Tell a randomized label in place of each prediction, as a one-hot soft label.
 
-    Guarantee: as for ``gaussian``; a label may change to any other, so that there is no sensitivity to speak of. Each
-    label has pure epsilon ``label_epsilon``; many compose by RDP, or by their sum where that is less. For strategies
-    that upload soft labels.
+    Guarantee: as for ``gaussian``; a label may change to any other, so that there is no sensitivity
+    to speak of. Each label has pure epsilon ``label_epsilon``; many compose by RDP, or by their sum
+    where that is less. For strategies that upload soft labels.
     """
 
     unit: ClassVar[Unit] = "client"
@@ -72,23 +76,25 @@ class RandomizedResponse:
     outside: ClassVar[tuple[str, ...]] = OUTSIDE
 
     epsilon: float | None = None
-    """Budget of the whole run, > 0, from which label_epsilon is solved; null where that is given; inf protects
-    nothing, as privacy=none does."""
+    """Budget of the whole run, > 0, from which label_epsilon is solved; null where that is given;
+    inf protects nothing, as privacy=none does."""
     delta: float = 1e-5
-    """Probability beyond epsilon, above 0, below one over the clients and over the largest private set."""
+    """Probability beyond epsilon, above 0, below one over the clients and over the largest private
+    set."""
     label_epsilon: float | None = None
     """Pure epsilon of each label, > 0; null where epsilon is given."""
     memoize: bool = False
     """Answer a public sample once: a repeated one gets the same label, and costs nothing."""
     accountant: Literal["auto", "pld"] = "auto"
-    """What counts the finished run: auto (RDP, or the sum), or also PLD (the extra fedkd[pld]), slower and tighter,
-    for epsilons up to 200. Noise is solved, and rounds are counted, by auto."""
+    """What counts the finished run: auto (RDP, or the sum), or also PLD (the extra fedkd[pld]),
+    slower and tighter, for epsilons up to 200. Noise is solved, and rounds are counted, by auto."""
 
     def __post_init__(self) -> None:
         check_delta(self.delta)
         if (self.epsilon is None) == (self.label_epsilon is None):
             raise SettingError(
-                f"give either epsilon or label_epsilon, got epsilon={self.epsilon}, label_epsilon={self.label_epsilon}"
+                f"give either epsilon or label_epsilon, got epsilon={self.epsilon},"
+                f" label_epsilon={self.label_epsilon}"
             )
         check_epsilon(self.epsilon)
         if self.label_epsilon is not None:
@@ -98,7 +104,10 @@ class RandomizedResponse:
         """Raise SettingError where the settings do not fit the run."""
         check_local(plan)
         if plan.scale != "probs":
-            raise SettingError("krr tells labels, and this strategy's clients upload logits; take one for soft labels")
+            raise SettingError(
+                "krr tells labels, and this strategy's clients upload logits; take one for soft"
+                " labels"
+            )
         check_client_delta(self.delta, plan)
         check_memoize(plan, self.memoize)
         check_accountant(self.accountant)
@@ -118,7 +127,9 @@ class RandomizedResponse:
 
     def spent(self, plan: Plan, rows: int) -> tuple[Spending, ...]:
         """Return what a release of so many new labels costs its client."""
-        event = RandomizedLabels(rows=rows, classes=plan.classes, label_epsilon=self.label_epsilon_in(plan))
+        event = RandomizedLabels(
+            rows=rows, classes=plan.classes, label_epsilon=self.label_epsilon_in(plan)
+        )
         return (Spending(event=event, unit=self.unit, layer="upload"),)
 
     def planned(self, plan: Plan) -> tuple[Spending, ...]:
@@ -131,7 +142,9 @@ class RandomizedResponse:
         return None, f"each label is the true one with probability {truth:.4g}, else any other"
 
     def warnings(self, plan: Plan) -> tuple[str, ...]:
-        """Return what should be said before the run: a label told with truth p is like noise of sqrt(p (1-p)) / gap."""
+        """Return what should be said before the run: a label told with truth p is like noise of
+        sqrt(p (1-p)) / gap.
+        """
         truth = truth_probability(self.label_epsilon_in(plan), plan.classes)
         other = (1 - truth) / (plan.classes - 1)
         noise = math.sqrt(max(truth * (1 - truth), other * (1 - other))) / (truth - other)
@@ -142,6 +155,8 @@ class RandomizedResponse:
 @lru_cache(maxsize=64)
 def _largest(epsilon: float, delta: float, rows: int, classes: int) -> float:
     def cost(label_epsilon: float) -> float:
-        return epsilon_of([(RandomizedLabels(rows=rows, classes=classes, label_epsilon=label_epsilon), 1)], delta)[0]
+        return epsilon_of(
+            [(RandomizedLabels(rows=rows, classes=classes, label_epsilon=label_epsilon), 1)], delta
+        )[0]
 
     return largest_below(epsilon, cost)

@@ -14,7 +14,7 @@ from fedkd.privacy.composition import epsilon_of
 from fedkd.privacy.events import LaplaceRows
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
-from fedkd.privacy.plan import (
+from fedkd.privacy.release_plan import (
     Plan,
     check_accountant,
     check_budget,
@@ -23,16 +23,16 @@ from fedkd.privacy.plan import (
     check_memoize,
     hopeless,
 )
-from fedkd.privacy.ranges import Rows, bound_rows, check_clip, diameter, finish
+from fedkd.privacy.sensitivity import Rows, bound_rows, check_clip, diameter, finish
 
 
 @dataclass(frozen=True, kw_only=True)
 class Laplace:
     """Add Laplace noise to each client's predictions before they leave it.
 
-    Guarantee: as for ``gaussian``, with the L1 diameter for a sensitivity: ``2 clip_norm`` for logits clipped in L1,
-    2 for soft labels. Rows compose by RDP, or by their sum where that is less: for few rows only is it better than
-    Gaussian noise.
+    Guarantee: as for ``gaussian``, with the L1 diameter for a sensitivity: ``2 clip_norm`` for
+    logits clipped in L1, 2 for soft labels. Rows compose by RDP, or by their sum where that is
+    less: for few rows only is it better than Gaussian noise.
     """
 
     unit: ClassVar[Unit] = "client"
@@ -43,19 +43,21 @@ class Laplace:
     outside: ClassVar[tuple[str, ...]] = OUTSIDE
 
     epsilon: float | None = None
-    """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given; inf protects nothing, as
-    privacy=none does."""
+    """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given; inf
+    protects nothing, as privacy=none does."""
     delta: float = 1e-5
-    """Probability beyond epsilon, above 0, below one over the clients and over the largest private set."""
+    """Probability beyond epsilon, above 0, below one over the clients and over the largest private
+    set."""
     sigma: float | None = None
     """Standard deviation of the noise on each number of a row, > 0: sqrt(2) times its scale."""
     clip_norm: float | None = None
-    """L1 norm that a row of logits is shortened to, > 0; needed for, and only for, strategies that upload logits."""
+    """L1 norm that a row of logits is shortened to, > 0; needed for, and only for, strategies that
+    upload logits."""
     memoize: bool = False
     """Answer a public sample once: a repeated one gets the same noisy row, and costs nothing."""
     accountant: Literal["auto", "pld"] = "auto"
-    """What counts the finished run: auto (RDP, or the sum), or also PLD (the extra fedkd[pld]), slower and tighter,
-    for epsilons up to 200. Noise is solved, and rounds are counted, by auto."""
+    """What counts the finished run: auto (RDP, or the sum), or also PLD (the extra fedkd[pld]),
+    slower and tighter, for epsilons up to 200. Noise is solved, and rounds are counted, by auto."""
 
     def __post_init__(self) -> None:
         check_budget(epsilon=self.epsilon, delta=self.delta, sigma=self.sigma)
@@ -69,12 +71,16 @@ class Laplace:
         check_accountant(self.accountant)
 
     def scale_in(self, plan: Plan) -> float:
-        """Return the noise's scale, ``sigma / sqrt(2)``, as given or as the run's budget needs it."""
+        """Return the noise's scale, ``sigma / sqrt(2)``, as given or as the run's budget needs
+        it.
+        """
         if self.sigma is not None:
             return self.sigma / 2**0.5
         assert self.epsilon is not None, "checked when it was made"
         sensitivity = self._sensitivity(plan)
-        return sensitivity / _largest_ratio(self.epsilon, self.delta, plan.released(memoize=self.memoize))
+        return sensitivity / _largest_ratio(
+            self.epsilon, self.delta, plan.released(memoize=self.memoize)
+        )
 
     def release(self, values: Rows, plan: Plan, stream: np.random.Generator) -> Rows:
         """Return the rows that may leave the client: bounded, then with fresh noise."""
@@ -84,7 +90,9 @@ class Laplace:
 
     def spent(self, plan: Plan, rows: int) -> tuple[Spending, ...]:
         """Return what a release of so many new rows costs its client."""
-        event = LaplaceRows(rows=rows, sensitivity=self._sensitivity(plan), scale=self.scale_in(plan))
+        event = LaplaceRows(
+            rows=rows, sensitivity=self._sensitivity(plan), scale=self.scale_in(plan)
+        )
         return (Spending(event=event, unit=self.unit, layer="upload"),)
 
     def planned(self, plan: Plan) -> tuple[Spending, ...]:
@@ -108,7 +116,9 @@ class Laplace:
 
 @lru_cache(maxsize=64)
 def _largest_ratio(epsilon: float, delta: float, rows: int) -> float:
-    """Return the largest sensitivity over scale for which so many rows cost at most (epsilon, delta)."""
+    """Return the largest sensitivity over scale for which so many rows cost at most (epsilon,
+    delta).
+    """
 
     def cost(ratio: float) -> float:
         return epsilon_of([(LaplaceRows(rows=rows, sensitivity=ratio, scale=1.0), 1)], delta)[0]

@@ -1,9 +1,11 @@
-"""Swing distillation: warmer and noisier soft labels where a prediction may hold private information. A heuristic.
+"""Swing distillation: warmer and noisier soft labels where a prediction may hold private
+information. A heuristic.
 
-After Li et al. 2022 (arXiv 2212.08349), whose abstract sets the temperature of each position by its risk and puts noise
-into the soft targets. Detector, temperature and noise law are our reconstruction. No differential privacy follows, and
-none is claimed: the report says so. Temperature alone protects nothing, it keeps the order of all candidates. Fresh
-noise averages out over rounds; noise kept per sample does not hide *changes* of a prediction from round to round.
+After Li et al. 2022 (arXiv 2212.08349), whose abstract sets the temperature of each position by its
+risk and puts noise into the soft targets. Detector, temperature and noise law are our
+reconstruction. No differential privacy follows, and none is claimed: the report says so.
+Temperature alone protects nothing, it keeps the order of all candidates. Fresh noise averages out
+over rounds; noise kept per sample does not hide *changes* of a prediction from round to round.
 """
 
 import math
@@ -15,16 +17,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fedkd.checks import at_least, one_of, positive
 from fedkd.errors import SettingError
 from fedkd.fusion import soften
-from fedkd.losses import Scale
+from fedkd.privacy.adaptive_temperature import draw_noise, swing_logits, swing_temperatures
 from fedkd.privacy.claims import Adversary, Unit
 from fedkd.privacy.events import NoClaim
 from fedkd.privacy.ledger import Spending
-from fedkd.privacy.plan import Plan, check_local
-from fedkd.privacy.ranges import Rows
-from fedkd.swing import draw_noise, swing_logits, swing_temperatures
+from fedkd.privacy.release_plan import Plan, check_local
+from fedkd.privacy.sensitivity import Rows
+from fedkd.settings.validators import at_least, one_of, positive
+from fedkd.training.losses import Scale
 
 Detector = Literal["confidence", "surprisal_gap", "pattern", "oracle", "everywhere"]
 DETECTORS: tuple[Detector, ...] = ("confidence", "surprisal_gap", "pattern", "oracle", "everywhere")
@@ -37,8 +39,8 @@ Scores = Float[Tensor, "N"]
 def confidence_scores(log_probs: Rows, reference: Rows | None) -> Scores:
     """Return how sure each row is and how little others agree, in [0, 1]: sure and alone is 1.
 
-    ``(1 - H(p) / ln C)`` times the total variation to ``reference`` probs [N, C]; without a reference, as in a first
-    round, sureness alone.
+    ``(1 - H(p) / ln C)`` times the total variation to ``reference`` probs [N, C]; without a
+    reference, as in a first round, sureness alone.
     """
     probs = log_probs.exp()
     sureness = 1 + torch.xlogy(probs, probs).sum(dim=-1) / math.log(probs.shape[-1])
@@ -48,7 +50,8 @@ def confidence_scores(log_probs: Rows, reference: Rows | None) -> Scores:
 
 
 def surprisal_gap_scores(log_probs: Rows, reference: Rows, largest_gap: float) -> Scores:
-    """Return how much likelier a row finds its first class than ``reference`` does: gap in nats over ``largest_gap``.
+    """Return how much likelier a row finds its first class than ``reference`` does: gap in nats
+    over ``largest_gap``.
 
     0 where the reference finds it at least as likely, 1 from ``largest_gap`` on: a memorized label.
     """
@@ -61,9 +64,10 @@ def surprisal_gap_scores(log_probs: Rows, reference: Rows, largest_gap: float) -
 class Hints:
     """What is known of the rows [N] that are released, beside the rows: None where it is not.
 
-    ``reference`` are the soft labels of somebody who does not know the private data: of images the last teacher's, of
-    text those of a model that learned public text alone. ``flagged``: where a secret could be said, for the oracle.
-    ``matched``: whose next token is in the match of a pattern.
+    ``reference`` are the soft labels of somebody who does not know the private data: of images the
+    last teacher's, of text those of a model that learned public text alone. ``flagged``: where a
+    secret could be said, for the oracle. ``matched``: whose next token is in the match of a
+    pattern.
     """
 
     reference: Float[Tensor, "N C"] | None = None
@@ -73,7 +77,9 @@ class Hints:
 
 @dataclass(frozen=True, kw_only=True)
 class Swing:
-    """Warm and blur the predictions that look private, before they leave the client. Nothing is claimed for it."""
+    """Warm and blur the predictions that look private, before they leave the client. Nothing is
+    claimed for it.
+    """
 
     unit: ClassVar[Unit] = "record"
     neighbors: ClassVar[str] = "none"
@@ -87,10 +93,11 @@ class Swing:
     outside: ClassVar[tuple[str, ...]] = ()
 
     detector: Detector = "confidence"
-    """What looks private: sure where the reference disagrees (confidence), likelier than the reference finds it
-    (surprisal_gap), next tokens in digits, e-mail addresses or titled names (pattern, of text), what the experiment
-    knows to be (oracle: the context of canaries, a measurement that no real client has), or everywhere, a control. The
-    reference is the last teacher, or of text a model that learned public text alone."""
+    """What looks private: sure where the reference disagrees (confidence), likelier than the
+    reference finds it (surprisal_gap), next tokens in digits, e-mail addresses or titled names
+    (pattern, of text), what the experiment knows to be (oracle: the context of canaries, a
+    measurement that no real client has), or everywhere, a control. The reference is the last
+    teacher, or of text a model that learned public text alone."""
     base_temperature: float = 1.0
     """Temperature where nothing is private, > 0."""
     max_temperature: float = 10.0
@@ -102,7 +109,8 @@ class Swing:
     largest_gap: float = 5.0
     """Gap in nats from which surprisal_gap scores 1, > 0."""
     noise_per: Literal["sample", "release"] = "sample"
-    """Keep a sample's noise for the whole run, or draw it afresh each round, where it averages out."""
+    """Keep a sample's noise for the whole run, or draw it afresh each round, where it averages
+    out."""
 
     def __post_init__(self) -> None:
         positive(base_temperature=self.base_temperature, largest_gap=self.largest_gap)
@@ -112,18 +120,27 @@ class Swing:
         one_of(("gaussian", "laplace"), law=self.law)
         one_of(("sample", "release"), noise_per=self.noise_per)
         if self.noise == 0 and self.max_temperature == self.base_temperature:
-            raise SettingError("noise=0 and max_temperature=base_temperature treat all samples alike: nothing swings")
+            raise SettingError(
+                "noise=0 and max_temperature=base_temperature treat all samples alike: nothing"
+                " swings"
+            )
         if self.detector == "everywhere" and self.base_temperature != 1.0:
-            raise SettingError("base_temperature would do nothing: detector=everywhere scores 1 at every sample")
+            raise SettingError(
+                "base_temperature would do nothing: detector=everywhere scores 1 at every sample"
+            )
         if self.detector != "surprisal_gap" and self.largest_gap != 5.0:
-            raise SettingError(f"largest_gap={self.largest_gap} would do nothing: detector={self.detector}")
+            raise SettingError(
+                f"largest_gap={self.largest_gap} would do nothing: detector={self.detector}"
+            )
 
     def check(self, plan: Plan) -> None:
         """Raise SettingError where the settings do not fit the run."""
         check_local(plan)
 
     def stream_path(self, client_id: int, number: int) -> tuple[str | int, ...]:
-        """Return the name of the stream that a client draws from in a round: the same each round for kept noise."""
+        """Return the name of the stream that a client draws from in a round: the same each round
+        for kept noise.
+        """
         when = () if self.noise_per == "sample" else ("round", number)
         return ("client", client_id, "swing noise", *when)
 
@@ -141,18 +158,30 @@ class Swing:
         reference = None if hints.reference is None else hints.reference.to(torch.float64)
         if self.detector == "surprisal_gap":
             zeros = torch.zeros_like(log_probs[:, 0])
-            return zeros if reference is None else surprisal_gap_scores(log_probs, reference, self.largest_gap)
+            return (
+                zeros
+                if reference is None
+                else surprisal_gap_scores(log_probs, reference, self.largest_gap)
+            )
         return confidence_scores(log_probs, reference)
 
-    def draw(self, ids: Int[Tensor, "N"], classes: int, seed: int, client_id: int, number: int) -> Rows:
-        """Return a client's noise of variance 1 for public samples, each from a stream of its own."""
-        return draw_noise(ids, classes, self.law, seed, *self.stream_path(client_id, number)).to(torch.float64)
+    def draw(
+        self, ids: Int[Tensor, "N"], classes: int, seed: int, client_id: int, number: int
+    ) -> Rows:
+        """Return a client's noise of variance 1 for public samples, each from a stream of its
+        own.
+        """
+        return draw_noise(ids, classes, self.law, seed, *self.stream_path(client_id, number)).to(
+            torch.float64
+        )
 
     def release(self, values: Rows, scale: Scale, scores: Scores, noise: Rows) -> Rows:
-        """Return the rows to upload, on the scale that came in; where scores are 0, ``noise`` may hold anything.
+        """Return the rows to upload, on the scale that came in; where scores are 0, ``noise`` may
+        hold anything.
 
-        The softmax of what is released is what a student learns, at temperature 1 of its own: the same temperature on
-        both sides would leave its optimum where it was. Scores of 0 with ``base_temperature=1`` change nothing.
+        The softmax of what is released is what a student learns, at temperature 1 of its own: the
+        same temperature on both sides would leave its optimum where it was. Scores of 0 with
+        ``base_temperature=1`` change nothing.
         """
         temperatures = swing_temperatures(scores, self.base_temperature, self.max_temperature)
         released = swing_logits(_logits(values, scale), temperatures, self.noise * scores, noise)
@@ -168,15 +197,26 @@ class Swing:
 
     def noise_in(self, plan: Plan) -> tuple[float | None, str]:
         """Return the largest deviation, and in words what it is of."""
-        return self.noise, f"{self.law}, of deviation {self.noise:g} on logits where the score is 1, 0 where it is 0"
+        return (
+            self.noise,
+            f"{self.law}, of deviation {self.noise:g} on logits where the score is 1, 0 where it"
+            " is 0",
+        )
 
     def warnings(self, plan: Plan) -> tuple[str, ...]:
         """Return what should be said before the run."""
         if self.noise == 0:
-            return ("swing without noise protects nothing: a temperature keeps the order of all candidates",)
+            return (
+                "swing without noise protects nothing: a temperature keeps the order of all"
+                " candidates",
+            )
         return ()
 
 
 def _logits(values: Rows, scale: Scale) -> Rows:
     """Return rows as logits in double precision; of soft labels their logarithms."""
-    return values.to(torch.float64) if scale == "logits" else values.to(torch.float64).clamp(min=1e-12).log()
+    return (
+        values.to(torch.float64)
+        if scale == "logits"
+        else values.to(torch.float64).clamp(min=1e-12).log()
+    )

@@ -1,6 +1,8 @@
-"""Accuracy, attack AUC and true positive rate over one axis of privacy budgets, several mechanisms over seeds.
+"""Accuracy, attack AUC and true positive rate over one axis of privacy budgets, several mechanisms
+over seeds.
 
-The axis is logarithmic; runs without protection stand apart at its end, mechanisms without a budget are level bands.
+The axis is logarithmic; runs without protection stand apart at its end, mechanisms without a budget
+are level bands.
 """
 
 import math
@@ -22,7 +24,8 @@ PANELS = (
     ("auc", 1.0, "Attack AUC", 0.5),
     ("tpr", 100.0, "Attack TPR (%)\nat 1 % FPR", 1.0),
 )
-"""Figure, factor, label, and where guessing stands (accuracy's depends on the classes and is not drawn)."""
+"""Figure, factor, label, and where guessing stands (accuracy's depends on the classes and is not
+drawn)."""
 STEP = 1.04
 """Factor by which marks of different mechanisms stand beside one another."""
 NOTE = "Noise is drawn from seeded streams: this simulates privacy, it protects nobody."
@@ -59,24 +62,49 @@ def picture(entries: Sequence[Entry]) -> Figure:
     axes[0].set_title(f"{_over({len(entry.points) for entry in entries})}", loc="left", fontsize=9)
     known: dict[str, Any] = {}
     for ax in axes:
-        known |= {text: handle for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+        known |= {
+            text: handle for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
     axes[-1].set_xlabel("Privacy budget epsilon of the whole run (log scale)")
     figure.legend(
-        list(known.values()), list(known), frameon=False, ncols=2, loc="outside lower center", fontsize=8, title=NOTE,
+        list(known.values()),
+        list(known),
+        frameon=False,
+        ncols=2,
+        loc="outside lower center",
+        fontsize=8,
+        title=NOTE,
         title_fontsize=8,
-    )  # fmt: skip
+    )
     return figure
 
 
 def _mechanism(
-    ax: Any, own: Sequence[Entry], look: tuple[str, str, Any], name: str, factor: float, apart: float, shift: float
+    ax: Any,
+    own: Sequence[Entry],
+    look: tuple[str, str, Any],
+    name: str,
+    factor: float,
+    apart: float,
+    shift: float,
 ) -> None:
-    """Draw one mechanism: its budgets as a line, no protection as a mark apart, no budget as a band."""
+    """Draw one mechanism: its budgets as a line, no protection as a mark apart, no budget as a
+    band.
+    """
     color, marker, dashes = look
     text = _legend(own)
     known = [entry for entry in own if entry.figures[name].seeds]
-    budgeted = [entry for entry in known if entry.budget is not None and math.isfinite(entry.budget)]
-    style = {"color": color, "marker": marker, "markersize": 4.5, "linewidth": 1.4, "capsize": 2.5, "elinewidth": 0.9}
+    budgeted = [
+        entry for entry in known if entry.budget is not None and math.isfinite(entry.budget)
+    ]
+    style = {
+        "color": color,
+        "marker": marker,
+        "markersize": 4.5,
+        "linewidth": 1.4,
+        "capsize": 2.5,
+        "elinewidth": 0.9,
+    }
     if budgeted:
         x = [shift * entry.budget for entry in budgeted if entry.budget is not None]
         y, half = _scaled([entry.figures[name] for entry in budgeted], factor)
@@ -84,7 +112,9 @@ def _mechanism(
     for entry in known:
         y, half = _scaled([entry.figures[name]], factor)
         if not entry.protected:
-            ax.errorbar([apart * shift], y, half, linestyle="none", markerfacecolor="white", **style)
+            ax.errorbar(
+                [apart * shift], y, half, linestyle="none", markerfacecolor="white", **style
+            )
         elif entry.budget is None:
             ax.axhline(y[0], color=color, linestyle=dashes, linewidth=1.4, label=text)
             ax.axhspan(y[0] - half[0][0], y[0] + half[1][0], color=color, alpha=0.12, linewidth=0)
@@ -98,8 +128,12 @@ def _legend(own: Sequence[Entry]) -> str:
     return entry.label if entry.first.mechanism == UNPROTECTED else f"{entry.label} (no claim)"
 
 
-def _scaled(found: Sequence[Interval], factor: float) -> tuple[list[float], tuple[list[float], list[float]]]:
-    """Return means, and how far intervals reach below and above them; a share is drawn between 0 and 1."""
+def _scaled(
+    found: Sequence[Interval], factor: float
+) -> tuple[list[float], tuple[list[float], list[float]]]:
+    """Return means, and how far intervals reach below and above them; a share is drawn between 0
+    and 1.
+    """
     means = [math.nan if one.mean is None else one.mean for one in found]
     halves = [one.half or 0.0 for one in found]
     below = [factor * min(half, mean) for mean, half in zip(means, halves, strict=True)]

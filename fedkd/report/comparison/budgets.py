@@ -1,7 +1,9 @@
-"""Runs by mechanism and privacy budget: accuracy, what was spent, how an attack did; over paired seeds.
+"""Runs by mechanism and privacy budget: accuracy, what was spent, how an attack did; over paired
+seeds.
 
-A run says by its own files which mechanism and budget it had. Runs that are put on one axis must differ in nothing
-else. Not for: running them (``scripts/privacy_report.py``), and drawing (``budget_picture``).
+A run says by its own files which mechanism and budget it had. Runs that are put on one axis must
+differ in nothing else. Not for: running them (``scripts/privacy_report.py``), and drawing
+(``budget_picture``).
 """
 
 import csv
@@ -15,13 +17,13 @@ from typing import Any
 import yaml
 
 from fedkd.errors import RunError, SettingError
-from fedkd.report.comparison import sorting
-from fedkd.report.comparison.finished import read_run
+from fedkd.report.comparison import grouping
+from fedkd.report.comparison.run_reader import read_run
 from fedkd.report.comparison.statistics import Interval, interval
 from fedkd.report.comparison.tables import NOTHING, Table, percent, plain, points
 
 UNPROTECTED = "none"
-FREE = ("privacy", *sorting.FREE)
+FREE = ("privacy", *grouping.FREE)
 """Settings in which the runs of one report may differ, beside who attacks."""
 FIGURES = ("balanced", "own", "teacher", "cost", "auc", "tpr")
 """``cost``: accuracy on the balanced test less that of the unprotected run of the same seed."""
@@ -29,7 +31,9 @@ FIGURES = ("balanced", "own", "teacher", "cost", "auc", "tpr")
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One run: its mechanism, its budget (inf: no protection; None: the mechanism has none), and its figures."""
+    """One run: its mechanism, its budget (inf: no protection; None: the mechanism has none), and
+    its figures.
+    """
 
     label: str
     mechanism: str
@@ -41,7 +45,8 @@ class Point:
     auc: float
     """Of the best attack of the adversary ``attacker``; NaN where nothing was attacked."""
     tpr: float
-    """Its true positive rate at a false positive rate of 1 %; NaN where there were too few to say."""
+    """Its true positive rate at a false positive rate of 1 %; NaN where there were too few to
+    say."""
     attacker: str
     unit: str
     against: str
@@ -74,7 +79,9 @@ class Entry:
 
 
 def read_point(folder: Path, label: str | None = None) -> Point:
-    """Return what a finished run was and came to. ``label`` is its mechanism's name by default. Raises RunError."""
+    """Return what a finished run was and came to. ``label`` is its mechanism's name by default.
+    Raises RunError.
+    """
     run = read_run(folder)
     try:
         summary = json.loads((folder / "summary.json").read_text())
@@ -99,14 +106,17 @@ def read_point(folder: Path, label: str | None = None) -> Point:
             sigma=privacy.get("sigma"),
         )
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise RunError(f"{folder} does not hold a run of this version: {type(error).__name__}: {error}") from error
+        raise RunError(
+            f"{folder} does not hold a run of this version: {type(error).__name__}: {error}"
+        ) from error
 
 
 def check_alike(configs: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Raise SettingError, which names the settings, where runs differ in more than mechanism, budget and seed.
+    """Raise SettingError, which names the settings, where runs differ in more than mechanism,
+    budget and seed.
 
-    ``configs`` are settings by their dotted names.
-    Clients that see other teachers than the server's uploads are attackers of their own: who attacks may differ.
+    ``configs`` are settings by their dotted names. Clients that see other teachers than the
+    server's uploads are attackers of their own: who attacks may differ.
     """
     first: dict[str, Any] | None = None
     for folder, config in configs.items():
@@ -117,14 +127,20 @@ def check_alike(configs: Mapping[Path, Mapping[str, Any]]) -> None:
             continue
         different = [key for key in sorted(first | rest) if first.get(key) != rest.get(key)]
         if different:
-            shown = ", ".join(f"{key} is {first.get(key)!r} and {rest.get(key)!r}" for key in different[:5])
-            raise SettingError(f"{where} and {folder} differ in more than privacy and seed: {shown}")
+            shown = ", ".join(
+                f"{key} is {first.get(key)!r} and {rest.get(key)!r}" for key in different[:5]
+            )
+            raise SettingError(
+                f"{where} and {folder} differ in more than privacy and seed: {shown}"
+            )
 
 
 def entries(found: Sequence[Point]) -> list[Entry]:
-    """Return the runs by mechanism and budget, budgets in rising order. Raises SettingError for two runs of one seed.
+    """Return the runs by mechanism and budget, budgets in rising order. Raises SettingError for two
+    runs of one seed.
 
-    ``cost`` is paired: each run is compared with an unprotected one of its seed, of its own label where there is one.
+    ``cost`` is paired: each run is compared with an unprotected one of its seed, of its own label
+    where there is one.
     """
     bare: dict[tuple[str | None, int], float] = {}
     for point in found:
@@ -135,10 +151,14 @@ def entries(found: Sequence[Point]) -> list[Entry]:
     for point in found:
         by_seed = grouped.setdefault((point.label, point.budget), {})
         if point.seed in by_seed:
-            raise SettingError(f"two runs are {point.label} at epsilon={point.budget} with seed {point.seed}")
+            raise SettingError(
+                f"two runs are {point.label} at epsilon={point.budget} with seed {point.seed}"
+            )
         by_seed[point.seed] = point
     labels = list(dict.fromkeys(point.label for point in found))
-    keys = sorted(grouped, key=lambda key: (labels.index(key[0]), math.inf if key[1] is None else key[1]))
+    keys = sorted(
+        grouped, key=lambda key: (labels.index(key[0]), math.inf if key[1] is None else key[1])
+    )
     return [
         Entry(
             label=label,
@@ -153,7 +173,17 @@ def entries(found: Sequence[Point]) -> list[Entry]:
 def table(found: Sequence[Entry]) -> Table:
     """Return all entries as a table, a line each."""
     attacked = any(entry.figures["auc"].seeds for entry in found)
-    header = ["epsilon", "spent", "unit", "against", "seeds", "balanced test", "cost", "own distribution", "teacher"]
+    header = [
+        "epsilon",
+        "spent",
+        "unit",
+        "against",
+        "seeds",
+        "balanced test",
+        "cost",
+        "own distribution",
+        "teacher",
+    ]
     lines = []
     for entry in found:
         figures, first = entry.figures, entry.first
@@ -175,19 +205,33 @@ def table(found: Sequence[Entry]) -> Table:
         lines.append(tuple(line))
     if attacked:
         header += ["attack AUC", "TPR at 1 % FPR", "by"]
-    return Table("Accuracy by privacy budget", caption(found), ("mechanism", *header), tuple(lines), 2)
+    return Table(
+        "Accuracy by privacy budget", caption(found), ("mechanism", *header), tuple(lines), 2
+    )
 
 
 def caption(found: Sequence[Entry]) -> str:
     """Return what a reader of the table or the picture must know."""
-    deltas = sorted({point.delta for entry in found for point in entry.points.values() if point.delta is not None})
+    deltas = sorted(
+        {
+            point.delta
+            for entry in found
+            for point in entry.points.values()
+            if point.delta is not None
+        }
+    )
     said = f" delta {', '.join(f'{delta:g}' for delta in deltas)}." if deltas else ""
     return (
-        "Accuracy in % after the last round, means over clients, then over paired seeds ± half of the 95 % t-interval."
-        " Cost: points of the balanced test against the unprotected run of the same seed. Spent: the largest epsilon of"
-        f" any client by the run's ledger, and its accountant;{said} Epsilon inf: no protection. No claim: a heuristic."
-        " An epsilon holds for its unit and against its adversary alone: those of different units or adversaries are"
-        " not comparable. Noise is drawn from seeded streams: this simulates privacy, it protects nobody."
+        "Accuracy in % after the last round, means over clients, then over paired seeds ± half of"
+        " the 95 % t-interval."
+        " Cost: points of the balanced test against the unprotected run of the same seed. Spent:"
+        " the largest epsilon of"
+        f" any client by the run's ledger, and its accountant;{said} Epsilon inf: no protection."
+        " No claim: a heuristic."
+        " An epsilon holds for its unit and against its adversary alone: those of different units"
+        " or adversaries are"
+        " not comparable. Noise is drawn from seeded streams: this simulates privacy, it protects"
+        " nobody."
     )
 
 
@@ -208,15 +252,20 @@ def write_runs(found: Sequence[Entry], path: Path) -> None:
         for entry in found:
             for point in entry.points.values():
                 rows.writerow(
-                    "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
+                    ""
+                    if value is None or (isinstance(value, float) and math.isnan(value))
+                    else value
                     for value in asdict(point).values()
                 )
 
 
-def _figures(some: Sequence[Point], bare: Mapping[tuple[str | None, int], float]) -> dict[str, Interval]:
+def _figures(
+    some: Sequence[Point], bare: Mapping[tuple[str | None, int], float]
+) -> dict[str, Interval]:
     found = {name: [getattr(point, name) for point in some] for name in FIGURES if name != "cost"}
     costs = [
-        point.balanced - bare.get((point.label, point.seed), bare.get((None, point.seed), math.nan)) for point in some
+        point.balanced - bare.get((point.label, point.seed), bare.get((None, point.seed), math.nan))
+        for point in some
     ]
     return {name: interval(values) for name, values in {**found, "cost": costs}.items()}
 

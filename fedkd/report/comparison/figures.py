@@ -1,6 +1,7 @@
 """From one run to its figures, and from the runs of a method over seeds to a line of a comparison.
 
-Every figure of a run is one number, a mean or a share over its clients; over seeds it gets a mean and an interval.
+Every figure of a run is one number, a mean or a share over its clients; over seeds it gets a mean
+and an interval.
 """
 
 import math
@@ -9,18 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedkd.report.comparison.finished import Run, twin
+from fedkd.report.comparison.run_reader import Run, twin
 from fedkd.report.comparison.statistics import Interval, Paired, holm, interval, paired
-from fedkd.report.rows import ACCURACIES, CALIBRATION, VALIDATION
+from fedkd.report.record_rows import ACCURACIES, CALIBRATION, VALIDATION
 
 SELECTIONS = ("last", "mean_of_last", "validation_best")
-"""Which round a figure is of: the last, a mean over the last few, or the one of the best validation accuracy."""
+"""Which round a figure is of: the last, a mean over the last few, or the one of the best validation
+accuracy."""
 
 TWIN = "local-only twin"
 """The name of the line of twins."""
 
 Setting = tuple[tuple[str, str], ...]
-"""What distinguishes a setting from the others of a comparison: ``(("partition.alpha", "0.1"),)``."""
+"""What distinguishes a setting from the others of a comparison: ``(("partition.alpha",
+"0.1"),)``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,9 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A method in a setting: its figures over seeds, and the tests of its gains over local-only training."""
+    """A method in a setting: its figures over seeds, and the tests of its gains over local-only
+    training.
+    """
 
     method: str
     setting: Setting
@@ -49,7 +54,8 @@ class Line:
 
 
 def selected(values: np.ndarray, selection: str, last: int, validation: np.ndarray) -> float:
-    """Return the figure [R] of a run's selected round. ``validation`` [R] decides ``validation_best``, and alone does.
+    """Return the figure [R] of a run's selected round. ``validation`` [R] decides
+    ``validation_best``, and alone does.
 
     The first of equally good rounds is taken. NaN where there is no validation accuracy.
 
@@ -65,7 +71,8 @@ def selected(values: np.ndarray, selection: str, last: int, validation: np.ndarr
 
 
 def bytes_to_reach(accuracy: np.ndarray, bytes_by_round: np.ndarray, level: float) -> float:
-    """Return the bytes up to and with the first round [R] of at least an accuracy; NaN where it is never reached.
+    """Return the bytes up to and with the first round [R] of at least an accuracy; NaN where it is
+    never reached.
 
     >>> bytes_to_reach(np.array([0.5, 0.8, 0.7]), np.array([10.0, 10.0, 10.0]), 0.8)
     20.0
@@ -75,7 +82,8 @@ def bytes_to_reach(accuracy: np.ndarray, bytes_by_round: np.ndarray, level: floa
 
 
 def harmed(gains: np.ndarray) -> float:
-    """Return the share of clients whose gain [K] is negative, of those that have one; NaN where none has.
+    """Return the share of clients whose gain [K] is negative, of those that have one; NaN where
+    none has.
 
     >>> harmed(np.array([-0.1, 0.0, 0.2, np.nan, -0.3]))
     0.5
@@ -87,8 +95,9 @@ def harmed(gains: np.ndarray) -> float:
 def figures(run: Run, options: Options) -> dict[str, float]:
     """Return all figures of a run by name; NaN where it has none.
 
-    ``local_...`` are on the clients' own label distributions, ``global_...`` on the balanced test set. A gain compares
-    with the twin at the twin's own selected round, so that with ``validation_best`` both may choose.
+    ``local_...`` are on the clients' own label distributions, ``global_...`` on the balanced test
+    set. A gain compares with the twin at the twin's own selected round, so that with
+    ``validation_best`` both may choose.
     """
     alone, found = twin(run), {}
     traffic = run.of_round("bytes_up") + run.of_round("bytes_down")
@@ -99,7 +108,9 @@ def figures(run: Run, options: Options) -> dict[str, float]:
             ours = selected(values, selection, options.last, run.of_round(VALIDATION))
             theirs = math.nan
             if alone is not None:
-                theirs = selected(alone.of_round(name), selection, options.last, alone.of_round(VALIDATION))
+                theirs = selected(
+                    alone.of_round(name), selection, options.last, alone.of_round(VALIDATION)
+                )
             found[f"{name}{end}"], found[f"{where}_gain{end}"] = ours, ours - theirs
         gains = run.of_client(f"{where}_gain")[-1]
         found[f"{where}_harmed"] = harmed(gains)
@@ -110,24 +121,30 @@ def figures(run: Run, options: Options) -> dict[str, float]:
             found[f"{where}_bytes_to_reach"] = bytes_to_reach(values, traffic, options.reach)
     for name in (*CALIBRATION, VALIDATION, "effective_neighbors", "label_leakage"):
         found[name] = float(run.of_round(name)[-1])
-    found["bytes_up"], found["bytes_down"] = (float(run.of_round(f"bytes_{way}").sum()) for way in ("up", "down"))
+    found["bytes_up"], found["bytes_down"] = (
+        float(run.of_round(f"bytes_{way}").sum()) for way in ("up", "down")
+    )
     found["seconds"] = run.seconds
     return found
 
 
 def compare(runs: Mapping[tuple[str, Setting], Mapping[int, Run]], options: Options) -> list[Line]:
-    """Return the lines of a comparison, from runs by method and setting, then by seed, in the order given.
+    """Return the lines of a comparison, from runs by method and setting, then by seed, in the order
+    given.
 
-    A gain is tested over seeds against that of the local-only twins of the same runs being 0. Holm's correction takes
-    all tests on one accuracy as one family, over methods and settings.
+    A gain is tested over seeds against that of the local-only twins of the same runs being 0.
+    Holm's correction takes all tests on one accuracy as one family, over methods and settings.
     """
-    every = {key: {seed: figures(run, options) for seed, run in of.items()} for key, of in runs.items()}
+    every = {
+        key: {seed: figures(run, options) for seed, run in of.items()} for key, of in runs.items()
+    }
     tests = {
         key: {name: _against_twin([of[seed] for seed in sorted(of)], name) for name in ACCURACIES}
         for key, of in every.items()
     }
     corrected: dict[str, dict[tuple[str, Setting], float | None]] = {
-        name: dict(zip(tests, holm([of[name].t for of in tests.values()]), strict=True)) for name in ACCURACIES
+        name: dict(zip(tests, holm([of[name].t for of in tests.values()]), strict=True))
+        for name in ACCURACIES
     }
     return [
         Line(
@@ -143,7 +160,8 @@ def compare(runs: Mapping[tuple[str, Setting], Mapping[int, Run]], options: Opti
 
 
 def twins_of(lines: Sequence[Line], options: Options) -> list[Line]:
-    """Return the local-only twins as lines, one a setting, with the seeds for which some method's run has a twin.
+    """Return the local-only twins as lines, one a setting, with the seeds for which some method's
+    run has a twin.
 
     None for settings in which a method sends nothing: its line is that of local-only training.
     """

@@ -1,6 +1,8 @@
-"""Means with intervals, paired tests and Holm's correction, over plain sequences of one number a seed.
+"""Means with intervals, paired tests and Holm's correction, over plain sequences of one number a
+seed.
 
-Stated for few seeds: where something cannot be said, the answer is None, and never a number that looks like one.
+Stated for few seeds: where something cannot be said, the answer is None, and never a number that
+looks like one.
 """
 
 import math
@@ -12,12 +14,15 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 DIGITS = 12
-"""Differences are rounded to so many decimals: what is left of equal figures after subtraction is no difference."""
+"""Differences are rounded to so many decimals: what is left of equal figures after subtraction is
+no difference."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds; ``half`` is half of its 95 % interval, None with fewer than two; ``seeds`` have a figure."""
+    """A mean over seeds; ``half`` is half of its 95 % interval, None with fewer than two; ``seeds``
+    have a figure.
+    """
 
     mean: float | None
     half: float | None
@@ -26,16 +31,20 @@ class Interval:
 
 @dataclass(frozen=True)
 class Paired:
-    """Two-sided p-values of paired differences being 0 in the mean (t) or symmetric about 0 (Wilcoxon)."""
+    """Two-sided p-values of paired differences being 0 in the mean (t) or symmetric about 0
+    (Wilcoxon).
+    """
 
     t: float | None
     wilcoxon: float | None
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Return the mean with Student's 95 % interval, ``t(0.975, n - 1) * s / sqrt(n)``; NaN has no part in it.
+    """Return the mean with Student's 95 % interval, ``t(0.975, n - 1) * s / sqrt(n)``; NaN has no
+    part in it.
 
-    The interval takes the figure to be about normal over seeds. With three seeds t is 4.3, with five 2.8.
+    The interval takes the figure to be about normal over seeds. With three seeds t is 4.3, with
+    five 2.8.
 
     >>> interval([1.0, 2.0, 3.0])  # s = 1, t = 4.3027
     Interval(mean=2.0, half=2.4841..., seeds=3)
@@ -48,20 +57,27 @@ def interval(values: Sequence[float]) -> Interval:
     if len(known) == 1:
         return Interval(float(known[0]), None, 1)
     reach = stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1)
-    return Interval(float(known.mean()), float(reach * known.std(ddof=1) / math.sqrt(len(known))), len(known))
+    return Interval(
+        float(known.mean()), float(reach * known.std(ddof=1) / math.sqrt(len(known))), len(known)
+    )
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
-    """Return the paired t-test and Wilcoxon's signed-rank test of two figures of the same seeds, in the same order.
+    """Return the paired t-test and Wilcoxon's signed-rank test of two figures of the same seeds, in
+    the same order.
 
-    Pairs with a NaN are left out. With fewer than two pairs there is no test; without any difference both p are 1.
-    Differences that are all the same number have no spread for t to go by, so that t is None. Wilcoxon's test is
-    exact for few seeds, and cannot be below ``2 / 2^n``: 0.0625 for five.
+    Pairs with a NaN are left out. With fewer than two pairs there is no test; without any
+    difference both p are 1. Differences that are all the same number have no spread for t to go by,
+    so that t is None. Wilcoxon's test is exact for few seeds, and cannot be below ``2 / 2^n``:
+    0.0625 for five.
 
-    >>> paired([2.0, 3.0, 5.0], [1.0, 1.0, 2.0])  # differences 1, 2, 3: t = 2 / (1 / sqrt(3)), two degrees of freedom
+    >>> # Differences 1, 2, 3: t = 2 / (1 / sqrt(3)), two degrees of freedom
+    >>> paired([2.0, 3.0, 5.0], [1.0, 1.0, 2.0])
     Paired(t=0.0741..., wilcoxon=0.25)
     """
-    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if not (math.isnan(a) or math.isnan(b))]
+    pairs = [
+        (a, b) for a, b in zip(ours, theirs, strict=True) if not (math.isnan(a) or math.isnan(b))
+    ]
     if len(pairs) < 2:
         return Paired(None, None)
     differences = np.round([a - b for a, b in pairs], DIGITS)
@@ -74,10 +90,11 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return p-values corrected for being many (Holm 1979): the chance of any false finding stays below the level.
+    """Return p-values corrected for being many (Holm 1979): the chance of any false finding stays
+    below the level.
 
-    The k-th smallest of m becomes ``max(what came before, (m - k + 1) * p)``, at most 1. None stays, and is not
-    counted among the m tests.
+    The k-th smallest of m becomes ``max(what came before, (m - k + 1) * p)``, at most 1. None
+    stays, and is not counted among the m tests.
 
     >>> holm([0.01, None, 0.04, 0.03])
     [0.03, None, 0.06, 0.06]

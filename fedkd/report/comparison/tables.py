@@ -8,14 +8,29 @@ from pathlib import Path
 from fedkd.report.comparison.figures import SELECTIONS, Line, Options, figures
 from fedkd.report.comparison.statistics import Interval, Paired
 from fedkd.report.console import size
-from fedkd.report.rows import ACCURACIES, VALIDATION
+from fedkd.report.record_rows import ACCURACIES, VALIDATION
 
 NOTHING = "–"
-LATEX = str.maketrans({
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "#": r"\#", "_": r"\_", "$": r"\$",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "−": "$-$", "<": "$<$", ">": "$>$",
-    "≥": r"$\ge$",
-})  # fmt: skip
+LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        "%": r"\%",
+        "&": r"\&",
+        "#": r"\#",
+        "_": r"\_",
+        "$": r"\$",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "–": "--",
+        "−": "$-$",
+        "<": "$<$",
+        ">": "$>$",
+        "≥": r"$\ge$",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +47,9 @@ class Table:
         """Return the table for a Markdown document."""
         rule = ["---"] * self.names + ["---:"] * (len(self.header) - self.names)
         rows = [self.header, tuple(rule), *self.lines]
-        body = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows)
+        body = "\n".join(
+            "| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows
+        )
         return f"## {self.title}\n\n{body}\n\n{self.caption}\n"
 
     def latex(self) -> str:
@@ -43,15 +60,29 @@ class Table:
 
         columns = "l" * self.names + "r" * (len(self.header) - self.names)
         caption = f"{self.title}. {self.caption}".translate(LATEX)
-        return "\n".join([
-            r"\begin{table}", r"\centering\small", r"\setlength{\tabcolsep}{4pt}", rf"\caption{{{caption}}}",
-            rf"\begin{{tabular}}{{{columns}}}", r"\toprule", row(self.header), r"\midrule", *map(row, self.lines),
-            r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
-        ])  # fmt: skip
+        return "\n".join(
+            [
+                r"\begin{table}",
+                r"\centering\small",
+                r"\setlength{\tabcolsep}{4pt}",
+                rf"\caption{{{caption}}}",
+                rf"\begin{{tabular}}{{{columns}}}",
+                r"\toprule",
+                row(self.header),
+                r"\midrule",
+                *map(row, self.lines),
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table}",
+                "",
+            ]
+        )
 
 
 def tables(lines: Sequence[Line], twins: Sequence[Line], options: Options) -> list[Table]:
-    """Return all tables of a comparison. ``twins`` are the local-only twins by setting, shown below the methods."""
+    """Return all tables of a comparison. ``twins`` are the local-only twins by setting, shown below
+    the methods.
+    """
     made = [
         _accuracy(lines, twins), _tests(lines), _selections(lines, twins, options), _harmed(lines),
         _bytes(lines, options), _calibration(lines),
@@ -72,9 +103,12 @@ def _accuracy(lines: Sequence[Line], twins: Sequence[Line]) -> Table:
     head = ("gain", "p", "harmed %")
     return _table(
         "Accuracy in the last round, and gain over local-only training",
-        "Accuracy in % and gain in points, means over clients, then over seeds ± half of the 95 % t-interval. Gains are"
-        " over the local-only twin of the same run. p: paired t-test over seeds that the mean gain is 0, with Holm's"
-        f" correction over {_family(lines)}. Harmed: share of the clients whose accuracy is below their twin's."
+        "Accuracy in % and gain in points, means over clients, then over seeds ± half of the 95 %"
+        " t-interval. Gains are"
+        " over the local-only twin of the same run. p: paired t-test over seeds that the mean gain"
+        " is 0, with Holm's"
+        f" correction over {_family(lines)}. Harmed: share of the clients whose accuracy is below"
+        " their twin's."
         f" {NOTHING}: cannot be said.",
         ("seeds", "own distribution", *head, "balanced test", *head),
         [*lines, *twins],
@@ -85,7 +119,11 @@ def _accuracy(lines: Sequence[Line], twins: Sequence[Line]) -> Table:
 def _family(lines: Sequence[Line]) -> str:
     """Return how many tests Holm's correction was made for, in words."""
     own, balanced = (sum(line.holm[name] is not None for line in lines) for name in ACCURACIES)
-    return f"the {own} tests of its column" if own == balanced else f"the tests of its column ({own} and {balanced})"
+    return (
+        f"the {own} tests of its column"
+        if own == balanced
+        else f"the tests of its column ({own} and {balanced})"
+    )
 
 
 def _tests(lines: Sequence[Line]) -> Table | None:
@@ -94,14 +132,22 @@ def _tests(lines: Sequence[Line]) -> Table | None:
 
     def cells(line: Line) -> Iterable[str]:
         for name in ACCURACIES:
-            yield from map(p_value, (line.tests[name].t, line.holm[name], line.tests[name].wilcoxon))
+            yield from map(
+                p_value, (line.tests[name].t, line.holm[name], line.tests[name].wilcoxon)
+            )
 
     return _table(
         "Tests of the gain over local-only training",
-        "Two-sided p-values, paired by seed with the local-only twin, in the last round: t-test; the same with Holm's"
-        f" correction over {_family(lines)}, over methods and settings; Wilcoxon's signed-rank test, not corrected,"
+        "Two-sided p-values, paired by seed with the local-only twin, in the last round: t-test;"
+        " the same with Holm's"
+        f" correction over {_family(lines)}, over methods and settings; Wilcoxon's signed-rank"
+        " test, not corrected,"
         " which with n seeds cannot be below 2/2^n.",
-        tuple(f"{where}, {test}" for where in ("own", "balanced") for test in ("t", "t, Holm", "Wilcoxon")),
+        tuple(
+            f"{where}, {test}"
+            for where in ("own", "balanced")
+            for test in ("t", "t, Holm", "Wilcoxon")
+        ),
         lines,
         cells,
     )
@@ -110,7 +156,11 @@ def _tests(lines: Sequence[Line]) -> Table | None:
 def _selections(lines: Sequence[Line], twins: Sequence[Line], options: Options) -> Table:
     validated = any(line.figures[VALIDATION].seeds for line in lines)
     shown = SELECTIONS if validated else SELECTIONS[:2]
-    names = {"last": "last", "mean_of_last": f"mean of last {options.last}", "validation_best": "validation-best"}
+    names = {
+        "last": "last",
+        "mean_of_last": f"mean of last {options.last}",
+        "validation_best": "validation-best",
+    }
 
     def cells(line: Line) -> Iterable[str]:
         for name in ACCURACIES:
@@ -118,10 +168,12 @@ def _selections(lines: Sequence[Line], twins: Sequence[Line], options: Options) 
                 yield percent(line.figures[name if selection == "last" else f"{name}_{selection}"])
 
     why = (
-        "Validation-best: the round of the best mean accuracy on the clients' validation splits; no test set has a part"
+        "Validation-best: the round of the best mean accuracy on the clients' validation splits;"
+        " no test set has a part"
         " in the choice."
         if validated
-        else "There is no validation-best round: the runs have no validation split (test.validation_fraction=0), and no"
+        else "There is no validation-best round: the runs have no validation split"
+        " (test.validation_fraction=0), and no"
         " round is chosen by a test set."
     )
     return _table(
@@ -146,7 +198,8 @@ def _harmed(lines: Sequence[Line]) -> Table | None:
 
     return _table(
         "Clients harmed, by architecture",
-        "Share in % of the clients that are below their local-only twin in the last round, on the own distribution /"
+        "Share in % of the clients that are below their local-only twin in the last round, on the"
+        " own distribution /"
         " on the balanced test, mean over seeds.",
         ("all clients", *architectures),
         lines,
@@ -162,13 +215,18 @@ def _bytes(lines: Sequence[Line], options: Options) -> Table:
         yield traffic(line.figures["bytes_down"])
         for where in ("local", "global") if reach is not None else ():
             found = line.figures[f"{where}_bytes_to_reach"]
-            yield f"{traffic(found)} ({found.seeds}/{len(line.runs)})" if found.seeds else f"never (0/{len(line.runs)})"
+            yield (
+                f"{traffic(found)} ({found.seeds}/{len(line.runs)})"
+                if found.seeds
+                else f"never (0/{len(line.runs)})"
+            )
 
     at = "" if reach is None else f"{100 * reach:g} %"
     return _table(
         "Communication",
         "Bytes of all clients as encoded, mean over seeds."
-        + (f" To {at}: up and down until the mean accuracy is first ≥ {at}, mean over the seeds that reach it (so many"
+        + (f" To {at}: up and down until the mean accuracy is first ≥ {at}, mean over the seeds"
+           " that reach it (so many"
            " of all)." if reach is not None else ""),
         ("up", "down", *((f"to {at}, own", f"to {at}, balanced") if reach is not None else ())),
         lines,
@@ -189,13 +247,16 @@ def _calibration(lines: Sequence[Line]) -> Table | None:
         return None
     return _table(
         "Calibration in the last round",
-        "Expected calibration error (15 bins, in %) and negative log-likelihood (nats) of clients on the balanced test"
-        " set, and of their teachers on the public set; means over clients, then over seeds ± half of the 95 %"
+        "Expected calibration error (15 bins, in %) and negative log-likelihood (nats) of clients"
+        " on the balanced test"
+        " set, and of their teachers on the public set; means over clients, then over seeds ± half"
+        " of the 95 %"
         " t-interval.",
         tuple(shown.values()),
         lines,
         lambda line: [
-            plain(line.figures[name]) if name.endswith("nll") else percent(line.figures[name]) for name in shown
+            plain(line.figures[name]) if name.endswith("nll") else percent(line.figures[name])
+            for name in shown
         ],
     )
 
@@ -207,11 +268,15 @@ def _table(
     lines: Sequence[Line],
     cells: Callable[[Line], Iterable[str]],
 ) -> Table:
-    """Return a table with the lines of a setting together, its settings in the order of the first line of each."""
+    """Return a table with the lines of a setting together, its settings in the order of the first
+    line of each.
+    """
     settings = list(dict.fromkeys(line.setting for line in lines))
     keys = tuple(key for key, _ in settings[0]) if settings else ()
     ordered = [line for setting in settings for line in lines if line.setting == setting]
-    rows = tuple((*(value for _, value in line.setting), line.method, *cells(line)) for line in ordered)
+    rows = tuple(
+        (*(value for _, value in line.setting), line.method, *cells(line)) for line in ordered
+    )
     return Table(title, caption, (*keys, "method", *header), rows, len(keys) + 1)
 
 
@@ -255,14 +320,24 @@ def _shown(found: Interval, factor: float, form: str) -> str:
     if found.mean is None:
         return NOTHING
     middle = format(factor * found.mean, form).replace("-", "−")
-    return middle if found.half is None else f"{middle} ± {format(factor * found.half, form.replace('+', ''))}"
+    return (
+        middle
+        if found.half is None
+        else f"{middle} ± {format(factor * found.half, form.replace('+', ''))}"
+    )
 
 
 def write_csv(lines: Sequence[Line], options: Options, folder: Path) -> None:
-    """Write ``comparison.csv``, a row a method and setting, and ``runs.csv``, a row a run; an empty cell is unknown."""
+    """Write ``comparison.csv``, a row a method and setting, and ``runs.csv``, a row a run; an empty
+    cell is unknown.
+    """
     compared, of_runs = [], []
     for line in lines:
-        row: dict[str, object] = {**dict(line.setting), "method": line.method, "seeds": len(line.runs)}
+        row: dict[str, object] = {
+            **dict(line.setting),
+            "method": line.method,
+            "seeds": len(line.runs),
+        }
         for name, found in line.figures.items():
             row |= {name: found.mean, f"{name}_half": found.half, f"{name}_seeds": found.seeds}
         for name in ACCURACIES:

@@ -1,0 +1,71 @@
+"""Label-distribution inference: how much of a client's label histogram its uploads give away.
+
+Not for: strategies, which estimate the same thing on purpose (``fedkd.fusion.estimates``).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import rel_entr
+
+from fedkd.errors import SettingError
+
+Shares = Float[np.ndarray, "C"]
+
+
+@dataclass(frozen=True)
+class LabelInference:
+    """How far an estimated label distribution is from the true one, and how far guessing without
+    uploads is.
+    """
+
+    estimate: tuple[float, ...]
+    truth: tuple[float, ...]
+    kl: float
+    """KL(truth || estimate) in nats; 0 is full knowledge."""
+    total_variation: float
+    """Half the summed absolute difference, 0 to 1."""
+    blind_kl: float
+    """The same KL for an adversary without uploads, who guesses that all classes are alike."""
+    blind_total_variation: float
+
+
+def infer_labels(
+    probs: Float[np.ndarray, "N C"], label_counts: Int[np.ndarray, "C"]
+) -> LabelInference:
+    """Return how well the mean soft label over public rows tells the client's histogram (arXiv
+    2502.08001).
+
+    The estimate is at least 1e-12 in every class, so that the KL is finite. Raises SettingError for
+    a client without records, or rows without classes in common.
+
+    >>> found = infer_labels(np.array([[0.9, 0.1], [0.7, 0.3]]), np.array([8, 2]))
+    >>> round(found.kl, 12), round(found.total_variation, 12), round(found.blind_total_variation, 12)
+    (0.0, 0.0, 0.3)
+    """
+    if len(probs) == 0 or label_counts.sum() <= 0:
+        raise SettingError(
+            f"label inference needs uploads and records, got {len(probs)} rows and"
+            f" {label_counts.sum()}"
+        )
+    estimate = np.maximum(probs.astype(np.float64).mean(axis=0), 1e-12)
+    estimate = estimate / estimate.sum()
+    truth = label_counts / label_counts.sum()
+    blind = np.full(len(truth), 1 / len(truth))
+    return LabelInference(
+        estimate=tuple(estimate.tolist()),
+        truth=tuple(truth.tolist()),
+        kl=_kl(truth, estimate),
+        total_variation=_total_variation(truth, estimate),
+        blind_kl=_kl(truth, blind),
+        blind_total_variation=_total_variation(truth, blind),
+    )
+
+
+def _kl(truth: Shares, estimate: Shares) -> float:
+    return max(float(rel_entr(truth, estimate).sum()), 0.0)
+
+
+def _total_variation(truth: Shares, estimate: Shares) -> float:
+    return float(np.abs(truth - estimate).sum() / 2)

@@ -1,0 +1,146 @@
+"""The apps that Flower's own engines run: ``flwr run`` in its simulation, or a SuperLink and
+SuperNodes.
+
+``pyproject.toml`` names both apps; ``docs/deploy.md`` gives the commands. The rounds, the messages
+and the run folder are those of ``python -m fedkd.simulate``, and so are the results: only who
+carries the messages differs. A node stands for the client of its ``partition-id``. It divides the
+data set as every other node does and takes its own part, so that parties are simulated here too.
+
+A client's messages may each be handled by another process: the workplace is built once a process,
+and the client's state is kept on disk between them, apart for each of Flower's runs.
+"""
+
+import shlex
+import shutil
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import cast
+
+import torch
+import yaml
+from flwr.app import Context, Message
+from flwr.serverapp import Grid, ServerApp
+
+from fedkd.cli.command import compose
+from fedkd.data.cache import cache_folder
+from fedkd.errors import SettingError
+from fedkd.experiment.build import workplace
+from fedkd.experiment.run import Driver, choose_run_dir, run
+from fedkd.federation.context import Workplace
+from fedkd.flower.client_app import make_client_app, scenario_text
+from fedkd.flower.strategy_adapter import FederatedDistillation
+from fedkd.runtime.devices import settle
+from fedkd.scenario.registry import choose
+from fedkd.scenario.scenario import Scenario
+from fedkd.storage.client_states import DiskStore
+
+CONFIG = ("scenario", "overrides", "run-dir")
+"""The keys of Flower's run configuration that are read."""
+DAYS_KEPT = 7
+"""Days after which a run's client states are deleted where its ServerApp could not do so."""
+
+
+def configured(context: Context) -> tuple[Scenario, Path | None]:
+    """Return the scenario and the run folder that Flower's run configuration names. Raises
+    SettingError.
+
+    ``scenario`` is the name of one that fedkd carries, or the path of a file; ``overrides`` is text
+    such as ``"rounds=2 strategy.beta=3"``; ``run-dir`` is a folder, empty for a new one in
+    ``runs``.
+    """
+    given = {key: str(context.run_config.get(key, "")).strip() for key in CONFIG}
+    name = given["scenario"]
+    is_file = name.endswith((".yaml", ".yml"))
+    chosen = ["--config", name] if is_file else [f"scenario={name}"] if name else []
+    try:
+        overrides = shlex.split(given["overrides"])
+    except ValueError as error:
+        raise SettingError(f"overrides={given['overrides']!r} cannot be read: {error}") from error
+    folder = given["run-dir"]
+    return compose([*chosen, *overrides]), Path(folder).expanduser() if folder else None
+
+
+def on_flower(scenario: Scenario) -> Scenario:
+    """Return the scenario without what belongs to fedkd's own engines: where clients run, and their
+    checkpoints.
+
+    Client states are on the nodes, so that a run here cannot be resumed. The local-only twin runs
+    in this process.
+    """
+    return scenario.changed(
+        federation=replace(scenario.federation, run_dir=None, state="memory"),
+        engine=choose("engine", {"name": "local"}),
+        checkpoint=replace(scenario.checkpoint, every=0),
+    )
+
+
+def find_workplace(message: Message) -> Workplace:
+    """Return what the clients of the message's run share on this machine, built once a process."""
+    place = _workplace(scenario_text(message), message.metadata.run_id)
+    settle(place.device)  # as on fedkd's own engines: the same sums everywhere
+    return place
+
+
+@lru_cache(maxsize=1)
+def _workplace(text: str, run_id: int) -> Workplace:
+    return workplace(
+        Scenario.parse(yaml.safe_load(text)), DiskStore(states_folder(run_id)), threading.Event()
+    )
+
+
+def states_folder(run_id: int) -> Path:
+    """Return the folder of a run's client states; those of runs that ended long ago are deleted."""
+    folder = cache_folder() / "flower"
+    oldest = time.time() - DAYS_KEPT * 24 * 3600
+    for other in folder.glob("*"):
+        with suppress(OSError):  # another process was faster
+            written = max(path.stat().st_mtime for path in (other, *other.glob("*")))
+            if other.name != str(run_id) and written < oldest:
+                shutil.rmtree(other, ignore_errors=True)
+    return folder / str(run_id)
+
+
+class WholePhases:
+    """What our strategy uses of a Grid, over Flower's, which walks over the messages twice: it is
+    given lists.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of the connected nodes."""
+        return self._grid.get_node_ids()
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send a phase's messages and return the replies."""
+        return self._grid.send_and_receive(list(messages), timeout=timeout)
+
+
+client_app = make_client_app(find_workplace)
+server_app = ServerApp()
+
+
+@server_app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the configured scenario on Flower's nodes and write its run folder."""
+    torch.set_num_threads(1)
+    scenario, folder = configured(context)
+    path = choose_run_dir(
+        scenario, folder
+    ).absolute()  # a SuperLink's working folder is easily forgotten
+
+    def start(strategy: FederatedDistillation) -> object:
+        return strategy.start(cast(Grid, WholePhases(grid)))
+
+    try:
+        run(on_flower(scenario), path, Driver("flower", start))
+    finally:
+        shutil.rmtree(states_folder(context.run_id), ignore_errors=True)

@@ -1,0 +1,123 @@
+"""The text of ``--help``: every setting with its default and what it is, and everything that has a
+name.
+
+Written from the settings classes, so that it cannot say less or more than the program does.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedkd.models.factory import ZOO
+from fedkd.scenario.registry import GROUPS, find, names
+from fedkd.scenario.scenario import SECTIONS, TOP
+from fedkd.settings.schema import REQUIRED, defaults, documentation
+from fedkd.tasks.text.language_models import LANGUAGE_ZOO
+
+USAGE = """\
+fedkd: a simulator for federated distillation
+
+  python -m fedkd.simulate                                     the default scenario, digits
+  python -m fedkd.simulate scenario=NAME key=value ...         another one, with settings changed
+  python -m fedkd.simulate strategy=my_package.my_module:MyFusion
+  python -m fedkd.simulate -m seed=0,1,2 strategy=knfu,fedmd   a sweep over all combinations
+  python -m fedkd.simulate --config runs/RUN/config.yaml       repeat a run
+
+options
+  --config-dir DIR   a folder of your own scenarios, NAME.yaml
+  --config FILE      run a scenario file, such as the config.yaml of a run
+  -m                 sweep over values given as a,b,c
+  --cfg job          print the scenario and stop
+  --help             this text; with choices before it, as in strategy=knfu --help, that on these alone
+
+Exit status: 0 done, 1 the run failed, 2 bad input (nothing was run), 3 an audit refutes what the run claims,
+130 interrupted (finished rounds are kept)."""
+
+
+METHODS = {
+    "strategy": "fuse(cohort, state)",
+    "data": "content_key() and load()",
+    "partition": "partitioner(clients, rows, seed)",
+}
+"""What a user's class needs, where that is more than settings and a name."""
+
+
+def manual(scenarios: Mapping[str, Path]) -> str:
+    """Return the whole text."""
+    parts = [
+        USAGE,
+        "scenarios (scenario=NAME)\n" + "\n".join(_scenario(*item) for item in scenarios.items()),
+    ]
+    top = [line for cls in TOP.values() for line in _settings(cls, "", defaults(cls))]
+    parts.append("\n".join(["settings", *top]))
+    for section, cls in SECTIONS.items():
+        parts.append("\n".join([_first_line(cls), *_settings(cls, section, defaults(cls))]))
+    parts += [_choices(group, names(group)) for group in GROUPS]
+    models = [f"  {name:<10} {_first_line(factory)}" for name, factory in ZOO.items()]
+    parts.append(
+        "\n".join(
+            [
+                "models (models=[NAME,...]), or package.module:factory(input_shape, classes):"
+                " docs/extending.md",
+                *models,
+            ]
+        )
+    )
+    parts.append(
+        "language models (with data of texts), or package.module:factory(vocabulary_size,"
+        " context)\n"
+        f"  {', '.join(LANGUAGE_ZOO)}"
+    )
+    return "\n\n".join(parts)
+
+
+def manual_of(chosen: Mapping[str, Sequence[str]]) -> str:
+    """Return the text on choices alone, by group. Raises SettingError for one that does not
+    exist.
+    """
+    parts = [_choices(group, of_group) for group, of_group in chosen.items()]
+    return "\n\n".join([*parts, "Everything else: python -m fedkd.simulate --help"])
+
+
+def _choices(group: str, of_group: Sequence[str]) -> str:
+    needs = f" with {METHODS[group]}: docs/extending.md" if group in METHODS else ""
+    lines = [f"{group}=NAME, with its own settings; or {group}=package.module:Class{needs}"]
+    for name in of_group:
+        cls, fields = find(group, name)
+        lines += [
+            f"  {group}={name}",
+            f"      {_first_line(cls)}",
+            *_settings(cls, group, fields, indent=4),
+        ]
+    return "\n".join(lines)
+
+
+def _settings(cls: Any, section: str, values: Mapping[str, Any], indent: int = 2) -> list[str]:
+    documented = documentation(cls) if isinstance(cls, type) else {}
+    lines = []
+    for name, value in values.items():
+        full = f"{section}.{name}" if section else name
+        lines.append(f"{' ' * indent}{full}={_shown(value)}")
+        if name in documented:
+            lines.append(f"{' ' * (indent + 4)}{documented[name]}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    if value == REQUIRED:
+        return "(required)"
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
+
+
+def _first_line(thing: Any) -> str:
+    return (thing.__doc__ or "").strip().partition("\n")[0]
+
+
+def _scenario(name: str, path: Path) -> str:
+    try:
+        about = (yaml.safe_load(path.read_text()) or {}).get("description", "")
+    except (OSError, yaml.YAMLError, AttributeError):
+        about = "(cannot be read)"
+    return f"  {name:<18} {about}"

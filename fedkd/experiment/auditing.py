@@ -1,0 +1,198 @@
+"""An audit's place in a run: what is stored before, during and after the rounds, and the attacks at
+its end.
+
+Before: the truth, in ``truth/``. During: what travels, in ``view/`` (``witness``). After: where the
+lab is an adversary, the raw models' answers to the candidates, in ``lab/``; then every adversary's
+study, from the files alone, so that ``python -m fedkd.audit RUN_DIR`` finds the same.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from fedkd.audit.audit_run import Help, Study, audit_run, taught
+from fedkd.audit.audit_settings import NoAudit, Store
+from fedkd.audit.report import summary_entry, write
+from fedkd.audit.shadows import train_shadows
+from fedkd.codecs import CODECS, Codec
+from fedkd.errors import SettingError
+from fedkd.experiment.build import Experiment, coins_of, workplace
+from fedkd.federation.context import Workplace
+from fedkd.federation.protocol import settled_order
+from fedkd.knowledge import PublicPredictions
+from fedkd.runtime.devices import settled
+from fedkd.scenario.scenario import Scenario
+from fedkd.settings.schema import defaults, plain
+from fedkd.storage.client_states import ClientStore, DiskStore, Layout, MemoryStore
+from fedkd.storage.transcript import Truth, ViewWriter, read_truth, read_view, write_truth
+from fedkd.storage.transcript_recorder import Witness
+from fedkd.training.loop import predict
+
+
+def begin(experiment: Experiment, run_dir: Path, resume_after: int | None = None) -> Witness | None:
+    """Write the truth and return who stores what travels; None where nothing is audited. Raises
+    StorageError.
+    """
+    audit = _audit(experiment)
+    if audit is None:
+        return None
+    place = experiment.place
+    write_truth(run_dir, _truth(experiment))
+    return Witness(
+        run_dir,
+        {**_about(place), "audit": {
+            "adversaries": list(adversaries(experiment)),
+            "confidence": audit.confidence,
+            "seed": experiment.scenario.federation.seed,
+            "shadows": audit.shadows,
+        }},
+        place.public_inputs.cpu().numpy(),
+        uploads=place.guard.central is None,
+        resume_after=resume_after,
+    )  # fmt: skip
+
+
+def finish(
+    experiment: Experiment, run_dir: Path, plots: bool
+) -> tuple[list[Study], dict[str, Any] | None]:
+    """Attack a finished run; write the audit's files, and return the studies and the summary's
+    entry of them.
+    """
+    audit = _audit(experiment)
+    if audit is None:
+        return [], None
+    named = adversaries(experiment)
+    if "lab" in named:
+        _keep_lab(experiment, run_dir)
+    seed = experiment.scenario.federation.seed
+    helped = Help(place=experiment.place)
+    if audit.shadows:
+        helped = helped_by_shadows(
+            experiment.scenario, experiment.place, run_dir, audit.shadows, seed
+        )
+    studies = [audit_run(run_dir, adversary, audit.confidence, seed, helped) for adversary in named]
+    write(studies, run_dir, plots=plots)
+    return studies, summary_entry(studies)
+
+
+def helped_by_shadows(
+    scenario: Scenario, place: Workplace, run_dir: Path, count: int, seed: int
+) -> Help:
+    """Return what helps an audit of a stored run, with ``count`` shadow models of every client,
+    trained here.
+    """
+    coins, kind = coins_of(scenario), place.kind
+    if coins is None or kind is None:
+        raise SettingError(
+            f"shadows={count}: {run_dir} has no candidates to train them with or without"
+        )
+    if not np.array_equal(coins.included, read_truth(run_dir).included):
+        raise SettingError(
+            f"shadows={count}: the data set is no longer the one that {run_dir} was run on"
+        )
+    shadows = train_shadows(
+        place,
+        coins,
+        taught(read_view(run_dir, "clients"), kind),
+        rounds=scenario.protocol.rounds,
+        distills_first=settled_order(scenario.protocol, kind) == "distill_first",
+        count=count,
+        seed=seed,
+    )
+    return Help(place=place, shadows=shadows)
+
+
+def help_for(run_dir: Path, count: int, seed: int) -> Help:
+    """Return what helps an audit after the fact: the workplace again, from the run's
+    ``config.yaml``, and shadows.
+
+    Where there is no such file only surrogates are left. Raises SettingError where it cannot be
+    built again.
+    """
+    if not (run_dir / "config.yaml").is_file():
+        if count:
+            raise SettingError(
+                f"shadows={count}: {run_dir} has no config.yaml to train shadow models from"
+            )
+        return Help()
+    scenario = Scenario.parse(yaml.safe_load((run_dir / "config.yaml").read_text()))
+
+    def nothing(layouts: Mapping[str, Layout], architectures: Sequence[str]) -> ClientStore:
+        return MemoryStore(layouts, architectures, ())
+
+    place = workplace(scenario, nothing, threading.Event())
+    return helped_by_shadows(scenario, place, run_dir, count, seed) if count else Help(place=place)
+
+
+def adversaries(experiment: Experiment) -> tuple[str, ...]:
+    """Return who attacks: those named, or else the server, or the other clients where it is
+    trusted.
+    """
+    audit = _audit(experiment)
+    if audit is None:
+        return ()
+    return audit.adversaries or (
+        ("clients",) if experiment.place.guard.central is not None else ("server",)
+    )
+
+
+def _audit(experiment: Experiment) -> Store | None:
+    audit: Store | NoAudit = experiment.scenario.audit.value
+    return None if isinstance(audit, NoAudit) else audit
+
+
+def _truth(experiment: Experiment) -> Truth:
+    place, coins = experiment.place, experiment.coins
+    rows = np.arange(0) if coins is None else coins.rows
+    return Truth(
+        inputs=place.task.test_set(rows)[0].cpu().numpy(),
+        labels=rows if coins is None else coins.labels,
+        client_ids=rows if coins is None else coins.client_ids,
+        included=np.zeros(0, bool) if coins is None else coins.included,
+        label_counts=np.array([place.label_counts(i) for i in range(len(place.architectures))]),
+    )
+
+
+def _about(place: Workplace) -> dict[str, Any]:
+    """Return what every adversary knows of the protocol."""
+    codecs = (
+        {} if place.codecs is None else {"upload": place.codecs.up, "teacher": place.codecs.down}
+    )
+    return {
+        "kind": type(place.kind).__name__,
+        "scale": place.kind.scale if isinstance(place.kind, PublicPredictions) else None,
+        "temperature": place.distillation.temperature,
+        "codecs": {what: _named(codec) for what, codec in codecs.items()},
+    }
+
+
+def _named(codec: Codec) -> Mapping[str, Any]:
+    """Return a codec as ``study.codec_of`` reads it: its name, or its import path, and its
+    settings.
+    """
+    own = type(codec)
+    name = next(
+        (name for name, cls in CODECS.items() if cls is own), f"{own.__module__}:{own.__qualname__}"
+    )
+    return {"name": name, **{key: plain(getattr(codec, key)) for key in defaults(own)}}
+
+
+def _keep_lab(experiment: Experiment, run_dir: Path) -> None:
+    """Store every model's answers to all candidates, as it is after the last round."""
+    place, coins = experiment.place, experiment.coins
+    assert coins is not None, "checked with the settings"
+    # An engine with other processes keeps states in files, which this process sees too.
+    store: ClientStore = (
+        place.store if experiment.scenario.engine.value.here else DiskStore(experiment.states)
+    )
+    x, _ = place.task.test_set(coins.rows)
+    writer = ViewWriter(run_dir, "lab", {}, resume_after=0)
+    for client in range(len(place.architectures)):
+        with settled(place.device):
+            logits = predict(place.own_model(client, store), x).cpu().numpy()
+        writer.add("query", {"logits": logits}, round=experiment.plan.rounds, client=client)
+    writer.save()

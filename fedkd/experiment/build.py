@@ -1,0 +1,584 @@
+"""From a scenario to the objects of a run, with every check that does not need training.
+
+What cannot work is refused here, before any training; what is merely doubtful becomes a warning of
+the plan.
+"""
+
+import math
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from fedkd.audit.audit_settings import NoAudit, Store
+from fedkd.audit.record_canaries import Coins
+from fedkd.audit.secret_exposure import Exposures
+from fedkd.codecs import codecs_of
+from fedkd.data.division import Division, divide
+from fedkd.data.prepare import Labeled, Prepared, holds_texts, prepare
+from fedkd.data.public import describe, make_public_set
+from fedkd.data.samples import statistics
+from fedkd.data.texts import PreparedTexts
+from fedkd.errors import SettingError, unknown_name
+from fedkd.federation.batched_clients import is_faster, reason_alone
+from fedkd.federation.context import OPTIMIZER, Workplace
+from fedkd.federation.protocol import settled_order
+from fedkd.federation.public_sampling import PublicChoice
+from fedkd.federation.server import Server
+from fedkd.federation.server_models import WorkplaceModels
+from fedkd.flower.job import Engine
+from fedkd.knowledge import PublicPredictions
+from fedkd.models.factory import Blueprint, assign, find_factory
+from fedkd.models.heads import phase_parameters
+from fedkd.privacy.enforcement import Guard
+from fedkd.privacy.mechanisms import claim_text
+from fedkd.privacy.release_plan import UNLIMITED
+from fedkd.privacy.release_plan import Plan as PrivacyPlan
+from fedkd.privacy.unprotected import Unprotected, nothing_claimed
+from fedkd.report.record_rows import Plan
+from fedkd.robustness.threat_model import adversity
+from fedkd.runtime.devices import choose_device, describe_device, settled
+from fedkd.scenario.compatibility import (
+    check_audit,
+    check_codecs,
+    check_data,
+    check_distillation,
+    check_heads,
+    check_models,
+    check_needs,
+    check_per_round,
+    check_privacy,
+)
+from fedkd.scenario.scenario import Scenario
+from fedkd.storage.checkpoint import CheckpointFolder
+from fedkd.storage.client_states import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
+from fedkd.strategy import Averaging, Declaration, Needs, chosen_loss, declaration
+from fedkd.tasks.images import ImageTask
+from fedkd.tasks.task import Task
+from fedkd.tasks.text.language_models import find_language_factory
+from fedkd.tasks.text.text_task import TextTask, make_text_task
+from fedkd.training.hyperparameters import Phase
+from fedkd.training.losses import LossName
+from fedkd.training.optimizers import Optimizer
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a run consists of: the scenario with nothing left to choose, the workplace, the server,
+    the plan.
+
+    ``states`` is the folder of client states for whoever keeps them in files; ``checkpoints`` None
+    keeps none.
+    """
+
+    scenario: Scenario
+    place: Workplace
+    server: Server
+    plan: Plan
+    states: Path
+    checkpoints: CheckpointFolder | None
+    coins: Coins | None = None
+    """What an audit tossed for before training: the auditor's alone."""
+    exposures: Exposures | None = None
+    """Who measures how far secrets come out, where there are any."""
+    _temporary: Any = None
+
+    def messages(self, done: int = 0) -> int:
+        """Return how many client messages the run will take after ``done`` rounds if no client
+        fails.
+        """
+        phases = 2 if self.plan.exchanges and self.server.order == "train_first" else 1
+        asked = max(1, round(self.scenario.protocol.participation * self.plan.clients))
+        taking_part = round(asked * (1 - self.scenario.protocol.dropout))
+        return (self.plan.rounds - done) * phases * taking_part + self.plan.clients
+
+
+StoreMaker = Callable[[Mapping[str, Layout], Sequence[str]], ClientStore]
+"""From the layouts of states by architecture, and each client's architecture, to a store."""
+
+
+def workplace(
+    scenario: Scenario,
+    store: ClientStore | StoreMaker,
+    stop: threading.Event,
+    *,
+    device: torch.device | None = None,
+    public_inputs: torch.Tensor | None = None,
+) -> Workplace:
+    """Return what the scenario's clients share on this machine. ``stop`` ends their training
+    between two batches.
+
+    ``public_inputs`` are those of the public set, where they have been made before. What an audit
+    plants is planted here, from the scenario alone, so that every process plants the same. Raises
+    SettingError.
+    """
+    device = device or choose_device(scenario.federation.device)
+    declared = declaration(scenario.strategy.value, scenario.strategy.name)
+    find = find_language_factory if holds_texts(scenario.data.value) else find_factory
+    for model in scenario.federation.models:
+        find(model.partition("*")[0].strip())
+    assigned = assign(scenario.federation.models, scenario.federation.clients)
+    prepared = prepare(scenario.data.value)
+    division = _divide(scenario, prepared)
+    trained_on: Labeled = prepared
+    planted = division
+    task: Task
+    if isinstance(prepared, PreparedTexts):
+        task = _text_task(scenario, prepared, division, assigned[0], device)
+    else:
+        images, planted, _ = scenario.audit.value.planted(
+            prepared, division, scenario.federation.seed
+        )
+        trained_on, task = (
+            images,
+            _image_task(scenario, prepared, images, division, device, public_inputs),
+        )
+    sizes = tuple(
+        task.training_size(rows, (client_id,)) for client_id, rows in enumerate(division.train)
+    )
+    architectures = {model: task.architecture(model) for model in dict.fromkeys(assigned)}
+    features = declared.needs.features is not None
+    traits = {
+        model: task.try_out(architecture, features=features)
+        for model, architecture in architectures.items()
+    }
+    kept = {model: _kept(architecture, scenario) for model, architecture in architectures.items()}
+    if not isinstance(store, ClientStore):
+        states = {
+            model: {**architectures[model].build(0).state_dict(), **kept[model]}
+            for model in architectures
+        }
+        store = store({model: Layout.of(state) for model, state in states.items()}, assigned)
+    return Workplace(
+        prepared=trained_on,
+        division=planted,
+        public_sizes=sizes,
+        task=task,
+        architectures=tuple(architectures[model] for model in assigned),
+        traits=traits,
+        training=scenario.train,
+        distillation=scenario.distill,
+        loss=chosen_loss(declared, scenario.strategy.name, scenario.distill.loss),
+        kind=declared.kind,
+        needs=declared.needs,
+        guard=_guard(scenario, declared, task, sizes),
+        codecs=codecs_of(scenario.codec.value, declared.codec)
+        if declared.kind is not None
+        else None,
+        store=store,
+        seed=scenario.federation.seed,
+        device=device,
+        deadline=scenario.protocol.deadline,
+        kept=kept,
+        together=_named(scenario),
+        stopped=stop.is_set,
+        last_round=scenario.protocol.rounds,
+    )
+
+
+def _image_task(
+    scenario: Scenario,
+    prepared: Prepared,
+    trained_on: Prepared,
+    division: Division,
+    device: torch.device,
+    public_inputs: torch.Tensor | None,
+) -> ImageTask:
+    """Return the task of images; what an audit planted is in ``trained_on`` and not in what is
+    public.
+    """
+    normalization = statistics(prepared.images[division.held_back])
+    return ImageTask(
+        prepared=trained_on,
+        public=make_public_set(
+            scenario.public,
+            scenario.public_data.value,
+            prepared,
+            division.held_back,
+            normalization,
+            scenario.federation.seed,
+        ),
+        normalization=normalization,
+        heads=scenario.heads.value,
+        device=device,
+        placed_public_inputs=public_inputs,
+    )
+
+
+def _text_task(
+    scenario: Scenario,
+    prepared: PreparedTexts,
+    division: Division,
+    first_model: str,
+    device: torch.device,
+) -> TextTask:
+    train = scenario.train
+    shared = {f.name: getattr(train, f.name) for f in fields(Phase)}
+    as_long = Phase(**{**shared, "epochs": train.epochs * scenario.protocol.rounds})
+    return make_text_task(
+        prepared,
+        division,
+        scenario.tokens,
+        scenario.canaries.value,
+        public_texts=scenario.public.size,
+        clients=scenario.federation.clients,
+        reference=(first_model, as_long),
+        seed=scenario.federation.seed,
+        device=device,
+    )
+
+
+def _divide(scenario: Scenario, prepared: Labeled) -> Division:
+    return divide(
+        prepared,
+        partition=scenario.partition.value,
+        clients=scenario.federation.clients,
+        samples_per_client=scenario.federation.samples_per_client,
+        public=scenario.public,
+        testing=scenario.test,
+        seed=scenario.federation.seed,
+    )
+
+
+def coins_of(scenario: Scenario) -> Coins | None:
+    """Return what the scenario's audit tosses for before training, for the auditor alone; None
+    where it does not.
+    """
+    prepared = prepare(scenario.data.value)
+    if isinstance(prepared, PreparedTexts):
+        return None
+    coins: Coins | None = scenario.audit.value.planted(
+        prepared, _divide(scenario, prepared), scenario.federation.seed
+    )[2]
+    return coins
+
+
+def _kept(architecture: Blueprint, scenario: Scenario) -> dict[str, torch.Tensor]:
+    """Return the blank optimizer states that stay with a client of an architecture."""
+    phases = {"train": scenario.train, "distill": scenario.distill}
+    return {
+        f"{OPTIMIZER}{purpose}/{name}": tensor
+        for purpose, phase in phases.items()
+        if phase.optimizer_state == "kept"
+        for name, tensor in Optimizer(
+            phase_parameters(architecture.build(0), distills=purpose == "distill"), phase
+        )
+        .blank()
+        .items()
+    }
+
+
+def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None) -> Experiment:
+    """Return the experiment. ``stop`` ends its training between two batches. Raises SettingError.
+
+    ``run_dir`` holds its checkpoints and states; without one there are no checkpoints, and states
+    that must be in files are in a temporary folder.
+    """
+    name = scenario.strategy.name
+    declared = declaration(scenario.strategy.value, name)
+    check_data(scenario, declared)
+    check_needs(scenario, declared)
+    check_heads(scenario, declared)
+    loss = chosen_loss(declared, name, scenario.distill.loss, scenario.distill.loss_skew)
+    check_distillation(scenario.distill, declared, name, loss)
+    engine: Engine = scenario.engine.value
+    checkpoints = (
+        CheckpointFolder(run_dir) if run_dir is not None and scenario.checkpoint.every else None
+    )
+    temporary = tempfile.TemporaryDirectory(prefix="fedkd-states-") if run_dir is None else None
+    states = Path(temporary.name) if temporary is not None else cast(Path, run_dir) / "states"
+    disk = checkpoints.states if checkpoints is not None else DiskStore(states)
+
+    def store(layouts: Mapping[str, Layout], assigned: Sequence[str]) -> ClientStore:
+        owned = range(len(assigned)) if engine.here else ()
+        memory = MemoryStore(layouts, assigned, owned)
+        if scenario.federation.state == "disk":
+            return disk
+        return memory if checkpoints is None else BackedStore(memory, disk)
+
+    device = choose_device(scenario.federation.device) if engine.here else torch.device("cpu")
+    place = workplace(scenario, store, stop, device=device)
+    if isinstance(place.task, TextTask):
+        check_per_round(scenario.public, place.task.public_size)
+    check_models(name, declared.needs, place)
+    check_codecs(scenario, place)
+    check_privacy(scenario, declared, place)
+    if (
+        run_dir is not None
+    ):  # without a folder nothing is stored, as in a local-only twin with the same records
+        check_audit(scenario, declared, place)
+    scenario = _choose_together(scenario, place)
+    place = replace(place, together=_named(scenario))
+    division, traits = place.division, place.traits
+    assigned = tuple(architecture.name for architecture in place.architectures)
+    kind = place.kind
+    exchanges = kind is not None
+    exposures = None
+    if isinstance(place.task, TextTask) and place.task.secrets is not None and exchanges:
+        exposures = Exposures(place, place.task, place.task.secrets, declared.teaches)
+    server = Server(
+        strategy=scenario.strategy.value,
+        declared=declared,
+        kind=kind,
+        protocol=scenario.protocol,
+        clients=scenario.federation.clients,
+        classes=place.task.classes,
+        choice=PublicChoice(
+            place.task.public_size // scenario.public.views,
+            scenario.public.views,
+            scenario.public.per_round,
+            scenario.public.choice,
+        ),
+        public_labels=place.public_labels.cpu() if scenario.public.labeled else None,
+        pretrains=scenario.train.public_epochs > 0,
+        temperature=scenario.distill.temperature,
+        seed=scenario.federation.seed,
+        models=_server_models(declared.needs, place),
+        shapes={a.name: _shapes(a) for a in place.architectures}
+        if kind and kind.lesson == "adopt"
+        else None,
+        codecs=place.codecs,
+        guard=place.guard,
+        adversity=adversity(
+            scenario.strategy.value,
+            kind,
+            name,
+            scenario.attacks.value,
+            scenario.robust.value,
+            clients=scenario.federation.clients,
+            classes=place.task.classes,
+            seed=scenario.federation.seed,
+            attacks=scenario.attacks.name,
+            means=scenario.robust.name,
+        ),
+        observer=exposures,
+        features={
+            model: trait.features
+            for model, trait in place.traits.items()
+            if trait.features is not None
+        },
+    )
+    resolved = scenario
+    if kind is not None:
+        protocol = replace(scenario.protocol, order=settled_order(scenario.protocol, kind))
+        distill = (
+            replace(scenario.distill, loss=cast(LossName, loss))
+            if kind.lesson == "distill"
+            else scenario.distill
+        )
+        resolved = scenario.changed(protocol=protocol, distill=distill)
+    class_names = place.prepared.class_names
+    counts = [
+        np.bincount(place.prepared.labels[rows], minlength=len(class_names))
+        for rows in division.train
+    ]
+    plan = Plan(
+        name=scenario.name,
+        scenario=resolved.plain(),
+        strategy=name.rpartition(":")[2],
+        rounds=scenario.protocol.rounds,
+        architectures=assigned,
+        parameters={model: trait.parameters for model, trait in traits.items()},
+        train_sizes=tuple(
+            place.task.training_size(rows, (client_id,))
+            for client_id, rows in enumerate(division.train)
+        ),
+        label_counts=np.array(counts),
+        class_names=class_names,
+        examples="windows" if isinstance(place.task, TextTask) else "samples",
+        dealt="texts" if isinstance(place.task, TextTask) else "samples",
+        public_set=place.task.describe(scenario.public.size)
+        if isinstance(place.task, TextTask)
+        else describe(scenario.public, scenario.public_data.name),
+        device=describe_device(device, scenario.federation.device),
+        engine=f"{scenario.engine.name} engine, {engine.describe()}",
+        loss=loss,
+        exchanges=exchanges,
+        privacy=_privacy(place.guard, exchanges),
+        attackers=tuple(
+            i for i in range(len(assigned)) if server.adversity and server.adversity.attackers[i]
+        ),
+        warnings=(
+            *_warnings(
+                scenario,
+                [len(a) + len(b) for a, b in zip(division.train, division.validation, strict=True)],
+                traits,
+            ),
+            *_privacy_warnings(place.guard),
+            *_audit_warnings(scenario.audit.value),
+        ),
+    )
+    coins = coins_of(scenario) if run_dir is not None else None
+    return Experiment(
+        resolved, place, server, plan, states, checkpoints, coins, exposures, temporary
+    )
+
+
+def _server_models(needs: Needs, place: Workplace) -> WorkplaceModels | None:
+    """Return the models of the server's own, each tried once; None where the strategy needs none.
+
+    Those that the strategy names have no further heads, whatever clients of the same architecture
+    have.
+    """
+    if needs.server_models is None:
+        return None
+    extra = {}
+    for name in needs.server_models:
+        architecture = place.task.architecture(name, plain=True)
+        if name not in place.traits or architecture not in place.architectures:
+            extra[name] = (architecture, place.task.try_out(architecture, features=False))
+    return WorkplaceModels(place, extra)
+
+
+def _shapes(architecture: Blueprint) -> dict[str, tuple[int, ...]]:
+    return {
+        name: tuple(tensor.shape) for name, tensor in architecture.build(0).state_dict().items()
+    }
+
+
+def _choose_together(scenario: Scenario, place: Workplace) -> Scenario:
+    """Return the scenario with the models named whose clients are trained together."""
+    wanted = scenario.federation.together
+    names = list(dict.fromkeys(architecture.name for architecture in place.architectures))
+    if isinstance(wanted, tuple):
+        for name in wanted:
+            if name not in names:
+                raise unknown_name("model in together", name, names)
+            if (reason := reason_alone(place, name)) is not None:
+                raise SettingError(
+                    f"together: clients of {name} cannot be trained together: {reason}"
+                )
+    elif wanted == "auto":
+        with settled(
+            place.device
+        ):  # as engines train; threads that wait for one another spoil so short a trial
+            wanted = tuple(
+                n for n in names if reason_alone(place, n) is None and is_faster(place, n)
+            )
+    else:
+        return scenario
+    return scenario.changed(federation=replace(scenario.federation, together=wanted))
+
+
+def _named(scenario: Scenario) -> frozenset[str]:
+    """Return the models that are trained together, as far as they are named yet."""
+    wanted = scenario.federation.together
+    return frozenset(wanted) if isinstance(wanted, tuple) else frozenset()
+
+
+def round_costs(place: Workplace) -> list[float]:
+    """Return the seconds that a round costs each client, from a short measurement of every
+    architecture.
+    """
+    batch, step = place.training.batch_size, {}
+    for architecture in {a.name: a for a in place.architectures}.values():
+        model, x = architecture.build(0).eval(), architecture.example(batch)
+        optimizer = Optimizer(model.parameters(), place.training)
+        took = []
+        for _ in range(3):
+            started = time.perf_counter()
+            place.task.logits(model, x).sum().backward()
+            optimizer.step()
+            took.append(time.perf_counter() - started)
+        step[architecture.name] = min(took)
+    distills = place.kind is not None and place.kind.lesson == "distill"
+    public = len(place.public_inputs) if distills else 0
+    shared = public * (
+        place.distillation.epochs + 1 / 3
+    )  # predicting costs a third of a step: no gradients
+    return [
+        step[architecture.name]
+        * (place.training.epochs * place.training_size(client_id) + shared)
+        / batch
+        for client_id, architecture in enumerate(place.architectures)
+    ]
+
+
+def _guard(scenario: Scenario, declared: Declaration, task: Task, sizes: Sequence[int]) -> Guard:
+    """Return the run's privacy mechanism with what it must know of the run; sizes are public.
+    Raises SettingError.
+    """
+    mechanism, seed, kind = scenario.privacy.value, scenario.federation.seed, declared.kind
+    if isinstance(mechanism, Unprotected) or kind is None:
+        return Guard(name="none", mechanism=None, plan=None, seed=seed)
+    if getattr(mechanism, "epsilon", None) == math.inf:
+        return Guard(name="none", mechanism=None, plan=None, seed=seed, reason=UNLIMITED)
+    public, samples = scenario.public, task.public_size // scenario.public.views
+    predicts = isinstance(kind, PublicPredictions)
+    plan = PrivacyPlan(
+        clients=scenario.federation.clients,
+        rounds=scenario.protocol.rounds,
+        rows=max(1, (public.per_round or samples) * public.views)
+        if public.choice == "random"
+        else samples,
+        public_size=max(1, task.public_size),
+        classes=task.classes,
+        scale=kind.scale if isinstance(kind, PublicPredictions) else "probs",
+        records=max(sizes),
+        fewest_records=min(sizes),
+        all_records=sum(sizes),
+        batch_size=scenario.train.batch_size,
+        epochs=scenario.train.epochs,
+        chooses=isinstance(kind, PublicPredictions) and kind.chooser is not None,
+        plain_mean=predicts and isinstance(scenario.strategy.value, Averaging),
+    )
+    return Guard(
+        name=scenario.privacy.name,
+        mechanism=mechanism,
+        plan=plan,
+        seed=seed,
+        temperature=scenario.distill.temperature,
+        has_reference=isinstance(task, TextTask),
+    )
+
+
+def _privacy(guard: Guard, exchanges: bool) -> dict[str, Any]:
+    """Return what is said of privacy before the run."""
+    if guard.mechanism is None or guard.plan is None:
+        return nothing_claimed(guard.reason if exchanges else "nothing leaves a client")
+    mechanism = guard.mechanism
+    delta = getattr(mechanism, "delta", 1e-5)
+    said = {"mechanism": guard.name, "reason": claim_text(mechanism, guard.plan, delta)}
+    return {**said, "unit": mechanism.unit, "adversary": next(iter(mechanism.protects_from), None)}
+
+
+def _privacy_warnings(guard: Guard) -> tuple[str, ...]:
+    if guard.mechanism is None or guard.plan is None:
+        return ()
+    return tuple(
+        f"privacy={guard.name}: {warning}" for warning in guard.mechanism.warnings(guard.plan)
+    )
+
+
+def _audit_warnings(audit: NoAudit | Store) -> tuple[str, ...]:
+    if isinstance(audit, NoAudit) or "lab" not in (audit.adversaries or ()):
+        return ()
+    return ("audit.adversaries names the lab: raw answers of the clients' models are stored in"
+            " lab/; no claim covers"
+            " them",)  # fmt: skip
+
+
+def _warnings(scenario: Scenario, sizes: list[int], traits: Any) -> tuple[str, ...]:
+    found = []
+    asked = scenario.federation.samples_per_client
+    short = [i for i, size in enumerate(sizes) if asked is not None and size < asked]
+    if short:
+        found.append(
+            f"samples_per_client={asked}, but the partition deals fewer to {len(short)} of"
+            f" {len(sizes)} clients"
+            f" (client {short[0]} has {sizes[short[0]]})"
+        )
+    random_models = [model for model, trait in traits.items() if trait.draws_randomness]
+    if random_models and scenario.engine.value.here and scenario.engine.value.threads > 1:
+        found.append(
+            f"{', '.join(random_models)} draws from torch's global generator in training"
+            " (dropout?); such clients"
+            " train one at a time, so that the run repeats"
+        )
+    return tuple(found)

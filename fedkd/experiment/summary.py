@@ -1,0 +1,151 @@
+"""What a run comes to: its final figures, its privacy claim, and the versions that both depend
+on.
+"""
+
+import math
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from fedkd import __version__
+from fedkd.experiment.build import Experiment
+from fedkd.messages import RoundRecord
+from fedkd.privacy.claims import claim_lines
+from fedkd.report.record_rows import ACCURACIES, CALIBRATION, VALIDATION, Baseline, round_row
+from fedkd.scenario.registry import GROUPS
+from fedkd.settings.import_paths import code_hash, is_import_path
+from fedkd.tasks.text.text_task import TextTask
+
+CODE = "code of "
+"""How the hash of a user's module is named in a checkpoint: ``code of my_rule:Agree``."""
+
+
+def summarize(
+    experiment: Experiment,
+    records: Sequence[RoundRecord],
+    baseline: Baseline | None,
+    status: str,
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the final figures of a run: those of its last finished round, and totals over all
+    rounds.
+
+    ``knowledge_sha256`` is that of the last round in which anything was fused.
+    """
+    plan, scenario = experiment.plan, experiment.scenario
+    rows = [round_row(record, baseline) for record in records]
+    last: Mapping[str, Any] = rows[-1] if rows else {}
+    figures = {
+        name: last.get(name)
+        for name in (
+            "local_accuracy", "local_accuracy_std", "global_accuracy", "global_accuracy_std",
+            "local_gain", "global_gain", "local_harmed", "global_harmed", VALIDATION, *CALIBRATION,
+            "effective_neighbors", "self_weight", "label_leakage",
+        )
+    }  # fmt: skip
+    alone: dict[str, float] | None = None
+    if baseline is not None and records:
+        alone, honest = {}, [not client.attacker for client in records[-1].clients]
+        for name in ACCURACIES:
+            values = getattr(baseline, name)[len(records) - 1][honest]
+            known = values[~np.isnan(values)]  # a client that has not taken part yet has no figure
+            alone |= {name: float(known.mean()), f"{name}_std": float(known.std())}
+    return {
+        "status": status,
+        "scenario": plan.name,
+        "strategy": scenario.strategy.plain(),
+        "seed": scenario.federation.seed,
+        "clients": plan.clients,
+        "rounds": len(records),
+        **figures,
+        "local_only": alone,
+        "bytes_up": sum(row["bytes_up"] for row in rows),
+        "bytes_down": sum(row["bytes_down"] for row in rows),
+        "entropy_bytes_up": sum(row["entropy_bytes_up"] for row in rows),
+        "entropy_bytes_down": sum(row["entropy_bytes_down"] for row in rows),
+        "attackers": [client.client_id for client in records[-1].clients if client.attacker]
+        if records
+        else [],
+        "rejected": sum(len(row["rejected"]) for row in rows),
+        "failed": sum(len(row["failed"]) for row in rows),
+        "knowledge_sha256": next(
+            (r.knowledge_sha256 for r in reversed(records) if r.knowledge_sha256), None
+        ),
+        "privacy": _privacy(experiment),
+        **_of_text(experiment, last),
+        "seconds": seconds,
+        "device": plan.device,
+        "engine": scenario.engine.plain(),
+        "versions": versions(),
+    }
+
+
+def _privacy(experiment: Experiment) -> dict[str, Any]:
+    """Return what the ledger lets a run claim at its end: for the first adversary protected from,
+    and for each.
+    """
+    server, plan = experiment.server, experiment.plan
+    guard = server.guard
+    if guard.mechanism is None:
+        return dict(plan.privacy)
+    mechanism, claims = guard.mechanism, server.claims()
+    assert guard.plan is not None, "there is a mechanism"
+    first = next((c for c in claims if c.adversary in mechanism.protects_from), claims[0])
+    sigma, noise = mechanism.noise_in(guard.plan)
+    return {
+        "mechanism": guard.name,
+        "unit": first.unit,
+        "neighbors": first.neighbors,
+        "adversary": first.adversary,
+        "epsilon": first.epsilon,
+        "delta": first.delta,
+        "sigma": sigma,
+        "sampling": first.sampling,
+        "accountant": first.accountant,
+        "reason": first.reason,
+        "claims": [asdict(claim) for claim in claims],
+        "noise": noise,
+        "assumptions": list(mechanism.assumptions),
+        "outside": list(mechanism.outside),
+        "text": claim_lines(claims),
+    }
+
+
+def _of_text(experiment: Experiment, last: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is reported of text alone: bits a token of clean test text, and the exposure of
+    secrets.
+    """
+    if not isinstance(experiment.place.task, TextTask):
+        return {}
+    nats = {"own distribution": last.get("local_nll"), "balanced test": last.get("global_nll")}
+    bits = {where: None if value is None else value / math.log(2) for where, value in nats.items()}
+    return {"bits_per_token": bits, "exposure": last.get("exposure")}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    packages = ("torch", "numpy", "flwr", "flwr-datasets")
+    return {
+        "fedkd": __version__,
+        "python": platform.python_version(),
+        "platform": f"{sys.platform} {platform.machine()}",
+        **{package: version(package) for package in packages},
+    }
+
+
+def conditions_of(experiment: Experiment) -> dict[str, str]:
+    """Return what figures depend on beside settings: versions, the device, and the code of users'
+    own modules.
+    """
+    place, choices = experiment.place, [getattr(experiment.scenario, group) for group in GROUPS]
+    own: dict[str, Any] = {
+        choice.name: type(choice.value) for choice in choices if is_import_path(choice.name)
+    }
+    own |= {name: place.task.factory(name) for name in place.traits if is_import_path(name)}
+    code = {f"{CODE}{name}": code_hash(thing) for name, thing in own.items()}
+    return {**versions(), "device": experiment.plan.device, **code}

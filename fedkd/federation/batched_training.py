@@ -1,0 +1,362 @@
+"""One optimization phase of many clients that share an architecture, each step in one batched call.
+
+Equal, up to rounding, to ``fedkd.training.loop.optimize`` client by client, and faster where a step
+is mostly overhead: many tiny models on a CPU, most models on a GPU. ``reason_against`` says which
+models cannot be trained so, ``pays`` times which should be. Not for prediction, and not for models
+whose samples see one another (BatchNorm).
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from fedkd.models.factory import Architecture, Traits
+from fedkd.training.hyperparameters import Phase
+from fedkd.training.loop import optimize
+from fedkd.training.optimizers import Optimizer
+
+CLIENTS_AT_ONCE = 64
+SMALL = 16_384
+"""Parameters of a model below which twice as many clients are trained at once: a step is then
+mostly overhead."""
+SECONDS_TO_TRY = 0.1
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Samples of K clients in one tensor: the j-th of client i is ``values[starts[i] + j]``.
+
+    >>> Pool.of_each([torch.tensor([5, 6]), torch.tensor([7])])
+    Pool(values=tensor([5, 6, 7]), starts=(0, 2))
+    >>> Pool.shared(torch.tensor([5, 6]), clients=2)
+    Pool(values=tensor([5, 6]), starts=(0, 0))
+    """
+
+    values: Tensor
+    starts: tuple[int, ...]
+
+    @classmethod
+    def of_each(cls, parts: Sequence[Tensor]) -> "Pool":
+        """Return each client's own samples, one after the other."""
+        ends = np.cumsum([len(part) for part in parts]).tolist()
+        return cls(torch.cat(list(parts)), (0, *ends[:-1]))
+
+    @classmethod
+    def shared(cls, values: Tensor, clients: int) -> "Pool":
+        """Return the same samples for every client, held once."""
+        return cls(values, (0,) * clients)
+
+
+def clients_at_once(parameters: int) -> int:
+    """Return how many clients of a model of that many parameters are trained in one call at
+    most.
+    """
+    return 2 * CLIENTS_AT_ONCE if parameters <= SMALL else CLIENTS_AT_ONCE
+
+
+def chunks(sizes: Sequence[int], at_most: int) -> list[list[int]]:
+    """Return the clients in groups of similar size, to be trained together; a function of the sizes
+    alone.
+
+    >>> chunks([10, 40, 20, 30], at_most=2)
+    [[1, 3], [2, 0]]
+    """
+    by_size = sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))
+    return [by_size[start : start + at_most] for start in range(0, len(by_size), at_most)]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What each step visits, by step and by client: S steps of up to B samples."""
+
+    rows: Int[Tensor, "S K B"]
+    """Places among the client's samples; a batch that is short repeats a sample."""
+    weights: Float[Tensor, "S K B"]
+    """1 / samples in the batch, and 0 where a sample only repeats."""
+
+
+def _counts(size: int, batch_size: int) -> np.ndarray:
+    """Return how many samples each batch of an epoch has."""
+    return np.diff(np.append(np.arange(0, size, batch_size), size))
+
+
+def _plan(
+    sizes: Sequence[int],
+    batch_size: int,
+    epochs: int,
+    streams: Sequence[np.random.Generator],
+    like: Tensor,
+) -> _Plan:
+    """Draw every client's batches of all epochs, as ``optimize`` draws them."""
+    batches = [-(-size // batch_size) for size in sizes]
+    shape = (epochs * max(batches), len(sizes), batch_size)
+    rows, weights = np.zeros(shape, dtype=np.int64), np.zeros(shape)
+    for i, (size, each, stream) in enumerate(zip(sizes, batches, streams, strict=True)):
+        counts = _counts(size, batch_size)
+        orders = np.stack([stream.permutation(size) for _ in range(epochs)])
+        orders = np.pad(orders, ((0, 0), (0, each * batch_size - size)), mode="edge")
+        rows[: epochs * each, i] = orders.reshape(-1, batch_size)
+        valid = np.arange(batch_size) < counts[:, None]
+        weights[: epochs * each, i] = np.tile(valid / counts[:, None], (epochs, 1))
+    return _Plan(torch.from_numpy(rows).to(like.device), torch.from_numpy(weights).to(like))
+
+
+def optimize_together(
+    model: nn.Module,
+    states: dict[str, Tensor],
+    sizes: Sequence[int],
+    inputs: Pool,
+    targets: Pool,
+    loss: Callable[[Float[Tensor, "B C"], Tensor], Float[Tensor, ""]],
+    phase: Phase,
+    streams: Sequence[np.random.Generator],
+    *,
+    epochs: int | None = None,
+    pulse: Callable[[], None] = lambda: None,
+) -> list[float | None]:
+    """Train K clients of one architecture in place and return each one's mean loss over its last
+    epoch.
+
+    ``states`` holds the clients' model states, each entry stacked to [K, ...]. ``model`` gives the
+    forward, and says which parameters are trained; its own weights are neither used nor changed.
+    Client i has ``sizes[i]`` samples and draws its batches from ``streams[i]``, as in ``optimize``;
+    its loss is None without samples or epochs. ``loss`` maps logits and targets [B, ...] to the
+    mean over samples of a term for each, as all of ``fedkd.training.losses`` do.
+
+    Equals ``optimize`` up to rounding. A short batch is filled by repeating a sample at weight 0,
+    and a client whose epochs are over is stepped no more. Perceptrons and transformers on a CPU
+    were found to give a client the same bits in any company, which is why batches are filled to
+    ``phase.batch_size`` for everyone and why the optimizer is not a fused one, whose rounding
+    depends on where in a tensor an element stands. Convolutions round differently with the number
+    of clients: to repeat a run, repeat its chunks.
+
+    ``pulse`` is called before every step and may raise; no state has changed then.
+    """
+    epochs = phase.epochs if epochs is None else epochs
+    steps = [epochs * -(-size // phase.batch_size) for size in sizes]
+    # Those with most steps first: the clients still at work are then always the first few, and
+    # slices are views.
+    order = [i for i in sorted(range(len(sizes)), key=lambda i: (-steps[i], i)) if steps[i]]
+    means: list[float | None] = [None] * len(sizes)
+    if not order:
+        return means
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    plan = _plan(
+        [sizes[i] for i in order],
+        phase.batch_size,
+        epochs,
+        [streams[i] for i in order],
+        states[trained[0]],
+    )
+    places = torch.tensor(order, device=plan.rows.device)
+    inputs_at, targets_at = (
+        plan.rows + torch.tensor(pool.starts).to(places)[places, None] for pool in (inputs, targets)
+    )
+    ordered = {name: values[places] for name, values in states.items()}
+    losses = plan.weights.new_zeros(plan.weights.shape[:2])
+
+    model.train()
+    forward = vmap(lambda state, x: functional_call(model, state, (x,)))
+    loss_of_each = vmap(lambda logits, target: loss(logits[None], target[None]))
+    optimizer: Optimizer | None = None
+    step = 0
+    for last in sorted({steps[i] for i in order}):
+        active = sum(steps[i] >= last for i in order)
+        state = {name: values[:active] for name, values in ordered.items()}
+        parameters = {name: nn.Parameter(state[name]) for name in trained}
+        optimizer = _taken_over(optimizer, Optimizer(parameters.values(), phase), active)
+        for now in range(step, last):
+            pulse()
+            x = inputs.values.index_select(0, inputs_at[now, :active].flatten())
+            target = targets.values.index_select(0, targets_at[now, :active].flatten())
+            logits = forward(state | parameters, x.unflatten(0, (active, -1)))
+            terms = loss_of_each(logits.flatten(0, 1), target).unflatten(0, (active, -1))
+            weights = plan.weights[now, :active]
+            each = torch.where(weights > 0, weights * terms, 0).sum(dim=1)
+            optimizer.zero_grad()
+            each.sum().backward()
+            optimizer.step()
+            losses[now, :active] = each.detach()
+        step = last
+
+    for name, values in ordered.items():
+        states[name][places] = values
+    # Added up client by client: a sum over an axis of the whole table may round differently with
+    # its length.
+    table = losses.to("cpu", torch.float64).numpy()
+    for j, i in enumerate(order):
+        counts = _counts(sizes[i], phase.batch_size)
+        last_epoch = table[steps[i] - len(counts) : steps[i], j]
+        means[i] = float(sum(last_epoch * counts)) / sizes[i]
+    return means
+
+
+def _taken_over(before: Optimizer | None, optimizer: Optimizer, active: int) -> Optimizer:
+    """Return ``optimizer`` with what the one before remembers of the first ``active`` clients."""
+    if before is not None:
+        # Only the count of steps has no axis of clients: those still at work have all made as many.
+        optimizer.state = [
+            {name: value[:active] if value.ndim > 0 else value for name, value in known.items()}
+            for known in before.state
+        ]
+    return optimizer
+
+
+class _Trial:
+    """Clients that start from one model's weights, to be trained in both ways on samples that mean
+    nothing.
+    """
+
+    def __init__(
+        self, model: nn.Module, sizes: Sequence[int], phase: Phase, samples: tuple[Tensor, Tensor]
+    ) -> None:
+        self.model, self.sizes, self.phase = model, list(sizes), phase
+        self.x, self.y = (values[: sum(sizes)].split(self.sizes) for values in samples)
+        self.start = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def together(self) -> dict[str, Tensor]:
+        """Return the stacked states after training all clients together."""
+        count = len(self.sizes)
+        states = {name: torch.stack([value] * count) for name, value in self.start.items()}
+        x, y = Pool.of_each(self.x), Pool.of_each(self.y)
+        streams = [np.random.default_rng(i) for i in range(count)]
+        optimize_together(
+            self.model, states, self.sizes, x, y, F.cross_entropy, self.phase, streams
+        )
+        return states
+
+    def alone(self, i: int) -> dict[str, Tensor]:
+        """Return the state after training client i alone; valid until the next call."""
+        model, x, y = self.model, self.x[i], self.y[i]
+        model.load_state_dict(self.start)
+        stream = np.random.default_rng(i)
+        optimize(
+            model,
+            len(y),
+            lambda batch: F.cross_entropy(model(x[batch]), y[batch]),
+            self.phase,
+            stream,
+        )
+        return model.state_dict()
+
+
+def _samples(architecture: Architecture, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    stream = torch.Generator().manual_seed(0)
+    x = torch.randn(count, *architecture.input_shape, generator=stream)
+    return x.to(device), torch.randint(architecture.classes, (count,), generator=stream).to(device)
+
+
+def reason_against(architecture: Architecture, traits: Traits) -> str | None:
+    """Return why clients of an architecture cannot be trained together, or None if they can.
+
+    Runs the model on a few random samples, and trains two small clients of it in both ways.
+    """
+    if traits.draws_randomness:
+        return "it draws random numbers in training"
+    model = architecture.build(seed=0).train()
+    if len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters())):
+        return "it uses one parameter under two names"
+    x, y = _samples(architecture, 5, torch.device("cpu"))
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.no_grad():
+        alone, beside = model(x[[0, 1]])[0], model(x[[0, 2]])[0]
+    changed = [
+        name for name, buffer in model.named_buffers() if not torch.equal(buffer, buffers[name])
+    ]
+    if changed:
+        return f"training changes its buffer {changed[0]}"
+    if not torch.allclose(alone, beside, rtol=1e-3, atol=1e-4):
+        return "what it makes of a sample depends on the rest of the batch"
+    trial = _Trial(model, (3, 2), Phase(batch_size=2, optimizer="sgd", learning_rate=0.01), (x, y))
+    try:
+        states = trial.together()
+    except Exception as error:
+        return f"torch.vmap fails on it: {type(error).__name__}: {error}"
+    for i in range(2):
+        for name, value in trial.alone(i).items():
+            if not torch.allclose(states[name][i], value, rtol=1e-3, atol=1e-4):
+                return f"under torch.vmap its {name} is trained otherwise"
+    return None
+
+
+def depends_on_company(architecture: Architecture, batch_size: int) -> bool:
+    """Return whether a client's weights differ in any bit with the clients that are trained beside
+    it, on the CPU.
+
+    Then a run would depend on how its clients are spread over workers. Found by a trial in
+    companies of 1, 3 and 17, or of as many as are trained at once where the model is small.
+    """
+    model = architecture.build(seed=0)
+    parameters = sum(p.numel() for p in model.parameters())
+    count = clients_at_once(parameters) if parameters <= SMALL else 17
+    sizes = [batch_size + 1 + i % 3 for i in range(count)]
+    samples, phase = (
+        _samples(architecture, sum(sizes), torch.device("cpu")),
+        Phase(batch_size=batch_size),
+    )
+    whole = _Trial(model, sizes, phase, samples).together()
+    for company in (1, 3):
+        part = _Trial(model, sizes[:company], phase, samples).together()
+        if any(not torch.equal(values, whole[name][:company]) for name, values in part.items()):
+            return True
+    return False
+
+
+def pays(
+    architecture: Architecture,
+    sizes: Sequence[int],
+    phase: Phase,
+    device: torch.device,
+    *,
+    at_most: float = 0.9,
+    repeats: int = 3,
+) -> bool:
+    """Return whether training clients of these sizes together takes at most 0.9 of the loop's time,
+    by a short trial.
+
+    The first of the ``chunks`` trains for up to five steps, or as many of its clients as the loop
+    trains in 0.1 seconds. Counts this thread's CPU seconds, wall seconds on other devices; the
+    least of ``repeats`` interleaved runs. Being a measurement, it may differ from call to call
+    where the two are close: a run that must repeat to the bit asks once and keeps the answer.
+    """
+    batch = phase.batch_size
+    model = architecture.build(seed=0).to(device)
+    at_once = clients_at_once(sum(p.numel() for p in model.parameters()))
+    first = chunks(sizes, at_once)[:1]
+    sizes = [
+        min(sizes[i], 4 * batch + sizes[i] % batch) for chunk in first for i in chunk if sizes[i]
+    ]
+    if len(sizes) < 2:
+        return False
+    samples = _samples(architecture, sum(sizes), device)
+    phase = replace(phase, epochs=1)
+    trial = _Trial(model, sizes, phase, samples)
+    trial.alone(0)
+    few = max(2, int(SECONDS_TO_TRY / _seconds(lambda: trial.alone(0), device)))
+    trial = _Trial(model, sizes[:few], phase, samples)
+    count = len(trial.sizes)
+    some = sorted({0, count // 2, count - 1})
+    trial.together()
+    alone, together = [], []
+    for _ in range(repeats):
+        alone.append(_seconds(lambda: [trial.alone(i) for i in some], device) / len(some))
+        together.append(_seconds(trial.together, device) / count)
+    return min(together) <= at_most * min(alone)
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Return this thread's CPU seconds in a call, or on another device its wall seconds."""
+    on_cpu = device.type == "cpu"
+    clock = time.thread_time if on_cpu else time.perf_counter
+    start = clock()
+    call()
+    if not on_cpu:
+        torch.accelerator.synchronize(device)
+    return clock() - start

@@ -1,0 +1,77 @@
+"""The settings of the round protocol, and in which order a round goes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fedkd.errors import SettingError
+from fedkd.knowledge import Kind
+from fedkd.settings.validators import at_least, positive, share
+
+Order = Literal["distill_first", "train_first"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """The round protocol."""
+
+    rounds: int = 10
+    """Rounds, >= 1."""
+    participation: float = 1.0
+    """Share of the clients that are asked to take part in a round, above 0 and at most 1."""
+    dropout: float = 0.0
+    """Probability that a client that was asked drops out of the round before it does anything, in
+    [0, 1)."""
+    deadline: float | None = None
+    """Seconds that a client may take to answer one message; later it counts as failed. Runs with
+    stragglers repeat only as far as the same clients are late."""
+    min_clients: int = 1
+    """Clients that must answer in a round; with fewer the run ends (it can be resumed). 0 goes on
+    without any."""
+    order: Order | None = None
+    """What comes last in a round: training on private data (distill_first: FedMD's digest and
+    revisit, with the teacher of the round before) or learning from this round's teacher
+    (train_first: KnFu's fine-tuning). null is train_first, but distill_first for strategies whose
+    teachers are part of private training's loss."""
+
+    def __post_init__(self) -> None:
+        at_least(1, rounds=self.rounds)
+        share(participation=self.participation)
+        at_least(0, dropout=self.dropout, min_clients=self.min_clients)
+        if self.dropout >= 1:
+            raise SettingError(
+                f"dropout must be below 1, got {self.dropout}: nobody would ever take part"
+            )
+        if self.deadline is not None:
+            positive(deadline=self.deadline)
+
+
+def settled_order(protocol: Protocol, kind: Kind | None) -> Order:
+    """Return the order of a round where the scenario leaves it open."""
+    if protocol.order is not None:
+        return protocol.order
+    return "distill_first" if kind is not None and kind.lesson == "train" else "train_first"
+
+
+def check_order(protocol: Protocol, kind: Kind | None) -> None:
+    """Raise where the protocol would compute a teacher that nobody ever learns from, or that cannot
+    come in time.
+    """
+    if kind is None:
+        return
+    if kind.lesson == "train" and protocol.order == "train_first":
+        raise SettingError(
+            "order=train_first: this strategy's teachers are part of private training, so that a"
+            " round's teacher is for"
+            " the next round; leave order out"
+        )
+    if protocol.rounds == 1 and settled_order(protocol, kind) == "distill_first":
+        cure = (
+            "use rounds=2 or more"
+            if kind.lesson == "train"
+            else "use order=train_first for one-shot distillation"
+        )
+        raise SettingError(
+            "rounds=1 with order=distill_first would distill nothing: its first teacher is for the"
+            " second round;"
+            f" {cure}"
+        )

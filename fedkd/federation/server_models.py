@@ -1,0 +1,138 @@
+"""Models of the server's own: built, trained and tried on the public set, for strategies that
+declare them.
+
+Plain functions over states, so that a strategy's memory stays plain named tensors
+(``fedkd.messages.ServerModels``). No private sample is seen here; the balanced test set only
+measures.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fedkd.federation.context import Workplace
+from fedkd.messages import Predictions
+from fedkd.models.factory import Blueprint, Traits, borrowed_global_generator
+from fedkd.runtime.seeding import numpy_stream, torch_seed
+from fedkd.training.hyperparameters import Distillation
+from fedkd.training.loop import optimize
+from fedkd.training.losses import LOSSES, distillation_target
+
+ModelState = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class WorkplaceModels:
+    """The models of one run's server, on the data and device of its workplace.
+
+    ``extra`` are architectures that no client has. Training steps as the scenario's ``distill``
+    says (batch size, optimizer, learning rate, temperature), always with a fresh optimizer.
+    """
+
+    place: Workplace
+    extra: Mapping[str, tuple[Blueprint, Traits]] = field(default_factory=dict)
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """Every client's architecture, by client id."""
+        return tuple(architecture.name for architecture in self.place.architectures)
+
+    def initial(self, architecture: str) -> ModelState:
+        """Return the state of a fresh model, the same in every round."""
+        seed = torch_seed(self.place.seed, "server", "architecture", architecture, "weights")
+        return self._architecture(architecture)[0].build(seed).state_dict()
+
+    def predict(
+        self, architecture: str, state: ModelState, ids: Int[Tensor, "N"] | None = None
+    ) -> Float[Tensor, "N C"]:
+        """Return a model's logits on public samples; on all of them by default."""
+        return self.place.task.ask(ids).predict(self._model(architecture, state)).cpu()
+
+    def distill(
+        self,
+        architecture: str,
+        state: ModelState,
+        teacher: Predictions,
+        *,
+        loss: str,
+        purpose: str,
+        round: int,
+        epochs: int,
+    ) -> ModelState:
+        """Return the state after distilling a teacher on its public samples."""
+        settings = self.place.distillation
+        values = teacher.values.to(self.place.device)
+        target = distillation_target(loss, values, teacher.scale, settings.temperature)
+
+        def batch_loss(logits: Tensor, rows: Tensor) -> Tensor:
+            return LOSSES[loss](logits, target[rows], settings.temperature)
+
+        return self._train(architecture, state, teacher.ids, batch_loss, purpose, round, epochs)
+
+    def fit(
+        self,
+        architecture: str,
+        state: ModelState,
+        ids: Int[Tensor, "N"],
+        labels: Int[Tensor, "N"],
+        *,
+        purpose: str,
+        round: int,
+        epochs: int,
+    ) -> ModelState:
+        """Return the state after training on labels of public samples."""
+        y = labels.to(self.place.device)
+
+        def batch_loss(logits: Tensor, rows: Tensor) -> Tensor:
+            return F.cross_entropy(logits, y[rows])
+
+        return self._train(architecture, state, ids, batch_loss, purpose, round, epochs)
+
+    def accuracy(self, architecture: str, state: ModelState) -> float:
+        """Return a model's accuracy on the balanced test set."""
+        return self.place.task.measure(
+            self._model(architecture, state), self.place.global_test
+        ).accuracy
+
+    def _train(
+        self,
+        architecture: str,
+        state: ModelState,
+        ids: Tensor,
+        batch_loss: Callable[[Tensor, Tensor], Tensor],
+        purpose: str,
+        round: int,
+        epochs: int,
+    ) -> ModelState:
+        model, asked = self._model(architecture, state), self.place.task.ask(ids)
+        path = ("server", "architecture", architecture, "round", round, purpose)
+        phase: Distillation = replace(
+            self.place.distillation, epochs=epochs, optimizer_state="fresh"
+        )
+        draws = self._architecture(architecture)[1].draws_randomness
+        seed = torch_seed(self.place.seed, *path, "dropout")
+        with borrowed_global_generator(seed) if draws else contextlib.nullcontext():
+            stream = numpy_stream(self.place.seed, *path, "batches")
+            optimize(
+                model,
+                asked.size,
+                lambda batch: batch_loss(*asked.answers(model, batch)),
+                phase,
+                stream,
+            )
+        return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+    def _model(self, architecture: str, state: ModelState) -> nn.Module:
+        model = self._architecture(architecture)[0].build(0).to(self.place.device)
+        model.load_state_dict(dict(state))
+        return model
+
+    def _architecture(self, name: str) -> tuple[Blueprint, Traits]:
+        if name in self.extra:
+            return self.extra[name]
+        architecture = next(a for a in self.place.architectures if a.name == name)
+        return architecture, self.place.traits[name]

@@ -1,0 +1,8 @@
+"""Where clients run: Flower Grids of ours, which call the same ClientApp in this process or on a
+Ray cluster.
+"""
+
+from fedkd.flower.local_grid import Local
+from fedkd.flower.ray_grid import Ray
+
+ENGINES: dict[str, type] = {"local": Local, "ray": Ray}

@@ -1,0 +1,141 @@
+"""What an engine is given to run, and what every engine must do with it.
+
+An engine knows Flower's apps, messages and client ids; it knows nothing of models, strategies or
+scenarios. Clients in this process come as a ``Crew``; other processes make theirs from an
+``Order``, which travels there.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
+from fedkd.errors import RunError, explained
+
+RUN_ID = 1
+SERVER_NODE_ID = 1
+FIRST_CLIENT_NODE_ID = 2
+CLIENT_RAISED = 2  # Flower's error code for an exception in a ClientApp
+
+OnReply = Callable[[Message], None]
+Groups = list[list[Message]]
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The clients of one process: Flower's app, and what is done for several of them at once.
+
+    ``group`` says which of some messages belong together, given how many groups are worked on at
+    once; ``prepare`` is called once for each group before the app is called for each of its
+    messages. ``group`` None: every message alone.
+    """
+
+    app: ClientApp
+    group: Callable[[Sequence[Message], int], Groups] | None = None
+    prepare: Callable[[Sequence[Message]], None] = lambda _: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What another process needs to make its crew: plain values that travel."""
+
+    scenario: str
+    """The scenario's text."""
+    states: Path
+    """Where the states of its clients are kept; every worker must see this folder."""
+    history: bool
+    """Whether states of earlier rounds stay, for checkpoints."""
+    owned: tuple[int, ...] = ()
+    """The clients of the process."""
+    public_inputs: np.ndarray | None = field(default=None, repr=False)
+    """The public set as model inputs, placed once for all processes of a machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run of a federation."""
+
+    server_app: ServerApp
+    crew: Crew
+    """The clients, for an engine that runs them in this process."""
+    hire: Callable[[Order], Crew]
+    """Makes a crew in another process; found there by its name."""
+    order: Order
+    architectures: tuple[str, ...]
+    """By client id."""
+    cost: Callable[[], Sequence[float]]
+    """Measures what a round costs each client, in seconds, by client id."""
+    device: str
+    """cpu, cuda, or auto."""
+    deadline: float | None
+    """Seconds that a client may take for a message."""
+    stop: threading.Event
+    """Set when clients must end early."""
+    on_reply: OnReply
+
+    @property
+    def clients(self) -> int:
+        """K."""
+        return len(self.architectures)
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Where clients run. The result does not depend on it."""
+
+    @property
+    def here(self) -> bool:
+        """Whether clients run in this process."""
+
+    def describe(self) -> str:
+        """Return the engine's size in words."""
+
+    def session(self, architectures: Sequence[str], device: str) -> AbstractContextManager[None]:
+        """Hold what several runs in a row share, such as a connection.
+
+        Raises SettingError where it cannot be had, or cannot run clients of these architectures on
+        this device.
+        """
+
+    def run(self, job: Job) -> None:
+        """Run a whole ServerApp over the job's clients, within a session."""
+
+
+def client_context(client_id: int, clients: int) -> Context:
+    """Return a client's context: its node id is ``client_id + 2``."""
+    node_id = FIRST_CLIENT_NODE_ID + client_id
+    return Context(
+        RUN_ID, node_id, {"partition-id": client_id, "num-partitions": clients}, RecordDict(), {}
+    )
+
+
+def client_of(message: Message) -> int:
+    """Return the client that a message is for."""
+    return message.metadata.dst_node_id - FIRST_CLIENT_NODE_ID
+
+
+def answer(app: ClientApp, message: Message, context: Context) -> Message:
+    """Return the client's reply, or its exception as Flower reports one: a client never ends the
+    run.
+
+    What is no fault of the client's (the disk is full, a state cannot be read) does end it:
+    RunError passes.
+    """
+    try:
+        return app(message, context)
+    except RunError:
+        raise
+    except (Exception, SystemExit) as error:
+        return failed(message, explained(error))
+
+
+def failed(message: Message, reason: str) -> Message:
+    """Return the reply that says that a client failed."""
+    return Message(Error(CLIENT_RAISED, reason), reply_to=message)

@@ -1,0 +1,181 @@
+"""Which worker runs which clients, and on what part of a GPU: plain arithmetic, before anything is
+started.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from fedkd.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A worker to start: its part of a GPU (0: none; above 1: whole GPUs) and its clients."""
+
+    gpus: Fraction
+    clients: tuple[int, ...] = ()
+
+
+def tiles(share: float) -> Fraction:
+    """Return a share of a GPU as a fraction. SettingError unless it is 0, 1/n, or a whole number.
+
+    Other shares leave a rest that no worker of their kind can use, and a scheduler that waits for
+    ever.
+
+    >>> tiles(0.5), tiles(2), tiles(0.33333)
+    (Fraction(1, 2), Fraction(2, 1), Fraction(1, 3))
+    """
+    if share >= 1 and share == int(share):
+        return Fraction(int(share))
+    if 0 < share < 1:
+        parts = round(1 / share)
+        if abs(parts * share - 1) <= 1e-3:
+            return Fraction(1, parts)
+        raise SettingError(
+            f"a share of {share:g} does not tile a GPU: {int(1 / share)} workers of it leave a"
+            " rest of"
+            f" {1 - int(1 / share) * share:.2g}; give 1/n, such as {1 / parts:.4g} or"
+            f" {1 / (parts + 1):.4g}"
+        )
+    if share == 0:
+        return Fraction(0)
+    raise SettingError(f"a share of a GPU must be 1/n or a whole number, got {share:g}")
+
+
+def fits(shares: Sequence[Fraction], gpus: int) -> bool:
+    """Return whether workers with these shares fit on ``gpus`` GPUs, none of the fractional ones
+    split over two.
+
+    >>> half, third = Fraction(1, 2), Fraction(1, 3)
+    >>> fits([half, half, third, third, third], 2), fits([half, third, third], 1)
+    (True, False)
+    """
+    free = [Fraction(1)] * gpus
+    for share in sorted(shares, reverse=True):
+        if share >= 1:
+            empty = [i for i, rest in enumerate(free) if rest == 1][: int(share)]
+            if len(empty) < share:
+                return False
+            for i in empty:
+                free[i] = Fraction(0)
+        elif share > 0:
+            first = next((i for i, rest in enumerate(free) if rest >= share), None)
+            if first is None:
+                return False
+            free[first] -= share
+    return True
+
+
+def deal(costs: Mapping[int, float], workers: int) -> list[tuple[int, ...]]:
+    """Return each worker's clients: the costliest client first, each to the worker that has least
+    to do.
+
+    The last worker to finish then takes at most 4/3 of the best possible time (Graham 1969, SIAM J.
+    Appl. Math. 17).
+
+    >>> deal({0: 1.0, 1: 5.0, 2: 3.0, 3: 2.0}, 2)
+    [(1, 0), (2, 3)]
+    """
+    loads = [0.0] * workers
+    hands: list[list[int]] = [[] for _ in range(workers)]
+    for client_id in sorted(costs, key=lambda i: (-costs[i], i)):
+        least = min(range(workers), key=lambda w: (loads[w], w))
+        hands[least].append(client_id)
+        loads[least] += costs[client_id]
+    return [tuple(hand) for hand in hands]
+
+
+def place(
+    architectures: Sequence[str],
+    costs: Sequence[float],
+    *,
+    workers: int | None,
+    cores: int,
+    gpus: int,
+    gpus_per_client: Mapping[str, float] | None,
+) -> list[Slot]:
+    """Return the workers to start and who works where.
+
+    ``gpus`` 0 means that none are to be used. Without ``gpus_per_client`` all workers are alike:
+    one a core, or one a GPU, or as many as asked, with equal parts of the GPUs. With it,
+    architectures of one share form a pool, every pool gets a worker, and further ones go where
+    there is most to do for each, as long as they fit on the GPUs. Raises SettingError where that is
+    impossible.
+    """
+    clients = len(architectures)
+    if gpus_per_client is None:
+        count = min(workers or (gpus or cores), clients)
+        share = (
+            Fraction(0)
+            if gpus == 0
+            else Fraction(1)
+            if count <= gpus
+            else Fraction(1, -(-count // gpus))
+        )
+        return [Slot(share, hand) for hand in deal(dict(enumerate(costs)), count)]
+    pools = _pools(architectures, gpus_per_client)
+    return [
+        Slot(share, hand)
+        for share, count in _sizes(pools, costs, workers, cores, gpus).items()
+        for hand in deal({i: costs[i] for i in pools[share]}, count)
+    ]
+
+
+def _pools(
+    architectures: Sequence[str], gpus_per_client: Mapping[str, float]
+) -> dict[Fraction, list[int]]:
+    """Return the clients by their architecture's share."""
+    names = sorted(set(architectures))
+    for name in gpus_per_client:
+        if name not in names:
+            raise SettingError(
+                f"gpus_per_client names {name}, but the models are {', '.join(names)}"
+            )
+    missing = [name for name in names if name not in gpus_per_client]
+    if missing:
+        raise SettingError(
+            f"gpus_per_client must name every model; {', '.join(missing)} is missing (0 is no GPU)"
+        )
+    pools: dict[Fraction, list[int]] = {}
+    for client_id, name in enumerate(architectures):
+        pools.setdefault(tiles(gpus_per_client[name]), []).append(client_id)
+    return pools
+
+
+def _sizes(
+    pools: Mapping[Fraction, Sequence[int]],
+    costs: Sequence[float],
+    workers: int | None,
+    cores: int,
+    gpus: int,
+) -> dict[Fraction, int]:
+    """Return how many workers each pool gets."""
+    sizes = dict.fromkeys(pools, 1)
+    most = workers or max(cores, len(pools))
+    if most < len(pools):
+        raise SettingError(
+            f"workers={most}, but gpus_per_client has {len(pools)} different shares; each needs one"
+        )
+    if not fits(list(sizes), gpus):
+        shares = ", ".join(f"{float(share):g}" for share in sizes)
+        raise SettingError(
+            f"one worker of each share ({shares}) does not fit on {gpus} GPUs; lower the shares"
+        )
+    load = {share: sum(costs[i] for i in ids) for share, ids in pools.items()}
+    while sum(sizes.values()) < most:
+        larger = [
+            share
+            for share in pools
+            if sizes[share] < len(pools[share])
+            and fits(list(Counter({**sizes, share: sizes[share] + 1}).elements()), gpus)
+        ]
+        if not larger:
+            break
+        sizes[max(larger, key=lambda share: load[share] / sizes[share])] += 1
+    if workers is not None and sum(sizes.values()) < min(workers, sum(map(len, pools.values()))):
+        raise SettingError(
+            f"workers={workers} do not fit on {gpus} GPUs; at most {sum(sizes.values())} do"
+        )
+    return sizes

@@ -1,0 +1,44 @@
+"""Clients of one process: Flower's app over a workplace, with batched training where it is chosen."""
+
+import contextlib
+from collections.abc import Sequence
+
+from flwr.app import Message
+
+from fedkd.federation.batched_clients import companies, rehearse
+from fedkd.federation.context import Workplace
+from fedkd.flower.client_app import make_client_app
+from fedkd.flower.job import Crew, client_of
+from fedkd.flower.records import read_download
+from fedkd.messages import Download
+
+
+def crew(place: Workplace) -> Crew:
+    """Return a workplace's clients as an engine takes them."""
+    app = make_client_app(lambda _: place)
+    if not place.together:
+        return Crew(app)
+
+    def group(messages: Sequence[Message], at_once: int) -> list[list[Message]]:
+        by_client = {client_of(message): message for message in messages}
+        if any(message.metadata.message_type not in ("train", "evaluate") for message in messages):
+            return [[message] for message in messages]
+        return [
+            [by_client[i] for i in company]
+            for company in companies(place, list(by_client), at_once)
+        ]
+
+    def prepare(messages: Sequence[Message]) -> None:
+        if len(messages) > 1:
+            with contextlib.suppress(
+                Exception
+            ):  # whoever is to blame fails alone, in the visit that comes
+                rehearse(
+                    place, [(client_of(message), _download(message, place)) for message in messages]
+                )
+
+    return Crew(app, group, prepare)
+
+
+def _download(message: Message, place: Workplace) -> Download:
+    return read_download(message.content, place.kind, packed=place.codecs is not None)

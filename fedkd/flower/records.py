@@ -1,0 +1,260 @@
+"""fedkd's messages as Flower's records and back: pure functions, each pair a round trip.
+
+A record holds arrays, numbers and text only, so that any of Flower's engines can carry it. Array
+contents are copied once on the way in and once on the way out. No function writes into a record: in
+process, one record may be in many messages.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fedkd.codecs import coded_bytes, raw_bytes
+from fedkd.errors import UploadRejected
+from fedkd.knowledge import Kind
+from fedkd.messages import ClientCard, Download, Knowledge, Packed, PrivacyEvent, Step, Upload
+
+_END = "end."
+"""Before the names of records that belong to the end of a round, where a message also begins the
+next."""
+
+RAW = "fedkd.raw"
+"""How arrays are encoded: their values alone, little endian, rows first; Flower's record holds
+dtype and shape."""
+
+
+def pack_arrays(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
+    """Return named arrays as one record."""
+    return ArrayRecord({name: _pack(value) for name, value in arrays.items()})
+
+
+def unpack_arrays(record: ArrayRecord) -> dict[str, np.ndarray]:
+    """Return the named arrays of a record, read-only; UploadRejected where one cannot be read."""
+    return {name: _unpack(name, array) for name, array in record.items()}
+
+
+def _pack(value: np.ndarray) -> Array:
+    little = value.astype(value.dtype.newbyteorder("<"), copy=False)
+    return Array(dtype=value.dtype.name, shape=value.shape, stype=RAW, data=little.tobytes())
+
+
+def _unpack(name: str, array: Array) -> np.ndarray:
+    try:
+        if array.stype != RAW:
+            raise UploadRejected(f"array {name} is encoded as {array.stype}, expected {RAW}")
+        return np.frombuffer(array.data, dtype=np.dtype(array.dtype).newbyteorder("<")).reshape(
+            array.shape
+        )
+    except (ValueError, TypeError) as error:
+        raise UploadRejected(f"array {name} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Bytes of all arrays of a record or message: as they travel, and behind an ideal entropy
+    coder.
+    """
+
+    bytes: int = 0
+    entropy: float = 0.0
+
+    def __add__(self, other: "Weight") -> "Weight":
+        return Weight(self.bytes + other.bytes, self.entropy + other.entropy)
+
+
+def weigh(record: ArrayRecord | None) -> Weight:
+    """Return what the values of a record's arrays weigh; nothing for None."""
+    if record is None:
+        return Weight()
+    contents = {name: np.frombuffer(array.data, np.uint8) for name, array in record.items()}
+    return Weight(raw_bytes(contents), coded_bytes(contents))
+
+
+def weigh_upload(content: RecordDict) -> Weight:
+    """Return what an upload's arrays weigh, whatever they are."""
+    return sum(
+        (weigh(record) for record in content.values() if isinstance(record, ArrayRecord)), Weight()
+    )
+
+
+def download_content(
+    download: Download,
+    scenario: ConfigRecord,
+    teacher: ArrayRecord | None,
+    request: ArrayRecord | None,
+) -> RecordDict:
+    """Return a download's content from the records that messages share: scenario, teacher and
+    public ids.
+    """
+    task = ConfigRecord(
+        {
+            "round": download.round,
+            "steps": [str(step) for step in download.steps],
+            "start_over": download.start_over,
+        }
+    )
+    content = RecordDict({"scenario": scenario, "task": task})
+    if teacher is not None:
+        content["teacher"] = teacher
+    if request is not None:
+        content["request"] = request
+    return content
+
+
+def join(end: RecordDict, beginning: RecordDict) -> RecordDict:
+    """Return one message's content of two: the end of a round, and the beginning of the next
+    one.
+    """
+    shared = {
+        name: record
+        for name, record in end.items()
+        if name in beginning and record is beginning[name]
+    }
+    ended = {f"{_END}{name}": record for name, record in end.items() if name not in shared}
+    return RecordDict({**beginning, **ended})
+
+
+def split(content: RecordDict) -> tuple[RecordDict, ...]:
+    """Return the contents that ``join`` made one of, the end first; one that was not joined as it
+    is.
+    """
+    ended = {
+        name.removeprefix(_END): record for name, record in content.items() if name.startswith(_END)
+    }
+    if not ended:
+        return (content,)
+    return RecordDict(ended), RecordDict(
+        {n: record for n, record in content.items() if not n.startswith(_END)}
+    )
+
+
+def request_record(download: Download) -> ArrayRecord | None:
+    """Return the public ids asked for as the record that travels."""
+    if download.public_ids is None:
+        return None
+    return pack_arrays({"ids": download.public_ids.numpy().astype(np.int32)})
+
+
+def read_download(content: RecordDict, kind: Kind | None, *, packed: bool = False) -> Download:
+    """Return the download that ``download_content`` made, its teacher of the run's kind or
+    ``packed`` by its codec.
+    """
+    task = content["task"]
+    request, teacher = _arrays(content, "request"), _arrays(content, "teacher")
+    return Download(
+        round=cast(int, task["round"]),
+        steps=tuple(cast("list[Step]", task["steps"])),
+        public_ids=None
+        if request is None
+        else torch.tensor(unpack_arrays(request)["ids"]).to(torch.int64),
+        teacher=None if teacher is None or kind is None else _knowledge(teacher, kind, packed),
+        start_over=bool(task["start_over"]),
+    )
+
+
+def upload_content(upload: Upload, kind: Kind | None) -> RecordDict:
+    """Return an upload's content, with knowledge of the run's kind."""
+    content = RecordDict(
+        {
+            "about": ConfigRecord({"client_id": upload.client_id, "round": upload.round}),
+            "metrics": MetricRecord(
+                {name: _metric(value) for name, value in upload.metrics.items()}
+            ),
+        }
+    )
+    if upload.privacy is not None:
+        event = upload.privacy
+        content["privacy"] = ConfigRecord(
+            {
+                "mechanism": event.mechanism,
+                "claims": event.claims,
+                "reason": event.reason,
+                "spent": list(event.spent),
+            }
+        )
+    if upload.knowledge is not None and kind is not None:
+        packed = isinstance(upload.knowledge, Packed)
+        content["knowledge"] = pack_arrays(
+            upload.knowledge.arrays if packed else kind.arrays(upload.knowledge)
+        )
+    return content
+
+
+def read_upload(content: RecordDict, kind: Kind | None, *, packed: bool = False) -> Upload:
+    """Return the upload that ``upload_content`` made; UploadRejected where it cannot be read.
+
+    Its knowledge is of the run's kind, or ``packed`` by the run's codec.
+    """
+    arrays = _arrays(content, "knowledge")
+    if arrays is not None and kind is None:
+        raise UploadRejected("knowledge came in a run that exchanges none")
+    try:
+        about = content["about"]
+        event = content.get("privacy")
+        return Upload(
+            client_id=cast(int, about["client_id"]),
+            round=cast(int, about["round"]),
+            metrics={name: _read_metric(value) for name, value in content["metrics"].items()},
+            privacy=None if event is None else _event(cast("dict[str, Any]", dict(event))),
+            knowledge=None if arrays is None or kind is None else _knowledge(arrays, kind, packed),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UploadRejected(
+            f"the message is no upload: {type(error).__name__}: {error}"
+        ) from error
+
+
+def sent_arrays(content: RecordDict) -> dict[str, np.ndarray]:
+    """Return an upload's knowledge as it travelled, empty where there is none; UploadRejected if it
+    cannot be read.
+    """
+    arrays = _arrays(content, "knowledge")
+    return {} if arrays is None else unpack_arrays(arrays)
+
+
+def _knowledge(record: ArrayRecord, kind: Kind, packed: bool) -> Knowledge:
+    arrays = unpack_arrays(record)
+    return Packed(arrays) if packed else kind.knowledge(arrays)
+
+
+def _event(fields: dict[str, Any]) -> PrivacyEvent:
+    return PrivacyEvent(**{**fields, "spent": tuple(fields["spent"])})
+
+
+def _metric(value: float | tuple[float, ...]) -> float | list[float]:
+    return list(value) if isinstance(value, tuple) else float(value)
+
+
+def _read_metric(value: Any) -> float | tuple[float, ...]:
+    return tuple(map(float, value)) if isinstance(value, list) else float(value)
+
+
+def card_content(card: ClientCard) -> RecordDict:
+    """Return a client's card as content."""
+    fields: dict[str, Any] = {
+        "client_id": card.client_id,
+        "architecture": card.architecture,
+        "parameters": card.parameters,
+        "train_size": card.train_size,
+    }
+    if card.label_counts is not None:
+        fields["label_counts"] = list(card.label_counts)
+    return RecordDict({"card": ConfigRecord(fields)})
+
+
+def read_card(content: RecordDict) -> ClientCard:
+    """Return the card that ``card_content`` made."""
+    fields = cast("dict[str, Any]", dict(content["card"]))
+    counts = fields.pop("label_counts", None)
+    return ClientCard(**fields, label_counts=None if counts is None else tuple(counts))
+
+
+def _arrays(content: RecordDict, name: str) -> ArrayRecord | None:
+    record = content.get(
+        name
+    )  # content.array_records would copy all of the content's arrays' names to find one
+    return record if isinstance(record, ArrayRecord) else None

@@ -1,0 +1,179 @@
+"""Class tables: a client's mean soft label for each true class of its private set. No public set is
+needed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fedkd.errors import RunError, UploadRejected
+from fedkd.fusion import soften
+from fedkd.knowledge.knowledge_type import ClientView, Lesson, Lessons, Penalty, Request
+from fedkd.knowledge.predictions import TOLERANCE, are_distributions, check_weights
+from fedkd.messages import Fusion, Upload
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassTable:
+    """``probs`` [C, C]: row y is a mean soft label for true class y. ``present`` [C] says which
+    rows mean anything.
+
+    Rows of classes that are not present are zeros, and stand for nothing.
+    """
+
+    probs: Tensor
+    present: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableCohort:
+    """The accepted tables of one round, stacked by client id."""
+
+    round: int
+    client_ids: tuple[int, ...]
+    probs: Float[Tensor, "K C C"]
+    present: Bool[Tensor, "K C"]
+    train_sizes: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """K, the number of clients whose uploads were accepted."""
+        return len(self.client_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassTables:
+    """The kind of FD (Jeong et al. 2018, arXiv 1811.11479): learned from within private training.
+
+    A fusion's ``teachers`` are a mapping of ``probs`` [K, C, C] and ``present`` [K, C]. The term of
+    the training loss is ``weight * mean over the batch of -sum_c q_y(c) ln p(c)``, where q_y is the
+    teacher's row of the sample's label; samples whose row is missing add nothing, and count in the
+    mean.
+    """
+
+    weight: float
+    lesson: ClassVar[Lesson] = "train"
+    uses_features: ClassVar[bool] = False
+
+    def extract(self, view: ClientView) -> ClassTable:
+        """Return the mean soft label, at temperature 1, of each class of the private training
+        set.
+        """
+        probs, labels = (
+            soften(view.private_logits().to(torch.float64), 1.0),
+            view.private_labels().cpu(),
+        )
+        counts = torch.bincount(labels, minlength=view.classes)
+        sums = torch.zeros(view.classes, view.classes, dtype=torch.float64).index_add_(
+            0, labels, probs
+        )
+        means = sums / counts.clamp(min=1)[:, None]
+        return ClassTable(probs=means.to(torch.float32), present=counts > 0)
+
+    def arrays(self, knowledge: ClassTable) -> dict[str, np.ndarray]:
+        """Return ``present`` and the rows of ``probs`` that are present: what is missing does not
+        travel.
+        """
+        return {
+            "present": knowledge.present.numpy().astype(np.uint8),
+            "probs": knowledge.probs[knowledge.present].numpy(),
+        }
+
+    def knowledge(self, arrays: Mapping[str, np.ndarray]) -> ClassTable:
+        """Return the table that ``arrays`` made."""
+        if set(arrays) != {"present", "probs"}:
+            raise UploadRejected(
+                f"expected the arrays present and probs, got {', '.join(sorted(arrays)) or 'none'}"
+            )
+        present, rows = arrays["present"], arrays["probs"]
+        if present.ndim != 1 or present.dtype.kind not in "biu" or rows.dtype.kind != "f":
+            raise UploadRejected("expected present to be flags [C] and probs to be numbers")
+        if rows.shape != (int((present != 0).sum()), len(present)):
+            raise UploadRejected(
+                f"expected a row of {len(present)} for each class present, got {list(rows.shape)}"
+            )
+        probs, flags = torch.zeros(len(present), len(present)), torch.tensor(present != 0)
+        probs[flags] = torch.tensor(rows, dtype=torch.float32)
+        return ClassTable(probs=probs, present=flags)
+
+    def check(self, knowledge: ClassTable, request: Request, client_id: int) -> None:
+        """Raise UploadRejected on a wrong shape, an empty table, and rows that are no soft
+        labels.
+        """
+        if tuple(knowledge.probs.shape) != (request.classes, request.classes):
+            raise UploadRejected(
+                f"expected a table of {[request.classes] * 2}, got {list(knowledge.probs.shape)}"
+            )
+        if not knowledge.present.any():
+            raise UploadRejected("the table has no class at all")
+        if not are_distributions(knowledge.probs[knowledge.present], TOLERANCE):
+            raise UploadRejected("the rows of a table must be finite, >= 0 and sum to 1")
+
+    def stack(self, uploads: Sequence[Upload], request: Request) -> TableCohort:
+        """Return the cohort of tables that passed ``check``, in the order of their client ids."""
+        ordered = sorted(uploads, key=lambda upload: upload.client_id)
+        tables: list[ClassTable] = [upload.knowledge for upload in ordered]
+        ids = tuple(upload.client_id for upload in ordered)
+        return TableCohort(
+            round=request.round,
+            client_ids=ids,
+            probs=torch.stack([table.probs for table in tables]),
+            present=torch.stack([table.present for table in tables]),
+            train_sizes=tuple(request.train_sizes[i] for i in ids),
+        )
+
+    def check_fusion(
+        self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
+    ) -> None:
+        """Raise RunError where a strategy broke its promise."""
+        clients, classes = len(client_ids), request.classes
+        check_weights(fusion.weights, clients)
+        if not isinstance(fusion.teachers, Mapping) or set(fusion.teachers) != {"probs", "present"}:
+            raise RunError(
+                "fuse must return teachers as a mapping of probs [K, C, C] and present [K, C]"
+            )
+        probs, present = fusion.teachers["probs"], fusion.teachers["present"]
+        if tuple(probs.shape) != (clients, classes, classes) or tuple(present.shape) != (
+            clients,
+            classes,
+        ):
+            raise RunError(
+                f"fuse returned probs {list(probs.shape)} and present {list(present.shape)},"
+                " expected"
+                f" {[clients, classes, classes]} and {[clients, classes]}"
+            )
+        if not are_distributions(probs[present], 2 * TOLERANCE):
+            raise RunError("fuse returned rows that are present and no soft labels")
+
+    def lessons(
+        self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
+    ) -> Lessons:
+        """Return each client's table; a client whose table is empty has nothing to learn from."""
+        probs, present = fusion.teachers["probs"], fusion.teachers["present"]
+        tables = {
+            i: ClassTable(probs=probs[k], present=present[k]) for k, i in enumerate(client_ids)
+        }
+        return Lessons(personal={i: table for i, table in tables.items() if table.present.any()})
+
+    def penalty(self, view: ClientView, teacher: ClassTable | None) -> Penalty | None:
+        """Return the cross entropy against the teacher's row of each sample's label."""
+        if teacher is None:
+            return None
+        labels = view.private_labels()
+        rows = (teacher.probs * teacher.present[:, None]).to(labels.device)
+        weight = self.weight
+
+        def term(
+            batch: Int[Tensor, "batch"], logits: Float[Tensor, "batch C"], features: None
+        ) -> Float[Tensor, ""]:
+            return (
+                weight * -(rows[labels[batch]] * F.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
+            )
+
+        return term

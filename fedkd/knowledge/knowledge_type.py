@@ -1,0 +1,202 @@
+"""The seam between the protocol and what travels in it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fedkd.messages import Fusion, Knowledge, ServerModels, Upload
+
+Lesson = Literal["distill", "adopt", "train"]
+"""How a client learns from a teacher of a kind: by distilling on the public set, by taking over
+weights, or by a term of its private training's loss. The first two are steps of their own; the last
+takes the teacher of the round before."""
+
+Penalty = Callable[[Int[Tensor, "batch"], Float[Tensor, "batch *rows C"], Any], Float[Tensor, ""]]
+"""A term of the private training's loss: from places among the private examples, their logits (of
+text a row a token), and their features (None unless the kind ``uses_features``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the server asked for this round, and so what it accepts.
+
+    ``label_counts`` by client id, ``public_labels`` [N] and ``server`` are None unless the strategy
+    declared that it needs them. ``architectures`` are by client id, of all clients. ``round_ids``
+    are the round's public samples, where a strategy asked for fewer of them.
+    """
+
+    round: int
+    classes: int
+    public_ids: Int[Tensor, "N"]
+    temperature: float
+    train_sizes: Mapping[int, int]
+    label_counts: Mapping[int, tuple[int, ...]] | None = None
+    public_labels: Int[Tensor, "N"] | None = None
+    round_ids: Int[Tensor, "M"] | None = None
+    architectures: tuple[str, ...] = ()
+    server: ServerModels | None = None
+    shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    """By architecture: the shapes of a model's state, where weights travel."""
+    features: Mapping[str, int] = field(default_factory=dict)
+    """By architecture: the width of a model's features, where the strategy needs them."""
+    taught: frozenset[int] = frozenset()
+    """The clients for which there was a teacher when the round began, where a round begins with
+    one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lessons:
+    """Who learns what from a fusion: ``personal`` by client id, or else what is ``common`` to
+    all.
+    """
+
+    common: Knowledge | None = None
+    personal: Mapping[int, Knowledge] = field(default_factory=dict)
+
+    def of(self, client_id: int) -> Knowledge | None:
+        """Return a client's teacher, or None where there is none for it."""
+        return self.personal.get(client_id, self.common)
+
+
+@runtime_checkable
+class ClientView(Protocol):
+    """What a kind of knowledge finds at a client: its model, its private set, and the public
+    samples asked for.
+
+    What is computed is computed once a visit, in evaluation mode and without gradients.
+    """
+
+    @property
+    def client_id(self) -> int:
+        """The client."""
+
+    @property
+    def round(self) -> int:
+        """The round, from 1."""
+
+    @property
+    def classes(self) -> int:
+        """C."""
+
+    @property
+    def temperature(self) -> float:
+        """The distillation temperature."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The model. Not to be changed here."""
+
+    @property
+    def teacher(self) -> Knowledge | None:
+        """What came with the request: None where the server had nothing for this client."""
+
+    def public_ids(self) -> Int[Tensor, "N"]:
+        """Return the public samples asked for."""
+
+    def public_inputs(self) -> Tensor:
+        """Return their inputs [N, channels, height, width]."""
+
+    def private_inputs(self) -> Tensor:
+        """Return the inputs of the private training set [n, channels, height, width]."""
+
+    def private_labels(self) -> Int[Tensor, "n"]:
+        """Return the labels of the private training set."""
+
+    def public_logits(self) -> Float[Tensor, "N C"]:
+        """Return the model's logits on the public samples asked for, on the CPU."""
+
+    def private_logits(self) -> Float[Tensor, "n C"]:
+        """Return the model's logits on the private training set, on the CPU."""
+
+    def private_features(self) -> Float[Tensor, "n d"]:
+        """Return what the model's last linear layer takes, on the private training set, on the
+        CPU.
+        """
+
+    def public_features(self) -> Float[Tensor, "N d"]:
+        """Return what the model's last linear layer takes, on the public samples asked for, on the
+        CPU.
+        """
+
+    def stream(self, purpose: str) -> np.random.Generator:
+        """Return this client's random stream of this round for a purpose."""
+
+
+@runtime_checkable
+class Kind(Protocol):
+    """One kind of knowledge: a frozen value, with whatever settings of its strategy clients must
+    know.
+    """
+
+    @property
+    def lesson(self) -> Lesson:
+        """How clients learn from it."""
+
+    def extract(self, view: ClientView) -> Knowledge:
+        """Return a client's knowledge."""
+
+    def arrays(self, knowledge: Knowledge) -> dict[str, np.ndarray]:
+        """Return the named arrays that travel."""
+
+    def knowledge(self, arrays: Mapping[str, np.ndarray]) -> Knowledge:
+        """Return the knowledge that ``arrays`` made; UploadRejected where they are not of this
+        kind.
+        """
+
+    def check(self, knowledge: Knowledge, request: Request, client_id: int) -> None:
+        """Raise UploadRejected unless this is what the server asked a client for."""
+
+    def stack(self, uploads: Sequence[Upload], request: Request) -> Any:
+        """Return accepted uploads, sorted by client id, as one cohort: what the strategy's ``fuse``
+        gets.
+        """
+
+    def check_fusion(
+        self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
+    ) -> None:
+        """Raise RunError unless a strategy returned weights and teachers of the right shape and
+        range.
+
+        ``client_ids`` are the cohort's; ``scale`` is what the strategy says that it teaches.
+        """
+
+    def lessons(
+        self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
+    ) -> Lessons:
+        """Return who learns what from a checked fusion."""
+
+
+@runtime_checkable
+class RowKind(Kind, Protocol):
+    """A kind whose uploads can be fused one by one: each is a matrix of rows."""
+
+    def values(self, knowledge: Knowledge) -> Float[Tensor, "N C"]:
+        """Return accepted knowledge as the values that a stream takes, as ``stack`` would stack
+        them.
+        """
+
+
+@runtime_checkable
+class PenaltyKind(Kind, Protocol):
+    """A kind that takes part in the loss of private training."""
+
+    @property
+    def uses_features(self) -> bool:
+        """Whether its penalty takes the features of a batch."""
+
+    def penalty(self, view: ClientView, teacher: Knowledge | None) -> Penalty | None:
+        """Return a term of the training loss, or None where there is nothing to add (as in the
+        first round).
+        """
+
+
+@runtime_checkable
+class AdoptedKind(Kind, Protocol):
+    """A kind whose teachers replace a model's weights."""
+
+    def adopt(self, model: nn.Module, teacher: Knowledge) -> None:
+        """Make the teacher's weights the model's."""

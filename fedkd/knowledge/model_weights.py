@@ -1,0 +1,174 @@
+"""Model weights: what federated averaging exchanges. Clients learn by taking them over."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fedkd.errors import RunError, UploadRejected
+from fedkd.knowledge.knowledge_type import ClientView, Lesson, Lessons, Penalty, Request
+from fedkd.knowledge.predictions import check_weights
+from fedkd.messages import Fusion, ServerModels, Upload
+
+ModelState = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsCohort:
+    """The accepted models of one round, by client id in ascending order: ``states[k]`` is client
+    ``client_ids[k]``'s.
+
+    ``server`` is None unless the strategy declares that it needs models of the server's own.
+    """
+
+    round: int
+    client_ids: tuple[int, ...]
+    states: tuple[ModelState, ...]
+    architectures: tuple[str, ...]
+    train_sizes: tuple[int, ...]
+    public_ids: Int[Tensor, "N"]
+    temperature: float = 1.0
+    server: ServerModels | None = None
+
+    @property
+    def size(self) -> int:
+        """K, the number of clients whose uploads were accepted."""
+        return len(self.client_ids)
+
+    @property
+    def size_shares(self) -> Float[Tensor, "K"]:
+        """Each client's share of all training samples; rows sum to 1."""
+        sizes = torch.tensor(self.train_sizes, dtype=torch.float32)
+        return sizes / sizes.sum()
+
+    def members(self) -> dict[str, list[int]]:
+        """Return each architecture's rows of the cohort, in order."""
+        found: dict[str, list[int]] = {}
+        for row, name in enumerate(self.architectures):
+            found.setdefault(name, []).append(row)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelWeights:
+    """The kind of FedAvg (McMahan et al. 2017, arXiv 1602.05629) and FedDF: whole model states,
+    buffers included.
+
+    A fusion's ``teachers`` are a mapping from an architecture's name to a state; every client of
+    that architecture, whether it took part or not, takes it over. ``proximal`` is FedProx's mu:
+    above 0 the private training's loss has the term ``mu / 2 * ||w - w_g||^2``, where w_g are the
+    weights that training starts from.
+    """
+
+    proximal: float = 0.0
+    lesson: ClassVar[Lesson] = "adopt"
+    uses_features: ClassVar[bool] = False
+
+    def extract(self, view: ClientView) -> ModelState:
+        """Return the model's state."""
+        return {
+            name: tensor.detach().cpu().clone() for name, tensor in view.model.state_dict().items()
+        }
+
+    def arrays(self, knowledge: ModelState) -> dict[str, np.ndarray]:
+        """Return each tensor under its name."""
+        return {name: tensor.numpy() for name, tensor in knowledge.items()}
+
+    def knowledge(self, arrays: Mapping[str, np.ndarray]) -> ModelState:
+        """Return the state in ``arrays``."""
+        try:
+            return {name: torch.tensor(array) for name, array in arrays.items()}
+        except TypeError as error:
+            raise UploadRejected(f"weights cannot be read: {error}") from error
+
+    def check(self, knowledge: ModelState, request: Request, client_id: int) -> None:
+        """Raise UploadRejected on weights that are not finite, or not those of the client's
+        architecture.
+        """
+        architecture = request.architectures[client_id]
+        expected, came = (
+            request.shapes[architecture],
+            {name: tuple(tensor.shape) for name, tensor in knowledge.items()},
+        )
+        if came != expected:
+            wrong = sorted(
+                name for name in {*came, *expected} if came.get(name) != expected.get(name)
+            )
+            raise UploadRejected(
+                f"not the weights of a {architecture}: {', '.join(wrong[:3])} missing or of wrong"
+                " shape"
+            )
+        for name, tensor in knowledge.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise UploadRejected(f"weight {name} is not finite")
+
+    def stack(self, uploads: Sequence[Upload], request: Request) -> WeightsCohort:
+        """Return the cohort in the order of client ids."""
+        ordered = sorted(uploads, key=lambda upload: upload.client_id)
+        ids = tuple(upload.client_id for upload in ordered)
+        return WeightsCohort(
+            round=request.round,
+            client_ids=ids,
+            states=tuple(upload.knowledge for upload in ordered),
+            architectures=tuple(request.architectures[i] for i in ids),
+            train_sizes=tuple(request.train_sizes[i] for i in ids),
+            public_ids=request.public_ids,
+            temperature=request.temperature,
+            server=request.server,
+        )
+
+    def check_fusion(
+        self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
+    ) -> None:
+        """Raise RunError where a strategy broke its promise."""
+        check_weights(fusion.weights, len(client_ids))
+        if not isinstance(fusion.teachers, Mapping):
+            raise RunError(
+                "fuse must return teachers as a mapping from an architecture's name to a model"
+                " state"
+            )
+        for name, state in fusion.teachers.items():
+            if name not in request.architectures:
+                raise RunError(
+                    f"fuse returned weights for {name!r}; the clients have"
+                    f" {set(request.architectures)}"
+                )
+            if any(t.is_floating_point() and not torch.isfinite(t).all() for t in state.values()):
+                raise RunError(f"fuse returned weights for {name} that are not finite")
+
+    def lessons(
+        self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
+    ) -> Lessons:
+        """Return each client's architecture's state."""
+        teachers = fusion.teachers
+        return Lessons(
+            personal={i: teachers[n] for i, n in enumerate(request.architectures) if n in teachers}
+        )
+
+    def adopt(self, model: nn.Module, teacher: ModelState) -> None:
+        """Make the teacher's weights the model's."""
+        model.load_state_dict(dict(teacher))
+
+    def penalty(self, view: ClientView, teacher: ModelState | None) -> Penalty | None:
+        """Return FedProx's proximal term; None without it. Training starts from whatever was
+        adopted.
+        """
+        if self.proximal == 0:
+            return None
+        parameters = [parameter for parameter in view.model.parameters() if parameter.requires_grad]
+        start = [parameter.detach().clone() for parameter in parameters]
+        half = self.proximal / 2
+
+        def term(
+            batch: Int[Tensor, "batch"], logits: Float[Tensor, "batch *rows C"], features: None
+        ) -> Float[Tensor, ""]:
+            moved = [
+                (now - then).square().sum() for now, then in zip(parameters, start, strict=True)
+            ]
+            return half * torch.stack(moved).sum()
+
+        return term

@@ -1,0 +1,270 @@
+"""Private-set logits: what a client's model says of each of its own samples, with a hash of each.
+No public set.
+
+A hash and a label of every private sample leave the client, once, and logits each round. Nothing
+here hides them: a hash of many bits tells much of the sample, and whoever has the hyperplanes,
+which are no secret, can look for it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from fedkd.errors import RunError, UploadRejected
+from fedkd.fusion import soften
+from fedkd.knowledge.knowledge_type import ClientView, Lesson, Lessons, Penalty, Request
+from fedkd.knowledge.predictions import LARGEST, check_weights
+from fedkd.messages import Fusion, Upload
+from fedkd.runtime.seeding import numpy_stream
+from fedkd.training.losses import kl
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleLogits:
+    """An upload: ``logits`` [n, C] on the private samples, in an order that stays.
+
+    ``hashes`` [n, bits / 8] and ``labels`` [n] come along where the server does not know them yet;
+    else None.
+    """
+
+    logits: Tensor
+    hashes: Tensor | None = None
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleTeacher:
+    """A teacher: ``logits`` [n, C] for the client's own samples; ``taught`` [n] says which rows
+    mean anything.
+    """
+
+    logits: Tensor
+    taught: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateLogitsCohort:
+    """The accepted uploads of one round by client id, in ascending order: row k of each is client
+    ``client_ids[k]``'s.
+
+    Clients have sets of different sizes, so that nothing is stacked.
+    """
+
+    round: int
+    client_ids: tuple[int, ...]
+    uploads: tuple[SampleLogits, ...]
+    train_sizes: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """K, the number of clients whose uploads were accepted."""
+        return len(self.client_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateLogits:
+    """The kind of FedCache (Wu et al. 2024, arXiv 2308.07816): learned from within private
+    training.
+
+    A fusion's ``teachers`` are a mapping from a client's id to ``logits`` and ``taught``; a client
+    that has one is known to the server. The term of the training loss is ``weight * T^2 *
+    KL(softmax(teacher / T) || softmax(f / T))`` at the distillation temperature T; samples that are
+    not taught add nothing, and count in the mean.
+    """
+
+    weight: float
+    bits: int
+    lesson: ClassVar[Lesson] = "train"
+    uses_features: ClassVar[bool] = False
+
+    def extract(self, view: ClientView) -> SampleLogits:
+        """Return the logits of the private training set, with hashes and labels where no teacher
+        came.
+        """
+        logits = view.private_logits()
+        if view.teacher is not None:
+            return SampleLogits(logits=logits)
+        inputs = view.private_inputs().cpu()
+        return SampleLogits(
+            logits=logits, hashes=sign_hashes(inputs, self.bits), labels=view.private_labels().cpu()
+        )
+
+    def arrays(self, knowledge: SampleLogits | SampleTeacher) -> dict[str, np.ndarray]:
+        """Return ``logits``; of an upload also ``hashes`` and ``labels`` if any, of a teacher
+        ``taught``.
+        """
+        logits = {"logits": knowledge.logits.numpy()}
+        if isinstance(knowledge, SampleTeacher):
+            return {**logits, "taught": knowledge.taught.numpy().astype(np.uint8)}
+        if knowledge.hashes is None or knowledge.labels is None:
+            return logits
+        return {
+            **logits,
+            "hashes": knowledge.hashes.numpy(),
+            "labels": knowledge.labels.numpy().astype(np.int32),
+        }
+
+    def knowledge(self, arrays: Mapping[str, np.ndarray]) -> SampleLogits | SampleTeacher:
+        """Return the upload or the teacher that ``arrays`` made."""
+        allowed: tuple[set[str], ...] = (
+            {"logits"},
+            {"logits", "hashes", "labels"},
+            {"logits", "taught"},
+        )
+        if set(arrays) not in allowed:
+            raise UploadRejected(
+                f"expected the array logits, the first time with hashes and labels, got"
+                f" {', '.join(sorted(arrays)) or 'none'}"
+            )
+        for name, kinds, axes in (
+            ("logits", "f", 2),
+            ("hashes", "u", 2),
+            ("labels", "iu", 1),
+            ("taught", "u", 1),
+        ):
+            if name in arrays and (
+                arrays[name].dtype.kind not in kinds or arrays[name].ndim != axes
+            ):
+                raise UploadRejected(
+                    f"{name} must have {axes} axes and not be {arrays[name].dtype}"
+                )
+        found = {name: torch.tensor(array) for name, array in arrays.items()}
+        logits = found["logits"].to(torch.float32)
+        if "taught" in found:
+            return SampleTeacher(logits=logits, taught=found["taught"] != 0)
+        labels = found["labels"].to(torch.int64) if "labels" in found else None
+        return SampleLogits(logits=logits, hashes=found.get("hashes"), labels=labels)
+
+    def check(
+        self, knowledge: SampleLogits | SampleTeacher, request: Request, client_id: int
+    ) -> None:
+        """Raise UploadRejected on wrong shapes and values, and where hashes are missing or come a
+        second time.
+        """
+        if not isinstance(knowledge, SampleLogits):
+            raise UploadRejected("a teacher was uploaded; expected the array logits")
+        samples = request.train_sizes[client_id]
+        _check_logits(knowledge.logits, (samples, request.classes))
+        if client_id in request.taught:
+            if knowledge.hashes is not None or knowledge.labels is not None:
+                raise UploadRejected(
+                    "hashes and labels came again; they are kept from the first upload"
+                )
+            return
+        if knowledge.hashes is None or knowledge.labels is None:
+            raise UploadRejected("expected hashes and labels with the first upload")
+        expected = (samples, self.bits // 8)
+        if tuple(knowledge.hashes.shape) != expected or knowledge.hashes.dtype != torch.uint8:
+            raise UploadRejected(
+                f"expected hashes {list(expected)} of bytes, got {list(knowledge.hashes.shape)} of"
+                f" {knowledge.hashes.dtype}"
+            )
+        if tuple(knowledge.labels.shape) != (samples,):
+            raise UploadRejected(f"expected {samples} labels, got {list(knowledge.labels.shape)}")
+        if knowledge.labels.min() < 0 or knowledge.labels.max() >= request.classes:
+            raise UploadRejected(f"labels must be from 0 to {request.classes - 1}")
+
+    def stack(self, uploads: Sequence[Upload], request: Request) -> PrivateLogitsCohort:
+        """Return the cohort of uploads that passed ``check``, in the order of their client ids."""
+        ordered = sorted(uploads, key=lambda upload: upload.client_id)
+        ids = tuple(upload.client_id for upload in ordered)
+        return PrivateLogitsCohort(
+            round=request.round,
+            client_ids=ids,
+            uploads=tuple(upload.knowledge for upload in ordered),
+            train_sizes=tuple(request.train_sizes[i] for i in ids),
+        )
+
+    def check_fusion(
+        self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
+    ) -> None:
+        """Raise RunError where a strategy broke its promise."""
+        check_weights(fusion.weights, len(client_ids))
+        if not isinstance(fusion.teachers, Mapping) or not set(client_ids) <= set(fusion.teachers):
+            raise RunError(
+                "fuse must return teachers as a mapping with an entry for every client of the"
+                " cohort"
+            )
+        for client_id, teacher in fusion.teachers.items():
+            samples = request.train_sizes[client_id]
+            logits, taught = teacher["logits"], teacher["taught"]
+            if tuple(logits.shape) != (samples, request.classes) or tuple(taught.shape) != (
+                samples,
+            ):
+                raise RunError(
+                    f"fuse returned logits {list(logits.shape)} and taught {list(taught.shape)}"
+                    f" for client {client_id},"
+                    f" expected {[samples, request.classes]} and {[samples]}"
+                )
+            if not torch.isfinite(logits).all():
+                raise RunError(f"fuse returned logits for client {client_id} that are not finite")
+
+    def lessons(
+        self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
+    ) -> Lessons:
+        """Return each known client's teacher, whether it took part in this round or not."""
+        found = {
+            i: SampleTeacher(logits=t["logits"], taught=t["taught"])
+            for i, t in fusion.teachers.items()
+        }
+        return Lessons(personal=found)
+
+    def penalty(self, view: ClientView, teacher: SampleTeacher | None) -> Penalty | None:
+        """Return the divergence from the teacher's soft label of each sample."""
+        if teacher is None or not teacher.taught.any():
+            return None
+        device, temperature, weight = view.private_labels().device, view.temperature, self.weight
+        targets: Tensor = soften(teacher.logits, temperature).to(device)
+        taught: Bool[Tensor, "n"] = teacher.taught.to(device)
+
+        def term(
+            batch: Int[Tensor, "batch"], logits: Float[Tensor, "batch C"], features: None
+        ) -> Float[Tensor, ""]:
+            rows = batch[taught[batch]]
+            if len(rows) == 0:
+                return logits.new_zeros(())
+            return (
+                weight
+                * len(rows)
+                / len(batch)
+                * kl(logits[taught[batch]], targets[rows], temperature)
+            )
+
+        return term
+
+
+def sign_hashes(inputs: Float[Tensor, "n *shape"], bits: int) -> UInt8[Tensor, "n bytes"]:
+    """Return on which side of ``bits`` random hyperplanes each input lies, eight to a byte;
+    ``bits`` in eights.
+
+    Two hashes differ in a share of bits near angle / pi (Charikar 2002, doi 10.1145/509907.509965).
+    The hyperplanes go through the origin and depend on the inputs' size and ``bits`` alone: all
+    clients of all runs have the same. An input and its multiples have the same hash, its negative
+    the opposite one.
+
+    >>> hashes = sign_hashes(torch.tensor([[1.0, 2.0], [2.0, 4.0], [-1.0, -2.0]]), bits=16)
+    >>> hashes[0].tolist() == hashes[1].tolist(), (hashes[0] ^ hashes[2]).tolist()
+    (True, [255, 255])
+    """
+    flat = inputs.flatten(1).to(torch.float64).numpy()
+    stream = numpy_stream(0, "hyperplanes", flat.shape[1], bits)
+    return torch.from_numpy(
+        np.packbits(flat @ stream.standard_normal((flat.shape[1], bits)) > 0, axis=1)
+    )
+
+
+def _check_logits(logits: Tensor, expected: tuple[int, int]) -> None:
+    """Raise UploadRejected unless these are finite logits of this shape."""
+    if tuple(logits.shape) != expected:
+        raise UploadRejected(f"expected logits of shape {list(expected)}, got {list(logits.shape)}")
+    if not torch.isfinite(logits).all():
+        raise UploadRejected(f"logits contain {'NaN' if logits.isnan().any() else 'infinity'}")
+    if logits.abs().max() > LARGEST:
+        raise UploadRejected(
+            f"logits are as large as {logits.abs().max().item():.3g}; at most {LARGEST:g}"
+        )

@@ -1,0 +1,70 @@
+"""A client's choice of the public samples that it answers for: those that look like its own."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fedkd.knowledge.density import class_gaussians, kulsif, nearness
+from fedkd.knowledge.knowledge_type import ClientView
+
+HELD_OUT = 0.2
+"""Share of the private samples on which the threshold is set; the others say what is known."""
+
+Density = Literal["kulsif", "kmeans", "feature_gaussian"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InDistribution:
+    """Answer where the score is at least the ``quantile`` of the client's own held-out samples'
+    scores.
+
+    Nothing of the choice leaves the client but which samples it answers for, which tells of its
+    data.
+    """
+
+    density: Density
+    quantile: float
+    width: float
+    auxiliary: int
+
+    def choose(self, view: ClientView) -> Bool[Tensor, "N"]:
+        """Return which of the public samples asked for are answered."""
+        stream = view.stream("selection")
+        labels = view.private_labels().cpu()
+        if self.density == "feature_gaussian":
+            private, public = view.private_features(), view.public_features()
+        else:
+            private, public = (
+                x.cpu().flatten(1) for x in (view.private_inputs(), view.public_inputs())
+            )
+        if len(private) < 2 or len(public) == 0:
+            return torch.ones(len(public), dtype=torch.bool)
+        order = torch.from_numpy(stream.permutation(len(private)))
+        held_out = min(len(private) - 1, max(1, round(HELD_OUT * len(private))))
+        testing, known = order[:held_out].sort().values, order[held_out:].sort().values
+        rows = torch.cat([private[testing], public])
+        scores = self._scores(
+            private[known], labels[known], rows, view.classes, int(stream.integers(2**31))
+        )
+        threshold = torch.quantile(scores[:held_out], self.quantile)
+        return scores[held_out:] >= threshold
+
+    def _scores(
+        self,
+        known: Float[Tensor, "n d"],
+        labels: Int[Tensor, "n"],
+        rows: Float[Tensor, "m d"],
+        classes: int,
+        seed: int,
+    ) -> Float[Tensor, "m"]:
+        if self.density == "feature_gaussian":
+            return class_gaussians(known, labels, rows)
+        if self.density == "kmeans":
+            return nearness(known, rows, classes, seed)
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.rand(self.auxiliary, known.shape[1], generator=generator)
+        low, high = known.amin(), known.amax()
+        return kulsif(known, low + (high - low) * noise, rows, self.width)

@@ -1,0 +1,217 @@
+"""From a model's name to a module: found, built without touching the global random state, and
+checked.
+
+A factory is called with ``(input_shape, classes)``, where ``input_shape`` is (channels, height,
+width), and returns a module that maps [N, *input_shape] to logits [N, classes].
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from fedkd.errors import SettingError, unknown_name
+from fedkd.models.cnn import cnn
+from fedkd.models.features import find_head
+from fedkd.models.heads import Heads, OneHead
+from fedkd.models.mlp import mlp
+from fedkd.models.resnet import resnet
+from fedkd.models.vit import vit
+from fedkd.settings.import_paths import import_path, is_import_path
+
+Factory = Callable[[Any, int], nn.Module]
+
+ZOO: dict[str, Factory] = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "vit": vit}
+
+_global_generator = threading.Lock()
+
+
+@contextmanager
+def borrowed_global_generator(seed: int) -> Iterator[None]:
+    """Run a block with torch's global CPU generator seeded, and give it back as it was.
+
+    Module constructors and dropout take no generator of their own. One block at a time, for the
+    whole process.
+    """
+    with _global_generator:
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_rng_state(before)
+
+
+def find_factory(name: str) -> Factory:
+    """Return the factory called ``name`` in the zoo, or at ``package.module:factory``."""
+    if is_import_path(name):
+        factory: Factory = import_path(name, what="models")
+        return factory
+    if name not in ZOO:
+        raise unknown_name("model", name, ZOO)
+    return ZOO[name]
+
+
+@runtime_checkable
+class Blueprint(Protocol):
+    """What a client's model is built from."""
+
+    @property
+    def name(self) -> str:
+        """The model's name, or the import path of its factory."""
+
+    def build(self, seed: int) -> nn.Module:
+        """Return a fresh module whose initial weights depend on ``seed`` alone."""
+
+    def example(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Return inputs that a model takes: random ones, or without a generator the simplest."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A factory with the shape of its input and the number of classes: what a client's model is
+    built from.
+    """
+
+    name: str
+    input_shape: tuple[int, int, int]
+    classes: int
+    heads: Heads = field(default_factory=OneHead)
+    """What is put on the model beside its own last layer."""
+
+    @property
+    def plain(self) -> "Architecture":
+        """The same without further heads."""
+        return replace(self, heads=OneHead())
+
+    def build(self, seed: int) -> nn.Module:
+        """Return a fresh module whose initial weights depend on ``seed`` alone; those below its
+        heads not on these.
+        """
+        with borrowed_global_generator(seed):
+            model: object = find_factory(self.name)(self.input_shape, self.classes)
+            if not isinstance(model, nn.Module):
+                raise SettingError(
+                    f"models: {self.name} must return a torch.nn.Module, got {type(model).__name__}"
+                )
+            return self.heads.put_on(model, torch.zeros(2, *self.input_shape))
+
+    def example(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Return ``count`` images of zeros, or of normal noise."""
+        shape = (count, *self.input_shape)
+        return torch.zeros(shape) if generator is None else torch.randn(shape, generator=generator)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What trying a model once showed: its size, and whether training it draws from the global
+    generator.
+
+    ``head`` is the name of the linear layer that puts out the logits, ``features`` the width of
+    what it takes; both are None for a model that ends otherwise, and where nobody asked.
+    """
+
+    parameters: int
+    draws_randomness: bool
+    head: str | None = None
+    features: int | None = None
+
+
+def try_out(architecture: Architecture, *, features: bool = False) -> Traits:
+    """Build a model, run one batch through it, and return its traits; those of its head only if
+    ``features`` matter.
+
+    Raises SettingError where the factory fails, returns no module, or the output is not [N,
+    classes].
+    """
+    where = f"models: {architecture.name}"
+    if architecture.plain != architecture:
+        try_out(architecture.plain)  # what is wrong without heads is said first
+    try:
+        model = architecture.build(seed=0)
+    except SettingError:
+        raise
+    except Exception as error:
+        raise SettingError(
+            f"{where} could not be built: {type(error).__name__}: {error}"
+        ) from error
+    expected, batch = (2, architecture.classes), torch.zeros(2, *architecture.input_shape)
+    with borrowed_global_generator(0):
+        before = torch.get_rng_state()
+        try:
+            logits = model.train()(batch)
+        except Exception as error:
+            raise SettingError(
+                f"{where} fails on a batch of shape {[2, *architecture.input_shape]}:"
+                f" {type(error).__name__}: {error}"
+            ) from error
+        draws_randomness = not torch.equal(before, torch.get_rng_state())
+    shape = tuple(getattr(logits, "shape", ())) or type(logits).__name__
+    if shape != expected:
+        raise SettingError(
+            f"{where} must map [N, {', '.join(map(str, architecture.input_shape))}] to logits [N,"
+            " C] with"
+            f" C = {architecture.classes}; for N = 2 it returned {shape}"
+        )
+    if not any(p.requires_grad for p in model.parameters()):
+        raise SettingError(f"{where} has no trainable parameter")
+    head = None
+    if features:
+        with borrowed_global_generator(0), torch.no_grad():
+            head = find_head(model.eval(), batch)
+    layer = model.get_submodule(head) if head is not None else None
+    return Traits(
+        parameters=sum(p.numel() for p in model.parameters()),
+        draws_randomness=draws_randomness,
+        head=head,
+        features=layer.in_features if isinstance(layer, nn.Linear) else None,
+    )
+
+
+def assign(models: tuple[str, ...], clients: int) -> tuple[str, ...]:
+    """Return each client's model. Names are taken in turn; ``name*share`` gives explicit shares of
+    the clients.
+
+    Shares are split by largest remainder and laid out in the order of the list, so that ``mlp*7,
+    cnn*7, resnet*6`` over 20 clients is seven, seven and six.
+
+    >>> assign(("mlp", "cnn"), 3)
+    ('mlp', 'cnn', 'mlp')
+    >>> assign(("mlp*3", "cnn*1"), 4)
+    ('mlp', 'mlp', 'mlp', 'cnn')
+    """
+    if not models:
+        raise SettingError("models must name at least one model")
+    shares = [_share(model) for model in models]
+    given = [share is not None for _, share in shares]
+    if not any(given):
+        return tuple(models[i % len(models)] for i in range(clients))
+    if not all(given):
+        raise SettingError(
+            f"models: give every model a share (name*share) or none, got {', '.join(models)}"
+        )
+    exact = [share * clients / sum(s for _, s in shares if s) for _, share in shares if share]
+    counts = [int(x) for x in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
+    for i in by_remainder[: clients - sum(counts)]:
+        counts[i] += 1
+    return tuple(
+        name for (name, _), count in zip(shares, counts, strict=True) for _ in range(count)
+    )
+
+
+def _share(model: str) -> tuple[str, float | None]:
+    name, star, text = model.partition("*")
+    if not star:
+        return name.strip(), None
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < float("inf"):
+        raise SettingError(f"models: the share in {model!r} must be a number > 0, as in mlp*2")
+    return name.strip(), share

@@ -1,0 +1,228 @@
+"""One phase of private training: DP-SGD over tensors, in the place of
+``fedkd.training.loop.optimize``.
+
+Opacus' hooks take each sample's gradient and its ``DPOptimizer`` clips, sums and adds our noise;
+sampling, steps, batch size and accounting are fixed here, since ``PrivacyEngine`` derives them from
+a data loader and starts a new account each time. The model is never wrapped, pickled or copied:
+hooks are put on and taken off again. (One unpickled ``DPOptimizer`` breaks every later one in its
+process, and a wrapped module carries raw gradients along.) Not for: distillation on public data,
+which needs no noise, and losses that couple samples or act on weights directly (a proximal term):
+what does not flow through a sample's forward pass has no part in the step.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Num
+from torch import Tensor, nn
+
+from fedkd.errors import SettingError
+from fedkd.privacy.dp_sgd_history import History
+from fedkd.privacy.mechanisms.dp_sgd import Schedule
+
+LEFT_ON_MODULES = (
+    "activations",
+    "max_batch_len",
+    "ft_compute_sample_grad",
+    "autograd_grad_sample_hooks",
+)
+LEFT_ON_PARAMETERS = (
+    "grad_sample",
+    "summed_grad",
+    "_forward_counter",
+    "_current_grad_sample",
+    "_norm_sample",
+)
+"""What Opacus puts on a model, and may leave there when a phase is ended in the middle."""
+
+
+def optimize_privately(
+    model: nn.Module,
+    size: int,
+    batch_loss: Callable[[Int[Tensor, "batch"]], Float[Tensor, ""]],
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    *,
+    noise_multiplier: float,
+    clip_norm: float,
+    batches: np.random.Generator,
+    noise: np.random.Generator,
+    history: History,
+    pulse: Callable[[], None] = lambda: None,
+) -> float | None:
+    """Train ``model`` in place by DP-SGD; return the mean loss over the samples met, None where
+    there were none.
+
+    ``batch_loss`` maps indices below ``size`` to the *mean* loss of those samples. Every step
+    samples each index with an own coin from ``batches``, clips each sample's gradient to
+    ``clip_norm`` in L2, adds noise of ``noise_multiplier * clip_norm`` from ``noise`` to the sum,
+    and divides by the expected batch size. A step whose sample is empty is noise alone, and is
+    counted. ``history`` grows by every step whose noise was drawn, even where ``pulse`` or the loss
+    then raises: keep it then too. The loss is a private figure, for the researcher only.
+    SettingError where the model cannot be trained so.
+    """
+    refuse_shared_statistics(model)
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    device = parameters[0].device
+    from fedkd.privacy.stream_optimizer import StreamDPOptimizer
+
+    total, met = torch.zeros((), device=device), 0
+    model.train()
+    with _sample_gradients(model):
+        private = StreamDPOptimizer(
+            optimizer,
+            stream=noise,
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=clip_norm,
+            expected_batch_size=schedule.expected_batch_size,
+        )
+        private.attach_step_hook(lambda _: history.add(noise_multiplier, schedule.sample_rate))
+        for _ in range(schedule.steps):
+            pulse()
+            chosen = poisson_sample(size, schedule.sample_rate, batches).to(device)
+            private.zero_grad(set_to_none=True)
+            if len(chosen):
+                loss = batch_loss(chosen)
+                loss.backward()
+                total += loss.detach() * len(chosen)
+                met += len(chosen)
+            for parameter in parameters:
+                if (
+                    parameter.grad_sample is None
+                ):  # nobody was sampled, or the forward pass does not use it
+                    parameter.grad_sample = parameter.new_zeros(len(chosen), *parameter.shape)
+            private.step()
+        private.zero_grad(set_to_none=True)
+    return total.item() / met if met else None
+
+
+def poisson_sample(size: int, rate: float, stream: np.random.Generator) -> Int[Tensor, "batch"]:
+    """Return the indices below ``size`` whose own coin of probability ``rate`` fell so; there may
+    be none.
+
+    >>> poisson_sample(4, 1.0, np.random.default_rng(0)).tolist()
+    [0, 1, 2, 3]
+    """
+    return torch.from_numpy(np.flatnonzero(stream.random(size) < rate))
+
+
+def refuse_shared_statistics(model: nn.Module, name: str = "this model") -> None:
+    """Raise SettingError for layers that mix samples or keep statistics of them: those would leave
+    unprotected.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            what = "BatchNorm"
+        elif (
+            isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats
+        ):
+            what = "InstanceNorm with running statistics"
+        else:
+            continue
+        raise SettingError(
+            f"models: {name} has {what} ({path or 'itself'}), which mixes samples and keeps their"
+            " statistics: dp_sgd"
+            " cannot train it; use GroupNorm(min(8, C), C)"
+        )
+
+
+def check_sample_gradients(
+    model: nn.Module,
+    inputs: Num[Tensor, "n *shape"],
+    name: str = "this model",
+    outputs: Callable[[Num[Tensor, "n *shape"]], Float[Tensor, "n *rows outputs"]] | None = None,
+) -> None:
+    """Raise SettingError unless Opacus finds the gradient of each single sample, compared with
+    samples one by one.
+
+    ``outputs`` makes of inputs what the training's loss is made of; it is the model's forward if it
+    is not given. To be called once for each architecture, with a few (random) inputs. Leaves
+    weights and buffers as they are. Catches what no list of layers does: parameters used without a
+    batch dimension, in-place changes, buffers.
+    """
+    refuse_shared_statistics(model, name)
+    outputs = outputs or model
+    was_training = model.training
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()
+    before = {key: buffer.clone() for key, buffer in model.named_buffers()}
+    trainable = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    # Squared outputs have no minimum that many samples share by chance.
+    losses = [_probe(outputs(one[None])) for one in inputs]
+    alone = [
+        torch.autograd.grad(loss, list(trainable.values()), allow_unused=True) for loss in losses
+    ]
+    try:
+        with _sample_gradients(model):
+            (_probe(outputs(inputs)) / len(inputs)).backward()
+            found: dict[str, Tensor | None] = {
+                key: getattr(p, "grad_sample", None) for key, p in trainable.items()
+            }
+    except SettingError:
+        raise
+    except Exception as error:
+        raise SettingError(
+            f"models: dp_sgd cannot find the gradients of single samples in {name}:"
+            f" {type(error).__name__}: {error};"
+            " are there changes in place (ReLU(inplace=True))?"
+        ) from error
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.train(was_training)
+    changed = [key for key, buffer in model.named_buffers() if not torch.equal(buffer, before[key])]
+    if changed:
+        raise SettingError(
+            f"models: {name} changes its buffer {changed[0]} in training, which dp_sgd does not"
+            " protect"
+        )
+    for index, key in enumerate(trainable):
+        expected = torch.stack(
+            [torch.zeros_like(trainable[key]) if g[index] is None else g[index] for g in alone]
+        )
+        sampled = found[key]
+        got = torch.zeros_like(expected) if sampled is None else sampled
+        size = expected.abs().max()
+        if got.shape != expected.shape or not torch.allclose(
+            got, expected, rtol=1e-2, atol=1e-3 * size.item() + 1e-7
+        ):
+            raise SettingError(
+                f"models: dp_sgd cannot find the gradients of single samples in {name}: those of"
+                f" {key} come out wrong;"
+                " is it used without a batch dimension?"
+            )
+
+
+def _probe(logits: Tensor) -> Tensor:
+    return F.softplus(logits).square().flatten(1).sum(dim=1).sum()
+
+
+@contextmanager
+def _sample_gradients(model: nn.Module) -> Iterator[None]:
+    """Let every backward pass leave each sample's gradient on the parameters; afterwards nothing of
+    it is left.
+    """
+    from opacus.grad_sample import GradSampleHooks
+
+    # Private samples never require gradients of their own, so the hooks are meant to fire so.
+    warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
+    try:
+        hooks = GradSampleHooks(model, loss_reduction="mean")
+    except NotImplementedError as error:
+        raise SettingError(f"models: dp_sgd cannot train this model: {error}") from error
+    try:
+        yield
+    finally:
+        hooks.cleanup()
+        for owner, names in (
+            *((module, LEFT_ON_MODULES) for module in model.modules()),
+            *((parameter, LEFT_ON_PARAMETERS) for parameter in model.parameters()),
+        ):
+            for name in names:
+                if name in vars(owner):
+                    delattr(owner, name)

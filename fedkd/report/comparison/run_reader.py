@@ -1,0 +1,160 @@
+"""A finished run's figures by round and by client, read from its folder, and those of its
+local-only twin.
+"""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedkd.errors import RunError, SettingError
+from fedkd.report.record_rows import ACCURACIES, VALIDATION
+
+NAMES = (*ACCURACIES, VALIDATION)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run's figures: over R rounds, and over R rounds by K clients. NaN where nothing is
+    known.
+    """
+
+    rounds: Mapping[str, np.ndarray]
+    """[R] by name: the figures of rounds.jsonl; NaN where one is null or no number."""
+    clients: Mapping[str, np.ndarray]
+    """[R, K] by name: the columns of clients.csv; NaN where a cell is empty or text."""
+    architectures: tuple[str, ...]
+    """[K]"""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = math.nan
+
+    @property
+    def length(self) -> int:
+        """R."""
+        return len(self.rounds["round"])
+
+    def of_round(self, name: str) -> np.ndarray:
+        """Return a figure by round [R]; all NaN where the run does not know it."""
+        return self.rounds.get(name, np.full(self.length, np.nan))
+
+    def of_client(self, name: str) -> np.ndarray:
+        """Return a figure by round and client [R, K]; all NaN where the run does not know it."""
+        return self.clients.get(name, np.full((self.length, len(self.architectures)), np.nan))
+
+
+def status(folder: Path) -> str | None:
+    """Return how the run in a folder ended, by its summary, or that it is running; None where there
+    is none.
+    """
+    try:
+        found: Any = json.loads((folder / "summary.json").read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder / 'summary.json'} cannot be read: {error}") from error
+    return str(found["status"])
+
+
+def runs_below(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the completed runs in and below some folders, and the others. Raises SettingError
+    where none is complete.
+
+    Folders are in the order of their numbers: 2 before 10.
+    """
+    done: dict[Path, None] = {}
+    others: dict[Path, None] = {}
+    for folder in folders:
+        below = [path.parent for path in folder.rglob("config.yaml")]
+        for run in sorted(below, key=_by_numbers):
+            (done if status(run) == "completed" else others)[run] = None
+        if not any(run in done for run in below):
+            raise SettingError(f"--runs {folder}: there is no finished run in or below it")
+    return list(done), list(others)
+
+
+def read_run(folder: Path) -> Run:
+    """Return the figures of a finished run. Raises RunError where its files are not those of
+    one.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+        rows = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+        with (folder / "clients.csv").open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        count = len(lines) // len(rows)
+        if len(lines) != count * len(rows) or [
+            int(line["round"]) for line in lines[::count]
+        ] != _numbers(rows):
+            raise ValueError("clients.csv and rounds.jsonl are not of the same rounds")
+        return Run(
+            rounds={name: np.array([_number(row.get(name)) for row in rows]) for name in rows[0]},
+            clients={
+                name: np.array([_cell(line[name]) for line in lines]).reshape(len(rows), count)
+                for name in lines[0]
+            },
+            architectures=tuple(line["architecture"] for line in lines[:count]),
+            versions=summary["versions"],
+            seconds=_number(summary["seconds"]),
+        )
+    except (OSError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:
+        raise RunError(
+            f"{folder} does not hold a finished run: {type(error).__name__}: {error}"
+        ) from error
+
+
+def twin(run: Run) -> Run | None:
+    """Return the local-only twin of a run, from its clients' gains over it; None where it was run
+    without one.
+
+    It has accuracies alone; it sends nothing.
+    """
+    accuracies = {}
+    for name in NAMES:
+        gains = run.of_client(name.replace("accuracy", "gain"))
+        if not np.isnan(gains).all():
+            accuracies[name] = mean_over_clients(run.of_client(name) - gains)
+    if not accuracies:
+        return None
+    nothing = np.zeros(run.length)
+    silent = {"round": run.rounds["round"], "bytes_up": nothing, "bytes_down": nothing}
+    return Run(rounds={**silent, **accuracies}, clients={}, architectures=run.architectures)
+
+
+def mean_over_clients(values: np.ndarray) -> np.ndarray:
+    """Return the means [R] over the clients that have a figure in [R, K]; NaN where none has.
+
+    >>> mean_over_clients(np.array([[1.0, 3.0], [np.nan, 5.0], [np.nan, np.nan]])).tolist()
+    [2.0, 5.0, nan]
+    """
+    known = ~np.isnan(values)
+    counts = known.sum(axis=1)
+    sums = np.where(known, values, 0.0).sum(axis=1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _by_numbers(path: Path) -> list[str | int]:
+    """Return what sorts paths by the numbers in them, as people do."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
+
+
+def _numbers(rows: list[dict[str, Any]]) -> list[int]:
+    return [int(row["round"]) for row in rows]
+
+
+def _number(value: Any) -> float:
+    """Return a value of JSON as a number; NaN for what is none (null, a list, a hash)."""
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _cell(text: str) -> float:
+    """Return a cell of CSV as a number; NaN for an empty one, and for text."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

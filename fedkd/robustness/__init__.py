@@ -1,0 +1,1 @@
+"""Attacks on uploads, and aggregation rules that tolerate attackers."""

@@ -1,0 +1,66 @@
+"""What attackers upload in place of their predictions: functions over honest uploads [K, N, C], and
+their settings.
+
+An attack sees the uploads as all clients would honestly make them and replaces the attackers' rows;
+the others' stay the same to the bit. What it makes passes the server's check: a cleverer attacker
+than one who is rejected. Not for: poisoned training data, backdoors in models, or clients that do
+not answer. Each class states its threat model.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from fedkd.robustness.aggregators import count_of
+from fedkd.robustness.attacks.independent import LabelSwap, Noise, RandomPredictions, SignFlip
+from fedkd.robustness.attacks.no_attack import NoAttack
+from fedkd.robustness.attacks.omniscient import Colluding, Lie
+from fedkd.robustness.attacks.scale import Mask, Values
+from fedkd.runtime.seeding import numpy_stream
+from fedkd.training.losses import Scale
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """What some clients do in place of uploading their predictions."""
+
+    @property
+    def fraction(self) -> float:
+        """Share of clients that attack."""
+
+    def check(self, clients: int, classes: int) -> None:
+        """Raise SettingError where the settings make no attack on so many clients and classes."""
+
+    def poison(
+        self, values: Values, attackers: Mask, scale: Scale, stream: np.random.Generator
+    ) -> Values:
+        """Return the uploads with the rows of ``attackers`` replaced; ``values`` are all clients'
+        honest ones.
+        """
+
+
+ATTACKS: dict[str, type[Attack]] = {
+    "none": NoAttack,
+    "sign_flip": SignFlip,
+    "random": RandomPredictions,
+    "label_swap": LabelSwap,
+    "colluding": Colluding,
+    "lie": Lie,
+    "noise": Noise,
+}
+
+
+def choose_attackers(seed: int, clients: int, fraction: float) -> Mask:
+    """Return which of all clients attack, by client id: a share of them, rounded up, the same in
+    every round.
+
+    A larger fraction adds attackers to those of a smaller one, so that a sweep over fractions
+    compares like with like.
+
+    >>> choose_attackers(0, 10, 0.2).sum().item(), choose_attackers(0, 10, 0.0).sum().item()
+    (2, 0)
+    """
+    mask = torch.zeros(clients, dtype=torch.bool)
+    mask[numpy_stream(seed, "attackers").permutation(clients)[: count_of(fraction, clients)]] = True
+    return mask

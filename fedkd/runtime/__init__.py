@@ -1,0 +1,1 @@
+"""Execution: random streams, devices, use of several cores."""

@@ -1,0 +1,390 @@
+"""Combinations of settings that cannot work, each refused with a word on why and on what to do
+instead.
+
+A setting's own range is checked by its class. Here stands what two choices mean for one another: a
+strategy and the public set, the models, the codec, the privacy mechanism. ``build`` calls these
+before any training.
+"""
+
+from functools import partial
+
+import torch
+
+from fedkd.audit.audit_settings import NoAudit
+from fedkd.data.division import Public
+from fedkd.data.prepare import holds_texts
+from fedkd.data.public import samples_of_other
+from fedkd.errors import SettingError
+from fedkd.federation.client import example_arrays
+from fedkd.federation.context import Workplace
+from fedkd.federation.protocol import check_order
+from fedkd.knowledge import ModelWeights, PublicPredictions
+from fedkd.models.dual_head import DualHeadSettings
+from fedkd.models.heads import Heads, OneHead
+from fedkd.privacy.mechanisms import DpSgd, Gaussian, GnMax, Laplace, RandomizedResponse, Swing
+from fedkd.privacy.private_training import check_sample_gradients
+from fedkd.robustness.attacks.omniscient import Colluding, Lie
+from fedkd.scenario.scenario import Scenario
+from fedkd.settings.schema import defaults, plain
+from fedkd.strategy import Asking, Declaration, Needs
+from fedkd.tasks.text.text_task import TextTask, Tokens
+from fedkd.training.hyperparameters import Distillation
+from fedkd.training.losses import LOSSES, ON_LOGITS
+
+
+def check_needs(scenario: Scenario, declared: Declaration) -> None:
+    """Raise where the scenario lacks what the strategy cannot do without, or has what would do
+    nothing.
+    """
+    name, needs, public = scenario.strategy.name, declared.needs, scenario.public
+    check_order(scenario.protocol, declared.kind)
+    samples_of_other(public, scenario.public_data.value)
+    asked = max(1, round(scenario.protocol.participation * scenario.federation.clients))
+    if scenario.protocol.min_clients > asked:
+        raise SettingError(
+            f"min_clients={scenario.protocol.min_clients}, but a round asks only {asked} clients"
+            f" (participation={scenario.protocol.participation:g} of"
+            f" clients={scenario.federation.clients})"
+        )
+    if needs.pooled and (scenario.protocol.participation < 1 or scenario.protocol.dropout > 0):
+        raise SettingError(
+            f"strategy={name} trains on the private sets of all clients: nobody is absent; leave"
+            " participation and"
+            " dropout out"
+        )
+    if needs.pooled and scenario.protocol.order == "distill_first":
+        raise SettingError(
+            f"order=distill_first: strategy={name} hands its model to the others at the end of a"
+            " round, where this"
+            " order has no message; leave order out"
+        )
+    texts = holds_texts(scenario.data.value)
+    if public.per_round is not None and not texts:
+        check_per_round(public, public.size)
+    if needs.public_set and public.size == 0:
+        raise SettingError(f"strategy={name} needs a public set; give public.size=N with N >= 1")
+    every = isinstance(declared.kind, PublicPredictions) and declared.kind.chooser is None
+    if (public.choice != "random" or public.views > 1) and (
+        not every or isinstance(scenario.strategy.value, Asking)
+    ):
+        what = (
+            f"public.choice={public.choice}"
+            if public.choice != "random"
+            else f"public.views={public.views}"
+        )
+        raise SettingError(
+            f"{what} needs every client's predictions on every sample asked about, and"
+            f" strategy={name} does not send"
+            " them; leave it out"
+        )
+    if needs.public_labels and not public.labeled:
+        raise SettingError(
+            f"strategy={name} needs the labels of the public set; say public.labeled=true"
+        )
+    if scenario.train.public_epochs and not public.labeled:
+        raise SettingError(
+            "train.public_epochs needs the labels of the public set; say public.labeled=true"
+        )
+    if scenario.train.public_epochs and public.size == 0:
+        raise SettingError("train.public_epochs needs a public set; give public.size=N with N >= 1")
+    if public.labeled and not needs.public_labels and not scenario.train.public_epochs:
+        raise SettingError(
+            f"public.labeled=true would do nothing: strategy={name} does not use labels, and"
+            " train.public_epochs=0"
+        )
+
+
+def check_data(scenario: Scenario, declared: Declaration) -> None:
+    """Raise where settings are for data of another kind: text has no views or class tables, images
+    no tokens.
+    """
+    data, name = scenario.data.name, scenario.strategy.name
+    if not holds_texts(scenario.data.value):
+        changed = [k for k, v in plain(scenario.tokens).items() if v != defaults(Tokens)[k]]
+        if changed:
+            raise SettingError(f"tokens.{changed[0]} would do nothing: data={data} are images")
+        if scenario.canaries.name != "none":
+            raise SettingError(
+                f"canaries={scenario.canaries.name} are secrets in texts, and data={data} are"
+                " images"
+            )
+        return
+    public, kind = scenario.public, declared.kind
+    for setting, given, why in (
+        (
+            "public_data",
+            scenario.public_data.name != "same",
+            "public text is of the texts held back",
+        ),
+        ("public.corruption", public.corruption is not None, "it is for images"),
+        ("public.views", public.views > 1, "text cannot be moved"),
+        ("distill.student_view", scenario.distill.student_view != "same", "text cannot be moved"),
+        ("heads", scenario.heads.name != "none", "they are put on image models"),
+        (
+            "audit",
+            scenario.audit.name != "none",
+            "it plants and attacks labeled images; secrets in texts are canaries",
+        ),
+        ("attacks", scenario.attacks.name == "label_swap", "it swaps classes, and tokens are none"),
+    ):
+        if given:
+            raise SettingError(f"{setting} does not go with data={data}: {why}; leave it out")
+    chooses = isinstance(kind, PublicPredictions) and kind.chooser is not None
+    if kind is not None and (chooses or not isinstance(kind, PublicPredictions | ModelWeights)):
+        raise SettingError(
+            f"strategy={name} does not go with data={data}: it"
+            f" {'chooses by the density of images' if chooses else 'exchanges what images of a class have in common'},"
+            " and next tokens are no classes; use one whose clients predict on public samples, or"
+            " exchange weights"
+        )
+    if declared.needs.features is not None:
+        raise SettingError(
+            f"strategy={name} needs the features of models, which language models here do not give"
+        )
+
+
+def check_per_round(public: Public, samples: int) -> None:
+    """Raise where a round would ask about more public samples than there are, or has no choice
+    among them.
+    """
+    if public.per_round is None:
+        return
+    if public.per_round > samples:
+        raise SettingError(
+            f"public.per_round={public.per_round} is more than the public set has ({samples}"
+            " samples)"
+        )
+    if public.choice != "random" and public.per_round == samples:
+        raise SettingError(
+            f"public.choice={public.choice} would do nothing: all samples are asked about; give a"
+            " smaller per_round"
+        )
+
+
+def check_models(name: str, needs: Needs, place: Workplace) -> None:
+    """Raise where the clients' models are not what the strategy can work with."""
+    models = list(place.traits)
+    if needs.equal_architectures and len(models) > 1:
+        raise SettingError(
+            f"strategy={name} averages weights and needs one architecture for all clients, but"
+            " models are"
+            f" {', '.join(models)}; say models=[{models[0]}], or use a strategy that exchanges"
+            " predictions"
+        )
+    widths = {model: trait.features for model, trait in place.traits.items()}
+    if needs.features is not None and None in widths.values():
+        without = [model for model, width in widths.items() if width is None]
+        raise SettingError(
+            f"strategy={name} needs the features of models, the input of a linear layer that puts"
+            " out the logits;"
+            f" {', '.join(without)} has no such layer"
+        )
+    if needs.features == "equal" and len(set(widths.values())) > 1:
+        found = ", ".join(f"{model} {width}" for model, width in widths.items())
+        raise SettingError(
+            f"strategy={name} compares features and needs equal widths, but they are {found}; say"
+            " strategy.width=N to"
+            " project them, or use one architecture"
+        )
+
+
+def check_heads(scenario: Scenario, declared: Declaration) -> None:
+    """Raise where further heads on models would do nothing, or not what they are for."""
+    heads, name, kind = scenario.heads.value, scenario.strategy.name, declared.kind
+    where = f"heads={scenario.heads.name}"
+    if not isinstance(heads, Heads):
+        raise SettingError(
+            f"{where} must be a class with the methods put_on and alone (fedkd.models.heads.Heads)"
+        )
+    if isinstance(heads, OneHead):
+        return
+    if (kind is not None and kind.lesson == "train") or (
+        isinstance(kind, ModelWeights) and kind.proximal > 0
+    ):
+        raise SettingError(
+            f"{where}: private training under strategy={name} has a term of its own, beside which"
+            " these heads' losses"
+            " are not defined; use a strategy whose teachers are predictions on a public set, or"
+            " heads=none"
+        )
+    if not isinstance(heads, DualHeadSettings):
+        return
+    if kind is not None and kind.lesson != "distill":
+        raise SettingError(
+            f"{where}: clients of strategy={name} take weights over and distill nothing, so that"
+            " nobody would teach"
+            " the second head; use a strategy whose teachers are predictions on a public set, or"
+            " heads=none"
+        )
+    if kind is None and heads.label_share < 1:
+        raise SettingError(
+            f"{where}: strategy={name} has no teachers, so that nobody would teach the second"
+            " head; leave it out of"
+            " predictions with heads.label_share=1, as the local-only twin of other strategies"
+            " does, or say heads=none"
+        )
+    if declared.needs.features is not None:
+        raise SettingError(
+            f"{where}: strategy={name} needs the features of models, the input of a linear layer"
+            " that puts out the"
+            " logits, and a mixture of two heads is the output of no such layer; use heads=none"
+        )
+
+
+def check_distillation(settings: Distillation, declared: Declaration, name: str, loss: str) -> None:
+    """Raise where something is to be done to a teacher's rows, and there are none or they are not
+    soft labels.
+    """
+    if settings.plain:
+        return
+    given = plain(settings)
+    usual = defaults(Distillation)
+    changed = [
+        key
+        for key in ("gate", "margin_weights", "relation", "student_view")
+        if given[key] != usual[key]
+    ]
+    if declared.kind is None or declared.kind.lesson != "distill":
+        raise SettingError(
+            f"distill.{changed[0]}={given[changed[0]]} would do nothing: clients of"
+            f" strategy={name} distill nothing"
+        )
+    if settings.gate and loss in ON_LOGITS:
+        raise SettingError(
+            f"distill.gate=true compares soft labels, and loss={loss} is of logits; use"
+            " distill.loss=kl or another of"
+            f" {', '.join(x for x in LOSSES if x not in ON_LOGITS)}"
+        )
+
+
+def check_codecs(scenario: Scenario, place: Workplace) -> None:
+    """Raise where a codec makes no sense for what travels."""
+    chosen, name = scenario.codec.name, scenario.strategy.name
+    if place.kind is None and chosen != "own":
+        raise SettingError(f"codec={chosen} would do nothing: strategy={name} exchanges nothing")
+    if place.codecs is None or place.kind is None:
+        return
+    arrays = example_arrays(place)
+    for codec in (place.codecs.up, place.codecs.down):
+        objection = codec.objection(arrays)
+        if objection is not None:
+            raise SettingError(
+                f"codec={chosen} cannot code what strategy={name} sends ({', '.join(arrays)}):"
+                f" {objection}; use another"
+                " codec, or codec=full"
+            )
+
+
+def check_privacy(scenario: Scenario, declared: Declaration, place: Workplace) -> None:
+    """Raise where a mechanism would not protect what this strategy sends, or not in the way that it
+    counts.
+    """
+    name, chosen, kind, guard = (
+        scenario.strategy.name,
+        scenario.privacy.name,
+        declared.kind,
+        place.guard,
+    )
+    if kind is None and chosen != "none":
+        raise SettingError(f"privacy={chosen} would do nothing: strategy={name} exchanges nothing")
+    mechanism, plan = guard.mechanism, guard.plan
+    if mechanism is None or plan is None:
+        return
+    where = f"privacy={chosen} with strategy={name}"
+    try:
+        mechanism.check(plan)
+    except SettingError as error:
+        raise SettingError(f"privacy={chosen}: {error}") from error
+    if mechanism.protects_from and declared.needs.label_counts:
+        raise SettingError(
+            f"{where}: the strategy discloses each client's label counts, so that no claim holds"
+        )
+    if isinstance(mechanism, DpSgd):
+        covered = isinstance(kind, PublicPredictions) and kind.chooser is None
+        if not covered and not (isinstance(kind, ModelWeights) and kind.proximal == 0):
+            raise SettingError(
+                f"{where}: its clients upload more than their model knows (tables, prototypes or"
+                " caches of private"
+                " samples, or a choice made by them), or train with a term that is not of single"
+                " samples; dp_sgd"
+                " covers predictions on a public set, and weights"
+            )
+        if declared.needs.pooled:
+            raise SettingError(f"{where}: it trains on the private sets of all clients")
+        for architecture in {a.name: a for a in place.architectures}.values():
+            few = architecture.example(3, torch.Generator().manual_seed(0))
+            model = architecture.build(0)
+            check_sample_gradients(model, few, architecture.name, partial(place.task.logits, model))
+    elif not isinstance(kind, PublicPredictions):
+        raise SettingError(
+            f"{where}: {chosen} protects predictions on a public set, and the strategy sends"
+            " something else; use dp_sgd"
+        )
+    if isinstance(mechanism, Gaussian | Laplace | RandomizedResponse | Swing) and isinstance(
+        scenario.strategy.value, Asking
+    ):
+        raise SettingError(
+            f"{where}: which samples are asked about changes from round to round; use dp_sgd or"
+            " another"
+        )
+    text = place.task if isinstance(place.task, TextTask) else None
+    if guard.detector == "oracle" and (text is None or text.secrets is None):
+        raise SettingError(
+            "privacy.detector=oracle needs to know the canaries, and this run has none"
+        )
+    if guard.detector == "pattern" and text is None:
+        raise SettingError(
+            "privacy.detector=pattern looks for digits and addresses in text, and this data has"
+            " none"
+        )
+    if guard.central is not None:
+        if isinstance(scenario.attacks.value, Lie | Colluding):
+            raise SettingError(
+                f"privacy={chosen} with attacks={scenario.attacks.name}: these attackers see every"
+                " raw upload, so that"
+                " one client's data moves many rows of the sum; take another attack or another"
+                " mechanism"
+            )
+        if scenario.robust.name != "none":
+            raise SettingError(
+                f"privacy={chosen} and robust={scenario.robust.name} both take the mean's place"
+            )
+        if scenario.public.choice != "random" or scenario.public.views > 1:
+            raise SettingError(
+                f"privacy={chosen}: public.choice and public.views look at raw predictions once"
+                " more; leave them out"
+            )
+        if isinstance(mechanism, GnMax) and (not plan.plain_mean or declared.teaches != "probs"):
+            raise SettingError(
+                f"{where}: votes take the place of a plain mean of soft labels, as dsfl has it"
+            )
+    elif mechanism.protects_from and scenario.public.choice != "random":
+        raise SettingError(f"privacy={chosen}: how often a sample is asked about would depend on"
+                           " answers; leave"
+                           " public.choice out")  # fmt: skip
+
+
+def check_audit(scenario: Scenario, declared: Declaration, place: Workplace) -> None:
+    """Raise where an audit would find nothing to read, or read what its adversary does not have."""
+    audit, chosen, name = scenario.audit.value, scenario.audit.name, scenario.strategy.name
+    if isinstance(audit, NoAudit):
+        return
+    if declared.kind is None:
+        raise SettingError(f"audit={chosen} would do nothing: strategy={name} exchanges nothing")
+    if declared.needs.pooled:
+        raise SettingError(
+            f"audit={chosen}: strategy={name} trains on the private sets of all clients; nothing"
+            " is kept"
+        )
+    if scenario.attacks.name != "none":
+        raise SettingError(
+            f"audit={chosen} stores what clients send, and with attacks={scenario.attacks.name}"
+            " attackers' uploads are"
+            " made at the server; leave one of them out"
+        )
+    if place.guard.central is not None and "server" in (audit.adversaries or ()):
+        raise SettingError(
+            f"audit.adversaries=[server]: with privacy={scenario.privacy.name} the server is"
+            " trusted with raw"
+            " predictions, which are not stored beside a claim; audit the clients"
+        )

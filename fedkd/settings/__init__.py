@@ -1,0 +1,1 @@
+"""Settings classes: parsing, validation, objects by import path."""

@@ -1,0 +1,192 @@
+"""Settings classes and plain mappings: what YAML and the command line say, as checked objects, and
+back.
+
+A settings class is any class with typed keyword parameters, usually a frozen dataclass whose fields
+carry a string below them that says what they are. Nothing else describes a setting: defaults,
+``--help`` and checks follow from it.
+"""
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import itertools
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import TypeAdapter, ValidationError
+
+from fedkd.errors import SettingError
+
+REQUIRED = "???"
+"""Stands for the value of a setting without a default (OmegaConf's sign for a missing value)."""
+
+
+def parameters(cls: Any) -> dict[str, inspect.Parameter]:
+    """Return the settings of a class by name."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: p for name, p in inspect.signature(cls).parameters.items() if p.kind in kinds}
+
+
+def defaults(cls: Any) -> dict[str, Any]:
+    """Return the default of every setting as plain values; REQUIRED where there is none."""
+    found = {}
+    for name, parameter in parameters(cls).items():
+        value = parameter.default
+        field = getattr(cls, "__dataclass_fields__", {}).get(name)
+        if field is not None and field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        found[name] = REQUIRED if value is inspect.Parameter.empty else plain(value)
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Return settings as plain mappings, lists and scalars."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {key: plain(v) for key, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by their dotted names.
+
+    >>> flat({"seed": 0, "public": {"size": 10}})
+    {'seed': 0, 'public.size': 10}
+    """
+    found: dict[str, Any] = {}
+    for key, value in mapping.items():
+        found |= (
+            flat(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{key}": value}
+        )
+    return found
+
+
+def parse(cls: Any, mapping: Any, where: str) -> Any:
+    """Return an object of class ``cls`` from a mapping of its settings; ``where`` is the section's
+    name.
+
+    Types are strict: no text becomes a number, no truth value becomes a count. Raises SettingError
+    that names the setting as it is written on the command line.
+    """
+    if not isinstance(mapping, Mapping):
+        raise SettingError(f"{where} must be a section of settings, got {mapping!r}")
+    known = parameters(cls)
+    for name in mapping:
+        if name not in known:
+            why = getattr(cls, "refuses", {}).get(name)
+            if why is not None:
+                raise SettingError(f"there is no setting {dotted(where, name)!r}: {why}")
+            raise unknown_setting(
+                f"{where}.{name}" if where else str(name), [dotted(where, k) for k in known]
+            )
+    hints = typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)
+    values = {}
+    for name, parameter in known.items():
+        if name in mapping and mapping[name] != REQUIRED:
+            values[name] = check_type(hints.get(name, Any), mapping[name], dotted(where, name))
+        elif parameter.default is inspect.Parameter.empty:
+            raise SettingError(
+                f"{dotted(where, name)} has no default; give it as {dotted(where, name)}=VALUE"
+            )
+    try:
+        return cls(**values)
+    except SettingError as error:
+        raise SettingError(_placed(str(error), where, known)) from error
+    except (ValueError, TypeError) as error:
+        raise SettingError(f"{where}: {error}") from error
+
+
+def _placed(message: str, where: str, known: Collection[str]) -> str:
+    """Return a class's complaint with its section: before the setting that it begins with, if it
+    begins with one.
+    """
+    if not where:
+        return message
+    begins = re.match(r"\w*", message)
+    return f"{where}.{message}" if begins and begins.group() in known else f"{where}: {message}"
+
+
+def check_type(hint: Any, value: Any, where: str) -> Any:
+    """Return ``value`` if it is of type ``hint``, sections parsed and lists as tuples; SettingError
+    otherwise.
+    """
+    if dataclasses.is_dataclass(hint):
+        return parse(hint, value, where)
+    if isinstance(value, list):
+        value = tuple(value)
+    try:
+        return TypeAdapter(hint).validate_python(value, strict=True)
+    except ValidationError as error:
+        shown = list(value) if isinstance(value, tuple) else value
+        raise SettingError(f"{where} must be {describe_type(hint)}, got {shown!r}") from error
+
+
+def describe_type(hint: Any) -> str:
+    """Return a type in the words of a message.
+
+    >>> describe_type(int | None), describe_type(Literal["sgd", "adam"])
+    ('a whole number or null', 'one of sgd, adam')
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe_type(a) for a in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in (tuple, list):
+        return f"a list, as in [a,b], of which each is {describe_type(arguments[0])}"
+    names = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        type(None): "null",
+    }
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def dotted(where: str, name: str) -> str:
+    """Return a setting's full name."""
+    return f"{where}.{name}" if where else name
+
+
+def unknown_setting(name: str, known: list[str]) -> SettingError:
+    """Return the error for a setting that does not exist, with the nearest ones that do."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if near:
+        return SettingError(f"there is no setting {name!r}; did you mean {' or '.join(near)}?")
+    section = name.rpartition(".")[0]
+    beside = [k for k in known if k.rpartition(".")[0] == section]
+    if not beside:
+        return SettingError(
+            f"there is no setting {name!r}: this {section} has no settings of its own"
+        )
+    what = f"settings of this {section}" if section else "settings"
+    return SettingError(f"there is no setting {name!r}; the {what} are {', '.join(beside)}")
+
+
+def documentation(cls: type) -> dict[str, str]:
+    """Return what is said below each field of a settings class, inherited ones first, as one line
+    each.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        try:
+            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        except (OSError, TypeError, SyntaxError, ValueError):
+            continue
+        body = definition.body if isinstance(definition, ast.ClassDef) else []
+        for field, text in itertools.pairwise(body):
+            is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+            if is_text and isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                found[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[attr-defined]
+    return found

@@ -1,0 +1,1 @@
+"""Files of a run: client states, checkpoints, transcripts of what travelled."""

@@ -1,0 +1,199 @@
+"""Checkpoints of a run: after a round, all that is needed to go on as if nothing had happened.
+
+A checkpoint is one sealed file, ``checkpoints/<round>.checkpoint``: the server's state, the length
+of the run's files, and of which round each client's state is. The states themselves are sealed
+files beside it (``states/``), written as clients finish, so that a checkpoint costs what has
+changed. Random streams need none: they are derived by name. The last two checkpoints are kept, with
+the states that they name.
+"""
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedkd.errors import Damaged, RunError, StorageError
+from fedkd.settings.validators import at_least
+from fedkd.storage.atomic_files import discard_partial, read_sealed, write_sealed
+from fedkd.storage.client_states import DiskStore
+
+FORMAT = 1
+KEPT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """Checkpoints, from which resume=RUN_DIR goes on."""
+
+    every: int = 1
+    """Rounds from one checkpoint to the next, >= 1; 0 keeps none, and the run cannot be resumed."""
+
+    def __post_init__(self) -> None:
+        at_least(0, every=self.every)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A run after a round. All values are plain: mappings, lists, numbers, text, tensors."""
+
+    round: int
+    clients: Mapping[int, int]
+    """Of which round each client's state is; clients that never took part are missing."""
+    sizes: Mapping[str, int]
+    """Bytes of the run's growing files."""
+    server: Mapping[str, Any]
+    scenario: Mapping[str, Any]
+    versions: Mapping[str, str]
+    """What the run is computed with: versions, the device, and hashes of users' own modules."""
+
+
+class CheckpointFolder:
+    """The checkpoints of one run and the client states that they name. It owns who is at which
+    round.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.folder = run_dir / "checkpoints"
+        self.states = DiskStore(run_dir / "states", history=True)
+        self._clients: dict[int, int] = {}
+        self._before: dict[int, int] = {}  # the same at the checkpoint before
+
+    def save(
+        self,
+        number: int,
+        changed: Iterable[int],
+        *,
+        server: Mapping[str, Any],
+        sizes: Mapping[str, int],
+        scenario: Mapping[str, Any],
+        versions: Mapping[str, str],
+    ) -> None:
+        """Write the checkpoint of a round; ``changed`` are the clients that took part since the one
+        before.
+
+        It is whole on the disk before what it replaces is deleted. Raises StorageError, RunError.
+        """
+        now = dict(self._clients)
+        touched = set(changed)
+        for client_id in touched:
+            newest = self.states.newest(client_id)
+            if newest is not None:
+                now[client_id] = newest
+        payload = io.BytesIO()
+        content = {
+            "format": FORMAT,
+            "round": number,
+            "clients": now,
+            "sizes": dict(sizes),
+            "server": plain_copy(server, "server"),
+            "scenario": dict(scenario),
+            "versions": dict(versions),
+        }
+        torch.save(content, payload)
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self.folder} cannot be made: {error.strerror}") from error
+        write_sealed(self._path(number), [payload.getbuffer()], sync=True)
+        self._clients, self._before = now, self._clients
+        for old in self._numbers()[:-KEPT]:
+            self._path(old).unlink(missing_ok=True)
+        for client_id in touched:
+            if client_id in self._before:
+                self.states.forget(client_id, before=self._before[client_id])
+
+    def keep_last(self) -> None:
+        """Delete all but the last checkpoint: the run is over, and its models are what is worth
+        keeping.
+        """
+        for old in self._numbers()[:-1]:
+            self._path(old).unlink(missing_ok=True)
+        for client_id, at in self._clients.items():
+            self.states.forget(client_id, before=at)
+
+    def load(self) -> tuple[Checkpoint, list[str]]:
+        """Return the last good checkpoint, and what is wrong with later ones; states go back to it.
+
+        Raises RunError where there is none.
+        """
+        complaints: list[str] = []
+        for number in reversed(self._numbers()):
+            try:
+                checkpoint = self._read(number)
+                for client_id, at in checkpoint.clients.items():
+                    self.states.read(client_id, at)
+            except Damaged as damage:
+                complaints.append(str(damage))
+                continue
+            self._go_back(checkpoint)
+            return checkpoint, complaints
+        why = (
+            "; ".join(complaints)
+            or "it was ended before its first checkpoint, or had checkpoint.every=0"
+        )
+        raise RunError(f"{self.folder.parent} has no checkpoint to go on from: {why}")
+
+    def _go_back(self, checkpoint: Checkpoint) -> None:
+        """Delete what is later than a checkpoint."""
+        for number in self._numbers():
+            if number > checkpoint.round:
+                self._path(number).unlink()
+        for path in self.states.folder.glob("*"):
+            client_id = int(path.name)
+            self.states.forget(client_id, after=checkpoint.clients.get(client_id, 0))
+            discard_partial(path)
+        self._clients = self._before = dict(checkpoint.clients)
+
+    def _read(self, number: int) -> Checkpoint:
+        try:
+            content = torch.load(io.BytesIO(read_sealed(self._path(number))), weights_only=True)
+        except Damaged:
+            raise
+        except Exception as error:  # whatever unpickling finds
+            raise Damaged(f"{self._path(number)} is damaged: {error}") from error
+        if content.pop("format") != FORMAT:
+            raise Damaged(
+                f"{self._path(number)} is of another version of fedkd; use the one that wrote it"
+            )
+        return Checkpoint(**content)
+
+    def _numbers(self) -> list[int]:
+        return sorted(
+            int(path.stem) for path in self.folder.glob("*.checkpoint") if path.stem.isdigit()
+        )
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06}.checkpoint"
+
+
+def plain_copy(value: Any, where: str) -> Any:
+    """Return a copy of plain values that shares no memory and drags no larger tensor along.
+
+    Raises RunError, with the place, for what a checkpoint cannot hold: reading one back must not
+    run code.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (
+        int,
+        float,
+        str,
+    ):  # NumPy's scalars are some of these, and would need code to be read back
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, Mapping):
+        return {plain_copy(k, where): plain_copy(v, f"{where}[{k!r}]") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        copies = [plain_copy(v, f"{where}[{i}]") for i, v in enumerate(value)]
+        return copies if isinstance(value, list) else tuple(copies)
+    raise RunError(
+        f"{where} holds a {type(value).__name__}, which a checkpoint cannot; return state made of"
+        " tensors, numbers and"
+        " text in dicts, lists and tuples, or set checkpoint.every=0"
+    )

@@ -1,0 +1,233 @@
+"""Where a client's state lives between two rounds: a store of ours, keyed by client, never Flower's
+Context.
+
+(Flower's Context travels with every message.) A state is named tensors: the model's, and the
+optimizer's where it is kept. A store returns what was put last, and nothing for a client that never
+took part, which then starts from its own initial weights.
+"""
+
+import json
+import math
+import shutil
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedkd.errors import Damaged, StorageError
+from fedkd.storage.atomic_files import read_sealed, write_sealed
+
+ClientState = Mapping[str, Tensor]
+
+ALIGNMENT = 16
+
+
+@runtime_checkable
+class ClientStore(Protocol):
+    """States by client id. Two clients may be read and written at once, one client may not."""
+
+    def get(self, client_id: int) -> ClientState | None:
+        """Return the state last put for a client, or None. The caller does not write into it."""
+
+    def put(self, client_id: int, number: int, state: ClientState) -> None:
+        """Keep a copy of a client's state as of round ``number``, on the CPU."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How named tensors lie in one row of bytes: name, dtype, shape and offset of each; all of one
+    architecture.
+    """
+
+    fields: tuple[tuple[str, str, tuple[int, ...], int], ...]
+    size: int
+    """Bytes of a row, a multiple of 16."""
+
+    @staticmethod
+    def of(state: ClientState) -> "Layout":
+        """Return the layout of a state."""
+        fields, offset = [], 0
+        for name, tensor in state.items():
+            fields.append(
+                (name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), offset)
+            )
+            offset += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+        return Layout(tuple(fields), offset)
+
+    def pack(self, state: ClientState, row: np.ndarray) -> None:
+        """Write a state into a row of bytes."""
+        for name, _, _, offset in self.fields:
+            flat = state[name].detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy()
+            row[offset : offset + len(flat)] = flat
+
+    def unpack(self, row: np.ndarray) -> dict[str, Tensor]:
+        """Return the state in a row of bytes: views, not copies."""
+        return {
+            name: torch.from_numpy(row[start:end]).view(dtype).reshape(shape)
+            for name, dtype, shape, start, end in self._places
+        }
+
+    @cached_property
+    def _places(self) -> list[tuple[str, torch.dtype, tuple[int, ...], int, int]]:
+        """Name, dtype, shape, and where it begins and ends, of each tensor."""
+        found = []
+        for name, kind, shape, offset in self.fields:
+            dtype: torch.dtype = getattr(torch, kind)
+            found.append((name, dtype, shape, offset, offset + math.prod(shape) * dtype.itemsize))
+        return found
+
+
+class MemoryStore:
+    """Client states in this process's memory: one matrix of bytes an architecture, a row a client.
+
+    Costs the bytes of the states and nothing else; the rows of clients that never took part cost
+    nothing. Tensors that are not in an architecture's layout, such as what codecs remember, are
+    kept beside it as they are.
+    """
+
+    def __init__(
+        self, layouts: Mapping[str, Layout], architectures: Sequence[str], owned: Iterable[int]
+    ) -> None:
+        """Hold the clients ``owned``; ``architectures`` names each client's, by client id."""
+        rows: dict[str, int] = dict.fromkeys(layouts, 0)
+        self._place: dict[int, tuple[str, int]] = {}
+        for client_id in owned:
+            name = architectures[client_id]
+            self._place[client_id] = (name, rows[name])
+            rows[name] += 1
+        self._layouts = layouts
+        self._matrices = {
+            name: np.zeros((rows[name], layout.size), np.uint8) for name, layout in layouts.items()
+        }
+        self._beside: dict[int, ClientState] = {}
+        self._present: set[int] = set()
+
+    def get(self, client_id: int) -> ClientState | None:
+        """Return the state last put for a client, or None."""
+        if client_id not in self._present:
+            return None
+        name, row = self._place[client_id]
+        return {
+            **self._layouts[name].unpack(self._matrices[name][row]),
+            **self._beside.get(client_id, {}),
+        }
+
+    def put(self, client_id: int, number: int, state: ClientState) -> None:
+        """Copy a client's state into its row."""
+        name, row = self._place[client_id]
+        layout = self._layouts[name]
+        layout.pack(state, self._matrices[name][row])
+        if len(state) > len(layout.fields):
+            inside = {name for name, *_ in layout.fields}
+            self._beside[client_id] = {
+                n: tensor.clone() for n, tensor in state.items() if n not in inside
+            }
+        else:
+            self._beside.pop(client_id, None)
+        self._present.add(client_id)
+
+
+class DiskStore:
+    """Client states in files: a folder a client, a sealed file a round. Other processes see what
+    was put.
+
+    ``history`` keeps a client's earlier rounds until ``forget``, for checkpoints; otherwise the
+    newest replaces them.
+    """
+
+    def __init__(self, folder: Path, *, history: bool = False) -> None:
+        self.folder = folder
+        self._history = history
+        self._known: set[int] = set()
+        self._lock = threading.Lock()
+
+    def get(self, client_id: int) -> ClientState | None:
+        """Return the state of a client's newest round, or None. Raises Damaged."""
+        newest = self.newest(client_id)
+        return None if newest is None else self.read(client_id, newest)
+
+    def put(self, client_id: int, number: int, state: ClientState) -> None:
+        """Write a client's state as of round ``number``. Raises StorageError."""
+        layout = Layout.of(state)
+        row = np.zeros(layout.size, np.uint8)
+        layout.pack(state, row)
+        about = json.dumps(layout.fields).encode()
+        about += b" " * (-(len(about) + 1) % ALIGNMENT) + b"\n"
+        path = self._path(client_id, number)
+        if client_id not in self._known:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StorageError(f"{path.parent} cannot be made: {error.strerror}") from error
+            self._known.add(client_id)
+        write_sealed(path, [about, row.data])
+        if not self._history:
+            self.forget(client_id, before=number)
+
+    def read(self, client_id: int, number: int) -> ClientState:
+        """Return a client's state as of round ``number``. Raises Damaged."""
+        path = self._path(client_id, number)
+        content = read_sealed(path)
+        end = content.index(b"\n") + 1
+        fields = tuple(
+            (name, kind, tuple(shape), offset)
+            for name, kind, shape, offset in json.loads(content[:end])
+        )
+        row = np.frombuffer(content, np.uint8, offset=end)
+        return Layout(fields, len(row)).unpack(row)
+
+    def rounds(self, client_id: int) -> list[int]:
+        """Return the rounds of which a client's state is kept, in order."""
+        try:
+            return sorted(
+                int(path.stem) for path in self._path(client_id, 0).parent.glob("*.state")
+            )
+        except OSError as error:
+            raise Damaged(f"{self.folder} cannot be read: {error.strerror}") from error
+
+    def newest(self, client_id: int) -> int | None:
+        """Return the newest round of which a client's state is kept."""
+        return max(self.rounds(client_id), default=None)
+
+    def forget(self, client_id: int, *, before: int = 0, after: int | None = None) -> None:
+        """Delete a client's states of rounds below ``before``, and above ``after`` where that is
+        given.
+        """
+        for number in self.rounds(client_id):
+            if number < before or (after is not None and number > after):
+                self._path(client_id, number).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Delete everything."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._known.clear()
+
+    def _path(self, client_id: int, number: int) -> Path:
+        return self.folder / f"{client_id:06}" / f"{number:06}.state"
+
+
+class BackedStore:
+    """A store in memory that writes what is put through to another, and finds there what it does
+    not have.
+    """
+
+    def __init__(self, memory: MemoryStore, disk: DiskStore) -> None:
+        self._memory, self._disk = memory, disk
+
+    def get(self, client_id: int) -> ClientState | None:
+        """Return the state last put for a client, or None."""
+        state = self._memory.get(client_id)
+        if state is None and (state := self._disk.get(client_id)) is not None:
+            self._memory.put(client_id, 0, state)
+        return state
+
+    def put(self, client_id: int, number: int, state: ClientState) -> None:
+        """Keep a client's state in both."""
+        self._disk.put(client_id, number, state)
+        self._memory.put(client_id, number, state)

@@ -1,0 +1,1 @@
+"""Learning tasks: images with labels, and texts with next tokens."""

@@ -1,0 +1,172 @@
+"""Images with labels as a task: a public sample is an image, a class a label."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fedkd.data.prepare import Prepared
+from fedkd.data.public import PublicSet
+from fedkd.data.samples import Normalization, inputs, labels
+from fedkd.data.shifts import shifted
+from fedkd.fusion import soften
+from fedkd.models.factory import Architecture, Blueprint, Factory, Traits, find_factory, try_out
+from fedkd.models.heads import Heads, label_logits, label_loss, taught_loss
+from fedkd.privacy.mechanisms import Detector, Hints
+from fedkd.tasks.task import Compare, Examples, Measured
+from fedkd.training.loop import accuracy, predict
+from fedkd.training.metrics import expected_calibration_error, negative_log_likelihood
+
+
+@dataclass(frozen=True)
+class AskedImages:
+    """Public images in the order of their ids: a place in a batch is a sample."""
+
+    inputs: Float[Tensor, "N channels height width"]
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.inputs)
+
+    def answers(
+        self, model: nn.Module, batch: Int[Tensor, "b"]
+    ) -> tuple[Float[Tensor, "b C"], Int[Tensor, "b"]]:
+        """Return the logits of a batch, and the batch."""
+        return model(self.inputs[batch]), batch
+
+    def taught_loss(
+        self, model: nn.Module, batch: Int[Tensor, "b"], compare: Compare
+    ) -> Float[Tensor, ""]:
+        """Return what distilling a batch minimizes."""
+        return taught_loss(model, self.inputs[batch], lambda logits: compare(logits, batch))
+
+    def predict(self, model: nn.Module) -> Float[Tensor, "N C"]:
+        """Return the logits of all images."""
+        return predict(model, self.inputs)
+
+    def moved(self, stream: np.random.Generator) -> "AskedImages":
+        """Return the images, each moved by up to an eighth of its side."""
+        return AskedImages(shifted(self.inputs, stream))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTask:
+    """A prepared data set of images, normalized, with its public set."""
+
+    prepared: Prepared
+    public: PublicSet
+    normalization: Normalization
+    """Of private and test samples; the public set has its own."""
+    heads: Heads
+    device: torch.device
+    placed_public_inputs: Tensor | None = None
+    """The public set as model inputs where somebody has made it already, for all processes of a
+    machine."""
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return self.prepared.classes
+
+    @property
+    def public_size(self) -> int:
+        """N, all views counted."""
+        return self.public.size
+
+    @cached_property
+    def public_inputs(self) -> Tensor:
+        """The public set as model inputs, made once."""
+        if self.placed_public_inputs is not None:
+            return self.placed_public_inputs.to(self.device)
+        return self.public.inputs(self.device)
+
+    @cached_property
+    def public_labels(self) -> Tensor:
+        """The labels of the public set; -1 unless all of it is of the clients' own data set."""
+        return self.public.labels_on(self.device)
+
+    @property
+    def sendable(self) -> np.ndarray | None:
+        """The public set as model inputs."""
+        found: np.ndarray = self.public_inputs.numpy()
+        return found
+
+    def architecture(self, name: str, *, plain: bool = False) -> Architecture:
+        """Return the architecture for images of this shape and these classes."""
+        found = Architecture(name, self.prepared.input_shape, self.prepared.classes, self.heads)
+        return found.plain if plain else found
+
+    def try_out(self, architecture: Blueprint, *, features: bool) -> Traits:
+        """Build a model once and return its traits."""
+        assert isinstance(architecture, Architecture), "made by this task"
+        return try_out(architecture, features=features)
+
+    def factory(self, name: str) -> Factory:
+        """Return the factory behind a name."""
+        return find_factory(name)
+
+    def training_set(self, rows: np.ndarray, owners: Sequence[int]) -> Examples:
+        """Return rows as model inputs and labels, whoever owns them."""
+        return self.test_set(rows)
+
+    def test_set(self, rows: np.ndarray) -> Examples:
+        """Return rows as model inputs and labels."""
+        return inputs(self.prepared, rows, self.normalization, self.device), labels(
+            self.prepared, rows, self.device
+        )
+
+    def public_set(self) -> Examples:
+        """Return the public images and their labels."""
+        return self.public_inputs, self.public_labels
+
+    def training_size(self, rows: np.ndarray, owners: Sequence[int]) -> int:
+        """Return how many rows there are."""
+        return len(rows)
+
+    def label_counts(self, rows: np.ndarray, owners: Sequence[int]) -> tuple[int, ...]:
+        """Return how many rows each class has."""
+        return tuple(np.bincount(self.prepared.labels[rows], minlength=self.classes).tolist())
+
+    def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """Return the logits [b, C] of a batch of images, with those of further heads that learn
+        from labels.
+        """
+        return label_logits(model, inputs)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Float[Tensor, ""]:
+        """Return the cross-entropy with the labels, the mean over a batch."""
+        return F.cross_entropy(logits, targets)
+
+    def training_loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
+        """Return the cross-entropy, or the losses of further heads."""
+        return label_loss(model, inputs, targets)
+
+    def measure(self, model: nn.Module, examples: Examples) -> Measured:
+        """Return accuracy, likelihood and calibration on images."""
+        x, y = examples
+        logits = predict(model, x)
+        probs = soften(logits)
+        calibration = partial(expected_calibration_error, probs, y)
+        return Measured(accuracy(logits, y), negative_log_likelihood(probs, y), calibration)
+
+    def exposures(self, model: nn.Module, client_id: int, whose: str) -> None:
+        """Return nothing: images hold no secrets of this kind."""
+
+    def hints(self, detector: Detector, ids: Int[Tensor, "N"]) -> Hints:
+        """Return nothing: of images, clients compare with their last teacher."""
+        return Hints()
+
+    def judged(self, scores: Float[Tensor, "N"], ids: Int[Tensor, "N"]) -> Mapping[str, float]:
+        """Return nothing: nobody says which images are private."""
+        return {}
+
+    def ask(self, ids: Int[Tensor, "N"] | None = None) -> AskedImages:
+        """Return public images by id."""
+        x = self.public_inputs
+        return AskedImages(x if ids is None or len(ids) == len(x) else x[ids.to(self.device)])

@@ -1,0 +1,258 @@
+"""Canaries: made-up secrets of known form, put into clients' texts to measure whether they can be
+got out again.
+
+A format is a prefix, slots that each take one character of an alphabet, and a suffix; a secret is
+the number of one filling. Secrets are drawn by named streams, some of them held out: a control that
+nobody ever trained on. Not for: measuring (``fedkd.tasks.text.exposure``).
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Int
+from torch import Tensor
+
+from fedkd.errors import SettingError
+from fedkd.runtime.seeding import numpy_stream
+from fedkd.settings.validators import at_least, one_of
+from fedkd.tasks.text.exposure import MOST_CANDIDATES
+from fedkd.tasks.text.tokens import PAD, stack_sequences
+from fedkd.tasks.text.vocabulary import Vocabulary, separator_of
+
+DIGITS = "0123456789"
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+Visits = Literal["never", "prefix", "fillings"]
+
+
+@dataclass(frozen=True)
+class CanaryFormat:
+    """A text with slots: ``prefix``, one character of each of ``slots`` (an alphabet each),
+    ``suffix``.
+
+    >>> pin = CanaryFormat("my pin is ", (DIGITS,) * 5)
+    >>> pin.size, pin.text(42)
+    (100000, 'my pin is 00042')
+    """
+
+    prefix: str
+    slots: tuple[str, ...]
+    suffix: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.prefix:
+            raise SettingError(
+                "a canary format needs a prefix: without one every text would be its context"
+            )
+        if (
+            not self.slots
+            or not all(len(set(x)) == len(x) >= 1 for x in self.slots)
+            or self.size < 2
+        ):
+            raise SettingError(
+                "a canary format needs slots of distinct characters that allow two fillings or more"
+            )
+
+    @property
+    def size(self) -> int:
+        """|R|, the number of fillings."""
+        return math.prod(map(len, self.slots))
+
+    def text(self, index: int) -> str:
+        """Return the text of filling ``index``, 0 to size - 1; the last slot varies fastest."""
+        if not 0 <= index < self.size:
+            raise SettingError(
+                f"a filling of this canary format is 0 to {self.size - 1}, got {index}"
+            )
+        filling = []
+        for alphabet in reversed(self.slots):
+            index, place = divmod(index, len(alphabet))
+            filling.append(alphabet[place])
+        return self.prefix + "".join(reversed(filling)) + self.suffix
+
+    def texts(self, indices: Iterable[int]) -> list[str]:
+        """Return the texts of several fillings."""
+        return [self.text(index) for index in indices]
+
+
+FORMATS: dict[str, CanaryFormat] = {
+    "pin": CanaryFormat("my pin is ", (DIGITS,) * 5),
+    "phone": CanaryFormat("call me at 555-", (DIGITS[2:], DIGITS, "-", DIGITS, DIGITS, DIGITS)),
+    "email": CanaryFormat("write to ", (LETTERS,) * 4, "@example.org"),
+}
+"""By name: 100,000, 80,000 and 456,976 fillings."""
+
+
+@dataclass(frozen=True)
+class Canary:
+    """One secret: filling ``index`` of a format, in the text of ``client`` ``repeats`` times; held
+    out if 0 times.
+    """
+
+    index: int
+    client: int | None
+    repeats: int
+
+
+def draw_canaries(
+    form: CanaryFormat, repeats: Sequence[int], seed: int, *, held_out: int = 0, per_client: int = 1
+) -> tuple[Canary, ...]:
+    """Return canaries of each client i with ``repeats[i] > 0``, then ``held_out`` controls; all
+    secrets differ.
+
+    Secrets come from the stream "canaries". Raises SettingError where nothing would be inserted or
+    measured.
+    """
+    at_least(0, held_out=held_out)
+    for count in repeats:
+        at_least(0, repeats=count)
+    at_least(1, per_client=per_client)
+    owners = [i for i, count in enumerate(repeats) if count for _ in range(per_client)]
+    if not owners and not held_out:
+        raise SettingError(
+            "repeats of 0 for every client and held_out=0 leave no canary to measure"
+        )
+    if len(owners) + held_out > form.size // 2:
+        raise SettingError(
+            f"{len(owners) + held_out} canaries are more than half of the {form.size} fillings"
+        )
+    drawn = (
+        numpy_stream(seed, "canaries")
+        .choice(form.size, len(owners) + held_out, replace=False)
+        .tolist()
+    )
+    inserted = [Canary(index, i, repeats[i]) for index, i in zip(drawn, owners, strict=False)]
+    return (*inserted, *(Canary(index, None, 0) for index in drawn[len(owners) :]))
+
+
+def insert(
+    texts: Sequence[str], form: CanaryFormat, canaries: Iterable[Canary], client: int, seed: int
+) -> tuple[str, ...]:
+    """Return a client's texts with its canaries among them, each as ``repeats`` texts of its own at
+    random places.
+    """
+    mine = [
+        form.text(canary.index)
+        for canary in canaries
+        if canary.client == client
+        for _ in range(canary.repeats)
+    ]
+    return _scatter(texts, mine, seed, "canaries", "client", client)
+
+
+def visit(
+    texts: Sequence[str],
+    form: CanaryFormat,
+    canaries: Iterable[Canary],
+    level: Visits,
+    seed: int,
+    *,
+    times: int | None = None,
+) -> tuple[str, ...]:
+    """Return public texts that visit the secrets' context at a level, ``times`` times at random
+    places.
+
+    - ``never`` (P0): no public text holds the prefix. Plain distillation then leaks next to nothing, and every
+      protection "wins": use it as a control only.
+    - ``prefix`` (P1): the prefix alone. A teacher is asked for the first character of the secret.
+    - ``fillings`` (P2): the prefix with random fillings, none of them a canary's, held out or not.
+
+    Raises SettingError where the texts already hold the prefix, or ``times`` would do nothing or is
+    missing.
+    """
+    one_of(("never", "prefix", "fillings"), visits=level)
+    if any(form.prefix in text for text in texts):
+        raise SettingError(
+            f"the public text already holds the canary's prefix {form.prefix!r}: take another"
+            " format"
+        )
+    if level == "never":
+        if times is not None:
+            raise SettingError(
+                f"times={times} would do nothing: the public text never visits the canary's context"
+            )
+        return tuple(texts)
+    if times is None:
+        raise SettingError(
+            f"times must be given where the public text visits the canary's context ({level})"
+        )
+    at_least(1, times=times)
+    if level == "prefix":
+        return _scatter(texts, [form.prefix] * times, seed, "canaries", "public")
+    others = draw_references(
+        form, times, {canary.index for canary in canaries}, seed, "public fillings"
+    )
+    return _scatter(texts, form.texts(others), seed, "canaries", "public")
+
+
+def draw_references(
+    form: CanaryFormat, count: int, without: set[int], seed: int, name: str
+) -> list[int]:
+    """Return ``count`` different fillings, none of them in ``without``, from the stream
+    ("canaries", name).
+    """
+    if count + len(without) > form.size:
+        raise SettingError(
+            f"{count} references besides {len(without)} canaries are more than {form.size} fillings"
+        )
+    drawn = (
+        numpy_stream(seed, "canaries", name)
+        .choice(form.size, count + len(without), replace=False)
+        .tolist()
+    )
+    return [index for index in drawn if index not in without][:count]
+
+
+def candidate_sequences(
+    form: CanaryFormat, vocabulary: Vocabulary, context: int, indices: Iterable[int] | None = None
+) -> Int[Tensor, "n L"]:
+    """Return the token sequences of fillings, all by default: the separator, then the text; for
+    ``log_perplexity``.
+
+    A tokenizer may split fillings into different numbers of tokens, or merge the prefix's end with
+    a filling: whole texts are encoded, and shorter rows end in ``PAD``. Raises SettingError where
+    one is longer than the context, in which case a model would never see it whole, and for more
+    than a million fillings.
+    """
+    if indices is None:
+        if form.size > MOST_CANDIDATES:
+            raise SettingError(
+                f"{form.size:,} fillings are too many to enumerate; give the references of"
+                " draw_references instead"
+            )
+        indices = range(form.size)
+    separator = separator_of(vocabulary)
+    sequences = stack_sequences(
+        [[separator, *vocabulary.encode(form.text(index))] for index in indices]
+    )
+    longest = sequences.shape[1] - 1
+    if longest > context:
+        worst = int((sequences != PAD).sum(dim=1).argmax())
+        raise SettingError(
+            f"a canary of {longest} tokens (filling {worst}) does not fit in a context of"
+            f" {context}; lengthen the"
+            " context or shorten the canary"
+        )
+    return sequences
+
+
+def alphabet_of(form: CanaryFormat) -> str:
+    """Return every character that a canary of this format may hold, for a vocabulary of
+    characters.
+    """
+    return "".join(sorted({*form.prefix, *form.suffix, *"".join(form.slots)}))
+
+
+def _scatter(
+    texts: Sequence[str], more: Sequence[str], seed: int, *path: str | int
+) -> tuple[str, ...]:
+    """Return ``texts`` in their order with ``more`` among them, at places from a named stream."""
+    count = len(texts) + len(more)
+    places = (
+        set(numpy_stream(seed, *path).choice(count, len(more), replace=False).tolist())
+        if more
+        else set()
+    )
+    old, new = iter(texts), iter(more)
+    return tuple(next(new) if place in places else next(old) for place in range(count))

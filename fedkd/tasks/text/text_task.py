@@ -1,0 +1,413 @@
+"""Text as a task: a public sample is a token position, a class the next token, an example a window
+of text.
+
+The public text is cut into windows once; its positions that have a target are the public ids 0 .. N
+- 1. Models predict on whole windows, and only the positions asked about travel or teach. Clients'
+texts may hold canaries, and the public text then visits their context. Vocabulary and detectors'
+reference model are made of public text alone.
+"""
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fedkd.data.division import Division
+from fedkd.data.texts import PreparedTexts
+from fedkd.errors import SettingError
+from fedkd.models.factory import Blueprint, Traits
+from fedkd.privacy.mechanisms import Detector, Hints
+from fedkd.runtime.seeding import numpy_stream, torch_seed
+from fedkd.settings.validators import at_least, one_of, only_with
+from fedkd.tasks.task import Compare, Examples, Measured
+from fedkd.tasks.text.detectors import compare_scores, mark, mark_context
+from fedkd.tasks.text.language_models import (
+    LanguageArchitecture,
+    find_language_factory,
+    language_traits,
+)
+from fedkd.tasks.text.secrets import Canaries, NoCanaries, Secrets, plant
+from fedkd.tasks.text.text_canaries import alphabet_of
+from fedkd.tasks.text.text_learning import PREDICTION_ROWS
+from fedkd.tasks.text.tokens import next_token_logits
+from fedkd.tasks.text.vocabulary import Bytes, Characters, Vocabulary, learn_byte_pairs
+from fedkd.tasks.text.windows import IGNORED, Windows, windows
+from fedkd.training.hyperparameters import Phase
+from fedkd.training.loop import optimize
+from fedkd.training.metrics import FLOOR, calibration_error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """How texts become what a language model reads; for text data only."""
+
+    context: int = 64
+    """Tokens of a window, >= 2. Texts of at most as many are never cut; canaries must fit."""
+    vocabulary: Literal["bytes", "byte_pairs", "characters"] = "bytes"
+    """One token a byte (257 of them), byte-pair pieces learned from public text, or the characters
+    of public text."""
+    vocabulary_size: int | None = None
+    """Tokens of byte_pairs, >= 257; null is 1000. With another vocabulary it is an error."""
+
+    def __post_init__(self) -> None:
+        at_least(2, context=self.context)
+        one_of(("bytes", "byte_pairs", "characters"), vocabulary=self.vocabulary)
+        only_with(
+            self.vocabulary == "byte_pairs",
+            f"vocabulary={self.vocabulary}",
+            vocabulary_size=self.vocabulary_size,
+        )
+
+
+@dataclass(frozen=True)
+class AskedPositions:
+    """Public token positions in the order of their ids; a place in a batch is a window that holds
+    some of them.
+    """
+
+    inputs: Int[Tensor, "n L"]
+    rows: Int[Tensor, "n L"]
+    """Which of the N positions asked about a cell is, -1 for the others."""
+    count: int
+
+    @property
+    def size(self) -> int:
+        """How many windows hold a position."""
+        return len(self.inputs)
+
+    def answers(
+        self, model: nn.Module, batch: Int[Tensor, "b"]
+    ) -> tuple[Float[Tensor, "m V"], Int[Tensor, "m"]]:
+        """Return the logits at the positions asked about in a batch of windows, and which they
+        are.
+        """
+        rows = self.rows[batch]
+        asked = rows >= 0
+        return next_token_logits(model, self.inputs[batch])[asked], rows[asked]
+
+    def taught_loss(
+        self, model: nn.Module, batch: Int[Tensor, "b"], compare: Compare
+    ) -> Float[Tensor, ""]:
+        """Return what distilling a batch of windows minimizes."""
+        return compare(*self.answers(model, batch))
+
+    def predict(self, model: nn.Module) -> Float[Tensor, "N V"]:
+        """Return the logits at all positions."""
+        model.eval()
+        found: Tensor | None = None
+        with torch.no_grad():
+            for batch in torch.split(
+                torch.arange(len(self.inputs), device=self.inputs.device), PREDICTION_ROWS
+            ):
+                logits, rows = self.answers(model, batch)
+                if found is None:
+                    found = logits.new_empty(self.count, logits.shape[1])
+                found[rows] = logits
+        if found is None:
+            raise SettingError("public positions were asked about, and none was named")
+        return found
+
+    def moved(self, stream: np.random.Generator) -> "AskedPositions":
+        """Raise: text cannot be moved; checked before the run."""
+        raise SettingError("distill.student_view=moved is for images")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextTask:
+    """A prepared data set of texts with its vocabulary, public windows and secrets."""
+
+    prepared: PreparedTexts
+    vocabulary: Vocabulary
+    context: int
+    public: Windows
+    places: Int[Tensor, "N"]
+    """The cell of each public position in the flattened windows."""
+    secrets: Secrets | None
+    reference: Any
+    """The name of the architecture of a reference model that learns public text, and how."""
+    seed: int
+    device: torch.device
+    _known: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def classes(self) -> int:
+        """V, the number of tokens."""
+        return self.vocabulary.size
+
+    @property
+    def public_size(self) -> int:
+        """N, the public positions that have a next token."""
+        return len(self.places)
+
+    @property
+    def public_inputs(self) -> Int[Tensor, "n L"]:
+        """The public windows."""
+        return self.public.inputs
+
+    @property
+    def public_labels(self) -> Int[Tensor, "N"]:
+        """The next token at each public position."""
+        return self.public.targets.flatten()[self.places]
+
+    @property
+    def sendable(self) -> None:
+        """Nothing: windows are made in no time."""
+        return
+
+    def architecture(self, name: str, *, plain: bool = False) -> LanguageArchitecture:
+        """Return the architecture for this vocabulary and context."""
+        return LanguageArchitecture(name, self.vocabulary.size, self.context)
+
+    def try_out(self, architecture: Blueprint, *, features: bool) -> Traits:
+        """Build a model once and return its traits; SettingError where it is no causal model of
+        these tokens.
+        """
+        assert isinstance(architecture, LanguageArchitecture), "made by this task"
+        return language_traits(architecture)
+
+    def factory(self, name: str) -> Any:
+        """Return the factory behind a name."""
+        return find_language_factory(name)
+
+    def training_set(self, rows: np.ndarray, owners: Sequence[int]) -> Examples:
+        """Return windows of the rows' texts with the canaries of ``owners`` among them."""
+        texts = self.prepared.texts(rows)
+        if self.secrets is not None:
+            for client_id in owners:
+                texts = list(self.secrets.insert_into(texts, client_id))
+        return self._windows(
+            texts, ("training", rows.tobytes(), tuple(owners)), f"the text of client {owners[0]}"
+        )
+
+    def test_set(self, rows: np.ndarray) -> Examples:
+        """Return windows of the rows' texts."""
+        return self._windows(self.prepared.texts(rows), ("test", rows.tobytes()), "the test text")
+
+    def public_set(self) -> Examples:
+        """Return the public windows and their next tokens."""
+        return self.public.inputs, self.public.targets
+
+    def training_size(self, rows: np.ndarray, owners: Sequence[int]) -> int:
+        """Return how many windows a training set has."""
+        return len(self.training_set(rows, owners)[0])
+
+    def label_counts(self, rows: np.ndarray, owners: Sequence[int]) -> tuple[int, ...]:
+        """Return how often each token is the next one in a training set."""
+        targets = self.training_set(rows, owners)[1]
+        return tuple(torch.bincount(targets[targets != IGNORED], minlength=self.classes).tolist())
+
+    def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """Return the logits [b, L, V] of each next token."""
+        return next_token_logits(model, inputs)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Float[Tensor, ""]:
+        """Return the cross-entropy with the next tokens in nats: the mean over windows of each
+        one's mean.
+
+        A window's loss depends on no other window, as the gradients of single examples must under
+        DP-SGD.
+        """
+        each = F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        counts = (targets != IGNORED).sum(dim=1).clamp(min=1)
+        return (each.view(targets.shape).sum(dim=1) / counts).mean()
+
+    def training_loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
+        """Return ``loss`` of a batch of windows."""
+        return self.loss(self.logits(model, inputs), targets)
+
+    def measure(self, model: nn.Module, examples: Examples) -> Measured:
+        """Return accuracy, likelihood and calibration over all positions that have a next token."""
+        model.eval()
+        right, confidence, surprisal = [], [], []
+        with torch.no_grad():
+            for inputs, targets in zip(
+                *(torch.split(x, PREDICTION_ROWS) for x in examples), strict=True
+            ):
+                real = targets != IGNORED
+                log_probs = torch.log_softmax(next_token_logits(model, inputs)[real], dim=-1)
+                best = log_probs.max(dim=-1)
+                surprisal.append(-log_probs.gather(1, targets[real][:, None]).squeeze(1))
+                right.append(best.indices == targets[real])
+                confidence.append(best.values.exp())
+        is_right, bits = torch.cat(right), torch.cat(surprisal).to(torch.float64)
+        return Measured(
+            accuracy=is_right.to(torch.float64).mean().item(),
+            nll=bits.clamp(max=-math.log(FLOOR)).mean().item(),
+            calibration=partial(
+                calibration_error, torch.cat(confidence).to(torch.float64), is_right
+            ),
+        )
+
+    def exposures(self, model: nn.Module, client_id: int, whose: str) -> tuple[float, ...] | None:
+        """Return the exposure in bits of a client's own secrets, or its peers', to its model, then
+        of the controls.
+        """
+        secrets = self.secrets
+        if secrets is None:
+            return None
+        canaries = secrets.of(client_id) if whose == "own_model" else secrets.not_of(client_id)
+        (found,) = secrets.exposures(model, [(*canaries, *secrets.controls)])
+        return found
+
+    def ask(self, ids: Int[Tensor, "N"] | None = None) -> AskedPositions:
+        """Return public positions by id; all of them by default."""
+        places = self.places if ids is None else self.places[ids.to(self.device)]
+        rows = torch.full((self.public.inputs.numel(),), -1, device=self.device)
+        rows[places] = torch.arange(len(places), device=self.device)
+        rows = rows.view(self.public.inputs.shape)
+        some = (rows >= 0).any(dim=1)
+        return AskedPositions(self.public.inputs[some], rows[some], len(places))
+
+    def describe(self, texts: int) -> str:
+        """Return the public set in words."""
+        return f"{texts} texts: {self.public_size:,} token positions, a vocabulary of {self.vocabulary.size}"
+
+    def hints(self, detector: Detector, ids: Int[Tensor, "N"]) -> Hints:
+        """Return what a detector must know of positions: where secrets could be, what matches, a
+        public model's say.
+        """
+        flagged = self.flagged()
+        return Hints(
+            reference=self.reference_probs()[ids]
+            if detector in ("confidence", "surprisal_gap")
+            else None,
+            flagged=None if flagged is None else flagged[ids],
+            matched=self.matched()[ids] if detector == "pattern" else None,
+        )
+
+    def judged(self, scores: Float[Tensor, "N"], ids: Int[Tensor, "N"]) -> Mapping[str, float]:
+        """Return a detector's recall and precision in finding where secrets could be; -1 for a
+        share of nothing.
+        """
+        flagged = self.flagged()
+        if flagged is None:
+            return {}
+        found = compare_scores(scores, flagged[ids])
+        shares = {"detector recall": found.recall, "detector precision": found.precision}
+        return {name: -1.0 if math.isnan(share) else share for name, share in shares.items()}
+
+    def flagged(self) -> Tensor | None:
+        """Return at which public positions [N] a secret could be said, for the oracle; None without
+        secrets.
+        """
+        if self.secrets is None:
+            return None
+        form = self.secrets.settings.form
+        found: Tensor = self._once("flagged", lambda: self._marks(partial(mark_context, form=form)))
+        return found
+
+    def matched(self) -> Tensor:
+        """Return the public positions [N] whose next token is in a match of a pattern."""
+        found: Tensor = self._once("matched", lambda: self._marks(mark))
+        return found
+
+    def reference_probs(self) -> Float[Tensor, "N V"]:
+        """Return the soft labels of a model that learned public text alone, on the CPU; it is
+        trained once.
+        """
+        found: Tensor = self._once("reference", self._train_reference)
+        return found
+
+    def _marks(self, marker: Any) -> Tensor:
+        cpu = Windows(self.public.inputs.cpu(), self.public.targets.cpu())
+        found: Tensor = marker(self.vocabulary, cpu).flatten()[self.places.cpu()]
+        return found
+
+    def _train_reference(self) -> Tensor:
+        name, phase = self.reference
+        model = (
+            self.architecture(name)
+            .build(torch_seed(self.seed, "text", "reference", "weights"))
+            .to(self.device)
+        )
+        x, y = self.public_set()
+        stream = numpy_stream(self.seed, "text", "reference", "batches")
+        optimize(
+            model,
+            len(x),
+            lambda batch: self.training_loss(model, x[batch], y[batch]),
+            phase,
+            stream,
+        )
+        return torch.softmax(self.ask().predict(model), dim=-1).cpu()
+
+    def _windows(self, texts: Sequence[str], key: Any, whose: str) -> Examples:
+        def make() -> Examples:
+            found = windows(self.vocabulary, texts, self.context, whose=whose)
+            return found.inputs.to(self.device), found.targets.to(self.device)
+
+        examples: Examples = self._once(key, make)
+        return examples
+
+    def _once(self, key: Any, make: Any) -> Any:
+        """Return what is made once for all threads."""
+        if key not in self._known:
+            with self._lock:
+                if key not in self._known:
+                    self._known[key] = make()
+        return self._known[key]
+
+
+def make_text_task(
+    prepared: PreparedTexts,
+    division: Division,
+    tokens: Tokens,
+    canaries: Canaries | NoCanaries,
+    *,
+    public_texts: int,
+    clients: int,
+    reference: tuple[str, Phase],
+    seed: int,
+    device: torch.device,
+) -> TextTask:
+    """Return the task of a run on text. ``public_texts`` of the texts held back make the public
+    text.
+
+    Raises SettingError where canaries do not fit, or there are too few texts.
+    """
+    held_back = prepared.texts(division.held_back)
+    form = canaries.form if isinstance(canaries, Canaries) else None
+    if not held_back or public_texts == 0:
+        raise SettingError(
+            "public.size=0: the vocabulary of text data is made of public text; give public.size=N"
+        )
+    if tokens.vocabulary == "bytes":
+        vocabulary: Vocabulary = Bytes()
+    elif tokens.vocabulary == "characters":
+        known = {*"".join(held_back), *(alphabet_of(form) if form else "")}
+        vocabulary = Characters("".join(sorted(known)))
+    else:
+        vocabulary = learn_byte_pairs(held_back, tokens.vocabulary_size or 1000)
+    secrets = (
+        plant(canaries, vocabulary, tokens.context, clients, seed)
+        if isinstance(canaries, Canaries)
+        else None
+    )
+    order = numpy_stream(seed, "public", "own").permutation(len(held_back))[:public_texts]
+    texts: Sequence[str] = [held_back[i] for i in sorted(order.tolist())]
+    if secrets is not None:
+        texts = secrets.visit(texts)
+    cut = windows(vocabulary, texts, tokens.context, whose="the public text")
+    public = Windows(cut.inputs.to(device), cut.targets.to(device))
+    return TextTask(
+        prepared=prepared,
+        vocabulary=vocabulary,
+        context=tokens.context,
+        public=public,
+        places=public.real.flatten().nonzero().squeeze(1),
+        secrets=secrets,
+        reference=reference,
+        seed=seed,
+        device=device,
+    )

@@ -1,0 +1,186 @@
+"""From text to tokens and back: bytes, the characters of some texts, or byte-pair pieces learned
+from them.
+
+All clients share one vocabulary, since a prediction is a row over it. It is built on public text:
+one that is built on private text would itself say what that holds. Not for: cutting tokens into
+windows (``fedkd.tasks.text.windows``).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
+
+from fedkd.errors import SettingError
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """Token ids 0 .. size - 1. The last one is the separator that stands before, between and behind
+    texts.
+    """
+
+    @property
+    def size(self) -> int:
+        """V, the separator included."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return a text's tokens, without separators; SettingError where a token is missing."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return a token as UTF-8 bytes, of which it may hold a part of a character; empty for the
+        separator.
+        """
+
+
+def separator_of(vocabulary: Vocabulary) -> int:
+    """Return the id of the separator, the last one."""
+    return vocabulary.size - 1
+
+
+def decode(vocabulary: Vocabulary, tokens: Iterable[int]) -> str:
+    """Return the text of tokens, with U+FFFD in the place of bytes that make no character.
+
+    >>> decode(Bytes(), Bytes().encode("a bay"))
+    'a bay'
+    """
+    return b"".join(vocabulary.token_bytes(token) for token in tokens).decode(errors="replace")
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """One token a byte of UTF-8: 257 with the separator, and no text that it cannot hold."""
+
+    @property
+    def size(self) -> int:
+        """257."""
+        return 257
+
+    def encode(self, text: str) -> list[int]:
+        """Return the text's bytes."""
+        return list(text.encode())
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the byte itself."""
+        return bytes([token]) if token < 256 else b""
+
+
+@dataclass(frozen=True)
+class Characters:
+    """One token a character of ``alphabet``: rows of a few dozen entries, which travel and train
+    fast.
+    """
+
+    alphabet: str
+
+    def __post_init__(self) -> None:
+        if len(set(self.alphabet)) != len(self.alphabet) or not self.alphabet:
+            raise SettingError(
+                f"an alphabet must hold each of its characters once, got {self.alphabet!r}"
+            )
+
+    @property
+    def size(self) -> int:
+        """The number of characters and 1."""
+        return len(self.alphabet) + 1
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {character: i for i, character in enumerate(self.alphabet)}
+
+    def encode(self, text: str) -> list[int]:
+        """Return the text's characters; SettingError names one that the alphabet lacks."""
+        try:
+            return [self._ids[character] for character in text]
+        except KeyError as error:
+            raise SettingError(
+                f"the vocabulary has no token for {error.args[0]!r}, which is in {text[:40]!r};"
+                " build it of texts and"
+                " canary formats that hold every character, or take bytes"
+            ) from None
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the character's bytes."""
+        return self.alphabet[token].encode() if token < len(self.alphabet) else b""
+
+
+def characters_of(texts: Iterable[str]) -> Characters:
+    """Return the vocabulary of all characters that occur, in the order of their code points.
+
+    >>> characters_of(["beach", "bay"]).alphabet
+    'abcehy'
+    """
+    return Characters("".join(sorted(set().union(*map(set, texts)))))
+
+
+@dataclass(frozen=True, eq=False)
+class BytePairs:
+    """Byte-pair pieces (Sennrich et al. 2016, arXiv 1508.07909) over bytes: no text that it cannot
+    hold.
+
+    ``tokenizer`` is one of the ``tokenizers`` library with byte-level pieces; the separator is
+    added behind its own. A canary's candidates then differ in their number of tokens, which
+    exposure allows for.
+    """
+
+    tokenizer: Any
+
+    @property
+    def size(self) -> int:
+        """The tokenizer's pieces and the separator."""
+        return int(self.tokenizer.get_vocab_size()) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Return the text's pieces."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the piece's bytes."""
+        if token == self.size - 1:
+            return b""
+        return bytes(_BYTE_OF[character] for character in self.tokenizer.id_to_token(token))
+
+
+def learn_byte_pairs(texts: Sequence[str], size: int) -> BytePairs:
+    """Return byte-pair pieces learned from ``texts``, ``size`` of them with the separator (fewer if
+    there are no more).
+
+    The same texts give the same pieces. Raises SettingError for fewer than 257, or where
+    ``tokenizers`` is missing.
+    """
+    if size < 257:
+        raise SettingError(
+            "a vocabulary of byte pairs must have >= 257 tokens (all bytes, a separator), got"
+            f" {size}"
+        )
+    try:
+        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    except ImportError as error:
+        raise SettingError(
+            "byte pairs need the tokenizers library: pip install 'fedkd[text]'"
+        ) from error
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - 1,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return BytePairs(tokenizer)
+
+
+def _printable_bytes() -> dict[str, int]:
+    """Return the byte behind each character of byte-level pieces.
+
+    Bytes that are printable in Latin-1 stand for themselves, the others for the characters from
+    U+0100 on, in order.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {
+        chr(0x100 + i): byte for i, byte in enumerate(others)
+    }
+
+
+_BYTE_OF = _printable_bytes()

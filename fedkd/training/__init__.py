@@ -1,0 +1,1 @@
+"""Local training: loops, losses, optimizers, metrics."""

@@ -1,0 +1,121 @@
+"""The settings of an optimization phase: how a client trains on its private set, how it distills on
+the public one.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fedkd.errors import SettingError
+from fedkd.settings.validators import at_least, at_most, one_of, positive
+from fedkd.training.losses import LOSSES, LossName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """How one optimization phase steps."""
+
+    epochs: int = 1
+    """Passes over the samples each round, >= 0."""
+    batch_size: int = 32
+    """Samples a step, >= 1."""
+    optimizer: Literal["adam", "sgd", "adamw"] = "adam"
+    """Adam (FedMD's), SGD (DS-FL's) or AdamW."""
+    learning_rate: float = 1e-3
+    """Step size, > 0."""
+    momentum: float | None = None
+    """Of SGD, in [0, 1); null is 0. With another optimizer it is an error."""
+    weight_decay: float = 0.0
+    """L2 penalty (decoupled in AdamW), >= 0."""
+    optimizer_state: Literal["fresh", "kept"] = "fresh"
+    """Moments and momentum: afresh each round, or kept with the client (and its memory) from round
+    to round."""
+
+    def __post_init__(self) -> None:
+        at_least(0, epochs=self.epochs, weight_decay=self.weight_decay)
+        at_least(1, batch_size=self.batch_size)
+        positive(learning_rate=self.learning_rate)
+        one_of(("adam", "sgd", "adamw"), optimizer=self.optimizer)
+        one_of(("fresh", "kept"), optimizer_state=self.optimizer_state)
+        if self.optimizer_state == "kept" and self.optimizer == "sgd" and not self.momentum:
+            raise SettingError(
+                "optimizer_state=kept would do nothing: SGD without momentum has no state"
+            )
+        if self.momentum is not None:
+            if self.optimizer != "sgd":
+                raise SettingError(
+                    f"momentum={self.momentum} would do nothing: optimizer={self.optimizer} has"
+                    " none"
+                )
+            if not 0 <= self.momentum < 1:
+                raise SettingError(f"momentum must be in [0, 1), got {self.momentum}")
+
+
+# Two phases share the settings above and nothing else, so that one place says what a learning rate
+# is.
+@dataclass(frozen=True, kw_only=True)
+class Training(Phase):
+    """How a client trains on its private set."""
+
+    public_epochs: int = 0
+    """Epochs on the labeled public set before a client's first round, as in FedMD; needs
+    public.labeled=true."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(0, public_epochs=self.public_epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation(Phase):
+    """How a client distills its teacher on the public set."""
+
+    batch_size: int = 64
+    """Samples a step, >= 1."""
+    loss: LossName | None = None
+    """Distillation loss; null takes the strategy's own (that of its paper)."""
+    loss_skew: float | None = None
+    """Between 0 and 1: the teacher's part of the mixture in skewed_kl and js, kl's part in
+    symmetric_kl; null is the loss's own (0.1 in skewed_kl, otherwise 0.5). With another loss it is
+    an error."""
+    temperature: float = 1.0
+    """Temperature of teacher and student, 0.001 to 1000; losses on soft labels carry its square."""
+
+    gate: bool = False
+    """Believe the teacher only where it is surer than the client was before it distilled; elsewhere
+    keep to oneself."""
+    margin_weights: bool = False
+    """Weigh each public sample by the margin between the teacher's two largest probabilities, to
+    mean 1."""
+    relation: float | None = None
+    """Weight, > 0, of a further loss: the squared difference of student's and teacher's
+    similarities between the samples of a batch; null leaves it out."""
+    student_view: Literal["same", "moved"] = "same"
+    """Whether students see public samples as their teachers did, or each moved by up to an eighth
+    of its side."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether the loss is that of teacher and student alone, on the samples as they are."""
+        return not (
+            self.gate
+            or self.margin_weights
+            or self.relation is not None
+            or self.student_view != "same"
+        )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of(("same", "moved"), student_view=self.student_view)
+        if self.relation is not None:
+            positive(relation=self.relation)
+        positive(temperature=self.temperature)
+        at_least(1e-3, temperature=self.temperature)
+        at_most(1e3, temperature=self.temperature)
+        if self.loss is not None:
+            one_of(tuple(LOSSES), loss=self.loss)
+        if self.loss_skew is not None and not 0 < self.loss_skew < 1:
+            raise SettingError(f"loss_skew must be above 0 and below 1, got {self.loss_skew}")
+        if self.epochs == 0:
+            raise SettingError(
+                "epochs must be >= 1, got 0; strategy=local_only leaves distillation out"
+            )

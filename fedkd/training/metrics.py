@@ -1,0 +1,114 @@
+"""How good predictions are beside their accuracy: calibration error, likelihood, and accuracy by
+class.
+
+Plain functions over soft labels and true labels, for students and for teachers. For the
+researcher's record: nothing here is part of a protocol. Accuracy itself is in
+``fedkd.training.loop``.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fedkd.fusion import soften
+from fedkd.training.losses import Scale
+
+BINS = 15
+FLOOR = 1e-12
+"""Least probability that a likelihood takes: one sure mistake costs 27.6 nats, not infinity."""
+
+
+def expected_calibration_error(
+    probs: Float[Tensor, "n C"], labels: Int[Tensor, "n"], bins: int = BINS
+) -> float:
+    """Return the expected calibration error, in [0, 1]: how far confidence is from accuracy, bin by
+    bin.
+
+    ``sum_b |B_b| / n * |accuracy(B_b) - confidence(B_b)|`` over ``bins`` bins of equal width, where
+    the b-th holds the samples whose largest probability is in ((b - 1) / bins, b / bins] (Guo et
+    al. 2017, arXiv 1706.04599, equation 3). 0 where confidence is accuracy in every bin; ``1 -
+    accuracy`` for predictions of probability 1; NaN without samples, or where a row is NaN. With
+    few samples it is biased upwards, since the bins are nearly empty.
+
+    Two predictions of 0.9, one of them right, miss by 0.4; one of 0.6 that is right misses by 0.4
+    in its own bin:
+
+    >>> probs = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
+    >>> round(expected_calibration_error(probs, torch.tensor([0, 1, 1])), 6)
+    0.4
+    """
+    confidence, predicted = probs.to(torch.float64).max(dim=-1)
+    return calibration_error(confidence, predicted == labels, bins)
+
+
+def calibration_error(
+    confidence: Float[Tensor, "n"], right: Bool[Tensor, "n"], bins: int = BINS
+) -> float:
+    """Return the expected calibration error of predictions whose confidence and rightness are known
+    already.
+    """
+    if len(right) == 0:
+        return math.nan
+    # NaN has no bin; it is put into the first, and makes the sum NaN.
+    bin_of_each = (confidence.nan_to_num() * bins).ceil().clamp(1, bins).to(torch.int64) - 1
+    gap = right.to(torch.float64) - confidence
+    # |B| / n * |accuracy - confidence| is |sum of a bin's gaps| / n. One-hot, since adding by index
+    # has no fixed order.
+    gap_of_bins = gap @ F.one_hot(bin_of_each, bins).to(torch.float64)
+    return gap_of_bins.abs().sum().item() / len(right)
+
+
+def negative_log_likelihood(probs: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> float:
+    """Return the mean of ``-ln p(label)`` in nats, >= 0: the cross entropy with the true labels.
+
+    Probabilities are floored at 1e-12. ``ln C`` for uniform predictions; NaN without samples, or
+    where a row is NaN.
+
+    >>> probs = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
+    >>> round(negative_log_likelihood(probs, torch.tensor([1, 0])), 6)  # (ln 2 + 0) / 2
+    0.346574
+    """
+    of_labels = probs.to(torch.float64).gather(1, labels[:, None])
+    return -of_labels.clamp(min=FLOOR).log().mean().item()
+
+
+def accuracy_by_class(scores: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> tuple[float, ...]:
+    """Return, for each class, the share of its samples whose largest score is their label; NaN
+    without samples.
+
+    >>> accuracy_by_class(torch.tensor([[0.9, 0.1, 0.0], [0.9, 0.1, 0.0]]), torch.tensor([0, 1]))
+    (1.0, 0.0, nan)
+    """
+    of_class = F.one_hot(labels, scores.shape[-1]).to(torch.float64)
+    right = (scores.argmax(dim=-1) == labels).to(torch.float64)
+    return tuple((right @ of_class / of_class.sum(dim=0)).tolist())
+
+
+def teacher_quality(
+    values: Float[Tensor, "N C"], scale: Scale, labels: Int[Tensor, "N"] | None, temperature: float
+) -> Mapping[str, float | tuple[float, ...]]:
+    """Return how right a teacher is on public samples whose true labels the simulation knows.
+
+    ``teacher_accuracy``, ``teacher_ece`` and ``teacher_nll`` are of the soft labels that its
+    students see: at the distillation temperature, to which only logits are still softened.
+    ``teacher_by_class`` is the accuracy on the samples of each class. Labels outside 0..C-1 are not
+    known; nothing is returned where none is.
+    """
+    if labels is None:
+        return {}
+    known = (labels >= 0) & (labels < values.shape[-1])
+    if not known.all():
+        values, labels = values[known], labels[known]
+    if len(labels) == 0:
+        return {}
+    probs = soften(values, temperature) if scale == "logits" else values
+    return {
+        "teacher_accuracy": (probs.argmax(dim=-1) == labels).to(torch.float64).mean().item(),
+        "teacher_ece": expected_calibration_error(probs, labels),
+        "teacher_nll": negative_log_likelihood(probs, labels),
+        "teacher_by_class": accuracy_by_class(probs, labels),
+    }

@@ -1,0 +1,144 @@
+"""The optimizer of a phase: PyTorch's Adam, AdamW or SGD, with its state as named tensors.
+
+The steps are PyTorch's own functions, which its optimizer classes call too, with the classes'
+defaults: the bits are those of the classes. The classes would load PyTorch's compiler, 70 MB and a
+second in every process, which nothing here uses. Not for libraries that wrap a
+``torch.optim.Optimizer``: ``as_torch`` makes one.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+from fedkd.training.hyperparameters import Phase
+
+
+class Optimizer:
+    """Steps over the parameters that are trained; those without a gradient are left as they are.
+
+    ``state`` has for each parameter what the optimizer remembers of it, nothing before its first
+    step.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], phase: Phase) -> None:
+        """Begin afresh, with the phase's rule and settings."""
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.phase = phase
+        self.state: list[dict[str, Tensor]] = [{} for _ in self.parameters]
+
+    def zero_grad(self) -> None:
+        """Take the parameters' gradients off."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Change the parameters in place by their gradients."""
+        moved = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        parameters: list[Tensor] = [self.parameters[i] for i in moved]
+        gradients = [gradient for i in moved if (gradient := self.parameters[i].grad) is not None]
+        for i in moved:
+            self.state[i] = self.state[i] or self._blank(self.parameters[i])
+        states, phase = [self.state[i] for i in moved], self.phase
+        if phase.optimizer == "sgd":
+            momentum = phase.momentum or 0.0
+            buffers = [state.get("momentum_buffer") for state in states]
+            sgd(
+                parameters,
+                gradients,
+                buffers,
+                lr=phase.learning_rate,
+                weight_decay=phase.weight_decay,
+                momentum=momentum,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+            )
+        else:
+            adam(
+                parameters,
+                gradients,
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                [state["step"] for state in states],
+                lr=phase.learning_rate,
+                weight_decay=phase.weight_decay,
+                decoupled_weight_decay=phase.optimizer == "adamw",
+                beta1=0.9,
+                beta2=0.999,
+                eps=1e-8,
+                amsgrad=False,
+                maximize=False,
+            )
+
+    def _blank(self, parameter: Tensor) -> dict[str, Tensor]:
+        """Return what is remembered of a parameter before its first step: zeros."""
+        if self.phase.optimizer == "sgd":
+            return {"momentum_buffer": torch.zeros_like(parameter)} if self.phase.momentum else {}
+        return {
+            "step": torch.zeros(()),  # on the CPU, wherever the parameter is
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state as named tensors, ``<index of the parameter>/<name>``; empty before the
+        first step.
+
+        >>> weight = nn.Parameter(torch.zeros(2))
+        >>> optimizer = Optimizer([weight], Phase(optimizer="sgd", learning_rate=1.0, momentum=0.5))
+        >>> weight.sum().backward()
+        >>> optimizer.step()
+        >>> {name: tensor.tolist() for name, tensor in optimizer.tensors().items()}
+        {'0/momentum_buffer': [1.0, 1.0]}
+        """
+        return {
+            f"{i}/{name}": tensor
+            for i, state in enumerate(self.state)
+            for name, tensor in state.items()
+        }
+
+    def blank(self) -> dict[str, Tensor]:
+        """Return the state of a fresh optimizer in the form of ``tensors``: zeros in the place of
+        every tensor.
+        """
+        fresh = [self._blank(parameter.detach()) for parameter in self.parameters]
+        return {
+            f"{i}/{name}": tensor for i, state in enumerate(fresh) for name, tensor in state.items()
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take on a state that ``tensors`` or ``blank`` returned. The tensors are copied, to the
+        parameters' device.
+        """
+        for name, tensor in tensors.items():
+            i, _, key = name.partition("/")
+            home = "cpu" if key == "step" else self.parameters[int(i)].device
+            self.state[int(i)][key] = tensor.to(home, copy=True)
+
+    def as_torch(self) -> torch.optim.Optimizer:
+        """Return PyTorch's optimizer of the same settings and state, for what wraps one; ``take``
+        goes back.
+        """
+        rate, decay = self.phase.learning_rate, self.phase.weight_decay
+        made: torch.optim.Optimizer
+        if self.phase.optimizer == "sgd":
+            made = torch.optim.SGD(
+                self.parameters, lr=rate, momentum=self.phase.momentum or 0.0, weight_decay=decay
+            )
+        elif self.phase.optimizer == "adam":
+            made = torch.optim.Adam(self.parameters, lr=rate, weight_decay=decay)
+        else:
+            made = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=decay)
+        state = {i: dict(known) for i, known in enumerate(self.state) if known}
+        made.load_state_dict({**made.state_dict(), "state": state})
+        return made
+
+    def take(self, stepped: torch.optim.Optimizer) -> None:
+        """Take on the state of what ``as_torch`` made."""
+        for i, known in stepped.state_dict()["state"].items():
+            self.state[i] = dict(known)
