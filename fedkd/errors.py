@@ -46,7 +46,7 @@ class Interrupted(BaseException):
     """Training was asked to stop. Like KeyboardInterrupt it is no ordinary exception."""
 
 
-def explained(error: BaseException, files: Collection[str] | None = None) -> str:
+def one_line(error: BaseException, files: Collection[str] | None = None) -> str:
     """Return an exception in one line, with the place where it was raised: in one of ``files``,
     where they are given.
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedkd.fusion import soften
-from fedkd.runtime.parallel import by_rows
+from fedkd.runtime.parallel import map_chunks
 from fedkd.training.losses import Scale
 
 Step = Literal["pretrain", "distill", "adopt", "train", "evaluate", "share"]
@@ -186,7 +186,7 @@ class Cohort:
     ``public_labels`` [N] and ``server`` are None unless the strategy declares that it needs them.
     ``answered`` [K, N] is None where every client predicts on every sample; else it says who did,
     and rows that are missing are zeros, which mean nothing. ``round_ids`` are the round's public
-    samples where the strategy asked for fewer (``strategy.Asking``).
+    samples where the strategy asked for fewer (``strategy.SelectsQueries``).
     """
 
     round: int
@@ -240,7 +240,7 @@ class Cohort:
             ):  # little memory beside them
                 soften(values, temperature, out=softened)
 
-        by_rows(compute, len(probs))
+        map_chunks(compute, len(probs))
         return probs
 
 

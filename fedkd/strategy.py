@@ -15,7 +15,7 @@ from torch import Tensor
 from fedkd.codecs import Codec
 from fedkd.errors import SettingError
 from fedkd.fusion import RunningMean
-from fedkd.knowledge import KINDS, Kind, find_kind
+from fedkd.knowledge import KINDS, KnowledgeType, find_kind
 from fedkd.messages import Fusion
 from fedkd.training.losses import LOSSES, ON_LOGITS, find_loss
 
@@ -25,7 +25,7 @@ class Strategy(Protocol):
     """The server's rule: from the cohort's knowledge to each client's teacher.
 
     It may also carry, as class attributes or properties: ``knowledge`` (what clients upload:
-    ``logits``, ``probs``, ``nothing``, or another ``fedkd.knowledge.Kind``; default ``logits``),
+    ``logits``, ``probs``, ``nothing``, or another ``fedkd.knowledge.KnowledgeType``; default ``logits``),
     ``teaches`` (the scale of its teachers, ``probs`` or ``logits``; default ``probs``), ``loss``
     (the distillation loss of its paper; default ``kl``), ``codec`` (a ``fedkd.codecs.Codec`` of its
     paper, or one for uploads and one for teachers; default none) and ``needs`` (see ``Needs``).
@@ -56,19 +56,21 @@ class Stream(Protocol):
 class Streaming(Strategy, Protocol):
     """A strategy that can also fuse without seeing all uploads at once, such as a mean."""
 
-    def stream(self, state: Any) -> Stream:
+    def accumulator(self, state: Any) -> Stream:
         """Return a new stream for a round; ``state`` is the last Fusion's, None in the first
         round.
         """
 
 
 @runtime_checkable
-class Asking(Strategy, Protocol):
+class SelectsQueries(Strategy, Protocol):
     """A strategy that asks for fewer public samples than the round's, such as one that caches
     answers.
     """
 
-    def asks(self, number: int, public_ids: Int[Tensor, "M"], state: Any) -> Int[Tensor, "N"]:
+    def select_queries(
+        self, number: int, public_ids: Int[Tensor, "M"], state: Any
+    ) -> Int[Tensor, "N"]:
         """Return which of the round's public samples clients predict on, in order; none is an
         answer too.
 
@@ -78,12 +80,12 @@ class Asking(Strategy, Protocol):
 
 
 @runtime_checkable
-class Averaging(Strategy, Protocol):
+class MeanBased(Strategy, Protocol):
     """A strategy whose common teacher is made of the mean of uploads alone: a robust mean can take
     its place.
     """
 
-    def teach(self, mean: Float[Tensor, "N C"], clients: int) -> Fusion:
+    def from_mean(self, mean: Float[Tensor, "N C"], clients: int) -> Fusion:
         """Return the fusion for a mean over so many clients, on the scale of the uploads."""
 
 
@@ -119,9 +121,9 @@ class Needs:
     """One architecture for all clients, as weights that are averaged have."""
     features: Literal["any", "equal"] | None = None
     """Models with features (the input of a last linear layer), of any width or of equal width."""
-    common_start: bool = False
+    shared_initialization: bool = False
     """Clients of one architecture start from the same weights."""
-    pooled: bool = False
+    pooled_data: bool = False
     """One client of each architecture trains, on the private sets of all: an upper bound, no
     federation."""
     server_models: tuple[str, ...] | None = None
@@ -133,14 +135,14 @@ class Needs:
 class Declaration:
     """What a strategy declares, with the defaults filled in."""
 
-    knowledge: str | Kind
+    knowledge: str | KnowledgeType
     teaches: str
     loss: str
     needs: Needs
     codec: Codec | tuple[Codec, Codec] | None = None
 
     @property
-    def kind(self) -> Kind | None:
+    def kind(self) -> KnowledgeType | None:
         """The kind of knowledge; None where nothing is exchanged."""
         return find_kind(self.knowledge)
 
@@ -160,7 +162,9 @@ def declaration(strategy: Strategy, name: str) -> Declaration:
         codec=getattr(strategy, "codec", None),
     )
     names: tuple[str, ...] = (*KINDS, "nothing")
-    if not isinstance(declared.knowledge, str) and not isinstance(declared.knowledge, Kind):
+    if not isinstance(declared.knowledge, str) and not isinstance(
+        declared.knowledge, KnowledgeType
+    ):
         raise SettingError(
             f"strategy={name} declares knowledge = {declared.knowledge!r}; it must be one of"
             f" {', '.join(names)}, or a"
@@ -194,7 +198,7 @@ def chosen_loss(
     kind = declared.kind
     if kind is None:
         return loss
-    if kind.lesson != "distill":
+    if kind.learned_by != "distill":
         if setting is not None:
             raise SettingError(
                 f"distill.loss={setting} would do nothing: clients of strategy={name} distill"

@@ -31,11 +31,11 @@ from workload import plain_loop, workload
 
 from fedkd.errors import SettingError
 from fedkd.experiment.build import build
-from fedkd.experiment.client_worker import hire
+from fedkd.experiment.client_worker import create_clients
 from fedkd.experiment.run import execute
-from fedkd.flower.job import Crew, Job, Order
+from fedkd.flower.job import ClientPool, EngineRun, WorkerSpec
 from fedkd.flower.local_grid import Local
-from fedkd.runtime.devices import settled
+from fedkd.runtime.devices import deterministic
 from fedkd.scenario.scenario import Scenario
 
 FRAMEWORK_CLIENTS = 1000
@@ -54,7 +54,7 @@ def compare(data: str | None, rounds: int, repeats: int) -> dict[str, Any]:
     wall_two: list[float] = []
     for _ in range(repeats + 1):
         loop = plain_loop(build(workload(data, rounds, 1), stop), rounds)
-        with settled(torch.device("cpu")):
+        with deterministic(torch.device("cpu")):
             loop_cpu.append(seconds(loop)[0])
         used, passed = seconds(
             partial(execute, build(workload(data, rounds, 1), stop), lambda _: None, stop)
@@ -120,11 +120,11 @@ def framework_cost(clients: int, rounds: int = 3) -> float:
         )
         return Message(records.upload_content(upload, KINDS["logits"]), reply_to=message)
 
-    job = Job(
+    job = EngineRun(
         server_app=make_server_app(FederatedDistillation(server, "", lambda _: None)),
-        crew=Crew(app),
-        hire=hire,
-        order=Order(scenario="", states=experiment.states, history=False),
+        client_pool=ClientPool(app),
+        create_clients=create_clients,
+        order=WorkerSpec(scenario="", states=experiment.states, history=False),
         architectures=("none",) * clients,
         cost=lambda: [1.0] * clients,
         device="cpu",

@@ -23,7 +23,7 @@ from workload import plain_loop, workload
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute
 from fedkd.flower.job import Engine
-from fedkd.runtime.devices import settled
+from fedkd.runtime.devices import deterministic
 
 ENGINES = (("local", 1), ("local", 2), ("ray", 1), ("ray", 2))
 ROUNDS = 2
@@ -56,7 +56,7 @@ def run_loop(data: str | None) -> dict[str, float]:
     """Run the plain loop and return what a round after the first took."""
     laps = Laps()
     loop = plain_loop(build(workload(data, ROUNDS, 1), threading.Event()), ROUNDS, laps.lap)
-    with settled(torch.device("cpu")):
+    with deterministic(torch.device("cpu")):
         loop()
     return laps.a_round()
 

@@ -37,11 +37,11 @@ def scenario_of(what: str, data: str | None, together: str) -> Scenario:
 
 def write_for_naive(experiment: Experiment, folder: Path) -> None:
     """Write the tensors and settings of an experiment as the naive clients read them."""
-    place, scenario = experiment.place, experiment.scenario
+    context, scenario = experiment.context, experiment.scenario
     config = {
-        "models": [architecture.name for architecture in place.architectures],
-        "input_shape": list(place.public_inputs.shape[1:]),
-        "classes": place.task.classes,
+        "models": [architecture.name for architecture in context.architectures],
+        "input_shape": list(context.public_inputs.shape[1:]),
+        "classes": context.task.classes,
         "train_epochs": scenario.train.epochs,
         "train_batch_size": scenario.train.batch_size,
         "train_learning_rate": scenario.train.learning_rate,
@@ -51,10 +51,13 @@ def write_for_naive(experiment: Experiment, folder: Path) -> None:
         "temperature": scenario.distill.temperature,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    torch.save([place.public_inputs], folder / "public.pt")
-    torch.save(list(place.global_test), folder / "test.pt")
-    for i in range(len(place.architectures)):
-        own = (*place.samples(place.division.train[i]), *place.samples(place.division.test[i]))
+    torch.save([context.public_inputs], folder / "public.pt")
+    torch.save(list(context.global_test), folder / "test.pt")
+    for i in range(len(context.architectures)):
+        own = (
+            *context.samples(context.division.train[i]),
+            *context.samples(context.division.test[i]),
+        )
         torch.save(list(own), folder / f"client_{i}.pt")
 
 

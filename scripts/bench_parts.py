@@ -21,7 +21,7 @@ from fedkd.experiment.run import run
 from fedkd.federation.batched_training import Pool, optimize_together
 from fedkd.messages import Cohort
 from fedkd.report.report_settings import Report
-from fedkd.runtime.devices import settled
+from fedkd.runtime.devices import deterministic
 from fedkd.storage.checkpoint import Checkpoints
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import optimize
@@ -70,7 +70,7 @@ def saving(clients: int, device: torch.device, turns: int) -> list[float]:
         torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
-    with settled(torch.device("cpu")):
+    with deterministic(torch.device("cpu")):
         return [took(loop) / took(together) for _ in range(turns + 1)][
             1:
         ]  # the first turn warms up
@@ -128,7 +128,7 @@ def fusion_cost(what: str, turns: int = 8) -> dict[str, Any]:
     uploads = list(values)
 
     def mean() -> object:
-        running = FedMD().stream(None)
+        running = FedMD().accumulator(None)
         for i, upload in enumerate(uploads):
             running.add(i, upload)
         return running.fuse()
@@ -139,7 +139,7 @@ def fusion_cost(what: str, turns: int = 8) -> dict[str, Any]:
         return KnFu().fuse(cohort, None)
 
     call = {"mean": mean, "knfu": knfu}[what]
-    with settled(torch.device("cpu")):
+    with deterministic(torch.device("cpu")):
         before = own_memory_gb("VmRSS")
         restart_own_peak()
         call()

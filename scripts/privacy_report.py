@@ -33,7 +33,7 @@ from fedkd.errors import FedkdError, SettingError
 from fedkd.privacy.mechanisms import CentralGaussian, GnMax
 from fedkd.report.comparison.budget_picture import draw_budgets
 from fedkd.report.comparison.budgets import (
-    Entry,
+    BudgetPoint,
     Point,
     check_alike,
     entries,
@@ -163,7 +163,7 @@ def run_cells(cells: Sequence[Cell], jobs: int, console: Console) -> list[Outcom
     return [outcome for outcome in run_all(to_do, jobs, on_end) if outcome.error]
 
 
-def write(found: Sequence[Entry], notes: Sequence[str], out: Path) -> str:
+def write(found: Sequence[BudgetPoint], notes: Sequence[str], out: Path) -> str:
     """Write table, figures and picture into ``out``; return the table as Markdown."""
     out.mkdir(parents=True, exist_ok=True)
     made = table(found)
@@ -177,7 +177,7 @@ def write(found: Sequence[Entry], notes: Sequence[str], out: Path) -> str:
     return text
 
 
-def notes_on(found: Sequence[Entry], failed: Sequence[Outcome]) -> list[str]:
+def notes_on(found: Sequence[BudgetPoint], failed: Sequence[Outcome]) -> list[str]:
     """Return what a reader must know of the runs."""
     notes = [f"{outcome.task.name} failed: {outcome.error}." for outcome in failed]
     seeds = {tuple(entry.points) for entry in found}

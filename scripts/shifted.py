@@ -15,7 +15,7 @@ from studies import Claim, Study, write_report
 from trained import trained
 
 from fedkd.data.shifts import shifted
-from fedkd.runtime.devices import settled
+from fedkd.runtime.devices import deterministic
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.training.loop import predict
 
@@ -64,10 +64,10 @@ def one_seed(seed: int, *settings: str) -> Mapping[str, float]:
     """Return each method's accuracy on the moved test images, a mean over clients."""
     found = {}
     for name, own in METHODS.items():
-        place, models = trained(["baseline=none", *SHIFTED.base, *own, f"seed={seed}", *settings])
-        x, y = place.global_test
+        context, models = trained(["baseline=none", *SHIFTED.base, *own, f"seed={seed}", *settings])
+        x, y = context.global_test
         moved = shifted(x, numpy_stream(seed, "study", "shifted test"))
-        with settled(torch.device("cpu")):
+        with deterministic(torch.device("cpu")):
             right = [
                 (predict(model, moved).argmax(dim=-1) == y).double().mean().item()
                 for model in models

@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
-from swing_study import BY_NAME, FORMS, SETTINGS, STUDY, Measured, Results
+from swing_study import BY_NAME, FORMS, SETTINGS, STUDY, Evaluation, Results
 
 from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
 
@@ -86,7 +86,7 @@ def _interval(data: tuple[np.ndarray, ...], statistic: Callable[..., Any]) -> Ra
     return found, float(between.low), float(between.high)
 
 
-def _seeds(results: Results, name: str) -> list[Measured]:
+def _seeds(results: Results, name: str) -> list[Evaluation]:
     return [results[key] for key in sorted(results) if key[0] == name]
 
 

@@ -25,7 +25,7 @@ from fedkd.tasks.text.corpus import Corpus, embedded_corpus, read_corpus
 from fedkd.tasks.text.exposure import chance_exposure
 from fedkd.tasks.text.text_canaries import DIGITS, CanaryFormat, alphabet_of
 from fedkd.tasks.text.text_study import Shared, Study, run_shared
-from fedkd.tasks.text.token_swing import Dropped, Swing, TokenProtection, TopK, Uniform
+from fedkd.tasks.text.token_swing import Dropped, Swing, TokenProtection, KeepTopK, Uniform
 from fedkd.tasks.text.vocabulary import characters_of
 from fedkd.training.hyperparameters import Phase
 from strategies.dsfl import DSFL
@@ -91,7 +91,7 @@ SETTINGS = (
     Setting("uniform temperature 4", 1, Uniform(temperature=4.0)),
     Setting("uniform noise 2", 1, Uniform(noise=2.0)),
     Setting("dropped positions", 1, Dropped()),
-    Setting("top 1", 1, TopK(k=1)),
+    Setting("top 1", 1, KeepTopK(k=1)),
     Setting("KnFu, beta 10", 1, strategy=KnFu()),
     Setting("KnFu, beta 100", 1, strategy=KnFu(beta=100.0)),
     Setting("plain, never visited (P0)", 3, changes={"visits": "never", "visit_times": None}),
@@ -109,8 +109,8 @@ SETTINGS = (
     ),
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}
-Measured = dict[str, Any]
-Results = dict[tuple[str, int], Measured]
+Evaluation = dict[str, Any]
+Results = dict[tuple[str, int], Evaluation]
 
 
 def corpus_of(data: Path | None) -> Corpus:
@@ -171,7 +171,7 @@ def carry_out(
 
 def _group(
     corpus: Corpus, seed: int, group: int, folder: Path, only: Sequence[str]
-) -> dict[str, Measured]:
+) -> dict[str, Evaluation]:
     """Measure a group's settings at a seed, in this process, one thread."""
     torch.set_num_threads(1)
     vocabulary = characters_of([*corpus.texts, *map(alphabet_of, FORMS)])
@@ -183,14 +183,14 @@ def _group(
     }
 
 
-def _measured(setting: Setting, shared: Shared, folder: Path) -> Measured:
+def _measured(setting: Setting, shared: Shared, folder: Path) -> Evaluation:
     """Return a run's figures, from its file if that holds this very run."""
     what = repr((setting.protection, setting.strategy, setting.study, shared.corpus, shared.seed))
     mark = hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
     name = "".join(x if x.isalnum() else "_" for x in setting.name)
     path = folder / f"seed{shared.seed}_{name}.json"
     if path.is_file():
-        stored: Measured = json.loads(path.read_text())
+        stored: Evaluation = json.loads(path.read_text())
         if stored["run"] != mark:
             raise SettingError(
                 f"{path} holds a run with other settings; name another folder, or move it"
@@ -199,7 +199,7 @@ def _measured(setting: Setting, shared: Shared, folder: Path) -> Measured:
     began = time.process_time()
     outcome = run_shared(setting.study, shared, setting.strategy, setting.protection)
     candidates = FORMS[0].size - setting.study.clients + 1
-    measured: Measured = {
+    measured: Evaluation = {
         "run": mark,
         "seconds": time.process_time() - began,
         "exposures": {name: [x.bits for x in found] for name, found in outcome.exposures.items()},

@@ -8,15 +8,15 @@ from torch import nn
 from fedkd.cli.command import compose
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute
-from fedkd.federation.context import Workplace
+from fedkd.federation.context import ClientContext
 
 
-def trained(settings: Sequence[str]) -> tuple[Workplace, list[nn.Module]]:
+def trained(settings: Sequence[str]) -> tuple[ClientContext, list[nn.Module]]:
     """Run a scenario in this process and return what its clients share, and their models by client
     id.
     """
     stop = threading.Event()
     experiment = build(compose(settings), stop)
     execute(experiment, lambda _: None, stop)
-    place = experiment.place
-    return place, [place.own_model(client) for client in range(len(place.architectures))]
+    context = experiment.context
+    return context, [context.own_model(client) for client in range(len(context.architectures))]

@@ -17,7 +17,7 @@ from torch import Tensor
 from trained import trained
 
 from fedkd.messages import Cohort
-from fedkd.runtime.devices import settled
+from fedkd.runtime.devices import deterministic
 from fedkd.training.loop import predict
 from strategies.learned import Learned, initial_weights, shares_of
 
@@ -58,15 +58,17 @@ def one_seed(seed: int, *settings: str) -> Mapping[str, float]:
     """Return the accuracy of uniform and of learned shares on clients left out: means over
     clients.
     """
-    place, models = trained(["baseline=none", *UNSEEN.base, f"seed={seed}", *settings])
-    with settled(torch.device("cpu")):
-        public = torch.stack([place.task.ask().predict(model).softmax(dim=-1) for model in models])
+    context, models = trained(["baseline=none", *UNSEEN.base, f"seed={seed}", *settings])
+    with deterministic(torch.device("cpu")):
+        public = torch.stack(
+            [context.task.ask().predict(model).softmax(dim=-1) for model in models]
+        )
         found = []
         for left_out in range(len(models)):
             others = [client for client in range(len(models)) if client != left_out]
-            x, y = place.task.test_set(place.division.test[left_out])
+            x, y = context.task.test_set(context.division.test[left_out])
             asked = torch.stack([predict(models[client], x).softmax(dim=-1) for client in others])
-            found.append(answers_right(public[others], place.task.public_labels, asked, y))
+            found.append(answers_right(public[others], context.task.public_labels, asked, y))
     uniform, learned = zip(*found, strict=True)
     return {"uniform": float(np.mean(uniform)), "learned": float(np.mean(learned))}
 

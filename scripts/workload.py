@@ -166,10 +166,10 @@ def plain_loop(
     experiment: Experiment, rounds: int, on_round: Callable[[], object] = lambda: None
 ) -> Callable[[], None]:
     """Return the loop that a researcher writes by hand, over tensors that are already in memory."""
-    place, settings = experiment.place, experiment.scenario
-    tensors = [place.samples(rows) for rows in place.division.train]
-    public = place.public_inputs
-    models = [architecture.build(i) for i, architecture in enumerate(place.architectures)]
+    context, settings = experiment.context, experiment.scenario
+    tensors = [context.samples(rows) for rows in context.division.train]
+    public = context.public_inputs
+    models = [architecture.build(i) for i, architecture in enumerate(context.architectures)]
 
     def batches(count: int, size: int) -> Iterator[torch.Tensor]:
         yield from torch.split(torch.randperm(count), size)

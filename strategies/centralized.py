@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from fedkd.knowledge import Kind, ModelWeights, WeightsCohort
+from fedkd.knowledge import KnowledgeType, ModelWeights, WeightsCohort
 from fedkd.messages import Fusion
 from fedkd.strategy import Needs
 
@@ -21,8 +21,8 @@ class Centralized:
     those of handing that model around; the private data that would have to move are not counted.
     """
 
-    knowledge: ClassVar[Kind] = ModelWeights()
-    needs: ClassVar[Needs] = Needs(public_set=False, pooled=True)
+    knowledge: ClassVar[KnowledgeType] = ModelWeights()
+    needs: ClassVar[Needs] = Needs(public_set=False, pooled_data=True)
 
     def fuse(self, cohort: WeightsCohort, state: None) -> Fusion:
         """Return the trained models as they are."""

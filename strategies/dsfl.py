@@ -45,13 +45,13 @@ class DSFL:
 
     def fuse(self, cohort: Cohort, state: None) -> Fusion:
         """Return the aggregated soft labels."""
-        return self.teach(mean_over_clients(cohort.probs), cohort.size)
+        return self.from_mean(mean_over_clients(cohort.probs), cohort.size)
 
-    def stream(self, state: None) -> Stream:
+    def accumulator(self, state: None) -> Stream:
         """Return a running mean of soft labels."""
-        return MeanStream(self.teach)
+        return MeanStream(self.from_mean)
 
-    def teach(self, mean: Tensor, clients: int) -> Fusion:
+    def from_mean(self, mean: Tensor, clients: int) -> Fusion:
         """Return the mean, sharpened where the aggregation says so."""
         sharp = (
             reduce_entropy(mean, self.era_temperature or PAPER_TEMPERATURE)

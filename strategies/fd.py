@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedkd.fusion import leave_one_out
-from fedkd.knowledge import ClassTables, Kind, TableCohort
+from fedkd.knowledge import ClassTables, KnowledgeType, TableCohort
 from fedkd.messages import Fusion
 from fedkd.settings.validators import positive
 from fedkd.strategy import Needs
@@ -32,7 +32,7 @@ class FD:
         positive(gamma=self.gamma)
 
     @property
-    def knowledge(self) -> Kind:
+    def knowledge(self) -> KnowledgeType:
         """Class tables, with gamma as the weight of their term."""
         return ClassTables(weight=self.gamma)
 

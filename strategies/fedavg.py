@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedkd.fusion import average_states
-from fedkd.knowledge import Kind, ModelWeights, WeightsCohort
+from fedkd.knowledge import KnowledgeType, ModelWeights, WeightsCohort
 from fedkd.messages import Fusion
 from fedkd.strategy import Needs
 
@@ -22,8 +22,10 @@ class FedAvg:
     training from it.
     """
 
-    knowledge: ClassVar[Kind] = ModelWeights()
-    needs: ClassVar[Needs] = Needs(public_set=False, equal_architectures=True, common_start=True)
+    knowledge: ClassVar[KnowledgeType] = ModelWeights()
+    needs: ClassVar[Needs] = Needs(
+        public_set=False, equal_architectures=True, shared_initialization=True
+    )
 
     def fuse(self, cohort: WeightsCohort, state: None) -> Fusion:
         """Return the mean of weights, by the number of training samples."""

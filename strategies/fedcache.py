@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from fedkd.errors import SettingError
-from fedkd.knowledge import Kind, PrivateLogits, PrivateLogitsCohort
+from fedkd.knowledge import KnowledgeType, PrivateLogits, PrivateLogitsCohort
 from fedkd.messages import Fusion
 from fedkd.settings.validators import at_least, at_most, positive
 from fedkd.strategy import Needs
@@ -61,7 +61,7 @@ class FedCache:
             raise SettingError(f"hash_bits must be a multiple of 8, got {self.hash_bits}")
 
     @property
-    def knowledge(self) -> Kind:
+    def knowledge(self) -> KnowledgeType:
         """Logits of private samples, with their hashes."""
         return PrivateLogits(weight=self.cache_weight, bits=self.hash_bits)
 

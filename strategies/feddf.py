@@ -10,7 +10,7 @@ import torch
 
 from fedkd.errors import RunError
 from fedkd.fusion import average_states, mean_over_clients
-from fedkd.knowledge import Kind, ModelWeights, WeightsCohort
+from fedkd.knowledge import KnowledgeType, ModelWeights, WeightsCohort
 from fedkd.messages import Fusion, Predictions
 from fedkd.settings.validators import at_least
 from fedkd.strategy import Needs
@@ -28,8 +28,8 @@ class FedDF:
     early on a validation split of the server's; the public set has no labels here.
     """
 
-    knowledge: ClassVar[Kind] = ModelWeights()
-    needs: ClassVar[Needs] = Needs(common_start=True, server_models=())
+    knowledge: ClassVar[KnowledgeType] = ModelWeights()
+    needs: ClassVar[Needs] = Needs(shared_initialization=True, server_models=())
 
     server_epochs: int = 5
     """Passes over the public set with which the server distils each architecture every round, >=

@@ -28,12 +28,12 @@ class FedMD:
 
     def fuse(self, cohort: Cohort, state: None) -> Fusion:
         """Return the mean of logits."""
-        return self.teach(mean_over_clients(cohort.logits), cohort.size)
+        return self.from_mean(mean_over_clients(cohort.logits), cohort.size)
 
-    def stream(self, state: None) -> Stream:
+    def accumulator(self, state: None) -> Stream:
         """Return a running mean of logits."""
-        return MeanStream(self.teach)
+        return MeanStream(self.from_mean)
 
-    def teach(self, mean: Tensor, clients: int) -> Fusion:
+    def from_mean(self, mean: Tensor, clients: int) -> Fusion:
         """Return the mean as everyone's teacher."""
         return Fusion(weights=uniform_weights(clients), teachers=mean)

@@ -5,7 +5,7 @@ drawn to them.
 from dataclasses import dataclass
 
 from fedkd.fusion import mean_by_count
-from fedkd.knowledge import ClassPrototypes, Kind, PrototypeCohort
+from fedkd.knowledge import ClassPrototypes, KnowledgeType, PrototypeCohort
 from fedkd.messages import Fusion
 from fedkd.settings.validators import at_least, positive
 from fedkd.strategy import Needs
@@ -46,7 +46,7 @@ class FedProto:
         return Needs(public_set=False, features="equal" if self.width is None else "any")
 
     @property
-    def knowledge(self) -> Kind:
+    def knowledge(self) -> KnowledgeType:
         """Class prototypes, with lambda as the weight of their term."""
         return ClassPrototypes(weight=self.prototype_weight, width=self.width)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedkd.fusion import average_states
-from fedkd.knowledge import Kind, ModelWeights, WeightsCohort
+from fedkd.knowledge import KnowledgeType, ModelWeights, WeightsCohort
 from fedkd.messages import Fusion
 from fedkd.settings.validators import positive
 from fedkd.strategy import Needs
@@ -21,7 +21,9 @@ class FedProx:
     paper also lets slow clients do less.
     """
 
-    needs: ClassVar[Needs] = Needs(public_set=False, equal_architectures=True, common_start=True)
+    needs: ClassVar[Needs] = Needs(
+        public_set=False, equal_architectures=True, shared_initialization=True
+    )
 
     mu: float = 0.01
     """Strength of the proximal term, > 0; the paper tries 0.001 to 1."""
@@ -30,7 +32,7 @@ class FedProx:
         positive(mu=self.mu)
 
     @property
-    def knowledge(self) -> Kind:
+    def knowledge(self) -> KnowledgeType:
         """Weights, with the proximal term in training."""
         return ModelWeights(proximal=self.mu)
 

@@ -46,7 +46,9 @@ class Scarlet:
         """Uploads in full; teachers without the rows that were sent lately."""
         return Full(), Cached(duration=self.duration) if self.duration > 1 else Full()
 
-    def asks(self, number: int, public_ids: Int[Tensor, "M"], state: Any) -> Int[Tensor, "N"]:
+    def select_queries(
+        self, number: int, public_ids: Int[Tensor, "M"], state: Any
+    ) -> Int[Tensor, "N"]:
         """Return the samples without an answer, or with one that has expired."""
         if state is None:
             return public_ids

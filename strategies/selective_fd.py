@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from fedkd.errors import SettingError
-from fedkd.knowledge import Kind, PublicPredictions
+from fedkd.knowledge import KnowledgeType, PublicPredictions
 from fedkd.knowledge.selective import Density, InDistribution
 from fedkd.messages import Cohort, Fusion
 from fedkd.settings.validators import at_least, one_of, only_with, positive
@@ -64,7 +64,7 @@ class SelectiveFD:
         return Needs(features="any" if self.density == "feature_gaussian" else None)
 
     @property
-    def knowledge(self) -> Kind:
+    def knowledge(self) -> KnowledgeType:
         """Soft labels of the samples that a client chooses to answer for."""
         chooser = InDistribution(
             density=self.density,

@@ -7,13 +7,13 @@ import numpy as np
 from torch import Tensor
 
 from fedkd.privacy.mechanisms import Gaussian
-from fedkd.privacy.release_plan import Plan
+from fedkd.privacy.release_plan import ReleasePlan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forgetful(Gaussian):
     """Claim an epsilon and forget the noise."""
 
-    def release(self, values: Tensor, plan: Plan, stream: np.random.Generator) -> Tensor:
+    def release(self, values: Tensor, plan: ReleasePlan, stream: np.random.Generator) -> Tensor:
         """Return the rows as they are."""
         return values

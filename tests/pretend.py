@@ -40,8 +40,8 @@ class Pretended(torch.Tensor):
 
     @staticmethod
     def __new__(cls, here: torch.Tensor) -> "Pretended":
-        place = {"dtype": here.dtype, "device": torch.device(NAME, 0), "strides": here.stride()}
-        tensor = torch.Tensor._make_wrapper_subclass(cls, here.shape, **place)
+        context = {"dtype": here.dtype, "device": torch.device(NAME, 0), "strides": here.stride()}
+        tensor = torch.Tensor._make_wrapper_subclass(cls, here.shape, **context)
         tensor.here = here
         return tensor
 
@@ -60,12 +60,12 @@ class Generator(torch.Generator):
 
     def __new__(cls, device: Any = "cpu") -> "Generator":
         generator = super().__new__(cls, "cpu")
-        generator.place = torch.device(device)
+        generator.context = torch.device(device)
         return generator
 
     @property
     def device(self) -> torch.device:
-        return self.place
+        return self.context
 
 
 def compute(operation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -163,10 +163,10 @@ def main() -> None:
     assert refuses(there.numpy)
     for name, where, changes in json.load(sys.stdin):
         both = found[name] = {}
-        for place in (torch.device("cpu"), device):
+        for context in (torch.device("cpu"), device):
             for module in (fedkd.experiment.build, fedkd.flower.local_grid):
-                module.choose_device = lambda _, place=place: place  # type: ignore[attr-defined]
-            both[place.type] = figures(where, changes)
+                module.choose_device = lambda _, context=context: context  # type: ignore[attr-defined]
+            both[context.type] = figures(where, changes)
     sys.stdout.write(f"\n{json.dumps(found)}\n")
 
 

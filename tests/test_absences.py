@@ -104,7 +104,7 @@ def test_a_client_that_exits_fails_like_any_other(
 ) -> None:
     trigger = tmp_path / "trigger"
     trigger.write_text("exit")
-    monkeypatch.setattr("fedkd.tasks.images.try_out", _without(trigger, monkeypatch))
+    monkeypatch.setattr("fedkd.tasks.images.probe", _without(trigger, monkeypatch))
     run = records(models=["mlp*3", "toys:fragile*1"])
     assert [c.status for c in run[0].clients] == ["ok", "ok", "ok", "failed"]
     assert run[0].clients[3].reason.startswith("SystemExit: 3")
@@ -112,13 +112,13 @@ def test_a_client_that_exits_fails_like_any_other(
 
 
 def _without(trigger: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return ``try_out`` as it is without the trigger, which is set once all models have been
+    """Return ``probe`` as it is without the trigger, which is set once all models have been
     tried."""
-    from fedkd.models.factory import try_out
+    from fedkd.models.factory import probe
 
     def trying(architecture: Any, **settings: Any) -> Any:
         monkeypatch.delenv("FEDKD_TEST_TRIGGER", raising=False)
-        traits = try_out(architecture, **settings)
+        traits = probe(architecture, **settings)
         monkeypatch.setenv("FEDKD_TEST_TRIGGER", str(trigger))
         return traits
 
@@ -149,7 +149,7 @@ def served(order: list[int], missing: int | None = None) -> tuple[Tensor, dict[i
 
     experiment = build(scenario(strategy="fedmd", clients=6), threading.Event())
     server = experiment.server
-    server.register([describe(experiment.place, i) for i in range(6)])
+    server.register([describe(experiment.context, i) for i in range(6)])
     server.open_round(1)
     server.fuse(1, (upload(i) for i in order if i != missing))
     closing = server.close_round(1)
@@ -174,7 +174,7 @@ def test_a_stream_keeps_no_upload() -> None:
     import gc
     import weakref
 
-    stream, alive, peak = FedMD().stream(None), [], 0
+    stream, alive, peak = FedMD().accumulator(None), [], 0
     for i in range(64):
         values = torch.randn(5000, 100)
         alive.append(weakref.ref(values))

@@ -11,7 +11,7 @@ from fedkd.fusion import mean_over_clients, median_over_clients
 from fedkd.messages import Cohort
 from fedkd.robustness.aggregators import ROBUST, Median
 from fedkd.robustness.attacks import ATTACKS, SignFlip, choose_attackers
-from fedkd.robustness.threat_model import Adversity
+from fedkd.robustness.threat_model import ThreatModel
 from strategies.dsfl import DSFL
 from strategies.fedmd import FedMD
 
@@ -21,14 +21,14 @@ def cohort(clients: tuple[int, ...] = (0, 2, 3, 5, 7)) -> Cohort:
     return Cohort(round=2, client_ids=clients, public_ids=torch.arange(6), values=values)
 
 
-def adversity(**changes: Any) -> Adversity:
+def threat_model(**changes: Any) -> ThreatModel:
     attackers = torch.tensor([True, False, False, True, False, False, False, False])
-    return Adversity(
+    return ThreatModel(
         **{"attack": None, "robust": None, "attackers": attackers, "seed": 0, **changes}
     )
 
 
-def fused(found: Adversity, strategy: Any, cohort: Cohort) -> Any:
+def fused(found: ThreatModel, strategy: Any, cohort: Cohort) -> Any:
     return found.fuse(strategy, found.poisoned(cohort), None)
 
 
@@ -36,10 +36,10 @@ def test_only_the_attackers_of_the_round_are_poisoned() -> None:
     honest = cohort()
     poisoned = honest.values.clone()
     poisoned[[0, 2]] *= -1  # clients 0 and 3; nobody else attacks
-    fusion = fused(adversity(attack=SignFlip(strength=1.0)), FedMD(), honest)
+    fusion = fused(threat_model(attack=SignFlip(strength=1.0)), FedMD(), honest)
     torch.testing.assert_close(fusion.teachers, mean_over_clients(poisoned))
     nobody = cohort((1, 2, 4))
-    fusion = fused(adversity(attack=SignFlip()), FedMD(), nobody)
+    fusion = fused(threat_model(attack=SignFlip()), FedMD(), nobody)
     assert torch.equal(fusion.teachers, FedMD().fuse(nobody, None).teachers)
 
 
@@ -61,14 +61,14 @@ def test_rows_that_nobody_sent_stay_away() -> None:
         values=values,
         answered=answered,
     )
-    fused(adversity(attack=ATTACKS["random"]()), Watching(), some)  # type: ignore[call-arg]
+    fused(threat_model(attack=ATTACKS["random"]()), Watching(), some)  # type: ignore[call-arg]
     assert torch.equal(seen[0].values == 0, (values == 0))
     assert not torch.equal(seen[0].values, values)
 
 
 def test_a_robust_mean_takes_the_place_of_the_plain_one() -> None:
     honest = cohort()
-    fusion = fused(adversity(robust=Median()), FedMD(), honest)
+    fusion = fused(threat_model(robust=Median()), FedMD(), honest)
     assert torch.equal(fusion.teachers, median_over_clients(honest.values)[0])
     torch.testing.assert_close(fusion.weights.sum(dim=1), torch.ones(5))
     assert (fusion.weights == fusion.weights[0]).all()
@@ -80,8 +80,8 @@ def test_a_robust_mean_takes_the_place_of_the_plain_one() -> None:
         values=honest.probs,
         scale="probs",
     )
-    sharp = fused(adversity(robust=Median()), DSFL(), soft)
-    expected = DSFL().teach(Median().aggregate(soft.values, "probs")[0], 5)
+    sharp = fused(threat_model(robust=Median()), DSFL(), soft)
+    expected = DSFL().from_mean(Median().aggregate(soft.values, "probs")[0], 5)
     assert torch.equal(sharp.teachers, expected.teachers)
 
 

@@ -99,11 +99,11 @@ def test_after_a_lost_message_both_sides_start_over(
 
     take_part = client_app.take_part
 
-    def losing(place: Any, client_id: int, download: Any) -> Any:
+    def losing(context: Any, client_id: int, download: Any) -> Any:
         unlucky = (client_id, download.round) == (1, 2) and "train" in download.steps
         if unlucky and lost == "download":
             raise RuntimeError("lost")
-        upload = take_part(place, client_id, download)
+        upload = take_part(context, client_id, download)
         if unlucky:
             raise RuntimeError("lost")
         return upload

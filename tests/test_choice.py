@@ -10,7 +10,7 @@ from tiny import records, scenario
 from fedkd.data.shifts import shifted
 from fedkd.errors import SettingError
 from fedkd.experiment.build import build
-from fedkd.federation.public_sampling import PublicChoice
+from fedkd.federation.public_sampling import PublicSampler
 from fedkd.messages import Cohort, Fusion
 from fedkd.runtime.seeding import numpy_stream
 
@@ -22,17 +22,19 @@ def soft(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def settled(
-    choice: PublicChoice, ids: torch.Tensor, students: torch.Tensor, teachers: torch.Tensor
+    choice: PublicSampler, ids: torch.Tensor, students: torch.Tensor, teachers: torch.Tensor
 ) -> Fusion:
     clients = len(students)
     cohort = Cohort(
         round=1, client_ids=tuple(range(clients)), public_ids=ids, values=students, scale="probs"
     )
-    return choice.settle(Fusion(weights=torch.eye(clients), teachers=teachers), cohort, "probs")
+    return choice.record_fusion(
+        Fusion(weights=torch.eye(clients), teachers=teachers), cohort, "probs"
+    )
 
 
 def test_a_rule_that_looks_asks_about_everything_first_and_then_about_a_few() -> None:
-    choice = PublicChoice(10, per_round=3, rule="disputed")
+    choice = PublicSampler(10, per_round=3, rule="disputed")
     assert choice.ids(STREAM).tolist() == list(range(10))
     students, teacher = soft(2, 10, 4), soft(10, 4, seed=1)
     settled(choice, torch.arange(10), students, teacher)
@@ -43,7 +45,7 @@ def test_a_rule_that_looks_asks_about_everything_first_and_then_about_a_few() ->
 
 
 def test_a_sample_that_is_learned_leaves_its_place_to_the_next() -> None:
-    choice = PublicChoice(6, per_round=2, rule="disputed")
+    choice = PublicSampler(6, per_round=2, rule="disputed")
     students, teacher = soft(2, 6, 4), soft(6, 4, seed=1)
     settled(choice, torch.arange(6), students, teacher)
     first = choice.ids(STREAM)
@@ -54,21 +56,21 @@ def test_a_sample_that_is_learned_leaves_its_place_to_the_next() -> None:
 
 
 def test_the_core_set_covers_the_fused_predictions() -> None:
-    choice = PublicChoice(5, per_round=3, rule="core_set")
+    choice = PublicSampler(5, per_round=3, rule="core_set")
     teacher = torch.eye(3).repeat_interleave(2, dim=0)[:5]  # two and two and one of three kinds
     settled(choice, torch.arange(5), teacher.expand(2, 5, 3), teacher)
     assert sorted(teacher[choice.ids(STREAM)].argmax(-1).tolist()) == [0, 1, 2]
 
 
 def test_what_was_learned_of_the_public_set_is_restored() -> None:
-    choice, again = (PublicChoice(10, per_round=3, rule="disputed") for _ in range(2))
+    choice, again = (PublicSampler(10, per_round=3, rule="disputed") for _ in range(2))
     settled(choice, torch.arange(10), soft(2, 10, 4), soft(10, 4, seed=1))
     again.restore(choice.state())
     assert torch.equal(choice.ids(STREAM), again.ids(STREAM))
 
 
 def test_each_client_is_taught_the_view_on_which_it_disagrees_most() -> None:
-    choice = PublicChoice(4, views=3)
+    choice = PublicSampler(4, views=3)
     assert choice.ids(STREAM).tolist() == list(range(12))
     students, teachers = soft(2, 12, 5), soft(12, 5, seed=1)
     kept = settled(choice, torch.arange(12), students, teachers).kept
@@ -108,13 +110,16 @@ def test_every_plug_in_changes_the_run_and_repeats_at_any_number_of_workers(
 
 
 def test_views_are_the_samples_moved_and_the_first_is_the_sample_itself() -> None:
-    place = build(scenario(public={"views": 3}), threading.Event()).place
-    inputs, alone = place.public_inputs, build(scenario(), threading.Event()).place.public_inputs
+    context = build(scenario(public={"views": 3}), threading.Event()).context
+    inputs, alone = (
+        context.public_inputs,
+        build(scenario(), threading.Event()).context.public_inputs,
+    )
     assert torch.equal(inputs[:40], alone)
     assert len(inputs) == 120
     assert not torch.equal(inputs[40:80], alone)
     assert not torch.equal(inputs[40:80], inputs[80:])
-    assert place.public_labels[40:80].tolist() == place.public_labels[:40].tolist()
+    assert context.public_labels[40:80].tolist() == context.public_labels[:40].tolist()
 
 
 def test_an_image_is_moved_by_whole_pixels_and_repeats_its_edge() -> None:

@@ -12,7 +12,7 @@ import torch
 from contract.test_shelf import NAMES, settings_for
 from tiny_text import CANARIES
 
-from fedkd.runtime.devices import settle, settled
+from fedkd.runtime.devices import deterministic, set_deterministic
 
 Case = tuple[str, str, dict[str, Any]]
 HERE = Path(__file__).parent
@@ -128,12 +128,12 @@ def test_on_a_gpu_torch_is_asked_for_algorithms_that_repeat_and_is_left_as_it_wa
         return torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
 
     before, threads = asked(), torch.get_num_threads()
-    with settled(torch.device("cpu")):
+    with deterministic(torch.device("cpu")):
         assert asked() == before
         assert torch.get_num_threads() == 1
-    with settled(torch.device("cuda")):
+    with deterministic(torch.device("cuda")):
         assert asked() == (True, True, False)
         assert torch.is_deterministic_algorithms_warn_only_enabled()
-        settle(torch.device("cuda"))
+        set_deterministic(torch.device("cuda"))
     assert asked() == before
     assert torch.get_num_threads() == threads

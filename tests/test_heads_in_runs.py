@@ -16,12 +16,12 @@ from fedkd.errors import SettingError
 from fedkd.experiment.baseline import twin_key
 from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.run import execute
-from fedkd.federation.batched_clients import reason_alone
+from fedkd.federation.batched_clients import reason_unbatched
 from fedkd.federation.client import take_part
-from fedkd.federation.context import Workplace
+from fedkd.federation.context import ClientContext
 from fedkd.messages import Download
 from fedkd.models.dual_head import DualHead
-from fedkd.models.factory import Architecture
+from fedkd.models.factory import ImageModelSpec
 from fedkd.models.heads import HEADS, label_logits, label_loss
 from fedkd.models.stage_heads import StageHeads
 from fedkd.privacy.dp_sgd_history import History
@@ -48,8 +48,10 @@ def ran(**changes: Any) -> tuple[Experiment, list[Any]]:
 # A second implementation of a round with two heads: plain tensors, one client after the other.
 
 
-def steps(place: Workplace, client: int, purpose: str, size: int, phase: Any) -> list[np.ndarray]:
-    stream = numpy_stream(place.seed, "client", client, "round", 1, f"{purpose} batches")
+def steps(
+    context: ClientContext, client: int, purpose: str, size: int, phase: Any
+) -> list[np.ndarray]:
+    stream = numpy_stream(context.seed, "client", client, "round", 1, f"{purpose} batches")
     orders = [stream.permutation(size) for _ in range(phase.epochs)]
     return [
         order[i : i + phase.batch_size]
@@ -72,15 +74,15 @@ def naive_mixture(model: DualHead, x: Tensor) -> Tensor:
     return 0.3 * first.softmax(dim=1) + 0.7 * (second / 0.5).softmax(dim=1)
 
 
-def naive_round(place: Workplace) -> tuple[list[DualHead], Tensor]:
+def naive_round(context: ClientContext) -> tuple[list[DualHead], Tensor]:
     """Train every client, fuse by the mean of soft labels at T = 2, and distil it."""
-    models, public = [], place.public_inputs
-    for client, architecture in enumerate(place.architectures):
-        model = architecture.build(torch_seed(place.seed, "client", client, "weights"))
+    models, public = [], context.public_inputs
+    for client, architecture in enumerate(context.architectures):
+        model = architecture.build(torch_seed(context.seed, "client", client, "weights"))
         assert isinstance(model, DualHead)
-        x, y = place.samples(place.train_rows(client))
+        x, y = context.samples(context.train_rows(client))
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-        for batch in steps(place, client, "train", len(y), place.training):
+        for batch in steps(context, client, "train", len(y), context.training):
             optimizer.zero_grad()
             (0.4 * F.cross_entropy(naive_heads(model, x[batch])[0], y[batch])).backward()
             optimizer.step()
@@ -92,7 +94,7 @@ def naive_round(place: Workplace) -> tuple[list[DualHead], Tensor]:
     teacher = said.mean(dim=0)
     for client, model in enumerate(models):
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-        for batch in steps(place, client, "distill", len(public), place.distillation):
+        for batch in steps(context, client, "distill", len(public), context.distillation):
             optimizer.zero_grad()
             log_probs = (naive_heads(model, public[batch])[1] / 2.0).log_softmax(dim=1)
             (0.6 * 4.0 * F.kl_div(log_probs, teacher[batch], reduction="batchmean")).backward()
@@ -109,14 +111,14 @@ def test_a_round_with_two_heads_is_that_of_a_naive_loop_and_judged_by_the_mixtur
         train={"epochs": 2},
         distill={"temperature": 2.0, "epochs": 2},
     )
-    place = made.place
-    models, _ = naive_round(place)
+    context = made.context
+    models, _ = naive_round(context)
     for client, model in enumerate(models):
-        state = place.store.get(client)
+        state = context.store.get(client)
         assert state is not None
         for name, tensor in model.state_dict().items():
             torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-5)
-        x, y = place.global_test
+        x, y = context.global_test
         right = (naive_mixture(model, x).argmax(dim=1) == y).double().mean().item()
         assert found[-1].clients[client].global_accuracy == pytest.approx(right)
 
@@ -135,13 +137,13 @@ def test_stages_are_trained_by_the_layered_loss_before_anything_is_uploaded():
     made, found = ran(
         models=["mlp"], strategy="fedmd", heads={"name": "stages", "stage_weight": 0.5}, rounds=1
     )
-    place = made.place
-    for client, architecture in enumerate(place.architectures):
-        model = architecture.build(torch_seed(place.seed, "client", client, "weights"))
+    context = made.context
+    for client, architecture in enumerate(context.architectures):
+        model = architecture.build(torch_seed(context.seed, "client", client, "weights"))
         assert isinstance(model, StageHeads)
-        x, y = place.samples(place.train_rows(client))
+        x, y = context.samples(context.train_rows(client))
         optimizer, losses = torch.optim.Adam(model.parameters(), lr=1e-3), []
-        for batch in steps(place, client, "train", len(y), place.training):
+        for batch in steps(context, client, "train", len(y), context.training):
             hidden = model.model[1](x[batch].flatten(1))
             last, stage = model.model[3](hidden.relu()), model.heads[0](hidden)
             target = (last.detach() / 3).softmax(dim=1)
@@ -250,7 +252,7 @@ def test_a_run_prints_its_heads_and_stands_beside_their_twin(
 @with_further_heads
 @pytest.mark.parametrize("model", ["mlp", "cnn", "resnet", "vit"])
 def test_single_samples_gradients_are_found_through_the_heads(heads: str, model: str):
-    built = Architecture(model, (1, 8, 8), 4, HEADS[heads]()).build(0)
+    built = ImageModelSpec(model, (1, 8, 8), 4, HEADS[heads]()).build(0)
     few = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     check_sample_gradients(built, few, model, lambda x: label_logits(built, x))
 
@@ -262,7 +264,7 @@ def test_private_training_through_heads_is_that_of_the_definition(heads: str):
     size, generator = 12, torch.Generator().manual_seed(0)
     x, y = torch.randn(size, 1, 8, 8, generator=generator), torch.arange(size) % 4
     schedule = Schedule(sample_rate=0.5, steps=3, expected_batch_size=6.0)
-    ours, naive = (Architecture("mlp", (1, 8, 8), 4, HEADS[heads]()).build(0) for _ in range(2))
+    ours, naive = (ImageModelSpec("mlp", (1, 8, 8), 4, HEADS[heads]()).build(0) for _ in range(2))
 
     def own_loss(model: nn.Module) -> Any:
         return lambda batch: label_loss(model, x[batch], y[batch])
@@ -306,13 +308,13 @@ def test_private_training_adds_no_noise_to_the_head_that_it_does_not_train(optim
     made = experiment(
         strategy="dsfl", heads="dual", train={"optimizer_state": optimizer_state}, privacy=privacy
     )
-    for client, architecture in enumerate(made.place.architectures):
+    for client, architecture in enumerate(made.context.architectures):
         before = architecture.build(
-            torch_seed(made.place.seed, "client", client, "weights")
+            torch_seed(made.context.seed, "client", client, "weights")
         ).state_dict()
         for number in (1, 2):
-            take_part(made.place, client, Download(round=number, steps=("train",)))
-        after = made.place.store.get(client)
+            take_part(made.context, client, Download(round=number, steps=("train",)))
+        after = made.context.store.get(client)
         assert after is not None
         moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
         assert moved == {name for name in before if not name.startswith("taught.")}
@@ -373,5 +375,5 @@ def test_clients_with_heads_are_trained_one_by_one(heads: str):
     with pytest.raises(SettingError, match="its further heads have losses of their own"):
         experiment(heads=heads, together=["mlp"])
     made = experiment(heads=heads, together="auto")
-    assert made.place.together == frozenset()
-    assert reason_alone(made.place, "mlp") is not None
+    assert made.context.together == frozenset()
+    assert reason_unbatched(made.context, "mlp") is not None

@@ -35,12 +35,12 @@ def test_a_client_s_calibration_is_that_of_the_model_that_it_ends_with() -> None
     stop = threading.Event()
     experiment = build(scenario(), stop)
     execute(experiment, found.append, stop)
-    place = experiment.place
+    context = experiment.context
     for client in found[-1].clients:
-        model = place.model(client.client_id)[0].eval()
+        model = context.model(client.client_id)[0].eval()
         for of, (x, y) in {
-            "global": place.global_test,
-            "local": place.samples(place.division.test[client.client_id]),
+            "global": context.global_test,
+            "local": context.samples(context.division.test[client.client_id]),
         }.items():
             with torch.no_grad():
                 probs = model(x).double().softmax(-1)
@@ -76,10 +76,10 @@ def test_a_common_teacher_is_equally_right_for_everyone_who_distills_it(strategy
 def test_a_teacher_that_was_judged_is_not_taken_for_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    place = build(scenario(), threading.Event()).place
-    ids = torch.arange(place.task.public_size)
+    context = build(scenario(), threading.Event()).context
+    ids = torch.arange(context.task.public_size)
     values = torch.randn(
-        2, len(ids), place.task.classes, generator=torch.Generator().manual_seed(0)
+        2, len(ids), context.task.classes, generator=torch.Generator().manual_seed(0)
     )
     one, other = (Predictions(ids=ids, values=v, scale="logits") for v in values)
     moved = replace(one, ids=ids.flip(0))
@@ -95,11 +95,11 @@ def test_a_teacher_that_was_judged_is_not_taken_for_another(
         expected = teacher_quality(
             teacher.values,
             teacher.scale,
-            place.public_labels[teacher.ids],
-            place.distillation.temperature,
+            context.public_labels[teacher.ids],
+            context.distillation.temperature,
         )
         for name, value in expected.items():
-            assert place.quality(teacher)[name] == pytest.approx(value, nan_ok=True)
+            assert context.quality(teacher)[name] == pytest.approx(value, nan_ok=True)
     assert len(judged) == 5  # the first three are one teacher
 
 

@@ -12,7 +12,7 @@ from fedkd.errors import SettingError
 from fedkd.experiment import build as build_module
 from fedkd.experiment.build import build
 from fedkd.experiment.run import run
-from fedkd.federation.batched_clients import companies, reason_alone
+from fedkd.federation.batched_clients import batches_of_clients, reason_unbatched
 from fedkd.scenario.scenario import Scenario
 
 MIXED = {"models": ["mlp*3", "cnn*1"], "clients": 8, "rounds": 2}
@@ -132,7 +132,7 @@ def test_auto_tries_with_one_intra_op_thread_as_engines_train(
 ) -> None:
     seen: list[int] = []
     monkeypatch.setattr(
-        build_module, "is_faster", lambda place, name: bool(seen.append(torch.get_num_threads()))
+        build_module, "is_faster", lambda context, name: bool(seen.append(torch.get_num_threads()))
     )
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -156,9 +156,11 @@ def test_auto_asks_the_trial_once_and_the_run_names_what_it_said(
 
 
 def test_companies_hold_every_client_once_and_share_out_the_workers() -> None:
-    place = build(scenario(models=["mlp"], clients=12, together=["mlp"]), threading.Event()).place
-    assert reason_alone(place, "mlp") is None
+    context = build(
+        scenario(models=["mlp"], clients=12, together=["mlp"]), threading.Event()
+    ).context
+    assert reason_unbatched(context, "mlp") is None
     for workers, most in ((1, 12), (2, 6), (3, 4), (12, 4)):
-        groups = companies(place, range(12), workers)
+        groups = batches_of_clients(context, range(12), workers)
         assert sorted(i for group in groups for i in group) == list(range(12))
         assert max(map(len, groups)) == most

@@ -6,7 +6,7 @@ import torch
 from fedkd.fusion import mix, row_softmax, soften
 from fedkd.messages import Cohort
 from fedkd.runtime import parallel
-from fedkd.runtime.parallel import ROWS, by_rows
+from fedkd.runtime.parallel import ROWS, map_chunks
 
 
 @pytest.mark.parametrize("count", [1, ROWS, ROWS + 1, 5 * ROWS - 1])
@@ -19,7 +19,7 @@ def test_every_row_is_computed_once(count: int, threads: int) -> None:
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    by_rows(compute, count)
+    map_chunks(compute, count)
     torch.set_num_threads(before)
     assert torch.equal(seen, torch.ones(count))
 
@@ -51,4 +51,4 @@ def test_what_one_part_raises_is_raised() -> None:
         raise ValueError("a part fails")
 
     with pytest.raises(ValueError, match="a part fails"):
-        by_rows(compute, 3 * ROWS)
+        map_chunks(compute, 3 * ROWS)

@@ -15,7 +15,7 @@ from fedkd.experiment.build import build
 from fedkd.experiment.run import run
 from fedkd.flower import client_app
 from fedkd.flower import records as encoded
-from fedkd.knowledge import Kind
+from fedkd.knowledge import KnowledgeType
 from fedkd.messages import Upload
 
 PUBLIC_BYTES_PER_ROW = 4 * 10 + 4  # ten float32 values and an int32 id
@@ -186,7 +186,7 @@ def test_a_run_without_any_accepted_upload_ends_as_failed_with_the_reason(tmp_pa
 def test_a_message_that_is_no_upload_is_rejected_and_the_round_goes_on(
     spoil: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoiled(upload: Upload, kind: Kind) -> RecordDict:
+    def spoiled(upload: Upload, kind: KnowledgeType) -> RecordDict:
         content = encoded.upload_content(upload, kind)
         if upload.client_id == 1:
             content[spoil] = ConfigRecord({"x": "y"})

@@ -12,8 +12,8 @@ from tiny import scenario
 from torch import Tensor, nn
 
 from fedkd.errors import Damaged, StorageError
-from fedkd.experiment.build import workplace
-from fedkd.storage.atomic_files import read_sealed, write_sealed
+from fedkd.experiment.build import make_context
+from fedkd.storage.atomic_files import read_checksummed, write_checksummed
 from fedkd.storage.client_states import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.optimizers import Optimizer
@@ -148,48 +148,48 @@ def test_optimizers_go_on_from_their_restored_state() -> None:
 
 
 def test_clients_of_a_workplace_start_with_weights_of_their_own() -> None:
-    place = workplace(
+    context = make_context(
         scenario(models=["mlp"]),
         lambda layouts, names: MemoryStore(layouts, names, range(4)),
         threading.Event(),
     )
-    first = [place.model(i)[0].state_dict()["1.weight"].clone() for i in range(4)]
+    first = [context.model(i)[0].state_dict()["1.weight"].clone() for i in range(4)]
     assert all(not torch.equal(first[0], other) for other in first[1:])
-    assert torch.equal(place.model(0)[0].state_dict()["1.weight"], first[0])
+    assert torch.equal(context.model(0)[0].state_dict()["1.weight"], first[0])
 
 
 @pytest.mark.parametrize("at", [0, 10, 40, 48, -1])
 def test_any_flipped_bit_of_a_sealed_file_is_found(at: int, tmp_path: Path) -> None:
     path = tmp_path / "file"
-    write_sealed(path, [b"some ", bytearray(b"bytes")], sync=True)
-    assert bytes(read_sealed(path)) == b"some bytes"
+    write_checksummed(path, [b"some ", bytearray(b"bytes")], sync=True)
+    assert bytes(read_checksummed(path)) == b"some bytes"
     content = bytearray(path.read_bytes())
     content[at] ^= 4
     path.write_bytes(content)
     with pytest.raises(Damaged, match="file is damaged"):
-        read_sealed(path)
+        read_checksummed(path)
 
 
 @pytest.mark.parametrize("length", [0, 5, 47, 50])
 def test_a_cut_file_is_found(length: int, tmp_path: Path) -> None:
     path = tmp_path / "file"
-    write_sealed(path, [b"some bytes"])
+    write_checksummed(path, [b"some bytes"])
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(Damaged):
-        read_sealed(path)
+        read_checksummed(path)
     with pytest.raises(Damaged, match="cannot be read"):
-        read_sealed(tmp_path / "nothing")
+        read_checksummed(tmp_path / "nothing")
 
 
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "file"
     with pytest.raises(StorageError, match="cannot be written: No such file or directory"):
-        write_sealed(path, [b"x"])
+        write_checksummed(path, [b"x"])
     path.parent.mkdir()
-    write_sealed(path, [b"before"])
+    write_checksummed(path, [b"before"])
 
     with pytest.raises((StorageError, BufferError, ValueError)):
-        write_sealed(
+        write_checksummed(
             path, [b"after", np.zeros(3)[::2].data]
         )  # not contiguous: the write fails half way
-    assert bytes(read_sealed(path)) == b"before"
+    assert bytes(read_checksummed(path)) == b"before"

@@ -73,7 +73,7 @@ class TakesOneArgument:
 
 
 class RaisesInStream(Mean):
-    def stream(self, state: Any) -> Any:
+    def accumulator(self, state: Any) -> Any:
         raise KeyError("first")  # there
 
 

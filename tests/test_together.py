@@ -21,7 +21,7 @@ from fedkd.federation.batched_training import (
     pays,
     reason_against,
 )
-from fedkd.models.factory import ZOO, Architecture, Traits, try_out
+from fedkd.models.factory import ZOO, ImageModelSpec, ModelInfo, probe
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import optimize
 from fedkd.training.losses import LOSSES, ON_PROBS
@@ -35,7 +35,7 @@ UNEQUAL = (
     1,
     8,
 )  # at batch size 4: short last batches, clients below one batch, 1 to 5 steps an epoch
-PLAIN = Traits(parameters=0, draws_randomness=False)
+PLAIN = ModelInfo(parameters=0, draws_randomness=False)
 
 
 def interrupt(due: bool) -> None:
@@ -338,7 +338,7 @@ def test_an_interruption_between_two_steps_changes_no_state():
             clients.loss,
             Phase(batch_size=4),
             streams,
-            pulse=lambda: interrupt(next(calls)),
+            check_interrupt=lambda: interrupt(next(calls)),
         )
     assert equal_bits(states, before)
 
@@ -402,7 +402,7 @@ REASONS = {
 @pytest.mark.parametrize("factory", REASONS, ids=lambda factory: factory.__name__)
 def test_a_model_that_cannot_be_trained_together_is_told_why(factory):
     reason = reason_against(
-        Architecture(f"{__name__}:{factory.__name__}", (1, 8, 8), CLASSES), PLAIN
+        ImageModelSpec(f"{__name__}:{factory.__name__}", (1, 8, 8), CLASSES), PLAIN
     )
     assert reason is not None
     assert re.search(REASONS[factory], reason)
@@ -410,7 +410,7 @@ def test_a_model_that_cannot_be_trained_together_is_told_why(factory):
 
 def test_a_model_that_draws_randomness_is_refused():
     reason = reason_against(
-        Architecture("mlp", (1, 8, 8), CLASSES), Traits(0, draws_randomness=True)
+        ImageModelSpec("mlp", (1, 8, 8), CLASSES), ModelInfo(0, draws_randomness=True)
     )
     assert reason == "it draws random numbers in training"
 
@@ -418,8 +418,8 @@ def test_a_model_that_draws_randomness_is_refused():
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("name", ZOO)
 def test_nothing_speaks_against_the_zoo(name: str):
-    architecture = Architecture(name, (1, 8, 8), CLASSES)
-    assert reason_against(architecture, try_out(architecture)) is None
+    architecture = ImageModelSpec(name, (1, 8, 8), CLASSES)
+    assert reason_against(architecture, probe(architecture)) is None
 
 
 # What it saves.
@@ -428,14 +428,14 @@ def test_nothing_speaks_against_the_zoo(name: str):
 @pytest.mark.parametrize("sizes", [[], [40], [40, 0, 0]], ids=str)
 def test_a_single_client_is_left_to_the_loop(sizes: list[int]):
     assert not pays(
-        Architecture("mlp", (1, 8, 8), CLASSES), sizes, Phase(batch_size=8), torch.device("cpu")
+        ImageModelSpec("mlp", (1, 8, 8), CLASSES), sizes, Phase(batch_size=8), torch.device("cpu")
     )
 
 
 def test_whether_it_pays_is_a_matter_of_the_share_asked_for():
     measured = partial(
         pays,
-        Architecture("mlp", (1, 8, 8), CLASSES),
+        ImageModelSpec("mlp", (1, 8, 8), CLASSES),
         [16] * 8,
         Phase(batch_size=8),
         torch.device("cpu"),
@@ -479,5 +479,5 @@ def saving(clients: int, device: str = "cpu", repeats: int = 3) -> float:
 def test_fifty_tiny_clients_are_trained_in_less_than_half_the_time():
     assert saving(50) >= 2
     assert pays(
-        Architecture("mlp", (1, 8, 8), 10), [40] * 50, Phase(batch_size=8), torch.device("cpu")
+        ImageModelSpec("mlp", (1, 8, 8), 10), [40] * 50, Phase(batch_size=8), torch.device("cpu")
     )

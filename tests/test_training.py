@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedkd.errors import Interrupted, SettingError
-from fedkd.training.hyperparameters import Distillation, Phase, Training
+from fedkd.training.hyperparameters import DistillationSettings, Phase, TrainingSettings
 from fedkd.training.loop import PREDICTION_BATCH, accuracy, optimize, predict
 from fedkd.training.optimizers import Optimizer
 
@@ -202,7 +202,7 @@ def test_a_stopped_phase_raises_between_two_batches():
             batch_loss,
             Phase(batch_size=5),
             np.random.default_rng(0),
-            pulse=lambda: stop(len(visited) == 2),
+            check_interrupt=lambda: stop(len(visited) == 2),
         )
     assert len(visited) == 2
 
@@ -216,7 +216,7 @@ def test_a_phase_stopped_before_it_starts_changes_nothing():
             classification(model),
             Phase(),
             np.random.default_rng(0),
-            pulse=lambda: stop(True),
+            check_interrupt=lambda: stop(True),
         )
     assert_equal_weights(model, model_of())
 
@@ -323,7 +323,7 @@ def test_an_infinite_logit_is_the_largest():
 # Settings.
 
 
-@pytest.mark.parametrize("phase", [Phase, Training, Distillation])
+@pytest.mark.parametrize("phase", [Phase, TrainingSettings, DistillationSettings])
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -360,13 +360,13 @@ def test_an_unknown_optimizer_is_refused_not_replaced(name: str):
 
 def test_public_epochs_below_zero_are_refused():
     with pytest.raises(SettingError, match="public_epochs must be >= 0, got -1"):
-        Training(public_epochs=-1)
+        TrainingSettings(public_epochs=-1)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
 def test_a_temperature_that_is_not_above_zero_is_refused(temperature: float):
     with pytest.raises(SettingError, match="temperature must be"):
-        Distillation(temperature=temperature)
+        DistillationSettings(temperature=temperature)
 
 
 def test_distillation_without_an_epoch_is_refused():
@@ -374,8 +374,8 @@ def test_distillation_without_an_epoch_is_refused():
         SettingError,
         match="epochs must be >= 1, got 0; strategy=local_only leaves distillation out",
     ):
-        Distillation(epochs=0)
+        DistillationSettings(epochs=0)
 
 
 def test_training_without_an_epoch_is_possible():
-    assert Training(epochs=0).epochs == 0
+    assert TrainingSettings(epochs=0).epochs == 0

@@ -49,13 +49,13 @@ from fedkd.audit.roc import (
 from fedkd.audit.scores import margin_of_logits
 from fedkd.audit.shadows import ShadowModels
 from fedkd.audit.surrogate import Surrogates, surrogate_margins
-from fedkd.audit.verdicts import Claim, Verdict, judge
+from fedkd.audit.verdicts import AuditedClaim, Verdict, judge
 from fedkd.codecs import CODECS, Codec
 from fedkd.errors import Damaged, SettingError, UploadRejected, unknown_name
-from fedkd.federation.context import Workplace
-from fedkd.knowledge import Kind, ModelWeights
+from fedkd.federation.context import ClientContext
+from fedkd.knowledge import KnowledgeType, ModelWeights
 from fedkd.messages import Knowledge
-from fedkd.runtime.devices import settled
+from fedkd.runtime.devices import deterministic
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.import_paths import import_path, is_import_path
 from fedkd.storage.transcript import Truth, View, read_truth, read_view
@@ -73,7 +73,7 @@ TESTS = len(GUESSED) + 2  # of each attack: one run at each share, and two bound
 
 
 @dataclass(frozen=True)
-class Attack:
+class AttackResult:
     """How one attack did. Bounds hold together with the study's confidence."""
 
     name: str
@@ -96,7 +96,7 @@ class Attack:
 class Judgment:
     """A claim beside the largest lower bound that was found."""
 
-    claim: Claim
+    claim: AuditedClaim
     lower_bound: float | None
     ceiling: float | None
     verdict: Verdict
@@ -104,7 +104,7 @@ class Judgment:
 
 
 @dataclass(frozen=True)
-class Study:
+class AuditResult:
     """Everything that one audit found. ``skipped`` says what was not done, and why."""
 
     adversary: str
@@ -112,9 +112,9 @@ class Study:
     canaries: int
     ceiling: float
     """The largest lower bound that so many canaries could show."""
-    attacks: tuple[Attack, ...]
+    attacks: tuple[AttackResult, ...]
     curves: Mapping[str, Roc]
-    blind: Attack | None
+    blind: AttackResult | None
     labels: Mapping[int, LabelInference]
     judgments: tuple[Judgment, ...]
     skipped: tuple[str, ...]
@@ -160,7 +160,7 @@ class Help:
     of its clients.
     """
 
-    place: Workplace | None = None
+    context: ClientContext | None = None
     shadows: ShadowModels | None = None
 
 
@@ -170,7 +170,7 @@ def audit_run(
     confidence: float = 0.95,
     seed: int = 0,
     helped: Help | None = None,
-) -> Study:
+) -> AuditResult:
     """Return what ``adversary`` could find in a stored run. Raises SettingError where no view or no
     truth is stored.
 
@@ -210,7 +210,7 @@ def audit_run(
         _judgment(claim, adversary, attacks, len(truth.included), delta, level)
         for claim in concerned
     )
-    return Study(
+    return AuditResult(
         adversary=adversary,
         confidence=confidence,
         canaries=len(truth.included),
@@ -224,7 +224,7 @@ def audit_run(
     )
 
 
-def read_claims(run_dir: Path) -> tuple[Claim, ...]:
+def read_claims(run_dir: Path) -> tuple[AuditedClaim, ...]:
     """Return the claims in a run's ``summary.json``: its ``privacy``, with the ``claims`` in it
     that say more.
 
@@ -242,7 +242,7 @@ def read_claims(run_dir: Path) -> tuple[Claim, ...]:
         stored = summary.get("privacy") or {}
         mechanism = str(stored.get("mechanism", "none"))
         each = [
-            Claim(
+            AuditedClaim(
                 mechanism=mechanism,
                 unit=str(claim.get("unit") or "none"),
                 neighbors=str(claim.get("neighbors") or "none"),
@@ -261,7 +261,7 @@ def read_claims(run_dir: Path) -> tuple[Claim, ...]:
         raise Damaged(f"{path} is damaged: {error}") from error
 
 
-def covers(claim: Claim, adversary: str) -> bool:
+def covers(claim: AuditedClaim, adversary: str) -> bool:
     """Return whether a claim speaks of an adversary: one against the server holds against other
     clients too.
 
@@ -399,8 +399,10 @@ def _margins(
 
     Key -1 is of what all clients were taught together.
     """
-    shadows, place = helped.shadows, helped.place
-    takes_over = place is not None and place.kind is not None and place.kind.lesson == "adopt"
+    shadows, context = helped.shadows, helped.context
+    takes_over = (
+        context is not None and context.kind is not None and context.kind.learned_by == "adopt"
+    )
     if view.adversary == "lab":
         asked = {c: list(view.of("query", c))[-1][1]["logits"] for c in view.clients("query")}
         # Where models end with what all were taught, shadows that were taught the same are no
@@ -416,8 +418,8 @@ def _margins(
             answers,
         )
     what: Literal["upload", "teacher"] = "upload" if view.adversary == "server" else "teacher"
-    if place is not None and isinstance(place.kind, ModelWeights):
-        margins = _of_weights(view, truth, what, place, place.kind)
+    if context is not None and isinstance(context.kind, ModelWeights):
+        margins = _of_weights(view, truth, what, context, context.kind)
         if shadows is None or what == "teacher":
             return "weights", margins, None
         return "weights", margins, margin_of_logits(shadows.sent_logits, truth.labels)
@@ -456,7 +458,7 @@ def _distilled(
         torch.from_numpy(probs.astype(np.float32)),
         torch.from_numpy(candidates.astype(np.float32)),
     )
-    with settled(
+    with deterministic(
         inputs.device
     ):  # the sums, and so the figures, do not depend on the machine's cores
         return surrogate_margins(inputs, taught, asked, labels, Surrogates(seed=seed))
@@ -466,43 +468,43 @@ def _of_weights(
     view: View,
     truth: Truth,
     what: Literal["upload", "teacher"],
-    place: Workplace,
+    context: ClientContext,
     kind: ModelWeights,
 ) -> dict[int, np.ndarray]:
     """Return candidates' margins under the weights that each client sent last, or (key -1) was sent
     last.
     """
     found = {}
-    candidates = torch.from_numpy(truth.inputs.astype(np.float32)).to(place.device)
+    candidates = torch.from_numpy(truth.inputs.astype(np.float32)).to(context.device)
     for client in view.clients(what):
         codec, memory, state = codec_of(view.about, what), None, None
         for _, sent in view.of(what, client):
             with contextlib.suppress(UploadRejected):
                 arrays, memory = codec.decode(sent, memory)
-                state = kind.knowledge(arrays)
+                state = kind.decode(arrays)
         if state is None:
             continue
-        model = place.architectures[client].build(0).to(place.device)
+        model = context.architectures[client].build(0).to(context.device)
         try:
             kind.adopt(model, state)
         except (
             RuntimeError
         ):  # torch's word for weights of another shape, which the server rejected too
             continue
-        with settled(place.device):
+        with deterministic(context.device):
             logits = predict(model, candidates).cpu().numpy()
         found[client if what == "upload" else -1] = margin_of_logits(logits, truth.labels)
     return found
 
 
-def taught(view: View, kind: Kind) -> dict[int, dict[int, Knowledge]]:
+def taught(view: View, kind: KnowledgeType) -> dict[int, dict[int, Knowledge]]:
     """Return what each client was taught, by round: the last in each, decoded."""
     found: dict[int, dict[int, Knowledge]] = {}
     for client in view.clients("teacher"):
         codec, memory = codec_of(view.about, "teacher"), None
         for entry, sent in view.of("teacher", client):
             arrays, memory = codec.decode(sent, memory)
-            found.setdefault(client, {})[entry.round] = kind.knowledge(arrays)
+            found.setdefault(client, {})[entry.round] = kind.decode(arrays)
     return found
 
 
@@ -524,11 +526,11 @@ def _judged(
     level: float,
     apart: float,
     seed: int,
-) -> Attack:
+) -> AttackResult:
     roc = roc_of(scores, included)
     low, high = auc_interval(scores, included, apart)
     pair = _two_samples(scores, included, delta, level, numpy_stream(seed, "audit", "hold-out"))
-    return Attack(
+    return AttackResult(
         name=name,
         auc=roc.auc,
         auc_low=low,
@@ -589,9 +591,9 @@ def _two_samples(
 
 
 def _judgment(
-    claim: Claim,
+    claim: AuditedClaim,
     adversary: str,
-    attacks: Sequence[Attack],
+    attacks: Sequence[AttackResult],
     canaries: int,
     delta: float,
     level: float,

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from fedkd.audit.record_canaries import (
     CANARIES,
-    Canaries,
     CanaryKind,
     Coins,
+    RecordCanaries,
     members_and_others,
     plant,
 )
@@ -123,7 +123,9 @@ class WithCanaries(Store):
         """Return the data set with canaries, the division without those whose coins said so, and
         the coins.
         """
-        return plant(prepared, division, Canaries(kind=self.kind, per_client=self.per_client), seed)
+        return plant(
+            prepared, division, RecordCanaries(kind=self.kind, per_client=self.per_client), seed
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ CANARIES: tuple[CanaryKind, ...] = ("mislabeled", "out_of_distribution", "blank"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Canaries:
+class RecordCanaries:
     """Which canaries, and how many."""
 
     kind: CanaryKind = "mislabeled"
@@ -53,7 +53,7 @@ class Coins:
 
 
 def plant(
-    prepared: Prepared, division: Division, canaries: Canaries, seed: int
+    prepared: Prepared, division: Division, canaries: RecordCanaries, seed: int
 ) -> tuple[Prepared, Division, Coins]:
     """Return the data set with canaries in the place of some training records, who has which rows,
     and the coins.
@@ -64,7 +64,7 @@ def plant(
     streams of their own: knowing the data set does not tell the coins, but a client's number of
     records tells how many of its coins came up. Where a mechanism claims something a client
     therefore states its size before the coins, and DP-SGD is planned by it
-    (``Workplace.public_sizes``): one left out is a null record, which is what zero-out neighbors
+    (``ClientContext.public_sizes``): one left out is a null record, which is what zero-out neighbors
     are. What is altered is a copy in memory, and its key is another. Raises SettingError where a
     client has no record left that is certainly its own.
     """

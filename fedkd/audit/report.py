@@ -13,7 +13,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from fedkd.audit.audit_run import Attack, Judgment, Study
+from fedkd.audit.audit_run import AttackResult, AuditResult, Judgment
 from fedkd.audit.roc import LEVELS, Rate
 from fedkd.audit.roc_plot import draw_roc
 from fedkd.audit.verdicts import LIMITS, Verdict
@@ -24,7 +24,7 @@ from fedkd.report.folder import jsonable
 WORST_FIRST: tuple[Verdict, ...] = ("VIOLATION", "consistent", "uninformative", "no claim")
 
 
-def write(studies: Sequence[Study], run_dir: Path, *, plots: bool = True) -> None:
+def write(studies: Sequence[AuditResult], run_dir: Path, *, plots: bool = True) -> None:
     """Write the audit's files in place of an earlier one's. Raises StorageError where the disk does
     not take them.
     """
@@ -53,7 +53,7 @@ def write(studies: Sequence[Study], run_dir: Path, *, plots: bool = True) -> Non
         raise StorageError(f"the audit of {run_dir} cannot be written: {error.strerror}") from error
 
 
-def _plain(study: Study) -> dict[str, Any]:
+def _plain(study: AuditResult) -> dict[str, Any]:
     return {
         "adversary": study.adversary,
         "confidence": study.confidence,
@@ -68,7 +68,7 @@ def _plain(study: Study) -> dict[str, Any]:
     }
 
 
-def summary_entry(studies: Sequence[Study]) -> dict[str, Any]:
+def summary_entry(studies: Sequence[AuditResult]) -> dict[str, Any]:
     """Return the ``audit`` of a run's summary: the first adversary's figures, then every
     adversary's by name.
 
@@ -89,7 +89,7 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
     return min(verdicts, key=WORST_FIRST.index, default="no claim")
 
 
-def _headline(study: Study) -> dict[str, Any]:
+def _headline(study: AuditResult) -> dict[str, Any]:
     best = max(study.attacks, key=lambda attack: attack.auc, default=None)
     rate = Rate(None) if best is None else best.rates[LEVELS.index(0.01)]
     blind = study.blind
@@ -142,7 +142,7 @@ def amend_summary(run_dir: Path, entry: Mapping[str, Any]) -> None:
         raise StorageError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def show(studies: Sequence[Study]) -> None:
+def show(studies: Sequence[AuditResult]) -> None:
     """Print every adversary's tables, what was left out, and the known limits."""
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
@@ -159,7 +159,7 @@ def show(studies: Sequence[Study]) -> None:
         console.print(line, markup=False)
 
 
-def _show(study: Study, console: Console) -> None:
+def _show(study: AuditResult, console: Console) -> None:
     if study.attacks:
         title = f"Attacks by {study.adversary} on {study.canaries} candidates, {study.confidence:.0%} for all bounds"
         names = [
@@ -223,7 +223,7 @@ def _show(study: Study, console: Console) -> None:
         console.print(f"Not done: {reason}", markup=False)
 
 
-def attack_row(attack: Attack) -> dict[str, Any]:
+def attack_row(attack: AttackResult) -> dict[str, Any]:
     """Return an attack's row of ``audit.csv``; what could not be measured is empty."""
     row: dict[str, Any] = {
         "attack": attack.name,
@@ -252,7 +252,7 @@ def claim_row(judgment: Judgment) -> dict[str, Any]:
     return claim | plain
 
 
-def _all(study: Study) -> list[Attack]:
+def _all(study: AuditResult) -> list[AttackResult]:
     return [*study.attacks, *([] if study.blind is None else [study.blind])]
 
 

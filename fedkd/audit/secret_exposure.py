@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.errors import Interrupted
-from fedkd.federation.context import Workplace
+from fedkd.federation.context import ClientContext
 from fedkd.fusion import soften
 from fedkd.messages import Fusion, Knowledge, Predictions, Upload
 from fedkd.runtime.seeding import numpy_stream, torch_seed
@@ -43,7 +43,7 @@ class Exposures:
     (``fedkd.federation.server.Observer``).
     """
 
-    place: Workplace
+    context: ClientContext
     task: TextTask
     secrets: Secrets
     teaches: str
@@ -53,22 +53,22 @@ class Exposures:
 
     def received(self, number: int, upload: Upload) -> None:
         """Take note of what a client measured."""
-        if number == self.place.last_round:
+        if number == self.context.last_round:
             self._metrics.setdefault(upload.client_id, {}).update(upload.metrics)
 
     def accepted(self, number: int, client_id: int, knowledge: Knowledge) -> None:
         """Take note of what the server got from a client."""
-        if number == self.place.last_round and isinstance(knowledge, Predictions):
+        if number == self.context.last_round and isinstance(knowledge, Predictions):
             self._uploads[client_id] = knowledge
 
     def fused(self, number: int, fusion: Fusion, public_ids: Tensor) -> None:
         """Take note of the mean of the teachers, on the rows that all are taught."""
-        if number != self.place.last_round or not isinstance(fusion.teachers, Tensor):
+        if number != self.context.last_round or not isinstance(fusion.teachers, Tensor):
             return
         ids = public_ids if fusion.public_ids is None else fusion.public_ids
         values = fusion.teachers.to(torch.float32)
         probs = (
-            soften(values, self.place.distillation.temperature)
+            soften(values, self.context.distillation.temperature)
             if self.teaches == "logits"
             else values
         )
@@ -98,8 +98,8 @@ class Exposures:
         if self._teacher is not None:
             student = self._student(*self._teacher, "student")
             self._ask(student, self.secrets.inserted, found["server_student"])
-            bits["server_student"] = self.task.measure(
-                student, self.place.global_test
+            bits["server_student"] = self.task.evaluate(
+                student, self.context.global_test
             ).nll / math.log(2)
         return {
             "ceiling": self.secrets.ceiling,
@@ -127,7 +127,7 @@ class Exposures:
     def _probs(self, upload: Predictions) -> Tensor:
         values = upload.values.to(torch.float32)
         return (
-            soften(values, self.place.distillation.temperature)
+            soften(values, self.context.distillation.temperature)
             if upload.scale == "logits"
             else values
         )
@@ -136,26 +136,26 @@ class Exposures:
         """Return a fresh model of the first architecture, distilled as the clients distill, with
         forward KL.
         """
-        place, settings = self.place, self.place.distillation
-        seed = torch_seed(place.seed, "exposure", "weights")
-        model = self.task.architecture(place.architectures[0].name).build(seed).to(place.device)
-        asked, target = self.task.ask(ids), probs.to(place.device)
+        context, settings = self.context, self.context.distillation
+        seed = torch_seed(context.seed, "exposure", "weights")
+        model = self.task.architecture(context.architectures[0].name).build(seed).to(context.device)
+        asked, target = self.task.ask(ids), probs.to(context.device)
 
         def compare(logits: Tensor, rows: Tensor) -> Tensor:
             return kl(logits, target[rows], settings.temperature)
 
-        def pulse() -> None:
-            if place.stopped():
+        def check_interrupt() -> None:
+            if context.stopped():
                 raise Interrupted
 
-        stream = numpy_stream(place.seed, "exposure", name, "batches")
+        stream = numpy_stream(context.seed, "exposure", name, "batches")
         optimize(
             model,
             asked.size,
             lambda b: asked.taught_loss(model, b, compare),
             settings,
             stream,
-            pulse=pulse,
+            check_interrupt=check_interrupt,
         )
         return model
 

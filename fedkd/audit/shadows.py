@@ -22,11 +22,11 @@ from torch import Tensor
 from fedkd.audit.record_canaries import Coins
 from fedkd.codecs import Codecs
 from fedkd.federation.client import take_part
-from fedkd.federation.context import Workplace
+from fedkd.federation.context import ClientContext
 from fedkd.fusion import soften
-from fedkd.knowledge import Kind, PublicPredictions
+from fedkd.knowledge import KnowledgeType, PublicPredictions
 from fedkd.messages import Download, Knowledge, Predictions, Step
-from fedkd.runtime.devices import settled
+from fedkd.runtime.devices import deterministic
 from fedkd.runtime.seeding import derive, numpy_stream
 from fedkd.storage.client_states import ClientState
 from fedkd.training.loop import predict
@@ -52,7 +52,7 @@ class ShadowModels:
 
 
 def train_shadows(
-    place: Workplace,
+    context: ClientContext,
     coins: Coins,
     teachers: Teachers,
     *,
@@ -62,29 +62,29 @@ def train_shadows(
     seed: int,
 ) -> ShadowModels:
     """Return ``count`` shadows (an even number) of every client that candidates were tossed for."""
-    inputs, _ = place.task.test_set(coins.rows)
+    inputs, _ = context.task.test_set(coins.rows)
     included = np.zeros((count, len(coins.rows)), bool)
-    logits, at_upload = np.zeros((2, count, len(coins.rows), place.task.classes), np.float32)
+    logits, at_upload = np.zeros((2, count, len(coins.rows), context.task.classes), np.float32)
     uploads = {}
     for client in np.unique(coins.client_ids).tolist():
         own = np.flatnonzero(coins.client_ids == client)
         included[:, own] = _halves(
             count, len(own), numpy_stream(seed, "audit", "shadows", client, "coins")
         )
-        certain = np.setdiff1d(place.division.train[client], coins.rows)
+        certain = np.setdiff1d(context.division.train[client], coins.rows)
         sent = []
         for shadow in range(count):
             rows = np.sort(np.concatenate([certain, coins.rows[own][included[shadow, own]]]))
-            there = _apart(place, client, rows, derive(seed, "audit", "shadows", shadow))
+            there = _apart(context, client, rows, derive(seed, "audit", "shadows", shadow))
             asked = inputs[own]
-            with settled(place.device):
+            with deterministic(context.device):
                 probs, at_upload[shadow, own] = _follow(
                     there,
                     client,
                     teachers.get(client, {}),
                     rounds,
                     distills_first,
-                    place.codecs,
+                    context.codecs,
                     asked,
                 )
                 logits[shadow, own] = _answers(there, client, asked)
@@ -100,27 +100,27 @@ def _halves(count: int, candidates: int, stream: np.random.Generator) -> Bool[np
     return stream.permuted(np.repeat(half, candidates, axis=1), axis=0)
 
 
-def _apart(place: Workplace, client: int, rows: np.ndarray, seed: int) -> Workplace:
+def _apart(context: ClientContext, client: int, rows: np.ndarray, seed: int) -> ClientContext:
     """Return a workplace in which one client has other rows, and streams of its own; what it does
     leaves no trace.
     """
-    train = tuple(rows if i == client else own for i, own in enumerate(place.division.train))
+    train = tuple(rows if i == client else own for i, own in enumerate(context.division.train))
     return replace(
-        place,
-        division=replace(place.division, train=train),
-        guard=replace(place.guard, seed=seed),
+        context,
+        division=replace(context.division, train=train),
+        enforcer=replace(context.enforcer, seed=seed),
         codecs=None,  # each upload is coded and decoded alone, below
         store=_OneState(),
         seed=seed,
         deadline=None,
         together=frozenset(),
-        rehearsed={},
+        precomputed={},
         _threads=threading.local(),
     )
 
 
 def _follow(
-    place: Workplace,
+    context: ClientContext,
     client: int,
     teachers: Mapping[int, Knowledge],
     rounds: int,
@@ -133,15 +133,15 @@ def _follow(
 
     None where it sends something else than predictions.
     """
-    kind = place.kind
+    kind = context.kind
     assert kind is not None, "checked before the run"
     predicts = isinstance(kind, PublicPredictions) and kind.chooser is None
-    ids = torch.arange(place.task.public_size)
+    ids = torch.arange(context.task.public_size)
     sent: list[Tensor] = []
     for number in range(1, rounds + 1):
         teacher = teachers.get(number)
-        before: list[Step] = ["pretrain"] if number == 1 and place.training.public_epochs else []
-        if teacher is not None and distills_first and kind.lesson == "distill":
+        before: list[Step] = ["pretrain"] if number == 1 and context.training.public_epochs else []
+        if teacher is not None and distills_first and kind.learned_by == "distill":
             before.append("distill")
         after: list[Step] = ["share"] if predicts else []
         first = Download(
@@ -150,28 +150,28 @@ def _follow(
             public_ids=ids,
             teacher=teacher if distills_first else None,
         )
-        upload = take_part(place, client, first)
+        upload = take_part(context, client, first)
         if isinstance(upload.knowledge, Predictions):
             sent.append(_probs_of(_received(kind, upload.knowledge, codecs)))
         if number == rounds:
-            answers = _answers(place, client, asked)
+            answers = _answers(context, client, asked)
         if teacher is not None and not distills_first:
-            learn: Step = "adopt" if kind.lesson == "adopt" else "distill"
-            take_part(place, client, Download(round=number, steps=(learn,), teacher=teacher))
+            learn: Step = "adopt" if kind.learned_by == "adopt" else "distill"
+            take_part(context, client, Download(round=number, steps=(learn,), teacher=teacher))
     return (torch.stack(sent).mean(dim=0).numpy() if sent else None), answers
 
 
-def _answers(place: Workplace, client: int, asked: Tensor) -> Float[np.ndarray, "n C"]:
-    model, _ = place.model(client)
+def _answers(context: ClientContext, client: int, asked: Tensor) -> Float[np.ndarray, "n C"]:
+    model, _ = context.model(client)
     return predict(model, asked).cpu().numpy()
 
 
-def _received(kind: Kind, knowledge: Predictions, codecs: Codecs | None) -> Predictions:
+def _received(kind: KnowledgeType, knowledge: Predictions, codecs: Codecs | None) -> Predictions:
     """Return what the server has of an upload after the codec, as of a first message."""
     if codecs is None:
         return knowledge
-    arrays, _ = codecs.up.decode(codecs.up.encode(kind.arrays(knowledge), None)[0], None)
-    received: Predictions = kind.knowledge(arrays)
+    arrays, _ = codecs.up.decode(codecs.up.encode(kind.encode(knowledge), None)[0], None)
+    received: Predictions = kind.decode(arrays)
     return received
 
 

@@ -20,7 +20,7 @@ LIMITS = (
 
 
 @dataclass(frozen=True)
-class Claim:
+class AuditedClaim:
     """What a run claims. ``epsilon`` None is no claim; unit and adversary say what it is about."""
 
     mechanism: str

@@ -409,7 +409,7 @@ def _run_hydra(
             return ensure(scenario, folder)
         return run(scenario) if resumed is None else resume(scenario, resumed)
 
-    def guarded(config: DictConfig) -> dict[str, Any] | None:
+    def privacy_memory(config: DictConfig) -> dict[str, Any] | None:
         try:
             summary = task(config)
             violations.append(_is_violation(summary))
@@ -425,7 +425,7 @@ def _run_hydra(
     try:
         # A folder without subfolders: beside this file, Hydra would take fedkd/models for a group.
         folder = str(files("scenarios"))
-        hydra.main(version_base="1.3", config_path=folder, config_name="fedkd")(guarded)()
+        hydra.main(version_base="1.3", config_path=folder, config_name="fedkd")(privacy_memory)()
         ended = True
     except (HydraException, OmegaConfBaseException) as error:
         raise SettingError(" ".join(str(error).split())) from error

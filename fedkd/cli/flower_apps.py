@@ -29,13 +29,13 @@ from flwr.serverapp import Grid, ServerApp
 from fedkd.cli.command import compose
 from fedkd.data.cache import cache_folder
 from fedkd.errors import SettingError
-from fedkd.experiment.build import workplace
+from fedkd.experiment.build import make_context
 from fedkd.experiment.run import Driver, choose_run_dir, run
-from fedkd.federation.context import Workplace
+from fedkd.federation.context import ClientContext
 from fedkd.flower.client_app import make_client_app, scenario_text
 from fedkd.flower.strategy_adapter import FederatedDistillation
-from fedkd.runtime.devices import settle
-from fedkd.scenario.registry import choose
+from fedkd.runtime.devices import set_deterministic
+from fedkd.scenario.registry import create
 from fedkd.scenario.scenario import Scenario
 from fedkd.storage.client_states import DiskStore
 
@@ -74,21 +74,21 @@ def on_flower(scenario: Scenario) -> Scenario:
     """
     return scenario.changed(
         federation=replace(scenario.federation, run_dir=None, state="memory"),
-        engine=choose("engine", {"name": "local"}),
+        engine=create("engine", {"name": "local"}),
         checkpoint=replace(scenario.checkpoint, every=0),
     )
 
 
-def find_workplace(message: Message) -> Workplace:
+def find_workplace(message: Message) -> ClientContext:
     """Return what the clients of the message's run share on this machine, built once a process."""
-    place = _workplace(scenario_text(message), message.metadata.run_id)
-    settle(place.device)  # as on fedkd's own engines: the same sums everywhere
-    return place
+    context = _workplace(scenario_text(message), message.metadata.run_id)
+    set_deterministic(context.device)  # as on fedkd's own engines: the same sums everywhere
+    return context
 
 
 @lru_cache(maxsize=1)
-def _workplace(text: str, run_id: int) -> Workplace:
-    return workplace(
+def _workplace(text: str, run_id: int) -> ClientContext:
+    return make_context(
         Scenario.parse(yaml.safe_load(text)), DiskStore(states_folder(run_id)), threading.Event()
     )
 

@@ -12,7 +12,7 @@ from fedkd.codecs.delta import Delta as Delta
 from fedkd.codecs.full_precision import Float16 as Float16
 from fedkd.codecs.full_precision import Full as Full
 from fedkd.codecs.pair import Codecs as Codecs
-from fedkd.codecs.pair import Own as Own
+from fedkd.codecs.pair import StrategyDefault as StrategyDefault
 from fedkd.codecs.pair import codecs_of as codecs_of
 from fedkd.codecs.quantized import Quantized as Quantized
 from fedkd.codecs.size import coded_bytes as coded_bytes

@@ -21,10 +21,10 @@ from fedkd.codecs.codec import (
     too_large,
     without_values,
 )
-from fedkd.codecs.float_planes import Words
+from fedkd.codecs.float_planes import FloatPlanes
 from fedkd.codecs.memory import Memory, number, read_memory, row_ids, take_number
-from fedkd.codecs.quantized import quantized_form
-from fedkd.codecs.quantizer import Form, Header, Layout, Rows, layout_of
+from fedkd.codecs.quantized import quantizer_of
+from fedkd.codecs.quantizer import Header, Layout, Quantizer, Rows, layout_of
 from fedkd.errors import SettingError, UploadRejected
 from fedkd.settings.validators import at_least, at_most
 
@@ -39,7 +39,7 @@ class Delta:
 
     With ``bits``, codes and errors are those of ``quantized``, except that the range of plain
     numbers is up to twice as wide as they are, so that it need not change with every message
-    (``levels.settled_range``). Without, floats arrive exactly as they are; a row that was sent
+    (``levels.final_range``). Without, floats arrive exactly as they are; a row that was sent
     before goes as the exclusive or with what it was, by byte planes, which only an entropy coder
     makes smaller.
     """
@@ -120,12 +120,12 @@ class Delta:
         sent = number(known) | encode_each(arrays, changes)
         return sent, _after(known, ids, coded)
 
-    def _form(self, name: str, shape: tuple[int, ...], size: int) -> Form:
+    def _form(self, name: str, shape: tuple[int, ...], size: int) -> Quantizer:
         if self.bits is not None:
-            return quantized_form(name, shape, self.bits, settled=True)
+            return quantizer_of(name, shape, self.bits, is_final=True)
         if size not in (2, 4, 8):
             raise UploadRejected(f"{name} came as floats of {size} bytes; expected 2, 4 or 8")
-        return Words(name, size)
+        return FloatPlanes(name, size)
 
     def _change(self, rows: Rows, before: Rows) -> Rows:
         """Return what travels for rows, or the rows for what came: the exclusive or undoes
@@ -143,7 +143,7 @@ def rows_without_ids(arrays: Arrays) -> str | None:
     return None
 
 
-def _layout(name: str, form: Form, shape: tuple[int, ...], ids: np.ndarray | None) -> Layout:
+def _layout(name: str, form: Quantizer, shape: tuple[int, ...], ids: np.ndarray | None) -> Layout:
     if ids is not None and shape[:1] != ids.shape:
         raise UploadRejected(
             f"{name} of shape {list(shape)} have not one row for each of the {len(ids)} ids"

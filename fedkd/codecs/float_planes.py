@@ -10,7 +10,7 @@ from fedkd.codecs.quantizer import NO_HEADER, Header, Layout, Rows
 
 
 @dataclass(frozen=True)
-class Words:
+class FloatPlanes:
     """Floats of 2, 4 or 8 bytes as whole numbers. They travel by planes: all lowest bytes, then all
     next ones, ...
 

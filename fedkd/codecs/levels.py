@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from fedkd.codecs.bits import pack, packed_bytes, unpack
 from fedkd.codecs.codec import Parts, take, to_float32
 from fedkd.codecs.quantizer import NO_HEADER, Header, Layout, Rows
-from fedkd.codecs.top_k_mask import largest
+from fedkd.codecs.top_k_mask import top_k_mask
 from fedkd.errors import UploadRejected
 
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
@@ -34,18 +34,18 @@ def nearest_counts(probs: Float[np.ndarray, "N C"], total: int) -> UInt8[np.ndar
     scaled = rows * (total / np.where(sums > 0, sums, 1.0)).astype(np.float32)
     whole = np.floor(scaled)
     missing = np.where(sums > 0, total - whole.sum(axis=1, dtype=np.float64, keepdims=True), 0.0)
-    counts: np.ndarray = whole + largest(scaled - whole, missing[:, 0].astype(np.int64))
+    counts: np.ndarray = whole + top_k_mask(scaled - whole, missing[:, 0].astype(np.int64))
     return counts.astype(np.uint8)
 
 
-def settled_range(low: float, high: float, kept: Header | None) -> Header:
+def final_range(low: float, high: float, kept: Header | None) -> Header:
     """Return a range for numbers from ``low`` to ``high`` that holds over messages: equal numbers
     keep their codes.
 
     ``kept``, the range before, stays while the numbers fit into it and fill at least half of it. A
     new range is an eighth of their extent wider on each side.
 
-    >>> settled_range(0.0, 8.0, None).tolist(), settled_range(0.5, 9.0, np.array([-1, 9], np.float32)).tolist()
+    >>> final_range(0.0, 8.0, None).tolist(), final_range(0.5, 9.0, np.array([-1, 9], np.float32)).tolist()
     ([-1.0, 9.0], [-1.0, 9.0])
     """
     if kept is not None:
@@ -107,8 +107,8 @@ class Levels:
     one_a_row: ClassVar[bool] = False
     name: str
     bits: int
-    settled: bool = False
-    """Hold the range over messages (``settled_range``)."""
+    is_final: bool = False
+    """Hold the range over messages (``final_range``)."""
 
     def code(self, values: np.ndarray, layout: Layout, kept: Header | None) -> tuple[Rows, Header]:
         """Return codes [R, W] and the range."""
@@ -116,7 +116,7 @@ class Levels:
         if numbers.size == 0:
             return np.zeros(layout, np.uint8), np.zeros(2, np.float32)
         low, high = float(numbers.min()), float(numbers.max())
-        ends = settled_range(low, high, kept) if self.settled else np.array([low, high], np.float32)
+        ends = final_range(low, high, kept) if self.is_final else np.array([low, high], np.float32)
         step = (float(ends[1]) - float(ends[0])) / (2**self.bits - 1)
         steps = (numbers.astype(np.float64) - float(ends[0])) / (step or 1.0)
         return np.rint(steps, out=steps).astype(np.uint8), ends

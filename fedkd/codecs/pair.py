@@ -7,7 +7,7 @@ from fedkd.codecs.full_precision import Full
 
 
 @dataclass(frozen=True, kw_only=True)
-class Own:
+class StrategyDefault:
     """What the strategy's paper sends: full, unless the strategy's card says otherwise."""
 
 
@@ -24,13 +24,15 @@ class Codecs:
         return self.up.stateful or self.down.stateful
 
 
-def codecs_of(chosen: Codec | Own, declared: Codec | tuple[Codec, Codec] | None) -> Codecs | None:
+def codecs_of(
+    chosen: Codec | StrategyDefault, declared: Codec | tuple[Codec, Codec] | None
+) -> Codecs | None:
     """Return the codecs of a run, or None where everything travels in full.
 
     ``chosen`` is the scenario's, for both directions; ``declared`` is the strategy's own, or its
     pair of up and down.
     """
-    if not isinstance(chosen, Own):
+    if not isinstance(chosen, StrategyDefault):
         both = chosen, chosen
     elif isinstance(declared, tuple):
         both = declared

@@ -21,17 +21,17 @@ from fedkd.codecs.codec import (
 )
 from fedkd.codecs.labels import LabelsOfLogits, LabelsOfProbs
 from fedkd.codecs.levels import Counts, Levels
-from fedkd.codecs.quantizer import Form, layout_of
+from fedkd.codecs.quantizer import Quantizer, layout_of
 from fedkd.settings.validators import at_least, at_most
 
 
-def quantized_form(name: str, shape: tuple[int, ...], bits: int, settled: bool = False) -> Form:
+def quantizer_of(name: str, shape: tuple[int, ...], bits: int, is_final: bool = False) -> Quantizer:
     """Return how an array is quantized to 1 to 8 bits, by its name and shape."""
     if are_rows_of_classes(name, shape) and bits == 1:
         return LabelsOfProbs(name) if name == "probs" else LabelsOfLogits(name)
     if are_rows_of_classes(name, shape) and name == "probs":
         return Counts(name, bits)
-    return Levels(name, bits, settled)
+    return Levels(name, bits, is_final)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +67,13 @@ class Quantized:
         return decode_each(arrays, self._decode), None
 
     def _encode(self, name: str, array: np.ndarray) -> Parts:
-        form = quantized_form(name, array.shape, self.bits)
+        form = quantizer_of(name, array.shape, self.bits)
         rows, header = form.code(array, layout_of(form, array.shape, by_id=False), None)
         return {"shape": shape_part(array.shape), **form.send(rows, header)}
 
     def _decode(self, name: str, parts: Parts) -> np.ndarray:
         shape = take_shape(name, parts)
-        form = quantized_form(name, shape, self.bits)
+        form = quantizer_of(name, shape, self.bits)
         only(name, parts, {"shape", *form.parts})
         rows, header = form.receive(parts, layout_of(form, shape, by_id=False), shape)
         return form.value(rows, header, shape)

@@ -17,7 +17,7 @@ Layout = tuple[int, int]
 
 
 @runtime_checkable
-class Form(Protocol):
+class Quantizer(Protocol):
     """One way of turning an array into rows [R, W] of whole numbers with a header [H], and back.
 
     A header belongs to the whole array, whichever of its rows are sent.
@@ -47,7 +47,7 @@ class Form(Protocol):
         """
 
 
-def layout_of(form: Form, shape: tuple[int, ...], by_id: bool) -> Layout:
+def layout_of(form: Quantizer, shape: tuple[int, ...], by_id: bool) -> Layout:
     """Return R and W: a row for each entry of the first axis. A vector whose entries have no ids is
     one row.
     """

@@ -25,7 +25,7 @@ from fedkd.codecs.codec import (
     without_values,
 )
 from fedkd.codecs.labels import label_type
-from fedkd.codecs.top_k_mask import largest
+from fedkd.codecs.top_k_mask import top_k_mask
 from fedkd.errors import SettingError, UploadRejected
 from fedkd.settings.validators import at_least
 
@@ -73,7 +73,7 @@ class TopK:
 
     def _encode(self, name: str, array: np.ndarray) -> Parts:
         values = to_float32(array)
-        mask = largest(values, self.k)
+        mask = top_k_mask(values, self.k)
         classes = np.nonzero(mask)[1].astype(label_type(values.shape[1]))
         parts = {"shape": shape_part(values.shape), "classes": classes, "kept": values[mask]}
         return {**parts, "rest": log_mean_exp(values, ~mask)} if name == "logits" else parts

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 
-def largest(
+def top_k_mask(
     values: Float[np.ndarray, "N C"], counts: Int[np.ndarray, "N"] | int
 ) -> Bool[np.ndarray, "N C"]:
     """Return a mask of the ``counts`` (0 to C) largest values of each row; ties go to the lowest
@@ -12,7 +12,7 @@ def largest(
 
     Found by the value of the last one, which does not depend on how a library orders equal values.
 
-    >>> largest(np.array([[0.2, 0.4, 0.2, 0.2]]), 2).tolist()
+    >>> top_k_mask(np.array([[0.2, 0.4, 0.2, 0.2]]), 2).tolist()
     [[True, True, False, False]]
     """
     rows, classes = values.shape

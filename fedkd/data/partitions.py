@@ -13,9 +13,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from fedkd.errors import SettingError, explained
+from fedkd.errors import SettingError, one_line
 from fedkd.runtime.seeding import derive, numpy_stream
-from fedkd.settings.import_paths import blaming
+from fedkd.settings.import_paths import attribute_errors_to
 from fedkd.settings.validators import at_least, positive
 
 
@@ -283,7 +283,7 @@ def split(
             " rows, seed)"
             " (docs/extending.md)"
         )
-    with blaming(partition, "partition", SettingError):
+    with attribute_errors_to(partition, "partition", SettingError):
         partitioner = partition.partitioner(
             clients, rows, derive(seed, "partition", "draw") % 2**32
         )
@@ -326,7 +326,7 @@ def split(
             " min_samples)"
         ) from error
     except Exception as error:  # a user's own partitioner may raise anything
-        raise SettingError(f"partition: {name} failed: {explained(error)}") from error
+        raise SettingError(f"partition: {name} failed: {one_line(error)}") from error
     everyone = np.sort(np.concatenate(dealt))
     if len(everyone) and (
         everyone[0] < 0 or everyone[-1] >= rows or (everyone[1:] == everyone[:-1]).any()

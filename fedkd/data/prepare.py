@@ -15,7 +15,7 @@ from fedkd.data.cache import cached
 from fedkd.data.sources import Rows
 from fedkd.data.texts import PreparedTexts, TextRows, write_texts
 from fedkd.errors import SettingError
-from fedkd.settings.import_paths import blaming, code_hash
+from fedkd.settings.import_paths import attribute_errors_to, code_hash
 
 FORMAT = 1
 """Changed when the prepared form changes, so that older caches are not read."""
@@ -112,7 +112,7 @@ def prepare(source: Source) -> Prepared | PreparedTexts:
             " content_key() and load()"
             " (docs/extending.md)"
         )
-    with blaming(source, "data", SettingError):
+    with attribute_errors_to(source, "data", SettingError):
         key = str(source.content_key())
     if (
         type(source).__module__.partition(".")[0] != "fedkd"
@@ -120,7 +120,7 @@ def prepare(source: Source) -> Prepared | PreparedTexts:
         key = hashlib.sha256(f"{key} {code_hash(type(source))}".encode()).hexdigest()[:32]
 
     def make(folder: Path) -> None:
-        with blaming(source, "data", SettingError):
+        with attribute_errors_to(source, "data", SettingError):
             rows = source.load()
         check_rows(rows, name)
         _write(rows, folder)

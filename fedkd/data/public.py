@@ -38,7 +38,7 @@ class Same:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise:
+class NoiseImages:
     """Images without content: every value is drawn on its own."""
 
     law: Literal["uniform", "gaussian"] = "uniform"
@@ -49,8 +49,8 @@ class Noise:
         one_of(("uniform", "gaussian"), law=self.law)
 
 
-PublicSource = Same | Noise | Source
-PUBLIC_DATA = {"same": Same, "noise": Noise, **DATA}
+PublicSource = Same | NoiseImages | Source
+PUBLIC_DATA = {"same": Same, "noise": NoiseImages, **DATA}
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def make_public_set(
         order = numpy_stream(seed, "public", "own").permutation(held_back)
         rows = np.sort(order[: settings.size - others])
     parts = [Part(prepared.images[rows], normalization)] if len(rows) or not others else []
-    if isinstance(source, Noise):
+    if isinstance(source, NoiseImages):
         shape = (others, *prepared.images.shape[1:])
         drawn = _noise(source, shape, normalization, numpy_stream(seed, "public", "noise"))
         parts.append(Part(drawn, statistics(drawn)))
@@ -250,7 +250,7 @@ def _others(source: Source, count: int, prepared: Prepared, stream: np.random.Ge
 
 
 def _noise(
-    source: Noise, shape: tuple[int, ...], like: Normalization, stream: np.random.Generator
+    source: NoiseImages, shape: tuple[int, ...], like: Normalization, stream: np.random.Generator
 ) -> Images:
     if source.law == "uniform":
         return stream.integers(0, 256, shape, dtype=np.uint8)

@@ -14,51 +14,53 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fedkd.audit.audit_run import Help, Study, audit_run, taught
+from fedkd.audit.audit_run import AuditResult, Help, audit_run, taught
 from fedkd.audit.audit_settings import NoAudit, Store
 from fedkd.audit.report import summary_entry, write
 from fedkd.audit.shadows import train_shadows
 from fedkd.codecs import CODECS, Codec
 from fedkd.errors import SettingError
-from fedkd.experiment.build import Experiment, coins_of, workplace
-from fedkd.federation.context import Workplace
-from fedkd.federation.protocol import settled_order
+from fedkd.experiment.build import Experiment, coins_of, make_context
+from fedkd.federation.context import ClientContext
+from fedkd.federation.protocol import resolve_round_order
 from fedkd.knowledge import PublicPredictions
-from fedkd.runtime.devices import settled
+from fedkd.runtime.devices import deterministic
 from fedkd.scenario.scenario import Scenario
 from fedkd.settings.schema import defaults, plain
 from fedkd.storage.client_states import ClientStore, DiskStore, Layout, MemoryStore
 from fedkd.storage.transcript import Truth, ViewWriter, read_truth, read_view, write_truth
-from fedkd.storage.transcript_recorder import Witness
+from fedkd.storage.transcript_recorder import TranscriptRecorder
 from fedkd.training.loop import predict
 
 
-def begin(experiment: Experiment, run_dir: Path, resume_after: int | None = None) -> Witness | None:
+def begin(
+    experiment: Experiment, run_dir: Path, resume_after: int | None = None
+) -> TranscriptRecorder | None:
     """Write the truth and return who stores what travels; None where nothing is audited. Raises
     StorageError.
     """
     audit = _audit(experiment)
     if audit is None:
         return None
-    place = experiment.place
+    context = experiment.context
     write_truth(run_dir, _truth(experiment))
-    return Witness(
+    return TranscriptRecorder(
         run_dir,
-        {**_about(place), "audit": {
+        {**_about(context), "audit": {
             "adversaries": list(adversaries(experiment)),
             "confidence": audit.confidence,
             "seed": experiment.scenario.federation.seed,
             "shadows": audit.shadows,
         }},
-        place.public_inputs.cpu().numpy(),
-        uploads=place.guard.central is None,
+        context.public_inputs.cpu().numpy(),
+        uploads=context.enforcer.central is None,
         resume_after=resume_after,
     )  # fmt: skip
 
 
 def finish(
     experiment: Experiment, run_dir: Path, plots: bool
-) -> tuple[list[Study], dict[str, Any] | None]:
+) -> tuple[list[AuditResult], dict[str, Any] | None]:
     """Attack a finished run; write the audit's files, and return the studies and the summary's
     entry of them.
     """
@@ -69,10 +71,10 @@ def finish(
     if "lab" in named:
         _keep_lab(experiment, run_dir)
     seed = experiment.scenario.federation.seed
-    helped = Help(place=experiment.place)
+    helped = Help(context=experiment.context)
     if audit.shadows:
         helped = helped_by_shadows(
-            experiment.scenario, experiment.place, run_dir, audit.shadows, seed
+            experiment.scenario, experiment.context, run_dir, audit.shadows, seed
         )
     studies = [audit_run(run_dir, adversary, audit.confidence, seed, helped) for adversary in named]
     write(studies, run_dir, plots=plots)
@@ -80,12 +82,12 @@ def finish(
 
 
 def helped_by_shadows(
-    scenario: Scenario, place: Workplace, run_dir: Path, count: int, seed: int
+    scenario: Scenario, context: ClientContext, run_dir: Path, count: int, seed: int
 ) -> Help:
     """Return what helps an audit of a stored run, with ``count`` shadow models of every client,
     trained here.
     """
-    coins, kind = coins_of(scenario), place.kind
+    coins, kind = coins_of(scenario), context.kind
     if coins is None or kind is None:
         raise SettingError(
             f"shadows={count}: {run_dir} has no candidates to train them with or without"
@@ -95,15 +97,15 @@ def helped_by_shadows(
             f"shadows={count}: the data set is no longer the one that {run_dir} was run on"
         )
     shadows = train_shadows(
-        place,
+        context,
         coins,
         taught(read_view(run_dir, "clients"), kind),
         rounds=scenario.protocol.rounds,
-        distills_first=settled_order(scenario.protocol, kind) == "distill_first",
+        distills_first=resolve_round_order(scenario.protocol, kind) == "distill_first",
         count=count,
         seed=seed,
     )
-    return Help(place=place, shadows=shadows)
+    return Help(context=context, shadows=shadows)
 
 
 def help_for(run_dir: Path, count: int, seed: int) -> Help:
@@ -124,8 +126,12 @@ def help_for(run_dir: Path, count: int, seed: int) -> Help:
     def nothing(layouts: Mapping[str, Layout], architectures: Sequence[str]) -> ClientStore:
         return MemoryStore(layouts, architectures, ())
 
-    place = workplace(scenario, nothing, threading.Event())
-    return helped_by_shadows(scenario, place, run_dir, count, seed) if count else Help(place=place)
+    context = make_context(scenario, nothing, threading.Event())
+    return (
+        helped_by_shadows(scenario, context, run_dir, count, seed)
+        if count
+        else Help(context=context)
+    )
 
 
 def adversaries(experiment: Experiment) -> tuple[str, ...]:
@@ -136,7 +142,7 @@ def adversaries(experiment: Experiment) -> tuple[str, ...]:
     if audit is None:
         return ()
     return audit.adversaries or (
-        ("clients",) if experiment.place.guard.central is not None else ("server",)
+        ("clients",) if experiment.context.enforcer.central is not None else ("server",)
     )
 
 
@@ -146,26 +152,28 @@ def _audit(experiment: Experiment) -> Store | None:
 
 
 def _truth(experiment: Experiment) -> Truth:
-    place, coins = experiment.place, experiment.coins
+    context, coins = experiment.context, experiment.coins
     rows = np.arange(0) if coins is None else coins.rows
     return Truth(
-        inputs=place.task.test_set(rows)[0].cpu().numpy(),
+        inputs=context.task.test_set(rows)[0].cpu().numpy(),
         labels=rows if coins is None else coins.labels,
         client_ids=rows if coins is None else coins.client_ids,
         included=np.zeros(0, bool) if coins is None else coins.included,
-        label_counts=np.array([place.label_counts(i) for i in range(len(place.architectures))]),
+        label_counts=np.array([context.label_counts(i) for i in range(len(context.architectures))]),
     )
 
 
-def _about(place: Workplace) -> dict[str, Any]:
+def _about(context: ClientContext) -> dict[str, Any]:
     """Return what every adversary knows of the protocol."""
     codecs = (
-        {} if place.codecs is None else {"upload": place.codecs.up, "teacher": place.codecs.down}
+        {}
+        if context.codecs is None
+        else {"upload": context.codecs.up, "teacher": context.codecs.down}
     )
     return {
-        "kind": type(place.kind).__name__,
-        "scale": place.kind.scale if isinstance(place.kind, PublicPredictions) else None,
-        "temperature": place.distillation.temperature,
+        "kind": type(context.kind).__name__,
+        "scale": context.kind.scale if isinstance(context.kind, PublicPredictions) else None,
+        "temperature": context.distillation.temperature,
         "codecs": {what: _named(codec) for what, codec in codecs.items()},
     }
 
@@ -183,16 +191,16 @@ def _named(codec: Codec) -> Mapping[str, Any]:
 
 def _keep_lab(experiment: Experiment, run_dir: Path) -> None:
     """Store every model's answers to all candidates, as it is after the last round."""
-    place, coins = experiment.place, experiment.coins
+    context, coins = experiment.context, experiment.coins
     assert coins is not None, "checked with the settings"
     # An engine with other processes keeps states in files, which this process sees too.
     store: ClientStore = (
-        place.store if experiment.scenario.engine.value.here else DiskStore(experiment.states)
+        context.store if experiment.scenario.engine.value.here else DiskStore(experiment.states)
     )
-    x, _ = place.task.test_set(coins.rows)
+    x, _ = context.task.test_set(coins.rows)
     writer = ViewWriter(run_dir, "lab", {}, resume_after=0)
-    for client in range(len(place.architectures)):
-        with settled(place.device):
-            logits = predict(place.own_model(client, store), x).cpu().numpy()
+    for client in range(len(context.architectures)):
+        with deterministic(context.device):
+            logits = predict(context.own_model(client, store), x).cpu().numpy()
         writer.add("query", {"logits": logits}, round=experiment.plan.rounds, client=client)
     writer.save()

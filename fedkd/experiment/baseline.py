@@ -21,11 +21,11 @@ from fedkd.data.prepare import holds_texts
 from fedkd.experiment.build import Experiment, build
 from fedkd.messages import RoundRecord
 from fedkd.report.record_rows import ACCURACIES, VALIDATION, Baseline
-from fedkd.scenario.registry import Choice, choose
+from fedkd.scenario.registry import Component, create
 from fedkd.scenario.scenario import Scenario, fingerprint
 from fedkd.settings.import_paths import code_hash
 from fedkd.settings.schema import plain
-from fedkd.training.hyperparameters import Distillation
+from fedkd.training.hyperparameters import DistillationSettings
 
 Execute = Callable[[Experiment, Callable[[RoundRecord], None]], None]
 
@@ -95,10 +95,13 @@ def twin_key(experiment: Experiment) -> str:
         "format": FORMAT,
         **({} if planting is None else {"planting": planting}),
         "scenario": whole,
-        "data": experiment.place.prepared.key,
+        "data": experiment.context.prepared.key,
         "code": [
             code_hash(type(experiment.scenario.partition.value)),
-            *(code_hash(experiment.place.task.factory(name)) for name in experiment.place.traits),
+            *(
+                code_hash(experiment.context.task.factory(name))
+                for name in experiment.context.traits
+            ),
             code_hash(type(experiment.scenario.heads.value)),
         ],
         "device": experiment.plan.device,
@@ -107,7 +110,7 @@ def twin_key(experiment: Experiment) -> str:
     return fingerprint(parts)
 
 
-def _alone(heads: Choice) -> Choice:
+def _alone(heads: Component) -> Component:
     """Return the choice of heads for clients whom nobody teaches."""
     value = heads.value.alone()
     return replace(
@@ -129,13 +132,13 @@ def _twin(scenario: Scenario) -> Scenario:
         else Public(size=public.held_back_rows)
     )
     return scenario.changed(
-        strategy=choose("strategy", {"name": "local_only"}),
+        strategy=create("strategy", {"name": "local_only"}),
         heads=_alone(scenario.heads),
-        public_data=choose("public_data", {"name": "same"}),
-        attacks=choose("attacks", {"name": "none"}),
-        robust=choose("robust", {"name": "none"}),
-        codec=choose("codec", {"name": "own"}),
-        privacy=choose("privacy", {"name": "none"}),
-        distill=Distillation(),
+        public_data=create("public_data", {"name": "same"}),
+        attacks=create("attacks", {"name": "none"}),
+        robust=create("robust", {"name": "none"}),
+        codec=create("codec", {"name": "own"}),
+        privacy=create("privacy", {"name": "none"}),
+        distill=DistillationSettings(),
         public=public,
     )

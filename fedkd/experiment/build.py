@@ -26,24 +26,24 @@ from fedkd.data.public import describe, make_public_set
 from fedkd.data.samples import statistics
 from fedkd.data.texts import PreparedTexts
 from fedkd.errors import SettingError, unknown_name
-from fedkd.federation.batched_clients import is_faster, reason_alone
-from fedkd.federation.context import OPTIMIZER, Workplace
-from fedkd.federation.protocol import settled_order
-from fedkd.federation.public_sampling import PublicChoice
+from fedkd.federation.batched_clients import is_faster, reason_unbatched
+from fedkd.federation.context import OPTIMIZER, ClientContext
+from fedkd.federation.protocol import resolve_round_order
+from fedkd.federation.public_sampling import PublicSampler
 from fedkd.federation.server import Server
 from fedkd.federation.server_models import WorkplaceModels
 from fedkd.flower.job import Engine
 from fedkd.knowledge import PublicPredictions
-from fedkd.models.factory import Blueprint, assign, find_factory
+from fedkd.models.factory import ModelSpec, assign, find_factory
 from fedkd.models.heads import phase_parameters
-from fedkd.privacy.enforcement import Guard
+from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.privacy.mechanisms import claim_text
 from fedkd.privacy.release_plan import UNLIMITED
-from fedkd.privacy.release_plan import Plan as PrivacyPlan
+from fedkd.privacy.release_plan import ReleasePlan
 from fedkd.privacy.unprotected import Unprotected, nothing_claimed
-from fedkd.report.record_rows import Plan
-from fedkd.robustness.threat_model import adversity
-from fedkd.runtime.devices import choose_device, describe_device, settled
+from fedkd.report.record_rows import RunPlan
+from fedkd.robustness.threat_model import threat_model
+from fedkd.runtime.devices import choose_device, describe_device, deterministic
 from fedkd.scenario.compatibility import (
     check_audit,
     check_codecs,
@@ -58,7 +58,7 @@ from fedkd.scenario.compatibility import (
 from fedkd.scenario.scenario import Scenario
 from fedkd.storage.checkpoint import CheckpointFolder
 from fedkd.storage.client_states import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
-from fedkd.strategy import Averaging, Declaration, Needs, chosen_loss, declaration
+from fedkd.strategy import Declaration, MeanBased, Needs, chosen_loss, declaration
 from fedkd.tasks.images import ImageTask
 from fedkd.tasks.task import Task
 from fedkd.tasks.text.language_models import find_language_factory
@@ -78,9 +78,9 @@ class Experiment:
     """
 
     scenario: Scenario
-    place: Workplace
+    context: ClientContext
     server: Server
-    plan: Plan
+    plan: RunPlan
     states: Path
     checkpoints: CheckpointFolder | None
     coins: Coins | None = None
@@ -103,14 +103,14 @@ StoreMaker = Callable[[Mapping[str, Layout], Sequence[str]], ClientStore]
 """From the layouts of states by architecture, and each client's architecture, to a store."""
 
 
-def workplace(
+def make_context(
     scenario: Scenario,
     store: ClientStore | StoreMaker,
     stop: threading.Event,
     *,
     device: torch.device | None = None,
     public_inputs: torch.Tensor | None = None,
-) -> Workplace:
+) -> ClientContext:
     """Return what the scenario's clients share on this machine. ``stop`` ends their training
     between two batches.
 
@@ -145,7 +145,7 @@ def workplace(
     architectures = {model: task.architecture(model) for model in dict.fromkeys(assigned)}
     features = declared.needs.features is not None
     traits = {
-        model: task.try_out(architecture, features=features)
+        model: task.probe(architecture, features=features)
         for model, architecture in architectures.items()
     }
     kept = {model: _kept(architecture, scenario) for model, architecture in architectures.items()}
@@ -155,7 +155,7 @@ def workplace(
             for model in architectures
         }
         store = store({model: Layout.of(state) for model, state in states.items()}, assigned)
-    return Workplace(
+    return ClientContext(
         prepared=trained_on,
         division=planted,
         public_sizes=sizes,
@@ -167,7 +167,7 @@ def workplace(
         loss=chosen_loss(declared, scenario.strategy.name, scenario.distill.loss),
         kind=declared.kind,
         needs=declared.needs,
-        guard=_guard(scenario, declared, task, sizes),
+        enforcer=_guard(scenario, declared, task, sizes),
         codecs=codecs_of(scenario.codec.value, declared.codec)
         if declared.kind is not None
         else None,
@@ -259,7 +259,7 @@ def coins_of(scenario: Scenario) -> Coins | None:
     return coins
 
 
-def _kept(architecture: Blueprint, scenario: Scenario) -> dict[str, torch.Tensor]:
+def _kept(architecture: ModelSpec, scenario: Scenario) -> dict[str, torch.Tensor]:
     """Return the blank optimizer states that stay with a client of an architecture."""
     phases = {"train": scenario.train, "distill": scenario.distill}
     return {
@@ -303,56 +303,56 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         return memory if checkpoints is None else BackedStore(memory, disk)
 
     device = choose_device(scenario.federation.device) if engine.here else torch.device("cpu")
-    place = workplace(scenario, store, stop, device=device)
-    if isinstance(place.task, TextTask):
-        check_per_round(scenario.public, place.task.public_size)
-    check_models(name, declared.needs, place)
-    check_codecs(scenario, place)
-    check_privacy(scenario, declared, place)
+    context = make_context(scenario, store, stop, device=device)
+    if isinstance(context.task, TextTask):
+        check_per_round(scenario.public, context.task.public_size)
+    check_models(name, declared.needs, context)
+    check_codecs(scenario, context)
+    check_privacy(scenario, declared, context)
     if (
         run_dir is not None
     ):  # without a folder nothing is stored, as in a local-only twin with the same records
-        check_audit(scenario, declared, place)
-    scenario = _choose_together(scenario, place)
-    place = replace(place, together=_named(scenario))
-    division, traits = place.division, place.traits
-    assigned = tuple(architecture.name for architecture in place.architectures)
-    kind = place.kind
+        check_audit(scenario, declared, context)
+    scenario = _choose_together(scenario, context)
+    context = replace(context, together=_named(scenario))
+    division, traits = context.division, context.traits
+    assigned = tuple(architecture.name for architecture in context.architectures)
+    kind = context.kind
     exchanges = kind is not None
     exposures = None
-    if isinstance(place.task, TextTask) and place.task.secrets is not None and exchanges:
-        exposures = Exposures(place, place.task, place.task.secrets, declared.teaches)
+    if isinstance(context.task, TextTask) and context.task.secrets is not None and exchanges:
+        exposures = Exposures(context, context.task, context.task.secrets, declared.teaches)
     server = Server(
         strategy=scenario.strategy.value,
         declared=declared,
         kind=kind,
         protocol=scenario.protocol,
         clients=scenario.federation.clients,
-        classes=place.task.classes,
-        choice=PublicChoice(
-            place.task.public_size // scenario.public.views,
+        classes=context.task.classes,
+        choice=PublicSampler(
+            context.task.public_size // scenario.public.views,
             scenario.public.views,
             scenario.public.per_round,
             scenario.public.choice,
         ),
-        public_labels=place.public_labels.cpu() if scenario.public.labeled else None,
+        public_labels=context.public_labels.cpu() if scenario.public.labeled else None,
         pretrains=scenario.train.public_epochs > 0,
         temperature=scenario.distill.temperature,
         seed=scenario.federation.seed,
-        models=_server_models(declared.needs, place),
-        shapes={a.name: _shapes(a) for a in place.architectures}
-        if kind and kind.lesson == "adopt"
+        models=_server_models(declared.needs, context),
+        shapes={a.name: _shapes(a) for a in context.architectures}
+        if kind and kind.learned_by == "adopt"
         else None,
-        codecs=place.codecs,
-        guard=place.guard,
-        adversity=adversity(
+        codecs=context.codecs,
+        enforcer=context.enforcer,
+        threat_model=threat_model(
             scenario.strategy.value,
             kind,
             name,
             scenario.attacks.value,
             scenario.robust.value,
             clients=scenario.federation.clients,
-            classes=place.task.classes,
+            classes=context.task.classes,
             seed=scenario.federation.seed,
             attacks=scenario.attacks.name,
             means=scenario.robust.name,
@@ -360,25 +360,25 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         observer=exposures,
         features={
             model: trait.features
-            for model, trait in place.traits.items()
+            for model, trait in context.traits.items()
             if trait.features is not None
         },
     )
     resolved = scenario
     if kind is not None:
-        protocol = replace(scenario.protocol, order=settled_order(scenario.protocol, kind))
+        protocol = replace(scenario.protocol, order=resolve_round_order(scenario.protocol, kind))
         distill = (
             replace(scenario.distill, loss=cast(LossName, loss))
-            if kind.lesson == "distill"
+            if kind.learned_by == "distill"
             else scenario.distill
         )
         resolved = scenario.changed(protocol=protocol, distill=distill)
-    class_names = place.prepared.class_names
+    class_names = context.prepared.class_names
     counts = [
-        np.bincount(place.prepared.labels[rows], minlength=len(class_names))
+        np.bincount(context.prepared.labels[rows], minlength=len(class_names))
         for rows in division.train
     ]
-    plan = Plan(
+    plan = RunPlan(
         name=scenario.name,
         scenario=resolved.plain(),
         strategy=name.rpartition(":")[2],
@@ -386,23 +386,25 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         architectures=assigned,
         parameters={model: trait.parameters for model, trait in traits.items()},
         train_sizes=tuple(
-            place.task.training_size(rows, (client_id,))
+            context.task.training_size(rows, (client_id,))
             for client_id, rows in enumerate(division.train)
         ),
         label_counts=np.array(counts),
         class_names=class_names,
-        examples="windows" if isinstance(place.task, TextTask) else "samples",
-        dealt="texts" if isinstance(place.task, TextTask) else "samples",
-        public_set=place.task.describe(scenario.public.size)
-        if isinstance(place.task, TextTask)
+        examples="windows" if isinstance(context.task, TextTask) else "samples",
+        dealt="texts" if isinstance(context.task, TextTask) else "samples",
+        public_set=context.task.describe(scenario.public.size)
+        if isinstance(context.task, TextTask)
         else describe(scenario.public, scenario.public_data.name),
         device=describe_device(device, scenario.federation.device),
         engine=f"{scenario.engine.name} engine, {engine.describe()}",
         loss=loss,
         exchanges=exchanges,
-        privacy=_privacy(place.guard, exchanges),
+        privacy=_privacy(context.enforcer, exchanges),
         attackers=tuple(
-            i for i in range(len(assigned)) if server.adversity and server.adversity.attackers[i]
+            i
+            for i in range(len(assigned))
+            if server.threat_model and server.threat_model.attackers[i]
         ),
         warnings=(
             *_warnings(
@@ -410,17 +412,17 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
                 [len(a) + len(b) for a, b in zip(division.train, division.validation, strict=True)],
                 traits,
             ),
-            *_privacy_warnings(place.guard),
+            *_privacy_warnings(context.enforcer),
             *_audit_warnings(scenario.audit.value),
         ),
     )
     coins = coins_of(scenario) if run_dir is not None else None
     return Experiment(
-        resolved, place, server, plan, states, checkpoints, coins, exposures, temporary
+        resolved, context, server, plan, states, checkpoints, coins, exposures, temporary
     )
 
 
-def _server_models(needs: Needs, place: Workplace) -> WorkplaceModels | None:
+def _server_models(needs: Needs, context: ClientContext) -> WorkplaceModels | None:
     """Return the models of the server's own, each tried once; None where the strategy needs none.
 
     Those that the strategy names have no further heads, whatever clients of the same architecture
@@ -430,36 +432,36 @@ def _server_models(needs: Needs, place: Workplace) -> WorkplaceModels | None:
         return None
     extra = {}
     for name in needs.server_models:
-        architecture = place.task.architecture(name, plain=True)
-        if name not in place.traits or architecture not in place.architectures:
-            extra[name] = (architecture, place.task.try_out(architecture, features=False))
-    return WorkplaceModels(place, extra)
+        architecture = context.task.architecture(name, plain=True)
+        if name not in context.traits or architecture not in context.architectures:
+            extra[name] = (architecture, context.task.probe(architecture, features=False))
+    return WorkplaceModels(context, extra)
 
 
-def _shapes(architecture: Blueprint) -> dict[str, tuple[int, ...]]:
+def _shapes(architecture: ModelSpec) -> dict[str, tuple[int, ...]]:
     return {
         name: tuple(tensor.shape) for name, tensor in architecture.build(0).state_dict().items()
     }
 
 
-def _choose_together(scenario: Scenario, place: Workplace) -> Scenario:
+def _choose_together(scenario: Scenario, context: ClientContext) -> Scenario:
     """Return the scenario with the models named whose clients are trained together."""
     wanted = scenario.federation.together
-    names = list(dict.fromkeys(architecture.name for architecture in place.architectures))
+    names = list(dict.fromkeys(architecture.name for architecture in context.architectures))
     if isinstance(wanted, tuple):
         for name in wanted:
             if name not in names:
                 raise unknown_name("model in together", name, names)
-            if (reason := reason_alone(place, name)) is not None:
+            if (reason := reason_unbatched(context, name)) is not None:
                 raise SettingError(
                     f"together: clients of {name} cannot be trained together: {reason}"
                 )
     elif wanted == "auto":
-        with settled(
-            place.device
+        with deterministic(
+            context.device
         ):  # as engines train; threads that wait for one another spoil so short a trial
             wanted = tuple(
-                n for n in names if reason_alone(place, n) is None and is_faster(place, n)
+                n for n in names if reason_unbatched(context, n) is None and is_faster(context, n)
             )
     else:
         return scenario
@@ -472,46 +474,48 @@ def _named(scenario: Scenario) -> frozenset[str]:
     return frozenset(wanted) if isinstance(wanted, tuple) else frozenset()
 
 
-def round_costs(place: Workplace) -> list[float]:
+def round_costs(context: ClientContext) -> list[float]:
     """Return the seconds that a round costs each client, from a short measurement of every
     architecture.
     """
-    batch, step = place.training.batch_size, {}
-    for architecture in {a.name: a for a in place.architectures}.values():
+    batch, step = context.training.batch_size, {}
+    for architecture in {a.name: a for a in context.architectures}.values():
         model, x = architecture.build(0).eval(), architecture.example(batch)
-        optimizer = Optimizer(model.parameters(), place.training)
+        optimizer = Optimizer(model.parameters(), context.training)
         took = []
         for _ in range(3):
             started = time.perf_counter()
-            place.task.logits(model, x).sum().backward()
+            context.task.logits(model, x).sum().backward()
             optimizer.step()
             took.append(time.perf_counter() - started)
         step[architecture.name] = min(took)
-    distills = place.kind is not None and place.kind.lesson == "distill"
-    public = len(place.public_inputs) if distills else 0
+    distills = context.kind is not None and context.kind.learned_by == "distill"
+    public = len(context.public_inputs) if distills else 0
     shared = public * (
-        place.distillation.epochs + 1 / 3
+        context.distillation.epochs + 1 / 3
     )  # predicting costs a third of a step: no gradients
     return [
         step[architecture.name]
-        * (place.training.epochs * place.training_size(client_id) + shared)
+        * (context.training.epochs * context.training_size(client_id) + shared)
         / batch
-        for client_id, architecture in enumerate(place.architectures)
+        for client_id, architecture in enumerate(context.architectures)
     ]
 
 
-def _guard(scenario: Scenario, declared: Declaration, task: Task, sizes: Sequence[int]) -> Guard:
+def _guard(
+    scenario: Scenario, declared: Declaration, task: Task, sizes: Sequence[int]
+) -> PrivacyEnforcer:
     """Return the run's privacy mechanism with what it must know of the run; sizes are public.
     Raises SettingError.
     """
     mechanism, seed, kind = scenario.privacy.value, scenario.federation.seed, declared.kind
     if isinstance(mechanism, Unprotected) or kind is None:
-        return Guard(name="none", mechanism=None, plan=None, seed=seed)
+        return PrivacyEnforcer(name="none", mechanism=None, plan=None, seed=seed)
     if getattr(mechanism, "epsilon", None) == math.inf:
-        return Guard(name="none", mechanism=None, plan=None, seed=seed, reason=UNLIMITED)
+        return PrivacyEnforcer(name="none", mechanism=None, plan=None, seed=seed, reason=UNLIMITED)
     public, samples = scenario.public, task.public_size // scenario.public.views
     predicts = isinstance(kind, PublicPredictions)
-    plan = PrivacyPlan(
+    plan = ReleasePlan(
         clients=scenario.federation.clients,
         rounds=scenario.protocol.rounds,
         rows=max(1, (public.per_round or samples) * public.views)
@@ -526,9 +530,9 @@ def _guard(scenario: Scenario, declared: Declaration, task: Task, sizes: Sequenc
         batch_size=scenario.train.batch_size,
         epochs=scenario.train.epochs,
         chooses=isinstance(kind, PublicPredictions) and kind.chooser is not None,
-        plain_mean=predicts and isinstance(scenario.strategy.value, Averaging),
+        plain_mean=predicts and isinstance(scenario.strategy.value, MeanBased),
     )
-    return Guard(
+    return PrivacyEnforcer(
         name=scenario.privacy.name,
         mechanism=mechanism,
         plan=plan,
@@ -538,21 +542,22 @@ def _guard(scenario: Scenario, declared: Declaration, task: Task, sizes: Sequenc
     )
 
 
-def _privacy(guard: Guard, exchanges: bool) -> dict[str, Any]:
+def _privacy(enforcer: PrivacyEnforcer, exchanges: bool) -> dict[str, Any]:
     """Return what is said of privacy before the run."""
-    if guard.mechanism is None or guard.plan is None:
-        return nothing_claimed(guard.reason if exchanges else "nothing leaves a client")
-    mechanism = guard.mechanism
+    if enforcer.mechanism is None or enforcer.plan is None:
+        return nothing_claimed(enforcer.reason if exchanges else "nothing leaves a client")
+    mechanism = enforcer.mechanism
     delta = getattr(mechanism, "delta", 1e-5)
-    said = {"mechanism": guard.name, "reason": claim_text(mechanism, guard.plan, delta)}
+    said = {"mechanism": enforcer.name, "reason": claim_text(mechanism, enforcer.plan, delta)}
     return {**said, "unit": mechanism.unit, "adversary": next(iter(mechanism.protects_from), None)}
 
 
-def _privacy_warnings(guard: Guard) -> tuple[str, ...]:
-    if guard.mechanism is None or guard.plan is None:
+def _privacy_warnings(enforcer: PrivacyEnforcer) -> tuple[str, ...]:
+    if enforcer.mechanism is None or enforcer.plan is None:
         return ()
     return tuple(
-        f"privacy={guard.name}: {warning}" for warning in guard.mechanism.warnings(guard.plan)
+        f"privacy={enforcer.name}: {warning}"
+        for warning in enforcer.mechanism.warnings(enforcer.plan)
     )
 
 

@@ -14,10 +14,10 @@ from fedkd.audit.audit_settings import NoAudit
 from fedkd.errors import FedkdError, RunError, SettingError
 from fedkd.experiment.baseline import is_cached, local_only_twin
 from fedkd.experiment.build import Experiment, build, round_costs
-from fedkd.experiment.client_worker import hire
+from fedkd.experiment.client_worker import create_clients
 from fedkd.experiment.summary import CODE, conditions_of, summarize
-from fedkd.flower.job import Engine, Job, OnReply, Order
-from fedkd.flower.process_clients import crew
+from fedkd.flower.job import Engine, EngineRun, OnReply, WorkerSpec
+from fedkd.flower.process_clients import client_pool
 from fedkd.flower.server_app import make_server_app
 from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.messages import RoundRecord
@@ -33,7 +33,7 @@ from fedkd.report.record_rows import (
 from fedkd.report.report_settings import Report
 from fedkd.scenario.scenario import Scenario
 from fedkd.settings.schema import flat
-from fedkd.storage.transcript_recorder import Witness
+from fedkd.storage.transcript_recorder import TranscriptRecorder
 
 SEED_IS_SENT = (
     "every message carries the scenario with its seed, from which whoever reads it can draw all"
@@ -73,15 +73,15 @@ def run(
                 f"audit.adversaries=[lab]: the models of {driver.name} are on other machines;"
                 " leave it out"
             )
-        if experiment.server.guard.claims:
+        if experiment.server.enforcer.claims:
             experiment = warned(
-                experiment, f"privacy={experiment.server.guard.name}: {SEED_IS_SENT}"
+                experiment, f"privacy={experiment.server.enforcer.name}: {SEED_IS_SENT}"
             )
     _check_account(scenario.report)
     with _session(experiment):
         folder = RunFolder(path, repeatable(experiment.scenario).text())
-        witness = _witness(experiment, path)
-        return _conduct(experiment, folder, stop, [], driver=driver, witness=witness)
+        recorder = _witness(experiment, path)
+        return _conduct(experiment, folder, stop, [], driver=driver, recorder=recorder)
 
 
 def resume(scenario: Scenario, run_dir: Path) -> dict[str, Any]:
@@ -121,8 +121,8 @@ def resume(scenario: Scenario, run_dir: Path) -> dict[str, Any]:
         experiment.server.restore(checkpoint.server)
         folder = RunFolder.reopen(run_dir, checkpoint.sizes, checkpoint.round)
         records = stored_records(run_dir, checkpoint.round)
-        witness = _witness(experiment, run_dir, resume_after=checkpoint.round)
-        return _conduct(experiment, folder, stop, records, complaints, witness=witness)
+        recorder = _witness(experiment, run_dir, resume_after=checkpoint.round)
+        return _conduct(experiment, folder, stop, records, complaints, recorder=recorder)
 
 
 def warned(experiment: Experiment, warning: str) -> Experiment:
@@ -145,7 +145,7 @@ def run_again(
     """
     plan, scenario = experiment.plan, experiment.scenario
     last = min(recorded + 1, plan.rounds)
-    if not experiment.server.guard.claims or last <= after:
+    if not experiment.server.enforcer.claims or last <= after:
         return None
     rounds = f"round {last} is" if last == after + 1 else f"rounds {after + 1} to {last} are"
     causes = (
@@ -173,7 +173,7 @@ def _conduct(
     records: list[RoundRecord],
     complaints: Sequence[str] = (),
     driver: Driver | None = None,
-    witness: Witness | None = None,
+    recorder: TranscriptRecorder | None = None,
 ) -> dict[str, Any]:
     """Run what is left of an experiment after ``records``, and report all of it."""
     started, options, earlier = (
@@ -209,8 +209,8 @@ def _conduct(
         teachers = teacher_rows(record, experiment.plan.class_names)
         folder.add_round(row, client_rows(record, baseline), weights, teachers)
         changed.update(experiment.server.participants)
-        if witness is not None:
-            witness.save()
+        if recorder is not None:
+            recorder.save()
         _checkpoint(experiment, record.round, changed, folder, conditions)
         console.round(row, experiment.plan.rounds)
         if wandb is not None:
@@ -224,7 +224,7 @@ def _conduct(
             text = experiment.scenario.text()
             driver.start(
                 FederatedDistillation(
-                    experiment.server, text, on_round, joined=True, witness=witness
+                    experiment.server, text, on_round, joined=True, recorder=recorder
                 )
             )
         elif len(records) < experiment.plan.rounds:
@@ -236,7 +236,7 @@ def _conduct(
                 stop,
                 lambda _: console.advance(),
                 first_round=first,
-                witness=witness,
+                recorder=recorder,
             )
         if experiment.checkpoints is not None:
             experiment.checkpoints.keep_last()
@@ -326,29 +326,29 @@ def execute(
     on_reply: OnReply = lambda _: None,
     *,
     first_round: int = 1,
-    witness: Witness | None = None,
+    recorder: TranscriptRecorder | None = None,
 ) -> None:
     """Run an experiment's Flower apps on its engine, from ``first_round`` on."""
-    place, text = experiment.place, experiment.scenario.text()
+    context, text = experiment.context, experiment.scenario.text()
     strategy = FederatedDistillation(
-        experiment.server, text, on_round, first_round=first_round, witness=witness
+        experiment.server, text, on_round, first_round=first_round, recorder=recorder
     )
     engine: Engine = experiment.scenario.engine.value
     history = experiment.checkpoints is not None
-    public = None if engine.here or place.kind is None else place.task.sendable
+    public = None if engine.here or context.kind is None else context.task.sendable
     engine.run(
-        Job(
+        EngineRun(
             server_app=make_server_app(strategy),
-            crew=crew(place),
-            hire=hire,
-            order=Order(
+            client_pool=client_pool(context),
+            create_clients=create_clients,
+            order=WorkerSpec(
                 scenario=text,
                 states=experiment.states.absolute(),
                 history=history,
                 public_inputs=public,
             ),
             architectures=experiment.plan.architectures,
-            cost=lambda: round_costs(place),
+            cost=lambda: round_costs(context),
             device=experiment.scenario.federation.device,
             deadline=experiment.scenario.protocol.deadline,
             stop=stop,
@@ -443,7 +443,7 @@ def _baseline(experiment: Experiment, stop: threading.Event, console: ConsoleRep
 
 def _witness(
     experiment: Experiment, run_dir: Path, resume_after: int | None = None
-) -> Witness | None:
+) -> TranscriptRecorder | None:
     """Return who stores what travels, where the run is audited: the statistics of audits are loaded
     for those alone.
     """

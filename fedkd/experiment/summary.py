@@ -90,15 +90,15 @@ def _privacy(experiment: Experiment) -> dict[str, Any]:
     and for each.
     """
     server, plan = experiment.server, experiment.plan
-    guard = server.guard
-    if guard.mechanism is None:
+    enforcer = server.enforcer
+    if enforcer.mechanism is None:
         return dict(plan.privacy)
-    mechanism, claims = guard.mechanism, server.claims()
-    assert guard.plan is not None, "there is a mechanism"
+    mechanism, claims = enforcer.mechanism, server.claims()
+    assert enforcer.plan is not None, "there is a mechanism"
     first = next((c for c in claims if c.adversary in mechanism.protects_from), claims[0])
-    sigma, noise = mechanism.noise_in(guard.plan)
+    sigma, noise = mechanism.noise_in(enforcer.plan)
     return {
-        "mechanism": guard.name,
+        "mechanism": enforcer.name,
         "unit": first.unit,
         "neighbors": first.neighbors,
         "adversary": first.adversary,
@@ -120,7 +120,7 @@ def _of_text(experiment: Experiment, last: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is reported of text alone: bits a token of clean test text, and the exposure of
     secrets.
     """
-    if not isinstance(experiment.place.task, TextTask):
+    if not isinstance(experiment.context.task, TextTask):
         return {}
     nats = {"own distribution": last.get("local_nll"), "balanced test": last.get("global_nll")}
     bits = {where: None if value is None else value / math.log(2) for where, value in nats.items()}
@@ -142,10 +142,10 @@ def conditions_of(experiment: Experiment) -> dict[str, str]:
     """Return what figures depend on beside settings: versions, the device, and the code of users'
     own modules.
     """
-    place, choices = experiment.place, [getattr(experiment.scenario, group) for group in GROUPS]
+    context, choices = experiment.context, [getattr(experiment.scenario, group) for group in GROUPS]
     own: dict[str, Any] = {
         choice.name: type(choice.value) for choice in choices if is_import_path(choice.name)
     }
-    own |= {name: place.task.factory(name) for name in place.traits if is_import_path(name)}
+    own |= {name: context.task.factory(name) for name in context.traits if is_import_path(name)}
     code = {f"{CODE}{name}": code_hash(thing) for name, thing in own.items()}
     return {**versions(), "device": experiment.plan.device, **code}

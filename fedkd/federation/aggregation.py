@@ -7,24 +7,26 @@ from typing import Any
 
 from torch import Tensor
 
-from fedkd.knowledge import Kind, Request, RowKind
+from fedkd.knowledge import KnowledgeType, Request, RowKnowledge
 from fedkd.messages import Fusion, Upload
-from fedkd.privacy.enforcement import Guard
+from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.privacy.ledger import Spending
-from fedkd.robustness.threat_model import Adversity
+from fedkd.robustness.threat_model import ThreatModel
 from fedkd.strategy import Strategy, Stream
 
 
-class Stacked:
+class StackedUploads:
     """Uploads kept until all are there."""
 
-    def __init__(self, adversity: Adversity | None, guard: Guard, asked: int) -> None:
+    def __init__(
+        self, threat_model: ThreatModel | None, enforcer: PrivacyEnforcer, asked: int
+    ) -> None:
         """Begin with none of the ``asked`` clients' uploads."""
         self.accepted: dict[int, Upload] = {}
         self.spent: tuple[Spending, ...] = ()
-        self._guard, self._asked = guard, asked
+        self._guard, self._asked = enforcer, asked
         self.cohort: Any = None
-        self._adversity = adversity
+        self._adversity = threat_model
 
     def take(self, client_id: int, upload: Upload | None) -> None:
         """Take a client's upload, None where nothing usable came."""
@@ -34,7 +36,7 @@ class Stacked:
     def close(self) -> None:
         """Do nothing: all are there."""
 
-    def fuse(self, strategy: Strategy, state: Any, kind: Kind, request: Request) -> Fusion:
+    def fuse(self, strategy: Strategy, state: Any, kind: KnowledgeType, request: Request) -> Fusion:
         """Return what the strategy, a robust mean or a trusted server makes of them, poisoned ones
         included.
         """
@@ -47,12 +49,12 @@ class Stacked:
         return fusion
 
 
-class Streamed:
+class StreamedUploads:
     """Uploads handed on in the order of client ids: those that are early wait, the others are not
     kept.
     """
 
-    def __init__(self, stream: Stream, kind: RowKind, expected: Sequence[int]) -> None:
+    def __init__(self, stream: Stream, kind: RowKnowledge, expected: Sequence[int]) -> None:
         """Begin with none; ``expected`` are the clients that were asked, in ascending order."""
         self.accepted: set[int] = set()
         self.spent: tuple[Spending, ...] = ()
@@ -77,7 +79,7 @@ class Streamed:
         for client_id in sorted(self._early):
             self._hand_on(client_id)
 
-    def fuse(self, strategy: Strategy, state: Any, kind: Kind, request: Request) -> Fusion:
+    def fuse(self, strategy: Strategy, state: Any, kind: KnowledgeType, request: Request) -> Fusion:
         """Return what the strategy made of the stream."""
         return self._stream.fuse()
 

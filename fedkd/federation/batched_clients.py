@@ -25,10 +25,10 @@ from fedkd.federation.batched_training import (
     reason_against,
 )
 from fedkd.federation.client import open_teacher
-from fedkd.federation.context import Rehearsed, Workplace
-from fedkd.knowledge import Kind, PublicPredictions
+from fedkd.federation.context import ClientContext, PrecomputedUpdate
+from fedkd.knowledge import KnowledgeType, PublicPredictions
 from fedkd.messages import Download, Packed, Predictions
-from fedkd.models.factory import Architecture
+from fedkd.models.factory import ImageModelSpec
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.tasks.images import ImageTask
 from fedkd.training.hyperparameters import Phase
@@ -37,80 +37,82 @@ from fedkd.training.losses import distillation_target, find_loss
 Visits = Sequence[tuple[int, Download]]
 
 
-def reason_alone(place: Workplace, name: str) -> str | None:
+def reason_unbatched(context: ClientContext, name: str) -> str | None:
     """Return why clients of an architecture are trained one by one, whatever it costs; None if they
     need not be.
     """
-    architecture = architecture_of(place, name)
+    architecture = architecture_of(context, name)
     if architecture is None:
         return "only image models are trained together"
     if architecture.plain != architecture:
         return "its further heads have losses of their own"
-    if place.kind is not None and not trains_plainly(place.kind):
+    if context.kind is not None and not trains_plainly(context.kind):
         return "its kind of knowledge takes part in training in a way of its own"
-    if place.codecs is not None and place.codecs.down.stateful:
+    if context.codecs is not None and context.codecs.down.stateful:
         return "its teachers build on what each client was sent before"
-    if place.guard.dp_sgd is not None or place.guard.compares:
+    if context.enforcer.dp_sgd is not None or context.enforcer.compares:
         return "what protects its privacy takes part in its training"
-    views = place.task.public.views if isinstance(place.task, ImageTask) else 1
-    if place.kind is not None and not (place.distillation.plain and views == 1):
+    views = context.task.public.views if isinstance(context.task, ImageTask) else 1
+    if context.kind is not None and not (context.distillation.plain and views == 1):
         return "each distills in a way of its own"
-    phases = [place.training, *([place.distillation] if place.kind is not None else [])]
+    phases = [context.training, *([context.distillation] if context.kind is not None else [])]
     if any(phase.optimizer_state == "kept" for phase in phases):
         return "optimizer_state=kept lets clients' optimizers be at different steps"
-    reason = reason_against(architecture, place.traits[name])
-    if reason is None and place.device.type == "cpu":
+    reason = reason_against(architecture, context.traits[name])
+    if reason is None and context.device.type == "cpu":
         for phase in phases:
             if depends_on_company(architecture, phase.batch_size):
                 return "its sums round differently with the clients beside it, so that a run would depend on workers"
     return reason
 
 
-def trains_plainly(kind: Kind) -> bool:
+def trains_plainly(kind: KnowledgeType) -> bool:
     """Return whether clients of a kind train on plain labels, and distill on the same public
     samples as one another.
     """
     return isinstance(kind, PublicPredictions) and kind.chooser is None
 
 
-def architecture_of(place: Workplace, name: str) -> Architecture | None:
+def architecture_of(context: ClientContext, name: str) -> ImageModelSpec | None:
     """Return the clients' architecture of a name, None unless it is one of images."""
-    found = next(a for a in place.architectures if a.name == name)
-    return found if isinstance(found, Architecture) else None
+    found = next(a for a in context.architectures if a.name == name)
+    return found if isinstance(found, ImageModelSpec) else None
 
 
-def is_faster(place: Workplace, name: str) -> bool:
+def is_faster(context: ClientContext, name: str) -> bool:
     """Return whether a short trial says that an architecture's clients are trained faster
     together.
     """
-    architecture = architecture_of(place, name)
+    architecture = architecture_of(context, name)
     assert architecture is not None, "has no reason to be trained alone"
-    clients = [i for i, a in enumerate(place.architectures) if a.name == name]
+    clients = [i for i, a in enumerate(context.architectures) if a.name == name]
     trials: list[tuple[list[int], Phase]] = [
-        ([len(place.division.train[i]) for i in clients], place.training)
+        ([len(context.division.train[i]) for i in clients], context.training)
     ]
-    if place.kind is not None:
-        trials.append(([place.task.public_size] * len(clients), place.distillation))
-    return all(pays(architecture, sizes, phase, place.device) for sizes, phase in trials)
+    if context.kind is not None:
+        trials.append(([context.task.public_size] * len(clients), context.distillation))
+    return all(pays(architecture, sizes, phase, context.device) for sizes, phase in trials)
 
 
-def companies(place: Workplace, client_ids: Sequence[int], workers: int) -> list[list[int]]:
+def batches_of_clients(
+    context: ClientContext, client_ids: Sequence[int], workers: int
+) -> list[list[int]]:
     """Return the clients of a phase in the groups that are trained together; most groups may be of
     one.
     """
     groups: list[list[int]] = [
-        [i] for i in client_ids if place.architectures[i].name not in place.together
+        [i] for i in client_ids if context.architectures[i].name not in context.together
     ]
-    for name in sorted(place.together):
-        ids = [i for i in client_ids if place.architectures[i].name == name]
+    for name in sorted(context.together):
+        ids = [i for i in client_ids if context.architectures[i].name == name]
         at_most = max(4, -(-len(ids) // workers))
-        sizes = [len(place.division.train[i]) for i in ids]
-        at_most = min(at_most, clients_at_once(place.traits[name].parameters))
+        sizes = [len(context.division.train[i]) for i in ids]
+        at_most = min(at_most, clients_at_once(context.traits[name].parameters))
         groups += [[ids[j] for j in chunk] for chunk in chunks(sizes, at_most)]
     return groups
 
 
-def rehearse(place: Workplace, visits: Visits) -> None:
+def train_batch(context: ClientContext, visits: Visits) -> None:
     """Train the clients of one company as their downloads say, and leave the results for their
     visits.
     """
@@ -119,77 +121,87 @@ def rehearse(place: Workplace, visits: Visits) -> None:
         return
     (kinds,) = steps
     started = time.perf_counter()
-    states = [place.store.get(i) or place.initial_state(i) for i, _ in visits]
-    model, _ = place.model(visits[0][0])
+    states = [context.store.get(i) or context.initial_state(i) for i, _ in visits]
+    model, _ = context.model(visits[0][0])
     stacked = {
-        name: torch.stack([state[name].to(place.device) for state in states])
+        name: torch.stack([state[name].to(context.device) for state in states])
         for name in model.state_dict()
     }
     metrics: list[dict[str, float]] = [{} for _ in visits]
     for step in kinds:
         if step in _PHASES:
-            found = _PHASES[step](place, visits, stacked)
+            found = _PHASES[step](context, visits, stacked)
             for mine, loss in zip(metrics, found["losses"], strict=True):
                 if loss is not None and "metric" in found:
                     mine[found["metric"]] = loss
     seconds = (time.perf_counter() - started) / len(visits)
     for row, ((client_id, download), mine) in enumerate(zip(visits, metrics, strict=True)):
         state = {name: values[row] for name, values in stacked.items()}
-        place.rehearsed[client_id, download.round, download.steps] = Rehearsed(state, mine, seconds)
+        context.precomputed[client_id, download.round, download.steps] = PrecomputedUpdate(
+            state, mine, seconds
+        )
 
 
-def _teacher(place: Workplace, download: Download) -> Any:
+def _teacher(context: ClientContext, download: Download) -> Any:
     teacher = download.teacher
-    return open_teacher(place, teacher, None)[0] if isinstance(teacher, Packed) else teacher
+    return open_teacher(context, teacher, None)[0] if isinstance(teacher, Packed) else teacher
 
 
-def _train(place: Workplace, visits: Visits, stacked: dict[str, Tensor]) -> Mapping[str, Any]:
-    samples = [place.samples(place.train_rows(i)) for i, _ in visits]
+def _train(context: ClientContext, visits: Visits, stacked: dict[str, Tensor]) -> Mapping[str, Any]:
+    samples = [context.samples(context.train_rows(i)) for i, _ in visits]
     x, y = Pool.of_each([x for x, _ in samples]), Pool.of_each([y for _, y in samples])
     sizes = [len(y) for _, y in samples]
-    phase = place.training
+    phase = context.training
     return {
         "metric": "train_loss",
-        "losses": _run(place, visits, stacked, "train", sizes, x, y, phase, phase.epochs),
+        "losses": _run(context, visits, stacked, "train", sizes, x, y, phase, phase.epochs),
     }
 
 
-def _pretrain(place: Workplace, visits: Visits, stacked: dict[str, Tensor]) -> Mapping[str, Any]:
-    count, phase = len(visits), place.training
-    x, y = Pool.shared(place.public_inputs, count), Pool.shared(place.public_labels, count)
-    sizes = [len(place.public_labels)] * count
+def _pretrain(
+    context: ClientContext, visits: Visits, stacked: dict[str, Tensor]
+) -> Mapping[str, Any]:
+    count, phase = len(visits), context.training
+    x, y = Pool.shared(context.public_inputs, count), Pool.shared(context.public_labels, count)
+    sizes = [len(context.public_labels)] * count
     return {
-        "losses": _run(place, visits, stacked, "pretrain", sizes, x, y, phase, phase.public_epochs)
+        "losses": _run(
+            context, visits, stacked, "pretrain", sizes, x, y, phase, phase.public_epochs
+        )
     }
 
 
-def _distill(place: Workplace, visits: Visits, stacked: dict[str, Tensor]) -> Mapping[str, Any]:
-    teachers = [_teacher(place, download) for _, download in visits if download.teacher is not None]
+def _distill(
+    context: ClientContext, visits: Visits, stacked: dict[str, Tensor]
+) -> Mapping[str, Any]:
+    teachers = [
+        _teacher(context, download) for _, download in visits if download.teacher is not None
+    ]
     assert len(teachers) == len(visits), "a teacher was announced and is missing"
-    settings, ids = place.distillation, teachers[0].ids
+    settings, ids = context.distillation, teachers[0].ids
     assert all(torch.equal(teacher.ids, ids) for teacher in teachers), (
         "one round asks everyone for the same samples"
     )
     x = (
-        place.public_inputs
-        if len(ids) == len(place.public_inputs)
-        else place.public_inputs[ids.to(place.device)]
+        context.public_inputs
+        if len(ids) == len(context.public_inputs)
+        else context.public_inputs[ids.to(context.device)]
     )
-    targets = _targets(place, teachers)
+    targets = _targets(context, teachers)
     sizes, inputs = [len(x)] * len(visits), Pool.shared(x, len(visits))
     losses = _run(
-        place, visits, stacked, "distill", sizes, inputs, targets, settings, settings.epochs
+        context, visits, stacked, "distill", sizes, inputs, targets, settings, settings.epochs
     )
     return {"metric": "distill_loss", "losses": losses}
 
 
-def _targets(place: Workplace, teachers: Sequence[Predictions]) -> Pool:
+def _targets(context: ClientContext, teachers: Sequence[Predictions]) -> Pool:
     """Return the teachers' targets, a common one once."""
 
     def target(teacher: Predictions) -> Tensor:
-        values = teacher.values.to(place.device)
+        values = teacher.values.to(context.device)
         return distillation_target(
-            place.loss, values, teacher.scale, place.distillation.temperature
+            context.loss, values, teacher.scale, context.distillation.temperature
         )
 
     first = teachers[0]
@@ -199,7 +211,7 @@ def _targets(place: Workplace, teachers: Sequence[Predictions]) -> Pool:
 
 
 def _run(
-    place: Workplace,
+    context: ClientContext,
     visits: Visits,
     stacked: dict[str, Tensor],
     purpose: str,
@@ -211,23 +223,32 @@ def _run(
 ) -> list[float | None]:
     """Run one phase with each client's own streams."""
 
-    def pulse() -> None:
-        if place.stopped():
+    def check_interrupt() -> None:
+        if context.stopped():
             raise Interrupted
 
-    of_teacher = find_loss(place.loss, place.distillation.loss_skew)
+    of_teacher = find_loss(context.loss, context.distillation.loss_skew)
 
     def distillation(logits: Tensor, target: Tensor) -> Tensor:
-        return of_teacher(logits, target, place.distillation.temperature)
+        return of_teacher(logits, target, context.distillation.temperature)
 
     streams = [
-        numpy_stream(place.seed, "client", i, "round", download.round, f"{purpose} batches")
+        numpy_stream(context.seed, "client", i, "round", download.round, f"{purpose} batches")
         for i, download in visits
     ]
-    model, _ = place.model(visits[0][0])
+    model, _ = context.model(visits[0][0])
     loss = distillation if purpose == "distill" else F.cross_entropy
     return optimize_together(
-        model, stacked, sizes, x, y, loss, phase, streams, epochs=epochs, pulse=pulse
+        model,
+        stacked,
+        sizes,
+        x,
+        y,
+        loss,
+        phase,
+        streams,
+        epochs=epochs,
+        check_interrupt=check_interrupt,
     )
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from fedkd.models.factory import Architecture, Traits
+from fedkd.models.factory import ImageModelSpec, ModelInfo
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import optimize
 from fedkd.training.optimizers import Optimizer
@@ -119,7 +119,7 @@ def optimize_together(
     streams: Sequence[np.random.Generator],
     *,
     epochs: int | None = None,
-    pulse: Callable[[], None] = lambda: None,
+    check_interrupt: Callable[[], None] = lambda: None,
 ) -> list[float | None]:
     """Train K clients of one architecture in place and return each one's mean loss over its last
     epoch.
@@ -137,7 +137,7 @@ def optimize_together(
     depends on where in a tensor an element stands. Convolutions round differently with the number
     of clients: to repeat a run, repeat its chunks.
 
-    ``pulse`` is called before every step and may raise; no state has changed then.
+    ``check_interrupt`` is called before every step and may raise; no state has changed then.
     """
     epochs = phase.epochs if epochs is None else epochs
     steps = [epochs * -(-size // phase.batch_size) for size in sizes]
@@ -173,7 +173,7 @@ def optimize_together(
         parameters = {name: nn.Parameter(state[name]) for name in trained}
         optimizer = _taken_over(optimizer, Optimizer(parameters.values(), phase), active)
         for now in range(step, last):
-            pulse()
+            check_interrupt()
             x = inputs.values.index_select(0, inputs_at[now, :active].flatten())
             target = targets.values.index_select(0, targets_at[now, :active].flatten())
             logits = forward(state | parameters, x.unflatten(0, (active, -1)))
@@ -247,13 +247,15 @@ class _Trial:
         return model.state_dict()
 
 
-def _samples(architecture: Architecture, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _samples(
+    architecture: ImageModelSpec, count: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     stream = torch.Generator().manual_seed(0)
     x = torch.randn(count, *architecture.input_shape, generator=stream)
     return x.to(device), torch.randint(architecture.classes, (count,), generator=stream).to(device)
 
 
-def reason_against(architecture: Architecture, traits: Traits) -> str | None:
+def reason_against(architecture: ImageModelSpec, traits: ModelInfo) -> str | None:
     """Return why clients of an architecture cannot be trained together, or None if they can.
 
     Runs the model on a few random samples, and trains two small clients of it in both ways.
@@ -286,7 +288,7 @@ def reason_against(architecture: Architecture, traits: Traits) -> str | None:
     return None
 
 
-def depends_on_company(architecture: Architecture, batch_size: int) -> bool:
+def depends_on_company(architecture: ImageModelSpec, batch_size: int) -> bool:
     """Return whether a client's weights differ in any bit with the clients that are trained beside
     it, on the CPU.
 
@@ -310,7 +312,7 @@ def depends_on_company(architecture: Architecture, batch_size: int) -> bool:
 
 
 def pays(
-    architecture: Architecture,
+    architecture: ImageModelSpec,
     sizes: Sequence[int],
     phase: Phase,
     device: torch.device,

@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedkd.errors import DeadlinePassed, Interrupted
-from fedkd.federation.context import CODEC, OPTIMIZER, PRIVACY, Rehearsed, Workplace
+from fedkd.federation.context import CODEC, OPTIMIZER, PRIVACY, ClientContext, PrecomputedUpdate
 from fedkd.fusion import smooth, soften
-from fedkd.knowledge import AdoptedKind, PenaltyKind
+from fedkd.knowledge import AdoptedKnowledge, PenaltyKnowledge
 from fedkd.messages import (
     ClientCard,
     Download,
@@ -29,16 +29,16 @@ from fedkd.messages import (
     Step,
     Upload,
 )
-from fedkd.models.factory import Traits, borrowed_global_generator
+from fedkd.models.factory import ModelInfo, borrowed_global_generator
 from fedkd.models.features import forward_with_features
 from fedkd.models.heads import phase_parameters
-from fedkd.privacy.enforcement import affords_round, history_of, with_history
+from fedkd.privacy.enforcement import covers_round, history_of, with_history
 from fedkd.privacy.mechanisms import DpSgd, Schedule
 from fedkd.privacy.private_training import optimize_privately
 from fedkd.runtime.seeding import numpy_stream, torch_seed
 from fedkd.storage.client_states import MemoryStore
 from fedkd.tasks.task import Examples
-from fedkd.training.hyperparameters import Distillation, Training
+from fedkd.training.hyperparameters import DistillationSettings, TrainingSettings
 from fedkd.training.loop import PREDICTION_BATCH, optimize, predict
 from fedkd.training.losses import ON_LOGITS, distillation_target, find_loss, weighted
 from fedkd.training.optimizers import Optimizer
@@ -49,19 +49,19 @@ TRAINING: frozenset[Step] = frozenset({"pretrain", "distill", "adopt", "train"})
 """The steps that change a client's model. In a download they come before all others."""
 
 
-def describe(place: Workplace, client_id: int) -> ClientCard:
+def describe(context: ClientContext, client_id: int) -> ClientCard:
     """Return what a client says of itself before the first round."""
-    name = place.architectures[client_id].name
+    name = context.architectures[client_id].name
     return ClientCard(
         client_id=client_id,
         architecture=name,
-        parameters=place.traits[name].parameters,
-        train_size=place.stated_size(client_id),
-        label_counts=place.label_counts(client_id) if place.needs.label_counts else None,
+        parameters=context.traits[name].parameters,
+        train_size=context.stated_size(client_id),
+        label_counts=context.label_counts(client_id) if context.needs.label_counts else None,
     )
 
 
-def take_part(place: Workplace, client_id: int, download: Download) -> Upload:
+def take_part(context: ClientContext, client_id: int, download: Download) -> Upload:
     """Do the steps of a download in order, keep the client's new state, and return what is
     uploaded.
 
@@ -69,19 +69,19 @@ def take_part(place: Workplace, client_id: int, download: Download) -> Upload:
     it was before this message.
     """
     started = time.perf_counter()
-    rehearsed = place.rehearsed.pop((client_id, download.round, download.steps), None)
-    visit = _Visit(place, client_id, download, rehearsed)
-    if visit.is_silent():
+    precomputed = context.precomputed.pop((client_id, download.round, download.steps), None)
+    visit = LocalUpdate(context, client_id, download, precomputed)
+    if visit.is_declined():
         _evaluate(visit)
         visit.keep()  # its model is as it was, but the next teacher may build on this one
         metrics = {**visit.metrics, "silent": 1.0, "seconds": time.perf_counter() - started}
         return Upload(client_id=client_id, round=download.round, metrics=metrics)
-    if rehearsed is not None:
-        started -= rehearsed.seconds
+    if precomputed is not None:
+        started -= precomputed.seconds
     try:
         for step in download.steps:
-            visit.pulse()
-            if rehearsed is None or step not in TRAINING:
+            visit.check_interrupt()
+            if precomputed is None or step not in TRAINING:
                 _STEPS[step](visit)
         visit.keep()
     except BaseException:
@@ -97,29 +97,29 @@ def take_part(place: Workplace, client_id: int, download: Download) -> Upload:
 
 
 def open_teacher(
-    place: Workplace, teacher: Packed, memory: Mapping[str, np.ndarray] | None
+    context: ClientContext, teacher: Packed, memory: Mapping[str, np.ndarray] | None
 ) -> tuple[Knowledge, Mapping[str, np.ndarray] | None]:
     """Return a teacher as its kind has it, and what the codec remembers afterwards."""
-    assert place.codecs is not None, "what is packed was packed by one"
-    assert place.kind is not None, "what is packed is of a kind"
-    arrays, after = place.codecs.down.decode(teacher.arrays, memory)
-    return place.kind.knowledge(arrays), after
+    assert context.codecs is not None, "what is packed was packed by one"
+    assert context.kind is not None, "what is packed is of a kind"
+    arrays, after = context.codecs.down.decode(teacher.arrays, memory)
+    return context.kind.decode(arrays), after
 
 
-def example_arrays(place: Workplace) -> dict[str, np.ndarray]:
+def example_arrays(context: ClientContext) -> dict[str, np.ndarray]:
     """Return the arrays of an upload of client 0 on at most two public samples: their names, shapes
     and types.
     """
-    assert place.kind is not None, "a run that exchanges nothing has no uploads"
-    ids = torch.arange(min(2, place.task.public_size))
+    assert context.kind is not None, "a run that exchanges nothing has no uploads"
+    ids = torch.arange(min(2, context.task.public_size))
     untouched = replace(
-        place, store=MemoryStore({}, (), ())
+        context, store=MemoryStore({}, (), ())
     )  # what a run left there is not to be looked at yet
-    visit = _Visit(untouched, 0, Download(round=0, steps=("share",), public_ids=ids))
-    return place.kind.arrays(place.kind.extract(visit))
+    visit = LocalUpdate(untouched, 0, Download(round=0, steps=("share",), public_ids=ids))
+    return context.kind.encode(context.kind.extract(visit))
 
 
-class _Visit:
+class LocalUpdate:
     """One client handling one download: the model in its hands, and what it found so far.
 
     Also what a kind of knowledge finds there (``fedkd.knowledge.ClientView``).
@@ -127,32 +127,32 @@ class _Visit:
 
     def __init__(
         self,
-        place: Workplace,
+        context: ClientContext,
         client_id: int,
         download: Download,
-        rehearsed: Rehearsed | None = None,
+        precomputed: PrecomputedUpdate | None = None,
     ) -> None:
         """Take the client's model in hand: as it is kept, or where training steps that were
         rehearsed have led.
         """
-        self.place = place
+        self.context = context
         self.client_id = client_id
         self.round = download.round
-        self.classes = place.task.classes
-        self.temperature = place.distillation.temperature
+        self.classes = context.task.classes
+        self.temperature = context.distillation.temperature
         self.download = download
-        self.model, self.kept = place.model(
-            client_id, None if rehearsed is None else rehearsed.state
+        self.model, self.kept = context.model(
+            client_id, None if precomputed is None else precomputed.state
         )
         self.teacher: Knowledge | None = download.teacher
         if isinstance(download.teacher, Packed):
-            self.teacher, memory = open_teacher(place, download.teacher, self.remembered("down"))
+            self.teacher, memory = open_teacher(context, download.teacher, self.remembered("down"))
             self.remember("down", memory)
         self.started = time.perf_counter()
         self.metrics: dict[str, float | tuple[float, ...]] = {}
-        if rehearsed is not None:
-            self.metrics.update(rehearsed.metrics)
-            self.started -= rehearsed.seconds
+        if precomputed is not None:
+            self.metrics.update(precomputed.metrics)
+            self.started -= precomputed.seconds
         self.event: PrivacyEvent | None = None
         self.knowledge: Knowledge | None = None
 
@@ -176,7 +176,7 @@ class _Visit:
         }
 
     @property
-    def guarded(self) -> Mapping[str, Tensor]:
+    def privacy_memory(self) -> Mapping[str, Tensor]:
         """What the privacy mechanism remembers of this client."""
         return {
             name.removeprefix(PRIVACY): t
@@ -184,16 +184,16 @@ class _Visit:
             if name.startswith(PRIVACY)
         }
 
-    @guarded.setter
-    def guarded(self, memory: Mapping[str, Tensor]) -> None:
+    @privacy_memory.setter
+    def privacy_memory(self, memory: Mapping[str, Tensor]) -> None:
         others = {
             name: tensor for name, tensor in self.kept.items() if not name.startswith(PRIVACY)
         }
         self.kept = {**others, **{f"{PRIVACY}{name}": tensor for name, tensor in memory.items()}}
 
     @property
-    def traits(self) -> Traits:
-        return self.place.traits[self.place.architectures[self.client_id].name]
+    def traits(self) -> ModelInfo:
+        return self.context.traits[self.context.architectures[self.client_id].name]
 
     def public_ids(self) -> Int[Tensor, "N"]:
         assert self.download.public_ids is not None, (
@@ -202,12 +202,12 @@ class _Visit:
         return self.download.public_ids
 
     def public_inputs(self) -> Tensor:
-        x, ids = self.place.public_inputs, self.public_ids()
-        return x if len(ids) == len(x) else x[ids.to(self.place.device)]
+        x, ids = self.context.public_inputs, self.public_ids()
+        return x if len(ids) == len(x) else x[ids.to(self.context.device)]
 
     @cached_property
     def private(self) -> tuple[Tensor, Tensor]:
-        return self.place.training_set(self.client_id)
+        return self.context.training_set(self.client_id)
 
     def private_inputs(self) -> Tensor:
         return self.private[0]
@@ -216,10 +216,10 @@ class _Visit:
         return self.private[1]
 
     def public_logits(self) -> Float[Tensor, "N C"]:
-        logits = self.place.task.ask(self.public_ids()).predict(self.model).cpu()
+        logits = self.context.task.ask(self.public_ids()).predict(self.model).cpu()
         if len(logits):
             self.metrics["label_leakage"] = _label_leakage(
-                logits, self.place.label_counts(self.client_id)
+                logits, self.context.label_counts(self.client_id)
             )
         return logits
 
@@ -248,17 +248,17 @@ class _Visit:
         return head
 
     def stream(self, purpose: str) -> np.random.Generator:
-        return numpy_stream(self.place.seed, *self.stream_path(purpose))
+        return numpy_stream(self.context.seed, *self.stream_path(purpose))
 
-    def pulse(self) -> None:
+    def check_interrupt(self) -> None:
         """Raise if the run was asked to stop, or the client is past its deadline."""
-        if self.place.stopped():
+        if self.context.stopped():
             raise Interrupted
         if (
-            self.place.deadline is not None
-            and time.perf_counter() - self.started > self.place.deadline
+            self.context.deadline is not None
+            and time.perf_counter() - self.started > self.context.deadline
         ):
-            raise DeadlinePassed(f"missed the deadline of {self.place.deadline:g} s")
+            raise DeadlinePassed(f"missed the deadline of {self.context.deadline:g} s")
 
     def stream_path(self, purpose: str) -> tuple[str | int, ...]:
         return ("client", self.client_id, "round", self.download.round, purpose)
@@ -268,7 +268,7 @@ class _Visit:
         purpose: str,
         size: int,
         batch_loss: Callable[[Tensor], Tensor],
-        phase: Training | Distillation,
+        phase: TrainingSettings | DistillationSettings,
         epochs: int,
     ) -> float | None:
         """Run one phase with its own streams; models that draw from the global generator borrow it,
@@ -283,8 +283,8 @@ class _Visit:
         }
         if kept:
             optimizer.restore(kept)
-        seed = torch_seed(self.place.seed, *self.stream_path(f"{purpose} dropout"))
-        private = self.place.guard.dp_sgd if purpose == "train" else None
+        seed = torch_seed(self.context.seed, *self.stream_path(f"{purpose} dropout"))
+        private = self.context.enforcer.dp_sgd if purpose == "train" else None
         with (
             borrowed_global_generator(seed)
             if self.traits.draws_randomness
@@ -304,7 +304,7 @@ class _Visit:
                     stream,
                     epochs=epochs,
                     optimizer=optimizer,
-                    pulse=self.pulse,
+                    check_interrupt=self.check_interrupt,
                 )
         if kept:
             now = {f"{prefix}{name}": tensor for name, tensor in optimizer.tensors().items()}
@@ -325,11 +325,11 @@ class _Visit:
 
         Steps whose noise was drawn are remembered, also where it then fails.
         """
-        place, history = self.place, history_of(self.guarded)
-        assert place.guard.plan is not None, "there is a mechanism"
-        rounds = place.guard.plan.rounds
+        context, history = self.context, history_of(self.privacy_memory)
+        assert context.enforcer.plan is not None, "there is a mechanism"
+        rounds = context.enforcer.plan.rounds
         schedule = Schedule.of(
-            place.public_sizes[self.client_id], place.training.batch_size, epochs
+            context.public_sizes[self.client_id], context.training.batch_size, epochs
         )
         stepped = optimizer.as_torch()
         try:
@@ -344,65 +344,65 @@ class _Visit:
                 batches=batches,
                 noise=self.stream("train privacy noise"),
                 history=history,
-                pulse=self.pulse,
+                check_interrupt=self.check_interrupt,
             )
         finally:
             optimizer.take(stepped)
-            self.guarded = with_history(self.guarded, history)
+            self.privacy_memory = with_history(self.privacy_memory, history)
 
     def keep(self) -> None:
         """Keep the client as it is now, where this message may have changed it: its model, or what
         codecs remember.
         """
-        place = self.place
+        context = self.context
         if TRAINING & set(self.download.steps) or (
-            place.codecs is not None and place.codecs.stateful
+            context.codecs is not None and context.codecs.stateful
         ):
-            place.store.put(self.client_id, self.round, {**self.model.state_dict(), **self.kept})
+            context.store.put(self.client_id, self.round, {**self.model.state_dict(), **self.kept})
 
     def keep_steps(self) -> None:
         """Keep the DP-SGD steps of a visit that failed with the client as it was before: their
         noise was drawn.
         """
-        place, name = self.place, f"{PRIVACY}steps"
-        before = place.store.get(self.client_id) or place.initial_state(self.client_id)
+        context, name = self.context, f"{PRIVACY}steps"
+        before = context.store.get(self.client_id) or context.initial_state(self.client_id)
         if name in self.kept and not torch.equal(self.kept[name], before.get(name, torch.zeros(0))):
-            place.store.put(self.client_id, self.round, {**before, name: self.kept[name]})
+            context.store.put(self.client_id, self.round, {**before, name: self.kept[name]})
 
-    def is_silent(self) -> bool:
+    def is_declined(self) -> bool:
         """Return whether the client's privacy budget does not cover its part of this message."""
-        settings, plan = self.place.guard.dp_sgd, self.place.guard.plan
+        settings, plan = self.context.enforcer.dp_sgd, self.context.enforcer.plan
         if settings is None or plan is None or "train" not in self.download.steps:
             return False
-        size = self.place.public_sizes[self.client_id]
-        schedule = Schedule.of(size, self.place.training.batch_size, self.place.training.epochs)
-        return not affords_round(settings, schedule, plan.rounds, history_of(self.guarded))
+        size = self.context.public_sizes[self.client_id]
+        schedule = Schedule.of(size, self.context.training.batch_size, self.context.training.epochs)
+        return not covers_round(settings, schedule, plan.rounds, history_of(self.privacy_memory))
 
     def fit(self, purpose: str, examples: Examples, epochs: int) -> float | None:
         """Minimize the task's own loss on examples."""
-        task, (x, y) = self.place.task, examples
+        task, (x, y) = self.context.task, examples
         return self.optimize(
             purpose,
             len(y),
             lambda batch: task.training_loss(self.model, x[batch], y[batch]),
-            self.place.training,
+            self.context.training,
             epochs,
         )
 
 
-def _pretrain(visit: _Visit) -> None:
-    place = visit.place
-    visit.fit("pretrain", place.task.public_set(), place.training.public_epochs)
+def _pretrain(visit: LocalUpdate) -> None:
+    context = visit.context
+    visit.fit("pretrain", context.task.public_set(), context.training.public_epochs)
 
 
-def _train(visit: _Visit) -> None:
-    place, kind, task = visit.place, visit.place.kind, visit.place.task
+def _train(visit: LocalUpdate) -> None:
+    context, kind, task = visit.context, visit.context.kind, visit.context.task
     x, y = visit.private
-    penalty = kind.penalty(visit, visit.teacher) if isinstance(kind, PenaltyKind) else None
+    penalty = kind.penalty(visit, visit.teacher) if isinstance(kind, PenaltyKnowledge) else None
     if penalty is None:
-        loss = visit.fit("train", (x, y), place.training.epochs)
+        loss = visit.fit("train", (x, y), context.training.epochs)
     else:
-        assert isinstance(kind, PenaltyKind), "only such a kind has one"
+        assert isinstance(kind, PenaltyKnowledge), "only such a kind has one"
         head = visit.head() if kind.uses_features else None
 
         def batch_loss(batch: Tensor) -> Tensor:
@@ -412,37 +412,39 @@ def _train(visit: _Visit) -> None:
                 logits, features = forward_with_features(visit.model, head, x[batch])
             return task.loss(logits, y[batch]) + penalty(batch, logits, features)
 
-        loss = visit.optimize("train", len(y), batch_loss, place.training, place.training.epochs)
+        loss = visit.optimize(
+            "train", len(y), batch_loss, context.training, context.training.epochs
+        )
     if loss is not None:
         visit.metrics["train_loss"] = loss
 
 
-def _adopt(visit: _Visit) -> None:
-    kind, teacher = visit.place.kind, visit.teacher
+def _adopt(visit: LocalUpdate) -> None:
+    kind, teacher = visit.context.kind, visit.teacher
     if teacher is not None:
-        assert isinstance(kind, AdoptedKind), "only such a kind has teachers that are weights"
+        assert isinstance(kind, AdoptedKnowledge), "only such a kind has teachers that are weights"
         kind.adopt(visit.model, teacher)
 
 
-def _distill(visit: _Visit) -> None:
-    place = visit.place
+def _distill(visit: LocalUpdate) -> None:
+    context = visit.context
     teacher: Predictions | None = visit.teacher
     if teacher is None:
         return
-    settings = place.distillation
-    asked = place.task.ask(teacher.ids)
-    values = teacher.values.to(place.device)
+    settings = context.distillation
+    asked = context.task.ask(teacher.ids)
+    values = teacher.values.to(context.device)
     target: Float[Tensor, "N C"] = distillation_target(
-        place.loss, values, teacher.scale, settings.temperature
+        context.loss, values, teacher.scale, settings.temperature
     )
-    loss = find_loss(place.loss, settings.loss_skew)
+    loss = find_loss(context.loss, settings.loss_skew)
     if settings.gate:
         target = gate_by_confidence(
             target, soften(asked.predict(visit.model), settings.temperature)
         )
     probs = (
         target
-        if teacher.scale == "probs" or place.loss not in ON_LOGITS
+        if teacher.scale == "probs" or context.loss not in ON_LOGITS
         else soften(values, settings.temperature)
     )
     weights = margin_weights(probs) if settings.margin_weights else None
@@ -463,62 +465,64 @@ def _distill(visit: _Visit) -> None:
 
         return asked.taught_loss(visit.model, batch, compared)
 
-    visit.guarded = place.guard.taught(teacher, visit.guarded)
+    visit.privacy_memory = context.enforcer.taught(teacher, visit.privacy_memory)
     mean = visit.optimize("distill", asked.size, batch_loss, settings, settings.epochs)
     if mean is not None:
         visit.metrics["distill_loss"] = mean
 
 
-def _evaluate(visit: _Visit) -> None:
-    place, metrics, task = visit.place, visit.metrics, visit.place.task
-    own = task.measure(visit.model, place.samples(place.division.test[visit.client_id]))
+def _evaluate(visit: LocalUpdate) -> None:
+    context, metrics, task = visit.context, visit.metrics, visit.context.task
+    own = task.evaluate(visit.model, context.samples(context.division.test[visit.client_id]))
     metrics["local_accuracy"], metrics["local_nll"] = own.accuracy, own.nll
-    found = task.measure(visit.model, place.global_test)
+    found = task.evaluate(visit.model, context.global_test)
     metrics["global_accuracy"], metrics["global_ece"], metrics["global_nll"] = (
         found.accuracy,
         found.ece,
         found.nll,
     )
-    held_out = place.division.validation[visit.client_id]
+    held_out = context.division.validation[visit.client_id]
     if len(held_out):
-        metrics["validation_accuracy"] = task.measure(visit.model, place.samples(held_out)).accuracy
+        metrics["validation_accuracy"] = task.evaluate(
+            visit.model, context.samples(held_out)
+        ).accuracy
     teacher = visit.teacher
     if "distill" in visit.download.steps and isinstance(teacher, Predictions):
-        quality = dict(place.quality(teacher))
-        if task.classes != len(place.prepared.class_names):
+        quality = dict(context.quality(teacher))
+        if task.classes != len(context.prepared.class_names):
             quality.pop("teacher_by_class", None)  # tokens are too many for a table
         metrics.update(quality)
     _look_for_secrets(visit, "peers")
 
 
-def _share(visit: _Visit) -> None:
-    place = visit.place
-    assert place.kind is not None, "knowledge was asked for in a run that exchanges none"
+def _share(visit: LocalUpdate) -> None:
+    context = visit.context
+    assert context.kind is not None, "knowledge was asked for in a run that exchanges none"
     _look_for_secrets(visit, "own_model")
-    knowledge = place.kind.extract(visit)
+    knowledge = context.kind.extract(visit)
     hints = None
-    if place.guard.detector is not None:
-        hints = place.task.hints(place.guard.detector, knowledge.ids)
-        scores = place.guard.suspected(knowledge, visit.guarded, hints)
-        visit.metrics.update(place.task.judged(scores, knowledge.ids))
-    visit.knowledge, visit.event, visit.guarded = place.guard.protect(
-        knowledge, visit.client_id, visit.round, visit.guarded, hints
+    if context.enforcer.detector is not None:
+        hints = context.task.hints(context.enforcer.detector, knowledge.ids)
+        scores = context.enforcer.suspected(knowledge, visit.privacy_memory, hints)
+        visit.metrics.update(context.task.judged(scores, knowledge.ids))
+    visit.knowledge, visit.event, visit.privacy_memory = context.enforcer.protect(
+        knowledge, visit.client_id, visit.round, visit.privacy_memory, hints
     )
-    if place.codecs is not None:
+    if context.codecs is not None:
         memory = None if visit.download.start_over else visit.remembered("up")
-        coded, after = place.codecs.up.encode(place.kind.arrays(visit.knowledge), memory)
+        coded, after = context.codecs.up.encode(context.kind.encode(visit.knowledge), memory)
         visit.knowledge = Packed(coded)
         visit.remember("up", after)
 
 
-def _look_for_secrets(visit: _Visit, whose: Literal["own_model", "peers"]) -> None:
+def _look_for_secrets(visit: LocalUpdate, whose: Literal["own_model", "peers"]) -> None:
     """Measure, in the last round, how far a client's model exposes its own secrets or the others',
     then controls.
     """
-    place = visit.place
-    if place.kind is None or visit.round != place.last_round:
+    context = visit.context
+    if context.kind is None or visit.round != context.last_round:
         return
-    found = place.task.exposures(visit.model, visit.client_id, whose)
+    found = context.task.exposures(visit.model, visit.client_id, whose)
     if found is not None:
         visit.metrics[f"{whose} exposures"] = found
 
@@ -533,7 +537,7 @@ def _label_leakage(logits: Float[Tensor, "N C"], label_counts: tuple[int, ...]) 
     return torch.xlogy(truth, truth / estimate).sum().item()
 
 
-_STEPS: dict[Step, Callable[[_Visit], None]] = {
+_STEPS: dict[Step, Callable[[LocalUpdate], None]] = {
     "pretrain": _pretrain,
     "distill": _distill,
     "adopt": _adopt,

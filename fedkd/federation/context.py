@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from fedkd.codecs import Codecs
 from fedkd.data.division import Division
 from fedkd.data.prepare import Labeled
-from fedkd.knowledge import Kind
+from fedkd.knowledge import KnowledgeType
 from fedkd.messages import Predictions, Step
-from fedkd.models.factory import Blueprint, Traits
-from fedkd.privacy.enforcement import Guard
+from fedkd.models.factory import ModelInfo, ModelSpec
+from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.runtime.seeding import torch_seed
 from fedkd.storage.client_states import ClientState, ClientStore
 from fedkd.strategy import Needs
 from fedkd.tasks.task import Examples, Task
-from fedkd.training.hyperparameters import Distillation, Training
+from fedkd.training.hyperparameters import DistillationSettings, TrainingSettings
 from fedkd.training.metrics import teacher_quality
 
 OPTIMIZER = "optimizer of "
@@ -38,7 +38,7 @@ KEPT = (OPTIMIZER, CODEC, PRIVACY)
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class PrecomputedUpdate:
     """What a client's training steps came to where they were done before its visit."""
 
     state: ClientState
@@ -47,7 +47,7 @@ class Rehearsed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workplace:
+class ClientContext:
     """Data, models and settings that the clients of one run share on one machine. Safe to use from
     many threads.
     """
@@ -59,17 +59,17 @@ class Workplace:
     left out count too."""
     task: Task
     """What is learned, and what rows are as model inputs."""
-    architectures: tuple[Blueprint, ...]
+    architectures: tuple[ModelSpec, ...]
     """By client id."""
-    traits: Mapping[str, Traits]
+    traits: Mapping[str, ModelInfo]
     """By the architecture's name."""
-    training: Training
-    distillation: Distillation
+    training: TrainingSettings
+    distillation: DistillationSettings
     loss: str
-    kind: Kind | None
+    kind: KnowledgeType | None
     """None where the strategy exchanges nothing."""
     needs: Needs
-    guard: Guard
+    enforcer: PrivacyEnforcer
     codecs: Codecs | None
     """None where everything travels in full."""
     store: ClientStore
@@ -83,7 +83,7 @@ class Workplace:
     together: frozenset[str] = frozenset()
     """Architectures whose clients are trained several at once
     (``fedkd.federation.batched_clients``)."""
-    rehearsed: dict[tuple[int, int, tuple[Step, ...]], Rehearsed] = field(
+    precomputed: dict[tuple[int, int, tuple[Step, ...]], PrecomputedUpdate] = field(
         default_factory=dict, repr=False
     )
     """By client, round and steps: training that is done already, until the client's visit takes
@@ -127,19 +127,19 @@ class Workplace:
         An audit's coins decide on its true size, and a claim that is to hide them takes the size
         for public.
         """
-        if self.guard.claims:
+        if self.enforcer.claims:
             return self.public_sizes[client_id]
         return self.task.training_size(self.division.train[client_id], (client_id,))
 
     def owners(self, client_id: int) -> Sequence[int]:
         """Return whose private sets a client trains on."""
-        return range(len(self.division.train)) if self.needs.pooled else (client_id,)
+        return range(len(self.division.train)) if self.needs.pooled_data else (client_id,)
 
     def train_rows(self, client_id: int) -> np.ndarray:
         """Return the rows that a client trains on: its own, or everybody's where the strategy pools
         them.
         """
-        return self.pooled_rows if self.needs.pooled else self.division.train[client_id]
+        return self.pooled_rows if self.needs.pooled_data else self.division.train[client_id]
 
     @cached_property
     def pooled_rows(self) -> np.ndarray:
@@ -210,7 +210,7 @@ class Workplace:
         architecture = self.architectures[client_id]
         own = (
             ("architecture", architecture.name)
-            if self.needs.common_start
+            if self.needs.shared_initialization
             else ("client", client_id)
         )
         model = architecture.build(torch_seed(self.seed, *own, "weights"))

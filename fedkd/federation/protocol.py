@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedkd.errors import SettingError
-from fedkd.knowledge import Kind
+from fedkd.knowledge import KnowledgeType
 from fedkd.settings.validators import at_least, positive, share
 
-Order = Literal["distill_first", "train_first"]
+RoundOrder = Literal["distill_first", "train_first"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Protocol:
     min_clients: int = 1
     """Clients that must answer in a round; with fewer the run ends (it can be resumed). 0 goes on
     without any."""
-    order: Order | None = None
+    order: RoundOrder | None = None
     """What comes last in a round: training on private data (distill_first: FedMD's digest and
     revisit, with the teacher of the round before) or learning from this round's teacher
     (train_first: KnFu's fine-tuning). null is train_first, but distill_first for strategies whose
@@ -45,29 +45,29 @@ class Protocol:
             positive(deadline=self.deadline)
 
 
-def settled_order(protocol: Protocol, kind: Kind | None) -> Order:
+def resolve_round_order(protocol: Protocol, kind: KnowledgeType | None) -> RoundOrder:
     """Return the order of a round where the scenario leaves it open."""
     if protocol.order is not None:
         return protocol.order
-    return "distill_first" if kind is not None and kind.lesson == "train" else "train_first"
+    return "distill_first" if kind is not None and kind.learned_by == "train" else "train_first"
 
 
-def check_order(protocol: Protocol, kind: Kind | None) -> None:
+def check_order(protocol: Protocol, kind: KnowledgeType | None) -> None:
     """Raise where the protocol would compute a teacher that nobody ever learns from, or that cannot
     come in time.
     """
     if kind is None:
         return
-    if kind.lesson == "train" and protocol.order == "train_first":
+    if kind.learned_by == "train" and protocol.order == "train_first":
         raise SettingError(
             "order=train_first: this strategy's teachers are part of private training, so that a"
             " round's teacher is for"
             " the next round; leave order out"
         )
-    if protocol.rounds == 1 and settled_order(protocol, kind) == "distill_first":
+    if protocol.rounds == 1 and resolve_round_order(protocol, kind) == "distill_first":
         cure = (
             "use rounds=2 or more"
-            if kind.lesson == "train"
+            if kind.learned_by == "train"
             else "use order=train_first for one-shot distillation"
         )
         raise SettingError(

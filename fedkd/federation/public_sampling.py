@@ -24,7 +24,7 @@ Rule = Literal["random", "core_set", "disputed"]
 
 
 @dataclass
-class PublicChoice:
+class PublicSampler:
     """The choices of one run. ``size`` is the number of samples, each of which has ``views`` views.
 
     Sample n's view v has the id ``v * size + n``. ``per_round`` counts samples; None takes all.
@@ -68,7 +68,7 @@ class PublicChoice:
         samples = chosen.sort().values
         return torch.cat([samples + view * self.size for view in range(self.views)])
 
-    def settle(self, fusion: Fusion, cohort: Cohort, scale: Scale) -> Fusion:
+    def record_fusion(self, fusion: Fusion, cohort: Cohort, scale: Scale) -> Fusion:
         """Take note of a round's fusion, and return it with only the hardest view of each sample
         taught.
         """

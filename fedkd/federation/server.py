@@ -19,11 +19,11 @@ from torch import Tensor
 
 from fedkd.codecs import Codecs
 from fedkd.errors import RunError, UploadRejected
-from fedkd.federation.aggregation import Stacked, Streamed
-from fedkd.federation.protocol import Protocol, settled_order
-from fedkd.federation.public_sampling import PublicChoice
+from fedkd.federation.aggregation import StackedUploads, StreamedUploads
+from fedkd.federation.protocol import Protocol, resolve_round_order
+from fedkd.federation.public_sampling import PublicSampler
 from fedkd.fusion import effective_neighbors
-from fedkd.knowledge import Kind, Lessons, Request, RowKind
+from fedkd.knowledge import KnowledgeType, Request, RowKnowledge, Teachers
 from fedkd.messages import (
     ClientCard,
     ClientRecord,
@@ -39,18 +39,18 @@ from fedkd.messages import (
 )
 from fedkd.privacy.claims import ADVERSARIES, Claim
 from fedkd.privacy.composition import Accountant
-from fedkd.privacy.enforcement import SPENT, Guard
+from fedkd.privacy.enforcement import SPENT, PrivacyEnforcer
 from fedkd.privacy.ledger import Layer, Ledger, Spending
-from fedkd.robustness.threat_model import Adversity
+from fedkd.robustness.threat_model import ThreatModel
 from fedkd.runtime.seeding import numpy_stream
-from fedkd.settings.import_paths import blaming
-from fedkd.strategy import Asking, Declaration, Strategy, Streaming
+from fedkd.settings.import_paths import attribute_errors_to
+from fedkd.strategy import Declaration, SelectsQueries, Strategy, Streaming
 from fedkd.training.losses import Scale
 
 WEIGHTS_LIMIT = 2000
 """Most clients for which the record carries all K x K weights (16 MB a round at the limit)."""
 
-STATED_WHOLE: tuple[Layer, ...] = ("model", "upload")
+CUMULATIVE_LAYERS: tuple[Layer, ...] = ("model", "upload")
 """Layers of which a client says each time all that it ever spent there."""
 
 _PACKED_LIMIT = 64
@@ -99,20 +99,20 @@ class Server:
         *,
         strategy: Strategy,
         declared: Declaration,
-        kind: Kind | None,
+        kind: KnowledgeType | None,
         protocol: Protocol,
         clients: int,
         classes: int,
-        choice: PublicChoice,
+        choice: PublicSampler,
         public_labels: Tensor | None,
         pretrains: bool,
         temperature: float,
         seed: int,
         models: ServerModels | None = None,
         shapes: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
-        adversity: Adversity | None = None,
+        threat_model: ThreatModel | None = None,
         codecs: Codecs | None = None,
-        guard: Guard | None = None,
+        enforcer: PrivacyEnforcer | None = None,
         features: Mapping[str, int] | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -125,21 +125,23 @@ class Server:
         )
         self.choice, self.public_labels = choice, public_labels
         self.pretrains, self.models, self.shapes = pretrains, models, shapes or {}
-        self.adversity, self.codecs = adversity, codecs
-        self.guard = guard or Guard(name="none", mechanism=None, plan=None, seed=seed)
+        self.threat_model, self.codecs = threat_model, codecs
+        self.enforcer = enforcer or PrivacyEnforcer(
+            name="none", mechanism=None, plan=None, seed=seed
+        )
         self.ledger = Ledger()
         # What codecs remember by client: of what it uploaded, and of what it was sent.
         self._up: dict[int, Memory] = {}
         self._down: dict[int, Memory] = {}
         self._packed: dict[tuple[int, int], tuple[Mapping[str, np.ndarray], Memory, Knowledge]] = {}
         self.features, self.observer = features or {}, observer
-        self.order = settled_order(protocol, kind)
+        self.order = resolve_round_order(protocol, kind)
         self.records: dict[int, ClientRecord] = {}
         self.cards: dict[int, ClientCard] = {}
         self._restored: dict[int, ClientRecord] = {}
         self._seen: set[int] = set()
         self._state: Any = None  # the strategy's
-        self._lessons = Lessons()
+        self._lessons = Teachers()
         self._unlearned: set[int] = set()  # who was not sent the last lessons yet
         self._invited: list[
             int
@@ -168,7 +170,7 @@ class Server:
                 architecture=c.architecture,
                 status="absent",
                 train_size=c.train_size,
-                attacker=self.adversity is not None and bool(self.adversity.attackers[i]),
+                attacker=self.threat_model is not None and bool(self.threat_model.attackers[i]),
             )
             for i, c in self.cards.items()
         }
@@ -192,10 +194,12 @@ class Server:
         self._public_ids = self._asked_ids = self.choice.ids(
             numpy_stream(self.seed, "round", number, "public")
         )
-        if isinstance(self.strategy, Asking):
-            with blaming(self.strategy, "strategy", RunError):
-                self._asked_ids = self.strategy.asks(number, self._public_ids, self._state)
-        self._asked = self._leaders() if self.declared.needs.pooled else self._participants
+        if isinstance(self.strategy, SelectsQueries):
+            with attribute_errors_to(self.strategy, "strategy", RunError):
+                self._asked_ids = self.strategy.select_queries(
+                    number, self._public_ids, self._state
+                )
+        self._asked = self._leaders() if self.declared.needs.pooled_data else self._participants
         return {client_id: self._first_download(number, client_id) for client_id in self._asked}
 
     def begin(self, number: int) -> None:
@@ -245,17 +249,21 @@ class Server:
         been added.
         """
         request, state = self._request(number), self._state
-        gathering: Stacked | Streamed = Stacked(self.adversity, self.guard, len(self._asked))
+        gathering: StackedUploads | StreamedUploads = StackedUploads(
+            self.threat_model, self.enforcer, len(self._asked)
+        )
         needs_all = (
-            self.adversity is not None or self.choice.looks or self.guard.central is not None
+            self.threat_model is not None or self.choice.looks or self.enforcer.central is not None
         )
         if (
             not needs_all
             and isinstance(self.strategy, Streaming)
-            and isinstance(self.kind, RowKind)
+            and isinstance(self.kind, RowKnowledge)
         ):
-            with blaming(self.strategy, "strategy", RunError):
-                gathering = Streamed(self.strategy.stream(state), self.kind, self._asked)
+            with attribute_errors_to(self.strategy, "strategy", RunError):
+                gathering = StreamedUploads(
+                    self.strategy.accumulator(state), self.kind, self._asked
+                )
         silent, failures = set(self._asked), dict[int, str]()
         for reply in replies:
             upload = self._received(reply)
@@ -271,13 +279,13 @@ class Server:
                 upload = None
             if self.kind is not None:
                 opened = None if upload is None else self._opened(upload, request)
-                with blaming(self.strategy, "strategy", RunError):
+                with attribute_errors_to(self.strategy, "strategy", RunError):
                     gathering.take(reply.client_id, opened)
         for client_id in silent:
             failures[client_id] = "did not answer"
             self._received(Reply(client_id=client_id, upload=None, error=failures[client_id]))
             self._spend(client_id, None, request)
-        with blaming(self.strategy, "strategy", RunError):
+        with attribute_errors_to(self.strategy, "strategy", RunError):
             gathering.close()
         answered = len(self._participants) - len(failures)
         self._require(
@@ -285,16 +293,16 @@ class Server:
         )
         # A trusted server releases noise where nobody's upload is usable: its silence would depend
         # on private data.
-        releases = gathering.accepted or (self.guard.central is not None and self._asked)
+        releases = gathering.accepted or (self.enforcer.central is not None and self._asked)
         if self.kind is None or not releases:
             return
         client_ids = tuple(sorted(gathering.accepted))
-        with blaming(self.strategy, "strategy", RunError):
+        with attribute_errors_to(self.strategy, "strategy", RunError):
             fusion = gathering.fuse(self.strategy, state, self.kind, request)
             _check_parts(fusion)
             self.kind.check_fusion(fusion, client_ids, request, self.declared.teaches)
-        if self.choice.looks and isinstance(gathering, Stacked):
-            fusion = self.choice.settle(
+        if self.choice.looks and isinstance(gathering, StackedUploads):
+            fusion = self.choice.record_fusion(
                 fusion, gathering.cohort, cast(Scale, self.declared.teaches)
             )
         if self.observer is not None:
@@ -304,7 +312,7 @@ class Server:
         self._keep(
             fusion,
             client_ids,
-            self.kind.lessons(fusion, client_ids, request, self.declared.teaches),
+            self.kind.teachers(fusion, client_ids, request, self.declared.teaches),
         )
 
     def close_round(self, number: int) -> dict[int, Download]:
@@ -313,7 +321,7 @@ class Server:
         """
         if self.kind is None or self.order == "distill_first":
             return {}
-        learn: Step = "adopt" if self.kind.lesson == "adopt" else "distill"
+        learn: Step = "adopt" if self.kind.learned_by == "adopt" else "distill"
         downloads = {}
         for client_id in self._participants:
             status = self.records[client_id].status
@@ -325,7 +333,7 @@ class Server:
             downloads[client_id] = Download(round=number, steps=steps, teacher=teacher)
         return downloads
 
-    def settle(self, number: int, replies: Iterable[Reply]) -> None:
+    def take_last_replies(self, number: int, replies: Iterable[Reply]) -> None:
         """Take note of the replies to the last downloads. Teachers that nobody took are as bad as
         no uploads.
         """
@@ -354,7 +362,7 @@ class Server:
         known = self._down.get(client_id)
         key = (id(teacher), id(known))
         if key not in self._packed:
-            arrays, after = kind.arrays(teacher), None
+            arrays, after = kind.encode(teacher), None
             if self.codecs is not None:
                 arrays, after = self.codecs.down.encode(arrays, known)
             if len(self._packed) == _PACKED_LIMIT:
@@ -439,7 +447,7 @@ class Server:
         absent.
         """
         return self.kind is not None and (
-            self.order == "distill_first" or self.kind.lesson == "adopt"
+            self.order == "distill_first" or self.kind.learned_by == "adopt"
         )
 
     def _lessons_as_tensors(self) -> dict[str, Any]:
@@ -447,11 +455,11 @@ class Server:
         assert kind is not None, "a run that exchanges nothing has no lessons"
 
         def tensors(knowledge: Knowledge) -> dict[str, Tensor]:
-            return {name: torch.tensor(array) for name, array in kind.arrays(knowledge).items()}
+            return {name: torch.tensor(array) for name, array in kind.encode(knowledge).items()}
 
         # Clients may share one lesson: it is kept once.
         distinct = {id(lesson): lesson for lesson in lessons.personal.values()}
-        places = {key: place for place, key in enumerate(distinct)}
+        places = {key: context for context, key in enumerate(distinct)}
         return {
             "common": None if lessons.common is None else tensors(lessons.common),
             "personal": [tensors(lesson) for lesson in distinct.values()],
@@ -460,17 +468,17 @@ class Server:
             ],
         }
 
-    def _lessons_from_tensors(self, state: Mapping[str, Any]) -> Lessons:
+    def _lessons_from_tensors(self, state: Mapping[str, Any]) -> Teachers:
         kind = self.kind
         assert kind is not None, "a run that exchanges nothing has no lessons"
 
         def knowledge(tensors: Mapping[str, Tensor]) -> Knowledge:
-            return kind.knowledge({name: tensor.numpy() for name, tensor in tensors.items()})
+            return kind.decode({name: tensor.numpy() for name, tensor in tensors.items()})
 
         personal = [knowledge(tensors) for tensors in state["personal"]]
-        return Lessons(
+        return Teachers(
             common=None if state["common"] is None else knowledge(state["common"]),
-            personal={client_id: personal[place] for client_id, place in state["whose"]},
+            personal={client_id: personal[context] for client_id, context in state["whose"]},
         )
 
     def _first_download(self, number: int, client_id: int) -> Download:
@@ -480,12 +488,12 @@ class Server:
         if kind is None:
             return Download(round=number, steps=(*steps, "train", "evaluate"))
         teacher = None
-        if kind.lesson == "adopt":  # nobody trains from old weights
+        if kind.learned_by == "adopt":  # nobody trains from old weights
             teacher = self._lesson(client_id) if client_id in self._unlearned else None
             steps += ["adopt"] if teacher is not None else []
         elif self.order == "distill_first":
             teacher = self._lesson(client_id)
-            steps += ["distill"] if teacher is not None and kind.lesson == "distill" else []
+            steps += ["distill"] if teacher is not None and kind.learned_by == "distill" else []
         steps += ["train"]
         steps += ["evaluate"] if self.order == "distill_first" else []
         steps += ["share"]
@@ -493,7 +501,7 @@ class Server:
             self.codecs is not None and self.codecs.up.stateful and client_id not in self._up
         )
         ids = (
-            self._asked_ids if kind.lesson == "distill" else None
+            self._asked_ids if kind.learned_by == "distill" else None
         )  # other kinds are not of public samples
         return Download(
             round=number, steps=tuple(steps), public_ids=ids, teacher=teacher, start_over=start_over
@@ -544,7 +552,7 @@ class Server:
             classes=self.classes,
             public_ids=self._asked_ids,
             temperature=self.temperature,
-            round_ids=self._public_ids if isinstance(self.strategy, Asking) else None,
+            round_ids=self._public_ids if isinstance(self.strategy, SelectsQueries) else None,
             architectures=tuple(card.architecture for card in self.cards.values()),
             server=self.models,
             shapes=self.shapes,
@@ -596,21 +604,23 @@ class Server:
             return
         if upload is None or upload.privacy is None:
             size = self.cards[client_id].train_size
-            for spending, most in self.guard.unanswered(len(request.public_ids), size):
+            for spending, most in self.enforcer.worst_case_spending(len(request.public_ids), size):
                 self.ledger.record(client_id, spending, most)
             return
         spendings = [Spending.from_plain(json.loads(text)) for text in upload.privacy.spent]
-        for layer in STATED_WHOLE:
-            self.ledger.state_whole(client_id, layer, [s for s in spendings if s.layer == layer])
+        for layer in CUMULATIVE_LAYERS:
+            self.ledger.record_cumulative(
+                client_id, layer, [s for s in spendings if s.layer == layer]
+            )
         for spending in spendings:
-            if spending.layer not in STATED_WHOLE:
+            if spending.layer not in CUMULATIVE_LAYERS:
                 self.ledger.record(client_id, spending)
 
     def claims(self, client_id: int | None = None) -> tuple[Claim, ...]:
         """Return what the ledger lets the run claim so far, for the system or a client: server,
         clients, outsiders.
         """
-        mechanism = self.guard.mechanism
+        mechanism = self.enforcer.mechanism
         unit = "record" if mechanism is None else mechanism.unit
         delta = getattr(mechanism, "delta", 1e-5)
         accountant: Accountant = getattr(mechanism, "accountant", "auto")
@@ -623,7 +633,7 @@ class Server:
         """Return what was spent on each client, against the first adversary that the mechanism
         protects from.
         """
-        mechanism = self.guard.mechanism
+        mechanism = self.enforcer.mechanism
         if mechanism is None or not mechanism.protects_from:
             return {}
         delta, who = getattr(mechanism, "delta", 1e-5), mechanism.protects_from[0]
@@ -663,7 +673,7 @@ class Server:
             self.observer.accepted(request.round, upload.client_id, upload.knowledge)
         return upload
 
-    def _unpacked(self, upload: Upload, packed: Packed, kind: Kind) -> Upload:
+    def _unpacked(self, upload: Upload, packed: Packed, kind: KnowledgeType) -> Upload:
         """Return an upload decoded; where that fails, the client is asked to start over next
         time.
         """
@@ -671,9 +681,9 @@ class Server:
         arrays, after = self.codecs.up.decode(packed.arrays, self._up.pop(upload.client_id, None))
         if after is not None:
             self._up[upload.client_id] = after
-        return replace(upload, knowledge=kind.knowledge(arrays))
+        return replace(upload, knowledge=kind.decode(arrays))
 
-    def _keep(self, fusion: Fusion, client_ids: Sequence[int], lessons: Lessons) -> None:
+    def _keep(self, fusion: Fusion, client_ids: Sequence[int], lessons: Teachers) -> None:
         self._state, self._lessons, self._metrics = fusion.state, lessons, dict(fusion.metrics)
         self._unlearned = set(range(self.clients))
         neighbors, own = effective_neighbors(fusion.weights), fusion.weights.diagonal()
@@ -691,7 +701,7 @@ class Server:
 def _memories(by_client: Mapping[int, Memory]) -> dict[str, Any]:
     """Return what codecs remember as tensors; what clients share is kept once."""
     distinct = {id(memory): memory for memory in by_client.values() if memory is not None}
-    places = {key: place for place, key in enumerate(distinct)}
+    places = {key: context for context, key in enumerate(distinct)}
     return {
         "memories": [
             {name: torch.tensor(array) for name, array in memory.items()}
@@ -706,7 +716,7 @@ def _restored(state: Mapping[str, Any]) -> dict[int, Memory]:
     memories = [
         {name: tensor.numpy() for name, tensor in memory.items()} for memory in state["memories"]
     ]
-    return {client_id: memories[place] for client_id, place in state["whose"]}
+    return {client_id: memories[context] for client_id, context in state["whose"]}
 
 
 _RECORDED = (

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedkd.federation.context import Workplace
+from fedkd.federation.context import ClientContext
 from fedkd.messages import Predictions
-from fedkd.models.factory import Blueprint, Traits, borrowed_global_generator
+from fedkd.models.factory import ModelInfo, ModelSpec, borrowed_global_generator
 from fedkd.runtime.seeding import numpy_stream, torch_seed
-from fedkd.training.hyperparameters import Distillation
+from fedkd.training.hyperparameters import DistillationSettings
 from fedkd.training.loop import optimize
 from fedkd.training.losses import LOSSES, distillation_target
 
@@ -33,24 +33,24 @@ class WorkplaceModels:
     says (batch size, optimizer, learning rate, temperature), always with a fresh optimizer.
     """
 
-    place: Workplace
-    extra: Mapping[str, tuple[Blueprint, Traits]] = field(default_factory=dict)
+    context: ClientContext
+    extra: Mapping[str, tuple[ModelSpec, ModelInfo]] = field(default_factory=dict)
 
     @property
     def architectures(self) -> tuple[str, ...]:
         """Every client's architecture, by client id."""
-        return tuple(architecture.name for architecture in self.place.architectures)
+        return tuple(architecture.name for architecture in self.context.architectures)
 
     def initial(self, architecture: str) -> ModelState:
         """Return the state of a fresh model, the same in every round."""
-        seed = torch_seed(self.place.seed, "server", "architecture", architecture, "weights")
+        seed = torch_seed(self.context.seed, "server", "architecture", architecture, "weights")
         return self._architecture(architecture)[0].build(seed).state_dict()
 
     def predict(
         self, architecture: str, state: ModelState, ids: Int[Tensor, "N"] | None = None
     ) -> Float[Tensor, "N C"]:
         """Return a model's logits on public samples; on all of them by default."""
-        return self.place.task.ask(ids).predict(self._model(architecture, state)).cpu()
+        return self.context.task.ask(ids).predict(self._model(architecture, state)).cpu()
 
     def distill(
         self,
@@ -64,8 +64,8 @@ class WorkplaceModels:
         epochs: int,
     ) -> ModelState:
         """Return the state after distilling a teacher on its public samples."""
-        settings = self.place.distillation
-        values = teacher.values.to(self.place.device)
+        settings = self.context.distillation
+        values = teacher.values.to(self.context.device)
         target = distillation_target(loss, values, teacher.scale, settings.temperature)
 
         def batch_loss(logits: Tensor, rows: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class WorkplaceModels:
         epochs: int,
     ) -> ModelState:
         """Return the state after training on labels of public samples."""
-        y = labels.to(self.place.device)
+        y = labels.to(self.context.device)
 
         def batch_loss(logits: Tensor, rows: Tensor) -> Tensor:
             return F.cross_entropy(logits, y[rows])
@@ -94,8 +94,8 @@ class WorkplaceModels:
 
     def accuracy(self, architecture: str, state: ModelState) -> float:
         """Return a model's accuracy on the balanced test set."""
-        return self.place.task.measure(
-            self._model(architecture, state), self.place.global_test
+        return self.context.task.evaluate(
+            self._model(architecture, state), self.context.global_test
         ).accuracy
 
     def _train(
@@ -108,15 +108,15 @@ class WorkplaceModels:
         round: int,
         epochs: int,
     ) -> ModelState:
-        model, asked = self._model(architecture, state), self.place.task.ask(ids)
+        model, asked = self._model(architecture, state), self.context.task.ask(ids)
         path = ("server", "architecture", architecture, "round", round, purpose)
-        phase: Distillation = replace(
-            self.place.distillation, epochs=epochs, optimizer_state="fresh"
+        phase: DistillationSettings = replace(
+            self.context.distillation, epochs=epochs, optimizer_state="fresh"
         )
         draws = self._architecture(architecture)[1].draws_randomness
-        seed = torch_seed(self.place.seed, *path, "dropout")
+        seed = torch_seed(self.context.seed, *path, "dropout")
         with borrowed_global_generator(seed) if draws else contextlib.nullcontext():
-            stream = numpy_stream(self.place.seed, *path, "batches")
+            stream = numpy_stream(self.context.seed, *path, "batches")
             optimize(
                 model,
                 asked.size,
@@ -127,12 +127,12 @@ class WorkplaceModels:
         return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
     def _model(self, architecture: str, state: ModelState) -> nn.Module:
-        model = self._architecture(architecture)[0].build(0).to(self.place.device)
+        model = self._architecture(architecture)[0].build(0).to(self.context.device)
         model.load_state_dict(dict(state))
         return model
 
-    def _architecture(self, name: str) -> tuple[Blueprint, Traits]:
+    def _architecture(self, name: str) -> tuple[ModelSpec, ModelInfo]:
         if name in self.extra:
             return self.extra[name]
-        architecture = next(a for a in self.place.architectures if a.name == name)
-        return architecture, self.place.traits[name]
+        architecture = next(a for a in self.context.architectures if a.name == name)
+        return architecture, self.context.traits[name]

@@ -12,33 +12,33 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedkd.federation.client import describe, take_part
-from fedkd.federation.context import Workplace
+from fedkd.federation.context import ClientContext
 from fedkd.flower.records import card_content, join, read_download, split, upload_content
 
 
-def make_client_app(find_workplace: Callable[[Message], Workplace]) -> ClientApp:
-    """Return the app. ``find_workplace`` returns what the clients of a message's run share on this
+def make_client_app(find_context: Callable[[Message], ClientContext]) -> ClientApp:
+    """Return the app. ``find_context`` returns what the clients of a message's run share on this
     machine.
     """
     app = ClientApp()
 
-    def client_id(context: Context) -> int:
-        return int(cast(int, context.node_config["partition-id"]))
+    def client_id(node: Context) -> int:
+        return int(cast(int, node.node_config["partition-id"]))
 
-    def answer(message: Message, context: Context) -> Message:
-        place = find_workplace(message)
+    def answer(message: Message, node: Context) -> Message:
+        context = find_context(message)
         contents = []
         for part in split(message.content):
-            download = read_download(part, place.kind, packed=place.codecs is not None)
+            download = read_download(part, context.kind, packed=context.codecs is not None)
             contents.append(
-                upload_content(take_part(place, client_id(context), download), place.kind)
+                upload_content(take_part(context, client_id(node), download), context.kind)
             )
         return Message(contents[0] if len(contents) == 1 else join(*contents), reply_to=message)
 
     @app.query("describe")
-    def _describe(message: Message, context: Context) -> Message:
+    def _describe(message: Message, node: Context) -> Message:
         return Message(
-            card_content(describe(find_workplace(message), client_id(context))), reply_to=message
+            card_content(describe(find_context(message), client_id(node))), reply_to=message
         )
 
     app.train()(answer)

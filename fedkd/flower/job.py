@@ -1,8 +1,8 @@
 """What an engine is given to run, and what every engine must do with it.
 
 An engine knows Flower's apps, messages and client ids; it knows nothing of models, strategies or
-scenarios. Clients in this process come as a ``Crew``; other processes make theirs from an
-``Order``, which travels there.
+scenarios. Clients in this process come as a ``ClientPool``; other processes make theirs from an
+``WorkerSpec``, which travels there.
 """
 
 import threading
@@ -17,7 +17,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from fedkd.errors import RunError, explained
+from fedkd.errors import RunError, one_line
 
 RUN_ID = 1
 SERVER_NODE_ID = 1
@@ -29,7 +29,7 @@ Groups = list[list[Message]]
 
 
 @dataclass(frozen=True)
-class Crew:
+class ClientPool:
     """The clients of one process: Flower's app, and what is done for several of them at once.
 
     ``group`` says which of some messages belong together, given how many groups are worked on at
@@ -43,7 +43,7 @@ class Crew:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class WorkerSpec:
     """What another process needs to make its crew: plain values that travel."""
 
     scenario: str
@@ -59,15 +59,15 @@ class Order:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class EngineRun:
     """One run of a federation."""
 
     server_app: ServerApp
-    crew: Crew
+    client_pool: ClientPool
     """The clients, for an engine that runs them in this process."""
-    hire: Callable[[Order], Crew]
+    create_clients: Callable[[WorkerSpec], ClientPool]
     """Makes a crew in another process; found there by its name."""
-    order: Order
+    order: WorkerSpec
     architectures: tuple[str, ...]
     """By client id."""
     cost: Callable[[], Sequence[float]]
@@ -104,7 +104,7 @@ class Engine(Protocol):
         this device.
         """
 
-    def run(self, job: Job) -> None:
+    def run(self, job: EngineRun) -> None:
         """Run a whole ServerApp over the job's clients, within a session."""
 
 
@@ -133,7 +133,7 @@ def answer(app: ClientApp, message: Message, context: Context) -> Message:
     except RunError:
         raise
     except (Exception, SystemExit) as error:
-        return failed(message, explained(error))
+        return failed(message, one_line(error))
 
 
 def failed(message: Message, reason: str) -> Message:

@@ -22,13 +22,13 @@ from fedkd.flower.job import (
     FIRST_CLIENT_NODE_ID,
     RUN_ID,
     SERVER_NODE_ID,
-    Crew,
-    Job,
+    ClientPool,
+    EngineRun,
     OnReply,
     answer,
     client_context,
 )
-from fedkd.runtime.devices import choose_device, settled
+from fedkd.runtime.devices import choose_device, deterministic
 from fedkd.runtime.parallel import available_cores
 from fedkd.settings.validators import at_least
 
@@ -65,10 +65,10 @@ class Local:
         """Hold nothing: this process is there already."""
         return nullcontext()
 
-    def run(self, job: Job) -> None:
+    def run(self, job: EngineRun) -> None:
         """Run a whole ServerApp over the job's clients."""
-        with message_identity(), settled(choose_device(job.device)):
-            grid = LocalGrid(job.crew, job.clients, self.threads, job.stop, job.on_reply)
+        with message_identity(), deterministic(choose_device(job.device)):
+            grid = LocalGrid(job.client_pool, job.clients, self.threads, job.stop, job.on_reply)
             try:
                 job.server_app(grid, server_context())
             except BaseException:
@@ -102,9 +102,14 @@ class LocalGrid(Grid):
     """A Grid whose nodes are this process's clients: node ``i + 2`` is client ``i``."""
 
     def __init__(
-        self, crew: Crew, clients: int, workers: int, stop: threading.Event, on_reply: OnReply
+        self,
+        client_pool: ClientPool,
+        clients: int,
+        workers: int,
+        stop: threading.Event,
+        on_reply: OnReply,
     ) -> None:
-        self._crew, self._stop, self._on_reply = crew, stop, on_reply
+        self._crew, self._stop, self._on_reply = client_pool, stop, on_reply
         self._contexts = {
             FIRST_CLIENT_NODE_ID + i: client_context(i, clients) for i in range(clients)
         }

@@ -5,19 +5,19 @@ from collections.abc import Sequence
 
 from flwr.app import Message
 
-from fedkd.federation.batched_clients import companies, rehearse
-from fedkd.federation.context import Workplace
+from fedkd.federation.batched_clients import batches_of_clients, train_batch
+from fedkd.federation.context import ClientContext
 from fedkd.flower.client_app import make_client_app
-from fedkd.flower.job import Crew, client_of
+from fedkd.flower.job import ClientPool, client_of
 from fedkd.flower.records import read_download
 from fedkd.messages import Download
 
 
-def crew(place: Workplace) -> Crew:
+def client_pool(context: ClientContext) -> ClientPool:
     """Return a workplace's clients as an engine takes them."""
-    app = make_client_app(lambda _: place)
-    if not place.together:
-        return Crew(app)
+    app = make_client_app(lambda _: context)
+    if not context.together:
+        return ClientPool(app)
 
     def group(messages: Sequence[Message], at_once: int) -> list[list[Message]]:
         by_client = {client_of(message): message for message in messages}
@@ -25,7 +25,7 @@ def crew(place: Workplace) -> Crew:
             return [[message] for message in messages]
         return [
             [by_client[i] for i in company]
-            for company in companies(place, list(by_client), at_once)
+            for company in batches_of_clients(context, list(by_client), at_once)
         ]
 
     def prepare(messages: Sequence[Message]) -> None:
@@ -33,12 +33,13 @@ def crew(place: Workplace) -> Crew:
             with contextlib.suppress(
                 Exception
             ):  # whoever is to blame fails alone, in the visit that comes
-                rehearse(
-                    place, [(client_of(message), _download(message, place)) for message in messages]
+                train_batch(
+                    context,
+                    [(client_of(message), _download(message, context)) for message in messages],
                 )
 
-    return Crew(app, group, prepare)
+    return ClientPool(app, group, prepare)
 
 
-def _download(message: Message, place: Workplace) -> Download:
-    return read_download(message.content, place.kind, packed=place.codecs is not None)
+def _download(message: Message, context: ClientContext) -> Download:
+    return read_download(message.content, context.kind, packed=context.codecs is not None)

@@ -34,9 +34,9 @@ from flwr.serverapp import Grid
 from fedkd.errors import Interrupted, RunError, SettingError, StorageError
 from fedkd.flower.job import (
     FIRST_CLIENT_NODE_ID,
-    Crew,
-    Job,
-    Order,
+    ClientPool,
+    EngineRun,
+    WorkerSpec,
     answer,
     client_context,
     client_of,
@@ -44,7 +44,7 @@ from fedkd.flower.job import (
 )
 from fedkd.flower.local_grid import message_identity, server_context
 from fedkd.flower.placement import Slot, place, tiles
-from fedkd.runtime.devices import settled
+from fedkd.runtime.devices import deterministic
 from fedkd.runtime.parallel import available_cores
 from fedkd.settings.validators import at_least
 
@@ -143,13 +143,13 @@ class Ray:
         finally:
             ray.shutdown()
 
-    def run(self, job: Job) -> None:
+    def run(self, job: EngineRun) -> None:
         """Run a whole ServerApp over the job's clients."""
         session = self.session(job.architectures, job.device)
         with (
             session,
             message_identity(),
-            settled(torch.device("cpu")),
+            deterministic(torch.device("cpu")),
             contextlib.ExitStack() as stack,
         ):
             _make(job.order.states)
@@ -240,7 +240,9 @@ class Actor:
                 " on a file system"
                 " that every machine of the cluster sees"
             )
-        self._crew: Crew = part.hire(replace(part.order, public_inputs=public_inputs))
+        self._crew: ClientPool = part.create_clients(
+            replace(part.order, public_inputs=public_inputs)
+        )
         self._clients = part.clients
 
     def ready(self) -> int:
@@ -273,8 +275,8 @@ class Actor:
 class JobPart:
     """What an actor is made from."""
 
-    hire: Callable[[Order], Crew]
-    order: Order
+    create_clients: Callable[[WorkerSpec], ClientPool]
+    order: WorkerSpec
     clients: int
     paths: tuple[str, ...]
     """Where Python finds modules in the driver, such as a user's own strategy."""
@@ -298,7 +300,7 @@ class Worker:
 class RayGrid(Grid):
     """A Grid whose nodes are clients in Ray actors: node ``i + 2`` is client ``i``."""
 
-    def __init__(self, slots: list[Slot], job: Job) -> None:
+    def __init__(self, slots: list[Slot], job: EngineRun) -> None:
         import ray
 
         self._ray, self._job = ray, job
@@ -307,7 +309,10 @@ class RayGrid(Grid):
         order = replace(job.order, public_inputs=None)
         paths = tuple(path or str(Path.cwd()) for path in sys.path)
         self._workers = [
-            Worker(slot, JobPart(job.hire, replace(order, owned=slot.clients), job.clients, paths))
+            Worker(
+                slot,
+                JobPart(job.create_clients, replace(order, owned=slot.clients), job.clients, paths),
+            )
             for slot in slots
         ]
         self._worker_of = {
@@ -388,8 +393,8 @@ class RayGrid(Grid):
         for worker in (
             self._workers
         ):  # in the order in which its process takes them, so that it is known who is next
-            if self._job.crew.group is not None and worker.queue:
-                groups = self._job.crew.group(list(worker.queue), 1)
+            if self._job.client_pool.group is not None and worker.queue:
+                groups = self._job.client_pool.group(list(worker.queue), 1)
                 worker.queue = deque(message for together in groups for message in together)
         busy = [worker for worker in self._workers if worker.queue]
         for worker in busy:

@@ -15,7 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedkd.codecs import coded_bytes, raw_bytes
 from fedkd.errors import UploadRejected
-from fedkd.knowledge import Kind
+from fedkd.knowledge import KnowledgeType
 from fedkd.messages import ClientCard, Download, Knowledge, Packed, PrivacyEvent, Step, Upload
 
 _END = "end."
@@ -139,7 +139,9 @@ def request_record(download: Download) -> ArrayRecord | None:
     return pack_arrays({"ids": download.public_ids.numpy().astype(np.int32)})
 
 
-def read_download(content: RecordDict, kind: Kind | None, *, packed: bool = False) -> Download:
+def read_download(
+    content: RecordDict, kind: KnowledgeType | None, *, packed: bool = False
+) -> Download:
     """Return the download that ``download_content`` made, its teacher of the run's kind or
     ``packed`` by its codec.
     """
@@ -156,7 +158,7 @@ def read_download(content: RecordDict, kind: Kind | None, *, packed: bool = Fals
     )
 
 
-def upload_content(upload: Upload, kind: Kind | None) -> RecordDict:
+def upload_content(upload: Upload, kind: KnowledgeType | None) -> RecordDict:
     """Return an upload's content, with knowledge of the run's kind."""
     content = RecordDict(
         {
@@ -179,12 +181,12 @@ def upload_content(upload: Upload, kind: Kind | None) -> RecordDict:
     if upload.knowledge is not None and kind is not None:
         packed = isinstance(upload.knowledge, Packed)
         content["knowledge"] = pack_arrays(
-            upload.knowledge.arrays if packed else kind.arrays(upload.knowledge)
+            upload.knowledge.arrays if packed else kind.encode(upload.knowledge)
         )
     return content
 
 
-def read_upload(content: RecordDict, kind: Kind | None, *, packed: bool = False) -> Upload:
+def read_upload(content: RecordDict, kind: KnowledgeType | None, *, packed: bool = False) -> Upload:
     """Return the upload that ``upload_content`` made; UploadRejected where it cannot be read.
 
     Its knowledge is of the run's kind, or ``packed`` by the run's codec.
@@ -216,9 +218,9 @@ def sent_arrays(content: RecordDict) -> dict[str, np.ndarray]:
     return {} if arrays is None else unpack_arrays(arrays)
 
 
-def _knowledge(record: ArrayRecord, kind: Kind, packed: bool) -> Knowledge:
+def _knowledge(record: ArrayRecord, kind: KnowledgeType, packed: bool) -> Knowledge:
     arrays = unpack_arrays(record)
-    return Packed(arrays) if packed else kind.knowledge(arrays)
+    return Packed(arrays) if packed else kind.decode(arrays)
 
 
 def _event(fields: dict[str, Any]) -> PrivacyEvent:

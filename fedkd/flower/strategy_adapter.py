@@ -21,7 +21,7 @@ from fedkd.errors import RunError, UploadRejected
 from fedkd.federation.server import Reply, Server
 from fedkd.flower import records
 from fedkd.messages import Download, RoundRecord
-from fedkd.storage.transcript_recorder import Witness
+from fedkd.storage.transcript_recorder import TranscriptRecorder
 
 NODE_PATIENCE_SECONDS = 60.0
 
@@ -44,11 +44,11 @@ class FederatedDistillation(Strategy):
         *,
         first_round: int = 1,
         joined: bool = False,
-        witness: Witness | None = None,
+        recorder: TranscriptRecorder | None = None,
     ) -> None:
         self.server = server
         self.joined = joined and server.order == "train_first" and server.kind is not None
-        self._witness = witness
+        self._witness = recorder
         self.on_round = on_round
         self.first_round = first_round
         self._scenario = ConfigRecord({"text": scenario_text})
@@ -101,7 +101,7 @@ class FederatedDistillation(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Take note of the last replies and return the mean accuracies."""
-        self.server.settle(
+        self.server.take_last_replies(
             server_round, (self._reply(server_round, message) for message in replies)
         )
         return self._means()
@@ -143,7 +143,7 @@ class FederatedDistillation(Strategy):
                 number, grid.send_and_receive(messages, timeout=timeout), ends, begins
             )
             if number > self.first_round:
-                server.settle(number - 1, ended)
+                server.take_last_replies(number - 1, ended)
                 if (metrics := self._means()) is not None:
                     result.evaluate_metrics_clientapp[number - 1] = metrics
                 self.on_round(server.record(number - 1))

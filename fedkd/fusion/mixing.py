@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedkd.runtime.parallel import by_rows
+from fedkd.runtime.parallel import map_chunks
 
 COLUMNS = 2048
 """Of the N C values of a client, mixed at once: those of a hundred clients fit into a core's
@@ -24,7 +24,7 @@ def mix(weights: Float[Tensor, "I K"], values: Float[Tensor, "K N C"]) -> Float[
     def compute(part: slice) -> None:
         torch.mm(weights, flat[:, part], out=teachers[:, part])
 
-    by_rows(compute, samples * classes, COLUMNS)
+    map_chunks(compute, samples * classes, COLUMNS)
     return teachers.view(-1, samples, classes)
 
 

@@ -3,20 +3,20 @@
 A kind knows how a client makes it, how clients learn from it, how it becomes named arrays and back,
 what the server accepts, how uploads are stacked, what a fusion of them must look like, and who
 learns what from one. Another kind is another module with these, here or anywhere (a strategy may
-declare any ``Kind``), and no special case in the client, the server or the codec.
+declare any ``KnowledgeType``), and no special case in the client, the server or the codec.
 """
 
 from fedkd.knowledge.class_tables import ClassTables as ClassTables
 from fedkd.knowledge.class_tables import TableCohort as TableCohort
-from fedkd.knowledge.knowledge_type import AdoptedKind as AdoptedKind
+from fedkd.knowledge.knowledge_type import AdoptedKnowledge as AdoptedKnowledge
 from fedkd.knowledge.knowledge_type import ClientView as ClientView
-from fedkd.knowledge.knowledge_type import Kind as Kind
-from fedkd.knowledge.knowledge_type import Lesson as Lesson
-from fedkd.knowledge.knowledge_type import Lessons as Lessons
+from fedkd.knowledge.knowledge_type import KnowledgeType as KnowledgeType
+from fedkd.knowledge.knowledge_type import LearnedBy as LearnedBy
 from fedkd.knowledge.knowledge_type import Penalty as Penalty
-from fedkd.knowledge.knowledge_type import PenaltyKind as PenaltyKind
+from fedkd.knowledge.knowledge_type import PenaltyKnowledge as PenaltyKnowledge
 from fedkd.knowledge.knowledge_type import Request as Request
-from fedkd.knowledge.knowledge_type import RowKind as RowKind
+from fedkd.knowledge.knowledge_type import RowKnowledge as RowKnowledge
+from fedkd.knowledge.knowledge_type import Teachers as Teachers
 from fedkd.knowledge.model_weights import ModelWeights as ModelWeights
 from fedkd.knowledge.model_weights import WeightsCohort as WeightsCohort
 from fedkd.knowledge.predictions import Chooser as Chooser
@@ -26,7 +26,7 @@ from fedkd.knowledge.private_logits import PrivateLogitsCohort as PrivateLogitsC
 from fedkd.knowledge.prototypes import ClassPrototypes as ClassPrototypes
 from fedkd.knowledge.prototypes import PrototypeCohort as PrototypeCohort
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, KnowledgeType] = {
     "logits": PublicPredictions("logits"),
     "probs": PublicPredictions("probs"),
 }
@@ -34,7 +34,7 @@ KINDS: dict[str, Kind] = {
 others are declared as a value, such as ``ClassTables(weight=0.5)``."""
 
 
-def find_kind(knowledge: str | Kind) -> Kind | None:
+def find_kind(knowledge: str | KnowledgeType) -> KnowledgeType | None:
     """Return the kind that a strategy declared, by name or as it is; None for ``nothing``."""
     if isinstance(knowledge, str):
         return None if knowledge == "nothing" else KINDS[knowledge]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedkd.errors import RunError, UploadRejected
 from fedkd.fusion import soften
-from fedkd.knowledge.knowledge_type import ClientView, Lesson, Lessons, Penalty, Request
+from fedkd.knowledge.knowledge_type import ClientView, LearnedBy, Penalty, Request, Teachers
 from fedkd.knowledge.predictions import TOLERANCE, are_distributions, check_weights
 from fedkd.messages import Fusion, Upload
 
@@ -58,7 +58,7 @@ class ClassTables:
     """
 
     weight: float
-    lesson: ClassVar[Lesson] = "train"
+    learned_by: ClassVar[LearnedBy] = "train"
     uses_features: ClassVar[bool] = False
 
     def extract(self, view: ClientView) -> ClassTable:
@@ -76,7 +76,7 @@ class ClassTables:
         means = sums / counts.clamp(min=1)[:, None]
         return ClassTable(probs=means.to(torch.float32), present=counts > 0)
 
-    def arrays(self, knowledge: ClassTable) -> dict[str, np.ndarray]:
+    def encode(self, knowledge: ClassTable) -> dict[str, np.ndarray]:
         """Return ``present`` and the rows of ``probs`` that are present: what is missing does not
         travel.
         """
@@ -85,7 +85,7 @@ class ClassTables:
             "probs": knowledge.probs[knowledge.present].numpy(),
         }
 
-    def knowledge(self, arrays: Mapping[str, np.ndarray]) -> ClassTable:
+    def decode(self, arrays: Mapping[str, np.ndarray]) -> ClassTable:
         """Return the table that ``arrays`` made."""
         if set(arrays) != {"present", "probs"}:
             raise UploadRejected(
@@ -151,15 +151,15 @@ class ClassTables:
         if not are_distributions(probs[present], 2 * TOLERANCE):
             raise RunError("fuse returned rows that are present and no soft labels")
 
-    def lessons(
+    def teachers(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
-    ) -> Lessons:
+    ) -> Teachers:
         """Return each client's table; a client whose table is empty has nothing to learn from."""
         probs, present = fusion.teachers["probs"], fusion.teachers["present"]
         tables = {
             i: ClassTable(probs=probs[k], present=present[k]) for k, i in enumerate(client_ids)
         }
-        return Lessons(personal={i: table for i, table in tables.items() if table.present.any()})
+        return Teachers(personal={i: table for i, table in tables.items() if table.present.any()})
 
     def penalty(self, view: ClientView, teacher: ClassTable | None) -> Penalty | None:
         """Return the cross entropy against the teacher's row of each sample's label."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedkd.messages import Fusion, Knowledge, ServerModels, Upload
 
-Lesson = Literal["distill", "adopt", "train"]
+LearnedBy = Literal["distill", "adopt", "train"]
 """How a client learns from a teacher of a kind: by distilling on the public set, by taking over
 weights, or by a term of its private training's loss. The first two are steps of their own; the last
 takes the teacher of the round before."""
@@ -49,7 +49,7 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lessons:
+class Teachers:
     """Who learns what from a fusion: ``personal`` by client id, or else what is ``common`` to
     all.
     """
@@ -127,22 +127,22 @@ class ClientView(Protocol):
 
 
 @runtime_checkable
-class Kind(Protocol):
+class KnowledgeType(Protocol):
     """One kind of knowledge: a frozen value, with whatever settings of its strategy clients must
     know.
     """
 
     @property
-    def lesson(self) -> Lesson:
+    def learned_by(self) -> LearnedBy:
         """How clients learn from it."""
 
     def extract(self, view: ClientView) -> Knowledge:
         """Return a client's knowledge."""
 
-    def arrays(self, knowledge: Knowledge) -> dict[str, np.ndarray]:
+    def encode(self, knowledge: Knowledge) -> dict[str, np.ndarray]:
         """Return the named arrays that travel."""
 
-    def knowledge(self, arrays: Mapping[str, np.ndarray]) -> Knowledge:
+    def decode(self, arrays: Mapping[str, np.ndarray]) -> Knowledge:
         """Return the knowledge that ``arrays`` made; UploadRejected where they are not of this
         kind.
         """
@@ -164,14 +164,14 @@ class Kind(Protocol):
         ``client_ids`` are the cohort's; ``scale`` is what the strategy says that it teaches.
         """
 
-    def lessons(
+    def teachers(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
-    ) -> Lessons:
+    ) -> Teachers:
         """Return who learns what from a checked fusion."""
 
 
 @runtime_checkable
-class RowKind(Kind, Protocol):
+class RowKnowledge(KnowledgeType, Protocol):
     """A kind whose uploads can be fused one by one: each is a matrix of rows."""
 
     def values(self, knowledge: Knowledge) -> Float[Tensor, "N C"]:
@@ -181,7 +181,7 @@ class RowKind(Kind, Protocol):
 
 
 @runtime_checkable
-class PenaltyKind(Kind, Protocol):
+class PenaltyKnowledge(KnowledgeType, Protocol):
     """A kind that takes part in the loss of private training."""
 
     @property
@@ -195,7 +195,7 @@ class PenaltyKind(Kind, Protocol):
 
 
 @runtime_checkable
-class AdoptedKind(Kind, Protocol):
+class AdoptedKnowledge(KnowledgeType, Protocol):
     """A kind whose teachers replace a model's weights."""
 
     def adopt(self, model: nn.Module, teacher: Knowledge) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.errors import RunError, UploadRejected
-from fedkd.knowledge.knowledge_type import ClientView, Lesson, Lessons, Penalty, Request
+from fedkd.knowledge.knowledge_type import ClientView, LearnedBy, Penalty, Request, Teachers
 from fedkd.knowledge.predictions import check_weights
 from fedkd.messages import Fusion, ServerModels, Upload
 
@@ -65,7 +65,7 @@ class ModelWeights:
     """
 
     proximal: float = 0.0
-    lesson: ClassVar[Lesson] = "adopt"
+    learned_by: ClassVar[LearnedBy] = "adopt"
     uses_features: ClassVar[bool] = False
 
     def extract(self, view: ClientView) -> ModelState:
@@ -74,11 +74,11 @@ class ModelWeights:
             name: tensor.detach().cpu().clone() for name, tensor in view.model.state_dict().items()
         }
 
-    def arrays(self, knowledge: ModelState) -> dict[str, np.ndarray]:
+    def encode(self, knowledge: ModelState) -> dict[str, np.ndarray]:
         """Return each tensor under its name."""
         return {name: tensor.numpy() for name, tensor in knowledge.items()}
 
-    def knowledge(self, arrays: Mapping[str, np.ndarray]) -> ModelState:
+    def decode(self, arrays: Mapping[str, np.ndarray]) -> ModelState:
         """Return the state in ``arrays``."""
         try:
             return {name: torch.tensor(array) for name, array in arrays.items()}
@@ -140,12 +140,12 @@ class ModelWeights:
             if any(t.is_floating_point() and not torch.isfinite(t).all() for t in state.values()):
                 raise RunError(f"fuse returned weights for {name} that are not finite")
 
-    def lessons(
+    def teachers(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
-    ) -> Lessons:
+    ) -> Teachers:
         """Return each client's architecture's state."""
         teachers = fusion.teachers
-        return Lessons(
+        return Teachers(
             personal={i: teachers[n] for i, n in enumerate(request.architectures) if n in teachers}
         )
 

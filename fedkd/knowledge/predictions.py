@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedkd.errors import RunError, UploadRejected
 from fedkd.fusion import soften
-from fedkd.knowledge.knowledge_type import ClientView, Lesson, Lessons, Request
+from fedkd.knowledge.knowledge_type import ClientView, LearnedBy, Request, Teachers
 from fedkd.messages import Cohort, Fusion, Predictions, Upload
 from fedkd.training.losses import Scale
 
@@ -47,7 +47,7 @@ class PublicPredictions:
     scale: Scale
     chooser: Chooser | None = None
 
-    lesson: ClassVar[Lesson] = "distill"
+    learned_by: ClassVar[LearnedBy] = "distill"
 
     def extract(self, view: ClientView) -> Predictions:
         """Return the logits as they are, or their soft labels at the distillation temperature."""
@@ -58,7 +58,7 @@ class PublicPredictions:
         values = logits if self.scale == "logits" else soften(logits, view.temperature)
         return Predictions(ids=ids, values=values, scale=self.scale)
 
-    def arrays(self, knowledge: Predictions) -> dict[str, np.ndarray]:
+    def encode(self, knowledge: Predictions) -> dict[str, np.ndarray]:
         """Return ``ids`` as int32 (public sets have fewer than 2^31 rows) and ``values`` under
         their scale's name.
         """
@@ -67,7 +67,7 @@ class PublicPredictions:
             knowledge.scale: knowledge.values.numpy(),
         }
 
-    def knowledge(self, arrays: Mapping[str, np.ndarray]) -> Predictions:
+    def decode(self, arrays: Mapping[str, np.ndarray]) -> Predictions:
         """Return the predictions in ``arrays``; UploadRejected where there are none of a known
         scale.
         """
@@ -193,16 +193,16 @@ class PublicPredictions:
                 f" shape {' or '.join(str(list(mask)) for mask in masks)}"
             )
 
-    def lessons(
+    def teachers(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
-    ) -> Lessons:
+    ) -> Teachers:
         """Return the one teacher of all, or each client's own; nobody learns from a teacher without
         any row.
         """
         ids = request.public_ids if fusion.public_ids is None else fusion.public_ids
         kept = fusion.kept
 
-        def lesson(values: Tensor, rows: Tensor | None) -> Predictions | None:
+        def teacher_of(values: Tensor, rows: Tensor | None) -> Predictions | None:
             whole = rows is None or bool(rows.all())
             taught, values = (ids, values) if whole else (ids[rows], values[rows])
             return (
@@ -213,7 +213,7 @@ class PublicPredictions:
 
         teachers = fusion.teachers
         if teachers.ndim == 2 and (kept is None or kept.ndim == 1):
-            return Lessons(common=lesson(teachers, kept))
+            return Teachers(common=teacher_of(teachers, kept))
         teachers = teachers.expand(len(client_ids), *teachers.shape[-2:])
         each = (
             [None] * len(client_ids)
@@ -221,10 +221,12 @@ class PublicPredictions:
             else kept.expand(len(client_ids), kept.shape[-1])
         )
         found = {
-            i: lesson(values, rows)
+            i: teacher_of(values, rows)
             for i, values, rows in zip(client_ids, teachers, each, strict=True)
         }
-        return Lessons(personal={i: teacher for i, teacher in found.items() if teacher is not None})
+        return Teachers(
+            personal={i: teacher for i, teacher in found.items() if teacher is not None}
+        )
 
     def _asked_for(self, ids: Tensor, asked: Tensor) -> bool:
         """Return whether these ids, in this order, are what was asked for, or may be chosen of

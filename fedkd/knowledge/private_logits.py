@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedkd.errors import RunError, UploadRejected
 from fedkd.fusion import soften
-from fedkd.knowledge.knowledge_type import ClientView, Lesson, Lessons, Penalty, Request
+from fedkd.knowledge.knowledge_type import ClientView, LearnedBy, Penalty, Request, Teachers
 from fedkd.knowledge.predictions import LARGEST, check_weights
 from fedkd.messages import Fusion, Upload
 from fedkd.runtime.seeding import numpy_stream
@@ -79,7 +79,7 @@ class PrivateLogits:
 
     weight: float
     bits: int
-    lesson: ClassVar[Lesson] = "train"
+    learned_by: ClassVar[LearnedBy] = "train"
     uses_features: ClassVar[bool] = False
 
     def extract(self, view: ClientView) -> SampleLogits:
@@ -94,7 +94,7 @@ class PrivateLogits:
             logits=logits, hashes=sign_hashes(inputs, self.bits), labels=view.private_labels().cpu()
         )
 
-    def arrays(self, knowledge: SampleLogits | SampleTeacher) -> dict[str, np.ndarray]:
+    def encode(self, knowledge: SampleLogits | SampleTeacher) -> dict[str, np.ndarray]:
         """Return ``logits``; of an upload also ``hashes`` and ``labels`` if any, of a teacher
         ``taught``.
         """
@@ -109,7 +109,7 @@ class PrivateLogits:
             "labels": knowledge.labels.numpy().astype(np.int32),
         }
 
-    def knowledge(self, arrays: Mapping[str, np.ndarray]) -> SampleLogits | SampleTeacher:
+    def decode(self, arrays: Mapping[str, np.ndarray]) -> SampleLogits | SampleTeacher:
         """Return the upload or the teacher that ``arrays`` made."""
         allowed: tuple[set[str], ...] = (
             {"logits"},
@@ -204,15 +204,15 @@ class PrivateLogits:
             if not torch.isfinite(logits).all():
                 raise RunError(f"fuse returned logits for client {client_id} that are not finite")
 
-    def lessons(
+    def teachers(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
-    ) -> Lessons:
+    ) -> Teachers:
         """Return each known client's teacher, whether it took part in this round or not."""
         found = {
             i: SampleTeacher(logits=t["logits"], taught=t["taught"])
             for i, t in fusion.teachers.items()
         }
-        return Lessons(personal=found)
+        return Teachers(personal=found)
 
     def penalty(self, view: ClientView, teacher: SampleTeacher | None) -> Penalty | None:
         """Return the divergence from the teacher's soft label of each sample."""

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedkd.errors import RunError, UploadRejected
-from fedkd.knowledge.knowledge_type import ClientView, Lesson, Lessons, Penalty, Request
+from fedkd.knowledge.knowledge_type import ClientView, LearnedBy, Penalty, Request, Teachers
 from fedkd.knowledge.predictions import LARGEST, check_weights
 from fedkd.messages import Fusion, Upload
 
@@ -67,7 +67,7 @@ class ClassPrototypes:
 
     weight: float
     width: int | None = None
-    lesson: ClassVar[Lesson] = "train"
+    learned_by: ClassVar[LearnedBy] = "train"
     uses_features: ClassVar[bool] = True
 
     def extract(self, view: ClientView) -> Prototypes:
@@ -94,7 +94,7 @@ class ClassPrototypes:
             return features
         return F.adaptive_avg_pool1d(features[:, None], self.width)[:, 0]
 
-    def arrays(self, knowledge: Prototypes) -> dict[str, np.ndarray]:
+    def encode(self, knowledge: Prototypes) -> dict[str, np.ndarray]:
         """Return ``counts`` and the rows of ``features`` that exist: what is missing does not
         travel.
         """
@@ -103,7 +103,7 @@ class ClassPrototypes:
             "features": knowledge.features[knowledge.counts > 0].numpy(),
         }
 
-    def knowledge(self, arrays: Mapping[str, np.ndarray]) -> Prototypes:
+    def decode(self, arrays: Mapping[str, np.ndarray]) -> Prototypes:
         """Return the prototypes that ``arrays`` made."""
         if set(arrays) != {"counts", "features"}:
             raise UploadRejected(
@@ -202,13 +202,13 @@ class ClassPrototypes:
         if not torch.isfinite(features).all():
             raise RunError("fuse returned features that are not finite")
 
-    def lessons(
+    def teachers(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
-    ) -> Lessons:
+    ) -> Teachers:
         """Return the prototypes for everyone, whether it took part or not."""
         features: Tensor = fusion.teachers["features"]
         present: Bool[Tensor, "C"] = fusion.teachers["present"]
-        return Lessons(
+        return Teachers(
             common=Prototypes(features=features * present[:, None], counts=present.to(torch.int64))
         )
 

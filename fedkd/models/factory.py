@@ -57,7 +57,7 @@ def find_factory(name: str) -> Factory:
 
 
 @runtime_checkable
-class Blueprint(Protocol):
+class ModelSpec(Protocol):
     """What a client's model is built from."""
 
     @property
@@ -72,7 +72,7 @@ class Blueprint(Protocol):
 
 
 @dataclass(frozen=True)
-class Architecture:
+class ImageModelSpec:
     """A factory with the shape of its input and the number of classes: what a client's model is
     built from.
     """
@@ -84,7 +84,7 @@ class Architecture:
     """What is put on the model beside its own last layer."""
 
     @property
-    def plain(self) -> "Architecture":
+    def plain(self) -> "ImageModelSpec":
         """The same without further heads."""
         return replace(self, heads=OneHead())
 
@@ -107,7 +107,7 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Traits:
+class ModelInfo:
     """What trying a model once showed: its size, and whether training it draws from the global
     generator.
 
@@ -121,7 +121,7 @@ class Traits:
     features: int | None = None
 
 
-def try_out(architecture: Architecture, *, features: bool = False) -> Traits:
+def probe(architecture: ImageModelSpec, *, features: bool = False) -> ModelInfo:
     """Build a model, run one batch through it, and return its traits; those of its head only if
     ``features`` matter.
 
@@ -130,7 +130,7 @@ def try_out(architecture: Architecture, *, features: bool = False) -> Traits:
     """
     where = f"models: {architecture.name}"
     if architecture.plain != architecture:
-        try_out(architecture.plain)  # what is wrong without heads is said first
+        probe(architecture.plain)  # what is wrong without heads is said first
     try:
         model = architecture.build(seed=0)
     except SettingError:
@@ -164,7 +164,7 @@ def try_out(architecture: Architecture, *, features: bool = False) -> Traits:
         with borrowed_global_generator(0), torch.no_grad():
             head = find_head(model.eval(), batch)
     layer = model.get_submodule(head) if head is not None else None
-    return Traits(
+    return ModelInfo(
         parameters=sum(p.numel() for p in model.parameters()),
         draws_randomness=draws_randomness,
         head=head,

@@ -34,10 +34,10 @@ from fedkd.privacy.mechanisms import (
     unprotected_upload,
 )
 from fedkd.privacy.memoization import Answers, answer_once
-from fedkd.privacy.release_plan import Plan
+from fedkd.privacy.release_plan import ReleasePlan
 from fedkd.privacy.unprotected import REASON, unprotected_event
 from fedkd.runtime.seeding import numpy_stream
-from fedkd.strategy import Averaging, Strategy
+from fedkd.strategy import MeanBased, Strategy
 
 Memory = Mapping[str, Tensor]
 """What a mechanism remembers of one client, as named tensors that are kept with its state."""
@@ -46,7 +46,7 @@ SPENT = "its privacy budget is spent"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guard:
+class PrivacyEnforcer:
     """The mechanism of one run. ``plan`` is None, and ``mechanism`` with it, where nothing is
     protected.
 
@@ -55,7 +55,7 @@ class Guard:
 
     name: str
     mechanism: Mechanism | None
-    plan: Plan | None
+    plan: ReleasePlan | None
     seed: int
     temperature: float = 1.0
     has_reference: bool = False
@@ -151,7 +151,7 @@ class Guard:
             kept,
         )
 
-    def unanswered(self, rows: int, size: int) -> tuple[tuple[Spending, int], ...]:
+    def worst_case_spending(self, rows: int, size: int) -> tuple[tuple[Spending, int], ...]:
         """Return what may have been spent on a client of ``size`` records from which no answer came
         in a round.
 
@@ -208,14 +208,14 @@ class Guard:
         central, plan = self.central, self.plan
         if central is None or plan is None:
             return strategy.fuse(cohort, state), ()
-        assert isinstance(strategy, Averaging), "checked before the run"
+        assert isinstance(strategy, MeanBased), "checked before the run"
         stream: np.random.Generator = numpy_stream(self.seed, "round", cohort.round, "server noise")
         if isinstance(central, CentralGaussian):
             mean = central.noisy_mean(cohort.values, asked, plan, stream)
-            fusion, spent = strategy.teach(mean, asked), central.spent(plan, len(mean))
+            fusion, spent = strategy.from_mean(mean, asked), central.spent(plan, len(mean))
         else:
             told = central.tell(cohort.values, plan, stream)
-            fusion, spent = strategy.teach(told.probs, asked), told.spent
+            fusion, spent = strategy.from_mean(told.probs, asked), told.spent
             fusion = replace(fusion, kept=None if bool(told.answered.all()) else told.answered)
         return replace(
             fusion, weights=uniform_weights(cohort.size) if cohort.size else torch.zeros(0, 0)
@@ -255,7 +255,7 @@ def with_history(memory: Memory, history: History) -> Memory:
     return {**memory, "steps": torch.tensor(history.state(), dtype=torch.float64).reshape(-1, 3)}
 
 
-def affords_round(mechanism: DpSgd, schedule: Schedule, rounds: int, history: History) -> bool:
+def covers_round(mechanism: DpSgd, schedule: Schedule, rounds: int, history: History) -> bool:
     """Return whether a client's budget covers one round more; without a budget it always does."""
     if mechanism.epsilon is None:
         return True

@@ -101,7 +101,7 @@ class Ledger:
         before = own.get(single, 0)
         own[single] = before + times if most is None else max(before, min(before + times, most))
 
-    def state_whole(self, client: int, layer: Layer, spendings: Sequence[Spending]) -> None:
+    def record_cumulative(self, client: int, layer: Layer, spendings: Sequence[Spending]) -> None:
         """Take what a client says of a whole layer, its model's or its uploads': all that it ever
         spent there.
 

@@ -52,7 +52,7 @@ def optimize_privately(
     batches: np.random.Generator,
     noise: np.random.Generator,
     history: History,
-    pulse: Callable[[], None] = lambda: None,
+    check_interrupt: Callable[[], None] = lambda: None,
 ) -> float | None:
     """Train ``model`` in place by DP-SGD; return the mean loss over the samples met, None where
     there were none.
@@ -61,7 +61,7 @@ def optimize_privately(
     samples each index with an own coin from ``batches``, clips each sample's gradient to
     ``clip_norm`` in L2, adds noise of ``noise_multiplier * clip_norm`` from ``noise`` to the sum,
     and divides by the expected batch size. A step whose sample is empty is noise alone, and is
-    counted. ``history`` grows by every step whose noise was drawn, even where ``pulse`` or the loss
+    counted. ``history`` grows by every step whose noise was drawn, even where ``check_interrupt`` or the loss
     then raises: keep it then too. The loss is a private figure, for the researcher only.
     SettingError where the model cannot be trained so.
     """
@@ -82,7 +82,7 @@ def optimize_privately(
         )
         private.attach_step_hook(lambda _: history.add(noise_multiplier, schedule.sample_rate))
         for _ in range(schedule.steps):
-            pulse()
+            check_interrupt()
             chosen = poisson_sample(size, schedule.sample_rate, batches).to(device)
             private.zero_grad(set_to_none=True)
             if len(chosen):

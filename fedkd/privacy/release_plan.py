@@ -16,7 +16,7 @@ on ten classes)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ReleasePlan:
     """A run as privacy sees it. What is solved from it holds if no more is released than it
     says.
     """
@@ -105,7 +105,7 @@ def check_delta_for(delta: float, units: int, what: str) -> None:
         )
 
 
-def check_client_delta(delta: float, plan: Plan) -> None:
+def check_client_delta(delta: float, plan: ReleasePlan) -> None:
     """Raise where delta is too large for a claim for clients, which holds for each of a client's
     records as well.
 
@@ -125,7 +125,7 @@ def check_accountant(accountant: Accountant) -> None:
         raise SettingError(distributions.NO_PLD)
 
 
-def check_memoize(plan: Plan, memoize: bool) -> None:
+def check_memoize(plan: ReleasePlan, memoize: bool) -> None:
     """Raise where no answer is ever asked for twice."""
     if memoize and plan.rounds == 1:
         raise SettingError(
@@ -133,7 +133,7 @@ def check_memoize(plan: Plan, memoize: bool) -> None:
         )
 
 
-def check_local(plan: Plan) -> None:
+def check_local(plan: ReleasePlan) -> None:
     """Raise where what a client uploads says more than its rows do."""
     if plan.chooses:
         raise SettingError(
@@ -143,14 +143,14 @@ def check_local(plan: Plan) -> None:
         )
 
 
-def hopeless(noise: float, clients: int, *, local: bool) -> str | None:
+def noise_warning(noise: float, clients: int, *, local: bool) -> str | None:
     """Return a warning where ``clients`` are too few for the noise, None where they are enough.
 
     ``noise`` is the standard deviation on one client's row, or on the sum of all, in a unit in
     which rows are at most sqrt(2) apart, as soft labels are. Averaging leaves ``noise /
     sqrt(clients)`` of local and ``noise / clients`` of central noise, useless above 0.3.
 
-    >>> hopeless(26.8, 250, local=False) is None, hopeless(26.8, 1000, local=True) is None
+    >>> noise_warning(26.8, 250, local=False) is None, noise_warning(26.8, 1000, local=True) is None
     (True, False)
     """
     needed = (noise / USEFUL_NOISE) ** 2 if local else noise / USEFUL_NOISE

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from fedkd.messages import RoundRecord
 from fedkd.privacy.claims import rounded_up
-from fedkd.report.record_rows import Baseline, Plan, client_rows, verdict
+from fedkd.report.record_rows import Baseline, RunPlan, client_rows, verdict
 
 MOST_CLIENTS_LISTED = 20
 NO_TERMINAL_WIDTH = 100
@@ -46,7 +46,7 @@ class ConsoleReport:
         if not self._quiet:
             self._console.print(text, markup=False)
 
-    def plan(self, plan: Plan, folder: str) -> None:
+    def plan(self, plan: RunPlan, folder: str) -> None:
         """Print what will run."""
         for warning in plan.warnings:
             self._console.print(f"Warning: {warning}", style="yellow", markup=False)
@@ -138,7 +138,7 @@ class ConsoleReport:
 
     def summary(
         self,
-        plan: Plan,
+        plan: RunPlan,
         summary: Mapping[str, Any],
         last: RoundRecord | None,
         baseline: Baseline | None,
@@ -230,7 +230,7 @@ def text_lines(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _adversity(plan: Plan) -> dict[str, str]:
+def _adversity(plan: RunPlan) -> dict[str, str]:
     """Return lines about attackers and the robust mean, where there are any."""
     found = _choices(plan, "attacks", "robust")
     if plan.attackers:
@@ -240,7 +240,7 @@ def _adversity(plan: Plan) -> dict[str, str]:
     return found
 
 
-def _choices(plan: Plan, *names: str) -> dict[str, str]:
+def _choices(plan: RunPlan, *names: str) -> dict[str, str]:
     """Return a line for each of these choices that is made."""
     return {
         name: _settings(plan.scenario[name])

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from fedkd.messages import RoundRecord
-from fedkd.report.record_rows import ACCURACIES, Baseline, Plan, client_gains
+from fedkd.report.record_rows import ACCURACIES, Baseline, RunPlan, client_gains
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"  # of Okabe and Ito's palette
 STYLE: Any = {
@@ -34,7 +34,7 @@ MOST_NUMBERED = 20
 
 
 def draw_run(
-    plan: Plan, records: Sequence[RoundRecord], baseline: Baseline | None, folder: Path
+    plan: RunPlan, records: Sequence[RoundRecord], baseline: Baseline | None, folder: Path
 ) -> list[Path]:
     """Draw every picture that the run has data for; return the PNG files."""
     with matplotlib.rc_context(STYLE):
@@ -55,7 +55,7 @@ def draw_run(
 
 
 def accuracy_by_round(
-    plan: Plan, records: Sequence[RoundRecord], baseline: Baseline | None
+    plan: RunPlan, records: Sequence[RoundRecord], baseline: Baseline | None
 ) -> Figure:
     """Draw both mean accuracies by round, with one standard deviation over clients as a band."""
     figure = Figure(figsize=(7.0, 2.9), layout="constrained")
@@ -97,7 +97,7 @@ def _band(
     ax.plot(x, mean, style, color=color, label=label, markersize=3.5, linewidth=1.5)
 
 
-def partition(plan: Plan) -> Figure:
+def partition(plan: RunPlan) -> Figure:
     """Draw how many training samples, or texts, of each class each client has."""
     counts = plan.label_counts.T
     classes, clients = counts.shape
@@ -125,7 +125,7 @@ def partition(plan: Plan) -> Figure:
     return figure
 
 
-def fusion_weights(plan: Plan, weights: np.ndarray, number: int) -> Figure:
+def fusion_weights(plan: RunPlan, weights: np.ndarray, number: int) -> Figure:
     """Draw who teaches whom beside how alike the clients' true label distributions are."""
     shares = plan.label_counts / plan.label_counts.sum(axis=1, keepdims=True)
     similarity = 1 - np.abs(shares[:, None] - shares[None]).sum(axis=-1) / 2
@@ -152,7 +152,7 @@ def fusion_weights(plan: Plan, weights: np.ndarray, number: int) -> Figure:
     return figure
 
 
-def gain_by_client(plan: Plan, last: RoundRecord, baseline: Baseline) -> Figure:
+def gain_by_client(plan: RunPlan, last: RoundRecord, baseline: Baseline) -> Figure:
     """Draw what each client gained over training alone, on both tests; attackers have no gain."""
     figure = Figure(figsize=(7.0, 2.9), layout="constrained")
     ax = figure.subplots()

@@ -36,7 +36,7 @@ class Baseline:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class RunPlan:
     """What will run, for those who report it."""
 
     name: str

@@ -11,16 +11,16 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from fedkd.errors import SettingError
-from fedkd.knowledge import Kind, PublicPredictions
+from fedkd.knowledge import KnowledgeType, PublicPredictions
 from fedkd.messages import Cohort, Fusion
 from fedkd.robustness.aggregators import Robust
 from fedkd.robustness.attacks import Attack, choose_attackers
 from fedkd.runtime.seeding import numpy_stream
-from fedkd.strategy import Averaging, Strategy
+from fedkd.strategy import MeanBased, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adversity:
+class ThreatModel:
     """Who attacks and how, and what the server does about it; both are None where there is no such
     thing.
     """
@@ -50,16 +50,16 @@ class Adversity:
         """
         if self.robust is None:
             return strategy.fuse(cohort, state)
-        assert isinstance(strategy, Averaging), "checked before the run"
+        assert isinstance(strategy, MeanBased), "checked before the run"
         mean, weights = self.robust.aggregate(cohort.values, cohort.scale)
         return replace(
-            strategy.teach(mean, cohort.size), weights=weights.expand(cohort.size, -1).clone()
+            strategy.from_mean(mean, cohort.size), weights=weights.expand(cohort.size, -1).clone()
         )
 
 
-def adversity(
+def threat_model(
     strategy: Strategy,
-    kind: Kind | None,
+    kind: KnowledgeType | None,
     name: str,
     attack: Attack,
     robust: Robust,
@@ -69,7 +69,7 @@ def adversity(
     seed: int,
     attacks: str,
     means: str,
-) -> Adversity | None:
+) -> ThreatModel | None:
     """Return the adversity of a run; None where there is neither an attack nor a robust mean.
 
     ``name``, ``attacks`` and ``means`` are what the scenario calls strategy, attack and robust
@@ -87,7 +87,7 @@ def adversity(
             )
         attack.check(clients, classes)
     if means != "none":
-        if not isinstance(strategy, Averaging) or not isinstance(kind, PublicPredictions):
+        if not isinstance(strategy, MeanBased) or not isinstance(kind, PublicPredictions):
             raise SettingError(
                 f"robust={means} takes the place of a plain mean over clients, and strategy={name}"
                 " does not teach one;"
@@ -95,7 +95,7 @@ def adversity(
                 " or dsfl"
             )
         robust.check(clients)
-    return Adversity(
+    return ThreatModel(
         attack=attack if attacks != "none" else None,
         robust=robust if means != "none" else None,
         attackers=choose_attackers(seed, clients, attack.fraction),

@@ -29,7 +29,7 @@ def describe_device(device: torch.device, setting: str) -> str:
     return {"cuda": "CUDA of the cluster"}.get(setting, "CPU")
 
 
-def settle(device: torch.device) -> None:
+def set_deterministic(device: torch.device) -> None:
     """Let this process repeat its sums on ``device`` from now on.
 
     Each of torch's calls gets one thread: faster on small models, and the same sums for any number
@@ -46,7 +46,7 @@ def settle(device: torch.device) -> None:
 
 
 @contextmanager
-def settled(device: torch.device) -> Iterator[None]:
+def deterministic(device: torch.device) -> Iterator[None]:
     """``settle`` for as long as the context lasts."""
     threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
     flags = cudnn.deterministic, cudnn.benchmark
@@ -54,7 +54,7 @@ def settled(device: torch.device) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    settle(device)
+    set_deterministic(device)
     try:
         yield
     finally:

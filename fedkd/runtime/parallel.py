@@ -22,7 +22,7 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def by_rows(compute: Callable[[slice], None], rows: int, at_once: int = ROWS) -> None:
+def map_chunks(compute: Callable[[slice], None], rows: int, at_once: int = ROWS) -> None:
     """Call ``compute`` once for each part of ``rows`` rows, ``at_once`` of them; parts write to
     different places.
 

@@ -16,7 +16,7 @@ from fedkd.data.prepare import holds_texts
 from fedkd.data.public import samples_of_other
 from fedkd.errors import SettingError
 from fedkd.federation.client import example_arrays
-from fedkd.federation.context import Workplace
+from fedkd.federation.context import ClientContext
 from fedkd.federation.protocol import check_order
 from fedkd.knowledge import ModelWeights, PublicPredictions
 from fedkd.models.dual_head import DualHeadSettings
@@ -26,9 +26,9 @@ from fedkd.privacy.private_training import check_sample_gradients
 from fedkd.robustness.attacks.omniscient import Colluding, Lie
 from fedkd.scenario.scenario import Scenario
 from fedkd.settings.schema import defaults, plain
-from fedkd.strategy import Asking, Declaration, Needs
+from fedkd.strategy import Declaration, Needs, SelectsQueries
 from fedkd.tasks.text.text_task import TextTask, Tokens
-from fedkd.training.hyperparameters import Distillation
+from fedkd.training.hyperparameters import DistillationSettings
 from fedkd.training.losses import LOSSES, ON_LOGITS
 
 
@@ -46,13 +46,13 @@ def check_needs(scenario: Scenario, declared: Declaration) -> None:
             f" (participation={scenario.protocol.participation:g} of"
             f" clients={scenario.federation.clients})"
         )
-    if needs.pooled and (scenario.protocol.participation < 1 or scenario.protocol.dropout > 0):
+    if needs.pooled_data and (scenario.protocol.participation < 1 or scenario.protocol.dropout > 0):
         raise SettingError(
             f"strategy={name} trains on the private sets of all clients: nobody is absent; leave"
             " participation and"
             " dropout out"
         )
-    if needs.pooled and scenario.protocol.order == "distill_first":
+    if needs.pooled_data and scenario.protocol.order == "distill_first":
         raise SettingError(
             f"order=distill_first: strategy={name} hands its model to the others at the end of a"
             " round, where this"
@@ -65,7 +65,7 @@ def check_needs(scenario: Scenario, declared: Declaration) -> None:
         raise SettingError(f"strategy={name} needs a public set; give public.size=N with N >= 1")
     every = isinstance(declared.kind, PublicPredictions) and declared.kind.chooser is None
     if (public.choice != "random" or public.views > 1) and (
-        not every or isinstance(scenario.strategy.value, Asking)
+        not every or isinstance(scenario.strategy.value, SelectsQueries)
     ):
         what = (
             f"public.choice={public.choice}"
@@ -161,9 +161,9 @@ def check_per_round(public: Public, samples: int) -> None:
         )
 
 
-def check_models(name: str, needs: Needs, place: Workplace) -> None:
+def check_models(name: str, needs: Needs, context: ClientContext) -> None:
     """Raise where the clients' models are not what the strategy can work with."""
-    models = list(place.traits)
+    models = list(context.traits)
     if needs.equal_architectures and len(models) > 1:
         raise SettingError(
             f"strategy={name} averages weights and needs one architecture for all clients, but"
@@ -171,7 +171,7 @@ def check_models(name: str, needs: Needs, place: Workplace) -> None:
             f" {', '.join(models)}; say models=[{models[0]}], or use a strategy that exchanges"
             " predictions"
         )
-    widths = {model: trait.features for model, trait in place.traits.items()}
+    widths = {model: trait.features for model, trait in context.traits.items()}
     if needs.features is not None and None in widths.values():
         without = [model for model, width in widths.items() if width is None]
         raise SettingError(
@@ -198,7 +198,7 @@ def check_heads(scenario: Scenario, declared: Declaration) -> None:
         )
     if isinstance(heads, OneHead):
         return
-    if (kind is not None and kind.lesson == "train") or (
+    if (kind is not None and kind.learned_by == "train") or (
         isinstance(kind, ModelWeights) and kind.proximal > 0
     ):
         raise SettingError(
@@ -209,7 +209,7 @@ def check_heads(scenario: Scenario, declared: Declaration) -> None:
         )
     if not isinstance(heads, DualHeadSettings):
         return
-    if kind is not None and kind.lesson != "distill":
+    if kind is not None and kind.learned_by != "distill":
         raise SettingError(
             f"{where}: clients of strategy={name} take weights over and distill nothing, so that"
             " nobody would teach"
@@ -231,20 +231,22 @@ def check_heads(scenario: Scenario, declared: Declaration) -> None:
         )
 
 
-def check_distillation(settings: Distillation, declared: Declaration, name: str, loss: str) -> None:
+def check_distillation(
+    settings: DistillationSettings, declared: Declaration, name: str, loss: str
+) -> None:
     """Raise where something is to be done to a teacher's rows, and there are none or they are not
     soft labels.
     """
     if settings.plain:
         return
     given = plain(settings)
-    usual = defaults(Distillation)
+    usual = defaults(DistillationSettings)
     changed = [
         key
         for key in ("gate", "margin_weights", "relation", "student_view")
         if given[key] != usual[key]
     ]
-    if declared.kind is None or declared.kind.lesson != "distill":
+    if declared.kind is None or declared.kind.learned_by != "distill":
         raise SettingError(
             f"distill.{changed[0]}={given[changed[0]]} would do nothing: clients of"
             f" strategy={name} distill nothing"
@@ -257,15 +259,15 @@ def check_distillation(settings: Distillation, declared: Declaration, name: str,
         )
 
 
-def check_codecs(scenario: Scenario, place: Workplace) -> None:
+def check_codecs(scenario: Scenario, context: ClientContext) -> None:
     """Raise where a codec makes no sense for what travels."""
     chosen, name = scenario.codec.name, scenario.strategy.name
-    if place.kind is None and chosen != "own":
+    if context.kind is None and chosen != "own":
         raise SettingError(f"codec={chosen} would do nothing: strategy={name} exchanges nothing")
-    if place.codecs is None or place.kind is None:
+    if context.codecs is None or context.kind is None:
         return
-    arrays = example_arrays(place)
-    for codec in (place.codecs.up, place.codecs.down):
+    arrays = example_arrays(context)
+    for codec in (context.codecs.up, context.codecs.down):
         objection = codec.objection(arrays)
         if objection is not None:
             raise SettingError(
@@ -275,19 +277,19 @@ def check_codecs(scenario: Scenario, place: Workplace) -> None:
             )
 
 
-def check_privacy(scenario: Scenario, declared: Declaration, place: Workplace) -> None:
+def check_privacy(scenario: Scenario, declared: Declaration, context: ClientContext) -> None:
     """Raise where a mechanism would not protect what this strategy sends, or not in the way that it
     counts.
     """
-    name, chosen, kind, guard = (
+    name, chosen, kind, enforcer = (
         scenario.strategy.name,
         scenario.privacy.name,
         declared.kind,
-        place.guard,
+        context.enforcer,
     )
     if kind is None and chosen != "none":
         raise SettingError(f"privacy={chosen} would do nothing: strategy={name} exchanges nothing")
-    mechanism, plan = guard.mechanism, guard.plan
+    mechanism, plan = enforcer.mechanism, enforcer.plan
     if mechanism is None or plan is None:
         return
     where = f"privacy={chosen} with strategy={name}"
@@ -309,35 +311,37 @@ def check_privacy(scenario: Scenario, declared: Declaration, place: Workplace) -
                 " samples; dp_sgd"
                 " covers predictions on a public set, and weights"
             )
-        if declared.needs.pooled:
+        if declared.needs.pooled_data:
             raise SettingError(f"{where}: it trains on the private sets of all clients")
-        for architecture in {a.name: a for a in place.architectures}.values():
+        for architecture in {a.name: a for a in context.architectures}.values():
             few = architecture.example(3, torch.Generator().manual_seed(0))
             model = architecture.build(0)
-            check_sample_gradients(model, few, architecture.name, partial(place.task.logits, model))
+            check_sample_gradients(
+                model, few, architecture.name, partial(context.task.logits, model)
+            )
     elif not isinstance(kind, PublicPredictions):
         raise SettingError(
             f"{where}: {chosen} protects predictions on a public set, and the strategy sends"
             " something else; use dp_sgd"
         )
     if isinstance(mechanism, Gaussian | Laplace | RandomizedResponse | Swing) and isinstance(
-        scenario.strategy.value, Asking
+        scenario.strategy.value, SelectsQueries
     ):
         raise SettingError(
             f"{where}: which samples are asked about changes from round to round; use dp_sgd or"
             " another"
         )
-    text = place.task if isinstance(place.task, TextTask) else None
-    if guard.detector == "oracle" and (text is None or text.secrets is None):
+    text = context.task if isinstance(context.task, TextTask) else None
+    if enforcer.detector == "oracle" and (text is None or text.secrets is None):
         raise SettingError(
             "privacy.detector=oracle needs to know the canaries, and this run has none"
         )
-    if guard.detector == "pattern" and text is None:
+    if enforcer.detector == "pattern" and text is None:
         raise SettingError(
             "privacy.detector=pattern looks for digits and addresses in text, and this data has"
             " none"
         )
-    if guard.central is not None:
+    if enforcer.central is not None:
         if isinstance(scenario.attacks.value, Lie | Colluding):
             raise SettingError(
                 f"privacy={chosen} with attacks={scenario.attacks.name}: these attackers see every"
@@ -364,14 +368,14 @@ def check_privacy(scenario: Scenario, declared: Declaration, place: Workplace) -
                            " public.choice out")  # fmt: skip
 
 
-def check_audit(scenario: Scenario, declared: Declaration, place: Workplace) -> None:
+def check_audit(scenario: Scenario, declared: Declaration, context: ClientContext) -> None:
     """Raise where an audit would find nothing to read, or read what its adversary does not have."""
     audit, chosen, name = scenario.audit.value, scenario.audit.name, scenario.strategy.name
     if isinstance(audit, NoAudit):
         return
     if declared.kind is None:
         raise SettingError(f"audit={chosen} would do nothing: strategy={name} exchanges nothing")
-    if declared.needs.pooled:
+    if declared.needs.pooled_data:
         raise SettingError(
             f"audit={chosen}: strategy={name} trains on the private sets of all clients; nothing"
             " is kept"
@@ -382,7 +386,7 @@ def check_audit(scenario: Scenario, declared: Declaration, place: Workplace) -> 
             " attackers' uploads are"
             " made at the server; leave one of them out"
         )
-    if place.guard.central is not None and "server" in (audit.adversaries or ()):
+    if context.enforcer.central is not None and "server" in (audit.adversaries or ()):
         raise SettingError(
             f"audit.adversaries=[server]: with privacy={scenario.privacy.name} the server is"
             " trusted with raw"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedkd.audit.audit_settings import AUDITS
-from fedkd.codecs import CODECS, Own
+from fedkd.codecs import CODECS, StrategyDefault
 from fedkd.data.partitions import PARTITIONS
 from fedkd.data.public import PUBLIC_DATA
 from fedkd.data.sources import DATA, Named
@@ -45,7 +45,7 @@ GROUPS = (
 
 
 @dataclass(frozen=True)
-class Choice:
+class Component:
     """A named choice: the name, its settings as plain values, and the object they make."""
 
     name: str
@@ -85,7 +85,7 @@ def find(group: str, name: str) -> tuple[Any, dict[str, Any]]:
     return cls, {**defaults(cls), **fields}
 
 
-def choose(group: str, section: Mapping[str, Any]) -> Choice:
+def create(group: str, section: Mapping[str, Any]) -> Component:
     """Return the choice that a section describes: ``name`` and any of its settings."""
     fields = dict(section)
     name = fields.pop("name", None)
@@ -96,7 +96,7 @@ def choose(group: str, section: Mapping[str, Any]) -> Choice:
     cls, base = find(group, name)
     given = {**base, **fields}
     value = parse(cls, given, group)
-    return Choice(name, {key: plain(getattr(value, key, given[key])) for key in base}, value)
+    return Component(name, {key: plain(getattr(value, key, given[key])) for key in base}, value)
 
 
 def _strategy_class(name: str) -> type:
@@ -120,7 +120,7 @@ _TABLES: dict[str, Mapping[str, Any]] = {
     "privacy": PRIVACY,
     "attacks": ATTACKS,
     "robust": ROBUST,
-    "codec": {"own": Own, **CODECS},
+    "codec": {"own": StrategyDefault, **CODECS},
     "audit": AUDITS,
     "canaries": CANARIES,
     "engine": ENGINES,

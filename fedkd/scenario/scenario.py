@@ -19,12 +19,12 @@ from fedkd.data.division import EvaluationSets, Public
 from fedkd.errors import SettingError
 from fedkd.federation.protocol import Protocol
 from fedkd.report.report_settings import Report
-from fedkd.scenario.registry import GROUPS, Choice, choose
+from fedkd.scenario.registry import GROUPS, Component, create
 from fedkd.settings.schema import defaults, parse, plain, unknown_setting
 from fedkd.settings.validators import at_least
 from fedkd.storage.checkpoint import Checkpoints
 from fedkd.tasks.text.text_task import Tokens
-from fedkd.training.hyperparameters import Distillation, Training
+from fedkd.training.hyperparameters import DistillationSettings, TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,23 +74,23 @@ class Scenario:
     name: str
     federation: Federation
     protocol: Protocol
-    strategy: Choice
-    data: Choice
-    canaries: Choice
-    public_data: Choice
-    partition: Choice
-    heads: Choice
-    privacy: Choice
-    attacks: Choice
-    robust: Choice
-    codec: Choice
-    audit: Choice
-    engine: Choice
+    strategy: Component
+    data: Component
+    canaries: Component
+    public_data: Component
+    partition: Component
+    heads: Component
+    privacy: Component
+    attacks: Component
+    robust: Component
+    codec: Component
+    audit: Component
+    engine: Component
     tokens: Tokens = field(default_factory=Tokens)
     public: Public = field(default_factory=Public)
     test: EvaluationSets = field(default_factory=EvaluationSets)
-    train: Training = field(default_factory=Training)
-    distill: Distillation = field(default_factory=Distillation)
+    train: TrainingSettings = field(default_factory=TrainingSettings)
+    distill: DistillationSettings = field(default_factory=DistillationSettings)
     checkpoint: Checkpoints = field(default_factory=Checkpoints)
     report: Report = field(default_factory=Report)
 
@@ -102,7 +102,7 @@ class Scenario:
         rest = dict(mapping)
         name = str(rest.pop("name", "") or "scenario")
         groups: dict[str, Any] = {
-            group: choose(group, _section(rest.pop(group, None), group)) for group in GROUPS
+            group: create(group, _section(rest.pop(group, None), group)) for group in GROUPS
         }
         sections = {key: parse(cls, rest.pop(key, {}) or {}, key) for key, cls in SECTIONS.items()}
         known = {**defaults(Federation), **defaults(Protocol)}
@@ -142,8 +142,8 @@ SECTIONS: dict[str, Any] = {
     "tokens": Tokens,
     "public": Public,
     "test": EvaluationSets,
-    "train": Training,
-    "distill": Distillation,
+    "train": TrainingSettings,
+    "distill": DistillationSettings,
     "checkpoint": Checkpoints,
     "report": Report,
 }

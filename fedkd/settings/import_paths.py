@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedkd.errors import FedkdError, SettingError, explained, unknown_name
+from fedkd.errors import FedkdError, SettingError, one_line, unknown_name
 
 _PATTERN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -60,7 +60,7 @@ def import_path(path: str, *, what: str) -> Any:
 
 
 @contextlib.contextmanager
-def blaming(owner: object, what: str, kind: type[FedkdError]) -> Iterator[None]:
+def attribute_errors_to(owner: object, what: str, kind: type[FedkdError]) -> Iterator[None]:
     """Make one line of an exception in a user's object, with the place in its own file; its
     traceback stays the cause.
 
@@ -76,7 +76,7 @@ def blaming(owner: object, what: str, kind: type[FedkdError]) -> Iterator[None]:
         files = {
             file for module in modules if (file := getattr(module, "__file__", None)) is not None
         }
-        raise kind(f"{what} {type(owner).__name__} failed: {explained(error, files)}") from error
+        raise kind(f"{what} {type(owner).__name__} failed: {one_line(error, files)}") from error
 
 
 def code_hash(thing: Any) -> str:

@@ -20,7 +20,7 @@ _HEADER_SIZE = len(MAGIC) + 2 * DIGEST_SIZE + 1
 Part = bytes | bytearray | memoryview
 
 
-def write_sealed(path: Path, parts: Sequence[Part], *, sync: bool = False) -> None:
+def write_checksummed(path: Path, parts: Sequence[Part], *, sync: bool = False) -> None:
     """Write ``parts`` one after the other as a sealed file. Raises StorageError where the disk does
     not take it.
 
@@ -55,7 +55,7 @@ def discard_partial(folder: Path) -> None:
         raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
 
 
-def read_sealed(path: Path) -> bytearray:
+def read_checksummed(path: Path) -> bytearray:
     """Return what was sealed. Raises Damaged, which names the file, unless it is exactly what was
     written.
     """

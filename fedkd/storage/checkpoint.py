@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedkd.errors import Damaged, RunError, StorageError
 from fedkd.settings.validators import at_least
-from fedkd.storage.atomic_files import discard_partial, read_sealed, write_sealed
+from fedkd.storage.atomic_files import discard_partial, read_checksummed, write_checksummed
 from fedkd.storage.client_states import DiskStore
 
 FORMAT = 1
@@ -98,7 +98,7 @@ class CheckpointFolder:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
             raise StorageError(f"{self.folder} cannot be made: {error.strerror}") from error
-        write_sealed(self._path(number), [payload.getbuffer()], sync=True)
+        write_checksummed(self._path(number), [payload.getbuffer()], sync=True)
         self._clients, self._before = now, self._clients
         for old in self._numbers()[:-KEPT]:
             self._path(old).unlink(missing_ok=True)
@@ -150,7 +150,9 @@ class CheckpointFolder:
 
     def _read(self, number: int) -> Checkpoint:
         try:
-            content = torch.load(io.BytesIO(read_sealed(self._path(number))), weights_only=True)
+            content = torch.load(
+                io.BytesIO(read_checksummed(self._path(number))), weights_only=True
+            )
         except Damaged:
             raise
         except Exception as error:  # whatever unpickling finds

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fedkd.errors import Damaged, StorageError
-from fedkd.storage.atomic_files import read_sealed, write_sealed
+from fedkd.storage.atomic_files import read_checksummed, write_checksummed
 
 ClientState = Mapping[str, Tensor]
 
@@ -166,14 +166,14 @@ class DiskStore:
             except OSError as error:
                 raise StorageError(f"{path.parent} cannot be made: {error.strerror}") from error
             self._known.add(client_id)
-        write_sealed(path, [about, row.data])
+        write_checksummed(path, [about, row.data])
         if not self._history:
             self.forget(client_id, before=number)
 
     def read(self, client_id: int, number: int) -> ClientState:
         """Return a client's state as of round ``number``. Raises Damaged."""
         path = self._path(client_id, number)
-        content = read_sealed(path)
+        content = read_checksummed(path)
         end = content.index(b"\n") + 1
         fields = tuple(
             (name, kind, tuple(shape), offset)

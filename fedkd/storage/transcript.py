@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fedkd.errors import Damaged, SettingError, StorageError, unknown_name
-from fedkd.storage.atomic_files import discard_partial, read_sealed, write_sealed
+from fedkd.storage.atomic_files import discard_partial, read_checksummed, write_checksummed
 
 What = Literal["public", "upload", "teacher", "model", "query"]
 Arrays = Mapping[str, np.ndarray]
@@ -36,7 +36,7 @@ one, together."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class TranscriptEntry:
     """One stored message. ``client`` is its sender, or a teacher's recipient; None where it is
     everybody's.
     """
@@ -65,7 +65,7 @@ class ViewWriter:
         resume_after: int | None = None,
     ) -> None:
         self._folder, self._about = run_dir / name, dict(about)
-        self._entries: list[Entry] = []
+        self._entries: list[TranscriptEntry] = []
         if resume_after is not None and (self._folder / "index.json").exists():
             self._entries = [e for e in _read_index(self._folder)[1] if e.round <= resume_after]
         elif self._folder.exists() and any(self._folder.iterdir()):
@@ -113,8 +113,8 @@ class ViewWriter:
                 *([] if message == 1 else [message]),
             ]
             file = "_".join(map(str, (what, *parts))) + ".npz"
-            write_sealed(self._folder / file, [content])
-        self._entries.append(Entry(what, round, client, file, digest))
+            write_checksummed(self._folder / file, [content])
+        self._entries.append(TranscriptEntry(what, round, client, file, digest))
         self._counts[what, round, client] += 1
         self._by_digest[digest] = file
 
@@ -143,18 +143,18 @@ class View:
     adversary: str
     folder: Path
     about: Mapping[str, Any]
-    entries: tuple[Entry, ...]
+    entries: tuple[TranscriptEntry, ...]
 
     def of(
         self, what: What, client: int | None = None
-    ) -> Iterator[tuple[Entry, dict[str, np.ndarray]]]:
+    ) -> Iterator[tuple[TranscriptEntry, dict[str, np.ndarray]]]:
         """Yield entries with their arrays, one at a time; those of one client alone if it is named.
 
         Raises Damaged, which names the file, unless it is what the index says.
         """
         for entry in self.entries:
             if entry.what == what and (client is None or entry.client == client):
-                content = read_sealed(self.folder / entry.file)
+                content = read_checksummed(self.folder / entry.file)
                 if _digest(content) != entry.digest:
                     raise Damaged(
                         f"{self.folder / entry.file} is not the file that the index names"
@@ -205,7 +205,7 @@ def write_truth(run_dir: Path, truth: Truth) -> None:
         (run_dir / TRUTH).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{run_dir / TRUTH} cannot be made: {error.strerror}") from error
-    write_sealed(run_dir / TRUTH / "truth.npz", [_packed(vars(truth))])
+    write_checksummed(run_dir / TRUTH / "truth.npz", [_packed(vars(truth))])
 
 
 def read_truth(run_dir: Path) -> Truth:
@@ -217,17 +217,17 @@ def read_truth(run_dir: Path) -> Truth:
         raise SettingError(
             f"{run_dir} holds no {TRUTH}/ to score audits with; store it with the run"
         )
-    return Truth(**_unpacked(read_sealed(path)))
+    return Truth(**_unpacked(read_checksummed(path)))
 
 
-def _read_index(folder: Path) -> tuple[dict[str, Any], list[Entry]]:
+def _read_index(folder: Path) -> tuple[dict[str, Any], list[TranscriptEntry]]:
     try:
         index = json.loads((folder / "index.json").read_text())
         if index["format"] != FORMAT:
             raise SettingError(
                 f"{folder / 'index.json'} has format {index['format']}; this version reads {FORMAT}"
             )
-        entries = [Entry(**entry) for entry in index["entries"]]
+        entries = [TranscriptEntry(**entry) for entry in index["entries"]]
         if any(Path(entry.file).name != entry.file for entry in entries):
             raise Damaged(f"{folder / 'index.json'} names files outside its folder")
         return index["about"], entries
@@ -235,7 +235,7 @@ def _read_index(folder: Path) -> tuple[dict[str, Any], list[Entry]]:
         raise Damaged(f"{folder / 'index.json'} is damaged: {error}") from error
 
 
-def _place(entry: Entry) -> tuple[int, int]:
+def _place(entry: TranscriptEntry) -> tuple[int, int]:
     return entry.round, -1 if entry.client is None else entry.client
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from fedkd.storage.transcript import ViewWriter
 
 
-class Witness:
+class TranscriptRecorder:
     """Writes ``<run_dir>/view``. ``save`` after each round makes what was seen in it part of the
     view.
     """

@@ -15,10 +15,10 @@ from fedkd.data.public import PublicSet
 from fedkd.data.samples import Normalization, inputs, labels
 from fedkd.data.shifts import shifted
 from fedkd.fusion import soften
-from fedkd.models.factory import Architecture, Blueprint, Factory, Traits, find_factory, try_out
+from fedkd.models.factory import Factory, ImageModelSpec, ModelInfo, ModelSpec, find_factory, probe
 from fedkd.models.heads import Heads, label_logits, label_loss, taught_loss
 from fedkd.privacy.mechanisms import Detector, Hints
-from fedkd.tasks.task import Compare, Examples, Measured
+from fedkd.tasks.task import Compare, Evaluation, Examples
 from fedkd.training.loop import accuracy, predict
 from fedkd.training.metrics import expected_calibration_error, negative_log_likelihood
 
@@ -97,15 +97,15 @@ class ImageTask:
         found: np.ndarray = self.public_inputs.numpy()
         return found
 
-    def architecture(self, name: str, *, plain: bool = False) -> Architecture:
+    def architecture(self, name: str, *, plain: bool = False) -> ImageModelSpec:
         """Return the architecture for images of this shape and these classes."""
-        found = Architecture(name, self.prepared.input_shape, self.prepared.classes, self.heads)
+        found = ImageModelSpec(name, self.prepared.input_shape, self.prepared.classes, self.heads)
         return found.plain if plain else found
 
-    def try_out(self, architecture: Blueprint, *, features: bool) -> Traits:
+    def probe(self, architecture: ModelSpec, *, features: bool) -> ModelInfo:
         """Build a model once and return its traits."""
-        assert isinstance(architecture, Architecture), "made by this task"
-        return try_out(architecture, features=features)
+        assert isinstance(architecture, ImageModelSpec), "made by this task"
+        return probe(architecture, features=features)
 
     def factory(self, name: str) -> Factory:
         """Return the factory behind a name."""
@@ -147,13 +147,13 @@ class ImageTask:
         """Return the cross-entropy, or the losses of further heads."""
         return label_loss(model, inputs, targets)
 
-    def measure(self, model: nn.Module, examples: Examples) -> Measured:
+    def evaluate(self, model: nn.Module, examples: Examples) -> Evaluation:
         """Return accuracy, likelihood and calibration on images."""
         x, y = examples
         logits = predict(model, x)
         probs = soften(logits)
         calibration = partial(expected_calibration_error, probs, y)
-        return Measured(accuracy(logits, y), negative_log_likelihood(probs, y), calibration)
+        return Evaluation(accuracy(logits, y), negative_log_likelihood(probs, y), calibration)
 
     def exposures(self, model: nn.Module, client_id: int, whose: str) -> None:
         """Return nothing: images hold no secrets of this kind."""

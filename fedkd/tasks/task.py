@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedkd.models.factory import Blueprint, Factory, Traits
+from fedkd.models.factory import Factory, ModelInfo, ModelSpec
 from fedkd.privacy.mechanisms import Detector, Hints
 
 Examples = tuple[Tensor, Tensor]
@@ -27,7 +27,7 @@ Compare = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Measured:
+class Evaluation:
     """How good a model is on a test set: ``accuracy`` in [0, 1], ``nll`` in nats."""
 
     accuracy: float
@@ -94,12 +94,12 @@ class Task(Protocol):
     def sendable(self) -> np.ndarray | None:
         """The public inputs for other processes of this machine; None where each makes its own."""
 
-    def architecture(self, name: str, *, plain: bool = False) -> Blueprint:
+    def architecture(self, name: str, *, plain: bool = False) -> ModelSpec:
         """Return what models of a name are built from; ``plain`` leaves out further heads that
         clients have.
         """
 
-    def try_out(self, architecture: Blueprint, *, features: bool) -> Traits:
+    def probe(self, architecture: ModelSpec, *, features: bool) -> ModelInfo:
         """Build a model once, run a batch through it, and return its traits; SettingError where it
         does not fit.
         """
@@ -135,7 +135,7 @@ class Task(Protocol):
         say otherwise.
         """
 
-    def measure(self, model: nn.Module, examples: Examples) -> Measured:
+    def evaluate(self, model: nn.Module, examples: Examples) -> Evaluation:
         """Return how good a model is on a test set."""
 
     def exposures(

@@ -53,7 +53,7 @@ class Phase:
 # Two phases share the settings above and nothing else, so that one place says what a learning rate
 # is.
 @dataclass(frozen=True, kw_only=True)
-class Training(Phase):
+class TrainingSettings(Phase):
     """How a client trains on its private set."""
 
     public_epochs: int = 0
@@ -66,7 +66,7 @@ class Training(Phase):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distillation(Phase):
+class DistillationSettings(Phase):
     """How a client distills its teacher on the public set."""
 
     batch_size: int = 64

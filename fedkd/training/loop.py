@@ -26,14 +26,14 @@ def optimize(
     *,
     epochs: int | None = None,
     optimizer: Optimizer | None = None,
-    pulse: Callable[[], None] = lambda: None,
+    check_interrupt: Callable[[], None] = lambda: None,
 ) -> float | None:
     """Train ``model`` in place and return its mean loss over the last epoch (None without any
     epoch).
 
     ``batch_loss`` maps indices below ``size`` to the mean loss of those samples. Every epoch visits
     all samples in a fresh order; the last batch may be smaller. ``optimizer`` is the phase's own,
-    fresh, if none is given. ``pulse`` is called before every batch and may raise, which ends the
+    fresh, if none is given. ``check_interrupt`` is called before every batch and may raise, which ends the
     phase there.
     """
     epochs = phase.epochs if epochs is None else epochs
@@ -46,7 +46,7 @@ def optimize(
         order = torch.from_numpy(stream.permutation(size)).to(device)
         total = torch.zeros((), device=device)
         for batch in torch.split(order, phase.batch_size):
-            pulse()
+            check_interrupt()
             loss = batch_loss(batch)
             optimizer.zero_grad()
             loss.backward()

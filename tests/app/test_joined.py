@@ -15,7 +15,7 @@ from fedkd.errors import RunError
 from fedkd.experiment.build import build
 from fedkd.flower import records
 from fedkd.flower.client_app import make_client_app
-from fedkd.flower.job import Crew
+from fedkd.flower.job import ClientPool
 from fedkd.flower.local_grid import LocalGrid, message_identity
 from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.messages import RoundRecord
@@ -29,12 +29,12 @@ def run(joined: bool, **changes: Any) -> tuple[list[RoundRecord], Counter[str]]:
 
     def find(message: Message) -> Any:
         sent[message.metadata.message_type] += 1
-        return experiment.place
+        return experiment.context
 
     strategy = FederatedDistillation(experiment.server, "", found.append, joined=joined)
     with message_identity():
         grid = LocalGrid(
-            Crew(make_client_app(find)), chosen.federation.clients, 1, stop, lambda _: None
+            ClientPool(make_client_app(find)), chosen.federation.clients, 1, stop, lambda _: None
         )
         try:
             strategy.start(grid)
@@ -93,10 +93,10 @@ def test_a_client_that_fails_at_the_turn_has_failed_in_both_rounds(
         seen[message.metadata.message_type] += 1
         if seen["train"] == 5 and message.metadata.message_type == "train":
             trigger.write_text("raise")
-        return experiment.place
+        return experiment.context
 
     with message_identity():
-        grid = LocalGrid(Crew(make_client_app(find)), 4, 1, stop, lambda _: None)
+        grid = LocalGrid(ClientPool(make_client_app(find)), 4, 1, stop, lambda _: None)
         FederatedDistillation(experiment.server, "", found.append, joined=True).start(grid)
         grid.shut_down()
     statuses = [[client.status for client in record.clients] for record in found]
@@ -111,7 +111,7 @@ def test_too_few_clients_end_the_run_after_the_round_before_is_recorded() -> Non
     experiment = build(chosen, stop)
     with message_identity():
         grid = LocalGrid(
-            Crew(make_client_app(lambda _: experiment.place)), 4, 1, stop, lambda _: None
+            ClientPool(make_client_app(lambda _: experiment.context)), 4, 1, stop, lambda _: None
         )
         with pytest.raises(RunError, match=r"round (\d+): [01] of 4 clients answered") as raised:
             FederatedDistillation(experiment.server, "", found.append, joined=True).start(grid)
@@ -122,7 +122,7 @@ def test_too_few_clients_end_the_run_after_the_round_before_is_recorded() -> Non
 def test_a_reply_with_another_number_of_parts_is_rejected_in_both_rounds() -> None:
     stop, found = threading.Event(), list[RoundRecord]()
     experiment = build(scenario(rounds=2), stop)
-    app = make_client_app(lambda _: experiment.place)
+    app = make_client_app(lambda _: experiment.context)
 
     def forgetful(message: Message, context: Any) -> Message:
         reply = app(message, context)
@@ -134,7 +134,7 @@ def test_a_reply_with_another_number_of_parts_is_rejected_in_both_rounds() -> No
         )
 
     with message_identity():
-        grid = LocalGrid(Crew(forgetful), 4, 1, stop, lambda _: None)  # type: ignore[arg-type]
+        grid = LocalGrid(ClientPool(forgetful), 4, 1, stop, lambda _: None)  # type: ignore[arg-type]
         FederatedDistillation(experiment.server, "", found.append, joined=True).start(grid)
         grid.shut_down()
     assert [record.clients[1].status for record in found] == ["rejected", "rejected"]

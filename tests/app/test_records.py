@@ -65,7 +65,7 @@ def test_a_download_is_a_round_trip(rows: int, scale: str, has_teacher: bool) ->
     sent = Download(
         round=2, steps=("distill", "train", "share"), public_ids=torch.arange(rows), teacher=teacher
     )
-    encoded = None if teacher is None else records.pack_arrays(KINDS[scale].arrays(teacher))
+    encoded = None if teacher is None else records.pack_arrays(KINDS[scale].encode(teacher))
     content = records.download_content(
         sent, ConfigRecord({"text": "x"}), encoded, records.request_record(sent)
     )
@@ -97,7 +97,7 @@ def test_the_bytes_counted_are_those_of_the_encoded_arrays() -> None:
 
 
 def test_reading_does_not_write_into_a_record() -> None:
-    record = records.pack_arrays(KINDS["logits"].arrays(knowledge(4)))
+    record = records.pack_arrays(KINDS["logits"].encode(knowledge(4)))
     before = {name: bytes(array.data) for name, array in record.items()}
     content = RecordDict({"teacher": record})
     decoded = records.unpack_arrays(content.array_records["teacher"])

@@ -13,7 +13,12 @@ from fedkd.knowledge.knowledge_type import Request
 from fedkd.messages import Predictions
 from fedkd.robustness.aggregators import ROBUST
 from fedkd.robustness.attacks import ATTACKS, Attack, choose_attackers
-from fedkd.robustness.attacks.independent import LabelSwap, Noise, RandomPredictions, SignFlip
+from fedkd.robustness.attacks.independent import (
+    LabelSwap,
+    NoisyPredictions,
+    RandomPredictions,
+    SignFlip,
+)
 from fedkd.robustness.attacks.omniscient import Colluding, Lie
 from fedkd.robustness.attacks.scale import LARGEST
 from fedkd.settings.schema import defaults, documentation
@@ -152,7 +157,7 @@ def test_the_omniscient_say_the_same_and_take_it_from_the_honest_alone(name: str
         SignFlip(),
         SignFlip(strength=2.5),
         RandomPredictions(),
-        Noise(),
+        NoisyPredictions(),
         LabelSwap(),
         Colluding(target=2),
     ],

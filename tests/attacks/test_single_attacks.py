@@ -14,7 +14,7 @@ from torch import Tensor
 from fedkd.errors import SettingError
 from fedkd.robustness.attacks.independent import (
     LabelSwap,
-    Noise,
+    NoisyPredictions,
     RandomPredictions,
     SignFlip,
     add_noise,
@@ -204,7 +204,9 @@ def test_the_projection_gives_the_nearest_distribution(seed: int, size: int, sca
 # Settings.
 
 
-@pytest.mark.parametrize("attack", [SignFlip, RandomPredictions, Noise, LabelSwap, Colluding, Lie])
+@pytest.mark.parametrize(
+    "attack", [SignFlip, RandomPredictions, NoisyPredictions, LabelSwap, Colluding, Lie]
+)
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, math.nan])
 def test_an_attack_without_attackers_is_an_error(attack: type, fraction: float):
     with pytest.raises(SettingError, match="fraction must be above 0 and at most 1"):
@@ -216,7 +218,7 @@ def test_an_attack_without_attackers_is_an_error(attack: type, fraction: float):
     [
         (SignFlip, "strength"),
         (RandomPredictions, "strength"),
-        (Noise, "strength"),
+        (NoisyPredictions, "strength"),
         (Colluding, "margin"),
         (Lie, "z"),
     ],

@@ -11,7 +11,7 @@ import pytest
 
 from fedkd.audit.audit_run import audit_run, covers, read_claims, upload_probs
 from fedkd.audit.one_run import Guesses, one_run_bound
-from fedkd.audit.verdicts import Claim
+from fedkd.audit.verdicts import AuditedClaim
 from fedkd.cli.audit import main
 from fedkd.codecs import Float16
 from fedkd.errors import SettingError
@@ -154,7 +154,7 @@ def test_other_clients_have_the_teacher_only(tmp_path: Path) -> None:
 def test_a_claim_against_the_server_covers_other_clients_and_not_the_other_way(
     claimed: str, server: bool, clients: bool
 ) -> None:
-    claim = Claim("gaussian", "client", "replace-one", claimed, 1.0, 1e-5)
+    claim = AuditedClaim("gaussian", "client", "replace-one", claimed, 1.0, 1e-5)
     assert (covers(claim, "server"), covers(claim, "clients"), covers(claim, "lab")) == (
         server,
         clients,

@@ -21,7 +21,7 @@ from fedkd.experiment.run import Driver, resume, run
 from fedkd.federation.client import describe, take_part
 from fedkd.federation.context import PRIVACY
 from fedkd.flower.local_grid import LocalGrid, message_identity
-from fedkd.flower.process_clients import crew
+from fedkd.flower.process_clients import client_pool
 from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.messages import Download
 from fedkd.scenario.scenario import Scenario
@@ -64,16 +64,16 @@ def test_what_is_stored_is_what_travelled(tmp_path: Path) -> None:
 
 def test_a_client_that_was_left_a_canary_trains_on_it_and_others_do_not(tmp_path: Path) -> None:
     experiment = build(fast(), threading.Event(), tmp_path / "run")
-    place, coins = experiment.place, experiment.coins
+    context, coins = experiment.context, experiment.coins
     assert coins is not None
     for row, client, label, included in zip(
         coins.rows, coins.client_ids, coins.labels, coins.included, strict=True
     ):
-        assert (row in place.train_rows(int(client))) == included
-        assert place.prepared.labels[row] == label
-    plain = build(fast(audit="none"), threading.Event()).place
-    np.testing.assert_array_equal(plain.division.held_back, place.division.held_back)
-    torch.testing.assert_close(plain.public_inputs, place.public_inputs, rtol=0, atol=0)
+        assert (row in context.train_rows(int(client))) == included
+        assert context.prepared.labels[row] == label
+    plain = build(fast(audit="none"), threading.Event()).context
+    np.testing.assert_array_equal(plain.division.held_back, context.division.held_back)
+    torch.testing.assert_close(plain.public_inputs, context.public_inputs, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["canaries", "members"])
@@ -84,15 +84,15 @@ def test_what_coins_leave_out_is_a_null_record_of_dp_sgd(name: str, tmp_path: Pa
     experiment = build(
         fast(audit={"name": name, "per_client": 12}, **private), threading.Event(), tmp_path / "run"
     )
-    place, plan = experiment.place, experiment.place.guard.plan
-    assert len({len(rows) for rows in place.division.train}) > 1
+    context, plan = experiment.context, experiment.context.enforcer.plan
+    assert len({len(rows) for rows in context.division.train}) > 1
     assert plan is not None
     assert (plan.records, plan.fewest_records) == (20, 20)
     spent = set()
     for client_id in range(4):
-        assert describe(place, client_id).train_size == 20
-        take_part(place, client_id, Download(round=1, steps=("train",)))
-        state = place.store.get(client_id)
+        assert describe(context, client_id).train_size == 20
+        take_part(context, client_id, Download(round=1, steps=("train",)))
+        state = context.store.get(client_id)
         assert state is not None
         spent.add(tuple(state[f"{PRIVACY}steps"].flatten().tolist()))
     ((_, rate, steps),) = spent
@@ -107,7 +107,7 @@ def test_a_twin_has_the_planted_records_and_a_key_of_its_own() -> None:
         keys[name] = twin_key(experiment)
         twin = build(_twin(experiment.scenario), threading.Event())
         for own, of_twin in zip(
-            experiment.place.division.train, twin.place.division.train, strict=True
+            experiment.context.division.train, twin.context.division.train, strict=True
         ):
             np.testing.assert_array_equal(own, of_twin)
     assert keys["none"] == keys["store"]  # storing changes nobody's records
@@ -177,7 +177,7 @@ def test_a_full_disk_ends_the_run_with_the_reason(
         if path.name.startswith("upload"):
             raise StorageError(f"{path} cannot be written: {errno.errorcode[errno.ENOSPC]}")
 
-    monkeypatch.setattr("fedkd.storage.transcript.write_sealed", full)
+    monkeypatch.setattr("fedkd.storage.transcript.write_checksummed", full)
     with pytest.raises(StorageError, match=r"upload_00001.*ENOSPC"):
         run(fast(), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
@@ -331,11 +331,11 @@ def test_on_flowers_own_engines_the_view_is_the_same_and_models_stay_elsewhere(
 ) -> None:
     """Where the end of a round and the beginning of the next are one message, each is stored in its
     own round."""
-    place = build(fast(), threading.Event()).place
+    context = build(fast(), threading.Event()).context
 
     def start(strategy: FederatedDistillation) -> None:
         with message_identity():
-            grid = LocalGrid(crew(place), 4, 1, threading.Event(), lambda _: None)
+            grid = LocalGrid(client_pool(context), 4, 1, threading.Event(), lambda _: None)
             strategy.start(grid)
             grid.shut_down()
 

@@ -19,7 +19,7 @@ from fedkd.audit.bounds import (
 )
 from fedkd.audit.one_run import Guesses, guess, one_run_bound, one_run_ceiling, one_run_p_value
 from fedkd.audit.roc import random_halves, upper_rate
-from fedkd.audit.verdicts import Claim, judge
+from fedkd.audit.verdicts import AuditedClaim, judge
 from fedkd.errors import SettingError
 
 DELTA = 1e-5
@@ -155,8 +155,8 @@ def test_counts_and_claims_that_make_no_sense_are_refused() -> None:
         lambda: Guesses(10, 11, 5),
         lambda: bonferroni(0.95, 0),
         lambda: gaussian_epsilon(1.0, 0.0),
-        lambda: Claim("gaussian", "record", "zero-out", "server", 1.0, None),
-        lambda: Claim("gaussian", "record", "zero-out", "server", -1.0, 1e-5),
+        lambda: AuditedClaim("gaussian", "record", "zero-out", "server", 1.0, None),
+        lambda: AuditedClaim("gaussian", "record", "zero-out", "server", -1.0, 1e-5),
     ):
         with pytest.raises(SettingError):
             make()

@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkd.audit.record_canaries import CANARIES, Canaries, CanaryKind, members_and_others, plant
+from fedkd.audit.record_canaries import (
+    CANARIES,
+    CanaryKind,
+    RecordCanaries,
+    members_and_others,
+    plant,
+)
 from fedkd.data.division import Division
 from fedkd.data.prepare import Prepared
 from fedkd.errors import SettingError
@@ -27,7 +33,7 @@ def test_only_canaries_differ_and_each_is_where_its_coin_says(
 ) -> None:
     prepared, division = data()
     altered, after, coins = plant(
-        prepared, division, Canaries(kind=kind, per_client=per_client), seed
+        prepared, division, RecordCanaries(kind=kind, per_client=per_client), seed
     )
     assert len(coins.rows) == len(set(coins.rows)) == 3 * per_client
     for row, client, label, included in zip(
@@ -50,7 +56,8 @@ def test_only_canaries_differ_and_each_is_where_its_coin_says(
 def test_kinds_look_as_they_are_called() -> None:
     prepared, division = data()
     seen = {
-        kind: plant(prepared, division, Canaries(kind=kind, per_client=8), 1) for kind in CANARIES
+        kind: plant(prepared, division, RecordCanaries(kind=kind, per_client=8), 1)
+        for kind in CANARIES
     }
     altered, _, coins = seen["mislabeled"]
     np.testing.assert_array_equal(altered.images, prepared.images)
@@ -66,19 +73,21 @@ def test_coins_are_fair_and_repeat() -> None:
     prepared, division = data()
     share = np.mean(
         [
-            plant(prepared, division, Canaries(per_client=20), s)[2].included.mean()
+            plant(prepared, division, RecordCanaries(per_client=20), s)[2].included.mean()
             for s in range(40)
         ]
     )
     assert abs(share - 0.5) < 0.04  # 2,400 coins: four standard deviations
-    first, again = (plant(prepared, division, Canaries(per_client=20), 7)[2] for _ in range(2))
+    first, again = (
+        plant(prepared, division, RecordCanaries(per_client=20), 7)[2] for _ in range(2)
+    )
     np.testing.assert_array_equal(first.included, again.included)
 
 
 def test_a_client_keeps_a_record_that_is_certainly_its_own() -> None:
     prepared, division = data(each=5)
     with pytest.raises(SettingError, match="client 0"):
-        plant(prepared, division, Canaries(per_client=5), 0)
+        plant(prepared, division, RecordCanaries(per_client=5), 0)
 
 
 def test_ordinary_records_are_left_out_by_fair_coins_and_nothing_else_changes() -> None:

@@ -32,7 +32,7 @@ def experiment_of(folder: Path, **changes: Any) -> Experiment:
 def shadows_of(experiment: Experiment, count: int = 4, teachers: Any = None) -> ShadowModels:
     assert experiment.coins is not None
     return train_shadows(
-        experiment.place,
+        experiment.context,
         experiment.coins,
         teachers or {},
         rounds=2,
@@ -53,9 +53,9 @@ def test_every_candidate_is_in_half_of_the_shadows_and_coins_differ_between_cand
 
 def test_what_shadows_do_leaves_no_trace_in_the_run_and_repeats(tmp_path: Path) -> None:
     experiment = experiment_of(tmp_path)
-    before = [experiment.place.store.get(i) for i in range(4)]
+    before = [experiment.context.store.get(i) for i in range(4)]
     first, again = shadows_of(experiment), shadows_of(experiment)
-    assert before == [experiment.place.store.get(i) for i in range(4)] == [None] * 4
+    assert before == [experiment.context.store.get(i) for i in range(4)] == [None] * 4
     np.testing.assert_array_equal(first.logits, again.logits)
     np.testing.assert_array_equal(first.uploads[2], again.uploads[2])
     assert not np.array_equal(
@@ -70,17 +70,17 @@ def test_a_shadow_with_a_runs_coins_and_streams_is_the_runs_client(
     experiment = build(given, threading.Event(), tmp_path / "again")
     run(given, tmp_path / "run")
     assert experiment.coins is not None
-    place, coins = experiment.place, experiment.coins
-    monkeypatch.setattr("fedkd.audit.shadows.derive", lambda *_: place.seed)
+    context, coins = experiment.context, experiment.coins
+    monkeypatch.setattr("fedkd.audit.shadows.derive", lambda *_: context.seed)
     monkeypatch.setattr("fedkd.audit.shadows._halves", lambda count, n, _: np.tile(own, (count, 1)))
-    assert place.kind is not None
-    teachers = taught(read_view(tmp_path / "run", "clients"), place.kind)
+    assert context.kind is not None
+    teachers = taught(read_view(tmp_path / "run", "clients"), context.kind)
     for client in range(4):
         own = coins.included[coins.client_ids == client]
         here = coins.client_ids == client
         alone = Coins(coins.rows[here], coins.client_ids[here], coins.labels[here], own)
         shadows = train_shadows(
-            place, alone, teachers, rounds=2, distills_first=False, count=2, seed=0
+            context, alone, teachers, rounds=2, distills_first=False, count=2, seed=0
         )
         ((_, answered),) = read_view(tmp_path / "run", "lab").of("query", client)
         np.testing.assert_array_equal(

@@ -102,7 +102,7 @@ def test_an_exact_delta_of_a_near_value_has_high_bytes_of_zero():
     """1.0 is 3f800000, 1.25 is 3fa00000: the exclusive or is 00200000."""
     _, memory = Delta().encode({"features": np.array([[1.0]], np.float32)}, None)
     message, _ = Delta().encode({"features": np.array([[1.25]], np.float32)}, memory)
-    planes = [message[f"features:plane{place}"].tolist() for place in range(4)]
+    planes = [message[f"features:plane{context}"].tolist() for context in range(4)]
     assert planes == [[0x00], [0x00], [0x20], [0x00]]
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from fedkd.codecs import Codec, Delta, Float16, Quantized, TopK
 from fedkd.codecs.bits import pack, packed_bytes, unpack
-from fedkd.codecs.levels import nearest_counts, settled_range
-from fedkd.codecs.top_k_mask import largest
+from fedkd.codecs.levels import final_range, nearest_counts
+from fedkd.codecs.top_k_mask import top_k_mask
 
 seeds = st.integers(0, 2**20)
 shapes = st.tuples(st.integers(1, 6), st.integers(2, 7))
@@ -48,7 +48,7 @@ def test_the_largest_are_those_that_a_stable_sort_puts_first(seed: int, shape: t
     values = stream.integers(0, 4, shape).astype(np.float32)
     counts = stream.integers(0, shape[1] + 1, shape[0])
     for chosen in (counts, int(counts[0])):
-        mask = largest(values, chosen)
+        mask = top_k_mask(values, chosen)
         for row, value, count in zip(mask, values, np.broadcast_to(chosen, shape[0]), strict=True):
             first = sorted(range(shape[1]), key=lambda c: (-value[c], c))[:count]
             assert sorted(np.flatnonzero(row).tolist()) == sorted(first)
@@ -112,11 +112,11 @@ def test_a_number_sent_by_delta_is_at_most_half_of_twice_a_step_off(
 def test_a_settled_range_holds_the_numbers_and_stays_while_they_fit(
     low: float, extent: float, seed: int
 ):
-    first = settled_range(low, low + extent, None)
+    first = final_range(low, low + extent, None)
     assert first[0] <= low
     assert first[1] >= low + extent - 1e-4
-    assert settled_range(low, low + extent, first) is first or extent == 0
-    wider = settled_range(low - extent, low + 2 * extent, first)
+    assert final_range(low, low + extent, first) is first or extent == 0
+    wider = final_range(low - extent, low + 2 * extent, first)
     assert wider is not first or extent == 0
 
 
@@ -211,7 +211,7 @@ def test_top_k_of_logits_keeps_k_and_their_softmax(seed: int, shape: tuple[int, 
     logits = some_logits(np.random.default_rng(seed), *shape)
     found = through(TopK(k=k), logits=logits)["logits"]
     assert stay_largest(found, logits)
-    kept = largest(logits, k)
+    kept = top_k_mask(logits, k)
     np.testing.assert_array_equal(found[kept], logits[kept])
     np.testing.assert_allclose(softmax(found)[kept], softmax(logits)[kept], atol=1e-4)
     assert (

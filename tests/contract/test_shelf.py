@@ -22,7 +22,7 @@ every_name = pytest.mark.parametrize("name", NAMES)
 
 
 def declared(name: str) -> Any:
-    return declaration(registry.choose("strategy", {"name": name}).value, name)
+    return declaration(registry.create("strategy", {"name": name}).value, name)
 
 
 def settings_for(name: str) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def test_a_run_repeats_to_the_bit_at_any_number_of_workers(name: str):
 def test_a_resumed_run_has_the_figures_of_the_uninterrupted_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    absent = {} if declared(name).needs.pooled else {"participation": 0.75}
+    absent = {} if declared(name).needs.pooled_data else {"participation": 0.75}
     changes = {**settings_for(name), **absent, "rounds": 3}
     run(scenario(**changes), tmp_path / "whole")
     save = CheckpointFolder.save

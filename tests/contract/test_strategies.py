@@ -224,7 +224,7 @@ def check(name: str, strategy: Any, cohort: Cohort, fusion: Fusion) -> None:
     declared = declaration(strategy, name)
     kind = declared.kind or PublicPredictions("logits")
     kind.check_fusion(fusion, cohort.client_ids, request_for(cohort), declared.teaches)
-    kind.lessons(fusion, cohort.client_ids, request_for(cohort), declared.teaches)
+    kind.teachers(fusion, cohort.client_ids, request_for(cohort), declared.teaches)
 
 
 def chosen(rows: Any, order: Tensor) -> Any:
@@ -332,7 +332,7 @@ def test_a_stream_of_uploads_gives_the_bits_of_the_stack(
     if not isinstance(strategy, Streaming):
         return
     cohort = cohort_for(name, strategy, made_of)
-    stream = strategy.stream(None)
+    stream = strategy.accumulator(None)
     for client_id, values in zip(cohort.client_ids, cohort.values.clone(), strict=True):
         stream.add(client_id, values)
     streamed, stacked = stream.fuse(), strategy.fuse(cohort, None)

@@ -11,13 +11,13 @@ from tiny import records, scenario
 
 from fedkd.data.division import Public
 from fedkd.data.prepare import Prepared, prepare
-from fedkd.data.public import Noise, PublicSet, Same, fit, make_public_set, samples_of_other
+from fedkd.data.public import NoiseImages, PublicSet, Same, fit, make_public_set, samples_of_other
 from fedkd.data.samples import inputs, statistics
 from fedkd.data.sources import Digits, Rows
 from fedkd.errors import SettingError
 from fedkd.experiment.baseline import twin_key
 from fedkd.experiment.build import build
-from fedkd.federation.context import Workplace
+from fedkd.federation.context import ClientContext
 
 CPU = torch.device("cpu")
 
@@ -97,7 +97,7 @@ def test_another_data_set_gives_training_images_in_the_clients_shape(digits: Pre
     assert found.inputs(CPU).shape == (80, 1, 8, 8)
 
 
-@pytest.mark.parametrize("source", [Stripes(), Noise(), Noise(law="gaussian")])
+@pytest.mark.parametrize("source", [Stripes(), NoiseImages(), NoiseImages(law="gaussian")])
 def test_what_is_not_the_clients_is_normalized_with_its_own_statistics(
     digits: Prepared, source: Any
 ) -> None:
@@ -186,7 +186,7 @@ def test_images_of_two_channels_are_refused() -> None:
 
 def test_uniform_noise_has_all_values_alike(digits: Prepared) -> None:
     """60 x 64 draws: each quarter of the range has 960 expected, standard deviation 27."""
-    found = images(public_set(digits, Noise()))
+    found = images(public_set(digits, NoiseImages()))
     assert found.shape == (60, 8, 8, 1)
     counts = np.histogram(found, bins=4, range=(0, 256))[0]
     assert (np.abs(counts - 960) < 135).all()
@@ -196,7 +196,7 @@ def test_uniform_noise_has_all_values_alike(digits: Prepared) -> None:
 def test_gaussian_noise_has_the_statistics_of_the_rows_held_back(digits: Prepared) -> None:
     """With digits' mean 0.3 and deviation 0.36, a fifth of the draws is cut at 0: compare with cut
     draws anew."""
-    found = images(public_set(digits, Noise(law="gaussian"), size=300)) / 255
+    found = images(public_set(digits, NoiseImages(law="gaussian"), size=300)) / 255
     like = statistics(digits.images[HELD_BACK])
     drawn = like.mean[0] + like.std[0] * np.random.default_rng(5).standard_normal(100_000)
     assert found.mean() == pytest.approx(drawn.clip(0, 1).mean(), abs=0.01)
@@ -258,13 +258,17 @@ def test_settings_that_make_no_sense_by_themselves_are_refused(
     ("settings", "source", "message"),
     [
         ({"other_share": 0.5}, Same(), "public.other_share=0.5 would do nothing: public_data=same"),
-        ({"other_share": 0.001, "size": 100}, Noise(), "public.other_share=0.001 would do nothing"),
-        ({"size": 0}, Noise(), "public_data would do nothing: public.size=0"),
+        (
+            {"other_share": 0.001, "size": 100},
+            NoiseImages(),
+            "public.other_share=0.001 would do nothing",
+        ),
+        ({"size": 0}, NoiseImages(), "public_data would do nothing: public.size=0"),
         ({"labeled": True}, Stripes(), "public.labeled=true needs public_data=same"),
         ({"held_back": 299}, Same(), "public.held_back=299 is too few: 300 public samples"),
         (
             {"held_back": 149, "other_share": 0.5},
-            Noise(),
+            NoiseImages(),
             "public.held_back=149 is too few: 150 public samples",
         ),
     ],
@@ -296,16 +300,16 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
-def place(**changes: Any) -> Workplace:
-    return build(scenario(**changes), threading.Event()).place
+def context(**changes: Any) -> ClientContext:
+    return build(scenario(**changes), threading.Event()).context
 
 
 def test_whatever_the_public_set_clients_keep_their_samples_and_share_the_twin() -> None:
-    plain, key = place(), twin_key(build(scenario(), threading.Event()))
+    plain, key = context(), twin_key(build(scenario(), threading.Event()))
     seen = {plain.public_inputs.numpy().tobytes()}
     for changes in VARIANTS:
         experiment = build(scenario(**changes), threading.Event())
-        other = experiment.place
+        other = experiment.context
         for i in range(4):
             assert torch.equal(
                 other.samples(other.division.train[i])[0], plain.samples(plain.division.train[i])[0]
@@ -342,7 +346,7 @@ def test_the_twin_depends_on_the_rows_held_back_and_on_what_it_pre_trains_on() -
 
 
 def test_more_rows_may_be_held_back_than_are_public() -> None:
-    few, all_of_them = (place(public={"size": size, "held_back": 40}) for size in (10, 40))
+    few, all_of_them = (context(public={"size": size, "held_back": 40}) for size in (10, 40))
     assert few.task.public_size == 10
     assert few.task.normalization == all_of_them.task.normalization
     for mine, theirs in zip(few.division.train, all_of_them.division.train, strict=True):
@@ -357,6 +361,6 @@ def test_any_public_set_can_be_distilled_on_and_the_run_repeats(changes: dict[st
 
 
 def test_noise_without_any_row_held_back_leaves_private_samples_normalized_by_the_middle() -> None:
-    found = place(public_data="noise", public={"held_back": 0})
+    found = context(public_data="noise", public={"held_back": 0})
     assert found.task.normalization.mean == found.task.normalization.std == (0.5,)
     assert found.task.public_size == 40

@@ -11,7 +11,7 @@ from tiny import scenario
 from fedkd.errors import Interrupted, SettingError
 from fedkd.experiment.build import build
 from fedkd.flower.client_app import make_client_app
-from fedkd.flower.job import Crew
+from fedkd.flower.job import ClientPool
 from fedkd.flower.local_grid import Local, LocalGrid, message_identity
 from fedkd.flower.strategy_adapter import FederatedDistillation
 
@@ -19,7 +19,7 @@ from fedkd.flower.strategy_adapter import FederatedDistillation
 def grid(
     app: ClientApp, workers: int = 1, clients: int = 3, stop: threading.Event | None = None
 ) -> LocalGrid:
-    return LocalGrid(Crew(app), clients, workers, stop or threading.Event(), lambda _: None)
+    return LocalGrid(ClientPool(app), clients, workers, stop or threading.Event(), lambda _: None)
 
 
 def echo() -> ClientApp:
@@ -107,7 +107,7 @@ def test_the_strategy_does_not_need_to_know_the_nodes_order() -> None:
             experiment.server, "", lambda r, out=records: out.append(r.knowledge_sha256)
         )
         with message_identity():
-            local = grid(make_client_app(lambda _, e=experiment: e.place), clients=4, stop=stop)
+            local = grid(make_client_app(lambda _, e=experiment: e.context), clients=4, stop=stop)
             if reorder:
                 contexts = local._contexts
                 local._contexts = {n * 7919 % 101: contexts[n] for n in reversed(list(contexts))}

@@ -13,7 +13,14 @@ from torch import nn
 from views import View
 
 from fedkd.errors import UploadRejected
-from fedkd.knowledge import ClassPrototypes, ClassTables, Kind, ModelWeights, PrivateLogits, Request
+from fedkd.knowledge import (
+    ClassPrototypes,
+    ClassTables,
+    KnowledgeType,
+    ModelWeights,
+    PrivateLogits,
+    Request,
+)
 from fedkd.messages import Upload
 
 STREAM = torch.Generator().manual_seed(0)
@@ -35,7 +42,7 @@ REQUEST = Request(
     shapes={"linear": {name: tuple(tensor.shape) for name, tensor in MODEL.state_dict().items()}},
     features={"linear": 4},
 )
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, KnowledgeType] = {
     "tables": ClassTables(weight=1.0),
     "weights": ModelWeights(),
     "prototypes": ClassPrototypes(weight=1.0),
@@ -81,9 +88,9 @@ def arrays(draw: st.DrawFn, good: Mapping[str, np.ndarray]) -> np.ndarray:
 @every_kind
 def test_a_good_upload_survives_the_trip_to_the_bit_and_is_accepted(name: str):
     kind = KINDS[name]
-    sent = kind.arrays(kind.extract(VIEW))
-    back = kind.knowledge(sent)
-    again = kind.arrays(back)
+    sent = kind.encode(kind.extract(VIEW))
+    back = kind.decode(sent)
+    again = kind.encode(back)
     assert list(again) == list(sent)
     assert all(
         np.array_equal(again[key], sent[key]) and again[key].dtype == sent[key].dtype
@@ -96,13 +103,13 @@ def test_a_good_upload_survives_the_trip_to_the_bit_and_is_accepted(name: str):
 @given(data=st.data())
 def test_a_malformed_upload_is_rejected_or_can_be_stacked(name: str, data: st.DataObject):
     kind = KINDS[name]
-    good = kind.arrays(kind.extract(VIEW))
+    good = kind.encode(kind.extract(VIEW))
     changed = data.draw(st.sampled_from([*good, "extra"]))
     sent = {**good, changed: data.draw(arrays(good))}
     if data.draw(st.integers(0, 4)) == 0:
         del sent[data.draw(st.sampled_from([*sent]))]
     try:
-        knowledge = kind.knowledge(sent)
+        knowledge = kind.decode(sent)
         kind.check(knowledge, REQUEST, 0)
     except UploadRejected:
         return
@@ -114,9 +121,9 @@ def test_a_malformed_upload_is_rejected_or_can_be_stacked(name: str, data: st.Da
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_numbers_that_are_none_are_rejected(name: str, value: float):
     kind = KINDS[name]
-    good = kind.arrays(kind.extract(VIEW))
+    good = kind.encode(kind.extract(VIEW))
     changed = next(key for key in good if good[key].dtype.kind == "f")
     bad = good[changed].copy()
     bad.flat[0] = value
     with pytest.raises(UploadRejected):
-        kind.check(kind.knowledge({**good, changed: bad}), REQUEST, 0)
+        kind.check(kind.decode({**good, changed: bad}), REQUEST, 0)

@@ -66,7 +66,7 @@ def test_soft_labels_are_made_at_the_temperature_asked_for():
 @pytest.mark.parametrize("scale", SCALES)
 def test_knowledge_survives_the_trip_as_arrays_to_the_bit(scale: str):
     sent = good(scale)
-    arrays = KINDS[scale].arrays(sent)
+    arrays = KINDS[scale].encode(sent)
     back = KINDS[scale].knowledge(arrays)
     assert torch.equal(back.values, sent.values)
     assert torch.equal(back.ids, sent.ids)
@@ -77,7 +77,7 @@ def test_knowledge_survives_the_trip_as_arrays_to_the_bit(scale: str):
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_what_travels_is_named_and_as_small_as_it_can_be(scale: str):
-    arrays = KINDS[scale].arrays(good(scale))
+    arrays = KINDS[scale].encode(good(scale))
     assert {name: array.dtype for name, array in arrays.items()} == {
         "ids": np.int32,
         scale: np.float32,
@@ -85,7 +85,7 @@ def test_what_travels_is_named_and_as_small_as_it_can_be(scale: str):
 
 
 def test_what_arrives_can_be_written_to_without_changing_the_message():
-    arrays = KINDS["logits"].arrays(good("logits"))
+    arrays = KINDS["logits"].encode(good("logits"))
     arrays = {name: array.copy() for name, array in arrays.items()}
     back = KINDS["logits"].knowledge(arrays)
     back.values.zero_()

@@ -9,7 +9,7 @@ import torch
 from views import View
 
 from fedkd.errors import RunError, UploadRejected
-from fedkd.knowledge import PenaltyKind, PrivateLogits, Request
+from fedkd.knowledge import PenaltyKnowledge, PrivateLogits, Request
 from fedkd.knowledge.private_logits import SampleLogits, SampleTeacher, sign_hashes
 from fedkd.messages import Fusion, Upload
 
@@ -46,18 +46,18 @@ def request_of(*taught: int) -> Request:
 
 def test_hashes_and_labels_travel_until_a_teacher_comes_back():
     first, later = KIND.extract(view()), KIND.extract(view(teacher=TEACHER))
-    assert {name: (a.dtype, a.shape) for name, a in KIND.arrays(first).items()} == {
+    assert {name: (a.dtype, a.shape) for name, a in KIND.encode(first).items()} == {
         "logits": (np.float32, (3, 2)),
         "hashes": (np.uint8, (3, 2)),
         "labels": (np.int32, (3,)),
     }
-    assert set(KIND.arrays(later)) == {"logits"}
-    KIND.check(KIND.knowledge(KIND.arrays(first)), request_of(), 0)
-    KIND.check(KIND.knowledge(KIND.arrays(later)), request_of(0), 0)
+    assert set(KIND.encode(later)) == {"logits"}
+    KIND.check(KIND.decode(KIND.encode(first)), request_of(), 0)
+    KIND.check(KIND.decode(KIND.encode(later)), request_of(0), 0)
 
 
 def test_a_teacher_travels_to_the_bit():
-    back = KIND.knowledge(KIND.arrays(TEACHER))
+    back = KIND.decode(KIND.encode(TEACHER))
     assert isinstance(back, SampleTeacher)
     assert torch.equal(back.logits, TEACHER.logits)
     assert torch.equal(back.taught, TEACHER.taught)
@@ -112,7 +112,7 @@ def test_nobody_moves_its_samples_later_or_uploads_a_teacher():
 )
 def test_arrays_of_another_kind_are_rejected_by_name(arrays: dict[str, np.ndarray], reason: str):
     with pytest.raises(UploadRejected, match=reason):
-        KIND.knowledge(arrays)
+        KIND.decode(arrays)
 
 
 def test_uploads_are_sorted_by_client():
@@ -147,7 +147,7 @@ def test_clients_that_were_absent_have_lessons_too():
     }
     fusion = Fusion(weights=torch.eye(1), teachers=teachers)
     KIND.check_fusion(fusion, (4,), request_of(), "probs")
-    lessons = KIND.lessons(fusion, (4,), request_of(), "probs")
+    lessons = KIND.teachers(fusion, (4,), request_of(), "probs")
     assert len(lessons.of(0).logits) == 3
     assert lessons.of(1) is None
 
@@ -159,7 +159,7 @@ def test_the_penalty_is_the_weighted_divergence_from_the_teacher_of_each_sample(
     KL = ln 2 - H(1/4, 3/4) = 0.75 ln 3 - ln 2; the other sample of the batch is not taught, so
     1.5 * 4 * KL / 2 = 3 KL.
     """
-    assert isinstance(KIND, PenaltyKind)
+    assert isinstance(KIND, PenaltyKnowledge)
     teacher = SampleTeacher(
         logits=torch.tensor([[9.0, 9.0], [0.0, 2 * math.log(3)], [0.0, 0.0]]), taught=LABELS > 0
     )

@@ -8,7 +8,7 @@ import torch
 from views import View
 
 from fedkd.errors import RunError, UploadRejected
-from fedkd.knowledge import ClassPrototypes, PenaltyKind, Request
+from fedkd.knowledge import ClassPrototypes, PenaltyKnowledge, Request
 from fedkd.knowledge.prototypes import Prototypes
 from fedkd.messages import Fusion, Upload
 
@@ -47,7 +47,7 @@ def test_features_of_any_width_are_pooled_to_one(width: int):
 
 
 def test_what_is_missing_does_not_travel():
-    arrays = KIND.arrays(KIND.extract(VIEW))
+    arrays = KIND.encode(KIND.extract(VIEW))
     assert arrays["features"].shape == (2, 4)
     assert (arrays["counts"].dtype, arrays["features"].dtype) == (np.int32, np.float32)
 
@@ -88,7 +88,7 @@ def test_pooled_prototypes_must_have_the_width_that_was_set():
 )
 def test_arrays_of_another_kind_are_rejected_by_name(arrays: dict[str, np.ndarray], reason: str):
     with pytest.raises(UploadRejected, match=reason):
-        KIND.knowledge(arrays)
+        KIND.decode(arrays)
 
 
 def test_uploads_are_stacked_by_client():
@@ -126,7 +126,7 @@ def test_a_broken_fusion_ends_the_run_by_name(teachers: object, reason: str):
 
 def test_everyone_learns_the_same_prototypes_without_the_counts_of_others():
     teachers = {"features": torch.ones(3, 4), "present": torch.tensor([True, False, True])}
-    lessons = KIND.lessons(
+    lessons = KIND.teachers(
         Fusion(weights=torch.eye(2), teachers=teachers), (0, 4), REQUEST, "probs"
     )
     assert lessons.of(0) is lessons.of(3)
@@ -140,7 +140,7 @@ def test_the_penalty_is_the_weighted_mean_square_from_the_prototype_of_the_label
 
     0.5 * (14 + 0) / 2 = 3.5.
     """
-    assert isinstance(KIND, PenaltyKind)
+    assert isinstance(KIND, PenaltyKnowledge)
     teacher = prototypes([[9.0] * 4, [9.0] * 4, [1.0] * 4], [0, 1, 5])
     penalty = KIND.penalty(VIEW, teacher)
     batch = torch.tensor([0, 2])

@@ -10,7 +10,7 @@ import torch
 from views import View
 
 from fedkd.errors import RunError, UploadRejected
-from fedkd.knowledge import ClassTables, PenaltyKind, Request
+from fedkd.knowledge import ClassTables, PenaltyKnowledge, Request
 from fedkd.knowledge.class_tables import ClassTable
 from fedkd.messages import Fusion, Upload
 
@@ -46,9 +46,9 @@ def test_a_row_is_the_mean_soft_label_of_its_class():
 def test_a_class_that_is_missing_does_not_travel_and_comes_back_as_missing():
     found = KIND.extract(View(own_logits=torch.zeros(1, 3), own_labels=torch.tensor([2])))
     assert found.present.tolist() == [False, False, True]
-    arrays = KIND.arrays(found)
+    arrays = KIND.encode(found)
     assert arrays["probs"].shape == (1, 3)
-    back = KIND.knowledge(arrays)
+    back = KIND.decode(arrays)
     assert torch.equal(back.probs, found.probs)
     assert torch.equal(back.present, found.present)
 
@@ -84,7 +84,7 @@ def test_what_is_no_table_of_soft_labels_is_rejected_by_name(sent: ClassTable, r
 )
 def test_arrays_of_another_kind_are_rejected_by_name(arrays: dict[str, np.ndarray], reason: str):
     with pytest.raises(UploadRejected, match=reason):
-        KIND.knowledge(arrays)
+        KIND.decode(arrays)
 
 
 def test_uploads_are_stacked_by_client():
@@ -118,7 +118,7 @@ def test_a_broken_fusion_ends_the_run_by_name(fusion: Fusion, reason: str):
 def test_each_client_learns_its_own_table_and_an_empty_one_is_no_lesson():
     fusion = fusion_of(present=torch.tensor([[True, False], [False, False]]))
     KIND.check_fusion(fusion, (0, 4), REQUEST, "probs")
-    lessons = KIND.lessons(fusion, (0, 4), REQUEST, "probs")
+    lessons = KIND.teachers(fusion, (0, 4), REQUEST, "probs")
     assert lessons.of(0).present.tolist() == [True, False]
     assert lessons.of(4) is None
     assert lessons.of(3) is None
@@ -129,7 +129,7 @@ def test_the_penalty_is_the_weighted_cross_entropy_against_the_row_of_the_label(
 
     0.5 * (-(0.25 ln 0.5 + 0.75 ln 0.5) + 0) / 2 = ln 2 / 4.
     """
-    assert isinstance(KIND, PenaltyKind)
+    assert isinstance(KIND, PenaltyKnowledge)
     penalty = KIND.penalty(VIEW, table([[9.0, 9.0], [0.25, 0.75]], [False, True]))
     logits = torch.tensor([[0.0, 0.0], [5.0, 1.0]])
     torch.testing.assert_close(penalty(torch.tensor([0, 2]), logits, None), torch.tensor(LN(2) / 4))

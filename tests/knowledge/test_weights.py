@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from views import View
 
 from fedkd.errors import RunError, UploadRejected
-from fedkd.knowledge import AdoptedKind, ModelWeights, PenaltyKind, Request
+from fedkd.knowledge import AdoptedKnowledge, ModelWeights, PenaltyKnowledge, Request
 from fedkd.messages import Fusion, Upload
 
 KIND = ModelWeights()
@@ -43,7 +43,7 @@ def test_a_state_travels_with_its_buffers_and_is_a_copy():
     mine = model()
     sent = KIND.extract(View(model=mine))
     assert "1.num_batches_tracked" in sent
-    back = KIND.knowledge(KIND.arrays(sent))
+    back = KIND.decode(KIND.encode(sent))
     KIND.check(back, REQUEST, 0)
     assert all(torch.equal(back[name], tensor) for name, tensor in mine.state_dict().items())
     with torch.no_grad():
@@ -81,10 +81,10 @@ def test_uploads_are_stacked_by_client_and_known_by_architecture():
 def test_everyone_of_an_architecture_takes_its_weights_over_and_nobody_else():
     fusion = Fusion(weights=torch.eye(1), teachers={"small": state(4.0)})
     KIND.check_fusion(fusion, (0,), REQUEST, "probs")
-    lessons = KIND.lessons(fusion, (0,), REQUEST, "probs")
+    lessons = KIND.teachers(fusion, (0,), REQUEST, "probs")
     assert lessons.of(0) is lessons.of(2)
     assert lessons.of(1) is None
-    assert isinstance(KIND, AdoptedKind)
+    assert isinstance(KIND, AdoptedKnowledge)
     mine = model()
     KIND.adopt(mine, lessons.of(2))
     assert all((tensor == 4).all() for tensor in mine.state_dict().values())
@@ -107,7 +107,7 @@ def test_the_proximal_term_is_half_mu_times_the_squared_distance_from_the_start(
     """mu 0.1: all nine weights and biases of the linear layer move by 2, so 0.05 * 9 * 4 = 1.8."""
     mine = nn.Linear(2, 3)
     kind = ModelWeights(proximal=0.1)
-    assert isinstance(kind, PenaltyKind)
+    assert isinstance(kind, PenaltyKnowledge)
     penalty = kind.penalty(View(model=mine), None)
     arguments = (torch.tensor([0]), torch.zeros(1, 3), None)
     assert penalty(*arguments) == 0

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from fedkd.errors import SettingError
 from fedkd.models.factory import (
     ZOO,
-    Architecture,
-    Traits,
+    ImageModelSpec,
+    ModelInfo,
     assign,
     borrowed_global_generator,
     find_factory,
-    try_out,
+    probe,
 )
 
 GREY_8, GREY_28, COLOR_32 = (1, 8, 8), (1, 28, 28), (3, 32, 32)
@@ -33,8 +33,8 @@ def here(name: str) -> str:
 
 def architecture(
     name: str, shape: tuple[int, int, int] = GREY_8, classes: int = 10
-) -> Architecture:
-    return Architecture(name, shape, classes)
+) -> ImageModelSpec:
+    return ImageModelSpec(name, shape, classes)
 
 
 def count(model: nn.Module) -> int:
@@ -143,12 +143,12 @@ def test_a_zoo_models_prediction_does_not_depend_on_the_rest_of_the_batch(name: 
 @pytest.mark.parametrize("name", ["mlp", "resnet", "vit"])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 17), (1, 30, 20)])
 def test_models_for_images_of_any_size_take_any(name: str, shape: tuple[int, int, int]):
-    assert try_out(architecture(name, shape, classes=4)).parameters > 0
+    assert probe(architecture(name, shape, classes=4)).parameters > 0
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (5, 9)])
 def test_the_cnn_takes_images_down_to_4_x_4(height: int, width: int):
-    assert try_out(architecture("cnn", (1, height, width))).parameters > 0
+    assert probe(architecture("cnn", (1, height, width))).parameters > 0
 
 
 @pytest.mark.parametrize(("height", "width"), [(3, 8), (8, 3), (1, 1)])
@@ -156,7 +156,7 @@ def test_the_cnn_refuses_smaller_images(height: int, width: int):
     with pytest.raises(
         SettingError, match=f"cnn needs images of at least 4 x 4, these are {height} x {width}"
     ):
-        try_out(architecture("cnn", (1, height, width)))
+        probe(architecture("cnn", (1, height, width)))
 
 
 def test_the_mlp_has_101770_parameters_on_28_x_28():
@@ -188,7 +188,7 @@ def test_trying_a_zoo_model_finds_its_size_and_no_randomness(
     name: str, shape: tuple[int, int, int]
 ):
     model = architecture(name, shape)
-    assert try_out(model) == Traits(parameters=count(model.build(0)), draws_randomness=False)
+    assert probe(model) == ModelInfo(parameters=count(model.build(0)), draws_randomness=False)
 
 
 # Seeds.
@@ -214,7 +214,7 @@ def test_building_and_trying_leave_the_global_generator_as_it_was(name: str):
     torch.manual_seed(123)
     before = torch.get_rng_state()
     architecture(name).build(seed=5)
-    try_out(architecture(name))
+    probe(architecture(name))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -223,7 +223,7 @@ def test_a_model_that_fails_leaves_the_global_generator_as_it_was(name: str):
     torch.manual_seed(123)
     before = torch.get_rng_state()
     with pytest.raises(SettingError):
-        try_out(architecture(here(name)))
+        probe(architecture(here(name)))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -264,12 +264,12 @@ def test_only_one_thread_borrows_the_global_generator_at_a_time():
 
 @pytest.mark.parametrize("name", ["with_dropout", "with_functional_dropout"])
 def test_dropout_is_noticed(name: str):
-    assert try_out(architecture(here(name))).draws_randomness
+    assert probe(architecture(here(name))).draws_randomness
 
 
 def test_a_linear_model_draws_no_randomness():
     """64 * 10 + 10 = 650 parameters."""
-    assert try_out(architecture(here("linear"))) == Traits(parameters=650, draws_randomness=False)
+    assert probe(architecture(here("linear"))) == ModelInfo(parameters=650, draws_randomness=False)
 
 
 # What is refused.
@@ -283,7 +283,7 @@ def test_an_unknown_model_is_refused_and_the_nearest_is_named(name: str, nearest
         SettingError,
         match=rf"unknown model '{name}'; did you mean .*'{nearest}'.* Known: cnn, mlp,",
     ):
-        try_out(architecture(name))
+        probe(architecture(name))
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_an_unknown_model_is_refused_and_the_nearest_is_named(name: str, nearest
 )
 def test_a_factory_that_does_not_fit_is_refused(name: str, message: str):
     with pytest.raises(SettingError, match=message):
-        try_out(architecture(here(name)))
+        probe(architecture(here(name)))
 
 
 def test_a_module_that_does_not_exist_is_named():

@@ -11,7 +11,7 @@ from torch import nn
 
 from fedkd.errors import SettingError
 from fedkd.models.dual_head import DualHead, DualHeadSettings, label_term, mix_heads, taught_term
-from fedkd.models.factory import Architecture
+from fedkd.models.factory import ImageModelSpec
 from fedkd.training.losses import kl
 
 SHAPE = (1, 8, 8)
@@ -21,7 +21,7 @@ ZOO = ("mlp", "cnn", "resnet", "vit")
 
 
 def dual(name: str = "mlp", **changes: Any) -> DualHead:
-    return DualHead(Architecture(name, SHAPE, 4).build(0), INPUTS, DualHeadSettings(**changes))
+    return DualHead(ImageModelSpec(name, SHAPE, 4).build(0), INPUTS, DualHeadSettings(**changes))
 
 
 @given(
@@ -86,7 +86,7 @@ def test_a_state_travels_and_the_second_head_is_in_it():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_looking_for_the_head_leaves_the_mode_as_it_was(training: bool):
-    model = Architecture("mlp", SHAPE, 4).build(0).train(training)
+    model = ImageModelSpec("mlp", SHAPE, 4).build(0).train(training)
     assert DualHead(model, INPUTS, DualHeadSettings()).model.training == training
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedkd.models.factory import Architecture, try_out
+from fedkd.models.factory import ImageModelSpec, probe
 from fedkd.models.features import find_head, forward_with_features
 
 SHAPE = (1, 8, 8)
@@ -41,8 +41,8 @@ class Twice(nn.Module):
 def test_the_head_of_every_model_of_the_zoo_is_found_and_its_features_make_the_logits(
     name: str, width: int
 ):
-    architecture = Architecture(name, SHAPE, 4)
-    traits = try_out(architecture, features=True)
+    architecture = ImageModelSpec(name, SHAPE, 4)
+    traits = probe(architecture, features=True)
     assert traits.features == width
     model = architecture.build(0).eval()
     logits, features = forward_with_features(model, str(traits.head), INPUTS)
@@ -52,7 +52,7 @@ def test_the_head_of_every_model_of_the_zoo_is_found_and_its_features_make_the_l
 
 
 def test_nobody_looks_for_a_head_where_features_do_not_matter():
-    traits = try_out(Architecture("mlp", SHAPE, 4))
+    traits = probe(ImageModelSpec("mlp", SHAPE, 4))
     assert (traits.head, traits.features) == (None, None)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fedkd.errors import SettingError
 from fedkd.models.dual_head import DualHead, DualHeadSettings
-from fedkd.models.factory import Architecture, Traits, try_out
+from fedkd.models.factory import ImageModelSpec, ModelInfo, probe
 from fedkd.models.heads import (
     HEADS,
     Heads,
@@ -33,8 +33,8 @@ ZOO = ("mlp", "cnn", "resnet", "vit")
 with_further_heads = pytest.mark.parametrize("name", [name for name in HEADS if name != "none"])
 
 
-def architecture(heads: str = "none", model: str = "mlp", **changes: Any) -> Architecture:
-    return Architecture(model, SHAPE, 4, HEADS[heads](**changes))
+def architecture(heads: str = "none", model: str = "mlp", **changes: Any) -> ImageModelSpec:
+    return ImageModelSpec(model, SHAPE, 4, HEADS[heads](**changes))
 
 
 def built(heads: str = "none", model: str = "mlp", **changes: Any) -> nn.Module:
@@ -84,7 +84,7 @@ def test_a_model_below_its_heads_starts_as_it_would_without_them(name: str, mode
 @with_further_heads
 @pytest.mark.parametrize("model", ZOO)
 def test_every_model_of_the_zoo_can_be_tried_with_heads(name: str, model: str):
-    found, plain = (try_out(architecture(heads, model), features=True) for heads in (name, "none"))
+    found, plain = (probe(architecture(heads, model), features=True) for heads in (name, "none"))
     assert found.parameters > plain.parameters
     if name == "dual":  # the mixture is no linear layer's output
         assert found.head is None
@@ -182,11 +182,11 @@ def test_what_is_wrong_with_a_model_is_said_before_its_heads_are_blamed(
     heads: str, factory: Any, reason: str
 ):
     with pytest.raises(SettingError, match=reason):
-        try_out(architecture(heads, f"{__name__}:{factory.__name__}"))
+        probe(architecture(heads, f"{__name__}:{factory.__name__}"))
 
 
 def test_without_heads_an_architecture_is_what_it_was():
-    assert architecture() == Architecture("mlp", SHAPE, 4) == architecture("dual").plain
-    assert try_out(architecture()) == Traits(
+    assert architecture() == ImageModelSpec("mlp", SHAPE, 4) == architecture("dual").plain
+    assert probe(architecture()) == ModelInfo(
         parameters=sum(p.numel() for p in built().parameters()), draws_randomness=False
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
-from fedkd.models.factory import Architecture
+from fedkd.models.factory import ImageModelSpec
 from fedkd.models.features import find_head
 from fedkd.models.stage_heads import StageHeads, StageHeadsSettings, find_stages, layered_loss
 
@@ -28,19 +28,21 @@ every_model = pytest.mark.parametrize("name", STAGES)
 
 
 def staged(name: str, **changes: Any) -> StageHeads:
-    return StageHeads(Architecture(name, SHAPE, 4).build(0), INPUTS, StageHeadsSettings(**changes))
+    return StageHeads(
+        ImageModelSpec(name, SHAPE, 4).build(0), INPUTS, StageHeadsSettings(**changes)
+    )
 
 
 @every_model
 def test_stages_are_found_in_every_model_of_the_zoo(name: str):
-    assert find_stages(Architecture(name, SHAPE, 4).build(0), INPUTS) == STAGES[name]
+    assert find_stages(ImageModelSpec(name, SHAPE, 4).build(0), INPUTS) == STAGES[name]
 
 
 @every_model
 def test_heads_change_no_prediction_and_each_stage_has_one(name: str):
     model = staged(name).eval()
     logits, stages = model.staged(INPUTS)
-    alone = Architecture(name, SHAPE, 4).build(0).eval()(INPUTS)
+    alone = ImageModelSpec(name, SHAPE, 4).build(0).eval()(INPUTS)
     torch.testing.assert_close(model(INPUTS), alone)
     torch.testing.assert_close(logits, alone)
     assert [tuple(stage.shape) for stage in stages] == [(5, 4)] * len(STAGES[name])
@@ -97,7 +99,7 @@ def test_the_last_head_teaches_and_does_not_learn_from_stages():
     model = staged("mlp", stage_label_weight=0.0)
     logits, stages = model.staged(INPUTS)
     layered_loss(logits, stages, LABELS, model.settings).backward()
-    alone = Architecture("mlp", SHAPE, 4).build(0)
+    alone = ImageModelSpec("mlp", SHAPE, 4).build(0)
     F.cross_entropy(alone(INPUTS), LABELS).backward()
     torch.testing.assert_close(model.model[3].weight.grad, alone[3].weight.grad)
     assert model.heads[0].weight.grad.abs().sum() > 0

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
-from fedkd.models.factory import ZOO, Architecture
+from fedkd.models.factory import ZOO, ImageModelSpec
 from fedkd.privacy.calibration import largest_below
 from fedkd.privacy.composition import epsilon_of
 from fedkd.privacy.dp_sgd_history import History
@@ -27,7 +27,7 @@ from fedkd.privacy.private_training import (
     poisson_sample,
     refuse_shared_statistics,
 )
-from fedkd.privacy.release_plan import Plan
+from fedkd.privacy.release_plan import ReleasePlan
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.schema import parse
 from fedkd.training.loop import predict
@@ -43,7 +43,7 @@ def samples(classes: int = 3, shape: tuple[int, int, int] = (1, 8, 8)) -> tuple[
 
 
 def build(name: str = "mlp", shape: tuple[int, int, int] = (1, 8, 8)) -> nn.Module:
-    return Architecture(name, shape, 3).build(seed=0)
+    return ImageModelSpec(name, shape, 3).build(seed=0)
 
 
 def train(
@@ -55,7 +55,7 @@ def train(
     optimizer: torch.optim.Optimizer | None = None,
     history: History | None = None,
     names: tuple[str | int, ...] = ("client", 0, "round", 1),
-    pulse: Callable[[], None] = lambda: None,
+    check_interrupt: Callable[[], None] = lambda: None,
 ) -> float | None:
     x, y = samples()
     return optimize_privately(
@@ -69,7 +69,7 @@ def train(
         batches=numpy_stream(0, *names, "train batches"),
         noise=numpy_stream(0, *names, "dp noise"),
         history=history if history is not None else History(),
-        pulse=pulse,
+        check_interrupt=check_interrupt,
     )
 
 
@@ -166,12 +166,12 @@ def test_a_phase_ended_between_two_steps_leaves_no_trace_and_has_spent_what_it_d
     model, history = build(), History()
     calls = iter(range(100))
 
-    def pulse() -> None:
+    def check_interrupt() -> None:
         if next(calls) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(model, history=history, pulse=pulse)
+        train(model, history=history, check_interrupt=check_interrupt)
     assert history.state() == [[1.0, 8 / SIZE, 2.0]]
     assert traces(model) == []
     train(model, history=history)
@@ -509,7 +509,7 @@ def test_a_client_with_fewer_records_needs_more_noise_and_a_longer_run_too():
     assert DpSgd(noise_multiplier=1.3).noise_multiplier_in(Schedule.of(9, 3, 1), 7) == 1.3
 
 
-def plan(**changes: Any) -> Plan:
+def plan(**changes: Any) -> ReleasePlan:
     base = {
         "clients": 5,
         "rounds": 5,
@@ -519,7 +519,7 @@ def plan(**changes: Any) -> Plan:
         "scale": "probs",
         "records": 400,
     }
-    return Plan(**{**base, **changes})
+    return ReleasePlan(**{**base, **changes})
 
 
 def test_the_claim_is_for_records_against_everybody():

@@ -37,7 +37,7 @@ from fedkd.privacy.mechanisms.swing import (
     surprisal_gap_scores,
 )
 from fedkd.privacy.memoization import Answers, answer_once
-from fedkd.privacy.release_plan import Plan, hopeless
+from fedkd.privacy.release_plan import ReleasePlan, noise_warning
 from fedkd.privacy.renyi import ORDERS
 from fedkd.privacy.sensitivity import bound_rows, diameter, onto_simplex
 from fedkd.runtime.seeding import numpy_stream
@@ -50,7 +50,7 @@ WITH_BUDGET = [name for name in NOISY if name != "swing"]
 LOCAL = ["gaussian", "laplace", "krr"]
 
 
-def plan(**changes: Any) -> Plan:
+def plan(**changes: Any) -> ReleasePlan:
     base = {
         "clients": 1000,
         "rounds": 1,
@@ -60,7 +60,7 @@ def plan(**changes: Any) -> Plan:
         "scale": "probs",
         "records": 100,
     }
-    return Plan(**{**base, **changes})
+    return ReleasePlan(**{**base, **changes})
 
 
 def make(name: str, **fields: Any) -> Any:
@@ -209,7 +209,7 @@ def test_projected_rows_are_the_nearest_soft_labels(rows: Tensor):
     torch.testing.assert_close(onto_simplex(near), near)
 
 
-def noise_of(name: str, expected: float, *, run: Plan, **fields: Any) -> Tensor:
+def noise_of(name: str, expected: float, *, run: ReleasePlan, **fields: Any) -> Tensor:
     """What a mechanism adds to zero logits, or its teachers, in units of the noise that it should
     have."""
     mechanism = parse(MECHANISMS[name], {"clip_norm": 1.0, **fields}, "privacy")
@@ -444,7 +444,7 @@ def test_hopeless_combinations_are_named_and_good_ones_not():
         assert "about 89" in mechanism.warnings(plan(clients=10))[0]
     assert Gaussian(epsilon=8.0).warnings(plan(clients=10, rows=10)) != ()
     assert Gaussian(epsilon=8.0).warnings(plan(clients=1000, rows=10)) == ()
-    assert hopeless(26.8, 250, local=False) is None
+    assert noise_warning(26.8, 250, local=False) is None
 
 
 def test_the_warning_does_not_depend_on_the_clip_norm():

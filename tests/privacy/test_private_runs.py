@@ -20,13 +20,13 @@ from fedkd.experiment.build import build
 from fedkd.experiment.run import Driver, resume, run
 from fedkd.federation import client as client_module
 from fedkd.federation.client import Upload, take_part
-from fedkd.federation.context import OPTIMIZER, PRIVACY, Workplace
+from fedkd.federation.context import OPTIMIZER, PRIVACY, ClientContext
 from fedkd.flower.ray_grid import Ray
 from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.knowledge import PublicPredictions
 from fedkd.messages import Download, Packed, Predictions
 from fedkd.privacy import distributions
-from fedkd.privacy.enforcement import SPENT, Guard
+from fedkd.privacy.enforcement import SPENT, PrivacyEnforcer
 from fedkd.privacy.mechanisms import MECHANISMS, Schedule
 from fedkd.privacy.mechanisms.mechanism import SEES_TEACHERS
 from fedkd.privacy.release_plan import UNLIMITED
@@ -307,14 +307,14 @@ def test_clients_and_rounds_whose_seeds_share_their_low_bits_do_not_share_noise(
         for i, n in (one, other)
     }
     assert len(low) == 1
-    place = build(
+    context = build(
         scenario(**protected("dp_sgd", privacy={"epsilon": None, "noise_multiplier": 1e3})), Event()
-    ).place
+    ).context
     moved = []
     for client_id, number in (one, other):
-        before = place.initial_state(client_id)
-        take_part(place, client_id, Download(round=number, steps=("train",)))
-        after = place.store.get(client_id)
+        before = context.initial_state(client_id)
+        take_part(context, client_id, Download(round=number, steps=("train",)))
+        after = context.store.get(client_id)
         assert after is not None
         moved.append(torch.cat([(after[name] - before[name]).flatten() for name in before]).numpy())
     assert abs(np.corrcoef(moved)[0, 1]) < 0.1
@@ -328,14 +328,14 @@ def test_steps_of_a_round_that_fails_are_spent_all_the_same(
     upload."""
     pulses = 0
 
-    def pulse(self: Any) -> None:
+    def check_interrupt(self: Any) -> None:
         nonlocal pulses
         if (self.client_id, self.round) == (1, 2):
             pulses += 1
             if pulses == last:  # one before training, one before each step, one before the upload
                 raise RuntimeError("as the test wants")
 
-    monkeypatch.setattr(client_module._Visit, "pulse", pulse)
+    monkeypatch.setattr(client_module.LocalUpdate, "check_interrupt", check_interrupt)
     run(scenario(**protected("dp_sgd")), tmp_path / "run")
     rows = {(int(row["round"]), int(row["client"])): row for row in clients(tmp_path / "run")}
     assert rows[2, 1]["status"] == "failed"
@@ -353,11 +353,11 @@ def losing_replies(
 ) -> None:
     """Lose a client's uploads of some rounds on their way, or ``before`` it has done anything."""
 
-    def taking_part(place: Workplace, who: int, download: Any) -> Upload:
+    def taking_part(context: ClientContext, who: int, download: Any) -> Upload:
         lost = who == client_id and download.round in rounds and "share" in download.steps
         if lost and before:
             raise RuntimeError("as the test wants")
-        upload = take_part(place, who, download)
+        upload = take_part(context, who, download)
         if lost:
             raise RuntimeError("the reply is lost")
         return upload
@@ -418,10 +418,10 @@ def test_a_client_whose_budget_is_spent_falls_silent_and_the_record_says_so(
 
     Teachers that it is sent afterwards build on one another where they are coded as differences.
     """
-    initial_state = Workplace.initial_state
+    initial_state = ClientContext.initial_state
 
-    def spent_before(self: Workplace, client_id: int) -> dict[str, Tensor]:
-        mechanism, plan = self.guard.dp_sgd, self.guard.plan
+    def spent_before(self: ClientContext, client_id: int) -> dict[str, Tensor]:
+        mechanism, plan = self.enforcer.dp_sgd, self.enforcer.plan
         assert mechanism is not None
         assert plan is not None
         schedule = Schedule.of(20, 8, 1)
@@ -433,7 +433,7 @@ def test_a_client_whose_budget_is_spent_falls_silent_and_the_record_says_so(
         )
         return {**initial_state(self, client_id), **steps}
 
-    monkeypatch.setattr(Workplace, "initial_state", spent_before)
+    monkeypatch.setattr(ClientContext, "initial_state", spent_before)
     run(scenario(**protected("dp_sgd", **changes)), tmp_path / "run")
     told = [
         (row["status"], row["reason"]) for row in clients(tmp_path / "run") if row["client"] == "1"
@@ -511,9 +511,9 @@ def uploads(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[tuple[Tenso
     """Run a scenario; return what each client found, and what it uploaded of it, in order."""
     found: list[Tensor] = []
     sent: list[tuple[Tensor, Upload]] = []
-    protect = Guard.protect
+    protect = PrivacyEnforcer.protect
 
-    def watched(self: Guard, knowledge: Any, *rest: Any) -> Any:
+    def watched(self: PrivacyEnforcer, knowledge: Any, *rest: Any) -> Any:
         found.append(knowledge.values.clone())
         return protect(self, knowledge, *rest)
 
@@ -523,7 +523,7 @@ def uploads(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[tuple[Tenso
         sent.extend((raw, upload) for raw in found[before:])
         return upload
 
-    monkeypatch.setattr(Guard, "protect", watched)
+    monkeypatch.setattr(PrivacyEnforcer, "protect", watched)
     monkeypatch.setattr("fedkd.flower.client_app.take_part", taking_part)
     records(**changes)
     return sent
@@ -549,14 +549,14 @@ def test_no_raw_prediction_is_sent_or_stored_where_a_claim_exists(
     changes = {"strategy": SOFT_MEAN, "models": ["mlp"], "privacy": "none"}
     changes = changes if name == "none" else protected(name, privacy={"memoize": True})
     found: list[Tensor] = []
-    protect = Guard.protect
+    protect = PrivacyEnforcer.protect
 
-    def watched(self: Guard, knowledge: Any, *rest: Any) -> Any:
+    def watched(self: PrivacyEnforcer, knowledge: Any, *rest: Any) -> Any:
         found.append(knowledge.values.clone())
         return protect(self, knowledge, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Guard, "protect", watched)
+        patch.setattr(PrivacyEnforcer, "protect", watched)
         run(scenario(**changes), tmp_path / "run")
     files = [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert sum(rows_in(raw, files) for raw in found) == 0

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedkd.codecs import Cached, Full
 from fedkd.errors import SettingError
 from fedkd.messages import Cohort
-from fedkd.strategy import Asking
+from fedkd.strategy import SelectsQueries
 from strategies.scarlet import Scarlet, sharpen
 
 ROW = 4 * 10 + 4
@@ -82,7 +82,7 @@ def test_rounds_are_those_of_a_cache_in_a_dictionary(history: Any, seed: int):
     cache: dict[int, tuple[int, list[float]]] = {}
     for number, ids, clients in rounds:
         asked = [i for i in ids if i not in cache or number - cache[i][0] >= duration]
-        found = strategy.asks(number, torch.tensor(ids), state)
+        found = strategy.select_queries(number, torch.tensor(ids), state)
         assert found.tolist() == asked
         uploads = soft(seed + number, clients, len(asked), 3)
         for row, i in enumerate(asked):
@@ -113,23 +113,23 @@ def test_rounds_are_those_of_a_cache_in_a_dictionary(history: Any, seed: int):
 
 def test_an_answer_serves_for_so_many_rounds_the_one_that_brought_it_included():
     strategy, ids = Scarlet(duration=3), torch.arange(2)
-    assert isinstance(strategy, Asking)
+    assert isinstance(strategy, SelectsQueries)
     state = {
         "ids": torch.tensor([0]),
         "probs": torch.tensor([[0.5, 0.5]]),
         "rounds": torch.tensor([4]),
     }
-    assert [strategy.asks(number, ids, state).tolist() for number in (5, 6, 7)] == [
+    assert [strategy.select_queries(number, ids, state).tolist() for number in (5, 6, 7)] == [
         [1],
         [1],
         [0, 1],
     ]
-    assert strategy.asks(1, ids, None) is ids
+    assert strategy.select_queries(1, ids, None) is ids
 
 
 def test_a_duration_of_one_round_asks_for_everything_in_every_round():
     state = {"ids": torch.arange(3), "probs": soft(0, 3, 2), "rounds": torch.full((3,), 4)}
-    assert Scarlet(duration=1).asks(5, torch.arange(3), state).tolist() == [0, 1, 2]
+    assert Scarlet(duration=1).select_queries(5, torch.arange(3), state).tolist() == [0, 1, 2]
     assert Scarlet(duration=1).codec == (Full(), Full())
     assert Scarlet(duration=2).codec == (Full(), Cached(duration=2))
 

@@ -43,7 +43,7 @@ def learned(fusion: Fusion, clients: int, samples: int) -> Any:
     )
     kind = SelectiveFD().knowledge
     kind.check_fusion(fusion, tuple(range(clients)), request, "probs")
-    return kind.lessons(fusion, tuple(range(clients)), request, "probs")
+    return kind.teachers(fusion, tuple(range(clients)), request, "probs")
 
 
 PROBS = torch.tensor(

@@ -171,11 +171,11 @@ def test_of_one_client_feddf_distils_a_model_into_itself():
 
 def test_distilling_a_model_into_itself_leaves_it_where_it_is():
     """The gradient of KL is 0 where student and teacher agree: in real models, but for rounding."""
-    place = build(
+    context = build(
         scenario(models=["mlp"], distill={"optimizer": "sgd", "learning_rate": 0.1}),
         threading.Event(),
-    ).place
-    server = WorkplaceModels(place)
+    ).context
+    server = WorkplaceModels(context)
     state = {name: tensor.clone() for name, tensor in server.initial("mlp").items()}
     cohort = WeightsCohort(
         round=1,
@@ -468,12 +468,12 @@ def test_the_state_is_the_servers_model(strategy: str):
     experiment = build(scenario(strategy={"name": strategy, "server": "mlp"}, public=public), stop)
     execute(experiment, lambda record: None, stop)
     kept = experiment.server.state()["strategy"]
-    fresh = WorkplaceModels(experiment.place).initial("mlp")
+    fresh = WorkplaceModels(experiment.context).initial("mlp")
     assert {name: tensor.shape for name, tensor in kept.items()} == {
         n: t.shape for n, t in fresh.items()
     }
     assert any(not torch.equal(tensor, fresh[name]) for name, tensor in kept.items())
-    last = WorkplaceModels(experiment.place).accuracy("mlp", kept)
+    last = WorkplaceModels(experiment.context).accuracy("mlp", kept)
     assert last == experiment.server.record(2).metrics["server_accuracy"]
 
 

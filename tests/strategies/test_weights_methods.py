@@ -41,7 +41,7 @@ def ran(**changes: Any) -> tuple[Experiment, list[RoundRecord], list[State]]:
     stop = threading.Event()
     experiment = build(scenario(**changes), stop)
     execute(experiment, found.append, stop)
-    states = [experiment.place.store.get(i) for i in range(len(experiment.place.architectures))]
+    states = [experiment.context.store.get(i) for i in range(len(experiment.context.architectures))]
     return experiment, found, [state for state in states if state is not None]
 
 
@@ -69,14 +69,14 @@ def naive_training(
     experiment: Experiment, model: nn.Module, client: int, number: int, mu: float = 0.0
 ) -> None:
     """Train ``model`` in place as a client would in a round; Adam as in the scenario's default."""
-    place = experiment.place
-    x, y = place.samples(place.train_rows(client))
-    stream = numpy_stream(place.seed, "client", client, "round", number, "train batches")
+    context = experiment.context
+    x, y = context.samples(context.train_rows(client))
+    stream = numpy_stream(context.seed, "client", client, "round", number, "train batches")
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     start = [parameter.detach().clone() for parameter in model.parameters()]
     model.train()
-    for _ in range(place.training.epochs):
-        order, size = stream.permutation(len(y)).tolist(), place.training.batch_size
+    for _ in range(context.training.epochs):
+        order, size = stream.permutation(len(y)).tolist(), context.training.batch_size
         for first in range(0, len(y), size):
             batch = order[first : first + size]
             optimizer.zero_grad()
@@ -89,13 +89,13 @@ def naive_training(
 
 def naive_fedavg(experiment: Experiment, rounds: list[list[int]], mu: float = 0.0) -> State:
     """Train each round's clients from the common weights, then average by the number of samples."""
-    place = experiment.place
-    architecture = place.architectures[0]
+    context = experiment.context
+    architecture = context.architectures[0]
     common = architecture.build(
-        torch_seed(place.seed, "architecture", architecture.name, "weights")
+        torch_seed(context.seed, "architecture", architecture.name, "weights")
     ).state_dict()
     for number, clients in enumerate(rounds, start=1):
-        sizes = {client: len(place.division.train[client]) for client in clients}
+        sizes = {client: len(context.division.train[client]) for client in clients}
         total = {
             name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in common.items()
         }
@@ -114,13 +114,13 @@ def naive_fedavg(experiment: Experiment, rounds: list[list[int]], mu: float = 0.
 
 def test_a_centralized_run_is_one_model_of_each_architecture_trained_on_the_union():
     experiment, found, states = ran(strategy="centralized")
-    place = experiment.place
-    union = sorted(row for rows in place.division.train for row in rows.tolist())
-    assert place.train_rows(0).tolist() == place.train_rows(3).tolist() == union
+    context = experiment.context
+    union = sorted(row for rows in context.division.train for row in rows.tolist())
+    assert context.train_rows(0).tolist() == context.train_rows(3).tolist() == union
     assert len(union) == 80
     for leader in (0, 1):  # of the mlps, and of the cnns
-        alone = place.architectures[leader].build(
-            torch_seed(place.seed, "client", leader, "weights")
+        alone = context.architectures[leader].build(
+            torch_seed(context.seed, "client", leader, "weights")
         )
         for number in (1, 2):
             naive_training(experiment, alone, leader, number)
@@ -134,7 +134,7 @@ def test_what_centralized_counts_is_the_model_handed_around():
     parameter."""
     experiment, found, _ = ran(strategy="centralized")
     expected = [
-        4 * experiment.place.traits[a.name].parameters for a in experiment.place.architectures
+        4 * experiment.context.traits[a.name].parameters for a in experiment.context.architectures
     ]
     for record in found:
         assert [client.bytes_up for client in record.clients] == [*expected[:2], 0, 0]
@@ -172,14 +172,14 @@ def test_what_would_keep_the_model_from_some_is_refused_for_centralized_training
 @pytest.mark.parametrize("order", ["train_first", "distill_first"])
 def test_a_fedavg_run_is_the_naive_one(order: str):
     experiment, _, states = ran(strategy="fedavg", order=order, **UNEQUAL)
-    sizes = [len(rows) for rows in experiment.place.division.train]
+    sizes = [len(rows) for rows in experiment.context.division.train]
     assert len(set(sizes)) > 1
     if order == "train_first":
         expected = [naive_fedavg(experiment, 2 * [EVERYBODY])] * 4
     else:  # the second round's mean reaches nobody: each client is where it went from the first
         expected = []
         for client in range(4):
-            model = experiment.place.architectures[0].build(0)
+            model = experiment.context.architectures[0].build(0)
             model.load_state_dict(dict(naive_fedavg(experiment, [EVERYBODY])))
             naive_training(experiment, model, client, 2)
             expected.append(model.state_dict())
@@ -207,7 +207,7 @@ def test_who_was_absent_trains_from_the_newest_model():
     assert set(rounds[-1]) - set(rounds[-2]), "nobody was absent: take another seed"
     expected = naive_fedavg(experiment, rounds)
     assert all(
-        distance(experiment.place.store.get(client), expected) < 1e-5 for client in rounds[-1]
+        distance(experiment.context.store.get(client), expected) < 1e-5 for client in rounds[-1]
     )
 
 
@@ -257,9 +257,9 @@ def test_fedavg_is_the_naive_mean(cohort: WeightsCohort):
     for name in ("a", "b"):
         flat = [state[name].flatten().tolist() for state in cohort.states]
         expected = [
-            sum(size * row[place] for size, row in zip(cohort.train_sizes, flat, strict=True))
+            sum(size * row[context] for size, row in zip(cohort.train_sizes, flat, strict=True))
             / whole
-            for place in range(len(flat[0]))
+            for context in range(len(flat[0]))
         ]
         torch.testing.assert_close(
             fusion.teachers["mlp"][name].flatten(), torch.tensor(expected), rtol=1e-4, atol=1e-5
@@ -289,8 +289,8 @@ def test_one_client_and_equal_clients_keep_their_weights_to_the_bit(cohort: Weig
 def test_of_one_client_fedavg_is_local_training():
     alone = {"clients": 1, "models": ["mlp"]}
     experiment, _, (state,) = ran(strategy="fedavg", **alone)
-    model = experiment.place.architectures[0].build(
-        torch_seed(experiment.place.seed, "architecture", "mlp", "weights")
+    model = experiment.context.architectures[0].build(
+        torch_seed(experiment.context.seed, "architecture", "mlp", "weights")
     )
     for number in (1, 2):
         naive_training(experiment, model, 0, number)
@@ -334,10 +334,10 @@ def test_a_large_mu_leaves_the_model_where_it_was():
     }
     experiment, _, free = ran(strategy="fedavg", **setting)
     _, _, held = ran(strategy={"name": "fedprox", "mu": 1000.0}, **setting)
-    place = experiment.place
+    context = experiment.context
     start = (
-        place.architectures[0]
-        .build(torch_seed(place.seed, "architecture", "mlp", "weights"))
+        context.architectures[0]
+        .build(torch_seed(context.seed, "architecture", "mlp", "weights"))
         .state_dict()
     )
     assert distance(held[0], start) < 0.1 * distance(free[0], start)

@@ -13,8 +13,8 @@ from fedkd.tasks.text.corpus import embedded_corpus
 from fedkd.tasks.text.language_models import (
     LANGUAGE_ZOO,
     Gru,
-    LanguageArchitecture,
-    try_out_language,
+    LanguageModelSpec,
+    probe_language,
 )
 from fedkd.tasks.text.text_learning import (
     accuracy_of_tokens,
@@ -59,9 +59,9 @@ def last_only(vocabulary: int, context: int) -> nn.Module:
 
 @pytest.mark.parametrize("name", LANGUAGE_ZOO)
 def test_every_model_of_the_zoo_is_causal_small_and_repeats_from_its_seed(name):
-    assert 150_000 < try_out_language(LanguageArchitecture(name, 40, 64)) < 700_000
-    assert try_out_language(LanguageArchitecture(name, 2000, 64)) < 2_000_000
-    architecture = LanguageArchitecture(name, 40, 64)
+    assert 150_000 < probe_language(LanguageModelSpec(name, 40, 64)) < 700_000
+    assert probe_language(LanguageModelSpec(name, 2000, 64)) < 2_000_000
+    architecture = LanguageModelSpec(name, 40, 64)
     before = torch.get_rng_state()
     states = [
         torch.cat([p.flatten() for p in architecture.build(seed).parameters()])
@@ -75,7 +75,7 @@ def test_every_model_of_the_zoo_is_causal_small_and_repeats_from_its_seed(name):
 @pytest.mark.parametrize("name", ["gru", "decoder"])
 def test_a_model_learns_text_and_repeats_to_the_bit(name):
     def trained() -> nn.Module:
-        model = LanguageArchitecture(name, VOCABULARY.size, 64).build(0)
+        model = LanguageModelSpec(name, VOCABULARY.size, 64).build(0)
         loss = learn(
             model,
             CUT,
@@ -85,7 +85,7 @@ def test_a_model_learns_text_and_repeats_to_the_bit(name):
         assert math.isfinite(loss)
         return model
 
-    fresh, model = LanguageArchitecture(name, VOCABULARY.size, 64).build(0), trained()
+    fresh, model = LanguageModelSpec(name, VOCABULARY.size, 64).build(0), trained()
     assert bits_per_token(model, CUT) < bits_per_token(fresh, CUT) - 1
     assert accuracy_of_tokens(model, CUT) > accuracy_of_tokens(fresh, CUT) + 0.1
     assert torch.equal(predict_next(model, CUT.inputs), predict_next(trained(), CUT.inputs))
@@ -97,7 +97,7 @@ def test_bits_are_those_of_a_uniform_model_and_skip_what_has_no_target():
         nn.init.zeros_(parameter)
     assert bits_per_token(model, CUT) == pytest.approx(math.log2(VOCABULARY.size), rel=1e-5)
     junk = Windows(torch.where(CUT.real, CUT.inputs, 0), CUT.targets)
-    model = LanguageArchitecture("gru", VOCABULARY.size, 64).build(0)
+    model = LanguageModelSpec("gru", VOCABULARY.size, 64).build(0)
     assert bits_per_token(model, junk) == pytest.approx(bits_per_token(model, CUT), rel=1e-6)
 
 
@@ -107,7 +107,7 @@ def test_a_student_comes_near_its_teacher_at_the_positions_that_are_taught():
         teacher.head.weight.mul_(6)
     places = CUT.real.flatten().nonzero().squeeze(1)
     order = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(0))]
-    student = LanguageArchitecture("gru", VOCABULARY.size, 64).build(0)
+    student = LanguageModelSpec("gru", VOCABULARY.size, 64).build(0)
     target = soft_labels(teacher, CUT, order)
     apart = lambda: (soft_labels(student, CUT, order) - target).abs().sum(dim=1).mean().item()  # noqa: E731
     before = apart()
@@ -120,7 +120,7 @@ def test_a_share_of_one_learns_the_text_alone():
     places = CUT.real.flatten().nonzero().squeeze(1)
     wrong = torch.eye(VOCABULARY.size)[torch.zeros(len(places), dtype=torch.int64)]
     phase = Phase(batch_size=8)
-    one, other = (LanguageArchitecture("gru", VOCABULARY.size, 64).build(0) for _ in range(2))
+    one, other = (LanguageModelSpec("gru", VOCABULARY.size, 64).build(0) for _ in range(2))
     distill(one, CUT, places, wrong, phase, numpy_stream(0, "batches"), own_share=1.0)
     learn(other, CUT, phase, numpy_stream(0, "batches"))
     torch.testing.assert_close(
@@ -132,15 +132,15 @@ def test_a_share_of_one_learns_the_text_alone():
 
 def test_any_factory_is_taken_and_tried():
     where = f"{__name__}:"
-    assert try_out_language(LanguageArchitecture(where + "Wrapped", 40, 16)) > 0
+    assert probe_language(LanguageModelSpec(where + "Wrapped", 40, 16)) > 0
     with pytest.raises(SettingError, match="is not causal"):
-        try_out_language(LanguageArchitecture(where + "LooksAhead", 40, 16))
+        probe_language(LanguageModelSpec(where + "LooksAhead", 40, 16))
     with pytest.raises(
         SettingError,
         match=r"logits \[N, L, V\] with V = 40; for N = 2, L = 16 it returned \(2, 40\)",
     ):
-        try_out_language(LanguageArchitecture(where + "last_only", 40, 16))
+        probe_language(LanguageModelSpec(where + "last_only", 40, 16))
     with pytest.raises(SettingError, match="did you mean 'decoder'"):
-        try_out_language(LanguageArchitecture("decodr", 40, 16))
+        probe_language(LanguageModelSpec("decodr", 40, 16))
     with pytest.raises(ValueError, match="more than the decoder's context of 8"):
-        LanguageArchitecture("decoder", 40, 8).build(0)(torch.zeros(1, 9, dtype=torch.int64))
+        LanguageModelSpec("decoder", 40, 8).build(0)(torch.zeros(1, 9, dtype=torch.int64))

@@ -14,10 +14,10 @@ from fedkd.errors import SettingError
 from fedkd.experiment.run import resume, run
 from fedkd.report.console import text_lines
 from fedkd.report.folder import stored_records
-from fedkd.scenario.registry import choose
+from fedkd.scenario.registry import create
 from fedkd.settings.schema import parse
 from fedkd.tasks.text.exposure import CHANCE_BITS, chance_exposure
-from fedkd.tasks.text.secrets import Canaries, plant
+from fedkd.tasks.text.secrets import TextCanaries, plant
 from fedkd.tasks.text.vocabulary import Bytes
 
 LEARNING: dict[str, Any] = {
@@ -91,15 +91,19 @@ def test_detectors_are_judged_by_where_secrets_could_be_said(
 def test_noise_is_fixed_for_a_client_and_a_position() -> None:
     """A second round, whose models have moved, has the noise of the first; or, as a control, noise
     of its own."""
-    place = text_experiment(**LEARNING, privacy={"name": "swing", "detector": "everywhere"}).place
-    swing, ids = place.guard.mechanism, torch.tensor([3, 9])
-    zeros = torch.zeros(2, place.task.classes)
+    context = text_experiment(
+        **LEARNING, privacy={"name": "swing", "detector": "everywhere"}
+    ).context
+    swing, ids = context.enforcer.mechanism, torch.tensor([3, 9])
+    zeros = torch.zeros(2, context.task.classes)
     first, second = (
-        place.guard._swung(swing, _predictions(ids, zeros), torch.ones(2), client_id=0, number=n)
+        context.enforcer._swung(
+            swing, _predictions(ids, zeros), torch.ones(2), client_id=0, number=n
+        )
         for n in (1, 2)
     )
     assert torch.equal(first, second)
-    other = place.guard._swung(
+    other = context.enforcer._swung(
         swing, _predictions(ids, zeros), torch.ones(2), client_id=1, number=1
     )
     assert not torch.equal(first, other)
@@ -112,8 +116,8 @@ def _predictions(ids: torch.Tensor, values: torch.Tensor) -> Any:
 
 
 def test_each_client_holds_its_own_secrets_as_often_as_asked() -> None:
-    place = text_experiment(canaries={**CANARIES, "per_client": 3, "repeats": 2}).place
-    secrets = place.task.secrets
+    context = text_experiment(canaries={**CANARIES, "per_client": 3, "repeats": 2}).context
+    secrets = context.task.secrets
     assert [len(secrets.of(i)) for i in range(2)] == [3, 3]
     assert len({c.index for c in (*secrets.inserted, *secrets.controls)}) == 6 + 4
     for client in range(2):
@@ -121,9 +125,9 @@ def test_each_client_holds_its_own_secrets_as_often_as_asked() -> None:
         assert sorted(texts) == sorted(
             secrets.settings.form.text(c.index) for c in secrets.of(client) for _ in range(2)
         )
-    rows = place.division.train[0]
-    alone = place.task.prepared.texts(rows)
-    windows = place.task.training_set(rows, (0,))[0]
+    rows = context.division.train[0]
+    alone = context.task.prepared.texts(rows)
+    windows = context.task.training_set(rows, (0,))[0]
     assert windows.numel() > sum(map(len, alone))
 
 
@@ -131,14 +135,14 @@ def test_the_public_text_visits_the_context_as_asked() -> None:
     for visits, times in (("never", None), ("prefix", 6), ("fillings", 6)):
         task = text_experiment(
             canaries={**CANARIES, "visits": visits, "visit_times": times}
-        ).place.task
+        ).context.task
         # Of a filling, two tokens and what follows are where a secret could be said; of a prefix
         # its end alone.
         assert int(task.flagged().sum()) == {"never": 0, "prefix": 6, "fillings": 12}[visits]
 
 
 def test_secrets_may_be_ranked_among_some_fillings() -> None:
-    pin = choose("canaries", {"name": "pin", "references": 200}).value
+    pin = create("canaries", {"name": "pin", "references": 200}).value
     secrets = plant(pin, Bytes(), 64, clients=2, seed=0)
     assert len(secrets.candidates) == 200 + 2 + 8
     assert secrets.ceiling == pytest.approx(math.log2(200))
@@ -148,10 +152,10 @@ def test_secrets_may_be_ranked_among_some_fillings() -> None:
 
 
 def test_slots_are_written_as_letters() -> None:
-    form = choose("canaries", {"name": "phone"}).value.form
+    form = create("canaries", {"name": "phone"}).value.form
     assert form.text(0) == "call me at 555-20-000"
     assert form.size == 80_000
-    assert choose("canaries", {"name": "email"}).value.form.text(1) == "write to aaab@example.org"
+    assert create("canaries", {"name": "email"}).value.form.text(1) == "write to aaab@example.org"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +169,7 @@ def test_slots_are_written_as_letters() -> None:
 )
 def test_canaries_that_cannot_be_measured_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
-        parse(Canaries, {"prefix": "pin ", **fields}, "canaries")
+        parse(TextCanaries, {"prefix": "pin ", **fields}, "canaries")
 
 
 def test_a_decoder_is_trained_by_dp_sgd_and_a_gru_is_refused() -> None:

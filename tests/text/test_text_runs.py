@@ -130,7 +130,7 @@ def test_strategies_of_public_samples_and_of_weights_run_on_tokens(strategy: str
 
 
 def test_public_ids_are_the_positions_of_public_text_that_have_a_next_token() -> None:
-    task = text_experiment().place.task
+    task = text_experiment().context.task
     inputs, targets = task.public_set()
     assert task.public_size == int((targets != IGNORED).sum()) == len(task.public_labels)
     ids = torch.tensor([7, 3, 41])
@@ -142,7 +142,7 @@ def test_public_ids_are_the_positions_of_public_text_that_have_a_next_token() ->
 
 
 def test_distilling_some_positions_is_the_mean_over_them_alone() -> None:
-    task = text_experiment().place.task
+    task = text_experiment().context.task
     model, ids = nn.Embedding(task.classes, task.classes), torch.tensor([5, 200, 2])
     asked = task.ask(ids)
     target = torch.rand(3, task.classes).softmax(-1)
@@ -158,7 +158,7 @@ def test_distilling_some_positions_is_the_mean_over_them_alone() -> None:
 
 def test_a_windows_loss_depends_on_no_other_window() -> None:
     """As the clipped gradients of DP-SGD must: a short last window weighs as much as a full one."""
-    task = text_experiment().place.task
+    task = text_experiment().context.task
     model, (x, y) = nn.Embedding(task.classes, task.classes), task.public_set()
     alone = [task.training_loss(model, x[i : i + 1], y[i : i + 1]).item() for i in range(len(x))]
     assert task.training_loss(model, x, y).item() == pytest.approx(
@@ -168,9 +168,9 @@ def test_a_windows_loss_depends_on_no_other_window() -> None:
 
 def test_what_is_measured_are_next_tokens() -> None:
     experiment = text_experiment()
-    place = experiment.place
-    model, (x, y) = place.model(0)[0], place.global_test
-    found = place.task.measure(model, (x, y))
+    context = experiment.context
+    model, (x, y) = context.model(0)[0], context.global_test
+    found = context.task.evaluate(model, (x, y))
     assert found.accuracy == pytest.approx(accuracy_of_tokens(model, Windows(x, y)))
     assert found.nll / math.log(2) == pytest.approx(bits_per_token(model, Windows(x, y)), rel=1e-5)
 
@@ -185,8 +185,8 @@ def test_the_summary_has_bits_a_token_and_a_twin_without_exchange(tmp_path: Path
 
 
 def test_clients_get_whole_topics() -> None:
-    place = text_experiment().place
-    topics = [set(place.prepared.labels[rows].tolist()) for rows in place.division.train]
+    context = text_experiment().context
+    topics = [set(context.prepared.labels[rows].tolist()) for rows in context.division.train]
     assert not topics[0] & topics[1]
     assert len(topics[0] | topics[1]) == 7
     for changes in (
@@ -194,7 +194,7 @@ def test_clients_get_whole_topics() -> None:
         {"name": "iid"},
         {"name": "natural_id", "column": "label"},
     ):
-        assert len(text_experiment(partition=changes).place.division.train) == 2
+        assert len(text_experiment(partition=changes).context.division.train) == 2
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_clients_get_whole_topics() -> None:
 )
 def test_vocabularies_are_made_of_public_text(vocabulary: dict[str, Any]) -> None:
     changes: dict[str, Any] = {"tokens": {"context": 80, **vocabulary}, "canaries": CANARIES}
-    assert text_experiment(**changes).place.task.classes == vocabulary.get("vocabulary_size", 257)
+    assert text_experiment(**changes).context.task.classes == vocabulary.get("vocabulary_size", 257)
     (record,) = text_records(**changes, train={"epochs": 1})
     assert all(client.status == "ok" for client in record.clients)
 
@@ -216,8 +216,8 @@ def test_fewer_entries_of_each_row_cost_fewer_bytes() -> None:
             {"codec": {"name": "quantized", "bits": 2}},
         )
     )
-    positions = text_experiment().place.task.public_size
-    assert full.clients[0].bytes_up >= 4 * positions * text_experiment().place.task.classes
+    positions = text_experiment().context.task.public_size
+    assert full.clients[0].bytes_up >= 4 * positions * text_experiment().context.task.classes
     assert some.clients[0].bytes_up < full.clients[0].bytes_up / 3
     assert coarse.clients[0].bytes_up < full.clients[0].bytes_up / 3
 

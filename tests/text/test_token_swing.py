@@ -25,7 +25,7 @@ from fedkd.tasks.text.token_swing import (
     Dropped,
     Swing,
     TokenProtection,
-    TopK,
+    KeepTopK,
     Uniform,
 )
 from fedkd.tasks.text.vocabulary import Bytes, Characters, decode, learn_byte_pairs
@@ -130,7 +130,7 @@ def test_every_protection_releases_soft_labels_and_documents_its_settings(name):
         (Uniform(noise=1.0), Uniform(noise=1.0, noise_law="laplace")),
         (Uniform(noise=1.0), Uniform(noise=1.0, noise_timing="each_round")),
         (Dropped(threshold=0.4), Dropped(threshold=0.6)),
-        (TopK(k=2), TopK()),
+        (KeepTopK(k=2), KeepTopK()),
     ],
 )
 def test_every_setting_changes_what_leaves(one, other):
@@ -158,7 +158,7 @@ def test_fixed_noise_is_a_clients_and_a_positions_and_fresh_noise_also_a_rounds(
         (lambda: Swing(noise=0, noise_law="laplace"), "would do nothing: noise=0"),
         (lambda: Uniform(noise_timing="each_round"), "would do nothing: noise=0"),
         (lambda: Dropped(threshold=0.0), "threshold must be above 0"),
-        (lambda: TopK(k=6).protect(LOGITS, SCORES, PLACES, **NAMES), "k=6 would do nothing"),
+        (lambda: KeepTopK(k=6).protect(LOGITS, SCORES, PLACES, **NAMES), "k=6 would do nothing"),
     ],
 )
 def test_a_setting_that_does_nothing_is_an_error(make, message):

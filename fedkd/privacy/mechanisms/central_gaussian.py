@@ -20,7 +20,13 @@ from fedkd.privacy.mechanisms.mechanism import (
     SEES_TEACHERS,
     TRUSTED_SERVER,
 )
-from fedkd.privacy.release_plan import Plan, check_budget, check_client_delta, check_local, hopeless
+from fedkd.privacy.release_plan import (
+    ReleasePlan,
+    check_budget,
+    check_client_delta,
+    check_local,
+    noise_warning,
+)
 from fedkd.privacy.sensitivity import Rows, bound_rows, check_clip, diameter, finish
 
 
@@ -67,7 +73,7 @@ class CentralGaussian:
     def __post_init__(self) -> None:
         check_budget(epsilon=self.epsilon, delta=self.delta, sigma=self.sigma)
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: ReleasePlan) -> None:
         """Raise SettingError where the settings do not fit the run."""
         check_local(plan)
         check_clip(plan.scale, self.clip_norm)
@@ -79,21 +85,25 @@ class CentralGaussian:
                 " on them, or a teacher for each client, have no sensitivity that could be derived"
             )
 
-    def sigma_in(self, plan: Plan) -> float:
+    def sigma_in(self, plan: ReleasePlan) -> float:
         """Return sigma as given, or as the run's budget needs it."""
         if self.sigma is not None:
             return self.sigma
         assert self.epsilon is not None, "checked when it was made"
         return sigma_for(self.epsilon, self.delta, self._sensitivity(plan), plan.rows * plan.rounds)
 
-    def bound(self, values: Rows, plan: Plan) -> Rows:
+    def bound(self, values: Rows, plan: ReleasePlan) -> Rows:
         """Return one client's upload as it enters the mean; to be done to every upload, before the
         mean.
         """
         return bound_rows(values, plan.scale, self.clip_norm, 2).to(values.dtype)
 
     def noisy_mean(
-        self, values: Float[Tensor, "k N C"], asked: int, plan: Plan, stream: np.random.Generator
+        self,
+        values: Float[Tensor, "k N C"],
+        asked: int,
+        plan: ReleasePlan,
+        stream: np.random.Generator,
     ) -> Rows:
         """Return the teacher that may leave the server: the mean of the bounded uploads [k, N, C],
         with noise.
@@ -109,18 +119,18 @@ class CentralGaussian:
         noisy = (total + self.sigma_in(plan) * noise) / asked
         return finish(noisy, plan.scale, noisy).to(values.dtype)
 
-    def spent(self, plan: Plan, rows: int) -> tuple[Spending, ...]:
+    def spent(self, plan: ReleasePlan, rows: int) -> tuple[Spending, ...]:
         """Return what a teacher of so many rows costs every client."""
         event = GaussianRows(
             rows=rows, sensitivity=self._sensitivity(plan), sigma=self.sigma_in(plan)
         )
         return (Spending(event=event, unit=self.unit, layer="teacher", seen_by=SEES_TEACHERS),)
 
-    def planned(self, plan: Plan) -> tuple[Spending, ...]:
+    def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
         """Return what the whole run costs every client."""
         return self.spent(plan, plan.rows * plan.rounds)
 
-    def noise_in(self, plan: Plan) -> tuple[float | None, str]:
+    def noise_in(self, plan: ReleasePlan) -> tuple[float | None, str]:
         """Return sigma, and in words what it is of."""
         sigma = self.sigma_in(plan)
         return (
@@ -129,11 +139,11 @@ class CentralGaussian:
             f" {sigma:.4g} / K",
         )
 
-    def warnings(self, plan: Plan) -> tuple[str, ...]:
+    def warnings(self, plan: ReleasePlan) -> tuple[str, ...]:
         """Return what should be said before the run."""
         noise = self.sigma_in(plan) * 2**0.5 / self._sensitivity(plan)
-        warning = hopeless(noise, plan.clients, local=False)
+        warning = noise_warning(noise, plan.clients, local=False)
         return (warning,) if warning else ()
 
-    def _sensitivity(self, plan: Plan) -> float:
+    def _sensitivity(self, plan: ReleasePlan) -> float:
         return diameter(plan.scale, self.clip_norm, 2)

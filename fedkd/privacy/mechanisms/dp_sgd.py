@@ -19,7 +19,7 @@ from fedkd.privacy.events import DpSgdSteps
 from fedkd.privacy.gaussian_dp import check_delta
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
-from fedkd.privacy.release_plan import Plan, check_accountant, check_delta_for, check_epsilon
+from fedkd.privacy.release_plan import ReleasePlan, check_accountant, check_delta_for, check_epsilon
 from fedkd.privacy.renyi import least_epsilon
 from fedkd.settings.validators import at_least, positive
 
@@ -109,7 +109,7 @@ class DpSgd:
         if self.noise_multiplier is not None:
             positive(noise_multiplier=self.noise_multiplier)
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: ReleasePlan) -> None:
         """Raise SettingError where the settings do not fit the run."""
         check_delta_for(self.delta, plan.records, "records of the largest private set")
         check_accountant(self.accountant)
@@ -136,14 +136,14 @@ class DpSgd:
         event = DpSgdSteps(noise_multiplier=sigma, sample_rate=schedule.sample_rate, steps=steps)
         return (Spending(event=event, unit=self.unit, layer="model"),)
 
-    def planned(self, plan: Plan) -> tuple[Spending, ...]:
+    def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
         """Return what the whole run costs the client with the fewest records, whose samples are the
         largest.
         """
         schedule = Schedule.of(plan.fewest_records or plan.records, plan.batch_size, plan.epochs)
         return self.spent(schedule, plan.rounds, plan.rounds * schedule.steps)
 
-    def noise_in(self, plan: Plan) -> tuple[float | None, str]:
+    def noise_in(self, plan: ReleasePlan) -> tuple[float | None, str]:
         """Return the largest noise multiplier of any client, and in words what it is of."""
         schedules = [
             Schedule.of(n, plan.batch_size, plan.epochs)
@@ -162,7 +162,7 @@ class DpSgd:
             f"Gaussian on sums of gradients, of {shown} times clip_norm={self.clip_norm:g}",
         )
 
-    def warnings(self, plan: Plan) -> tuple[str, ...]:
+    def warnings(self, plan: ReleasePlan) -> tuple[str, ...]:
         """Return what should be said before the run."""
         size = plan.fewest_records or plan.records
         schedule = Schedule.of(size, plan.batch_size, plan.epochs)

@@ -13,12 +13,12 @@ from fedkd.privacy.gaussian_dp import sigma_for
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
 from fedkd.privacy.release_plan import (
-    Plan,
+    ReleasePlan,
     check_budget,
     check_client_delta,
     check_local,
     check_memoize,
-    hopeless,
+    noise_warning,
 )
 from fedkd.privacy.sensitivity import Rows, bound_rows, check_clip, diameter, finish
 
@@ -59,14 +59,14 @@ class Gaussian:
     def __post_init__(self) -> None:
         check_budget(epsilon=self.epsilon, delta=self.delta, sigma=self.sigma)
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: ReleasePlan) -> None:
         """Raise SettingError where the settings do not fit the run."""
         check_local(plan)
         check_clip(plan.scale, self.clip_norm)
         check_client_delta(self.delta, plan)
         check_memoize(plan, self.memoize)
 
-    def sigma_in(self, plan: Plan) -> float:
+    def sigma_in(self, plan: ReleasePlan) -> float:
         """Return sigma as given, or as the run's budget needs it."""
         if self.sigma is not None:
             return self.sigma
@@ -75,33 +75,33 @@ class Gaussian:
             self.epsilon, self.delta, self._sensitivity(plan), plan.released(memoize=self.memoize)
         )
 
-    def release(self, values: Rows, plan: Plan, stream: np.random.Generator) -> Rows:
+    def release(self, values: Rows, plan: ReleasePlan, stream: np.random.Generator) -> Rows:
         """Return the rows that may leave the client: bounded, then with fresh noise."""
         bounded = bound_rows(values, plan.scale, self.clip_norm, 2)
         noise = torch.from_numpy(stream.standard_normal(bounded.shape)).to(bounded.device)
         return finish(bounded + self.sigma_in(plan) * noise, plan.scale, values)
 
-    def spent(self, plan: Plan, rows: int) -> tuple[Spending, ...]:
+    def spent(self, plan: ReleasePlan, rows: int) -> tuple[Spending, ...]:
         """Return what a release of so many new rows costs its client."""
         event = GaussianRows(
             rows=rows, sensitivity=self._sensitivity(plan), sigma=self.sigma_in(plan)
         )
         return (Spending(event=event, unit=self.unit, layer="upload"),)
 
-    def planned(self, plan: Plan) -> tuple[Spending, ...]:
+    def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
         """Return what the whole run costs a client at most."""
         return self.spent(plan, plan.released(memoize=self.memoize))
 
-    def noise_in(self, plan: Plan) -> tuple[float | None, str]:
+    def noise_in(self, plan: ReleasePlan) -> tuple[float | None, str]:
         """Return sigma, and in words what it is of."""
         sigma = self.sigma_in(plan)
         return sigma, f"Gaussian of deviation {sigma:.4g} on each number that a client uploads"
 
-    def warnings(self, plan: Plan) -> tuple[str, ...]:
+    def warnings(self, plan: ReleasePlan) -> tuple[str, ...]:
         """Return what should be said before the run."""
         noise = self.sigma_in(plan) * 2**0.5 / self._sensitivity(plan)
-        warning = hopeless(noise, plan.clients, local=True)
+        warning = noise_warning(noise, plan.clients, local=True)
         return (warning,) if warning else ()
 
-    def _sensitivity(self, plan: Plan) -> float:
+    def _sensitivity(self, plan: ReleasePlan) -> float:
         return diameter(plan.scale, self.clip_norm, 2)

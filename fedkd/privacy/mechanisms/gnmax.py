@@ -25,13 +25,19 @@ from fedkd.privacy.mechanisms.mechanism import (
     TRUSTED_SERVER,
 )
 from fedkd.privacy.pate import confident_gnmax_cost, gnmax_cost
-from fedkd.privacy.release_plan import Plan, check_budget, check_client_delta, check_local, hopeless
+from fedkd.privacy.release_plan import (
+    ReleasePlan,
+    check_budget,
+    check_client_delta,
+    check_local,
+    noise_warning,
+)
 from fedkd.privacy.renyi import ORDERS
 from fedkd.settings.validators import only_with, positive
 
 
 @dataclass(frozen=True)
-class Told:
+class VoteResult:
     """What the votes made public: one-hot rows [N, C], which of them were answered [N], and what it
     cost.
     """
@@ -90,7 +96,7 @@ class GnMax:
                 raise SettingError("threshold_sigma must be given with threshold")
             positive(threshold=self.threshold, threshold_sigma=self.threshold_sigma)
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: ReleasePlan) -> None:
         """Raise SettingError where the settings do not fit the run."""
         check_local(plan)
         check_client_delta(self.delta, plan)
@@ -102,7 +108,7 @@ class GnMax:
             )
         self.sigma_in(plan)
 
-    def sigma_in(self, plan: Plan) -> float:
+    def sigma_in(self, plan: ReleasePlan) -> float:
         """Return sigma as given, or as the run's budget needs it beside the checks of the
         threshold.
         """
@@ -120,7 +126,9 @@ class GnMax:
             )
         return math.sqrt(2 * rows / left)
 
-    def tell(self, values: Float[Tensor, "K N C"], plan: Plan, stream: np.random.Generator) -> Told:
+    def tell(
+        self, values: Float[Tensor, "K N C"], plan: ReleasePlan, stream: np.random.Generator
+    ) -> VoteResult:
         """Return the labels that may leave the server, of all clients' uploads [K, N, C].
 
         A client whose largest values tie votes for the first of them. Rows that are not answered
@@ -144,9 +152,9 @@ class GnMax:
         mu = math.sqrt(2 * len(votes) / sigma**2 + self._check_cost(len(votes)))
         event = NoisyVotes(costs=tuple(costs.tolist()), plain_mu=mu)
         spending = Spending(event=event, unit=self.unit, layer="teacher", seen_by=SEES_TEACHERS)
-        return Told(probs, torch.from_numpy(answered), (spending,))
+        return VoteResult(probs, torch.from_numpy(answered), (spending,))
 
-    def planned(self, plan: Plan) -> tuple[Spending, ...]:
+    def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
         """Return what the whole run costs every client at most, whatever the votes are."""
         rows = plan.rows * plan.rounds
         events = [GaussianRows(rows=rows, sensitivity=2**0.5, sigma=self.sigma_in(plan))]
@@ -157,14 +165,14 @@ class GnMax:
             for e in events
         )
 
-    def noise_in(self, plan: Plan) -> tuple[float | None, str]:
+    def noise_in(self, plan: ReleasePlan) -> tuple[float | None, str]:
         """Return sigma, and in words what it is of."""
         sigma = self.sigma_in(plan)
         return sigma, f"Gaussian of deviation {sigma:.4g} on each count of votes"
 
-    def warnings(self, plan: Plan) -> tuple[str, ...]:
+    def warnings(self, plan: ReleasePlan) -> tuple[str, ...]:
         """Return what should be said before the run."""
-        warning = hopeless(self.sigma_in(plan), plan.clients, local=False)
+        warning = noise_warning(self.sigma_in(plan), plan.clients, local=False)
         return (warning,) if warning else ()
 
     def _cost(self, votes: list[int], sigma: float, told: bool) -> np.ndarray:

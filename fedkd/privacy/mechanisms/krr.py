@@ -23,13 +23,13 @@ from fedkd.privacy.gaussian_dp import check_delta
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
 from fedkd.privacy.release_plan import (
-    Plan,
+    ReleasePlan,
     check_accountant,
     check_client_delta,
     check_epsilon,
     check_local,
     check_memoize,
-    hopeless,
+    noise_warning,
 )
 from fedkd.privacy.sensitivity import Rows
 from fedkd.settings.validators import positive
@@ -100,7 +100,7 @@ class RandomizedResponse:
         if self.label_epsilon is not None:
             positive(label_epsilon=self.label_epsilon)
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: ReleasePlan) -> None:
         """Raise SettingError where the settings do not fit the run."""
         check_local(plan)
         if plan.scale != "probs":
@@ -112,43 +112,43 @@ class RandomizedResponse:
         check_memoize(plan, self.memoize)
         check_accountant(self.accountant)
 
-    def label_epsilon_in(self, plan: Plan) -> float:
+    def label_epsilon_in(self, plan: ReleasePlan) -> float:
         """Return the epsilon of each label, as given or as the run's budget allows it."""
         if self.label_epsilon is not None:
             return self.label_epsilon
         assert self.epsilon is not None, "checked when it was made"
         return _largest(self.epsilon, self.delta, plan.released(memoize=self.memoize), plan.classes)
 
-    def release(self, values: Rows, plan: Plan, stream: np.random.Generator) -> Rows:
+    def release(self, values: Rows, plan: ReleasePlan, stream: np.random.Generator) -> Rows:
         """Return one-hot rows of the randomized labels."""
         labels = values.nan_to_num(nan=0.0).argmax(dim=-1)
         told = randomize_labels(labels, plan.classes, self.label_epsilon_in(plan), stream)
         return F.one_hot(told, plan.classes).to(values.dtype)
 
-    def spent(self, plan: Plan, rows: int) -> tuple[Spending, ...]:
+    def spent(self, plan: ReleasePlan, rows: int) -> tuple[Spending, ...]:
         """Return what a release of so many new labels costs its client."""
         event = RandomizedLabels(
             rows=rows, classes=plan.classes, label_epsilon=self.label_epsilon_in(plan)
         )
         return (Spending(event=event, unit=self.unit, layer="upload"),)
 
-    def planned(self, plan: Plan) -> tuple[Spending, ...]:
+    def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
         """Return what the whole run costs a client at most."""
         return self.spent(plan, plan.released(memoize=self.memoize))
 
-    def noise_in(self, plan: Plan) -> tuple[float | None, str]:
+    def noise_in(self, plan: ReleasePlan) -> tuple[float | None, str]:
         """Return None: labels have no deviation, and in words what it is of."""
         truth = truth_probability(self.label_epsilon_in(plan), plan.classes)
         return None, f"each label is the true one with probability {truth:.4g}, else any other"
 
-    def warnings(self, plan: Plan) -> tuple[str, ...]:
+    def warnings(self, plan: ReleasePlan) -> tuple[str, ...]:
         """Return what should be said before the run: a label told with truth p is like noise of
         sqrt(p (1-p)) / gap.
         """
         truth = truth_probability(self.label_epsilon_in(plan), plan.classes)
         other = (1 - truth) / (plan.classes - 1)
         noise = math.sqrt(max(truth * (1 - truth), other * (1 - other))) / (truth - other)
-        warning = hopeless(noise, plan.clients, local=True)
+        warning = noise_warning(noise, plan.clients, local=True)
         return (warning,) if warning else ()
 
 

@@ -15,13 +15,13 @@ from fedkd.privacy.events import LaplaceRows
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
 from fedkd.privacy.release_plan import (
-    Plan,
+    ReleasePlan,
     check_accountant,
     check_budget,
     check_client_delta,
     check_local,
     check_memoize,
-    hopeless,
+    noise_warning,
 )
 from fedkd.privacy.sensitivity import Rows, bound_rows, check_clip, diameter, finish
 
@@ -62,7 +62,7 @@ class Laplace:
     def __post_init__(self) -> None:
         check_budget(epsilon=self.epsilon, delta=self.delta, sigma=self.sigma)
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: ReleasePlan) -> None:
         """Raise SettingError where the settings do not fit the run."""
         check_local(plan)
         check_clip(plan.scale, self.clip_norm)
@@ -70,7 +70,7 @@ class Laplace:
         check_memoize(plan, self.memoize)
         check_accountant(self.accountant)
 
-    def scale_in(self, plan: Plan) -> float:
+    def scale_in(self, plan: ReleasePlan) -> float:
         """Return the noise's scale, ``sigma / sqrt(2)``, as given or as the run's budget needs
         it.
         """
@@ -82,35 +82,35 @@ class Laplace:
             self.epsilon, self.delta, plan.released(memoize=self.memoize)
         )
 
-    def release(self, values: Rows, plan: Plan, stream: np.random.Generator) -> Rows:
+    def release(self, values: Rows, plan: ReleasePlan, stream: np.random.Generator) -> Rows:
         """Return the rows that may leave the client: bounded, then with fresh noise."""
         bounded = bound_rows(values, plan.scale, self.clip_norm, 1)
         noise = torch.from_numpy(stream.laplace(size=tuple(bounded.shape))).to(bounded.device)
         return finish(bounded + self.scale_in(plan) * noise, plan.scale, values)
 
-    def spent(self, plan: Plan, rows: int) -> tuple[Spending, ...]:
+    def spent(self, plan: ReleasePlan, rows: int) -> tuple[Spending, ...]:
         """Return what a release of so many new rows costs its client."""
         event = LaplaceRows(
             rows=rows, sensitivity=self._sensitivity(plan), scale=self.scale_in(plan)
         )
         return (Spending(event=event, unit=self.unit, layer="upload"),)
 
-    def planned(self, plan: Plan) -> tuple[Spending, ...]:
+    def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
         """Return what the whole run costs a client at most."""
         return self.spent(plan, plan.released(memoize=self.memoize))
 
-    def noise_in(self, plan: Plan) -> tuple[float | None, str]:
+    def noise_in(self, plan: ReleasePlan) -> tuple[float | None, str]:
         """Return sigma, and in words what it is of."""
         sigma = 2**0.5 * self.scale_in(plan)
         return sigma, f"Laplace of deviation {sigma:.4g} on each number that a client uploads"
 
-    def warnings(self, plan: Plan) -> tuple[str, ...]:
+    def warnings(self, plan: ReleasePlan) -> tuple[str, ...]:
         """Return what should be said before the run."""
         noise = 2**0.5 * self.scale_in(plan) * 2 / self._sensitivity(plan)
-        warning = hopeless(noise, plan.clients, local=True)
+        warning = noise_warning(noise, plan.clients, local=True)
         return (warning,) if warning else ()
 
-    def _sensitivity(self, plan: Plan) -> float:
+    def _sensitivity(self, plan: ReleasePlan) -> float:
         return diameter(plan.scale, self.clip_norm, 1)
 
 

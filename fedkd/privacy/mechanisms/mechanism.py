@@ -7,7 +7,7 @@ from fedkd.privacy.claims import ADVERSARIES, Adversary, Claim, Unit, claim_line
 from fedkd.privacy.composition import Accountant
 from fedkd.privacy.events import NoClaim
 from fedkd.privacy.ledger import Ledger, Spending
-from fedkd.privacy.release_plan import Plan
+from fedkd.privacy.release_plan import ReleasePlan
 
 SEES_TEACHERS: tuple[Adversary, ...] = ("clients", "outsiders")
 RAW_AT_SERVER = "the server sees each client's raw predictions; the noise comes after it"
@@ -56,18 +56,18 @@ class Mechanism(Protocol):
     outside: ClassVar[tuple[str, ...]]
     """What leaves a client, or is written down, that the claim does not speak of."""
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: ReleasePlan) -> None:
         """Raise SettingError where the settings do not fit the run."""
 
-    def planned(self, plan: Plan) -> tuple[Spending, ...]:
+    def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
         """Return what the whole run costs a client at most."""
 
-    def noise_in(self, plan: Plan) -> tuple[float | None, str]:
+    def noise_in(self, plan: ReleasePlan) -> tuple[float | None, str]:
         """Return the noise's standard deviation, None where there is no such number, and in words
         what it is of.
         """
 
-    def warnings(self, plan: Plan) -> tuple[str, ...]:
+    def warnings(self, plan: ReleasePlan) -> tuple[str, ...]:
         """Return what should be said before the run, such as that its labels will be useless."""
 
 
@@ -79,7 +79,7 @@ def unprotected_upload() -> Spending:
 
 
 def planned_claims(
-    mechanism: Mechanism, plan: Plan, delta: float, accountant: Accountant = "auto"
+    mechanism: Mechanism, plan: ReleasePlan, delta: float, accountant: Accountant = "auto"
 ) -> tuple[Claim, ...]:
     """Return what the whole run will claim for a client, against each adversary, before its first
     round.
@@ -94,7 +94,7 @@ def planned_claims(
     )
 
 
-def claim_text(mechanism: Mechanism, plan: Plan, delta: float) -> str:
+def claim_text(mechanism: Mechanism, plan: ReleasePlan, delta: float) -> str:
     """Return what a run may say of its privacy before it starts, a line each: claims, noise,
     assumptions, limits.
     """

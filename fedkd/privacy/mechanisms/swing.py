@@ -23,7 +23,7 @@ from fedkd.privacy.adaptive_temperature import draw_noise, swing_logits, swing_t
 from fedkd.privacy.claims import Adversary, Unit
 from fedkd.privacy.events import NoClaim
 from fedkd.privacy.ledger import Spending
-from fedkd.privacy.release_plan import Plan, check_local
+from fedkd.privacy.release_plan import ReleasePlan, check_local
 from fedkd.privacy.sensitivity import Rows
 from fedkd.settings.validators import at_least, one_of, positive
 from fedkd.training.losses import Scale
@@ -133,7 +133,7 @@ class Swing:
                 f"largest_gap={self.largest_gap} would do nothing: detector={self.detector}"
             )
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: ReleasePlan) -> None:
         """Raise SettingError where the settings do not fit the run."""
         check_local(plan)
 
@@ -187,15 +187,15 @@ class Swing:
         released = swing_logits(_logits(values, scale), temperatures, self.noise * scores, noise)
         return (released if scale == "logits" else soften(released)).to(values.dtype)
 
-    def spent(self, plan: Plan, rows: int) -> tuple[Spending, ...]:
+    def spent(self, plan: ReleasePlan, rows: int) -> tuple[Spending, ...]:
         """Return that nothing is claimed, and why."""
         return (Spending(event=NoClaim(reason=REASON), unit=self.unit, layer="upload"),)
 
-    def planned(self, plan: Plan) -> tuple[Spending, ...]:
+    def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
         """Return that nothing is claimed, and why."""
         return self.spent(plan, plan.rows)
 
-    def noise_in(self, plan: Plan) -> tuple[float | None, str]:
+    def noise_in(self, plan: ReleasePlan) -> tuple[float | None, str]:
         """Return the largest deviation, and in words what it is of."""
         return (
             self.noise,
@@ -203,7 +203,7 @@ class Swing:
             " is 0",
         )
 
-    def warnings(self, plan: Plan) -> tuple[str, ...]:
+    def warnings(self, plan: ReleasePlan) -> tuple[str, ...]:
         """Return what should be said before the run."""
         if self.noise == 0:
             return (

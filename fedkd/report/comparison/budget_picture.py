@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from fedkd.report.comparison.budgets import UNPROTECTED, Entry
+from fedkd.report.comparison.budgets import UNPROTECTED, BudgetPoint
 from fedkd.report.comparison.pictures import LOOKS, _over
 from fedkd.report.comparison.statistics import Interval
 from fedkd.report.plots import GREY, STYLE
@@ -31,7 +31,7 @@ STEP = 1.04
 NOTE = "Noise is drawn from seeded streams: this simulates privacy, it protects nobody."
 
 
-def draw_budgets(entries: Sequence[Entry], path: Path) -> list[Path]:
+def draw_budgets(entries: Sequence[BudgetPoint], path: Path) -> list[Path]:
     """Draw all entries into ``path`` (PNG) and a PDF beside it, and return both."""
     with matplotlib.rc_context(STYLE):
         figure = picture(entries)
@@ -40,7 +40,7 @@ def draw_budgets(entries: Sequence[Entry], path: Path) -> list[Path]:
     return [path, path.with_suffix(".pdf")]
 
 
-def picture(entries: Sequence[Entry]) -> Figure:
+def picture(entries: Sequence[BudgetPoint]) -> Figure:
     """Return the picture: a panel a figure that any entry has, all over the same axis."""
     shown = [panel for panel in PANELS if any(entry.figures[panel[0]].seeds for entry in entries)]
     finite = sorted({e.budget for e in entries if e.budget is not None and math.isfinite(e.budget)})
@@ -81,7 +81,7 @@ def picture(entries: Sequence[Entry]) -> Figure:
 
 def _mechanism(
     ax: Any,
-    own: Sequence[Entry],
+    own: Sequence[BudgetPoint],
     look: tuple[str, str, Any],
     name: str,
     factor: float,
@@ -120,7 +120,7 @@ def _mechanism(
             ax.axhspan(y[0] - half[0][0], y[0] + half[1][0], color=color, alpha=0.12, linewidth=0)
 
 
-def _legend(own: Sequence[Entry]) -> str:
+def _legend(own: Sequence[BudgetPoint]) -> str:
     """Return a mechanism with the meaning of its epsilon."""
     for entry in own:
         if entry.first.spent is not None:

@@ -58,7 +58,7 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class BudgetPoint:
     """A mechanism at a budget: means and intervals over seeds, and what is claimed there."""
 
     label: str
@@ -135,7 +135,7 @@ def check_alike(configs: Mapping[Path, Mapping[str, Any]]) -> None:
             )
 
 
-def entries(found: Sequence[Point]) -> list[Entry]:
+def entries(found: Sequence[Point]) -> list[BudgetPoint]:
     """Return the runs by mechanism and budget, budgets in rising order. Raises SettingError for two
     runs of one seed.
 
@@ -160,7 +160,7 @@ def entries(found: Sequence[Point]) -> list[Entry]:
         grouped, key=lambda key: (labels.index(key[0]), math.inf if key[1] is None else key[1])
     )
     return [
-        Entry(
+        BudgetPoint(
             label=label,
             budget=budget,
             points=dict(sorted(grouped[label, budget].items())),
@@ -170,7 +170,7 @@ def entries(found: Sequence[Point]) -> list[Entry]:
     ]
 
 
-def table(found: Sequence[Entry]) -> Table:
+def table(found: Sequence[BudgetPoint]) -> Table:
     """Return all entries as a table, a line each."""
     attacked = any(entry.figures["auc"].seeds for entry in found)
     header = [
@@ -210,7 +210,7 @@ def table(found: Sequence[Entry]) -> Table:
     )
 
 
-def caption(found: Sequence[Entry]) -> str:
+def caption(found: Sequence[BudgetPoint]) -> str:
     """Return what a reader of the table or the picture must know."""
     deltas = sorted(
         {
@@ -235,7 +235,7 @@ def caption(found: Sequence[Entry]) -> str:
     )
 
 
-def budget_text(entry: Entry) -> str:
+def budget_text(entry: BudgetPoint) -> str:
     """Return a budget as it is written: ``0.5``, ``inf``, ``no claim``, or that of given noise."""
     if entry.budget is not None:
         return f"{entry.budget:g}"
@@ -244,7 +244,7 @@ def budget_text(entry: Entry) -> str:
     return "no claim" if entry.first.spent is None else "noise given"
 
 
-def write_runs(found: Sequence[Entry], path: Path) -> None:
+def write_runs(found: Sequence[BudgetPoint], path: Path) -> None:
     """Write every run's figures, unrounded, a row a run; an empty cell is unknown."""
     with path.open("w", newline="") as file:
         rows = csv.writer(file)

@@ -13,7 +13,12 @@ import numpy as np
 import torch
 
 from fedkd.robustness.aggregators import count_of
-from fedkd.robustness.attacks.independent import LabelSwap, Noise, RandomPredictions, SignFlip
+from fedkd.robustness.attacks.independent import (
+    LabelSwap,
+    NoisyPredictions,
+    RandomPredictions,
+    SignFlip,
+)
 from fedkd.robustness.attacks.no_attack import NoAttack
 from fedkd.robustness.attacks.omniscient import Colluding, Lie
 from fedkd.robustness.attacks.scale import Mask, Values
@@ -47,7 +52,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "label_swap": LabelSwap,
     "colluding": Colluding,
     "lie": Lie,
-    "noise": Noise,
+    "noise": NoisyPredictions,
 }
 
 

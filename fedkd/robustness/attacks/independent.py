@@ -131,7 +131,7 @@ class RandomPredictions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise:
+class NoisyPredictions:
     """Attackers add normal noise to their logits, new noise each round.
 
     Threat model: a noisy client, or one that hides its predictions at the others' cost; it knows

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError, unknown_name
-from fedkd.models.factory import Traits, borrowed_global_generator
+from fedkd.models.factory import ModelInfo, borrowed_global_generator
 from fedkd.settings.import_paths import import_path, is_import_path
 from fedkd.tasks.text.tokens import next_token_logits
 
@@ -77,7 +77,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.context = context
-        self.embedding, self.place = (
+        self.embedding, self.position = (
             nn.Embedding(vocabulary_size, width),
             nn.Embedding(context, width),
         )
@@ -85,7 +85,7 @@ class Decoder(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary_size)
         # Of norm 1 a vector, so that at first positions and tokens matter alike and neither drowns
         # a layer's output.
-        for table in (self.embedding, self.place):
+        for table in (self.embedding, self.position):
             nn.init.normal_(table.weight, std=width**-0.5)
 
     def forward(self, ids: Int[Tensor, "N L"]) -> Float[Tensor, "N L V"]:
@@ -97,7 +97,7 @@ class Decoder(nn.Module):
             )
         # Looked up row by row, so that the gradient of a single row can be found (DP-SGD).
         places = torch.arange(length, device=ids.device).expand_as(ids)
-        states = self.embedding(ids) + self.place(places)
+        states = self.embedding(ids) + self.position(places)
         logits: Tensor = self.head(self.norm(self.blocks(states)))
         return logits
 
@@ -130,7 +130,7 @@ def find_language_factory(name: str) -> LanguageFactory:
 
 
 @dataclass(frozen=True)
-class LanguageArchitecture:
+class LanguageModelSpec:
     """A factory with the vocabulary's size and the context: what a language model is built from."""
 
     name: str
@@ -158,7 +158,7 @@ class LanguageArchitecture:
         return torch.randint(self.vocabulary_size, shape, generator=generator)
 
 
-def try_out_language(architecture: LanguageArchitecture) -> int:
+def probe_language(architecture: LanguageModelSpec) -> int:
     """Build a model, run two rows of tokens through it, and return its number of parameters.
 
     Raises SettingError where the factory or the model fails, the logits are not [N, L, V], or a
@@ -191,11 +191,11 @@ def try_out_language(architecture: LanguageArchitecture) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def language_traits(architecture: LanguageArchitecture) -> Traits:
-    """Try a model as ``try_out_language`` does, and return its traits. Features are not looked
+def language_traits(architecture: LanguageModelSpec) -> ModelInfo:
+    """Try a model as ``probe_language`` does, and return its traits. Features are not looked
     for.
     """
-    parameters = try_out_language(architecture)
+    parameters = probe_language(architecture)
     model = architecture.build(seed=0).train()
     with borrowed_global_generator(0):
         before = torch.get_rng_state()
@@ -203,4 +203,4 @@ def language_traits(architecture: LanguageArchitecture) -> Traits:
         draws_randomness = not torch.equal(before, torch.get_rng_state())
     if not any(p.requires_grad for p in model.parameters()):
         raise SettingError(f"models: {architecture.name} has no trainable parameter")
-    return Traits(parameters=parameters, draws_randomness=draws_randomness)
+    return ModelInfo(parameters=parameters, draws_randomness=draws_randomness)

@@ -45,7 +45,7 @@ class NoCanaries:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Canaries:
+class TextCanaries:
     """Made-up secrets in clients' texts, whose exposure says what predictions give away (Carlini et
     al. 2019).
     """
@@ -101,10 +101,12 @@ class Canaries:
 
 CANARIES: dict[str, Any] = {
     "none": NoCanaries,
-    "pin": Named(Canaries, {"prefix": "my pin is ", "slots": "ddddd"}),
-    "phone": Named(Canaries, {"prefix": "call me at 555-", "slots": "nd-ddd"}),
-    "email": Named(Canaries, {"prefix": "write to ", "slots": "aaaa", "suffix": "@example.org"}),
-    "form": Canaries,
+    "pin": Named(TextCanaries, {"prefix": "my pin is ", "slots": "ddddd"}),
+    "phone": Named(TextCanaries, {"prefix": "call me at 555-", "slots": "nd-ddd"}),
+    "email": Named(
+        TextCanaries, {"prefix": "write to ", "slots": "aaaa", "suffix": "@example.org"}
+    ),
+    "form": TextCanaries,
 }
 
 
@@ -117,7 +119,7 @@ class Secrets:
     first.
     """
 
-    settings: Canaries
+    settings: TextCanaries
     inserted: tuple[Canary, ...]
     controls: tuple[Canary, ...]
     candidates: Int[Tensor, "R L"]
@@ -173,7 +175,7 @@ class Secrets:
 
 
 def plant(
-    settings: Canaries, vocabulary: Vocabulary, context: int, clients: int, seed: int
+    settings: TextCanaries, vocabulary: Vocabulary, context: int, clients: int, seed: int
 ) -> Secrets:
     """Return a run's secrets. Raises SettingError where one does not fit in the context, or there
     are too many.

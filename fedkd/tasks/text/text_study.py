@@ -33,7 +33,7 @@ from fedkd.tasks.text.detectors import (
     surprisal_gap,
 )
 from fedkd.tasks.text.exposure import CHANCE_BITS, Exposure, from_bits, log_perplexity
-from fedkd.tasks.text.language_models import LanguageArchitecture
+from fedkd.tasks.text.language_models import LanguageModelSpec
 from fedkd.tasks.text.private_learning import learn_privately
 from fedkd.tasks.text.text_canaries import (
     FORMATS,
@@ -194,7 +194,7 @@ class Shared:
         if key not in self._learners:
             world = self.world(study)
             models = [
-                LanguageArchitecture(
+                LanguageModelSpec(
                     study.models[i % len(study.models)], self.vocabulary.size, study.context
                 ).build(torch_seed(self.seed, "text", "client", i, "initial weights"))
                 for i in range(study.clients)
@@ -299,7 +299,7 @@ def run_shared(
     tests["clients_after"] = statistics.fmean(after)
 
     def student_of(probs: Tensor, known: Tensor, *name: str | int) -> nn.Module:
-        model = LanguageArchitecture(study.models[0], vocabulary.size, study.context).build(
+        model = LanguageModelSpec(study.models[0], vocabulary.size, study.context).build(
             torch_seed(seed, "text", "server", "initial weights")
         )
         distill(
@@ -434,7 +434,7 @@ class _World:
     def reference(self) -> Tensor:
         """Logits [N, V] of a model that has seen the public text alone."""
         study = self._study
-        model = LanguageArchitecture(study.models[0], self._vocabulary.size, study.context).build(
+        model = LanguageModelSpec(study.models[0], self._vocabulary.size, study.context).build(
             torch_seed(self._seed, "text", "reference", "initial weights")
         )
         learn(
@@ -474,9 +474,9 @@ def _release(
     for i, model in enumerate(learners):
         logits = world.logits(model)
         scores.append(world.scores(study.detector, logits))
-        guard = protection or Uniform()
+        enforcer = protection or Uniform()
         released.append(
-            guard.protect(logits, scores[-1], world.places, client_id=i, round=round, seed=seed)
+            enforcer.protect(logits, scores[-1], world.places, client_id=i, round=round, seed=seed)
         )
     kept = torch.stack([x.kept for x in released]).all(dim=0)
     if not kept.any():

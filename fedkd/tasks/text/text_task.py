@@ -23,18 +23,18 @@ from torch import Tensor, nn
 from fedkd.data.division import Division
 from fedkd.data.texts import PreparedTexts
 from fedkd.errors import SettingError
-from fedkd.models.factory import Blueprint, Traits
+from fedkd.models.factory import ModelInfo, ModelSpec
 from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.runtime.seeding import numpy_stream, torch_seed
 from fedkd.settings.validators import at_least, one_of, only_with
-from fedkd.tasks.task import Compare, Examples, Measured
+from fedkd.tasks.task import Compare, Evaluation, Examples
 from fedkd.tasks.text.detectors import compare_scores, mark, mark_context
 from fedkd.tasks.text.language_models import (
-    LanguageArchitecture,
+    LanguageModelSpec,
     find_language_factory,
     language_traits,
 )
-from fedkd.tasks.text.secrets import Canaries, NoCanaries, Secrets, plant
+from fedkd.tasks.text.secrets import NoCanaries, Secrets, TextCanaries, plant
 from fedkd.tasks.text.text_canaries import alphabet_of
 from fedkd.tasks.text.text_learning import PREDICTION_ROWS
 from fedkd.tasks.text.tokens import next_token_logits
@@ -163,15 +163,15 @@ class TextTask:
         """Nothing: windows are made in no time."""
         return
 
-    def architecture(self, name: str, *, plain: bool = False) -> LanguageArchitecture:
+    def architecture(self, name: str, *, plain: bool = False) -> LanguageModelSpec:
         """Return the architecture for this vocabulary and context."""
-        return LanguageArchitecture(name, self.vocabulary.size, self.context)
+        return LanguageModelSpec(name, self.vocabulary.size, self.context)
 
-    def try_out(self, architecture: Blueprint, *, features: bool) -> Traits:
+    def probe(self, architecture: ModelSpec, *, features: bool) -> ModelInfo:
         """Build a model once and return its traits; SettingError where it is no causal model of
         these tokens.
         """
-        assert isinstance(architecture, LanguageArchitecture), "made by this task"
+        assert isinstance(architecture, LanguageModelSpec), "made by this task"
         return language_traits(architecture)
 
     def factory(self, name: str) -> Any:
@@ -226,7 +226,7 @@ class TextTask:
         """Return ``loss`` of a batch of windows."""
         return self.loss(self.logits(model, inputs), targets)
 
-    def measure(self, model: nn.Module, examples: Examples) -> Measured:
+    def evaluate(self, model: nn.Module, examples: Examples) -> Evaluation:
         """Return accuracy, likelihood and calibration over all positions that have a next token."""
         model.eval()
         right, confidence, surprisal = [], [], []
@@ -241,7 +241,7 @@ class TextTask:
                 right.append(best.indices == targets[real])
                 confidence.append(best.values.exp())
         is_right, bits = torch.cat(right), torch.cat(surprisal).to(torch.float64)
-        return Measured(
+        return Evaluation(
             accuracy=is_right.to(torch.float64).mean().item(),
             nll=bits.clamp(max=-math.log(FLOOR)).mean().item(),
             calibration=partial(
@@ -363,7 +363,7 @@ def make_text_task(
     prepared: PreparedTexts,
     division: Division,
     tokens: Tokens,
-    canaries: Canaries | NoCanaries,
+    canaries: TextCanaries | NoCanaries,
     *,
     public_texts: int,
     clients: int,
@@ -377,7 +377,7 @@ def make_text_task(
     Raises SettingError where canaries do not fit, or there are too few texts.
     """
     held_back = prepared.texts(division.held_back)
-    form = canaries.form if isinstance(canaries, Canaries) else None
+    form = canaries.form if isinstance(canaries, TextCanaries) else None
     if not held_back or public_texts == 0:
         raise SettingError(
             "public.size=0: the vocabulary of text data is made of public text; give public.size=N"
@@ -391,7 +391,7 @@ def make_text_task(
         vocabulary = learn_byte_pairs(held_back, tokens.vocabulary_size or 1000)
     secrets = (
         plant(canaries, vocabulary, tokens.context, clients, seed)
-        if isinstance(canaries, Canaries)
+        if isinstance(canaries, TextCanaries)
         else None
     )
     order = numpy_stream(seed, "public", "own").permutation(len(held_back))[:public_texts]

@@ -226,7 +226,7 @@ class Dropped:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopK:
+class KeepTopK:
     """A control: the k largest probabilities of every position, divided by their sum."""
 
     k: int = 1
@@ -257,5 +257,5 @@ TOKEN_PROTECTIONS: dict[str, type] = {
     "swing": Swing,
     "uniform": Uniform,
     "dropped": Dropped,
-    "top_k": TopK,
+    "top_k": KeepTopK,
 }

@@ -35,7 +35,7 @@ def next_token_logits(model: CausalModel, ids: Int[Tensor, "n L"]) -> Tensor:
     """Return a causal model's logits [n, L, V], also where it wraps them in an object with
     ``logits``.
 
-    Shapes are not enforced here: ``try_out_language`` has the words for a model of another shape.
+    Shapes are not enforced here: ``probe_language`` has the words for a model of another shape.
     """
     output = model(ids)
     logits: Tensor = output if isinstance(output, Tensor) else output.logits
