@@ -283,10 +283,10 @@ class ClientRecord:
     train_size: int
     attacker: bool = False
     reason: str = ""
-    local_accuracy: float | None = None
+    personal_accuracy: float | None = None
     global_accuracy: float | None = None
     validation_accuracy: float | None = None
-    local_nll: float | None = None
+    personal_nll: float | None = None
     global_nll: float | None = None
     global_ece: float | None = None
     teacher_accuracy: float | None = None

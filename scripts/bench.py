@@ -92,7 +92,7 @@ def framework_cost(clients: int, rounds: int = 3) -> float:
     from fedkd.messages import ClientCard, Predictions, PrivacyEvent, Upload
 
     scenario = Scenario.parse(
-        {"strategy": "fedmd", "order": "distill_first", "rounds": rounds, "public": {"size": 100},
+        {"strategy": "fedmd", "round_order": "distill_first", "rounds": rounds, "public": {"size": 100},
          "test": {"global_size": 100}, "partition": "iid", "clients": 2, "models": ["mlp"]}
     )  # fmt: skip
     experiment = build(scenario, threading.Event())
@@ -114,7 +114,7 @@ def framework_cost(clients: int, rounds: int = 3) -> float:
         upload = Upload(
             client_id=int(context.node_config["partition-id"]),
             round=download.round,
-            metrics={"local_accuracy": 0.5, "global_accuracy": 0.5, "seconds": 0.0},
+            metrics={"personal_accuracy": 0.5, "global_accuracy": 0.5, "seconds": 0.0},
             privacy=PrivacyEvent(mechanism="none", claims=False, reason=""),
             knowledge=Predictions(ids=download.public_ids, values=values, scale="logits"),
         )

@@ -112,7 +112,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         ("tiny", "auto", ">= 8"),
         ("tiny", "never", ""),
     ):
-        name = {"W": "W", "tiny": f"100 tiny clients, together={who}"}[what]
+        name = {"W": "W", "tiny": f"100 tiny clients, batch_clients={who}"}[what]
         found += [
             (
                 f"{name}: naive Flower / fedkd, CPU s a round after the first",
@@ -144,7 +144,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
             f" {median(run, 'wall_s'):.1f} s wall,"
             f" {median(run, 'peak_gb'):.2f} GB, accuracy {100 * median(run, 'accuracy'):.1f} %"
         )
-        label = "naive Flower" if who == "naive" else f"fedkd, together={who}"
+        label = "naive Flower" if who == "naive" else f"fedkd, batch_clients={who}"
         found.append((f"{what}: {label}: medians", values, ""))
     return found
 

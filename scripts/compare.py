@@ -10,7 +10,7 @@ any folders, with all runs below them, sorted into methods and settings by what 
 them. In the first, a method is a strategy, with settings of its own behind it and a label before it
 where wanted; commas part methods:
 
-    --methods "fedmd, sharp=knfu strategy.beta=30, early=fedmd order=distill_first"
+    --methods "fedmd, sharp=knfu strategy.beta=30, early=fedmd round_order=distill_first"
 
 Called again with the same --out, it leaves finished runs alone and goes on with the others. One run
 that fails is reported and does not end the others. Exit status: 0, 1 (a run failed), 2 (bad input),
@@ -302,7 +302,7 @@ def _notes(lines: Sequence[Line]) -> list[str]:
     alone = [
         line.method
         for line in lines
-        if line.figures["bytes_up"].mean and not line.figures["local_gain"].seeds
+        if line.figures["bytes_up"].mean and not line.figures["personal_gain"].seeds
     ]
     if alone:
         names = ", ".join(dict.fromkeys(alone))

@@ -131,7 +131,7 @@ def distill(message: Message, context: Context) -> Message:
     *_, own_x, own_y = load_private(folder, client)
     found: dict[str, Any] = {
         "global_accuracy": accuracy(model, x, y),
-        "local_accuracy": accuracy(model, own_x, own_y),
+        "personal_accuracy": accuracy(model, own_x, own_y),
     }
     return Message(RecordDict({"metrics": MetricRecord(found)}), reply_to=message)
 

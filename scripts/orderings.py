@@ -55,14 +55,14 @@ SKEW = Study(
     claims=(
         _claim(
             "Strong skew, enough data, own distribution: local training is no worse than the mean",
-            "local_accuracy",
+            "personal_accuracy",
             "local_only",
             "mean",
             setting="0.1, 400",
         ),
         _claim(
             "There KnFu follows local training",
-            "local_accuracy",
+            "personal_accuracy",
             "knfu",
             "local_only",
             -1.0,
@@ -71,7 +71,7 @@ SKEW = Study(
         *(
             _claim(
                 f"Mild skew, scarce data, own distribution: {method} is far above local training",
-                "local_accuracy",
+                "personal_accuracy",
                 method,
                 "local_only",
                 5.0,
@@ -192,11 +192,11 @@ FEATURES = Study(
     claims=(
         _claim(
             "FedProto falls below local training",
-            "local_accuracy",
+            "personal_accuracy",
             "local_only",
             "fedproto strategy.width=64",
         ),
-        _claim("FD does not", "local_accuracy", "fd", "local_only", -1.0),
+        _claim("FD does not", "personal_accuracy", "fd", "local_only", -1.0),
     ),
 )
 
@@ -216,7 +216,7 @@ BITS = Study(
         "distill.epochs=3",
     ),
     methods="dsfl=dsfl strategy.aggregation=mean, cfd=cfd strategy.server=mlp",
-    figures=("local_accuracy", "global_accuracy", "bytes_up", "entropy_bytes_up"),
+    figures=("personal_accuracy", "global_accuracy", "bytes_up", "entropy_bytes_up"),
     claims=(
         _claim("Within three points", "global_accuracy", "cfd", "dsfl", -3.0),
         _claim("Ten times fewer bytes up, as they travel", "bytes_up", "cfd", "dsfl", 10.0),
@@ -238,20 +238,20 @@ FEDMD = Study(
         "models=[mlp,cnn]",
         "public.size=1000",
         "rounds=8",
-        "order=distill_first",
+        "round_order=distill_first",
         "train.epochs=5",
         "distill.epochs=1",
         "train.learning_rate=0.001",
         "distill.learning_rate=0.001",
     ),
     data="mnist",
-    methods="local_only order=train_first, fedmd, centralized order=train_first",
+    methods="local_only round_order=train_first, fedmd, centralized round_order=train_first",
     claims=(
         _claim(
             "Published: 20 points above what is possible without collaboration, on average",
             "global_accuracy",
             "fedmd",
-            "local_only order=train_first",
+            "local_only round_order=train_first",
             20.0,
         ),
         _claim(
@@ -259,7 +259,7 @@ FEDMD = Study(
             " five)",
             "global_accuracy",
             "fedmd",
-            "centralized order=train_first",
+            "centralized round_order=train_first",
             -5.0,
         ),
     ),

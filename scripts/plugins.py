@@ -31,13 +31,18 @@ def _claim(text: str, figure: str, ours: str, theirs: str, setting: str = "") ->
 
 GATE = Study(
     name="gate",
-    title="Data-partitioned transfer (`distill.gate`)",
+    title="Data-partitioned transfer (`distill.confidence_gate`)",
     base=(*BASE, *SKEWED),
     baseline="local_only",
-    methods=f"plain={MEAN}, gated={MEAN} distill.gate=true",
-    figures=("local_accuracy", "global_accuracy", "local_harmed"),
+    methods=f"plain={MEAN}, gated={MEAN} distill.confidence_gate=true",
+    figures=("personal_accuracy", "global_accuracy", "personal_negative_transfer"),
     claims=(
-        _claim("The gate lowers the share of clients harmed", "local_harmed", "plain", "gated"),
+        _claim(
+            "The gate lowers the share of clients harmed",
+            "personal_negative_transfer",
+            "plain",
+            "gated",
+        ),
     ),
     remark="Harmed: below the client's own accuracy in the local-only twin, on its own"
     " distribution.",
@@ -46,9 +51,9 @@ GATE = Study(
 MARGIN = Study(
     name="margin",
     title="Margin weights (`distill.margin_weights`)",
-    base=(*BASE, *MILD, "public_data=noise", "public.held_back=300"),
+    base=(*BASE, *MILD, "public_data=noise", "public.reserved=300"),
     methods=f"plain={MEAN}, margin={MEAN} distill.margin_weights=true",
-    grid=("public.other_share=0.25,0.75",),
+    grid=("public.foreign_share=0.25,0.75",),
     claims=(
         _claim(
             "They pay where three quarters are noise", "global_accuracy", "margin", "plain", "0.75"
@@ -66,9 +71,9 @@ MARGIN = Study(
 
 RELATION = Study(
     name="relation",
-    title="Relational loss (`distill.relation`)",
+    title="Relational loss (`distill.relational_weight`)",
     base=(*BASE, *MILD),
-    methods=f"kl={MEAN}, relation={MEAN} distill.relation=1",
+    methods=f"kl={MEAN}, relation={MEAN} distill.relational_weight=1",
     claims=(
         _claim("A relational term beside KL gains something", "global_accuracy", "relation", "kl"),
     ),
@@ -80,7 +85,7 @@ LOSS = Study(
     base=(*BASE, *MILD),
     methods=f"kl={MEAN}, reverse_kl={MEAN} distill.loss=reverse_kl, skewed_kl={MEAN}"
     " distill.loss=skewed_kl",
-    figures=("local_accuracy", "global_accuracy", "gap"),
+    figures=("personal_accuracy", "global_accuracy", "gap"),
     claims=(
         _claim("Reverse KL memorizes less", "gap", "kl", "reverse_kl"),
         _claim("Skewed KL memorizes less", "gap", "kl", "skewed_kl"),
@@ -92,12 +97,12 @@ LOSS = Study(
 
 CHOICE = Study(
     name="choice",
-    title="Core set and competitive re-query (`public.choice`)",
+    title="Core set and competitive re-query (`public.sampling`)",
     base=(*BASE, *MILD, "public.size=100", "rounds=16"),
     methods=f"random={MEAN} public.per_round=25, core_set={MEAN} public.per_round=20"
-    " public.choice=core_set,"
-    f" disputed={MEAN} public.per_round=20 public.choice=disputed",
-    figures=("local_accuracy", "global_accuracy", "bytes_up"),
+    " public.sampling=core_set,"
+    f" disputed={MEAN} public.per_round=20 public.sampling=disagreement",
+    figures=("personal_accuracy", "global_accuracy", "bytes_up"),
     claims=(
         _claim(
             "The core set is above random at equal bytes", "global_accuracy", "core_set", "random"
@@ -116,10 +121,10 @@ CHOICE = Study(
 
 VIEWS = Study(
     name="views",
-    title="Disagreement-seeking augmentations (`public.views`)",
+    title="Disagreement-seeking augmentations (`public.augmented_views`)",
     base=(*BASE, *MILD),
-    methods=f"random_view={MEAN} distill.student_view=moved, hard={MEAN} public.views=3",
-    figures=("local_accuracy", "global_accuracy", "bytes_up"),
+    methods=f"random_view={MEAN} distill.student_augmentation=shift, hard={MEAN} public.augmented_views=3",
+    figures=("personal_accuracy", "global_accuracy", "bytes_up"),
     claims=(_claim("Hard views beat random ones", "global_accuracy", "hard", "random_view"),),
     remark="This is the balanced test; the shifted one is below. Three views cost three times the"
     " bytes up.",
@@ -132,7 +137,7 @@ DUAL = Study(
     methods=f"one_head={MEAN}, dual={MEAN} heads=dual",
     claims=(
         _claim(
-            "Two heads are better on the own distribution", "local_accuracy", "dual", "one_head"
+            "Two heads are better on the own distribution", "personal_accuracy", "dual", "one_head"
         ),
         _claim("Two heads are better on the balanced test", "global_accuracy", "dual", "one_head"),
     ),
@@ -140,7 +145,7 @@ DUAL = Study(
 
 STAGES = Study(
     name="stages",
-    title="Layered self-distillation (`heads=stages`)",
+    title="Layered self-distillation (`heads=self_distillation`)",
     base=(
         *BASE,
         *MILD,
@@ -150,7 +155,7 @@ STAGES = Study(
         "train.learning_rate=0.003",
         "distill.learning_rate=0.003",
     ),
-    methods=f"plain={MEAN}, stages={MEAN} heads=stages",
+    methods=f"plain={MEAN}, stages={MEAN} heads=self_distillation",
     claims=(
         _claim(
             "With 20 samples a client, heads on stages help", "global_accuracy", "stages", "plain"

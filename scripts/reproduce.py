@@ -71,7 +71,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "KnFu, first-round EPD": {"name": "knfu", "beta": 10.0, "epd_timing": "first_round"},
 }
 COLORS = {"local only": GREY, "mean": ORANGE, "KnFu": BLUE, "KnFu, first-round EPD": "#56B4E9"}
-FIGURES = ("local_accuracy", "global_accuracy", "neighbors_first", "neighbors_last")
+FIGURES = ("personal_accuracy", "global_accuracy", "neighbors_first", "neighbors_last")
 OF_MODELS = {shifted.SHIFTED.name: shifted.carry_out, unseen.UNSEEN.name: unseen.carry_out}
 """Studies of plug-ins that ask more of the models than a run measures; they are run whole each
 time."""
@@ -105,7 +105,7 @@ def one_run(regime: Mapping[str, Any], strategy: Mapping[str, Any], seed: int) -
         return float(np.mean([getattr(client, name) for client in record.clients]))
 
     return {
-        "local_accuracy": mean(records[-1], "local_accuracy"),
+        "personal_accuracy": mean(records[-1], "personal_accuracy"),
         "global_accuracy": mean(records[-1], "global_accuracy"),
         "neighbors_first": mean(records[0], "effective_neighbors"),
         "neighbors_last": mean(records[-1], "effective_neighbors"),
@@ -129,7 +129,7 @@ def table(results: Results) -> str:
     ]
     for (regime, method), figures in results.items():
         local, balanced = (
-            _percent(interval(figures[name])) for name in ("local_accuracy", "global_accuracy")
+            _percent(interval(figures[name])) for name in ("personal_accuracy", "global_accuracy")
         )
         first, last = figures["neighbors_first"].mean(), figures["neighbors_last"].mean()
         lines.append(f"| {regime} | {method} | {local} | {balanced} | {first:.1f} to {last:.1f} |")
@@ -152,7 +152,7 @@ def conclusions(results: Results) -> list[str]:
             SKEWED,
             "local only",
             "mean",
-            "local_accuracy",
+            "personal_accuracy",
         ),
         (
             "There KnFu follows local training (own distribution)",
@@ -160,7 +160,7 @@ def conclusions(results: Results) -> list[str]:
             SKEWED,
             "KnFu",
             "local only",
-            "local_accuracy",
+            "personal_accuracy",
         ),
         (
             "With mild skew, KnFu beats local training (own distribution)",
@@ -168,7 +168,7 @@ def conclusions(results: Results) -> list[str]:
             MILD,
             "KnFu",
             "local only",
-            "local_accuracy",
+            "personal_accuracy",
         ),
         (
             "With mild skew, KnFu beats local training (balanced test)",
@@ -184,7 +184,7 @@ def conclusions(results: Results) -> list[str]:
             SCARCE,
             "mean",
             "local only",
-            "local_accuracy",
+            "personal_accuracy",
         ),
         (
             "With scarce data, KnFu beats local training (own distribution)",
@@ -192,7 +192,7 @@ def conclusions(results: Results) -> list[str]:
             SCARCE,
             "KnFu",
             "local only",
-            "local_accuracy",
+            "personal_accuracy",
         ),
         (
             "With scarce data, KnFu beats local training (balanced test)",
@@ -233,7 +233,7 @@ def picture(results: Results) -> Figure:
         figure = Figure(figsize=(7.0, 3.0), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
         titles = {
-            "local_accuracy": "Own label distribution",
+            "personal_accuracy": "Own label distribution",
             "global_accuracy": "Balanced test set",
         }
         width = 0.8 / len(METHODS)

@@ -19,11 +19,15 @@ from fedkd.runtime.devices import deterministic
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.training.loop import predict
 
-METHODS = {"plain": (), "random_view": ("distill.student_view=moved",), "hard": ("public.views=3",)}
+METHODS = {
+    "plain": (),
+    "random_view": ("distill.student_augmentation=shift",),
+    "hard": ("public.augmented_views=3",),
+}
 
 SHIFTED = Study(
     name="shifted",
-    title="Disagreement-seeking augmentations on a shifted test (`public.views`)",
+    title="Disagreement-seeking augmentations on a shifted test (`public.augmented_views`)",
     base=(
         *BASE,
         *MILD,

@@ -25,17 +25,17 @@ nothing varies."""
 Results = Mapping[Key, Mapping[str, np.ndarray]]
 """Figures of the last round [seeds], by method, setting and name."""
 FIGURES = {
-    "local_accuracy": "own distribution",
+    "personal_accuracy": "own distribution",
     "global_accuracy": "balanced test",
     "bytes_up": "bytes up, a client and round",
     "entropy_bytes_up": "the same, entropy-coded",
-    "local_harmed": "clients harmed, %",
+    "personal_negative_transfer": "clients harmed, %",
     "gap": "test less training loss, nats",
 }
-ALWAYS = ("local_accuracy", "global_accuracy", "bytes_up", "entropy_bytes_up")
+ALWAYS = ("personal_accuracy", "global_accuracy", "bytes_up", "entropy_bytes_up")
 """Figures that are kept of every study; further ones of those whose tables show them."""
-ACCURACIES = ("local_accuracy", "global_accuracy")
-PERCENT = (*ACCURACIES, "local_harmed")
+ACCURACIES = ("personal_accuracy", "global_accuracy")
+PERCENT = (*ACCURACIES, "personal_negative_transfer")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Study:
     figures: tuple[str, ...] = ACCURACIES
     remark: str = ""
     baseline: str = "none"
-    """local_only where a figure compares each client with its twin (``local_harmed``)."""
+    """local_only where a figure compares each client with its twin (``personal_negative_transfer``)."""
 
     def cells(
         self, seeds: int, out: Path, jobs: int, data: Path | None = None
@@ -148,11 +148,11 @@ def carry_out(
 
 def _last(run: Run, name: str) -> float:
     """Return a run's figure: accuracies of the last round; bytes as means over rounds, a client."""
-    if name == "local_harmed":
+    if name == "personal_negative_transfer":
         return float(run.of_round(name)[-1])
     if name == "gap":
         return float(
-            mean_over_clients(run.of_client("local_nll") - run.of_client("train_loss"))[-1]
+            mean_over_clients(run.of_client("personal_nll") - run.of_client("train_loss"))[-1]
         )
     values = run.of_client(name)
     if name in PERCENT:

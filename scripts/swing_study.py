@@ -25,7 +25,7 @@ from fedkd.tasks.text.corpus import Corpus, embedded_corpus, read_corpus
 from fedkd.tasks.text.exposure import chance_exposure
 from fedkd.tasks.text.text_canaries import DIGITS, CanaryFormat, alphabet_of
 from fedkd.tasks.text.text_study import Shared, Study, run_shared
-from fedkd.tasks.text.token_swing import Dropped, Swing, TokenProtection, KeepTopK, Uniform
+from fedkd.tasks.text.token_swing import Dropped, KeepTopK, Swing, TokenProtection, Uniform
 from fedkd.tasks.text.vocabulary import characters_of
 from fedkd.training.hyperparameters import Phase
 from strategies.dsfl import DSFL

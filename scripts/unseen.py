@@ -29,11 +29,11 @@ UNSEEN = Study(
     title="A learned aggregator on an unseen client (`strategies/learned.py`)",
     base=(*BASE, *SKEWED, "strategy=local_only", "public.labeled=false", "report.console=false"),
     methods="",
-    figures=("local_accuracy",),
+    figures=("personal_accuracy",),
     claims=(
         Claim(
             "On a client that it never met, the learned aggregator is above uniform",
-            "local_accuracy",
+            "personal_accuracy",
             ("learned", ""),
             ("uniform", ""),
         ),
@@ -49,7 +49,7 @@ def carry_out(seeds: int, out: Path) -> str:
     """Run the study, write every seed's figures, and return its report."""
     runs = [one_seed(seed) for seed in range(seeds)]
     results = {
-        (name, ""): {"local_accuracy": np.array([run[name] for run in runs])} for name in runs[0]
+        (name, ""): {"personal_accuracy": np.array([run[name] for run in runs])} for name in runs[0]
     }
     return write_report(UNSEEN, results, seeds, out)
 

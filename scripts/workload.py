@@ -132,7 +132,7 @@ def tiny_clients(rounds: int, *, together: str) -> Scenario:
             "distill": {"batch_size": 8, "loss": "kl", "temperature": 2.0},
             "device": "cpu",
             "engine": {"name": "local", "workers": 1},
-            "together": together,
+            "batch_clients": together,
             "baseline": "none",
         }
     )
@@ -154,7 +154,7 @@ def growing(clients: int, *, participation: float, state: str, rounds: int) -> S
             "distill": {"loss": "kl"},
             "rounds": rounds,
             "participation": participation,
-            "state": state,
+            "client_store": state,
             "device": "cpu",
             "engine": {"name": "local", "workers": 1},
             "baseline": "none",

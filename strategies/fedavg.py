@@ -17,8 +17,8 @@ class FedAvg:
     takes it over.
 
     Clients start from the same weights. A client that joins later, or was absent, takes over the
-    newest model before it trains. With ``order=train_first`` (the default) accuracies are those of
-    the averaged model; with ``order=distill_first`` they are those of each client's model after
+    newest model before it trains. With ``round_order=train_first`` (the default) accuracies are those of
+    the averaged model; with ``round_order=distill_first`` they are those of each client's model after
     training from it.
     """
 

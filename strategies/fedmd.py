@@ -17,7 +17,7 @@ class FedMD:
     """Upload raw logits; the teacher is ``q(x) = mean_j f_j(x)``, common to all; the digest loss is
     the MAE.
 
-    The paper's order is ``order=distill_first`` (digest, then revisit) after pre-training on a
+    The paper's order is ``round_order=distill_first`` (digest, then revisit) after pre-training on a
     labeled public set (``public.labeled=true train.public_epochs=E``); both are settings of the
     scenario. ``distill.loss`` may be ``mse`` or, with the softened mean as target, ``kl``.
     """

@@ -26,7 +26,12 @@ from strategies.fedmd import FedMD
 
 def test_a_client_that_drops_out_is_absent_says_so_and_keeps_its_model() -> None:
     run = records(
-        rounds=6, dropout=0.5, min_clients=0, clients=6, strategy="fedmd", order="distill_first"
+        rounds=6,
+        dropout=0.5,
+        min_clients=0,
+        clients=6,
+        strategy="fedmd",
+        round_order="distill_first",
     )
     gone = [(r.round, c) for r in run for c in r.clients if c.status == "absent"]
     assert 8 <= len(gone) <= 28  # of 36, with probability 1/2: 18 +- 10

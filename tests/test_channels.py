@@ -24,7 +24,10 @@ LOSSLESS: list[dict[str, Any]] = [{"name": "full"}, {"name": "delta", "bits": No
 
 def figures(found: Any) -> list[Any]:
     return [
-        (r.knowledge_sha256, [(c.status, c.local_accuracy, c.global_accuracy) for c in r.clients])
+        (
+            r.knowledge_sha256,
+            [(c.status, c.personal_accuracy, c.global_accuracy) for c in r.clients],
+        )
         for r in found
     ]
 
@@ -32,11 +35,11 @@ def figures(found: Any) -> list[Any]:
 @pytest.mark.parametrize("order", ["train_first", "distill_first"])
 @pytest.mark.parametrize("strategy", ["dsfl", "knfu"])
 def test_a_codec_that_loses_nothing_changes_no_figure(strategy: str, order: str) -> None:
-    plain = records(strategy=strategy, order=order, rounds=3)
+    plain = records(strategy=strategy, round_order=order, rounds=3)
     for codec in LOSSLESS:
-        assert figures(records(strategy=strategy, order=order, rounds=3, codec=codec)) == figures(
-            plain
-        )
+        assert figures(
+            records(strategy=strategy, round_order=order, rounds=3, codec=codec)
+        ) == figures(plain)
 
 
 @pytest.mark.parametrize("name", sorted(CODECS))
@@ -67,7 +70,7 @@ def test_a_resumed_run_remembers_what_was_sent(
         "codec": codec,
         "rounds": 4,
         "participation": 0.75,
-        "order": "distill_first",
+        "round_order": "distill_first",
     }
     run(scenario(**changes), tmp_path / "whole")
     save = CheckpointFolder.save
@@ -130,7 +133,7 @@ def test_an_upload_that_builds_on_nothing_is_rejected_and_the_next_starts_over(
 
     monkeypatch.setattr(Delta, "decode", failing)
     found = records(
-        strategy="dsfl", codec={"name": "delta", "bits": 1}, rounds=3, order="distill_first"
+        strategy="dsfl", codec={"name": "delta", "bits": 1}, rounds=3, round_order="distill_first"
     )
     statuses = [c.status for r in found for c in r.clients]
     assert sum(status != "ok" for status in statuses) == 1

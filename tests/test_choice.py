@@ -34,7 +34,7 @@ def settled(
 
 
 def test_a_rule_that_looks_asks_about_everything_first_and_then_about_a_few() -> None:
-    choice = PublicSampler(10, per_round=3, rule="disputed")
+    choice = PublicSampler(10, per_round=3, rule="disagreement")
     assert choice.ids(STREAM).tolist() == list(range(10))
     students, teacher = soft(2, 10, 4), soft(10, 4, seed=1)
     settled(choice, torch.arange(10), students, teacher)
@@ -45,7 +45,7 @@ def test_a_rule_that_looks_asks_about_everything_first_and_then_about_a_few() ->
 
 
 def test_a_sample_that_is_learned_leaves_its_place_to_the_next() -> None:
-    choice = PublicSampler(6, per_round=2, rule="disputed")
+    choice = PublicSampler(6, per_round=2, rule="disagreement")
     students, teacher = soft(2, 6, 4), soft(6, 4, seed=1)
     settled(choice, torch.arange(6), students, teacher)
     first = choice.ids(STREAM)
@@ -63,7 +63,7 @@ def test_the_core_set_covers_the_fused_predictions() -> None:
 
 
 def test_what_was_learned_of_the_public_set_is_restored() -> None:
-    choice, again = (PublicSampler(10, per_round=3, rule="disputed") for _ in range(2))
+    choice, again = (PublicSampler(10, per_round=3, rule="disagreement") for _ in range(2))
     settled(choice, torch.arange(10), soft(2, 10, 4), soft(10, 4, seed=1))
     again.restore(choice.state())
     assert torch.equal(choice.ids(STREAM), again.ids(STREAM))
@@ -84,14 +84,14 @@ def test_each_client_is_taught_the_view_on_which_it_disagrees_most() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"public": {"per_round": 10, "choice": "disputed"}},
-        {"public": {"per_round": 10, "choice": "core_set"}},
-        {"public": {"views": 3}},
-        {"public": {"views": 2, "per_round": 15}},
-        {"distill": {"gate": True}},
+        {"public": {"per_round": 10, "sampling": "disagreement"}},
+        {"public": {"per_round": 10, "sampling": "core_set"}},
+        {"public": {"augmented_views": 3}},
+        {"public": {"augmented_views": 2, "per_round": 15}},
+        {"distill": {"confidence_gate": True}},
         {"distill": {"margin_weights": True}},
-        {"distill": {"relation": 2.0}},
-        {"distill": {"student_view": "moved"}},
+        {"distill": {"relational_weight": 2.0}},
+        {"distill": {"student_augmentation": "shift"}},
     ],
     ids=str,
 )
@@ -100,7 +100,7 @@ def test_every_plug_in_changes_the_run_and_repeats_at_any_number_of_workers(
 ) -> None:
     base = {"strategy": "dsfl", "rounds": 3}
     plain, one = records(**base), records(**base, **changes)
-    two = records(**base, **changes, engine={"name": "local", "workers": 2}, together="auto")
+    two = records(**base, **changes, engine={"name": "local", "workers": 2}, batch_clients="auto")
     assert one[-1].knowledge_sha256 == two[-1].knowledge_sha256 != plain[-1].knowledge_sha256
     assert {c.status for r in one for c in r.clients} == {"ok"}
     if "views" in changes.get("public", {}) and "per_round" not in changes["public"]:
@@ -110,7 +110,7 @@ def test_every_plug_in_changes_the_run_and_repeats_at_any_number_of_workers(
 
 
 def test_views_are_the_samples_moved_and_the_first_is_the_sample_itself() -> None:
-    context = build(scenario(public={"views": 3}), threading.Event()).context
+    context = build(scenario(public={"augmented_views": 3}), threading.Event()).context
     inputs, alone = (
         context.public_inputs,
         build(scenario(), threading.Event()).context.public_inputs,
@@ -140,21 +140,24 @@ def test_an_image_is_moved_by_whole_pixels_and_repeats_its_edge() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"public": {"choice": "core_set"}}, "choice=core_set would do nothing"),
-        ({"public": {"views": 0}}, "views must be >= 1"),
+        ({"public": {"sampling": "core_set"}}, "sampling=core_set would do nothing"),
+        ({"public": {"augmented_views": 0}}, "views must be >= 1"),
         (
-            {"strategy": "fedavg", "models": ["mlp"], "public": {"views": 2}},
-            "public.views=2 needs every client's",
+            {"strategy": "fedavg", "models": ["mlp"], "public": {"augmented_views": 2}},
+            "public.augmented_views=2 needs every client's",
         ),
         (
-            {"strategy": "fedmd", "distill": {"gate": True}},
-            "distill.gate=true compares soft labels, and loss=mae",
+            {"strategy": "fedmd", "distill": {"confidence_gate": True}},
+            "distill.confidence_gate=true compares soft labels, and loss=mae",
         ),
         (
-            {"strategy": "fd", "models": ["mlp"], "distill": {"relation": 1.0}},
-            "distill.relation=1.0 would do nothing",
+            {"strategy": "fd", "models": ["mlp"], "distill": {"relational_weight": 1.0}},
+            "distill.relational_weight=1.0 would do nothing",
         ),
-        ({"strategy": "dsfl", "distill": {"relation": 0.0}}, "relation must be > 0"),
+        (
+            {"strategy": "dsfl", "distill": {"relational_weight": 0.0}},
+            "relational_weight must be > 0",
+        ),
     ],
 )
 def test_what_would_do_nothing_is_refused(changes: dict[str, Any], message: str) -> None:

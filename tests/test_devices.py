@@ -31,16 +31,20 @@ MECHANISMS: list[Case] = [
 AUDITED: dict[str, Any] = {"strategy": "fedmd", "models": ["mlp"]}
 OTHERS: list[Case] = [
     ("heads=dual", "tiny", {"models": ["mlp", "cnn"], "heads": "dual"}),
-    ("heads=stages", "tiny", {"models": ["cnn", "resnet"], "heads": "stages"}),
+    (
+        "heads=self_distillation",
+        "tiny",
+        {"models": ["cnn", "resnet"], "heads": "self_distillation"},
+    ),
     (
         "kept optimizers",
         "tiny",
         {"train": {"optimizer_state": "kept"}, "distill": {"optimizer_state": "kept"}},
     ),
-    ("together", "tiny", {"models": ["mlp"], "together": ["mlp"]}),
-    ("gate", "tiny", {"distill": {"gate": True, "margin_weights": True}}),
-    ("relation", "tiny", {"distill": {"relation": 0.5, "student_view": "moved"}}),
-    ("files", "tiny", {"state": "disk"}),
+    ("together", "tiny", {"models": ["mlp"], "batch_clients": ["mlp"]}),
+    ("gate", "tiny", {"distill": {"confidence_gate": True, "margin_weights": True}}),
+    ("relation", "tiny", {"distill": {"relational_weight": 0.5, "student_augmentation": "shift"}}),
+    ("files", "tiny", {"client_store": "disk"}),
     ("two workers", "tiny", {"engine": {"name": "local", "workers": 2}}),
     ("baseline", "tiny", {"baseline": "local_only"}),
     ("largest", "tiny", {"codec": {"name": "top_k", "k": 3}}),
@@ -57,7 +61,7 @@ ROUNDED: list[
 ] = [  # attention is summed in another order where there is no kernel of the device's own
     ("vit", "tiny", {"models": ["vit"], "rounds": 1}),
     ("text", "tiny_text", DECODERS),
-    ("text, canaries", "tiny_text", {**DECODERS, "canaries": CANARIES}),
+    ("text, canaries", "tiny_text", {**DECODERS, "text_canaries": CANARIES}),
     (
         "text, dp_sgd",
         "tiny_text",

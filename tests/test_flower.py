@@ -49,7 +49,7 @@ OVERRIDES = (
 )
 FIGURES = (
     "knowledge_sha256",
-    "local_accuracy",
+    "personal_accuracy",
     "global_accuracy",
     "bytes_up",
     "bytes_down",
@@ -196,9 +196,7 @@ def wait_for_superlink(
 
 def submitted(owner: Processes, *options: str, order: str, seconds: float) -> dict[str, Any]:
     """Submit the repository as Flower's app, wait for its end, and return the run's summary."""
-    choice = (
-        f'scenario="digits" overrides="{OVERRIDES} order={order}" run-dir="{owner.folder / "out"}"'
-    )
+    choice = f'scenario="digits" overrides="{OVERRIDES} round_order={order}" run-dir="{owner.folder / "out"}"'
     said = owner.do(
         "flwr", "run", str(ROOT), "here", "--stream", "-c", choice, *options, seconds=seconds
     )
@@ -211,7 +209,7 @@ def submitted(owner: Processes, *options: str, order: str, seconds: float) -> di
 def local(folder: Path, order: str) -> dict[str, Any]:
     """Return the summary of the same run on fedkd's own engine."""
     quiet = ["report.console=false", "engine.workers=1"]
-    return run(compose([*OVERRIDES.split(), f"order={order}", *quiet]), folder / "local")
+    return run(compose([*OVERRIDES.split(), f"round_order={order}", *quiet]), folder / "local")
 
 
 def key_pair(folder: Path, name: str) -> tuple[Path, Path]:
@@ -323,7 +321,7 @@ def test_flowers_simulation_gives_the_same_result_as_the_local_engine(tmp_path: 
         wait_for_superlink(owner, superlink, port, None)
         nodes = "num-supernodes=3 client-resources-num-cpus=1"
         simulated = submitted(
-            owner, "--federation-config", nodes, order="distill_first", seconds=180
+            owner, "--federation-config", nodes, round_order="distill_first", seconds=180
         )
     here = local(tmp_path, "distill_first")
     assert {name: simulated[name] for name in FIGURES} == {name: here[name] for name in FIGURES}
@@ -374,7 +372,7 @@ def test_supernodes_with_tls_and_keys_give_the_same_result_and_a_strange_key_is_
             )
             for i, ((private, _), node_port) in enumerate(zip(keys, node_ports, strict=True))
         ]
-        deployed = submitted(owner, order="train_first", seconds=180)
+        deployed = submitted(owner, round_order="train_first", seconds=180)
         assert nodes[3].wait(timeout=20) != 0
         assert all(node.poll() is None for node in nodes[:3])
     here = local(tmp_path, "train_first")

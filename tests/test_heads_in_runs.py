@@ -30,7 +30,7 @@ from fedkd.privacy.private_training import check_sample_gradients, optimize_priv
 from fedkd.runtime.seeding import numpy_stream, torch_seed
 
 DUAL = {"name": "dual", "label_weight": 0.4, "label_share": 0.3, "sharpening": 0.5}
-FURTHER = ["dual", "stages"]
+FURTHER = ["dual", "self_distillation"]
 with_further_heads = pytest.mark.parametrize("heads", FURTHER)
 
 
@@ -135,7 +135,10 @@ def test_the_share_of_a_head_decides_what_is_uploaded(label_share: float):
 
 def test_stages_are_trained_by_the_layered_loss_before_anything_is_uploaded():
     made, found = ran(
-        models=["mlp"], strategy="fedmd", heads={"name": "stages", "stage_weight": 0.5}, rounds=1
+        models=["mlp"],
+        strategy="fedmd",
+        heads={"name": "self_distillation", "stage_weight": 0.5},
+        rounds=1,
     )
     context = made.context
     for client, architecture in enumerate(context.architectures):
@@ -175,14 +178,17 @@ def test_a_run_with_heads_repeats_to_the_bit_at_any_number_of_workers(heads: str
     )
     assert [r.knowledge_sha256 for r in one] == [r.knowledge_sha256 for r in other]
     assert [c.status for c in one[-1].clients] == ["ok"] * 4
-    assert [c.local_nll for c in one[-1].clients] == [c.local_nll for c in other[-1].clients]
+    assert [c.personal_nll for c in one[-1].clients] == [c.personal_nll for c in other[-1].clients]
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"order": "distill_first", "strategy": "fedmd"},
-        {"strategy": "knfu", "distill": {"gate": True, "relation": 0.5, "margin_weights": True}},
+        {"round_order": "distill_first", "strategy": "fedmd"},
+        {
+            "strategy": "knfu",
+            "distill": {"confidence_gate": True, "relational_weight": 0.5, "margin_weights": True},
+        },
         {"strategy": "selective_fd"},
         {"strategy": "dsfl", "codec": "quantized"},
         {"strategy": "fedmd", "attacks": "sign_flip", "robust": "median"},
@@ -196,7 +202,8 @@ def test_two_heads_go_with_what_clients_are_asked_and_taught(changes: dict[str, 
 
 def test_the_weights_of_stages_may_be_averaged():
     assert [
-        c.status for c in records(heads="stages", strategy="fedavg", models=["mlp"])[-1].clients
+        c.status
+        for c in records(heads="self_distillation", strategy="fedavg", models=["mlp"])[-1].clients
     ] == ["ok"] * 4
 
 
@@ -206,7 +213,7 @@ def test_the_weights_of_stages_may_be_averaged():
 def test_the_twin_of_two_heads_trains_alike_and_predicts_by_the_head_for_labels():
     """Its training is the run's own up to the first teacher, whatever the shares and the loss of
     distillation are."""
-    shared = {"strategy": "dsfl", "rounds": 2, "order": "distill_first"}
+    shared = {"strategy": "dsfl", "rounds": 2, "round_order": "distill_first"}
     run = records(heads=DUAL, **shared)[0]
     alone = {"name": "dual", "label_weight": 0.4, "label_share": 1.0}
     twin = records(heads=alone, strategy="local_only", rounds=1)[-1]
@@ -223,7 +230,7 @@ def test_the_twin_of_two_heads_trains_alike_and_predicts_by_the_head_for_labels(
             {"name": "dual", "label_weight": 0.4, "label_share": 0.0},
             "dual",
             "none",
-            "stages",
+            "self_distillation",
         )
     ]
     assert keys[0] == keys[1] == keys[2]
@@ -346,9 +353,15 @@ def test_private_training_with_heads_runs_for_rounds_and_claims_its_epsilon(head
             "nobody would teach the second head; .*label_share=1",
         ),
         ({"heads": "dual", "strategy": "fd"}, "has a term of its own"),
-        ({"heads": "stages", "strategy": "fd"}, "has a term of its own"),
-        ({"heads": "stages", "strategy": "fedproto", "models": ["mlp"]}, "has a term of its own"),
-        ({"heads": "stages", "strategy": "fedprox", "models": ["mlp"]}, "has a term of its own"),
+        ({"heads": "self_distillation", "strategy": "fd"}, "has a term of its own"),
+        (
+            {"heads": "self_distillation", "strategy": "fedproto", "models": ["mlp"]},
+            "has a term of its own",
+        ),
+        (
+            {"heads": "self_distillation", "strategy": "fedprox", "models": ["mlp"]},
+            "has a term of its own",
+        ),
         (
             {"heads": "dual", "strategy": {"name": "selective_fd", "density": "feature_gaussian"}},
             "a mixture of two heads is the output of no such layer",
@@ -358,7 +371,10 @@ def test_private_training_with_heads_runs_for_rounds_and_claims_its_epsilon(head
             {"heads": {"name": "dual", "temperature": 2.0}},
             "there is no setting 'heads.temperature'",
         ),
-        ({"heads": {"name": "stages", "stages": ["nowhere"]}}, "stages: .* has no module nowhere"),
+        (
+            {"heads": {"name": "self_distillation", "stages": ["nowhere"]}},
+            "stages: .* has no module nowhere",
+        ),
         ({"heads": "builtins:object"}, "must be a class with the methods put_on and alone"),
     ],
     ids=str,
@@ -373,7 +389,7 @@ def test_what_makes_no_sense_with_heads_is_refused_with_the_reason(
 @with_further_heads
 def test_clients_with_heads_are_trained_one_by_one(heads: str):
     with pytest.raises(SettingError, match="its further heads have losses of their own"):
-        experiment(heads=heads, together=["mlp"])
-    made = experiment(heads=heads, together="auto")
-    assert made.context.together == frozenset()
+        experiment(heads=heads, batch_clients=["mlp"])
+    made = experiment(heads=heads, batch_clients="auto")
+    assert made.context.batch_clients == frozenset()
     assert reason_unbatched(made.context, "mlp") is not None

@@ -40,7 +40,7 @@ def test_a_client_s_calibration_is_that_of_the_model_that_it_ends_with() -> None
         model = context.model(client.client_id)[0].eval()
         for of, (x, y) in {
             "global": context.global_test,
-            "local": context.samples(context.division.test[client.client_id]),
+            "personal": context.samples(context.division.test[client.client_id]),
         }.items():
             with torch.no_grad():
                 probs = model(x).double().softmax(-1)
@@ -120,7 +120,7 @@ def test_who_distills_nothing_has_no_teacher_to_judge() -> None:
         for c in records(strategy="local_only")[-1].clients
         for name in TEACHER
     )
-    first, second = records(order="distill_first")
+    first, second = records(round_order="distill_first")
     assert all(getattr(c, name) is None for c in first.clients for name in TEACHER)
     assert all(getattr(c, name) is not None for c in second.clients for name in TEACHER)
     for record in records(participation=0.5, rounds=3):
@@ -129,7 +129,7 @@ def test_who_distills_nothing_has_no_teacher_to_judge() -> None:
 
 
 def test_clients_that_are_trained_together_judge_their_teachers_too() -> None:
-    alone, together = records(models=["mlp"]), records(models=["mlp"], together=["mlp"])
+    alone, together = records(models=["mlp"]), records(models=["mlp"], batch_clients=["mlp"])
     for one, other in zip(alone[-1].clients, together[-1].clients, strict=True):
         assert one.teacher_nll == pytest.approx(other.teacher_nll, rel=1e-3)
 
@@ -137,7 +137,7 @@ def test_clients_that_are_trained_together_judge_their_teachers_too() -> None:
 def test_the_table_of_teachers_by_class_has_a_row_for_each_client_that_distilled(
     tmp_path: Path,
 ) -> None:
-    run(scenario(order="distill_first"), tmp_path)
+    run(scenario(round_order="distill_first"), tmp_path)
     rows = table(tmp_path / "teacher_by_class.csv")
     assert [(row["round"], row["client"]) for row in rows] == [("2", str(i)) for i in range(4)]
     assert list(rows[0])[2:] == [f"class {digit}" for digit in range(10)]
@@ -158,7 +158,7 @@ def test_a_round_s_calibration_is_the_mean_over_clients() -> None:
     for name in (
         "global_ece",
         "global_nll",
-        "local_nll",
+        "personal_nll",
         "teacher_accuracy",
         "teacher_ece",
         "teacher_nll",

@@ -123,7 +123,7 @@ def test_a_run_does_not_load_pytorchs_compiler(tmp_path: Path, together: str) ->
     program = f"""
 import sys
 from fedkd.cli.command import main
-sys.argv = ["simulate", *{choices!r}, "together={together}", "out={tmp_path}/run", "report.plots=false"]
+sys.argv = ["simulate", *{choices!r}, "batch_clients={together}", "out={tmp_path}/run", "report.plots=false"]
 try:
     main()
 except SystemExit as end:

@@ -22,7 +22,7 @@ MIXED = {"models": ["mlp*3", "cnn*1"], "clients": 8, "rounds": 2}
     "changes",
     [
         {},
-        {"order": "distill_first", "strategy": "fedmd"},
+        {"round_order": "distill_first", "strategy": "fedmd"},
         {"participation": 0.7, "public": {"size": 40, "per_round": 20}},
         {"strategy": "local_only"},
         {"distill": {"loss": "js", "loss_skew": 0.3}},
@@ -38,7 +38,7 @@ def test_a_run_together_has_the_figures_of_the_loop_up_to_rounding(
     changes: dict[str, object],
 ) -> None:
     loop = records(**{**MIXED, **changes})
-    together = records(**{**MIXED, **changes}, together=["mlp"])
+    together = records(**{**MIXED, **changes}, batch_clients=["mlp"])
     for one, other in zip(loop, together, strict=True):
         for a, b in zip(one.clients, other.clients, strict=True):
             assert a.status == b.status
@@ -53,7 +53,7 @@ def test_a_run_together_has_the_figures_of_the_loop_up_to_rounding(
 
 def test_the_knowledge_is_the_same_at_any_number_of_workers() -> None:
     found = {
-        records(**MIXED, together=["mlp"], engine={"name": "local", "workers": workers})[
+        records(**MIXED, batch_clients=["mlp"], engine={"name": "local", "workers": workers})[
             -1
         ].knowledge_sha256
         for workers in (1, 2, 3)
@@ -63,9 +63,9 @@ def test_the_knowledge_is_the_same_at_any_number_of_workers() -> None:
 
 @pytest.mark.slow
 def test_the_knowledge_is_the_same_on_ray() -> None:
-    local = records(**MIXED, together=["mlp"])[-1].knowledge_sha256
+    local = records(**MIXED, batch_clients=["mlp"])[-1].knowledge_sha256
     assert (
-        records(**MIXED, together=["mlp"], engine={"name": "ray", "workers": 2})[
+        records(**MIXED, batch_clients=["mlp"], engine={"name": "ray", "workers": 2})[
             -1
         ].knowledge_sha256
         == local
@@ -89,12 +89,12 @@ def test_clients_are_really_trained_together(monkeypatch: pytest.MonkeyPatch) ->
         return original(model, states, sizes, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(batched_clients, "optimize_together", counting)
-    records(**MIXED, together=["mlp"])
+    records(**MIXED, batch_clients=["mlp"])
     assert seen == [6, 6] * 2  # training and distilling, in each round
 
 
 def test_a_client_that_raises_in_company_fails_alone() -> None:
-    run = records(models=["toys:raising*1", "mlp*3"], together=["toys:raising", "mlp"])
+    run = records(models=["toys:raising*1", "mlp*3"], batch_clients=["toys:raising", "mlp"])
     assert [c.status for c in run[-1].clients] == ["failed", "ok", "ok", "ok"]
 
 
@@ -109,7 +109,7 @@ def test_a_model_that_cannot_be_trained_together_is_refused_with_the_reason(
     models: list[str], said: str
 ) -> None:
     with pytest.raises(SettingError, match=said):
-        build(scenario(models=models, together=models), threading.Event())
+        build(scenario(models=models, batch_clients=models), threading.Event())
 
 
 def test_a_model_whose_bits_depend_on_its_company_is_refused(
@@ -117,14 +117,14 @@ def test_a_model_whose_bits_depend_on_its_company_is_refused(
 ) -> None:
     monkeypatch.setattr("fedkd.federation.batched_clients.depends_on_company", lambda *_: True)
     with pytest.raises(SettingError, match="would depend on workers"):
-        build(scenario(together=["mlp"]), threading.Event())
+        build(scenario(batch_clients=["mlp"]), threading.Event())
 
 
 def test_kept_optimizers_and_unknown_names_are_refused() -> None:
     with pytest.raises(SettingError, match="optimizer_state=kept"):
-        build(scenario(together=["mlp"], train={"optimizer_state": "kept"}), threading.Event())
+        build(scenario(batch_clients=["mlp"], train={"optimizer_state": "kept"}), threading.Event())
     with pytest.raises(SettingError, match="did you mean 'mlp'"):
-        build(scenario(together=["mpl"]), threading.Event())
+        build(scenario(batch_clients=["mpl"]), threading.Event())
 
 
 def test_auto_tries_with_one_intra_op_thread_as_engines_train(
@@ -137,7 +137,7 @@ def test_auto_tries_with_one_intra_op_thread_as_engines_train(
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        build(scenario(**MIXED, together="auto"), threading.Event())
+        build(scenario(**MIXED, batch_clients="auto"), threading.Event())
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -148,16 +148,16 @@ def test_auto_asks_the_trial_once_and_the_run_names_what_it_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(build_module, "is_faster", lambda _, name: name == "mlp")
-    run(scenario(**MIXED, together="auto"), tmp_path / "run")
+    run(scenario(**MIXED, batch_clients="auto"), tmp_path / "run")
     config = (tmp_path / "run" / "config.yaml").read_text()
     import yaml
 
-    assert Scenario.parse(yaml.safe_load(config)).federation.together == ("mlp",)
+    assert Scenario.parse(yaml.safe_load(config)).federation.batch_clients == ("mlp",)
 
 
 def test_companies_hold_every_client_once_and_share_out_the_workers() -> None:
     context = build(
-        scenario(models=["mlp"], clients=12, together=["mlp"]), threading.Event()
+        scenario(models=["mlp"], clients=12, batch_clients=["mlp"]), threading.Event()
     ).context
     assert reason_unbatched(context, "mlp") is None
     for workers, most in ((1, 12), (2, 6), (3, 4), (12, 4)):

@@ -212,9 +212,9 @@ FIRST = {"strategy": {"name": "knfu", "epd_timing": "first_round"}}
     "changes",
     [
         {},
-        {"order": "distill_first", **FIRST},
-        {"order": "distill_first", "strategy": "fedmd", "participation": 0.5},
-        {"state": "disk", "participation": 0.5, "dropout": 0.3, "min_clients": 0},
+        {"round_order": "distill_first", **FIRST},
+        {"round_order": "distill_first", "strategy": "fedmd", "participation": 0.5},
+        {"client_store": "disk", "participation": 0.5, "dropout": 0.3, "min_clients": 0},
         KEEPING,
         {"distill": {"optimizer": "sgd", "momentum": 0.9, "optimizer_state": "kept"}, **FIRST},
         {"models": ["toys:with_batch_norm", "toys:dropping"]},
@@ -236,10 +236,10 @@ def test_a_table_that_began_after_the_checkpoint_begins_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With distill_first the first teacher is distilled, and judged, in the second round."""
-    run(scenario(rounds=3, order="distill_first"), tmp_path / "whole")
-    ended_after(1, tmp_path / "parts", monkeypatch, rounds=3, order="distill_first")
+    run(scenario(rounds=3, round_order="distill_first"), tmp_path / "whole")
+    ended_after(1, tmp_path / "parts", monkeypatch, rounds=3, round_order="distill_first")
     assert (tmp_path / "parts" / "teacher_by_class.csv").exists()
-    resume(scenario(rounds=3, order="distill_first"), tmp_path / "parts")
+    resume(scenario(rounds=3, round_order="distill_first"), tmp_path / "parts")
     assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
 
 
@@ -316,7 +316,8 @@ def test_a_run_goes_on_only_with_its_own_settings(
     with pytest.raises(SettingError, match=r"seed was 0, is 1"):
         resume(scenario(rounds=3, seed=1), tmp_path / "run")
     resume(
-        scenario(rounds=3, state="disk", engine={"name": "local", "workers": 2}), tmp_path / "run"
+        scenario(rounds=3, client_store="disk", engine={"name": "local", "workers": 2}),
+        tmp_path / "run",
     )
 
 
@@ -340,7 +341,10 @@ def test_strategy_state_that_no_checkpoint_can_hold_is_refused_with_its_place(
 
 
 def test_the_checks_of_what_may_change_name_every_setting_that_does_not() -> None:
-    assert set(run_module.fixed(scenario())) & {"engine", "report", "checkpoint", "state"} == set()
+    assert (
+        set(run_module.fixed(scenario())) & {"engine", "report", "checkpoint", "client_store"}
+        == set()
+    )
     assert {"seed", "rounds", "strategy", "train"} <= set(run_module.fixed(scenario()))
 
 

@@ -80,7 +80,7 @@ def test_what_travels_is_counted_as_it_is_encoded(strategy: str) -> None:
 
 
 def test_distillation_first_uses_the_teacher_of_the_round_before() -> None:
-    first, second = records(order="distill_first")
+    first, second = records(round_order="distill_first")
     assert all(c.distill_loss is None for c in first.clients)
     assert all(c.distill_loss is not None for c in second.clients)
 
@@ -195,7 +195,7 @@ def test_a_message_that_is_no_upload_is_rejected_and_the_round_goes_on(
         return content
 
     monkeypatch.setattr(client_app, "upload_content", spoiled)
-    for record in records(order="distill_first"):
+    for record in records(round_order="distill_first"):
         assert [c.status for c in record.clients] == ["ok", "rejected", "ok", "ok"]
         assert record.clients[1].reason
         assert record.knowledge_sha256 is not None

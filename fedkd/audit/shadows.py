@@ -113,7 +113,7 @@ def _apart(context: ClientContext, client: int, rows: np.ndarray, seed: int) -> 
         store=_OneState(),
         seed=seed,
         deadline=None,
-        together=frozenset(),
+        batch_clients=frozenset(),
         precomputed={},
         _threads=threading.local(),
     )

@@ -178,7 +178,7 @@ def _flags(given: list[str]) -> tuple[list[str], list[str]]:
     return settings, flags
 
 
-RESUMABLE = ("engine", "report", "checkpoint", "state")
+RESUMABLE = ("engine", "report", "checkpoint", "client_store")
 """Settings that may change when a run is resumed: they do not change its figures."""
 RESUMABLE_IN_SWEEP = ("engine", "report")
 SWEEP_FILE = "sweep.json"

@@ -73,13 +73,13 @@ def on_flower(scenario: Scenario) -> Scenario:
     in this process.
     """
     return scenario.changed(
-        federation=replace(scenario.federation, run_dir=None, state="memory"),
+        federation=replace(scenario.federation, run_dir=None, client_store="memory"),
         engine=create("engine", {"name": "local"}),
         checkpoint=replace(scenario.checkpoint, every=0),
     )
 
 
-def find_workplace(message: Message) -> ClientContext:
+def find_context(message: Message) -> ClientContext:
     """Return what the clients of the message's run share on this machine, built once a process."""
     context = _workplace(scenario_text(message), message.metadata.run_id)
     set_deterministic(context.device)  # as on fedkd's own engines: the same sums everywhere
@@ -124,7 +124,7 @@ class WholePhases:
         return self._grid.send_and_receive(list(messages), timeout=timeout)
 
 
-client_app = make_client_app(find_workplace)
+client_app = make_client_app(find_context)
 server_app = ServerApp()
 
 

@@ -40,21 +40,21 @@ class Public:
     per_round: int | None = None
     """Samples drawn from the public set each round, token positions where it is of texts; null uses
     all of it."""
-    choice: Literal["random", "core_set", "disputed"] = "random"
+    sampling: Literal["random", "core_set", "disagreement"] = "random"
     """How per_round samples are chosen: at random, to cover the fused predictions, or where clients
     are farthest from the fused teacher. The last two ask about all samples in the first round."""
-    views: int = 1
+    augmented_views: int = 1
     """Views of each public sample that clients predict on, >= 1: the sample and moved copies. Each
     client then distills the view on which it disagrees most with its teacher; bytes grow with the
     views."""
     labeled: bool = False
     """Let strategies and public pre-training see the labels of the public set; needs
     public_data=same."""
-    held_back: int | None = None
+    reserved: int | None = None
     """Rows of the clients' data set that no client gets, whose statistics normalize private
     samples; null is size. Public sets of several sizes or sources with the same number leave
     clients the same samples and the same twin."""
-    other_share: float | None = None
+    foreign_share: float | None = None
     """Share of the public samples that is of public_data, above 0 and at most 1, the rest being
     rows held back; null is all. With public_data=same it is an error."""
     corruption: CorruptionName | None = None
@@ -66,10 +66,10 @@ class Public:
 
     def __post_init__(self) -> None:
         at_least(0, size=self.size)
-        if self.held_back is not None:
-            at_least(0, held_back=self.held_back)
-        if self.other_share is not None:
-            share(other_share=self.other_share)
+        if self.reserved is not None:
+            at_least(0, reserved=self.reserved)
+        if self.foreign_share is not None:
+            share(foreign_share=self.foreign_share)
         if self.corruption is None:
             only_with(False, "corruption is null", severity=self.severity)
         else:
@@ -81,22 +81,22 @@ class Public:
                 )
             at_least(1, severity=self.severity)
             at_most(5, severity=self.severity)
-        one_of(("random", "core_set", "disputed"), choice=self.choice)
-        if self.choice != "random" and self.per_round is None:
+        one_of(("random", "core_set", "disagreement"), sampling=self.sampling)
+        if self.sampling != "random" and self.per_round is None:
             raise SettingError(
-                f"choice={self.choice} would do nothing: all samples are asked about; give"
+                f"sampling={self.sampling} would do nothing: all samples are asked about; give"
                 " per_round"
             )
-        at_least(1, views=self.views)
-        if self.views > 1:
-            only_with(self.size > 0, "size=0", views=self.views)
+        at_least(1, augmented_views=self.augmented_views)
+        if self.augmented_views > 1:
+            only_with(self.size > 0, "size=0", augmented_views=self.augmented_views)
         if self.per_round is not None:
             at_least(1, per_round=self.per_round)
 
     @property
-    def held_back_rows(self) -> int:
+    def reserved_rows(self) -> int:
         """How many rows of the clients' data set no client gets."""
-        return self.size if self.held_back is None else self.held_back
+        return self.size if self.reserved is None else self.reserved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ def divide(
         "code": code_hash(type(partition)),
         "clients": clients,
         "samples_per_client": samples_per_client,
-        "public": public.held_back_rows,
+        "public": public.reserved_rows,
         "testing": testing.key(),
         "seed": seed,
         "flwr-datasets": version("flwr-datasets"),
@@ -232,17 +232,17 @@ def _divide(
     balanced = _nearly_balanced if isinstance(prepared, PreparedTexts) else _balanced
     global_test = balanced(prepared, test_pool, testing.global_size, seed)
     pool = np.setdiff1d(train_rows, global_test)
-    held_back_rows = public.held_back_rows
-    if held_back_rows >= len(pool):
-        setting = "size" if public.held_back is None else "held_back"
+    reserved_rows = public.reserved_rows
+    if reserved_rows >= len(pool):
+        setting = "size" if public.reserved is None else "held_back"
         raise SettingError(
-            f"public.{setting}={held_back_rows} leaves nothing for the clients: there are"
+            f"public.{setting}={reserved_rows} leaves nothing for the clients: there are"
             f" {len(pool)} training samples;"
             f" use at most {max(0, len(pool) - 2 * clients)}, so that each of {clients} clients"
             " has two"
         )
     pool = numpy_stream(seed, "public", "choice").permutation(pool)
-    held_back, private = np.sort(pool[:held_back_rows]), np.sort(pool[held_back_rows:])
+    held_back, private = np.sort(pool[:reserved_rows]), np.sort(pool[reserved_rows:])
     columns = {name: values[private] for name, values in prepared.columns.items()}
     train, test, validation = [], [], []
     for client, part in enumerate(

@@ -95,13 +95,13 @@ def samples_of_other(settings: Public, source: PublicSource) -> int:
     """
     others = 0
     if isinstance(source, Same):
-        only_with(False, "public_data=same", **{"public.other_share": settings.other_share})
+        only_with(False, "public_data=same", **{"public.foreign_share": settings.foreign_share})
     else:
         others = _some_of(settings)
     own = settings.size - others
-    if settings.held_back_rows < own:
+    if settings.reserved_rows < own:
         raise SettingError(
-            f"public.held_back={settings.held_back} is too few: {own} public samples are of the"
+            f"public.reserved={settings.reserved} is too few: {own} public samples are of the"
             " clients' own data set;"
             f" give at least {own}"
         )
@@ -143,15 +143,15 @@ def make_public_set(
             for x in parts
         ]
     whole = list(parts)
-    for view in range(1, settings.views):
+    for view in range(1, settings.augmented_views):
         stream = numpy_stream(seed, "public", "view", view)
         whole += [replace(part, images=_moved(part.images, stream)) for part in parts]
     labels = (
         None
         if others
-        else np.tile(np.asarray(prepared.labels[rows], dtype=np.int64), settings.views)
+        else np.tile(np.asarray(prepared.labels[rows], dtype=np.int64), settings.augmented_views)
     )
-    return PublicSet(tuple(whole), labels, settings.views)
+    return PublicSet(tuple(whole), labels, settings.augmented_views)
 
 
 def _moved(images: Images, stream: np.random.Generator) -> Images:
@@ -164,17 +164,21 @@ def _moved(images: Images, stream: np.random.Generator) -> Images:
 def describe(settings: Public, source_name: str) -> str:
     """Return the public set in words.
 
-    >>> describe(Public(size=10, other_share=0.5, corruption="blur", severity=2), "mnist")
+    >>> describe(Public(size=10, foreign_share=0.5, corruption="blur", severity=2), "mnist")
     '10 samples, 50% of them mnist; blur of severity 2'
     """
     text = f"{settings.size} samples"
-    if settings.other_share is not None:
-        text += f", {settings.other_share:.0%} of them {source_name}"
+    if settings.foreign_share is not None:
+        text += f", {settings.foreign_share:.0%} of them {source_name}"
     elif source_name != "same":
         text += f" of {source_name}"
     if settings.corruption is not None:
         text += f"; {settings.corruption} of severity {settings.severity}"
-    return text if settings.views == 1 else f"{text}; {settings.views} views of each"
+    return (
+        text
+        if settings.augmented_views == 1
+        else f"{text}; {settings.augmented_views} views of each"
+    )
 
 
 def fit(
@@ -219,10 +223,10 @@ def _some_of(settings: Public) -> int:
             " another data set are"
             " not the clients' own"
         )
-    share = 1.0 if settings.other_share is None else settings.other_share
+    share = 1.0 if settings.foreign_share is None else settings.foreign_share
     if round(share * settings.size) == 0:
         raise SettingError(
-            f"public.other_share={share:g} would do nothing: it is no sample of"
+            f"public.foreign_share={share:g} would do nothing: it is no sample of"
             f" public.size={settings.size}"
         )
     return round(share * settings.size)
@@ -243,7 +247,7 @@ def _others(source: Source, count: int, prepared: Prepared, stream: np.random.Ge
         raise SettingError(
             f"public_data has {other.train_size} training samples, but {count} are asked for;"
             " lower public.size or"
-            " public.other_share"
+            " public.foreign_share"
         )
     rows = np.sort(stream.permutation(other.train_size)[:count])
     return fit(other.images[rows], *prepared.input_shape)

@@ -80,14 +80,14 @@ def twin_key(experiment: Experiment) -> str:
         "distill",
         "public_data",
         "report",
-        "order",
+        "round_order",
         "device",
-        "state",
+        "client_store",
         "checkpoint",
     ):
         del whole[irrelevant]
     if not holds_texts(experiment.scenario.data.value):
-        del whole["tokens"], whole["canaries"]
+        del whole["tokens"], whole["text_canaries"]
     whole["public"] = {name: value for name, value in whole["public"].items() if value is not None}
     whole["test"] = experiment.scenario.test.key()
     planting = experiment.scenario.audit.value.planting
@@ -127,9 +127,9 @@ def _twin(scenario: Scenario) -> Scenario:
     pretrains = scenario.train.public_epochs > 0
     public = scenario.public
     public = (
-        replace(public, per_round=None, choice="random")
+        replace(public, per_round=None, sampling="random")
         if pretrains
-        else Public(size=public.held_back_rows)
+        else Public(size=public.reserved_rows)
     )
     return scenario.changed(
         strategy=create("strategy", {"name": "local_only"}),

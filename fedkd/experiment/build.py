@@ -38,8 +38,7 @@ from fedkd.models.factory import ModelSpec, assign, find_factory
 from fedkd.models.heads import phase_parameters
 from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.privacy.mechanisms import claim_text
-from fedkd.privacy.release_plan import UNLIMITED
-from fedkd.privacy.release_plan import ReleasePlan
+from fedkd.privacy.release_plan import UNLIMITED, ReleasePlan
 from fedkd.privacy.unprotected import Unprotected, nothing_claimed
 from fedkd.report.record_rows import RunPlan
 from fedkd.robustness.threat_model import threat_model
@@ -93,7 +92,7 @@ class Experiment:
         """Return how many client messages the run will take after ``done`` rounds if no client
         fails.
         """
-        phases = 2 if self.plan.exchanges and self.server.order == "train_first" else 1
+        phases = 2 if self.plan.exchanges and self.server.round_order == "train_first" else 1
         asked = max(1, round(self.scenario.protocol.participation * self.plan.clients))
         taking_part = round(asked * (1 - self.scenario.protocol.dropout))
         return (self.plan.rounds - done) * phases * taking_part + self.plan.clients
@@ -176,7 +175,7 @@ def make_context(
         device=device,
         deadline=scenario.protocol.deadline,
         kept=kept,
-        together=_named(scenario),
+        batch_clients=_named(scenario),
         stopped=stop.is_set,
         last_round=scenario.protocol.rounds,
     )
@@ -225,7 +224,7 @@ def _text_task(
         prepared,
         division,
         scenario.tokens,
-        scenario.canaries.value,
+        scenario.text_canaries.value,
         public_texts=scenario.public.size,
         clients=scenario.federation.clients,
         reference=(first_model, as_long),
@@ -298,7 +297,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     def store(layouts: Mapping[str, Layout], assigned: Sequence[str]) -> ClientStore:
         owned = range(len(assigned)) if engine.here else ()
         memory = MemoryStore(layouts, assigned, owned)
-        if scenario.federation.state == "disk":
+        if scenario.federation.client_store == "disk":
             return disk
         return memory if checkpoints is None else BackedStore(memory, disk)
 
@@ -314,7 +313,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     ):  # without a folder nothing is stored, as in a local-only twin with the same records
         check_audit(scenario, declared, context)
     scenario = _choose_together(scenario, context)
-    context = replace(context, together=_named(scenario))
+    context = replace(context, batch_clients=_named(scenario))
     division, traits = context.division, context.traits
     assigned = tuple(architecture.name for architecture in context.architectures)
     kind = context.kind
@@ -330,10 +329,10 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         clients=scenario.federation.clients,
         classes=context.task.classes,
         choice=PublicSampler(
-            context.task.public_size // scenario.public.views,
-            scenario.public.views,
+            context.task.public_size // scenario.public.augmented_views,
+            scenario.public.augmented_views,
             scenario.public.per_round,
-            scenario.public.choice,
+            scenario.public.sampling,
         ),
         public_labels=context.public_labels.cpu() if scenario.public.labeled else None,
         pretrains=scenario.train.public_epochs > 0,
@@ -366,7 +365,9 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     )
     resolved = scenario
     if kind is not None:
-        protocol = replace(scenario.protocol, order=resolve_round_order(scenario.protocol, kind))
+        protocol = replace(
+            scenario.protocol, round_order=resolve_round_order(scenario.protocol, kind)
+        )
         distill = (
             replace(scenario.distill, loss=cast(LossName, loss))
             if kind.learned_by == "distill"
@@ -446,15 +447,15 @@ def _shapes(architecture: ModelSpec) -> dict[str, tuple[int, ...]]:
 
 def _choose_together(scenario: Scenario, context: ClientContext) -> Scenario:
     """Return the scenario with the models named whose clients are trained together."""
-    wanted = scenario.federation.together
+    wanted = scenario.federation.batch_clients
     names = list(dict.fromkeys(architecture.name for architecture in context.architectures))
     if isinstance(wanted, tuple):
         for name in wanted:
             if name not in names:
-                raise unknown_name("model in together", name, names)
+                raise unknown_name("model in batch_clients", name, names)
             if (reason := reason_unbatched(context, name)) is not None:
                 raise SettingError(
-                    f"together: clients of {name} cannot be trained together: {reason}"
+                    f"batch_clients: clients of {name} cannot be trained together: {reason}"
                 )
     elif wanted == "auto":
         with deterministic(
@@ -465,12 +466,12 @@ def _choose_together(scenario: Scenario, context: ClientContext) -> Scenario:
             )
     else:
         return scenario
-    return scenario.changed(federation=replace(scenario.federation, together=wanted))
+    return scenario.changed(federation=replace(scenario.federation, batch_clients=wanted))
 
 
 def _named(scenario: Scenario) -> frozenset[str]:
     """Return the models that are trained together, as far as they are named yet."""
-    wanted = scenario.federation.together
+    wanted = scenario.federation.batch_clients
     return frozenset(wanted) if isinstance(wanted, tuple) else frozenset()
 
 
@@ -513,13 +514,13 @@ def _guard(
         return PrivacyEnforcer(name="none", mechanism=None, plan=None, seed=seed)
     if getattr(mechanism, "epsilon", None) == math.inf:
         return PrivacyEnforcer(name="none", mechanism=None, plan=None, seed=seed, reason=UNLIMITED)
-    public, samples = scenario.public, task.public_size // scenario.public.views
+    public, samples = scenario.public, task.public_size // scenario.public.augmented_views
     predicts = isinstance(kind, PublicPredictions)
     plan = ReleasePlan(
         clients=scenario.federation.clients,
         rounds=scenario.protocol.rounds,
-        rows=max(1, (public.per_round or samples) * public.views)
-        if public.choice == "random"
+        rows=max(1, (public.per_round or samples) * public.augmented_views)
+        if public.sampling == "random"
         else samples,
         public_size=max(1, task.public_size),
         classes=task.classes,

@@ -24,7 +24,7 @@ def create_clients(order: WorkerSpec) -> ClientPool:
     disk = DiskStore(order.states, history=order.history)
 
     def store(layouts: Mapping[str, Layout], architectures: Sequence[str]) -> ClientStore:
-        if scenario.federation.state == "disk":
+        if scenario.federation.client_store == "disk":
             return disk
         return BackedStore(MemoryStore(layouts, architectures, order.owned), disk)
 

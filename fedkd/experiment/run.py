@@ -362,7 +362,7 @@ def fixed(scenario: Scenario) -> dict[str, Any]:
     and what is said.
     """
     whole = repeatable(scenario).plain()
-    for free in ("engine", "report", "checkpoint", "state", "device", "description"):
+    for free in ("engine", "report", "checkpoint", "client_store", "device", "description"):
         whole.pop(free, None)
     return whole
 

@@ -74,8 +74,8 @@ def _decided(scenario: Scenario, asked: Scenario) -> dict[str, Any]:
     whole = fixed(scenario)
     if asked.distill.loss is None:
         del whole["distill"]["loss"]
-    if asked.protocol.order is None:
-        del whole["order"]
-    if asked.federation.together == "auto":
-        del whole["together"]
+    if asked.protocol.round_order is None:
+        del whole["round_order"]
+    if asked.federation.batch_clients == "auto":
+        del whole["batch_clients"]
     return whole

@@ -43,8 +43,8 @@ def summarize(
     figures = {
         name: last.get(name)
         for name in (
-            "local_accuracy", "local_accuracy_std", "global_accuracy", "global_accuracy_std",
-            "local_gain", "global_gain", "local_harmed", "global_harmed", VALIDATION, *CALIBRATION,
+            "personal_accuracy", "personal_accuracy_std", "global_accuracy", "global_accuracy_std",
+            "personal_gain", "global_gain", "personal_negative_transfer", "global_negative_transfer", VALIDATION, *CALIBRATION,
             "effective_neighbors", "self_weight", "label_leakage",
         )
     }  # fmt: skip
@@ -122,7 +122,7 @@ def _of_text(experiment: Experiment, last: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(experiment.context.task, TextTask):
         return {}
-    nats = {"own distribution": last.get("local_nll"), "balanced test": last.get("global_nll")}
+    nats = {"own distribution": last.get("personal_nll"), "balanced test": last.get("global_nll")}
     bits = {where: None if value is None else value / math.log(2) for where, value in nats.items()}
     return {"bits_per_token": bits, "exposure": last.get("exposure")}
 

@@ -101,9 +101,9 @@ def batches_of_clients(
     one.
     """
     groups: list[list[int]] = [
-        [i] for i in client_ids if context.architectures[i].name not in context.together
+        [i] for i in client_ids if context.architectures[i].name not in context.batch_clients
     ]
-    for name in sorted(context.together):
+    for name in sorted(context.batch_clients):
         ids = [i for i in client_ids if context.architectures[i].name == name]
         at_most = max(4, -(-len(ids) // workers))
         sizes = [len(context.division.train[i]) for i in ids]

@@ -438,7 +438,7 @@ def _distill(visit: LocalUpdate) -> None:
         context.loss, values, teacher.scale, settings.temperature
     )
     loss = find_loss(context.loss, settings.loss_skew)
-    if settings.gate:
+    if settings.confidence_gate:
         target = gate_by_confidence(
             target, soften(asked.predict(visit.model), settings.temperature)
         )
@@ -448,7 +448,7 @@ def _distill(visit: LocalUpdate) -> None:
         else soften(values, settings.temperature)
     )
     weights = margin_weights(probs) if settings.margin_weights else None
-    if settings.student_view == "moved":
+    if settings.student_augmentation == "shift":
         asked = asked.moved(visit.stream("student view"))
 
     def batch_loss(batch: Tensor) -> Tensor:
@@ -457,8 +457,8 @@ def _distill(visit: LocalUpdate) -> None:
                 found = loss(logits, target[rows], settings.temperature)
             else:
                 found = weighted(loss, logits, target[rows], weights[rows], settings.temperature)
-            if settings.relation is not None:
-                found = found + settings.relation * match_similarities(
+            if settings.relational_weight is not None:
+                found = found + settings.relational_weight * match_similarities(
                     logits, probs[rows], settings.temperature
                 )
             return found
@@ -474,7 +474,7 @@ def _distill(visit: LocalUpdate) -> None:
 def _evaluate(visit: LocalUpdate) -> None:
     context, metrics, task = visit.context, visit.metrics, visit.context.task
     own = task.evaluate(visit.model, context.samples(context.division.test[visit.client_id]))
-    metrics["local_accuracy"], metrics["local_nll"] = own.accuracy, own.nll
+    metrics["personal_accuracy"], metrics["personal_nll"] = own.accuracy, own.nll
     found = task.evaluate(visit.model, context.global_test)
     metrics["global_accuracy"], metrics["global_ece"], metrics["global_nll"] = (
         found.accuracy,

@@ -80,7 +80,7 @@ class ClientContext:
     kept: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """By architecture: the optimizer states that stay with a client, as they are before its first
     step."""
-    together: frozenset[str] = frozenset()
+    batch_clients: frozenset[str] = frozenset()
     """Architectures whose clients are trained several at once
     (``fedkd.federation.batched_clients``)."""
     precomputed: dict[tuple[int, int, tuple[Step, ...]], PrecomputedUpdate] = field(

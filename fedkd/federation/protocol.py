@@ -27,7 +27,7 @@ class Protocol:
     min_clients: int = 1
     """Clients that must answer in a round; with fewer the run ends (it can be resumed). 0 goes on
     without any."""
-    order: RoundOrder | None = None
+    round_order: RoundOrder | None = None
     """What comes last in a round: training on private data (distill_first: FedMD's digest and
     revisit, with the teacher of the round before) or learning from this round's teacher
     (train_first: KnFu's fine-tuning). null is train_first, but distill_first for strategies whose
@@ -47,8 +47,8 @@ class Protocol:
 
 def resolve_round_order(protocol: Protocol, kind: KnowledgeType | None) -> RoundOrder:
     """Return the order of a round where the scenario leaves it open."""
-    if protocol.order is not None:
-        return protocol.order
+    if protocol.round_order is not None:
+        return protocol.round_order
     return "distill_first" if kind is not None and kind.learned_by == "train" else "train_first"
 
 
@@ -58,20 +58,20 @@ def check_order(protocol: Protocol, kind: KnowledgeType | None) -> None:
     """
     if kind is None:
         return
-    if kind.learned_by == "train" and protocol.order == "train_first":
+    if kind.learned_by == "train" and protocol.round_order == "train_first":
         raise SettingError(
-            "order=train_first: this strategy's teachers are part of private training, so that a"
+            "round_order=train_first: this strategy's teachers are part of private training, so that a"
             " round's teacher is for"
-            " the next round; leave order out"
+            " the next round; leave round_order out"
         )
     if protocol.rounds == 1 and resolve_round_order(protocol, kind) == "distill_first":
         cure = (
             "use rounds=2 or more"
             if kind.learned_by == "train"
-            else "use order=train_first for one-shot distillation"
+            else "use round_order=train_first for one-shot distillation"
         )
         raise SettingError(
-            "rounds=1 with order=distill_first would distill nothing: its first teacher is for the"
+            "rounds=1 with round_order=distill_first would distill nothing: its first teacher is for the"
             " second round;"
             f" {cure}"
         )

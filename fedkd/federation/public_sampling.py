@@ -20,7 +20,7 @@ from fedkd.fusion import core_set, soften
 from fedkd.messages import Cohort, Fusion
 from fedkd.training.losses import Scale
 
-Rule = Literal["random", "core_set", "disputed"]
+Rule = Literal["random", "core_set", "disagreement"]
 
 
 @dataclass

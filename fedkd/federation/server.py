@@ -135,7 +135,7 @@ class Server:
         self._down: dict[int, Memory] = {}
         self._packed: dict[tuple[int, int], tuple[Mapping[str, np.ndarray], Memory, Knowledge]] = {}
         self.features, self.observer = features or {}, observer
-        self.order = resolve_round_order(protocol, kind)
+        self.round_order = resolve_round_order(protocol, kind)
         self.records: dict[int, ClientRecord] = {}
         self.cards: dict[int, ClientCard] = {}
         self._restored: dict[int, ClientRecord] = {}
@@ -319,7 +319,7 @@ class Server:
         """Return the round's last downloads: learn from this round's teacher, evaluate. Empty if
         there are none.
         """
-        if self.kind is None or self.order == "distill_first":
+        if self.kind is None or self.round_order == "distill_first":
             return {}
         learn: Step = "adopt" if self.kind.learned_by == "adopt" else "distill"
         downloads = {}
@@ -447,7 +447,7 @@ class Server:
         absent.
         """
         return self.kind is not None and (
-            self.order == "distill_first" or self.kind.learned_by == "adopt"
+            self.round_order == "distill_first" or self.kind.learned_by == "adopt"
         )
 
     def _lessons_as_tensors(self) -> dict[str, Any]:
@@ -491,11 +491,11 @@ class Server:
         if kind.learned_by == "adopt":  # nobody trains from old weights
             teacher = self._lesson(client_id) if client_id in self._unlearned else None
             steps += ["adopt"] if teacher is not None else []
-        elif self.order == "distill_first":
+        elif self.round_order == "distill_first":
             teacher = self._lesson(client_id)
             steps += ["distill"] if teacher is not None and kind.learned_by == "distill" else []
         steps += ["train"]
-        steps += ["evaluate"] if self.order == "distill_first" else []
+        steps += ["evaluate"] if self.round_order == "distill_first" else []
         steps += ["share"]
         start_over = (
             self.codecs is not None and self.codecs.up.stateful and client_id not in self._up
@@ -539,7 +539,7 @@ class Server:
         return [i for i in asked if draws[i] >= self.protocol.dropout]
 
     def _request(self, number: int) -> Request:
-        needs, begins = self.declared.needs, self.order == "distill_first"
+        needs, begins = self.declared.needs, self.round_order == "distill_first"
         counts = None
         if needs.label_counts:
             counts = {
@@ -720,10 +720,10 @@ def _restored(state: Mapping[str, Any]) -> dict[int, Memory]:
 
 
 _RECORDED = (
-    "local_accuracy",
+    "personal_accuracy",
     "global_accuracy",
     "validation_accuracy",
-    "local_nll",
+    "personal_nll",
     "global_nll",
     "global_ece",
     "teacher_accuracy",

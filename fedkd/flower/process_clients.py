@@ -16,7 +16,7 @@ from fedkd.messages import Download
 def client_pool(context: ClientContext) -> ClientPool:
     """Return a workplace's clients as an engine takes them."""
     app = make_client_app(lambda _: context)
-    if not context.together:
+    if not context.batch_clients:
         return ClientPool(app)
 
     def group(messages: Sequence[Message], at_once: int) -> list[list[Message]]:

@@ -2,7 +2,7 @@
 messages.
 
 One train message a client and round; a second, evaluate, message only where the round ends with
-distillation (``order=train_first``). Where messages are expensive, that one also begins the next
+distillation (``round_order=train_first``). Where messages are expensive, that one also begins the next
 round. Node ids are random on Flower's engines, so clients are asked for their card once and then
 sorted by client id everywhere.
 """
@@ -47,7 +47,7 @@ class FederatedDistillation(Strategy):
         recorder: TranscriptRecorder | None = None,
     ) -> None:
         self.server = server
-        self.joined = joined and server.order == "train_first" and server.kind is not None
+        self.joined = joined and server.round_order == "train_first" and server.kind is not None
         self._witness = recorder
         self.on_round = on_round
         self.first_round = first_round
@@ -109,7 +109,7 @@ class FederatedDistillation(Strategy):
     def _means(self) -> MetricRecord | None:
         """Return the mean accuracies of the open round."""
         means = {}
-        for name in ("local_accuracy", "global_accuracy"):
+        for name in ("personal_accuracy", "global_accuracy"):
             values = [
                 v
                 for record in self.server.records.values()

@@ -65,7 +65,11 @@ class OneHead:
         return self
 
 
-HEADS: Mapping[str, Any] = {"none": OneHead, "dual": DualHeadSettings, "stages": StageHeadsSettings}
+HEADS: Mapping[str, Any] = {
+    "none": OneHead,
+    "dual": DualHeadSettings,
+    "self_distillation": StageHeadsSettings,
+}
 
 
 def label_logits(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n outputs"]:

@@ -24,7 +24,7 @@ from fedkd.report.record_rows import Baseline, RunPlan, client_rows, verdict
 
 MOST_CLIENTS_LISTED = 20
 NO_TERMINAL_WIDTH = 100
-WORDS = {"local": "own", "global": "balanced"}
+WORDS = {"personal": "own", "global": "balanced"}
 """What people are told, by what files call it."""
 
 
@@ -71,7 +71,7 @@ class ConsoleReport:
             f" (median {int(np.median(sizes))}): {models}",
             **_choices(plan, "heads"),
             "public set": plan.public_set,
-            "rounds": f"{plan.rounds}, {plan.scenario['order']}",
+            "rounds": f"{plan.rounds}, {plan.scenario['round_order']}",
             **_adversity(plan),
             "privacy": f"{plan.privacy['mechanism']}: {plan.privacy['reason']}",
             "runs on": f"{plan.engine}, {plan.device}",
@@ -109,7 +109,7 @@ class ConsoleReport:
         if self._quiet:
             return
         parts = [f"round {row['round']:>{len(str(rounds))}}/{rounds}"]
-        for short, name in (("local", "local_accuracy"), ("global", "global_accuracy")):
+        for short, name in (("personal", "personal_accuracy"), ("global", "global_accuracy")):
             if row[name] is not None:
                 gain = row[f"{short}_gain"]
                 beside = "" if gain is None else f" ({100 * gain:+.1f})"
@@ -162,9 +162,9 @@ class ConsoleReport:
             plan.strategy,
             *(
                 _spread(summary[n], summary[f"{n}_std"])
-                for n in ("local_accuracy", "global_accuracy")
+                for n in ("personal_accuracy", "global_accuracy")
             ),
-            _both(summary["local_harmed"], summary["global_harmed"]),
+            _both(summary["personal_negative_transfer"], summary["global_negative_transfer"]),
             size(summary["bytes_up"]),
             size(summary["bytes_down"]),
         )
@@ -174,7 +174,7 @@ class ConsoleReport:
                 "local_only",
                 *(
                     _spread(alone[n], alone[f"{n}_std"])
-                    for n in ("local_accuracy", "global_accuracy")
+                    for n in ("personal_accuracy", "global_accuracy")
                 ),
                 "",
                 "0 B",
@@ -267,8 +267,8 @@ def _clients_table(last: RoundRecord, baseline: Baseline | None, examples: str) 
             f"{row['client']}{' (attacks)' if row['attacker'] else ''}",
             row["architecture"],
             str(row["train_size"]),
-            _percent(row["local_accuracy"]),
-            _points(row["local_gain"]),
+            _percent(row["personal_accuracy"]),
+            _points(row["personal_gain"]),
             _percent(row["global_accuracy"]),
             _points(row["global_gain"]),
             teachers(last, row["client"]),

@@ -27,7 +27,7 @@ STYLE: Any = {
     "savefig.dpi": 200,
 }
 TITLES = {
-    "local_accuracy": "Own label distribution",
+    "personal_accuracy": "Own label distribution",
     "global_accuracy": "Balanced test set",
 }
 MOST_NUMBERED = 20

@@ -10,10 +10,10 @@ import numpy as np
 
 from fedkd.messages import ClientRecord, RoundRecord
 
-ACCURACIES = ("local_accuracy", "global_accuracy")
+ACCURACIES = ("personal_accuracy", "global_accuracy")
 VALIDATION = "validation_accuracy"
 CALIBRATION = (
-    "local_nll",
+    "personal_nll",
     "global_nll",
     "global_ece",
     "teacher_accuracy",
@@ -30,7 +30,7 @@ class Baseline:
     ``validation_accuracy`` is None where no client has a validation split.
     """
 
-    local_accuracy: np.ndarray
+    personal_accuracy: np.ndarray
     global_accuracy: np.ndarray
     validation_accuracy: np.ndarray | None = None
 
@@ -88,7 +88,7 @@ def round_row(record: RoundRecord, baseline: Baseline | None) -> dict[str, Any]:
         gains = client_gains(record, baseline, name)
         short = name.removesuffix("_accuracy")
         row[f"{short}_gain"] = _mean([g for g in gains if g is not None])
-        row[f"{short}_harmed"] = _mean([float(g < 0) for g in gains if g is not None])
+        row[f"{short}_negative_transfer"] = _mean([float(g < 0) for g in gains if g is not None])
     row[VALIDATION] = _mean(_values(honest, VALIDATION))
     row["bytes_up"] = sum(c.bytes_up for c in record.clients)
     row["bytes_down"] = sum(c.bytes_down for c in record.clients)
@@ -142,7 +142,7 @@ def client_gains(record: RoundRecord, baseline: Baseline | None, name: str) -> l
 def client_row(
     client: ClientRecord,
     number: int,
-    local_gain: float | None,
+    personal_gain: float | None,
     global_gain: float | None,
     validation_gain: float | None = None,
 ) -> dict[str, Any]:
@@ -154,9 +154,9 @@ def client_row(
         "train_size": client.train_size,
         "status": client.status,
         "attacker": client.attacker,
-        "local_accuracy": client.local_accuracy,
+        "personal_accuracy": client.personal_accuracy,
         "global_accuracy": client.global_accuracy,
-        "local_gain": local_gain,
+        "personal_gain": personal_gain,
         "global_gain": global_gain,
         VALIDATION: client.validation_accuracy,
         "validation_gain": validation_gain,
@@ -214,14 +214,14 @@ def verdict(last: Mapping[str, Any], strategy: str) -> str:
     """Return one plain sentence on whether fusion beat local training, and for how many clients it
     did not.
     """
-    if last.get("local_gain") is None or last.get("global_gain") is None:
+    if last.get("personal_gain") is None or last.get("global_gain") is None:
         return ""
     parts = []
     for name, where in (
-        ("local", "on the clients' own distributions"),
+        ("personal", "on the clients' own distributions"),
         ("global", "on the balanced test set"),
     ):
-        points, harmed = 100 * last[f"{name}_gain"], 100 * last[f"{name}_harmed"]
+        points, harmed = 100 * last[f"{name}_gain"], 100 * last[f"{name}_negative_transfer"]
         word = "equals" if abs(points) < 0.05 else "beats" if points > 0 else "LOSES to"
         size = "" if word == "equals" else f" by {abs(points):.1f} points"
         parts.append(

@@ -52,11 +52,11 @@ def check_needs(scenario: Scenario, declared: Declaration) -> None:
             " participation and"
             " dropout out"
         )
-    if needs.pooled_data and scenario.protocol.order == "distill_first":
+    if needs.pooled_data and scenario.protocol.round_order == "distill_first":
         raise SettingError(
-            f"order=distill_first: strategy={name} hands its model to the others at the end of a"
+            f"round_order=distill_first: strategy={name} hands its model to the others at the end of a"
             " round, where this"
-            " order has no message; leave order out"
+            " order has no message; leave round_order out"
         )
     texts = holds_texts(scenario.data.value)
     if public.per_round is not None and not texts:
@@ -64,13 +64,13 @@ def check_needs(scenario: Scenario, declared: Declaration) -> None:
     if needs.public_set and public.size == 0:
         raise SettingError(f"strategy={name} needs a public set; give public.size=N with N >= 1")
     every = isinstance(declared.kind, PublicPredictions) and declared.kind.chooser is None
-    if (public.choice != "random" or public.views > 1) and (
+    if (public.sampling != "random" or public.augmented_views > 1) and (
         not every or isinstance(scenario.strategy.value, SelectsQueries)
     ):
         what = (
-            f"public.choice={public.choice}"
-            if public.choice != "random"
-            else f"public.views={public.views}"
+            f"public.sampling={public.sampling}"
+            if public.sampling != "random"
+            else f"public.augmented_views={public.augmented_views}"
         )
         raise SettingError(
             f"{what} needs every client's predictions on every sample asked about, and"
@@ -103,9 +103,9 @@ def check_data(scenario: Scenario, declared: Declaration) -> None:
         changed = [k for k, v in plain(scenario.tokens).items() if v != defaults(Tokens)[k]]
         if changed:
             raise SettingError(f"tokens.{changed[0]} would do nothing: data={data} are images")
-        if scenario.canaries.name != "none":
+        if scenario.text_canaries.name != "none":
             raise SettingError(
-                f"canaries={scenario.canaries.name} are secrets in texts, and data={data} are"
+                f"text_canaries={scenario.text_canaries.name} are secrets in texts, and data={data} are"
                 " images"
             )
         return
@@ -117,8 +117,12 @@ def check_data(scenario: Scenario, declared: Declaration) -> None:
             "public text is of the texts held back",
         ),
         ("public.corruption", public.corruption is not None, "it is for images"),
-        ("public.views", public.views > 1, "text cannot be moved"),
-        ("distill.student_view", scenario.distill.student_view != "same", "text cannot be moved"),
+        ("public.augmented_views", public.augmented_views > 1, "text cannot be moved"),
+        (
+            "distill.student_augmentation",
+            scenario.distill.student_augmentation != "none",
+            "text cannot be moved",
+        ),
         ("heads", scenario.heads.name != "none", "they are put on image models"),
         (
             "audit",
@@ -154,9 +158,9 @@ def check_per_round(public: Public, samples: int) -> None:
             f"public.per_round={public.per_round} is more than the public set has ({samples}"
             " samples)"
         )
-    if public.choice != "random" and public.per_round == samples:
+    if public.sampling != "random" and public.per_round == samples:
         raise SettingError(
-            f"public.choice={public.choice} would do nothing: all samples are asked about; give a"
+            f"public.sampling={public.sampling} would do nothing: all samples are asked about; give a"
             " smaller per_round"
         )
 
@@ -243,7 +247,12 @@ def check_distillation(
     usual = defaults(DistillationSettings)
     changed = [
         key
-        for key in ("gate", "margin_weights", "relation", "student_view")
+        for key in (
+            "confidence_gate",
+            "margin_weights",
+            "relational_weight",
+            "student_augmentation",
+        )
         if given[key] != usual[key]
     ]
     if declared.kind is None or declared.kind.learned_by != "distill":
@@ -251,9 +260,9 @@ def check_distillation(
             f"distill.{changed[0]}={given[changed[0]]} would do nothing: clients of"
             f" strategy={name} distill nothing"
         )
-    if settings.gate and loss in ON_LOGITS:
+    if settings.confidence_gate and loss in ON_LOGITS:
         raise SettingError(
-            f"distill.gate=true compares soft labels, and loss={loss} is of logits; use"
+            f"distill.confidence_gate=true compares soft labels, and loss={loss} is of logits; use"
             " distill.loss=kl or another of"
             f" {', '.join(x for x in LOSSES if x not in ON_LOGITS)}"
         )
@@ -353,19 +362,19 @@ def check_privacy(scenario: Scenario, declared: Declaration, context: ClientCont
             raise SettingError(
                 f"privacy={chosen} and robust={scenario.robust.name} both take the mean's place"
             )
-        if scenario.public.choice != "random" or scenario.public.views > 1:
+        if scenario.public.sampling != "random" or scenario.public.augmented_views > 1:
             raise SettingError(
-                f"privacy={chosen}: public.choice and public.views look at raw predictions once"
+                f"privacy={chosen}: public.sampling and public.augmented_views look at raw predictions once"
                 " more; leave them out"
             )
         if isinstance(mechanism, GnMax) and (not plan.plain_mean or declared.teaches != "probs"):
             raise SettingError(
                 f"{where}: votes take the place of a plain mean of soft labels, as dsfl has it"
             )
-    elif mechanism.protects_from and scenario.public.choice != "random":
+    elif mechanism.protects_from and scenario.public.sampling != "random":
         raise SettingError(f"privacy={chosen}: how often a sample is asked about would depend on"
                            " answers; leave"
-                           " public.choice out")  # fmt: skip
+                           " public.sampling out")  # fmt: skip
 
 
 def check_audit(scenario: Scenario, declared: Declaration, context: ClientContext) -> None:

@@ -24,6 +24,7 @@ from fedkd.privacy import PRIVACY
 from fedkd.robustness.aggregators import ROBUST
 from fedkd.robustness.attacks import ATTACKS
 from fedkd.settings.import_paths import import_path, is_import_path
+from fedkd.settings.renamed import CHOICES
 from fedkd.settings.schema import defaults, parse, plain
 from fedkd.tasks.text.secrets import CANARIES
 from fedkd.tasks.text.text_sources import TEXT_DATA
@@ -31,7 +32,7 @@ from fedkd.tasks.text.text_sources import TEXT_DATA
 GROUPS = (
     "strategy",
     "data",
-    "canaries",
+    "text_canaries",
     "public_data",
     "partition",
     "heads",
@@ -75,6 +76,8 @@ def find(group: str, name: str) -> tuple[Any, dict[str, Any]]:
         if not callable(cls):
             raise SettingError(f"{group}={name} is no class")
         return cls, defaults(cls)
+    if (group, name) in CHOICES:
+        raise SettingError(f"{group}={name} is now {group}={CHOICES[group, name]}")
     if name not in names(group):
         raise unknown_name(group, name, names(group))
     if group == "strategy":
@@ -122,6 +125,6 @@ _TABLES: dict[str, Mapping[str, Any]] = {
     "robust": ROBUST,
     "codec": {"own": StrategyDefault, **CODECS},
     "audit": AUDITS,
-    "canaries": CANARIES,
+    "text_canaries": CANARIES,
     "engine": ENGINES,
 }

@@ -45,9 +45,9 @@ class Federation:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models compute; auto takes CUDA where there is one. Runs repeat to the bit on the
     CPU."""
-    state: Literal["memory", "disk"] = "memory"
+    client_store: Literal["memory", "disk"] = "memory"
     """Where clients' models are kept between rounds; disk for more clients than fit into memory."""
-    together: Literal["never", "auto"] | tuple[str, ...] = "never"
+    batch_clients: Literal["never", "auto"] | tuple[str, ...] = "never"
     """Models whose clients are trained in one batched call: auto takes those for which a short
     trial on this machine says that it is faster, and config.yaml names them; sums then round
     otherwise than one by one."""
@@ -76,7 +76,7 @@ class Scenario:
     protocol: Protocol
     strategy: Component
     data: Component
-    canaries: Component
+    text_canaries: Component
     public_data: Component
     partition: Component
     heads: Component
@@ -150,7 +150,7 @@ SECTIONS: dict[str, Any] = {
 DEFAULT_CHOICES = {
     "strategy": "knfu",
     "data": "digits",
-    "canaries": "none",
+    "text_canaries": "none",
     "public_data": "same",
     "partition": "dirichlet",
     "heads": "none",

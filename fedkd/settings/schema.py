@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 
 from fedkd.errors import SettingError
+from fedkd.settings.renamed import setting_hint
 
 REQUIRED = "???"
 """Stands for the value of a setting without a default (OmegaConf's sign for a missing value)."""
@@ -161,6 +162,9 @@ def dotted(where: str, name: str) -> str:
 
 def unknown_setting(name: str, known: list[str]) -> SettingError:
     """Return the error for a setting that does not exist, with the nearest ones that do."""
+    hint = setting_hint(name)
+    if hint is not None:
+        return SettingError(hint)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if near:
         return SettingError(f"there is no setting {name!r}; did you mean {' or '.join(near)}?")

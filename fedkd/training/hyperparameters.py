@@ -80,16 +80,16 @@ class DistillationSettings(Phase):
     temperature: float = 1.0
     """Temperature of teacher and student, 0.001 to 1000; losses on soft labels carry its square."""
 
-    gate: bool = False
+    confidence_gate: bool = False
     """Believe the teacher only where it is surer than the client was before it distilled; elsewhere
     keep to oneself."""
     margin_weights: bool = False
     """Weigh each public sample by the margin between the teacher's two largest probabilities, to
     mean 1."""
-    relation: float | None = None
+    relational_weight: float | None = None
     """Weight, > 0, of a further loss: the squared difference of student's and teacher's
     similarities between the samples of a batch; null leaves it out."""
-    student_view: Literal["same", "moved"] = "same"
+    student_augmentation: Literal["none", "shift"] = "none"
     """Whether students see public samples as their teachers did, or each moved by up to an eighth
     of its side."""
 
@@ -97,17 +97,17 @@ class DistillationSettings(Phase):
     def plain(self) -> bool:
         """Whether the loss is that of teacher and student alone, on the samples as they are."""
         return not (
-            self.gate
+            self.confidence_gate
             or self.margin_weights
-            or self.relation is not None
-            or self.student_view != "same"
+            or self.relational_weight is not None
+            or self.student_augmentation != "none"
         )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of(("same", "moved"), student_view=self.student_view)
-        if self.relation is not None:
-            positive(relation=self.relation)
+        one_of(("none", "shift"), student_augmentation=self.student_augmentation)
+        if self.relational_weight is not None:
+            positive(relational_weight=self.relational_weight)
         positive(temperature=self.temperature)
         at_least(1e-3, temperature=self.temperature)
         at_most(1e3, temperature=self.temperature)

@@ -74,8 +74,8 @@ def test_a_round_takes_one_message_and_the_last_teacher_one_more() -> None:
 
 
 def test_where_training_comes_last_nothing_is_joined() -> None:
-    apart, sent = run(False, order="distill_first")
-    together, joined = run(True, order="distill_first")
+    apart, sent = run(False, round_order="distill_first")
+    together, joined = run(True, round_order="distill_first")
     assert sent == joined
     assert [figures(r) for r in together] == [figures(r) for r in apart]
 

@@ -125,7 +125,7 @@ def test_the_command_trains_the_same_shadows_as_the_run(tmp_path: Path) -> None:
     audit = {**CANARIES, "adversaries": ["server", "lab"], "shadows": 4}
     settings: dict[str, Any] = {
         "strategy": "dsfl",
-        "order": "distill_first",
+        "round_order": "distill_first",
         "public": {"size": 20},
         "clients": 3,
     }

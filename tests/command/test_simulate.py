@@ -58,11 +58,11 @@ def test_a_run_writes_all_that_is_promised(capsys: pytest.CaptureFixture[str]) -
     rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     assert [row["round"] for row in rounds] == [1, 2]
     promised = {
-        "local_accuracy",
-        "local_accuracy_std",
+        "personal_accuracy",
+        "personal_accuracy_std",
         "global_accuracy",
         "global_accuracy_std",
-        "local_gain",
+        "personal_gain",
         "global_gain",
         "bytes_up",
         "bytes_down",
@@ -92,8 +92,8 @@ def test_a_run_writes_all_that_is_promised(capsys: pytest.CaptureFixture[str]) -
         "reason": "raw predictions are uploaded; no epsilon is claimed against any adversary",
     }
     assert "epsilon" in final["privacy"]
-    assert final["local_gain"] == pytest.approx(
-        final["local_accuracy"] - final["local_only"]["local_accuracy"]
+    assert final["personal_gain"] == pytest.approx(
+        final["personal_accuracy"] - final["local_only"]["personal_accuracy"]
     )
     for name in ("accuracy", "partition", "weights", "gain"):
         assert (folder / "plots" / f"{name}.png").stat().st_size > 5000
@@ -461,13 +461,13 @@ BAD = {
     "public_data=mnist public_data.path=/none": r"public_data: data.path=/none: no such folder",
     "public_data=digits": r"public_data names the clients' own data set",
     "public_data=noise public.labeled=true": r"public.labeled=true needs public_data=same",
-    "public.other_share=0.5": r"public.other_share=0.5 would do nothing: public_data=same",
+    "public.foreign_share=0.5": r"public.foreign_share=0.5 would do nothing: public_data=same",
     "public.severity=3": r"public.severity=3 would do nothing: corruption is null",
     "public.corruption=fog": r"public.corruption must be one of gaussian_noise, .* or null, got"
     r" 'fog'",
-    "public.held_back=10": r"public.held_back=10 is too few",
-    "public.held_back=1790": r"public.held_back=1790 leaves nothing",
-    "rounds=1 order=distill_first": r"would distill nothing",
+    "public.reserved=10": r"public.reserved=10 is too few",
+    "public.reserved=1790": r"public.reserved=1790 leaves nothing",
+    "rounds=1 round_order=distill_first": r"would distill nothing",
     "strategy=toys:Labeled": r"needs the labels of the public set",
     "report.wandb=maybe": r"report.wandb must be one of disabled, offline, online, got 'maybe'",
     "hello": r"'hello' is no setting; write key=value",

@@ -43,8 +43,8 @@ def test_a_run_repeats_to_the_bit_at_any_number_of_workers(name: str):
     )
     for record, again in zip(one, other, strict=True):
         assert record.knowledge_sha256 == again.knowledge_sha256
-        assert [c.local_accuracy for c in record.clients] == [
-            c.local_accuracy for c in again.clients
+        assert [c.personal_accuracy for c in record.clients] == [
+            c.personal_accuracy for c in again.clients
         ]
         assert [(c.status, c.reason) for c in record.clients] == [("ok", "")] * 4
         assert all(c.bytes_up == again.clients[c.client_id].bytes_up for c in record.clients)

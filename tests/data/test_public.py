@@ -48,7 +48,7 @@ HELD_BACK = np.arange(100, 160)
 
 
 def public_set(digits: Prepared, source: Any = None, seed: int = 0, **settings: Any) -> PublicSet:
-    settings = {"size": 60, "held_back": 60, **settings}
+    settings = {"size": 60, "reserved": 60, **settings}
     normalization = statistics(digits.images[HELD_BACK])
     return make_public_set(
         Public(**settings), source or Same(), digits, HELD_BACK, normalization, seed
@@ -108,7 +108,7 @@ def test_what_is_not_the_clients_is_normalized_with_its_own_statistics(
 
 def test_a_share_of_another_data_set_replaces_part_of_the_own_one(digits: Prepared) -> None:
     own, half, most = (images(public_set(digits, s, **x)) for s, x in (
-        (None, {}), (Stripes(), {"other_share": 0.5}), (Stripes(), {"other_share": 0.75}),
+        (None, {}), (Stripes(), {"foreign_share": 0.5}), (Stripes(), {"foreign_share": 0.75}),
     ))  # fmt: skip
     as_bytes = [[x.tobytes() for x in found] for found in (own, half, most)]
     assert len(half) == len(most) == 60
@@ -119,10 +119,10 @@ def test_a_share_of_another_data_set_replaces_part_of_the_own_one(digits: Prepar
 
 
 def test_each_part_of_a_mixture_has_its_own_statistics(digits: Prepared) -> None:
-    found = public_set(digits, Stripes(), other_share=0.5).inputs(CPU)
+    found = public_set(digits, Stripes(), foreign_share=0.5).inputs(CPU)
     assert found[30:].mean().item() == pytest.approx(0, abs=1e-5)
     clean = statistics(digits.images[HELD_BACK])
-    first = public_set(digits, Stripes(), other_share=0.5).parts[0].images
+    first = public_set(digits, Stripes(), foreign_share=0.5).parts[0].images
     assert np.allclose(
         found[:30, 0].numpy(), (first[..., 0] / 255 - clean.mean[0]) / clean.std[0], atol=1e-5
     )
@@ -217,7 +217,7 @@ def test_a_corruption_changes_the_images_and_neither_labels_nor_statistics(
 
 def test_all_of_a_mixture_is_corrupted(digits: Prepared) -> None:
     clean, bright = (
-        images(public_set(digits, Stripes(), other_share=0.5, **x))
+        images(public_set(digits, Stripes(), foreign_share=0.5, **x))
         for x in ({}, {"corruption": "brightness", "severity": 3})
     )
     assert (bright >= clean).all()
@@ -243,8 +243,8 @@ def test_all_of_a_mixture_is_corrupted(digits: Prepared) -> None:
             {"corruption": "blur", "severity": 1, "size": 0},
             "corruption=blur would do nothing: size=0",
         ),
-        ({"other_share": 0.0}, "other_share must be above 0 and at most 1"),
-        ({"held_back": -1}, "held_back must be >= 0, got -1"),
+        ({"foreign_share": 0.0}, "foreign_share must be above 0 and at most 1"),
+        ({"reserved": -1}, "reserved must be >= 0, got -1"),
     ],
 )
 def test_settings_that_make_no_sense_by_themselves_are_refused(
@@ -257,19 +257,23 @@ def test_settings_that_make_no_sense_by_themselves_are_refused(
 @pytest.mark.parametrize(
     ("settings", "source", "message"),
     [
-        ({"other_share": 0.5}, Same(), "public.other_share=0.5 would do nothing: public_data=same"),
         (
-            {"other_share": 0.001, "size": 100},
+            {"foreign_share": 0.5},
+            Same(),
+            "public.foreign_share=0.5 would do nothing: public_data=same",
+        ),
+        (
+            {"foreign_share": 0.001, "size": 100},
             NoiseImages(),
-            "public.other_share=0.001 would do nothing",
+            "public.foreign_share=0.001 would do nothing",
         ),
         ({"size": 0}, NoiseImages(), "public_data would do nothing: public.size=0"),
         ({"labeled": True}, Stripes(), "public.labeled=true needs public_data=same"),
-        ({"held_back": 299}, Same(), "public.held_back=299 is too few: 300 public samples"),
+        ({"reserved": 299}, Same(), "public.reserved=299 is too few: 300 public samples"),
         (
-            {"held_back": 149, "other_share": 0.5},
+            {"reserved": 149, "foreign_share": 0.5},
             NoiseImages(),
-            "public.held_back=149 is too few: 150 public samples",
+            "public.reserved=149 is too few: 150 public samples",
         ),
     ],
 )
@@ -294,7 +298,7 @@ def test_a_data_set_that_is_too_small_or_the_clients_own_is_refused(digits: Prep
 VARIANTS: list[dict[str, Any]] = [
     {"public_data": "noise"},
     {"public_data": {"name": "noise", "law": "gaussian"}},
-    {"public_data": "noise", "public": {"other_share": 0.5}},
+    {"public_data": "noise", "public": {"foreign_share": 0.5}},
     {"public": {"corruption": "blur", "severity": 5}},
     {"public_data": f"{__name__}:Stripes"},
 ]
@@ -329,16 +333,16 @@ def test_the_twin_depends_on_the_rows_held_back_and_on_what_it_pre_trains_on() -
     spoiled = {"corruption": "blur", "severity": 2}
     assert (
         key()
-        == key(held_back=40)
-        == key(size=20, held_back=40)
+        == key(reserved=40)
+        == key(size=20, reserved=40)
         == key(per_round=10)
         == key(**spoiled)
     )
-    assert key(held_back=41) == key(size=41) != key()
+    assert key(reserved=41) == key(size=41) != key()
     labeled = [
         key(labeled=True),
         key(labeled=True, **spoiled),
-        key(labeled=True, size=20, held_back=40),
+        key(labeled=True, size=20, reserved=40),
         key(),
     ]
     assert len(set(labeled)) == 4
@@ -346,7 +350,7 @@ def test_the_twin_depends_on_the_rows_held_back_and_on_what_it_pre_trains_on() -
 
 
 def test_more_rows_may_be_held_back_than_are_public() -> None:
-    few, all_of_them = (context(public={"size": size, "held_back": 40}) for size in (10, 40))
+    few, all_of_them = (context(public={"size": size, "reserved": 40}) for size in (10, 40))
     assert few.task.public_size == 10
     assert few.task.normalization == all_of_them.task.normalization
     for mine, theirs in zip(few.division.train, all_of_them.division.train, strict=True):
@@ -361,6 +365,6 @@ def test_any_public_set_can_be_distilled_on_and_the_run_repeats(changes: dict[st
 
 
 def test_noise_without_any_row_held_back_leaves_private_samples_normalized_by_the_middle() -> None:
-    found = context(public_data="noise", public={"held_back": 0})
+    found = context(public_data="noise", public={"reserved": 0})
     assert found.task.normalization.mean == found.task.normalization.std == (0.5,)
     assert found.task.public_size == 40

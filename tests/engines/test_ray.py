@@ -40,7 +40,7 @@ def test_the_knowledge_is_that_of_the_local_engine_at_1_2_and_4_workers() -> Non
         "clients": 6,
         "participation": 0.7,
         "public_data": "noise",
-        "public": {"other_share": 0.5, "corruption": "gaussian_noise", "severity": 1},
+        "public": {"foreign_share": 0.5, "corruption": "gaussian_noise", "severity": 1},
     }
     local = {
         w: records(**mixed, engine={"name": "local", "workers": w})[-1].knowledge_sha256
@@ -163,7 +163,7 @@ def test_with_too_few_clients_the_run_ends_with_a_checkpoint_from_which_it_goes_
     whole = json.loads((tmp_path / "whole" / "summary.json").read_text())
     assert summary["rounds"] == 4
     assert summary["knowledge_sha256"] == whole["knowledge_sha256"]
-    assert summary["local_accuracy"] == whole["local_accuracy"]
+    assert summary["personal_accuracy"] == whole["personal_accuracy"]
 
 
 def _pull_after_round(folder: Path, number: int, trigger: Path) -> None:

@@ -37,7 +37,7 @@ def good(scale: str) -> Predictions:
 
 def received(scale: str, values: Any, ids: Any = (3, 5, 8, 13)) -> Predictions:
     """Predictions as the server has them, made from arrays that came over the wire."""
-    return KINDS[scale].knowledge({"ids": np.asarray(ids), scale: np.asarray(values)})
+    return KINDS[scale].decode({"ids": np.asarray(ids), scale: np.asarray(values)})
 
 
 def upload_of(client_id: int, values: Tensor, scale: str = "logits") -> Upload:
@@ -67,7 +67,7 @@ def test_soft_labels_are_made_at_the_temperature_asked_for():
 def test_knowledge_survives_the_trip_as_arrays_to_the_bit(scale: str):
     sent = good(scale)
     arrays = KINDS[scale].encode(sent)
-    back = KINDS[scale].knowledge(arrays)
+    back = KINDS[scale].decode(arrays)
     assert torch.equal(back.values, sent.values)
     assert torch.equal(back.ids, sent.ids)
     assert back.ids.dtype == torch.int64
@@ -87,7 +87,7 @@ def test_what_travels_is_named_and_as_small_as_it_can_be(scale: str):
 def test_what_arrives_can_be_written_to_without_changing_the_message():
     arrays = KINDS["logits"].encode(good("logits"))
     arrays = {name: array.copy() for name, array in arrays.items()}
-    back = KINDS["logits"].knowledge(arrays)
+    back = KINDS["logits"].decode(arrays)
     back.values.zero_()
     assert np.array_equal(arrays["logits"], LOGITS.numpy())
 
@@ -106,7 +106,7 @@ def test_what_arrives_can_be_written_to_without_changing_the_message():
 def test_arrays_of_another_kind_are_rejected(names: tuple[str, ...]):
     arrays = {name: np.zeros((4, 3), dtype=np.float32) for name in names}
     with pytest.raises(UploadRejected, match="expected the arrays ids and logits, got"):
-        KINDS["logits"].knowledge(arrays)
+        KINDS["logits"].decode(arrays)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_arrays_of_another_kind_are_rejected(names: tuple[str, ...]):
 def test_arrays_that_hold_no_numbers_of_the_kind_are_rejected(arrays: Mapping[str, np.ndarray]):
     """Rejected, not raised as another error: one client's message must not end the round."""
     with pytest.raises(UploadRejected):
-        KINDS["logits"].check(KINDS["logits"].knowledge(arrays), request_of(), 0)
+        KINDS["logits"].check(KINDS["logits"].decode(arrays), request_of(), 0)
 
 
 # Checking.

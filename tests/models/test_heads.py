@@ -104,7 +104,7 @@ def test_two_heads_minimize_their_own_share_of_the_loss():
 
 
 def test_stages_minimize_the_layered_loss_on_labels_and_leave_distillation_alone():
-    model = built("stages", "cnn", stage_weight=0.5)
+    model = built("self_distillation", "cnn", stage_weight=0.5)
     assert isinstance(model, StageHeads)
     logits, stages = model.staged(INPUTS)
     expected = layered_loss(logits, stages, LABELS, StageHeadsSettings(stage_weight=0.5))
@@ -118,8 +118,8 @@ def test_stages_minimize_the_layered_loss_on_labels_and_leave_distillation_alone
     [
         ("dual", False, "taught."),
         ("dual", True, "model.3."),
-        ("stages", True, "heads."),
-        ("stages", False, "nothing"),
+        ("self_distillation", True, "heads."),
+        ("self_distillation", False, "nothing"),
     ],
 )
 def test_a_phase_steps_all_but_the_heads_that_have_no_part_in_it(
@@ -175,7 +175,7 @@ def one_class_too_many(input_shape: tuple[int, int, int], classes: int) -> nn.Mo
             "needs a model whose logits are the output of a linear layer",
         ),
         ("dual", one_class_too_many, "C = 4; for N = 2 it returned"),
-        ("stages", one_class_too_many, "C = 4; for N = 2 it returned"),
+        ("self_distillation", one_class_too_many, "C = 4; for N = 2 it returned"),
     ],
 )
 def test_what_is_wrong_with_a_model_is_said_before_its_heads_are_blamed(

@@ -266,7 +266,7 @@ def states(folder: Path, client_id: int) -> dict[str, Tensor]:
 
 
 def test_only_training_on_private_data_spends_and_the_state_holds_no_gradients(tmp_path: Path):
-    changes = protected("dp_sgd", order="distill_first", public={"size": 40, "labeled": True})
+    changes = protected("dp_sgd", round_order="distill_first", public={"size": 40, "labeled": True})
     changes |= {
         "train": {"epochs": 2, "batch_size": 8, "public_epochs": 1},
         "distill": {"epochs": 3},
@@ -408,7 +408,7 @@ def test_what_a_client_can_have_sent_is_corrected_by_what_it_says_and_never_beyo
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"codec": "delta", "order": "distill_first"}], ids=["own", "delta"]
+    "changes", [{}, {"codec": "delta", "round_order": "distill_first"}], ids=["own", "delta"]
 )
 def test_a_client_whose_budget_is_spent_falls_silent_and_the_record_says_so(
     changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -819,13 +819,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a choice by answers": (
         {
-            "public": {"per_round": 10, "choice": "disputed"},
+            "public": {"per_round": 10, "sampling": "disagreement"},
             "privacy": {"name": "gaussian", "epsilon": 8.0},
         },
         "depend on answers",
     ),
     "together": (
-        {"together": ["mlp"], "privacy": {"name": "dp_sgd", "epsilon": 8.0}},
+        {"batch_clients": ["mlp"], "privacy": {"name": "dp_sgd", "epsilon": 8.0}},
         "what protects its privacy takes part",
     ),
 }

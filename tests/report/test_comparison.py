@@ -36,11 +36,11 @@ def write_run(
     """Write the folder of a run of an MLP and a CNN with these accuracies [R, 2], and those of its
     twin [R, 2]."""
     folder.mkdir(parents=True)
-    columns = {"global_accuracy": balanced, "local_accuracy": balanced if own is None else own}
+    columns = {"global_accuracy": balanced, "personal_accuracy": balanced if own is None else own}
     tables: dict[str, Any] = {
         name: np.array(values, dtype=float) for name, values in columns.items()
     }
-    for name in ("global", "local"):
+    for name in ("global", "personal"):
         tables[f"{name}_gain"] = (
             None if twin is None else tables[f"{name}_accuracy"] - np.array(twin)
         )
@@ -121,7 +121,7 @@ def test_gains_have_their_means_intervals_and_p_values_by_hand(lines: list[Line]
     assert mild.figures["global_gain"].half == pytest.approx(
         4.302653 * 0.1 / math.sqrt(3), rel=1e-6
     )
-    assert sure.figures["local_gain"].half == pytest.approx(
+    assert sure.figures["personal_gain"].half == pytest.approx(
         4.302653 * 0.01 / math.sqrt(3), rel=1e-6
     )
     p_mild, p_sure = (1 - t / math.sqrt(t**2 + 2) for t in (math.sqrt(12), 31 * math.sqrt(3)))
@@ -164,7 +164,7 @@ def test_the_table_says_what_the_files_say(lines: list[Line], tmp_path: Path) ->
     assert float(first["global_gain"]) == pytest.approx(0.2)
     assert float(first["global_gain_p_holm"]) == pytest.approx(0.0741799, rel=1e-5)
     with (tmp_path / "runs.csv").open(newline="") as file:
-        gains = [float(row["local_gain"]) for row in csv.DictReader(file)]
+        gains = [float(row["personal_gain"]) for row in csv.DictReader(file)]
     assert gains == pytest.approx([0.1, 0.2, 0.3, 0.30, 0.31, 0.32])
 
 
@@ -190,7 +190,7 @@ def test_the_best_round_is_chosen_by_validation_and_never_by_a_test(tmp_path: Pa
     )
     found = figures(run, Options(last=2))
     assert found["global_accuracy_validation_best"] == pytest.approx(0.5)
-    assert found["local_accuracy_validation_best"] == pytest.approx(0.2)
+    assert found["personal_accuracy_validation_best"] == pytest.approx(0.2)
     assert found["global_gain_validation_best"] == pytest.approx(
         0.5 - 0.2
     )  # the twin's best round is its second
@@ -218,7 +218,9 @@ def test_harmed_clients_are_counted_in_all_and_by_architecture(tmp_path: Path) -
         1: read_run(write_run(tmp_path / "1", [[0.4, 0.4]], twins)),
     }
     (line,) = compare({("some", ONE): runs}, OPTIONS)
-    found = {name: line.figures[f"global_harmed{name}"].mean for name in ("", "_mlp", "_cnn")}
+    found = {
+        name: line.figures[f"global_negative_transfer{name}"].mean for name in ("", "_mlp", "_cnn")
+    }
     assert found == {"": 0.75, "_mlp": 1.0, "_cnn": 0.5}
     table = next(t for t in tables([line], [], OPTIONS) if "architecture" in t.title)
     assert table.header == ("partition.alpha", "method", "all clients", "mlp", "cnn")

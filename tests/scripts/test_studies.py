@@ -133,7 +133,7 @@ def test_methods_of_a_plug_in_hold_the_same_data_and_ask_about_equally_much(stud
     if study is CHOICE:
         for scenario in next(iter(by_setting.values())):
             public, rounds = scenario.public, scenario.protocol.rounds
-            first_round = public.per_round if public.choice == "random" else public.size
+            first_round = public.per_round if public.sampling == "random" else public.size
             assert first_round + (rounds - 1) * public.per_round == 400
 
 
@@ -155,7 +155,7 @@ def test_a_miniature_reports_harm_and_the_gap(
         "public.size=40",
         "test.global_size=50",
     )
-    study = replace(GATE, base=(*GATE.base, *small), figures=("local_harmed", "gap"))
+    study = replace(GATE, base=(*GATE.base, *small), figures=("personal_negative_transfer", "gap"))
     results = carry_out(study, 2, tmp_path, 1, Console(quiet=True))
     for figures in results.values():
         assert all(np.isfinite(figures[name]).all() for name in study.figures)

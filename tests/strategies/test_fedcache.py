@@ -163,7 +163,7 @@ def test_settings_out_of_range_are_errors(changes: dict[str, Any], reason: str):
 
 def test_a_scenario_that_would_teach_nobody_is_refused():
     with pytest.raises(
-        SettingError, match="rounds=1 with order=distill_first would distill nothing"
+        SettingError, match="rounds=1 with round_order=distill_first would distill nothing"
     ):
         records(**{"strategy": "fedcache", "rounds": 1})
     assert scenario(strategy="fedcache").strategy.name == "fedcache"

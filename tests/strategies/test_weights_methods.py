@@ -154,8 +154,8 @@ def test_centralized_hands_on_what_was_trained():
         ({"participation": 0.5}, "nobody is absent; leave participation and dropout out"),
         ({"dropout": 0.1}, "nobody is absent; leave participation and dropout out"),
         (
-            {"order": "distill_first"},
-            "at the end of a round, where this order has no message; leave order out",
+            {"round_order": "distill_first"},
+            "at the end of a round, where this order has no message; leave round_order out",
         ),
     ],
 )
@@ -171,7 +171,7 @@ def test_what_would_keep_the_model_from_some_is_refused_for_centralized_training
 
 @pytest.mark.parametrize("order", ["train_first", "distill_first"])
 def test_a_fedavg_run_is_the_naive_one(order: str):
-    experiment, _, states = ran(strategy="fedavg", order=order, **UNEQUAL)
+    experiment, _, states = ran(strategy="fedavg", round_order=order, **UNEQUAL)
     sizes = [len(rows) for rows in experiment.context.division.train]
     assert len(set(sizes)) > 1
     if order == "train_first":

@@ -21,7 +21,7 @@ from fedkd.tasks.text.secrets import TextCanaries, plant
 from fedkd.tasks.text.vocabulary import Bytes
 
 LEARNING: dict[str, Any] = {
-    "canaries": {**CANARIES, "slots": "dddd", "repeats": 10, "held_out": 8, "visit_times": 12},
+    "text_canaries": {**CANARIES, "slots": "dddd", "repeats": 10, "held_out": 8, "visit_times": 12},
     "models": ["tiny_text:small_gru"],
     "train": {"epochs": 4, "batch_size": 4, "learning_rate": 1e-2},
     "distill": {"epochs": 4, "batch_size": 4, "learning_rate": 1e-2},
@@ -62,9 +62,9 @@ def test_what_was_learned_leaks_to_everybody_and_what_was_not_inserted_does_not(
 def test_a_run_whose_clients_did_not_learn_their_secrets_says_that_it_is_void(
     tmp_path: Path,
 ) -> None:
-    canaries = {**LEARNING["canaries"], "repeats": 1}
+    canaries = {**LEARNING["text_canaries"], "repeats": 1}
     found = exposure(
-        tmp_path / "run", canaries=canaries, train={"epochs": 1}, distill={"epochs": 1}
+        tmp_path / "run", text_canaries=canaries, train={"epochs": 1}, distill={"epochs": 1}
     )
     assert "what was not learned cannot leak" in found["void"]
     lines = text_lines({"exposure": found, "bits_per_token": {"balanced test": 2.0}})
@@ -116,7 +116,7 @@ def _predictions(ids: torch.Tensor, values: torch.Tensor) -> Any:
 
 
 def test_each_client_holds_its_own_secrets_as_often_as_asked() -> None:
-    context = text_experiment(canaries={**CANARIES, "per_client": 3, "repeats": 2}).context
+    context = text_experiment(text_canaries={**CANARIES, "per_client": 3, "repeats": 2}).context
     secrets = context.task.secrets
     assert [len(secrets.of(i)) for i in range(2)] == [3, 3]
     assert len({c.index for c in (*secrets.inserted, *secrets.controls)}) == 6 + 4
@@ -134,7 +134,7 @@ def test_each_client_holds_its_own_secrets_as_often_as_asked() -> None:
 def test_the_public_text_visits_the_context_as_asked() -> None:
     for visits, times in (("never", None), ("prefix", 6), ("fillings", 6)):
         task = text_experiment(
-            canaries={**CANARIES, "visits": visits, "visit_times": times}
+            text_canaries={**CANARIES, "visits": visits, "visit_times": times}
         ).context.task
         # Of a filling, two tokens and what follows are where a secret could be said; of a prefix
         # its end alone.
@@ -142,7 +142,7 @@ def test_the_public_text_visits_the_context_as_asked() -> None:
 
 
 def test_secrets_may_be_ranked_among_some_fillings() -> None:
-    pin = create("canaries", {"name": "pin", "references": 200}).value
+    pin = create("text_canaries", {"name": "pin", "references": 200}).value
     secrets = plant(pin, Bytes(), 64, clients=2, seed=0)
     assert len(secrets.candidates) == 200 + 2 + 8
     assert secrets.ceiling == pytest.approx(math.log2(200))
@@ -152,10 +152,12 @@ def test_secrets_may_be_ranked_among_some_fillings() -> None:
 
 
 def test_slots_are_written_as_letters() -> None:
-    form = create("canaries", {"name": "phone"}).value.form
+    form = create("text_canaries", {"name": "phone"}).value.form
     assert form.text(0) == "call me at 555-20-000"
     assert form.size == 80_000
-    assert create("canaries", {"name": "email"}).value.form.text(1) == "write to aaab@example.org"
+    assert (
+        create("text_canaries", {"name": "email"}).value.form.text(1) == "write to aaab@example.org"
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_slots_are_written_as_letters() -> None:
 )
 def test_canaries_that_cannot_be_measured_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
-        parse(TextCanaries, {"prefix": "pin ", **fields}, "canaries")
+        parse(TextCanaries, {"prefix": "pin ", **fields}, "text_canaries")
 
 
 def test_a_decoder_is_trained_by_dp_sgd_and_a_gru_is_refused() -> None:

@@ -57,7 +57,7 @@ def test_a_run_repeats_with_any_number_of_workers_and_when_it_goes_on(
 ) -> None:
     changes: dict[str, Any] = {
         "rounds": 2,
-        "canaries": CANARIES,
+        "text_canaries": CANARIES,
         "privacy": {"name": "swing", "detector": "oracle"},
     }
     whole = run(text_scenario(**changes), tmp_path / "whole")
@@ -92,7 +92,7 @@ def test_a_run_repeats_with_any_number_of_workers_and_when_it_goes_on(
 def test_text_runs_on_ray_to_the_figures_of_the_local_engine(tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "rounds": 2,
-        "canaries": CANARIES,
+        "text_canaries": CANARIES,
         "privacy": {"name": "swing", "detector": "pattern"},
     }
     run(text_scenario(**changes), tmp_path / "local")
@@ -201,7 +201,7 @@ def test_clients_get_whole_topics() -> None:
     "vocabulary", [{"vocabulary": "bytes"}, {"vocabulary": "byte_pairs", "vocabulary_size": 300}]
 )
 def test_vocabularies_are_made_of_public_text(vocabulary: dict[str, Any]) -> None:
-    changes: dict[str, Any] = {"tokens": {"context": 80, **vocabulary}, "canaries": CANARIES}
+    changes: dict[str, Any] = {"tokens": {"context": 80, **vocabulary}, "text_canaries": CANARIES}
     assert text_experiment(**changes).context.task.classes == vocabulary.get("vocabulary_size", 257)
     (record,) = text_records(**changes, train={"epochs": 1})
     assert all(client.status == "ok" for client in record.clients)
@@ -228,9 +228,9 @@ def test_any_causal_model_with_logits_takes_part() -> None:
 
 
 def test_a_round_may_ask_about_some_positions() -> None:
-    for choice in ("random", "disputed"):
+    for choice in ("random", "disagreement"):
         first, second = text_records(
-            rounds=2, public={"size": 20, "per_round": 50, "choice": choice}
+            rounds=2, public={"size": 20, "per_round": 50, "sampling": choice}
         )
         asked = [record.clients[0].bytes_up for record in (first, second)]
         assert asked[1] <= asked[0]
@@ -249,21 +249,24 @@ def test_a_round_may_ask_about_some_positions() -> None:
         ({"strategy": "fedcache"}, "next tokens are no classes"),
         ({"strategy": {"name": "selective_fd"}}, "density of images"),
         ({"public_data": "noise"}, "public_data does not go with data=sentences"),
-        ({"public": {"size": 20, "views": 2}}, "public.views does not go with"),
+        ({"public": {"size": 20, "augmented_views": 2}}, "public.augmented_views does not go with"),
         (
             {"public": {"size": 20, "corruption": "blur", "severity": 1}},
             "public.corruption does not go with",
         ),
-        ({"distill": {"student_view": "moved"}}, "distill.student_view does not go with"),
+        (
+            {"distill": {"student_augmentation": "shift"}},
+            "distill.student_augmentation does not go with",
+        ),
         ({"attacks": "label_swap"}, "attacks does not go with"),
         ({"heads": "dual"}, "heads does not go with"),
         ({"audit": "store"}, "audit does not go with"),
         ({"models": ["mlp"]}, "gru"),
         ({"strategy": "fedavg", "public": {"size": 0}}, "made of public text"),
-        ({"together": ["tiny_text:small_gru"]}, "only image models"),
-        ({"tokens": {"context": 3}, "canaries": CANARIES}, "does not fit in a context of 3"),
-        ({"canaries": {**CANARIES, "repeats": 0}}, "repeats must be >= 1"),
-        ({"canaries": {**CANARIES, "visits": "never"}}, "visit_times"),
+        ({"batch_clients": ["tiny_text:small_gru"]}, "only image models"),
+        ({"tokens": {"context": 3}, "text_canaries": CANARIES}, "does not fit in a context of 3"),
+        ({"text_canaries": {**CANARIES, "repeats": 0}}, "repeats must be >= 1"),
+        ({"text_canaries": {**CANARIES, "visits": "never"}}, "visit_times"),
         ({"test": {"global_size": 80}}, "more than half of the texts"),
         ({"tokens": {"vocabulary_size": 300}}, "vocabulary_size"),
     ],
@@ -277,7 +280,7 @@ def test_what_makes_no_sense_on_text_is_refused(changes: dict[str, Any], reason:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"tokens": {}, "canaries": CANARIES}, "canaries=form are secrets in texts"),
+        ({"tokens": {}, "text_canaries": CANARIES}, "text_canaries=form are secrets in texts"),
         ({"tokens": {"context": 32}}, "tokens.context would do nothing"),
     ],
 )

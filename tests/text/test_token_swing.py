@@ -23,9 +23,9 @@ from fedkd.tasks.text.text_learning import distill, learn, soft_labels
 from fedkd.tasks.text.token_swing import (
     TOKEN_PROTECTIONS,
     Dropped,
+    KeepTopK,
     Swing,
     TokenProtection,
-    KeepTopK,
     Uniform,
 )
 from fedkd.tasks.text.vocabulary import Bytes, Characters, decode, learn_byte_pairs

@@ -95,7 +95,7 @@ def harmed(gains: np.ndarray) -> float:
 def figures(run: Run, options: Options) -> dict[str, float]:
     """Return all figures of a run by name; NaN where it has none.
 
-    ``local_...`` are on the clients' own label distributions, ``global_...`` on the balanced test
+    ``personal_...`` are on the clients' own label distributions, ``global_...`` on the balanced test
     set. A gain compares with the twin at the twin's own selected round, so that with
     ``validation_best`` both may choose.
     """
@@ -113,10 +113,10 @@ def figures(run: Run, options: Options) -> dict[str, float]:
                 )
             found[f"{name}{end}"], found[f"{where}_gain{end}"] = ours, ours - theirs
         gains = run.of_client(f"{where}_gain")[-1]
-        found[f"{where}_harmed"] = harmed(gains)
+        found[f"{where}_negative_transfer"] = harmed(gains)
         for architecture in dict.fromkeys(run.architectures):
             theirs_too = np.array([a == architecture for a in run.architectures])
-            found[f"{where}_harmed_{architecture}"] = harmed(gains[theirs_too])
+            found[f"{where}_negative_transfer_{architecture}"] = harmed(gains[theirs_too])
         if options.reach is not None:
             found[f"{where}_bytes_to_reach"] = bytes_to_reach(values, traffic, options.reach)
     for name in (*CALIBRATION, VALIDATION, "effective_neighbors", "label_leakage"):

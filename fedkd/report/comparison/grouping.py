@@ -20,7 +20,7 @@ FREE = (
     "engine",
     "run_dir",
     "checkpoint",
-    "state",
+    "client_store",
     "device",
     "description",
     "name",

@@ -15,6 +15,7 @@ import numpy as np
 
 from fedkd.errors import RunError, SettingError
 from fedkd.report.record_rows import ACCURACIES, VALIDATION
+from fedkd.settings.renamed import column_hint
 
 NAMES = (*ACCURACIES, VALIDATION)
 
@@ -87,6 +88,9 @@ def read_run(folder: Path) -> Run:
         rows = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
         with (folder / "clients.csv").open(newline="") as file:
             lines = list(csv.DictReader(file))
+        for name in rows[-1]:
+            if (hint := column_hint(name)) is not None:
+                raise RunError(f"{folder} was written by an earlier fedkd: {hint}; run it again")
         count = len(lines) // len(rows)
         if len(lines) != count * len(rows) or [
             int(line["round"]) for line in lines[::count]

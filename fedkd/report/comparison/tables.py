@@ -98,7 +98,7 @@ def _accuracy(lines: Sequence[Line], twins: Sequence[Line]) -> Table:
             yield percent(line.figures[name])
             yield points(line.figures[f"{where}_gain"])
             yield p_value(line.holm[name])
-            yield share(line.figures[f"{where}_harmed"])
+            yield share(line.figures[f"{where}_negative_transfer"])
 
     head = ("gain", "p", "harmed %")
     return _table(
@@ -188,12 +188,15 @@ def _selections(lines: Sequence[Line], twins: Sequence[Line], options: Options) 
 def _harmed(lines: Sequence[Line]) -> Table | None:
     everyone = [run for line in lines for run in line.runs.values()]
     architectures = list(dict.fromkeys(name for run in everyone for name in run.architectures))
-    if not any(line.figures["local_harmed"].seeds for line in lines):
+    if not any(line.figures["personal_negative_transfer"].seeds for line in lines):
         return None
 
     def cells(line: Line) -> Iterable[str]:
         for end in ("", *(f"_{name}" for name in architectures)):
-            of = [line.figures.get(f"{where}_harmed{end}") for where in ("local", "global")]
+            of = [
+                line.figures.get(f"{where}_negative_transfer{end}")
+                for where in ("personal", "global")
+            ]
             yield " / ".join(NOTHING if one is None else share(one) for one in of)
 
     return _table(
@@ -213,7 +216,7 @@ def _bytes(lines: Sequence[Line], options: Options) -> Table:
     def cells(line: Line) -> Iterable[str]:
         yield traffic(line.figures["bytes_up"])
         yield traffic(line.figures["bytes_down"])
-        for where in ("local", "global") if reach is not None else ():
+        for where in ("personal", "global") if reach is not None else ():
             found = line.figures[f"{where}_bytes_to_reach"]
             yield (
                 f"{traffic(found)} ({found.seeds}/{len(line.runs)})"
@@ -238,7 +241,7 @@ def _calibration(lines: Sequence[Line]) -> Table | None:
     shown = {
         "global_ece": "ECE",
         "global_nll": "NLL",
-        "local_nll": "NLL, own",
+        "personal_nll": "NLL, own",
         "teacher_accuracy": "teacher accuracy",
         "teacher_ece": "teacher ECE",
         "teacher_nll": "teacher NLL",

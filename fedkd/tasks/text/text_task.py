@@ -117,7 +117,7 @@ class AskedPositions:
 
     def moved(self, stream: np.random.Generator) -> "AskedPositions":
         """Raise: text cannot be moved; checked before the run."""
-        raise SettingError("distill.student_view=moved is for images")
+        raise SettingError("distill.student_augmentation=shift is for images")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,50 @@
+"""Names that settings, choices and columns had before, each refused with the new one named."""
+
+SETTINGS = {
+    "order": "round_order",
+    "state": "client_store",
+    "together": "batch_clients",
+    "canaries": "text_canaries",
+    "distill.gate": "distill.confidence_gate",
+    "distill.relation": "distill.relational_weight",
+    "distill.student_view": "distill.student_augmentation",
+    "public.choice": "public.sampling",
+    "public.views": "public.augmented_views",
+    "public.held_back": "public.reserved",
+    "public.other_share": "public.foreign_share",
+}
+"""By the old name as it is written on the command line."""
+
+CHOICES = {("heads", "stages"): "self_distillation"}
+"""By the group and the old name."""
+
+COLUMNS = {
+    "local_accuracy": "personal_accuracy",
+    "local_nll": "personal_nll",
+    "local_gain": "personal_gain",
+    "local_harmed": "personal_negative_transfer",
+    "global_harmed": "global_negative_transfer",
+}
+"""Columns of records, tables and summaries by the old name."""
+
+
+def setting_hint(name: str) -> str | None:
+    """Return what to write in place of a setting's old name; None for a name that never was one.
+
+    >>> setting_hint("distill.gate"), setting_hint("rounds")
+    ('distill.gate is now distill.confidence_gate', None)
+    """
+    top, dot, rest = name.partition(".")
+    for old, end in ((name, ""), (top, dot + rest)):
+        if old in SETTINGS:
+            return f"{name} is now {SETTINGS[old]}{end}"
+    return None
+
+
+def column_hint(name: str) -> str | None:
+    """Return the new name of a column in words; None for a name that never was one.
+
+    >>> column_hint("local_accuracy")
+    'local_accuracy is now personal_accuracy'
+    """
+    return f"{name} is now {COLUMNS[name]}" if name in COLUMNS else None
