@@ -34,6 +34,15 @@ def settle(device: torch.device) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS, which reads it once, repeats only so
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         torch.use_deterministic_algorithms(True, warn_only=True)
+        _fused_attention((False, False, False))  # its backward may not repeat, and fails where clients train together
+
+
+def _fused_attention(allowed: tuple[bool, bool, bool]) -> None:
+    """Let attention take the GPU's kernels flash, memory-efficient and cuDNN's, or plain products alone."""
+    cuda = torch.backends.cuda
+    cuda.enable_flash_sdp(allowed[0])
+    cuda.enable_mem_efficient_sdp(allowed[1])
+    cuda.enable_cudnn_sdp(allowed[2])
 
 
 @contextmanager
@@ -41,6 +50,8 @@ def settled(device: torch.device) -> Iterator[None]:
     """``settle`` for as long as the context lasts."""
     threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
     flags = cudnn.deterministic, cudnn.benchmark
+    cuda = torch.backends.cuda
+    fused = cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled()
     mode, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     settle(device)
     try:
@@ -49,4 +60,5 @@ def settled(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(threads)
         if device.type == "cuda":  # asked in vain, use_deterministic_algorithms would load the compiler: a second
             cudnn.deterministic, cudnn.benchmark = flags
+            _fused_attention(fused)
             torch.use_deterministic_algorithms(mode, warn_only=warns)
