@@ -234,7 +234,7 @@ def _divide(
     pool = np.setdiff1d(train_rows, global_test)
     reserved_rows = public.reserved_rows
     if reserved_rows >= len(pool):
-        setting = "size" if public.reserved is None else "held_back"
+        setting = "size" if public.reserved is None else "reserved"
         raise SettingError(
             f"public.{setting}={reserved_rows} leaves nothing for the clients: there are"
             f" {len(pool)} training samples;"

@@ -32,18 +32,22 @@ _global_generator = threading.Lock()
 
 @contextmanager
 def borrowed_global_generator(seed: int) -> Iterator[None]:
-    """Run a block with torch's global CPU generator seeded, and give it back as it was.
+    """Run a block with torch's global generators seeded, the CPU's and each GPU's, and give them back as they were.
 
     Module constructors and dropout take no generator of their own. One block at a time, for the
     whole process.
     """
     with _global_generator:
-        before = torch.get_rng_state()
-        torch.default_generator.manual_seed(seed)
+        gpus = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
+        generators = (torch.default_generator, *gpus)
+        before = [generator.get_state() for generator in generators]
+        for generator in generators:
+            generator.manual_seed(seed)
         try:
             yield
         finally:
-            torch.set_rng_state(before)
+            for generator, state in zip(generators, before, strict=True):
+                generator.set_state(state)
 
 
 def find_factory(name: str) -> Factory:

@@ -43,6 +43,16 @@ def set_deterministic(device: torch.device) -> None:
         )  # cuBLAS, which reads it once, repeats only so
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # Fused backward passes may not repeat, and fail where clients train together.
+        _fused_attention((False, False, False))
+
+
+def _fused_attention(allowed: tuple[bool, bool, bool]) -> None:
+    """Allow attention's fused kernels on a GPU: flash, memory-efficient, cuDNN's."""
+    cuda = torch.backends.cuda
+    cuda.enable_flash_sdp(allowed[0])
+    cuda.enable_mem_efficient_sdp(allowed[1])
+    cuda.enable_cudnn_sdp(allowed[2])
 
 
 @contextmanager
@@ -50,6 +60,8 @@ def deterministic(device: torch.device) -> Iterator[None]:
     """``settle`` for as long as the context lasts."""
     threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
     flags = cudnn.deterministic, cudnn.benchmark
+    cuda = torch.backends.cuda
+    fused = cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled()
     mode, warns = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -63,4 +75,5 @@ def deterministic(device: torch.device) -> Iterator[None]:
             device.type == "cuda"
         ):  # asked in vain, use_deterministic_algorithms would load the compiler: a second
             cudnn.deterministic, cudnn.benchmark = flags
+            _fused_attention(fused)
             torch.use_deterministic_algorithms(mode, warn_only=warns)

@@ -1,0 +1,590 @@
+# ruff: noqa: B023  (what is checked is called at once, while its loop variables hold)
+"""Check on a GPU that fedkd computes what it computes on the CPU, repeats to the bit, and resumes.
+
+    python check.py [--out DIR] [--budget SECONDS] [--only NAME ...]
+    python check.py --dry-run          # on the CPU, to try the script
+
+Every case says one of: ok; DIFFERS (it ran, and the figures are not what they should be); FAILED
+(with the reason); skipped (no time left, or a library is missing). Ends with status 1 if any case
+differs or failed. Tiny federations on embedded data: what is checked is the code's way over the
+device, not accuracy.
+"""
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from cases import Budget, apart, device_or_exit, failures, figures, machine, synchronize, tf32
+
+from fedkd import shelf
+from fedkd.storage.checkpoint import CheckpointFolder
+from fedkd.runtime.devices import settled
+from fedkd.training.losses import kl
+from fedkd.models.factory import Architecture
+from fedkd.training.hyperparameters import Phase
+from fedkd.experiment.run import resume, run
+from fedkd.scenario.scenario import Scenario
+from fedkd.strategy import declaration
+from fedkd.federation.batched_training import Pool, optimize_together
+from fedkd.training.loop import optimize
+
+CLOSE = 1e-3
+"""Largest relative difference of losses between CPU and GPU without TF32, after a few steps."""
+EXACT = 1e-9
+"""Largest difference of weights in float64, after a few steps."""
+TINY: dict[str, Any] = {
+    "clients": 4,
+    "samples_per_client": 20,
+    "models": ["mlp", "cnn"],
+    "rounds": 2,
+    "public": {"size": 40},
+    "test": {"global_size": 50, "private_size": 20},
+    "train": {"epochs": 1, "batch_size": 8},
+    "distill": {"epochs": 1, "batch_size": 20},
+    "strategy": "fedmd",
+    "engine": {"name": "local", "workers": 1},
+    "baseline": "none",
+    "checkpoint": {"every": 0},
+    "report": {"console": False, "plots": False},
+}
+TEXT: dict[str, Any] = {
+    **TINY,
+    "data": {"name": "sentences", "texts": 70},
+    "partition": {"name": "whole_ids"},
+    "clients": 2,
+    "samples_per_client": None,
+    "models": ["cases:small_gru", "cases:small_decoder"],
+    "tokens": {"context": 40, "vocabulary": "characters"},
+    "rounds": 1,
+    "public": {"size": 14},
+    "test": {"global_size": 14},
+    "train": {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2},
+    "distill": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-2},
+}
+CANARIES = {
+    "name": "form",
+    "prefix": "pin ",
+    "slots": "dd",
+    "repeats": 6,
+    "held_out": 4,
+    "visit_times": 6,
+}
+SOFT_MEAN = {"name": "dsfl", "aggregation": "mean"}
+
+
+class Differs(Exception):
+    """The case ran, and its figures are not what they should be."""
+
+
+class Skipped(Exception):
+    """The case cannot be run here."""
+
+
+class Checks:
+    """Cases with their verdicts, as far as the time allows."""
+
+    def __init__(self, device: torch.device, budget: Budget, folder: Path, only: list[str]) -> None:
+        self.device, self.budget, self.folder, self.only = device, budget, folder, only
+        self.rows: list[dict[str, Any]] = []
+        self._number = 0
+
+    def case(self, name: str, call: Callable[[], str], expected: float) -> None:
+        """Run a case that takes about ``expected`` seconds on a GPU; it returns what to say."""
+        if self.only and not any(word in name for word in self.only):
+            return
+        started = time.monotonic()
+        if self.budget.left < expected:
+            verdict, detail = "skipped", "no time left"
+        else:
+            try:
+                verdict, detail = "ok", call()
+            except Differs as difference:
+                verdict, detail = "DIFFERS", str(difference)
+            except Skipped as reason:
+                verdict, detail = "skipped", str(reason)
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt | SystemExit):
+                    raise
+                verdict, detail = (
+                    "FAILED",
+                    f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+                )
+                traceback.print_exc(limit=-4)
+        row = {
+            "case": name,
+            "verdict": verdict,
+            "seconds": round(time.monotonic() - started, 2),
+            "detail": detail,
+        }
+        self.rows.append(row)
+        print(f"{verdict:8} {row['seconds']:6.1f} s  {name}: {detail}", flush=True)
+
+    def run(
+        self, changes: dict[str, Any], *, where: str | None = None, base: dict[str, Any] = TINY
+    ) -> dict[str, Any]:
+        """Run a scenario and return its figures. Raises Differs where a client failed."""
+        self._number += 1
+        folder = self.folder / f"run{self._number:03}"
+        run(scenario(changes, where or self.device.type, base), folder)
+        found = figures(folder)
+        if failures(found):
+            raise Differs(f"clients failed: {'; '.join(failures(found))[:300]}")
+        return found
+
+
+def scenario(changes: dict[str, Any], device: str, base: dict[str, Any] = TINY) -> Scenario:
+    """Return the tiny scenario with settings changed; sections are merged into the tiny ones."""
+    plain: dict[str, Any] = {"name": "check", **base, "device": device}
+    for key, value in changes.items():
+        old = plain.get(key)
+        if isinstance(value, dict) and isinstance(old, dict) and "name" not in value:
+            plain[key] = {**old, **value}
+        else:
+            plain[key] = value
+    return Scenario.parse({key: value for key, value in plain.items() if value is not None})
+
+
+def settings_for(name: str) -> dict[str, Any]:
+    """Return the settings that a strategy asks for: one architecture, or public labels."""
+    declared = declaration(shelf.choose("strategy", {"name": name}).value, name)
+    needs = declared.needs
+    # What is learned from within private training is learned in the round after.
+    changes: dict[str, Any] = {
+        "strategy": name,
+        "rounds": 2 if declared.kind and declared.kind.lesson == "train" else 1,
+    }
+    if needs.equal_architectures or needs.features == "equal":
+        changes["models"] = ["mlp"]
+    if needs.public_labels:
+        changes["public"] = {"labeled": True}
+    return changes
+
+
+@contextlib.contextmanager
+def nudged(seed: int) -> Iterator[None]:
+    """Let image models start 1e-7 of each weight away, about its last bit."""
+    plain = Architecture.build
+
+    def build(self: Architecture, *given: Any, **named: Any) -> torch.nn.Module:
+        model, stream = plain(self, *given, **named), torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for weights in model.parameters():
+                weights.mul_(1 + 1e-7 * (2 * torch.randint(2, weights.shape, generator=stream) - 1))
+        return model
+
+    Architecture.build = build  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Architecture.build = plain  # type: ignore[method-assign]
+
+
+def same_as_cpu(
+    checks: Checks, changes: dict[str, Any], base: dict[str, Any] = TINY, close: float = CLOSE
+) -> str:
+    """Compare a run on the device with the CPU's, without TF32.
+
+    Some methods choose: a rounding more or less, and they choose otherwise. Where figures are far
+    apart, the CPU is asked how far it leads itself from models that start a last bit away; up to
+    three times that, the device is not to blame.
+    """
+    with tf32(False):
+        here = checks.run(changes, base=base)
+    cpu = checks.run(changes, where="cpu", base=base)
+    losses, accuracies = apart(cpu, here)
+    said = (
+        f"losses differ by {losses:.1e} of their size, accuracies by {100 * accuracies:.1f} points"
+    )
+    if losses <= close:
+        return said
+    own = 0.0
+    for seed in range(4):
+        with nudged(seed):
+            own = max(own, apart(cpu, checks.run(changes, where="cpu", base=base))[0])
+    said += f"; on the CPU, by {own:.1e} where weights start a last bit away"
+    if losses > 3 * own:
+        raise Differs(said)
+    return said
+
+
+def repeats(
+    checks: Checks, changes: dict[str, Any], base: dict[str, Any] = TINY, other: Any = None
+) -> str:
+    """Run twice, with ``other`` settings that should change nothing, and compare to the bit."""
+    one, two = checks.run(changes, base=base), checks.run({**changes, **(other or {})}, base=base)
+    if one != two:
+        losses, accuracies = apart(one, two)
+        raise Differs(
+            f"not the same bits: losses differ by {losses:.1e},"
+            f" accuracies by {100 * accuracies:.1f} points"
+        )
+    return "the same bits"
+
+
+def goes_on(checks: Checks, changes: dict[str, Any], base: dict[str, Any] = TINY) -> str:
+    """End a run before its last checkpoint, resume it, and compare with the uninterrupted run."""
+    asked = scenario({**changes, "rounds": 3, "checkpoint": {"every": 1}}, checks.device.type, base)
+    whole, parts = checks.folder / "whole", checks.folder / "parts"
+    for folder in (whole, parts):
+        with contextlib.suppress(FileNotFoundError):
+            subprocess.run(["rm", "-rf", str(folder)], check=True)
+    run(asked, whole)
+    save = CheckpointFolder.save
+
+    def failing(self: CheckpointFolder, number: int, *rest: Any, **named: Any) -> None:
+        if number == 3:
+            raise KeyboardInterrupt
+        save(self, number, *rest, **named)
+
+    CheckpointFolder.save = failing  # type: ignore[method-assign]
+    try:
+        run(asked, parts)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        CheckpointFolder.save = save  # type: ignore[method-assign]
+    resume(asked, parts)
+    if figures(whole) != figures(parts):
+        losses, _ = apart(figures(whole), figures(parts))
+        raise Differs(f"a resumed run has other figures: losses differ by {losses:.1e}")
+    return "a resumed run has the figures of the uninterrupted one, to the bit"
+
+
+def trained(
+    name: str, device: torch.device, dtype: torch.dtype, soft: bool, together: bool
+) -> list[torch.Tensor]:
+    """Train three clients of unequal sizes for two epochs and return their weights on the CPU."""
+    architecture, sizes = Architecture(name, (1, 8, 8), 5), (7, 20, 12)
+    stream = torch.Generator().manual_seed(0)
+    model = architecture.build(0).to(device, dtype)
+    starts = [
+        {n: v.to(device, dtype) for n, v in architecture.build(i).state_dict().items()}
+        for i in range(3)
+    ]
+    x = [
+        torch.randn(size, 1, 8, 8, generator=stream, dtype=torch.float64).to(device, dtype)
+        for size in sizes
+    ]
+    rows = [torch.randn(size, 5, generator=stream, dtype=torch.float64) for size in sizes]
+    y = [r.softmax(-1).to(device, dtype) if soft else r.argmax(-1).to(device) for r in rows]
+    loss = (lambda logits, target: kl(logits, target, 2.0)) if soft else F.cross_entropy
+    phase, streams = Phase(batch_size=4, epochs=2), [np.random.default_rng(i) for i in range(3)]
+    if together:
+        states = {n: torch.stack([start[n] for start in starts]) for n in starts[0]}
+        optimize_together(
+            model, states, sizes, Pool.of_each(x), Pool.of_each(y), loss, phase, streams
+        )
+        return [v.to("cpu", torch.float64) for _, v in sorted(states.items())]
+    found: list[dict[str, torch.Tensor]] = []
+    for start, mine, target, own in zip(starts, x, y, streams, strict=True):
+        model.load_state_dict(start)
+
+        def batch_loss(batch: torch.Tensor, mine: Any = mine, target: Any = target) -> torch.Tensor:
+            return loss(model(mine[batch]), target[batch])
+
+        optimize(model, len(mine), batch_loss, phase, own)
+        found.append(
+            {n: v.to("cpu", torch.float64, copy=True) for n, v in model.state_dict().items()}
+        )
+    return [torch.stack([state[n] for state in found]) for n in sorted(found[0])]
+
+
+def steps_agree(device: torch.device, name: str) -> str:
+    """Compare in float64: CPU and device, and clients together and one by one on the device."""
+    worst = {"cpu": 0.0, "together": 0.0}
+    for soft in (False, True):
+        with settled(torch.device("cpu")):
+            cpu = trained(name, torch.device("cpu"), torch.float64, soft, together=False)
+        with settled(device):
+            alone = trained(name, device, torch.float64, soft, together=False)
+            together = trained(name, device, torch.float64, soft, together=True)
+        for key, one, other in (("cpu", cpu, alone), ("together", alone, together)):
+            worst[key] = max(
+                [worst[key], *((a - b).abs().max().item() for a, b in zip(one, other, strict=True))]
+            )
+    said = (
+        f"weights differ by {worst['cpu']:.0e} from the CPU's,"
+        f" by {worst['together']:.0e} from those trained together"
+    )
+    if max(worst.values()) > EXACT:
+        raise Differs(said)
+    return said
+
+
+def together_as_alone(checks: Checks, changes: dict[str, Any]) -> str:
+    """Compare clients trained together with others one by one, and see that none fell back."""
+    worker: Any = import_module("fedkd.experiment.client_worker")
+    original, raised, calls = worker.rehearse, list[str](), 0
+
+    def watched(*given: Any) -> None:
+        nonlocal calls
+        try:
+            original(*given)
+            calls += len(given[1]) > 1
+        except Exception as error:
+            raised.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            raise
+
+    worker.rehearse = watched
+    try:
+        with tf32(False):
+            together = checks.run(changes)
+    finally:
+        worker.rehearse = original
+    if raised or not calls:
+        raise Differs(
+            f"clients were to be trained together, and were not: {raised[:1] or 'nobody was asked'}"
+        )
+    with tf32(False):
+        losses, _ = apart(checks.run({**changes, "together": "never"}), together)
+    if losses > CLOSE:
+        raise Differs(f"losses differ by {losses:.1e} from those of clients trained one by one")
+    return (
+        f"{calls} companies; losses differ by {losses:.1e} from those of clients trained one by one"
+    )
+
+
+def command(checks: Checks) -> str:
+    """Run the command itself in a process of its own, then resume its finished run."""
+    folder = checks.folder / "command"
+    small = "clients=3 rounds=1 samples_per_client=40 public.size=40 test.global_size=50"
+    small += " baseline=none engine.workers=1"
+    base = [sys.executable, "-m", "fedkd.simulate"]
+    first = [
+        *base,
+        "scenario=digits",
+        f"device={checks.device.type}",
+        f"run_dir={folder}",
+        *small.split(),
+    ]
+    for given in (first, [*base, f"resume={folder}"]):
+        done = subprocess.run(given, capture_output=True, text=True, timeout=180)
+        if done.returncode:
+            raise Differs(
+                f"{' '.join(given[1:4])} ended with {done.returncode}: {done.stderr.strip()[-300:]}"
+            )
+    device = json.loads((folder / "summary.json").read_text())["device"]
+    return f"runs and resumes; summary.json says device={device!r}"
+
+
+def on_ray(checks: Checks) -> str:
+    """Run on two Ray workers that share the GPU, and compare with the local engine."""
+    if find_spec("ray") is None:
+        raise Skipped("ray is not installed")
+    changes = {"models": ["mlp"], "rounds": 1}
+    one = checks.run(changes)
+    two = checks.run({**changes, "engine": {"name": "ray", "workers": 2}})
+    device = json.loads((checks.folder / f"run{checks._number:03}" / "summary.json").read_text())[
+        "device"
+    ]
+    if one["clients"] != two["clients"]:
+        raise Differs(
+            f"other figures than the local engine's: losses differ by {apart(one, two)[0]:.1e}"
+        )
+    return f"two workers have the local engine's figures; summary.json says device={device!r}"
+
+
+def swing_text(checks: Checks, dry_run: bool) -> str:
+    """Run the scenario of texts behind swing, shortened, and say how far secrets come out."""
+    import yaml
+
+    plain = yaml.safe_load(Path("scenarios/swing_text.yaml").read_text())
+    texts, public, tests = (70, 15, 14) if dry_run else (140, 30, 28)
+    plain["data"]["texts"], plain["public"]["size"], plain["test"]["global_size"] = (
+        texts,
+        public,
+        tests,
+    )
+    plain["train"]["epochs"], plain["distill"]["epochs"] = (1, 1) if dry_run else (4, 2)
+    plain |= {k: TINY[k] for k in ("engine", "baseline", "checkpoint", "report")}
+    plain["privacy"] = "swing"
+    found = checks.run(
+        {}, base={key: value for key, value in plain.items() if key != "description"}
+    )
+    exposed = {
+        who: round(e["inserted"]["mean"], 1) for who, e in found["exposure"]["by_adversary"].items()
+    }
+    return f"ran; mean exposure in bits {exposed} of {found['exposure']['ceiling']:.1f}"
+
+
+def all_cases(checks: Checks, dry_run: bool) -> None:
+    """Run every case, what matters most first."""
+    device = checks.device
+    changes: dict[str, Any]
+    for name in ("mlp", "cnn", "resnet", "vit"):
+        checks.case(f"float64 steps, {name}", lambda: steps_agree(device, name), 3)
+    for name in ("mlp", "cnn", "resnet", "vit"):
+        checks.case(f"same as the CPU, {name}", lambda: same_as_cpu(checks, {"models": [name]}), 3)
+    checks.case("same as the CPU, text", lambda: same_as_cpu(checks, {}, TEXT), 4)
+    for name in ("mlp", "cnn", "resnet", "vit"):
+        checks.case(f"repeats, {name}", lambda: repeats(checks, {"models": [name]}), 3)
+    checks.case("repeats, gru", lambda: repeats(checks, {"models": ["cases:small_gru"]}, TEXT), 3)
+    checks.case(
+        "repeats, decoder", lambda: repeats(checks, {"models": ["cases:small_decoder"]}, TEXT), 3
+    )
+    checks.case("repeats, dropout", lambda: repeats(checks, {"models": ["cases:dropout_mlp"]}), 2)
+    names = (
+        ["mlp"] if dry_run else ["mlp", "cnn", "resnet", "vit"]
+    )  # on a CPU convolutions are refused
+    changes = {"models": names, "clients": 2 * len(names), "together": names}
+    checks.case("together repeats", lambda: repeats(checks, changes), 4)
+    checks.case("together as one by one", lambda: together_as_alone(checks, changes), 4)
+    private = {
+        "models": ["mlp"],
+        "strategy": SOFT_MEAN,
+        "privacy": {"name": "dp_sgd", "epsilon": 8},
+    }
+    checks.case("dp_sgd repeats", lambda: repeats(checks, private), 3)
+    checks.case("dp_sgd as on the CPU", lambda: same_as_cpu(checks, private), 3)
+    checks.case(
+        "dp_sgd on text",
+        lambda: same_as_cpu(
+            checks,
+            {
+                "models": ["cases:small_decoder"],
+                "strategy": "dsfl",
+                "privacy": {"name": "dp_sgd", "epsilon": 8},
+            },
+            TEXT,
+        ),
+        4,
+    )
+    threads = {"engine": {"name": "local", "workers": 8}}
+    checks.case(
+        "8 threads as 1",
+        lambda: repeats(checks, {"models": ["mlp", "cnn", "resnet"]}, other=threads),
+        3,
+    )
+    kept = {"train": {"optimizer_state": "kept"}, "distill": {"optimizer_state": "kept"}}
+    checks.case(
+        "resume",
+        lambda: goes_on(checks, {"models": ["mlp", "cnn"], **kept, "participation": 0.75}),
+        4,
+    )
+    checks.case(
+        "resume, files", lambda: goes_on(checks, {"models": ["resnet"], "state": "disk"}), 4
+    )
+    checks.case("swing_text", lambda: swing_text(checks, dry_run), 25)
+    for name in shelf.names("strategy"):
+        changes = settings_for(name)
+        checks.case(f"strategy {name}", lambda: same_as_cpu(checks, changes), 2)
+    for heads, models in (("dual", ["mlp", "cnn"]), ("stages", ["cnn", "resnet"])):
+        changes = {"heads": heads, "models": models, "rounds": 1}
+        checks.case(f"heads={heads}", lambda: same_as_cpu(checks, changes), 2)
+    mechanisms: dict[str, dict[str, Any]] = {
+        "gate and margins": {"distill": {"gate": True, "margin_weights": True, "loss": "kl"}},
+        "relation, moved": {"distill": {"relation": 0.5, "student_view": "moved"}},
+        "codec delta": {"codec": {"name": "delta"}},
+        "audit": {"models": ["mlp"], "audit": {"name": "canaries", "per_client": 4}},
+    }
+    for what, changes in mechanisms.items():
+        checks.case(what, lambda: same_as_cpu(checks, changes), 2)
+    for name in ("gaussian", "laplace", "krr", "central_gaussian", "gnmax", "swing"):
+        budget = {} if name == "swing" else {"epsilon": 8}
+        changes = {
+            "models": ["mlp"],
+            "strategy": SOFT_MEAN,
+            "privacy": {"name": name, **budget},
+            "rounds": 1,
+        }
+        # what is released may hang on one comparison with a threshold: only roughly the CPU's
+        checks.case(f"privacy={name}", lambda: same_as_cpu(checks, changes, close=0.5), 2)
+    checks.case(
+        "canaries in text, swing",
+        lambda: repeats(
+            checks, {"canaries": CANARIES, "strategy": SOFT_MEAN, "privacy": "swing"}, TEXT
+        ),
+        5,
+    )
+    checks.case("TF32", lambda: with_tf32(checks), 4)
+    if not dry_run:  # starts of processes, half a minute; the tests have the same on the CPU
+        checks.case("the command", lambda: command(checks), 25)
+        checks.case("ray, two workers on one GPU", lambda: on_ray(checks), 45)
+
+
+def with_tf32(checks: Checks) -> str:
+    """Say how far TF32 in convolutions, PyTorch's default, leads from the CPU. Judges nothing."""
+    changes = {"models": ["cnn", "resnet"], "rounds": 2}
+    cpu = checks.run(changes, where="cpu")
+    with tf32(True):
+        losses, accuracies = apart(cpu, checks.run(changes))
+    return (
+        f"with TF32 losses differ by {losses:.1e} from the CPU's,"
+        f" accuracies by {100 * accuracies:.1f} points"
+    )
+
+
+def main() -> None:
+    """Run the cases and print what came of them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("gpu_results"), help="folder of the results"
+    )
+    parser.add_argument(
+        "--budget", type=float, default=200, help="seconds; cases that would go beyond are skipped"
+    )
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="cases whose name holds one of these words"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="on the CPU")
+    given = parser.parse_args()
+    device = device_or_exit("check", given.dry_run)
+    given.out.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with warnings.catch_warnings(record=True) as seen, tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("default")
+        os.environ.setdefault("FEDKD_CACHE", str(Path(folder) / "cache"))
+        checks = Checks(device, Budget(given.budget), Path(folder), given.only)
+        all_cases(checks, given.dry_run)
+    messages = sorted({" ".join(str(w.message).split())[:240] for w in seen})
+    relevant = [
+        m
+        for m in messages
+        if any(word in m.lower() for word in ("determinis", "batching rule", "cublas"))
+    ]
+    about = machine(device)
+    if device.type == "cuda":
+        gc.collect()
+        synchronize(device)
+        about["peak_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
+        about["still_allocated_mib"] = round(torch.cuda.memory_allocated() / 2**20)
+    bad = [row for row in checks.rows if row["verdict"] in ("DIFFERS", "FAILED")]
+    (given.out / "check.json").write_text(
+        json.dumps({"machine": about, "cases": checks.rows, "warnings": messages}, indent=1)
+    )
+    print(f"\n{about}")
+    print(
+        "warnings of what may not repeat, or is slow under vmap:",
+        *(relevant or ["none"]),
+        sep="\n  ",
+    )
+    counts = {
+        v: sum(row["verdict"] == v for row in checks.rows)
+        for v in ("ok", "DIFFERS", "FAILED", "skipped")
+    }
+    print(f"{counts} in {time.monotonic() - started:.0f} s")
+    for row in bad:
+        print(f"  {row['verdict']} {row['case']}: {row['detail']}")
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()
