@@ -16,13 +16,15 @@ import contextlib
 import csv
 import io
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedkd.cli.command import main as simulate
+from fedkd.settings.renamed import COLUMNS
+from fedkd.simulate import main as simulate
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -64,7 +66,7 @@ FEATURES: Mapping[str, Sequence[str]] = {
     "audit members": ("audit=members", "models=[mlp]"),
     "audit shadows": ("audit=members", "models=[mlp]", "audit.shadows=4", "audit.adversaries=[lab]"),
     "gate": ("distill.confidence_gate=true",), "margins": ("distill.margin_weights=true",),
-    "relational_weight": ("distill.relational_weight=0.5",), "moved": ("distill.student_augmentation=shift",),
+    "relation": ("distill.relational_weight=0.5",), "moved": ("distill.student_augmentation=shift",),
     "views": ("public.augmented_views=2",), "disputed": ("public.per_round=10", "public.sampling=disagreement"),
     "per round": ("public.per_round=10",), "noise public": ("public_data=noise",),
     "corrupted": ("public.corruption=gaussian_noise", "public.severity=3"),
@@ -175,11 +177,20 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """
     lines = []
     for name in sorted({*before, *after}):
-        one, other = _flat(before.get(name, {})), _flat(after.get(name, {}))
+        one, other = _renamed(_flat(before.get(name, {}))), _flat(after.get(name, {}))
         for key in sorted({*one, *other}):
             if one.get(key) != other.get(key):
                 lines.append(f"{name}: {key}: {one.get(key)!r} -> {other.get(key)!r}")
     return lines
+
+
+def _renamed(flat: Mapping[str, Any]) -> dict[str, Any]:
+    def new(key: str) -> str:
+        for old, name in COLUMNS.items():
+            key = re.sub(rf"\b{old}(?=$|_)", name, key)
+        return key
+
+    return {new(key): value for key, value in flat.items()}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fedkd.runtime.devices import settled
 from fedkd.models.factory import borrowed_global_generator
+from fedkd.runtime.devices import deterministic
 
 
 def test_a_gpus_generators_are_seeded_and_given_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,6 +32,6 @@ def test_attention_takes_plain_products_on_a_gpu_and_is_left_as_it_was() -> None
         )
 
     before = allowed()
-    with settled(torch.device("cuda")):
+    with deterministic(torch.device("cuda")):
         assert allowed() == (True, False, False, False)
     assert allowed() == before

@@ -193,7 +193,7 @@ def filled(wanted: bool) -> Iterator[None]:
 
 VOLATILE = ("seconds",)
 LOSSES = ("train_loss", "distill_loss", "local_nll", "global_nll")
-ACCURACIES = ("local_accuracy", "global_accuracy")
+ACCURACIES = ("personal_accuracy", "global_accuracy")
 
 
 def figures(folder: Path) -> dict[str, Any]:

@@ -32,17 +32,17 @@ import torch
 import torch.nn.functional as F
 from cases import Budget, apart, device_or_exit, failures, figures, machine, synchronize, tf32
 
-from fedkd import shelf
-from fedkd.storage.checkpoint import CheckpointFolder
-from fedkd.runtime.devices import settled
-from fedkd.training.losses import kl
-from fedkd.models.factory import Architecture
-from fedkd.training.hyperparameters import Phase
 from fedkd.experiment.run import resume, run
-from fedkd.scenario.scenario import Scenario
-from fedkd.strategy import declaration
 from fedkd.federation.batched_training import Pool, optimize_together
+from fedkd.models.factory import ImageModelSpec
+from fedkd.runtime.devices import deterministic
+from fedkd.scenario import registry
+from fedkd.scenario.scenario import Scenario
+from fedkd.storage.checkpoint import CheckpointFolder
+from fedkd.strategy import declaration
+from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import optimize
+from fedkd.training.losses import kl
 
 CLOSE = 1e-3
 """Largest relative difference of losses between CPU and GPU without TF32, after a few steps."""
@@ -162,12 +162,12 @@ def scenario(changes: dict[str, Any], device: str, base: dict[str, Any] = TINY) 
 
 def settings_for(name: str) -> dict[str, Any]:
     """Return the settings that a strategy asks for: one architecture, or public labels."""
-    declared = declaration(shelf.choose("strategy", {"name": name}).value, name)
+    declared = declaration(registry.create("strategy", {"name": name}).value, name)
     needs = declared.needs
     # What is learned from within private training is learned in the round after.
     changes: dict[str, Any] = {
         "strategy": name,
-        "rounds": 2 if declared.kind and declared.kind.lesson == "train" else 1,
+        "rounds": 2 if declared.kind and declared.kind.learned_by == "train" else 1,
     }
     if needs.equal_architectures or needs.features == "equal":
         changes["models"] = ["mlp"]
@@ -179,20 +179,20 @@ def settings_for(name: str) -> dict[str, Any]:
 @contextlib.contextmanager
 def nudged(seed: int) -> Iterator[None]:
     """Let image models start 1e-7 of each weight away, about its last bit."""
-    plain = Architecture.build
+    plain = ImageModelSpec.build
 
-    def build(self: Architecture, *given: Any, **named: Any) -> torch.nn.Module:
+    def build(self: ImageModelSpec, *given: Any, **named: Any) -> torch.nn.Module:
         model, stream = plain(self, *given, **named), torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for weights in model.parameters():
                 weights.mul_(1 + 1e-7 * (2 * torch.randint(2, weights.shape, generator=stream) - 1))
         return model
 
-    Architecture.build = build  # type: ignore[method-assign]
+    ImageModelSpec.build = build  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Architecture.build = plain  # type: ignore[method-assign]
+        ImageModelSpec.build = plain  # type: ignore[method-assign]
 
 
 def same_as_cpu(
@@ -270,7 +270,7 @@ def trained(
     name: str, device: torch.device, dtype: torch.dtype, soft: bool, together: bool
 ) -> list[torch.Tensor]:
     """Train three clients of unequal sizes for two epochs and return their weights on the CPU."""
-    architecture, sizes = Architecture(name, (1, 8, 8), 5), (7, 20, 12)
+    architecture, sizes = ImageModelSpec(name, (1, 8, 8), 5), (7, 20, 12)
     stream = torch.Generator().manual_seed(0)
     model = architecture.build(0).to(device, dtype)
     starts = [
@@ -309,9 +309,9 @@ def steps_agree(device: torch.device, name: str) -> str:
     """Compare in float64: CPU and device, and clients together and one by one on the device."""
     worst = {"cpu": 0.0, "together": 0.0}
     for soft in (False, True):
-        with settled(torch.device("cpu")):
+        with deterministic(torch.device("cpu")):
             cpu = trained(name, torch.device("cpu"), torch.float64, soft, together=False)
-        with settled(device):
+        with deterministic(device):
             alone = trained(name, device, torch.float64, soft, together=False)
             together = trained(name, device, torch.float64, soft, together=True)
         for key, one, other in (("cpu", cpu, alone), ("together", alone, together)):
@@ -329,8 +329,8 @@ def steps_agree(device: torch.device, name: str) -> str:
 
 def together_as_alone(checks: Checks, changes: dict[str, Any]) -> str:
     """Compare clients trained together with others one by one, and see that none fell back."""
-    worker: Any = import_module("fedkd.experiment.client_worker")
-    original, raised, calls = worker.rehearse, list[str](), 0
+    worker: Any = import_module("fedkd.flower.process_clients")
+    original, raised, calls = worker.train_batch, list[str](), 0
 
     def watched(*given: Any) -> None:
         nonlocal calls
@@ -341,18 +341,18 @@ def together_as_alone(checks: Checks, changes: dict[str, Any]) -> str:
             raised.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
             raise
 
-    worker.rehearse = watched
+    worker.train_batch = watched
     try:
         with tf32(False):
             together = checks.run(changes)
     finally:
-        worker.rehearse = original
+        worker.train_batch = original
     if raised or not calls:
         raise Differs(
             f"clients were to be trained together, and were not: {raised[:1] or 'nobody was asked'}"
         )
     with tf32(False):
-        losses, _ = apart(checks.run({**changes, "together": "never"}), together)
+        losses, _ = apart(checks.run({**changes, "batch_clients": "never"}), together)
     if losses > CLOSE:
         raise Differs(f"losses differ by {losses:.1e} from those of clients trained one by one")
     return (
@@ -442,7 +442,7 @@ def all_cases(checks: Checks, dry_run: bool) -> None:
     names = (
         ["mlp"] if dry_run else ["mlp", "cnn", "resnet", "vit"]
     )  # on a CPU convolutions are refused
-    changes = {"models": names, "clients": 2 * len(names), "together": names}
+    changes = {"models": names, "clients": 2 * len(names), "batch_clients": names}
     checks.case("together repeats", lambda: repeats(checks, changes), 4)
     checks.case("together as one by one", lambda: together_as_alone(checks, changes), 4)
     private = {
@@ -478,18 +478,20 @@ def all_cases(checks: Checks, dry_run: bool) -> None:
         4,
     )
     checks.case(
-        "resume, files", lambda: goes_on(checks, {"models": ["resnet"], "state": "disk"}), 4
+        "resume, files", lambda: goes_on(checks, {"models": ["resnet"], "client_store": "disk"}), 4
     )
     checks.case("swing_text", lambda: swing_text(checks, dry_run), 25)
-    for name in shelf.names("strategy"):
+    for name in registry.names("strategy"):
         changes = settings_for(name)
         checks.case(f"strategy {name}", lambda: same_as_cpu(checks, changes), 2)
-    for heads, models in (("dual", ["mlp", "cnn"]), ("stages", ["cnn", "resnet"])):
+    for heads, models in (("dual", ["mlp", "cnn"]), ("self_distillation", ["cnn", "resnet"])):
         changes = {"heads": heads, "models": models, "rounds": 1}
         checks.case(f"heads={heads}", lambda: same_as_cpu(checks, changes), 2)
     mechanisms: dict[str, dict[str, Any]] = {
-        "gate and margins": {"distill": {"gate": True, "margin_weights": True, "loss": "kl"}},
-        "relation, moved": {"distill": {"relation": 0.5, "student_view": "moved"}},
+        "gate and margins": {
+            "distill": {"confidence_gate": True, "margin_weights": True, "loss": "kl"}
+        },
+        "relation, moved": {"distill": {"relational_weight": 0.5, "student_augmentation": "shift"}},
         "codec delta": {"codec": {"name": "delta"}},
         "audit": {"models": ["mlp"], "audit": {"name": "canaries", "per_client": 4}},
     }
@@ -508,7 +510,7 @@ def all_cases(checks: Checks, dry_run: bool) -> None:
     checks.case(
         "canaries in text, swing",
         lambda: repeats(
-            checks, {"canaries": CANARIES, "strategy": SOFT_MEAN, "privacy": "swing"}, TEXT
+            checks, {"text_canaries": CANARIES, "strategy": SOFT_MEAN, "privacy": "swing"}, TEXT
         ),
         5,
     )

@@ -43,13 +43,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from fedkd.experiment.build import build
-from fedkd.runtime.devices import settled
-from fedkd.messages import RoundRecord
-from fedkd.models.factory import Architecture
-from fedkd.training.hyperparameters import Phase
 from fedkd.experiment.run import execute
-from fedkd.scenario.scenario import Scenario
 from fedkd.federation.batched_training import Pool, optimize_together
+from fedkd.messages import RoundRecord
+from fedkd.models.factory import ImageModelSpec
+from fedkd.runtime.devices import deterministic
+from fedkd.scenario.scenario import Scenario
+from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import optimize
 
 GREY, COLOR = (1, 28, 28), (3, 32, 32)
@@ -88,7 +88,7 @@ class Work:
         self, name: str, shape: tuple[int, int, int], clients: int, steps: int, device: torch.device
     ) -> None:
         self.architecture, self.clients, self.steps, self.device = (
-            Architecture(name, shape, CLASSES),
+            ImageModelSpec(name, shape, CLASSES),
             clients,
             steps,
             device,
@@ -363,7 +363,7 @@ def step_part(report: Report, dry_run: bool, compiled: bool, only: list[str]) ->
     def each(
         make: Callable[[], Callable[[], None]], work: Work, count: bool = False
     ) -> dict[str, Any]:
-        with settled(device):
+        with deterministic(device):
             call = make()
             found: dict[str, Any] = {}
             if isinstance(call, Company) and work.clients <= 20:
@@ -546,11 +546,11 @@ class Load:
 def loop_rounds(settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Run rounds written by hand, over tensors on the device; return seconds a round."""
     experiment = build(Scenario.parse({**settings, "device": device.type}), threading.Event())
-    place, rounds = experiment.place, experiment.plan.rounds
-    sets = [place.samples(rows) for rows in place.division.train]
+    context, rounds = experiment.context, experiment.plan.rounds
+    sets = [context.samples(rows) for rows in context.division.train]
     public, models = (
-        place.public_inputs,
-        [a.build(i).to(device) for i, a in enumerate(place.architectures)],
+        context.public_inputs,
+        [a.build(i).to(device) for i, a in enumerate(context.architectures)],
     )
     found = []
     with Load(device) as load:
@@ -608,7 +608,7 @@ def fedkd_rounds(settings: dict[str, Any], device: torch.device) -> dict[str, An
         "ms_a_client_round": 1000
         * statistics.median(by_clock or seconds)
         / experiment.plan.clients,
-        "together": experiment.scenario.federation.together,
+        "batch_clients": experiment.scenario.federation.batch_clients,
         "gpu_load_percent": load.mean,
     }
 
@@ -623,11 +623,11 @@ def round_part(report: Report, dry_run: bool) -> None:
     cases: list[tuple[str, dict[str, Any]]] = [
         ("one by one", {}),
         ("one by one, 8 threads", {"engine": eight}),
-        ("together", {"together": everyone}),
-        ("together, 8 threads", {"together": everyone, "engine": eight}),
-        ("together=auto", {"together": "auto"}),
+        ("together", {"batch_clients": everyone}),
+        ("together, 8 threads", {"batch_clients": everyone, "engine": eight}),
+        ("batch_clients=auto", {"batch_clients": "auto"}),
         ("one by one, 1,000 test images", tested),
-        ("together, 1,000 test images", {"together": everyone, **tested}),
+        ("together, 1,000 test images", {"batch_clients": everyone, **tested}),
     ]
     for what, changes in cases[: 3 if dry_run else None]:
         report.add(
@@ -704,7 +704,7 @@ def scale_part(report: Report, dry_run: bool) -> None:
         report.add(
             "scale",
             f"{label}: together",
-            lambda: fedkd_rounds({**settings, "together": names}, device),
+            lambda: fedkd_rounds({**settings, "batch_clients": names}, device),
             15,
         )
         report.add("scale", f"{label}: one by one", lambda: fedkd_rounds(one, device), seconds)
@@ -721,7 +721,7 @@ def inside_part(report: Report, dry_run: bool) -> None:
     )
     names = ["mlp"] if dry_run else ["mlp", "cnn", "resnet"]
     for what, together in (("one by one", "never"), ("together", names)):
-        asked = {**settings, "together": together}
+        asked = {**settings, "batch_clients": together}
         report.add("inside", f"W {what}: host time", lambda: host_time(asked, device), 8)
         if device.type == "cuda":
             report.add("inside", f"W {what}: waits", lambda: waits(asked, device), 8)

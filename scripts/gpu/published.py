@@ -28,8 +28,8 @@ import torch
 from cases import Budget, device_or_exit, machine, synchronize
 
 from fedkd.experiment.build import build
-from fedkd.messages import RoundRecord
 from fedkd.experiment.run import execute
+from fedkd.messages import RoundRecord
 from fedkd.scenario.scenario import Scenario
 
 PUBLISHED = {"mnist": 94.7, "fashion": 75.3}
@@ -62,7 +62,7 @@ def settings(
         "train": {**sgd, "epochs": 1, "batch_size": private},
         "distill": {**sgd, "epochs": 10, "batch_size": proxy, "loss": "cross_entropy"},
         "engine": {"name": "local", "workers": 4 if chooses else 1},
-        "together": "never" if chooses else given.together,
+        "batch_clients": "never" if chooses else given.together,
         "baseline": "none",
     }
 

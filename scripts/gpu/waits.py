@@ -81,8 +81,8 @@ def main() -> None:
     device = register()
     import fedkd.experiment.build
     import fedkd.flower.local_grid
-    from fedkd.report.folder import RunFolder
     from fedkd.experiment.run import run
+    from fedkd.report.folder import RunFolder
     from fedkd.scenario.scenario import Scenario
 
     for module in (fedkd.experiment.build, fedkd.flower.local_grid):
@@ -101,7 +101,7 @@ def main() -> None:
             "checkpoint": {"every": given.checkpoint},
             "report": {"console": False, "plots": False},
         }
-        changes |= {"together": [model]} if given.together else {}
+        changes |= {"batch_clients": [model]} if given.together else {}
         with tempfile.TemporaryDirectory() as folder:
             run(
                 Scenario.parse(w_like(given.clients, [model], rounds=2, tests=1000, **changes)),
