@@ -251,7 +251,7 @@ class Fusion:
 
     ``teachers`` [K, N, C] are personal, [N, C] common; on the strategy's ``teaches`` scale. (Kinds
     of knowledge other than predictions say what theirs are.) ``state`` comes back with the next
-    round's cohort: tensors, numbers and text in dictionaries, lists and tuples. ``kept`` [N] or [K,
+    round's cohort: tensors, numbers and text in dictionaries, lists and tuples. ``taught_rows`` [N] or [K,
     N] says which rows are taught at all; None teaches all. ``public_ids`` [N] are the teachers'
     public samples where they are not the cohort's. ``metrics`` are recorded with the round. Shapes
     are checked by the kind of knowledge, whatever a strategy returns.
@@ -260,7 +260,7 @@ class Fusion:
     weights: Tensor
     teachers: Any
     state: Any = None
-    kept: Tensor | None = None
+    taught_rows: Tensor | None = None
     public_ids: Tensor | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 

@@ -69,7 +69,7 @@ class SelectsQueries(Strategy, Protocol):
     """
 
     def select_queries(
-        self, number: int, public_ids: Int[Tensor, "M"], state: Any
+        self, round_number: int, public_ids: Int[Tensor, "M"], state: Any
     ) -> Int[Tensor, "N"]:
         """Return which of the round's public samples clients predict on, in order; none is an
         answer too.

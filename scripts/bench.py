@@ -124,7 +124,7 @@ def framework_cost(clients: int, rounds: int = 3) -> float:
         server_app=make_server_app(FederatedDistillation(server, "", lambda _: None)),
         client_pool=ClientPool(app),
         create_clients=create_clients,
-        order=WorkerSpec(scenario="", states=experiment.states, history=False),
+        spec=WorkerSpec(scenario="", states=experiment.states, history=False),
         architectures=("none",) * clients,
         cost=lambda: [1.0] * clients,
         device="cpu",

@@ -275,7 +275,7 @@ def write(
     settings = dict.fromkeys(line.setting for line in lines)
     names = {s: "".join(f"_{slug(f'{key}={value}')}" for key, value in s) for s in settings}
     pictures = draw(lines, twins, out / "plots", names)
-    common = in_common(configs, flat(Scenario.parse({}).plain()))
+    common = in_common(configs, flat(Scenario.parse({}).to_dict()))
     text = "\n".join(
         [f"{common}\n", *(table.markdown() for table in made), *(f"- {note}" for note in notes)]
     )

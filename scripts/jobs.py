@@ -128,7 +128,7 @@ class _Worker:
     def take(self, task: Task) -> None:
         self.task = task
         try:
-            self.connection.send((task.name, task.scenario.plain(), str(task.folder)))
+            self.connection.send((task.name, task.scenario.to_dict(), str(task.folder)))
         except OSError:  # it has died; outcome() says so
             return
 
@@ -198,8 +198,8 @@ def _attempt(task: Task) -> str:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            for number, old in enumerate(kept, start=1):
-                os.dup2(old, number)
+            for round_number, old in enumerate(kept, start=1):
+                os.dup2(old, round_number)
                 os.close(old)
 
 

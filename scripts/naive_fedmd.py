@@ -147,7 +147,7 @@ def make_server_app(folder: str, rounds: int, clients: int) -> ServerApp:
         config = ConfigRecord({"folder": folder})
         while len(list(grid.get_node_ids())) < clients:
             time.sleep(0.1)
-        for number in range(1, rounds + 1):
+        for round_number in range(1, rounds + 1):
             replies = ask(grid, "train", RecordDict({"config": config}), clients)
             logits = [reply.content["knowledge"]["logits"].numpy() for reply in replies]  # type: ignore[union-attr]
             teacher = ArrayRecord({"logits": Array(np.mean(logits, axis=0))})
@@ -155,7 +155,7 @@ def make_server_app(folder: str, rounds: int, clients: int) -> ServerApp:
                 grid, "evaluate", RecordDict({"config": config, "teacher": teacher}), clients
             )
             accuracies = [float(reply.content["metrics"]["global_accuracy"]) for reply in replies]  # type: ignore[arg-type]
-            print(f"{MARK}round {number}", flush=True)
+            print(f"{MARK}round {round_number}", flush=True)
         print(np.mean(accuracies), flush=True)
 
     return server_app

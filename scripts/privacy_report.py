@@ -114,7 +114,7 @@ def plan(
                 scenario = compose(
                     [*settings, f"privacy={mechanism.strategy}", *mechanism.settings, *budget]
                 )
-                if scenario.plain().get("audit", {"name": "none"})["name"] != "none":
+                if scenario.to_dict().get("audit", {"name": "none"})["name"] != "none":
                     who = "clients" if own in (CentralGaussian, GnMax) else "server"
                     attack = [f"audit.adversaries=[{who}]"]
                     if not any(text.startswith("audit.adversaries=") for text in base):

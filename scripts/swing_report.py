@@ -229,7 +229,7 @@ def picture(results: Results) -> Figure:
             "server_uploads": "Student of one client's uploads",
         }
         for ax, (view, title) in zip(axes, views.items(), strict=True):
-            for number, name in enumerate(names, start=1):
+            for round_number, name in enumerate(names, start=1):
                 leak = mean(excess(results, name, view))
                 lost = mean(losses(results, name))
                 color = BLUE if name.startswith("swing") else GREY if name == "plain" else ORANGE
@@ -242,11 +242,11 @@ def picture(results: Results) -> Figure:
                     color=color,
                     markersize=4,
                     linewidth=0.9,
-                    label=f"{number}  {name}",
+                    label=f"{round_number}  {name}",
                 )
                 aside = ASIDE.get(name, (5, 4))
                 ax.annotate(
-                    str(number),
+                    str(round_number),
                     (lost[0], leak[0]),
                     xytext=aside,
                     textcoords="offset points",

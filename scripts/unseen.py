@@ -83,9 +83,9 @@ def answers_right(
     [N], ``truth`` [M].
     """
     clients, rule, weights = tuple(range(len(public))), Learned(), initial_weights()
-    for number in range(1, ROUNDS + 1):
+    for round_number in range(1, ROUNDS + 1):
         cohort = Cohort(
-            round=number,
+            round=round_number,
             client_ids=clients,
             public_ids=torch.arange(len(labels)),
             values=public,

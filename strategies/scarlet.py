@@ -47,12 +47,12 @@ class Scarlet:
         return Full(), Cached(duration=self.duration) if self.duration > 1 else Full()
 
     def select_queries(
-        self, number: int, public_ids: Int[Tensor, "M"], state: Any
+        self, round_number: int, public_ids: Int[Tensor, "M"], state: Any
     ) -> Int[Tensor, "N"]:
         """Return the samples without an answer, or with one that has expired."""
         if state is None:
             return public_ids
-        fresh = state["ids"][number - state["rounds"] < self.duration]
+        fresh = state["ids"][round_number - state["rounds"] < self.duration]
         return public_ids[~torch.isin(public_ids, fresh)]
 
     def fuse(self, cohort: Cohort, state: Any) -> Fusion:

@@ -96,6 +96,6 @@ class SelectiveFD:
         return Fusion(
             weights=weights.expand(cohort.size, -1).clone(),
             teachers=mean,
-            kept=kept,
+            taught_rows=kept,
             metrics={"answered": votes.mean().item(), "kept": kept.float().mean().item()},
         )

@@ -84,13 +84,13 @@ def audit_mechanism(
         """Return ``count`` releases on the line from first (0) to second (1)."""
         found = []
         for start in range(0, count, CHUNK):
-            number = min(CHUNK, count - start)
-            released = np.asarray(release(value, number))
-            if released.shape != (number, *value.shape):
+            round_number = min(CHUNK, count - start)
+            released = np.asarray(release(value, round_number))
+            if released.shape != (round_number, *value.shape):
                 raise SettingError(
-                    f"release must return {(number, *value.shape)}, got {released.shape}"
+                    f"release must return {(round_number, *value.shape)}, got {released.shape}"
                 )
-            found.append((released.reshape(number, -1) - first.ravel()) @ direction)
+            found.append((released.reshape(round_number, -1) - first.ravel()) @ direction)
         return np.concatenate(found)
 
     threshold = (np.median(project(first, held_out)) + np.median(project(second, held_out))) / 2

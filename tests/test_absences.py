@@ -133,15 +133,15 @@ def _without(trigger: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 # The server takes uploads as they come.
 
 
-def upload(client_id: int, number: int = 1) -> Reply:
-    stream = torch.Generator().manual_seed(100 * number + client_id)
+def upload(client_id: int, round_number: int = 1) -> Reply:
+    stream = torch.Generator().manual_seed(100 * round_number + client_id)
     values = torch.randn(40, 10, generator=stream)
     knowledge = Predictions(ids=torch.arange(40), values=values, scale="logits")
     event = PrivacyEvent(mechanism="none", claims=False, reason="")
     return Reply(
         client_id=client_id,
         upload=Upload(
-            client_id=client_id, round=number, metrics={}, privacy=event, knowledge=knowledge
+            client_id=client_id, round=round_number, metrics={}, privacy=event, knowledge=knowledge
         ),
     )
 

@@ -73,7 +73,7 @@ def test_each_client_is_taught_the_view_on_which_it_disagrees_most() -> None:
     choice = PublicSampler(4, views=3)
     assert choice.ids(STREAM).tolist() == list(range(12))
     students, teachers = soft(2, 12, 5), soft(12, 5, seed=1)
-    kept = settled(choice, torch.arange(12), students, teachers).kept
+    kept = settled(choice, torch.arange(12), students, teachers).taught_rows
     assert kept is not None
     for client in range(2):
         far = (teachers * (teachers.log() - students[client].log())).sum(-1)

@@ -319,8 +319,8 @@ def test_private_training_adds_no_noise_to_the_head_that_it_does_not_train(optim
         before = architecture.build(
             torch_seed(made.context.seed, "client", client, "weights")
         ).state_dict()
-        for number in (1, 2):
-            take_part(made.context, client, Download(round=number, steps=("train",)))
+        for round_number in (1, 2):
+            take_part(made.context, client, Download(round=round_number, steps=("train",)))
         after = made.context.store.get(client)
         assert after is not None
         moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}

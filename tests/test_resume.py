@@ -50,13 +50,15 @@ def figures(folder: Path) -> dict[str, Any]:
     }
 
 
-def ended_after(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+def ended_after(
+    round_number: int, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any
+) -> None:
     """Run a scenario that ends in the middle of round ``number + 1``."""
     add_round = RunFolder.add_round
 
     def failing(self: RunFolder, row: Any, *rest: Any) -> None:
         add_round(self, row, *rest)
-        if row["round"] == number + 1:  # its files are written, its checkpoint is not
+        if row["round"] == round_number + 1:  # its files are written, its checkpoint is not
             raise Ended
 
     with monkeypatch.context() as patch:

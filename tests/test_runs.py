@@ -226,11 +226,11 @@ def test_a_strategy_by_import_path_runs_with_its_settings() -> None:
 
 
 def test_beta_zero_is_the_strategy_that_takes_the_mean_of_soft_labels() -> None:
-    knfu, plain_mean = (
+    knfu, unweighted_mean = (
         records(strategy={"name": "knfu", "beta": 0.0}),
         records(strategy="toys:Mean"),
     )
-    assert knfu[-1].knowledge_sha256 == plain_mean[-1].knowledge_sha256
+    assert knfu[-1].knowledge_sha256 == unweighted_mean[-1].knowledge_sha256
 
 
 def test_the_skew_of_a_loss_reaches_the_clients() -> None:

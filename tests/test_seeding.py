@@ -70,11 +70,11 @@ def test_twenty_thousand_streams_do_not_collide():
         )
     )
     numbers = {
-        derive(seed, "client", client, "round", number, what)
-        for seed, client, number, what in paths
+        derive(seed, "client", client, "round", round_number, what)
+        for seed, client, round_number, what in paths
     }
     assert len(numbers) == len(paths) == 20_000
-    assert all(0 <= number < 2**128 for number in numbers)
+    assert all(0 <= round_number < 2**128 for round_number in numbers)
 
 
 def test_neighboring_streams_are_not_correlated():

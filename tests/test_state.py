@@ -54,9 +54,9 @@ def test_what_was_put_last_comes_back_to_the_bit(
 ) -> None:
     store = make(tmp_path)
     assert store.get(2) is None
-    for number in (1, 2):
+    for round_number in (1, 2):
         for client, name in enumerate(ARCHITECTURES):
-            store.put(client, number, state(10 * number + client, name))
+            store.put(client, round_number, state(10 * round_number + client, name))
     for client, name in enumerate(ARCHITECTURES):
         found, expected = store.get(client), state(20 + client, name)
         assert found is not None
@@ -86,8 +86,8 @@ def test_another_process_would_find_what_was_put(tmp_path: Path) -> None:
 
 def test_history_is_kept_until_it_is_forgotten(tmp_path: Path) -> None:
     store = DiskStore(tmp_path, history=True)
-    for number in (1, 2, 5):
-        store.put(0, number, state(number))
+    for round_number in (1, 2, 5):
+        store.put(0, round_number, state(round_number))
     assert store.rounds(0) == [1, 2, 5]
     assert torch.equal(store.read(0, 2)["weight"], state(2)["weight"])
     store.forget(0, before=2)

@@ -308,12 +308,12 @@ def codec_of(about: Mapping[str, Any], what: Literal["upload", "teacher"]) -> Co
     """Return the codec that ``about`` names for uploads or teachers, with its settings; Full where
     it names none.
     """
-    plain = dict(about.get("codecs", {}).get(what) or {"name": "full"})
-    name = str(plain.pop("name", "full"))
+    values = dict(about.get("codecs", {}).get(what) or {"name": "full"})
+    name = str(values.pop("name", "full"))
     if name not in CODECS and not is_import_path(name):
         raise unknown_name("codec", name, CODECS)
     cls: Any = import_path(name, what="codec") if is_import_path(name) else CODECS[name]
-    codec: Codec = cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()})
+    codec: Codec = cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
     return codec
 
 

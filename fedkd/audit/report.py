@@ -36,10 +36,10 @@ def write(studies: Sequence[AuditResult], run_dir: Path, *, plots: bool = True) 
         for s in studies
         for judgment in s.judgments
     ]
-    plain = {"audits": [_plain(study) for study in studies], "limits": list(LIMITS)}
+    values = {"audits": [_plain(study) for study in studies], "limits": list(LIMITS)}
     try:
         (run_dir / "audit.json").write_text(
-            json.dumps(jsonable(plain), indent=2, allow_nan=False) + "\n"
+            json.dumps(jsonable(values), indent=2, allow_nan=False) + "\n"
         )
         for name, rows in (("audit.csv", attacks), ("audit_claims.csv", claims)):
             with (run_dir / name).open("w", newline="") as file:
@@ -247,9 +247,9 @@ def attack_row(attack: AttackResult) -> dict[str, Any]:
 
 def claim_row(judgment: Judgment) -> dict[str, Any]:
     """Return a claim's row of ``audit_claims.csv``."""
-    plain = dataclasses.asdict(judgment)
-    claim: dict[str, Any] = plain.pop("claim")
-    return claim | plain
+    values = dataclasses.asdict(judgment)
+    claim: dict[str, Any] = values.pop("claim")
+    return claim | values
 
 
 def _all(study: AuditResult) -> list[AttackResult]:

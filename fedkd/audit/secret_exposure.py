@@ -51,19 +51,19 @@ class Exposures:
     _metrics: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
     _teacher: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
-    def received(self, number: int, upload: Upload) -> None:
+    def received(self, round_number: int, upload: Upload) -> None:
         """Take note of what a client measured."""
-        if number == self.context.last_round:
+        if round_number == self.context.last_round:
             self._metrics.setdefault(upload.client_id, {}).update(upload.metrics)
 
-    def accepted(self, number: int, client_id: int, knowledge: Knowledge) -> None:
+    def accepted(self, round_number: int, client_id: int, knowledge: Knowledge) -> None:
         """Take note of what the server got from a client."""
-        if number == self.context.last_round and isinstance(knowledge, Predictions):
+        if round_number == self.context.last_round and isinstance(knowledge, Predictions):
             self._uploads[client_id] = knowledge
 
-    def fused(self, number: int, fusion: Fusion, public_ids: Tensor) -> None:
+    def fused(self, round_number: int, fusion: Fusion, public_ids: Tensor) -> None:
         """Take note of the mean of the teachers, on the rows that all are taught."""
-        if number != self.context.last_round or not isinstance(fusion.teachers, Tensor):
+        if round_number != self.context.last_round or not isinstance(fusion.teachers, Tensor):
             return
         ids = public_ids if fusion.public_ids is None else fusion.public_ids
         values = fusion.teachers.to(torch.float32)
@@ -74,7 +74,9 @@ class Exposures:
         )
         mean = probs if probs.ndim == 2 else probs.mean(dim=0)
         kept = (
-            fusion.kept if fusion.kept is None or fusion.kept.ndim == 1 else fusion.kept.all(dim=0)
+            fusion.taught_rows
+            if fusion.taught_rows is None or fusion.taught_rows.ndim == 1
+            else fusion.taught_rows.all(dim=0)
         )
         self._teacher = (ids, mean) if kept is None else (ids[kept], mean[kept])
 

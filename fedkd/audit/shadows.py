@@ -138,14 +138,16 @@ def _follow(
     predicts = isinstance(kind, PublicPredictions) and kind.chooser is None
     ids = torch.arange(context.task.public_size)
     sent: list[Tensor] = []
-    for number in range(1, rounds + 1):
-        teacher = teachers.get(number)
-        before: list[Step] = ["pretrain"] if number == 1 and context.training.public_epochs else []
+    for round_number in range(1, rounds + 1):
+        teacher = teachers.get(round_number)
+        before: list[Step] = (
+            ["pretrain"] if round_number == 1 and context.training.public_epochs else []
+        )
         if teacher is not None and distills_first and kind.learned_by == "distill":
             before.append("distill")
         after: list[Step] = ["share"] if predicts else []
         first = Download(
-            round=number,
+            round=round_number,
             steps=(*before, "train", *after),
             public_ids=ids,
             teacher=teacher if distills_first else None,
@@ -153,11 +155,13 @@ def _follow(
         upload = take_part(context, client, first)
         if isinstance(upload.knowledge, Predictions):
             sent.append(_probs_of(_received(kind, upload.knowledge, codecs)))
-        if number == rounds:
+        if round_number == rounds:
             answers = _answers(context, client, asked)
         if teacher is not None and not distills_first:
             learn: Step = "adopt" if kind.learned_by == "adopt" else "distill"
-            take_part(context, client, Download(round=number, steps=(learn,), teacher=teacher))
+            take_part(
+                context, client, Download(round=round_number, steps=(learn,), teacher=teacher)
+            )
     return (torch.stack(sent).mean(dim=0).numpy() if sent else None), answers
 
 
@@ -191,6 +195,6 @@ class _OneState:
         """Return the state put last."""
         return self._state
 
-    def put(self, client_id: int, number: int, state: ClientState) -> None:
+    def put(self, client_id: int, round_number: int, state: ClientState) -> None:
         """Keep a copy of a state."""
         self._state = {name: tensor.detach().clone() for name, tensor in state.items()}

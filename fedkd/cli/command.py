@@ -95,10 +95,10 @@ def _composed(given: Sequence[str]) -> Scenario:
     try:
         with initialize_config_dir(str(files("scenarios")), version_base="1.3"):
             config = hydra_compose("fedkd", overrides=[_forced(argument) for argument in given])
-        plain: Any = OmegaConf.to_container(config, resolve=True)
+        composed: Any = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise SettingError(" ".join(str(error).split())) from error
-    return Scenario.parse(plain)
+    return Scenario.parse(composed)
 
 
 def _prepare(given: list[str]) -> tuple[list[str], list[str], Path | None]:
@@ -389,8 +389,8 @@ def _run_hydra(
         from fedkd.experiment.run import choose_run_dir, resume, run
         from fedkd.experiment.run_or_resume import ensure, is_complete
 
-        plain: Any = OmegaConf.to_container(config, resolve=True)
-        scenario = Scenario.parse(plain)
+        composed: Any = OmegaConf.to_container(config, resolve=True)
+        scenario = Scenario.parse(composed)
         if sweeping:
             own = (
                 override.lstrip("+~").partition("=")
@@ -506,5 +506,5 @@ def _forced(argument: str) -> str:
     as they are.
     """
     key = argument.partition("=")[0]
-    plain = "=" in argument and key[:1] not in "+~-" and not key.startswith("hydra")
-    return f"++{argument}" if plain and key not in (*GROUPS, "scenario") else argument
+    composed = "=" in argument and key[:1] not in "+~-" and not key.startswith("hydra")
+    return f"++{argument}" if composed and key not in (*GROUPS, "scenario") else argument

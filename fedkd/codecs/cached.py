@@ -17,7 +17,7 @@ from fedkd.codecs.codec import (
     only,
 )
 from fedkd.codecs.delta import rows_without_ids
-from fedkd.codecs.memory import Memory, number, read_memory, row_ids, take_number
+from fedkd.codecs.memory import Memory, message_number, read_memory, row_ids, take_number
 from fedkd.errors import SettingError, UploadRejected
 
 SENT = "codec:sent"
@@ -107,7 +107,9 @@ class Cached:
         held = {name: known.last(name, places, serves, array) for name, array in rows.items()}
         for name, array in rows.items():
             held[name][~serves] = array[~serves]
-        sent = number(known) | encode_each(arrays, lambda name, array: {"rows": array[~serves]})
+        sent = message_number(known) | encode_each(
+            arrays, lambda name, array: {"rows": array[~serves]}
+        )
         return sent, self._after(known, ids, held, serves)
 
     def _serving(self, known: Memory, ids: np.ndarray) -> tuple[np.ndarray, Bool[np.ndarray, "N"]]:
@@ -121,4 +123,6 @@ class Cached:
     ) -> Coded:
         places, was_sent = known.find(SENT, ids, len(ids))
         sent = known.last(SENT, places, was_sent, np.zeros(len(ids), np.int64))
-        return known.after(ids, {**rows, SENT: np.where(serves, sent, known.message)}, {}).plain()
+        return known.after(
+            ids, {**rows, SENT: np.where(serves, sent, known.message)}, {}
+        ).to_arrays()

@@ -22,7 +22,7 @@ from fedkd.codecs.codec import (
     without_values,
 )
 from fedkd.codecs.float_planes import FloatPlanes
-from fedkd.codecs.memory import Memory, number, read_memory, row_ids, take_number
+from fedkd.codecs.memory import Memory, message_number, read_memory, row_ids, take_number
 from fedkd.codecs.quantized import quantizer_of
 from fedkd.codecs.quantizer import Header, Layout, Quantizer, Rows, layout_of
 from fedkd.errors import SettingError, UploadRejected
@@ -71,7 +71,9 @@ class Delta:
             raise SettingError(f"delta cannot code these arrays: {why_not}")
         broken = None if self.bits is None else without_values(arrays)
         if broken:
-            return number(read_memory(memory)) | broken, None if memory is None else dict(memory)
+            return message_number(read_memory(memory)) | broken, None if memory is None else dict(
+                memory
+            )
         try:
             return self._encode(arrays, read_memory(memory))
         except UploadRejected:
@@ -117,7 +119,7 @@ class Delta:
             parts = {"shape": shape_part(array.shape), "changed": np.packbits(changed[was_sent])}
             return parts | form.send(self._change(rows[changed], before[changed]), header)
 
-        sent = number(known) | encode_each(arrays, changes)
+        sent = message_number(known) | encode_each(arrays, changes)
         return sent, _after(known, ids, coded)
 
     def _form(self, name: str, shape: tuple[int, ...], size: int) -> Quantizer:
@@ -153,4 +155,4 @@ def _layout(name: str, form: Quantizer, shape: tuple[int, ...], ids: np.ndarray 
 
 def _after(known: Memory, ids: np.ndarray | None, coded: dict[str, tuple[Rows, Header]]) -> Coded:
     rows = {name: rows for name, (rows, _) in coded.items()}
-    return known.after(ids, rows, {name: header for name, (_, header) in coded.items()}).plain()
+    return known.after(ids, rows, {name: header for name, (_, header) in coded.items()}).to_arrays()

@@ -111,7 +111,7 @@ class Memory:
             tables[name][new] = value
         return Memory(self.message + 1, everyone, tables, headers)
 
-    def plain(self) -> Coded:
+    def to_arrays(self) -> Coded:
         """Return the memory as named arrays, for a checkpoint."""
         found = {NEXT: np.array([self.message], np.uint32), **self.tables}
         if self.ids is not None:
@@ -134,7 +134,7 @@ def read_memory(arrays: Arrays | None) -> Memory:
     )
 
 
-def number(memory: Memory) -> Coded:
+def message_number(memory: Memory) -> Coded:
     """Return the number of the next message, as it travels."""
     return {NEXT: np.array([memory.message], np.uint32)}
 

@@ -26,7 +26,7 @@ from fedkd.federation.protocol import resolve_round_order
 from fedkd.knowledge import PublicPredictions
 from fedkd.runtime.devices import deterministic
 from fedkd.scenario.scenario import Scenario
-from fedkd.settings.schema import defaults, plain
+from fedkd.settings.schema import defaults, to_values
 from fedkd.storage.client_states import ClientStore, DiskStore, Layout, MemoryStore
 from fedkd.storage.transcript import Truth, ViewWriter, read_truth, read_view, write_truth
 from fedkd.storage.transcript_recorder import TranscriptRecorder
@@ -186,7 +186,7 @@ def _named(codec: Codec) -> Mapping[str, Any]:
     name = next(
         (name for name, cls in CODECS.items() if cls is own), f"{own.__module__}:{own.__qualname__}"
     )
-    return {"name": name, **{key: plain(getattr(codec, key)) for key in defaults(own)}}
+    return {"name": name, **{key: to_values(getattr(codec, key)) for key in defaults(own)}}
 
 
 def _keep_lab(experiment: Experiment, run_dir: Path) -> None:

@@ -24,7 +24,7 @@ from fedkd.report.record_rows import ACCURACIES, VALIDATION, Baseline
 from fedkd.scenario.registry import Component, create
 from fedkd.scenario.scenario import Scenario, fingerprint
 from fedkd.settings.import_paths import code_hash
-from fedkd.settings.schema import plain
+from fedkd.settings.schema import to_values
 from fedkd.training.hyperparameters import DistillationSettings
 
 Execute = Callable[[Experiment, Callable[[RoundRecord], None]], None]
@@ -64,7 +64,7 @@ def is_cached(experiment: Experiment) -> bool:
 
 def twin_key(experiment: Experiment) -> str:
     """Return what names the twin: all that its figures depend on, and nothing that they do not."""
-    whole = _twin(experiment.scenario).plain()
+    whole = _twin(experiment.scenario).to_dict()
     for irrelevant in (
         "name",
         "description",
@@ -116,7 +116,7 @@ def _alone(heads: Component) -> Component:
     return replace(
         heads,
         value=value,
-        fields={name: plain(getattr(value, name, heads.fields[name])) for name in heads.fields},
+        fields={name: to_values(getattr(value, name, heads.fields[name])) for name in heads.fields},
     )
 
 

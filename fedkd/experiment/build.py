@@ -147,10 +147,12 @@ def make_context(
         model: task.probe(architecture, features=features)
         for model, architecture in architectures.items()
     }
-    kept = {model: _kept(architecture, scenario) for model, architecture in architectures.items()}
+    optimizer_states = {
+        model: _kept(architecture, scenario) for model, architecture in architectures.items()
+    }
     if not isinstance(store, ClientStore):
         states = {
-            model: {**architectures[model].build(0).state_dict(), **kept[model]}
+            model: {**architectures[model].build(0).state_dict(), **optimizer_states[model]}
             for model in architectures
         }
         store = store({model: Layout.of(state) for model, state in states.items()}, assigned)
@@ -174,7 +176,7 @@ def make_context(
         seed=scenario.federation.seed,
         device=device,
         deadline=scenario.protocol.deadline,
-        kept=kept,
+        optimizer_states=optimizer_states,
         batch_clients=_named(scenario),
         stopped=stop.is_set,
         last_round=scenario.protocol.rounds,
@@ -381,7 +383,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     ]
     plan = RunPlan(
         name=scenario.name,
-        scenario=resolved.plain(),
+        scenario=resolved.to_dict(),
         strategy=name.rpartition(":")[2],
         rounds=scenario.protocol.rounds,
         architectures=assigned,
@@ -433,7 +435,7 @@ def _server_models(needs: Needs, context: ClientContext) -> WorkplaceModels | No
         return None
     extra = {}
     for name in needs.server_models:
-        architecture = context.task.architecture(name, plain=True)
+        architecture = context.task.architecture(name, without_heads=True)
         if name not in context.traits or architecture not in context.architectures:
             extra[name] = (architecture, context.task.probe(architecture, features=False))
     return WorkplaceModels(context, extra)
@@ -531,7 +533,7 @@ def _guard(
         batch_size=scenario.train.batch_size,
         epochs=scenario.train.epochs,
         chooses=isinstance(kind, PublicPredictions) and kind.chooser is not None,
-        plain_mean=predicts and isinstance(scenario.strategy.value, MeanBased),
+        unweighted_mean=predicts and isinstance(scenario.strategy.value, MeanBased),
     )
     return PrivacyEnforcer(
         name=scenario.privacy.name,

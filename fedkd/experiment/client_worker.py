@@ -14,21 +14,21 @@ from fedkd.scenario.scenario import Scenario
 from fedkd.storage.client_states import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
 
 
-def create_clients(order: WorkerSpec) -> ClientPool:
+def create_clients(spec: WorkerSpec) -> ClientPool:
     """Return the clients that an order describes. Their states are in files, so that another
     process can go on.
     """
-    scenario = Scenario.parse(yaml.safe_load(order.scenario))
+    scenario = Scenario.parse(yaml.safe_load(spec.scenario))
     device = choose_device(scenario.federation.device)
     set_deterministic(device)
-    disk = DiskStore(order.states, history=order.history)
+    disk = DiskStore(spec.states, history=spec.history)
 
     def store(layouts: Mapping[str, Layout], architectures: Sequence[str]) -> ClientStore:
         if scenario.federation.client_store == "disk":
             return disk
-        return BackedStore(MemoryStore(layouts, architectures, order.owned), disk)
+        return BackedStore(MemoryStore(layouts, architectures, spec.owned), disk)
 
-    public = None if order.public_inputs is None else torch.from_numpy(order.public_inputs)
+    public = None if spec.public_inputs is None else torch.from_numpy(spec.public_inputs)
     return client_pool(
         make_context(scenario, store, threading.Event(), device=device, public_inputs=public)
     )

@@ -191,7 +191,9 @@ def _conduct(
     if options.wandb != "disabled":
         from fedkd.report.wandb_run import WandbReport
 
-        wandb = WandbReport(options, experiment.plan.name, experiment.scenario.plain(), folder.path)
+        wandb = WandbReport(
+            options, experiment.plan.name, experiment.scenario.to_dict(), folder.path
+        )
 
     baseline: Baseline | None = None
     changed: set[int] = set()
@@ -299,17 +301,19 @@ def _check_account(options: Report) -> None:
 
 def _checkpoint(
     experiment: Experiment,
-    number: int,
+    round_number: int,
     changed: set[int],
     folder: RunFolder,
     conditions: Mapping[str, str],
 ) -> None:
     """Write the checkpoint of a round where one is due; ``changed`` is emptied then."""
     due = experiment.scenario.checkpoint.every
-    if experiment.checkpoints is None or (number % due and number != experiment.plan.rounds):
+    if experiment.checkpoints is None or (
+        round_number % due and round_number != experiment.plan.rounds
+    ):
         return
     experiment.checkpoints.save(
-        number,
+        round_number,
         changed,
         server=experiment.server.state(),
         sizes=folder.sizes(),
@@ -341,7 +345,7 @@ def execute(
             server_app=make_server_app(strategy),
             client_pool=client_pool(context),
             create_clients=create_clients,
-            order=WorkerSpec(
+            spec=WorkerSpec(
                 scenario=text,
                 states=experiment.states.absolute(),
                 history=history,
@@ -361,7 +365,7 @@ def fixed(scenario: Scenario) -> dict[str, Any]:
     """Return, as plain values, what must not change when a run is resumed: all but where it runs
     and what is said.
     """
-    whole = repeatable(scenario).plain()
+    whole = repeatable(scenario).to_dict()
     for free in ("engine", "report", "checkpoint", "client_store", "device", "description"):
         whole.pop(free, None)
     return whole
@@ -417,9 +421,9 @@ def choose_run_dir(scenario: Scenario, run_dir: Path | None) -> Path:
     if run_dir is not None:
         return run_dir
     stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{scenario.name}"
-    candidate, number = Path("runs") / stem, 2
+    candidate, round_number = Path("runs") / stem, 2
     while candidate.exists():
-        candidate, number = Path("runs") / f"{stem}_{number}", number + 1
+        candidate, round_number = Path("runs") / f"{stem}_{round_number}", round_number + 1
     return candidate
 
 

@@ -58,7 +58,7 @@ def summarize(
     return {
         "status": status,
         "scenario": plan.name,
-        "strategy": scenario.strategy.plain(),
+        "strategy": scenario.strategy.to_dict(),
         "seed": scenario.federation.seed,
         "clients": plan.clients,
         "rounds": len(records),
@@ -80,7 +80,7 @@ def summarize(
         **_of_text(experiment, last),
         "seconds": seconds,
         "device": plan.device,
-        "engine": scenario.engine.plain(),
+        "engine": scenario.engine.to_dict(),
         "versions": versions(),
     }
 

@@ -44,7 +44,7 @@ def reason_unbatched(context: ClientContext, name: str) -> str | None:
     architecture = architecture_of(context, name)
     if architecture is None:
         return "only image models are trained together"
-    if architecture.plain != architecture:
+    if architecture.without_heads != architecture:
         return "its further heads have losses of their own"
     if context.kind is not None and not trains_plainly(context.kind):
         return "its kind of knowledge takes part in training in a way of its own"
@@ -53,7 +53,7 @@ def reason_unbatched(context: ClientContext, name: str) -> str | None:
     if context.enforcer.dp_sgd is not None or context.enforcer.compares:
         return "what protects its privacy takes part in its training"
     views = context.task.public.views if isinstance(context.task, ImageTask) else 1
-    if context.kind is not None and not (context.distillation.plain and views == 1):
+    if context.kind is not None and not (context.distillation.is_standard and views == 1):
         return "each distills in a way of its own"
     phases = [context.training, *([context.distillation] if context.kind is not None else [])]
     if any(phase.optimizer_state == "kept" for phase in phases):

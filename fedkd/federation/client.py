@@ -141,7 +141,7 @@ class LocalUpdate:
         self.classes = context.task.classes
         self.temperature = context.distillation.temperature
         self.download = download
-        self.model, self.kept = context.model(
+        self.model, self.client_memory = context.model(
             client_id, None if precomputed is None else precomputed.state
         )
         self.teacher: Knowledge | None = download.teacher
@@ -161,7 +161,7 @@ class LocalUpdate:
         prefix = f"{CODEC}{way}/"
         found = {
             n.removeprefix(prefix): tensor.numpy()
-            for n, tensor in self.kept.items()
+            for n, tensor in self.client_memory.items()
             if n.startswith(prefix)
         }
         return found or None
@@ -169,8 +169,12 @@ class LocalUpdate:
     def remember(self, way: str, memory: Mapping[str, np.ndarray] | None) -> None:
         """Keep what a codec remembers from now on."""
         prefix = f"{CODEC}{way}/"
-        others = {name: tensor for name, tensor in self.kept.items() if not name.startswith(prefix)}
-        self.kept = {
+        others = {
+            name: tensor
+            for name, tensor in self.client_memory.items()
+            if not name.startswith(prefix)
+        }
+        self.client_memory = {
             **others,
             **{f"{prefix}{name}": torch.tensor(array) for name, array in (memory or {}).items()},
         }
@@ -180,16 +184,21 @@ class LocalUpdate:
         """What the privacy mechanism remembers of this client."""
         return {
             name.removeprefix(PRIVACY): t
-            for name, t in self.kept.items()
+            for name, t in self.client_memory.items()
             if name.startswith(PRIVACY)
         }
 
     @privacy_memory.setter
     def privacy_memory(self, memory: Mapping[str, Tensor]) -> None:
         others = {
-            name: tensor for name, tensor in self.kept.items() if not name.startswith(PRIVACY)
+            name: tensor
+            for name, tensor in self.client_memory.items()
+            if not name.startswith(PRIVACY)
         }
-        self.kept = {**others, **{f"{PRIVACY}{name}": tensor for name, tensor in memory.items()}}
+        self.client_memory = {
+            **others,
+            **{f"{PRIVACY}{name}": tensor for name, tensor in memory.items()},
+        }
 
     @property
     def traits(self) -> ModelInfo:
@@ -276,13 +285,13 @@ class LocalUpdate:
         """
         optimizer = Optimizer(phase_parameters(self.model, distills=purpose == "distill"), phase)
         prefix = f"{OPTIMIZER}{purpose}/"
-        kept = {
+        client_memory = {
             name.removeprefix(prefix): tensor
-            for name, tensor in self.kept.items()
+            for name, tensor in self.client_memory.items()
             if name.startswith(prefix)
         }
-        if kept:
-            optimizer.restore(kept)
+        if client_memory:
+            optimizer.restore(client_memory)
         seed = torch_seed(self.context.seed, *self.stream_path(f"{purpose} dropout"))
         private = self.context.enforcer.dp_sgd if purpose == "train" else None
         with (
@@ -306,9 +315,9 @@ class LocalUpdate:
                     optimizer=optimizer,
                     check_interrupt=self.check_interrupt,
                 )
-        if kept:
+        if client_memory:
             now = {f"{prefix}{name}": tensor for name, tensor in optimizer.tensors().items()}
-            self.kept = {**self.kept, **now}
+            self.client_memory = {**self.client_memory, **now}
         return loss
 
     def _optimize_privately(
@@ -358,7 +367,9 @@ class LocalUpdate:
         if TRAINING & set(self.download.steps) or (
             context.codecs is not None and context.codecs.stateful
         ):
-            context.store.put(self.client_id, self.round, {**self.model.state_dict(), **self.kept})
+            context.store.put(
+                self.client_id, self.round, {**self.model.state_dict(), **self.client_memory}
+            )
 
     def keep_steps(self) -> None:
         """Keep the DP-SGD steps of a visit that failed with the client as it was before: their
@@ -366,8 +377,12 @@ class LocalUpdate:
         """
         context, name = self.context, f"{PRIVACY}steps"
         before = context.store.get(self.client_id) or context.initial_state(self.client_id)
-        if name in self.kept and not torch.equal(self.kept[name], before.get(name, torch.zeros(0))):
-            context.store.put(self.client_id, self.round, {**before, name: self.kept[name]})
+        if name in self.client_memory and not torch.equal(
+            self.client_memory[name], before.get(name, torch.zeros(0))
+        ):
+            context.store.put(
+                self.client_id, self.round, {**before, name: self.client_memory[name]}
+            )
 
     def is_declined(self) -> bool:
         """Return whether the client's privacy budget does not cover its part of this message."""

@@ -77,7 +77,7 @@ class ClientContext:
     device: torch.device
     deadline: float | None = None
     """Seconds that a client may take for one message."""
-    kept: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    optimizer_states: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """By architecture: the optimizer states that stay with a client, as they are before its first
     step."""
     batch_clients: frozenset[str] = frozenset()
@@ -214,4 +214,4 @@ class ClientContext:
             else ("client", client_id)
         )
         model = architecture.build(torch_seed(self.seed, *own, "weights"))
-        return {**model.state_dict(), **self.kept.get(architecture.name, {})}
+        return {**model.state_dict(), **self.optimizer_states.get(architecture.name, {})}

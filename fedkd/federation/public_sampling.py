@@ -123,4 +123,6 @@ class PublicSampler:
             )
             kept[client, view, torch.arange(samples)] = True
         mask = kept.reshape(clients, rows)
-        return replace(fusion, kept=mask if fusion.kept is None else mask & fusion.kept)
+        return replace(
+            fusion, taught_rows=mask if fusion.taught_rows is None else mask & fusion.taught_rows
+        )

@@ -79,13 +79,13 @@ class Reply:
 class Observer(typing.Protocol):
     """Somebody who looks at a run for the researcher, and changes nothing in it."""
 
-    def received(self, number: int, upload: Upload) -> None:
+    def received(self, round_number: int, upload: Upload) -> None:
         """See what a client answered, with what it measured."""
 
-    def accepted(self, number: int, client_id: int, knowledge: Knowledge) -> None:
+    def accepted(self, round_number: int, client_id: int, knowledge: Knowledge) -> None:
         """See what was accepted of a client."""
 
-    def fused(self, number: int, fusion: Fusion, public_ids: Tensor) -> None:
+    def fused(self, round_number: int, fusion: Fusion, public_ids: Tensor) -> None:
         """See what was made of it."""
 
 
@@ -175,13 +175,13 @@ class Server:
             for i, c in self.cards.items()
         }
 
-    def open_round(self, number: int) -> dict[int, Download]:
+    def open_round(self, round_number: int) -> dict[int, Download]:
         """Return the round's first downloads, by client id in ascending order."""
-        downloads = self.announce(number)
-        self.begin(number)
+        downloads = self.announce(round_number)
+        self.begin(round_number)
         return downloads
 
-    def announce(self, number: int) -> dict[int, Download]:
+    def announce(self, round_number: int) -> dict[int, Download]:
         """Return the round's first downloads while the round before may still be open: its record
         can be completed.
 
@@ -189,20 +189,22 @@ class Server:
         before may come.
         """
         self._packed = {}
-        self._invited = self._draw_participants(number)
-        self._participants = self._draw_present(number, self._invited)
+        self._invited = self._draw_participants(round_number)
+        self._participants = self._draw_present(round_number, self._invited)
         self._public_ids = self._asked_ids = self.choice.ids(
-            numpy_stream(self.seed, "round", number, "public")
+            numpy_stream(self.seed, "round", round_number, "public")
         )
         if isinstance(self.strategy, SelectsQueries):
             with attribute_errors_to(self.strategy, "strategy", RunError):
                 self._asked_ids = self.strategy.select_queries(
-                    number, self._public_ids, self._state
+                    round_number, self._public_ids, self._state
                 )
         self._asked = self._leaders() if self.declared.needs.pooled_data else self._participants
-        return {client_id: self._first_download(number, client_id) for client_id in self._asked}
+        return {
+            client_id: self._first_download(round_number, client_id) for client_id in self._asked
+        }
 
-    def begin(self, number: int) -> None:
+    def begin(self, round_number: int) -> None:
         """Begin the record of the round that was announced. Raises RunError where too few clients
         are present.
         """
@@ -239,16 +241,16 @@ class Server:
         for client_id in gone:
             self.records[client_id] = replace(self.records[client_id], reason="dropped out")
         self._require(
-            number, len(self._participants), *([f"{len(gone)} dropped out"] if gone else [])
+            round_number, len(self._participants), *([f"{len(gone)} dropped out"] if gone else [])
         )
 
-    def fuse(self, number: int, replies: Iterable[Reply]) -> None:
+    def fuse(self, round_number: int, replies: Iterable[Reply]) -> None:
         """Check the round's replies as they come, fuse what was accepted, and keep the teachers.
 
         Where the strategy fuses a stream, an upload is dropped once those of lower client ids have
         been added.
         """
-        request, state = self._request(number), self._state
+        request, state = self._request(round_number), self._state
         gathering: StackedUploads | StreamedUploads = StackedUploads(
             self.threat_model, self.enforcer, len(self._asked)
         )
@@ -289,7 +291,9 @@ class Server:
             gathering.close()
         answered = len(self._participants) - len(failures)
         self._require(
-            number, answered, *(f"client {i} failed: {failures[i]}" for i in sorted(failures)[:1])
+            round_number,
+            answered,
+            *(f"client {i} failed: {failures[i]}" for i in sorted(failures)[:1]),
         )
         # A trusted server releases noise where nobody's upload is usable: its silence would depend
         # on private data.
@@ -306,7 +310,7 @@ class Server:
                 fusion, gathering.cohort, cast(Scale, self.declared.teaches)
             )
         if self.observer is not None:
-            self.observer.fused(number, fusion, request.public_ids)
+            self.observer.fused(round_number, fusion, request.public_ids)
         for spending in gathering.spent:
             self.ledger.record(None, spending)
         self._keep(
@@ -315,7 +319,7 @@ class Server:
             self.kind.teachers(fusion, client_ids, request, self.declared.teaches),
         )
 
-    def close_round(self, number: int) -> dict[int, Download]:
+    def close_round(self, round_number: int) -> dict[int, Download]:
         """Return the round's last downloads: learn from this round's teacher, evaluate. Empty if
         there are none.
         """
@@ -330,10 +334,10 @@ class Server:
             leads_not = client_id not in self._asked
             teacher = self._lesson(client_id) if status == "ok" or leads_not else None
             steps: tuple[Step, ...] = (learn, "evaluate") if teacher is not None else ("evaluate",)
-            downloads[client_id] = Download(round=number, steps=steps, teacher=teacher)
+            downloads[client_id] = Download(round=round_number, steps=steps, teacher=teacher)
         return downloads
 
-    def take_last_replies(self, number: int, replies: Iterable[Reply]) -> None:
+    def take_last_replies(self, round_number: int, replies: Iterable[Reply]) -> None:
         """Take note of the replies to the last downloads. Teachers that nobody took are as bad as
         no uploads.
         """
@@ -346,7 +350,7 @@ class Server:
                 answered += 1
         if failures:
             self._require(
-                number,
+                round_number,
                 answered,
                 *(f"client {i} failed: {failures[i]}" for i in sorted(failures)[:1]),
             )
@@ -388,12 +392,12 @@ class Server:
             entropy_bytes_down=record.entropy_bytes_down + entropy,
         )
 
-    def record(self, number: int) -> RoundRecord:
+    def record(self, round_number: int) -> RoundRecord:
         """Return the record of a finished round."""
         for client_id, epsilon in self._epsilons().items():
             self.records[client_id] = replace(self.records[client_id], epsilon=epsilon)
         return RoundRecord(
-            round=number,
+            round=round_number,
             clients=tuple(self.records[i] for i in sorted(self.records)),
             seconds=time.perf_counter() - self._started,
             weights=self._weights,
@@ -481,12 +485,12 @@ class Server:
             personal={client_id: personal[context] for client_id, context in state["whose"]},
         )
 
-    def _first_download(self, number: int, client_id: int) -> Download:
+    def _first_download(self, round_number: int, client_id: int) -> Download:
         """Return what a client is asked for at the beginning of a round."""
         kind = self.kind
         steps: list[Step] = ["pretrain"] if self.pretrains and client_id not in self._seen else []
         if kind is None:
-            return Download(round=number, steps=(*steps, "train", "evaluate"))
+            return Download(round=round_number, steps=(*steps, "train", "evaluate"))
         teacher = None
         if kind.learned_by == "adopt":  # nobody trains from old weights
             teacher = self._lesson(client_id) if client_id in self._unlearned else None
@@ -504,7 +508,11 @@ class Server:
             self._asked_ids if kind.learned_by == "distill" else None
         )  # other kinds are not of public samples
         return Download(
-            round=number, steps=tuple(steps), public_ids=ids, teacher=teacher, start_over=start_over
+            round=round_number,
+            steps=tuple(steps),
+            public_ids=ids,
+            teacher=teacher,
+            start_over=start_over,
         )
 
     def _lesson(self, client_id: int) -> Knowledge | None:
@@ -519,26 +527,26 @@ class Server:
             first.setdefault(self.cards[client_id].architecture, client_id)
         return sorted(first.values())
 
-    def _draw_participants(self, number: int) -> list[int]:
+    def _draw_participants(self, round_number: int) -> list[int]:
         count = max(1, round(self.protocol.participation * self.clients))
         if count == self.clients:
             return list(range(self.clients))
-        stream = numpy_stream(self.seed, "round", number, "participants")
+        stream = numpy_stream(self.seed, "round", round_number, "participants")
         return sorted(stream.choice(self.clients, count, replace=False).tolist())
 
-    def _draw_present(self, number: int, asked: Sequence[int]) -> list[int]:
+    def _draw_present(self, round_number: int, asked: Sequence[int]) -> list[int]:
         """Return who of those asked does not drop out: each client has a stream of its own for
         it.
         """
         if self.protocol.dropout == 0:
             return list(asked)
         draws = {
-            i: numpy_stream(self.seed, "client", i, "round", number, "dropout").random()
+            i: numpy_stream(self.seed, "client", i, "round", round_number, "dropout").random()
             for i in asked
         }
         return [i for i in asked if draws[i] >= self.protocol.dropout]
 
-    def _request(self, number: int) -> Request:
+    def _request(self, round_number: int) -> Request:
         needs, begins = self.declared.needs, self.round_order == "distill_first"
         counts = None
         if needs.label_counts:
@@ -548,7 +556,7 @@ class Server:
                 if card.label_counts is not None
             }
         return Request(
-            round=number,
+            round=round_number,
             classes=self.classes,
             public_ids=self._asked_ids,
             temperature=self.temperature,
@@ -607,7 +615,7 @@ class Server:
             for spending, most in self.enforcer.worst_case_spending(len(request.public_ids), size):
                 self.ledger.record(client_id, spending, most)
             return
-        spendings = [Spending.from_plain(json.loads(text)) for text in upload.privacy.spent]
+        spendings = [Spending.from_dict(json.loads(text)) for text in upload.privacy.spent]
         for layer in CUMULATIVE_LAYERS:
             self.ledger.record_cumulative(
                 client_id, layer, [s for s in spendings if s.layer == layer]
@@ -639,11 +647,11 @@ class Server:
         delta, who = getattr(mechanism, "delta", 1e-5), mechanism.protects_from[0]
         return dict(self.ledger.epsilons(mechanism.unit, who, delta))
 
-    def _require(self, number: int, present: int, *reasons: str) -> None:
+    def _require(self, round_number: int, present: int, *reasons: str) -> None:
         """Raise RunError where fewer clients are left in a round than ``min_clients``."""
         if present < self.protocol.min_clients:
             raise RunError(
-                f"round {number}: {present} of {self.clients} clients answered,"
+                f"round {round_number}: {present} of {self.clients} clients answered,"
                 f" min_clients={self.protocol.min_clients}"
                 f"{'; ' if reasons else ''}{'; '.join(reasons)}"
             )

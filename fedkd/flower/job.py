@@ -67,7 +67,7 @@ class EngineRun:
     """The clients, for an engine that runs them in this process."""
     create_clients: Callable[[WorkerSpec], ClientPool]
     """Makes a crew in another process; found there by its name."""
-    order: WorkerSpec
+    spec: WorkerSpec
     architectures: tuple[str, ...]
     """By client id."""
     cost: Callable[[], Sequence[float]]

@@ -152,7 +152,7 @@ class Ray:
             deterministic(torch.device("cpu")),
             contextlib.ExitStack() as stack,
         ):
-            _make(job.order.states)
+            _make(job.spec.states)
             grid = RayGrid(self._slots(job.architectures, job.cost(), job.device), job)
             stack.callback(grid.shut_down)
             grid.start()
@@ -234,14 +234,14 @@ class Actor:
         machine.
         """
         sys.path.extend(path for path in part.paths if path not in sys.path)
-        if not part.order.states.is_dir():
+        if not part.spec.states.is_dir():
             raise RunError(
-                f"{part.order.states} is not to be seen on {socket.gethostname()}; give a run_dir"
+                f"{part.spec.states} is not to be seen on {socket.gethostname()}; give a run_dir"
                 " on a file system"
                 " that every machine of the cluster sees"
             )
         self._crew: ClientPool = part.create_clients(
-            replace(part.order, public_inputs=public_inputs)
+            replace(part.spec, public_inputs=public_inputs)
         )
         self._clients = part.clients
 
@@ -276,7 +276,7 @@ class JobPart:
     """What an actor is made from."""
 
     create_clients: Callable[[WorkerSpec], ClientPool]
-    order: WorkerSpec
+    spec: WorkerSpec
     clients: int
     paths: tuple[str, ...]
     """Where Python finds modules in the driver, such as a user's own strategy."""
@@ -304,14 +304,14 @@ class RayGrid(Grid):
         import ray
 
         self._ray, self._job = ray, job
-        public = job.order.public_inputs
+        public = job.spec.public_inputs
         self._placed = None if public is None else ray.put(public)
-        order = replace(job.order, public_inputs=None)
+        spec = replace(job.spec, public_inputs=None)
         paths = tuple(path or str(Path.cwd()) for path in sys.path)
         self._workers = [
             Worker(
                 slot,
-                JobPart(job.create_clients, replace(order, owned=slot.clients), job.clients, paths),
+                JobPart(job.create_clients, replace(spec, owned=slot.clients), job.clients, paths),
             )
             for slot in slots
         ]

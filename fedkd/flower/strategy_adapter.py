@@ -68,16 +68,16 @@ class FederatedDistillation(Strategy):
         if self.joined:
             self._start_joined(grid, timeout, result)
             return result
-        for number in range(self.first_round, self.server.protocol.rounds + 1):
-            messages = self.configure_train(number, empty, ConfigRecord(), grid)
-            self.aggregate_train(number, grid.send_and_receive(messages, timeout=timeout))
-            messages = self.configure_evaluate(number, empty, ConfigRecord(), grid)
+        for round_number in range(self.first_round, self.server.protocol.rounds + 1):
+            messages = self.configure_train(round_number, empty, ConfigRecord(), grid)
+            self.aggregate_train(round_number, grid.send_and_receive(messages, timeout=timeout))
+            messages = self.configure_evaluate(round_number, empty, ConfigRecord(), grid)
             metrics = self.aggregate_evaluate(
-                number, grid.send_and_receive(messages, timeout=timeout)
+                round_number, grid.send_and_receive(messages, timeout=timeout)
             )
             if metrics is not None:
-                result.evaluate_metrics_clientapp[number] = metrics
-            self.on_round(self.server.record(number))
+                result.evaluate_metrics_clientapp[round_number] = metrics
+            self.on_round(self.server.record(round_number))
         return result
 
     def configure_train(
@@ -126,8 +126,8 @@ class FederatedDistillation(Strategy):
         """Run the rounds with one message at the turn of two of them."""
         server, last = self.server, self.server.protocol.rounds
         ending: Mapping[int, Download] = {}
-        for number in range(self.first_round, last + 2):
-            beginning = server.announce(number) if number <= last else {}
+        for round_number in range(self.first_round, last + 2):
+            beginning = server.announce(round_number) if round_number <= last else {}
             ends = dict(self._contents(ending))
             begins = dict(self._contents(beginning, count=False))
             messages = [
@@ -135,29 +135,29 @@ class FederatedDistillation(Strategy):
                     _joined(ends.get(client_id), begins.get(client_id)),
                     dst_node_id=self._nodes[client_id],
                     message_type="train" if client_id in begins else "evaluate",
-                    group_id=str(number),
+                    group_id=str(round_number),
                 )
                 for client_id in sorted({*ends, *begins})
             ]
             ended, begun = self._parted(
-                number, grid.send_and_receive(messages, timeout=timeout), ends, begins
+                round_number, grid.send_and_receive(messages, timeout=timeout), ends, begins
             )
-            if number > self.first_round:
-                server.take_last_replies(number - 1, ended)
+            if round_number > self.first_round:
+                server.take_last_replies(round_number - 1, ended)
                 if (metrics := self._means()) is not None:
-                    result.evaluate_metrics_clientapp[number - 1] = metrics
-                self.on_round(server.record(number - 1))
-            if number <= last:
-                server.begin(number)
+                    result.evaluate_metrics_clientapp[round_number - 1] = metrics
+                self.on_round(server.record(round_number - 1))
+            if round_number <= last:
+                server.begin(round_number)
                 for client_id, content in begins.items():
                     weight = records.weigh_upload(content)
                     server.sent(client_id, weight.bytes, weight.entropy)
-                server.fuse(number, begun)
-                ending = server.close_round(number)
+                server.fuse(round_number, begun)
+                ending = server.close_round(round_number)
 
     def _parted(
         self,
-        number: int,
+        round_number: int,
         replies: Iterable[Message],
         ends: Mapping[int, RecordDict],
         begins: Mapping[int, RecordDict],
@@ -181,7 +181,11 @@ class FederatedDistillation(Strategy):
                     into.append(Reply(client_id=client_id, upload=None, error=error, rejected=True))
                 continue
             for into, content in zip(asked, parts, strict=True):
-                into.append(self._read(number if into is begun else number - 1, client_id, content))
+                into.append(
+                    self._read(
+                        round_number if into is begun else round_number - 1, client_id, content
+                    )
+                )
         return ended, begun
 
     def _introduce(self, grid: Grid, timeout: float | None) -> None:
@@ -215,11 +219,14 @@ class FederatedDistillation(Strategy):
         self.server.register(list(cards.values()))
 
     def _messages(
-        self, number: int, kind: str, downloads: Mapping[int, Download]
+        self, round_number: int, kind: str, downloads: Mapping[int, Download]
     ) -> Iterable[Message]:
         for client_id, content in self._contents(downloads):
             yield Message(
-                content, dst_node_id=self._nodes[client_id], message_type=kind, group_id=str(number)
+                content,
+                dst_node_id=self._nodes[client_id],
+                message_type=kind,
+                group_id=str(round_number),
             )
 
     def _contents(
@@ -247,13 +254,13 @@ class FederatedDistillation(Strategy):
                 self.server.sent(client_id, weight.bytes, weight.entropy)
             yield client_id, content
 
-    def _reply(self, number: int, message: Message) -> Reply:
+    def _reply(self, round_number: int, message: Message) -> Reply:
         client_id = self._clients[message.metadata.src_node_id]
         if message.has_error():
             return Reply(client_id=client_id, upload=None, error=_reason(message))
-        return self._read(number, client_id, message.content)
+        return self._read(round_number, client_id, message.content)
 
-    def _read(self, number: int, client_id: int, content: RecordDict) -> Reply:
+    def _read(self, round_number: int, client_id: int, content: RecordDict) -> Reply:
         """Return the reply that a client's content is."""
         weight = records.weigh_upload(content)
         reply = Reply(
@@ -263,7 +270,7 @@ class FederatedDistillation(Strategy):
             if self._witness is not None:
                 sent = records.sent_arrays(content)
                 if sent:
-                    self._witness.uploaded(number, client_id, sent)
+                    self._witness.uploaded(round_number, client_id, sent)
             upload = records.read_upload(
                 content, self.server.kind, packed=self.server.codecs is not None
             )

@@ -184,11 +184,11 @@ class PublicPredictions:
         # Clients that need not answer alike need not learn alike; the others distill on the same
         # samples.
         masks = ((samples,), (clients, samples)) if self.chooser is not None else ((samples,),)
-        if fusion.kept is not None and (
-            fusion.kept.dtype != torch.bool or tuple(fusion.kept.shape) not in masks
+        if fusion.taught_rows is not None and (
+            fusion.taught_rows.dtype != torch.bool or tuple(fusion.taught_rows.shape) not in masks
         ):
             raise RunError(
-                f"fuse returned kept of {fusion.kept.dtype} and shape {list(fusion.kept.shape)},"
+                f"fuse returned taught_rows of {fusion.taught_rows.dtype} and shape {list(fusion.taught_rows.shape)},"
                 " expected booleans of"
                 f" shape {' or '.join(str(list(mask)) for mask in masks)}"
             )
@@ -200,7 +200,7 @@ class PublicPredictions:
         any row.
         """
         ids = request.public_ids if fusion.public_ids is None else fusion.public_ids
-        kept = fusion.kept
+        kept = fusion.taught_rows
 
         def teacher_of(values: Tensor, rows: Tensor | None) -> Predictions | None:
             whole = rows is None or bool(rows.all())

@@ -88,7 +88,7 @@ class ImageModelSpec:
     """What is put on the model beside its own last layer."""
 
     @property
-    def plain(self) -> "ImageModelSpec":
+    def without_heads(self) -> "ImageModelSpec":
         """The same without further heads."""
         return replace(self, heads=OneHead())
 
@@ -133,8 +133,8 @@ def probe(architecture: ImageModelSpec, *, features: bool = False) -> ModelInfo:
     classes].
     """
     where = f"models: {architecture.name}"
-    if architecture.plain != architecture:
-        probe(architecture.plain)  # what is wrong without heads is said first
+    if architecture.without_heads != architecture:
+        probe(architecture.without_heads)  # what is wrong without heads is said first
     try:
         model = architecture.build(seed=0)
     except SettingError:

@@ -91,7 +91,7 @@ class PrivacyEnforcer:
         self,
         knowledge: Knowledge,
         client_id: int,
-        number: int,
+        round_number: int,
         memory: Memory,
         hints: Hints | None = None,
     ) -> tuple[Knowledge, PrivacyEvent, Memory]:
@@ -114,14 +114,16 @@ class PrivacyEnforcer:
         assert isinstance(knowledge, Predictions), "checked before the run"
         if isinstance(mechanism, Swing):
             scores = self.suspected(knowledge, memory, hints)
-            values = self._swung(mechanism, knowledge, scores, client_id, number)
+            values = self._swung(mechanism, knowledge, scores, client_id, round_number)
             return (
                 replace(knowledge, values=values),
                 self.event(mechanism.spent(plan, len(values))),
                 memory,
             )
         assert isinstance(mechanism, Gaussian | Laplace | RandomizedResponse), "there are no others"
-        stream = numpy_stream(self.seed, "client", client_id, "round", number, "privacy noise")
+        stream = numpy_stream(
+            self.seed, "client", client_id, "round", round_number, "privacy noise"
+        )
         # Stated are all rows that ever left the client: a reply that the server never got may have
         # been seen.
         if not mechanism.memoize:
@@ -192,7 +194,7 @@ class PrivacyEnforcer:
             mechanism=self.name,
             claims=self.claims,
             reason="; ".join(dict.fromkeys(reason for reason in reasons if reason)),
-            spent=tuple(json.dumps(spending.plain()) for spending in spent),
+            spent=tuple(json.dumps(spending.to_dict()) for spending in spent),
         )
 
     def fuse(
@@ -216,7 +218,9 @@ class PrivacyEnforcer:
         else:
             told = central.tell(cohort.values, plan, stream)
             fusion, spent = strategy.from_mean(told.probs, asked), told.spent
-            fusion = replace(fusion, kept=None if bool(told.answered.all()) else told.answered)
+            fusion = replace(
+                fusion, taught_rows=None if bool(told.answered.all()) else told.answered
+            )
         return replace(
             fusion, weights=uniform_weights(cohort.size) if cohort.size else torch.zeros(0, 0)
         ), spent
@@ -236,12 +240,19 @@ class PrivacyEnforcer:
         return self.mechanism.scores(knowledge.values, knowledge.scale, hints)
 
     def _swung(
-        self, mechanism: Swing, knowledge: Predictions, scores: Tensor, client_id: int, number: int
+        self,
+        mechanism: Swing,
+        knowledge: Predictions,
+        scores: Tensor,
+        client_id: int,
+        round_number: int,
     ) -> Tensor:
         rows, columns = scores > 0, knowledge.values.shape[1]
         noise = torch.zeros(len(scores), columns, dtype=torch.float64)
         if mechanism.noise > 0:
-            noise[rows] = mechanism.draw(knowledge.ids[rows], columns, self.seed, client_id, number)
+            noise[rows] = mechanism.draw(
+                knowledge.ids[rows], columns, self.seed, client_id, round_number
+            )
         return mechanism.release(knowledge.values, knowledge.scale, scores, noise)
 
 

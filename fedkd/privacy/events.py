@@ -363,10 +363,10 @@ KINDS: dict[str, type[Any]] = {
 }
 
 
-def plain(event: Event) -> dict[str, Any]:
+def event_values(event: Event) -> dict[str, Any]:
     """Return an event as numbers, text and lists, for a file or a message.
 
-    >>> plain(NoClaim(reason="raw"))
+    >>> event_values(NoClaim(reason="raw"))
     {'kind': 'no_claim', 'reason': 'raw'}
     """
     kind = next(name for name, cls in KINDS.items() if type(event) is cls)
@@ -377,7 +377,7 @@ def plain(event: Event) -> dict[str, Any]:
     }
 
 
-def from_plain(content: Mapping[str, Any]) -> Event:
+def from_dict(content: Mapping[str, Any]) -> Event:
     """Return the event that ``plain`` wrote; SettingError for what no event has written."""
     fields = dict(content)
     kind = fields.pop("kind", None)

@@ -27,8 +27,8 @@ from fedkd.privacy.events import (
     NoClaim,
     NoisyVotes,
     SampledClients,
-    from_plain,
-    plain,
+    from_dict,
+    event_values,
 )
 from fedkd.privacy.gaussian_dp import check_delta
 
@@ -52,21 +52,21 @@ class Spending:
     layer: Layer
     seen_by: tuple[Adversary, ...] = ADVERSARIES
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the spending as numbers, text and lists, for a file or a message."""
         return {
             "unit": self.unit,
             "layer": self.layer,
             "seen_by": list(self.seen_by),
-            "event": plain(self.event),
+            "event": event_values(self.event),
         }
 
     @classmethod
-    def from_plain(cls, content: Mapping[str, Any]) -> "Spending":
+    def from_dict(cls, content: Mapping[str, Any]) -> "Spending":
         """Return what ``plain`` wrote; SettingError where it is nothing of the kind."""
         try:
             unit, layer, seen_by = content["unit"], content["layer"], tuple(content["seen_by"])
-            event = from_plain(content["event"])
+            event = from_dict(content["event"])
         except (KeyError, TypeError) as error:
             raise SettingError(f"a privacy event cannot be read: {error!r}") from error
         if (
@@ -162,7 +162,7 @@ class Ledger:
     def state(self) -> dict[str, Any]:
         """Return the whole ledger as numbers, text and lists."""
         entries = [
-            {"client": client, "times": n, **s.plain()}
+            {"client": client, "times": n, **s.to_dict()}
             for client, own in self._counts.items()
             for s, n in own.items()
         ]
@@ -178,7 +178,7 @@ class Ledger:
             )
         counts: dict[int | None, dict[Spending, int]] = {}
         for entry in state["entries"]:
-            counts.setdefault(entry["client"], {})[Spending.from_plain(entry)] = entry["times"]
+            counts.setdefault(entry["client"], {})[Spending.from_dict(entry)] = entry["times"]
         self._counts = counts
 
     def _by_client(

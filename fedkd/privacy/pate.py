@@ -55,24 +55,24 @@ def data_dependent_cost(log_q: float, slope: float) -> Renyi:
     order``, and it never exceeds that.
     """
     positive(slope=slope)
-    plain = slope * _ALPHA
+    linear = slope * _ALPHA
     if log_q == -math.inf:
         return np.zeros_like(_ALPHA)
     second = math.sqrt(max(-log_q, 0.0) / slope)
     first = second + 1
     if second <= 1:
-        return plain
+        return linear
     cost_first, cost_second = slope * first, slope * second
     largest = (second - 1) * cost_second - second * (
         math.log(first / (first - 1)) + math.log(second / (second - 1))
     )
     if log_q > largest or -log_q <= cost_second:
-        return plain
+        return linear
     log_stay = math.log1p(-math.exp(log_q))
     a = log_stay - math.log1p(-math.exp((log_q + cost_second) * (1 - 1 / second)))
     b = cost_first - log_q / (first - 1)
     raised = np.logaddexp(log_stay + (_ALPHA - 1) * a, log_q + (_ALPHA - 1) * b) / (_ALPHA - 1)
-    return np.where(first >= _ALPHA, np.minimum(np.maximum(raised, 0.0), plain), plain)
+    return np.where(first >= _ALPHA, np.minimum(np.maximum(raised, 0.0), linear), linear)
 
 
 def gnmax_cost(votes: Sequence[float], sigma: float) -> Renyi:

@@ -42,7 +42,7 @@ class ReleasePlan:
     """Passes over the private set each round."""
     chooses: bool = False
     """Whether clients choose the samples that they answer for."""
-    plain_mean: bool = True
+    unweighted_mean: bool = True
     """Whether the teacher is common and the plain mean of the uploads: weights that depend on no
     data."""
 

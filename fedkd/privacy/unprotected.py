@@ -20,7 +20,7 @@ def unprotected_event(reason: str = REASON) -> PrivacyEvent:
     """Return the event of every release: nothing was done, nothing is claimed."""
     spending = Spending(event=NoClaim(reason=reason), unit="record", layer="upload")
     return PrivacyEvent(
-        mechanism="none", claims=False, reason=reason, spent=(json.dumps(spending.plain()),)
+        mechanism="none", claims=False, reason=reason, spent=(json.dumps(spending.to_dict()),)
     )
 
 

@@ -160,24 +160,24 @@ class RunFolder:
         table.writerows(rows)
         stream.flush()
 
-    def _add_weights(self, number: int, weights: np.ndarray) -> None:
+    def _add_weights(self, round_number: int, weights: np.ndarray) -> None:
         """Write a round's weights, then the header that says that there is one round more.
 
         Plain writes, not a memory map: a full disk would end a process that writes to a map.
         """
         path = self.path / "weights.npy"
-        header = _npy_header((number, *weights.shape))
+        header = _npy_header((round_number, *weights.shape))
         with path.open("r+b" if path.exists() else "xb") as file:
             if self._weighed == 0:
                 file.write(_npy_header((0, *weights.shape)))
             file.seek(len(header) + self._weighed * weights.nbytes)
-            for _ in range(self._weighed, number - 1):  # rounds in which nothing was fused
+            for _ in range(self._weighed, round_number - 1):  # rounds in which nothing was fused
                 file.write(np.full(weights.shape, np.nan, "<f4").tobytes())
             file.write(np.ascontiguousarray(weights, dtype="<f4").tobytes())
             file.flush()
             file.seek(0)
             file.write(header)
-        self._weighed = number
+        self._weighed = round_number
 
     def finish(self, summary: Mapping[str, Any], *, quietly: bool = False) -> None:
         """Write the summary, complete or not at all, and close every file.
@@ -262,9 +262,9 @@ def stored_records(path: Path, rounds: int) -> list[RoundRecord]:
     clients: dict[int, list[ClientRecord]] = {}
     with (path / "clients.csv").open(newline="") as file:
         for line in csv.DictReader(file):
-            number = int(line["round"])
-            if number <= rounds:
-                clients.setdefault(number, []).append(_client_record(line))
+            round_number = int(line["round"])
+            if round_number <= rounds:
+                clients.setdefault(round_number, []).append(_client_record(line))
     weights = (
         np.load(path / "weights.npy", mmap_mode="r")
         if (path / "weights.npy").exists()
@@ -298,10 +298,10 @@ def _cut_weights(path: Path, rounds: int) -> int:
     return kept
 
 
-def _weights_of(stored: np.ndarray, number: int) -> torch.Tensor | None:
-    if len(stored) < number or np.isnan(stored[number - 1]).all():
+def _weights_of(stored: np.ndarray, round_number: int) -> torch.Tensor | None:
+    if len(stored) < round_number or np.isnan(stored[round_number - 1]).all():
         return None
-    return torch.from_numpy(np.array(stored[number - 1]))
+    return torch.from_numpy(np.array(stored[round_number - 1]))
 
 
 def _client_record(line: Mapping[str, str]) -> ClientRecord:

@@ -25,7 +25,7 @@ from fedkd.privacy.mechanisms import DpSgd, Gaussian, GnMax, Laplace, Randomized
 from fedkd.privacy.private_training import check_sample_gradients
 from fedkd.robustness.attacks.omniscient import Colluding, Lie
 from fedkd.scenario.scenario import Scenario
-from fedkd.settings.schema import defaults, plain
+from fedkd.settings.schema import defaults, to_values
 from fedkd.strategy import Declaration, Needs, SelectsQueries
 from fedkd.tasks.text.text_task import TextTask, Tokens
 from fedkd.training.hyperparameters import DistillationSettings
@@ -100,7 +100,7 @@ def check_data(scenario: Scenario, declared: Declaration) -> None:
     """
     data, name = scenario.data.name, scenario.strategy.name
     if not holds_texts(scenario.data.value):
-        changed = [k for k, v in plain(scenario.tokens).items() if v != defaults(Tokens)[k]]
+        changed = [k for k, v in to_values(scenario.tokens).items() if v != defaults(Tokens)[k]]
         if changed:
             raise SettingError(f"tokens.{changed[0]} would do nothing: data={data} are images")
         if scenario.text_canaries.name != "none":
@@ -241,9 +241,9 @@ def check_distillation(
     """Raise where something is to be done to a teacher's rows, and there are none or they are not
     soft labels.
     """
-    if settings.plain:
+    if settings.is_standard:
         return
-    given = plain(settings)
+    given = to_values(settings)
     usual = defaults(DistillationSettings)
     changed = [
         key
@@ -367,7 +367,9 @@ def check_privacy(scenario: Scenario, declared: Declaration, context: ClientCont
                 f"privacy={chosen}: public.sampling and public.augmented_views look at raw predictions once"
                 " more; leave them out"
             )
-        if isinstance(mechanism, GnMax) and (not plan.plain_mean or declared.teaches != "probs"):
+        if isinstance(mechanism, GnMax) and (
+            not plan.unweighted_mean or declared.teaches != "probs"
+        ):
             raise SettingError(
                 f"{where}: votes take the place of a plain mean of soft labels, as dsfl has it"
             )

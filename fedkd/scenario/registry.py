@@ -25,7 +25,7 @@ from fedkd.robustness.aggregators import ROBUST
 from fedkd.robustness.attacks import ATTACKS
 from fedkd.settings.import_paths import import_path, is_import_path
 from fedkd.settings.renamed import CHOICES
-from fedkd.settings.schema import defaults, parse, plain
+from fedkd.settings.schema import defaults, parse, to_values
 from fedkd.tasks.text.secrets import CANARIES
 from fedkd.tasks.text.text_sources import TEXT_DATA
 
@@ -53,7 +53,7 @@ class Component:
     fields: Mapping[str, Any]
     value: Any
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the section as a scenario file has it."""
         return {"name": self.name, **self.fields}
 
@@ -99,7 +99,7 @@ def create(group: str, section: Mapping[str, Any]) -> Component:
     cls, base = find(group, name)
     given = {**base, **fields}
     value = parse(cls, given, group)
-    return Component(name, {key: plain(getattr(value, key, given[key])) for key in base}, value)
+    return Component(name, {key: to_values(getattr(value, key, given[key])) for key in base}, value)
 
 
 def _strategy_class(name: str) -> type:

@@ -1,7 +1,7 @@
 """A scenario: everything that decides a run, as one frozen value. The boundary between YAML and the
 program.
 
-``Scenario.parse`` is the only way in and ``plain`` the way out again; what passes is checked, so
+``Scenario.parse`` is the only way in and ``to_dict`` the way out again; what passes is checked, so
 that the code behind it trusts its settings. Each hyper-parameter stands in the class of the code
 that uses it.
 """
@@ -20,7 +20,7 @@ from fedkd.errors import SettingError
 from fedkd.federation.protocol import Protocol
 from fedkd.report.report_settings import Report
 from fedkd.scenario.registry import GROUPS, Component, create
-from fedkd.settings.schema import defaults, parse, plain, unknown_setting
+from fedkd.settings.schema import defaults, parse, to_values, unknown_setting
 from fedkd.settings.validators import at_least
 from fedkd.storage.checkpoint import Checkpoints
 from fedkd.tasks.text.text_task import Tokens
@@ -115,21 +115,21 @@ class Scenario:
         }
         return Scenario(name=name, **top, **groups, **sections)
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the scenario as a file has it: ``parse`` of it is the same scenario."""
-        groups: dict[str, Any] = {group: getattr(self, group).plain() for group in GROUPS}
-        sections = {key: plain(getattr(self, key)) for key in SECTIONS}
+        groups: dict[str, Any] = {group: getattr(self, group).to_dict() for group in GROUPS}
+        sections = {key: to_values(getattr(self, key)) for key in SECTIONS}
         return {
             "name": self.name,
-            **plain(self.federation),
-            **plain(self.protocol),
+            **to_values(self.federation),
+            **to_values(self.protocol),
             **groups,
             **sections,
         }
 
     def text(self) -> str:
         """Return the scenario as YAML."""
-        return yaml.safe_dump(self.plain(), sort_keys=False, width=100)
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, width=100)
 
     def changed(self, **parts: Any) -> "Scenario":
         """Return the scenario with some of its parts replaced."""
@@ -165,7 +165,7 @@ DEFAULT_CHOICES = {
 
 def fingerprint(parts: Any) -> str:
     """Return a hash of plain values, equal for equal values."""
-    return hashlib.sha256(json.dumps(plain(parts), sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(to_values(parts), sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _section(value: Any, group: str) -> Mapping[str, Any]:

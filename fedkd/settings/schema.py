@@ -41,19 +41,19 @@ def defaults(cls: Any) -> dict[str, Any]:
         field = getattr(cls, "__dataclass_fields__", {}).get(name)
         if field is not None and field.default_factory is not dataclasses.MISSING:
             value = field.default_factory()
-        found[name] = REQUIRED if value is inspect.Parameter.empty else plain(value)
+        found[name] = REQUIRED if value is inspect.Parameter.empty else to_values(value)
     return found
 
 
-def plain(value: Any) -> Any:
+def to_values(value: Any) -> Any:
     """Return settings as plain mappings, lists and scalars."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+            field.name: to_values(getattr(value, field.name)) for field in dataclasses.fields(value)
         }
     if isinstance(value, Mapping):
-        return {key: plain(v) for key, v in value.items()}
-    return [plain(v) for v in value] if isinstance(value, tuple | list) else value
+        return {key: to_values(v) for key, v in value.items()}
+    return [to_values(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

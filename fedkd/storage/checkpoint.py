@@ -64,7 +64,7 @@ class CheckpointFolder:
 
     def save(
         self,
-        number: int,
+        round_number: int,
         changed: Iterable[int],
         *,
         server: Mapping[str, Any],
@@ -86,7 +86,7 @@ class CheckpointFolder:
         payload = io.BytesIO()
         content = {
             "format": FORMAT,
-            "round": number,
+            "round": round_number,
             "clients": now,
             "sizes": dict(sizes),
             "server": plain_copy(server, "server"),
@@ -98,7 +98,7 @@ class CheckpointFolder:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
             raise StorageError(f"{self.folder} cannot be made: {error.strerror}") from error
-        write_checksummed(self._path(number), [payload.getbuffer()], sync=True)
+        write_checksummed(self._path(round_number), [payload.getbuffer()], sync=True)
         self._clients, self._before = now, self._clients
         for old in self._numbers()[:-KEPT]:
             self._path(old).unlink(missing_ok=True)
@@ -121,9 +121,9 @@ class CheckpointFolder:
         Raises RunError where there is none.
         """
         complaints: list[str] = []
-        for number in reversed(self._numbers()):
+        for round_number in reversed(self._numbers()):
             try:
-                checkpoint = self._read(number)
+                checkpoint = self._read(round_number)
                 for client_id, at in checkpoint.clients.items():
                     self.states.read(client_id, at)
             except Damaged as damage:
@@ -139,27 +139,27 @@ class CheckpointFolder:
 
     def _go_back(self, checkpoint: Checkpoint) -> None:
         """Delete what is later than a checkpoint."""
-        for number in self._numbers():
-            if number > checkpoint.round:
-                self._path(number).unlink()
+        for round_number in self._numbers():
+            if round_number > checkpoint.round:
+                self._path(round_number).unlink()
         for path in self.states.folder.glob("*"):
             client_id = int(path.name)
             self.states.forget(client_id, after=checkpoint.clients.get(client_id, 0))
             discard_partial(path)
         self._clients = self._before = dict(checkpoint.clients)
 
-    def _read(self, number: int) -> Checkpoint:
+    def _read(self, round_number: int) -> Checkpoint:
         try:
             content = torch.load(
-                io.BytesIO(read_checksummed(self._path(number))), weights_only=True
+                io.BytesIO(read_checksummed(self._path(round_number))), weights_only=True
             )
         except Damaged:
             raise
         except Exception as error:  # whatever unpickling finds
-            raise Damaged(f"{self._path(number)} is damaged: {error}") from error
+            raise Damaged(f"{self._path(round_number)} is damaged: {error}") from error
         if content.pop("format") != FORMAT:
             raise Damaged(
-                f"{self._path(number)} is of another version of fedkd; use the one that wrote it"
+                f"{self._path(round_number)} is of another version of fedkd; use the one that wrote it"
             )
         return Checkpoint(**content)
 
@@ -168,8 +168,8 @@ class CheckpointFolder:
             int(path.stem) for path in self.folder.glob("*.checkpoint") if path.stem.isdigit()
         )
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:06}.checkpoint"
+    def _path(self, round_number: int) -> Path:
+        return self.folder / f"{round_number:06}.checkpoint"
 
 
 def plain_copy(value: Any, where: str) -> Any:

@@ -35,7 +35,7 @@ class ClientStore(Protocol):
     def get(self, client_id: int) -> ClientState | None:
         """Return the state last put for a client, or None. The caller does not write into it."""
 
-    def put(self, client_id: int, number: int, state: ClientState) -> None:
+    def put(self, client_id: int, round_number: int, state: ClientState) -> None:
         """Keep a copy of a client's state as of round ``number``, on the CPU."""
 
 
@@ -118,7 +118,7 @@ class MemoryStore:
             **self._beside.get(client_id, {}),
         }
 
-    def put(self, client_id: int, number: int, state: ClientState) -> None:
+    def put(self, client_id: int, round_number: int, state: ClientState) -> None:
         """Copy a client's state into its row."""
         name, row = self._place[client_id]
         layout = self._layouts[name]
@@ -152,14 +152,14 @@ class DiskStore:
         newest = self.newest(client_id)
         return None if newest is None else self.read(client_id, newest)
 
-    def put(self, client_id: int, number: int, state: ClientState) -> None:
+    def put(self, client_id: int, round_number: int, state: ClientState) -> None:
         """Write a client's state as of round ``number``. Raises StorageError."""
         layout = Layout.of(state)
         row = np.zeros(layout.size, np.uint8)
         layout.pack(state, row)
         about = json.dumps(layout.fields).encode()
         about += b" " * (-(len(about) + 1) % ALIGNMENT) + b"\n"
-        path = self._path(client_id, number)
+        path = self._path(client_id, round_number)
         if client_id not in self._known:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,11 +168,11 @@ class DiskStore:
             self._known.add(client_id)
         write_checksummed(path, [about, row.data])
         if not self._history:
-            self.forget(client_id, before=number)
+            self.forget(client_id, before=round_number)
 
-    def read(self, client_id: int, number: int) -> ClientState:
+    def read(self, client_id: int, round_number: int) -> ClientState:
         """Return a client's state as of round ``number``. Raises Damaged."""
-        path = self._path(client_id, number)
+        path = self._path(client_id, round_number)
         content = read_checksummed(path)
         end = content.index(b"\n") + 1
         fields = tuple(
@@ -199,17 +199,17 @@ class DiskStore:
         """Delete a client's states of rounds below ``before``, and above ``after`` where that is
         given.
         """
-        for number in self.rounds(client_id):
-            if number < before or (after is not None and number > after):
-                self._path(client_id, number).unlink(missing_ok=True)
+        for round_number in self.rounds(client_id):
+            if round_number < before or (after is not None and round_number > after):
+                self._path(client_id, round_number).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Delete everything."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._known.clear()
 
-    def _path(self, client_id: int, number: int) -> Path:
-        return self.folder / f"{client_id:06}" / f"{number:06}.state"
+    def _path(self, client_id: int, round_number: int) -> Path:
+        return self.folder / f"{client_id:06}" / f"{round_number:06}.state"
 
 
 class BackedStore:
@@ -227,7 +227,7 @@ class BackedStore:
             self._memory.put(client_id, 0, state)
         return state
 
-    def put(self, client_id: int, number: int, state: ClientState) -> None:
+    def put(self, client_id: int, round_number: int, state: ClientState) -> None:
         """Keep a client's state in both."""
-        self._disk.put(client_id, number, state)
-        self._memory.put(client_id, number, state)
+        self._disk.put(client_id, round_number, state)
+        self._memory.put(client_id, round_number, state)

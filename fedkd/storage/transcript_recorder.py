@@ -37,16 +37,16 @@ class TranscriptRecorder:
             self._writer.add("public", {"inputs": public_inputs}, round=0)
             self._writer.save()
 
-    def uploaded(self, number: int, client_id: int, arrays: Mapping[str, np.ndarray]) -> None:
+    def uploaded(self, round_number: int, client_id: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Store what a client sent in a round, whether the server accepts it or not. Raises
         StorageError.
         """
         if self._uploads:
-            self._add("upload", number, client_id, arrays)
+            self._add("upload", round_number, client_id, arrays)
 
-    def taught(self, number: int, client_id: int, arrays: Mapping[str, np.ndarray]) -> None:
+    def taught(self, round_number: int, client_id: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Store what a client was sent in a round, perhaps twice in one. Raises StorageError."""
-        self._add("teacher", number, client_id, arrays)
+        self._add("teacher", round_number, client_id, arrays)
 
     def save(self) -> None:
         """Write the index. Raises StorageError."""
@@ -55,15 +55,15 @@ class TranscriptRecorder:
     def _add(
         self,
         what: Literal["upload", "teacher"],
-        number: int,
+        round_number: int,
         client_id: int,
         arrays: Mapping[str, np.ndarray],
     ) -> None:
-        self._messages[what, number, client_id] += 1
+        self._messages[what, round_number, client_id] += 1
         self._writer.add(
             what,
             arrays,
-            round=number,
+            round=round_number,
             client=client_id,
-            message=self._messages[what, number, client_id],
+            message=self._messages[what, round_number, client_id],
         )

@@ -97,10 +97,10 @@ class ImageTask:
         found: np.ndarray = self.public_inputs.numpy()
         return found
 
-    def architecture(self, name: str, *, plain: bool = False) -> ImageModelSpec:
+    def architecture(self, name: str, *, without_heads: bool = False) -> ImageModelSpec:
         """Return the architecture for images of this shape and these classes."""
         found = ImageModelSpec(name, self.prepared.input_shape, self.prepared.classes, self.heads)
-        return found.plain if plain else found
+        return found.without_heads if without_heads else found
 
     def probe(self, architecture: ModelSpec, *, features: bool) -> ModelInfo:
         """Build a model once and return its traits."""

@@ -94,7 +94,7 @@ class Task(Protocol):
     def sendable(self) -> np.ndarray | None:
         """The public inputs for other processes of this machine; None where each makes its own."""
 
-    def architecture(self, name: str, *, plain: bool = False) -> ModelSpec:
+    def architecture(self, name: str, *, without_heads: bool = False) -> ModelSpec:
         """Return what models of a name are built from; ``plain`` leaves out further heads that
         clients have.
         """

@@ -94,7 +94,7 @@ class DistillationSettings(Phase):
     of its side."""
 
     @property
-    def plain(self) -> bool:
+    def is_standard(self) -> bool:
         """Whether the loss is that of teacher and student alone, on the samples as they are."""
         return not (
             self.confidence_gate

@@ -247,10 +247,10 @@ def goes_on(checks: Checks, changes: dict[str, Any], base: dict[str, Any] = TINY
     run(asked, whole)
     save = CheckpointFolder.save
 
-    def failing(self: CheckpointFolder, number: int, *rest: Any, **named: Any) -> None:
-        if number == 3:
+    def failing(self: CheckpointFolder, round_number: int, *rest: Any, **named: Any) -> None:
+        if round_number == 3:
             raise KeyboardInterrupt
-        save(self, number, *rest, **named)
+        save(self, round_number, *rest, **named)
 
     CheckpointFolder.save = failing  # type: ignore[method-assign]
     try:

@@ -883,13 +883,13 @@ def main() -> None:
     for part, rows in report.rows.items():
         print(f"\n{part}")
         for row in rows:
-            number = row.get("ms_a_client_step", row.get("s_a_round"))
+            round_number = row.get("ms_a_client_step", row.get("s_a_round"))
             unit = "ms a client step" if "ms_a_client_step" in row else "s a round"
             rest = {k: round(row[k], 2) for k in SHOWN if row.get(k) is not None}
             said = (
                 row.get("failed")
                 or row.get("skipped")
-                or (f"{number:.4g} {unit}" if number is not None else "")
+                or (f"{round_number:.4g} {unit}" if round_number is not None else "")
             )
             print(f"  {row['what']:58} {said:26} {rest}")
 

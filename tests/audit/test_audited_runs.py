@@ -123,10 +123,10 @@ def test_figures_are_the_same_to_the_bit_on_two_workers_and_after_a_resume(
     if engine == "parts":
         save = CheckpointFolder.save
 
-        def failing(self: CheckpointFolder, number: int, *rest: Any, **named: Any) -> None:
-            if number == 2:
+        def failing(self: CheckpointFolder, round_number: int, *rest: Any, **named: Any) -> None:
+            if round_number == 2:
                 raise KeyboardInterrupt
-            save(self, number, *rest, **named)
+            save(self, round_number, *rest, **named)
 
         with monkeypatch.context() as patch:
             patch.setattr(CheckpointFolder, "save", failing)

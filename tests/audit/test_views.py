@@ -11,13 +11,16 @@ from fedkd.storage.transcript import Truth, ViewWriter, read_truth, read_view, w
 def stored(run_dir: Path) -> ViewWriter:
     writer = ViewWriter(run_dir, "view", {"scale": "probs"})
     writer.add("public", {"inputs": np.zeros((2, 1, 2, 2), np.float32)}, round=0)
-    for number in (1, 2):
+    for round_number in (1, 2):
         for client in (1, 0):
-            probs = np.full((2, 3), number + client / 10, np.float16)
+            probs = np.full((2, 3), round_number + client / 10, np.float16)
             writer.add(
-                "upload", {"ids": np.arange(2), "probs:float16": probs}, round=number, client=client
+                "upload",
+                {"ids": np.arange(2), "probs:float16": probs},
+                round=round_number,
+                client=client,
             )
-        writer.add("teacher", {"ids": np.arange(2), "probs": np.ones((2, 3))}, round=number)
+        writer.add("teacher", {"ids": np.arange(2), "probs": np.ones((2, 3))}, round=round_number)
         writer.save()
     return writer
 

@@ -65,7 +65,7 @@ def test_cached_rows_are_those_sent_fewer_than_duration_messages_ago(seed: int, 
     stream, codec = np.random.default_rng(seed), Cached(duration=duration)
     copies: dict[int, tuple[int, np.ndarray]] = {}
     ours = theirs = None
-    for number in range(8):
+    for message_number in range(8):
         arrays = some_round(stream)
         message, ours = codec.encode(arrays, ours)
         found, theirs = codec.decode(message, theirs)
@@ -74,8 +74,8 @@ def test_cached_rows_are_those_sent_fewer_than_duration_messages_ago(seed: int, 
         for i, row, came in zip(
             arrays["ids"].tolist(), arrays["probs"], found["probs"], strict=True
         ):
-            if i not in copies or number - copies[i][0] >= duration:
-                copies[i] = number, row
+            if i not in copies or message_number - copies[i][0] >= duration:
+                copies[i] = message_number, row
                 sent.append(row)
             np.testing.assert_array_equal(came, copies[i][1])
         np.testing.assert_array_equal(

@@ -63,10 +63,10 @@ def test_a_resumed_run_has_the_figures_of_the_uninterrupted_one(
     run(scenario(**changes), tmp_path / "whole")
     save = CheckpointFolder.save
 
-    def failing(self: CheckpointFolder, number: int, *rest: Any, **named: Any) -> None:
-        if number == 3:
+    def failing(self: CheckpointFolder, round_number: int, *rest: Any, **named: Any) -> None:
+        if round_number == 3:
             raise KeyboardInterrupt
-        save(self, number, *rest, **named)
+        save(self, round_number, *rest, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(CheckpointFolder, "save", failing)

@@ -36,11 +36,11 @@ def test_a_scenario_with_a_share_that_does_not_tile_names_the_model() -> None:
 
 
 def test_a_worker_that_does_not_see_the_run_folder_says_what_to_do(tmp_path: Path) -> None:
-    order = WorkerSpec(scenario="", states=tmp_path / "elsewhere", history=False)
+    spec = WorkerSpec(scenario="", states=tmp_path / "elsewhere", history=False)
     with pytest.raises(
         RunError, match=r"elsewhere is not to be seen on .*; give a run_dir on a file system"
     ):
-        Actor(JobPart(create_clients, order, 1, ()), None)
+        Actor(JobPart(create_clients, spec, 1, ()), None)
 
 
 def test_no_fraction_is_split_over_two_gpus() -> None:

@@ -166,11 +166,11 @@ def test_with_too_few_clients_the_run_ends_with_a_checkpoint_from_which_it_goes_
     assert summary["personal_accuracy"] == whole["personal_accuracy"]
 
 
-def _pull_after_round(folder: Path, number: int, trigger: Path) -> None:
+def _pull_after_round(folder: Path, round_number: int, trigger: Path) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         path = folder / "rounds.jsonl"
-        if path.exists() and path.read_text().count("\n") >= number:
+        if path.exists() and path.read_text().count("\n") >= round_number:
             trigger.write_text("kill")
             return
         time.sleep(0.002)

@@ -186,7 +186,7 @@ def test_what_is_wrong_with_a_model_is_said_before_its_heads_are_blamed(
 
 
 def test_without_heads_an_architecture_is_what_it_was():
-    assert architecture() == ImageModelSpec("mlp", SHAPE, 4) == architecture("dual").plain
+    assert architecture() == ImageModelSpec("mlp", SHAPE, 4) == architecture("dual").without_heads
     assert probe(architecture()) == ModelInfo(
         parameters=sum(p.numel() for p in built().parameters()), draws_randomness=False
     )

@@ -23,8 +23,8 @@ from fedkd.privacy.events import (
     NoisyVotes,
     RandomizedLabels,
     SampledClients,
-    from_plain,
-    plain,
+    from_dict,
+    event_values,
 )
 from fedkd.privacy.gaussian_dp import composed_mu, epsilon_at
 from fedkd.privacy.ledger import Ledger, Spending
@@ -80,7 +80,7 @@ def test_every_kind_of_event_is_tried_here():
 
 @pytest.mark.parametrize("event", [*EVENTS, NoClaim(reason="raw")], ids=lambda e: type(e).__name__)
 def test_an_event_comes_back_from_text(event: Event):
-    assert from_plain(json.loads(json.dumps(plain(event)))) == event
+    assert from_dict(json.loads(json.dumps(event_values(event)))) == event
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda e: type(e).__name__)
@@ -404,11 +404,11 @@ def test_a_record_is_never_less_hidden_than_its_client():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: from_plain({"kind": "gdp"}), "unknown privacy event 'gdp'; known are gaussian"),
-        (lambda: from_plain({"kind": "gaussian"}), "the privacy event 'gaussian' cannot be read"),
-        (lambda: Spending.from_plain({"unit": "record"}), "a privacy event cannot be read"),
+        (lambda: from_dict({"kind": "gdp"}), "unknown privacy event 'gdp'; known are gaussian"),
+        (lambda: from_dict({"kind": "gaussian"}), "the privacy event 'gaussian' cannot be read"),
+        (lambda: Spending.from_dict({"unit": "record"}), "a privacy event cannot be read"),
         (
-            lambda: Spending.from_plain({**upload(gaussian()).plain(), "unit": "row"}),
+            lambda: Spending.from_dict({**upload(gaussian()).to_dict(), "unit": "row"}),
             "a privacy event has unit='row'",
         ),
         (

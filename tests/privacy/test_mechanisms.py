@@ -410,8 +410,8 @@ def test_an_answer_that_was_told_is_told_again_to_the_bit():
 @given(st.lists(st.permutations(range(6)).map(lambda ids: ids[:3]), min_size=1, max_size=4))
 def test_every_answer_is_the_first_that_was_made_for_its_sample(rounds: list[list[int]]):
     memory, first = None, {}
-    for number, ids in enumerate(rounds):
-        values = torch.tensor([[100.0 * number + i, 0.0] for i in ids])
+    for round_number, ids in enumerate(rounds):
+        values = torch.tensor([[100.0 * round_number + i, 0.0] for i in ids])
         told, memory, new = answer_once(torch.tensor(ids), values, memory, lambda v: v + 0.5)
         assert new == len(set(ids) - set(first))
         first = {**dict(zip(ids, (values + 0.5).tolist(), strict=True)), **first}
@@ -606,7 +606,7 @@ def test_settings_that_make_no_sense_are_refused(name: str, fields: dict[str, An
         (
             "central_gaussian",
             {},
-            {"plain_mean": False},
+            {"unweighted_mean": False},
             "central_gaussian needs a strategy whose teacher is the plain",
         ),
         *((n, {"memoize": True}, {}, "memoize=true would do nothing: in one round") for n in LOCAL),

@@ -311,9 +311,9 @@ def test_clients_and_rounds_whose_seeds_share_their_low_bits_do_not_share_noise(
         scenario(**protected("dp_sgd", privacy={"epsilon": None, "noise_multiplier": 1e3})), Event()
     ).context
     moved = []
-    for client_id, number in (one, other):
+    for client_id, round_number in (one, other):
         before = context.initial_state(client_id)
-        take_part(context, client_id, Download(round=number, steps=("train",)))
+        take_part(context, client_id, Download(round=round_number, steps=("train",)))
         after = context.store.get(client_id)
         assert after is not None
         moved.append(torch.cat([(after[name] - before[name]).flatten() for name in before]).numpy())
@@ -377,7 +377,7 @@ def test_a_reply_that_is_lost_has_left_its_client_all_the_same(
     changes = protected(name, privacy={"memoize": memoize}, min_clients=0)
     run(scenario(**changes), tmp_path / "run")
     rows = [row["status"] for row in clients(tmp_path / "run") if row["client"] == "0"]
-    assert rows == ["failed" if number in lost else "ok" for number in (1, 2, 3)]
+    assert rows == ["failed" if round_number in lost else "ok" for round_number in (1, 2, 3)]
     spent = epsilons(tmp_path / "run")
     np.testing.assert_array_equal(spent[:, 0], spent[:, 1])
     assert spent[-1, 0] == pytest.approx(BUDGET, rel=0.02)

@@ -106,7 +106,7 @@ def test_a_sweep_over_budgets_is_in_wandb_offline_with_group_tags_and_what_was_s
     columns, rows = table(run, "epsilon_by_client")
     assert columns == ["round", "client", "epsilon"]
     assert [row[:2] for row in rows] == [
-        [number, client] for number in (1, 2) for client in range(4)
+        [round_number, client] for round_number in (1, 2) for client in range(4)
     ]
     assert max(row[2] for row in rows) == pytest.approx(spent[1])
     columns, rows = table(run, "claims")

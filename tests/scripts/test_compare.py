@@ -51,7 +51,7 @@ def test_every_method_setting_and_seed_is_a_run_in_a_folder_of_its_own() -> None
     last = cells[-1].task
     assert last.folder == Path("out/runs/sharp/partition.alpha=1/seed7")
     assert last.name == "sharp, partition.alpha=1, seed 7"
-    assert last.scenario.strategy.plain()["beta"] == 30
+    assert last.scenario.strategy.to_dict()["beta"] == 30
     assert last.scenario.partition.fields["alpha"] == 1
     assert last.scenario.federation.seed == 7
     assert cells[0].task.scenario.strategy.name == "fedmd"
@@ -178,7 +178,7 @@ def test_a_run_that_was_ended_before_its_first_checkpoint_begins_anew(tmp_path: 
 
 def test_the_local_engine_shares_the_cores_among_the_runs_unless_told_otherwise() -> None:
     assert jobs.with_threads(scenario(engine="local"), 3).engine.value.threads == 3
-    assert jobs.with_threads(scenario(engine="local"), 3).engine.plain() == {
+    assert jobs.with_threads(scenario(engine="local"), 3).engine.to_dict() == {
         "name": "local",
         "workers": 3,
     }

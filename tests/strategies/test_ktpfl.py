@@ -133,9 +133,9 @@ def test_teachers_are_mixtures_of_soft_labels_at_the_distillation_temperature():
 )
 def test_rows_of_all_weights_sum_to_one_whoever_takes_part(seed: int, rounds: list[set[int]]):
     strategy, state = KTpFL(), None
-    for number, present in enumerate(rounds):
+    for round_number, present in enumerate(rounds):
         ids = tuple(sorted(present))
-        fusion = strategy.fuse(cohort_of(random_logits(seed + number, len(ids)), ids), state)
+        fusion = strategy.fuse(cohort_of(random_logits(seed + round_number, len(ids)), ids), state)
         known = max(max(ids) + 1, 0 if state is None else len(state))
         assert fusion.state.shape == (known, known)
         for rows in (fusion.state, fusion.weights):

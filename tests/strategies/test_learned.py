@@ -25,11 +25,11 @@ from strategies.learned import (
 
 
 def cohort_of(
-    probs: Tensor, labels: Tensor, client_ids: tuple[int, ...] | None = None, number: int = 1
+    probs: Tensor, labels: Tensor, client_ids: tuple[int, ...] | None = None, round_number: int = 1
 ) -> Cohort:
     """From probs [K, N, C]."""
     return Cohort(
-        round=number,
+        round=round_number,
         client_ids=client_ids or tuple(range(len(probs))),
         public_ids=torch.arange(probs.shape[1]),
         values=probs,
@@ -221,7 +221,7 @@ def test_training_is_that_of_a_naive_loop_over_single_samples():
     probs, labels = random_probs(2, 4, 3)
     strategy = Learned(steps=2, learning_rate=0.1)
     first = strategy.fuse(cohort_of(probs, labels), None)
-    second = strategy.fuse(cohort_of(probs, labels, number=2), first.state)
+    second = strategy.fuse(cohort_of(probs, labels, round_number=2), first.state)
     by_sample = probs.double().transpose(0, 1)
     weights = {name: tensor.clone().requires_grad_() for name, tensor in initial_weights().items()}
     for turn in range(4):
@@ -258,9 +258,11 @@ def test_clients_that_it_never_met_are_fused_better_than_by_the_mean():
     nothing of that."""
     strategy, state, misled = Learned(), None, None
     probs, labels = skewed(0, 8)
-    for number in range(1, 5):
-        state = strategy.fuse(cohort_of(probs, labels, number=number), state).state
-        misled = strategy.fuse(cohort_of(probs, labels.roll(1), number=number), misled).state
+    for round_number in range(1, 5):
+        state = strategy.fuse(cohort_of(probs, labels, round_number=round_number), state).state
+        misled = strategy.fuse(
+            cohort_of(probs, labels.roll(1), round_number=round_number), misled
+        ).state
     unseen, truth = skewed(1, 8)
     by_sample = unseen.double().transpose(0, 1)
 
@@ -291,7 +293,7 @@ def test_what_was_learned_goes_for_any_clients_of_the_next_round():
     probs, labels = skewed(2, 6)
     state = Learned().fuse(cohort_of(probs, labels, (0, 1, 2, 3, 4, 5)), None).state
     still = Learned(steps=1, learning_rate=1e-12)
-    fusion = still.fuse(cohort_of(probs[[1, 4, 5]], labels, (1, 7, 9), number=2), state)
+    fusion = still.fuse(cohort_of(probs[[1, 4, 5]], labels, (1, 7, 9), round_number=2), state)
     shares = shares_of(
         state,
         probs[[1, 4, 5]].double().transpose(0, 1),

@@ -16,10 +16,10 @@ from strategies.routed import Routed, gradient, imbalance, likelihood, look_at, 
 
 
 def cohort_of(
-    probs: Tensor, labels: Tensor, client_ids: tuple[int, ...] | None = None, number: int = 1
+    probs: Tensor, labels: Tensor, client_ids: tuple[int, ...] | None = None, round_number: int = 1
 ) -> Cohort:
     return Cohort(
-        round=number,
+        round=round_number,
         client_ids=client_ids or tuple(range(len(probs))),
         public_ids=torch.arange(probs.shape[1]),
         values=probs,
@@ -109,7 +109,7 @@ def test_learning_is_that_of_a_naive_loop(sees: Any):
     probs = probs.double()
     students = probs if sees == "student" else probs.mean(dim=0, keepdim=True)
     said = [probs[:, i, labels[i]] for i in range(4)]
-    for number, student in enumerate(students):
+    for round_number, student in enumerate(students):
         logs = student.log()
         seen = [torch.cat([row - row.mean(), torch.ones(1, dtype=torch.float64)]) for row in logs]
         size = 2.0 / (1.5 * (sum(z @ z for z in seen) / 4))
@@ -125,13 +125,13 @@ def test_learning_is_that_of_a_naive_loop(sees: Any):
             (by_router,) = torch.autograd.grad(lost + 0.5 * (load @ load - 1 / 3), ahead)
             moved = 0.9 * moved - size * by_router
             router = router + moved
-        torch.testing.assert_close(fusion.state["routers"][number], router)
+        torch.testing.assert_close(fusion.state["routers"][round_number], router)
         gates = torch.stack([(router @ z).softmax(dim=0) for z in seen])
         expected = torch.einsum("nk,knc->nc", gates, probs).float()
         torch.testing.assert_close(
-            fusion.teachers[number] if sees == "student" else fusion.teachers, expected
+            fusion.teachers[round_number] if sees == "student" else fusion.teachers, expected
         )
-        torch.testing.assert_close(fusion.weights[number], gates.mean(dim=0).float())
+        torch.testing.assert_close(fusion.weights[round_number], gates.mean(dim=0).float())
 
 
 @pytest.mark.parametrize("sees", ["mean", "student"])
@@ -220,7 +220,7 @@ def test_balance_spreads_the_load_of_a_client_that_is_always_right():
 def test_the_router_goes_on_from_where_it_was():
     probs, labels = specialists(3)
     first = Routed(steps=5).fuse(cohort_of(probs, labels), None)
-    second = Routed(steps=5).fuse(cohort_of(probs, labels, number=2), first.state)
+    second = Routed(steps=5).fuse(cohort_of(probs, labels, round_number=2), first.state)
     assert second.metrics["router_likelihood"] > first.metrics["router_likelihood"]
 
 
@@ -230,12 +230,12 @@ def test_who_is_absent_keeps_its_row_and_who_is_new_starts_at_the_mean_of_the_ot
     assert state["known"].tolist() == [True, False, True, False, False, True]
     still = Routed(sees="mean", steps=1, step=1e-12)
     seen = look_at(probs[1:].double().mean(dim=0, keepdim=True))
-    after = still.fuse(cohort_of(probs[1:], labels, (2, 5), number=2), state).state
+    after = still.fuse(cohort_of(probs[1:], labels, (2, 5), round_number=2), state).state
     assert torch.equal(after["routers"][:, 0], state["routers"][:, 0])
     whole = route(state["routers"][:, [0, 2, 5]], seen)[..., 1:]
     rest = route(after["routers"][:, [2, 5]], seen)
     torch.testing.assert_close(rest, whole / whole.sum(dim=-1, keepdim=True), rtol=0, atol=1e-6)
-    after = still.fuse(cohort_of(probs, labels, (0, 7, 9), number=2), state).state
+    after = still.fuse(cohort_of(probs, labels, (0, 7, 9), round_number=2), state).state
     expected = state["routers"][:, [0, 2, 5]].mean(dim=1, keepdim=True)
     torch.testing.assert_close(
         after["routers"][:, [7, 9]], expected.expand(-1, 2, -1), rtol=0, atol=1e-8
@@ -248,7 +248,7 @@ def test_a_students_router_stays_with_it_and_a_new_student_starts_with_the_mean_
     state = Routed(sees="student").fuse(cohort_of(probs, labels, (0, 2, 5)), None).state
     routers = state["routers"]
     still = Routed(sees="student", steps=1, step=1e-12)
-    after = still.fuse(cohort_of(probs, labels, (2, 5, 7), number=2), state).state["routers"]
+    after = still.fuse(cohort_of(probs, labels, (2, 5, 7), round_number=2), state).state["routers"]
     torch.testing.assert_close(after[2][[2, 5]], routers[2][[2, 5]], rtol=0, atol=1e-8)
     assert torch.equal(after[0][:6], routers[0])
     torch.testing.assert_close(after[2, 7], routers[2][[0, 2, 5]].mean(dim=0), rtol=0, atol=1e-8)

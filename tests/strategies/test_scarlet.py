@@ -67,11 +67,11 @@ def test_a_class_that_nobody_believes_in_stays_impossible():
 def histories(draw: st.DrawFn) -> tuple[int, float, list[tuple[int, list[int], int]]]:
     """A duration, a beta, and rounds: their number (some are left out), their samples, and how many
     clients."""
-    rounds, number = [], 0
+    rounds, round_number = [], 0
     for _ in range(draw(st.integers(1, 8))):
-        number += draw(st.integers(1, 2))
+        round_number += draw(st.integers(1, 2))
         ids = draw(st.lists(st.integers(0, 9), min_size=1, max_size=6, unique=True))
-        rounds.append((number, ids, draw(st.integers(1, 3))))
+        rounds.append((round_number, ids, draw(st.integers(1, 3))))
     return draw(st.integers(1, 4)), draw(st.sampled_from([1.0, 1.5, 2.0])), rounds
 
 
@@ -80,19 +80,19 @@ def test_rounds_are_those_of_a_cache_in_a_dictionary(history: Any, seed: int):
     duration, beta, rounds = history
     strategy, state = Scarlet(duration=duration, beta=beta), None
     cache: dict[int, tuple[int, list[float]]] = {}
-    for number, ids, clients in rounds:
-        asked = [i for i in ids if i not in cache or number - cache[i][0] >= duration]
-        found = strategy.select_queries(number, torch.tensor(ids), state)
+    for round_number, ids, clients in rounds:
+        asked = [i for i in ids if i not in cache or round_number - cache[i][0] >= duration]
+        found = strategy.select_queries(round_number, torch.tensor(ids), state)
         assert found.tolist() == asked
-        uploads = soft(seed + number, clients, len(asked), 3)
+        uploads = soft(seed + round_number, clients, len(asked), 3)
         for row, i in enumerate(asked):
             mean = [
                 sum(uploads[j, row, c].item() for j in range(clients)) / clients for c in range(3)
             ]
             powers = [p**beta for p in mean]
-            cache[i] = (number, [p / sum(powers) for p in powers])
+            cache[i] = (round_number, [p / sum(powers) for p in powers])
         cohort = Cohort(
-            round=number,
+            round=round_number,
             client_ids=tuple(range(clients)),
             public_ids=found,
             values=uploads,
@@ -119,7 +119,9 @@ def test_an_answer_serves_for_so_many_rounds_the_one_that_brought_it_included():
         "probs": torch.tensor([[0.5, 0.5]]),
         "rounds": torch.tensor([4]),
     }
-    assert [strategy.select_queries(number, ids, state).tolist() for number in (5, 6, 7)] == [
+    assert [
+        strategy.select_queries(round_number, ids, state).tolist() for round_number in (5, 6, 7)
+    ] == [
         [1],
         [1],
         [0, 1],

@@ -65,7 +65,7 @@ def test_who_answered_by_hand():
     torch.testing.assert_close(
         fusion.teachers[:3], torch.tensor([[0.7, 0.3], [0.7, 0.3], [0.4, 0.6]])
     )
-    assert fusion.kept.tolist() == [True, True, False, False]
+    assert fusion.taught_rows.tolist() == [True, True, False, False]
     torch.testing.assert_close(fusion.weights, torch.tensor([[0.75, 0.25], [0.75, 0.25]]))
     assert fusion.metrics == {"answered": 0.5, "kept": 0.5}
 
@@ -78,7 +78,7 @@ def test_samples_that_nobody_answered_or_is_sure_of_are_not_taught():
 
 def test_a_larger_tau_keeps_more():
     kept = [
-        SelectiveFD(tau=tau).fuse(cohort_of(PROBS, ANSWERED), None).kept.tolist()
+        SelectiveFD(tau=tau).fuse(cohort_of(PROBS, ANSWERED), None).taught_rows.tolist()
         for tau in (0.5, 0.7, 1.9)
     ]
     assert kept == [[False] * 4, [True, True, False, False], [True, True, True, False]]
@@ -86,12 +86,12 @@ def test_a_larger_tau_keeps_more():
 
 def test_tau_one_keeps_labels_above_one_half():
     probs = torch.tensor([[[0.50, 0.25, 0.25], [0.51, 0.25, 0.24]]])
-    assert SelectiveFD().fuse(cohort_of(probs), None).kept.tolist() == [False, True]
+    assert SelectiveFD().fuse(cohort_of(probs), None).taught_rows.tolist() == [False, True]
 
 
 def test_where_nothing_is_kept_nobody_is_taught_and_all_weigh_the_same():
     fusion = SelectiveFD().fuse(cohort_of(PROBS, torch.zeros(2, 4, dtype=torch.bool)), None)
-    assert not fusion.kept.any()
+    assert not fusion.taught_rows.any()
     assert fusion.weights.tolist() == [[0.5, 0.5], [0.5, 0.5]]
     assert torch.isfinite(fusion.teachers).all()
     assert learned(fusion, 2, 4).of(0) is None
@@ -132,7 +132,7 @@ def test_the_rule_equals_a_loop_over_samples(cohort: Cohort, tau: float):
         kept.append(vagueness < tau)
         for j in voters:
             shares[j] += kept[-1] / len(voters)
-    assert fusion.kept.tolist() == kept
+    assert fusion.taught_rows.tolist() == kept
     expected = [s / sum(shares) if sum(shares) else 1 / clients for s in shares]
     torch.testing.assert_close(
         fusion.weights, torch.tensor([expected] * clients), rtol=0, atol=1e-5
@@ -147,7 +147,7 @@ def test_what_was_not_answered_has_no_part(cohort: Cohort):
     changed = Cohort(**{**vars(cohort), "values": other})
     one, same = SelectiveFD().fuse(cohort, None), SelectiveFD().fuse(changed, None)
     assert torch.equal(one.teachers, same.teachers)
-    assert torch.equal(one.kept, same.kept)
+    assert torch.equal(one.taught_rows, same.kept)
 
 
 @given(cohort=cohorts())
@@ -155,7 +155,7 @@ def test_where_everybody_answers_and_tau_is_nearly_two_it_is_the_mean(cohort: Co
     probs = cohort.values + ~cohort.answered[..., None] / cohort.values.shape[-1]
     for answered in (None, torch.ones_like(cohort.answered)):
         fusion = SelectiveFD(tau=1.9999).fuse(cohort_of(probs, answered), None)
-        assert fusion.kept.all()
+        assert fusion.taught_rows.all()
         torch.testing.assert_close(fusion.teachers, probs.mean(dim=0))
         torch.testing.assert_close(fusion.weights, torch.full_like(fusion.weights, 1 / cohort.size))
 

@@ -66,12 +66,12 @@ def distance(one: State, other: State) -> float:
 
 
 def naive_training(
-    experiment: Experiment, model: nn.Module, client: int, number: int, mu: float = 0.0
+    experiment: Experiment, model: nn.Module, client: int, round_number: int, mu: float = 0.0
 ) -> None:
     """Train ``model`` in place as a client would in a round; Adam as in the scenario's default."""
     context = experiment.context
     x, y = context.samples(context.train_rows(client))
-    stream = numpy_stream(context.seed, "client", client, "round", number, "train batches")
+    stream = numpy_stream(context.seed, "client", client, "round", round_number, "train batches")
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     start = [parameter.detach().clone() for parameter in model.parameters()]
     model.train()
@@ -94,7 +94,7 @@ def naive_fedavg(experiment: Experiment, rounds: list[list[int]], mu: float = 0.
     common = architecture.build(
         torch_seed(context.seed, "architecture", architecture.name, "weights")
     ).state_dict()
-    for number, clients in enumerate(rounds, start=1):
+    for round_number, clients in enumerate(rounds, start=1):
         sizes = {client: len(context.division.train[client]) for client in clients}
         total = {
             name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in common.items()
@@ -102,7 +102,7 @@ def naive_fedavg(experiment: Experiment, rounds: list[list[int]], mu: float = 0.
         for client, size in sizes.items():
             model = architecture.build(0)
             model.load_state_dict(common)
-            naive_training(experiment, model, client, number, mu)
+            naive_training(experiment, model, client, round_number, mu)
             for name, tensor in model.state_dict().items():
                 total[name] += size * tensor.double() / sum(sizes.values())
         common = {name: tensor.float() for name, tensor in total.items()}
@@ -122,8 +122,8 @@ def test_a_centralized_run_is_one_model_of_each_architecture_trained_on_the_unio
         alone = context.architectures[leader].build(
             torch_seed(context.seed, "client", leader, "weights")
         )
-        for number in (1, 2):
-            naive_training(experiment, alone, leader, number)
+        for round_number in (1, 2):
+            naive_training(experiment, alone, leader, round_number)
         for client in (leader, leader + 2):
             assert distance(states[client], alone.state_dict()) < 1e-6
     assert found[-1].clients[2].global_accuracy == found[-1].clients[0].global_accuracy
@@ -292,8 +292,8 @@ def test_of_one_client_fedavg_is_local_training():
     model = experiment.context.architectures[0].build(
         torch_seed(experiment.context.seed, "architecture", "mlp", "weights")
     )
-    for number in (1, 2):
-        naive_training(experiment, model, 0, number)
+    for round_number in (1, 2):
+        naive_training(experiment, model, 0, round_number)
     assert distance(state, model.state_dict()) < 1e-6
 
 

@@ -98,13 +98,13 @@ def test_noise_is_fixed_for_a_client_and_a_position() -> None:
     zeros = torch.zeros(2, context.task.classes)
     first, second = (
         context.enforcer._swung(
-            swing, _predictions(ids, zeros), torch.ones(2), client_id=0, number=n
+            swing, _predictions(ids, zeros), torch.ones(2), client_id=0, round_number=n
         )
         for n in (1, 2)
     )
     assert torch.equal(first, second)
     other = context.enforcer._swung(
-        swing, _predictions(ids, zeros), torch.ones(2), client_id=1, number=1
+        swing, _predictions(ids, zeros), torch.ones(2), client_id=1, round_number=1
     )
     assert not torch.equal(first, other)
 

@@ -78,7 +78,7 @@ class CentralGaussian:
         check_local(plan)
         check_clip(plan.scale, self.clip_norm)
         check_client_delta(self.delta, plan)
-        if not plan.plain_mean:
+        if not plan.unweighted_mean:
             raise SettingError(
                 "central_gaussian needs a strategy whose teacher is the plain mean of the uploads:"
                 " weights that depend"

@@ -137,11 +137,11 @@ class Swing:
         """Raise SettingError where the settings do not fit the run."""
         check_local(plan)
 
-    def stream_path(self, client_id: int, number: int) -> tuple[str | int, ...]:
+    def stream_path(self, client_id: int, round_number: int) -> tuple[str | int, ...]:
         """Return the name of the stream that a client draws from in a round: the same each round
         for kept noise.
         """
-        when = () if self.noise_per == "sample" else ("round", number)
+        when = () if self.noise_per == "sample" else ("round", round_number)
         return ("client", client_id, "swing noise", *when)
 
     def scores(self, values: Rows, scale: Scale, hints: Hints) -> Scores:
@@ -166,14 +166,14 @@ class Swing:
         return confidence_scores(log_probs, reference)
 
     def draw(
-        self, ids: Int[Tensor, "N"], classes: int, seed: int, client_id: int, number: int
+        self, ids: Int[Tensor, "N"], classes: int, seed: int, client_id: int, round_number: int
     ) -> Rows:
         """Return a client's noise of variance 1 for public samples, each from a stream of its
         own.
         """
-        return draw_noise(ids, classes, self.law, seed, *self.stream_path(client_id, number)).to(
-            torch.float64
-        )
+        return draw_noise(
+            ids, classes, self.law, seed, *self.stream_path(client_id, round_number)
+        ).to(torch.float64)
 
     def release(self, values: Rows, scale: Scale, scores: Scores, noise: Rows) -> Rows:
         """Return the rows to upload, on the scale that came in; where scores are 0, ``noise`` may

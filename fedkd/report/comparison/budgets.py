@@ -20,7 +20,7 @@ from fedkd.errors import RunError, SettingError
 from fedkd.report.comparison import grouping
 from fedkd.report.comparison.run_reader import read_run
 from fedkd.report.comparison.statistics import Interval, interval
-from fedkd.report.comparison.tables import NOTHING, Table, percent, plain, points
+from fedkd.report.comparison.tables import NOTHING, Table, percent, decimal, points
 
 UNPROTECTED = "none"
 FREE = ("privacy", *grouping.FREE)
@@ -201,7 +201,7 @@ def table(found: Sequence[BudgetPoint]) -> Table:
             percent(figures["teacher"]),
         ]
         if attacked:
-            line += [plain(figures["auc"]), plain(figures["tpr"]), first.attacker or NOTHING]
+            line += [decimal(figures["auc"]), decimal(figures["tpr"]), first.attacker or NOTHING]
         lines.append(tuple(line))
     if attacked:
         header += ["attack AUC", "TPR at 1 % FPR", "by"]

@@ -258,7 +258,7 @@ def _calibration(lines: Sequence[Line]) -> Table | None:
         tuple(shown.values()),
         lines,
         lambda line: [
-            plain(line.figures[name]) if name.endswith("nll") else percent(line.figures[name])
+            decimal(line.figures[name]) if name.endswith("nll") else percent(line.figures[name])
             for name in shown
         ],
     )
@@ -293,7 +293,7 @@ def points(found: Interval) -> str:
     return _shown(found, 100, "+.1f")
 
 
-def plain(found: Interval) -> str:
+def decimal(found: Interval) -> str:
     """Return a figure as it is: ``0.61 ± 0.04``."""
     return _shown(found, 1, ".2f")
 

@@ -282,8 +282,10 @@ def run_shared(
             teachers = soften(teachers)
         for i, model in enumerate(learners):
             chosen = torch.ones(len(teachers[i]), dtype=torch.bool)
-            if fusion.kept is not None:
-                chosen = fusion.kept if fusion.kept.ndim == 1 else fusion.kept[i]
+            if fusion.taught_rows is not None:
+                chosen = (
+                    fusion.taught_rows if fusion.taught_rows.ndim == 1 else fusion.taught_rows[i]
+                )
             places = world.places[kept][chosen]
             stream = numpy_stream(seed, "text", "client", i, "round", round, "distill")
             distill(

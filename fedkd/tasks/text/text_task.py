@@ -163,7 +163,7 @@ class TextTask:
         """Nothing: windows are made in no time."""
         return
 
-    def architecture(self, name: str, *, plain: bool = False) -> LanguageModelSpec:
+    def architecture(self, name: str, *, without_heads: bool = False) -> LanguageModelSpec:
         """Return the architecture for this vocabulary and context."""
         return LanguageModelSpec(name, self.vocabulary.size, self.context)
 
