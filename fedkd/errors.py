@@ -1,6 +1,6 @@
-"""What can go wrong, by who has to act on it, and how a near miss is named.
+"""Exception types by who must act on them, and the text of their messages.
 
-Not for: the checks themselves, which stand where the value is used (``fedkd.settings.validators``
+Not for: the checks themselves, which stand where a value is used (``fedkd.settings.validators``
 has the common ones).
 """
 
@@ -11,46 +11,50 @@ from pathlib import Path
 
 
 class FedkdError(Exception):
-    """Any error that fedkd explains to its user in one line."""
+    """An error whose message explains the problem to the user in one line."""
 
 
 class SettingError(FedkdError, ValueError):
-    """A setting that cannot be used as it stands. The command ends with status 2, before any
-    training.
-    """
+    """A setting is unusable. The command exits with status 2 before any training."""
 
 
 class UploadRejected(FedkdError):
-    """An upload that the server does not accept. It is recorded, and the round goes on."""
+    """The server does not accept an upload. It records the rejection and continues the round."""
 
 
 class RunError(FedkdError):
-    """A run that cannot go on. What was written before stays. The command ends with status 1."""
+    """A run cannot continue. Files written so far stay. The command exits with status 1."""
 
 
 class StorageError(RunError):
-    """The disk does not take what must be written. No client is to blame, so the run ends."""
+    """A file cannot be written. No client is to blame, so the run ends."""
 
 
 class Damaged(RunError):
-    """A file is not what was written into it."""
+    """A file does not hold what was written into it."""
 
 
 class DeadlinePassed(FedkdError):
-    """A client took longer than the protocol's deadline. It is recorded as failed, and the round
-    goes on.
-    """
+    """A client exceeded the deadline. The server records it as failed and continues the round."""
 
 
 class Interrupted(BaseException):
-    """Training was asked to stop. Like KeyboardInterrupt it is no ordinary exception."""
+    """Training was asked to stop.
+
+    A BaseException, as KeyboardInterrupt is, so that ``except Exception`` does not catch it.
+    """
 
 
 def one_line(error: BaseException, files: Collection[str] | None = None) -> str:
-    """Return an exception in one line, with the place where it was raised: in one of ``files``,
-    where they are given.
+    """Return an exception as one line of text: type, message, file name and line number.
 
-    One of fedkd's own needs no place, and one that did not pass through ``files`` has none.
+    With ``files``, the location is the innermost frame in one of them, and is left out if no frame
+    is. A FedkdError is given by its message alone.
+
+    >>> one_line(ValueError("shapes differ"))
+    'ValueError: shapes differ'
+    >>> one_line(SettingError("rounds must be >= 1, got 0"))
+    'rounds must be >= 1, got 0'
     """
     if isinstance(error, FedkdError):
         return str(error)
@@ -62,12 +66,14 @@ def one_line(error: BaseException, files: Collection[str] | None = None) -> str:
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> SettingError:
-    """Return the error for a name that does not exist, with the nearest ones that do.
+    """Return the error for an unknown name, with the most similar known names in its message.
+
+    ``what`` says what the name stands for, such as "strategy".
 
     >>> print(unknown_name("strategy", "knfuu", ["fedmd", "knfu"]))
     unknown strategy 'knfuu'; did you mean 'knfu'? Known: fedmd, knfu
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else "."
+    similar = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(repr(n) for n in similar)}?" if similar else "."
     return SettingError(f"unknown {what} {name!r}{hint} Known: {', '.join(names) or 'none'}")

@@ -6,10 +6,10 @@ import torch
 from fedkd.fusion import mix, row_softmax, soften
 from fedkd.messages import Cohort
 from fedkd.runtime import parallel
-from fedkd.runtime.parallel import ROWS, map_chunks
+from fedkd.runtime.parallel import CHUNK_ROWS, map_chunks
 
 
-@pytest.mark.parametrize("count", [1, ROWS, ROWS + 1, 5 * ROWS - 1])
+@pytest.mark.parametrize("count", [1, CHUNK_ROWS, CHUNK_ROWS + 1, 5 * CHUNK_ROWS - 1])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_row_is_computed_once(count: int, threads: int) -> None:
     seen = torch.zeros(count)
@@ -51,4 +51,4 @@ def test_what_one_part_raises_is_raised() -> None:
         raise ValueError("a part fails")
 
     with pytest.raises(ValueError, match="a part fails"):
-        map_chunks(compute, 3 * ROWS)
+        map_chunks(compute, 3 * CHUNK_ROWS)

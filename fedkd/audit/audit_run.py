@@ -58,7 +58,7 @@ from fedkd.messages import Knowledge
 from fedkd.runtime.devices import deterministic
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.import_paths import import_path, is_import_path
-from fedkd.storage.transcript import Truth, View, read_truth, read_view
+from fedkd.storage.transcript import GroundTruth, Transcript, read_ground_truth, read_transcript
 from fedkd.training.loop import predict
 
 GUESSED = (0.2, 0.8)
@@ -140,7 +140,7 @@ def planned(
     """Return what the run's own audit did, but for what is given. Raises SettingError where no view
     is stored.
     """
-    own = read_view(run_dir, "clients").about.get("audit", {})
+    own = read_transcript(run_dir, "clients").about.get("audit", {})
     confidence = float(own.get("confidence", 0.95)) if confidence is None else confidence
     if not 0 < confidence < 1:
         raise SettingError(f"confidence must be above 0 and below 1, got {confidence}")
@@ -176,7 +176,11 @@ def audit_run(
 
     Without ``helped`` attacks that need models other than surrogates are left out.
     """
-    view, truth, claims = read_view(run_dir, adversary), read_truth(run_dir), read_claims(run_dir)
+    view, truth, claims = (
+        read_transcript(run_dir, adversary),
+        read_ground_truth(run_dir),
+        read_claims(run_dir),
+    )
     skipped: list[str] = []
     uploads = upload_probs(view) if adversary == "server" else {}
     labels = {
@@ -273,7 +277,7 @@ def covers(claim: AuditedClaim, adversary: str) -> bool:
     )
 
 
-def upload_probs(view: View) -> dict[int, dict[int, np.ndarray]]:
+def upload_probs(view: Transcript) -> dict[int, dict[int, np.ndarray]]:
     """Return every client's soft labels by public id: the mean over rounds of what it uploaded,
     decoded.
 
@@ -289,7 +293,7 @@ def upload_probs(view: View) -> dict[int, dict[int, np.ndarray]]:
 
 
 def _decoded(
-    view: View, what: Literal["upload", "teacher"], client: int | None
+    view: Transcript, what: Literal["upload", "teacher"], client: int | None
 ) -> dict[int, list[np.ndarray]]:
     """Return all soft labels of one client's messages by public id, in the order of rounds."""
     codec, memory = codec_of(view.about, what), None
@@ -329,8 +333,8 @@ def _soft_labels(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarr
 
 
 def _scores(
-    view: View,
-    truth: Truth,
+    view: Transcript,
+    truth: GroundTruth,
     uploads: Mapping[int, Mapping[int, np.ndarray]],
     seed: int,
     helped: Help,
@@ -388,8 +392,8 @@ def _scores(
 
 
 def _margins(
-    view: View,
-    truth: Truth,
+    view: Transcript,
+    truth: GroundTruth,
     uploads: Mapping[int, Mapping[int, np.ndarray]],
     seed: int,
     helped: Help,
@@ -465,8 +469,8 @@ def _distilled(
 
 
 def _of_weights(
-    view: View,
-    truth: Truth,
+    view: Transcript,
+    truth: GroundTruth,
     what: Literal["upload", "teacher"],
     context: ClientContext,
     kind: ModelWeights,
@@ -497,7 +501,7 @@ def _of_weights(
     return found
 
 
-def taught(view: View, kind: KnowledgeType) -> dict[int, dict[int, Knowledge]]:
+def taught(view: Transcript, kind: KnowledgeType) -> dict[int, dict[int, Knowledge]]:
     """Return what each client was taught, by round: the last in each, decoded."""
     found: dict[int, dict[int, Knowledge]] = {}
     for client in view.clients("teacher"):
@@ -508,7 +512,7 @@ def taught(view: View, kind: KnowledgeType) -> dict[int, dict[int, Knowledge]]:
     return found
 
 
-def _teacher(view: View) -> dict[int, np.ndarray]:
+def _teacher(view: Transcript) -> dict[int, np.ndarray]:
     """Return the mean of all teachers by public id; what other clients saw together."""
     gathered: dict[int, list[np.ndarray]] = {}
     recipients: Sequence[int | None] = view.clients("teacher") or [None]

@@ -3,7 +3,7 @@ coin.
 
 Everything here returns new values: an altered data set, an altered division, and the coins. Whoever
 audits keeps the coins where no adversary and no client reads them
-(``fedkd.storage.transcript.write_truth``). A canary that is left out is left out: its row is
+(``fedkd.storage.transcript.write_ground_truth``). A canary that is left out is left out: its row is
 nobody's. Not for: text, whose canaries have an exposure.
 """
 

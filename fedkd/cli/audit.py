@@ -14,7 +14,7 @@ from fedkd.audit.audit_run import audit_run, planned
 from fedkd.audit.report import amend_summary, show, summary_entry, write
 from fedkd.errors import FedkdError, SettingError
 from fedkd.experiment.auditing import help_for
-from fedkd.storage.transcript import SEEN
+from fedkd.storage.transcript import ADVERSARIES
 
 VIOLATED = 3
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path, help="the run's folder, with a stored view")
     parser.add_argument(
         "--adversary",
-        choices=tuple(SEEN),
+        choices=tuple(ADVERSARIES),
         action="append",
         help="whose view is read, once or more (the run's own)",
     )

@@ -28,7 +28,13 @@ from fedkd.runtime.devices import deterministic
 from fedkd.scenario.scenario import Scenario
 from fedkd.settings.schema import defaults, to_values
 from fedkd.storage.client_states import ClientStore, DiskStore, Layout, MemoryStore
-from fedkd.storage.transcript import Truth, ViewWriter, read_truth, read_view, write_truth
+from fedkd.storage.transcript import (
+    GroundTruth,
+    TranscriptWriter,
+    read_ground_truth,
+    read_transcript,
+    write_ground_truth,
+)
 from fedkd.storage.transcript_recorder import TranscriptRecorder
 from fedkd.training.loop import predict
 
@@ -43,7 +49,7 @@ def begin(
     if audit is None:
         return None
     context = experiment.context
-    write_truth(run_dir, _truth(experiment))
+    write_ground_truth(run_dir, _truth(experiment))
     return TranscriptRecorder(
         run_dir,
         {**_about(context), "audit": {
@@ -92,14 +98,14 @@ def helped_by_shadows(
         raise SettingError(
             f"shadows={count}: {run_dir} has no candidates to train them with or without"
         )
-    if not np.array_equal(coins.included, read_truth(run_dir).included):
+    if not np.array_equal(coins.included, read_ground_truth(run_dir).included):
         raise SettingError(
             f"shadows={count}: the data set is no longer the one that {run_dir} was run on"
         )
     shadows = train_shadows(
         context,
         coins,
-        taught(read_view(run_dir, "clients"), kind),
+        taught(read_transcript(run_dir, "clients"), kind),
         rounds=scenario.protocol.rounds,
         distills_first=resolve_round_order(scenario.protocol, kind) == "distill_first",
         count=count,
@@ -151,10 +157,10 @@ def _audit(experiment: Experiment) -> Store | None:
     return None if isinstance(audit, NoAudit) else audit
 
 
-def _truth(experiment: Experiment) -> Truth:
+def _truth(experiment: Experiment) -> GroundTruth:
     context, coins = experiment.context, experiment.coins
     rows = np.arange(0) if coins is None else coins.rows
-    return Truth(
+    return GroundTruth(
         inputs=context.task.test_set(rows)[0].cpu().numpy(),
         labels=rows if coins is None else coins.labels,
         client_ids=rows if coins is None else coins.client_ids,
@@ -198,7 +204,7 @@ def _keep_lab(experiment: Experiment, run_dir: Path) -> None:
         context.store if experiment.scenario.engine.value.here else DiskStore(experiment.states)
     )
     x, _ = context.task.test_set(coins.rows)
-    writer = ViewWriter(run_dir, "lab", {}, resume_after=0)
+    writer = TranscriptWriter(run_dir, "lab", {}, resume_after=0)
     for client in range(len(context.architectures)):
         with deterministic(context.device):
             logits = predict(context.own_model(client, store), x).cpu().numpy()

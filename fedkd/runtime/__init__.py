@@ -1,1 +1,1 @@
-"""Execution: random streams, devices, use of several cores."""
+"""Execution: named random streams, device selection, deterministic and parallel computation."""

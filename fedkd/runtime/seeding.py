@@ -13,7 +13,7 @@ import torch
 
 
 def derive(seed: int, *path: str | int) -> int:
-    """Return the 128-bit number that the stream ``path`` of ``seed`` starts from.
+    """Return the 128-bit seed of the stream that ``path`` names under ``seed``.
 
     It is the BLAKE2b hash of the path, written unambiguously: ``("a", 1)`` and ``("a1",)`` differ.
 
@@ -27,12 +27,12 @@ def derive(seed: int, *path: str | int) -> int:
 
 
 def numpy_stream(seed: int, *path: str | int) -> np.random.Generator:
-    """Return NumPy's default generator for a named stream (all 128 bits are used)."""
+    """Return a NumPy generator for a named stream, seeded with all 128 bits."""
     return np.random.default_rng(derive(seed, *path))
 
 
 def torch_seed(seed: int, *path: str | int) -> int:
-    """Return a seed for torch's CPU generator, which uses 32 bits of it.
+    """Return a named stream's seed for torch's CPU generator, which uses 32 bits of it.
 
     Good for weight initialization. Where very many streams must all differ (batches, noise), use
     ``numpy_stream``: among 100,000 streams of 32 bits one pair is expected to coincide.

@@ -1,1 +1,1 @@
-"""Files of a run: client states, checkpoints, transcripts of what travelled."""
+"""Files of a run: client states, checkpoints, and transcripts of its messages."""

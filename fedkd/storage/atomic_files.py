@@ -1,8 +1,8 @@
-"""Files that are whole or not there, and that say so when they are damaged.
+"""Files that are written atomically and read back only if their checksum matches.
 
-A sealed file starts with a line that names its kind and the BLAKE2b digest of what follows. It is
-written beside its place and renamed into it, so that a reader never sees half of one, whenever the
-writer was killed.
+A checksummed file starts with a line that names its format and the BLAKE2b digest of what follows.
+It is written under a temporary name in the same folder and then renamed, so that a reader never
+sees half of one, whenever the writer was killed.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ Part = bytes | bytearray | memoryview
 
 
 def write_checksummed(path: Path, parts: Sequence[Part], *, sync: bool = False) -> None:
-    """Write ``parts`` one after the other as a sealed file. Raises StorageError where the disk does
-    not take it.
+    """Write ``parts``, one after the other, as one checksummed file.
 
-    ``sync`` waits until the file is on the disk. Without it a file survives its writer's end, but a
-    power cut may leave it torn, which its digest shows.
+    ``sync`` waits until the file is on the disk. Without it a file survives the end of the process
+    that wrote it, but a power cut may truncate it, which its digest shows. Raises StorageError if
+    the file cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
     digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
@@ -47,7 +47,7 @@ def write_checksummed(path: Path, parts: Sequence[Part], *, sync: bool = False) 
 
 
 def discard_partial(folder: Path) -> None:
-    """Delete what writers that were ended in the middle left in a folder. Raises StorageError."""
+    """Delete the temporary files that interrupted writers left in a folder. Raises StorageError."""
     try:
         for path in folder.glob(".*.partial"):
             path.unlink()
@@ -56,8 +56,9 @@ def discard_partial(folder: Path) -> None:
 
 
 def read_checksummed(path: Path) -> bytearray:
-    """Return what was sealed. Raises Damaged, which names the file, unless it is exactly what was
-    written.
+    """Return the content of a checksummed file.
+
+    Raises Damaged, which names the file, unless the content is exactly what was written.
     """
     try:
         content = bytearray(path.stat().st_size)
@@ -67,12 +68,10 @@ def read_checksummed(path: Path) -> bytearray:
         raise Damaged(f"{path} cannot be read: {error.strerror}") from error
     header = bytes(content[:_HEADER_SIZE])
     if read != len(content) or not header.startswith(MAGIC) or header[-1:] != b"\n":
-        raise Damaged(f"{path} is damaged: it is no sealed file, or torn")
+        raise Damaged(f"{path} is damaged: it is truncated, or not one of fedkd's files")
     del content[:_HEADER_SIZE]
-    if (
-        hashlib.blake2b(content, digest_size=DIGEST_SIZE).hexdigest().encode()
-        != header[len(MAGIC) : -1]
-    ):
+    digest = hashlib.blake2b(content, digest_size=DIGEST_SIZE).hexdigest()
+    if digest.encode() != header[len(MAGIC) : -1]:
         raise Damaged(f"{path} is damaged: its checksum does not match")
     return content
 
@@ -89,4 +88,4 @@ def _discard(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError:
-        return  # the error that led here is the one to tell
+        return  # the caller reports the error that made it discard the file

@@ -1,9 +1,9 @@
-"""Where a client's state lives between two rounds: a store of ours, keyed by client, never Flower's
-Context.
+"""Storage of client states between rounds, in memory or on disk.
 
-(Flower's Context travels with every message.) A state is named tensors: the model's, and the
-optimizer's where it is kept. A store returns what was put last, and nothing for a client that never
-took part, which then starts from its own initial weights.
+A state is named tensors: the model's, and the optimizer's where the settings carry it over. A store
+returns the state that was put last, and None for a client that never took part, which then starts
+from its own initial weights. Flower's Context does not hold states, since it travels with every
+message.
 """
 
 import json
@@ -26,26 +26,29 @@ from fedkd.storage.atomic_files import read_checksummed, write_checksummed
 ClientState = Mapping[str, Tensor]
 
 ALIGNMENT = 16
+"""Bytes: tensors start at multiples of it, so that each can be viewed in its own dtype."""
 
 
 @runtime_checkable
 class ClientStore(Protocol):
-    """States by client id. Two clients may be read and written at once, one client may not."""
+    """States by client id.
+
+    Several threads may use a store at once, for different clients.
+    """
 
     def get(self, client_id: int) -> ClientState | None:
-        """Return the state last put for a client, or None. The caller does not write into it."""
+        """Return the state last put for a client, or None. The caller must not change it."""
 
     def put(self, client_id: int, round_number: int, state: ClientState) -> None:
-        """Keep a copy of a client's state as of round ``number``, on the CPU."""
+        """Store a copy of a client's state after round ``round_number``, on the CPU."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How named tensors lie in one row of bytes: name, dtype, shape and offset of each; all of one
-    architecture.
-    """
+    """Memory layout of one architecture's named tensors in a row of bytes."""
 
     fields: tuple[tuple[str, str, tuple[int, ...], int], ...]
+    """Name, dtype, shape and offset in bytes of each tensor."""
     size: int
     """Bytes of a row, a multiple of 16."""
 
@@ -67,78 +70,77 @@ class Layout:
             row[offset : offset + len(flat)] = flat
 
     def unpack(self, row: np.ndarray) -> dict[str, Tensor]:
-        """Return the state in a row of bytes: views, not copies."""
+        """Return the state in a row of bytes, as views of the row."""
         return {
             name: torch.from_numpy(row[start:end]).view(dtype).reshape(shape)
-            for name, dtype, shape, start, end in self._places
+            for name, dtype, shape, start, end in self._slices
         }
 
     @cached_property
-    def _places(self) -> list[tuple[str, torch.dtype, tuple[int, ...], int, int]]:
-        """Name, dtype, shape, and where it begins and ends, of each tensor."""
-        found = []
-        for name, kind, shape, offset in self.fields:
-            dtype: torch.dtype = getattr(torch, kind)
-            found.append((name, dtype, shape, offset, offset + math.prod(shape) * dtype.itemsize))
-        return found
+    def _slices(self) -> list[tuple[str, torch.dtype, tuple[int, ...], int, int]]:
+        """Return name, dtype, shape, first byte and end of each tensor."""
+        slices = []
+        for name, dtype_name, shape, offset in self.fields:
+            dtype: torch.dtype = getattr(torch, dtype_name)
+            slices.append((name, dtype, shape, offset, offset + math.prod(shape) * dtype.itemsize))
+        return slices
 
 
 class MemoryStore:
-    """Client states in this process's memory: one matrix of bytes an architecture, a row a client.
+    """Client states in memory: a matrix of bytes per architecture with a row per client.
 
-    Costs the bytes of the states and nothing else; the rows of clients that never took part cost
-    nothing. Tensors that are not in an architecture's layout, such as what codecs remember, are
-    kept beside it as they are.
+    It costs the bytes of the states and nothing else; rows of clients that never took part cost
+    nothing. Tensors outside an architecture's layout, such as codecs' memories, are stored
+    separately, as they are.
     """
 
     def __init__(
         self, layouts: Mapping[str, Layout], architectures: Sequence[str], owned: Iterable[int]
     ) -> None:
-        """Hold the clients ``owned``; ``architectures`` names each client's, by client id."""
+        """Reserve a row for each client in ``owned``; ``architectures`` is indexed by client id."""
         rows: dict[str, int] = dict.fromkeys(layouts, 0)
-        self._place: dict[int, tuple[str, int]] = {}
+        self._slots: dict[int, tuple[str, int]] = {}
         for client_id in owned:
             name = architectures[client_id]
-            self._place[client_id] = (name, rows[name])
+            self._slots[client_id] = (name, rows[name])
             rows[name] += 1
         self._layouts = layouts
         self._matrices = {
             name: np.zeros((rows[name], layout.size), np.uint8) for name, layout in layouts.items()
         }
-        self._beside: dict[int, ClientState] = {}
+        self._extra: dict[int, ClientState] = {}
         self._present: set[int] = set()
 
     def get(self, client_id: int) -> ClientState | None:
         """Return the state last put for a client, or None."""
         if client_id not in self._present:
             return None
-        name, row = self._place[client_id]
+        name, row = self._slots[client_id]
         return {
             **self._layouts[name].unpack(self._matrices[name][row]),
-            **self._beside.get(client_id, {}),
+            **self._extra.get(client_id, {}),
         }
 
     def put(self, client_id: int, round_number: int, state: ClientState) -> None:
         """Copy a client's state into its row."""
-        name, row = self._place[client_id]
+        name, row = self._slots[client_id]
         layout = self._layouts[name]
         layout.pack(state, self._matrices[name][row])
         if len(state) > len(layout.fields):
             inside = {name for name, *_ in layout.fields}
-            self._beside[client_id] = {
+            self._extra[client_id] = {
                 n: tensor.clone() for n, tensor in state.items() if n not in inside
             }
         else:
-            self._beside.pop(client_id, None)
+            self._extra.pop(client_id, None)
         self._present.add(client_id)
 
 
 class DiskStore:
-    """Client states in files: a folder a client, a sealed file a round. Other processes see what
-    was put.
+    """Client states on disk: a folder per client with a checksummed file per round.
 
-    ``history`` keeps a client's earlier rounds until ``forget``, for checkpoints; otherwise the
-    newest replaces them.
+    Other processes can read them. With ``history``, states of earlier rounds stay until ``forget``
+    deletes them, for checkpoints; otherwise the newest replaces them.
     """
 
     def __init__(self, folder: Path, *, history: bool = False) -> None:
@@ -153,7 +155,7 @@ class DiskStore:
         return None if newest is None else self.read(client_id, newest)
 
     def put(self, client_id: int, round_number: int, state: ClientState) -> None:
-        """Write a client's state as of round ``number``. Raises StorageError."""
+        """Write a client's state after round ``round_number``. Raises StorageError."""
         layout = Layout.of(state)
         row = np.zeros(layout.size, np.uint8)
         layout.pack(state, row)
@@ -171,7 +173,7 @@ class DiskStore:
             self.forget(client_id, before=round_number)
 
     def read(self, client_id: int, round_number: int) -> ClientState:
-        """Return a client's state as of round ``number``. Raises Damaged."""
+        """Return a client's state after round ``round_number``. Raises Damaged."""
         path = self._path(client_id, round_number)
         content = read_checksummed(path)
         end = content.index(b"\n") + 1
@@ -183,7 +185,7 @@ class DiskStore:
         return Layout(fields, len(row)).unpack(row)
 
     def rounds(self, client_id: int) -> list[int]:
-        """Return the rounds of which a client's state is kept, in order."""
+        """Return the rounds of a client's stored states, sorted. Raises Damaged."""
         try:
             return sorted(
                 int(path.stem) for path in self._path(client_id, 0).parent.glob("*.state")
@@ -192,19 +194,17 @@ class DiskStore:
             raise Damaged(f"{self.folder} cannot be read: {error.strerror}") from error
 
     def newest(self, client_id: int) -> int | None:
-        """Return the newest round of which a client's state is kept."""
+        """Return the newest round of a client's stored states, or None. Raises Damaged."""
         return max(self.rounds(client_id), default=None)
 
     def forget(self, client_id: int, *, before: int = 0, after: int | None = None) -> None:
-        """Delete a client's states of rounds below ``before``, and above ``after`` where that is
-        given.
-        """
+        """Delete a client's states of rounds < ``before``, and of rounds > ``after`` if given."""
         for round_number in self.rounds(client_id):
             if round_number < before or (after is not None and round_number > after):
                 self._path(client_id, round_number).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Delete everything."""
+        """Delete the states of all clients."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._known.clear()
 
@@ -213,8 +213,9 @@ class DiskStore:
 
 
 class BackedStore:
-    """A store in memory that writes what is put through to another, and finds there what it does
-    not have.
+    """A write-through cache: states in memory, backed by a store on disk.
+
+    A state that is not in memory is read from the disk.
     """
 
     def __init__(self, memory: MemoryStore, disk: DiskStore) -> None:
@@ -228,6 +229,6 @@ class BackedStore:
         return state
 
     def put(self, client_id: int, round_number: int, state: ClientState) -> None:
-        """Keep a client's state in both."""
+        """Store a client's state on disk and in memory."""
         self._disk.put(client_id, round_number, state)
         self._memory.put(client_id, round_number, state)

@@ -1,11 +1,10 @@
-"""What each adversary really saw of a run, stored in the run's folder, and what only the researcher
-knows, apart.
+"""Transcripts of a run, one for each adversary of an audit, and the ground truth to score it with.
 
-``view/`` has the public rows, the uploads as they travelled, and the teachers; ``lab/`` has raw
-models or their answers to candidates, which no adversary of the protocol has; ``truth/`` has the
-coins and label histograms that audits are scored with. Each is sealed npz files and an index with
-their checksums. An audit names its adversary and is given that one's files only. Pure input and
-output: it decodes, fuses and attacks nothing.
+Three folders of a run: ``view/`` holds the public samples, the uploads as sent, and the teachers;
+``lab/`` holds raw models or their logits of the candidates, which no adversary of the protocol has;
+``truth/`` holds the inclusion bits and label histograms. Each is checksummed npz files, and the
+first two have an index. An audit names its adversary and reads that adversary's files only.
+Not for: decoding or attacking, which the audit does.
 """
 
 import hashlib
@@ -22,39 +21,35 @@ import numpy as np
 from fedkd.errors import Damaged, SettingError, StorageError, unknown_name
 from fedkd.storage.atomic_files import discard_partial, read_checksummed, write_checksummed
 
-What = Literal["public", "upload", "teacher", "model", "query"]
+Content = Literal["public", "upload", "teacher", "model", "query"]
 Arrays = Mapping[str, np.ndarray]
 FORMAT = 1
 VIEW, LAB, TRUTH = "view", "lab", "truth"
-SEEN: dict[str, tuple[str, tuple[What, ...]]] = {
+ADVERSARIES: dict[str, tuple[str, tuple[Content, ...]]] = {
     "server": (VIEW, ("public", "upload", "teacher")),
     "clients": (VIEW, ("public", "teacher")),
     "lab": (LAB, ("public", "model", "query")),
 }
-"""Of every adversary: the folder it may read, and what in it. ``clients`` are all but the audited
-one, together."""
+"""The folder that each adversary may read, and the contents of it. ``clients`` are all clients but
+the audited one, together; ``lab`` has white-box or query access to models."""
 
 
 @dataclass(frozen=True)
 class TranscriptEntry:
-    """One stored message. ``client`` is its sender, or a teacher's recipient; None where it is
-    everybody's.
-    """
+    """One stored message."""
 
-    what: What
+    what: Content
     round: int
     client: int | None
+    """Its sender, or a teacher's recipient; None for public samples and teachers sent to all."""
     file: str
     digest: str
 
 
-class ViewWriter:
-    """Stores what was seen, in ``<run_dir>/view`` or ``<run_dir>/lab``; ``save`` after each round
-    writes the index.
+class TranscriptWriter:
+    """Writes messages to ``<run_dir>/view`` or ``<run_dir>/lab``; call ``save`` after each round.
 
-    ``about`` are plain facts that a reader needs and every adversary knows: the scale of the
-    values, the codec and its settings. With ``resume_after`` what was stored of later rounds is
-    deleted. What was added after the last ``save`` is no part of the view.
+    Messages that were added after the last ``save`` are no part of the transcript.
     """
 
     def __init__(
@@ -64,38 +59,62 @@ class ViewWriter:
         about: Mapping[str, Any],
         resume_after: int | None = None,
     ) -> None:
+        """Create the folder, or open it to continue after a checkpoint.
+
+        Args:
+            run_dir: The run's folder.
+            name: The folder in it.
+            about: Facts as JSON values that a reader needs and every adversary knows: the scale of
+                the values, the codec and its settings.
+            resume_after: The round of the checkpoint to resume from; entries of later rounds are
+                deleted. None starts an empty transcript.
+        """
         self._folder, self._about = run_dir / name, dict(about)
         self._entries: list[TranscriptEntry] = []
         if resume_after is not None and (self._folder / "index.json").exists():
             self._entries = [e for e in _read_index(self._folder)[1] if e.round <= resume_after]
         elif self._folder.exists() and any(self._folder.iterdir()):
-            raise SettingError(f"{self._folder} already holds a view; name another run_dir")
+            raise SettingError(f"{self._folder} already holds a transcript; name another run_dir")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"{self._folder} cannot be made: {error.strerror}") from error
         self._counts = Counter((entry.what, entry.round, entry.client) for entry in self._entries)
         self._by_digest = {entry.digest: entry.file for entry in self._entries}
-        kept = set(self._by_digest.values())
+        indexed = set(self._by_digest.values())
         for path in self._folder.glob("*.npz"):
-            if path.name not in kept:
+            if path.name not in indexed:
                 path.unlink()
         discard_partial(self._folder)
         self.save()
 
     def add(
-        self, what: What, arrays: Arrays, *, round: int, client: int | None = None, message: int = 1
+        self,
+        what: Content,
+        arrays: Arrays,
+        *,
+        round: int,
+        client: int | None = None,
+        message: int = 1,
     ) -> None:
-        """Store one message's named arrays, as they travelled. Public rows are of round 0.
+        """Store one message's named arrays. Equal contents share a file.
 
-        ``message`` counts the messages of one sort to or from a client in a round. Equal contents
-        share a file.
+        Args:
+            what: The content of the message.
+            arrays: Its arrays, as sent.
+            round: Its round; 0 for public samples.
+            client: Its sender or recipient, None for everybody.
+            message: Its number among the messages of the same content, client and round, from 1.
 
-        Raises SettingError for what does not belong into this folder or was stored before,
-        StorageError where the disk does not take it.
+        Raises:
+            SettingError: The content does not belong into this folder, or was stored before.
+            StorageError: The file cannot be written.
         """
         allowed = {
-            kind for folder, kinds in SEEN.values() if folder == self._folder.name for kind in kinds
+            content
+            for folder, contents in ADVERSARIES.values()
+            if folder == self._folder.name
+            for content in contents
         }
         if what not in allowed:
             raise SettingError(
@@ -119,8 +138,8 @@ class ViewWriter:
         self._by_digest[digest] = file
 
     def save(self) -> None:
-        """Write the index of all that was added, whole or not at all. Raises StorageError."""
-        entries = sorted(self._entries, key=_place)
+        """Write the index of all added messages, atomically. Raises StorageError."""
+        entries = sorted(self._entries, key=_sort_key)
         index = {
             "format": FORMAT,
             "about": self._about,
@@ -137,8 +156,8 @@ class ViewWriter:
 
 
 @dataclass(frozen=True)
-class View:
-    """One adversary's view: entries in the order of rounds, then clients."""
+class Transcript:
+    """The messages that one adversary sees, sorted by round, then client."""
 
     adversary: str
     folder: Path
@@ -146,11 +165,11 @@ class View:
     entries: tuple[TranscriptEntry, ...]
 
     def of(
-        self, what: What, client: int | None = None
+        self, what: Content, client: int | None = None
     ) -> Iterator[tuple[TranscriptEntry, dict[str, np.ndarray]]]:
-        """Yield entries with their arrays, one at a time; those of one client alone if it is named.
+        """Yield the entries of one content with their arrays, of one ``client`` if it is given.
 
-        Raises Damaged, which names the file, unless it is what the index says.
+        Raises Damaged, which names the file, if a file is not the one that the index describes.
         """
         for entry in self.entries:
             if entry.what == what and (client is None or entry.client == client):
@@ -161,46 +180,48 @@ class View:
                     )
                 yield entry, _unpacked(content)
 
-    def clients(self, what: What) -> list[int]:
-        """Return whose entries there are, sorted."""
+    def clients(self, what: Content) -> list[int]:
+        """Return the ids of the clients with entries of one content, sorted."""
         return sorted({e.client for e in self.entries if e.what == what and e.client is not None})
 
 
-def read_view(run_dir: Path, adversary: str) -> View:
-    """Return what ``adversary`` saw, and nothing that it did not see. SettingError where nothing is
-    stored.
+def read_transcript(run_dir: Path, adversary: str) -> Transcript:
+    """Return the transcript of one adversary: its own entries and no others.
+
+    Raises SettingError for an unknown adversary, or if the run stored no transcript.
     """
-    if adversary not in SEEN:
-        raise unknown_name("adversary", adversary, SEEN)
-    name, kinds = SEEN[adversary]
+    if adversary not in ADVERSARIES:
+        raise unknown_name("adversary", adversary, ADVERSARIES)
+    name, contents = ADVERSARIES[adversary]
     folder = run_dir / name
     if not (folder / "index.json").is_file():
         raise SettingError(f"{run_dir} holds no {name}/ to audit; store one with the run")
     about, entries = _read_index(folder)
-    seen = sorted((e for e in entries if e.what in kinds), key=_place)
-    return View(adversary, folder, about, tuple(seen))
+    seen = sorted((e for e in entries if e.what in contents), key=_sort_key)
+    return Transcript(adversary, folder, about, tuple(seen))
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What audits are scored with, and no attack may read.
+class GroundTruth:
+    """The ground truth that audits are scored with, and that no attack may read.
 
-    Candidates are of n records: ``inputs`` [n, channels, height, width] as models take them,
-    ``labels`` [n] as trained on, ``client_ids`` [n] whose coin it was, ``included`` [n]; all empty
-    where nothing was tossed for. ``label_counts`` [K, C] are the clients' true histograms.
+    It describes n candidate records; n is 0 in an audit that includes no records at random.
     """
 
     inputs: np.ndarray
+    """[n, channels, height, width], as models take them."""
     labels: np.ndarray
+    """[n], as trained on."""
     client_ids: np.ndarray
+    """[n], the client that owns each candidate."""
     included: np.ndarray
+    """[n] booleans, the inclusion bits: whether the owner trained on the candidate."""
     label_counts: np.ndarray
+    """[K, C], the clients' true label histograms."""
 
 
-def write_truth(run_dir: Path, truth: Truth) -> None:
-    """Store the truth apart from every view. Raises StorageError where the disk does not take
-    it.
-    """
+def write_ground_truth(run_dir: Path, truth: GroundTruth) -> None:
+    """Write the ground truth to a folder that no transcript reads. Raises StorageError."""
     try:
         (run_dir / TRUTH).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -208,16 +229,14 @@ def write_truth(run_dir: Path, truth: Truth) -> None:
     write_checksummed(run_dir / TRUTH / "truth.npz", [_packed(vars(truth))])
 
 
-def read_truth(run_dir: Path) -> Truth:
-    """Return what ``write_truth`` stored. SettingError where nothing is, Damaged where it is not
-    whole.
-    """
+def read_ground_truth(run_dir: Path) -> GroundTruth:
+    """Return the ground truth of a run. Raises SettingError if none is stored, or Damaged."""
     path = run_dir / TRUTH / "truth.npz"
     if not path.is_file():
         raise SettingError(
             f"{run_dir} holds no {TRUTH}/ to score audits with; store it with the run"
         )
-    return Truth(**_unpacked(read_checksummed(path)))
+    return GroundTruth(**_unpacked(read_checksummed(path)))
 
 
 def _read_index(folder: Path) -> tuple[dict[str, Any], list[TranscriptEntry]]:
@@ -235,7 +254,7 @@ def _read_index(folder: Path) -> tuple[dict[str, Any], list[TranscriptEntry]]:
         raise Damaged(f"{folder / 'index.json'} is damaged: {error}") from error
 
 
-def _place(entry: TranscriptEntry) -> tuple[int, int]:
+def _sort_key(entry: TranscriptEntry) -> tuple[int, int]:
     return entry.round, -1 if entry.client is None else entry.client
 
 

@@ -1,9 +1,9 @@
-"""Stands beside the server and stores what travels, as it travels: what a run's audit reads.
+"""The recorder that stores the server's messages, as sent, for the audit of a run.
 
-Only what an adversary has: uploads after protection and codec, teachers as sent, the public set.
-Where the server is trusted with raw predictions and a claim rests on that trust, uploads are not
-stored at all. Not for: what the researcher knows (``views.write_truth``) and raw models (``lab/``),
-which are written before and after the rounds.
+It stores what an adversary has: uploads after protection and codec, teachers as sent, the public
+set. Where a privacy claim trusts the server with raw predictions, uploads are not stored at all.
+Not for: the ground truth (``transcript.write_ground_truth``) and raw models (``lab/``), which are
+written before and after the rounds.
 """
 
 from collections import Counter
@@ -13,13 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedkd.storage.transcript import ViewWriter
+from fedkd.storage.transcript import TranscriptWriter
 
 
 class TranscriptRecorder:
-    """Writes ``<run_dir>/view``. ``save`` after each round makes what was seen in it part of the
-    view.
-    """
+    """Writes the transcript in ``<run_dir>/view``; call ``save`` after each round."""
 
     def __init__(
         self,
@@ -30,7 +28,16 @@ class TranscriptRecorder:
         uploads: bool,
         resume_after: int | None = None,
     ) -> None:
-        self._writer = ViewWriter(run_dir, "view", about, resume_after)
+        """Open the transcript; a new one starts with the public set.
+
+        Args:
+            run_dir: The run's folder.
+            about: Facts as JSON values that every adversary knows (``TranscriptWriter``).
+            public_inputs: The public set, with the public samples along the first axis.
+            uploads: Whether uploads are stored.
+            resume_after: The round of the checkpoint to resume from, None in a new run.
+        """
+        self._writer = TranscriptWriter(run_dir, "view", about, resume_after)
         self._uploads = uploads
         self._messages: Counter[tuple[str, int, int]] = Counter()
         if resume_after is None:
@@ -38,18 +45,16 @@ class TranscriptRecorder:
             self._writer.save()
 
     def uploaded(self, round_number: int, client_id: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Store what a client sent in a round, whether the server accepts it or not. Raises
-        StorageError.
-        """
+        """Store a client's upload, accepted or not. Raises StorageError."""
         if self._uploads:
             self._add("upload", round_number, client_id, arrays)
 
     def taught(self, round_number: int, client_id: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Store what a client was sent in a round, perhaps twice in one. Raises StorageError."""
+        """Store a teacher sent to a client, perhaps one of two in a round. Raises StorageError."""
         self._add("teacher", round_number, client_id, arrays)
 
     def save(self) -> None:
-        """Write the index. Raises StorageError."""
+        """Write the index of all stored messages. Raises StorageError."""
         self._writer.save()
 
     def _add(

@@ -15,7 +15,12 @@ from fedkd.audit.verdicts import AuditedClaim
 from fedkd.cli.audit import main
 from fedkd.codecs import Float16
 from fedkd.errors import SettingError
-from fedkd.storage.transcript import Truth, ViewWriter, read_view, write_truth
+from fedkd.storage.transcript import (
+    GroundTruth,
+    TranscriptWriter,
+    read_transcript,
+    write_ground_truth,
+)
 
 CLIENTS, EACH, CLASSES, PUBLIC = 4, 40, 3, 30
 
@@ -46,12 +51,12 @@ def stored(
     owners, included = np.repeat(np.arange(CLIENTS), EACH), stream.random(size) < 0.5
     labels = stream.integers(0, CLASSES, size)
     counts = stream.integers(1, 50, (CLIENTS, CLASSES))
-    write_truth(
-        folder, Truth(stream.normal(size=(size, 1, 2, 2)), labels, owners, included, counts)
+    write_ground_truth(
+        folder, GroundTruth(stream.normal(size=(size, 1, 2, 2)), labels, owners, included, counts)
     )
     view, lab = (
-        ViewWriter(folder, "view", {"codecs": {"upload": {"name": codec}}}),
-        ViewWriter(folder, "lab", {}),
+        TranscriptWriter(folder, "view", {"codecs": {"upload": {"name": codec}}}),
+        TranscriptWriter(folder, "lab", {}),
     )
     view.add(
         "public", {"inputs": stream.normal(size=(PUBLIC, 1, 2, 2)).astype(np.float32)}, round=0
@@ -95,7 +100,7 @@ def test_models_that_know_nothing_show_nothing(tmp_path: Path) -> None:
 
 def test_label_distributions_are_read_off_uploads_through_their_codec(tmp_path: Path) -> None:
     run = stored(tmp_path / "run", leak=0.0, codec="float16")
-    rows = upload_probs(read_view(run, "server"))
+    rows = upload_probs(read_transcript(run, "server"))
     assert sorted(rows) == [0, 1, 2, 3]
     assert len(rows[0]) == PUBLIC
     study = audit_run(run, "server")

@@ -26,7 +26,7 @@ from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.messages import Download
 from fedkd.scenario.scenario import Scenario
 from fedkd.storage.checkpoint import CheckpointFolder
-from fedkd.storage.transcript import read_truth, read_view
+from fedkd.storage.transcript import read_ground_truth, read_transcript
 
 STORE = {"name": "store"}
 CANARIES = {"name": "canaries", "per_client": 4}
@@ -43,7 +43,7 @@ def without_time(run_dir: Path) -> Any:
 def test_what_is_stored_is_what_travelled(tmp_path: Path) -> None:
     codec = {"name": "float16"}
     run(fast(audit=STORE, codec=codec), tmp_path / "run")
-    view = read_view(tmp_path / "run", "server")
+    view = read_transcript(tmp_path / "run", "server")
     assert view.clients("upload") == view.clients("teacher") == [0, 1, 2, 3]
     sent = [arrays for _, arrays in view.of("upload", 1)]
     assert [sorted(arrays) for arrays in sent] == [["ids", "logits:float16"]] * 2
@@ -56,7 +56,7 @@ def test_what_is_stored_is_what_travelled(tmp_path: Path) -> None:
     )  # all clients are sent the same
     (public,) = (arrays["inputs"] for _, arrays in view.of("public"))
     assert public.shape == (40, 1, 8, 8)
-    truth = read_truth(tmp_path / "run")
+    truth = read_ground_truth(tmp_path / "run")
     assert len(truth.labels) == 0
     sizes = build(fast(audit=STORE), threading.Event()).plan.train_sizes
     assert tuple(truth.label_counts.sum(axis=1)) == sizes
@@ -133,7 +133,7 @@ def test_figures_are_the_same_to_the_bit_on_two_workers_and_after_a_resume(
             with pytest.raises(KeyboardInterrupt):
                 run(fast(audit=audit), tmp_path / "other")
         assert (
-            len(list(read_view(tmp_path / "other", "server").of("upload"))) == 8
+            len(list(read_transcript(tmp_path / "other", "server").of("upload"))) == 8
         )  # the view is ahead of the checkpoint
         resume(fast(audit=audit), tmp_path / "other")
     else:
@@ -163,7 +163,7 @@ def test_the_command_finds_afterwards_what_the_run_found(tmp_path: Path) -> None
 def test_where_the_server_is_trusted_no_raw_upload_is_stored(tmp_path: Path) -> None:
     central = {"name": "central_gaussian", "epsilon": 8.0}
     run(fast(strategy="dsfl", privacy=central), tmp_path / "run")
-    kinds = {entry.what for entry in read_view(tmp_path / "run", "server").entries}
+    kinds = {entry.what for entry in read_transcript(tmp_path / "run", "server").entries}
     assert kinds == {"public", "teacher"}
     entry = without_time(tmp_path / "run")
     assert list(entry["by_adversary"]) == ["clients"]

@@ -19,7 +19,7 @@ from fedkd.audit.shadows import ShadowModels, train_shadows
 from fedkd.errors import SettingError
 from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.run import run
-from fedkd.storage.transcript import read_view
+from fedkd.storage.transcript import read_transcript
 
 CANARIES = {"name": "canaries", "per_client": 4}
 
@@ -74,7 +74,7 @@ def test_a_shadow_with_a_runs_coins_and_streams_is_the_runs_client(
     monkeypatch.setattr("fedkd.audit.shadows.derive", lambda *_: context.seed)
     monkeypatch.setattr("fedkd.audit.shadows._halves", lambda count, n, _: np.tile(own, (count, 1)))
     assert context.kind is not None
-    teachers = taught(read_view(tmp_path / "run", "clients"), context.kind)
+    teachers = taught(read_transcript(tmp_path / "run", "clients"), context.kind)
     for client in range(4):
         own = coins.included[coins.client_ids == client]
         here = coins.client_ids == client
@@ -82,13 +82,13 @@ def test_a_shadow_with_a_runs_coins_and_streams_is_the_runs_client(
         shadows = train_shadows(
             context, alone, teachers, rounds=2, distills_first=False, count=2, seed=0
         )
-        ((_, answered),) = read_view(tmp_path / "run", "lab").of("query", client)
+        ((_, answered),) = read_transcript(tmp_path / "run", "lab").of("query", client)
         np.testing.assert_array_equal(
             shadows.logits[0], answered["logits"][coins.client_ids == client]
         )
         sent = [
             arrays["logits"]
-            for _, arrays in read_view(tmp_path / "run", "server").of("upload", client)
+            for _, arrays in read_transcript(tmp_path / "run", "server").of("upload", client)
         ]
         probs = np.mean(
             [torch.softmax(torch.from_numpy(rows).double(), 1).numpy() for rows in sent], axis=0

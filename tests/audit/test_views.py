@@ -5,11 +5,17 @@ import numpy as np
 import pytest
 
 from fedkd.errors import Damaged, SettingError
-from fedkd.storage.transcript import Truth, ViewWriter, read_truth, read_view, write_truth
+from fedkd.storage.transcript import (
+    GroundTruth,
+    TranscriptWriter,
+    read_ground_truth,
+    read_transcript,
+    write_ground_truth,
+)
 
 
-def stored(run_dir: Path) -> ViewWriter:
-    writer = ViewWriter(run_dir, "view", {"scale": "probs"})
+def stored(run_dir: Path) -> TranscriptWriter:
+    writer = TranscriptWriter(run_dir, "view", {"scale": "probs"})
     writer.add("public", {"inputs": np.zeros((2, 1, 2, 2), np.float32)}, round=0)
     for round_number in (1, 2):
         for client in (1, 0):
@@ -27,7 +33,7 @@ def stored(run_dir: Path) -> ViewWriter:
 
 def test_what_was_stored_comes_back_to_the_bit_in_order(tmp_path: Path) -> None:
     stored(tmp_path)
-    view = read_view(tmp_path, "server")
+    view = read_transcript(tmp_path, "server")
     assert view.about == {"scale": "probs"}
     assert view.clients("upload") == [0, 1]
     found = [(e.round, e.client, a) for e, a in view.of("upload")]
@@ -39,16 +45,16 @@ def test_what_was_stored_comes_back_to_the_bit_in_order(tmp_path: Path) -> None:
 
 def test_other_clients_do_not_see_uploads_and_nobody_sees_the_lab(tmp_path: Path) -> None:
     stored(tmp_path)
-    lab = ViewWriter(tmp_path, "lab", {})
+    lab = TranscriptWriter(tmp_path, "lab", {})
     lab.add("model", {"0.weight": np.ones(3)}, round=2, client=0)
     lab.save()
-    assert {e.what for e in read_view(tmp_path, "clients").entries} == {"public", "teacher"}
-    assert {e.what for e in read_view(tmp_path, "server").entries} == {
+    assert {e.what for e in read_transcript(tmp_path, "clients").entries} == {"public", "teacher"}
+    assert {e.what for e in read_transcript(tmp_path, "server").entries} == {
         "public",
         "upload",
         "teacher",
     }
-    assert {e.what for e in read_view(tmp_path, "lab").entries} == {"model"}
+    assert {e.what for e in read_transcript(tmp_path, "lab").entries} == {"model"}
     with pytest.raises(SettingError, match="does not belong"):
         lab.add("upload", {}, round=1, client=0)
 
@@ -58,30 +64,30 @@ def test_what_is_torn_or_swapped_is_damaged(tmp_path: Path) -> None:
     first, second = (tmp_path / "view" / f"upload_0000{r}_00000.npz" for r in (1, 2))
     first.write_bytes(second.read_bytes())
     with pytest.raises(Damaged, match="upload_00001_00000"):
-        list(read_view(tmp_path, "server").of("upload"))
+        list(read_transcript(tmp_path, "server").of("upload"))
     torn = tmp_path / "view" / "upload_00002_00001.npz"
     torn.write_bytes(torn.read_bytes()[:-5])
     with pytest.raises(Damaged, match="upload_00002_00001"):
-        list(read_view(tmp_path, "server").of("upload", client=1))
+        list(read_transcript(tmp_path, "server").of("upload", client=1))
     index = tmp_path / "view" / "index.json"
     plain = json.loads(index.read_text())
     plain["entries"][0]["file"] = "../truth/truth.npz"
     index.write_text(json.dumps(plain))
     with pytest.raises(Damaged, match="outside"):
-        read_view(tmp_path, "server")
+        read_transcript(tmp_path, "server")
     index.write_text("{")
     with pytest.raises(Damaged, match="index"):
-        read_view(tmp_path, "server")
+        read_transcript(tmp_path, "server")
 
 
 def test_a_resumed_run_keeps_the_rounds_it_goes_on_from(tmp_path: Path) -> None:
     stored(tmp_path)
     with pytest.raises(SettingError, match="already holds"):
-        ViewWriter(tmp_path, "view", {})
-    again = ViewWriter(tmp_path, "view", {"scale": "probs"}, resume_after=1)
+        TranscriptWriter(tmp_path, "view", {})
+    again = TranscriptWriter(tmp_path, "view", {"scale": "probs"}, resume_after=1)
     again.add("upload", {"probs": np.ones(1)}, round=2, client=0)
     again.save()
-    entries = read_view(tmp_path, "server").entries
+    entries = read_transcript(tmp_path, "server").entries
     assert [(e.what, e.round, e.client) for e in entries][-2:] == [
         ("upload", 1, 1),
         ("upload", 2, 0),
@@ -93,17 +99,17 @@ def test_a_resumed_run_keeps_the_rounds_it_goes_on_from(tmp_path: Path) -> None:
 
 def test_the_truth_is_apart_and_comes_back(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="truth"):
-        read_truth(tmp_path)
-    truth = Truth(
+        read_ground_truth(tmp_path)
+    truth = GroundTruth(
         np.zeros((2, 1, 1, 1)),
         np.array([0, 1]),
         np.array([0, 0]),
         np.array([True, False]),
         np.ones((1, 2)),
     )
-    write_truth(tmp_path, truth)
-    np.testing.assert_array_equal(read_truth(tmp_path).included, truth.included)
+    write_ground_truth(tmp_path, truth)
+    np.testing.assert_array_equal(read_ground_truth(tmp_path).included, truth.included)
     with pytest.raises(SettingError, match="holds no view"):
-        read_view(tmp_path, "server")
+        read_transcript(tmp_path, "server")
     with pytest.raises(SettingError, match="unknown adversary"):
-        read_view(tmp_path, "sever")
+        read_transcript(tmp_path, "sever")
