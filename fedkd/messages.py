@@ -106,11 +106,10 @@ class Download:
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """Client to server: knowledge with its privacy event, and the measurements that the simulation
-    records.
+    """Client to server: knowledge with its privacy event, and measurements for the record.
 
-    ``metrics`` (accuracies, losses, seconds) are for the researcher's record. They are no part of
-    the protocol and of no privacy claim: a real client would keep them.
+    ``metrics`` (accuracies, losses, seconds) and ``exposures`` are for the researcher's record.
+    They are no part of the protocol and of no privacy claim: a real client would keep them.
     """
 
     client_id: int
@@ -118,6 +117,12 @@ class Upload:
     metrics: Mapping[str, float | tuple[float, ...]]
     privacy: PrivacyEvent | None = None
     knowledge: Knowledge = None
+    declined: str = ""
+    """Why the client did not take part, as when its privacy budget is spent; empty where it did.
+    A client that declines sends no knowledge, and spends nothing."""
+    exposures: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Exposures in bits of the secrets that the client looked for in its model, those of control
+    secrets last, by adversary: ``own_model`` or ``peers``."""
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,35 @@ def test_a_client_that_never_answers_is_recorded_and_does_not_hold_up_the_others
     others = [upload(i).upload.knowledge.values for i in (0, 1, 3, 4, 5)]  # type: ignore[union-attr]
     assert torch.equal(teacher, mean_over_clients(torch.stack(others)))
     assert sorted(closing) == [0, 1, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "spent"),
+    [
+        ({"metrics": {"silent": 1.0}}, "rejected", True),
+        ({"declined": "not today"}, "rejected", True),
+        ({"declined": "not today", "knowledge": None}, "absent", False),
+        ({"metrics": {"silent": 1.0}, "knowledge": None}, "rejected", True),
+    ],
+)
+def test_only_a_client_that_declines_and_sends_nothing_is_left_out_of_the_ledger(
+    changes: dict[str, Any], status: str, spent: bool
+) -> None:
+    import threading
+
+    from fedkd.experiment.build import build
+    from fedkd.federation.client import describe
+
+    mechanism = {"name": "gaussian", "epsilon": 8.0, "delta": 1e-5}
+    experiment = build(scenario(strategy="dsfl", clients=2, privacy=mechanism), threading.Event())
+    server = experiment.server
+    server.register([describe(experiment.context, i) for i in range(2)])
+    server.open_round(1)
+    replies = [upload(0), upload(1)]
+    replies[1] = replace(replies[1], upload=replace(replies[1].upload, privacy=None, **changes))  # type: ignore[type-var]
+    server.fuse(1, replies)
+    record = server.record(1).clients[1]
+    assert (record.status, bool(record.epsilon)) == (status, spent)
 
 
 def test_a_stream_keeps_no_upload() -> None:

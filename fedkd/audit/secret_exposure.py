@@ -7,7 +7,7 @@ for the researcher.
     server_student  a student that it distills from the mean of the last teachers, on everybody's
     peers           each client's model at the end of the round, on the others' secrets
 
-Clients measure themselves (``Visit``'s metrics, no part of the protocol); what the server sees is
+Clients measure themselves (``Upload.exposures``, no part of the protocol); what the server sees is
 trained on here. The same models are asked for secrets that nobody held: chance, 1.443 bits. No
 figure here is a guarantee.
 """
@@ -49,12 +49,14 @@ class Exposures:
     teaches: str
     _uploads: dict[int, Predictions] = field(default_factory=dict, repr=False)
     _metrics: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
+    _exposures: dict[int, dict[str, Sequence[float]]] = field(default_factory=dict, repr=False)
     _teacher: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
     def received(self, round_number: int, upload: Upload) -> None:
         """Take note of what a client measured."""
         if round_number == self.context.last_round:
             self._metrics.setdefault(upload.client_id, {}).update(upload.metrics)
+            self._exposures.setdefault(upload.client_id, {}).update(upload.exposures)
 
     def accepted(self, round_number: int, client_id: int, knowledge: Knowledge) -> None:
         """Take note of what the server got from a client."""
@@ -85,12 +87,10 @@ class Exposures:
         detectors found them.
         """
         found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in ADVERSARIES}
-        for _, metrics in sorted(self._metrics.items()):
+        for _, measured in sorted(self._exposures.items()):
             for name in ("own_model", "peers"):
-                if f"{name} exposures" in metrics:
-                    mine, controls = _split(
-                        metrics[f"{name} exposures"], len(self.secrets.controls)
-                    )
+                if name in measured:
+                    mine, controls = _split(measured[name], len(self.secrets.controls))
                     found[name][0].extend(mine)
                     found[name][1].extend(controls)
         bits: dict[str, float] = {}

@@ -32,7 +32,7 @@ from fedkd.messages import (
 from fedkd.models.factory import ModelInfo, borrowed_global_generator
 from fedkd.models.features import forward_with_features
 from fedkd.models.heads import phase_parameters
-from fedkd.privacy.enforcement import covers_round, history_of, with_history
+from fedkd.privacy.enforcement import SPENT, covers_round, history_of, with_history
 from fedkd.privacy.mechanisms import DpSgd, Schedule
 from fedkd.privacy.private_training import optimize_privately
 from fedkd.runtime.seeding import numpy_stream, torch_seed
@@ -74,8 +74,12 @@ def take_part(context: ClientContext, client_id: int, download: Download) -> Upl
     if visit.is_declined():
         _evaluate(visit)
         visit.keep()  # its model is as it was, but the next teacher may build on this one
-        metrics = {**visit.metrics, "silent": 1.0, "seconds": time.perf_counter() - started}
-        return Upload(client_id=client_id, round=download.round, metrics=metrics)
+        return Upload(
+            client_id=client_id,
+            round=download.round,
+            metrics={**visit.metrics, "seconds": time.perf_counter() - started},
+            declined=SPENT,
+        )
     if precomputed is not None:
         started -= precomputed.seconds
     try:
@@ -93,6 +97,7 @@ def take_part(context: ClientContext, client_id: int, download: Download) -> Upl
         metrics={**visit.metrics, "seconds": time.perf_counter() - started},
         privacy=visit.event,
         knowledge=visit.knowledge,
+        exposures=visit.exposures,
     )
 
 
@@ -153,6 +158,7 @@ class LocalUpdate:
         if precomputed is not None:
             self.metrics.update(precomputed.metrics)
             self.started -= precomputed.seconds
+        self.exposures: dict[str, tuple[float, ...]] = {}
         self.event: PrivacyEvent | None = None
         self.knowledge: Knowledge | None = None
 
@@ -539,7 +545,7 @@ def _look_for_secrets(visit: LocalUpdate, whose: Literal["own_model", "peers"]) 
         return
     found = context.task.exposures(visit.model, visit.client_id, whose)
     if found is not None:
-        visit.metrics[f"{whose} exposures"] = found
+        visit.exposures[whose] = found
 
 
 def _label_leakage(logits: Float[Tensor, "N C"], label_counts: tuple[int, ...]) -> float:

@@ -39,7 +39,7 @@ from fedkd.messages import (
 )
 from fedkd.privacy.claims import ADVERSARIES, Claim
 from fedkd.privacy.composition import Accountant
-from fedkd.privacy.enforcement import SPENT, PrivacyEnforcer
+from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.privacy.ledger import Layer, Ledger, Spending
 from fedkd.robustness.threat_model import ThreatModel
 from fedkd.runtime.seeding import numpy_stream
@@ -275,9 +275,11 @@ class Server:
             if upload is not None:
                 self._seen.add(upload.client_id)
             self._spend(reply.client_id, upload, request)
-            if upload is not None and "silent" in upload.metrics:
+            if upload is not None and _declines(upload):
                 record = self.records[upload.client_id]
-                self.records[upload.client_id] = replace(record, status="absent", reason=SPENT)
+                self.records[upload.client_id] = replace(
+                    record, status="absent", reason=upload.declined
+                )
                 upload = None
             if self.kind is not None:
                 opened = None if upload is None else self._opened(upload, request)
@@ -594,7 +596,7 @@ class Server:
         metrics: Mapping[str, Any] = upload.metrics
         self.records[upload.client_id] = replace(
             record,
-            status=record.status if record.status == "rejected" or record.reason == SPENT else "ok",
+            status=record.status if record.status == "rejected" or record.reason else "ok",
             bytes_up=record.bytes_up + reply.bytes,
             entropy_bytes_up=record.entropy_bytes_up + reply.entropy_bytes,
             seconds=record.seconds + metrics.get("seconds", 0.0),
@@ -608,7 +610,7 @@ class Server:
         Where nothing came that says what left it, all that it was asked for may have: a lost reply
         may have been seen.
         """
-        if upload is not None and "silent" in upload.metrics:
+        if upload is not None and _declines(upload):
             return
         if upload is None or upload.privacy is None:
             size = self.cards[client_id].train_size
@@ -664,6 +666,8 @@ class Server:
         try:
             if isinstance(upload.knowledge, Packed):
                 upload = self._unpacked(upload, upload.knowledge, self.kind)
+            if upload.declined:
+                raise UploadRejected("a client that declines must send no knowledge")
             if upload.knowledge is None or upload.privacy is None:
                 raise UploadRejected("an upload needs knowledge and a privacy event")
             if upload.round != request.round:
@@ -704,6 +708,11 @@ class Server:
         if self.clients <= WEIGHTS_LIMIT:
             self._weights = spread_weights(fusion.weights, client_ids, self.clients)
         self._sha256 = knowledge_sha256(fusion.teachers)
+
+
+def _declines(upload: Upload) -> bool:
+    """Return whether a client declined: then it sent no knowledge, and spent nothing."""
+    return bool(upload.declined) and upload.knowledge is None
 
 
 def _memories(by_client: Mapping[int, Memory]) -> dict[str, Any]:

@@ -162,12 +162,22 @@ def upload_content(upload: Upload, kind: KnowledgeType | None) -> RecordDict:
     """Return an upload's content, with knowledge of the run's kind."""
     content = RecordDict(
         {
-            "about": ConfigRecord({"client_id": upload.client_id, "round": upload.round}),
+            "about": ConfigRecord(
+                {
+                    "client_id": upload.client_id,
+                    "round": upload.round,
+                    "declined": upload.declined,
+                }
+            ),
             "metrics": MetricRecord(
                 {name: _metric(value) for name, value in upload.metrics.items()}
             ),
         }
     )
+    if upload.exposures:
+        content["exposures"] = MetricRecord(
+            {name: list(bits) for name, bits in upload.exposures.items()}
+        )
     if upload.privacy is not None:
         event = upload.privacy
         content["privacy"] = ConfigRecord(
@@ -196,13 +206,15 @@ def read_upload(content: RecordDict, kind: KnowledgeType | None, *, packed: bool
         raise UploadRejected("knowledge came in a run that exchanges none")
     try:
         about = content["about"]
-        event = content.get("privacy")
+        event, exposures = content.get("privacy"), content.get("exposures")
         return Upload(
             client_id=cast(int, about["client_id"]),
             round=cast(int, about["round"]),
             metrics={name: _read_metric(value) for name, value in content["metrics"].items()},
             privacy=None if event is None else _event(cast("dict[str, Any]", dict(event))),
             knowledge=None if arrays is None or kind is None else _knowledge(arrays, kind, packed),
+            declined=_text(about["declined"]),
+            exposures={} if exposures is None else _bits(dict(exposures)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UploadRejected(
@@ -225,6 +237,16 @@ def _knowledge(record: ArrayRecord, kind: KnowledgeType, packed: bool) -> Knowle
 
 def _event(fields: dict[str, Any]) -> PrivacyEvent:
     return PrivacyEvent(**{**fields, "spent": tuple(fields["spent"])})
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {value!r}")
+    return value
+
+
+def _bits(exposures: dict[str, Any]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(map(float, values)) for name, values in exposures.items()}
 
 
 def _metric(value: float | tuple[float, ...]) -> float | list[float]:

@@ -52,8 +52,21 @@ def test_an_upload_is_a_round_trip(rows: int, scale: str, metrics: dict[str, flo
     assert torch.equal(came.knowledge.ids, sent.knowledge.ids)
 
 
+def test_a_reason_to_decline_that_is_no_text_is_refused() -> None:
+    content = records.upload_content(Upload(client_id=0, round=1, metrics={}), None)
+    content["about"]["declined"] = 1.0
+    with pytest.raises(UploadRejected, match="expected text"):
+        records.read_upload(content, None)
+
+
 def test_an_upload_without_knowledge_is_a_round_trip() -> None:
-    sent = Upload(client_id=0, round=1, metrics={"seconds": 0.5})
+    sent = Upload(
+        client_id=0,
+        round=1,
+        metrics={"seconds": 0.5},
+        declined="its budget is spent",
+        exposures={"peers": (1.5, 0.25)},
+    )
     assert records.read_upload(over_the_wire(records.upload_content(sent, None)), None) == sent
 
 
