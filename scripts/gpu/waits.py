@@ -2,10 +2,10 @@
 
     python waits.py [--models mlp cnn resnet] [--together] [--checkpoint 1] [--clients 2]
 
-Runs two rounds of W's settings on the device that tests/pretend.py makes up, and counts in the
-second one, for each client: tensors copied to the device and back (each is a wait, since the host's
-memory is not pinned), and values that Python reads. Boolean indices wait too and are not seen here.
-Run it from the project's root.
+Runs two rounds of W's settings on the device that tests/helpers/pretend.py makes up, and counts in
+the second one, for each client: tensors copied to the device and back (each is a wait, since the
+host's memory is not pinned), and values that Python reads. Boolean indices wait too and are not
+seen here. Run it from the project's root.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from cases import w_like
 
-sys.path.append("tests")
+sys.path.append("tests/helpers")
 pretend: Any = import_module("pretend")
 
 READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero"}

@@ -1,0 +1,188 @@
+"""The Ray engine on real clusters on this machine: the figures of the local engine, whatever
+happens to workers."""
+
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from paths import HELPERS, ROOT
+import pytest
+from flwr.serverapp import Grid
+from tiny import records, scenario
+from toys import fragile
+
+from fedkd.errors import RunError
+from fedkd.experiment.build import build
+from fedkd.experiment.run import execute, resume, run
+from fedkd.flower.ray_grid import Ray, RayGrid
+from fedkd.messages import RoundRecord
+
+pytestmark = pytest.mark.slow
+
+
+
+def ray_engine(**settings: Any) -> dict[str, Any]:
+    return {"name": "ray", "workers": 2, **settings}
+
+
+def test_the_grid_implements_all_of_flowers_grid() -> None:
+    assert Grid.__abstractmethods__ <= set(vars(RayGrid))
+
+
+def test_the_knowledge_is_that_of_the_local_engine_at_1_2_and_4_workers() -> None:
+    mixed = {
+        "models": ["mlp", "cnn", "toys:dropping"],
+        "clients": 6,
+        "participation": 0.7,
+        "public_data": "noise",
+        "public": {"foreign_share": 0.5, "corruption": "gaussian_noise", "severity": 1},
+    }
+    local = {
+        w: records(**mixed, engine={"name": "local", "workers": w})[-1].knowledge_sha256
+        for w in (1, 2, 4)
+    }
+    there = {
+        w: records(**mixed, engine=ray_engine(workers=w))[-1].knowledge_sha256 for w in (1, 2, 4)
+    }
+    assert len({*local.values(), *there.values()}) == 1
+    assert local[1] is not None
+
+
+@pytest.fixture(scope="module")
+def trigger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file that tells the next fragile client what to do; and one Ray for the tests that use
+    it."""
+    path = tmp_path_factory.mktemp("trigger") / "what"
+    os.environ["FEDKD_TEST_TRIGGER"] = str(path)
+    with Ray(workers=2).session():
+        yield path
+    del os.environ["FEDKD_TEST_TRIGGER"]
+
+
+def run_with(
+    what: str, trigger: Path, run_dir: Path | None = None, **changes: Any
+) -> list[RoundRecord]:
+    """Run four rounds in whose third a fragile client does ``what``."""
+    found: list[RoundRecord] = []
+    stop = threading.Event()
+    changes = {"models": ["mlp", "toys:fragile"], "rounds": 4, "engine": ray_engine(), **changes}
+    experiment = build(scenario(**changes), stop, run_dir)
+
+    def on_round(record: RoundRecord) -> None:
+        found.append(record)
+        if record.round == 2:
+            trigger.write_text(what)
+
+    execute(experiment, on_round, stop)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("kill", r"its worker's process ended"),
+        ("hard exit", r"its worker's process ended"),
+        ("exit", r"SystemExit: 3"),
+        ("raise", r"RuntimeError: as the test wants \(toys.py"),
+        ("memory", r"RuntimeError: .*(memory|alloc)"),
+    ],
+)
+def test_a_client_that_fails_in_any_way_is_recorded_and_back_in_the_next_round(
+    what: str, reason: str, trigger: Path
+) -> None:
+    rounds = run_with(what, trigger)
+    assert [sorted(c.status for c in r.clients) for r in rounds] == [
+        ["ok"] * 4, ["ok"] * 4, ["failed", "ok", "ok", "ok"], ["ok"] * 4,
+    ]  # fmt: skip
+    (failed,) = [c for c in rounds[2].clients if c.status == "failed"]
+    assert failed.client_id in (1, 3)
+    assert re.search(reason, failed.reason), failed.reason
+    assert rounds[2].weights is not None
+    assert rounds[2].weights[failed.client_id].isnan().all()
+
+
+def test_a_client_that_hangs_past_the_deadline_is_ended_and_back_in_the_next_round(
+    trigger: Path,
+) -> None:
+    started = time.monotonic()
+    rounds = run_with("hang", trigger, deadline=4.0)
+    assert time.monotonic() - started < 60
+    (failed,) = [c for c in rounds[2].clients if c.status == "failed"]
+    assert failed.reason == "missed the deadline of 4 s"
+    assert [c.status for c in rounds[3].clients] == ["ok"] * 4
+
+
+def test_a_client_that_is_only_slow_fails_without_costing_its_worker(trigger: Path) -> None:
+    rounds = run_with("slow", trigger, deadline=3.0)
+    (failed,) = [c for c in rounds[2].clients if c.status == "failed"]
+    assert failed.reason == "missed the deadline of 3 s"
+    assert [c.status for c in rounds[3].clients] == ["ok"] * 4
+
+
+def test_a_client_whose_worker_was_killed_goes_on_from_its_last_state(trigger: Path) -> None:
+    """It was in the round that it failed in where it was before: as if it had been absent from that
+    round."""
+    rounds = run_with("kill", trigger, strategy="local_only", rounds=4)
+    (failed,) = [c for c in rounds[2].clients if c.status == "failed"]
+    trigger.unlink(missing_ok=True)
+    alone = run_with("nothing", trigger, strategy="local_only", rounds=4)
+    trigger.unlink(missing_ok=True)
+    before = {c.client_id: c for c in rounds[1].clients}[failed.client_id]
+    after = {c.client_id: c for c in rounds[3].clients}[failed.client_id]
+    assert failed.global_accuracy == before.global_accuracy
+    assert after.train_loss is not None
+    assert before.train_loss is not None
+    assert after.train_loss < before.train_loss
+    others = [i for i in range(4) if i != failed.client_id]
+    for i in others:
+        assert rounds[3].clients[i].global_accuracy == alone[3].clients[i].global_accuracy
+
+
+def test_with_too_few_clients_the_run_ends_with_a_checkpoint_from_which_it_goes_on(
+    trigger: Path, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {
+        "models": ["mlp", "toys:fragile"], "rounds": 4, "engine": ray_engine(), "min_clients": 4,
+    }  # fmt: skip
+    run(scenario(**changes), tmp_path / "whole")
+    experiment = scenario(**changes)
+    timer = threading.Thread(target=_pull_after_round, args=(tmp_path / "parts", 2, trigger))
+    timer.start()
+    with pytest.raises(
+        RunError,
+        match=r"3 of 4 clients answered, min_clients=4; client \d failed: its worker's process",
+    ):
+        run(experiment, tmp_path / "parts")
+    timer.join()
+    summary = resume(experiment, tmp_path / "parts")
+    whole = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert summary["rounds"] == 4
+    assert summary["knowledge_sha256"] == whole["knowledge_sha256"]
+    assert summary["personal_accuracy"] == whole["personal_accuracy"]
+
+
+def _pull_after_round(folder: Path, round_number: int, trigger: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        path = folder / "rounds.jsonl"
+        if path.exists() and path.read_text().count("\n") >= round_number:
+            trigger.write_text("kill")
+            return
+        time.sleep(0.002)
+
+
+def test_a_client_that_ends_every_worker_fails_every_round_and_nobody_else_does(
+    trigger: Path,
+) -> None:
+    rounds = run_with("nothing", trigger, models=["mlp", "mlp", "mlp", "toys:deadly"], rounds=2)
+    trigger.unlink(missing_ok=True)
+    assert [[c.status for c in r.clients] for r in rounds] == [["ok", "ok", "ok", "failed"]] * 2
+
+
+def test_a_fragile_model_is_an_ordinary_one_without_a_trigger() -> None:
+    assert sum(p.numel() for p in fragile((1, 8, 8), 10).parameters()) == 650

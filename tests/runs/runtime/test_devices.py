@@ -1,0 +1,143 @@
+"""A device other than the CPU: everything is put there, whatever a run is made of."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from every_strategy import NAMES, settings_for
+from paths import HELPERS, ROOT
+from tiny_text import CANARIES
+
+from fedkd.runtime.devices import deterministic, set_deterministic
+
+Case = tuple[str, str, dict[str, Any]]
+SOFT_MEAN = {"name": "dsfl", "aggregation": "mean"}
+PROTECTING = ("central_gaussian", "dp_sgd", "gaussian", "gnmax", "krr", "laplace", "swing")
+STRATEGIES: list[Case] = [(name, "tiny", settings_for(name)) for name in NAMES]
+BUDGETS = {name: {} if name == "swing" else {"epsilon": 8} for name in PROTECTING}
+MECHANISMS: list[Case] = [
+    (
+        f"privacy={name}",
+        "tiny",
+        {"strategy": SOFT_MEAN, "models": ["mlp"], "privacy": {"name": name, **budget}},
+    )
+    for name, budget in BUDGETS.items()
+]
+AUDITED: dict[str, Any] = {"strategy": "fedmd", "models": ["mlp"]}
+OTHERS: list[Case] = [
+    ("heads=dual", "tiny", {"models": ["mlp", "cnn"], "heads": "dual"}),
+    (
+        "heads=self_distillation",
+        "tiny",
+        {"models": ["cnn", "resnet"], "heads": "self_distillation"},
+    ),
+    (
+        "kept optimizers",
+        "tiny",
+        {"train": {"optimizer_state": "kept"}, "distill": {"optimizer_state": "kept"}},
+    ),
+    ("together", "tiny", {"models": ["mlp"], "batch_clients": ["mlp"]}),
+    ("gate", "tiny", {"distill": {"confidence_gate": True, "margin_weights": True}}),
+    ("relation", "tiny", {"distill": {"relational_weight": 0.5, "student_augmentation": "shift"}}),
+    ("files", "tiny", {"client_store": "disk"}),
+    ("two workers", "tiny", {"engine": {"name": "local", "workers": 2}}),
+    ("baseline", "tiny", {"baseline": "local_only"}),
+    ("largest", "tiny", {"codec": {"name": "top_k", "k": 3}}),
+    ("delta", "tiny", {"codec": {"name": "delta"}}),
+    ("canaries", "tiny", {**AUDITED, "audit": {"name": "canaries", "per_client": 4}}),
+    ("members", "tiny", {**AUDITED, "audit": {"name": "members", "per_client": 4}}),
+    ("shadows", "tiny", {**AUDITED, "audit": {"name": "canaries", "per_client": 4, "shadows": 4}}),
+]
+DECODERS = {
+    "models": ["tiny_text:small_decoder"]
+}  # PyTorch's GRU has kernels of its own for every device
+ROUNDED: list[
+    Case
+] = [  # attention is summed in another order where there is no kernel of the device's own
+    ("vit", "tiny", {"models": ["vit"], "rounds": 1}),
+    ("text", "tiny_text", DECODERS),
+    ("text, canaries", "tiny_text", {**DECODERS, "text_canaries": CANARIES}),
+    (
+        "text, dp_sgd",
+        "tiny_text",
+        {**DECODERS, "strategy": "dsfl", "privacy": {"name": "dp_sgd", "epsilon": 8}},
+    ),
+]
+
+
+def on_both(cases: list[Case]) -> dict[str, dict[str, Any]]:
+    """Return the figures of each case on the CPU and on the pretended device."""
+    paths = f"import sys; sys.path[:0] = [{str(HELPERS)!r}, {str(ROOT)!r}]; import pretend; pretend.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", paths],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        timeout=540,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, dict[str, Any]] = json.loads(
+        done.stdout.splitlines()[-1]
+    )  # behind what the runs warn of
+    return found
+
+
+def assert_same_figures(cases: list[Case]) -> None:
+    """Assert that each case computes elsewhere what it computes on the CPU, to the bit."""
+    for name, found in on_both(cases).items():
+        here, there = found["cpu"], found["pretend"]
+        assert here.pop("operations") == 0
+        assert there.pop("operations") > 100, f"{name}: next to nothing was done on the device"
+        assert {row["status"] for row in there["clients"]} == {"ok"}, name
+        assert there == here, name
+
+
+def test_a_run_on_another_device_has_the_figures_of_the_cpu() -> None:
+    assert_same_figures(
+        [("knfu", "tiny", {"strategy": "knfu"}), *(c for c in MECHANISMS if "dp_sgd" in c[0])]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "cases", [STRATEGIES, MECHANISMS, OTHERS], ids=["strategies", "mechanisms", "others"]
+)
+def test_everything_on_the_shelf_runs_on_another_device(cases: list[Case]) -> None:
+    assert_same_figures(cases)
+
+
+@pytest.mark.slow
+def test_attention_runs_on_another_device() -> None:
+    for name, found in on_both(ROUNDED).items():
+        assert found["pretend"]["operations"] > 100, name
+        for here, there in zip(found["cpu"]["clients"], found["pretend"]["clients"], strict=True):
+            assert there["status"] == here["status"] == "ok", f"{name}: {there['reason']}"
+            assert math.isclose(
+                float(there["train_loss"]), float(here["train_loss"]), rel_tol=1e-3
+            ), name
+
+
+def test_on_a_gpu_torch_is_asked_for_algorithms_that_repeat_and_is_left_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+
+    def asked() -> tuple[bool, bool, bool]:
+        cudnn = torch.backends.cudnn
+        return torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+
+    before, threads = asked(), torch.get_num_threads()
+    with deterministic(torch.device("cpu")):
+        assert asked() == before
+        assert torch.get_num_threads() == 1
+    with deterministic(torch.device("cuda")):
+        assert asked() == (True, True, False)
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        set_deterministic(torch.device("cuda"))
+    assert asked() == before
+    assert torch.get_num_threads() == threads

@@ -1,0 +1,85 @@
+"""What the documents name exists."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+DOCUMENTS = [
+    "README.md",
+    "CHANGELOG.md",
+    "strategies/README.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_path_and_link_leads_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text()
+    paths = set(re.findall(r"`((?:fedkd|strategies|scenarios|tests|scripts|docs)/[\w/.]*)`", text))
+    paths.discard("strategies/my_rule.py")  # the file that the reader is asked to write
+    missing = [path for path in sorted(paths) if not (ROOT / path).exists()]
+    folder = (ROOT / document).parent
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    missing += [link for link in links if not (folder / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_scenario_and_choice_that_is_named_exists(document: str) -> None:
+    from fedkd.cli.command import scenario_files
+    from fedkd.scenario.registry import GROUPS, names
+
+    text = (ROOT / document).read_text()
+    for name in re.findall(r"\bscenario=([a-z0-9_]+)", text):
+        assert name in {*scenario_files(), "mine"}, name
+    for group in GROUPS:
+        for name in re.findall(rf"(?<![\w.]){group}=([a-z_0-9]+)(?![\w.:])", text):
+            assert name in {*names(group), "my_rule"}, f"{group}={name}"
+
+
+def test_every_column_of_a_run_is_explained() -> None:
+    from fedkd.messages import ClientRecord, RoundRecord
+    from fedkd.report.record_rows import client_row, round_row
+
+    client = ClientRecord(client_id=0, architecture="mlp", status="ok", train_size=1)
+    columns = {
+        *client_row(client, 1, None, None),
+        *round_row(RoundRecord(round=1, clients=(client,), seconds=0), None),
+    }
+    assert columns <= set(re.findall(r"`(\w+)`", (ROOT / "docs/columns.md").read_text()))
+
+
+def test_the_parts_of_ones_own_run_as_they_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedkd.cli.command import main
+
+    text = (ROOT / "docs/extending.md").read_text()
+    files = re.findall(r"`(my_\w+\.py)`:\n\n```python\n(.*?)```", text, re.S)
+    assert len(files) == 4
+    for name, code in files:
+        assert len([line for line in code.splitlines() if line.strip()]) <= 15, name
+        (tmp_path / name).write_text(code)
+    (command,) = re.findall(r"python -m fedkd.simulate (.*)", text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    small = [
+        "rounds=1",
+        "clients=3",
+        "public.size=40",
+        "test.global_size=40",
+        "train.epochs=1",
+        "baseline=none",
+    ]
+    assert (
+        main(
+            [*command.split(), *small, "report.plots=false", "report.console=false", "run_dir=out"]
+        )
+        == 0
+    )
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert summary["strategy"] == {"name": "my_strategy:Agree", "sharpness": 5.0}
+    assert summary["knowledge_sha256"]
