@@ -1,3 +1,1 @@
-"""The shelf: one file a method. fedkd finds a method by its file's name; `README.md` here has a
-card for each.
-"""
+"""Fusion methods, one file each, found by the file's name; `README.md` has a card for each."""

@@ -1,5 +1,6 @@
-"""CFD (Sattler et al. 2020, arXiv 2012.00632): labels of a bit a class up, a server model's soft
-labels down.
+"""CFD (Sattler et al. 2020, arXiv 2012.00632): one-bit labels up, a server model's labels down.
+
+Compressed federated distillation: a server model distils quantized uploads and then teaches.
 """
 
 from dataclasses import dataclass
@@ -15,14 +16,14 @@ from fedkd.strategy import Needs
 
 @dataclass(frozen=True, kw_only=True)
 class CFD:
-    """Upload quantized soft labels, coded against the round before; learn from the server model
-    that distilled them.
+    """Distil the mean of quantized soft labels into a server model, whose soft labels then teach.
 
-    Up: ``Q_b(p_j(x))`` with b = ``bits_up`` (1: the one-hot argmax), of which only changed rows
-    travel. The server takes steps on ``KL(mean_j Q(p_j(x)) || p_s(x))``, its model kept from round
-    to round. Down: the soft labels ``softmax(f_s(x) / T)`` at ``bits_down`` bits. The codec does
-    the quantizing: with ``codec=full`` this is distillation through a server model. Entropy-coded
-    bits are reported beside the raw ones, as the paper counts them.
+        up     Q_b(p_j(x)), b = bits_up (1: the one-hot argmax); only changed rows travel
+        server steps on KL(mean_j Q_b(p_j(x)) || p_s(x)); the model stays from round to round
+        down   softmax(f_s(x) / T) at bits_down bits
+
+    The codec does the quantizing: with ``codec=full`` this is distillation through a server model.
+    Entropy-coded bits are reported next to the raw ones, as the paper counts them.
     """
 
     knowledge = "probs"
@@ -45,17 +46,18 @@ class CFD:
 
     @property
     def needs(self) -> Needs:
-        """A model of the server's own."""
+        """A model of the server's own, of the architecture ``server``."""
         return Needs(server_models=(self.server,))
 
     @property
     def codec(self) -> tuple[Codec, Codec]:
-        """Quantized and coded against the last upload on the way up, quantized on the way down."""
+        """Quantized and sent as changes on the way up, quantized on the way down."""
         return Delta(bits=self.bits_up), Quantized(bits=self.bits_down)
 
     def fuse(self, cohort: Cohort, state: Any) -> Fusion:
-        """Return the server model's soft labels after it distilled the mean; ``state`` is the
-        model's.
+        """Return the server model's soft labels after it distilled the clients' mean.
+
+        ``state`` is the server model's state; None in the first round.
         """
         server = cohort.server
         if server is None:

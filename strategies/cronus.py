@@ -1,6 +1,4 @@
-"""Cronus (Chang et al. 2019, arXiv 1912.11279): FedMD's protocol with a robust mean of soft
-labels.
-"""
+"""Cronus (Chang et al. 2019, arXiv 1912.11279): a robust mean of soft labels teaches."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,13 +11,15 @@ from fedkd.settings.validators import positive
 
 @dataclass(frozen=True, kw_only=True)
 class Cronus:
-    """Upload soft labels; the common teacher is each sample's filtered mean, which holds against a
-    few attackers.
+    """Teach all clients a mean soft label that a few attackers cannot move far.
 
-    Clients are filtered out by their largest projection on the top eigenvector of the covariance,
-    sample by sample, until its norm is small (``fedkd.fusion.filtered_mean``, a reconstruction).
-    Departure: the paper's clients train on private and public samples at once; here distillation
-    and private training are phases of their own.
+        q(x) = sum_j c_j(x) p_j(x) / sum_j c_j(x)
+
+    Sample by sample, c_j(x) falls from 1 to 0 for the clients with the largest projections on the
+    top eigenvector of the covariance, until its eigenvalue is small
+    (``fedkd.fusion.filtered_mean``, a reconstruction). Departure: the paper's clients train on
+    private and public samples at once; here distillation and private training are phases of their
+    own.
     """
 
     knowledge: ClassVar[str] = "probs"
@@ -37,6 +37,6 @@ class Cronus:
         positive(threshold=self.threshold)
 
     def fuse(self, cohort: Cohort, state: None) -> Fusion:
-        """Return the filtered mean; a client's weight is its mean weight over samples."""
+        """Return the filtered mean of soft labels; ``weights`` are means over samples."""
         mean, weights = filtered_mean(cohort.probs, self.tolerate, self.threshold)
         return Fusion(weights=weights.expand(cohort.size, -1).clone(), teachers=mean)

@@ -1,4 +1,4 @@
-"""DS-FL (Itahara et al. 2021, arXiv 2008.06180): the mean soft label with its entropy reduced."""
+"""DS-FL (Itahara et al. 2021, arXiv 2008.06180): the mean soft label, entropy-reduced, teaches."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -15,12 +15,12 @@ PAPER_TEMPERATURE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class DSFL:
-    """Upload soft labels; the common teacher is their mean, sharpened (``era``) or as it is
-    (``mean``).
+    """Teach all clients the mean soft label, sharpened or as it is.
 
-    Entropy reduction: ``q(x) = softmax(mean_j p_j(x) / T)``, a softmax over probabilities. Simple
-    averaging: ``q(x) = mean_j p_j(x)``. Departure from the paper: there is no server model, only
-    clients learn.
+        aggregation=era    q(x) = softmax(mean_j p_j(x) / T), a softmax over probabilities
+        aggregation=mean   q(x) = mean_j p_j(x)
+
+    Departure from the paper: there is no server model, only clients learn.
     """
 
     knowledge: ClassVar[str] = "probs"
@@ -44,7 +44,7 @@ class DSFL:
             at_most(1e6, era_temperature=self.era_temperature)
 
     def fuse(self, cohort: Cohort, state: None) -> Fusion:
-        """Return the aggregated soft labels."""
+        """Return the mean soft label, sharpened with ``aggregation=era``."""
         return self.from_mean(mean_over_clients(cohort.probs), cohort.size)
 
     def accumulator(self, state: None) -> Stream:
@@ -52,10 +52,9 @@ class DSFL:
         return MeanStream(self.from_mean)
 
     def from_mean(self, mean: Tensor, clients: int) -> Fusion:
-        """Return the mean, sharpened where the aggregation says so."""
-        sharp = (
-            reduce_entropy(mean, self.era_temperature or PAPER_TEMPERATURE)
-            if self.aggregation == "era"
-            else mean
-        )
-        return Fusion(weights=uniform_weights(clients), teachers=sharp)
+        """Return the teacher from the clients' mean soft label [N, C]."""
+        if self.aggregation == "era":
+            teacher = reduce_entropy(mean, self.era_temperature or PAPER_TEMPERATURE)
+        else:
+            teacher = mean
+        return Fusion(weights=uniform_weights(clients), teachers=teacher)

@@ -1,5 +1,6 @@
-"""FD, federated distillation (Jeong et al. 2018, arXiv 1811.11479): mean soft labels by class, no
-public set.
+"""FD (Jeong et al. 2018, arXiv 1811.11479): clients share mean soft labels by class; no public set.
+
+Federated distillation, the first method of that name.
 """
 
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ from fedkd.strategy import Needs
 
 @dataclass(frozen=True, kw_only=True)
 class FD:
-    """Upload the mean soft label of each true class; learn from the mean of the *others'* tables
-    while training.
+    """Teach each client, for each class, the mean soft label of the *other* clients that have it.
 
-    Client i's teacher for class y is the mean over the other clients that have the class. The loss
-    is ``CE + gamma * CE(teacher's row of y, p_i(x))``; a class that nobody else has adds nothing.
-    With two clients the tables are swapped. Departure: the paper averages the outputs met during
-    training; here the trained model is evaluated once on its training set.
+        t_iy = mean over j != i that have class y of s_jy,  s_jy client j's mean soft label of y
+        loss = CE + gamma * CE(t_iy, p_i(x))
+
+    A class that no other client has adds nothing. With two clients the tables are swapped.
+    Departure: the paper averages the outputs met during training; here the trained model is
+    evaluated once on its training set.
     """
 
     needs: ClassVar[Needs] = Needs(public_set=False)
@@ -33,12 +35,13 @@ class FD:
 
     @property
     def knowledge(self) -> KnowledgeType:
-        """Class tables, with gamma as the weight of their term."""
+        """Class tables, whose term in the loss has the weight gamma."""
         return ClassTables(weight=self.gamma)
 
     def fuse(self, cohort: TableCohort, state: None) -> Fusion:
-        """Return each client's table of the others; weights are means over the classes that a
-        client is taught.
+        """Return the mean table of the others for each client.
+
+        ``weights`` are means over the classes that a client is taught.
         """
         tables, present, weights = leave_one_out(cohort.probs, cohort.present)
         return Fusion(weights=weights, teachers={"probs": tables, "present": present})

@@ -1,6 +1,4 @@
-"""FedAvg (McMahan et al. 2017, arXiv 1602.05629): the mean of the clients' weights. One
-architecture for all.
-"""
+"""FedAvg (McMahan et al. 2017, arXiv 1602.05629): average the weights of one architecture."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,13 +11,14 @@ from fedkd.strategy import Needs
 
 @dataclass(frozen=True, kw_only=True)
 class FedAvg:
-    """Upload model weights; the common model is ``w = sum_j n_j w_j / sum_j n_j``, and everyone
-    takes it over.
+    """Replace every client's model by the mean of all, weighted by training-set sizes.
+
+        w = sum_j n_j w_j / sum_j n_j
 
     Clients start from the same weights. A client that joins later, or was absent, takes over the
-    newest model before it trains. With ``round_order=train_first`` (the default) accuracies are those of
-    the averaged model; with ``round_order=distill_first`` they are those of each client's model after
-    training from it.
+    newest model before it trains. With ``round_order=train_first`` (the default) accuracies are
+    those of the averaged model; with ``round_order=distill_first`` they are those of each client's
+    model after training from it.
     """
 
     knowledge: ClassVar[KnowledgeType] = ModelWeights()
@@ -28,7 +27,7 @@ class FedAvg:
     )
 
     def fuse(self, cohort: WeightsCohort, state: None) -> Fusion:
-        """Return the mean of weights, by the number of training samples."""
+        """Return the mean of the clients' weights, weighted by training-set sizes."""
         shares, (name, *_) = cohort.size_shares, cohort.architectures
         return Fusion(
             weights=shares.expand(cohort.size, -1),

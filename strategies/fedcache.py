@@ -1,6 +1,6 @@
-"""FedCache (Wu et al. 2024, arXiv 2308.07816): a cache of logits by private sample; near samples
-teach. No public set.
+"""FedCache (Wu et al. 2024, arXiv 2308.07816): cached logits of similar private samples teach.
 
+There is no public set.
 A hash and a label of every private sample leave the client: see ``fedkd.knowledge.private_logits``.
 """
 
@@ -24,15 +24,14 @@ ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class FedCache:
-    """Upload logits on the own training samples; each is taught by the mean logits of the nearest
-    of its class.
+    """Teach each private sample the mean logits of the most similar samples of its class.
 
     With N(x) the ``neighbors`` samples of x's class, of all clients and without x itself, whose
-    hashes differ from x's in the fewest bits (of equally near ones those of lower client id and
-    place), and z the latest logits in the cache:
+    hashes differ from x's in the fewest bits (of equally near ones those of the lowest client id
+    and row), and z the latest logits in the cache:
 
         q(x) = softmax(mean over x' in N(x) of z(x') / T)
-        loss = CE + cache_weight * T^2 * KL(q(x) || softmax(f(x) / T))        T = distill.temperature
+        loss = CE + cache_weight * T^2 * KL(q(x) || softmax(f(x) / T)),  T = distill.temperature
 
     Samples that are alone in their class are not taught. Hashes and labels travel once, with a
     client's first upload; what absent clients said last stays in the cache. Departures: the paper
@@ -62,36 +61,34 @@ class FedCache:
 
     @property
     def knowledge(self) -> KnowledgeType:
-        """Logits of private samples, with their hashes."""
+        """Logits of private samples, with a hash of each."""
         return PrivateLogits(weight=self.cache_weight, bits=self.hash_bits)
 
     def fuse(self, cohort: PrivateLogitsCohort, state: Mapping[str, Any] | None) -> Fusion:
-        """Return teachers for every client in the cache; weights say whose samples teach whom
-        within the cohort.
+        """Return the mean logits of each sample's neighbors, for every client in the cache.
 
-        ``weights[i, j]`` is the share of client j's samples among the neighbors of client i's, of
-        those that are the cohort's; a client without any teaches itself. The state is the cache,
-        and who is near to whom.
+        ``weights[i, j]`` is the share of client j's samples among the neighbors of client i's
+        samples that belong to the cohort; a client without any teaches itself. ``state`` is the
+        cache, and the neighbors of each sample.
         """
         cache = self._updated(cohort, state)
         ids = sorted(cache["logits"])
         owners = torch.cat([torch.full((len(cache["logits"][i]),), i) for i in ids])
         logits = torch.cat([cache["logits"][i] for i in ids])
         near: Tensor = cache["near"]
-        exists, places = near >= 0, near.clamp(min=0)
+        exists, rows = near >= 0, near.clamp(min=0)
         counts = exists.sum(dim=1)
-        means = (logits[places] * exists[..., None]).sum(dim=1) / counts.clamp(min=1)[:, None]
+        means = (logits[rows] * exists[..., None]).sum(dim=1) / counts.clamp(min=1)[:, None]
         teachers = {
             i: {"logits": means[owners == i], "taught": counts[owners == i] > 0} for i in ids
         }
-        return Fusion(
-            weights=_shares(owners, near, cohort.client_ids), teachers=teachers, state=cache
-        )
+        weights = neighbor_shares(owners, near, cohort.client_ids)
+        return Fusion(weights=weights, teachers=teachers, state=cache)
 
     def _updated(
         self, cohort: PrivateLogitsCohort, state: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        """Return the cache with the cohort's uploads in it."""
+        """Return the cache once the cohort's uploads are in it."""
         known: Mapping[str, Any] = state or {
             "hashes": {},
             "labels": {},
@@ -117,13 +114,13 @@ class FedCache:
 def nearest(
     hashes: UInt8[Tensor, "M bytes"], labels: Int[Tensor, "M"], count: int
 ) -> Int[Tensor, "M count"]:
-    """Return the places of the ``count`` samples of each sample's class whose hashes differ in the
-    fewest bits.
+    """Return the rows of each sample's nearest samples of its class, by Hamming distance of hashes.
 
-    Nearest first, of equally near ones the first; never the sample itself. -1 where there are
-    fewer.
+    Nearest first, of equally near ones the lower row; never the sample itself. -1 where there are
+    fewer than ``count``.
 
-    >>> nearest(torch.tensor([[0], [1], [7], [0]], dtype=torch.uint8), torch.tensor([0, 0, 0, 1]), 2)
+    >>> hashes = torch.tensor([[0], [1], [7], [0]], dtype=torch.uint8)
+    >>> nearest(hashes, torch.tensor([0, 0, 0, 1]), 2)
     tensor([[ 1,  2],
             [ 0,  2],
             [ 1,  0],
@@ -132,23 +129,23 @@ def nearest(
     found = torch.full((len(labels), count), -1, dtype=torch.int64)
     signs = torch.from_numpy(np.unpackbits(hashes.numpy(), axis=1)).to(torch.float32) * 2 - 1
     for label in labels.unique().tolist():
-        places = (labels == label).nonzero()[:, 0]
-        size, kept = len(places), min(count, len(places) - 1)
-        order = torch.arange(size - 1, -1, -1)
+        members = (labels == label).nonzero()[:, 0]
+        size, neighbors = len(members), min(count, len(members) - 1)
+        lower_first = torch.arange(size - 1, -1, -1)
         for rows in torch.arange(size).split(ROWS_AT_ONCE):
             # Whole numbers, exact in float32: bits that agree less bits that differ. No two keys of
             # a row are equal.
-            alike = (signs[places[rows]] @ signs[places].T).to(torch.int64)
-            keys = alike * size + order
+            alike = (signs[members[rows]] @ signs[members].T).to(torch.int64)
+            keys = alike * size + lower_first
             keys[torch.arange(len(rows)), rows] = torch.iinfo(torch.int64).min
-            found[places[rows], :kept] = places[keys.topk(kept, dim=1).indices]
+            found[members[rows], :neighbors] = members[keys.topk(neighbors, dim=1).indices]
     return found
 
 
-def _shares(
+def neighbor_shares(
     owners: Int[Tensor, "M"], near: Int[Tensor, "M count"], client_ids: tuple[int, ...]
 ) -> Float[Tensor, "K K"]:
-    """Return what part of each client's neighbors belongs to each other client of the cohort."""
+    """Return the share of each client's neighbors that belongs to each client of the cohort."""
     exists = near >= 0
     clients = int(owners.max()) + 1
     pairs = owners[:, None].expand_as(near)[exists] * clients + owners[near[exists]]

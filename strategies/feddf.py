@@ -1,6 +1,4 @@
-"""FedDF (Lin et al. 2020, arXiv 2006.07242): average weights within architectures, distil the
-ensemble into each.
-"""
+"""FedDF (Lin et al. 2020, arXiv 2006.07242): average weights, then distil the ensemble."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,14 +16,17 @@ from fedkd.strategy import Needs
 
 @dataclass(frozen=True, kw_only=True)
 class FedDF:
-    """Upload weights; the server averages them by architecture and distils the mean of *all*
-    clients' logits into each.
+    """Distil the mean logits of *all* clients into the averaged model of each architecture.
 
-    For every architecture a: ``w_a = sum_j n_j w_j / sum_j n_j`` over its clients, then steps on
-    ``KL(softmax(mean_j f_j(x) / T) || p_a(x))`` over the public set, from w_a. Clients take the
-    result over. Steps are those of ``distill`` (the paper: T = 1, Adam 1e-3). Departures: a fixed
-    number of epochs (ours) at a fixed learning rate, where the paper anneals by a cosine and stops
-    early on a validation split of the server's; the public set has no labels here.
+    For every architecture a, at the server:
+
+        w_a = sum_j n_j w_j / sum_j n_j over the clients j of that architecture
+        w_a <- steps on KL(softmax(mean_j f_j(x) / T) || p_a(x)) over the public set
+
+    Clients take the result over. Steps are those of ``distill`` (the paper: T = 1, Adam 1e-3).
+    Departures: a fixed number of epochs (ours) at a fixed learning rate, where the paper anneals by
+    a cosine and stops early on a validation split of the server's; the public set has no labels
+    here.
     """
 
     knowledge: ClassVar[KnowledgeType] = ModelWeights()
@@ -39,9 +40,7 @@ class FedDF:
         at_least(1, server_epochs=self.server_epochs)
 
     def fuse(self, cohort: WeightsCohort, state: None) -> Fusion:
-        """Return each architecture's distilled weights; every client teaches as much, by the mean
-        of logits.
-        """
+        """Return the distilled weights of each architecture; all clients weigh the same."""
         server = cohort.server
         if server is None:
             raise RunError("feddf needs models of the server's own to distil into")

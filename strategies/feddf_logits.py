@@ -1,6 +1,4 @@
-"""FedDF where only logits travel (Lin et al. 2020, arXiv 2006.07242): clients distil the softened
-mean of logits.
-"""
+"""FedDF (Lin et al. 2020, arXiv 2006.07242) by logits alone: clients distil their mean."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,11 +13,13 @@ from fedkd.strategy import MeanStream, Stream
 
 @dataclass(frozen=True, kw_only=True)
 class FedDFLogits:
-    """Upload logits; the teacher is ``softmax(mean_j f_j(x) / T)``, the distillation loss KL.
+    """Teach all clients the softened mean of logits.
 
-    The paper sends weights and distils at the server (``feddf``); here the clients distil, each
-    into its own model, so that architectures may differ and no weight leaves a client. The paper's
-    T is 1 (``distill.temperature``).
+        q(x) = softmax(mean_j f_j(x) / T),  loss KL
+
+    The paper's T is 1 (``distill.temperature``). Departure: the paper sends weights and distils at
+    the server (``feddf``); here the clients distil, each into its own model, so that architectures
+    may differ and no weight leaves a client.
     """
 
     knowledge: ClassVar[str] = "logits"
@@ -34,5 +34,5 @@ class FedDFLogits:
         return MeanStream(self.from_mean)
 
     def from_mean(self, mean: Float[Tensor, "N C"], clients: int) -> Fusion:
-        """Return the mean as everyone's teacher."""
+        """Return the mean [N, C] as the teacher of all clients."""
         return Fusion(weights=uniform_weights(clients), teachers=mean)

@@ -1,6 +1,4 @@
-"""FedGEMS (Cheng et al. 2021, arXiv 2110.11027): a large server model, taught by whoever is
-right.
-"""
+"""FedGEMS (Cheng et al. 2021, arXiv 2110.11027): a server model learns from correct clients."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,17 +16,19 @@ from fedkd.strategy import Needs
 
 @dataclass(frozen=True, kw_only=True)
 class FedGEMS:
-    """Where the server model is right on a public sample it teaches itself; elsewhere the clients
-    that are right do.
+    """Distil into a server model, sample by sample, its own knowledge or that of the right clients.
 
-    Of a sample on which the server is wrong, client j weighs ``exp(1 / H(p_j)) / sum_k exp(1 /
-    H(p_k))`` over the clients that are right, H the entropy in nats (at least 0.001); a client that
-    is wrong weighs exactly 0. Each round the server trains on the labels (``server_epochs``), then
-    distils the selected knowledge (``server_epochs``), and teaches the clients with its soft
+        t(x) = p_s(x)                  where the server is right
+               sum_j s_j(x) p_j(x)     else, where a client is right
+               one-hot label           else
+        s_j  = exp(1 / H(p_j)) / sum_k exp(1 / H(p_k)) over the clients that are right, else 0
+
+    H is the entropy in nats, at least 0.001. Each round the server trains on the labels
+    (``server_epochs``), then distils t (``server_epochs``), and teaches the clients with its soft
     labels.
 
-    Reconstructed by us: the order of these steps, and what happens where nobody is right (the
-    sample's label, one-hot). Departure: the paper's server starts from a pre-trained large model.
+    Reconstructed by us: the order of these steps, and the one-hot label where neither the server
+    nor a client is right. Departure: the paper's server starts from a pre-trained large model.
     """
 
     knowledge = "probs"
@@ -48,8 +48,9 @@ class FedGEMS:
         return Needs(public_labels=True, server_models=(self.server,))
 
     def fuse(self, cohort: Cohort, state: Any) -> Fusion:
-        """Return the server model's soft labels; ``state`` is the model's. Weights are means over
-        samples taught.
+        """Return the server model's soft labels after it distilled the selected knowledge.
+
+        ``weights`` are means over the samples that clients teach; ``state`` is the server model's.
         """
         server, labels = cohort.server, cohort.public_labels
         if server is None or labels is None:
@@ -96,12 +97,13 @@ class FedGEMS:
 def select(
     server_probs: Float[Tensor, "N C"], probs: Float[Tensor, "K N C"], labels: Int[Tensor, "N"]
 ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "K N"]]:
-    """Return the selected soft labels, and how much each client adds to each sample's (0 where the
-    server is right).
+    """Return the selected soft labels, and each client's share in them.
+
+    Shares are 0 where the server is right, and where neither it nor any client is.
 
     >>> server = torch.tensor([[0.9, 0.1], [0.9, 0.1]])
     >>> clients = torch.tensor([[[0.6, 0.4], [0.2, 0.8]], [[0.6, 0.4], [0.7, 0.3]]])
-    >>> # Right on the first; on the second the first client is
+    >>> # The server is right on the first sample; on the second the first client is.
     >>> select(server, clients, torch.tensor([0, 1]))[1]
     tensor([[0., 1.],
             [0., 0.]])
@@ -114,6 +116,6 @@ def select(
     shares = torch.softmax(scores.masked_fill(~taught, 0.0), dim=0) * taught
     by_clients = torch.einsum("kn,knc->nc", shares, probs)
     one_hot = torch.nn.functional.one_hot(labels, probs.shape[-1]).to(probs.dtype)
-    nobody = wrong_server & ~right.any(dim=0)
+    none_right = wrong_server & ~right.any(dim=0)
     found = torch.where(taught[:, None], by_clients, server_probs)
-    return torch.where(nobody[:, None], one_hot, found), shares
+    return torch.where(none_right[:, None], one_hot, found), shares

@@ -1,6 +1,4 @@
-"""FedMD (Li & Wang 2019, arXiv 1910.03581): the mean of the clients' logits is everyone's
-teacher.
-"""
+"""FedMD (Li & Wang 2019, arXiv 1910.03581): the mean of the clients' logits teaches all clients."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,11 +12,12 @@ from fedkd.strategy import MeanStream, Stream
 
 @dataclass(frozen=True, kw_only=True)
 class FedMD:
-    """Upload raw logits; the teacher is ``q(x) = mean_j f_j(x)``, common to all; the digest loss is
-    the MAE.
+    """Teach all clients the mean of raw logits.
 
-    The paper's order is ``round_order=distill_first`` (digest, then revisit) after pre-training on a
-    labeled public set (``public.labeled=true train.public_epochs=E``); both are settings of the
+        q(x) = mean_j f_j(x),  loss = mean |f_i(x) - q(x)|, the paper's digest
+
+    The paper's order is ``round_order=distill_first`` (digest, then revisit) after pre-training on
+    a labeled public set (``public.labeled=true train.public_epochs=E``); both are settings of the
     scenario. ``distill.loss`` may be ``mse`` or, with the softened mean as target, ``kl``.
     """
 
@@ -35,5 +34,5 @@ class FedMD:
         return MeanStream(self.from_mean)
 
     def from_mean(self, mean: Tensor, clients: int) -> Fusion:
-        """Return the mean as everyone's teacher."""
+        """Return the mean [N, C] as the teacher of all clients."""
         return Fusion(weights=uniform_weights(clients), teachers=mean)

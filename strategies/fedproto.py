@@ -1,6 +1,4 @@
-"""FedProto (Tan et al. 2022, arXiv 2105.00243): mean features by class are exchanged, and features
-drawn to them.
-"""
+"""FedProto (Tan et al. 2022, arXiv 2105.00243): clients learn each class's mean features."""
 
 from dataclasses import dataclass
 
@@ -13,8 +11,7 @@ from fedkd.strategy import Needs
 
 @dataclass(frozen=True, kw_only=True)
 class FedProto:
-    """Upload the mean features of each class with their counts; draw features to the mean of all
-    clients'.
+    """Draw each sample's features to the mean features of its class over all clients.
 
     With ``c_jy`` the mean over client j's ``n_jy`` samples of class y of the features f(x), what
     the model's last linear layer takes:
@@ -22,10 +19,10 @@ class FedProto:
         c_y  = sum_j n_jy c_jy / sum_j n_jy
         loss = CE + prototype_weight * mean over batch and d of (f(x) - c_y)^2
 
-    Classes that nobody has are left out. One client learns its own prototypes of the round before.
-    The mean weighted by counts is our reading of the paper's aggregation. Departures: clients
-    predict by their last layer, not by the nearest prototype; prototypes are of the trained model
-    in evaluation mode, not of what training met.
+    Classes that no client has are left out. A single client learns its own prototypes of the round
+    before. The mean weighted by counts is our reading of the paper's aggregation. Departures:
+    clients predict by their last layer, not by the nearest prototype; prototypes are of the trained
+    model in evaluation mode, not of what training met.
     """
 
     prototype_weight: float = 1.0
@@ -47,11 +44,11 @@ class FedProto:
 
     @property
     def knowledge(self) -> KnowledgeType:
-        """Class prototypes, with lambda as the weight of their term."""
+        """Class prototypes, whose term in the loss has the weight lambda."""
         return ClassPrototypes(weight=self.prototype_weight, width=self.width)
 
     def fuse(self, cohort: PrototypeCohort, state: None) -> Fusion:
-        """Return the common prototypes; weights are each client's mean share of a class."""
+        """Return the common prototypes; ``weights`` are each client's mean share of a class."""
         features, present, weights = mean_by_count(cohort.features, cohort.counts)
         return Fusion(
             weights=weights.expand(cohort.size, -1),

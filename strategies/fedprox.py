@@ -1,6 +1,4 @@
-"""FedProx (Li et al. 2020, arXiv 1812.06127): FedAvg with a proximal term in the clients'
-training.
-"""
+"""FedProx (Li et al. 2020, arXiv 1812.06127): FedAvg with a proximal term in local training."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,8 +12,9 @@ from fedkd.strategy import Needs
 
 @dataclass(frozen=True, kw_only=True)
 class FedProx:
-    """As FedAvg, where each client adds ``mu / 2 * ||w - w_g||^2`` to its loss; w_g is what its
-    training starts from.
+    """Average weights as FedAvg does, and hold local training close to the averaged model.
+
+        loss = CE + mu / 2 * ||w - w_g||^2,  w_g the weights that training starts from
 
     mu = 0 would be FedAvg, and is refused. Departure: clients do the same number of epochs; the
     paper also lets slow clients do less.
@@ -33,11 +32,11 @@ class FedProx:
 
     @property
     def knowledge(self) -> KnowledgeType:
-        """Weights, with the proximal term in training."""
+        """Model weights, with the proximal term in the training loss."""
         return ModelWeights(proximal=self.mu)
 
     def fuse(self, cohort: WeightsCohort, state: None) -> Fusion:
-        """Return the mean of weights, by the number of training samples."""
+        """Return the mean of the clients' weights, weighted by training-set sizes."""
         shares, (name, *_) = cohort.size_shares, cohort.architectures
         return Fusion(
             weights=shares.expand(cohort.size, -1),

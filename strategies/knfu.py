@@ -1,8 +1,8 @@
-"""KnFu, effective knowledge fusion (Seyedmohammadi et al. 2024, arXiv 2403.11892): semantic
-neighbors teach.
+"""KnFu (Seyedmohammadi et al. 2024, arXiv 2403.11892): clients with similar labels teach.
 
-The paper's exact estimate and distance were not available to us: what stands here is our
-reconstruction from its abstract and public summaries, with beta = 10 as in all of its experiments.
+Effective knowledge fusion. The paper's exact estimate and distance were not available to us: this
+is our reconstruction from its abstract and public summaries, with beta = 10 as in all of its
+experiments.
 """
 
 from collections.abc import Mapping
@@ -33,8 +33,7 @@ SMOOTHING = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class KnFu:
-    """Each client's teacher is a mean of soft labels, weighted by how alike the clients' label
-    distributions are.
+    """Teach each client a mean of soft labels, weighted by the similarity of label distributions.
 
     With ``P_i`` [C] the estimated label distribution (EPD) of client i, smoothed by 0.001:
 
@@ -42,8 +41,8 @@ class KnFu:
         W_ij   = exp(-beta d_ij) / sum_k exp(-beta d_ik)    self included
         q_i(x) = sum_j W_ij p_j(x)
 
-    beta = 0 is the plain mean of soft labels, beta to infinity self-distillation; clients that are
-    alike weigh the same for every beta. A client that is left without any neighbor teaches itself.
+    beta = 0 is the unweighted mean of soft labels, beta to infinity self-distillation; clients that
+    are alike weigh the same for every beta. A client without any neighbor teaches itself.
     """
 
     teaches: ClassVar[str] = "probs"
@@ -56,16 +55,16 @@ class KnFu:
     or the true histogram of private labels (label_histogram, an oracle: clients disclose their
     counts)."""
     epd_timing: Literal["first_round", "each_round"] = "each_round"
-    """Estimate it again each round, or keep what a client's first round said. When data is scarce,
-    an estimate made again drifts to the same distribution for everyone, and so the weights to
-    uniform."""
+    """Estimate label distributions again each round, or use each client's first estimate for good.
+    When data is scarce, estimates made again drift to the same distribution for all clients, and so
+    the weights to uniform."""
     divergence: Literal["kl", "js", "tv", "cosine", "l2"] = "kl"
     """Divergence between label distributions: kl and js in nats, tv, cosine (1 - cos) and l2
     without a unit."""
     neighbors: Literal["all", "top_k", "threshold"] = "all"
-    """Who may teach: everyone, the top_k nearest, or those no farther than threshold."""
+    """Which clients may teach: all, the top_k nearest, or those no farther than threshold."""
     top_k: int | None = None
-    """Neighbors kept (ties stay), >= 1; needed by, and only for, neighbors=top_k."""
+    """Number of neighbors (ties stay), >= 1; needed by, and only for, neighbors=top_k."""
     threshold: float | None = None
     """Largest divergence of a neighbor, > 0; needed by, and only for, neighbors=threshold."""
     include_self: bool = True
@@ -98,15 +97,16 @@ class KnFu:
         return Needs(label_counts=self.epd == "label_histogram")
 
     def fuse(self, cohort: Cohort, state: Mapping[int, Tensor] | None) -> Fusion:
-        """Return weights [K, K] and personal teachers [K, N, C]; the state is each client's first
-        estimate.
+        """Return weights [K, K] and personal teachers [K, N, C].
+
+        ``state`` has each client's first estimate, with ``epd_timing=first_round``.
         """
-        estimates, state = self._settle_estimates(cohort, state or {})
+        estimates, state = self._estimates(cohort, state or {})
         weights = self.weigh(estimates)
         return Fusion(weights=weights, teachers=mix(weights, cohort.probs), state=state)
 
     def weigh(self, estimates: Tensor) -> Tensor:
-        """Return the weights [K, K] of label distributions [K, C]."""
+        """Return the weights [K, K] that follow from label distributions [K, C]."""
         divergences = DIVERGENCES[self.divergence](smooth(estimates, SMOOTHING))
         scores = -self.beta * divergences
         if not self.include_self:
@@ -118,8 +118,9 @@ class KnFu:
         return row_softmax(scores)
 
     def estimate(self, cohort: Cohort) -> Tensor:
-        """Return the clients' label distributions [K, C]; soft labels at temperature 1 whatever is
-        distilled.
+        """Return the clients' estimated label distributions [K, C].
+
+        From soft labels at temperature 1, whatever the temperature of distillation.
         """
         if self.epd == "label_histogram":
             assert cohort.label_counts is not None, "declared in needs"
@@ -127,9 +128,10 @@ class KnFu:
         probs = cohort.probs_at(1.0)
         return argmax_histogram(probs) if self.epd == "argmax_histogram" else mean_soft_label(probs)
 
-    def _settle_estimates(
+    def _estimates(
         self, cohort: Cohort, known: Mapping[int, Tensor]
     ) -> tuple[Tensor, Mapping[int, Tensor]]:
+        """Return the estimates [K, C] that this round uses, and the first ones to remember."""
         fresh = self.estimate(cohort)
         if self.epd_timing == "each_round":
             return fresh, {}

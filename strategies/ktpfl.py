@@ -1,4 +1,4 @@
-"""KT-pFL (Zhang et al. 2021, arXiv 2111.02862): who teaches whom is learned, round by round."""
+"""KT-pFL (Zhang et al. 2021, arXiv 2111.02862): personal teachers by a learned weight matrix."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,14 +15,16 @@ from fedkd.settings.validators import at_least, at_most, positive
 
 @dataclass(frozen=True, kw_only=True)
 class KTpFL:
-    """Upload logits; the teacher is ``q_i = sum_j W_ij p_j``; W takes one gradient step a round and
-    is made sharper.
+    """Teach each client a mixture of soft labels whose weights take one gradient step a round.
 
-    The step is on ``mean_x ||p_i(x) - sum_j W_ij p_j(x)||^2 + rho ||W_i - 1/K||^2``, from W = 1/K
-    in the first round; then ``W_i = softmax(5 W_i)``. The paper softens and distils at T = 10: say
+        q_i = sum_j W_ij p_j
+        W_i <- W_i - step * gradient of mean_x ||p_i(x) - q_i(x)||^2 + rho ||W_i - 1/K||^2
+        W_i <- softmax(sharpness * W_i)
+
+    W = 1/K in the first round. The paper softens and distils at T = 10: say
     ``distill.temperature=10``. Ours are the step's size, and what happens under partial
-    participation: among those present W is scaled to rows of 1 (equal ones where nothing is left),
-    and the rest of W stays. ``state`` is W over all clients seen so far.
+    participation: among the clients present W is scaled to rows of 1 (equal ones where nothing is
+    left), and the rest of W stays. ``state`` is W over all clients seen so far.
     """
 
     knowledge: ClassVar[str] = "logits"
@@ -42,25 +44,24 @@ class KTpFL:
         if self.rho * self.step >= 1:
             raise SettingError(
                 f"rho={self.rho} with step={self.step} would throw weights beyond equality,"
-                " farther than they were;"
-                " keep rho * step below 1"
+                " farther than they were; keep rho * step below 1"
             )
 
     def fuse(self, cohort: Cohort, state: Any) -> Fusion:
-        """Return the learned mixture for each client."""
+        """Return the learned mixture of soft labels for each client."""
         ids = torch.tensor(cohort.client_ids)
-        whole = _grown(state, int(ids.max()) + 1)
-        here = whole[ids[:, None], ids]
-        mass = here.sum(dim=1, keepdim=True)
-        before = torch.where(mass > 0, here / mass, 1 / cohort.size)
+        all_weights = extend_weights(state, int(ids.max()) + 1)
+        present = all_weights[ids[:, None], ids]
+        mass = present.sum(dim=1, keepdim=True)
+        before = torch.where(mass > 0, present / mass, 1 / cohort.size)
         weights = self.learn(before, cohort.probs)
-        whole[ids[:, None], ids] = weights * mass
-        return Fusion(weights=weights, teachers=mix(weights, cohort.probs), state=whole)
+        all_weights[ids[:, None], ids] = weights * mass
+        return Fusion(weights=weights, teachers=mix(weights, cohort.probs), state=all_weights)
 
     def learn(
         self, weights: Float[Tensor, "K K"], probs: Float[Tensor, "K N C"]
     ) -> Float[Tensor, "K K"]:
-        """Return the weights after one gradient step and the softmax."""
+        """Return the weights [K, K] after one gradient step and the softmax."""
         clients, samples, _ = probs.shape
         flat = probs.flatten(1)
         missing = flat - weights @ flat  # p_i - sum_j W_ij p_j
@@ -68,15 +69,16 @@ class KTpFL:
         return torch.softmax(self.sharpness * (weights - self.step * gradient), dim=1)
 
 
-def _grown(state: Any, clients: int) -> Float[Tensor, "K K"]:
-    """Return a copy of W with room for so many clients; new ones weigh as much as the mean of the
-    others.
+def extend_weights(state: Any, clients: int) -> Float[Tensor, "K K"]:
+    """Return a copy of W that is extended to ``clients`` clients.
+
+    New clients weigh as much as the mean of the others.
     """
     known = 0 if state is None else len(state)
     if known >= clients:
         copy: Tensor = state.clone()
         return copy
-    whole = torch.full((clients, clients), 1 / clients)
+    weights = torch.full((clients, clients), 1 / clients)
     if known:
-        whole[:known, :known] = state * known / clients
-    return whole
+        weights[:known, :known] = state * known / clients
+    return weights

@@ -1,6 +1,4 @@
-"""A learned aggregator (after Meta-DMoE, arXiv 2210.03885): a small transformer says whom to
-believe, by sample.
-"""
+"""After Meta-DMoE (Zhong et al. 2022, arXiv 2210.03885): a small transformer weighs the clients."""
 
 import math
 from collections.abc import Mapping
@@ -29,26 +27,27 @@ Present = Bool[Tensor, "N K"]
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """Upload soft labels; the teacher is ``q(x) = sum_j a_j(x) p_j(x)``, a the aggregator's shares
-    for this sample.
+    """Teach all clients a mixture of soft labels, weighed sample by sample by a learned aggregator.
+
+        q(x) = sum_j a_j(x) p_j(x),  a(x) the aggregator's shares for the sample
+        loss of the aggregator = -mean_x ln q(y(x) | x),  y the labels of the public set
 
     The aggregator is one transformer block over the clients' prediction vectors of a sample (see
-    ``shares_of``). It does not know who a client is, nor which class is which, so that it is
-    equivariant to permutations of clients and of classes, and goes for any number of clients, also
-    ones that it never met. Each round it takes ``steps`` steps of Adam on ``-mean_x ln q(y(x) |
-    x)``, y the labels of the public set, which this needs; in every step one client of each sample
-    is masked out, another in the next step (``masked_client``), so that it learns to do without
-    whoever is asked about: an unseen client. Then it fuses all clients. It starts as the plain
-    mean; ``state`` is its weights. With fewer than three clients it does not learn, since nothing
-    is left to weigh. A step costs N K^2 in memory.
+    ``shares_of``). It sees neither client ids nor class indices, so that it is equivariant to
+    permutations of clients and of classes, and takes any number of clients, also ones that it never
+    met. Each round it takes ``steps`` steps of Adam. In every step one client of each sample is
+    masked out, another in the next step (``masked_client``), so that it learns to fuse without that
+    client: an unseen one. Then it fuses all clients. It starts as the unweighted mean; ``state`` is
+    its weights. With fewer than three clients it does not learn, since nothing is left to weigh. A
+    step costs N K^2 in memory.
 
     Reconstructed by us: the block and what tokens are made of, the labels of the public set as
-    task, who is masked when, steps and learning rate. The paper's experts are models of source
+    task, the schedule of masks, steps and learning rate. The paper's experts are models of source
     domains, its aggregator puts out features for a student that is adapted to a domain, and
     training is meta-learning through that adaptation; here the output is a mixture of the clients'
     soft labels, and there is no inner loop. Queries of the paper come from an expert's own domain;
-    public samples are nobody's, so that clients take turns. Initial weights are the same in every
-    run.
+    public samples belong to no client, so that clients take turns. Initial weights are the same in
+    every run.
     """
 
     knowledge: ClassVar[str] = "probs"
@@ -57,7 +56,7 @@ class Learned:
     steps: int = 25
     """Steps of Adam on the aggregator each round, over all public samples at once, >= 1."""
     learning_rate: float = 0.03
-    """Adam's, > 0 and at most 1."""
+    """Learning rate of Adam, > 0 and at most 1."""
 
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps)
@@ -65,14 +64,14 @@ class Learned:
         at_most(1, learning_rate=self.learning_rate)
 
     def fuse(self, cohort: Cohort, state: Any) -> Fusion:
-        """Return the aggregator's mixture, common to all; weights are means over samples."""
+        """Return the aggregator's mixture, common to all; ``weights`` are means over samples."""
         labels = cohort.public_labels
         if labels is None:
             raise RunError("learned needs the labels of the public set")
         probs = cohort.probs.double().transpose(0, 1)  # [N, K, C]
         weights = self.learn(state or initial_weights(), probs, labels, cohort)
-        everybody = torch.ones(probs.shape[:2], dtype=torch.bool)
-        shares = shares_of(weights, probs, everybody)
+        all_present = torch.ones(probs.shape[:2], dtype=torch.bool)
+        shares = shares_of(weights, probs, all_present)
         uniform = torch.full_like(shares, 1 / cohort.size)
         return Fusion(
             weights=shares.mean(dim=0).expand(cohort.size, -1).float().clone(),
@@ -91,7 +90,14 @@ class Learned:
         labels: Int[Tensor, "N"],
         cohort: Cohort,
     ) -> Weights:
-        """Return the aggregator after a round's steps."""
+        """Return the aggregator's weights after a round's steps.
+
+        Args:
+            weights: The aggregator's weights before the round.
+            probs: Soft labels of the cohort, by sample.
+            labels: Labels of the public samples.
+            cohort: The round, public ids and client ids, which say who is masked in each step.
+        """
         samples, clients, _ = probs.shape
         if clients < 3:
             return weights
@@ -112,8 +118,7 @@ class Learned:
 def masked_client(
     public_ids: Int[Tensor, "N"], client_ids: tuple[int, ...], turn: int
 ) -> Int[Tensor, "N"]:
-    """Return each sample's masked client, as a place in ``client_ids``: in K turns every client
-    once.
+    """Return each sample's masked client, as an index into ``client_ids``; K turns mask each once.
 
     >>> [masked_client(torch.tensor([0, 1]), (4, 2, 9), turn).tolist() for turn in range(3)]
     [[1, 0], [0, 2], [2, 1]]
@@ -124,14 +129,15 @@ def masked_client(
 def likelihood(
     shares: Shares, probs: Float[Tensor, "N K C"], labels: Int[Tensor, "N"]
 ) -> Float[Tensor, ""]:
-    """Return the mean of ``ln sum_j a_j(x) p_j(y(x) | x)``."""
+    """Return the mean log likelihood of the labels, ``ln sum_j a_j(x) p_j(y(x) | x)``."""
     right = probs[torch.arange(len(labels)), :, labels].clamp(min=FLOOR)
     return (shares * right).sum(dim=1).log().mean()
 
 
 def initial_weights() -> dict[str, Float[Tensor, "*shape"]]:
-    """Return an aggregator whose shares are uniform: its last layer is zero. The others are drawn,
-    always alike.
+    """Return the weights of an aggregator whose shares are uniform.
+
+    Its last layer is zero. The other layers are drawn from one fixed random stream.
     """
     stream = torch_stream(0, "strategy", "learned", "weights")
 
@@ -157,13 +163,12 @@ def initial_weights() -> dict[str, Float[Tensor, "*shape"]]:
 
 
 def shares_of(weights: Weights, probs: Float[Tensor, "N K C"], present: Present) -> Shares:
-    """Return how much of each client goes into a sample's teacher: >= 0, in sum 1, 0 for clients
-    that are not present.
+    """Return each client's share in each sample's teacher: >= 0, sums to 1, 0 for absent clients.
 
     A token is a client's prediction of a sample, embedded by ``tokens_of``. One block of
     pre-normalized attention over the tokens present, whose scores have a term for how alike two
     predictions are (a learned factor times their inner product), one two-layer perceptron, and a
-    linear score a token, of which the softmax is taken. What is not present has no influence.
+    linear score a token, of which the softmax is taken. Absent clients have no influence.
     """
     h = tokens_of(probs, present) @ weights["embed"] + weights["embed_bias"]
     samples, clients, _ = h.shape
@@ -181,11 +186,12 @@ def shares_of(weights: Weights, probs: Float[Tensor, "N K C"], present: Present)
 
 
 def tokens_of(probs: Float[Tensor, "N K C"], present: Present) -> Float[Tensor, "N K F"]:
-    """Return what is told of each prediction, the same whatever classes are called.
+    """Return the six features of each prediction, which do not change if classes are permuted.
 
     Its largest probability, the margin to the next, its entropy (over ln C), the client's mean
     entropy over all samples, its inner product with the mean of those present, and its divergence
-    in nats from the client's mean prediction: what a client says of everything tells little.
+    in nats from the client's mean prediction: a prediction that a client makes of every sample
+    tells little.
     """
     first, second = probs.topk(2, dim=-1).values.unbind(dim=-1)
     entropy = -torch.xlogy(probs, probs).sum(dim=-1) / math.log(probs.shape[-1])

@@ -1,4 +1,4 @@
-"""No exchange: every client trains on its own data. The baseline that fusion must beat."""
+"""Local-only training: clients exchange nothing. The baseline that fusion must beat."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,16 +11,14 @@ from fedkd.strategy import Needs
 
 @dataclass(frozen=True, kw_only=True)
 class LocalOnly:
-    """Exchange nothing. Nothing is uploaded, no teacher is ever made, and ``fuse`` is not called in
-    a run.
+    """Exchange nothing: a run uploads nothing, makes no teacher, and never calls ``fuse``.
 
-    As a rule over a cohort it is self-distillation: weights are the identity, and each teacher is
-    the client itself.
+    As a rule over a cohort it is self-distillation: ``q_i(x) = p_i(x)``, W the identity.
     """
 
     knowledge: ClassVar[str] = "nothing"
     needs: ClassVar[Needs] = Needs(public_set=False)
 
     def fuse(self, cohort: Cohort, state: None) -> Fusion:
-        """Return each client's own predictions."""
+        """Return each client's own predictions as its teacher."""
         return Fusion(weights=torch.eye(cohort.size), teachers=cohort.probs)

@@ -1,6 +1,4 @@
-"""SCARLET (arXiv 2504.19602): enhanced entropy reduction, and a cache so that few public samples
-are asked about.
-"""
+"""SCARLET (Azuma et al. 2025, arXiv 2504.19602): sharpened mean soft labels, kept in a cache."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,15 +15,16 @@ from fedkd.settings.validators import at_least, at_most, positive
 
 @dataclass(frozen=True, kw_only=True)
 class Scarlet:
-    """Upload soft labels of samples that the server has no answer to; the teacher is ``q(x) ~
-    (mean_j p_j(x))^beta``.
+    """Teach all clients a power of the mean soft label, and ask only for samples not in a cache.
 
-    beta = 1 is the plain mean, above 1 sharpens. An answer serves ``duration`` rounds; then it is
-    asked for again. Teachers are of all the round's samples; on the way down a row that a client
-    was sent lately is not sent again (``codec=cached``), so that both directions are counted as
-    they are. ``state`` is the cache: ids, answers, rounds. Departures: no server model; a client
-    that was absent may be served its copy a few rounds longer, since the codec counts messages and
-    not rounds.
+        q(x) = (mean_j p_j(x))^beta / sum_c (mean_j p_j(c | x))^beta
+
+    beta = 1 is the unweighted mean, above 1 sharpens. A cached teacher of a sample serves
+    ``duration`` rounds; then clients predict on the sample again. Teachers are of all the round's
+    samples; on the way down a row that a client was sent lately is not sent again
+    (``codec=cached``), so that both directions are counted as they are. ``state`` is the cache:
+    ids, soft labels, rounds. Departures: no server model; a client that was absent may be served
+    its copy a few rounds longer, since the codec counts messages and not rounds.
     """
 
     knowledge: ClassVar[str] = "probs"
@@ -34,7 +33,7 @@ class Scarlet:
     """Exponent, > 0 and at most 100; the paper tunes it to the data (about 1 to 2), our default is
     between."""
     duration: int = 50
-    """Rounds for which an answer serves, >= 1; 1 asks for everything in every round."""
+    """Rounds for which a cached teacher serves, >= 1; 1 asks for all samples in every round."""
 
     def __post_init__(self) -> None:
         positive(beta=self.beta)
@@ -43,45 +42,44 @@ class Scarlet:
 
     @property
     def codec(self) -> tuple[Codec, Codec]:
-        """Uploads in full; teachers without the rows that were sent lately."""
+        """Full uploads; teachers without the rows that were sent lately."""
         return Full(), Cached(duration=self.duration) if self.duration > 1 else Full()
 
     def select_queries(
         self, round_number: int, public_ids: Int[Tensor, "M"], state: Any
     ) -> Int[Tensor, "N"]:
-        """Return the samples without an answer, or with one that has expired."""
+        """Return the public samples that are not in the cache, or whose entry has expired."""
         if state is None:
             return public_ids
         fresh = state["ids"][round_number - state["rounds"] < self.duration]
         return public_ids[~torch.isin(public_ids, fresh)]
 
     def fuse(self, cohort: Cohort, state: Any) -> Fusion:
-        """Return the answers to all samples of the round, new and cached."""
-        asked, everything = (
-            cohort.public_ids,
-            cohort.round_ids if cohort.round_ids is not None else cohort.public_ids,
-        )
-        answers = sharpen(mean_over_clients(cohort.probs), self.beta)
-        ids, probs, rounds = asked, answers, torch.full_like(asked, cohort.round)
+        """Return the teachers of all samples of the round, new and cached."""
+        asked = cohort.public_ids
+        round_ids = cohort.round_ids if cohort.round_ids is not None else asked
+        ids, rounds = asked, torch.full_like(asked, cohort.round)
+        probs = sharpen(mean_over_clients(cohort.probs), self.beta)
         if state is not None:
             older = ~torch.isin(state["ids"], asked)
             ids = torch.cat([state["ids"][older], ids])
             probs = torch.cat([state["probs"][older], probs])
             rounds = torch.cat([state["rounds"][older], rounds])
-        order = ids.argsort()
-        cache = {"ids": ids[order], "probs": probs[order], "rounds": rounds[order]}
+        by_id = ids.argsort()
+        cache = {"ids": ids[by_id], "probs": probs[by_id], "rounds": rounds[by_id]}
         return Fusion(
             weights=uniform_weights(cohort.size),
-            teachers=cache["probs"][torch.searchsorted(cache["ids"], everything)],
-            public_ids=everything,
+            teachers=cache["probs"][torch.searchsorted(cache["ids"], round_ids)],
+            public_ids=round_ids,
             state=cache,
             metrics={"asked": float(len(asked))},
         )
 
 
 def sharpen(probs: Float[Tensor, "N C"], beta: float) -> Float[Tensor, "N C"]:
-    """Return ``p^beta`` with rows that sum to 1: enhanced entropy reduction. beta = 1 is the
-    identity.
+    """Return ``p^beta`` with rows that sum to 1, the paper's enhanced entropy reduction.
+
+    beta = 1 is the identity.
 
     >>> sharpen(torch.tensor([[0.75, 0.25]]), 2.0)
     tensor([[0.9000, 0.1000]])

@@ -1,4 +1,4 @@
-"""Selective-FD (Shao et al. 2024, arXiv 2304.01731): clients answer for what they know."""
+"""Selective-FD (Shao et al. 2024, arXiv 2304.01731): clients predict only on familiar samples."""
 
 from dataclasses import dataclass
 
@@ -14,28 +14,29 @@ from fedkd.strategy import Needs
 
 @dataclass(frozen=True, kw_only=True)
 class SelectiveFD:
-    """Upload soft labels of public samples that look like one's own; average over those who
-    answered; keep the sure.
+    """Teach all clients the mean soft label over those that predicted, where that mean is certain.
 
-    A client answers where its estimated density is at least a quantile of that of its own held-out
-    samples. The server keeps x where ``2 (1 - max q(x)) < tau``, the L1 distance of q to its
-    argmax. A client's weight is its mean share in the samples kept. Ours: the auxiliary samples are
-    uniform between the least and the largest private value; a fifth of the private samples is held
-    out; the default of tau.
+        client  predicts on x where density(x) >= quantile of its own held-out samples' densities
+        server  q(x) = mean of p_j(x) over the clients j that predicted on x
+        teaches x where 2 (1 - max q(x)) < tau, the L1 distance of q to its argmax
+
+    ``weights`` are the clients' mean shares in the samples taught. Samples on which no client
+    predicted are not taught. Ours: the auxiliary samples are uniform between the least and the
+    largest private value; a fifth of the private samples is held out; the default of tau.
     """
 
     density: Density = "kulsif"
     """Estimator: kulsif or kmeans on inputs, or feature_gaussian on the model's features."""
     quantile: float = 0.25
-    """Share of its own held-out samples that a client would not answer for, in [0, 1)."""
+    """Share of its own held-out samples on which a client would not predict, in [0, 1)."""
     width: float | None = None
     """Width of kulsif's Gaussian kernel, > 0; null is the paper's 5. An error with another
     density."""
     auxiliary: int | None = None
     """Auxiliary samples of kulsif, >= 1; null is the paper's 250. An error with another density."""
     tau: float = 1.0
-    """Most vagueness of a fused label that is kept, above 0 and below 2; 1 keeps labels above one
-    half."""
+    """Bound on the vagueness of a label that is taught, above 0 and below 2; 1 teaches labels above
+    one half."""
 
     def __post_init__(self) -> None:
         one_of(("kulsif", "kmeans", "feature_gaussian"), density=self.density)
@@ -60,12 +61,12 @@ class SelectiveFD:
 
     @property
     def needs(self) -> Needs:
-        """Features, where densities are theirs."""
+        """Features, with ``density=feature_gaussian``."""
         return Needs(features="any" if self.density == "feature_gaussian" else None)
 
     @property
     def knowledge(self) -> KnowledgeType:
-        """Soft labels of the samples that a client chooses to answer for."""
+        """Soft labels of the samples that a client chooses to predict on."""
         chooser = InDistribution(
             density=self.density,
             quantile=self.quantile,
@@ -75,27 +76,20 @@ class SelectiveFD:
         return PublicPredictions("probs", chooser)
 
     def fuse(self, cohort: Cohort, state: None) -> Fusion:
-        """Return the means over who answered, kept where they are sure. Samples that nobody
-        answered are not taught.
-        """
-        answered = cohort.answered
-        votes = (
-            torch.ones(cohort.probs.shape[:2])
-            if answered is None
-            else answered.to(cohort.probs.dtype)
-        )
+        """Return the mean over the clients that predicted, to be taught where it is certain."""
+        probs, answered = cohort.probs, cohort.answered
+        votes = torch.ones(probs.shape[:2]) if answered is None else answered.to(probs.dtype)
         count = votes.sum(dim=0)
-        classes = cohort.probs.shape[-1]
-        mean = torch.einsum("kn,knc->nc", votes, cohort.probs) / count.clamp(min=1)[:, None]
-        mean = torch.where((count > 0)[:, None], mean, torch.full_like(mean, 1 / classes))
-        kept = (count > 0) & (2 * (1 - mean.amax(dim=-1)) < self.tau)
-        shares = ((votes / count.clamp(min=1)) * kept).sum(dim=1)
+        mean = torch.einsum("kn,knc->nc", votes, probs) / count.clamp(min=1)[:, None]
+        mean = torch.where((count > 0)[:, None], mean, torch.full_like(mean, 1 / probs.shape[-1]))
+        certain = (count > 0) & (2 * (1 - mean.amax(dim=-1)) < self.tau)
+        shares = ((votes / count.clamp(min=1)) * certain).sum(dim=1)
         weights = (
             shares / shares.sum() if shares.sum() > 0 else torch.full_like(shares, 1 / cohort.size)
         )
         return Fusion(
             weights=weights.expand(cohort.size, -1).clone(),
             teachers=mean,
-            taught_rows=kept,
-            metrics={"answered": votes.mean().item(), "kept": kept.float().mean().item()},
+            taught_rows=certain,
+            metrics={"answered": votes.mean().item(), "kept": certain.float().mean().item()},
         )

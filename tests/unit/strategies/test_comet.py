@@ -153,7 +153,7 @@ def test_a_run_with_two_label_groups_clusters_by_them():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"clusters": 1}, "clusters must be >= 2, got 1: one cluster is the plain mean"),
+        ({"clusters": 1}, "clusters must be >= 2, got 1: one cluster is the unweighted mean"),
         ({"per": "class"}, "per must be one of upload, sample"),
     ],
 )

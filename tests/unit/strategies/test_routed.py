@@ -12,7 +12,7 @@ from torch import Tensor
 from fedkd.errors import SettingError
 from fedkd.fusion import mean_over_clients
 from fedkd.messages import Cohort
-from strategies.routed import Routed, gradient, imbalance, likelihood, look_at, route
+from strategies.routed import Routed, gradient, imbalance, likelihood, route, router_inputs
 
 
 def cohort_of(
@@ -70,7 +70,7 @@ def test_the_gradient_is_that_of_the_objective(
         x.double() if x.is_floating_point() else x for x in random_probs(seed, clients, samples)
     )
     seen, _ = random_probs(seed + 1, students, samples)
-    inputs, right = look_at(seen.double()), probs[:, torch.arange(samples), labels]
+    inputs, right = router_inputs(seen.double()), probs[:, torch.arange(samples), labels]
     stream = torch.Generator().manual_seed(seed)
     router = torch.randn(
         students, clients, 4, generator=stream, dtype=torch.float64, requires_grad=True
@@ -92,7 +92,7 @@ def test_two_clients_and_a_sample_by_hand():
     for probs (0.75, 0.25)... that is ln 0.75 less the mean of ln 0.75 and ln 0.25, half of ln 3,
     and a constant 1.
     """
-    inputs = look_at(torch.tensor([[[0.75, 0.25]]], dtype=torch.float64))
+    inputs = router_inputs(torch.tensor([[[0.75, 0.25]]], dtype=torch.float64))
     half = 0.5493061443340549
     assert inputs.flatten().tolist() == pytest.approx([half, -half, 1.0])
     right = torch.tensor([[0.9], [0.1]], dtype=torch.float64)
@@ -149,7 +149,7 @@ def test_the_largest_step_does_not_overshoot(seed: int, balance: float, alike: b
     probs, labels = random_probs(seed, 4, 6)
     if alike:
         probs, labels = probs[:, :1].expand(-1, 6, -1), labels[:1].expand(6)
-    inputs = look_at(probs.double().mean(dim=0, keepdim=True))
+    inputs = router_inputs(probs.double().mean(dim=0, keepdim=True))
     right = probs.double()[:, torch.arange(6), labels]
     start = torch.zeros(1, 4, 4, dtype=torch.float64)
 
@@ -167,7 +167,8 @@ def test_the_largest_step_does_not_overshoot(seed: int, balance: float, alike: b
 def test_specialists_are_found_by_what_the_mean_says():
     probs, labels = specialists(3)
     fusion = Routed(sees="mean").fuse(cohort_of(probs, labels), None)
-    gates = route(fusion.state["routers"], look_at(probs.double().mean(dim=0, keepdim=True)))[0]
+    inputs = router_inputs(probs.double().mean(dim=0, keepdim=True))
+    gates = route(fusion.state["routers"], inputs)[0]
     assert (gates.argmax(dim=-1) == labels // 2).all()
     assert gates.max(dim=-1).values.min() > 0.9
     right = fusion.teachers[torch.arange(len(labels)), labels]
@@ -192,14 +193,16 @@ def test_a_student_alone_knows_whom_to_ask_only_as_far_as_it_tells_regions_apart
 
 def gates_of(strategy: Routed, probs: Tensor, labels: Tensor) -> Tensor:
     return route(
-        strategy.fuse(cohort_of(probs, labels), None).state["routers"], look_at(probs.double())
+        strategy.fuse(cohort_of(probs, labels), None).state["routers"],
+        router_inputs(probs.double()),
     )
 
 
 def test_labels_that_are_shuffled_teach_the_router_otherwise():
     probs, labels = specialists(3)
     fusion = Routed(sees="mean").fuse(cohort_of(probs, labels.roll(2)), None)
-    gates = route(fusion.state["routers"], look_at(probs.double().mean(dim=0, keepdim=True)))[0]
+    inputs = router_inputs(probs.double().mean(dim=0, keepdim=True))
+    gates = route(fusion.state["routers"], inputs)[0]
     assert (gates.argmax(dim=-1) == labels // 2).float().mean() < 0.5
 
 
@@ -229,7 +232,7 @@ def test_who_is_absent_keeps_its_row_and_who_is_new_starts_at_the_mean_of_the_ot
     state = Routed(sees="mean").fuse(cohort_of(probs, labels, (0, 2, 5)), None).state
     assert state["known"].tolist() == [True, False, True, False, False, True]
     still = Routed(sees="mean", steps=1, step=1e-12)
-    seen = look_at(probs[1:].double().mean(dim=0, keepdim=True))
+    seen = router_inputs(probs[1:].double().mean(dim=0, keepdim=True))
     after = still.fuse(cohort_of(probs[1:], labels, (2, 5), round_number=2), state).state
     assert torch.equal(after["routers"][:, 0], state["routers"][:, 0])
     whole = route(state["routers"][:, [0, 2, 5]], seen)[..., 1:]
