@@ -1,5 +1,4 @@
-"""Functions over stacked predictions: softening, divergences, weights, estimates, mixing, robust
-means.
+"""Pure functions over stacked predictions: softening, divergences, weights, means, robust means.
 
 Axes: K clients, N public samples, C classes. ``weights[i, j]`` is how much client j teaches client
 i; rows sum to 1. Nothing here knows of clients, messages or settings; nothing mutates its

@@ -1,4 +1,4 @@
-"""Greedy selection of samples that cover a set of soft labels."""
+"""Greedy choice of samples that cover a set of soft labels."""
 
 import torch
 from jaxtyping import Float, Int
@@ -8,17 +8,17 @@ from torch import Tensor
 def core_set(
     probs: Float[Tensor, "N C"], count: int, chosen: Int[Tensor, "M"] | None = None
 ) -> Int[Tensor, "count"]:
-    """Return ``count`` more samples that cover the predictions: each the farthest from all that are
-    chosen already.
+    """Return ``count`` more samples, each the farthest from all samples that are already chosen.
 
     Greedy k-centre by L2 distance between soft labels (PCoreSet, Kang et al. 2025, arXiv
     2506.00910; greedy k-centre, Gonzalez 1985). Without any chosen sample the first is the farthest
-    from the mean soft label, where the paper begins with labeled samples. No sample is then farther
-    from the chosen than twice what the best ``count`` centres could reach (where none was chosen
-    before). Once all that is left repeats a chosen soft label, the lowest indices follow. ``count``
-    is at most the number of samples not chosen. O(N C) for each sample.
+    from the mean soft label, where the paper begins with labeled samples. In that case no sample is
+    farther from the chosen ones than twice the radius of the best ``count`` centres. Once all that
+    is left repeats a chosen soft label, the lowest indices follow. ``count`` is at most the number
+    of samples not chosen. O(N C) for each sample.
 
-    >>> core_set(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.5, 0.5]]), 2, torch.tensor([0])).tolist()
+    >>> probs = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.5, 0.5]])
+    >>> core_set(probs, 2, torch.tensor([0])).tolist()
     [2, 3]
     """
     before = [] if chosen is None else list(chosen)

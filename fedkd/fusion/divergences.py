@@ -1,6 +1,6 @@
-"""How far apart the clients' label distributions are: ``[K, C] -> [K, K]``, zero on the diagonal.
+"""Pairwise divergences of label distributions: ``[K, C] -> [K, K]``, zero on the diagonal.
 
-Row i, column j is the divergence of client j's distribution as seen from client i. All are finite:
+Row i, column j is the divergence of client i's distribution from client j's. All are finite:
 ``pairwise_kl`` and ``pairwise_js`` take distributions without zeros, which ``smooth`` makes.
 """
 
@@ -15,15 +15,15 @@ Pairwise = Float[Tensor, "K K"]
 
 
 def smooth(distributions: Distributions, amount: float) -> Distributions:
-    """Return ``(P + amount) / (1 + C * amount)``: no entry is 0, rows still sum to 1."""
+    """Return distributions without zeros, ``(P + amount) / (1 + C * amount)``; rows sum to 1."""
     return (distributions + amount) / (1.0 + distributions.shape[-1] * amount)
 
 
 def pairwise_kl(distributions: Distributions) -> Pairwise:
-    """Return ``d[i, j] = KL(P_i || P_j) = sum_c P_i(c) (ln P_i(c) - ln P_j(c))`` in nats; not
-    symmetric.
+    """Return the Kullback-Leibler divergences ``KL(P_i || P_j)`` in nats, >= 0, not symmetric.
 
-    Computed from differences of logarithms, so that equal rows give exactly 0. Entries must be > 0.
+    ``sum_c P_i(c) (ln P_i(c) - ln P_j(c))``, computed from differences of logarithms, so that equal
+    rows give exactly 0. Entries must be > 0.
     """
     logs = distributions.log()
     return (
@@ -32,10 +32,9 @@ def pairwise_kl(distributions: Distributions) -> Pairwise:
 
 
 def pairwise_js(distributions: Distributions) -> Pairwise:
-    """Return the Jensen-Shannon divergence in nats, ``(KL(P_i || M) + KL(P_j || M)) / 2`` with M
-    the midpoint.
+    """Return the Jensen-Shannon divergences in nats: symmetric, between 0 and ln 2.
 
-    Symmetric, between 0 and ln 2. Entries must be > 0.
+    ``(KL(P_i || M) + KL(P_j || M)) / 2`` with M the midpoint. Entries must be > 0.
     """
     logs = distributions.log()
     log_middle = ((distributions[:, None, :] + distributions[None, :, :]) / 2).log()
@@ -44,7 +43,7 @@ def pairwise_js(distributions: Distributions) -> Pairwise:
 
 
 def pairwise_tv(distributions: Distributions) -> Pairwise:
-    """Return the total variation distance, half the L1 distance: symmetric, between 0 and 1.
+    """Return the total variation distances, half the L1 distance: symmetric, between 0 and 1.
 
     >>> import torch
     >>> pairwise_tv(torch.tensor([[1.0, 0.0], [0.25, 0.75]])).tolist()
@@ -54,16 +53,14 @@ def pairwise_tv(distributions: Distributions) -> Pairwise:
 
 
 def pairwise_cosine(distributions: Distributions) -> Pairwise:
-    """Return one minus the cosine of the angle between two distributions: symmetric, between 0 and
-    1.
-    """
+    """Return the cosine distances, one minus the cosine: symmetric, between 0 and 1."""
     unit = F.normalize(distributions, dim=-1)
     # Half the squared chord between unit vectors: exactly 0 for equal rows, which 1 - dot is not.
     return (unit[:, None, :] - unit[None, :, :]).square().sum(dim=-1) / 2
 
 
 def pairwise_l2(distributions: Distributions) -> Pairwise:
-    """Return the Euclidean distance: symmetric, between 0 and sqrt(2)."""
+    """Return the Euclidean distances: symmetric, between 0 and sqrt(2)."""
     return (distributions[:, None, :] - distributions[None, :, :]).square().sum(dim=-1).sqrt()
 
 

@@ -1,6 +1,6 @@
-"""Estimated probability distributions (EPD): what a client's predictions on P say about its labels.
+"""Estimates of clients' label distributions (EPD) from their predictions on the public set.
 
-An EPD is also a label-distribution inference attack (arXiv 2502.08001): whoever sees the
+An EPD is also a label-distribution inference attack (arXiv 2502.08001): anyone who sees the
 predictions can make it.
 """
 
@@ -19,10 +19,9 @@ def mean_soft_label(probs: Float[Tensor, "K N C"]) -> Float[Tensor, "K C"]:
 
 
 def argmax_histogram(probs: Float[Tensor, "K N C"]) -> Float[Tensor, "K C"]:
-    """Return the share of public samples on which each class is a client's first choice; rows sum
-    to 1.
+    """Return the histogram of each client's predicted classes over the public samples.
 
-    Ties go to the lowest class, as in ``torch.argmax``.
+    Rows sum to 1. Ties go to the lowest class, as in ``torch.argmax``.
 
     >>> argmax_histogram(torch.tensor([[[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]]])).tolist()
     [[0.75, 0.25]]

@@ -1,4 +1,4 @@
-"""The one place where logits become soft labels."""
+"""Softening of logits into soft labels, which no other module does."""
 
 import torch
 from jaxtyping import Float
@@ -8,11 +8,10 @@ from torch import Tensor
 def soften(
     logits: Float[Tensor, "*batch C"], temperature: float = 1.0, *, out: Tensor | None = None
 ) -> Float[Tensor, "*batch C"]:
-    """Return ``softmax(logits / temperature)`` over the classes (Hinton et al. 2015, arXiv
-    1503.02531).
+    """Return soft labels, ``softmax(logits / temperature)`` over the classes.
 
-    A temperature above 1 flattens, below 1 sharpens; it must be > 0. The argmax never changes.
-    ``out`` takes the result where no gradient is asked for.
+    Hinton et al. 2015, arXiv 1503.02531. A temperature above 1 flattens, below 1 sharpens; it must
+    be > 0. The argmax never changes. ``out`` takes the result where no gradient is needed.
 
     >>> soften(torch.tensor([[0.0, 0.0]])).tolist()
     [[0.5, 0.5]]

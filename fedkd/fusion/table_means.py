@@ -1,4 +1,4 @@
-"""Functions over stacked class tables and stacked model states."""
+"""Means over clients of class tables and of model states."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,9 +12,9 @@ def leave_one_out(
 ) -> tuple[Float[Tensor, "K C D"], Bool[Tensor, "K C"], Float[Tensor, "K K"]]:
     """Return, for each client and class, the mean row of the *other* clients that have the class.
 
-    Also which of these rows exist, and the weights [K, K]: the mean over a client's taught classes
-    of how much each other client adds to the row. A client that is taught nothing has itself as its
-    only teacher. Rows that do not exist are zeros. With K = 2 the tables are swapped; own rows
+    Also flags of the rows that exist, and the weights [K, K]: the mean over a client's taught
+    classes of each other client's share in the row. A client that is taught nothing has itself as
+    its only teacher. Rows that do not exist are zeros. With K = 2 the tables are swapped; own rows
     never return. Jeong et al. 2018, arXiv 1811.11479.
 
     >>> tables = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[0.5, 0.5]]])
@@ -37,16 +37,14 @@ def leave_one_out(
 def mean_by_count(
     rows: Float[Tensor, "K C D"], counts: Float[Tensor, "K C"]
 ) -> tuple[Float[Tensor, "C D"], Bool[Tensor, "C"], Float[Tensor, "K"]]:
-    """Return, for each class, the mean row of the clients, weighted by how many samples each client
-    has of it.
+    """Return the mean row of each class over clients, weighted by their sample counts of the class.
 
-    Also which classes anybody has, and the weights [K]: the mean over these classes of each
-    client's share. Rows of classes that nobody has are zeros; where nobody has any class, the
-    weights are equal. With equal counts it is the plain mean; a client without a class has no part
-    in its row, whatever its own row says.
+    Also flags of the classes that any client has, and the weights [K]: the mean over these classes
+    of each client's share. Rows of classes that no client has are zeros; where no client has any
+    class, the weights are equal. With equal counts it is the unweighted mean; a client without a
+    class has no share in its row, whatever its own row says.
 
-    >>> rows, present, weights = mean_by_count(torch.tensor([[[0.0]], [[4.0]]]), torch.tensor([[3.0], [1.0]]))
-    >>> rows, present, weights
+    >>> mean_by_count(torch.tensor([[[0.0]], [[4.0]]]), torch.tensor([[3.0], [1.0]]))
     (tensor([[1.]]), tensor([True]), tensor([0.7500, 0.2500]))
     """
     totals = counts.sum(dim=0)
@@ -65,12 +63,13 @@ def mean_by_count(
 def average_states(
     states: Sequence[Mapping[str, Tensor]], shares: Float[Tensor, "K"]
 ) -> dict[str, Tensor]:
-    """Return ``sum_k shares[k] * states[k]``, tensor by tensor; whole numbers (counters) are taken
-    from the first.
+    """Return the weighted mean of model states, ``sum_k shares[k] * states[k]``, tensor by tensor.
 
-    Sums are in float64 and in order, so that equal states come back as they were.
+    Integer tensors (counters) are the first state's. Sums are in float64 and in order, so that
+    equal states come back as they were.
 
-    >>> average_states([{"w": torch.tensor([0.0])}, {"w": torch.tensor([4.0])}], torch.tensor([0.75, 0.25]))
+    >>> states = [{"w": torch.tensor([0.0])}, {"w": torch.tensor([4.0])}]
+    >>> average_states(states, torch.tensor([0.75, 0.25]))
     {'w': tensor([1.])}
     """
     found = {}

@@ -1,4 +1,4 @@
-"""Effectiveness weights ``[K, K]``: who teaches whom, and how many do.
+"""Effectiveness weights ``[K, K]``: how much each client teaches each other.
 
 Scores are any real numbers, larger is better, ``-inf`` means never. ``row_softmax`` turns them into
 weights.
@@ -16,13 +16,14 @@ by less."""
 
 
 def uniform_weights(clients: int, dtype: torch.dtype = torch.float32) -> Pairwise:
-    """Return the weights of the plain mean: 1/K everywhere."""
+    """Return the weights of the unweighted mean: 1/K everywhere."""
     return torch.full((clients, clients), 1.0 / clients, dtype=dtype)
 
 
 def row_softmax(scores: Pairwise) -> Pairwise:
-    """Return ``exp(s_ij) / sum_k exp(s_ik)``. A row without any finite score teaches itself: its
-    own weight is 1.
+    """Return the weights ``exp(s_ij) / sum_k exp(s_ik)`` of scores.
+
+    A client whose scores are all ``-inf`` teaches itself: its own weight is 1.
 
     >>> row_softmax(torch.tensor([[0.0, -torch.inf], [-torch.inf, -torch.inf]])).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
@@ -33,7 +34,7 @@ def row_softmax(scores: Pairwise) -> Pairwise:
 
 
 def without_self(scores: Pairwise) -> Pairwise:
-    """Return the scores with the diagonal at ``-inf``: nobody is their own teacher."""
+    """Return the scores with the diagonal at ``-inf``: no client teaches itself."""
     own = torch.eye(scores.shape[0], dtype=torch.bool, device=scores.device)
     return scores.masked_fill(own, -torch.inf)
 
@@ -55,8 +56,9 @@ def keep_within(scores: Pairwise, divergences: Pairwise, radius: float) -> Pairw
 
 
 def effective_neighbors(weights: Float[Tensor, "I J"]) -> Float[Tensor, "I"]:
-    """Return ``1 / sum_j W_ij^2`` for each recipient: 1 when one client teaches, K when all teach
-    equally.
+    """Return each recipient's effective number of teachers, ``1 / sum_j W_ij^2``.
+
+    1 when one client teaches, K when all teach equally.
 
     >>> effective_neighbors(torch.tensor([[0.5, 0.5], [1.0, 0.0]])).tolist()
     [2.0, 1.0]
