@@ -1,4 +1,4 @@
-"""What travels and what is recorded: frozen values with their shapes stated.
+"""What travels: frozen values with their shapes stated.
 
 Nothing here knows how a value is encoded (``fedkd.flower.records``) or checked
 (``fedkd.knowledge``). K clients, N public samples, C classes. Tensors are CPU tensors; nobody
@@ -268,64 +268,3 @@ class Fusion:
     taught_rows: Tensor | None = None
     public_ids: Tensor | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClientRecord:
-    """One client in one round. Accuracies in [0, 1]; absent ones are None.
-
-    Bytes are those of all arrays as they travelled; entropy bytes what an ideal entropy coder would
-    leave of them (``fedkd.codecs.coded_bytes``).
-
-    ``teacher_...`` are of the teacher that it distilled, against the true labels of the public set,
-    which the simulation knows and a client need not. ``teacher_by_class`` [C] is NaN for classes
-    without public samples.
-    """
-
-    client_id: int
-    architecture: str
-    status: Status
-    train_size: int
-    attacker: bool = False
-    reason: str = ""
-    personal_accuracy: float | None = None
-    global_accuracy: float | None = None
-    validation_accuracy: float | None = None
-    personal_nll: float | None = None
-    global_nll: float | None = None
-    global_ece: float | None = None
-    teacher_accuracy: float | None = None
-    teacher_nll: float | None = None
-    teacher_ece: float | None = None
-    teacher_by_class: tuple[float, ...] | None = None
-    train_loss: float | None = None
-    distill_loss: float | None = None
-    bytes_up: int = 0
-    bytes_down: int = 0
-    entropy_bytes_up: float = 0.0
-    entropy_bytes_down: float = 0.0
-    seconds: float = 0.0
-    effective_neighbors: float | None = None
-    self_weight: float | None = None
-    label_leakage: float | None = None
-    epsilon: float | None = None
-    """What the ledger says that was spent on this client so far, against the first adversary that
-    is protected from."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundRecord:
-    """One finished round: every client's record, and the weights [K, K] over all clients (NaN where
-    absent).
-    """
-
-    round: int
-    clients: tuple[ClientRecord, ...]
-    seconds: float
-    weights: Float[Tensor, "K K"] | None = field(default=None, repr=False)
-    knowledge_sha256: str | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """What the strategy reports of the round, such as the accuracy of a server's model."""
-    exposure: Mapping[str, Any] | None = None
-    """How far secrets in clients' texts came out, in the last round of a run that has some
-    (``fedkd.audit.secret_exposure``)."""

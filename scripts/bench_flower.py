@@ -20,7 +20,7 @@ from workload import tiny_clients, workload
 
 from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.run import execute
-from fedkd.messages import RoundRecord
+from fedkd.federation.round_records import RoundRecord
 from fedkd.scenario.scenario import Scenario
 
 ROUNDS = {"W": 3, "tiny": 5}

@@ -20,7 +20,7 @@ from workload import ROOT, growing
 
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute
-from fedkd.messages import RoundRecord
+from fedkd.federation.round_records import RoundRecord
 
 FOLDER = ROOT / "docs" / "results"
 ROUNDS = 2

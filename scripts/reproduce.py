@@ -50,7 +50,7 @@ from studies import print_all
 from fedkd.errors import FedkdError
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute
-from fedkd.messages import RoundRecord
+from fedkd.federation.round_records import RoundRecord
 from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
 from fedkd.scenario.scenario import Scenario
 

@@ -19,7 +19,7 @@ from fedkd.data.cache import cache_folder, cached
 from fedkd.data.division import Public
 from fedkd.data.prepare import holds_texts
 from fedkd.experiment.build import Experiment, build
-from fedkd.messages import RoundRecord
+from fedkd.federation.round_records import RoundRecord
 from fedkd.report.record_rows import ACCURACIES, VALIDATION, Baseline
 from fedkd.scenario.registry import Component, create
 from fedkd.scenario.scenario import Scenario, fingerprint

@@ -16,11 +16,11 @@ from fedkd.experiment.baseline import is_cached, local_only_twin
 from fedkd.experiment.build import Experiment, build, round_costs
 from fedkd.experiment.client_worker import create_clients
 from fedkd.experiment.summary import CODE, conditions_of, summarize
+from fedkd.federation.round_records import RoundRecord
 from fedkd.flower.job import Engine, EngineRun, OnReply, WorkerSpec
 from fedkd.flower.process_clients import client_pool
 from fedkd.flower.server_app import make_server_app
 from fedkd.flower.strategy_adapter import FederatedDistillation
-from fedkd.messages import RoundRecord
 from fedkd.report.console import ConsoleReport
 from fedkd.report.folder import RunFolder, claimed, recorded_rounds, stored_records
 from fedkd.report.record_rows import (

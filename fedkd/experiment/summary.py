@@ -14,9 +14,9 @@ import numpy as np
 
 from fedkd import __version__
 from fedkd.experiment.build import Experiment
-from fedkd.messages import RoundRecord
+from fedkd.federation.round_records import RoundRecord
 from fedkd.privacy.claims import claim_lines
-from fedkd.report.record_rows import ACCURACIES, CALIBRATION, VALIDATION, Baseline, round_row
+from fedkd.report.record_rows import ACCURACIES, FINAL, Baseline, round_row
 from fedkd.scenario.registry import GROUPS
 from fedkd.settings.import_paths import code_hash, is_import_path
 from fedkd.tasks.text.text_task import TextTask
@@ -40,14 +40,7 @@ def summarize(
     plan, scenario = experiment.plan, experiment.scenario
     rows = [round_row(record, baseline) for record in records]
     last: Mapping[str, Any] = rows[-1] if rows else {}
-    figures = {
-        name: last.get(name)
-        for name in (
-            "personal_accuracy", "personal_accuracy_std", "global_accuracy", "global_accuracy_std",
-            "personal_gain", "global_gain", "personal_negative_transfer", "global_negative_transfer", VALIDATION, *CALIBRATION,
-            "effective_neighbors", "self_weight", "label_leakage",
-        )
-    }  # fmt: skip
+    figures = {name: last.get(name) for name in FINAL}
     alone: dict[str, float] | None = None
     if baseline is not None and records:
         alone, honest = {}, [not client.attacker for client in records[-1].clients]

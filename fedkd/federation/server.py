@@ -22,16 +22,15 @@ from fedkd.errors import RunError, UploadRejected
 from fedkd.federation.aggregation import StackedUploads, StreamedUploads
 from fedkd.federation.protocol import Protocol, resolve_round_order
 from fedkd.federation.public_sampling import PublicSampler
+from fedkd.federation.round_records import ClientRecord, RoundRecord, client_figures
 from fedkd.fusion import effective_neighbors
 from fedkd.knowledge import KnowledgeType, Request, RowKnowledge, Teachers
 from fedkd.messages import (
     ClientCard,
-    ClientRecord,
     Download,
     Fusion,
     Knowledge,
     Packed,
-    RoundRecord,
     ServerModels,
     Status,
     Step,
@@ -216,25 +215,7 @@ class Server:
         if self.kind is None and self.clients <= WEIGHTS_LIMIT:
             self._weights = torch.eye(self.clients)
         self.records = {
-            i: replace(
-                record,
-                status="absent",
-                reason="",
-                bytes_up=0,
-                bytes_down=0,
-                entropy_bytes_up=0.0,
-                entropy_bytes_down=0.0,
-                seconds=0.0,
-                train_loss=None,
-                distill_loss=None,
-                effective_neighbors=alone,
-                self_weight=alone,
-                label_leakage=None,
-                teacher_accuracy=None,
-                teacher_nll=None,
-                teacher_ece=None,
-                teacher_by_class=None,
-            )
+            i: record.at_round_start(effective_neighbors=alone, self_weight=alone)
             for i, record in self.records.items()
         }
         gone = set(self._invited) - set(self._participants)
@@ -600,7 +581,7 @@ class Server:
             bytes_up=record.bytes_up + reply.bytes,
             entropy_bytes_up=record.entropy_bytes_up + reply.entropy_bytes,
             seconds=record.seconds + metrics.get("seconds", 0.0),
-            **{name: metrics[name] for name in _RECORDED if name in metrics},
+            **client_figures(metrics),
         )
         return upload
 
@@ -734,23 +715,6 @@ def _restored(state: Mapping[str, Any]) -> dict[int, Memory]:
         {name: tensor.numpy() for name, tensor in memory.items()} for memory in state["memories"]
     ]
     return {client_id: memories[context] for client_id, context in state["whose"]}
-
-
-_RECORDED = (
-    "personal_accuracy",
-    "global_accuracy",
-    "validation_accuracy",
-    "personal_nll",
-    "global_nll",
-    "global_ece",
-    "teacher_accuracy",
-    "teacher_nll",
-    "teacher_ece",
-    "teacher_by_class",
-    "train_loss",
-    "distill_loss",
-    "label_leakage",
-)
 
 
 def spread_weights(weights: Tensor, client_ids: Sequence[int], clients: int) -> Tensor:

@@ -18,9 +18,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedkd.errors import RunError, UploadRejected
+from fedkd.federation.round_records import RoundRecord
 from fedkd.federation.server import Reply, Server
 from fedkd.flower import records
-from fedkd.messages import Download, RoundRecord
+from fedkd.messages import Download
 from fedkd.storage.transcript_recorder import TranscriptRecorder
 
 NODE_PATIENCE_SECONDS = 60.0

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from fedkd.messages import RoundRecord
+from fedkd.federation.round_records import RoundRecord
 from fedkd.privacy.claims import rounded_up
 from fedkd.report.record_rows import Baseline, RunPlan, client_rows, verdict
 

@@ -4,7 +4,6 @@ overwritten.
 
 import contextlib
 import csv
-import dataclasses
 import io
 import json
 import math
@@ -12,13 +11,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import IO, Any
 
 import numpy as np
 import torch
 
 from fedkd.errors import RunError, SettingError
-from fedkd.messages import ClientRecord, RoundRecord
+from fedkd.federation.round_records import ClientRecord, RoundRecord
+from fedkd.report.record_rows import client_record, strategy_figures
 
 try:
     import fcntl
@@ -254,17 +254,16 @@ def recorded_rounds(path: Path) -> int:
 
 
 def stored_records(path: Path, rounds: int) -> list[RoundRecord]:
-    """Return the records of a run's first rounds from its files, as they were written; without
-    ``teacher_by_class``.
-    """
+    """Return the records of a run's first rounds, read from its files."""
     lines = (path / "rounds.jsonl").read_text().splitlines()[:rounds]
-    rows = [json.loads(line) for line in lines]
+    by_class = _teachers_by_class(path / "teacher_by_class.csv")
     clients: dict[int, list[ClientRecord]] = {}
     with (path / "clients.csv").open(newline="") as file:
-        for line in csv.DictReader(file):
-            round_number = int(line["round"])
+        for cells in csv.DictReader(file):
+            round_number = int(cells["round"])
             if round_number <= rounds:
-                clients.setdefault(round_number, []).append(_client_record(line))
+                record = client_record(cells, by_class.get((round_number, int(cells["client"]))))
+                clients.setdefault(round_number, []).append(record)
     weights = (
         np.load(path / "weights.npy", mmap_mode="r")
         if (path / "weights.npy").exists()
@@ -278,9 +277,23 @@ def stored_records(path: Path, rounds: int) -> list[RoundRecord]:
             weights=_weights_of(weights, row["round"]),
             knowledge_sha256=row["knowledge_sha256"],
             exposure=row.get("exposure"),
+            metrics=strategy_figures(row),
         )
-        for row in rows
+        for row in map(json.loads, lines)
     ]
+
+
+def _teachers_by_class(path: Path) -> dict[tuple[int, int], tuple[float, ...]]:
+    """Return ``teacher_by_class`` by round and client; an empty cell is NaN."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        rows = csv.reader(file)
+        next(rows)
+        return {
+            (int(round_number), int(client)): tuple(float(c) if c else math.nan for c in cells)
+            for round_number, client, *cells in rows
+        }
 
 
 def _cut_weights(path: Path, rounds: int) -> int:
@@ -302,23 +315,6 @@ def _weights_of(stored: np.ndarray, round_number: int) -> torch.Tensor | None:
     if len(stored) < round_number or np.isnan(stored[round_number - 1]).all():
         return None
     return torch.from_numpy(np.array(stored[round_number - 1]))
-
-
-def _client_record(line: Mapping[str, str]) -> ClientRecord:
-    values: dict[str, Any] = {"client_id": int(line["client"])}
-    for field in dataclasses.fields(ClientRecord):
-        text = line.get(field.name)
-        if text is None:
-            continue
-        if field.type is int:
-            values[field.name] = int(text)
-        elif field.type is bool:
-            values[field.name] = text == "True"
-        elif field.type is float or float in get_args(field.type):
-            values[field.name] = float(text) if text else None
-        else:
-            values[field.name] = text
-    return ClientRecord(**values)
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:

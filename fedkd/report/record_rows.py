@@ -1,25 +1,47 @@
-"""From records to the numbers that are reported: a row a round, a row a client, the final
-figures.
+"""From records to the rows of a run's tables: one a round, one a client.
+
+Which columns there are follows from the figures that ``fedkd.federation.round_records`` declares.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from fedkd.messages import ClientRecord, RoundRecord
-
-ACCURACIES = ("personal_accuracy", "global_accuracy")
-VALIDATION = "validation_accuracy"
-CALIBRATION = (
-    "personal_nll",
-    "global_nll",
-    "global_ece",
-    "teacher_accuracy",
-    "teacher_nll",
-    "teacher_ece",
+from fedkd.federation.round_records import (
+    MEASURES,
+    ClientRecord,
+    Measure,
+    OverClients,
+    RoundRecord,
 )
+
+VALIDATION = "validation_accuracy"
+GAINS = {f"{where}_accuracy": f"{where}_gain" for where in ("personal", "global", "validation")}
+"""The accuracies that a run compares with its local-only baseline, and the gains over it."""
+ACCURACIES = ("personal_accuracy", "global_accuracy")
+_SHOWN = {
+    column: how for m in MEASURES if m.in_summary for column, how in m.round_columns().items()
+}
+FINAL = tuple(_SHOWN)
+"""The columns of a round that the summary shows."""
+FINAL_MEANS = tuple(column for column, how in _SHOWN.items() if how == "mean")
+"""Those that a comparison takes over seeds."""
+CLIENT_COLUMNS = ("round", "client", *(m.name for m in MEASURES if m.is_column))
+"""The columns of ``clients.csv``."""
+OF_THE_ROUND = {
+    "round": "number of the round from 1",
+    "seconds": "seconds of the round",
+    "participants": "how many clients took part",
+    "accepted": "how many uploads were accepted",
+    "rejected": "clients whose uploads were rejected, and why",
+    "failed": "clients that failed, and why",
+    "knowledge_sha256": "hash of the fused teachers",
+    "exposure": "how far secrets in texts came out, in the last round of a run that has some",
+}
+"""The columns of ``rounds.jsonl`` that are of the round as a whole."""
+ROUND_COLUMNS = frozenset((*OF_THE_ROUND, *(c for m in MEASURES for c in m.round_columns())))
 
 
 @dataclass(frozen=True)
@@ -71,50 +93,21 @@ class RunPlan:
 
 
 def round_row(record: RoundRecord, baseline: Baseline | None) -> dict[str, Any]:
-    """Return a round's figures: means over clients, their spread, and gains over local-only
-    training.
+    """Return a round's row of ``rounds.jsonl``: its figures over clients, and who took part.
 
-    Accuracies are means over all clients of their latest known figure, so that an absent client,
-    whose model has not changed, counts with the one it has; spreads are standard deviations over
-    clients. Attackers do not count. Bytes are totals.
+    A client that is absent counts with its latest accuracies, since its model has not changed.
     """
+    clients = with_gains(record, baseline)
     row: dict[str, Any] = {"round": record.round}
-    honest = [c for c in record.clients if not c.attacker]
-    for name in ACCURACIES:
-        values = _values(honest, name)
-        row[name] = _mean(values)
-        row[f"{name}_std"] = float(np.std(values)) if values else None
-    for name in ACCURACIES:
-        gains = client_gains(record, baseline, name)
-        short = name.removesuffix("_accuracy")
-        row[f"{short}_gain"] = _mean([g for g in gains if g is not None])
-        row[f"{short}_negative_transfer"] = _mean([float(g < 0) for g in gains if g is not None])
-    row[VALIDATION] = _mean(_values(honest, VALIDATION))
-    row["bytes_up"] = sum(c.bytes_up for c in record.clients)
-    row["bytes_down"] = sum(c.bytes_down for c in record.clients)
-    row["entropy_bytes_up"] = sum(c.entropy_bytes_up for c in record.clients)
-    row["entropy_bytes_down"] = sum(c.entropy_bytes_down for c in record.clients)
+    for measure in MEASURES:
+        for column, how in measure.round_columns().items():
+            row[column] = _over_clients(clients, measure, how)
     row["seconds"] = record.seconds
-    for name in (
-        *CALIBRATION,
-        "effective_neighbors",
-        "self_weight",
-        "label_leakage",
-        "train_loss",
-        "distill_loss",
-    ):
-        row[name] = _mean(_values(honest, name))
-    epsilons = _values(record.clients, "epsilon")
-    row["epsilon"] = (
-        max(epsilons) if epsilons else None
-    )  # clients' data is disjoint: the largest is the system's
-    row["participants"] = sum(c.status != "absent" for c in record.clients)
-    row["accepted"] = sum(c.status == "ok" for c in record.clients)
+    row["participants"] = sum(c.status != "absent" for c in clients)
+    row["accepted"] = sum(c.status == "ok" for c in clients)
     for status in ("rejected", "failed"):
         row[status] = [
-            {"client": c.client_id, "reason": c.reason}
-            for c in record.clients
-            if c.status == status
+            {"client": c.client_id, "reason": c.reason} for c in clients if c.status == status
         ]
     row["knowledge_sha256"] = record.knowledge_sha256
     if record.exposure is not None:
@@ -123,63 +116,68 @@ def round_row(record: RoundRecord, baseline: Baseline | None) -> dict[str, Any]:
     return row
 
 
+def strategy_figures(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of a row of ``rounds.jsonl`` that the strategy reported."""
+    return {name: value for name, value in row.items() if name not in ROUND_COLUMNS}
+
+
+def _over_clients(
+    clients: Sequence[ClientRecord], measure: Measure, how: OverClients
+) -> float | int | None:
+    """Return a figure of a round; None where no client has one."""
+    everybody = how in ("total", "largest")
+    found = (getattr(c, measure.name) for c in clients if everybody or not c.attacker)
+    values: list[float] = [value for value in found if value is not None]
+    if not values:
+        return 0 if how == "total" else None
+    if how == "total":
+        return sum(values)
+    if how == "largest":  # of epsilon: clients' data is disjoint, so that it is the system's
+        return max(values)
+    if how == "std":
+        return float(np.std(values))
+    return float(np.mean([value < 0 for value in values] if how == "share_negative" else values))
+
+
+def with_gains(record: RoundRecord, baseline: Baseline | None) -> tuple[ClientRecord, ...]:
+    """Return the clients' records with their gains over local-only training in the same round."""
+    if baseline is None:
+        return record.clients
+    gains = [client_gains(record, baseline, name) for name in GAINS]
+    return tuple(
+        replace(client, **dict(zip(GAINS.values(), of_client, strict=True)))
+        for client, *of_client in zip(record.clients, *gains, strict=True)
+    )
+
+
 def client_gains(record: RoundRecord, baseline: Baseline | None, name: str) -> list[float | None]:
-    """Return each client's accuracy less its accuracy in the local-only twin at the same round;
-    None for attackers.
+    """Return each client's accuracy less that of the local-only baseline in the same round.
+
+    None for attackers, and where either is unknown.
     """
     known = None if baseline is None else getattr(baseline, name)
     if known is None:
         return [None] * len(record.clients)
-    twin = known[record.round - 1]
-    pairs = zip(
-        (None if c.attacker else getattr(c, name) for c in record.clients),
-        twin.tolist(),
-        strict=True,
-    )
+    values = (None if c.attacker else getattr(c, name) for c in record.clients)
+    pairs = zip(values, known[record.round - 1].tolist(), strict=True)
     return [None if value is None or np.isnan(alone) else value - alone for value, alone in pairs]
 
 
-def client_row(
-    client: ClientRecord,
-    number: int,
-    personal_gain: float | None,
-    global_gain: float | None,
-    validation_gain: float | None = None,
-) -> dict[str, Any]:
-    """Return a client's figures in a round."""
-    return {
-        "round": number,
-        "client": client.client_id,
-        "architecture": client.architecture,
-        "train_size": client.train_size,
-        "status": client.status,
-        "attacker": client.attacker,
-        "personal_accuracy": client.personal_accuracy,
-        "global_accuracy": client.global_accuracy,
-        "personal_gain": personal_gain,
-        "global_gain": global_gain,
-        VALIDATION: client.validation_accuracy,
-        "validation_gain": validation_gain,
-        **{name: getattr(client, name) for name in CALIBRATION},
-        "train_loss": client.train_loss,
-        "distill_loss": client.distill_loss,
-        "effective_neighbors": client.effective_neighbors,
-        "self_weight": client.self_weight,
-        "label_leakage": client.label_leakage,
-        "epsilon": client.epsilon,
-        "bytes_up": client.bytes_up,
-        "bytes_down": client.bytes_down,
-        "entropy_bytes_up": client.entropy_bytes_up,
-        "entropy_bytes_down": client.entropy_bytes_down,
-        "seconds": client.seconds,
-        "reason": client.reason,
-    }
+def client_row(client: ClientRecord, round_number: int) -> dict[str, Any]:
+    """Return a client's row of ``clients.csv`` in a round."""
+    figures = {m.name: getattr(client, m.name) for m in MEASURES if m.is_column}
+    return {"round": round_number, "client": client.client_id, **figures}
 
 
 def client_rows(record: RoundRecord, baseline: Baseline | None) -> list[dict[str, Any]]:
     """Return all clients' rows of a round."""
-    gains = [client_gains(record, baseline, name) for name in (*ACCURACIES, VALIDATION)]
-    return [client_row(c, record.round, *g) for c, *g in zip(record.clients, *gains, strict=True)]
+    return [client_row(client, record.round) for client in with_gains(record, baseline)]
+
+
+def client_record(cells: Mapping[str, str], by_class: tuple[float, ...] | None) -> ClientRecord:
+    """Return the record that a row of ``clients.csv`` was written of, and its teacher by class."""
+    figures = {m.name: m.parse(cells[m.name]) for m in MEASURES if m.is_column}
+    return ClientRecord(client_id=int(cells["client"]), teacher_by_class=by_class, **figures)
 
 
 def epsilon_rows(records: Sequence[RoundRecord]) -> list[dict[str, Any]]:
@@ -230,13 +228,5 @@ def verdict(last: Mapping[str, Any], strategy: str) -> str:
     return f"{strategy} {parts[0]}, and {parts[1]}. One seed is no test; scripts/compare.py makes one over several."
 
 
-def _values(clients: Sequence[ClientRecord], name: str) -> list[float]:
-    return [value for client in clients if (value := getattr(client, name)) is not None]
-
-
 def _known(value: float) -> float | None:
     return None if np.isnan(value) else value
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if len(values) else None

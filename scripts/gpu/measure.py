@@ -45,7 +45,7 @@ from torch.func import functional_call, vmap
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute
 from fedkd.federation.batched_training import Pool, optimize_together
-from fedkd.messages import RoundRecord
+from fedkd.federation.round_records import RoundRecord
 from fedkd.models.factory import ImageModelSpec
 from fedkd.runtime.devices import deterministic
 from fedkd.scenario.scenario import Scenario

@@ -29,7 +29,7 @@ from cases import Budget, device_or_exit, machine, synchronize
 
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute
-from fedkd.messages import RoundRecord
+from fedkd.federation.round_records import RoundRecord
 from fedkd.scenario.scenario import Scenario
 
 PUBLISHED = {"mnist": 94.7, "fashion": 75.3}

@@ -5,7 +5,7 @@ from typing import Any
 
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute
-from fedkd.messages import RoundRecord
+from fedkd.federation.round_records import RoundRecord
 from fedkd.scenario.scenario import Scenario
 
 TINY: dict[str, Any] = {

@@ -7,7 +7,7 @@ from torch import nn
 
 from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.run import execute
-from fedkd.messages import RoundRecord
+from fedkd.federation.round_records import RoundRecord
 from fedkd.scenario.scenario import Scenario
 from fedkd.tasks.text.language_models import Decoder, Gru
 

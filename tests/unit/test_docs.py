@@ -40,16 +40,23 @@ def test_every_scenario_and_choice_that_is_named_exists(document: str) -> None:
             assert name in {*names(group), "my_rule"}, f"{group}={name}"
 
 
+def test_the_page_of_columns_is_what_the_figures_declare() -> None:
+    from fedkd.report.columns import document
+
+    assert (ROOT / "docs/columns.md").read_text() == document()
+
+
 def test_every_column_of_a_run_is_explained() -> None:
-    from fedkd.messages import ClientRecord, RoundRecord
+    from fedkd.federation.round_records import ClientRecord, RoundRecord
+    from fedkd.report.columns import document
     from fedkd.report.record_rows import client_row, round_row
 
     client = ClientRecord(client_id=0, architecture="mlp", status="ok", train_size=1)
     columns = {
-        *client_row(client, 1, None, None),
+        *client_row(client, 1),
         *round_row(RoundRecord(round=1, clients=(client,), seconds=0), None),
     }
-    assert columns <= set(re.findall(r"`(\w+)`", (ROOT / "docs/columns.md").read_text()))
+    assert columns <= set(re.findall(r"`(\w+)`", document()))
 
 
 def test_the_parts_of_ones_own_run_as_they_are_printed(

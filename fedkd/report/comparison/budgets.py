@@ -20,7 +20,7 @@ from fedkd.errors import RunError, SettingError
 from fedkd.report.comparison import grouping
 from fedkd.report.comparison.run_reader import read_run
 from fedkd.report.comparison.statistics import Interval, interval
-from fedkd.report.comparison.tables import NOTHING, Table, percent, decimal, points
+from fedkd.report.comparison.tables import NOTHING, Table, decimal, percent, points
 
 UNPROTECTED = "none"
 FREE = ("privacy", *grouping.FREE)

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedkd.report.comparison.run_reader import Run, twin
 from fedkd.report.comparison.statistics import Interval, Paired, holm, interval, paired
-from fedkd.report.record_rows import ACCURACIES, CALIBRATION, VALIDATION
+from fedkd.report.record_rows import ACCURACIES, FINAL_MEANS, VALIDATION
 
 SELECTIONS = ("last", "mean_of_last", "validation_best")
 """Which round a figure is of: the last, a mean over the last few, or the one of the best validation
@@ -119,8 +119,8 @@ def figures(run: Run, options: Options) -> dict[str, float]:
             found[f"{where}_negative_transfer_{architecture}"] = harmed(gains[theirs_too])
         if options.reach is not None:
             found[f"{where}_bytes_to_reach"] = bytes_to_reach(values, traffic, options.reach)
-    for name in (*CALIBRATION, VALIDATION, "effective_neighbors", "label_leakage"):
-        found[name] = float(run.of_round(name)[-1])
+    for name in FINAL_MEANS:
+        found.setdefault(name, float(run.of_round(name)[-1]))
     found["bytes_up"], found["bytes_down"] = (
         float(run.of_round(f"bytes_{way}").sum()) for way in ("up", "down")
     )

@@ -17,7 +17,8 @@ from tiny import records, scenario
 from fedkd.experiment.baseline import twin_key
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute, run
-from fedkd.messages import Predictions, RoundRecord
+from fedkd.federation.round_records import RoundRecord
+from fedkd.messages import Predictions
 from fedkd.report.record_rows import round_row, teacher_rows
 from fedkd.training.metrics import teacher_quality
 

@@ -13,12 +13,12 @@ from tiny import scenario
 
 from fedkd.errors import RunError
 from fedkd.experiment.build import build
+from fedkd.federation.round_records import RoundRecord
 from fedkd.flower import records
 from fedkd.flower.client_app import make_client_app
 from fedkd.flower.job import ClientPool
 from fedkd.flower.local_grid import LocalGrid, message_identity
 from fedkd.flower.strategy_adapter import FederatedDistillation
-from fedkd.messages import RoundRecord
 
 
 def run(joined: bool, **changes: Any) -> tuple[list[RoundRecord], Counter[str]]:

@@ -23,8 +23,8 @@ from tiny import TINY, records, scenario
 from fedkd.errors import SettingError
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute
+from fedkd.federation.round_records import RoundRecord
 from fedkd.flower.ray_grid import RayGrid
-from fedkd.messages import RoundRecord
 
 pytestmark = pytest.mark.slow
 

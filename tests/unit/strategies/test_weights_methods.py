@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from fedkd.errors import SettingError
 from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.run import execute
+from fedkd.federation.round_records import RoundRecord
 from fedkd.knowledge import WeightsCohort
-from fedkd.messages import RoundRecord
 from fedkd.runtime.seeding import numpy_stream, torch_seed
 from strategies.centralized import Centralized
 from strategies.fedavg import FedAvg
