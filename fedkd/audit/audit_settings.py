@@ -5,8 +5,10 @@ is a function of the scenario alone, so that every process of a run plants the s
 storing (``fedkd.storage.transcript_recorder``) and attacking (``fedkd.audit.audit_run``).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from fedkd.audit.record_canaries import (
     CANARIES,
@@ -19,6 +21,7 @@ from fedkd.audit.record_canaries import (
 from fedkd.data.division import Division
 from fedkd.data.prepare import Prepared
 from fedkd.errors import SettingError
+from fedkd.settings.conditions import Compatible, RunConditions
 from fedkd.settings.validators import at_least, one_of
 
 Adversary = Literal["server", "clients", "lab"]
@@ -26,27 +29,102 @@ MOST_SHADOWS = 256
 Planted = tuple[Prepared, Division, Coins | None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class NoAudit:
-    """Store nothing of what is sent, and attack nothing."""
+@runtime_checkable
+class Audit(Compatible, Protocol):
+    """What is planted, stored and attacked in a run: a frozen value. Derive from it, or from
+    ``Store``, whose settings the attacks of fedkd need.
+    """
 
     @property
-    def planting(self) -> dict[str, Any] | None:
-        """Return None: who has which records does not depend on it."""
+    def stores(self) -> bool:
+        """Whether what travels is stored in the run folder, and attacked at the end."""
+        return True
+
+    @property
+    def adversaries(self) -> tuple[Adversary, ...] | None:
+        """Who attacks at the end; null is the server, or clients where it is trusted."""
+        return None
+
+    @property
+    def confidence(self) -> float:
+        """Confidence of all bounds of one adversary together."""
+        return 0.95
+
+    @property
+    def shadows(self) -> int:
+        """Shadow models of every client."""
+        return 0
+
+    @property
+    def asks_models(self) -> bool:
+        """Whether raw models are asked about candidates at the end."""
+        return "lab" in (self.adversaries or ())
+
+    @property
+    def planting(self) -> Mapping[str, Any] | None:
+        """The settings that decide which records a client trains on; None where none do."""
         return None
 
     def planted(self, prepared: Prepared, division: Division, seed: int) -> Planted:
-        """Return both as they are."""
+        """Return the data set and the division that clients get, and the coins; SettingError where
+        it cannot be.
+        """
         return prepared, division, None
+
+    def findings(self, run_dir: Path) -> Mapping[str, Any]:
+        """Return further entries of the summary's ``audit``, made of what the run stored."""
+        return {}
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with a run that stores nothing for an adversary, or too much."""
+        chosen, name = conditions.name_of("audit"), conditions.strategy
+        if conditions.data_kind != "images":
+            return (
+                f"audit does not go with data={conditions.name_of('data')}: it plants and attacks"
+                " labeled images; secrets in texts are canaries; leave it out"
+            )
+        if not conditions.exchanges:
+            return f"audit={chosen} would do nothing: strategy={name} exchanges nothing"
+        if conditions.pooled_data:
+            return (
+                f"audit={chosen}: strategy={name} trains on the private sets of all clients;"
+                " nothing is kept"
+            )
+        if conditions.is_chosen("attacks"):
+            return (
+                f"audit={chosen} stores what clients send, and with"
+                f" attacks={conditions.name_of('attacks')} attackers' uploads are made at the"
+                " server; leave one of them out"
+            )
+        if conditions.trusts_server and "server" in (self.adversaries or ()):
+            return (
+                f"audit.adversaries=[server]: with privacy={conditions.name_of('privacy')} the"
+                " server is trusted with raw predictions, which are not stored beside a claim;"
+                " audit the clients"
+            )
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Store:
+class NoAudit(Audit):
+    """Store nothing of what is sent, and attack nothing."""
+
+    stores: ClassVar[bool] = False
+
+    def conflict(self, conditions: RunConditions) -> None:
+        """Accept any run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store(Audit):
     """Store what the server and other clients see; at the end infer label distributions from
     uploads.
 
     Nothing is planted. The other audits take its settings over (a setting is written once).
     """
+
+    has_candidates: ClassVar[bool] = False
+    """Whether records are tossed for, which attacks ask about."""
 
     adversaries: tuple[Adversary, ...] | None = None
     """Who attacks at the end: server, clients (all but the audited one), lab (has answers of the
@@ -63,7 +141,7 @@ class Store:
         if not 0 < self.confidence < 1:
             raise SettingError(f"confidence must be above 0 and below 1, got {self.confidence}")
         check_shadows(self.shadows)
-        if self.shadows and type(self) is Store:
+        if self.shadows and not self.has_candidates:
             raise SettingError(
                 f"shadows={self.shadows} would do nothing: audit=store has no candidates"
             )
@@ -79,21 +157,10 @@ class Store:
                 )
             if len(set(self.adversaries)) < len(self.adversaries):
                 raise SettingError(f"adversaries names one twice: {', '.join(self.adversaries)}")
-            if "lab" in self.adversaries and type(self) is Store:
+            if "lab" in self.adversaries and not self.has_candidates:
                 raise SettingError(
                     "adversaries: the lab asks models about candidates, and audit=store has none"
                 )
-
-    @property
-    def planting(self) -> dict[str, Any] | None:
-        """Return, as plain values, what decides who has which records; None where nothing does."""
-        return None
-
-    def planted(self, prepared: Prepared, division: Division, seed: int) -> Planted:
-        """Return the data set and the division that clients get, and the coins; SettingError where
-        it cannot be.
-        """
-        return prepared, division, None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +168,8 @@ class WithCanaries(Store):
     """Toss a coin for each of some altered records of every client before training; at the end
     attack them.
     """
+
+    has_candidates: ClassVar[bool] = True
 
     kind: CanaryKind = "mislabeled"
     """mislabeled: a record with another label. out_of_distribution: random pixels. blank: the same
@@ -134,6 +203,8 @@ class WithMembers(Store):
     attack them.
     """
 
+    has_candidates: ClassVar[bool] = True
+
     per_client: int | None = None
     """Records tossed for by each client, >= 1; null is all but one. About half of them are taken
     out."""
@@ -165,7 +236,7 @@ def check_shadows(count: int) -> None:
         )
 
 
-AUDITS: dict[str, type[NoAudit | Store]] = {
+AUDITS: dict[str, type[Audit]] = {
     "none": NoAudit,
     "store": Store,
     "canaries": WithCanaries,

@@ -8,6 +8,7 @@ from jaxtyping import Bool
 
 from fedkd.codecs.codec import (
     Arrays,
+    Codec,
     Coded,
     Parts,
     decode_each,
@@ -25,7 +26,7 @@ SENT = "codec:sent"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cached:
+class Cached(Codec):
     """A row sent fewer than ``duration`` messages ago is not sent again: the receiver uses its
     copy.
 

@@ -7,6 +7,7 @@ of shape [N, C] are rows of classes, any other array is plain numbers.
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fedkd.errors import UploadRejected
+from fedkd.settings.conditions import Compatible, RunConditions
 
 Arrays = Mapping[str, np.ndarray]
 Coded = dict[str, np.ndarray]
@@ -29,8 +31,8 @@ NOT_FINITE = "not_finite"
 
 
 @runtime_checkable
-class Codec(Protocol):
-    """One way of sending named arrays. Nothing mutates its arguments.
+class Codec(Compatible, Protocol):
+    """One way of sending named arrays. Derive from it. Nothing mutates its arguments.
 
     ``memory`` is what both sides remember of earlier messages between them in this direction: named
     arrays, for a checkpoint to hold, or None at the start and for a codec that is not ``stateful``.
@@ -39,16 +41,28 @@ class Codec(Protocol):
     A receiver that rejects keeps the memory that it had.
     """
 
-    stateful: ClassVar[bool]
+    stateful: ClassVar[bool] = False
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with a strategy that exchanges nothing."""
+        if conditions.exchanges:
+            return None
+        return (
+            f"codec={conditions.name_of('codec')} would do nothing:"
+            f" strategy={conditions.strategy} exchanges nothing"
+        )
 
     def objection(self, arrays: Arrays) -> str | None:
         """Return why this codec makes no sense for such arrays, by their names and shapes alone;
         None if it does.
         """
+        return None
 
+    @abstractmethod
     def encode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, Coded | None]:
         """Return what travels, and what is remembered afterwards."""
 
+    @abstractmethod
     def decode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, Coded | None]:
         """Return the arrays as the receiver has them, and what is remembered; UploadRejected for a
         broken message.

@@ -8,6 +8,7 @@ import numpy as np
 from fedkd.codecs.bits import packed_bytes
 from fedkd.codecs.codec import (
     Arrays,
+    Codec,
     Coded,
     Parts,
     decode_each,
@@ -30,7 +31,7 @@ from fedkd.settings.validators import at_least, at_most
 
 
 @dataclass(frozen=True, kw_only=True)
-class Delta:
+class Delta(Codec):
     """Rows whose codes are what the receiver was sent last cost a bit each, all others their codes.
 
     A row is one public sample where the arrays have ids, else one entry of an array's first axis.

@@ -8,6 +8,7 @@ import torch
 
 from fedkd.codecs.codec import (
     Arrays,
+    Codec,
     Coded,
     Parts,
     decode_each,
@@ -25,14 +26,8 @@ LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Full:
+class Full(Codec):
     """Every array as it is."""
-
-    stateful: ClassVar[bool] = False
-
-    def objection(self, arrays: Arrays) -> str | None:
-        """Return None: anything can travel as it is."""
-        return None
 
     def encode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, None]:
         """Return the arrays."""
@@ -44,7 +39,7 @@ class Full:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Float16:
+class Float16(Codec):
     """Floating point arrays as IEEE 754 half precision, 16 bits a number; they come back as
     float32.
 

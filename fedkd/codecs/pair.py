@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from fedkd.codecs.codec import Codec
 from fedkd.codecs.full_precision import Full
+from fedkd.settings.conditions import Compatible
 
 
 @dataclass(frozen=True, kw_only=True)
-class StrategyDefault:
-    """What the strategy's paper sends: full, unless the strategy's card says otherwise."""
+class StrategyDefault(Compatible):
+    """The codec of the strategy's paper: full, unless the strategy declares another."""
 
 
 @dataclass(frozen=True)

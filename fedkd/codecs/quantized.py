@@ -7,6 +7,7 @@ import numpy as np
 
 from fedkd.codecs.codec import (
     Arrays,
+    Codec,
     Coded,
     Parts,
     are_rows_of_classes,
@@ -35,7 +36,7 @@ def quantizer_of(name: str, shape: tuple[int, ...], bits: int, is_final: bool = 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantized:
+class Quantized(Codec):
     """Floating point arrays at ``bits`` bits a number; they come back as float32. To the nearest,
     no randomness.
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from fedkd.codecs.codec import (
     Arrays,
+    Codec,
     Coded,
     Parts,
     are_rows_of_classes,
@@ -31,7 +32,7 @@ from fedkd.settings.validators import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopK:
+class TopK(Codec):
     """Of each row of ``probs`` or ``logits`` [N, C], the k largest values with their classes; the
     rest is one number.
 

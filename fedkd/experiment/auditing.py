@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from fedkd.audit.audit_run import AuditResult, Help, audit_run, taught
-from fedkd.audit.audit_settings import NoAudit, Store
+from fedkd.audit.audit_settings import Audit
 from fedkd.audit.report import summary_entry, write
 from fedkd.audit.shadows import train_shadows
 from fedkd.codecs import CODECS, Codec
@@ -23,7 +23,6 @@ from fedkd.errors import SettingError
 from fedkd.experiment.build import Experiment, coins_of, make_context
 from fedkd.federation.context import ClientContext
 from fedkd.federation.protocol import resolve_round_order
-from fedkd.knowledge import PublicPredictions
 from fedkd.runtime.devices import deterministic
 from fedkd.scenario.scenario import Scenario
 from fedkd.settings.schema import defaults, to_values
@@ -84,7 +83,7 @@ def finish(
         )
     studies = [audit_run(run_dir, adversary, audit.confidence, seed, helped) for adversary in named]
     write(studies, run_dir, plots=plots)
-    return studies, summary_entry(studies)
+    return studies, {**summary_entry(studies), **audit.findings(run_dir)}
 
 
 def helped_by_shadows(
@@ -152,9 +151,9 @@ def adversaries(experiment: Experiment) -> tuple[str, ...]:
     )
 
 
-def _audit(experiment: Experiment) -> Store | None:
-    audit: Store | NoAudit = experiment.scenario.audit.value
-    return None if isinstance(audit, NoAudit) else audit
+def _audit(experiment: Experiment) -> Audit | None:
+    audit: Audit = experiment.scenario.audit.value
+    return audit if audit.stores else None
 
 
 def _truth(experiment: Experiment) -> GroundTruth:
@@ -178,7 +177,7 @@ def _about(context: ClientContext) -> dict[str, Any]:
     )
     return {
         "kind": type(context.kind).__name__,
-        "scale": context.kind.scale if isinstance(context.kind, PublicPredictions) else None,
+        "scale": None if context.kind is None else context.kind.upload_scale,
         "temperature": context.distillation.temperature,
         "codecs": {what: _named(codec) for what, codec in codecs.items()},
     }

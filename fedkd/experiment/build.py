@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from fedkd.audit.audit_settings import NoAudit, Store
+from fedkd.audit.audit_settings import Audit
 from fedkd.audit.record_canaries import Coins
 from fedkd.audit.secret_exposure import Exposures
 from fedkd.codecs import codecs_of
@@ -33,7 +33,6 @@ from fedkd.federation.public_sampling import PublicSampler
 from fedkd.federation.server import Server
 from fedkd.federation.server_models import WorkplaceModels
 from fedkd.flower.job import Engine
-from fedkd.knowledge import PublicPredictions
 from fedkd.models.factory import ModelSpec, assign, find_factory
 from fedkd.models.heads import phase_parameters
 from fedkd.privacy.enforcement import PrivacyEnforcer
@@ -44,15 +43,15 @@ from fedkd.report.record_rows import RunPlan
 from fedkd.robustness.threat_model import threat_model
 from fedkd.runtime.devices import choose_device, describe_device, deterministic
 from fedkd.scenario.compatibility import (
-    check_audit,
     check_codecs,
+    check_components,
     check_data,
     check_distillation,
-    check_heads,
     check_models,
     check_needs,
     check_per_round,
     check_privacy,
+    run_conditions,
 )
 from fedkd.scenario.scenario import Scenario
 from fedkd.storage.checkpoint import CheckpointFolder
@@ -284,8 +283,10 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     name = scenario.strategy.name
     declared = declaration(scenario.strategy.value, name)
     check_data(scenario, declared)
+    # Without a folder nothing is stored, as in a local-only baseline with the same records.
+    conditions = run_conditions(scenario, declared)
+    check_components(scenario, declared, conditions, stores=run_dir is not None)
     check_needs(scenario, declared)
-    check_heads(scenario, declared)
     loss = chosen_loss(declared, name, scenario.distill.loss, scenario.distill.loss_skew)
     check_distillation(scenario.distill, declared, name, loss)
     engine: Engine = scenario.engine.value
@@ -310,10 +311,6 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     check_models(name, declared.needs, context)
     check_codecs(scenario, context)
     check_privacy(scenario, declared, context)
-    if (
-        run_dir is not None
-    ):  # without a folder nothing is stored, as in a local-only twin with the same records
-        check_audit(scenario, declared, context)
     scenario = _choose_together(scenario, context)
     context = replace(context, batch_clients=_named(scenario))
     division, traits = context.division, context.traits
@@ -347,9 +344,6 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         codecs=context.codecs,
         enforcer=context.enforcer,
         threat_model=threat_model(
-            scenario.strategy.value,
-            kind,
-            name,
             scenario.attacks.value,
             scenario.robust.value,
             clients=scenario.federation.clients,
@@ -517,7 +511,7 @@ def _guard(
     if getattr(mechanism, "epsilon", None) == math.inf:
         return PrivacyEnforcer(name="none", mechanism=None, plan=None, seed=seed, reason=UNLIMITED)
     public, samples = scenario.public, task.public_size // scenario.public.augmented_views
-    predicts = isinstance(kind, PublicPredictions)
+    predicts = kind.predicts
     plan = ReleasePlan(
         clients=scenario.federation.clients,
         rounds=scenario.protocol.rounds,
@@ -526,13 +520,13 @@ def _guard(
         else samples,
         public_size=max(1, task.public_size),
         classes=task.classes,
-        scale=kind.scale if isinstance(kind, PublicPredictions) else "probs",
+        scale=kind.upload_scale or "probs",
         records=max(sizes),
         fewest_records=min(sizes),
         all_records=sum(sizes),
         batch_size=scenario.train.batch_size,
         epochs=scenario.train.epochs,
-        chooses=isinstance(kind, PublicPredictions) and kind.chooser is not None,
+        chooses=kind.predicts and not kind.all_answer,
         unweighted_mean=predicts and isinstance(scenario.strategy.value, MeanBased),
     )
     return PrivacyEnforcer(
@@ -564,8 +558,8 @@ def _privacy_warnings(enforcer: PrivacyEnforcer) -> tuple[str, ...]:
     )
 
 
-def _audit_warnings(audit: NoAudit | Store) -> tuple[str, ...]:
-    if isinstance(audit, NoAudit) or "lab" not in (audit.adversaries or ()):
+def _audit_warnings(audit: Audit) -> tuple[str, ...]:
+    if not audit.asks_models:
         return ()
     return ("audit.adversaries names the lab: raw answers of the clients' models are stored in"
             " lab/; no claim covers"

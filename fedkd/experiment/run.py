@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fedkd.audit.audit_settings import NoAudit
 from fedkd.errors import FedkdError, RunError, SettingError
 from fedkd.experiment.baseline import is_cached, local_only_twin
 from fedkd.experiment.build import Experiment, build, round_costs
@@ -67,8 +66,7 @@ def run(
     experiment = build(scenario, stop, path)
     if driver is not None:
         experiment = replace(experiment, plan=replace(experiment.plan, engine=driver.name))
-        audit = experiment.scenario.audit.value
-        if not isinstance(audit, NoAudit) and "lab" in (audit.adversaries or ()):
+        if experiment.scenario.audit.value.asks_models:
             raise SettingError(
                 f"audit.adversaries=[lab]: the models of {driver.name} are on other machines;"
                 " leave it out"
@@ -451,7 +449,7 @@ def _witness(
     """Return who stores what travels, where the run is audited: the statistics of audits are loaded
     for those alone.
     """
-    if isinstance(experiment.scenario.audit.value, NoAudit):
+    if not experiment.scenario.audit.value.stores:
         return None
     from fedkd.experiment import auditing
 
@@ -462,7 +460,7 @@ def _audit(experiment: Experiment, run_dir: Path, summary: dict[str, Any]) -> li
     """Audit a run that has ended, say what was found, and enter it in the summary. Returns the
     pictures.
     """
-    if isinstance(experiment.scenario.audit.value, NoAudit):
+    if not experiment.scenario.audit.value.stores:
         return []
     from fedkd.audit.report import amend_summary, show
     from fedkd.experiment import auditing

@@ -14,9 +14,18 @@ from torch import Tensor
 
 from fedkd.errors import RunError, UploadRejected
 from fedkd.fusion import soften
-from fedkd.knowledge.knowledge_type import ClientView, LearnedBy, Penalty, Request, Teachers
+from fedkd.knowledge.knowledge_type import (
+    ClientView,
+    KnowledgeType,
+    LearnedBy,
+    Penalty,
+    Request,
+    Teachers,
+    conflict_without_classes,
+)
 from fedkd.knowledge.predictions import TOLERANCE, are_distributions, check_weights
 from fedkd.messages import Fusion, Upload
+from fedkd.settings.conditions import RunConditions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +57,7 @@ class TableCohort:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassTables:
+class ClassTables(KnowledgeType):
     """The kind of FD (Jeong et al. 2018, arXiv 1811.11479): learned from within private training.
 
     A fusion's ``teachers`` are a mapping of ``probs`` [K, C, C] and ``present`` [K, C]. The term of
@@ -60,6 +69,12 @@ class ClassTables:
     weight: float
     learned_by: ClassVar[LearnedBy] = "train"
     uses_features: ClassVar[bool] = False
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with data without classes."""
+        return conflict_without_classes(
+            conditions, "exchanges what images of a class have in common"
+        )
 
     def extract(self, view: ClientView) -> ClassTable:
         """Return the mean soft label, at temperature 1, of each class of the private training

@@ -1,19 +1,18 @@
 """The seam between the protocol and what travels in it."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.messages import Fusion, Knowledge, ServerModels, Upload
-
-LearnedBy = Literal["distill", "adopt", "train"]
-"""How a client learns from a teacher of a kind: by distilling on the public set, by taking over
-weights, or by a term of its private training's loss. The first two are steps of their own; the last
-takes the teacher of the round before."""
+from fedkd.settings.conditions import Compatible, RunConditions
+from fedkd.settings.conditions import LearnedBy as LearnedBy
+from fedkd.training.losses import Scale
 
 Penalty = Callable[[Int[Tensor, "batch"], Float[Tensor, "batch *rows C"], Any], Float[Tensor, ""]]
 """A term of the private training's loss: from places among the private examples, their logits (of
@@ -127,47 +126,108 @@ class ClientView(Protocol):
 
 
 @runtime_checkable
-class KnowledgeType(Protocol):
-    """One kind of knowledge: a frozen value, with whatever settings of its strategy clients must
-    know.
+class KnowledgeType(Compatible, Protocol):
+    """One kind of knowledge: a frozen value with the settings of its strategy that clients need.
+
+    Derive from it. Client, server and codecs ask a kind for what it is through its properties,
+    never for its class; their defaults are those of a kind that is not predictions.
     """
 
     @property
+    @abstractmethod
     def learned_by(self) -> LearnedBy:
-        """How clients learn from it."""
+        """How clients learn from a teacher."""
 
+    @property
+    def predicts(self) -> bool:
+        """Whether an upload is predictions on public samples (``fedkd.messages.Predictions``)."""
+        return False
+
+    @property
+    def all_answer(self) -> bool:
+        """Whether every client predicts on every public sample asked for."""
+        return False
+
+    @property
+    def upload_scale(self) -> Scale | None:
+        """What uploaded predictions are; None where no predictions are uploaded."""
+        return None
+
+    @property
+    def reveals_model_only(self) -> bool:
+        """Whether an upload depends on private data through the model alone, trained without a
+        term of the kind's own.
+        """
+        return False
+
+    @property
+    def adds_penalty(self) -> bool:
+        """Whether the kind adds a term to the loss of private training."""
+        return self.learned_by == "train"
+
+    @abstractmethod
     def extract(self, view: ClientView) -> Knowledge:
         """Return a client's knowledge."""
 
+    @abstractmethod
     def encode(self, knowledge: Knowledge) -> dict[str, np.ndarray]:
         """Return the named arrays that travel."""
 
+    @abstractmethod
     def decode(self, arrays: Mapping[str, np.ndarray]) -> Knowledge:
-        """Return the knowledge that ``arrays`` made; UploadRejected where they are not of this
-        kind.
+        """Return the knowledge that ``arrays`` encode.
+
+        Raises:
+            UploadRejected: The arrays are not of this kind.
         """
 
+    @abstractmethod
     def check(self, knowledge: Knowledge, request: Request, client_id: int) -> None:
         """Raise UploadRejected unless this is what the server asked a client for."""
 
+    @abstractmethod
     def stack(self, uploads: Sequence[Upload], request: Request) -> Any:
-        """Return accepted uploads, sorted by client id, as one cohort: what the strategy's ``fuse``
-        gets.
-        """
+        """Return the cohort of accepted uploads, by client id: the argument of ``fuse``."""
 
+    @abstractmethod
     def check_fusion(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
     ) -> None:
-        """Raise RunError unless a strategy returned weights and teachers of the right shape and
-        range.
+        """Raise RunError unless a fusion's weights and teachers have the right shape and range.
 
-        ``client_ids`` are the cohort's; ``scale`` is what the strategy says that it teaches.
+        Args:
+            fusion: What the strategy's ``fuse`` returned.
+            client_ids: The cohort's clients.
+            request: What the server asked for this round.
+            scale: What the strategy declares that it teaches, ``probs`` or ``logits``.
         """
 
+    @abstractmethod
     def teachers(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
     ) -> Teachers:
-        """Return who learns what from a checked fusion."""
+        """Return each client's teacher from a checked fusion.
+
+        Args:
+            fusion: What the strategy's ``fuse`` returned.
+            client_ids: The cohort's clients.
+            request: What the server asked for this round.
+            scale: What the strategy declares that it teaches, ``probs`` or ``logits``.
+        """
+
+
+def conflict_without_classes(conditions: RunConditions, exchanged: str) -> str | None:
+    """Return the conflict of a kind that speaks of classes with data whose targets are tokens.
+
+    ``exchanged`` completes "it ...", such as "exchanges what images of a class have in common".
+    """
+    if conditions.has_classes:
+        return None
+    return (
+        f"strategy={conditions.strategy} does not go with data={conditions.name_of('data')}: it"
+        f" {exchanged}, and next tokens are no classes; use one whose clients predict on public"
+        " samples, or exchange weights"
+    )
 
 
 @runtime_checkable

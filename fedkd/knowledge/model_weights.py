@@ -10,7 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.errors import RunError, UploadRejected
-from fedkd.knowledge.knowledge_type import ClientView, LearnedBy, Penalty, Request, Teachers
+from fedkd.knowledge.knowledge_type import (
+    ClientView,
+    KnowledgeType,
+    LearnedBy,
+    Penalty,
+    Request,
+    Teachers,
+)
 from fedkd.knowledge.predictions import check_weights
 from fedkd.messages import Fusion, ServerModels, Upload
 
@@ -54,7 +61,7 @@ class WeightsCohort:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelWeights:
+class ModelWeights(KnowledgeType):
     """The kind of FedAvg (McMahan et al. 2017, arXiv 1602.05629) and FedDF: whole model states,
     buffers included.
 
@@ -67,6 +74,16 @@ class ModelWeights:
     proximal: float = 0.0
     learned_by: ClassVar[LearnedBy] = "adopt"
     uses_features: ClassVar[bool] = False
+
+    @property
+    def reveals_model_only(self) -> bool:
+        """Whether there is no proximal term, which is not of single samples."""
+        return self.proximal == 0
+
+    @property
+    def adds_penalty(self) -> bool:
+        """Whether there is a proximal term."""
+        return self.proximal > 0
 
     def extract(self, view: ClientView) -> ModelState:
         """Return the model's state."""

@@ -13,8 +13,16 @@ from torch import Tensor
 
 from fedkd.errors import RunError, UploadRejected
 from fedkd.fusion import soften
-from fedkd.knowledge.knowledge_type import ClientView, LearnedBy, Request, Teachers
+from fedkd.knowledge.knowledge_type import (
+    ClientView,
+    LearnedBy,
+    Request,
+    RowKnowledge,
+    Teachers,
+    conflict_without_classes,
+)
 from fedkd.messages import Cohort, Fusion, Predictions, Upload
+from fedkd.settings.conditions import RunConditions
 from fedkd.training.losses import Scale
 
 TOLERANCE = 1e-3
@@ -36,7 +44,7 @@ class Chooser(Protocol):
 
 
 @dataclass(frozen=True)
-class PublicPredictions:
+class PublicPredictions(RowKnowledge):
     """The kind of all public-set methods. ``scale`` says whether logits or soft labels are
     uploaded.
 
@@ -48,6 +56,28 @@ class PublicPredictions:
     chooser: Chooser | None = None
 
     learned_by: ClassVar[LearnedBy] = "distill"
+    predicts: ClassVar[bool] = True
+
+    @property
+    def all_answer(self) -> bool:
+        """Whether no client chooses."""
+        return self.chooser is None
+
+    @property
+    def upload_scale(self) -> Scale:
+        """``scale``."""
+        return self.scale
+
+    @property
+    def reveals_model_only(self) -> bool:
+        """Whether no client chooses: a choice may depend on private samples."""
+        return self.all_answer
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict of a chooser with data without classes."""
+        if self.all_answer:
+            return None
+        return conflict_without_classes(conditions, "chooses by the density of images")
 
     def extract(self, view: ClientView) -> Predictions:
         """Return the logits as they are, or their soft labels at the distillation temperature."""

@@ -17,10 +17,19 @@ from torch import Tensor
 
 from fedkd.errors import RunError, UploadRejected
 from fedkd.fusion import soften
-from fedkd.knowledge.knowledge_type import ClientView, LearnedBy, Penalty, Request, Teachers
+from fedkd.knowledge.knowledge_type import (
+    ClientView,
+    KnowledgeType,
+    LearnedBy,
+    Penalty,
+    Request,
+    Teachers,
+    conflict_without_classes,
+)
 from fedkd.knowledge.predictions import LARGEST, check_weights
 from fedkd.messages import Fusion, Upload
 from fedkd.runtime.seeding import numpy_stream
+from fedkd.settings.conditions import RunConditions
 from fedkd.training.losses import kl
 
 
@@ -67,7 +76,7 @@ class PrivateLogitsCohort:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrivateLogits:
+class PrivateLogits(KnowledgeType):
     """The kind of FedCache (Wu et al. 2024, arXiv 2308.07816): learned from within private
     training.
 
@@ -81,6 +90,12 @@ class PrivateLogits:
     bits: int
     learned_by: ClassVar[LearnedBy] = "train"
     uses_features: ClassVar[bool] = False
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with data without classes."""
+        return conflict_without_classes(
+            conditions, "exchanges what images of a class have in common"
+        )
 
     def extract(self, view: ClientView) -> SampleLogits:
         """Return the logits of the private training set, with hashes and labels where no teacher

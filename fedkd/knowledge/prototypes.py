@@ -16,9 +16,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedkd.errors import RunError, UploadRejected
-from fedkd.knowledge.knowledge_type import ClientView, LearnedBy, Penalty, Request, Teachers
+from fedkd.knowledge.knowledge_type import (
+    ClientView,
+    KnowledgeType,
+    LearnedBy,
+    Penalty,
+    Request,
+    Teachers,
+    conflict_without_classes,
+)
 from fedkd.knowledge.predictions import LARGEST, check_weights
 from fedkd.messages import Fusion, Upload
+from fedkd.settings.conditions import RunConditions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +60,7 @@ class PrototypeCohort:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassPrototypes:
+class ClassPrototypes(KnowledgeType):
     """The kind of FedProto (Tan et al. 2022, arXiv 2105.00243): learned from within private
     training.
 
@@ -69,6 +78,12 @@ class ClassPrototypes:
     width: int | None = None
     learned_by: ClassVar[LearnedBy] = "train"
     uses_features: ClassVar[bool] = True
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with data without classes."""
+        return conflict_without_classes(
+            conditions, "exchanges what images of a class have in common"
+        )
 
     def extract(self, view: ClientView) -> Prototypes:
         """Return the mean features, in evaluation mode, of each class of the private training

@@ -8,6 +8,7 @@ distillation: nobody would teach the second head.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 
 from fedkd.errors import SettingError
 from fedkd.models.features import find_head, forward_with_features
+from fedkd.models.head_settings import Heads
+from fedkd.settings.conditions import RunConditions
 from fedkd.settings.validators import positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class DualHeadSettings:
+class DualHeadSettings(Heads):
     """Two heads (DHO): one learns from labels, one from teachers; predictions are mixed.
 
     Both are trained, and neither steps the other's weights: training on private labels moves the
@@ -50,11 +53,37 @@ class DualHeadSettings:
                 f"sharpening={self.sharpening} would do nothing: label_share=1 leaves that head out"
             )
 
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with a run that teaches no second head, or needs its features."""
+        found = super().conflict(conditions)
+        if found is not None:
+            return found
+        where, name = f"heads={conditions.name_of('heads')}", conditions.strategy
+        if conditions.exchanges and conditions.learned_by != "distill":
+            return (
+                f"{where}: clients of strategy={name} take weights over and distill nothing, so"
+                " that nobody would teach the second head; use a strategy whose teachers are"
+                " predictions on a public set, or heads=none"
+            )
+        if not conditions.exchanges and self.label_share < 1:
+            return (
+                f"{where}: strategy={name} has no teachers, so that nobody would teach the second"
+                " head; leave it out of predictions with heads.label_share=1, as the local-only"
+                " baseline of other strategies does, or say heads=none"
+            )
+        if conditions.features is not None:
+            return (
+                f"{where}: strategy={name} needs the features of models, the input of a linear"
+                " layer that puts out the logits, and a mixture of two heads is the output of no"
+                " such layer; use heads=none"
+            )
+        return None
+
     def put_on(self, model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> "DualHead":
         """Return the model with a second head. Raises SettingError where it has no features."""
         return DualHead(model, inputs, self)
 
-    def alone(self) -> "DualHeadSettings":
+    def alone(self) -> Self:
         """Return the settings of a client whom nobody teaches: it predicts by the head for
         labels.
         """

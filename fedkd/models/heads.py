@@ -15,20 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.models.dual_head import DualHeadSettings
+from fedkd.models.head_settings import Heads as Heads
 from fedkd.models.stage_heads import StageHeadsSettings
+from fedkd.settings.conditions import RunConditions
 
 LogitsLoss = Callable[[Float[Tensor, "n C"]], Float[Tensor, ""]]
-
-
-@runtime_checkable
-class Heads(Protocol):
-    """What is put on models: a frozen value."""
-
-    def put_on(self, model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> nn.Module:
-        """Return the model with the heads on it; SettingError where it cannot have them."""
-
-    def alone(self) -> "Heads":
-        """Return the heads of the local-only twin, whom nobody teaches."""
 
 
 @runtime_checkable
@@ -53,16 +44,15 @@ class OwnTraining(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneHead:
+class OneHead(Heads):
     """The model as it is: its one head learns from labels and from teachers."""
+
+    def conflict(self, conditions: RunConditions) -> None:
+        """Accept any run."""
 
     def put_on(self, model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> nn.Module:
         """Return the model itself."""
         return model
-
-    def alone(self) -> "OneHead":
-        """Return the same."""
-        return self
 
 
 HEADS: Mapping[str, Any] = {

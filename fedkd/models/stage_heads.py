@@ -16,12 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
+from fedkd.models.head_settings import Heads
 from fedkd.settings.validators import at_least, positive
 from fedkd.training.losses import kl
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageHeadsSettings:
+class StageHeadsSettings(Heads):
     """Heads on a model's stages (LSSKD), taught in private training by its last head; no part of
     predictions.
 
@@ -46,10 +47,6 @@ class StageHeadsSettings:
     def put_on(self, model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> "StageHeads":
         """Return the model with a head on each stage. Raises SettingError where it has none."""
         return StageHeads(model, inputs, self)
-
-    def alone(self) -> "StageHeadsSettings":
-        """Return the same: these heads need no teacher from outside."""
-        return self
 
 
 class StageHeads(nn.Module):

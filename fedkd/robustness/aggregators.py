@@ -9,6 +9,7 @@ whose weights differ from client to client.
 """
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -25,6 +26,7 @@ from fedkd.fusion import (
     renormalize,
     trimmed_mean_over_clients,
 )
+from fedkd.settings.conditions import Compatible, RunConditions
 from fedkd.settings.validators import at_least, at_most, one_of, positive
 from fedkd.training.losses import Scale
 
@@ -33,12 +35,24 @@ Aggregated = tuple[Float[Tensor, "N C"], Float[Tensor, "K"]]
 
 
 @runtime_checkable
-class Robust(Protocol):
-    """A mean over clients."""
+class Robust(Compatible, Protocol):
+    """A mean over clients: a frozen value. Derive from it."""
 
     def check(self, clients: int) -> None:
         """Raise SettingError where the settings cannot work with so many clients."""
+        return
 
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with a strategy whose teacher is not made of a mean."""
+        if conditions.mean_based and conditions.predicts:
+            return None
+        return (
+            f"robust={conditions.name_of('robust')} takes the place of a plain mean over clients,"
+            f" and strategy={conditions.strategy} does not teach one; use robust=none, or a"
+            " strategy whose teacher is made of the mean, such as fedmd or dsfl"
+        )
+
+    @abstractmethod
     def aggregate(self, values: Values, scale: Scale) -> Aggregated:
         """Return the aggregate [N, C] on ``scale`` and each client's weight in it [K], >= 0 with
         sum 1.
@@ -46,11 +60,11 @@ class Robust(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mean:
+class Mean(Robust):
     """The plain mean: one attacker moves it as far as it likes."""
 
-    def check(self, clients: int) -> None:
-        """Accept any number of clients."""
+    def conflict(self, conditions: RunConditions) -> None:
+        """Accept any run: the strategy's own fusion is left as it is."""
 
     def aggregate(self, values: Values, scale: Scale) -> Aggregated:
         """Return the mean; every client weighs 1/K."""
@@ -58,7 +72,7 @@ class Mean:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Median:
+class Median(Robust):
     """The median over clients of each class (Yin et al. 2018, arXiv 1803.01498); holds against any
     minority.
 
@@ -77,7 +91,7 @@ class Median:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrimmedMean:
+class TrimmedMean(Robust):
     """The mean of each class without its smallest and largest values (Yin et al. 2018, arXiv
     1803.01498).
 
@@ -110,7 +124,7 @@ class TrimmedMean:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeometricMedian:
+class GeometricMedian(Robust):
     """The prediction nearest to all clients' by summed distance (Pillutla et al. 2019, arXiv
     1912.13445).
 
@@ -141,7 +155,7 @@ class GeometricMedian:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Krum:
+class Krum(Robust):
     """The upload with the nearest neighbors, or the mean of a few such (Blanchard et al. 2017,
     arXiv 1703.02757).
 
@@ -184,7 +198,7 @@ class Krum:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cronus:
+class Cronus(Robust):
     """Cronus' spectral filter for each public sample (Chang et al. 2019, arXiv 1912.11279),
     reconstructed.
 

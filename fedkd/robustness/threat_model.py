@@ -10,8 +10,6 @@ from typing import Any
 from jaxtyping import Bool
 from torch import Tensor
 
-from fedkd.errors import SettingError
-from fedkd.knowledge import KnowledgeType, PublicPredictions
 from fedkd.messages import Cohort, Fusion
 from fedkd.robustness.aggregators import Robust
 from fedkd.robustness.attacks import Attack, choose_attackers
@@ -58,9 +56,6 @@ class ThreatModel:
 
 
 def threat_model(
-    strategy: Strategy,
-    kind: KnowledgeType | None,
-    name: str,
     attack: Attack,
     robust: Robust,
     *,
@@ -70,30 +65,25 @@ def threat_model(
     attacks: str,
     means: str,
 ) -> ThreatModel | None:
-    """Return the adversity of a run; None where there is neither an attack nor a robust mean.
+    """Return the threat model of a run; None where there is neither an attack nor a robust mean.
 
-    ``name``, ``attacks`` and ``means`` are what the scenario calls strategy, attack and robust
-    mean, for errors. Raises SettingError where a strategy cannot take them, or their settings do
-    not fit so many clients.
+    Args:
+        attack: The attack.
+        robust: The robust mean.
+        clients: Number of clients K.
+        classes: Number of classes C.
+        seed: The run's seed, which decides who attacks.
+        attacks: The attack's name; ``none`` is no attack.
+        means: The robust mean's name; ``none`` leaves the strategy's own fusion.
+
+    Raises:
+        SettingError: The settings do not fit so many clients or classes.
     """
     if attacks == "none" and means == "none":
         return None
     if attacks != "none":
-        if not isinstance(kind, PublicPredictions):
-            raise SettingError(
-                f"attacks={attacks} poisons predictions on public samples, and strategy={name}"
-                " uploads none; use"
-                " attacks=none, or a strategy that exchanges predictions"
-            )
         attack.check(clients, classes)
     if means != "none":
-        if not isinstance(strategy, MeanBased) or not isinstance(kind, PublicPredictions):
-            raise SettingError(
-                f"robust={means} takes the place of a plain mean over clients, and strategy={name}"
-                " does not teach one;"
-                " use robust=none, or a strategy whose teacher is made of the mean, such as fedmd"
-                " or dsfl"
-            )
         robust.check(clients)
     return ThreatModel(
         attack=attack if attacks != "none" else None,

@@ -6,11 +6,12 @@ strategy and the public set, the models, the codec, the privacy mechanism. ``bui
 before any training.
 """
 
+import math
 from functools import partial
+from typing import Any
 
 import torch
 
-from fedkd.audit.audit_settings import NoAudit
 from fedkd.data.division import Public
 from fedkd.data.prepare import holds_texts
 from fedkd.data.public import samples_of_other
@@ -19,17 +20,85 @@ from fedkd.federation.client import example_arrays
 from fedkd.federation.context import ClientContext
 from fedkd.federation.protocol import check_order
 from fedkd.knowledge import ModelWeights, PublicPredictions
-from fedkd.models.dual_head import DualHeadSettings
-from fedkd.models.heads import Heads, OneHead
 from fedkd.privacy.mechanisms import DpSgd, Gaussian, GnMax, Laplace, RandomizedResponse, Swing
 from fedkd.privacy.private_training import check_sample_gradients
 from fedkd.robustness.attacks.omniscient import Colluding, Lie
+from fedkd.scenario.registry import GROUPS
 from fedkd.scenario.scenario import Scenario
+from fedkd.settings.conditions import Compatible, RunConditions
 from fedkd.settings.schema import defaults, to_values
-from fedkd.strategy import Declaration, Needs, SelectsQueries
+from fedkd.strategy import Declaration, MeanBased, Needs, SelectsQueries
 from fedkd.tasks.text.text_task import TextTask, Tokens
 from fedkd.training.hyperparameters import DistillationSettings
 from fedkd.training.losses import LOSSES, ON_LOGITS
+
+
+CHECKED = ("data", "text_canaries", "heads", "attacks", "robust", "codec", "audit")
+"""The groups whose components are asked what they do not go with, in the order of their errors."""
+
+
+def run_conditions(scenario: Scenario, declared: Declaration) -> RunConditions:
+    """Return what the components of a scenario may ask of its run."""
+    kind, needs, strategy = declared.kind, declared.needs, scenario.strategy.value
+    texts = holds_texts(scenario.data.value)
+    return RunConditions(
+        strategy=scenario.strategy.name,
+        components={group: getattr(scenario, group).name for group in GROUPS},
+        clients=scenario.federation.clients,
+        rounds=scenario.protocol.rounds,
+        exchanges=kind is not None,
+        learned_by=None if kind is None else kind.learned_by,
+        predicts=kind is not None and kind.predicts,
+        all_answer=kind is not None and kind.all_answer,
+        selects_queries=isinstance(strategy, SelectsQueries),
+        scale=None if kind is None else kind.upload_scale,
+        teaches=declared.teaches,
+        mean_based=isinstance(strategy, MeanBased),
+        reveals_model_only=kind is not None and kind.reveals_model_only,
+        adds_penalty=kind is not None and kind.adds_penalty,
+        features=needs.features,
+        pooled_data=needs.pooled_data,
+        label_counts=needs.label_counts,
+        data_kind="texts" if texts else "images",
+        examples="windows" if texts else "samples",
+        has_classes=not texts,
+        has_secrets=scenario.text_canaries.name != "none",
+        public_size=scenario.public.size,
+        public_sampling=scenario.public.sampling,
+        augmented_views=scenario.public.augmented_views,
+        corruption=scenario.public.corruption,
+        student_augmentation=scenario.distill.student_augmentation,
+        attackers_see_all=scenario.attacks.value.sees_all_uploads,
+        trusts_server=_trusts_server(scenario.privacy.value),
+    )
+
+
+def check_components(
+    scenario: Scenario, declared: Declaration, conditions: RunConditions, *, stores: bool
+) -> None:
+    """Raise SettingError where a component of a scenario does not go with the run.
+
+    Args:
+        scenario: The scenario.
+        declared: What its strategy declares.
+        conditions: ``run_conditions`` of both.
+        stores: Whether the run has a folder. Without one nothing is stored, so that an audit only
+            plants, as in the local-only baseline of an audited run.
+    """
+    groups = [group for group in CHECKED if group != "audit" or stores]
+    asked = [getattr(scenario, group).value for group in groups]
+    for component in [declared.kind, *asked]:
+        if isinstance(component, Compatible):
+            found = component.conflict(conditions)
+            if found is not None:
+                raise SettingError(found)
+
+
+def _trusts_server(mechanism: Any) -> bool:
+    """Return whether a privacy mechanism hides data from everybody but the server."""
+    hides_from = getattr(mechanism, "protects_from", ())
+    unlimited = getattr(mechanism, "epsilon", None) == math.inf
+    return bool(hides_from) and "server" not in hides_from and not unlimited
 
 
 def check_needs(scenario: Scenario, declared: Declaration) -> None:
@@ -63,7 +132,7 @@ def check_needs(scenario: Scenario, declared: Declaration) -> None:
         check_per_round(public, public.size)
     if needs.public_set and public.size == 0:
         raise SettingError(f"strategy={name} needs a public set; give public.size=N with N >= 1")
-    every = isinstance(declared.kind, PublicPredictions) and declared.kind.chooser is None
+    every = declared.kind is not None and declared.kind.all_answer
     if (public.sampling != "random" or public.augmented_views > 1) and (
         not every or isinstance(scenario.strategy.value, SelectsQueries)
     ):
@@ -109,7 +178,7 @@ def check_data(scenario: Scenario, declared: Declaration) -> None:
                 " images"
             )
         return
-    public, kind = scenario.public, declared.kind
+    public = scenario.public
     for setting, given, why in (
         (
             "public_data",
@@ -123,24 +192,9 @@ def check_data(scenario: Scenario, declared: Declaration) -> None:
             scenario.distill.student_augmentation != "none",
             "text cannot be moved",
         ),
-        ("heads", scenario.heads.name != "none", "they are put on image models"),
-        (
-            "audit",
-            scenario.audit.name != "none",
-            "it plants and attacks labeled images; secrets in texts are canaries",
-        ),
-        ("attacks", scenario.attacks.name == "label_swap", "it swaps classes, and tokens are none"),
     ):
         if given:
             raise SettingError(f"{setting} does not go with data={data}: {why}; leave it out")
-    chooses = isinstance(kind, PublicPredictions) and kind.chooser is not None
-    if kind is not None and (chooses or not isinstance(kind, PublicPredictions | ModelWeights)):
-        raise SettingError(
-            f"strategy={name} does not go with data={data}: it"
-            f" {'chooses by the density of images' if chooses else 'exchanges what images of a class have in common'},"
-            " and next tokens are no classes; use one whose clients predict on public samples, or"
-            " exchange weights"
-        )
     if declared.needs.features is not None:
         raise SettingError(
             f"strategy={name} needs the features of models, which language models here do not give"
@@ -192,49 +246,6 @@ def check_models(name: str, needs: Needs, context: ClientContext) -> None:
         )
 
 
-def check_heads(scenario: Scenario, declared: Declaration) -> None:
-    """Raise where further heads on models would do nothing, or not what they are for."""
-    heads, name, kind = scenario.heads.value, scenario.strategy.name, declared.kind
-    where = f"heads={scenario.heads.name}"
-    if not isinstance(heads, Heads):
-        raise SettingError(
-            f"{where} must be a class with the methods put_on and alone (fedkd.models.heads.Heads)"
-        )
-    if isinstance(heads, OneHead):
-        return
-    if (kind is not None and kind.learned_by == "train") or (
-        isinstance(kind, ModelWeights) and kind.proximal > 0
-    ):
-        raise SettingError(
-            f"{where}: private training under strategy={name} has a term of its own, beside which"
-            " these heads' losses"
-            " are not defined; use a strategy whose teachers are predictions on a public set, or"
-            " heads=none"
-        )
-    if not isinstance(heads, DualHeadSettings):
-        return
-    if kind is not None and kind.learned_by != "distill":
-        raise SettingError(
-            f"{where}: clients of strategy={name} take weights over and distill nothing, so that"
-            " nobody would teach"
-            " the second head; use a strategy whose teachers are predictions on a public set, or"
-            " heads=none"
-        )
-    if kind is None and heads.label_share < 1:
-        raise SettingError(
-            f"{where}: strategy={name} has no teachers, so that nobody would teach the second"
-            " head; leave it out of"
-            " predictions with heads.label_share=1, as the local-only twin of other strategies"
-            " does, or say heads=none"
-        )
-    if declared.needs.features is not None:
-        raise SettingError(
-            f"{where}: strategy={name} needs the features of models, the input of a linear layer"
-            " that puts out the"
-            " logits, and a mixture of two heads is the output of no such layer; use heads=none"
-        )
-
-
 def check_distillation(
     settings: DistillationSettings, declared: Declaration, name: str, loss: str
 ) -> None:
@@ -269,10 +280,7 @@ def check_distillation(
 
 
 def check_codecs(scenario: Scenario, context: ClientContext) -> None:
-    """Raise where a codec makes no sense for what travels."""
-    chosen, name = scenario.codec.name, scenario.strategy.name
-    if context.kind is None and chosen != "own":
-        raise SettingError(f"codec={chosen} would do nothing: strategy={name} exchanges nothing")
+    """Raise SettingError where a codec makes no sense for the arrays that travel."""
     if context.codecs is None or context.kind is None:
         return
     arrays = example_arrays(context)
@@ -280,9 +288,8 @@ def check_codecs(scenario: Scenario, context: ClientContext) -> None:
         objection = codec.objection(arrays)
         if objection is not None:
             raise SettingError(
-                f"codec={chosen} cannot code what strategy={name} sends ({', '.join(arrays)}):"
-                f" {objection}; use another"
-                " codec, or codec=full"
+                f"codec={scenario.codec.name} cannot code what strategy={scenario.strategy.name}"
+                f" sends ({', '.join(arrays)}): {objection}; use another codec, or codec=full"
             )
 
 
@@ -377,29 +384,3 @@ def check_privacy(scenario: Scenario, declared: Declaration, context: ClientCont
         raise SettingError(f"privacy={chosen}: how often a sample is asked about would depend on"
                            " answers; leave"
                            " public.sampling out")  # fmt: skip
-
-
-def check_audit(scenario: Scenario, declared: Declaration, context: ClientContext) -> None:
-    """Raise where an audit would find nothing to read, or read what its adversary does not have."""
-    audit, chosen, name = scenario.audit.value, scenario.audit.name, scenario.strategy.name
-    if isinstance(audit, NoAudit):
-        return
-    if declared.kind is None:
-        raise SettingError(f"audit={chosen} would do nothing: strategy={name} exchanges nothing")
-    if declared.needs.pooled_data:
-        raise SettingError(
-            f"audit={chosen}: strategy={name} trains on the private sets of all clients; nothing"
-            " is kept"
-        )
-    if scenario.attacks.name != "none":
-        raise SettingError(
-            f"audit={chosen} stores what clients send, and with attacks={scenario.attacks.name}"
-            " attackers' uploads are"
-            " made at the server; leave one of them out"
-        )
-    if context.enforcer.central is not None and "server" in (audit.adversaries or ()):
-        raise SettingError(
-            f"audit.adversaries=[server]: with privacy={scenario.privacy.name} the server is"
-            " trusted with raw"
-            " predictions, which are not stored beside a claim; audit the clients"
-        )

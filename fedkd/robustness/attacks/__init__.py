@@ -1,5 +1,4 @@
-"""What attackers upload in place of their predictions: functions over honest uploads [K, N, C], and
-their settings.
+"""Attacks by name: functions that replace attackers' uploads [K, N, C], with their settings.
 
 An attack sees the uploads as all clients would honestly make them and replaces the attackers' rows;
 the others' stay the same to the bit. What it makes passes the server's check: a cleverer attacker
@@ -7,12 +6,10 @@ than one who is rejected. Not for: poisoned training data, backdoors in models, 
 not answer. Each class states its threat model.
 """
 
-from typing import Protocol, runtime_checkable
-
-import numpy as np
 import torch
 
 from fedkd.robustness.aggregators import count_of
+from fedkd.robustness.attacks.attack import Attack as Attack
 from fedkd.robustness.attacks.independent import (
     LabelSwap,
     NoisyPredictions,
@@ -21,28 +18,8 @@ from fedkd.robustness.attacks.independent import (
 )
 from fedkd.robustness.attacks.no_attack import NoAttack
 from fedkd.robustness.attacks.omniscient import Colluding, Lie
-from fedkd.robustness.attacks.scale import Mask, Values
+from fedkd.robustness.attacks.scale import Mask
 from fedkd.runtime.seeding import numpy_stream
-from fedkd.training.losses import Scale
-
-
-@runtime_checkable
-class Attack(Protocol):
-    """What some clients do in place of uploading their predictions."""
-
-    @property
-    def fraction(self) -> float:
-        """Share of clients that attack."""
-
-    def check(self, clients: int, classes: int) -> None:
-        """Raise SettingError where the settings make no attack on so many clients and classes."""
-
-    def poison(
-        self, values: Values, attackers: Mask, scale: Scale, stream: np.random.Generator
-    ) -> Values:
-        """Return the uploads with the rows of ``attackers`` replaced; ``values`` are all clients'
-        honest ones.
-        """
 
 
 ATTACKS: dict[str, type[Attack]] = {

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from fedkd.errors import SettingError
+from fedkd.robustness.attacks.attack import AttackByShare
 from fedkd.robustness.attacks.scale import LARGEST, Mask, Values, as_logits, contrast, replace
-from fedkd.settings.validators import at_least, at_most, only_with, positive, share
+from fedkd.settings.conditions import RunConditions
+from fedkd.settings.validators import at_least, at_most, only_with, positive
 from fedkd.training.losses import Scale
 
 
@@ -75,26 +77,29 @@ def _normal(values: Values, stream: np.random.Generator) -> Values:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignFlip:
+class AttackWithStrength(AttackByShare):
+    """The settings of an attack that scales something."""
+
+    strength: float = 1.0
+    """Factor of what attackers send, > 0 and at most 1e6."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(strength=self.strength)
+        at_most(LARGEST, strength=self.strength)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignFlip(AttackWithStrength):
     """Attackers upload their logits with the sign flipped: what they find likely becomes unlikely.
 
     Threat model: each knows its own predictions alone; it wants everyone to become worse on all
     classes.
     """
 
-    fraction: float = 0.2
-    """Share of clients that attack, above 0 and at most 1, rounded up; the same ones in every
-    round."""
     strength: float = 1.0
     """Factor of the flipped logits, > 0 and at most 1e6: 1 keeps their magnitude, more outweighs
     honest clients."""
-
-    def __post_init__(self) -> None:
-        share(fraction=self.fraction)
-        _strength(self.strength)
-
-    def check(self, clients: int, classes: int) -> None:
-        """Accept any number of clients and classes."""
 
     def poison(
         self, values: Values, attackers: Mask, scale: Scale, stream: np.random.Generator
@@ -104,24 +109,14 @@ class SignFlip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomPredictions:
+class RandomPredictions(AttackWithStrength):
     """Attackers upload random predictions, new ones each round, that say nothing of the sample.
 
     Threat model: a broken or careless client; it knows nothing but how large its own logits are.
     """
 
-    fraction: float = 0.2
-    """Share of clients that attack, above 0 and at most 1, rounded up; the same ones in every
-    round."""
     strength: float = 1.0
     """Size of the random logits in units of the client's own, > 0 and at most 1e6."""
-
-    def __post_init__(self) -> None:
-        share(fraction=self.fraction)
-        _strength(self.strength)
-
-    def check(self, clients: int, classes: int) -> None:
-        """Accept any number of clients and classes."""
 
     def poison(
         self, values: Values, attackers: Mask, scale: Scale, stream: np.random.Generator
@@ -131,25 +126,15 @@ class RandomPredictions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoisyPredictions:
+class NoisyPredictions(AttackWithStrength):
     """Attackers add normal noise to their logits, new noise each round.
 
     Threat model: a noisy client, or one that hides its predictions at the others' cost; it knows
     its own alone.
     """
 
-    fraction: float = 0.2
-    """Share of clients that attack, above 0 and at most 1, rounded up; the same ones in every
-    round."""
     strength: float = 3.0
     """Standard deviation of the noise in units of the client's own logits, > 0 and at most 1e6."""
-
-    def __post_init__(self) -> None:
-        share(fraction=self.fraction)
-        _strength(self.strength)
-
-    def check(self, clients: int, classes: int) -> None:
-        """Accept any number of clients and classes."""
 
     def poison(
         self, values: Values, attackers: Mask, scale: Scale, stream: np.random.Generator
@@ -159,7 +144,7 @@ class NoisyPredictions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelSwap:
+class LabelSwap(AttackByShare):
     """Attackers upload good predictions under the wrong classes: all moved on by ``shift``, or two
     exchanged.
 
@@ -167,9 +152,6 @@ class LabelSwap:
     together. It is what clients with flipped training labels would upload.
     """
 
-    fraction: float = 0.2
-    """Share of clients that attack, above 0 and at most 1, rounded up; the same ones in every
-    round."""
     shift: int | None = None
     """Classes by which each prediction is moved on, cyclically; no multiple of the number of
     classes. null is 1; an error with pair."""
@@ -177,7 +159,7 @@ class LabelSwap:
     """Two classes to exchange, as in [3,8], in place of a shift of all."""
 
     def __post_init__(self) -> None:
-        share(fraction=self.fraction)
+        super().__post_init__()
         only_with(self.pair is None, "pair exchanges two classes alone", shift=self.shift)
         if self.pair is not None:
             at_least(0, pair=min(self.pair))
@@ -185,6 +167,15 @@ class LabelSwap:
                 raise SettingError(
                     f"pair={list(self.pair)} would do nothing: name two different classes"
                 )
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with data without classes."""
+        if conditions.has_classes:
+            return super().conflict(conditions)
+        return (
+            f"attacks does not go with data={conditions.name_of('data')}: it swaps classes, and"
+            " tokens are none; leave it out"
+        )
 
     def check(self, clients: int, classes: int) -> None:
         """Raise SettingError where there is no such class, or the shift ends where it began."""
@@ -210,8 +201,3 @@ class LabelSwap:
     @property
     def _shift(self) -> int:
         return 1 if self.shift is None else self.shift
-
-
-def _strength(strength: float) -> None:
-    positive(strength=strength)
-    at_most(LARGEST, strength=strength)

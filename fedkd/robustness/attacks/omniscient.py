@@ -7,6 +7,7 @@ client attacks there is nobody honest, and what all would have uploaded stands f
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.robustness.aggregators import count_of
+from fedkd.robustness.attacks.attack import AttackByShare
 from fedkd.robustness.attacks.scale import LARGEST, Mask, Values, onto_simplex, replace
-from fedkd.settings.validators import at_least, at_most, positive, share
+from fedkd.settings.validators import at_least, at_most, positive
 from fedkd.training.losses import Scale
 
 FARTHEST = 3.0
@@ -95,7 +97,14 @@ def _honest(values: Values, attackers: Mask) -> Float[Tensor, "H N C"]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Colluding:
+class OmniscientAttack(AttackByShare):
+    """What the attacks of this module share: attackers see every honest upload of the round."""
+
+    sees_all_uploads: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Colluding(OmniscientAttack):
     """All attackers upload the same wrong prediction with certainty: a class that nobody honest
     believes in.
 
@@ -103,9 +112,6 @@ class Colluding:
     they want the others to take the target for the truth.
     """
 
-    fraction: float = 0.2
-    """Share of clients that attack, above 0 and at most 1, rounded up; the same ones in every
-    round."""
     margin: float = 10.0
     """Logits between the target and the other classes, > 0 and at most 1e6."""
     target: int | None = None
@@ -113,7 +119,7 @@ class Colluding:
     honest mean."""
 
     def __post_init__(self) -> None:
-        share(fraction=self.fraction)
+        super().__post_init__()
         positive(margin=self.margin)
         at_most(LARGEST, margin=self.margin)
         if self.target is not None:
@@ -134,7 +140,7 @@ class Colluding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lie:
+class Lie(OmniscientAttack):
     """All attackers upload the honest mean less z standard deviations (Baruch et al. 2019, arXiv
     1902.06156).
 
@@ -143,15 +149,12 @@ class Lie:
     defense that looks for outliers.
     """
 
-    fraction: float = 0.2
-    """Share of clients that attack, above 0 and at most 1, rounded up; the same ones in every
-    round."""
     z: float | None = None
     """Standard deviations from the honest mean, > 0 and at most 1e6; null is the paper's largest
     for so many clients and attackers, which few attackers do not have."""
 
     def __post_init__(self) -> None:
-        share(fraction=self.fraction)
+        super().__post_init__()
         if self.z is not None:
             positive(z=self.z)
             at_most(LARGEST, z=self.z)

@@ -1,0 +1,38 @@
+"""The seam of heads: what is put on every client's model besides its own last layer."""
+
+from abc import abstractmethod
+from typing import Protocol, Self, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fedkd.settings.conditions import Compatible, RunConditions
+
+
+@runtime_checkable
+class Heads(Compatible, Protocol):
+    """Settings of the heads on models: a frozen value. Derive from it."""
+
+    @abstractmethod
+    def put_on(self, model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> nn.Module:
+        """Return the model with the heads on it; SettingError where it cannot have them."""
+
+    def alone(self) -> Self:
+        """Return the heads of the local-only baseline, where clients have no teacher."""
+        return self
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict of heads that have losses of their own with such a run."""
+        if conditions.data_kind != "images":
+            return (
+                f"heads does not go with data={conditions.name_of('data')}: they are put on image"
+                " models; leave it out"
+            )
+        if not conditions.adds_penalty:
+            return None
+        return (
+            f"heads={conditions.name_of('heads')}: private training under"
+            f" strategy={conditions.strategy} has a term of its own, beside which these heads'"
+            " losses are not defined; use a strategy whose teachers are predictions on a public"
+            " set, or heads=none"
+        )

@@ -1,0 +1,106 @@
+"""What a component may ask of the run that it would be part of, before anything is built.
+
+Tasks, kinds of knowledge, heads, attacks, robust means, codecs, audits and privacy mechanisms get
+these plain values and say themselves what they do not go with (``conflict``). Not for: the range
+of one setting, which its own class checks, and what only data or models can tell.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+LearnedBy = Literal["distill", "adopt", "train"]
+"""How a client learns from a teacher: by distilling on the public set, by taking over weights, or
+by a term in the loss of its private training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConditions:
+    """What is known of a run from its settings alone. The defaults are a small, ordinary run."""
+
+    strategy: str = "fedmd"
+    """The strategy's name, for messages."""
+    components: Mapping[str, str] = field(default_factory=dict)
+    """Names of the chosen components by group, such as ``{"privacy": "gaussian"}``."""
+    clients: int = 10
+    """Number of clients K."""
+    rounds: int = 10
+    """Number of rounds."""
+
+    exchanges: bool = True
+    """Whether clients upload anything at all."""
+    learned_by: LearnedBy | None = "distill"
+    """How clients learn from a teacher; None where nothing is exchanged."""
+    predicts: bool = True
+    """Whether an upload is predictions on public samples."""
+    all_answer: bool = True
+    """Whether every client predicts on every public sample of the round's request."""
+    selects_queries: bool = False
+    """Whether the strategy asks for fewer public samples than the round's."""
+    scale: Literal["logits", "probs"] | None = "logits"
+    """What uploaded predictions are; None where no predictions are uploaded."""
+    teaches: str = "probs"
+    """What teachers are, ``probs`` or ``logits``."""
+    mean_based: bool = True
+    """Whether the common teacher is made of the mean of uploads alone."""
+    reveals_model_only: bool = True
+    """Whether an upload depends on private data through the model alone, trained by the task's
+    loss of single examples."""
+    adds_penalty: bool = False
+    """Whether the strategy adds a term to the loss of private training."""
+
+    features: Literal["any", "equal"] | None = None
+    """The features of models that the strategy needs; None where it needs none."""
+    pooled_data: bool = False
+    """Whether the strategy trains on the private sets of all clients."""
+    label_counts: bool = False
+    """Whether the strategy needs each client's true label counts."""
+
+    data_kind: str = "images"
+    """What private samples are, ``images`` or ``texts``; a task of one's own has its own word."""
+    examples: str = "samples"
+    """What one row of a training batch is called, in the plural."""
+    has_classes: bool = True
+    """Whether targets are classes of private samples, rather than tokens of a vocabulary."""
+    has_secrets: bool = False
+    """Whether made-up secrets are planted in private texts."""
+
+    public_size: int = 100
+    """Size of the public set that the settings ask for."""
+    public_sampling: str = "random"
+    """The rule that chooses a round's public samples."""
+    augmented_views: int = 1
+    """Views of each public sample."""
+    corruption: str | None = None
+    """How all public samples are made worse; None where they are not."""
+    student_augmentation: str = "none"
+    """How students see public samples otherwise than their teachers did."""
+
+    attackers_see_all: bool = False
+    """Whether attackers see every honest upload before they send their own."""
+    trusts_server: bool = False
+    """Whether the privacy mechanism lets the server see raw uploads."""
+
+    def name_of(self, group: str) -> str:
+        """Return the name of the component chosen in a group; ``none`` where nothing is said."""
+        return self.components.get(group, "none")
+
+    def is_chosen(self, group: str) -> bool:
+        """Return whether a group's component is another than ``none``.
+
+        >>> RunConditions(components={"robust": "krum"}).is_chosen("robust")
+        True
+        """
+        return self.name_of(group) != "none"
+
+
+@runtime_checkable
+class Compatible(Protocol):
+    """A component that says which runs it cannot be part of."""
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return why the component cannot be part of such a run, and the cure; None if it can.
+
+        The whole message of the error, naming the settings as they are written.
+        """
+        return None
