@@ -8,7 +8,6 @@ distillation: nobody would teach the second head.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +82,7 @@ class DualHeadSettings(Heads):
         """Return the model with a second head. Raises SettingError where it has no features."""
         return DualHead(model, inputs, self)
 
-    def alone(self) -> Self:
+    def alone(self) -> "DualHeadSettings":
         """Return the settings of a client whom nobody teaches: it predicts by the head for
         labels.
         """

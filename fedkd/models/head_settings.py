@@ -1,7 +1,7 @@
 """The seam of heads: what is put on every client's model besides its own last layer."""
 
 from abc import abstractmethod
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ class Heads(Compatible, Protocol):
     def put_on(self, model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> nn.Module:
         """Return the model with the heads on it; SettingError where it cannot have them."""
 
-    def alone(self) -> Self:
+    def alone(self) -> "Heads":
         """Return the heads of the local-only baseline, where clients have no teacher."""
         return self
 

@@ -12,17 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedkd.audit.audit_settings import AUDITS
-from fedkd.codecs import CODECS, StrategyDefault
+from fedkd.audit.audit_settings import AUDITS, Audit
+from fedkd.codecs import CODECS, Codec, StrategyDefault
 from fedkd.data.partitions import PARTITIONS
 from fedkd.data.public import PUBLIC_DATA
 from fedkd.data.sources import DATA, Named
 from fedkd.errors import SettingError, unknown_name
 from fedkd.flower.engines import ENGINES
-from fedkd.models.heads import HEADS
+from fedkd.models.heads import HEADS, Heads
 from fedkd.privacy import PRIVACY
-from fedkd.robustness.aggregators import ROBUST
-from fedkd.robustness.attacks import ATTACKS
+from fedkd.robustness.aggregators import ROBUST, Robust
+from fedkd.robustness.attacks import ATTACKS, Attack
 from fedkd.settings.import_paths import import_path, is_import_path
 from fedkd.settings.renamed import CHOICES
 from fedkd.settings.schema import defaults, parse, to_values
@@ -99,7 +99,23 @@ def create(group: str, section: Mapping[str, Any]) -> Component:
     cls, base = find(group, name)
     given = {**base, **fields}
     value = parse(cls, given, group)
+    seam = SEAMS.get(group)
+    if seam is not None and is_import_path(name) and not isinstance(value, seam):
+        raise SettingError(
+            f"{group}={name} must be derived from {seam.__module__}.{seam.__qualname__}"
+            " (docs/extending.md)"
+        )
     return Component(name, {key: to_values(getattr(value, key, given[key])) for key in base}, value)
+
+
+SEAMS: Mapping[str, Any] = {
+    "heads": Heads,
+    "attacks": Attack,
+    "robust": Robust,
+    "codec": Codec,
+    "audit": Audit,
+}
+"""What a component must be, by group: said once it is chosen, and not where it first acts."""
 
 
 def _strategy_class(name: str) -> type:

@@ -375,7 +375,7 @@ def test_private_training_with_heads_runs_for_rounds_and_claims_its_epsilon(head
             {"heads": {"name": "self_distillation", "stages": ["nowhere"]}},
             "stages: .* has no module nowhere",
         ),
-        ({"heads": "builtins:object"}, "must be a class with the methods put_on and alone"),
+        ({"heads": "builtins:object"}, "must be derived from fedkd.models.head_settings.Heads"),
     ],
     ids=str,
 )
