@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from fedkd.audit.record_canaries import (
     CANARIES,
     CanaryKind,
-    Coins,
+    Candidates,
     RecordCanaries,
     members_and_others,
     plant,
@@ -26,7 +26,7 @@ from fedkd.settings.validators import at_least, one_of
 
 Adversary = Literal["server", "clients", "lab"]
 MOST_SHADOWS = 256
-Planted = tuple[Prepared, Division, Coins | None]
+Planted = tuple[Prepared, Division, Candidates | None]
 
 
 @runtime_checkable

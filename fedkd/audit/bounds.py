@@ -1,10 +1,10 @@
-"""Lower bounds on epsilon from two samples of guesses: what a mechanism certainly does not keep.
+"""Lower bounds on epsilon from an attack's errors on two samples of releases.
 
-Both bounds take how often an attack said "second" of releases from the first data set (false
-positives) and "first" of releases from the second (false negatives). They hold for independent
-releases: draws of a mechanism, or runs. Canaries of one run are not independent; for those there is
-``fedkd.audit.one_run``. Thresholds are fixed beforehand or chosen on a hold-out, and a confidence
-is divided by the number of tests made (``bonferroni``).
+An attack guesses which of two data sets a release comes from. A false positive is a release from
+the first data set guessed as second; a false negative the opposite. The bounds hold for independent
+releases: draws of a mechanism, or runs. Canaries of one run are not independent; use
+``fedkd.audit.one_run`` for those. Thresholds must be fixed beforehand or chosen on a hold-out, and
+the confidence corrected for the number of tests (``bonferroni``).
 """
 
 import math
@@ -19,7 +19,7 @@ from fedkd.errors import SettingError
 
 @dataclass(frozen=True)
 class Errors:
-    """An attack's errors on two samples of releases."""
+    """An attack's numbers of errors on two samples of releases."""
 
     false_positives: int
     negatives: int
@@ -38,8 +38,7 @@ class Errors:
 
 
 def bonferroni(confidence: float, tests: int) -> float:
-    """Return the confidence of each of ``tests`` tests that hold together with at least
-    ``confidence``.
+    """Return the confidence of each of several tests that jointly hold with ``confidence``.
 
     >>> round(bonferroni(0.95, 10), 6)
     0.995
@@ -52,8 +51,9 @@ def bonferroni(confidence: float, tests: int) -> float:
 
 
 def gaussian_delta(epsilon: float, mu: float) -> float:
-    """Return delta(epsilon) of a mu-Gaussian-DP mechanism (Dong et al. 2019, arXiv 1905.02383,
-    corollary 2.13).
+    """Return the delta of a mu-Gaussian-DP mechanism at ``epsilon``.
+
+    Corollary 2.13 of Dong et al. 2019, arXiv 1905.02383.
 
     >>> round(gaussian_delta(1.0, 1.0), 12)
     0.126936737507
@@ -65,7 +65,7 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
-    """Return the smallest epsilon >= 0 of a mu-Gaussian-DP mechanism at ``delta``; 0 where mu <= 0.
+    """Return the smallest epsilon >= 0 of a mu-Gaussian-DP mechanism at ``delta``; 0 if mu <= 0.
 
     >>> round(gaussian_epsilon(1.0, 1e-5), 6)
     4.377178
@@ -78,13 +78,12 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
 
 def clopper_pearson_bound(errors: Errors, delta: float, confidence: float = 0.95) -> float:
-    """Return the epsilon that any (epsilon, delta)-private mechanism with these errors exceeds (>=
-    0).
+    """Return the lower bound on the epsilon of any mechanism with these errors (>= 0).
 
     ``TPR <= e^epsilon FPR + delta`` and ``TNR <= e^epsilon FNR + delta`` (Kairouz et al. 2015,
-    arXiv 1311.0776), with each error rate at its upper limit; both rates hold together with
-    ``confidence``. Assumes nothing of the mechanism, and needs many releases: small errors are what
-    it lives on.
+    arXiv 1311.0776), with each error rate at its upper limit; both limits jointly hold with
+    ``confidence``. Assumes nothing of the mechanism. Needs many releases, because a large bound
+    takes error rates that are certainly small.
     """
     _delta(delta)
     false_positive, false_negative = _upper(errors, confidence)
@@ -96,17 +95,17 @@ def clopper_pearson_bound(errors: Errors, delta: float, confidence: float = 0.95
 
 
 def gaussian_bound(errors: Errors, delta: float, confidence: float = 0.95) -> float:
-    """Return the epsilon at ``delta`` that a Gaussian mechanism with these errors exceeds (>= 0).
+    """Return the lower bound on the epsilon of a Gaussian mechanism with these errors (>= 0).
 
     ``mu = Phi^-1(1 - FPR_hi) - Phi^-1(FNR_hi)`` (Nasr et al. 2023, arXiv 2302.07956), then
-    ``gaussian_epsilon``. Much tighter than Clopper-Pearson, and true for Gaussian noise only: of
-    another mechanism it says which Gaussian one would err as often.
+    ``gaussian_epsilon``. Much tighter than Clopper-Pearson, but valid for Gaussian noise only: for
+    another mechanism it is the epsilon of the Gaussian mechanism with the same errors.
     """
     return gaussian_epsilon(gaussian_mu(errors, confidence), delta)
 
 
 def gaussian_mu(errors: Errors, confidence: float = 0.95) -> float:
-    """Return the lower limit of mu; below 0 where the guesses are no better than chance."""
+    """Return the lower limit of mu, which is negative if the guesses are no better than chance."""
     false_positive, false_negative = _upper(errors, confidence)
     return float(ndtri(1 - false_positive) - ndtri(false_negative))
 
@@ -119,8 +118,14 @@ def two_sample_ceiling(
     *,
     gaussian: bool = False,
 ) -> float:
-    """Return the largest epsilon that so many releases can ever show: that of an attack without an
-    error.
+    """Return the bound of an attack without errors, the largest that so many releases can show.
+
+    Args:
+        negatives: Releases from the first data set.
+        positives: Releases from the second data set.
+        delta: Of the bound.
+        confidence: Of the bound.
+        gaussian: Whether the bound is ``gaussian_bound`` or ``clopper_pearson_bound``.
     """
     bound = gaussian_bound if gaussian else clopper_pearson_bound
     return bound(Errors(0, negatives, 0, positives), delta, confidence)

@@ -1,6 +1,6 @@
-"""Label-distribution inference: how much of a client's label histogram its uploads give away.
+"""Label-distribution inference: estimating a client's label histogram from its uploads.
 
-Not for: strategies, which estimate the same thing on purpose (``fedkd.fusion.estimates``).
+Not for: strategies that estimate the same distribution on purpose (``fedkd.fusion.estimates``).
 """
 
 from dataclasses import dataclass
@@ -16,33 +16,32 @@ Shares = Float[np.ndarray, "C"]
 
 @dataclass(frozen=True)
 class LabelInference:
-    """How far an estimated label distribution is from the true one, and how far guessing without
-    uploads is.
-    """
+    """The error of an estimated label distribution, beside that of a uniform guess."""
 
     estimate: tuple[float, ...]
     truth: tuple[float, ...]
     kl: float
-    """KL(truth || estimate) in nats; 0 is full knowledge."""
+    """KL(truth || estimate) in nats; 0 for a perfect estimate."""
     total_variation: float
     """Half the summed absolute difference, 0 to 1."""
     blind_kl: float
-    """The same KL for an adversary without uploads, who guesses that all classes are alike."""
+    """The same KL for an adversary without uploads, who guesses the uniform distribution."""
     blind_total_variation: float
 
 
 def infer_labels(
     probs: Float[np.ndarray, "N C"], label_counts: Int[np.ndarray, "C"]
 ) -> LabelInference:
-    """Return how well the mean soft label over public rows tells the client's histogram (arXiv
-    2502.08001).
+    """Estimate a client's label distribution by its mean soft label, and return the errors.
 
-    The estimate is at least 1e-12 in every class, so that the KL is finite. Raises SettingError for
-    a client without records, or rows without classes in common.
+    The mean is over public samples (arXiv 2502.08001). The estimate is at least 1e-12 in every
+    class, so that the KL is finite. Raises SettingError for a client without uploads or records.
 
     >>> found = infer_labels(np.array([[0.9, 0.1], [0.7, 0.3]]), np.array([8, 2]))
-    >>> round(found.kl, 12), round(found.total_variation, 12), round(found.blind_total_variation, 12)
-    (0.0, 0.0, 0.3)
+    >>> round(found.kl, 12), round(found.total_variation, 12)
+    (0.0, 0.0)
+    >>> round(found.blind_total_variation, 12)
+    0.3
     """
     if len(probs) == 0 or label_counts.sum() <= 0:
         raise SettingError(

@@ -1,9 +1,9 @@
-"""Membership inference: from margins of models to one score a record, larger where it is likelier a
-member.
+"""Membership inference attacks: one score per record, larger for likelier members.
 
-Records are n, models other than the attacked one M, clients K. Which margins an adversary can have
-depends on its view: a server that cannot query candidates distils a surrogate first
-(``fedkd.audit.surrogate``). Not for: how good an attack was (``fedkd.audit.roc``).
+They score margins (``fedkd.audit.scores``) of n records under M models other than the attacked one,
+or under the models of K clients. Which margins an adversary has depends on its transcript: a server
+that cannot query clients' models distils surrogates first (``fedkd.audit.surrogate``). Not for: the
+success of an attack (``fedkd.audit.roc``).
 """
 
 import numpy as np
@@ -13,11 +13,10 @@ from fedkd.audit.scores import log_probs_of
 from fedkd.errors import SettingError
 
 SMALLEST_SPREAD = 1e-6
-"""Standard deviations are at least this: shadow models that agree to the bit would make any
-difference infinite."""
+"""The smallest standard deviation: shadow models with equal margins would make scores infinite."""
 ENOUGH_MODELS = 64
-"""From as many models on LiRA takes a standard deviation for every record; below, one for all
-(Carlini et al. 2022)."""
+"""The fewest models for which LiRA estimates a standard deviation per record. With fewer, all
+records share one (Carlini et al. 2022)."""
 
 Margins = Float[np.ndarray, "n"]
 ManyMargins = Float[np.ndarray, "M n"]
@@ -29,36 +28,35 @@ def loss_threshold(margins: Margins) -> Margins:
 
 
 def difficulty_calibrated(margins: Margins, references: ManyMargins) -> Margins:
-    """Return ``ln p_y`` less its mean over reference models (Watson et al. 2022, arXiv 2111.08440).
+    """Return ``ln p_y`` minus its mean over reference models (Watson et al. 2022).
 
-    A record that every model finds easy says nothing by being easy. References should not have seen
-    the candidates.
+    It corrects for records that every model finds easy (arXiv 2111.08440). References should not
+    have trained on the candidates.
 
     >>> difficulty_calibrated(np.array([1.0, 2.0]), np.array([[1.0, 2.0], [1.0, 2.0]])).tolist()
     [0.0, 0.0]
     """
-    _enough(references, 1)
+    _require_models(references, 1)
     return np.asarray(log_probs_of(margins) - log_probs_of(references).mean(axis=0))
 
 
 def lira_offline(
     margins: Margins, without: ManyMargins, included: Bool[np.ndarray, "M n"] | None = None
 ) -> Margins:
-    """Return how many standard deviations a record is above models trained without it (arXiv
-    2112.03570).
+    """Return the z-scores of margins among models trained without the record (offline LiRA).
 
-    The paper's one-sided test gives ``Phi`` of this, which orders records alike but rounds to 1.
-    ``without`` are the margins of at least two models that did not see the candidates. Where some
-    saw some, ``included`` says so, and for each record those that did not see it count, one at
-    least.
+    The paper (arXiv 2112.03570) takes ``Phi`` of it, which ranks records equally but rounds to 1.
+    ``without`` are margins under at least two models that were not trained on the candidates. If
+    some were, ``included`` says which; each record is then compared with the models that were not
+    trained on it. Raises SettingError if there is none.
 
     >>> lira_offline(np.array([3.0]), np.array([[-1.0], [1.0]])).round(6).tolist()
     [2.12132]
     """
-    _enough(without, 2)
+    _require_models(without, 2)
     mask = np.ones(without.shape, bool) if included is None else ~included
     if mask.size and mask.sum(axis=0).min() == 0:
-        raise SettingError("lira_offline needs, for every record, a model that did not see it")
+        raise SettingError("lira_offline needs, for every record, a model trained without it")
     mean, spread = _normal(without, mask)
     return np.asarray((margins - mean) / spread)
 
@@ -66,17 +64,17 @@ def lira_offline(
 def lira_online(
     margins: Margins, shadows: ManyMargins, included: Bool[np.ndarray, "M n"]
 ) -> Margins:
-    """Return the log-likelihood ratio of "member" to "not a member" under two normals (arXiv
-    2112.03570).
+    """Return the log-likelihood ratios of member to non-member under two normals (online LiRA).
 
-    ``included`` says which shadow model saw which record; every record needs a model with it and
-    one without it, and there must be three models or more. Raises SettingError otherwise.
+    ``included`` says which shadow model was trained on which record (arXiv 2112.03570). Every
+    record needs a model trained with it and one trained without it, and there must be three models
+    or more. Raises SettingError otherwise.
     """
-    _enough(shadows, 3)
+    _require_models(shadows, 3)
     counts = included.sum(axis=0)
     if counts.size and (counts.min() == 0 or counts.max() == len(included)):
         raise SettingError(
-            "lira_online needs, for every record, a shadow model that saw it and one that did not"
+            "lira_online needs, for every record, a shadow model trained with it and one without it"
         )
     mean_in, spread_in = _normal(shadows, included)
     mean_out, spread_out = _normal(shadows, ~included)
@@ -87,27 +85,26 @@ def lira_online(
 
 
 def co_op_lira(margins: Float[np.ndarray, "K n"]) -> Float[np.ndarray, "K n"]:
-    """Return every client's scores, the other clients being its shadow models (Shi et al. 2025,
-    arXiv 2502.08001).
+    """Return each client's offline LiRA scores, with the other clients as its shadow models.
 
-    Row k is ``lira_offline`` of client k against all others, which takes it that they do not hold
-    the record. Needs three clients. Label skew makes other clients poor shadows: a record of a
-    class that they never saw looks like a member.
+    Row k is ``lira_offline`` of client k against all others, which assumes that they do not hold
+    the record (Shi et al. 2025, arXiv 2502.08001). Needs three clients. Label skew makes other
+    clients poor shadows: a record of a class that they never saw looks like a member.
     """
     if len(margins) < 3:
         raise SettingError(
-            f"co_op_lira needs 3 clients or more, got {len(margins)}; the others are the shadow"
-            " models"
+            f"co_op_lira needs 3 clients or more, got {len(margins)}: the other clients are the"
+            " shadow models"
         )
     everyone = np.arange(len(margins))
     return np.stack([lira_offline(margins[k], margins[everyone != k]) for k in everyone])
 
 
 def _normal(values: ManyMargins, mask: Bool[np.ndarray, "M n"]) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of the masked values by record; few models share one
-    standard deviation.
+    """Return the mean and standard deviation of each record's masked values.
 
-    The shared one pools the records' own variances: each lost one degree of freedom to its mean.
+    With few models all records share one standard deviation, which pools their variances: each
+    record loses one degree of freedom to its mean.
     """
     counts = mask.sum(axis=0)
     mean = np.where(mask, values, 0).sum(axis=0) / counts
@@ -119,7 +116,7 @@ def _normal(values: ManyMargins, mask: Bool[np.ndarray, "M n"]) -> tuple[np.ndar
     return mean, np.maximum(np.sqrt(variance), SMALLEST_SPREAD)
 
 
-def _enough(models: np.ndarray, least: int) -> None:
+def _require_models(models: np.ndarray, least: int) -> None:
     if len(models) < least:
         raise SettingError(
             f"this attack needs margins of {least} other models or more, got {len(models)}"

@@ -1,11 +1,11 @@
-"""A lower bound on epsilon from one training run with many canaries (Steinke, Nasr, Jagielski 2023,
-arXiv 2305.08846).
+"""A lower bound on epsilon from one training run with many canaries.
 
-Every canary is in by a fair coin of its own. The auditor guesses some coins after seeing the
-release and abstains on the rest. Under (epsilon, delta)-privacy for one record, the number of right
-guesses is hardly larger than that of independent guesses, each right with probability ``e^epsilon /
-(1 + e^epsilon)``, however the canaries interact. Not for: several runs or draws of a mechanism
-(``fedkd.audit.bounds``).
+After Steinke, Nasr and Jagielski 2023, arXiv 2305.08846. Each canary is included by an independent
+fair coin. The auditor guesses some of the inclusion bits after seeing the release and abstains on
+the rest. Under (epsilon, delta)-privacy for one record, the number of right guesses is hardly
+larger than that of independent guesses, each right with probability
+``e^epsilon / (1 + e^epsilon)``, however the canaries interact. Not for: several runs or draws of a
+mechanism (``fedkd.audit.bounds``).
 """
 
 import math
@@ -22,11 +22,13 @@ from fedkd.errors import SettingError
 
 @dataclass(frozen=True)
 class Guesses:
-    """What the auditor guessed of ``canaries`` coins: ``right`` of ``made``."""
+    """Counts of an auditor's guesses of inclusion bits."""
 
     canaries: int
     made: int
+    """Guesses made; the auditor abstains on the other canaries."""
     right: int
+    """Guesses that were right."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.right <= self.made <= self.canaries or self.canaries < 1:
@@ -37,11 +39,10 @@ class Guesses:
 
 
 def one_run_p_value(guesses: Guesses, epsilon: float, delta: float) -> float:
-    """Return how probable so many right guesses are at most in an (epsilon, delta)-private run
-    (their theorem 5.2).
+    """Return the p-value of so many right guesses in an (epsilon, delta)-private run.
 
-    With W ~ Binomial(made, e^epsilon / (1 + e^epsilon)): ``P[W >= v] + 2 m delta max_i P[v - i <= W
-    < v] / i`` over i from 1 to v (no more than made); 1 at most.
+    Theorem 5.2 of the paper. With W ~ Binomial(made, e^epsilon / (1 + e^epsilon)) it is
+    ``P[W >= v] + 2 m delta max_i P[v - i <= W < v] / i`` over i from 1 to v, and at most 1.
     """
     right, chance = guesses.right, float(expit(epsilon))
     tail = float(binom.sf(right - 1, guesses.made, chance))
@@ -53,10 +54,9 @@ def one_run_p_value(guesses: Guesses, epsilon: float, delta: float) -> float:
 
 
 def one_run_bound(guesses: Guesses, delta: float, confidence: float = 0.95) -> float:
-    """Return the epsilon that the run exceeds with ``confidence`` (>= 0): no smaller one explains
-    the right guesses.
+    """Return the lower bound on epsilon (>= 0): the smallest that explains the right guesses.
 
-    How many guesses to make must be decided before looking at the coins.
+    The number of guesses must be fixed before looking at the inclusion bits.
 
     >>> round(one_run_bound(Guesses(1000, 100, 95), 1e-5), 5)
     2.16518
@@ -74,13 +74,13 @@ def one_run_bound(guesses: Guesses, delta: float, confidence: float = 0.95) -> f
     top = 1.0
     while excess(top) < 0:
         top *= 2
-        if top > 512:  # as many guesses as could be right have a p-value of 1 long before
+        if top > 512:  # any number of right guesses has a p-value of 1 long before
             return math.inf
     return float(brentq(excess, 0.0, top, xtol=1e-10))
 
 
 def one_run_ceiling(canaries: int, delta: float, confidence: float = 0.95) -> float:
-    """Return the largest epsilon that so many canaries can ever show: all guessed, all right.
+    """Return the bound if all canaries are guessed right, the largest that they can show.
 
     >>> round(one_run_ceiling(100, 1e-5), 4)
     3.4902
@@ -89,15 +89,15 @@ def one_run_ceiling(canaries: int, delta: float, confidence: float = 0.95) -> fl
 
 
 def guess(scores: Float[np.ndarray, "n"], included: Bool[np.ndarray, "n"], made: int) -> Guesses:
-    """Return how many guesses are right if the ``made / 2`` highest scores are called members and
-    the lowest others.
+    """Guess membership by score, and count the right guesses.
 
-    ``included`` is looked at only to count. ``made`` is even and fixed beforehand. Ties go by
-    place, which does not depend on the coins.
+    The ``made / 2`` highest scores are guessed to be members, the ``made / 2`` lowest non-members.
+    ``included`` is read only to count. ``made`` is even and fixed beforehand. Ties are resolved by
+    position, which does not depend on the inclusion bits.
     """
     if made % 2 or not 2 <= made <= len(scores):
         raise SettingError(f"guesses must be an even number from 2 to {len(scores)}, got {made}")
-    order = np.argsort(scores, kind="stable")
+    ascending = np.argsort(scores, kind="stable")
     half = made // 2
-    right = int(included[order[-half:]].sum()) + int((~included[order[:half]]).sum())
+    right = int(included[ascending[-half:]].sum()) + int((~included[ascending[:half]]).sum())
     return Guesses(len(scores), made, right)

@@ -1,10 +1,10 @@
-"""Canaries: records made to be memorized, each inserted into its client's training set by a fair
-coin.
+"""Candidate records of an audit: canaries or ordinary records, each included by a fair coin.
 
-Everything here returns new values: an altered data set, an altered division, and the coins. Whoever
-audits keeps the coins where no adversary and no client reads them
-(``fedkd.storage.transcript.write_ground_truth``). A canary that is left out is left out: its row is
-nobody's. Not for: text, whose canaries have an exposure.
+A canary is a record made to be memorized. Functions return new values: an altered data set, an
+altered division, and the candidates with their inclusion bits, which the audit stores where no
+adversary and no client reads them (``fedkd.storage.transcript.write_ground_truth``). The row of a
+candidate that is left out belongs to no client. Not for: text, whose canaries are secrets with an
+exposure.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,13 @@ CANARIES: tuple[CanaryKind, ...] = ("mislabeled", "out_of_distribution", "blank"
 
 @dataclass(frozen=True, kw_only=True)
 class RecordCanaries:
-    """Which canaries, and how many."""
+    """Settings of canary records: what they look like, and how many each client has."""
 
     kind: CanaryKind = "mislabeled"
     """mislabeled: a record with another label. out_of_distribution: random pixels. blank: the same
     grey everywhere."""
     per_client: int = 20
-    """Canaries tossed for by each client, >= 1; about half are inserted. Each takes one training
-    record's place."""
+    """Canaries of each client, >= 1. Each replaces one training record; about half are included."""
 
     def __post_init__(self) -> None:
         one_of(CANARIES, kind=self.kind)
@@ -41,32 +40,33 @@ class RecordCanaries:
 
 
 @dataclass(frozen=True)
-class Coins:
-    """What the auditor alone knows. ``rows`` are of the altered data set, ``labels`` those that
-    were trained on.
-    """
+class Candidates:
+    """The candidate records of all clients with their inclusion bits, for the auditor alone."""
 
     rows: Int[np.ndarray, "n"]
+    """Rows of the altered data set."""
     client_ids: Int[np.ndarray, "n"]
+    """The client that owns each candidate."""
     labels: Int[np.ndarray, "n"]
+    """As trained on."""
     included: Bool[np.ndarray, "n"]
+    """Inclusion bits: whether the owner trains on the candidate."""
 
 
 def plant(
     prepared: Prepared, division: Division, canaries: RecordCanaries, seed: int
-) -> tuple[Prepared, Division, Coins]:
-    """Return the data set with canaries in the place of some training records, who has which rows,
-    and the coins.
+) -> tuple[Prepared, Division, Candidates]:
+    """Return a data set with canaries, the division without excluded ones, and the candidates.
 
-    Candidates are drawn at random from each client's training rows and turned into canaries; then
-    each is kept with probability 1/2, independently, or taken out of the division. Test sets and
-    the public set stay as they are. The choice, what a canary looks like, and the coins come from
-    streams of their own: knowing the data set does not tell the coins, but a client's number of
-    records tells how many of its coins came up. Where a mechanism claims something a client
-    therefore states its size before the coins, and DP-SGD is planned by it
-    (``ClientContext.public_sizes``): one left out is a null record, which is what zero-out neighbors
-    are. What is altered is a copy in memory, and its key is another. Raises SettingError where a
-    client has no record left that is certainly its own.
+    Candidates are drawn at random from each client's training rows and turned into canaries. Each
+    is then included with probability 1/2, independently, or taken out of the division. Test sets
+    and the public set do not change. The choice, the content and the inclusion bits come from
+    separate random streams: the data set does not reveal the bits, but a client's number of records
+    reveals how many of its candidates are included. A client under a privacy claim therefore states
+    its size before exclusion, and DP-SGD is planned by that size (``ClientContext.public_sizes``):
+    an excluded candidate is a null record, as in the zero-out neighbor relation. The altered data
+    set is a copy in memory with a key of its own. Raises SettingError for a client that would have
+    no other record than candidates.
     """
     images = prepared.images if canaries.kind == "mislabeled" else np.array(prepared.images)
     labels = np.array(prepared.labels)
@@ -86,56 +86,63 @@ def plant(
         labels[chosen] = _other_labels(labels[chosen], prepared.classes, stream)
         return chosen
 
-    candidates = [choose(client, own) for client, own in enumerate(division.train)]
-    coins = _toss(candidates, labels, seed, "canaries")
+    chosen_rows = [choose(client, own) for client, own in enumerate(division.train)]
+    candidates = _draw_inclusion(chosen_rows, labels, seed, "canaries")
     key = f"{prepared.key}-canaries-{canaries.kind}-{canaries.per_client}-{seed}"
     altered = replace(prepared, key=key, images=images, labels=labels)
-    return altered, without(division, coins), coins
+    return altered, without(division, candidates), candidates
 
 
 def members_and_others(
     prepared: Prepared, division: Division, per_client: int | None, seed: int
-) -> tuple[Division, Coins]:
-    """Return a division in which each client lacks about half of its candidates, and the coins that
-    took them out.
+) -> tuple[Division, Candidates]:
+    """Return the division without the excluded candidates, and the candidates: ordinary records.
 
-    Ordinary records as candidates, ``per_client`` of each client's training rows drawn at random
-    (None: all but one): an average-case audit, which underestimates. Coins are independent, so that
-    what is in and what is out are random parts of one pool. Raises SettingError where a client has
-    no record left that is certainly its own.
+    ``per_client`` of each client's training rows are drawn at random as candidates (None: all but
+    one). This is an average-case audit, which underestimates. Inclusion bits are independent, so
+    that included and excluded candidates are random parts of one pool. Raises SettingError for a
+    client that would have no other record than candidates.
     """
-    candidates = []
+    chosen_rows = []
     for client, own in enumerate(division.train):
         count = len(own) - 1 if per_client is None else per_client
         if count < 1 or len(own) <= count:
             raise SettingError(
-                f"per_client={'null' if per_client is None else per_client} needs one record more"
-                " than it tosses for,"
-                f" and client {client} has {len(own)}"
+                f"per_client={'null' if per_client is None else per_client} needs at least one"
+                f" record that is no candidate, and client {client} has {len(own)} records"
             )
-        candidates.append(
+        chosen_rows.append(
             np.sort(numpy_stream(seed, "members", client, "choice").choice(own, count, False))
         )
-    coins = _toss(candidates, prepared.labels, seed, "members")
-    return without(division, coins), coins
+    candidates = _draw_inclusion(chosen_rows, prepared.labels, seed, "members")
+    return without(division, candidates), candidates
 
 
-def without(division: Division, coins: Coins) -> Division:
-    """Return a division without the candidates whose coins said so."""
-    out = coins.rows[~coins.included]
-    return replace(division, train=tuple(np.setdiff1d(own, out) for own in division.train))
+def without(division: Division, candidates: Candidates) -> Division:
+    """Return a division without the candidates that are not included."""
+    excluded = candidates.rows[~candidates.included]
+    return replace(division, train=tuple(np.setdiff1d(own, excluded) for own in division.train))
 
 
-def _toss(candidates: Sequence[np.ndarray], labels: np.ndarray, seed: int, kind: str) -> Coins:
-    """Return a fair coin for every candidate, from a stream of each client."""
-    kept = [
-        numpy_stream(seed, kind, client, "coins").random(len(chosen)) < 0.5
-        for client, chosen in enumerate(candidates)
+def _draw_inclusion(
+    chosen_rows: Sequence[np.ndarray], labels: np.ndarray, seed: int, stream: str
+) -> Candidates:
+    """Return candidates with inclusion bits of probability 1/2, from one stream per client.
+
+    Args:
+        chosen_rows: Each client's candidates, as rows of the data set.
+        labels: All labels of the data set.
+        seed: The run's seed.
+        stream: The name of the random streams.
+    """
+    included = [
+        numpy_stream(seed, stream, client, "coins").random(len(chosen)) < 0.5
+        for client, chosen in enumerate(chosen_rows)
     ]
-    owners = [np.full(len(chosen), client) for client, chosen in enumerate(candidates)]
-    rows = np.concatenate(candidates)
-    return Coins(
-        rows, np.concatenate(owners), np.asarray(labels[rows], np.int64), np.concatenate(kept)
+    owners = [np.full(len(chosen), client) for client, chosen in enumerate(chosen_rows)]
+    rows = np.concatenate(chosen_rows)
+    return Candidates(
+        rows, np.concatenate(owners), np.asarray(labels[rows], np.int64), np.concatenate(included)
     )
 
 

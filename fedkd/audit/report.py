@@ -1,6 +1,4 @@
-"""What an audit says: tables for a person, files for a program, and the entry of a run's
-summary.
-"""
+"""Output of an audit: printed tables, files, and the entry in a run's summary."""
 
 import csv
 import dataclasses
@@ -13,7 +11,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from fedkd.audit.audit_run import AttackResult, AuditResult, Judgment
+from fedkd.audit.audit_result import AttackResult, AuditResult, Judgment
 from fedkd.audit.roc import LEVELS, Rate
 from fedkd.audit.roc_plot import draw_roc
 from fedkd.audit.verdicts import LIMITS, Verdict
@@ -24,19 +22,19 @@ from fedkd.report.folder import jsonable
 WORST_FIRST: tuple[Verdict, ...] = ("VIOLATION", "consistent", "uninformative", "no claim")
 
 
-def write(studies: Sequence[AuditResult], run_dir: Path, *, plots: bool = True) -> None:
-    """Write the audit's files in place of an earlier one's. Raises StorageError where the disk does
-    not take them.
-    """
+def write(results: Sequence[AuditResult], run_dir: Path, *, plots: bool = True) -> None:
+    """Write the audit's files, replacing those of an earlier audit. Raises StorageError."""
     attacks = [
-        {"adversary": s.adversary, **attack_row(attack)} for s in studies for attack in _all(s)
+        {"adversary": r.adversary, **attack_row(attack)}
+        for r in results
+        for attack in _attacks_with_blind(r)
     ]
     claims = [
-        {"audit_of": s.adversary, **claim_row(judgment)}
-        for s in studies
-        for judgment in s.judgments
+        {"audit_of": r.adversary, **claim_row(judgment)}
+        for r in results
+        for judgment in r.judgments
     ]
-    values = {"audits": [_plain(study) for study in studies], "limits": list(LIMITS)}
+    values = {"audits": [_to_dict(result) for result in results], "limits": list(LIMITS)}
     try:
         (run_dir / "audit.json").write_text(
             json.dumps(jsonable(values), indent=2, allow_nan=False) + "\n"
@@ -46,42 +44,41 @@ def write(studies: Sequence[AuditResult], run_dir: Path, *, plots: bool = True) 
                 writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["adversary"])
                 writer.writeheader()
                 writer.writerows(rows)
-        for study in studies:
-            if study.curves and plots:
-                draw_roc(study.curves, study.adversary, run_dir / "plots")
+        for result in results:
+            if result.curves and plots:
+                draw_roc(result.curves, result.adversary, run_dir / "plots")
     except OSError as error:
         raise StorageError(f"the audit of {run_dir} cannot be written: {error.strerror}") from error
 
 
-def _plain(study: AuditResult) -> dict[str, Any]:
+def _to_dict(result: AuditResult) -> dict[str, Any]:
     return {
-        "adversary": study.adversary,
-        "confidence": study.confidence,
-        "candidates": study.canaries,
-        "ceiling": study.ceiling,
-        "claims": [claim_row(judgment) for judgment in study.judgments],
-        "attacks": [dataclasses.asdict(attack) for attack in _all(study)],
+        "adversary": result.adversary,
+        "confidence": result.confidence,
+        "candidates": result.canaries,
+        "ceiling": result.ceiling,
+        "claims": [claim_row(judgment) for judgment in result.judgments],
+        "attacks": [dataclasses.asdict(attack) for attack in _attacks_with_blind(result)],
         "labels": {
-            str(client): dataclasses.asdict(found) for client, found in study.labels.items()
+            str(client): dataclasses.asdict(found) for client, found in result.labels.items()
         },
-        "skipped": list(study.skipped),
+        "skipped": list(result.skipped),
     }
 
 
-def summary_entry(studies: Sequence[AuditResult]) -> dict[str, Any]:
-    """Return the ``audit`` of a run's summary: the first adversary's figures, then every
-    adversary's by name.
+def summary_entry(results: Sequence[AuditResult]) -> dict[str, Any]:
+    """Return the ``audit`` of a run's summary: the first adversary's figures, then all by name.
 
-    ``verdict`` is the worst of all. ``attack`` is the one with the largest AUC, whose interval
-    allows for the choice; figures that could not be measured are None.
+    ``verdict`` is the worst of all. ``attack`` is the one with the largest AUC, whose interval is
+    corrected for that choice. Figures that could not be measured are None.
     """
-    each = {study.adversary: _headline(study) for study in studies}
-    first = each[studies[0].adversary]
+    each = {result.adversary: _headline(result) for result in results}
+    first = each[results[0].adversary]
     return {**first, "verdict": worst(v["verdict"] for v in each.values()), "by_adversary": each}
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the gravest verdict; without any, nothing is claimed.
+    """Return the gravest of the verdicts, "no claim" without any.
 
     >>> worst(["no claim", "VIOLATION", "consistent"])
     'VIOLATION'
@@ -89,20 +86,20 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
     return min(verdicts, key=WORST_FIRST.index, default="no claim")
 
 
-def _headline(study: AuditResult) -> dict[str, Any]:
-    best = max(study.attacks, key=lambda attack: attack.auc, default=None)
+def _headline(result: AuditResult) -> dict[str, Any]:
+    best = max(result.attacks, key=lambda attack: attack.auc, default=None)
     rate = Rate(None) if best is None else best.rates[LEVELS.index(0.01)]
-    blind = study.blind
-    labels = list(study.labels.values())
+    blind = result.blind
+    labels = list(result.labels.values())
     claimed = [
         j.claim.epsilon
-        for j in study.judgments
+        for j in result.judgments
         if j.verdict != "no claim" and j.claim.epsilon is not None
     ]
     return {
-        "adversary": study.adversary,
-        "candidates": study.canaries,
-        "confidence": study.confidence,
+        "adversary": result.adversary,
+        "candidates": result.canaries,
+        "confidence": result.confidence,
         "attack": None if best is None else best.name,
         "auc": None if best is None else best.auc,
         "auc_low": None if best is None else best.auc_low,
@@ -115,24 +112,22 @@ def _headline(study: AuditResult) -> dict[str, Any]:
         "blind_auc_high": None if blind is None else blind.auc_high,
         "label_total_variation": _mean([found.total_variation for found in labels]),
         "blind_label_total_variation": _mean([found.blind_total_variation for found in labels]),
-        "lower_bound": max((attack.one_run for attack in study.attacks), default=None),
-        "ceiling": study.ceiling,
+        "lower_bound": max((attack.one_run for attack in result.attacks), default=None),
+        "ceiling": result.ceiling,
         "claimed_epsilon": min(claimed, default=None),
-        "verdict": worst(j.verdict for j in study.judgments),
+        "verdict": worst(j.verdict for j in result.judgments),
         "attacks": {
             attack.name: {
                 "auc": attack.auc,
                 "tpr_at_1_percent_fpr": attack.rates[LEVELS.index(0.01)].value,
             }
-            for attack in study.attacks
+            for attack in result.attacks
         },
     }
 
 
 def amend_summary(run_dir: Path, entry: Mapping[str, Any]) -> None:
-    """Write an audit's entry into a stored run's summary, whole or not at all. Raises
-    StorageError.
-    """
+    """Write an audit's entry into a stored run's summary, atomically. Raises StorageError."""
     path, partial = run_dir / "summary.json", run_dir / "summary.json.partial"
     summary = {**json.loads(path.read_text()), "audit": entry}
     try:
@@ -142,14 +137,14 @@ def amend_summary(run_dir: Path, entry: Mapping[str, Any]) -> None:
         raise StorageError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def show(studies: Sequence[AuditResult]) -> None:
-    """Print every adversary's tables, what was left out, and the known limits."""
+def show(results: Sequence[AuditResult]) -> None:
+    """Print every adversary's tables, the attacks left out, and the known limits."""
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console = Console(highlight=False, soft_wrap=True, width=NO_TERMINAL_WIDTH)
-    for study in studies:
-        _show(study, console)
-    if any(study.attacks for study in studies):
+    for result in results:
+        _show(result, console)
+    if any(result.attacks for result in results):
         console.print(
             "* Clopper-Pearson and Gaussian bounds as if candidates were independent; no verdict"
             " rests on them.",
@@ -159,42 +154,51 @@ def show(studies: Sequence[AuditResult]) -> None:
         console.print(line, markup=False)
 
 
-def _show(study: AuditResult, console: Console) -> None:
-    if study.attacks:
-        title = f"Attacks by {study.adversary} on {study.canaries} candidates, {study.confidence:.0%} for all bounds"
-        names = [
-            "attack",
-            "AUC",
-            "interval",
-            *(f"TPR {level:.1%}" for level in LEVELS),
-            "eps >=",
-            "CP*",
-            "GDP*",
+def _show(result: AuditResult, console: Console) -> None:
+    if result.attacks:
+        console.print(_attack_table(result))
+    if result.labels:
+        console.print(_label_line(result))
+    console.print(_claim_table(result))
+    for reason in result.skipped:
+        console.print(f"Not done: {reason}", markup=False)
+
+
+def _attack_table(result: AuditResult) -> Table:
+    title = (
+        f"Attacks by {result.adversary} on {result.canaries} candidates,"
+        f" {result.confidence:.0%} for all bounds"
+    )
+    rates = [f"TPR {level:.1%}" for level in LEVELS]
+    rows = [
+        [
+            attack.name,
+            f"{attack.auc:.3f}",
+            f"{attack.auc_low:.3f}-{attack.auc_high:.3f}",
+            *map(_rate, attack.rates),
+            f"{attack.one_run:.2f}",
+            _two_decimals(attack.clopper_pearson),
+            _two_decimals(attack.gaussian),
         ]
-        rows = [
-            [
-                a.name,
-                f"{a.auc:.3f}",
-                f"{a.auc_low:.3f}-{a.auc_high:.3f}",
-                *map(_rate, a.rates),
-                f"{a.one_run:.2f}",
-                _two(a.clopper_pearson),
-                _two(a.gaussian),
-            ]
-            for a in _all(study)
-        ]
-        console.print(_table(title, names, rows))
-    if study.labels:
-        found = study.labels.values()
-        mean = [
-            sum(getattr(f, n) for f in found) / len(found)
-            for n in ("kl", "total_variation", "blind_total_variation")
-        ]
-        console.print(
-            f"Label distributions from uploads: KL {mean[0]:.3f}, total variation {mean[1]:.3f}"
-            " (without uploads"
-            f" {mean[2]:.3f}), means over {len(found)} clients."
-        )
+        for attack in _attacks_with_blind(result)
+    ]
+    return _table(title, ["attack", "AUC", "interval", *rates, "eps >=", "CP*", "GDP*"], rows)
+
+
+def _label_line(result: AuditResult) -> str:
+    """Return the mean errors of label inference, as a line."""
+    found = result.labels.values()
+    kl, variation, blind_variation = (
+        sum(getattr(f, name) for f in found) / len(found)
+        for name in ("kl", "total_variation", "blind_total_variation")
+    )
+    return (
+        f"Label distributions from uploads: KL {kl:.3f}, total variation {variation:.3f}"
+        f" (without uploads {blind_variation:.3f}), means over {len(found)} clients."
+    )
+
+
+def _claim_table(result: AuditResult) -> Table:
     names = [
         "mechanism",
         "unit",
@@ -207,24 +211,22 @@ def _show(study: AuditResult, console: Console) -> None:
     ]
     rows = [
         [
-            j.claim.mechanism,
-            j.claim.unit,
-            j.claim.adversary,
-            _two(j.claim.epsilon),
-            f"{j.claim.delta or ''}",
-            _two(j.lower_bound),
-            _two(j.ceiling),
-            j.verdict,
+            judgment.claim.mechanism,
+            judgment.claim.unit,
+            judgment.claim.adversary,
+            _two_decimals(judgment.claim.epsilon),
+            f"{judgment.claim.delta or ''}",
+            _two_decimals(judgment.lower_bound),
+            _two_decimals(judgment.ceiling),
+            judgment.verdict,
         ]
-        for j in study.judgments
+        for judgment in result.judgments
     ]
-    console.print(_table(f"Claimed against audited by {study.adversary}", names, rows))
-    for reason in study.skipped:
-        console.print(f"Not done: {reason}", markup=False)
+    return _table(f"Claimed against audited by {result.adversary}", names, rows)
 
 
 def attack_row(attack: AttackResult) -> dict[str, Any]:
-    """Return an attack's row of ``audit.csv``; what could not be measured is empty."""
+    """Return an attack's row of ``audit.csv``; figures that could not be measured are None."""
     row: dict[str, Any] = {
         "attack": attack.name,
         "auc": attack.auc,
@@ -252,8 +254,8 @@ def claim_row(judgment: Judgment) -> dict[str, Any]:
     return claim | values
 
 
-def _all(study: AuditResult) -> list[AttackResult]:
-    return [*study.attacks, *([] if study.blind is None else [study.blind])]
+def _attacks_with_blind(result: AuditResult) -> list[AttackResult]:
+    return [*result.attacks, *([] if result.blind is None else [result.blind])]
 
 
 def _table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -269,7 +271,7 @@ def _rate(rate: Rate) -> str:
     return "-" if rate.value is None else f"{rate.value:.3f}"
 
 
-def _two(value: float | None) -> str:
+def _two_decimals(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 

@@ -1,6 +1,4 @@
-"""The picture of an audit: ROC curves on logarithmic axes, where small false positive rates can be
-seen.
-"""
+"""The plot of an audit: ROC curves on logarithmic axes, which show small false positive rates."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,20 +10,15 @@ from matplotlib.figure import Figure
 from fedkd.audit.roc import Roc
 from fedkd.report.plots import GREY, STYLE
 
-COLORS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#E69F00",
-)  # Okabe and Ito's palette
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+"""Okabe and Ito's palette, which color-blind readers can tell apart."""
 LINES = ("-", "--", "-.", ":")
 
 
 def roc_picture(curves: Mapping[str, Roc], adversary: str) -> Figure:
-    """Draw every attack's curve, with chance as a grey diagonal, from one error among all others
-    on.
+    """Draw every attack's ROC curve, with chance as a grey diagonal.
+
+    The axes start at 0.001, or at one false positive among all non-members if that is less.
     """
     figure = Figure(figsize=(4.6, 3.8), layout="constrained")
     ax = figure.subplots()
@@ -50,7 +43,7 @@ def roc_picture(curves: Mapping[str, Roc], adversary: str) -> Figure:
 
 
 def draw_roc(curves: Mapping[str, Roc], adversary: str, folder: Path) -> Path:
-    """Write the picture as PNG and PDF; return the PNG."""
+    """Write the plot as PNG and PDF, and return the path of the PNG."""
     with matplotlib.rc_context(STYLE):
         figure = roc_picture(curves, adversary)
         folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""How sure a model is of a record's label, as one number that is roughly normal over models.
+"""Margins: a model's confidence in a record's label, as a number roughly normal across models.
 
 Scores are float64: near certainty the difference between two float32 probabilities is mostly
 rounding. Not for: deciding who is a member from them (``fedkd.audit.membership_inference``).
@@ -20,15 +20,15 @@ Scores = Float[np.ndarray, "*models n"]
 def margin_of_probs(
     probs: Float[np.ndarray, "*models n C"], labels: Int[np.ndarray, "n"]
 ) -> Scores:
-    """Return ``phi = ln p_y - ln sum_{j != y} p_j`` of every record under every model (Carlini et
-    al. 2022).
+    """Return each record's margin under each model, ``phi = ln p_y - ln sum_{j != y} p_j``.
 
-    LiRA's logit-scaled confidence (arXiv 2112.03570), in the form that does not subtract ``p_y``
-    from 1. Positive where the label is likelier than all other classes together, 0 at 1/2. Both
-    probabilities are at least ``SMALLEST``: a one-hot row gives +-103.3. Raises SettingError for
-    fewer than two classes or labels out of range.
+    It is LiRA's logit-scaled confidence (Carlini et al. 2022, arXiv 2112.03570), in the form that
+    does not subtract ``p_y`` from 1. Positive where the label is likelier than all other classes
+    together, 0 at 1/2. Both probabilities are at least ``SMALLEST``: a one-hot row gives +-103.3.
+    Raises SettingError for fewer than two classes or labels out of range.
 
-    >>> margin_of_probs(np.array([[0.5, 0.25, 0.25], [0.8, 0.1, 0.1]]), np.array([0, 0])).round(6).tolist()
+    >>> probs = np.array([[0.5, 0.25, 0.25], [0.8, 0.1, 0.1]])
+    >>> margin_of_probs(probs, np.array([0, 0])).round(6).tolist()
     [0.0, 1.386294]
     """
     others = _others(probs.shape, labels)
@@ -41,7 +41,7 @@ def margin_of_probs(
 def margin_of_logits(
     logits: Float[np.ndarray, "*models n C"], labels: Int[np.ndarray, "n"]
 ) -> Scores:
-    """Return the same score from logits, ``z_y - logsumexp_{j != y} z_j``, without limits.
+    """Return each record's margin from logits, ``z_y - logsumexp_{j != y} z_j``, without limits.
 
     >>> margin_of_logits(np.array([[3.0, 1.0]]), np.array([0])).tolist()
     [2.0]
@@ -54,7 +54,7 @@ def margin_of_logits(
 
 
 def log_probs_of(margins: Scores) -> Scores:
-    """Return ``ln p_y``, minus the cross-entropy, of a margin: ``-ln(1 + e^-phi)``.
+    """Return the label's log-probability from a margin: ``ln p_y = -ln(1 + e^-phi)``.
 
     >>> np.exp(log_probs_of(np.array([0.0, 40.0]))).round(12).tolist()
     [0.5, 1.0]

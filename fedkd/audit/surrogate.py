@@ -1,9 +1,8 @@
-"""A model distilled from a client's uploads: what a server can score candidates on without asking
-the client.
+"""Surrogate models, distilled from clients' uploads, on which a server can score candidates.
 
-The server holds the public set and the uploads, which is all that distillation takes. The
-surrogates of the other clients are the shadow models. Not for: clients' own distillation
-(``fedkd.training.loop``).
+The server holds the public set and the uploads, which suffice for distillation; it needs no access
+to a client's model. The surrogates of the other clients serve as shadow models. Not for: clients'
+own distillation (``fedkd.training.loop``).
 """
 
 from collections.abc import Callable
@@ -27,17 +26,17 @@ Inputs = Float[Tensor, "N channels height width"]
 
 @dataclass(frozen=True, kw_only=True)
 class Surrogates:
-    """How surrogates are distilled."""
+    """Settings of the distillation of surrogates."""
 
     epochs: int = 60
-    """Passes over the public rows, >= 1."""
+    """Passes over the public samples, >= 1."""
     batch_size: int = 32
-    """Public rows a step, >= 1."""
+    """Public samples per step, >= 1."""
     learning_rate: float = 1e-3
     """Step size of Adam, > 0."""
     seed: int = 0
-    """Of the weights and the order of rows. All clients' surrogates share both, so that only their
-    uploads differ."""
+    """Of the initial weights and the batches. All clients' surrogates share both, so that only
+    their uploads differ."""
 
     def __post_init__(self) -> None:
         at_least(1, epochs=self.epochs, batch_size=self.batch_size)
@@ -50,7 +49,14 @@ def distil(
     settings: Surrogates | None = None,
     factory: Factory = mlp,
 ) -> nn.Module:
-    """Return a model that was taught ``probs`` on ``inputs`` by cross-entropy with soft labels."""
+    """Return a model distilled from ``probs`` on ``inputs`` by cross-entropy with soft labels.
+
+    Args:
+        inputs: Public samples.
+        probs: Their soft labels.
+        settings: Of the distillation, or None for the defaults.
+        factory: Makes the model from an input shape and a number of classes.
+    """
     settings = settings or Surrogates()
     shape = (int(inputs.shape[1]), int(inputs.shape[2]), int(inputs.shape[3]))
     with borrowed_global_generator(torch_seed(settings.seed, "audit", "surrogate", "weights")):
@@ -74,17 +80,24 @@ def surrogate_margins(
     settings: Surrogates | None = None,
     factory: Factory = mlp,
 ) -> Float[np.ndarray, "K n"]:
-    """Return every candidate's margin under a surrogate of every client; ``attacks.co_op_lira`` of
-    it is the attack.
+    """Return the margins of all candidates under a surrogate of each client.
 
-    That is surrogate LiRA, after the distillation-based attack of Shi et al. 2025 (arXiv
-    2502.08001), reconstructed: that the other clients' surrogates are the shadow models is our
-    choice.
+    With ``membership_inference.co_op_lira`` on them it is surrogate LiRA, reconstructed after the
+    distillation-based attack of Shi et al. 2025 (arXiv 2502.08001). Departure from the paper: the
+    other clients' surrogates serve as shadow models.
+
+    Args:
+        inputs: Public samples.
+        probs: Each client's soft labels of them.
+        candidates: The candidates' inputs.
+        labels: The candidates' labels.
+        settings: Of the distillation, or None for the defaults.
+        factory: Makes a surrogate from an input shape and a number of classes.
     """
-    found = []
+    margins = []
     for own in probs:
         model = distil(inputs, own, settings, factory)
         with torch.no_grad():
             logits = model(candidates)
-        found.append(margin_of_logits(logits.double().numpy(), labels))
-    return np.stack(found)
+        margins.append(margin_of_logits(logits.double().numpy(), labels))
+    return np.stack(margins)

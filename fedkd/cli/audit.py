@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedkd.audit.audit_run import audit_run, planned
+from fedkd.audit.audit_run import audit_run, plan_audit
 from fedkd.audit.report import amend_summary, show, summary_entry, write
 from fedkd.errors import FedkdError, SettingError
-from fedkd.experiment.auditing import help_for
+from fedkd.experiment.auditing import auditor_models
 from fedkd.storage.transcript import ADVERSARIES
 
 VIOLATED = 3
@@ -42,19 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     try:
-        plan = planned(given.run_dir, given.adversary, given.confidence, given.seed, given.shadows)
-        helped = help_for(given.run_dir, plan.shadows, plan.seed)
-        studies = [
-            audit_run(given.run_dir, adversary, plan.confidence, plan.seed, helped)
+        plan = plan_audit(
+            given.run_dir, given.adversary, given.confidence, given.seed, given.shadows
+        )
+        models = auditor_models(given.run_dir, plan.shadows, plan.seed)
+        results = [
+            audit_run(given.run_dir, adversary, plan.confidence, plan.seed, models)
             for adversary in plan.adversaries
         ]
-        write(studies, given.run_dir)
-        amend_summary(given.run_dir, summary_entry(studies))
+        write(results, given.run_dir)
+        amend_summary(given.run_dir, summary_entry(results))
     except SettingError as error:
         print(f"fedkd: {error}", file=sys.stderr)
         return 2
     except (FedkdError, OSError) as error:
         print(f"fedkd: {error}", file=sys.stderr)
         return 1
-    show(studies)
-    return VIOLATED if summary_entry(studies)["verdict"] == "VIOLATION" else 0
+    show(results)
+    return VIOLATED if summary_entry(results)["verdict"] == "VIOLATION" else 0

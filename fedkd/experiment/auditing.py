@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fedkd.audit.audit_run import AuditResult, Help, audit_run, taught
+from fedkd.audit.attack_scores import AuditorModels
+from fedkd.audit.audit_result import AuditResult
+from fedkd.audit.audit_run import audit_run
 from fedkd.audit.audit_settings import Audit
+from fedkd.audit.decoding import teachers_by_client
 from fedkd.audit.report import summary_entry, write
 from fedkd.audit.shadows import train_shadows
 from fedkd.codecs import CODECS, Codec
 from fedkd.errors import SettingError
-from fedkd.experiment.build import Experiment, coins_of, make_context
+from fedkd.experiment.build import Experiment, audit_candidates, make_context
 from fedkd.federation.context import ClientContext
 from fedkd.federation.protocol import resolve_round_order
 from fedkd.runtime.devices import deterministic
@@ -66,7 +69,7 @@ def begin(
 def finish(
     experiment: Experiment, run_dir: Path, plots: bool
 ) -> tuple[list[AuditResult], dict[str, Any] | None]:
-    """Attack a finished run; write the audit's files, and return the studies and the summary's
+    """Attack a finished run; write the audit's files, and return the results and the summary's
     entry of them.
     """
     audit = _audit(experiment)
@@ -76,44 +79,44 @@ def finish(
     if "lab" in named:
         _keep_lab(experiment, run_dir)
     seed = experiment.scenario.federation.seed
-    helped = Help(context=experiment.context)
+    models = AuditorModels(context=experiment.context)
     if audit.shadows:
-        helped = helped_by_shadows(
+        models = shadow_models(
             experiment.scenario, experiment.context, run_dir, audit.shadows, seed
         )
-    studies = [audit_run(run_dir, adversary, audit.confidence, seed, helped) for adversary in named]
-    write(studies, run_dir, plots=plots)
-    return studies, {**summary_entry(studies), **audit.findings(run_dir)}
+    results = [audit_run(run_dir, adversary, audit.confidence, seed, models) for adversary in named]
+    write(results, run_dir, plots=plots)
+    return results, {**summary_entry(results), **audit.findings(run_dir)}
 
 
-def helped_by_shadows(
+def shadow_models(
     scenario: Scenario, context: ClientContext, run_dir: Path, count: int, seed: int
-) -> Help:
+) -> AuditorModels:
     """Return what helps an audit of a stored run, with ``count`` shadow models of every client,
     trained here.
     """
-    coins, kind = coins_of(scenario), context.kind
-    if coins is None or kind is None:
+    candidates, kind = audit_candidates(scenario), context.kind
+    if candidates is None or kind is None:
         raise SettingError(
             f"shadows={count}: {run_dir} has no candidates to train them with or without"
         )
-    if not np.array_equal(coins.included, read_ground_truth(run_dir).included):
+    if not np.array_equal(candidates.included, read_ground_truth(run_dir).included):
         raise SettingError(
             f"shadows={count}: the data set is no longer the one that {run_dir} was run on"
         )
     shadows = train_shadows(
         context,
-        coins,
-        taught(read_transcript(run_dir, "clients"), kind),
+        candidates,
+        teachers_by_client(read_transcript(run_dir, "clients"), kind),
         rounds=scenario.protocol.rounds,
         distills_first=resolve_round_order(scenario.protocol, kind) == "distill_first",
         count=count,
         seed=seed,
     )
-    return Help(context=context, shadows=shadows)
+    return AuditorModels(context=context, shadows=shadows)
 
 
-def help_for(run_dir: Path, count: int, seed: int) -> Help:
+def auditor_models(run_dir: Path, count: int, seed: int) -> AuditorModels:
     """Return what helps an audit after the fact: the workplace again, from the run's
     ``config.yaml``, and shadows.
 
@@ -125,7 +128,7 @@ def help_for(run_dir: Path, count: int, seed: int) -> Help:
             raise SettingError(
                 f"shadows={count}: {run_dir} has no config.yaml to train shadow models from"
             )
-        return Help()
+        return AuditorModels()
     scenario = Scenario.parse(yaml.safe_load((run_dir / "config.yaml").read_text()))
 
     def nothing(layouts: Mapping[str, Layout], architectures: Sequence[str]) -> ClientStore:
@@ -133,9 +136,9 @@ def help_for(run_dir: Path, count: int, seed: int) -> Help:
 
     context = make_context(scenario, nothing, threading.Event())
     return (
-        helped_by_shadows(scenario, context, run_dir, count, seed)
+        shadow_models(scenario, context, run_dir, count, seed)
         if count
-        else Help(context=context)
+        else AuditorModels(context=context)
     )
 
 
@@ -157,13 +160,13 @@ def _audit(experiment: Experiment) -> Audit | None:
 
 
 def _truth(experiment: Experiment) -> GroundTruth:
-    context, coins = experiment.context, experiment.coins
-    rows = np.arange(0) if coins is None else coins.rows
+    context, candidates = experiment.context, experiment.candidates
+    rows = np.arange(0) if candidates is None else candidates.rows
     return GroundTruth(
         inputs=context.task.test_set(rows)[0].cpu().numpy(),
-        labels=rows if coins is None else coins.labels,
-        client_ids=rows if coins is None else coins.client_ids,
-        included=np.zeros(0, bool) if coins is None else coins.included,
+        labels=rows if candidates is None else candidates.labels,
+        client_ids=rows if candidates is None else candidates.client_ids,
+        included=np.zeros(0, bool) if candidates is None else candidates.included,
         label_counts=np.array([context.label_counts(i) for i in range(len(context.architectures))]),
     )
 
@@ -184,7 +187,7 @@ def _about(context: ClientContext) -> dict[str, Any]:
 
 
 def _named(codec: Codec) -> Mapping[str, Any]:
-    """Return a codec as ``study.codec_of`` reads it: its name, or its import path, and its
+    """Return a codec as ``fedkd.audit.decoding.codec_of`` reads it: its name, or its import path, and its
     settings.
     """
     own = type(codec)
@@ -196,13 +199,13 @@ def _named(codec: Codec) -> Mapping[str, Any]:
 
 def _keep_lab(experiment: Experiment, run_dir: Path) -> None:
     """Store every model's answers to all candidates, as it is after the last round."""
-    context, coins = experiment.context, experiment.coins
-    assert coins is not None, "checked with the settings"
+    context, candidates = experiment.context, experiment.candidates
+    assert candidates is not None, "checked with the settings"
     # An engine with other processes keeps states in files, which this process sees too.
     store: ClientStore = (
         context.store if experiment.scenario.engine.value.here else DiskStore(experiment.states)
     )
-    x, _ = context.task.test_set(coins.rows)
+    x, _ = context.task.test_set(candidates.rows)
     writer = TranscriptWriter(run_dir, "lab", {}, resume_after=0)
     for client in range(len(context.architectures)):
         with deterministic(context.device):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from fedkd.audit.audit_settings import Audit
-from fedkd.audit.record_canaries import Coins
+from fedkd.audit.record_canaries import Candidates
 from fedkd.audit.secret_exposure import Exposures
 from fedkd.codecs import codecs_of
 from fedkd.data.division import Division, divide
@@ -81,7 +81,7 @@ class Experiment:
     plan: RunPlan
     states: Path
     checkpoints: CheckpointFolder | None
-    coins: Coins | None = None
+    candidates: Candidates | None = None
     """What an audit tossed for before training: the auditor's alone."""
     exposures: Exposures | None = None
     """Who measures how far secrets come out, where there are any."""
@@ -246,17 +246,15 @@ def _divide(scenario: Scenario, prepared: Labeled) -> Division:
     )
 
 
-def coins_of(scenario: Scenario) -> Coins | None:
-    """Return what the scenario's audit tosses for before training, for the auditor alone; None
-    where it does not.
-    """
+def audit_candidates(scenario: Scenario) -> Candidates | None:
+    """Return the candidates of the scenario's audit with their inclusion bits, or None."""
     prepared = prepare(scenario.data.value)
     if isinstance(prepared, PreparedTexts):
         return None
-    coins: Coins | None = scenario.audit.value.planted(
+    candidates: Candidates | None = scenario.audit.value.planted(
         prepared, _divide(scenario, prepared), scenario.federation.seed
     )[2]
-    return coins
+    return candidates
 
 
 def _kept(architecture: ModelSpec, scenario: Scenario) -> dict[str, torch.Tensor]:
@@ -413,9 +411,9 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
             *_audit_warnings(scenario.audit.value),
         ),
     )
-    coins = coins_of(scenario) if run_dir is not None else None
+    candidates = audit_candidates(scenario) if run_dir is not None else None
     return Experiment(
-        resolved, context, server, plan, states, checkpoints, coins, exposures, temporary
+        resolved, context, server, plan, states, checkpoints, candidates, exposures, temporary
     )
 
 

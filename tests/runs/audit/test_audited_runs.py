@@ -16,7 +16,7 @@ from fedkd.cli.audit import main
 from fedkd.cli.command import main as simulate
 from fedkd.errors import SettingError, StorageError
 from fedkd.experiment.baseline import _twin, twin_key
-from fedkd.experiment.build import build, coins_of
+from fedkd.experiment.build import audit_candidates, build
 from fedkd.experiment.run import Driver, resume, run
 from fedkd.federation.client import describe, take_part
 from fedkd.federation.context import PRIVACY
@@ -64,10 +64,10 @@ def test_what_is_stored_is_what_travelled(tmp_path: Path) -> None:
 
 def test_a_client_that_was_left_a_canary_trains_on_it_and_others_do_not(tmp_path: Path) -> None:
     experiment = build(fast(), threading.Event(), tmp_path / "run")
-    context, coins = experiment.context, experiment.coins
-    assert coins is not None
+    context, candidates = experiment.context, experiment.candidates
+    assert candidates is not None
     for row, client, label, included in zip(
-        coins.rows, coins.client_ids, coins.labels, coins.included, strict=True
+        candidates.rows, candidates.client_ids, candidates.labels, candidates.included, strict=True
     ):
         assert (row in context.train_rows(int(client))) == included
         assert context.prepared.labels[row] == label
@@ -189,7 +189,7 @@ def test_a_full_disk_ends_the_run_with_the_reason(
         ({"audit": {"name": "canaries", "per_client": 0}}, "audit.per_client must be >= 1"),
         ({"audit": {"name": "canaries", "kind": "odd"}}, "audit.kind must be one of mislabeled"),
         ({"audit": {"name": "canaries", "per_client": 20}}, "leaves client 0 no record"),
-        ({"audit": {"name": "members", "per_client": 20}}, "per_client=20 needs one record more"),
+        ({"audit": {"name": "members", "per_client": 20}}, "per_client=20 needs at least one record"),
         ({"audit": {"name": "store", "per_client": 3}}, "audit.per_client"),
         ({"audit": {"name": "store", "adversaries": ["lab"]}}, "has none"),
         ({"audit": {"name": "members", "adversaries": []}}, "audit.adversaries must name one"),
@@ -216,7 +216,7 @@ def test_settings_that_cannot_be_are_refused(
 
 
 def test_planting_follows_from_the_scenario_alone() -> None:
-    first, again, other = (coins_of(fast(seed=seed)) for seed in (0, 0, 1))
+    first, again, other = (audit_candidates(fast(seed=seed)) for seed in (0, 0, 1))
     assert first is not None
     assert again is not None
     assert other is not None

@@ -11,10 +11,11 @@ import pytest
 import torch
 from tiny import scenario
 
-from fedkd.audit.audit_run import audit_run, taught
+from fedkd.audit.audit_run import audit_run
 from fedkd.audit.audit_settings import check_shadows
+from fedkd.audit.decoding import teachers_by_client
 from fedkd.audit.membership_inference import lira_offline
-from fedkd.audit.record_canaries import Coins
+from fedkd.audit.record_canaries import Candidates
 from fedkd.audit.shadows import ShadowModels, train_shadows
 from fedkd.errors import SettingError
 from fedkd.experiment.build import Experiment, build
@@ -30,10 +31,10 @@ def experiment_of(folder: Path, **changes: Any) -> Experiment:
 
 
 def shadows_of(experiment: Experiment, count: int = 4, teachers: Any = None) -> ShadowModels:
-    assert experiment.coins is not None
+    assert experiment.candidates is not None
     return train_shadows(
         experiment.context,
-        experiment.coins,
+        experiment.candidates,
         teachers or {},
         rounds=2,
         distills_first=False,
@@ -69,22 +70,26 @@ def test_a_shadow_with_a_runs_coins_and_streams_is_the_runs_client(
     given = scenario(strategy="fedmd", models=["mlp"], audit={**CANARIES, "adversaries": ["lab"]})
     experiment = build(given, threading.Event(), tmp_path / "again")
     run(given, tmp_path / "run")
-    assert experiment.coins is not None
-    context, coins = experiment.context, experiment.coins
+    assert experiment.candidates is not None
+    context, candidates = experiment.context, experiment.candidates
     monkeypatch.setattr("fedkd.audit.shadows.derive", lambda *_: context.seed)
-    monkeypatch.setattr("fedkd.audit.shadows._halves", lambda count, n, _: np.tile(own, (count, 1)))
+    monkeypatch.setattr(
+        "fedkd.audit.shadows._half_of_shadows", lambda count, n, _: np.tile(own, (count, 1))
+    )
     assert context.kind is not None
-    teachers = taught(read_transcript(tmp_path / "run", "clients"), context.kind)
+    teachers = teachers_by_client(read_transcript(tmp_path / "run", "clients"), context.kind)
     for client in range(4):
-        own = coins.included[coins.client_ids == client]
-        here = coins.client_ids == client
-        alone = Coins(coins.rows[here], coins.client_ids[here], coins.labels[here], own)
+        own = candidates.included[candidates.client_ids == client]
+        here = candidates.client_ids == client
+        alone = Candidates(
+            candidates.rows[here], candidates.client_ids[here], candidates.labels[here], own
+        )
         shadows = train_shadows(
             context, alone, teachers, rounds=2, distills_first=False, count=2, seed=0
         )
         ((_, answered),) = read_transcript(tmp_path / "run", "lab").of("query", client)
         np.testing.assert_array_equal(
-            shadows.logits[0], answered["logits"][coins.client_ids == client]
+            shadows.logits[0], answered["logits"][candidates.client_ids == client]
         )
         sent = [
             arrays["logits"]
@@ -101,8 +106,8 @@ def test_shadows_learn_the_candidates_that_fell_in(tmp_path: Path) -> None:
     audit = {**CANARIES, "per_client": 12}
     experiment = experiment_of(tmp_path, **settings, audit=audit, clients=2)
     shadows = shadows_of(experiment)
-    assert experiment.coins is not None
-    right = shadows.logits.argmax(axis=-1) == experiment.coins.labels
+    assert experiment.candidates is not None
+    right = shadows.logits.argmax(axis=-1) == experiment.candidates.labels
     assert right[shadows.included].mean() > 0.8  # mislabeled records that a shadow trained on
     assert right[~shadows.included].mean() < 0.3
 
@@ -114,7 +119,7 @@ def test_offline_lira_takes_the_models_that_did_not_see_a_record() -> None:
     np.testing.assert_allclose(
         lira_offline(np.array([2.0, 3.0]), margins, included), [2 / 2**0.5, 0.0]
     )
-    with pytest.raises(SettingError, match="a model that did not see it"):
+    with pytest.raises(SettingError, match="a model trained without it"):
         lira_offline(np.array([2.0, 3.0]), margins, np.ones((3, 2), bool))
 
 

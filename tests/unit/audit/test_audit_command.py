@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedkd.audit.audit_run import audit_run, covers, read_claims, upload_probs
+from fedkd.audit.audit_run import audit_run
+from fedkd.audit.claims import AuditedClaim, covers, read_claims
+from fedkd.audit.decoding import upload_probs
 from fedkd.audit.one_run import Guesses, one_run_bound
-from fedkd.audit.verdicts import AuditedClaim
 from fedkd.cli.audit import main
 from fedkd.codecs import Float16
 from fedkd.errors import SettingError
@@ -77,23 +78,23 @@ def stored(
 
 
 def test_models_that_know_their_canaries_are_found_in_the_lab(tmp_path: Path) -> None:
-    study = audit_run(stored(tmp_path / "run", leak=5.0), "lab")
-    by_name = {attack.name: attack for attack in study.attacks}
+    result = audit_run(stored(tmp_path / "run", leak=5.0), "lab")
+    by_name = {attack.name: attack for attack in result.attacks}
     best = by_name["query: co-op LiRA"]
     assert best.auc > 0.999
     assert best.rates[0].reason is not None or best.rates[0].value is not None
     level = 1 - 0.05 / (4 * len(by_name))  # Bonferroni: four bounds of each attack
     assert best.one_run == pytest.approx(one_run_bound(Guesses(160, 128, 128), 1e-5, level))
-    assert study.blind is not None
-    assert abs(study.blind.auc - 0.5) < 0.15
-    assert {j.verdict for j in study.judgments} == {
+    assert result.blind is not None
+    assert abs(result.blind.auc - 0.5) < 0.15
+    assert {j.verdict for j in result.judgments} == {
         "no claim"
     }  # nothing is claimed against the lab
 
 
 def test_models_that_know_nothing_show_nothing(tmp_path: Path) -> None:
-    study = audit_run(stored(tmp_path / "run", leak=0.0), "lab")
-    for attack in study.attacks:
+    result = audit_run(stored(tmp_path / "run", leak=0.0), "lab")
+    for attack in result.attacks:
         assert abs(attack.auc - 0.5) < 0.12
         assert attack.one_run < 0.5
 
@@ -103,8 +104,8 @@ def test_label_distributions_are_read_off_uploads_through_their_codec(tmp_path: 
     rows = upload_probs(read_transcript(run, "server"))
     assert sorted(rows) == [0, 1, 2, 3]
     assert len(rows[0]) == PUBLIC
-    study = audit_run(run, "server")
-    assert all(found.total_variation < 0.05 for found in study.labels.values())
+    result = audit_run(run, "server")
+    assert all(found.total_variation < 0.05 for found in result.labels.values())
 
 
 def test_a_consistent_run_writes_its_files_and_ends_with_status_0(tmp_path: Path) -> None:
@@ -138,18 +139,18 @@ def test_a_violated_claim_ends_with_status_3(
 
 
 def test_a_claim_beyond_what_so_few_canaries_can_show_is_uninformative(tmp_path: Path) -> None:
-    study = audit_run(stored(tmp_path / "run", leak=0.0, epsilon=8.0), "server")
-    (judgment,) = study.judgments
+    result = audit_run(stored(tmp_path / "run", leak=0.0, epsilon=8.0), "server")
+    (judgment,) = result.judgments
     assert judgment.verdict == "uninformative"
     assert judgment.ceiling is not None
     assert judgment.ceiling < 4
 
 
 def test_other_clients_have_the_teacher_only(tmp_path: Path) -> None:
-    study = audit_run(stored(tmp_path / "run", leak=0.0), "clients")
-    assert [attack.name for attack in study.attacks] == ["surrogate: loss threshold"]
-    assert study.labels == {}
-    assert study.judgments[0].verdict == "consistent"
+    result = audit_run(stored(tmp_path / "run", leak=0.0), "clients")
+    assert [attack.name for attack in result.attacks] == ["surrogate: loss threshold"]
+    assert result.labels == {}
+    assert result.judgments[0].verdict == "consistent"
 
 
 @pytest.mark.parametrize(

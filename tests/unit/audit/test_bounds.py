@@ -17,9 +17,10 @@ from fedkd.audit.bounds import (
     gaussian_mu,
     two_sample_ceiling,
 )
+from fedkd.audit.claims import AuditedClaim
 from fedkd.audit.one_run import Guesses, guess, one_run_bound, one_run_ceiling, one_run_p_value
 from fedkd.audit.roc import random_halves, upper_rate
-from fedkd.audit.verdicts import AuditedClaim, judge
+from fedkd.audit.verdicts import judge
 from fedkd.errors import SettingError
 
 DELTA = 1e-5

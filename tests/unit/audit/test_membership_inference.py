@@ -120,7 +120,7 @@ def test_attacks_refuse_too_few_models() -> None:
         lira_offline(np.zeros(3), one)
     with pytest.raises(SettingError, match="3 clients"):
         co_op_lira(np.zeros((2, 3)))
-    with pytest.raises(SettingError, match="saw it"):
+    with pytest.raises(SettingError, match="trained with it"):
         lira_online(np.zeros(3), np.zeros((4, 3)), np.ones((4, 3), bool))
 
 

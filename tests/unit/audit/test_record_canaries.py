@@ -32,22 +32,22 @@ def test_only_canaries_differ_and_each_is_where_its_coin_says(
     kind: CanaryKind, per_client: int, seed: int
 ) -> None:
     prepared, division = data()
-    altered, after, coins = plant(
+    altered, after, candidates = plant(
         prepared, division, RecordCanaries(kind=kind, per_client=per_client), seed
     )
-    assert len(coins.rows) == len(set(coins.rows)) == 3 * per_client
+    assert len(candidates.rows) == len(set(candidates.rows)) == 3 * per_client
     for row, client, label, included in zip(
-        coins.rows, coins.client_ids, coins.labels, coins.included, strict=True
+        candidates.rows, candidates.client_ids, candidates.labels, candidates.included, strict=True
     ):
         assert row in division.train[client]
         assert (row in after.train[client]) == included
         assert altered.labels[row] == label != prepared.labels[row]
-    untouched = np.setdiff1d(np.arange(len(prepared.labels)), coins.rows)
+    untouched = np.setdiff1d(np.arange(len(prepared.labels)), candidates.rows)
     np.testing.assert_array_equal(altered.images[untouched], prepared.images[untouched])
     np.testing.assert_array_equal(altered.labels[untouched], prepared.labels[untouched])
     np.testing.assert_array_equal(
         np.concatenate(after.train),
-        np.setdiff1d(np.concatenate(division.train), coins.rows[~coins.included]),
+        np.setdiff1d(np.concatenate(division.train), candidates.rows[~candidates.included]),
     )
     assert after.held_back is division.held_back
     assert altered.key != prepared.key
@@ -59,14 +59,14 @@ def test_kinds_look_as_they_are_called() -> None:
         kind: plant(prepared, division, RecordCanaries(kind=kind, per_client=8), 1)
         for kind in CANARIES
     }
-    altered, _, coins = seen["mislabeled"]
+    altered, _, candidates = seen["mislabeled"]
     np.testing.assert_array_equal(altered.images, prepared.images)
-    altered, _, coins = seen["blank"]
-    pixels = altered.images[coins.rows].reshape(len(coins.rows), -1)
+    altered, _, candidates = seen["blank"]
+    pixels = altered.images[candidates.rows].reshape(len(candidates.rows), -1)
     assert (pixels == pixels[:, :1]).all()
     assert len(set(pixels[:8, 0].tolist())) == 8  # canaries of one client can be told apart
-    altered, _, coins = seen["out_of_distribution"]
-    assert (altered.images[coins.rows] != prepared.images[coins.rows]).mean() > 0.95
+    altered, _, candidates = seen["out_of_distribution"]
+    assert (altered.images[candidates.rows] != prepared.images[candidates.rows]).mean() > 0.95
 
 
 def test_coins_are_fair_and_repeat() -> None:
@@ -92,16 +92,16 @@ def test_a_client_keeps_a_record_that_is_certainly_its_own() -> None:
 
 def test_ordinary_records_are_left_out_by_fair_coins_and_nothing_else_changes() -> None:
     prepared, division = data()
-    after, coins = members_and_others(prepared, division, None, 3)
-    assert len(coins.rows) == 3 * 29  # one of each client's is in for certain
+    after, candidates = members_and_others(prepared, division, None, 3)
+    assert len(candidates.rows) == 3 * 29  # one of each client's is in for certain
     for row, client, label, included in zip(
-        coins.rows, coins.client_ids, coins.labels, coins.included, strict=True
+        candidates.rows, candidates.client_ids, candidates.labels, candidates.included, strict=True
     ):
         assert row in division.train[client]
         assert (row in after.train[client]) == included
         assert label == prepared.labels[row]
     kept = np.concatenate(
-        [np.setdiff1d(own, coins.rows[~coins.included]) for own in division.train]
+        [np.setdiff1d(own, candidates.rows[~candidates.included]) for own in division.train]
     )
     np.testing.assert_array_equal(np.concatenate(after.train), kept)
     share = np.mean(

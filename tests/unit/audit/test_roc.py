@@ -53,7 +53,7 @@ def test_auc_is_the_share_of_pairs_in_order(pairs: list[tuple[int, bool]]) -> No
     scores = np.array([float(s) for s, _ in pairs])
     included = np.array([i for _, i in pairs])
     if included.all() or not included.any():
-        with pytest.raises(SettingError, match="members and others"):
+        with pytest.raises(SettingError, match="members and non-members"):
             roc_of(scores, included)
         return
     won = [(a > b) + (a == b) / 2 for a in scores[included] for b in scores[~included]]
