@@ -4,7 +4,6 @@ What cannot work is refused here, before any training; what is merely doubtful b
 the plan.
 """
 
-import math
 import tempfile
 import threading
 import time
@@ -35,10 +34,10 @@ from fedkd.federation.server_models import WorkplaceModels
 from fedkd.flower.job import Engine
 from fedkd.models.factory import ModelSpec, assign, find_factory
 from fedkd.models.heads import phase_parameters
+from fedkd.privacy import statements
 from fedkd.privacy.enforcement import PrivacyEnforcer
-from fedkd.privacy.mechanisms import claim_text
-from fedkd.privacy.release_plan import UNLIMITED, ReleasePlan
-from fedkd.privacy.unprotected import Unprotected, nothing_claimed
+from fedkd.privacy.release_plan import ReleasePlan
+from fedkd.privacy.unprotected import NothingLeaves, Unlimited
 from fedkd.report.record_rows import RunPlan
 from fedkd.robustness.threat_model import threat_model
 from fedkd.runtime.devices import choose_device, describe_device, deterministic
@@ -395,7 +394,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         engine=f"{scenario.engine.name} engine, {engine.describe()}",
         loss=loss,
         exchanges=exchanges,
-        privacy=_privacy(context.enforcer, exchanges),
+        privacy=statements.before_run(context.enforcer),
         attackers=tuple(
             i
             for i in range(len(assigned))
@@ -407,7 +406,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
                 [len(a) + len(b) for a, b in zip(division.train, division.validation, strict=True)],
                 traits,
             ),
-            *_privacy_warnings(context.enforcer),
+            *statements.warnings(context.enforcer),
             *_audit_warnings(scenario.audit.value),
         ),
     )
@@ -504,10 +503,10 @@ def _guard(
     Raises SettingError.
     """
     mechanism, seed, kind = scenario.privacy.value, scenario.federation.seed, declared.kind
-    if isinstance(mechanism, Unprotected) or kind is None:
-        return PrivacyEnforcer(name="none", mechanism=None, plan=None, seed=seed)
-    if getattr(mechanism, "epsilon", None) == math.inf:
-        return PrivacyEnforcer(name="none", mechanism=None, plan=None, seed=seed, reason=UNLIMITED)
+    if kind is None:
+        return PrivacyEnforcer(mechanism=NothingLeaves(), seed=seed)
+    if mechanism.is_unlimited:
+        return PrivacyEnforcer(mechanism=Unlimited(), seed=seed)
     public, samples = scenario.public, task.public_size // scenario.public.augmented_views
     predicts = kind.predicts
     plan = ReleasePlan(
@@ -526,34 +525,10 @@ def _guard(
         epochs=scenario.train.epochs,
         chooses=kind.predicts and not kind.all_answer,
         unweighted_mean=predicts and isinstance(scenario.strategy.value, MeanBased),
-    )
-    return PrivacyEnforcer(
-        name=scenario.privacy.name,
-        mechanism=mechanism,
-        plan=plan,
-        seed=seed,
         temperature=scenario.distill.temperature,
         has_reference=isinstance(task, TextTask),
     )
-
-
-def _privacy(enforcer: PrivacyEnforcer, exchanges: bool) -> dict[str, Any]:
-    """Return what is said of privacy before the run."""
-    if enforcer.mechanism is None or enforcer.plan is None:
-        return nothing_claimed(enforcer.reason if exchanges else "nothing leaves a client")
-    mechanism = enforcer.mechanism
-    delta = getattr(mechanism, "delta", 1e-5)
-    said = {"mechanism": enforcer.name, "reason": claim_text(mechanism, enforcer.plan, delta)}
-    return {**said, "unit": mechanism.unit, "adversary": next(iter(mechanism.protects_from), None)}
-
-
-def _privacy_warnings(enforcer: PrivacyEnforcer) -> tuple[str, ...]:
-    if enforcer.mechanism is None or enforcer.plan is None:
-        return ()
-    return tuple(
-        f"privacy={enforcer.name}: {warning}"
-        for warning in enforcer.mechanism.warnings(enforcer.plan)
-    )
+    return PrivacyEnforcer(name=scenario.privacy.name, mechanism=mechanism, plan=plan, seed=seed)
 
 
 def _audit_warnings(audit: Audit) -> tuple[str, ...]:

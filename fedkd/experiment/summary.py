@@ -6,7 +6,6 @@ import math
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from fedkd import __version__
 from fedkd.experiment.build import Experiment
 from fedkd.federation.round_records import RoundRecord
-from fedkd.privacy.claims import claim_lines
+from fedkd.privacy.statements import after_run
 from fedkd.report.record_rows import ACCURACIES, FINAL, Baseline, round_row
 from fedkd.scenario.registry import GROUPS
 from fedkd.settings.import_paths import code_hash, is_import_path
@@ -69,43 +68,12 @@ def summarize(
         "knowledge_sha256": next(
             (r.knowledge_sha256 for r in reversed(records) if r.knowledge_sha256), None
         ),
-        "privacy": _privacy(experiment),
+        "privacy": after_run(experiment.server.enforcer, experiment.server.claims()),
         **_of_text(experiment, last),
         "seconds": seconds,
         "device": plan.device,
         "engine": scenario.engine.to_dict(),
         "versions": versions(),
-    }
-
-
-def _privacy(experiment: Experiment) -> dict[str, Any]:
-    """Return what the ledger lets a run claim at its end: for the first adversary protected from,
-    and for each.
-    """
-    server, plan = experiment.server, experiment.plan
-    enforcer = server.enforcer
-    if enforcer.mechanism is None:
-        return dict(plan.privacy)
-    mechanism, claims = enforcer.mechanism, server.claims()
-    assert enforcer.plan is not None, "there is a mechanism"
-    first = next((c for c in claims if c.adversary in mechanism.protects_from), claims[0])
-    sigma, noise = mechanism.noise_in(enforcer.plan)
-    return {
-        "mechanism": enforcer.name,
-        "unit": first.unit,
-        "neighbors": first.neighbors,
-        "adversary": first.adversary,
-        "epsilon": first.epsilon,
-        "delta": first.delta,
-        "sigma": sigma,
-        "sampling": first.sampling,
-        "accountant": first.accountant,
-        "reason": first.reason,
-        "claims": [asdict(claim) for claim in claims],
-        "noise": noise,
-        "assumptions": list(mechanism.assumptions),
-        "outside": list(mechanism.outside),
-        "text": claim_lines(claims),
     }
 
 

@@ -50,7 +50,7 @@ def reason_unbatched(context: ClientContext, name: str) -> str | None:
         return "its kind of knowledge takes part in training in a way of its own"
     if context.codecs is not None and context.codecs.down.stateful:
         return "its teachers build on what each client was sent before"
-    if context.enforcer.dp_sgd is not None or context.enforcer.compares:
+    if context.enforcer.joins_training:
         return "what protects its privacy takes part in its training"
     views = context.task.public.views if isinstance(context.task, ImageTask) else 1
     if context.kind is not None and not (context.distillation.is_standard and views == 1):

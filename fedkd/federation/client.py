@@ -32,14 +32,13 @@ from fedkd.messages import (
 from fedkd.models.factory import ModelInfo, borrowed_global_generator
 from fedkd.models.features import forward_with_features
 from fedkd.models.heads import phase_parameters
-from fedkd.privacy.enforcement import SPENT, covers_round, history_of, with_history
-from fedkd.privacy.mechanisms import DpSgd, Schedule
-from fedkd.privacy.private_training import optimize_privately
+from fedkd.privacy.enforcement import SPENT
+from fedkd.privacy.mechanisms.mechanism import ClientRound, TrainingLoop
 from fedkd.runtime.seeding import numpy_stream, torch_seed
 from fedkd.storage.client_states import MemoryStore
 from fedkd.tasks.task import Examples
 from fedkd.training.hyperparameters import DistillationSettings, TrainingSettings
-from fedkd.training.loop import PREDICTION_BATCH, optimize, predict
+from fedkd.training.loop import PREDICTION_BATCH, predict
 from fedkd.training.losses import ON_LOGITS, distillation_target, find_loss, weighted
 from fedkd.training.optimizers import Optimizer
 from fedkd.training.relational_losses import match_similarities
@@ -299,71 +298,40 @@ class LocalUpdate:
         if client_memory:
             optimizer.restore(client_memory)
         seed = torch_seed(self.context.seed, *self.stream_path(f"{purpose} dropout"))
-        private = self.context.enforcer.dp_sgd if purpose == "train" else None
         with (
             borrowed_global_generator(seed)
             if self.traits.draws_randomness
             else contextlib.nullcontext()
         ):
-            stream = self.stream(f"{purpose} batches")
-            if private is not None:
-                loss = self._optimize_privately(
-                    private, size, batch_loss, optimizer, stream, epochs
-                )
-            else:
-                loss = optimize(
-                    self.model,
-                    size,
-                    batch_loss,
-                    phase,
-                    stream,
-                    epochs=epochs,
-                    optimizer=optimizer,
-                    check_interrupt=self.check_interrupt,
-                )
+            loop = TrainingLoop(
+                model=self.model,
+                size=size,
+                batch_loss=batch_loss,
+                phase=phase,
+                epochs=epochs,
+                optimizer=optimizer,
+                batches=self.stream(f"{purpose} batches"),
+                check_interrupt=self.check_interrupt,
+            )
+            loss = self.train_privately(loop) if purpose == "train" else loop.run()
         if client_memory:
             now = {f"{prefix}{name}": tensor for name, tensor in optimizer.tensors().items()}
             self.client_memory = {**self.client_memory, **now}
         return loss
 
-    def _optimize_privately(
-        self,
-        settings: DpSgd,
-        size: int,
-        batch_loss: Callable[[Tensor], Tensor],
-        optimizer: Optimizer,
-        batches: np.random.Generator,
-        epochs: int,
-    ) -> float | None:
-        """Train by DP-SGD, as is planned for the public size: a record that is not there is a null
-        record.
+    def train_privately(self, loop: TrainingLoop) -> float | None:
+        def remember(memory: Mapping[str, Tensor]) -> None:
+            self.privacy_memory = memory
 
-        Steps whose noise was drawn are remembered, also where it then fails.
-        """
-        context, history = self.context, history_of(self.privacy_memory)
-        assert context.enforcer.plan is not None, "there is a mechanism"
-        rounds = context.enforcer.plan.rounds
-        schedule = Schedule.of(
-            context.public_sizes[self.client_id], context.training.batch_size, epochs
+        return self.context.enforcer.train(loop, self.turn(), remember)
+
+    def turn(self) -> ClientRound:
+        return self.context.enforcer.client_round(
+            self.client_id,
+            self.round,
+            self.context.public_sizes[self.client_id],
+            self.privacy_memory,
         )
-        stepped = optimizer.as_torch()
-        try:
-            return optimize_privately(
-                self.model,
-                size,
-                batch_loss,
-                stepped,
-                schedule,
-                noise_multiplier=settings.noise_multiplier_in(schedule, rounds),
-                clip_norm=settings.clip_norm,
-                batches=batches,
-                noise=self.stream("train privacy noise"),
-                history=history,
-                check_interrupt=self.check_interrupt,
-            )
-        finally:
-            optimizer.take(stepped)
-            self.privacy_memory = with_history(self.privacy_memory, history)
 
     def keep(self) -> None:
         """Keep the client as it is now, where this message may have changed it: its model, or what
@@ -378,26 +346,24 @@ class LocalUpdate:
             )
 
     def keep_steps(self) -> None:
-        """Keep the DP-SGD steps of a visit that failed with the client as it was before: their
-        noise was drawn.
+        """Keep what the mechanism must remember of a visit that failed, with the client as it was
+        before.
         """
-        context, name = self.context, f"{PRIVACY}steps"
+        context = self.context
+        names = {f"{PRIVACY}{name}" for name in context.enforcer.mechanism.survives_failure}
+        now = {name: t for name, t in self.client_memory.items() if name in names}
+        if not now:
+            return
         before = context.store.get(self.client_id) or context.initial_state(self.client_id)
-        if name in self.client_memory and not torch.equal(
-            self.client_memory[name], before.get(name, torch.zeros(0))
-        ):
-            context.store.put(
-                self.client_id, self.round, {**before, name: self.client_memory[name]}
-            )
+        blank = torch.zeros(0)
+        if any(not torch.equal(t, before.get(name, blank)) for name, t in now.items()):
+            context.store.put(self.client_id, self.round, {**before, **now})
 
     def is_declined(self) -> bool:
         """Return whether the client's privacy budget does not cover its part of this message."""
-        settings, plan = self.context.enforcer.dp_sgd, self.context.enforcer.plan
-        if settings is None or plan is None or "train" not in self.download.steps:
+        if "train" not in self.download.steps:
             return False
-        size = self.context.public_sizes[self.client_id]
-        schedule = Schedule.of(size, self.context.training.batch_size, self.context.training.epochs)
-        return not covers_round(settings, schedule, plan.rounds, history_of(self.privacy_memory))
+        return not self.context.enforcer.mechanism.covers_round(self.turn())
 
     def fit(self, purpose: str, examples: Examples, epochs: int) -> float | None:
         """Minimize the task's own loss on examples."""
@@ -486,7 +452,7 @@ def _distill(visit: LocalUpdate) -> None:
 
         return asked.taught_loss(visit.model, batch, compared)
 
-    visit.privacy_memory = context.enforcer.taught(teacher, visit.privacy_memory)
+    visit.privacy_memory = context.enforcer.mechanism.after_teaching(teacher, visit.turn())
     mean = visit.optimize("distill", asked.size, batch_loss, settings, settings.epochs)
     if mean is not None:
         visit.metrics["distill_loss"] = mean
@@ -521,13 +487,15 @@ def _share(visit: LocalUpdate) -> None:
     assert context.kind is not None, "knowledge was asked for in a run that exchanges none"
     _look_for_secrets(visit, "own_model")
     knowledge = context.kind.extract(visit)
-    hints = None
-    if context.enforcer.detector is not None:
-        hints = context.task.hints(context.enforcer.detector, knowledge.ids)
-        scores = context.enforcer.suspected(knowledge, visit.privacy_memory, hints)
+    enforcer, scores = context.enforcer, None
+    if enforcer.mechanism.detector is not None:
+        assert isinstance(knowledge, Predictions), "checked before the run"
+        hints = context.task.hints(enforcer.mechanism.detector, knowledge.ids)
+        scores = enforcer.suspicion(knowledge, visit.privacy_memory, hints)
+    if scores is not None:
         visit.metrics.update(context.task.judged(scores, knowledge.ids))
-    visit.knowledge, visit.event, visit.privacy_memory = context.enforcer.protect(
-        knowledge, visit.client_id, visit.round, visit.privacy_memory, hints
+    visit.knowledge, visit.event, visit.privacy_memory = enforcer.protect(
+        knowledge, visit.turn(), scores
     )
     if context.codecs is not None:
         memory = None if visit.download.start_over else visit.remembered("up")

@@ -37,7 +37,6 @@ from fedkd.messages import (
     Upload,
 )
 from fedkd.privacy.claims import ADVERSARIES, Claim
-from fedkd.privacy.composition import Accountant
 from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.privacy.ledger import Layer, Ledger, Spending
 from fedkd.robustness.threat_model import ThreatModel
@@ -125,9 +124,7 @@ class Server:
         self.choice, self.public_labels = choice, public_labels
         self.pretrains, self.models, self.shapes = pretrains, models, shapes or {}
         self.threat_model, self.codecs = threat_model, codecs
-        self.enforcer = enforcer or PrivacyEnforcer(
-            name="none", mechanism=None, plan=None, seed=seed
-        )
+        self.enforcer = enforcer or PrivacyEnforcer(seed=seed)
         self.ledger = Ledger()
         # What codecs remember by client: of what it uploaded, and of what it was sent.
         self._up: dict[int, Memory] = {}
@@ -612,11 +609,14 @@ class Server:
         clients, outsiders.
         """
         mechanism = self.enforcer.mechanism
-        unit = "record" if mechanism is None else mechanism.unit
-        delta = getattr(mechanism, "delta", 1e-5)
-        accountant: Accountant = getattr(mechanism, "accountant", "auto")
         return tuple(
-            self.ledger.claim(unit, who, delta, client=client_id, accountant=accountant)
+            self.ledger.claim(
+                mechanism.unit,
+                who,
+                mechanism.delta,
+                client=client_id,
+                accountant=mechanism.accountant,
+            )
             for who in ADVERSARIES
         )
 
@@ -624,11 +624,10 @@ class Server:
         """Return what was spent on each client, against the first adversary that the mechanism
         protects from.
         """
-        mechanism = self.enforcer.mechanism
-        if mechanism is None or not mechanism.protects_from:
+        mechanism, protects_from = self.enforcer.mechanism, self.enforcer.protects_from
+        if not protects_from:
             return {}
-        delta, who = getattr(mechanism, "delta", 1e-5), mechanism.protects_from[0]
-        return dict(self.ledger.epsilons(mechanism.unit, who, delta))
+        return dict(self.ledger.epsilons(mechanism.unit, protects_from[0], mechanism.delta))
 
     def _require(self, round_number: int, present: int, *reasons: str) -> None:
         """Raise RunError where fewer clients are left in a round than ``min_clients``."""

@@ -4,11 +4,17 @@ from nothing.
 A fresh accountant each round would report one round's epsilon for a whole run.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.privacy.composition import Accountant, epsilon_of
 from fedkd.privacy.events import DpSgdSteps
+
+STEPS = "steps"
+"""The steps' name in what a mechanism remembers of a client."""
 
 
 class History:
@@ -70,3 +76,13 @@ class History:
         """
         more = DpSgdSteps(noise_multiplier=noise_multiplier, sample_rate=sample_rate, steps=steps)
         return epsilon_of([(event, 1) for event in (*self.events(), more)], delta)[0] <= epsilon
+
+
+def history_of(memory: Mapping[str, Tensor]) -> History:
+    """Return a client's DP-SGD steps so far."""
+    return History(memory[STEPS].tolist()) if STEPS in memory else History()
+
+
+def with_history(memory: Mapping[str, Tensor], history: History) -> dict[str, Tensor]:
+    """Return a client's memory with its DP-SGD steps."""
+    return {**memory, STEPS: torch.tensor(history.state(), dtype=torch.float64).reshape(-1, 3)}

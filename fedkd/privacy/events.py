@@ -228,60 +228,6 @@ class DpSgdSteps:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampledClients:
-    """``rounds`` in which every client takes part by an own coin of ``sample_rate``, and the sum of
-    rows gets noise.
-
-    A round is one event for all of its rows, since one coin decides on them together: counted as n
-    separate events the epsilon would be far too small. Only against who does not learn who took
-    part, and where what the sum is divided by does not tell. ``sensitivity`` of a row is to a
-    client's absence: the largest norm of its row.
-    """
-
-    neighbors: ClassVar[str] = "zero-out"
-    sample_rate: float
-    rows: int
-    sensitivity: float
-    sigma: float
-    rounds: int = 1
-
-    def __post_init__(self) -> None:
-        share(sample_rate=self.sample_rate)
-        at_least(1, rows=self.rows)
-        at_least(0, rounds=self.rounds)
-        positive(sensitivity=self.sensitivity, sigma=self.sigma)
-
-    @property
-    def noise_multiplier(self) -> float:
-        """``sigma / (sqrt(rows) sensitivity)``: the noise that a whole round is."""
-        return self.sigma / (math.sqrt(self.rows) * self.sensitivity)
-
-    def split(self) -> tuple[Event, int]:
-        """Return one round, and the number of rounds."""
-        return replace(self, rounds=1), self.rounds
-
-    @property
-    def mu(self) -> float | None:
-        """That of Gaussian noise where every client takes part in every round; else None."""
-        return math.sqrt(self.rounds) / self.noise_multiplier if self.sample_rate == 1 else None
-
-    @property
-    def pure(self) -> float:
-        """Infinite; 0 without rounds."""
-        return math.inf if self.rounds else 0.0
-
-    def cost(self) -> Renyi:
-        """Return the rounds' RDP, by Opacus."""
-        return self.rounds * sampled_gaussian_cost(self.noise_multiplier, self.sample_rate)
-
-    def loss(self, times: int) -> Any | None:
-        """Return the rounds' loss."""
-        return distributions.pld_gaussian(
-            self.noise_multiplier, self.sample_rate, self.rounds * times
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class NoisyVotes:
     """A round of votes by GNMax: ``costs`` are what its votes made it cost, at ``renyi.ORDERS``.
 
@@ -357,7 +303,6 @@ KINDS: dict[str, type[Any]] = {
     "laplace": LaplaceRows,
     "randomized_labels": RandomizedLabels,
     "dp_sgd": DpSgdSteps,
-    "sampled_clients": SampledClients,
     "votes": NoisyVotes,
     "no_claim": NoClaim,
 }

@@ -26,9 +26,8 @@ from fedkd.privacy.events import (
     Event,
     NoClaim,
     NoisyVotes,
-    SampledClients,
-    from_dict,
     event_values,
+    from_dict,
 )
 from fedkd.privacy.gaussian_dp import check_delta
 
@@ -51,6 +50,8 @@ class Spending:
     unit: Unit
     layer: Layer
     seen_by: tuple[Adversary, ...] = ADVERSARIES
+    declared_by: str = ""
+    """The mechanism of one's own on whose word this is; empty where fedkd reviewed it."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spending as numbers, text and lists, for a file or a message."""
@@ -59,6 +60,7 @@ class Spending:
             "layer": self.layer,
             "seen_by": list(self.seen_by),
             "event": event_values(self.event),
+            **({"declared_by": self.declared_by} if self.declared_by else {}),
         }
 
     @classmethod
@@ -67,6 +69,7 @@ class Spending:
         try:
             unit, layer, seen_by = content["unit"], content["layer"], tuple(content["seen_by"])
             event = from_dict(content["event"])
+            declared_by = str(content.get("declared_by", ""))
         except (KeyError, TypeError) as error:
             raise SettingError(f"a privacy event cannot be read: {error!r}") from error
         if (
@@ -77,7 +80,7 @@ class Spending:
             raise SettingError(
                 f"a privacy event has unit={unit!r}, layer={layer!r}, seen_by={list(seen_by)!r}"
             )
-        return cls(event=event, unit=unit, layer=layer, seen_by=seen_by)
+        return cls(event=event, unit=unit, layer=layer, seen_by=seen_by, declared_by=declared_by)
 
 
 class Ledger:
@@ -94,9 +97,7 @@ class Ledger:
         that is known.
         """
         event, times = spending.event.split()
-        single = Spending(
-            event=event, unit=spending.unit, layer=spending.layer, seen_by=spending.seen_by
-        )
+        single = replace(spending, event=event)
         own = self._counts.setdefault(client, {})
         before = own.get(single, 0)
         own[single] = before + times if most is None else max(before, min(before + times, most))
@@ -261,20 +262,21 @@ def _neighbors(spent: Spent) -> str:
 
 
 def _sampling(spent: Spent) -> str:
-    """Return who is sampled, at which rate or, of clients whose rates differ, between which."""
-    rates: dict[str, set[float]] = {}
+    """Return the rate at which records are sampled, or between which rates of clients it lies."""
+    rates = set[float]()
     for spending, _ in spent:
-        if isinstance(spending.event, SampledClients | DpSgdSteps):
-            who = "clients" if isinstance(spending.event, SampledClients) else "records"
-            rates.setdefault(who, set()).add(spending.event.sample_rate)
-    shown = [
-        f"Poisson samples of {who} (q ="
-        f" {' to '.join(f'{q:g}' for q in sorted({min(of_who), max(of_who)}))})"
-        for who, of_who in sorted(rates.items())
-    ]
-    return " and ".join(shown) or "no sampling"
+        if isinstance(spending.event, DpSgdSteps):
+            rates.add(spending.event.sample_rate)
+    if not rates:
+        return "no sampling"
+    shown = " to ".join(f"{q:g}" for q in sorted({min(rates), max(rates)}))
+    return f"Poisson samples of records (q = {shown})"
 
 
 def _caveats(spent: Spent, accountant: str) -> tuple[str, ...]:
     votes = any(isinstance(s.event, NoisyVotes) for s, _ in spent)
-    return (DATA_DEPENDENT,) if votes and accountant == "rdp" else ()
+    authors = sorted({s.declared_by for s, _ in spent if s.declared_by})
+    return (
+        *([DATA_DEPENDENT] if votes and accountant == "rdp" else []),
+        *(f"as {author} declares; not reviewed by fedkd" for author in authors),
+    )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fedkd.errors import SettingError
 from fedkd.privacy.dp_sgd_history import History
-from fedkd.privacy.mechanisms.dp_sgd import Schedule
+from fedkd.privacy.sampling_schedule import Schedule
 
 LEFT_ON_MODULES = (
     "activations",

@@ -45,6 +45,10 @@ class ReleasePlan:
     unweighted_mean: bool = True
     """Whether the teacher is common and the plain mean of the uploads: weights that depend on no
     data."""
+    temperature: float = 1.0
+    """At which clients soften a teacher's logits."""
+    has_reference: bool = False
+    """Whether the task has soft labels to compare with, of a model that saw public data alone."""
 
     def __post_init__(self) -> None:
         at_least(
@@ -64,9 +68,6 @@ class ReleasePlan:
         """
         rows = self.rows * self.rounds
         return min(rows, self.public_size) if memoize else rows
-
-
-UNLIMITED = "privacy.epsilon=inf asks for no protection: raw predictions are uploaded, and no epsilon is claimed"
 
 
 def check_epsilon(epsilon: float | None) -> None:

@@ -1,33 +1,56 @@
 """No protection: knowledge leaves as it is, and nothing is claimed."""
 
-import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from fedkd.messages import PrivacyEvent
+from jaxtyping import Float
+from torch import Tensor
+
+from fedkd.messages import Knowledge
 from fedkd.privacy.events import NoClaim
 from fedkd.privacy.ledger import Spending
-
-REASON = "raw predictions are uploaded; no epsilon is claimed against any adversary"
+from fedkd.privacy.mechanisms.mechanism import ClientRound, Mechanism, Protected
+from fedkd.privacy.release_plan import ReleasePlan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unprotected:
+class Unprotected(Mechanism):
     """Upload raw predictions. No guarantee is given, against anyone."""
 
+    no_claim_reason: ClassVar[str] = (
+        "raw predictions are uploaded; no epsilon is claimed against any adversary"
+    )
 
-def unprotected_event(reason: str = REASON) -> PrivacyEvent:
-    """Return the event of every release: nothing was done, nothing is claimed."""
-    spending = Spending(event=NoClaim(reason=reason), unit="record", layer="upload")
-    return PrivacyEvent(
-        mechanism="none", claims=False, reason=reason, spent=(json.dumps(spending.to_dict()),)
+    def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
+        """Return that nothing is claimed, and why."""
+        return self.spendings((NoClaim(reason=self.no_claim_reason),))
+
+    def protect_upload(
+        self, knowledge: Knowledge, turn: ClientRound, scores: Float[Tensor, "N"] | None
+    ) -> Protected:
+        """Return the upload as it is, and that nothing is claimed for it."""
+        return Protected(knowledge, self.planned(turn.plan), turn.memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unlimited(Unprotected):
+    """Stand in for a mechanism whose budget is infinite."""
+
+    no_claim_reason: ClassVar[str] = (
+        "privacy.epsilon=inf asks for no protection: raw predictions are uploaded, and no epsilon"
+        " is claimed"
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class NothingLeaves(Unprotected):
+    """Stand in where the strategy exchanges nothing."""
+
+    no_claim_reason: ClassVar[str] = "nothing leaves a client"
+
+
 def nothing_claimed(reason: str) -> dict[str, Any]:
-    """Return what ``summary.json`` says of privacy where nothing is protected: the fields of a
-    claim, all empty.
-    """
+    """Return the fields of a claim, all empty, with the reason, for ``summary.json``."""
     empty = dict.fromkeys(
         ("unit", "neighbors", "adversary", "epsilon", "delta", "sigma", "sampling", "accountant")
     )

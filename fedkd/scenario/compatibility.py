@@ -306,7 +306,7 @@ def check_privacy(scenario: Scenario, declared: Declaration, context: ClientCont
     if kind is None and chosen != "none":
         raise SettingError(f"privacy={chosen} would do nothing: strategy={name} exchanges nothing")
     mechanism, plan = enforcer.mechanism, enforcer.plan
-    if mechanism is None or plan is None:
+    if mechanism.no_claim_reason:
         return
     where = f"privacy={chosen} with strategy={name}"
     try:
@@ -348,11 +348,11 @@ def check_privacy(scenario: Scenario, declared: Declaration, context: ClientCont
             " another"
         )
     text = context.task if isinstance(context.task, TextTask) else None
-    if enforcer.detector == "oracle" and (text is None or text.secrets is None):
+    if mechanism.detector == "oracle" and (text is None or text.secrets is None):
         raise SettingError(
             "privacy.detector=oracle needs to know the canaries, and this run has none"
         )
-    if enforcer.detector == "pattern" and text is None:
+    if mechanism.detector == "pattern" and text is None:
         raise SettingError(
             "privacy.detector=pattern looks for digits and addresses in text, and this data has"
             " none"

@@ -17,3 +17,7 @@ class Forgetful(Gaussian):
     def release(self, values: Tensor, plan: ReleasePlan, stream: np.random.Generator) -> Tensor:
         """Return the rows as they are."""
         return values
+
+    def sensitivity(self, plan: ReleasePlan) -> float:
+        """Return the range of the rows that are released."""
+        return super().sensitivity(plan)

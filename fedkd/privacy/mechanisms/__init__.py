@@ -5,7 +5,10 @@ server's has ``noisy_mean`` (``central_gaussian``) or ``tell`` (``gnmax``). ``dp
 training, which is ``fedkd.privacy.private_training.optimize_privately``.
 """
 
+from fedkd.privacy.detection import Detector as Detector
+from fedkd.privacy.detection import Hints as Hints
 from fedkd.privacy.mechanisms.central_gaussian import CentralGaussian as CentralGaussian
+from fedkd.privacy.mechanisms.client_noise import ClientNoise as ClientNoise
 from fedkd.privacy.mechanisms.dp_sgd import DpSgd as DpSgd
 from fedkd.privacy.mechanisms.dp_sgd import Schedule as Schedule
 from fedkd.privacy.mechanisms.gaussian import Gaussian as Gaussian
@@ -13,11 +16,7 @@ from fedkd.privacy.mechanisms.gnmax import GnMax as GnMax
 from fedkd.privacy.mechanisms.krr import RandomizedResponse as RandomizedResponse
 from fedkd.privacy.mechanisms.laplace import Laplace as Laplace
 from fedkd.privacy.mechanisms.mechanism import Mechanism as Mechanism
-from fedkd.privacy.mechanisms.mechanism import claim_text as claim_text
-from fedkd.privacy.mechanisms.mechanism import planned_claims as planned_claims
 from fedkd.privacy.mechanisms.mechanism import unprotected_upload as unprotected_upload
-from fedkd.privacy.mechanisms.swing import Detector as Detector
-from fedkd.privacy.mechanisms.swing import Hints as Hints
 from fedkd.privacy.mechanisms.swing import Swing as Swing
 
 MECHANISMS: dict[str, type[Mechanism]] = {

@@ -5,61 +5,45 @@ was trained so (predictions, tables, weights) is covered, without further noise:
 the default.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Literal
 
+from jaxtyping import Float
+from torch import Tensor
+
 from fedkd.errors import SettingError
+from fedkd.messages import Knowledge
 from fedkd.privacy.calibration import smallest_below
 from fedkd.privacy.claims import ADVERSARIES, Adversary, Unit, rounded_up
 from fedkd.privacy.composition import epsilon_of
+from fedkd.privacy.dp_sgd_history import STEPS, history_of, with_history
 from fedkd.privacy.events import DpSgdSteps
 from fedkd.privacy.gaussian_dp import check_delta
-from fedkd.privacy.ledger import Spending
-from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
+from fedkd.privacy.ledger import Layer, Spending
+from fedkd.privacy.mechanisms.mechanism import (
+    CHOSEN_BLINDLY,
+    DERIVED,
+    OUTSIDE,
+    ClientRound,
+    Memory,
+    Protected,
+    TrainingLoop,
+)
+from fedkd.privacy.mechanisms.row_noise import Budgeted
+from fedkd.privacy.private_training import optimize_privately
 from fedkd.privacy.release_plan import ReleasePlan, check_accountant, check_delta_for, check_epsilon
 from fedkd.privacy.renyi import least_epsilon
-from fedkd.settings.validators import at_least, positive
+from fedkd.privacy.sampling_schedule import Schedule as Schedule
+from fedkd.settings.validators import positive
 
 WEAK_NOISE = 0.3
 """A noise multiplier below which epsilon is beyond any meaning."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """One round of private training: fixed before it, whatever samples come.
-
-    ``sample_rate`` is each sample's chance to be in a step, ``steps`` how many there are; gradients
-    are divided by ``expected_batch_size``, since the size that a sample has is private.
-    """
-
-    sample_rate: float
-    steps: int
-    expected_batch_size: float
-
-    @classmethod
-    def of(cls, size: int, batch_size: int, epochs: int) -> "Schedule":
-        """Return the schedule for ``size`` samples that stands in for ``epochs`` passes in batches;
-        both at least 1.
-
-        >>> Schedule.of(100, 32, 2)
-        Schedule(sample_rate=0.32, steps=8, expected_batch_size=32)
-        >>> Schedule.of(10, 32, 1)
-        Schedule(sample_rate=1.0, steps=1, expected_batch_size=10)
-        """
-        at_least(1, size=size, batch_size=batch_size)
-        batch = min(batch_size, size)
-        return cls(
-            sample_rate=batch / size,
-            steps=epochs * math.ceil(size / batch),
-            expected_batch_size=batch,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DpSgd:
+class DpSgd(Budgeted):
     """Train each client's model by DP-SGD (Abadi et al. 2016, arXiv 1607.00133), with Opacus.
 
     Guarantee: whether one record is in a client's private set is hidden from all who see anything
@@ -72,6 +56,8 @@ class DpSgd:
     unit: ClassVar[Unit] = "record"
     neighbors: ClassVar[str] = "zero-out"
     protects_from: ClassVar[tuple[Adversary, ...]] = ADVERSARIES
+    layer: ClassVar[Layer] = "model"
+    survives_failure: ClassVar[frozenset[str]] = frozenset({STEPS})
     refuses: ClassVar[Mapping[str, str]] = {
         **DERIVED,
         "sigma": "DP-SGD's noise is noise_multiplier * clip_norm; give noise_multiplier",
@@ -117,6 +103,10 @@ class DpSgd:
             raise SettingError("dp_sgd would do nothing: train.epochs=0")
         self.noise_in(plan)  # raises where it cannot be solved
 
+    def schedule(self, plan: ReleasePlan, records: int) -> Schedule:
+        """Return the schedule of one round for a client of so many records."""
+        return Schedule.of(records, plan.batch_size, plan.epochs)
+
     def noise_multiplier_in(self, schedule: Schedule, rounds: int) -> float:
         """Return the noise multiplier as given, or as a client's budget for ``rounds`` such rounds
         needs it.
@@ -134,20 +124,19 @@ class DpSgd:
         """Return what so many steps cost a client whose run is ``rounds`` such rounds."""
         sigma = self.noise_multiplier_in(schedule, rounds)
         event = DpSgdSteps(noise_multiplier=sigma, sample_rate=schedule.sample_rate, steps=steps)
-        return (Spending(event=event, unit=self.unit, layer="model"),)
+        return self.spendings((event,))
 
     def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
         """Return what the whole run costs the client with the fewest records, whose samples are the
         largest.
         """
-        schedule = Schedule.of(plan.fewest_records or plan.records, plan.batch_size, plan.epochs)
+        schedule = self.schedule(plan, plan.fewest_records or plan.records)
         return self.spent(schedule, plan.rounds, plan.rounds * schedule.steps)
 
     def noise_in(self, plan: ReleasePlan) -> tuple[float | None, str]:
         """Return the largest noise multiplier of any client, and in words what it is of."""
         schedules = [
-            Schedule.of(n, plan.batch_size, plan.epochs)
-            for n in (plan.fewest_records or plan.records, plan.records)
+            self.schedule(plan, n) for n in (plan.fewest_records or plan.records, plan.records)
         ]
         largest, smallest = (
             self.noise_multiplier_in(schedule, plan.rounds) for schedule in schedules
@@ -165,7 +154,7 @@ class DpSgd:
     def warnings(self, plan: ReleasePlan) -> tuple[str, ...]:
         """Return what should be said before the run."""
         size = plan.fewest_records or plan.records
-        schedule = Schedule.of(size, plan.batch_size, plan.epochs)
+        schedule = self.schedule(plan, size)
         sigma = self.noise_multiplier_in(schedule, plan.rounds)
         found = []
         everybody = plan.all_records or plan.clients * plan.records
@@ -186,6 +175,61 @@ class DpSgd:
         if sigma < WEAK_NOISE:
             found.append(f"noise_multiplier={sigma:.3g} is so small that epsilon says little")
         return tuple(found)
+
+    def covers_round(self, turn: ClientRound) -> bool:
+        """Return whether the budget covers one round more; without a budget it always does."""
+        if self.epsilon is None:
+            return True
+        schedule = self.schedule(turn.plan, turn.records)
+        return history_of(turn.memory).affords(
+            self.noise_multiplier_in(schedule, turn.plan.rounds),
+            schedule.sample_rate,
+            schedule.steps,
+            epsilon=self.epsilon,
+            delta=self.delta,
+        )
+
+    def train_privately(
+        self, loop: TrainingLoop, turn: ClientRound, remember: Callable[[Memory], None]
+    ) -> float | None:
+        """Train by DP-SGD as planned for the public size; a missing record is a null record.
+
+        Steps whose noise was drawn are remembered, also where the training then fails.
+        """
+        history, schedule = history_of(turn.memory), self.schedule(turn.plan, turn.records)
+        stepped = loop.optimizer.as_torch()
+        try:
+            return optimize_privately(
+                loop.model,
+                loop.size,
+                loop.batch_loss,
+                stepped,
+                schedule,
+                noise_multiplier=self.noise_multiplier_in(schedule, turn.plan.rounds),
+                clip_norm=self.clip_norm,
+                batches=loop.batches,
+                noise=turn.stream("train privacy noise"),
+                history=history,
+                check_interrupt=loop.check_interrupt,
+            )
+        finally:
+            loop.optimizer.take(stepped)
+            remember(with_history(turn.memory, history))
+
+    def protect_upload(
+        self, knowledge: Knowledge, turn: ClientRound, scores: Float[Tensor, "N"] | None
+    ) -> Protected:
+        """Return the upload as it is, and all steps of the client's training so far."""
+        spent = self.spendings(history_of(turn.memory).events())
+        return Protected(knowledge, spent, turn.memory)
+
+    def worst_case_spending(
+        self, plan: ReleasePlan, rows: int, records: int
+    ) -> tuple[tuple[Spending, int], ...]:
+        """Return all steps of one round."""
+        schedule = self.schedule(plan, records)
+        spent = self.spent(schedule, plan.rounds, schedule.steps)
+        return tuple((spending, plan.rounds * schedule.steps) for spending in spent)
 
 
 @lru_cache(maxsize=1024)

@@ -4,8 +4,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,16 +14,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedkd.errors import SettingError
-from fedkd.privacy.claims import Adversary, Unit
-from fedkd.privacy.events import GaussianRows, NoisyVotes
+from fedkd.messages import Fusion
+from fedkd.privacy.events import Event, GaussianRows, NoisyVotes
 from fedkd.privacy.gaussian_dp import mu_at
 from fedkd.privacy.ledger import DATA_DEPENDENT, Spending
-from fedkd.privacy.mechanisms.mechanism import (
-    DERIVED,
-    OUTSIDE_SERVER,
-    SEES_TEACHERS,
-    TRUSTED_SERVER,
-)
+from fedkd.privacy.mechanisms.mechanism import DERIVED, OUTSIDE_SERVER
+from fedkd.privacy.mechanisms.row_noise import Budgeted
+from fedkd.privacy.mechanisms.trusted_server import TrustedServer, cohort_weights
 from fedkd.privacy.pate import confident_gnmax_cost, gnmax_cost
 from fedkd.privacy.release_plan import (
     ReleasePlan,
@@ -34,6 +31,7 @@ from fedkd.privacy.release_plan import (
 )
 from fedkd.privacy.renyi import ORDERS
 from fedkd.settings.validators import only_with, positive
+from fedkd.strategy import MeanBased, Strategy
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class VoteResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GnMax:
+class GnMax(Budgeted, TrustedServer):
     """Count each client's first choice as a vote, add Gaussian noise, tell the winner.
 
     Papernot et al. 2018, arXiv 1802.08908. Guarantee: what one client's whole data does to the
@@ -60,22 +58,12 @@ class GnMax:
     that figure is private itself.
     """
 
-    unit: ClassVar[Unit] = "client"
-    neighbors: ClassVar[str] = "replace-one"
-    protects_from: ClassVar[tuple[Adversary, ...]] = SEES_TEACHERS
     refuses: ClassVar[Mapping[str, str]] = {**DERIVED, "clip_norm": "a vote needs no clipping"}
-    assumptions: ClassVar[tuple[str, ...]] = TRUSTED_SERVER
     outside: ClassVar[tuple[str, ...]] = (
         *OUTSIDE_SERVER,
         f"where rdp is the accountant, {DATA_DEPENDENT}",
     )
 
-    epsilon: float | None = None
-    """Budget of the whole run, > 0, from which sigma is solved; null where sigma is given; inf
-    protects nothing, as privacy=none does."""
-    delta: float = 1e-5
-    """Probability beyond epsilon, above 0, below one over the clients and over the largest private
-    set."""
     sigma: float | None = None
     """Standard deviation of the noise on each count of votes, > 0; null where epsilon is given."""
     threshold: float | None = None
@@ -151,19 +139,33 @@ class GnMax:
         probs[torch.from_numpy(~answered)] = 1 / plan.classes
         mu = math.sqrt(2 * len(votes) / sigma**2 + self._check_cost(len(votes)))
         event = NoisyVotes(costs=tuple(costs.tolist()), plain_mu=mu)
-        spending = Spending(event=event, unit=self.unit, layer="teacher", seen_by=SEES_TEACHERS)
-        return VoteResult(probs, torch.from_numpy(answered), (spending,))
+        return VoteResult(probs, torch.from_numpy(answered), self.spendings((event,)))
 
-    def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
-        """Return what the whole run costs every client at most, whatever the votes are."""
-        rows = plan.rows * plan.rounds
-        events = [GaussianRows(rows=rows, sensitivity=2**0.5, sigma=self.sigma_in(plan))]
-        if self.threshold_sigma is not None:
-            events.append(GaussianRows(rows=rows, sensitivity=1.0, sigma=self.threshold_sigma))
-        return tuple(
-            Spending(event=e, unit=self.unit, layer="teacher", seen_by=SEES_TEACHERS)
-            for e in events
+    def events(self, plan: ReleasePlan, rows: int) -> tuple[Event, ...]:
+        """Return what so many rows cost at most, whatever the votes are."""
+        told = GaussianRows(rows=rows, sensitivity=2**0.5, sigma=self.sigma_in(plan))
+        if self.threshold_sigma is None:
+            return (told,)
+        return (told, GaussianRows(rows=rows, sensitivity=1.0, sigma=self.threshold_sigma))
+
+    def protect_fusion(
+        self,
+        strategy: Strategy,
+        cohort: Any,
+        state: Any,
+        asked: int,
+        plan: ReleasePlan,
+        stream: np.random.Generator,
+    ) -> tuple[Fusion, tuple[Spending, ...]]:
+        """Return the strategy's fusion of the labels told; its weights are the cohort's."""
+        assert isinstance(strategy, MeanBased), "checked before the run"
+        told = self.tell(cohort.values, plan, stream)
+        fusion = replace(
+            strategy.from_mean(told.probs, asked),
+            taught_rows=None if bool(told.answered.all()) else told.answered,
+            weights=cohort_weights(cohort.size),
         )
+        return fusion, told.spent
 
     def noise_in(self, plan: ReleasePlan) -> tuple[float | None, str]:
         """Return sigma, and in words what it is of."""

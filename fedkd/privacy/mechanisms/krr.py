@@ -16,12 +16,12 @@ from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.privacy.calibration import largest_below
-from fedkd.privacy.claims import ADVERSARIES, Adversary, Unit
 from fedkd.privacy.composition import epsilon_of
-from fedkd.privacy.events import RandomizedLabels
+from fedkd.privacy.events import Event, RandomizedLabels
 from fedkd.privacy.gaussian_dp import check_delta
-from fedkd.privacy.ledger import Spending
-from fedkd.privacy.mechanisms.mechanism import CHOSEN_BLINDLY, DERIVED, OUTSIDE
+from fedkd.privacy.mechanisms.client_noise import ClientNoise
+from fedkd.privacy.mechanisms.mechanism import DERIVED
+from fedkd.privacy.mechanisms.row_noise import Budgeted
 from fedkd.privacy.release_plan import (
     ReleasePlan,
     check_accountant,
@@ -56,7 +56,7 @@ def randomize_labels(
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomizedResponse:
+class RandomizedResponse(Budgeted, ClientNoise):
     """Tell a randomized label in place of each prediction, as a one-hot soft label.
 
     Guarantee: as for ``gaussian``; a label may change to any other, so that there is no sensitivity
@@ -64,23 +64,15 @@ class RandomizedResponse:
     where that is less. For strategies that upload soft labels.
     """
 
-    unit: ClassVar[Unit] = "client"
-    neighbors: ClassVar[str] = "replace-one"
-    protects_from: ClassVar[tuple[Adversary, ...]] = ADVERSARIES
     refuses: ClassVar[Mapping[str, str]] = {
         **DERIVED,
         "clip_norm": "labels need no clipping",
         "sigma": "labels are randomized by label_epsilon, not by added noise",
     }
-    assumptions: ClassVar[tuple[str, ...]] = (CHOSEN_BLINDLY,)
-    outside: ClassVar[tuple[str, ...]] = OUTSIDE
 
     epsilon: float | None = None
     """Budget of the whole run, > 0, from which label_epsilon is solved; null where that is given;
     inf protects nothing, as privacy=none does."""
-    delta: float = 1e-5
-    """Probability beyond epsilon, above 0, below one over the clients and over the largest private
-    set."""
     label_epsilon: float | None = None
     """Pure epsilon of each label, > 0; null where epsilon is given."""
     memoize: bool = False
@@ -125,16 +117,10 @@ class RandomizedResponse:
         told = randomize_labels(labels, plan.classes, self.label_epsilon_in(plan), stream)
         return F.one_hot(told, plan.classes).to(values.dtype)
 
-    def spent(self, plan: ReleasePlan, rows: int) -> tuple[Spending, ...]:
-        """Return what a release of so many new labels costs its client."""
-        event = RandomizedLabels(
-            rows=rows, classes=plan.classes, label_epsilon=self.label_epsilon_in(plan)
-        )
-        return (Spending(event=event, unit=self.unit, layer="upload"),)
-
-    def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
-        """Return what the whole run costs a client at most."""
-        return self.spent(plan, plan.released(memoize=self.memoize))
+    def events(self, plan: ReleasePlan, rows: int) -> tuple[Event, ...]:
+        """Return so many randomized labels."""
+        label_epsilon = self.label_epsilon_in(plan)
+        return (RandomizedLabels(rows=rows, classes=plan.classes, label_epsilon=label_epsilon),)
 
     def noise_in(self, plan: ReleasePlan) -> tuple[float | None, str]:
         """Return None: labels have no deviation, and in words what it is of."""

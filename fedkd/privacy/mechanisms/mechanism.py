@@ -1,13 +1,30 @@
-"""What all mechanisms share: what they promise, and the words that several use."""
+"""The seam of a privacy mechanism: settings, what it promises, and hooks that do nothing.
 
-from collections.abc import Mapping
-from typing import ClassVar, Protocol, runtime_checkable
+A mechanism of one's own is one file with a class derived from ``Mechanism``, or from
+``fedkd.privacy.mechanisms.client_noise.ClientNoise``; ``privacy=module:Class`` runs it. What it
+claims is checked in ``fedkd.privacy.vouching``. Not for: what an event costs.
+"""
 
-from fedkd.privacy.claims import ADVERSARIES, Adversary, Claim, Unit, claim_lines
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fedkd.messages import Fusion, Knowledge, Predictions
+from fedkd.privacy.claims import ADVERSARIES, Adversary, Unit
 from fedkd.privacy.composition import Accountant
-from fedkd.privacy.events import NoClaim
-from fedkd.privacy.ledger import Ledger, Spending
+from fedkd.privacy.detection import Detector, Hints
+from fedkd.privacy.events import Event, NoClaim
+from fedkd.privacy.ledger import Layer, Spending
 from fedkd.privacy.release_plan import ReleasePlan
+from fedkd.runtime.seeding import numpy_stream
+from fedkd.strategy import Strategy
+from fedkd.training.hyperparameters import Phase
+from fedkd.training.loop import optimize
+from fedkd.training.optimizers import Optimizer
 
 SEES_TEACHERS: tuple[Adversary, ...] = ("clients", "outsiders")
 RAW_AT_SERVER = "the server sees each client's raw predictions; the noise comes after it"
@@ -37,68 +54,241 @@ OUTSIDE_SERVER = (
     "that a run ends where fewer than min_clients answer",
 )
 
+Memory = Mapping[str, Tensor]
+"""What a mechanism remembers of one client, as named tensors that are stored with its state."""
 
-@runtime_checkable
-class Mechanism(Protocol):
-    """A way to protect what travels, with its settings.
 
-    Where it acts is told by its method: ``release`` makes what a client uploads, ``noisy_mean`` and
-    ``tell`` what a server gives back.
+@dataclass(frozen=True, kw_only=True)
+class ClientRound:
+    """One client's part of one round, as its mechanism sees it."""
+
+    plan: ReleasePlan
+    seed: int
+    client_id: int
+    round_number: int
+    records: int
+    """Public size of the client's private set."""
+    memory: Memory
+
+    def stream(self, purpose: str) -> np.random.Generator:
+        """Return the random stream of this client, round and purpose."""
+        return numpy_stream(
+            self.seed, "client", self.client_id, "round", self.round_number, purpose
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingLoop:
+    """A client's private training in one round, ready to run."""
+
+    model: nn.Module
+    size: int
+    """Examples that the client trains on."""
+    batch_loss: Callable[[Int[Tensor, "batch"]], Float[Tensor, ""]]
+    """Maps indices below ``size`` to the mean loss of those examples."""
+    phase: Phase
+    epochs: int
+    optimizer: Optimizer
+    batches: np.random.Generator
+    check_interrupt: Callable[[], None]
+    """To be called before every step; may raise."""
+
+    def run(self) -> float | None:
+        """Train without protection; return the mean loss over the last epoch, if there was one."""
+        return optimize(
+            self.model,
+            self.size,
+            self.batch_loss,
+            self.phase,
+            self.batches,
+            epochs=self.epochs,
+            optimizer=self.optimizer,
+            check_interrupt=self.check_interrupt,
+        )
+
+
+class Protected(NamedTuple):
+    """What may leave a client, what that cost, and what the mechanism remembers from now on."""
+
+    knowledge: Knowledge
+    spent: tuple[Spending, ...]
+    memory: Memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mechanism:
+    """A way to protect what travels, with its settings as fields.
+
+    Each hook does nothing by default. A claim needs ``protects_from``, and an answer of the class
+    itself to ``events``, ``sensitivity`` or ``planned``: a subclass inherits no claim.
     """
 
-    unit: ClassVar[Unit]
-    neighbors: ClassVar[str]
-    protects_from: ClassVar[tuple[Adversary, ...]]
+    unit: ClassVar[Unit] = "record"
+    """Whose data is hidden."""
+    neighbors: ClassVar[str] = "none"
+    """Which two data sets cannot be told apart, in words."""
+    protects_from: ClassVar[tuple[Adversary, ...]] = ()
     """From whom the claim hides; nobody where there is none."""
-    refuses: ClassVar[Mapping[str, str]]
-    """Settings that somebody may look for in vain, and why there are none."""
-    assumptions: ClassVar[tuple[str, ...]]
-    outside: ClassVar[tuple[str, ...]]
-    """What leaves a client, or is written down, that the claim does not speak of."""
+    layer: ClassVar[Layer] = "upload"
+    """What is protected: the model's training, uploads, or teachers."""
+    refuses: ClassVar[Mapping[str, str]] = {}
+    """Settings that do not exist, mapped to the reason shown when one is given."""
+    assumptions: ClassVar[tuple[str, ...]] = ()
+    outside: ClassVar[tuple[str, ...]] = ()
+    """What leaves a client, or is written down, and is not covered by the claim."""
+    no_claim_reason: ClassVar[str] = ""
+    """Why nothing is said of privacy but that; empty where the ledger answers."""
+    survives_failure: ClassVar[frozenset[str]] = frozenset()
+    """Names in the memory that are stored even where the client's part of a round fails."""
+
+    # Settings that a mechanism may have. A field of the same name takes the property's place.
+
+    @property
+    def delta(self) -> float:
+        """Probability beyond epsilon at which claims are made."""
+        return 1e-5
+
+    @property
+    def accountant(self) -> Accountant:
+        """What counts the finished run."""
+        return "auto"
+
+    @property
+    def memoize(self) -> bool:
+        """Whether a public sample that is asked about again gets the same answer."""
+        return False
+
+    @property
+    def detector(self) -> Detector | None:
+        """How rows that look private are found, where the mechanism looks for them."""
+        return None
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether the settings ask for no protection at all."""
+        return False
+
+    # Before the run.
 
     def check(self, plan: ReleasePlan) -> None:
         """Raise SettingError where the settings do not fit the run."""
 
+    def events(self, plan: ReleasePlan, rows: int) -> tuple[Event, ...]:
+        """Return what a release of ``rows`` new rows costs; nothing by default."""
+        return ()
+
     def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
         """Return what the whole run costs a client at most."""
+        return self.spendings(self.events(plan, plan.released(memoize=self.memoize)))
 
     def noise_in(self, plan: ReleasePlan) -> tuple[float | None, str]:
-        """Return the noise's standard deviation, None where there is no such number, and in words
-        what it is of.
-        """
+        """Return the noise's standard deviation, if there is one, and what it is of in words."""
+        return None, f"as {type(self).__name__} adds it"
 
     def warnings(self, plan: ReleasePlan) -> tuple[str, ...]:
-        """Return what should be said before the run, such as that its labels will be useless."""
+        """Return warnings to be shown before the run."""
+        return ()
+
+    # At a client.
+
+    def joins_training(self, plan: ReleasePlan) -> bool:
+        """Return whether clients must be trained one by one, since a hook acts in training."""
+        hooks = ("covers_round", "train_privately", "after_teaching")
+        return any(overrides(self, hook) for hook in hooks)
+
+    def covers_round(self, turn: ClientRound) -> bool:
+        """Return whether the client's budget covers one round more; it is absent if not."""
+        return True
+
+    def train_privately(
+        self, loop: TrainingLoop, turn: ClientRound, remember: Callable[[Memory], None]
+    ) -> float | None:
+        """Run a client's private training; return its mean loss.
+
+        ``remember`` takes the memory from now on, also where the training then raises.
+        """
+        return loop.run()
+
+    def after_teaching(self, teacher: Predictions, turn: ClientRound) -> Memory:
+        """Return what is remembered once a client gets a teacher."""
+        return turn.memory
+
+    def suspicion(
+        self, knowledge: Predictions, memory: Memory, hints: Hints
+    ) -> Float[Tensor, "N"] | None:
+        """Return how private each row looks, in [0, 1]; None without a ``detector``."""
+        return None
+
+    def protect_upload(
+        self, knowledge: Knowledge, turn: ClientRound, scores: Float[Tensor, "N"] | None
+    ) -> Protected:
+        """Return what may leave a client, what that cost, and what is remembered.
+
+        ``scores`` are those of ``suspicion``. By default everything leaves as it is.
+        """
+        return Protected(knowledge, (), turn.memory)
+
+    def worst_case_spending(
+        self, plan: ReleasePlan, rows: int, records: int
+    ) -> tuple[tuple[Spending, int], ...]:
+        """Return what may have been spent on a client from which no answer came in a round.
+
+        With each spending comes how often its smallest event happens at most in the whole run.
+        Without ``events`` all that the run may cost counts as spent.
+
+        Args:
+            plan: The run's releases.
+            rows: Public samples that the client was asked about.
+            records: Public size of its private set.
+        """
+        if not self.protects_from:
+            return ()
+        planned = self.planned(plan)
+        most = {(s.event.split()[0], s.layer): s.event.split()[1] for s in planned}
+        spent = self.spendings(self.events(plan, rows)) or planned
+        return tuple(
+            (s, most.get((s.event.split()[0], s.layer), s.event.split()[1])) for s in spent
+        )
+
+    # At a trusted server.
+
+    def protect_fusion(
+        self,
+        strategy: Strategy,
+        cohort: Any,
+        state: Any,
+        asked: int,
+        plan: ReleasePlan,
+        stream: np.random.Generator,
+    ) -> tuple[Fusion, tuple[Spending, ...]]:
+        """Return what a server that all trust gives back, and what that cost every client.
+
+        Args:
+            strategy: The run's strategy.
+            cohort: The usable uploads, as the strategy's ``fuse`` takes them.
+            state: The strategy's state.
+            asked: How many clients were asked; which uploads are usable depends on private data.
+            plan: The run's releases.
+            stream: The server's random stream of this round.
+        """
+        return strategy.fuse(cohort, state), ()
+
+    def spendings(self, events: Sequence[Event]) -> tuple[Spending, ...]:
+        """Return events with this mechanism's unit and layer, and who sees their outcome."""
+        seen_by = SEES_TEACHERS if self.layer == "teacher" else ADVERSARIES
+        return tuple(
+            Spending(event=event, unit=self.unit, layer=self.layer, seen_by=seen_by)
+            for event in events
+        )
+
+
+def overrides(mechanism: Mechanism, hook: str) -> bool:
+    """Return whether a mechanism has a hook of its own."""
+    return getattr(type(mechanism), hook) is not getattr(Mechanism, hook)
 
 
 def unprotected_upload() -> Spending:
-    """Return what must be recorded of each client whose upload a trusted server sees raw."""
+    """Return the record of an upload that a trusted server sees raw."""
     return Spending(
         event=NoClaim(reason=RAW_AT_SERVER), unit="record", layer="upload", seen_by=("server",)
     )
-
-
-def planned_claims(
-    mechanism: Mechanism, plan: ReleasePlan, delta: float, accountant: Accountant = "auto"
-) -> tuple[Claim, ...]:
-    """Return what the whole run will claim for a client, against each adversary, before its first
-    round.
-    """
-    ledger = Ledger()
-    if "server" not in mechanism.protects_from and mechanism.protects_from:
-        ledger.record(0, unprotected_upload())
-    for spending in mechanism.planned(plan):
-        ledger.record(0, spending)
-    return tuple(
-        ledger.claim(mechanism.unit, who, delta, accountant=accountant) for who in ADVERSARIES
-    )
-
-
-def claim_text(mechanism: Mechanism, plan: ReleasePlan, delta: float) -> str:
-    """Return what a run may say of its privacy before it starts, a line each: claims, noise,
-    assumptions, limits.
-    """
-    lines = claim_lines(planned_claims(mechanism, plan, delta))
-    lines += [f"noise: {mechanism.noise_in(plan)[1]}"]
-    lines += [f"assumed: {assumption}" for assumption in mechanism.assumptions]
-    return "\n".join([*lines, *(f"outside the claim: {fact}" for fact in mechanism.outside)])

@@ -10,28 +10,32 @@ over rounds; noise kept per sample does not hide *changes* of a prediction from 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.fusion import soften
+from fedkd.messages import Knowledge, Predictions
 from fedkd.privacy.adaptive_temperature import draw_noise, swing_logits, swing_temperatures
-from fedkd.privacy.claims import Adversary, Unit
+from fedkd.privacy.detection import DETECTORS
+from fedkd.privacy.detection import Detector as Detector
+from fedkd.privacy.detection import Hints as Hints
 from fedkd.privacy.events import NoClaim
 from fedkd.privacy.ledger import Spending
+from fedkd.privacy.mechanisms.mechanism import ClientRound, Mechanism, Memory, Protected
 from fedkd.privacy.release_plan import ReleasePlan, check_local
 from fedkd.privacy.sensitivity import Rows
 from fedkd.settings.validators import at_least, one_of, positive
 from fedkd.training.losses import Scale
 
-Detector = Literal["confidence", "surprisal_gap", "pattern", "oracle", "everywhere"]
-DETECTORS: tuple[Detector, ...] = ("confidence", "surprisal_gap", "pattern", "oracle", "everywhere")
 REASON = "swing is a heuristic: adaptive temperature and noise without a bound on what a record can change"
 NO_BUDGET = "swing is a heuristic without a guarantee, it has no budget; take gaussian or dp_sgd for an epsilon"
+
+TAUGHT_IDS, TAUGHT_PROBS = "taught ids", "taught probs"
 
 Scores = Float[Tensor, "N"]
 
@@ -60,37 +64,17 @@ def surprisal_gap_scores(log_probs: Rows, reference: Rows, largest_gap: float) -
     return ((own - other) / largest_gap).clamp(0, 1)
 
 
-@dataclass(frozen=True)
-class Hints:
-    """What is known of the rows [N] that are released, beside the rows: None where it is not.
-
-    ``reference`` are the soft labels of somebody who does not know the private data: of images the
-    last teacher's, of text those of a model that learned public text alone. ``flagged``: where a
-    secret could be said, for the oracle. ``matched``: whose next token is in the match of a
-    pattern.
-    """
-
-    reference: Float[Tensor, "N C"] | None = None
-    flagged: Bool[Tensor, "N"] | None = None
-    matched: Bool[Tensor, "N"] | None = None
-
-
 @dataclass(frozen=True, kw_only=True)
-class Swing:
+class Swing(Mechanism):
     """Warm and blur the predictions that look private, before they leave the client. Nothing is
     claimed for it.
     """
 
-    unit: ClassVar[Unit] = "record"
-    neighbors: ClassVar[str] = "none"
-    protects_from: ClassVar[tuple[Adversary, ...]] = ()
     refuses: ClassVar[Mapping[str, str]] = {
         "epsilon": NO_BUDGET,
         "delta": NO_BUDGET,
         "sensitivity": "it is never a setting, and swing has none",
     }
-    assumptions: ClassVar[tuple[str, ...]] = ()
-    outside: ClassVar[tuple[str, ...]] = ()
 
     detector: Detector = "confidence"
     """What looks private: sure where the reference disagrees (confidence), likelier than the
@@ -187,13 +171,45 @@ class Swing:
         released = swing_logits(_logits(values, scale), temperatures, self.noise * scores, noise)
         return (released if scale == "logits" else soften(released)).to(values.dtype)
 
-    def spent(self, plan: ReleasePlan, rows: int) -> tuple[Spending, ...]:
-        """Return that nothing is claimed, and why."""
-        return (Spending(event=NoClaim(reason=REASON), unit=self.unit, layer="upload"),)
-
     def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
         """Return that nothing is claimed, and why."""
-        return self.spent(plan, plan.rows)
+        return self.spendings((NoClaim(reason=REASON),))
+
+    def joins_training(self, plan: ReleasePlan) -> bool:
+        """Return whether clients remember their last teacher, to compare with."""
+        return self.detector in ("confidence", "surprisal_gap") and not plan.has_reference
+
+    def after_teaching(self, teacher: Predictions, turn: ClientRound) -> Memory:
+        """Return the memory with the teacher's soft labels, where they are compared with."""
+        if not self.joins_training(turn.plan):
+            return turn.memory
+        values = teacher.values.to(torch.float32)
+        probs = values if teacher.scale == "probs" else soften(values, turn.plan.temperature)
+        return {**turn.memory, TAUGHT_IDS: teacher.ids, TAUGHT_PROBS: probs}
+
+    def suspicion(self, knowledge: Predictions, memory: Memory, hints: Hints) -> Scores:
+        """Return the detector's scores [N]; the last teacher is the reference where it is known."""
+        if TAUGHT_IDS in memory and bool(torch.isin(knowledge.ids, memory[TAUGHT_IDS]).all()):
+            ids, permutation = memory[TAUGHT_IDS].sort()
+            reference = memory[TAUGHT_PROBS][permutation][torch.searchsorted(ids, knowledge.ids)]
+            hints = replace(hints, reference=reference)
+        return self.scores(knowledge.values, knowledge.scale, hints)
+
+    def protect_upload(
+        self, knowledge: Knowledge, turn: ClientRound, scores: Scores | None
+    ) -> Protected:
+        """Return warmer and noisier rows where scores are above 0."""
+        assert isinstance(knowledge, Predictions), "checked before the run"
+        if scores is None:
+            scores = self.suspicion(knowledge, turn.memory, Hints())
+        rows, columns = scores > 0, knowledge.values.shape[1]
+        noise = torch.zeros(len(scores), columns, dtype=torch.float64)
+        if self.noise > 0:
+            noise[rows] = self.draw(
+                knowledge.ids[rows], columns, turn.seed, turn.client_id, turn.round_number
+            )
+        values = self.release(knowledge.values, knowledge.scale, scores, noise)
+        return Protected(replace(knowledge, values=values), self.planned(turn.plan), turn.memory)
 
     def noise_in(self, plan: ReleasePlan) -> tuple[float | None, str]:
         """Return the largest deviation, and in words what it is of."""

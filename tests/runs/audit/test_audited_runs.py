@@ -86,7 +86,6 @@ def test_what_coins_leave_out_is_a_null_record_of_dp_sgd(name: str, tmp_path: Pa
     )
     context, plan = experiment.context, experiment.context.enforcer.plan
     assert len({len(rows) for rows in context.division.train}) > 1
-    assert plan is not None
     assert (plan.records, plan.fewest_records) == (20, 20)
     spent = set()
     for client_id in range(4):

@@ -27,10 +27,10 @@ from fedkd.knowledge import PublicPredictions
 from fedkd.messages import Download, Packed, Predictions
 from fedkd.privacy import distributions
 from fedkd.privacy.enforcement import SPENT, PrivacyEnforcer
-from fedkd.privacy.mechanisms import MECHANISMS, Schedule
+from fedkd.privacy.mechanisms import MECHANISMS, DpSgd, Schedule
 from fedkd.privacy.mechanisms.mechanism import SEES_TEACHERS
-from fedkd.privacy.release_plan import UNLIMITED
 from fedkd.privacy.sensitivity import bound_rows
+from fedkd.privacy.unprotected import Unlimited
 from fedkd.report.folder import RunFolder
 from fedkd.runtime.seeding import torch_seed
 
@@ -170,7 +170,7 @@ def test_an_infinite_budget_is_no_protection_and_says_so(name: str, tmp_path: Pa
     summary = stored(tmp_path / "run")
     assert summary["knowledge_sha256"] == bare[-1].knowledge_sha256
     assert {key: summary["privacy"][key] for key in ("mechanism", "epsilon", "reason")} == {
-        "mechanism": "none", "epsilon": None, "reason": UNLIMITED
+        "mechanism": "none", "epsilon": None, "reason": Unlimited.no_claim_reason
     }  # fmt: skip
     assert not any(row["epsilon"] for row in clients(tmp_path / "run"))
 
@@ -421,9 +421,8 @@ def test_a_client_whose_budget_is_spent_falls_silent_and_the_record_says_so(
     initial_state = ClientContext.initial_state
 
     def spent_before(self: ClientContext, client_id: int) -> dict[str, Tensor]:
-        mechanism, plan = self.enforcer.dp_sgd, self.enforcer.plan
-        assert mechanism is not None
-        assert plan is not None
+        mechanism, plan = self.enforcer.mechanism, self.enforcer.plan
+        assert isinstance(mechanism, DpSgd)
         schedule = Schedule.of(20, 8, 1)
         before = [mechanism.noise_multiplier_in(schedule, plan.rounds), schedule.sample_rate, 4.0]
         steps = (

@@ -20,7 +20,7 @@ from fedkd.privacy.calibration import largest_below
 from fedkd.privacy.composition import epsilon_of
 from fedkd.privacy.dp_sgd_history import History
 from fedkd.privacy.events import DpSgdSteps
-from fedkd.privacy.mechanisms import DpSgd, Schedule, planned_claims
+from fedkd.privacy.mechanisms import DpSgd, Schedule
 from fedkd.privacy.private_training import (
     check_sample_gradients,
     optimize_privately,
@@ -28,6 +28,7 @@ from fedkd.privacy.private_training import (
     refuse_shared_statistics,
 )
 from fedkd.privacy.release_plan import ReleasePlan
+from fedkd.privacy.vouching import planned_claims
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.schema import parse
 from fedkd.training.loop import predict
@@ -496,7 +497,7 @@ def test_budgets_down_to_the_least_that_can_be_counted_are_solved():
     with pytest.raises(
         SettingError, match=r"noise_multiplier=1e\+08 on samples of rate 0\.1 is beyond"
     ):
-        planned_claims(DpSgd(noise_multiplier=1e8), plan(batch_size=40), DELTA)
+        planned_claims(DpSgd(noise_multiplier=1e8), plan(batch_size=40))
 
 
 def test_a_client_with_fewer_records_needs_more_noise_and_a_longer_run_too():
@@ -523,7 +524,7 @@ def plan(**changes: Any) -> ReleasePlan:
 
 
 def test_the_claim_is_for_records_against_everybody():
-    claims = planned_claims(DpSgd(epsilon=8.0), plan(fewest_records=100), DELTA)
+    claims = planned_claims(DpSgd(epsilon=8.0), plan(fewest_records=100))
     assert {claim.unit for claim in claims} == {"record"}
     for claim in claims:
         assert claim.epsilon is not None
@@ -535,7 +536,7 @@ def test_the_claim_is_for_records_against_everybody():
 
 def test_the_smallest_client_decides_what_a_given_noise_claims():
     both = [
-        planned_claims(DpSgd(noise_multiplier=1.0), plan(fewest_records=n), DELTA)[0].epsilon
+        planned_claims(DpSgd(noise_multiplier=1.0), plan(fewest_records=n))[0].epsilon
         for n in (400, 50)
     ]
     assert both[0] < both[1]

@@ -22,7 +22,6 @@ from fedkd.privacy.events import (
     NoClaim,
     NoisyVotes,
     RandomizedLabels,
-    SampledClients,
     event_values,
     from_dict,
 )
@@ -50,7 +49,6 @@ EVENTS: list[Event] = [
     LaplaceRows(rows=5, sensitivity=2.0, scale=4.0),
     RandomizedLabels(rows=3, classes=10, label_epsilon=0.5),
     DpSgdSteps(noise_multiplier=1.1, sample_rate=0.1, steps=20),
-    SampledClients(sample_rate=0.1, rows=50, sensitivity=1.0, sigma=30.0, rounds=4),
     votes(),
 ]
 
@@ -144,7 +142,7 @@ def test_votes_that_agree_cost_less_than_their_noise_and_others_no_more():
 
 
 @needs_pld
-@pytest.mark.parametrize("event", EVENTS[:5], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("event", EVENTS[:4], ids=lambda e: type(e).__name__)
 def test_pld_is_at_most_renyi_and_at_least_the_exact_epsilon(event: Event):
     loss = event.split()[0].loss(event.split()[1] * 3)
     assert loss is not None
@@ -183,24 +181,6 @@ def test_an_epsilon_that_protects_nobody_is_left_to_rdp(monkeypatch: pytest.Monk
     epsilon, accountant = epsilon_of(loud, DELTA, "prv")
     assert epsilon > 1000
     assert accountant == "rdp"
-
-
-def test_a_round_of_sampled_clients_is_one_event():
-    """One coin for all rows of a round: as one event a row the epsilon would be far too small."""
-    together = SampledClients(sample_rate=0.1, rows=1000, sensitivity=1.0, sigma=30.0, rounds=10)
-    apart = SampledClients(sample_rate=0.1, rows=1, sensitivity=1.0, sigma=30.0, rounds=10_000)
-    right, wrong = (epsilon_of([(event, 1)], DELTA)[0] for event in (together, apart))
-    assert (
-        right
-        == epsilon_of(
-            [(DpSgdSteps(noise_multiplier=30 / 1000**0.5, sample_rate=0.1, steps=10), 1)], DELTA
-        )[0]
-    )
-    assert right > 2 * wrong
-    everyone = SampledClients(sample_rate=1.0, rows=1000, sensitivity=1.0, sigma=30.0, rounds=10)
-    assert epsilon_of([(everyone, 1)], DELTA)[0] == pytest.approx(
-        epsilon_at(math.sqrt(10_000) / 30, DELTA)
-    )
 
 
 def test_nothing_that_happened_costs_nothing_and_an_unprotected_release_everything():

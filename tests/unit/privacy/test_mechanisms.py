@@ -25,8 +25,6 @@ from fedkd.privacy.mechanisms import (
     Mechanism,
     RandomizedResponse,
     Swing,
-    claim_text,
-    planned_claims,
 )
 from fedkd.privacy.mechanisms.krr import randomize_labels, truth_probability
 from fedkd.privacy.mechanisms.swing import (
@@ -40,6 +38,7 @@ from fedkd.privacy.memoization import Answers, answer_once
 from fedkd.privacy.release_plan import ReleasePlan, noise_warning
 from fedkd.privacy.renyi import ORDERS
 from fedkd.privacy.sensitivity import bound_rows, diameter, onto_simplex
+from fedkd.privacy.vouching import claim_text, planned_claims
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.schema import defaults, documentation, parse
 
@@ -93,8 +92,8 @@ def test_every_entry_is_a_mechanism_whose_settings_are_documented(name: str):
 def test_every_entry_says_what_it_claims_against_whom_and_what_it_assumes(name: str):
     mechanism = make(name)
     mechanism.check(plan())
-    text = claim_text(mechanism, plan(), DELTA)
-    for claim in planned_claims(mechanism, plan(), DELTA):
+    text = claim_text(mechanism, plan())
+    for claim in planned_claims(mechanism, plan()):
         assert (claim.epsilon is not None) == (claim.adversary in mechanism.protects_from)
         assert claim.reason in text
         assert (claim.text() in text) == (
@@ -111,11 +110,11 @@ def test_every_entry_says_what_it_claims_against_whom_and_what_it_assumes(name: 
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_the_noise_for_a_budget_spends_it_and_no_more(name: str, rounds: int):
     run = plan(rounds=rounds, rows=50)
-    epsilon = planned_claims(make(name), run, DELTA)[-1].epsilon
+    epsilon = planned_claims(make(name), run)[-1].epsilon
     assert epsilon == pytest.approx(8.0, rel=1e-6)
     assert epsilon <= 8.0 + 1e-9
     if name in LOCAL:
-        claims = planned_claims(make(name), run, DELTA)
+        claims = planned_claims(make(name), run)
         assert [c.unit for c in claims] == ["client"] * 3
         assert {c.epsilon for c in claims} == {epsilon}
 
@@ -126,7 +125,7 @@ def test_epsilon_grows_with_rounds_and_rows_where_the_noise_is_fixed(name: str):
         MECHANISMS[name], {"label_epsilon": 0.5} if name == "krr" else {"sigma": 20.0}, "privacy"
     )
     spent = [
-        planned_claims(fixed, plan(rows=n, rounds=r), DELTA)[-1].epsilon
+        planned_claims(fixed, plan(rows=n, rounds=r))[-1].epsilon
         for n, r in [(50, 1), (60, 1), (60, 2)]
     ]
     assert spent == sorted(spent)
@@ -376,7 +375,7 @@ def test_the_checks_of_a_threshold_are_paid_from_the_budget():
     run = plan(clients=1000, rows=100)
     settings = GnMax(epsilon=8.0, threshold=600.0, threshold_sigma=20.0)
     assert settings.sigma_in(run) > GnMax(epsilon=8.0).sigma_in(run)
-    assert planned_claims(settings, run, DELTA)[-1].epsilon == pytest.approx(8.0)
+    assert planned_claims(settings, run)[-1].epsilon == pytest.approx(8.0)
 
 
 def test_an_answer_that_was_told_is_told_again_to_the_bit():
@@ -422,8 +421,8 @@ def test_every_answer_is_the_first_that_was_made_for_its_sample(rounds: list[lis
 @pytest.mark.parametrize("name", LOCAL)
 def test_memoized_answers_are_paid_once(name: str):
     run = plan(rows=100, rounds=50, public_size=100)
-    once = planned_claims(make(name), plan(rows=100), DELTA)[0]
-    assert planned_claims(make(name, memoize=True), run, DELTA)[0].epsilon == once.epsilon
+    once = planned_claims(make(name), plan(rows=100))[0]
+    assert planned_claims(make(name, memoize=True), run)[0].epsilon == once.epsilon
     memoized, fresh = make(name, memoize=True), make(name)
     if name == "krr":
         assert memoized.label_epsilon_in(run) > 5 * fresh.label_epsilon_in(run)
@@ -642,9 +641,9 @@ def test_an_oracle_without_canaries_is_refused():
 
 
 def test_every_claim_of_a_planned_run_names_what_it_means():
-    for claim in planned_claims(make("gaussian"), plan(), DELTA):
+    for claim in planned_claims(make("gaussian"), plan()):
         assert claim.neighbors == "replace-one"
         assert claim.sampling == "no sampling"
         assert claim.accountant == "exact"
         assert claim.delta == DELTA
-    assert {c.adversary for c in planned_claims(make("gnmax"), plan(), DELTA)} == set(ADVERSARIES)
+    assert {c.adversary for c in planned_claims(make("gnmax"), plan())} == set(ADVERSARIES)

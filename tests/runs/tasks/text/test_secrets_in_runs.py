@@ -94,18 +94,17 @@ def test_noise_is_fixed_for_a_client_and_a_position() -> None:
     context = text_experiment(
         **LEARNING, privacy={"name": "swing", "detector": "everywhere"}
     ).context
-    swing, ids = context.enforcer.mechanism, torch.tensor([3, 9])
-    zeros = torch.zeros(2, context.task.classes)
-    first, second = (
-        context.enforcer._swung(
-            swing, _predictions(ids, zeros), torch.ones(2), client_id=0, round_number=n
-        )
-        for n in (1, 2)
-    )
+    enforcer, ids = context.enforcer, torch.tensor([3, 9])
+    rows = _predictions(ids, torch.zeros(2, context.task.classes))
+
+    def released(client_id: int, round_number: int) -> torch.Tensor:
+        turn = enforcer.client_round(client_id, round_number, records=10, memory={})
+        values: torch.Tensor = enforcer.protect(rows, turn, torch.ones(2))[0].values
+        return values
+
+    first, second = released(0, 1), released(0, 2)
     assert torch.equal(first, second)
-    other = context.enforcer._swung(
-        swing, _predictions(ids, zeros), torch.ones(2), client_id=1, round_number=1
-    )
+    other = released(1, 1)
     assert not torch.equal(first, other)
 
 

@@ -1,0 +1,70 @@
+"""Noise at a server that all clients trust: it sees raw uploads and gives back protected teachers."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedkd.fusion import uniform_weights
+from fedkd.messages import Fusion, Knowledge
+from fedkd.privacy.claims import Adversary, Unit
+from fedkd.privacy.ledger import Layer, Spending
+from fedkd.privacy.mechanisms.mechanism import (
+    OUTSIDE_SERVER,
+    SEES_TEACHERS,
+    TRUSTED_SERVER,
+    ClientRound,
+    Mechanism,
+    Protected,
+    unprotected_upload,
+)
+from fedkd.privacy.release_plan import ReleasePlan
+from fedkd.strategy import Strategy
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustedServer(Mechanism):
+    """Hide a client's whole data from other clients and outsiders, not from the server."""
+
+    unit: ClassVar[Unit] = "client"
+    neighbors: ClassVar[str] = "replace-one"
+    protects_from: ClassVar[tuple[Adversary, ...]] = SEES_TEACHERS
+    layer: ClassVar[Layer] = "teacher"
+    assumptions: ClassVar[tuple[str, ...]] = TRUSTED_SERVER
+    outside: ClassVar[tuple[str, ...]] = OUTSIDE_SERVER
+
+    def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
+        """Return what all teachers of the run cost every client."""
+        return self.spendings(self.events(plan, plan.rows * plan.rounds))
+
+    def protect_upload(
+        self, knowledge: Knowledge, turn: ClientRound, scores: Float[Tensor, "N"] | None
+    ) -> Protected:
+        """Return the upload as it is, and that the server sees it raw."""
+        return Protected(knowledge, (unprotected_upload(),), turn.memory)
+
+    def worst_case_spending(
+        self, plan: ReleasePlan, rows: int, records: int
+    ) -> tuple[tuple[Spending, int], ...]:
+        """Return nothing: a client that sent nothing usable adds nothing to the teacher's cost."""
+        return ()
+
+    def protect_fusion(
+        self,
+        strategy: Strategy,
+        cohort: Any,
+        state: Any,
+        asked: int,
+        plan: ReleasePlan,
+        stream: np.random.Generator,
+    ) -> tuple[Fusion, tuple[Spending, ...]]:
+        """Return a protected teacher; to be replaced by each mechanism of this kind."""
+        raise NotImplementedError(f"{type(self).__name__} must have a protect_fusion of its own")
+
+
+def cohort_weights(size: int) -> Float[Tensor, "k k"]:
+    """Return the weights of a plain mean over a cohort, which may be empty."""
+    return uniform_weights(size) if size else torch.zeros(0, 0)

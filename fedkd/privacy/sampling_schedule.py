@@ -1,0 +1,37 @@
+"""How a round of DP-SGD is sampled: rate, steps and expected batch size, fixed before it."""
+
+import math
+from dataclasses import dataclass
+
+from fedkd.settings.validators import at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """One round of private training: fixed before it, whatever samples come.
+
+    ``sample_rate`` is each sample's chance to be in a step, ``steps`` how many there are; gradients
+    are divided by ``expected_batch_size``, since the size that a sample has is private.
+    """
+
+    sample_rate: float
+    steps: int
+    expected_batch_size: float
+
+    @classmethod
+    def of(cls, size: int, batch_size: int, epochs: int) -> "Schedule":
+        """Return the schedule for ``size`` samples that stands in for ``epochs`` passes in batches;
+        both at least 1.
+
+        >>> Schedule.of(100, 32, 2)
+        Schedule(sample_rate=0.32, steps=8, expected_batch_size=32)
+        >>> Schedule.of(10, 32, 1)
+        Schedule(sample_rate=1.0, steps=1, expected_batch_size=10)
+        """
+        at_least(1, size=size, batch_size=batch_size)
+        batch = min(batch_size, size)
+        return cls(
+            sample_rate=batch / size,
+            steps=epochs * math.ceil(size / batch),
+            expected_batch_size=batch,
+        )
