@@ -153,6 +153,8 @@ class PrivacyEnforcer:
             state: The strategy's state.
             asked: How many clients were asked, at least those of the cohort.
         """
+        if self.central is None:
+            return strategy.fuse(cohort, state), ()
         stream = numpy_stream(self.seed, "round", cohort.round, "server noise")
         fusion, spent = self.mechanism.protect_fusion(
             strategy, cohort, state, asked, self.plan, stream
