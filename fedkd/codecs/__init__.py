@@ -1,8 +1,7 @@
-"""What travels, and how many bits: codecs between a kind of knowledge's named arrays and a
-message's.
+"""Codecs: encodings of the named arrays of knowledge into the named arrays of a message.
 
-A codec knows nothing of clients, rounds or kinds: it takes named arrays and gives named arrays. It
-protects nothing: privacy comes before it. ``size`` says what a message weighs.
+A codec knows nothing of clients, rounds or kinds of knowledge. It protects nothing: privacy comes
+before it. ``size`` counts the bytes of a message.
 """
 
 from fedkd.codecs.cached import Cached as Cached

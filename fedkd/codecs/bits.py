@@ -1,36 +1,36 @@
-"""Numbers of a few bits each, packed into bytes: the first number in the highest bits of the first
-byte.
-"""
+"""Packing of numbers of a few bits into bytes, the first number in the highest bits."""
 
 import numpy as np
 from jaxtyping import UInt8
 
 
 def packed_bytes(count: int, bits: int) -> int:
-    """Return the bytes that ``count`` numbers of ``bits`` bits take."""
+    """Return the number of bytes that ``count`` numbers of ``bits`` bits take."""
     return -(-count * bits // 8)
 
 
 def pack(codes: UInt8[np.ndarray, "n"], bits: int) -> UInt8[np.ndarray, "bytes"]:
-    """Return numbers below 2^bits, ``bits`` from 1 to 8, one after the other; the last byte is
-    filled up with zeros.
+    """Return the packed bytes of numbers below 2^bits, ``bits`` from 1 to 8.
+
+    The last byte is filled up with zeros.
 
     >>> [f"{byte:08b}" for byte in pack(np.array([1, 2, 7], np.uint8), 3)]
     ['00101011', '10000000']
     """
-    groups = np.zeros(
-        (packed_bytes(len(codes), 1), 8), np.uint8
-    )  # eight numbers fill exactly ``bits`` bytes
+    # Eight numbers fill exactly ``bits`` bytes.
+    groups = np.zeros((packed_bytes(len(codes), 1), 8), np.uint8)
     groups.reshape(-1)[: len(codes)] = codes
     words = np.zeros(len(groups), np.uint64)
-    for place in range(8):
-        words = words << np.uint64(bits) | groups[:, place]
+    for column in range(8):
+        words = words << np.uint64(bits) | groups[:, column]
     high_first = words.astype(">u8").view(np.uint8).reshape(-1, 8)
     return high_first[:, 8 - bits :].reshape(-1)[: packed_bytes(len(codes), bits)]
 
 
 def unpack(packed: UInt8[np.ndarray, "bytes"], bits: int, count: int) -> UInt8[np.ndarray, "n"]:
-    """Return the first ``count`` numbers; there must be ``packed_bytes(count, bits)`` bytes.
+    """Return the first ``count`` numbers of packed bytes.
+
+    There must be ``packed_bytes(count, bits)`` bytes.
 
     >>> unpack(np.array([0b00101011, 0b10000000], np.uint8), 3, 3).tolist()
     [1, 2, 7]
@@ -38,7 +38,7 @@ def unpack(packed: UInt8[np.ndarray, "bytes"], bits: int, count: int) -> UInt8[n
     groups = np.zeros((packed_bytes(count, 1), bits), np.uint8)
     groups.reshape(-1)[: len(packed)] = packed
     words = np.zeros(len(groups), np.uint64)
-    for place in range(bits):
-        words = words << np.uint64(8) | groups[:, place]
+    for column in range(bits):
+        words = words << np.uint64(8) | groups[:, column]
     shifts = np.arange(7, -1, -1, dtype=np.uint64) * np.uint64(bits)
     return (words[:, None] >> shifts & np.uint64(2**bits - 1)).astype(np.uint8).reshape(-1)[:count]

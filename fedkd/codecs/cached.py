@@ -1,4 +1,4 @@
-"""``cached``: a row that was sent lately is not sent again."""
+"""The codec ``cached``, which does not send a row again that it sent a few messages ago."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,7 +18,7 @@ from fedkd.codecs.codec import (
     only,
 )
 from fedkd.codecs.delta import rows_without_ids
-from fedkd.codecs.memory import Memory, message_number, read_memory, row_ids, take_number
+from fedkd.codecs.memory import Memory, message_number, read_memory, row_ids, take_message_number
 from fedkd.errors import SettingError, UploadRejected
 
 SENT = "codec:sent"
@@ -27,16 +27,15 @@ SENT = "codec:sent"
 
 @dataclass(frozen=True, kw_only=True)
 class Cached(Codec):
-    """A row sent fewer than ``duration`` messages ago is not sent again: the receiver uses its
-    copy.
+    """Send only rows that were not sent in the last ``duration - 1`` messages.
 
-    The soft-label cache of SCARLET (arXiv 2504.19602), by public sample, as a codec. Both sides
-    find out for themselves which rows those are, so that only rows travel, and those that do arrive
-    exactly as they are.
+    For the others the receiver uses its copy. The soft-label cache of SCARLET (arXiv 2504.19602),
+    by public sample, as a codec. Both sides compute for themselves which rows those are, so that
+    only rows travel, and those that do arrive exactly as they are.
 
     Departures: the paper counts rounds, this counts messages between two sides. A row that expired
-    is remembered again as soon as it is sent again. On the way up the server uses what a client
-    said before, though it predicted anew.
+    is remembered again as soon as it is sent again. On the way up the server uses a client's
+    earlier row, though the client predicted anew.
     """
 
     stateful: ClassVar[bool] = True
@@ -52,16 +51,15 @@ class Cached(Codec):
             )
 
     def objection(self, arrays: Arrays) -> str | None:
-        """Return why not: rows have no ids, or there are none."""
+        """Return an objection where arrays have no ids, or no row for each id."""
         if row_ids(arrays) is None:
             return "it caches rows by their ids, and there are none"
         return nothing_coded(arrays) or rows_without_ids(arrays)
 
     def encode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, Coded | None]:
-        """Return the message's number and the rows that the receiver lacks; raises SettingError on
-        an objection.
+        """Return the message number with the rows that the receiver lacks, and the new memory.
 
-        Starts over where names or shapes changed.
+        Starts over where names or shapes changed. Raises SettingError on an objection.
         """
         why_not = self.objection(arrays)
         if why_not:
@@ -72,12 +70,12 @@ class Cached(Codec):
             return self._encode(arrays, Memory())
 
     def decode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, Coded | None]:
-        """Return the arrays, those rows that did not come as they came before."""
-        content, known = take_number(arrays, memory)
+        """Return the arrays, completed by rows of the memory, and the new memory."""
+        content, known = take_message_number(arrays, memory)
         ids = row_ids(content)
         if ids is None:
             raise UploadRejected("rows came without ids")
-        places, serves = self._serving(known, ids)
+        table_rows, serves = self._served_rows(known, ids)
         found: Coded = {}
 
         def rebuild(name: str, parts: Parts) -> np.ndarray:
@@ -88,12 +86,8 @@ class Cached(Codec):
                 raise UploadRejected(
                     f"expected {(~serves).sum()} rows of floating point {name}, got {what}"
                 )
-            rows = known.last(
-                name,
-                places,
-                serves,
-                np.zeros((len(ids), *came.shape[1:]), came.dtype.newbyteorder("=")),
-            )
+            blank = np.zeros((len(ids), *came.shape[1:]), came.dtype.newbyteorder("="))
+            rows = known.last(name, table_rows, serves, blank)
             rows[~serves] = came
             found[name] = rows
             return rows
@@ -103,9 +97,9 @@ class Cached(Codec):
     def _encode(self, arrays: Arrays, known: Memory) -> tuple[Coded, Coded]:
         ids = row_ids(arrays)
         assert ids is not None, "there was no objection"
-        places, serves = self._serving(known, ids)
+        table_rows, serves = self._served_rows(known, ids)
         rows = {name: array for name, array in arrays.items() if is_coded(array)}
-        held = {name: known.last(name, places, serves, array) for name, array in rows.items()}
+        held = {name: known.last(name, table_rows, serves, array) for name, array in rows.items()}
         for name, array in rows.items():
             held[name][~serves] = array[~serves]
         sent = message_number(known) | encode_each(
@@ -113,17 +107,18 @@ class Cached(Codec):
         )
         return sent, self._after(known, ids, held, serves)
 
-    def _serving(self, known: Memory, ids: np.ndarray) -> tuple[np.ndarray, Bool[np.ndarray, "N"]]:
-        """Return where rows stand in the tables, and which of them the receiver's copy serves."""
-        places, was_sent = known.find(SENT, ids, len(ids))
-        sent = known.last(SENT, places, was_sent, np.zeros(len(ids), np.int64))
-        return places, was_sent & (known.message - sent < self.duration)
+    def _served_rows(
+        self, known: Memory, ids: np.ndarray
+    ) -> tuple[np.ndarray, Bool[np.ndarray, "N"]]:
+        """Return each id's row in the tables, and flags of the ids that the copy there serves."""
+        table_rows, was_sent = known.find(SENT, ids, len(ids))
+        sent = known.last(SENT, table_rows, was_sent, np.zeros(len(ids), np.int64))
+        return table_rows, was_sent & (known.message - sent < self.duration)
 
     def _after(
         self, known: Memory, ids: np.ndarray, rows: Coded, serves: Bool[np.ndarray, "N"]
     ) -> Coded:
-        places, was_sent = known.find(SENT, ids, len(ids))
-        sent = known.last(SENT, places, was_sent, np.zeros(len(ids), np.int64))
-        return known.after(
-            ids, {**rows, SENT: np.where(serves, sent, known.message)}, {}
-        ).to_arrays()
+        table_rows, was_sent = known.find(SENT, ids, len(ids))
+        sent = known.last(SENT, table_rows, was_sent, np.zeros(len(ids), np.int64))
+        now_sent = np.where(serves, sent, known.message)
+        return known.after(ids, {**rows, SENT: now_sent}, {}).to_arrays()

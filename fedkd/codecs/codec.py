@@ -1,9 +1,8 @@
-"""The seam, and what all codecs share: which arrays are coded, how parts are named, how a message
-is read.
+"""The protocol of a codec, and the helpers that all codecs share to write and read messages.
 
 Floating point arrays are coded, all others (ids, counts, masks) travel as they are. A coded array
 travels as parts named ``array:part``, so an array's own name has no colon. ``probs`` and ``logits``
-of shape [N, C] are rows of classes, any other array is plain numbers.
+of shape [N, C] are rows of classes, any other array is numbers without structure.
 """
 
 import math
@@ -32,7 +31,7 @@ NOT_FINITE = "not_finite"
 
 @runtime_checkable
 class Codec(Compatible, Protocol):
-    """One way of sending named arrays. Derive from it. Nothing mutates its arguments.
+    """One encoding of named arrays. Derive from it. Nothing mutates its arguments.
 
     ``memory`` is what both sides remember of earlier messages between them in this direction: named
     arrays, for a checkpoint to hold, or None at the start and for a codec that is not ``stateful``.
@@ -53,29 +52,28 @@ class Codec(Compatible, Protocol):
         )
 
     def objection(self, arrays: Arrays) -> str | None:
-        """Return why this codec makes no sense for such arrays, by their names and shapes alone;
-        None if it does.
-        """
+        """Return the reason why this codec cannot take arrays of such names and shapes, or None."""
         return None
 
     @abstractmethod
     def encode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, Coded | None]:
-        """Return what travels, and what is remembered afterwards."""
+        """Return the message that travels, and the sender's new memory."""
 
     @abstractmethod
     def decode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, Coded | None]:
-        """Return the arrays as the receiver has them, and what is remembered; UploadRejected for a
-        broken message.
+        """Return the arrays as the receiver has them, and the receiver's new memory.
+
+        Raises UploadRejected for a broken message.
         """
 
 
 def is_coded(array: np.ndarray) -> bool:
-    """Return whether an array is of floating point numbers, which codecs code."""
+    """Return whether an array is coded: whether it is of floating point numbers."""
     return array.dtype.kind == "f"
 
 
 def nothing_coded(arrays: Arrays) -> str | None:
-    """Return an objection where no array is of floating point numbers."""
+    """Return an objection if no array is of floating point numbers."""
     return (
         None
         if any(map(is_coded, arrays.values()))
@@ -84,7 +82,7 @@ def nothing_coded(arrays: Arrays) -> str | None:
 
 
 def too_large(arrays: Arrays) -> str | None:
-    """Return an objection where an array has more values than a receiver accepts."""
+    """Return an objection if an array has more values than a receiver accepts."""
     found = [name for name, array in arrays.items() if array.size > LARGEST_ARRAY]
     return (
         f"{found[0]} have {arrays[found[0]].size} values, at most {LARGEST_ARRAY} are accepted"
@@ -94,20 +92,18 @@ def too_large(arrays: Arrays) -> str | None:
 
 
 def are_rows_of_classes(name: str, shape: tuple[int, ...]) -> bool:
-    """Return whether an array is one of soft labels or logits [N, C] of two classes or more."""
+    """Return whether an array is soft labels or logits [N, C] of two classes or more."""
     return name in ("probs", "logits") and len(shape) == 2 and shape[1] > 1
 
 
 def to_float32(array: np.ndarray) -> np.ndarray:
-    """Return an array as float32, infinite where it is out of range."""
+    """Return an array as float32; numbers out of its range become infinite."""
     with np.errstate(over="ignore"):
         return array.astype(np.float32, copy=False)
 
 
 def renormalized(name: str, values: np.ndarray) -> np.ndarray:
-    """Return soft labels whose rows sum to 1 again where rounding moved them; other arrays as they
-    are.
-    """
+    """Return soft labels whose rows sum to 1 again after rounding; other arrays as they are."""
     if name != "probs" or values.ndim == 0:
         return values
     sums = values.sum(axis=-1, dtype=np.float64, keepdims=True)
@@ -117,11 +113,10 @@ def renormalized(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def without_values(arrays: Arrays) -> Coded | None:
-    """Return the message of a sender whose values are not finite, which every receiver rejects;
-    None if all are.
+    """Return the message that says that values are not finite, or None if all are finite.
 
-    What is not finite has no code. A client whose training diverged sends this, and is rejected
-    with the reason.
+    Such values have no code. A client whose training diverged sends this message, and every
+    receiver rejects it with the reason.
     """
     broken = [
         name for name, a in arrays.items() if is_coded(a) and not np.isfinite(to_float32(a)).all()
@@ -130,7 +125,7 @@ def without_values(arrays: Arrays) -> Coded | None:
 
 
 def encode_each(arrays: Arrays, encode: Callable[[str, np.ndarray], Parts]) -> Coded:
-    """Return a message of each coded array's parts; all other arrays as they are."""
+    """Return a message of the parts of each coded array, and of all other arrays as they are."""
     sent: Coded = {}
     for name, array in arrays.items():
         parts = encode(name, array) if is_coded(array) else {"": array}
@@ -139,8 +134,10 @@ def encode_each(arrays: Arrays, encode: Callable[[str, np.ndarray], Parts]) -> C
 
 
 def decode_each(arrays: Arrays, decode: Callable[[str, Parts], np.ndarray]) -> Coded:
-    """Return the arrays of a message, in its order; UploadRejected where ``decode`` cannot read
-    one's parts.
+    """Return the arrays of a message, in its order; ``decode`` reads the parts of each coded one.
+
+    Raises UploadRejected for values that are not finite and for floating point arrays that came
+    without a code.
     """
     groups: dict[str, Parts] = {}
     for key, array in arrays.items():
@@ -162,7 +159,7 @@ def decode_each(arrays: Arrays, decode: Callable[[str, Parts], np.ndarray]) -> C
 
 
 def only(name: str, parts: Parts, expected: set[str]) -> None:
-    """Raise UploadRejected unless an array came in exactly these parts."""
+    """Raise UploadRejected unless an array came in exactly the parts ``expected``."""
     if set(parts) != expected:
         came = ", ".join(sorted(parts))
         raise UploadRejected(
@@ -173,8 +170,14 @@ def only(name: str, parts: Parts, expected: set[str]) -> None:
 def take(
     name: str, parts: Parts, part: str, dtype: DTypeLike, size: int | None = None
 ) -> np.ndarray:
-    """Return one part, an array [size] of ``dtype``; UploadRejected where it is missing or of
-    another form.
+    """Return one part of an array that came; UploadRejected unless it is as described.
+
+    Args:
+        name: The array's name, for the error.
+        parts: The parts that came.
+        part: Name of the part to return.
+        dtype: Expected type; the part has one axis.
+        size: Expected length; None accepts any.
     """
     array, expected = parts.get(part), np.dtype(dtype)
     if array is None:
@@ -196,12 +199,12 @@ def take(
 
 
 def shape_part(shape: tuple[int, ...]) -> np.ndarray:
-    """Return a shape as it travels: 4 bytes an axis."""
+    """Return a shape as it travels, in 4 bytes an axis."""
     return np.array(shape, np.uint32)
 
 
 def take_shape(name: str, parts: Parts) -> tuple[int, ...]:
-    """Return the shape that came; UploadRejected for one that no array here has."""
+    """Return the shape that came; UploadRejected for more axes or values than are accepted."""
     shape = tuple(int(length) for length in take(name, parts, "shape", np.uint32))
     if len(shape) > 32 or math.prod(max(length, 1) for length in shape) > LARGEST_ARRAY:
         raise UploadRejected(

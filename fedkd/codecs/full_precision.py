@@ -1,4 +1,4 @@
-"""Codecs that leave every number where it was: in full, or in half the bytes."""
+"""The codecs ``full`` and ``float16``, which send every number, in full or in half the bytes."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -27,31 +27,30 @@ LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True, kw_only=True)
 class Full(Codec):
-    """Every array as it is."""
+    """Send every array as it is."""
 
     def encode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, None]:
-        """Return the arrays."""
+        """Return the arrays as the message."""
         return dict(arrays), None
 
     def decode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, None]:
-        """Return the arrays."""
+        """Return the message as the arrays."""
         return dict(arrays), None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Float16(Codec):
-    """Floating point arrays as IEEE 754 half precision, 16 bits a number; they come back as
-    float32.
+    """Send floating point arrays in IEEE 754 half precision, 16 bits a number.
 
-    A number from 2^-14 (6e-5) on keeps 11 significant bits: it is off by at most 2^-11 of itself.
-    Smaller ones are rounded to multiples of 2^-24 (6e-8), and magnitudes beyond 65504 are clipped
-    to it. Rows of ``probs`` are divided by their sum again.
+    They come back as float32. A number from 2^-14 (6e-5) on keeps 11 significant bits: it is off by
+    at most 2^-11 of itself. Smaller ones are rounded to multiples of 2^-24 (6e-8), and magnitudes
+    beyond 65504 are clipped to it. Rows of ``probs`` are divided by their sum again.
     """
 
     stateful: ClassVar[bool] = False
 
     def objection(self, arrays: Arrays) -> str | None:
-        """Return why not: there is nothing to shorten."""
+        """Return an objection where there is no float array of more than 16 bits."""
         if any(is_coded(array) and array.dtype.itemsize > 2 for array in arrays.values()):
             return None
         return nothing_coded(arrays) or "the arrays are float16 already"
@@ -66,9 +65,8 @@ class Float16(Codec):
 
 
 def _halve(name: str, array: np.ndarray) -> Parts:
-    clipped = np.asarray(
-        np.clip(to_float32(array), -LARGEST_FLOAT16, LARGEST_FLOAT16)
-    )  # of a scalar, a scalar
+    # NumPy clips an array without axes to a scalar, which is no array.
+    clipped = np.asarray(np.clip(to_float32(array), -LARGEST_FLOAT16, LARGEST_FLOAT16))
     return {"float16": _converted(clipped, torch.float16)}
 
 

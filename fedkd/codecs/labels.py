@@ -1,5 +1,6 @@
-"""Rows of classes at 1 bit: the argmax. Compressed federated distillation sends these up (Sattler
-et al. 2020).
+"""One-bit quantizers of soft labels and logits, which send each row's argmax (CFD's uplink).
+
+Compressed federated distillation: Sattler et al. 2020, arXiv 2012.00632.
 """
 
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from fedkd.errors import UploadRejected
 
 
 def label_type(classes: int) -> np.dtype:
-    """Return the smallest type that holds all labels: a byte up to 256 classes, two up to 65,536,
-    then four.
+    """Return the smallest integer type that holds all labels.
+
+    One byte up to 256 classes, two up to 65,536, then four.
 
     >>> label_type(256), label_type(257)
     (dtype('uint8'), dtype('uint16'))
@@ -24,7 +26,7 @@ def label_type(classes: int) -> np.dtype:
 
 
 def labels_of(values: Float[np.ndarray, "N C"]) -> UInt[np.ndarray, "N 1"]:
-    """Return each row's largest class; ties go to the lowest."""
+    """Return each row's class of the largest value; ties go to the lowest class."""
     labels: np.ndarray = values.argmax(axis=1)[:, None]
     return labels.astype(label_type(values.shape[1]))
 
@@ -32,8 +34,16 @@ def labels_of(values: Float[np.ndarray, "N C"]) -> UInt[np.ndarray, "N 1"]:
 def rows_of_two_values(
     name: str, labels: UInt[np.ndarray, "N 1"], shape: tuple[int, ...], top: float, rest: float
 ) -> Float[np.ndarray, "N C"]:
-    """Return rows that are ``top`` at the label and ``rest`` elsewhere; UploadRejected where a
-    label is no class.
+    """Return rows that are ``top`` at the label and ``rest`` elsewhere.
+
+    Raises UploadRejected where a label is no class.
+
+    Args:
+        name: The array's name, for the error.
+        labels: Each row's label.
+        shape: The rows' shape [N, C].
+        top: Value at the label.
+        rest: Value at all other classes.
     """
     if (labels >= shape[1]).any():
         raise UploadRejected(f"{name} have the label {labels.max()}, of {shape[1]} classes")
@@ -45,75 +55,83 @@ def rows_of_two_values(
 def take_labels(
     name: str, parts: Parts, layout: Layout, shape: tuple[int, ...]
 ) -> UInt[np.ndarray, "N 1"]:
-    """Return the labels that came."""
+    """Return the labels that came, as one column.
+
+    Args:
+        name: The array's name, for the error.
+        parts: The parts that came.
+        layout: How many rows are expected.
+        shape: The array's shape, which says how many classes there are.
+    """
     return take(name, parts, "labels", label_type(shape[1]), layout[0])[:, None]
 
 
 @dataclass(frozen=True)
 class LabelsOfProbs:
-    """Soft labels as their argmax; they come back one-hot. CFD's constrained form at 1 bit (arXiv
-    2012.00632).
+    """Code soft labels as their argmax; they come back one-hot.
 
-    Labels are whole bytes, so that an order-0 coder counts labels; packed, the alphabet would be
-    lost to it.
+    CFD's constrained quantizer at 1 bit (arXiv 2012.00632). Labels are whole bytes, so that an
+    order-0 entropy coder counts labels; packed, it could not tell one from another.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("labels",)
-    one_a_row: ClassVar[bool] = True
+    one_code_per_row: ClassVar[bool] = True
     name: str
 
-    def code(self, values: np.ndarray, layout: Layout, kept: Header | None) -> tuple[Rows, Header]:
-        """Return labels [N, 1]."""
+    def code(
+        self, values: np.ndarray, layout: Layout, previous: Header | None
+    ) -> tuple[Rows, Header]:
+        """Return the labels [N, 1]."""
         return labels_of(values), NO_HEADER
 
     def value(self, rows: Rows, header: Header, shape: tuple[int, ...]) -> np.ndarray:
-        """Return one-hot rows."""
+        """Return the one-hot rows of the labels."""
         return rows_of_two_values(self.name, rows, shape, 1.0, 0.0)
 
     def send(self, rows: Rows, header: Header) -> Parts:
-        """Return the labels."""
+        """Return the labels as a part."""
         return {"labels": rows[:, 0]}
 
     def receive(self, parts: Parts, layout: Layout, shape: tuple[int, ...]) -> tuple[Rows, Header]:
-        """Return the labels."""
+        """Return the labels that came."""
         return take_labels(self.name, parts, layout, shape), NO_HEADER
 
 
 @dataclass(frozen=True)
 class LabelsOfLogits:
-    """Logits as their argmax, with two numbers for the whole array.
+    """Code logits as their argmax, with two means for the whole array.
 
-    A label's logit comes back as the mean of all rows' largest, the others as the mean of all
-    others: nearest in squares of what labels can say. The paper quantizes soft labels only; this is
-    ours.
+    The logit at the label comes back as the mean of all rows' largest logits, the others as the
+    mean of all others: with labels alone, the least squared error. The paper quantizes soft labels
+    only; this is ours.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("labels", "means")
-    one_a_row: ClassVar[bool] = True
+    one_code_per_row: ClassVar[bool] = True
     name: str
 
-    def code(self, values: np.ndarray, layout: Layout, kept: Header | None) -> tuple[Rows, Header]:
-        """Return labels [N, 1] and the two means, the label's first."""
+    def code(
+        self, values: np.ndarray, layout: Layout, previous: Header | None
+    ) -> tuple[Rows, Header]:
+        """Return the labels [N, 1] and the two means, that of the largest logits first."""
         logits = to_float32(values)
         largest = logits.max(axis=1).sum(dtype=np.float64)
         others = logits.sum(dtype=np.float64) - largest
         top = np.float32(largest / max(len(logits), 1))
         rest = np.float32(others / max(logits.size - len(logits), 1))
         # Where logits are all but equal, rounding must not hide which is the largest.
-        return labels_of(logits), np.array(
-            [max(top, np.nextafter(rest, np.float32(np.inf))), rest], np.float32
-        )
+        top = max(top, np.nextafter(rest, np.float32(np.inf)))
+        return labels_of(logits), np.array([top, rest], np.float32)
 
     def value(self, rows: Rows, header: Header, shape: tuple[int, ...]) -> np.ndarray:
-        """Return rows of two different logits."""
+        """Return the rows, each of the two means."""
         return rows_of_two_values(self.name, rows, shape, float(header[0]), float(header[1]))
 
     def send(self, rows: Rows, header: Header) -> Parts:
-        """Return the labels and the means."""
+        """Return the labels and the means as parts."""
         return {"labels": rows[:, 0], "means": header}
 
     def receive(self, parts: Parts, layout: Layout, shape: tuple[int, ...]) -> tuple[Rows, Header]:
-        """Return the labels and the means."""
-        return take_labels(self.name, parts, layout, shape), take(
-            self.name, parts, "means", np.float32, 2
-        )
+        """Return the labels and the means that came."""
+        means = take(self.name, parts, "means", np.float32, 2)
+        return take_labels(self.name, parts, layout, shape), means

@@ -1,6 +1,4 @@
-"""Numbers at 1 to 8 bits, packed: soft labels that remain distributions, and plain numbers on a
-uniform grid.
-"""
+"""Quantizers to 1 to 8 bits: soft labels that stay distributions, numbers on a uniform grid."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,13 +16,12 @@ LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def nearest_counts(probs: Float[np.ndarray, "N C"], total: int) -> UInt8[np.ndarray, "N C"]:
-    """Return whole numbers that sum to ``total`` (1 to 255) in each row, nearest to ``total *
-    probs``.
+    """Return the whole numbers nearest to ``total * probs`` that sum to ``total`` in each row.
 
-    The largest remainder method, nearest in squares and in absolute values: each number is rounded
-    down, and what is missing goes to those that lost most (ties: the lowest class). Each is less
-    than 1 off. At ``total=1`` it is the argmax wherever that is the only largest. Rows are divided
-    by their sum first; a row of zeros stays one.
+    ``total`` is 1 to 255. The largest remainder method, nearest in squares and in absolute values:
+    each number is rounded down, and the missing units go to those that lost most (ties: the lowest
+    class). Each is less than 1 off. At ``total=1`` it is the argmax wherever that is the only
+    largest. Rows are divided by their sum first; a row of zeros stays one.
 
     >>> nearest_counts(np.array([[0.5, 0.3, 0.2]]), 3).tolist()  # of 1.5, 0.9 and 0.6
     [[1, 1, 1]]
@@ -38,47 +35,49 @@ def nearest_counts(probs: Float[np.ndarray, "N C"], total: int) -> UInt8[np.ndar
     return counts.astype(np.uint8)
 
 
-def final_range(low: float, high: float, kept: Header | None) -> Header:
-    """Return a range for numbers from ``low`` to ``high`` that holds over messages: equal numbers
-    keep their codes.
+def stable_range(low: float, high: float, previous: Header | None) -> Header:
+    """Return a range for numbers from ``low`` to ``high`` that rarely changes between messages.
 
-    ``kept``, the range before, stays while the numbers fit into it and fill at least half of it. A
-    new range is an eighth of their extent wider on each side.
+    Within one range, equal numbers have equal codes. The ``previous`` range stays while the numbers
+    fit into it and fill at least half of it. A new range is an eighth of their extent wider on each
+    side.
 
-    >>> final_range(0.0, 8.0, None).tolist(), final_range(0.5, 9.0, np.array([-1, 9], np.float32)).tolist()
-    ([-1.0, 9.0], [-1.0, 9.0])
+    >>> stable_range(0.0, 8.0, None).tolist()
+    [-1.0, 9.0]
+    >>> stable_range(0.5, 9.0, np.array([-1, 9], np.float32)).tolist()
+    [-1.0, 9.0]
     """
-    if kept is not None:
-        start, end = kept.tolist()
+    if previous is not None:
+        start, end = previous.tolist()
         if start <= low and high <= end and high - low >= (end - start) / 2:
-            return kept
+            return previous
     margin = (high - low) / 8
-    return np.clip([low - margin, high + margin], -LARGEST_FLOAT32, LARGEST_FLOAT32).astype(
-        np.float32
-    )
+    ends = np.clip([low - margin, high + margin], -LARGEST_FLOAT32, LARGEST_FLOAT32)
+    return ends.astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Soft labels at 2 to 8 bits: the nearest multiples of 1 / (2^bits - 1) that sum to 1
-    (``nearest_counts``).
+    """Code soft labels at 2 to 8 bits as multiples of 1 / (2^bits - 1) that sum to 1.
 
-    CFD's constrained quantization as we read it (arXiv 2012.00632): uniform levels on [0, 1], and
-    rows remain distributions. Each probability is less than a step off. The levels are always the
-    same, so there is no header.
+    The nearest ones, by ``nearest_counts``. CFD's constrained quantization as we read it (arXiv
+    2012.00632): uniform levels on [0, 1], and rows remain distributions. Each probability is less
+    than a step off. The levels are always the same, so there is no header.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("codes",)
-    one_a_row: ClassVar[bool] = False
+    one_code_per_row: ClassVar[bool] = False
     name: str
     bits: int
 
-    def code(self, values: np.ndarray, layout: Layout, kept: Header | None) -> tuple[Rows, Header]:
-        """Return counts [N, C]."""
+    def code(
+        self, values: np.ndarray, layout: Layout, previous: Header | None
+    ) -> tuple[Rows, Header]:
+        """Return the counts [N, C]."""
         return nearest_counts(values, 2**self.bits - 1), NO_HEADER
 
     def value(self, rows: Rows, header: Header, shape: tuple[int, ...]) -> np.ndarray:
-        """Return soft labels."""
+        """Return the soft labels of the counts."""
         total = 2**self.bits - 1
         sums = rows.sum(axis=1, dtype=np.int64)
         if ((sums != total) & (sums != 0)).any():  # a row of zeros is left for the kind to judge
@@ -86,56 +85,59 @@ class Counts:
         return rows / np.float32(total)
 
     def send(self, rows: Rows, header: Header) -> Parts:
-        """Return the counts, packed."""
+        """Return the packed counts as a part."""
         return {"codes": pack(rows.reshape(-1), self.bits)}
 
     def receive(self, parts: Parts, layout: Layout, shape: tuple[int, ...]) -> tuple[Rows, Header]:
-        """Return the counts."""
+        """Return the counts that came."""
         return _take_codes(self.name, parts, self.bits, layout), NO_HEADER
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Plain numbers at 1 to 8 bits: the nearest of 2^bits levels, equally far apart over the whole
-    array's range.
+    """Code numbers at 1 to 8 bits as the nearest of 2^bits equally spaced levels.
 
-    The header is the range, whose ends are levels. A number is at most half a step off, and
-    float32's rounding. One number far out makes the step wide for all.
+    The header is the range of the whole array, whose ends are levels. A number is at most half a
+    step off, and float32's rounding. One number far out makes the step wide for all.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("range", "codes")
-    one_a_row: ClassVar[bool] = False
+    one_code_per_row: ClassVar[bool] = False
     name: str
     bits: int
-    is_final: bool = False
-    """Hold the range over messages (``final_range``)."""
+    holds_range: bool = False
+    """Whether the range stays over messages where it can (``stable_range``)."""
 
-    def code(self, values: np.ndarray, layout: Layout, kept: Header | None) -> tuple[Rows, Header]:
-        """Return codes [R, W] and the range."""
+    def code(
+        self, values: np.ndarray, layout: Layout, previous: Header | None
+    ) -> tuple[Rows, Header]:
+        """Return the codes [R, W] and the range."""
         numbers = to_float32(values).reshape(layout)
         if numbers.size == 0:
             return np.zeros(layout, np.uint8), np.zeros(2, np.float32)
         low, high = float(numbers.min()), float(numbers.max())
-        ends = final_range(low, high, kept) if self.is_final else np.array([low, high], np.float32)
+        if self.holds_range:
+            ends = stable_range(low, high, previous)
+        else:
+            ends = np.array([low, high], np.float32)
         step = (float(ends[1]) - float(ends[0])) / (2**self.bits - 1)
         steps = (numbers.astype(np.float64) - float(ends[0])) / (step or 1.0)
         return np.rint(steps, out=steps).astype(np.uint8), ends
 
     def value(self, rows: Rows, header: Header, shape: tuple[int, ...]) -> np.ndarray:
-        """Return the levels."""
+        """Return the levels of the codes."""
         levels = np.linspace(float(header[0]), float(header[1]), 2**self.bits).astype(np.float32)
         values: np.ndarray = levels[rows]
         return values.reshape(shape)
 
     def send(self, rows: Rows, header: Header) -> Parts:
-        """Return the range and the codes, packed."""
+        """Return the range and the packed codes as parts."""
         return {"range": header, "codes": pack(rows.reshape(-1), self.bits)}
 
     def receive(self, parts: Parts, layout: Layout, shape: tuple[int, ...]) -> tuple[Rows, Header]:
-        """Return the codes and the range."""
-        return _take_codes(self.name, parts, self.bits, layout), take(
-            self.name, parts, "range", np.float32, 2
-        )
+        """Return the codes and the range that came."""
+        ends = take(self.name, parts, "range", np.float32, 2)
+        return _take_codes(self.name, parts, self.bits, layout), ends
 
 
 def _take_codes(name: str, parts: Parts, bits: int, layout: Layout) -> Rows:

@@ -1,8 +1,8 @@
-"""What both sides of a stateful codec remember: the rows sent last, and which message is next.
+"""The memory of a stateful codec, equal on both sides: the rows sent last, and the message number.
 
-Rows are kept in one table a name over the ids seen so far, so that each round may ask for other
-ids. Where a message has no ``ids``, a row's place in its array is its id, and the array keeps its
-shape.
+Each array has one table, with a row for each id seen so far, so that each round may ask for other
+ids. Where a message has no ``ids``, a row's index in its array is its id, and the array's shape
+must not change.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ START_OVER = "the sender must start over"
 
 
 def row_ids(arrays: Arrays) -> Int[np.ndarray, "N"] | None:
-    """Return the ids of a message's rows; None where it has none."""
+    """Return the ids of a message's rows, or None if it has none."""
     ids = arrays.get("ids")
     return (
         ids.astype(np.int64)
@@ -31,10 +31,11 @@ def row_ids(arrays: Arrays) -> Int[np.ndarray, "N"] | None:
 
 @dataclass(frozen=True)
 class Memory:
-    """What was sent in earlier messages; empty before the first.
+    """The rows and headers of earlier messages; empty before the first.
 
-    ``tables`` have a row for each of the ascending ``ids`` [M], or for each place where ids is
-    None. ``headers`` are those of the last message.
+    ``message`` is the number of the next message. ``tables`` have a row for each of the ascending
+    ``ids`` [M], or for each row of the array where ids is None. ``headers`` are those of the last
+    message.
     """
 
     message: int = 0
@@ -45,11 +46,10 @@ class Memory:
     def find(
         self, name: str, ids: np.ndarray | None, count: int
     ) -> tuple[Int[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
-        """Return where in its table each of an array's ``count`` rows stands, and whether it was
-        sent before.
+        """Return the table row of each of an array's ``count`` rows, and flags of rows sent before.
 
-        UploadRejected where rows by place are not as many as before, or rows have ids now and had
-        none.
+        Raises UploadRejected where rows without ids are not as many as before, or where rows have
+        ids now and had none before, or the other way round.
         """
         if self.message == 0:
             return np.zeros(count, np.int64), np.zeros(count, bool)
@@ -65,14 +65,21 @@ class Memory:
             return np.arange(count), np.ones(count, bool)
         if len(self.ids) == 0:
             return np.zeros(count, np.int64), np.zeros(count, bool)
-        places = np.searchsorted(self.ids, ids).clip(max=len(self.ids) - 1)
-        return places, self.ids[places] == ids
+        table_rows = np.searchsorted(self.ids, ids).clip(max=len(self.ids) - 1)
+        return table_rows, self.ids[table_rows] == ids
 
     def last(
-        self, name: str, places: np.ndarray, was_sent: np.ndarray, rows: np.ndarray
+        self, name: str, table_rows: np.ndarray, was_sent: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
-        """Return the rows sent last in the place of ``rows``, 0 where none was; UploadRejected
-        where forms differ.
+        """Return the rows that were sent last, 0 where none was.
+
+        Raises UploadRejected where they are of another type or width than ``rows``.
+
+        Args:
+            name: The array's name.
+            table_rows: The table row of each row, as ``find`` returns it.
+            was_sent: Which rows were sent before.
+            rows: An array of the type and shape to return.
         """
         found = np.zeros_like(rows)
         if self.message == 0:
@@ -80,12 +87,13 @@ class Memory:
         table = self.tables.get(name)
         if table is None or table.dtype != rows.dtype or table.shape[1:] != rows.shape[1:]:
             raise UploadRejected(f"{name} are of another form than before: {START_OVER}")
-        found[was_sent] = table[places[was_sent]]
+        found[was_sent] = table[table_rows[was_sent]]
         return found
 
     def after(self, ids: np.ndarray | None, rows: Arrays, headers: Arrays) -> "Memory":
-        """Return the memory once rows were sent, by name. Of rows with the same id the last is
-        kept.
+        """Return the memory after a message with these rows and headers, by array name.
+
+        Of rows with the same id the last is remembered.
         """
         if self.message > 0 and set(rows) != set(self.tables):
             raise UploadRejected(
@@ -101,15 +109,15 @@ class Memory:
                 headers,
             )
         known = np.zeros(0, np.int64) if self.ids is None else self.ids
-        everyone = np.union1d(known, ids)
-        old, new = np.searchsorted(everyone, known), np.searchsorted(everyone, ids)
+        all_ids = np.union1d(known, ids)
+        old, new = np.searchsorted(all_ids, known), np.searchsorted(all_ids, ids)
         tables = {}
         for name, value in rows.items():
-            tables[name] = np.zeros((len(everyone), *value.shape[1:]), value.dtype)
+            tables[name] = np.zeros((len(all_ids), *value.shape[1:]), value.dtype)
             if self.message > 0:
                 tables[name][old] = self.tables[name]
             tables[name][new] = value
-        return Memory(self.message + 1, everyone, tables, headers)
+        return Memory(self.message + 1, all_ids, tables, headers)
 
     def to_arrays(self) -> Coded:
         """Return the memory as named arrays, for a checkpoint."""
@@ -120,7 +128,7 @@ class Memory:
 
 
 def read_memory(arrays: Arrays | None) -> Memory:
-    """Return the memory that ``Memory.plain`` made; an empty one for None."""
+    """Return the memory from the arrays of ``Memory.to_arrays``; an empty one for None."""
     if arrays is None:
         return Memory()
     named = {name: array for name, array in arrays.items() if name not in (NEXT, "ids")}
@@ -135,15 +143,15 @@ def read_memory(arrays: Arrays | None) -> Memory:
 
 
 def message_number(memory: Memory) -> Coded:
-    """Return the number of the next message, as it travels."""
+    """Return the number of the next message as a named array, as it travels."""
     return {NEXT: np.array([memory.message], np.uint32)}
 
 
-def take_number(arrays: Arrays, memory: Arrays | None) -> tuple[Coded, Memory]:
-    """Return a message without its number, and the memory it was coded with; UploadRejected where
-    that is not ours.
+def take_message_number(arrays: Arrays, memory: Arrays | None) -> tuple[Coded, Memory]:
+    """Return a message without its number, and the memory with which it was coded.
 
-    Message 0 was coded with none, whatever we remember.
+    Message 0 was coded with an empty memory, whatever the receiver remembers. Raises UploadRejected
+    where the number is missing or not the one that the receiver's memory expects.
     """
     came = arrays.get(NEXT)
     if came is None or came.dtype.kind != "u" or came.shape != (1,):

@@ -1,4 +1,4 @@
-"""The codecs of a run: one for each direction."""
+"""The two codecs of a run, one for uploads and one for teachers."""
 
 from dataclasses import dataclass
 
@@ -9,26 +9,26 @@ from fedkd.settings.conditions import Compatible
 
 @dataclass(frozen=True, kw_only=True)
 class StrategyDefault(Compatible):
-    """The codec of the strategy's paper: full, unless the strategy declares another."""
+    """Encode as the strategy's paper does: in full, unless the strategy declares a codec."""
 
 
 @dataclass(frozen=True)
 class Codecs:
-    """How uploads and teachers travel."""
+    """The codecs of uploads (``up``) and of teachers (``down``)."""
 
     up: Codec
     down: Codec
 
     @property
     def stateful(self) -> bool:
-        """Whether either remembers earlier messages."""
+        """Whether either codec remembers earlier messages."""
         return self.up.stateful or self.down.stateful
 
 
 def codecs_of(
     chosen: Codec | StrategyDefault, declared: Codec | tuple[Codec, Codec] | None
 ) -> Codecs | None:
-    """Return the codecs of a run, or None where everything travels in full.
+    """Return the codecs of a run, or None if all messages travel in full.
 
     ``chosen`` is the scenario's, for both directions; ``declared`` is the strategy's own, or its
     pair of up and down.

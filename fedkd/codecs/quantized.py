@@ -1,4 +1,4 @@
-"""``quantized``: a few bits a number, and 1 bit a class for rows of classes."""
+"""The codec ``quantized``, which sends a few bits for each number."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -26,19 +26,29 @@ from fedkd.codecs.quantizer import Quantizer, layout_of
 from fedkd.settings.validators import at_least, at_most
 
 
-def quantizer_of(name: str, shape: tuple[int, ...], bits: int, is_final: bool = False) -> Quantizer:
-    """Return how an array is quantized to 1 to 8 bits, by its name and shape."""
+def quantizer_of(
+    name: str, shape: tuple[int, ...], bits: int, holds_range: bool = False
+) -> Quantizer:
+    """Return the quantizer of an array.
+
+    Args:
+        name: The array's name; ``probs`` and ``logits`` [N, C] have quantizers of their own.
+        shape: The array's shape.
+        bits: Bits a number, 1 to 8.
+        holds_range: Whether a range stays over messages where it can.
+    """
     if are_rows_of_classes(name, shape) and bits == 1:
         return LabelsOfProbs(name) if name == "probs" else LabelsOfLogits(name)
     if are_rows_of_classes(name, shape) and name == "probs":
         return Counts(name, bits)
-    return Levels(name, bits, is_final)
+    return Levels(name, bits, holds_range)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized(Codec):
-    """Floating point arrays at ``bits`` bits a number; they come back as float32. To the nearest,
-    no randomness.
+    """Send floating point arrays at ``bits`` bits a number, rounded to the nearest level.
+
+    Nothing is random. Arrays come back as float32.
 
     ``probs`` [N, C] come back as distributions of multiples of 1 / (2^bits - 1), each less than one
     step off, and at 1 bit one-hot (CFD: Sattler et al. 2020, arXiv 2012.00632). ``logits`` [N, C]
@@ -56,11 +66,11 @@ class Quantized(Codec):
         at_most(8, bits=self.bits)
 
     def objection(self, arrays: Arrays) -> str | None:
-        """Return why not: there is nothing to quantize."""
+        """Return an objection where there is nothing to quantize."""
         return nothing_coded(arrays) or too_large(arrays)
 
     def encode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, None]:
-        """Return shape and codes of each coded array, and its range where it has one."""
+        """Return the shape and codes of each coded array, and its header if it has one."""
         return without_values(arrays) or encode_each(arrays, self._encode), None
 
     def decode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, None]:
@@ -68,13 +78,14 @@ class Quantized(Codec):
         return decode_each(arrays, self._decode), None
 
     def _encode(self, name: str, array: np.ndarray) -> Parts:
-        form = quantizer_of(name, array.shape, self.bits)
-        rows, header = form.code(array, layout_of(form, array.shape, by_id=False), None)
-        return {"shape": shape_part(array.shape), **form.send(rows, header)}
+        quantizer = quantizer_of(name, array.shape, self.bits)
+        rows, header = quantizer.code(array, layout_of(quantizer, array.shape, by_id=False), None)
+        return {"shape": shape_part(array.shape), **quantizer.send(rows, header)}
 
     def _decode(self, name: str, parts: Parts) -> np.ndarray:
         shape = take_shape(name, parts)
-        form = quantizer_of(name, shape, self.bits)
-        only(name, parts, {"shape", *form.parts})
-        rows, header = form.receive(parts, layout_of(form, shape, by_id=False), shape)
-        return form.value(rows, header, shape)
+        quantizer = quantizer_of(name, shape, self.bits)
+        only(name, parts, {"shape", *quantizer.parts})
+        layout = layout_of(quantizer, shape, by_id=False)
+        rows, header = quantizer.receive(parts, layout, shape)
+        return quantizer.value(rows, header, shape)

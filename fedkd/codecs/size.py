@@ -1,4 +1,4 @@
-"""What a message weighs: its bytes, and the bytes that an entropy coder would leave of them."""
+"""The size of a message: its bytes, and the bytes that an ideal entropy coder would leave."""
 
 import math
 
@@ -12,7 +12,7 @@ PAIRS = 1 << 16
 
 
 def raw_bytes(arrays: Arrays) -> int:
-    """Return the bytes of the values of all arrays.
+    """Return the number of bytes of the values of all arrays.
 
     >>> raw_bytes({"ids": np.zeros(3, np.int32), "labels": np.zeros(3, np.uint8)})
     15
@@ -21,7 +21,7 @@ def raw_bytes(arrays: Arrays) -> int:
 
 
 def coded_bytes(arrays: Arrays) -> float:
-    """Return the bytes under an ideal order-0 entropy coder over the bytes of each array.
+    """Return the number of bytes after an ideal order-0 entropy coder over each array's bytes.
 
     For each array of n bytes, of which n_v have the value v: ``sum_v n_v log2(n / n_v) / 8``
     (Shannon 1948). No coder that codes each byte by how often it occurs does better, and an
@@ -48,7 +48,7 @@ def _coded_bytes(array: np.ndarray) -> float:
 
 
 def byte_counts(content: UInt8[np.ndarray, "n"]) -> np.ndarray:
-    """Return how often each of the 256 values occurs."""
+    """Return the number of times that each of the 256 byte values occurs."""
     if len(content) < PAIRS:
         return np.bincount(content, minlength=256)
     even = len(content) // 2 * 2

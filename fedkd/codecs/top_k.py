@@ -1,4 +1,4 @@
-"""``top_k``: the k largest of each row of classes, and the rest as one number."""
+"""The codec ``top_k``, which sends the k largest values of each row of classes."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -33,35 +33,36 @@ from fedkd.settings.validators import at_least
 
 @dataclass(frozen=True, kw_only=True)
 class TopK(Codec):
-    """Of each row of ``probs`` or ``logits`` [N, C], the k largest values with their classes; the
-    rest is one number.
+    """Send the k largest values of each row of ``probs`` or ``logits`` [N, C], with their classes.
 
-    Soft labels: what the kept ones lack to 1 is spread equally over the other classes, and nothing
-    more travels. Logits: the others come back as the logarithm of their mean exponential, which
-    travels, so that the softmax of the kept classes stays what it was (at temperature 1). Ties go
-    to the lowest class; the argmax stays.
+    Soft labels: the probability that the k classes lack to 1 is spread equally over the other
+    classes, and nothing more travels. Logits: the others come back as the logarithm of their mean
+    exponential, which travels, so that the softmax at the k classes stays the same (at temperature
+    1). Ties go to the lowest class; the argmax stays.
     """
 
     stateful: ClassVar[bool] = False
 
     k: int = 3
-    """Classes kept of each row, >= 1 and fewer than there are."""
+    """Number of classes of each row that are sent, >= 1 and fewer than there are."""
 
     def __post_init__(self) -> None:
         at_least(1, k=self.k)
 
     def objection(self, arrays: Arrays) -> str | None:
-        """Return why not: an array is no row of classes, or has no more than k."""
+        """Return an objection where an array has no rows of classes, or not more than k classes."""
         for name, array in arrays.items():
             if is_coded(array) and not are_rows_of_classes(name, array.shape):
-                return f"it codes rows of probs or logits, and {name} of shape {list(array.shape)} are none"
+                shape = list(array.shape)
+                return f"it codes rows of probs or logits, and {name} of shape {shape} are none"
             if is_coded(array) and array.shape[1] <= self.k:
                 return f"k={self.k} would drop nothing of {array.shape[1]} classes"
         return nothing_coded(arrays) or too_large(arrays)
 
     def encode(self, arrays: Arrays, memory: Arrays | None) -> tuple[Coded, None]:
-        """Return shape, kept values and their classes of each coded array; raises SettingError on
-        an objection.
+        """Return the shape, largest values and their classes of each coded array.
+
+        Raises SettingError on an objection.
         """
         why_not = self.objection(arrays)
         if why_not:
@@ -87,35 +88,34 @@ class TopK(Codec):
             )
         only(name, parts, {"shape", "classes", "kept"} | ({"rest"} if name == "logits" else set()))
         rows, width = shape
-        classes = take(name, parts, "classes", label_type(width), rows * self.k).reshape(
-            rows, self.k
-        )
-        kept = take(name, parts, "kept", np.float32, rows * self.k).reshape(rows, self.k)
+        sent = rows * self.k
+        classes = take(name, parts, "classes", label_type(width), sent).reshape(rows, self.k)
+        largest = take(name, parts, "kept", np.float32, sent).reshape(rows, self.k)
         if (classes >= width).any() or (classes[:, 1:] <= classes[:, :-1]).any():
             raise UploadRejected(
                 f"the classes of {name} must be below {width} and ascend in each row"
             )
-        rest = (
-            take(name, parts, "rest", np.float32, rows)
-            if name == "logits"
-            else self._spread(kept, width)
-        )
+        if name == "logits":
+            rest = take(name, parts, "rest", np.float32, rows)
+        else:
+            rest = self._spread(largest, width)
         values = np.repeat(rest[:, None], width, axis=1)
-        np.put_along_axis(values, classes.astype(np.int64), kept, axis=1)
+        np.put_along_axis(values, classes.astype(np.int64), largest, axis=1)
         return renormalized(name, values)
 
-    def _spread(self, kept: Float[np.ndarray, "N k"], width: int) -> Float[np.ndarray, "N"]:
-        """Return what each class that was dropped gets, never more than one that was kept."""
-        if (kept < 0).any():
+    def _spread(self, largest: Float[np.ndarray, "N k"], width: int) -> Float[np.ndarray, "N"]:
+        """Return the probability of each class that was not sent, at most that of one that was."""
+        if (largest < 0).any():
             raise UploadRejected("probs must be >= 0")
-        rest = np.maximum(1.0 - kept.sum(axis=1, dtype=np.float64), 0.0) / (width - self.k)
-        spread: np.ndarray = np.minimum(rest, kept.min(axis=1))
+        rest = np.maximum(1.0 - largest.sum(axis=1, dtype=np.float64), 0.0) / (width - self.k)
+        spread: np.ndarray = np.minimum(rest, largest.min(axis=1))
         return spread.astype(np.float32)
 
 
 def log_mean_exp(logits: Float[np.ndarray, "N C"], mask: np.ndarray) -> Float[np.ndarray, "N"]:
-    """Return the logarithm of the mean exponential of each row's logits where ``mask`` is true, of
-    one at least.
+    """Return the logarithm of the mean exponential of each row's logits where ``mask`` is true.
+
+    The mask must be true at least once in each row.
 
     >>> log_mean_exp(np.array([[0.0, 0.0, 9.0]]), np.array([[True, True, False]])).tolist()
     [0.0]

@@ -1,4 +1,4 @@
-"""Which values of a row are its largest, the same on every machine."""
+"""Selection of the largest values of each row, the same on every machine."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -7,10 +7,10 @@ from jaxtyping import Bool, Float, Int
 def top_k_mask(
     values: Float[np.ndarray, "N C"], counts: Int[np.ndarray, "N"] | int
 ) -> Bool[np.ndarray, "N C"]:
-    """Return a mask of the ``counts`` (0 to C) largest values of each row; ties go to the lowest
-    class.
+    """Return a mask of the ``counts`` (0 to C) largest values of each row.
 
-    Found by the value of the last one, which does not depend on how a library orders equal values.
+    Ties go to the lowest class. Found by the value of the last one, which does not depend on how a
+    library orders equal values.
 
     >>> top_k_mask(np.array([[0.2, 0.4, 0.2, 0.2]]), 2).tolist()
     [[True, True, False, False]]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedkd.codecs import Codec, Delta, Float16, Quantized, TopK
 from fedkd.codecs.bits import pack, packed_bytes, unpack
-from fedkd.codecs.levels import final_range, nearest_counts
+from fedkd.codecs.levels import nearest_counts, stable_range
 from fedkd.codecs.top_k_mask import top_k_mask
 
 seeds = st.integers(0, 2**20)
@@ -112,11 +112,11 @@ def test_a_number_sent_by_delta_is_at_most_half_of_twice_a_step_off(
 def test_a_settled_range_holds_the_numbers_and_stays_while_they_fit(
     low: float, extent: float, seed: int
 ):
-    first = final_range(low, low + extent, None)
+    first = stable_range(low, low + extent, None)
     assert first[0] <= low
     assert first[1] >= low + extent - 1e-4
-    assert final_range(low, low + extent, first) is first or extent == 0
-    wider = final_range(low - extent, low + 2 * extent, first)
+    assert stable_range(low, low + extent, first) is first or extent == 0
+    wider = stable_range(low - extent, low + 2 * extent, first)
     assert wider is not first or extent == 0
 
 
