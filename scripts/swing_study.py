@@ -1,216 +1,154 @@
-"""The study of swing distillation on text: its settings, and one measured outcome a seed and
-setting, on disk.
+"""Settings of the study of swing distillation on text, and their runs.
 
-Three clients (two recurrent models, one decoder) hold ten secrets each, of three digits behind a
-name of their own. Settings of one seed share texts, secrets and, where they agree on it, the
-clients' first training: all else is paired. Not for: what the outcomes say (``swing_report``).
+Every run is one of the product's own (``python -m fedkd.simulate scenario=swing_study SETTINGS``),
+begun, gone on with or left alone by ``compare.py``. Runs of one seed share texts, secrets, initial
+weights and the order of batches, so that all else is paired. Not for: what the outcomes say
+(``swing_report``).
 """
 
-import hashlib
 import json
-import multiprocessing
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import compare
+import numpy as np
+from rich.console import Console
 
-from fedkd.errors import SettingError
-from fedkd.privacy.mechanisms.dp_sgd import DpSgd
-from fedkd.strategy import Strategy
-from fedkd.tasks.text.corpus import Corpus, embedded_corpus, read_corpus
-from fedkd.tasks.text.exposure import chance_exposure
-from fedkd.tasks.text.text_canaries import DIGITS, CanaryFormat, alphabet_of
-from fedkd.tasks.text.text_study import Shared, Study, run_shared
-from fedkd.tasks.text.token_swing import Dropped, KeepTopK, Swing, TokenProtection, Uniform
-from fedkd.tasks.text.vocabulary import characters_of
-from fedkd.training.hyperparameters import Phase
-from strategies.dsfl import DSFL
-from strategies.knfu import KnFu
+from fedkd.errors import RunError
+from fedkd.report.comparison.run_reader import read_run
 
-NAMES = ("anna", "boris", "carla", "david", "elena", "franz", "greta", "henry", "irene", "james")
-FORMS = tuple(CanaryFormat(f"pin of {name}: ", (DIGITS,) * 3) for name in NAMES)
-TEXTS, LONGEST = 160, 64
-STUDY = Study(
-    clients=3,
-    models=("swing_models:gru", "swing_models:decoder"),
-    canaries=FORMS,
-    repeats=8,
-    held_out=3,
-    visits="fillings",
-    visit_times=6,
-    context=64,
-    public_share=0.3,
-    test_share=0.15,
-    train=Phase(epochs=16, batch_size=8, learning_rate=6e-3),
-    distill=Phase(epochs=10, batch_size=8, learning_rate=6e-3),
-)
-DECODERS: dict[str, Any] = {"models": ("swing_models:decoder",)}
-ROUNDS: dict[str, Any] = {
-    "rounds": 4,
-    "train_again": 4,
-    "distill": replace(STUDY.distill, epochs=5),
-}
-PRIVATELY: dict[str, Any] = {
-    **DECODERS,
-    "train_privately": DpSgd(epsilon=8.0, delta=1e-3),
-    "train": replace(STUDY.train, batch_size=24),
-}
+BASE = ("scenario=swing_study", "engine.workers=1")
+SWING = ("privacy=swing", "privacy.detector=oracle")
+EVERYWHERE = ("privacy=swing", "privacy.detector=everywhere")
+ROUNDS = ("rounds=4", "train.epochs=8", "distill.epochs=5", "text_canaries.upload_history=true")
+DECODERS = ("models=[decoder_small]",)
+MEAN, KNFU = ("dsfl", "strategy.aggregation=mean"), ("knfu",)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What one run does otherwise than plain distillation of the mean, and the setting that it is
-    held against.
+    """A setting of the study, and the one that it is held against.
+
+    ``label`` names its runs' folder; ``settings`` are what it changes in the scenario.
     """
 
     name: str
-    group: int
-    protection: TokenProtection | None = None
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    strategy: Strategy = field(default_factory=lambda: DSFL(aggregation="mean"))
+    label: str
+    settings: tuple[str, ...] = ()
+    strategy: tuple[str, ...] = MEAN
     against: str = "plain"
 
     @property
-    def study(self) -> Study:
-        """The study with this setting's changes."""
-        return replace(STUDY, **self.changes)
+    def method(self) -> compare.Method:
+        """The setting as a method of a comparison."""
+        return compare.Method(self.label, self.strategy[0], (*self.strategy[1:], *self.settings))
 
 
 SETTINGS = (
-    Setting("plain", 0),
-    Setting("swing, oracle", 0, Swing()),
-    Setting("swing, pattern", 0, Swing(), {"detector": "pattern"}),
-    Setting("swing, surprisal gap", 0, Swing(), {"detector": "surprisal_gap"}),
-    Setting("swing, confidence", 0, Swing(), {"detector": "confidence"}),
-    Setting("temperature alone", 0, Swing(noise=0.0)),
-    Setting("noise alone", 1, Swing(highest_temperature=1.0)),
-    Setting("uniform temperature 4", 1, Uniform(temperature=4.0)),
-    Setting("uniform noise 2", 1, Uniform(noise=2.0)),
-    Setting("dropped positions", 1, Dropped()),
-    Setting("top 1", 1, KeepTopK(k=1)),
-    Setting("KnFu, beta 10", 1, strategy=KnFu()),
-    Setting("KnFu, beta 100", 1, strategy=KnFu(beta=100.0)),
-    Setting("plain, never visited (P0)", 3, changes={"visits": "never", "visit_times": None}),
-    Setting("plain, prefix visited (P1)", 3, changes={"visits": "prefix"}),
-    Setting("plain, decoders", 3, changes=DECODERS, against="plain, decoders"),
-    Setting("DP-SGD teachers", 3, changes=PRIVATELY, against="plain, decoders"),
-    Setting("plain, 4 rounds", 2, changes=ROUNDS, against="plain, 4 rounds"),
-    Setting("swing, 4 rounds, noise fixed", 2, Swing(), ROUNDS, against="plain, 4 rounds"),
+    Setting("plain", "plain"),
+    Setting("swing, oracle", "oracle", SWING),
+    Setting("swing, pattern", "pattern", ("privacy=swing", "privacy.detector=pattern")),
+    Setting("swing, surprisal gap", "gap", ("privacy=swing", "privacy.detector=surprisal_gap")),
+    Setting("swing, confidence", "confidence", ("privacy=swing", "privacy.detector=confidence")),
+    Setting("temperature alone", "temperature", (*SWING, "privacy.noise=0")),
+    Setting("noise alone", "noise", (*SWING, "privacy.max_temperature=1")),
+    Setting(
+        "uniform temperature 4",
+        "uniform_temperature",
+        (*EVERYWHERE, "privacy.noise=0", "privacy.max_temperature=4"),
+    ),
+    Setting("uniform noise 2", "uniform_noise", (*EVERYWHERE, "privacy.max_temperature=1")),
+    Setting("dropped positions", "dropped", ("tokens.skip=oracle",)),
+    Setting("top 1", "top1", ("codec=top_k", "codec.k=1")),
+    Setting("own share 0.5", "own_share", ("tokens.label_share=0.5",)),
+    Setting("KnFu, beta 10", "knfu", strategy=KNFU),
+    Setting("KnFu, beta 100", "knfu_sharp", ("strategy.beta=100",), KNFU),
+    Setting(
+        "plain, never visited (P0)",
+        "p0",
+        ("text_canaries.visits=never", "text_canaries.visit_times=null"),
+    ),
+    Setting("plain, prefix visited (P1)", "p1", ("text_canaries.visits=prefix",)),
+    Setting("plain, decoders", "decoders", DECODERS, against="plain, decoders"),
+    Setting(
+        "DP-SGD teachers",
+        "dp_sgd",
+        (
+            *DECODERS,
+            "privacy=dp_sgd",
+            "privacy.epsilon=8",
+            "privacy.delta=1e-3",
+            "train.batch_size=24",
+        ),
+        against="plain, decoders",
+    ),
+    Setting("plain, 4 rounds", "rounds", ROUNDS, against="plain, 4 rounds"),
+    Setting(
+        "swing, 4 rounds, noise fixed",
+        "rounds_fixed",
+        (*ROUNDS, *SWING),
+        against="plain, 4 rounds",
+    ),
     Setting(
         "swing, 4 rounds, noise fresh",
-        2,
-        Swing(noise_timing="each_round"),
-        ROUNDS,
+        "rounds_fresh",
+        (*ROUNDS, *SWING, "privacy.noise_per=release"),
         against="plain, 4 rounds",
     ),
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}
-Evaluation = dict[str, Any]
-Results = dict[tuple[str, int], Evaluation]
+Outcome = dict[str, Any]
+Results = dict[tuple[str, int], Outcome]
+"""Figures of a run by the name of its setting and its seed."""
 
 
-def corpus_of(data: Path | None) -> Corpus:
-    """Return the embedded corpus, or short one-line texts of the first topics of fortunes in a
-    folder.
-    """
-    if data is None:
-        return embedded_corpus(TEXTS)
-    whole = read_corpus(str(data / "fortunes"))
-    rows = [
-        i
-        for i, text in enumerate(whole.texts)
-        if text.isascii() and text.isprintable() and len(text) <= LONGEST
-    ]
-    if len(rows) < TEXTS:
-        raise SettingError(
-            f"{data}/fortunes holds {len(rows)} plain lines of {LONGEST} characters; {TEXTS} are"
-            " needed"
-        )
-    return whole.take(rows[:: len(rows) // TEXTS][:TEXTS])
+def cells(seeds: int, out: Path, only: Sequence[str] = tuple(BY_NAME)) -> list[compare.Cell]:
+    """Return the runs of settings by name, for seeds from 0 on, in a folder. Raises SettingError."""
+    methods = [BY_NAME[name].method for name in only]
+    return compare.plan(BASE, methods, [()], list(range(seeds)), out, 1)
 
 
 def carry_out(
     seeds: int,
-    folder: Path,
+    out: Path,
     jobs: int,
-    data: Path | None,
-    on_end: Callable[[str], None],
+    console: Console,
     only: Sequence[str] = tuple(BY_NAME),
 ) -> Results:
-    """Return the figures of every seed and setting of ``only``; what a former call left is not run
-    again.
+    """Run what is not done yet and return the figures. Raises RunError where a run failed.
+
+    Args:
+        seeds: how many paired seeds, from 0 on.
+        out: the folder that takes the runs.
+        jobs: runs at a time.
+        console: is told how it goes.
+        only: settings by name; all of them by default.
     """
-    corpus = corpus_of(data)
-    tasks = [
-        (seed, group)
-        for group in sorted({BY_NAME[name].group for name in only})
-        for seed in range(seeds)
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and locks
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        waiting = {
-            pool.submit(_group, corpus, seed, group, folder, only): (seed, group)
-            for seed, group in tasks
-        }
-        found: Results = {}
-        try:
-            for done in as_completed(waiting):
-                for name, measured in done.result().items():
-                    found[name, waiting[done][0]] = measured
-                    on_end(f"seed {waiting[done][0]}: {name}: {measured['seconds']:.0f} s")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return found
+    planned = cells(seeds, out, only)
+    failed = compare.run_cells(planned, jobs, console)
+    if failed:
+        raise RunError("; ".join(f"{outcome.task.name}: {outcome.error}" for outcome in failed))
+    names = {BY_NAME[name].label: name for name in only}
+    return {(names[c.method.label], c.seed): outcome_of(c.task.folder) for c in planned}
 
 
-def _group(
-    corpus: Corpus, seed: int, group: int, folder: Path, only: Sequence[str]
-) -> dict[str, Evaluation]:
-    """Measure a group's settings at a seed, in this process, one thread."""
-    torch.set_num_threads(1)
-    vocabulary = characters_of([*corpus.texts, *map(alphabet_of, FORMS)])
-    shared = Shared(corpus, vocabulary, seed)
+def outcome_of(folder: Path) -> Outcome:
+    """Return the figures of a finished run, from its folder alone. Raises RunError."""
+    run = read_run(folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    exposure = summary["exposure"]
+    clients = run.of_client("global_nll")[-1] / np.log(2)
     return {
-        s.name: _measured(s, shared, folder)
-        for s in SETTINGS
-        if s.group == group and s.name in only
+        "ceiling": exposure["ceiling"],
+        "chance": exposure["chance"],
+        "exposures": {name: one["each"] for name, one in exposure["by_adversary"].items()},
+        "controls": {
+            name: one["held_out"]["mean"] for name, one in exposure["by_adversary"].items()
+        },
+        "bits_by_model": [exposure["server_student_bits_per_token"], *clients.tolist()],
+        "detector": exposure["detector"],
+        "weights": np.load(folder / "weights.npy")[-1].tolist(),
+        "seconds": run.seconds,
     }
-
-
-def _measured(setting: Setting, shared: Shared, folder: Path) -> Evaluation:
-    """Return a run's figures, from its file if that holds this very run."""
-    what = repr((setting.protection, setting.strategy, setting.study, shared.corpus, shared.seed))
-    mark = hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
-    name = "".join(x if x.isalnum() else "_" for x in setting.name)
-    path = folder / f"seed{shared.seed}_{name}.json"
-    if path.is_file():
-        stored: Evaluation = json.loads(path.read_text())
-        if stored["run"] != mark:
-            raise SettingError(
-                f"{path} holds a run with other settings; name another folder, or move it"
-            )
-        return stored
-    began = time.process_time()
-    outcome = run_shared(setting.study, shared, setting.strategy, setting.protection)
-    candidates = FORMS[0].size - setting.study.clients + 1
-    measured: Evaluation = {
-        "run": mark,
-        "seconds": time.process_time() - began,
-        "exposures": {name: [x.bits for x in found] for name, found in outcome.exposures.items()},
-        "controls": {name: [x.bits for x in found] for name, found in outcome.controls.items()},
-        "chance": chance_exposure(candidates),
-        "test_bits": dict(outcome.test_bits),
-        "bits_by_model": list(outcome.bits_by_model),
-        "found": asdict(outcome.found),
-        "weights": outcome.weights,
-    }
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(measured))
-    partial.replace(path)  # a reader never finds half of it
-    return measured

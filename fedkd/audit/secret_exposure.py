@@ -1,15 +1,19 @@
-"""How far secrets in clients' texts come out of a run, by adversary: measured in its last round,
-for the researcher.
+"""Exposure of secrets in clients' texts, by adversary, measured in a run's last round.
 
-    own_model       each client's model on its own secrets when it has trained and not yet distilled: the reference;
-                    near the ceiling or the run is void, since a secret that was not learned cannot leak
-    server_uploads  a student that the server distills from one client's last upload alone, on that client's secrets
+    own_model       each client's model on its own secrets when it has trained and not yet distilled:
+                    the reference; near the ceiling or the run is void, since a secret that was not
+                    learned cannot leak
+    server_uploads  a student that the server distills from one client's last upload alone, on that
+                    client's secrets
+    server_history  the same, from the mean of the logarithms of that client's uploads of all rounds:
+                    noise that is fresh each round averages out in it; with
+                    text_canaries.upload_history=true alone
     server_student  a student that it distills from the mean of the last teachers, on everybody's
     peers           each client's model at the end of the round, on the others' secrets
 
-Clients measure themselves (``Upload.exposures``, no part of the protocol); what the server sees is
-trained on here. The same models are asked for secrets that nobody held: chance, 1.443 bits. No
-figure here is a guarantee.
+Clients measure themselves (``Upload.exposures``, no part of the protocol); the students are trained
+here. The same models are asked for secrets that nobody held, the controls. No figure here
+is a guarantee.
 """
 
 import math
@@ -19,28 +23,51 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedkd.errors import Interrupted
+from fedkd.errors import Interrupted, SettingError
 from fedkd.federation.context import ClientContext
 from fedkd.fusion import soften
 from fedkd.messages import Fusion, Knowledge, Predictions, Upload
 from fedkd.runtime.seeding import numpy_stream, torch_seed
-from fedkd.tasks.text.exposure import CHANCE_BITS
 from fedkd.tasks.text.secrets import Secrets, median
 from fedkd.tasks.text.text_task import TextTask
 from fedkd.training.loop import optimize
 from fedkd.training.losses import kl
 
-ADVERSARIES = ("own_model", "server_uploads", "server_student", "peers")
+ADVERSARIES = ("own_model", "server_uploads", "server_history", "server_student", "peers")
 NEAR = 0.9
 """Share of the ceiling that the own model's mean exposure must reach: below, the run is void."""
 
 
+class History:
+    """A client's uploads of all rounds: by public id the sum of logarithms, and how many came."""
+
+    def __init__(self, public_size: int, classes: int) -> None:
+        self.logs = torch.zeros(public_size, classes)
+        self.times = torch.zeros(public_size)
+
+    def add(self, ids: Int[Tensor, "M"], probs: Float[Tensor, "M V"]) -> None:
+        """Add a round's soft labels."""
+        self.logs[ids] += probs.clamp(min=1e-12).log()
+        self.times[ids] += 1
+
+    def mean(self) -> tuple[Int[Tensor, "M"], Float[Tensor, "M V"]]:
+        """Return the ids that ever came, and the soft labels of their mean logarithms.
+
+        Noise on logits is noise on logarithms, but for a part that is equal in a whole row: if it
+        is fresh each round, it averages out.
+        """
+        ids = self.times.nonzero().squeeze(1)
+        return ids, soften(self.logs[ids] / self.times[ids, None])
+
+
 @dataclass
 class Exposures:
-    """What the last round of one run showed. An observer of its server
-    (``fedkd.federation.server.Observer``).
+    """What the rounds of one run gave away. It observes the run's server.
+
+    ``fedkd.federation.server.Observer`` says when it is told of what.
     """
 
     context: ClientContext
@@ -48,69 +75,97 @@ class Exposures:
     secrets: Secrets
     teaches: str
     _uploads: dict[int, Predictions] = field(default_factory=dict, repr=False)
+    _history: dict[int, History] = field(default_factory=dict, repr=False)
     _metrics: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
-    _exposures: dict[int, dict[str, Sequence[float]]] = field(default_factory=dict, repr=False)
+    _own: dict[int, dict[str, tuple[float, ...]]] = field(default_factory=dict, repr=False)
     _teacher: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.secrets.settings.upload_history and self.context.last_round == 1:
+            raise SettingError(
+                "text_canaries.upload_history=true would do nothing: rounds=1, and the last upload"
+                " is all that there is"
+            )
 
     def received(self, round_number: int, upload: Upload) -> None:
         """Take note of what a client measured."""
         if round_number == self.context.last_round:
             self._metrics.setdefault(upload.client_id, {}).update(upload.metrics)
-            self._exposures.setdefault(upload.client_id, {}).update(upload.exposures)
+            self._own.setdefault(upload.client_id, {}).update(upload.exposures)
 
     def accepted(self, round_number: int, client_id: int, knowledge: Knowledge) -> None:
         """Take note of what the server got from a client."""
-        if round_number == self.context.last_round and isinstance(knowledge, Predictions):
+        if not isinstance(knowledge, Predictions):
+            return
+        if round_number == self.context.last_round:
             self._uploads[client_id] = knowledge
+        if self.secrets.settings.upload_history:
+            history = self._history.get(client_id)
+            if history is None:
+                history = History(self.task.public_size, self.task.classes)
+                self._history[client_id] = history
+            history.add(knowledge.ids, self._probs(knowledge.values, knowledge.scale))
 
     def fused(self, round_number: int, fusion: Fusion, public_ids: Tensor) -> None:
         """Take note of the mean of the teachers, on the rows that all are taught."""
         if round_number != self.context.last_round or not isinstance(fusion.teachers, Tensor):
             return
         ids = public_ids if fusion.public_ids is None else fusion.public_ids
-        values = fusion.teachers.to(torch.float32)
-        probs = (
-            soften(values, self.context.distillation.temperature)
-            if self.teaches == "logits"
-            else values
-        )
+        probs = self._probs(fusion.teachers, self.teaches)
         mean = probs if probs.ndim == 2 else probs.mean(dim=0)
-        kept = (
+        taught = (
             fusion.taught_rows
             if fusion.taught_rows is None or fusion.taught_rows.ndim == 1
             else fusion.taught_rows.all(dim=0)
         )
-        self._teacher = (ids, mean) if kept is None else (ids[kept], mean[kept])
+        self._teacher = (ids, mean) if taught is None else (ids[taught], mean[taught])
+
+    def state(self) -> dict[str, Any]:
+        """Return the uploads of all rounds so far, for a checkpoint."""
+        return {
+            str(client_id): {"logs": history.logs, "times": history.times}
+            for client_id, history in self._history.items()
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state`` returned."""
+        for client_id, tensors in state.items():
+            history = History(self.task.public_size, self.task.classes)
+            history.logs, history.times = tensors["logs"], tensors["times"]
+            self._history[int(client_id)] = history
 
     def result(self) -> dict[str, Any]:
-        """Return exposures by adversary, the ceiling, whether the run is void, and how well
-        detectors found them.
+        """Return exposures by adversary, the ceiling, why the run is void, and how good detectors
+        were.
         """
-        found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in ADVERSARIES}
-        for _, measured in sorted(self._exposures.items()):
-            for name in ("own_model", "peers"):
-                if name in measured:
-                    mine, controls = _split(measured[name], len(self.secrets.controls))
-                    found[name][0].extend(mine)
-                    found[name][1].extend(controls)
-        bits: dict[str, float] = {}
+        found = {name: _Found() for name in ADVERSARIES}
+        for _, exposures in sorted(self._own.items()):
+            for name, values in exposures.items():
+                inserted = len(values) - len(self.secrets.controls)
+                found[name].add(values[:inserted], values[inserted:])
         for client_id, upload in sorted(self._uploads.items()):
-            student = self._student(upload.ids, self._probs(upload), f"uploads of {client_id}")
+            probs = self._probs(upload.values, upload.scale)
+            student = self._student(upload.ids, probs, f"uploads of {client_id}")
             self._ask(student, self.secrets.of(client_id), found["server_uploads"])
+        for client_id, history in sorted(self._history.items()):
+            student = self._student(*history.mean(), f"uploads of {client_id}")
+            self._ask(student, self.secrets.of(client_id), found["server_history"])
+        bits = None
         if self._teacher is not None:
             student = self._student(*self._teacher, "student")
             self._ask(student, self.secrets.inserted, found["server_student"])
-            bits["server_student"] = self.task.evaluate(
-                student, self.context.global_test
-            ).nll / math.log(2)
+            bits = self.task.evaluate(student, self.context.global_test).nll / math.log(2)
+        ceiling, chance = self.secrets.ceiling, self.secrets.chance
         return {
-            "ceiling": self.secrets.ceiling,
-            "chance": CHANCE_BITS,
-            "void": void_because(found["own_model"][0], self.secrets.ceiling),
+            "ceiling": ceiling,
+            "chance": chance,
+            "void": void_because(found["own_model"].inserted, ceiling),
             "by_adversary": {
-                name: summarized(*found[name]) for name in ADVERSARIES if found[name][0]
+                name: summarized(one.inserted, one.held_out, chance)
+                for name, one in found.items()
+                if one.inserted
             },
-            "server_student_bits_per_token": bits.get("server_student"),
+            "server_student_bits_per_token": bits,
             "detector": self._detector(),
         }
 
@@ -126,17 +181,15 @@ class Exposures:
             shares[name] = statistics.fmean(known) if known else None
         return shares
 
-    def _probs(self, upload: Predictions) -> Tensor:
-        values = upload.values.to(torch.float32)
-        return (
-            soften(values, self.context.distillation.temperature)
-            if upload.scale == "logits"
-            else values
-        )
+    def _probs(self, values: Tensor, scale: str) -> Tensor:
+        values = values.to(torch.float32)
+        if scale == "logits":
+            return soften(values, self.context.distillation.temperature)
+        return values
 
     def _student(self, ids: Tensor, probs: Tensor, name: str) -> nn.Module:
-        """Return a fresh model of the first architecture, distilled as the clients distill, with
-        forward KL.
+        """Return a fresh model of the first architecture, distilled as clients distill, by forward
+        KL.
         """
         context, settings = self.context, self.context.distillation
         seed = torch_seed(context.seed, "exposure", "weights")
@@ -161,30 +214,39 @@ class Exposures:
         )
         return model
 
-    def _ask(
-        self, model: nn.Module, canaries: Sequence[Any], into: tuple[list[float], list[float]]
-    ) -> None:
-        mine, controls = self.secrets.exposures(model, [canaries, self.secrets.controls])
-        into[0].extend(mine)
-        into[1].extend(controls)
+    def _ask(self, model: nn.Module, canaries: Sequence[Any], into: "_Found") -> None:
+        into.add(*self.secrets.exposures(model, [canaries, self.secrets.controls]))
 
 
-def _split(values: Sequence[float], controls: int) -> tuple[Sequence[float], Sequence[float]]:
-    return values[: len(values) - controls], values[len(values) - controls :]
+@dataclass
+class _Found:
+    """Exposures in bits to one adversary: of inserted secrets, and of controls."""
+
+    inserted: list[float] = field(default_factory=list)
+    held_out: list[float] = field(default_factory=list)
+
+    def add(self, inserted: Sequence[float], held_out: Sequence[float]) -> None:
+        self.inserted.extend(inserted)
+        self.held_out.extend(held_out)
 
 
-def summarized(inserted: Sequence[float], held_out: Sequence[float]) -> Mapping[str, Any]:
-    """Return mean and median exposure in bits of inserted and of held-out secrets, and the mean's
-    excess over chance.
+def summarized(
+    inserted: Sequence[float], held_out: Sequence[float], chance: float
+) -> Mapping[str, Any]:
+    """Return exposures in bits: means and medians, the excess over chance, and each secret's.
 
-    >>> found = summarized([10.0, 12.0], [1.0, 2.0])
-    >>> found["inserted"], round(found["excess"], 2)
-    ({'mean': 11.0, 'median': 11.0, 'count': 2}, 9.56)
+    ``each`` are the inserted secrets', client by client; ``server_student``, who has one model for
+    all, has them form by form.
+
+    >>> found = summarized([10.0, 12.0], [1.0, 2.0], chance=1.5)
+    >>> found["inserted"], found["excess"], found["each"]
+    ({'mean': 11.0, 'median': 11.0, 'count': 2}, 9.5, [10.0, 12.0])
     """
     return {
         "inserted": _of(inserted),
         "held_out": _of(held_out),
-        "excess": statistics.fmean(inserted) - CHANCE_BITS,
+        "excess": statistics.fmean(inserted) - chance,
+        "each": list(inserted),
     }
 
 

@@ -116,7 +116,10 @@ def resume(scenario: Scenario, run_dir: Path) -> dict[str, Any]:
         warning = run_again(experiment, checkpoint.round, recorded_rounds(run_dir), others)
         if warning is not None:
             experiment = warned(experiment, warning)
-        experiment.server.restore(checkpoint.server)
+        server = dict(checkpoint.server)
+        if experiment.exposures is not None:
+            experiment.exposures.restore(server.pop("exposures", {}))
+        experiment.server.restore(server)
         folder = RunFolder.reopen(run_dir, checkpoint.sizes, checkpoint.round)
         records = stored_records(run_dir, checkpoint.round)
         recorder = _witness(experiment, run_dir, resume_after=checkpoint.round)
@@ -313,12 +316,18 @@ def _checkpoint(
     experiment.checkpoints.save(
         round_number,
         changed,
-        server=experiment.server.state(),
+        server={**experiment.server.state(), **_observed(experiment)},
         sizes=folder.sizes(),
         scenario=fixed(experiment.scenario),
         versions=conditions,
     )
     changed.clear()
+
+
+def _observed(experiment: Experiment) -> dict[str, Any]:
+    """Return what the observer of a run remembers of its rounds; nothing without one."""
+    state = {} if experiment.exposures is None else experiment.exposures.state()
+    return {"exposures": state} if state else {}
 
 
 def execute(

@@ -8,7 +8,7 @@ A row is a public sample or a token position. The paper's abstract says that tem
 token and that noise enters the soft targets; both formulas are a reconstruction. The student
 distils ``q_t`` at temperature 1: the same temperature on both sides would leave its optimum at
 ``z_t``. No differential-privacy guarantee follows. Not for: finding the scores
-(``fedkd.tasks.text.detectors``), nor for keeping noise fixed from round to round, which the caller
+(``fedkd.privacy.mechanisms.swing``), nor for keeping noise fixed from round to round, which the caller
 does by its names for ``draw_noise``.
 """
 
@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedkd.fusion import soften
 from fedkd.runtime.seeding import numpy_stream
 
 NoiseLaw = Literal["gaussian", "laplace"]
@@ -38,32 +37,20 @@ def swing_temperatures(
     return base * (highest / base) ** scores
 
 
-def release(
-    logits: Float[Tensor, "N C"],
-    temperatures: Float[Tensor, "N"],
-    scales: Float[Tensor, "N"] | None = None,
-    noise: Float[Tensor, "N C"] | None = None,
-) -> Float[Tensor, "N C"]:
-    """Return the soft labels ``softmax(z_t / T_t + scale_t * noise_t)``; without noise,
-    ``softmax(z_t / T_t)``.
-
-    A row of scale 0 is released without noise whatever ``noise`` holds. Equal temperatures and no
-    noise are ``soften``.
-
-    >>> one = torch.ones(1)
-    >>> release(torch.tensor([[2.0, 0.0]]), 2 * one, one, torch.tensor([[-1.0, 0.0]])).tolist()
-    [[0.5, 0.5]]
-    """
-    return soften(swing_logits(logits, temperatures, scales, noise))
-
-
 def swing_logits(
     logits: Float[Tensor, "N C"],
     temperatures: Float[Tensor, "N"],
     scales: Float[Tensor, "N"] | None = None,
     noise: Float[Tensor, "N C"] | None = None,
 ) -> Float[Tensor, "N C"]:
-    """Return ``z_t / T_t + scale_t * noise_t``, of which ``release`` is the softmax."""
+    """Return ``z_t / T_t + scale_t * noise_t``, whose softmax is released.
+
+    A row of scale 0 gets no noise, whatever ``noise`` holds.
+
+    >>> one = torch.ones(1)
+    >>> swing_logits(torch.tensor([[2.0, 0.0]]), 2 * one, one, torch.tensor([[-1.0, 0.0]])).tolist()
+    [[0.0, 0.0]]
+    """
     calm = logits / temperatures[:, None]
     if noise is None or scales is None:
         return calm
@@ -89,16 +76,3 @@ def draw_noise(
             else stream.laplace(scale=0.5**0.5, size=columns)
         )
     return torch.from_numpy(drawn)
-
-
-def keep_largest(probs: Float[Tensor, "N C"], count: int) -> Float[Tensor, "N C"]:
-    """Return each row's ``count`` largest probabilities, divided by their sum; the others become 0.
-
-    Ties are kept by their place. A control: it hides the tail, and shows the ranking at its head.
-
-    >>> keep_largest(torch.tensor([[0.5, 0.25, 0.25]]), 1).tolist()
-    [[1.0, 0.0, 0.0]]
-    """
-    places = probs.sort(dim=-1, descending=True, stable=True).indices[:, :count]
-    kept = torch.zeros_like(probs).scatter(1, places, probs.gather(1, places))
-    return kept / kept.sum(dim=-1, keepdim=True)

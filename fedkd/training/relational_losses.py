@@ -1,5 +1,4 @@
-"""Losses on how samples relate to one another, in place of what class each is: student and teacher
-may differ in C.
+"""Losses on the similarities between samples, for which student and teacher may differ in C.
 
 Two samples are as similar as their soft labels point the same way: the cosine, between 0 and 1. A
 student may match all similarities and still name the classes in another order, so these losses
@@ -19,8 +18,9 @@ Scalar = Float[Tensor, ""]
 def similarities(
     probs: Float[Tensor, "N C"], anchors: Float[Tensor, "A C"]
 ) -> Float[Tensor, "N A"]:
-    """Return the cosine between each soft label and each anchor's: 1 where they are equal, 0 where
-    none is shared.
+    """Return the cosine between each soft label and each anchor's.
+
+    It is 1 where they are equal, 0 where they share no class.
 
     >>> import torch
     >>> similarities(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.0, 1.0]])).tolist()
@@ -45,27 +45,3 @@ def match_similarities(
     """
     probs = soften(student_logits, temperature)
     return (similarities(probs, probs) - similarities(target_probs, target_probs)).square().mean()
-
-
-def match_anchors(
-    student_logits: Float[Tensor, "N C"],
-    target_probs: Float[Tensor, "N D"],
-    student_anchors: Float[Tensor, "A C"],
-    target_anchors: Float[Tensor, "A D"],
-    temperature: float = 1.0,
-    *,
-    anchor_temperature: float = 0.1,
-) -> Scalar:
-    """Return ``mean_x KL(r(x) || s(x))`` in nats, r and s the teacher's and the student's place
-    among the anchors.
-
-    ``s(x) = softmax over a of cos(p(x), p(a)) / anchor_temperature``, r(x) the same of the
-    teacher's soft labels. Anchors are A samples that both have predicted before: their soft labels
-    are fixed, so this is a mean over samples of a term for each. After COMODO (Chen et al. 2025,
-    arXiv 2503.07259), whose anchors are a queue of the teacher's embeddings and serve both sides;
-    giving each side its own is what lets C and D differ. One anchor says nothing: the loss is 0.
-    """
-    probs = soften(student_logits, temperature)
-    student = F.log_softmax(similarities(probs, student_anchors) / anchor_temperature, dim=-1)
-    teacher = F.log_softmax(similarities(target_probs, target_anchors) / anchor_temperature, dim=-1)
-    return (teacher.exp() * (teacher - student)).sum(dim=-1).mean()

@@ -1,12 +1,7 @@
-"""Which token positions may hold a secret: scores in [0, 1] for swing, by four detectors, and how
-well they find them.
+"""Detectors that read a text: which token positions may hold a secret, and how good scores are.
 
-A position stands for the *next* token: its score is about what the model is going to say there.
-``mark`` and the oracle read the text; ``surprisal_gap`` and ``confidence`` compare the model that
-is going to release its predictions with a reference that never saw private text. The last two are
-reconstructions: the paper (Li et al. 2022, arXiv 2212.08349) sets temperatures by how likely a
-position holds private information, and its abstract does not say how that is found. Not for: what a
-score does (``fedkd.privacy.adaptive_temperature``).
+A position stands for the *next* token: a mark is about what a model is going to say there. Not for:
+detectors that compare predictions, nor what a score does (``fedkd.privacy.mechanisms.swing``).
 """
 
 import math
@@ -30,8 +25,7 @@ PATTERNS: tuple[str, ...] = (r"\d", r"[\w.+-]+@[\w-]+(\.[\w-]+)*", r"\b(Mr|Mrs|M
 def mark(
     vocabulary: Vocabulary, text: Windows, patterns: Sequence[str] = PATTERNS
 ) -> Bool[Tensor, "n L"]:
-    """Return the positions whose next token lies, wholly or in part, in a match of a regular
-    expression.
+    """Return the positions whose next token lies in a match of a regular expression, or in part.
 
     It is searched in each window by itself; ``^`` and ``$`` mean its ends. A secret that the text
     does not hold, but whose context it visits, is not found.
@@ -39,17 +33,20 @@ def mark(
     return _marked(vocabulary, text, [(_compiled(pattern), 0) for pattern in patterns], reach=0)
 
 
-def mark_context(vocabulary: Vocabulary, text: Windows, form: CanaryFormat) -> Bool[Tensor, "n L"]:
-    """Return the positions at which a secret of a format could be said: the oracle, which others
-    are held to.
+def mark_contexts(
+    vocabulary: Vocabulary, text: Windows, forms: Sequence[CanaryFormat]
+) -> Bool[Tensor, "n L"]:
+    """Return the positions at which a secret of some formats could be said: the oracle.
 
-    Those are, behind each occurrence of the format's prefix, the next tokens up to the last slot,
-    whatever the text says there, but no farther than its next separator.
+    Those are, behind each occurrence of a format's prefix, the next tokens up to the last slot, for
+    any text that stands there, but no farther than its next separator.
     """
-    reach = sum(max(len(character.encode()) for character in alphabet) for alphabet in form.slots)
-    return _marked(
-        vocabulary, text, [(re.compile(re.escape(form.prefix).encode()), 1)], reach=reach
-    )
+    flagged = torch.zeros_like(text.targets, dtype=torch.bool)
+    for form in forms:
+        reach = sum(max(len(letter.encode()) for letter in alphabet) for alphabet in form.slots)
+        prefix = re.compile(re.escape(form.prefix).encode())
+        flagged |= _marked(vocabulary, text, [(prefix, 1)], reach=reach)
+    return flagged
 
 
 def _marked(
@@ -58,8 +55,13 @@ def _marked(
     patterns: Sequence[tuple[re.Pattern[bytes], int]],
     reach: int,
 ) -> Bool[Tensor, "n L"]:
-    """Return positions whose target overlaps a match, or with ``reach`` the bytes that follow
-    it.
+    """Return positions whose target overlaps a match, or the ``reach`` bytes that follow it.
+
+    Args:
+        vocabulary: of the text's tokens.
+        text: windows of tokens.
+        patterns: regular expressions, each with 1 where the bytes that follow it count, else 0.
+        reach: how many bytes follow.
     """
     flagged = torch.zeros_like(text.targets, dtype=torch.bool)
     for row, (inputs, targets) in enumerate(
@@ -81,8 +83,8 @@ def _marked(
                     spans.append((match.end(), min(match.end() + reach, last)))
                 else:
                     spans.append(match.span())
-        for place, (piece, end) in enumerate(zip(pieces[1:], ends[1:], strict=True)):
-            flagged[row, place] = any(end - len(piece) < b and a < end for a, b in spans)
+        for position, (piece, end) in enumerate(zip(pieces[1:], ends[1:], strict=True)):
+            flagged[row, position] = any(end - len(piece) < b and a < end for a, b in spans)
     return flagged
 
 
@@ -93,46 +95,9 @@ def _compiled(pattern: str) -> re.Pattern[bytes]:
         raise SettingError(f"patterns: {pattern!r} is no regular expression: {error}") from error
 
 
-def surprisal_gap(
-    logits: Float[Tensor, "N V"], reference_logits: Float[Tensor, "N V"], full: float = 8.0
-) -> Float[Tensor, "N"]:
-    """Return how much likelier a model finds its own favorite token than the reference does, from 0
-    to ``full`` bits.
-
-        s = clamp((log2 p(v) - log2 p_ref(v)) / full, 0, 1),   v = argmax p
-
-    The favorite, not the public text's next token: the text never says the secret. Equal models
-    give 0 everywhere.
-
-    >>> surprisal_gap(torch.tensor([[9.0, 0.0]]), torch.tensor([[0.0, 0.0]]), full=2.0).round(decimals=3).tolist()
-    [0.5]
-    """
-    own, other = torch.log_softmax(logits, dim=-1), torch.log_softmax(reference_logits, dim=-1)
-    favorite = own.argmax(dim=-1, keepdim=True)
-    gap = (own - other).gather(1, favorite).squeeze(1) / math.log(2)
-    return (gap / full).clamp(0, 1)
-
-
-def confidence(
-    logits: Float[Tensor, "N V"], reference_logits: Float[Tensor, "N V"]
-) -> Float[Tensor, "N"]:
-    """Return how sure a model is of what the reference does not say: ``(1 - H(p) / ln V) * (1 -
-    agreement)``.
-
-    ``agreement = sum_v min(p(v), p_ref(v))``, 1 where both say the same. Equal models, and one that
-    is unsure, give 0.
-    """
-    probs, other = torch.softmax(logits, dim=-1), torch.softmax(reference_logits, dim=-1)
-    entropy = -torch.xlogy(probs, probs).sum(dim=-1)
-    agreement = torch.minimum(probs, other).sum(dim=-1)
-    return ((1 - entropy / math.log(probs.shape[-1])) * (1 - agreement)).clamp(0, 1)
-
-
 @dataclass(frozen=True)
 class Found:
-    """How well scores find the positions that matter: shares in [0, 1], NaN as a share of
-    nothing.
-    """
+    """Recall and precision of scores: shares in [0, 1], NaN as a share of nothing."""
 
     recall: float
     precision: float

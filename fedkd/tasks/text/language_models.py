@@ -3,7 +3,7 @@
 A small zoo by name, built from scratch, each under two million parameters for vocabularies of a few
 thousand tokens; and any factory by import path, also one whose model returns an object with
 ``logits``, as Hugging Face models do. A factory is called with ``(vocabulary_size, context)``. Not
-for: image models (``fedkd.models``), training (``fedkd.tasks.text.text_learning``).
+for: image models (``fedkd.models``), training (``fedkd.training.loop``).
 """
 
 from collections.abc import Callable
@@ -103,9 +103,13 @@ class Decoder(nn.Module):
 
 
 LANGUAGE_ZOO: dict[str, LanguageFactory] = {
+    "gru_small": lambda vocabulary, context: Gru(vocabulary, width=32, hidden=96, layers=1),
     "gru": lambda vocabulary, context: Gru(vocabulary, width=96, hidden=192, layers=1),
     "gru_wide": lambda vocabulary, context: Gru(vocabulary, width=96, hidden=320, layers=1),
     "gru_deep": lambda vocabulary, context: Gru(vocabulary, width=96, hidden=192, layers=2),
+    "decoder_small": lambda vocabulary, context: Decoder(
+        vocabulary, context, width=48, heads=4, layers=2
+    ),
     "decoder": lambda vocabulary, context: Decoder(
         vocabulary, context, width=96, heads=4, layers=2
     ),

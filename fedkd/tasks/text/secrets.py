@@ -1,24 +1,31 @@
-"""A scenario's canaries: which secrets are made up, who holds them, and how far they come out of a
-model.
+"""A scenario's canaries: which secrets are made up, who holds them, and their exposure to a model.
 
-The settings class is a choice of the scenario; ``Secrets`` is what it comes to in one run. Not for:
-formats and texts (``fedkd.tasks.text.text_canaries``), the estimators
-(``fedkd.tasks.text.exposure``), who measures which model (``fedkd.audit.secret_exposure``).
+The settings class is a choice of the scenario; ``Secrets`` are those of one run. Not for: formats
+and texts (``fedkd.tasks.text.text_canaries``), the estimators (``fedkd.tasks.text.exposure``), which
+models are measured (``fedkd.audit.secret_exposure``).
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.data.sources import Named
 from fedkd.errors import SettingError
+from fedkd.runtime.seeding import torch_seed
 from fedkd.settings.validators import at_least, one_of, only_with
-from fedkd.tasks.text.exposure import MOST_CANDIDATES, by_sampling, from_bits, log_perplexity
+from fedkd.tasks.text.exposure import (
+    MOST_CANDIDATES,
+    among_all,
+    by_sampling,
+    chance_exposure,
+    log_perplexity,
+)
 from fedkd.tasks.text.text_canaries import (
     DIGITS,
     LETTERS,
@@ -35,8 +42,10 @@ from fedkd.tasks.text.tokens import next_token_logits
 from fedkd.tasks.text.vocabulary import Vocabulary
 
 CODES = {"d": DIGITS, "n": DIGITS[2:], "a": LETTERS}
-"""What a slot's letter stands for: a digit, one from 2 on, a small letter. Other characters stand
+"""The alphabet of a slot's letter: digits, digits from 2 on, small letters. Other characters stand
 for themselves."""
+NAME = "{name}"
+"""The part of a prefix that each of ``names`` replaces."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,31 +55,38 @@ class NoCanaries:
 
 @dataclass(frozen=True, kw_only=True)
 class TextCanaries:
-    """Made-up secrets in clients' texts, whose exposure says what predictions give away (Carlini et
-    al. 2019).
+    """Made-up secrets in clients' texts, whose exposure says what predictions give away.
+
+    The method is that of Carlini et al. 2019 (arXiv 1802.08232).
     """
 
     prefix: str
-    """The text before a secret; no other text may hold it."""
+    """The text before a secret; no other text may hold it. With names it must hold {name}."""
     slots: str
     """The secret, a character each: d a digit, n a digit from 2 on, a a small letter; others stand
     for themselves."""
     suffix: str = ""
     """The text behind a secret."""
+    names: tuple[str, ...] = ()
+    """Words that replace {name} in the prefix, one context of its own each; none leaves the prefix
+    as it is."""
     repeats: int = 10
     """Times that a client's text holds each of its secrets, >= 1."""
     per_client: int = 1
-    """Secrets of each client, >= 1."""
+    """Secrets of each client behind each prefix, >= 1."""
     held_out: int = 8
-    """Secrets that nobody holds, as controls, >= 1."""
+    """Secrets behind each prefix that nobody holds, as controls, >= 1."""
     visits: Visits = "fillings"
     """How far public text visits the secrets' context: never (nothing is to be protected then), its
     prefix, or the prefix with other fillings."""
     visit_times: int | None = 40
-    """How often it does; null with visits=never."""
+    """Times that it visits each prefix; null with visits=never."""
     references: int | None = None
     """Fillings, drawn at random, that a secret is ranked among, >= 100; null is all of them, up to
     a million."""
+    upload_history: bool = False
+    """Whether one more adversary is measured, server_history: it distils the mean of a client's
+    uploads of all rounds."""
 
     def __post_init__(self) -> None:
         at_least(1, repeats=self.repeats, per_client=self.per_client, held_out=self.held_out)
@@ -78,25 +94,41 @@ class TextCanaries:
         only_with(self.visits != "never", "visits=never", visit_times=self.visit_times)
         if self.visits != "never" and self.visit_times is None:
             raise SettingError(f"visit_times must be given with visits={self.visits}")
+        self._check_names()
+        size = self.forms[0].size
         if self.references is not None:
             at_least(100, references=self.references)
-            if self.references >= self.form.size:
+            if self.references >= size:
                 raise SettingError(
-                    f"references={self.references} are not fewer than the {self.form.size}"
-                    " fillings; leave it out"
+                    f"references={self.references} are not fewer than the {size} fillings; leave"
+                    " it out"
                 )
-        elif self.form.size > MOST_CANDIDATES:
+        elif size > MOST_CANDIDATES:
             raise SettingError(
-                f"references=null ranks among all fillings, and {self.form.size:,} are too many;"
+                f"references=null ranks among all fillings, and {size:,} are too many;"
                 " give references=10000"
             )
 
     @property
-    def form(self) -> CanaryFormat:
-        """The format that the settings describe."""
-        return CanaryFormat(
-            self.prefix, tuple(CODES.get(code, code) for code in self.slots), self.suffix
-        )
+    def forms(self) -> tuple[CanaryFormat, ...]:
+        """The formats that the settings describe, one for each name."""
+        slots = tuple(CODES.get(code, code) for code in self.slots)
+        prefixes = [self.prefix.replace(NAME, name) for name in self.names] or [self.prefix]
+        return tuple(CanaryFormat(prefix, slots, self.suffix) for prefix in prefixes)
+
+    def _check_names(self) -> None:
+        if bool(self.names) != (NAME in self.prefix):
+            raise SettingError(
+                f"names and {NAME} in the prefix go together, got names={list(self.names)} and"
+                f" prefix={self.prefix!r}; write the prefix as in 'pin of {{name}}: '"
+            )
+        prefixes = [form.prefix for form in self.forms]
+        for i, one in enumerate(prefixes):
+            for other in prefixes[:i] + prefixes[i + 1 :]:
+                if one in other:
+                    raise SettingError(
+                        f"names must make prefixes of their own, but {one!r} occurs in {other!r}"
+                    )
 
 
 CANARIES: dict[str, Any] = {
@@ -111,25 +143,70 @@ CANARIES: dict[str, Any] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Secrets:
-    """The secrets of one run, and the candidates [R, L] that they are ranked among, as token
-    sequences.
+class FormSecrets:
+    """The secrets of one format in a run, and their candidates [R, L] as token sequences.
 
-    ``row_of`` is a canary's row among them. Where ``references`` are drawn, the canaries' rows come
-    first.
+    ``row_of`` is a secret's row among the candidates. Where references are ``sampled``, the
+    secrets' rows come first.
     """
 
-    settings: TextCanaries
+    form: CanaryFormat
     inserted: tuple[Canary, ...]
     controls: tuple[Canary, ...]
     candidates: Int[Tensor, "R L"]
     row_of: dict[int, int]
+    sampled: bool
     seed: int
+
+    def exposure(self, bits: Float[np.ndarray, "R"], canary: Canary) -> float:
+        """Return a secret's exposure in bits, from the log-perplexities of all candidates.
+
+        Other inserted secrets are no candidates: a model may well have learned them too.
+        """
+        row = self.row_of[canary.index]
+        if self.sampled:
+            return by_sampling(float(bits[row]), bits[len(self.row_of) :])
+        return among_all(bits, row, [self.row_of[other.index] for other in self.inserted])
+
+
+@dataclass(frozen=True, eq=False)
+class Secrets:
+    """The secrets of one run, by format."""
+
+    settings: TextCanaries
+    by_form: tuple[FormSecrets, ...]
+
+    @property
+    def inserted(self) -> tuple[Canary, ...]:
+        """The secrets that clients hold, form by form."""
+        return tuple(canary for form in self.by_form for canary in form.inserted)
+
+    @property
+    def controls(self) -> tuple[Canary, ...]:
+        """The secrets that nobody holds, form by form."""
+        return tuple(canary for form in self.by_form for canary in form.controls)
+
+    @property
+    def candidates(self) -> int:
+        """How many candidates an inserted secret is ranked among, itself included."""
+        first = self.by_form[0]
+        if self.settings.references is not None:
+            return self.settings.references + 1
+        return first.form.size - len(first.inserted) + 1
 
     @property
     def ceiling(self) -> float:
         """The largest exposure that can be measured, in bits."""
-        return math.log2(self.settings.references or self.settings.form.size)
+        return math.log2(self.settings.references or self.candidates)
+
+    @property
+    def chance(self) -> float:
+        """The mean exposure in bits where every rank is as likely."""
+        references = self.settings.references
+        if references is None:
+            return chance_exposure(self.candidates)
+        # The last of its references + 1 ranks counts as 0 bits too.
+        return chance_exposure(references) * references / (references + 1)
 
     def of(self, client_id: int) -> tuple[Canary, ...]:
         """Return a client's secrets."""
@@ -141,66 +218,91 @@ class Secrets:
 
     def insert_into(self, texts: Sequence[str], client_id: int) -> tuple[str, ...]:
         """Return a client's texts with its secrets among them."""
-        return insert(texts, self.settings.form, self.inserted, client_id, self.seed)
+        for one in self.by_form:
+            texts = insert(texts, one.form, one.inserted, client_id, one.seed)
+        return tuple(texts)
 
     def visit(self, texts: Sequence[str]) -> tuple[str, ...]:
         """Return public texts that visit the secrets' context as the settings say."""
-        settings, every = self.settings, (*self.inserted, *self.controls)
-        return visit(
-            texts, settings.form, every, settings.visits, self.seed, times=settings.visit_times
-        )
+        settings = self.settings
+        for one in self.by_form:
+            every = (*one.inserted, *one.controls)
+            texts = visit(
+                texts, one.form, every, settings.visits, one.seed, times=settings.visit_times
+            )
+        return tuple(texts)
 
     def exposures(
         self, model: nn.Module, groups: Sequence[Sequence[Canary]]
     ) -> tuple[tuple[float, ...], ...]:
-        """Return the exposure in bits of each canary of several groups to one model, from one pass
-        over candidates.
+        """Return the exposure in bits of each secret of several groups to one model.
+
+        Each format's candidates pass through the model once.
         """
         device = next(model.parameters()).device
         model.eval()
-        bits = log_perplexity(
-            lambda ids: next_token_logits(model, ids.to(device)).cpu(), self.candidates
-        )
-        drawn = bits[len(self.row_of) :] if self.settings.references is not None else None
-
-        def exposure(canary: Canary) -> float:
-            row = self.row_of[canary.index]
-            return (
-                from_bits(bits, row).bits
-                if drawn is None
-                else by_sampling(float(bits[row]), drawn).bits
+        bits = [
+            log_perplexity(
+                lambda ids: next_token_logits(model, ids.to(device)).cpu(), one.candidates
             )
-
-        return tuple(tuple(exposure(canary) for canary in group) for group in groups)
+            for one in self.by_form
+        ]
+        return tuple(
+            tuple(self.by_form[c.form].exposure(bits[c.form], c) for c in group) for group in groups
+        )
 
 
 def plant(
     settings: TextCanaries, vocabulary: Vocabulary, context: int, clients: int, seed: int
 ) -> Secrets:
-    """Return a run's secrets. Raises SettingError where one does not fit in the context, or there
-    are too many.
+    """Return the secrets of a run.
+
+    Raises SettingError where one does not fit in the context, or there are too many.
+
+    Args:
+        settings: which secrets are made up.
+        vocabulary: turns them into tokens.
+        context: tokens of a window, which a secret with its prefix must fit in.
+        clients: how many clients hold secrets.
+        seed: the run's seed.
     """
-    form = settings.form
-    drawn = draw_canaries(
-        form,
-        [settings.repeats] * clients,
-        seed,
-        held_out=settings.held_out,
-        per_client=settings.per_client,
-    )
-    indices = [canary.index for canary in drawn]
-    if settings.references is None:
-        sequences, row_of = candidate_sequences(form, vocabulary, context), {i: i for i in indices}
-    else:
-        references = draw_references(
-            form, settings.references, set(indices), seed, "exposure references"
+    return Secrets(settings, tuple(_planted(settings, vocabulary, context, clients, seed)))
+
+
+def _planted(
+    settings: TextCanaries, vocabulary: Vocabulary, context: int, clients: int, seed: int
+) -> Iterator[FormSecrets]:
+    for number, form in enumerate(settings.forms):
+        # One stream would give a client the same secret behind every name.
+        own = torch_seed(seed, "text", "secrets of form", number) if settings.names else seed
+        drawn = tuple(
+            replace(canary, form=number)
+            for canary in draw_canaries(
+                form,
+                [settings.repeats] * clients,
+                own,
+                held_out=settings.held_out,
+                per_client=settings.per_client,
+            )
         )
-        sequences = candidate_sequences(form, vocabulary, context, [*indices, *references])
-        row_of = {index: row for row, index in enumerate(indices)}
-    inserted = tuple(canary for canary in drawn if canary.client is not None)
-    return Secrets(
-        settings, inserted, tuple(c for c in drawn if c.client is None), sequences, row_of, seed
-    )
+        indices = [canary.index for canary in drawn]
+        if settings.references is None:
+            rows, row_of = candidate_sequences(form, vocabulary, context), {i: i for i in indices}
+        else:
+            references = draw_references(
+                form, settings.references, set(indices), own, "exposure references"
+            )
+            rows = candidate_sequences(form, vocabulary, context, [*indices, *references])
+            row_of = {index: row for row, index in enumerate(indices)}
+        yield FormSecrets(
+            form=form,
+            inserted=tuple(canary for canary in drawn if canary.client is not None),
+            controls=tuple(canary for canary in drawn if canary.client is None),
+            candidates=rows,
+            row_of=row_of,
+            sampled=settings.references is not None,
+            seed=own,
+        )
 
 
 def median(values: Sequence[float]) -> float:

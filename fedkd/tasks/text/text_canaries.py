@@ -86,13 +86,15 @@ FORMATS: dict[str, CanaryFormat] = {
 
 @dataclass(frozen=True)
 class Canary:
-    """One secret: filling ``index`` of a format, in the text of ``client`` ``repeats`` times; held
-    out if 0 times.
+    """One secret: filling ``index`` of a format, in the text of ``client`` ``repeats`` times.
+
+    A held-out secret, a control, has no client and 0 repeats. ``form`` numbers the format, from 0.
     """
 
     index: int
     client: int | None
     repeats: int
+    form: int = 0
 
 
 def draw_canaries(

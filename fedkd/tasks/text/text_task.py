@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fedkd.data.division import Division
@@ -28,21 +28,23 @@ from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.runtime.seeding import numpy_stream, torch_seed
 from fedkd.settings.validators import at_least, one_of, only_with
 from fedkd.tasks.task import Compare, Evaluation, Examples
-from fedkd.tasks.text.detectors import compare_scores, mark, mark_context
+from fedkd.tasks.text.detectors import compare_scores, mark, mark_contexts
 from fedkd.tasks.text.language_models import (
     LanguageModelSpec,
     find_language_factory,
     language_traits,
 )
 from fedkd.tasks.text.secrets import NoCanaries, Secrets, TextCanaries, plant
-from fedkd.tasks.text.text_canaries import alphabet_of
-from fedkd.tasks.text.text_learning import PREDICTION_ROWS
+from fedkd.tasks.text.text_canaries import CanaryFormat, alphabet_of
 from fedkd.tasks.text.tokens import next_token_logits
 from fedkd.tasks.text.vocabulary import Bytes, Characters, Vocabulary, learn_byte_pairs
 from fedkd.tasks.text.windows import IGNORED, Windows, windows
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import optimize
 from fedkd.training.metrics import FLOOR, calibration_error
+
+PREDICTION_ROWS = 64
+"""Windows that a model predicts on at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +58,24 @@ class Tokens:
     of public text."""
     vocabulary_size: int | None = None
     """Tokens of byte_pairs, >= 257; null is 1000. With another vocabulary it is an error."""
+    skip: Literal["none", "pattern", "oracle"] = "none"
+    """Public positions that nobody is asked about: those whose next token is in digits, an e-mail
+    address or a titled name (pattern), or those where a canary could be said (oracle, a
+    measurement)."""
+    label_share: float = 0.0
+    """Weight of the public text's own next tokens in distillation, from 0 to below 1; the rest is
+    the teacher's."""
 
     def __post_init__(self) -> None:
         at_least(2, context=self.context)
         one_of(("bytes", "byte_pairs", "characters"), vocabulary=self.vocabulary)
+        one_of(("none", "pattern", "oracle"), skip=self.skip)
+        at_least(0, label_share=self.label_share)
+        if self.label_share >= 1:
+            raise SettingError(
+                f"label_share must be below 1, got {self.label_share}: nothing would be learned"
+                " from teachers"
+            )
         only_with(
             self.vocabulary == "byte_pairs",
             f"vocabulary={self.vocabulary}",
@@ -69,14 +85,16 @@ class Tokens:
 
 @dataclass(frozen=True)
 class AskedPositions:
-    """Public token positions in the order of their ids; a place in a batch is a window that holds
-    some of them.
-    """
+    """Public token positions in the order of their ids; a batch holds windows of them."""
 
     inputs: Int[Tensor, "n L"]
     rows: Int[Tensor, "n L"]
     """Which of the N positions asked about a cell is, -1 for the others."""
     count: int
+    targets: Int[Tensor, "n L"]
+    """The next tokens of the public text itself."""
+    label_share: float = 0.0
+    """Their weight in distillation."""
 
     @property
     def size(self) -> int:
@@ -96,8 +114,20 @@ class AskedPositions:
     def taught_loss(
         self, model: nn.Module, batch: Int[Tensor, "b"], compare: Compare
     ) -> Float[Tensor, ""]:
-        """Return what distilling a batch of windows minimizes."""
-        return compare(*self.answers(model, batch))
+        """Return what distilling a batch of windows minimizes.
+
+        With a ``label_share`` w it is ``w * CE(next token) + (1 - w) * compare(...)``, after the
+        loss of Li et al. 2022 (arXiv 2212.08349): the first over all positions of the windows, the
+        second over those asked about.
+        """
+        if self.label_share == 0:
+            return compare(*self.answers(model, batch))
+        rows, logits = self.rows[batch], next_token_logits(model, self.inputs[batch])
+        own = F.cross_entropy(
+            logits.flatten(0, 1), self.targets[batch].flatten(), ignore_index=IGNORED
+        )
+        taught = compare(logits[rows >= 0], rows[rows >= 0])
+        return self.label_share * own + (1 - self.label_share) * taught
 
     def predict(self, model: nn.Module) -> Float[Tensor, "N V"]:
         """Return the logits at all positions."""
@@ -135,6 +165,8 @@ class TextTask:
     """The name of the architecture of a reference model that learns public text, and how."""
     seed: int
     device: torch.device
+    label_share: float = 0.0
+    """Weight of the public text's own next tokens in distillation."""
     _known: dict[Any, Any] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -267,7 +299,13 @@ class TextTask:
         rows[places] = torch.arange(len(places), device=self.device)
         rows = rows.view(self.public.inputs.shape)
         some = (rows >= 0).any(dim=1)
-        return AskedPositions(self.public.inputs[some], rows[some], len(places))
+        return AskedPositions(
+            inputs=self.public.inputs[some],
+            rows=rows[some],
+            count=len(places),
+            targets=self.public.targets[some],
+            label_share=self.label_share,
+        )
 
     def describe(self, texts: int) -> str:
         """Return the public set in words."""
@@ -303,8 +341,10 @@ class TextTask:
         """
         if self.secrets is None:
             return None
-        form = self.secrets.settings.form
-        found: Tensor = self._once("flagged", lambda: self._marks(partial(mark_context, form=form)))
+        forms = self.secrets.settings.forms
+        found: Tensor = self._once(
+            "flagged", lambda: self._marks(partial(mark_contexts, forms=forms))
+        )
         return found
 
     def matched(self) -> Tensor:
@@ -377,7 +417,7 @@ def make_text_task(
     Raises SettingError where canaries do not fit, or there are too few texts.
     """
     held_back = prepared.texts(division.held_back)
-    form = canaries.form if isinstance(canaries, TextCanaries) else None
+    forms = canaries.forms if isinstance(canaries, TextCanaries) else ()
     if not held_back or public_texts == 0:
         raise SettingError(
             "public.size=0: the vocabulary of text data is made of public text; give public.size=N"
@@ -385,7 +425,7 @@ def make_text_task(
     if tokens.vocabulary == "bytes":
         vocabulary: Vocabulary = Bytes()
     elif tokens.vocabulary == "characters":
-        known = {*"".join(held_back), *(alphabet_of(form) if form else "")}
+        known = {*"".join(held_back), *"".join(map(alphabet_of, forms))}
         vocabulary = Characters("".join(sorted(known)))
     else:
         vocabulary = learn_byte_pairs(held_back, tokens.vocabulary_size or 1000)
@@ -400,14 +440,30 @@ def make_text_task(
         texts = secrets.visit(texts)
     cut = windows(vocabulary, texts, tokens.context, whose="the public text")
     public = Windows(cut.inputs.to(device), cut.targets.to(device))
+    asked = cut.real & ~_skipped(tokens.skip, vocabulary, cut, forms)
     return TextTask(
         prepared=prepared,
         vocabulary=vocabulary,
         context=tokens.context,
         public=public,
-        places=public.real.flatten().nonzero().squeeze(1),
+        places=asked.flatten().nonzero().squeeze(1).to(device),
         secrets=secrets,
         reference=reference,
         seed=seed,
         device=device,
+        label_share=tokens.label_share,
     )
+
+
+def _skipped(
+    skip: str, vocabulary: Vocabulary, text: Windows, forms: Sequence[CanaryFormat]
+) -> Bool[Tensor, "n L"]:
+    """Return the public positions that nobody is asked about. Raises SettingError without any."""
+    if skip == "none":
+        return torch.zeros_like(text.real)
+    if skip == "oracle" and not forms:
+        raise SettingError("tokens.skip=oracle needs canaries; give text_canaries=pin")
+    found = mark(vocabulary, text) if skip == "pattern" else mark_contexts(vocabulary, text, forms)
+    if not found.any():
+        raise SettingError(f"tokens.skip={skip} would do nothing: no public position is found")
+    return found

@@ -9,8 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedkd.fusion import soften
-from fedkd.privacy.adaptive_temperature import draw_noise, keep_largest, release, swing_temperatures
+from fedkd.privacy.adaptive_temperature import draw_noise, swing_logits, swing_temperatures
 from fedkd.training.losses import kl
+
+
+def released(*arguments: Tensor) -> Tensor:
+    """The soft labels of what ``swing_logits`` returns."""
+    return soften(swing_logits(*arguments))
 
 
 @st.composite
@@ -29,7 +34,7 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
 @given(problems(), st.floats(0.5, 2), st.floats(1, 100), st.floats(0, 5))
 def test_a_release_is_the_formula(problem, base, ratio, sigma):
     logits, scores, noise = problem
-    found = release(logits, swing_temperatures(scores, base, base * ratio), sigma * scores, noise)
+    found = released(logits, swing_temperatures(scores, base, base * ratio), sigma * scores, noise)
     for t, score in enumerate(scores.tolist()):
         temperature = base * ratio**score
         raw = [
@@ -45,7 +50,7 @@ def test_rows_of_score_zero_leave_as_plain_soft_labels_whatever_the_noise(proble
     logits, scores, noise = problem
     calm = scores == 0
     noise = noise.masked_fill(calm[:, None], math.nan)
-    found = release(logits, swing_temperatures(scores, 1.0, 30.0), 2 * scores, noise)
+    found = released(logits, swing_temperatures(scores, 1.0, 30.0), 2 * scores, noise)
     torch.testing.assert_close(found[calm], soften(logits[calm]))
 
 
@@ -61,7 +66,7 @@ def test_temperature_rises_with_the_score_from_base_to_highest(problem, ratio):
 @given(problems(), st.floats(1, 100))
 def test_temperature_alone_keeps_every_ranking(problem, highest):
     logits, scores, _ = problem
-    found = release(logits, swing_temperatures(scores, 1.0, highest))
+    found = released(logits, swing_temperatures(scores, 1.0, highest))
     assert torch.equal(found.argmax(dim=-1), logits.argmax(dim=-1))
     ranked = found.gather(1, logits.argsort(dim=-1))
     assert (ranked.diff(dim=-1) >= -1e-7).all()
@@ -72,7 +77,7 @@ def test_the_same_temperature_on_both_sides_keeps_the_optimum_at_the_teacher():
     teacher does."""
     logits = torch.tensor([[3.0, 1.0, -2.0]])
     temperature = 5.0
-    target = release(logits, torch.tensor([temperature]))
+    target = released(logits, torch.tensor([temperature]))
 
     def gradient(student: Tensor, student_temperature: float) -> float:
         student = student.clone().requires_grad_()
@@ -114,15 +119,3 @@ def test_a_rows_noise_depends_on_its_name_alone():
     assert torch.equal(together[0], together[2])
     assert not torch.equal(together[0], together[1])
     assert not torch.equal(alone, draw_noise(torch.tensor([7]), 8, "laplace", 2, "client", 0))
-
-
-@given(problems(), st.integers(1, 6))
-def test_the_largest_probabilities_stay_in_proportion(problem, count):
-    probs = soften(problem[0])
-    kept = keep_largest(probs, count)
-    torch.testing.assert_close(kept.sum(dim=-1), torch.ones(len(probs)))
-    assert ((kept > 0).sum(dim=-1) <= count).all()
-    head = probs.topk(min(count, probs.shape[1])).values
-    torch.testing.assert_close(
-        kept.topk(min(count, probs.shape[1])).values, head / head.sum(dim=-1, keepdim=True)
-    )

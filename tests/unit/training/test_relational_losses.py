@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedkd.fusion import soften
 from fedkd.training.losses import kl
-from fedkd.training.relational_losses import match_anchors, match_similarities, similarities
+from fedkd.training.relational_losses import match_similarities, similarities
 
 
 def rows(seed: int, samples: int, classes: int) -> Tensor:
@@ -35,30 +35,11 @@ def naive_similarities(probs: Tensor, anchors: Tensor) -> list[list[float]]:
     return [[cosine(p, a) for a in anchors.tolist()] for p in probs.tolist()]
 
 
-def softmax(row: list[float], temperature: float) -> list[float]:
-    exponentials = [math.exp(x / temperature) for x in row]
-    return [e / sum(exponentials) for e in exponentials]
-
-
 def naive_match_similarities(student: Tensor, target: Tensor, temperature: float) -> float:
     probs = soften(student, temperature)
     pairs = zip(naive_similarities(probs, probs), naive_similarities(target, target), strict=True)
     squares = [(s - t) ** 2 for mine, theirs in pairs for s, t in zip(mine, theirs, strict=True)]
     return sum(squares) / len(squares)
-
-
-def naive_match_anchors(
-    student: Tensor, target: Tensor, mine: Tensor, theirs: Tensor, temperature: float
-) -> float:
-    places = zip(
-        naive_similarities(soften(student, temperature), mine),
-        naive_similarities(target, theirs),
-        strict=True,
-    )
-    terms = []
-    for s, r in ((softmax(s, 0.1), softmax(r, 0.1)) for s, r in places):
-        terms.append(sum(b * math.log(b / a) for a, b in zip(s, r, strict=True)))
-    return sum(terms) / len(terms)
 
 
 @given(pair=sides(), temperature=st.sampled_from([0.5, 1.0, 4.0]))
@@ -72,47 +53,27 @@ def test_matching_similarities_equals_its_formula(pair: tuple[Tensor, Tensor], t
     assert 0 <= found <= 1
 
 
-@given(pair=sides(), anchors=st.integers(1, 5), temperature=st.sampled_from([0.5, 1.0, 4.0]))
-def test_matching_anchors_equals_its_formula(
-    pair: tuple[Tensor, Tensor], anchors: int, temperature: float
-):
-    student, target = pair[0], soften(pair[1])
-    mine, theirs = (soften(rows(seed, anchors, x.shape[1])) for seed, x in enumerate(pair))
-    found = match_anchors(student, target, mine, theirs, temperature)
-    assert found.item() == pytest.approx(
-        naive_match_anchors(student, target, mine, theirs, temperature), rel=1e-9, abs=1e-12
-    )
-    assert found >= -1e-12
-    if anchors == 1:
-        assert found.item() == pytest.approx(0, abs=1e-12)
-
-
 def test_by_hand():
     """The student separates two samples (cosine 0 up to e^-40), the teacher takes them for one
     (cosine 1).
 
-    Similarities differ by 1 off the diagonal and by 0 on it: a mean of 2 / 4. With the two as
-    anchors and temperature 1 instead of 0.1, sample 0 is at softmax(1, 0) = (0.7310586, 0.2689414)
-    for the student, and at (1/2, 1/2) for the teacher: KL = 0.5 ln(0.5 / 0.7310586) + 0.5 ln(0.5 /
-    0.2689414) = 0.1201145; sample 1 alike.
+    Similarities differ by 1 off the diagonal and by 0 on it: a mean of 2 / 4.
     """
     student, target = (
         torch.tensor([[40.0, 0.0], [0.0, 40.0]]),
         torch.tensor([[0.5, 0.5], [0.5, 0.5]]),
     )
     assert match_similarities(student, target).item() == pytest.approx(0.5, abs=1e-6)
-    found = match_anchors(student, target, torch.eye(2), target, anchor_temperature=1.0)
-    assert found.item() == pytest.approx(0.1201145, abs=1e-6)
 
 
 @given(pair=sides())
 def test_a_student_that_equals_the_teacher_is_at_the_minimum(pair: tuple[Tensor, Tensor]):
     logits = pair[0].clone().requires_grad_()
     target = soften(pair[0])
-    for loss in (match_similarities(logits, target), match_anchors(logits, target, target, target)):
-        assert loss.item() == pytest.approx(0, abs=1e-12)
-        (found,) = torch.autograd.grad(loss, logits)
-        torch.testing.assert_close(found, torch.zeros_like(found), rtol=0, atol=1e-10)
+    loss = match_similarities(logits, target)
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    (found,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(found, torch.zeros_like(found), rtol=0, atol=1e-10)
 
 
 @given(pair=sides())
@@ -127,33 +88,18 @@ def test_the_names_of_classes_are_not_seen_and_kl_sees_them(pair: tuple[Tensor, 
 
 
 @given(pair=sides(), seed=st.integers(0, 100))
-def test_the_order_of_samples_and_of_anchors_does_not_matter(
-    pair: tuple[Tensor, Tensor], seed: int
-):
+def test_the_order_of_samples_does_not_matter(pair: tuple[Tensor, Tensor], seed: int):
     student, target = pair[0], soften(pair[1])
-    order = torch.randperm(len(student), generator=torch.Generator().manual_seed(seed))
+    permutation = torch.randperm(len(student), generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(
-        match_similarities(student[order], target[order]), match_similarities(student, target)
-    )
-    mine = soften(student)
-    torch.testing.assert_close(
-        match_anchors(student[order], target[order], mine[order], target[order]),
-        match_anchors(student, target, mine, target),
+        match_similarities(student[permutation], target[permutation]),
+        match_similarities(student, target),
     )
 
 
 @given(pair=sides())
-def test_matching_anchors_is_a_mean_over_samples_and_matching_similarities_is_not(
-    pair: tuple[Tensor, Tensor],
-):
+def test_matching_similarities_is_no_mean_over_samples(pair: tuple[Tensor, Tensor]):
     student, target = pair[0], soften(pair[1])
-    mine = soften(student) ** 2
-    each = [
-        match_anchors(s[None], t[None], mine, target) for s, t in zip(student, target, strict=True)
-    ]
-    torch.testing.assert_close(
-        match_anchors(student, target, mine, target), torch.stack(each).mean()
-    )
     for s, t in zip(student, target, strict=True):
         assert match_similarities(s[None], t[None]).item() == pytest.approx(0, abs=1e-12)
 

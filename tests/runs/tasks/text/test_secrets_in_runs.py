@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_text import CANARIES, text_experiment, text_records, text_scenario
 
-from fedkd.audit.secret_exposure import summarized, void_because
+from fedkd.audit.secret_exposure import History, summarized, void_because
 from fedkd.errors import SettingError
 from fedkd.experiment.run import resume, run
 from fedkd.report.console import text_lines
@@ -18,7 +18,8 @@ from fedkd.scenario.registry import create
 from fedkd.settings.schema import parse
 from fedkd.tasks.text.exposure import CHANCE_BITS, chance_exposure
 from fedkd.tasks.text.secrets import TextCanaries, plant
-from fedkd.tasks.text.vocabulary import Bytes
+from fedkd.tasks.text.text_canaries import alphabet_of
+from fedkd.tasks.text.vocabulary import Bytes, Characters
 
 LEARNING: dict[str, Any] = {
     "text_canaries": {**CANARIES, "slots": "dddd", "repeats": 10, "held_out": 8, "visit_times": 12},
@@ -43,11 +44,11 @@ def test_what_was_learned_leaks_to_everybody_and_what_was_not_inserted_does_not(
     plain = exposure(tmp_path / "plain")
     means = {name: found["inserted"]["mean"] for name, found in plain["by_adversary"].items()}
     assert plain["void"] is None
-    assert plain["ceiling"] == pytest.approx(math.log2(10_000))
+    assert plain["ceiling"] == pytest.approx(math.log2(9_999))
     assert means["own_model"] > 0.9 * math.log2(10_000)
     assert means["server_uploads"] > CHANCE_BITS + 4
     for found in plain["by_adversary"].values():
-        assert found["excess"] == pytest.approx(found["inserted"]["mean"] - CHANCE_BITS)
+        assert found["excess"] == pytest.approx(found["inserted"]["mean"] - chance_exposure(9_999))
         assert abs(found["held_out"]["mean"] - chance_exposure(10_000)) < 1.5
     swung = exposure(tmp_path / "swung", privacy={"name": "swing", "detector": "oracle", **STRONG})
     less = {name: found["inserted"]["mean"] for name, found in swung["by_adversary"].items()}
@@ -122,7 +123,7 @@ def test_each_client_holds_its_own_secrets_as_often_as_asked() -> None:
     for client in range(2):
         texts = secrets.insert_into([], client)
         assert sorted(texts) == sorted(
-            secrets.settings.form.text(c.index) for c in secrets.of(client) for _ in range(2)
+            secrets.settings.forms[0].text(c.index) for c in secrets.of(client) for _ in range(2)
         )
     rows = context.division.train[0]
     alone = context.task.prepared.texts(rows)
@@ -143,7 +144,10 @@ def test_the_public_text_visits_the_context_as_asked() -> None:
 def test_secrets_may_be_ranked_among_some_fillings() -> None:
     pin = create("text_canaries", {"name": "pin", "references": 200}).value
     secrets = plant(pin, Bytes(), 64, clients=2, seed=0)
-    assert len(secrets.candidates) == 200 + 2 + 8
+    assert len(secrets.by_form[0].candidates) == 200 + 2 + 8
+    assert secrets.candidates == 201
+    ranks = [max(0.0, math.log2(200 / rank)) for rank in range(1, 202)]
+    assert secrets.chance == pytest.approx(sum(ranks) / 201)
     assert secrets.ceiling == pytest.approx(math.log2(200))
     model = torch.nn.Embedding(257, 257)
     (bits,) = secrets.exposures(model, [(*secrets.inserted, *secrets.controls)])
@@ -151,11 +155,12 @@ def test_secrets_may_be_ranked_among_some_fillings() -> None:
 
 
 def test_slots_are_written_as_letters() -> None:
-    form = create("text_canaries", {"name": "phone"}).value.form
+    form = create("text_canaries", {"name": "phone"}).value.forms[0]
     assert form.text(0) == "call me at 555-20-000"
     assert form.size == 80_000
     assert (
-        create("text_canaries", {"name": "email"}).value.form.text(1) == "write to aaab@example.org"
+        create("text_canaries", {"name": "email"}).value.forms[0].text(1)
+        == "write to aaab@example.org"
     )
 
 
@@ -187,5 +192,79 @@ def test_an_oracle_needs_canaries_and_a_pattern_needs_text() -> None:
 
 
 def test_a_summary_has_means_and_medians() -> None:
-    found = summarized([1.0, 2.0, 9.0], [1.0])
+    found = summarized([1.0, 2.0, 9.0], [1.0], chance=1.4)
     assert (found["inserted"]["mean"], found["inserted"]["median"]) == (4.0, 2.0)
+
+
+class Recites(torch.nn.Module):
+    """A model that has learned some texts by heart: it knows each one's next tokens, and nothing
+    else."""
+
+    def __init__(self, rows: torch.Tensor, size: int) -> None:
+        super().__init__()
+        self.rows, self.size = rows, size
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(*ids.shape, self.size)
+        for n, row in enumerate(ids):
+            for t in range(len(row)):
+                begun = (self.rows[:, : t + 1] == row[: t + 1]).all(dim=1)
+                if t + 1 < self.rows.shape[1]:
+                    logits[n, t, self.rows[begun, t + 1]] += 20.0
+        return logits
+
+
+def test_ten_secrets_that_were_learned_by_heart_are_at_the_ceiling() -> None:
+    """Each is ranked without the other nine, which the model knows as well. Among all candidates
+    the ten would average log2(100) - log2(10!) / 10 = 4.46 of 6.64 bits, and the run be void."""
+    pin = parse(TextCanaries, {"prefix": "pin ", "slots": "dd", "per_client": 10}, "text_canaries")
+    vocabulary = Characters(alphabet_of(pin.forms[0]))
+    secrets = plant(pin, vocabulary, 16, clients=1, seed=0)
+    assert len(secrets.inserted) == 10
+    model = Recites(
+        secrets.by_form[0].candidates[[c.index for c in secrets.inserted]], vocabulary.size
+    )
+    own, controls = secrets.exposures(model, [secrets.inserted, secrets.controls])
+    assert own == pytest.approx([secrets.ceiling] * 10)
+    assert secrets.ceiling == pytest.approx(math.log2(91))
+    assert void_because(own, secrets.ceiling) is None
+    assert max(controls) < secrets.ceiling
+
+
+def test_names_make_contexts_of_their_own() -> None:
+    settings = {
+        **CANARIES,
+        "prefix": "pin of {name}: ",
+        "names": ["anna", "boris"],
+        "per_client": 2,
+    }
+    task = text_experiment(text_canaries=settings).context.task
+    secrets = task.secrets
+    assert [form.prefix for form in secrets.settings.forms] == ["pin of anna: ", "pin of boris: "]
+    assert len(secrets.of(0)) == len(secrets.not_of(0)) == 4
+    assert len(secrets.controls) == 2 * 4
+    anna, boris = (one.inserted for one in secrets.by_form)
+    assert [c.index for c in anna] != [c.index for c in boris]
+    texts = secrets.insert_into([], 0)
+    assert sum(text.startswith("pin of anna: ") for text in texts) == 2 * 6
+    assert sum(text.startswith("pin of boris: ") for text in texts) == 2 * 6
+    assert int(task.flagged().sum()) == 2 * 6 * 2
+    (bits,) = secrets.exposures(torch.nn.Embedding(task.classes, task.classes), [boris])
+    assert len(bits) == len(boris)
+
+
+def test_a_history_is_the_mean_of_logarithms_of_what_came() -> None:
+    """Noise that is fresh each round averages out in it; noise that is fixed stays."""
+    logits, ids = torch.randn(3, 5), torch.tensor([4, 1, 2])
+    fixed, fresh = History(6, 5), History(6, 5)
+    noise = torch.randn(400, 3, 5)
+    for each in noise:
+        fixed.add(ids, (logits + noise[0]).softmax(-1))
+        fresh.add(ids, (logits + each).softmax(-1))
+    for history, expected in ((fixed, logits + noise[0]), (fresh, logits)):
+        known, probs = history.mean()
+        assert known.tolist() == [1, 2, 4]
+        torch.testing.assert_close(
+            probs[[2, 0, 1]], expected.softmax(-1), atol=0.1 if history is fresh else 1e-5, rtol=0
+        )

@@ -21,8 +21,7 @@ from fedkd.report import plots
 from fedkd.report.console import ConsoleReport
 from fedkd.report.folder import RunFolder
 from fedkd.scenario.scenario import Scenario
-from fedkd.tasks.text.text_learning import accuracy_of_tokens, bits_per_token
-from fedkd.tasks.text.windows import IGNORED, Windows
+from fedkd.tasks.text.windows import IGNORED
 
 VOLATILE = ("seconds", "versions", "engine")
 
@@ -57,7 +56,7 @@ def test_a_run_repeats_with_any_number_of_workers_and_when_it_goes_on(
 ) -> None:
     changes: dict[str, Any] = {
         "rounds": 2,
-        "text_canaries": CANARIES,
+        "text_canaries": {**CANARIES, "upload_history": True},
         "privacy": {"name": "swing", "detector": "oracle"},
     }
     whole = run(text_scenario(**changes), tmp_path / "whole")
@@ -66,6 +65,7 @@ def test_a_run_repeats_with_any_number_of_workers_and_when_it_goes_on(
     assert whole["exposure"]["by_adversary"].keys() == {
         "own_model",
         "server_uploads",
+        "server_history",
         "server_student",
         "peers",
     }
@@ -171,8 +171,48 @@ def test_what_is_measured_are_next_tokens() -> None:
     context = experiment.context
     model, (x, y) = context.model(0)[0], context.global_test
     found = context.task.evaluate(model, (x, y))
-    assert found.accuracy == pytest.approx(accuracy_of_tokens(model, Windows(x, y)))
-    assert found.nll / math.log(2) == pytest.approx(bits_per_token(model, Windows(x, y)), rel=1e-5)
+    rows = [(row, place) for row, place in (y != IGNORED).nonzero().tolist()]
+    with torch.no_grad():
+        log_probs = torch.log_softmax(model(x), dim=-1)
+    right = [log_probs[r, p].argmax() == y[r, p] for r, p in rows]
+    assert found.accuracy == pytest.approx(sum(map(float, right)) / len(rows))
+    surprisal = [-log_probs[r, p, y[r, p]].item() for r, p in rows]
+    assert found.nll == pytest.approx(sum(surprisal) / len(rows), rel=1e-5)
+
+
+def test_a_share_of_the_publics_own_tokens_is_part_of_what_is_distilled() -> None:
+    """0.25 CE(next token, all positions of the windows) + 0.75 of the comparison with a teacher."""
+    plain, shared = (
+        text_experiment(tokens={"label_share": share}).context.task for share in (0.0, 0.25)
+    )
+    model, ids = nn.Embedding(plain.classes, plain.classes), torch.tensor([5, 200, 2])
+    target = torch.rand(3, plain.classes).softmax(-1)
+
+    def compare(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits, target[rows])
+
+    asked = shared.ask(ids)
+    batch = torch.arange(asked.size)
+    own = F.cross_entropy(
+        model(asked.inputs).flatten(0, 1), asked.targets.flatten(), ignore_index=IGNORED
+    )
+    taught = plain.ask(ids).taught_loss(model, batch, compare)
+    assert asked.taught_loss(model, batch, compare).item() == pytest.approx(
+        (0.25 * own + 0.75 * taught).item(), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("skip", ["pattern", "oracle"])
+def test_nobody_is_asked_about_positions_that_are_skipped(skip: str) -> None:
+    every, some = (
+        text_experiment(text_canaries=CANARIES, tokens={"skip": which}).context.task
+        for which in ("none", skip)
+    )
+    # The only digits of this text are those of the secrets' context.
+    assert some.public_size == every.public_size - int(every.flagged().sum()) < every.public_size
+    assert not some.flagged().any()
+    assert torch.equal(some.public_inputs, every.public_inputs)
+    assert torch.equal(some.public_labels, every.public_labels[~every.flagged()])
 
 
 def test_the_summary_has_bits_a_token_and_a_twin_without_exchange(tmp_path: Path) -> None:
@@ -269,6 +309,15 @@ def test_a_round_may_ask_about_some_positions() -> None:
         ({"text_canaries": {**CANARIES, "visits": "never"}}, "visit_times"),
         ({"test": {"global_size": 80}}, "more than half of the texts"),
         ({"tokens": {"vocabulary_size": 300}}, "vocabulary_size"),
+        ({"tokens": {"skip": "oracle"}}, "skip=oracle needs canaries"),
+        ({"tokens": {"skip": "pattern"}}, "skip=pattern would do nothing"),
+        ({"tokens": {"label_share": 1.0}}, "label_share must be below 1"),
+        ({"text_canaries": {**CANARIES, "upload_history": True}}, "upload_history=true would do"),
+        ({"text_canaries": {**CANARIES, "names": ["anna"]}}, "go together"),
+        (
+            {"text_canaries": {**CANARIES, "prefix": "{name} ", "names": ["anna", "joanna"]}},
+            "occurs in",
+        ),
     ],
     ids=str,
 )
