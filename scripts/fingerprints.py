@@ -104,6 +104,13 @@ SCENARIOS: Mapping[str, Sequence[str]] = {
         "distill.epochs=1",
         "text_canaries.visit_times=6",
     ),
+    "swing_study": (
+        "data.texts=70",
+        "public.size=14",
+        "test.global_size=14",
+        "train.epochs=1",
+        "distill.epochs=1",
+    ),
 }
 SMALL = ("data=digits", "clients=4", "rounds=2", "public.size=60", "samples_per_client=24",
          "test.global_size=50", "train.epochs=1", "distill.epochs=1")  # fmt: skip
@@ -172,11 +179,13 @@ def _timeless(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Return a line for each figure that differs; figures under a new name count as missing and
-    added.
+    """Return a line for each figure that differs.
+
+    Figures under a new name count as missing and added; cases that are new in ``after`` are left
+    out.
     """
     lines = []
-    for name in sorted({*before, *after}):
+    for name in sorted(before):
         one, other = _renamed(_flat(before.get(name, {}))), _flat(after.get(name, {}))
         for key in sorted({*one, *other}):
             if one.get(key) != other.get(key):

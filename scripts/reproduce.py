@@ -5,7 +5,7 @@
     python scripts/reproduce.py paper     [--data FOLDER] [--seeds 3] [--jobs 2] --out FOLDER
     python scripts/reproduce.py plugins   [--seeds 5] [--jobs 2] --out FOLDER
     python scripts/reproduce.py attacks   [--seeds 3] [--jobs 2] --out FOLDER
-    python scripts/reproduce.py swing     [--data FOLDER] [--seeds 3] [--jobs 2] --out FOLDER
+    python scripts/reproduce.py swing     [--seeds 3] [--jobs 2] --out FOLDER
 
 ``digits`` repeats the KnFu study: local training, the plain mean of soft labels, and KnFu, on
 scikit-learn's digits, in three regimes of label skew and data size. Both accuracies are means over
@@ -19,8 +19,8 @@ each fusion rule bears. Their runs lie below --out, and the same command goes on
 come from the hub. ``plugins`` are what plug-ins are expected to do, on digits (scripts/plugins.py).
 --only picks orderings, plug-ins or settings of swing by name.
 
-``swing`` measures what soft labels of text leak, and what stops it (scripts/swing_study.py): on a
-small embedded corpus, or on short lines of fortunes/ in --data.
+``swing`` measures what soft labels of text leak, and what stops it (scripts/swing_study.py), on a
+small embedded corpus.
 """
 
 import argparse
@@ -35,7 +35,7 @@ import break_even
 import matplotlib
 import numpy as np
 import shifted
-import swing_report
+import swing_page
 import swing_study
 import unseen
 import yaml
@@ -336,10 +336,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.what == "attacks":
             text = break_even.report(seeds, given.out, given.jobs, console)
         elif given.what == "swing":
-            measured = swing_study.carry_out(
-                seeds, given.out / "runs", given.jobs, given.data, console.print, wanted
-            )
-            text = swing_report.report(measured, given.out)
+            measured = swing_study.carry_out(seeds, given.out, given.jobs, console, wanted)
+            text = swing_page.write(measured, given.out)
         else:
             known = {"orderings": ORDERINGS, "paper": (FEDMD,), "plugins": PLUGINS}[given.what]
             names = [study.name for study in known] + list(

@@ -105,7 +105,7 @@ Results = dict[tuple[str, int], Outcome]
 
 
 def cells(seeds: int, out: Path, only: Sequence[str] = tuple(BY_NAME)) -> list[compare.Cell]:
-    """Return the runs of settings by name, for seeds from 0 on, in a folder. Raises SettingError."""
+    """Return the runs of some settings for seeds from 0 on. Raises SettingError."""
     methods = [BY_NAME[name].method for name in only]
     return compare.plan(BASE, methods, [()], list(range(seeds)), out, 1)
 

@@ -1,0 +1,76 @@
+"""The picture of the study of swing: leakage against utility, a point a setting."""
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from swing_figures import excess, losses, mean, measured
+from swing_study import BY_NAME, Results
+
+from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
+
+TICKS = (0.0, 0.05, 0.1, 0.3, 1.0, 3.0)
+TITLES = {
+    "server_student": "Student of the mean",
+    "server_uploads": "Student of one client's uploads",
+}
+OFFSETS = {
+    "plain": (-10, 6),
+    "swing, oracle": (-12, 3),
+    "temperature alone": (5, 6),
+    "noise alone": (-12, -12),
+    "dropped positions": (-18, -4),
+    "uniform noise 2": (-10, -12),
+    "top 1": (-18, 0),
+    "KnFu, beta 10": (6, 6),
+}
+"""Offsets of labels from their points, so that neighbors' do not cover one another; else (5, 4)."""
+
+
+def picture(results: Results) -> Figure:
+    """Draw excess exposure against the loss of quality with intervals; numbers name settings."""
+    names = [n for n in measured(results) if BY_NAME[n].against == "plain" and "visited" not in n]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+        axes = figure.subplots(1, 2, sharey=False)
+        for ax, view in zip(axes, TITLES, strict=True):
+            for index, name in enumerate(names, start=1):
+                _point(ax, results, name, view, index)
+            _decorate(ax, TITLES[view])
+        axes[0].set_ylabel("Exposure above chance (bits)")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, loc="outside right center", fontsize=8)
+        return figure
+
+
+def _point(ax: Axes, results: Results, name: str, view: str, index: int) -> None:
+    leak, lost = mean(excess(results, name, view)), mean(losses(results, name))
+    color = BLUE if name.startswith("swing") else GREY if name == "plain" else ORANGE
+    ax.errorbar(
+        lost[0],
+        leak[0],
+        xerr=[[lost[0] - lost[1]], [lost[2] - lost[0]]],
+        yerr=[[leak[0] - leak[1]], [leak[2] - leak[0]]],
+        fmt="o",
+        color=color,
+        markersize=4,
+        linewidth=0.9,
+        label=f"{index}  {name}",
+    )
+    ax.annotate(
+        str(index),
+        (lost[0], leak[0]),
+        xytext=OFFSETS.get(name, (5, 4)),
+        textcoords="offset points",
+        fontsize=8,
+    )
+
+
+def _decorate(ax: Axes, title: str) -> None:
+    ax.axhline(0, color="black", linewidth=0.6, linestyle=":")
+    ax.set_xscale("symlog", linthresh=0.1, linscale=1.5)
+    ax.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS], fontsize=8)
+    ax.set_xticks([], minor=True)
+    ax.set_xlim(-0.06, 3.5)
+    ax.grid(axis="x", alpha=0.25, linewidth=0.6)
+    ax.set_xlabel("Loss against plain, bits a token\n(linear up to 0.1, then logarithmic)")
+    ax.set_title(title)
