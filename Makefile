@@ -5,6 +5,8 @@ STAMP := .venv/installed
 # Tests start many processes: each would compile all modules anew, were compiled files not kept.
 export PYTHONDONTWRITEBYTECODE :=
 
+PARALLEL := -n auto --dist worksteal
+
 .PHONY: help install demo test slow lint bench clean
 
 help:
@@ -28,10 +30,12 @@ demo: $(STAMP)
 	$(BIN)/python -m fedkd.simulate
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" tests/unit fedkd scripts/compare.py
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" tests/runs
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(PARALLEL) -m hypothesis --hypothesis-profile=slow tests/unit
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,21 +1,86 @@
-"""What all tests share: a cache of their own, and how many examples a law is tried on."""
+"""What all tests share: a cache, shape checks in the unit tier, how many examples a law gets."""
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 
-settings.register_profile("fedkd", max_examples=25, deadline=None, derandomize=True)
-settings.load_profile("fedkd")
-torch.set_num_threads(1)  # tensors are tiny here, and pytest-xdist already keeps every core busy
+TESTS = Path(__file__).parent
+SHAPE_CHECKED = (
+    "fedkd.audit",
+    "fedkd.codecs",
+    "fedkd.data.corruptions",
+    "fedkd.data.public",
+    "fedkd.data.samples",
+    "fedkd.data.shifts",
+    "fedkd.federation.batched_training",
+    "fedkd.federation.client",
+    "fedkd.federation.public_sampling",
+    "fedkd.federation.round_records",
+    "fedkd.federation.sample_selection",
+    "fedkd.federation.server",
+    "fedkd.fusion",
+    "fedkd.knowledge",
+    "fedkd.messages",
+    "fedkd.models",
+    "fedkd.privacy",
+    "fedkd.robustness.aggregators",
+    "fedkd.robustness.attacks",
+    "fedkd.tasks.images",
+    "fedkd.tasks.task",
+    "fedkd.tasks.text",
+    "fedkd.training.losses",
+    "fedkd.training.metrics",
+    "fedkd.training.relational_losses",
+    "fedkd.training.targets",
+)
+"""Modules and packages whose annotated shapes are enforced in the unit tier."""
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors are tiny, and each core has its own worker
+settings.register_profile("fast", max_examples=8, deadline=None, derandomize=True)
+settings.register_profile("slow", max_examples=25, deadline=None, derandomize=True)
+settings.load_profile("fast")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Enforce shapes where only unit tests are asked for: whole runs take half as long without."""
+    if _only_unit_tests(config):
+        from jaxtyping import install_import_hook
+
+        install_import_hook(SHAPE_CHECKED, "shapes.check")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies in tests/slow as slow."""
+    for item in items:
+        if item.path.is_relative_to(TESTS / "slow"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Point FEDKD_CACHE at an empty folder, one for all tests of this process."""
-    folder = str(tmp_path_factory.mktemp("cache"))
+    """Point FEDKD_CACHE at a folder that all processes of this session share, empty at first."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "cache"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(os.environ, "FEDKD_CACHE", folder)
-        yield folder
+        patch.setitem(os.environ, "FEDKD_CACHE", str(folder))
+        yield str(folder)
+
+
+@pytest.fixture(scope="session")
+def enforced_shapes(pytestconfig: pytest.Config) -> None:
+    """Skip a test that wants shapes to be enforced where they are not."""
+    if not _only_unit_tests(pytestconfig):
+        pytest.skip("shapes are enforced where unit tests run alone: pytest tests/unit")
+
+
+def _only_unit_tests(config: pytest.Config) -> bool:
+    """Return whether what is asked for lies in tests/unit or, as doctests do, outside tests."""
+    folders = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
+    return all(
+        folder.is_relative_to(TESTS / "unit")
+        or not (folder.is_relative_to(TESTS) or TESTS.is_relative_to(folder))
+        for folder in folders
+    )

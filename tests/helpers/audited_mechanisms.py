@@ -70,7 +70,8 @@ def audit_mechanism(
         confidence: Of the whole audit: both error rates together.
 
     Raises:
-        SettingError: The inputs are equal or of different shapes, or the release is of another shape than its input.
+        SettingError: The inputs are equal or of different shapes, or the release is of another
+            shape than its input.
     """
     difference = second.astype(np.float64) - first if first.shape == second.shape else np.zeros(1)
     if not difference.any():

@@ -12,6 +12,7 @@ from torch import Tensor
 from fedkd.fusion import mix
 
 
+@pytest.mark.usefixtures("enforced_shapes")
 def test_what_the_suite_imports_checks_its_arguments() -> None:
     with pytest.raises(TypeCheckError, match=r"parameters of fedkd\.fusion\.mixing\.mix"):
         mix(torch.ones(1, 2), torch.ones(3, 4, 5))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from codecs_cases import KINDS, VARIANTS, assert_same, is_exact, some_arrays, title, travelled
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkd.codecs import CODECS, Codec, Delta, Quantized, raw_bytes
@@ -15,7 +15,7 @@ from fedkd.codecs import CODECS, Codec, Delta, Quantized, raw_bytes
 every_codec = pytest.mark.parametrize(
     "codec", [c for group in VARIANTS.values() for c in group], ids=title
 )
-tried = settings(max_examples=15)  # by each of some twenty codecs
+
 seeds = st.integers(0, 2**20)
 sizes = st.tuples(st.sampled_from(KINDS), st.integers(1, 6), st.integers(3, 12))
 
@@ -36,7 +36,6 @@ def test_a_codec_is_frozen_and_says_whether_it_remembers(codec: Any):
 
 
 @every_codec
-@tried
 @given(seed=seeds, size=sizes)
 def test_arrays_come_back_by_name_shape_and_type(codec: Any, seed: int, size: tuple[str, int, int]):
     arrays = some_arrays(size[0], np.random.default_rng(seed), *size[1:])
@@ -53,7 +52,6 @@ def test_arrays_come_back_by_name_shape_and_type(codec: Any, seed: int, size: tu
 
 
 @every_codec
-@tried
 @given(seed=seeds, size=sizes)
 def test_soft_labels_remain_distributions(codec: Any, seed: int, size: tuple[str, int, int]):
     """Rows of zeros, as a table has them for classes that a client lacks, are for whoever reads the
@@ -75,7 +73,6 @@ def test_soft_labels_remain_distributions(codec: Any, seed: int, size: tuple[str
 
 
 @every_codec
-@tried
 @given(seed=seeds, kind=st.sampled_from(KINDS), rounds=st.integers(2, 5))
 def test_both_sides_remember_the_same_over_changing_rounds(
     codec: Any, seed: int, kind: str, rounds: int
@@ -99,7 +96,6 @@ def test_both_sides_remember_the_same_over_changing_rounds(
 
 
 @every_codec
-@tried
 @given(seed=seeds, size=sizes)
 def test_inputs_stay_untouched_and_two_calls_agree(
     codec: Any, seed: int, size: tuple[str, int, int]

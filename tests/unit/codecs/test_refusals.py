@@ -156,7 +156,7 @@ def broken(message: dict[str, np.ndarray], stream: np.random.Generator) -> dict[
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @every_codec
-@settings(max_examples=60)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(
     seed=st.integers(0, 2**24), kind=st.sampled_from(KINDS), begun=st.booleans(), ours=st.booleans()
 )

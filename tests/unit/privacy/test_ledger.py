@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkd.errors import SettingError
@@ -83,7 +83,6 @@ def test_an_event_comes_back_from_text(event: Event):
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda e: type(e).__name__)
 @given(parts=st.lists(st.integers(1, 9), min_size=1, max_size=4))
-@settings(max_examples=10)
 def test_events_in_parts_cost_what_they_cost_at_once(event: Event, parts: list[int]):
     at_once = epsilon_of([(event, sum(parts))], DELTA)
     assert epsilon_of([(event, times) for times in parts], DELTA) == at_once
@@ -91,7 +90,6 @@ def test_events_in_parts_cost_what_they_cost_at_once(event: Event, parts: list[i
 
 
 @given(st.integers(1, 30), st.integers(1, 30))
-@settings(max_examples=20)
 def test_rounds_of_steps_are_their_product_of_steps(rounds: int, steps: int):
     def spent(count: int) -> DpSgdSteps:
         return DpSgdSteps(noise_multiplier=1.3, sample_rate=0.2, steps=count)

@@ -21,7 +21,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -134,7 +134,6 @@ def is_rule(name: str, strategy: Any) -> bool:
 
 RULES = [case for case in CASES if is_rule(*case.values)]
 every_rule = pytest.mark.parametrize(("name", "strategy"), RULES)
-tried = settings(max_examples=8)  # by each of some forty cases
 
 
 # Cohorts.
@@ -314,7 +313,6 @@ def test_a_declaration_makes_sense(name: str, strategy: Any):
 
 
 @every_rule
-@tried
 @given(made_of=numbers())
 def test_a_fusion_passes_the_servers_checks(name: str, strategy: Any, made_of: Numbers):
     cohort = cohort_for(name, strategy, made_of)
@@ -324,7 +322,6 @@ def test_a_fusion_passes_the_servers_checks(name: str, strategy: Any, made_of: N
 
 
 @every_rule
-@tried
 @given(made_of=numbers())
 def test_a_stream_of_uploads_gives_the_bits_of_the_stack(
     name: str, strategy: Any, made_of: Numbers
@@ -348,7 +345,6 @@ def test_the_means_on_the_shelf_are_streams():
 
 
 @every_rule
-@tried
 @given(made_of=numbers())
 def test_rows_of_weights_sum_to_1(name: str, strategy: Any, made_of: Numbers):
     weights = strategy.fuse(cohort_for(name, strategy, made_of), None).weights
@@ -357,7 +353,6 @@ def test_rows_of_weights_sum_to_1(name: str, strategy: Any, made_of: Numbers):
 
 
 @every_rule
-@tried
 @given(made_of=numbers())
 def test_permuting_clients_permutes_weights_and_teachers(
     name: str, strategy: Any, made_of: Numbers
@@ -377,7 +372,6 @@ def test_permuting_clients_permutes_weights_and_teachers(
 
 
 @every_rule
-@tried
 @given(made_of=numbers())
 def test_permuting_samples_permutes_teachers_and_leaves_weights(
     name: str, strategy: Any, made_of: Numbers
@@ -395,7 +389,6 @@ def test_permuting_samples_permutes_teachers_and_leaves_weights(
 
 
 @every_rule
-@tried
 @given(made_of=numbers())
 def test_permuting_classes_permutes_teachers_and_leaves_weights(
     name: str, strategy: Any, made_of: Numbers
@@ -415,7 +408,6 @@ def test_permuting_classes_permutes_teachers_and_leaves_weights(
 
 
 @every_rule
-@tried
 @given(made_of=numbers(most_clients=1))
 def test_a_single_client_learns_its_own_prediction(name: str, strategy: Any, made_of: Numbers):
     cohort = cohort_for(name, strategy, made_of)
@@ -426,7 +418,6 @@ def test_a_single_client_learns_its_own_prediction(name: str, strategy: Any, mad
 
 
 @every_rule
-@tried
 @given(made_of=numbers())
 def test_equal_uploads_give_that_upload(name: str, strategy: Any, made_of: Numbers):
     equal = dataclasses.replace(
@@ -439,7 +430,6 @@ def test_equal_uploads_give_that_upload(name: str, strategy: Any, made_of: Numbe
 
 
 @pytest.mark.parametrize(("name", "strategy"), [c for c in RULES if not is_by_sample(*c.values)])
-@tried
 @given(made_of=numbers())
 def test_weights_say_what_the_teachers_are_made_of(name: str, strategy: Any, made_of: Numbers):
     cohort = cohort_for(name, strategy, made_of)
@@ -449,7 +439,6 @@ def test_weights_say_what_the_teachers_are_made_of(name: str, strategy: Any, mad
 
 
 @pytest.mark.parametrize(("name", "strategy"), [c for c in RULES if afterwards(*c.values) is None])
-@tried
 @given(made_of=numbers())
 def test_teachers_stay_in_the_convex_hull(name: str, strategy: Any, made_of: Numbers):
     cohort = cohort_for(name, strategy, made_of)
@@ -460,7 +449,6 @@ def test_teachers_stay_in_the_convex_hull(name: str, strategy: Any, made_of: Num
 
 
 @every_rule
-@tried
 @given(made_of=numbers())
 def test_two_calls_agree_and_leave_their_inputs_untouched(
     name: str, strategy: Any, made_of: Numbers
@@ -476,7 +464,6 @@ def test_two_calls_agree_and_leave_their_inputs_untouched(
 
 
 @every_rule
-@tried
 @given(made_of=numbers(), seed=st.integers(0, 1000), clients=st.integers(1, 6))
 def test_a_round_takes_the_state_of_the_round_before(
     name: str, strategy: Any, made_of: Numbers, seed: int, clients: int
@@ -503,7 +490,6 @@ def test_a_round_takes_the_state_of_the_round_before(
     ("name", "strategy"),
     [c for c in RULES if declaration(c.values[1], c.values[0]).kind is not None],
 )
-@tried
 @given(seed=st.integers(0, 2**20), temperature=st.sampled_from([0.5, 1.0, 2.0]))
 def test_no_upload_that_the_server_accepts_can_end_the_run(
     name: str, strategy: Any, seed: int, temperature: float
