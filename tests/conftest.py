@@ -1,6 +1,7 @@
 """What all tests share: a cache, shape checks in the unit tier, how many examples a law gets."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,11 +53,18 @@ def pytest_configure(config: pytest.Config) -> None:
         install_import_hook(SHAPE_CHECKED, "shapes.check")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies in tests/slow as slow."""
+    """Mark as slow what lies in tests/slow, and the cases behind those that ``fast`` names."""
+    seen: Counter[str] = Counter()
     for item in items:
-        if item.path.is_relative_to(TESTS / "slow"):
+        fast = item.get_closest_marker("fast")
+        function = item.nodeid.partition("[")[0]
+        if item.path.is_relative_to(TESTS / "slow") or (
+            fast is not None and seen[function] >= fast.args[0]
+        ):
             item.add_marker(pytest.mark.slow)
+        seen[function] += 1
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,3 +21,11 @@ def settings_for(name: str) -> dict[str, Any]:
     if needs.public_labels:
         changes["public"] = {"labeled": True}
     return changes
+
+
+def one_of_each_kind() -> set[str]:
+    """Return a strategy for each kind of knowledge, the first by name."""
+    first: dict[type, str] = {}
+    for name in NAMES:
+        first.setdefault(type(declared(name).kind), name)
+    return set(first.values())

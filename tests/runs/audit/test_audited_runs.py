@@ -113,6 +113,7 @@ def test_a_twin_has_the_planted_records_and_a_key_of_its_own() -> None:
     assert len(set(keys.values())) == 3
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize("engine", [{"name": "local", "workers": 2}, "parts"])
 def test_figures_are_the_same_to_the_bit_on_two_workers_and_after_a_resume(
     engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -285,6 +286,7 @@ def test_an_unprotected_overfitted_run_is_attacked_and_dp_sgd_brings_the_attack_
     assert protected_by["server"]["claimed_epsilon"] <= 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_members_of_an_overfitted_run_are_told_from_others_of_the_same_pool(tmp_path: Path) -> None:
     run(

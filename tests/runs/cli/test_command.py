@@ -218,6 +218,7 @@ def test_a_sweep_runs_every_combination_says_what_varies_and_shares_the_twin(
     assert f"compare.py --runs {sweep} --out {sweep / 'comparison'}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_ended_goes_on_with_what_is_not_complete(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,6 +477,7 @@ BAD = {
 }
 
 
+@pytest.mark.fast(16)
 @pytest.mark.parametrize("given", BAD)
 def test_bad_input_gets_one_clear_line_and_status_2(
     given: str, capsys: pytest.CaptureFixture[str]

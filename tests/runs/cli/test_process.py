@@ -164,6 +164,7 @@ def test_import_fedkd_loads_none_of_the_heavy_libraries() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_choosing_a_scenario_loads_none_of_the_libraries_that_only_some_runs_need() -> None:
     code = (
         "import sys, fedkd.experiment.run; from fedkd.cli.command import compose;"

@@ -32,6 +32,7 @@ def figures(found: Any) -> list[Any]:
     ]
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize("order", ["train_first", "distill_first"])
 @pytest.mark.parametrize("strategy", ["dsfl", "knfu"])
 def test_a_codec_that_loses_nothing_changes_no_figure(strategy: str, order: str) -> None:
@@ -42,6 +43,7 @@ def test_a_codec_that_loses_nothing_changes_no_figure(strategy: str, order: str)
         ) == figures(plain)
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize("name", sorted(CODECS))
 def test_every_codec_runs_at_any_number_of_workers_to_the_same_bit(name: str) -> None:
     one, two = (
@@ -61,6 +63,7 @@ def test_every_codec_runs_at_any_number_of_workers_to_the_same_bit(name: str) ->
     assert {c.status for r in one for c in r.clients} == {"ok", "absent"}
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize("codec", STATEFUL, ids=str)
 def test_a_resumed_run_remembers_what_was_sent(
     codec: dict[str, Any], tmp_path: Path, monkeypatch: Any
@@ -92,6 +95,7 @@ def test_a_resumed_run_remembers_what_was_sent(
     assert [{**row, "seconds": 0} for row in parts] == [{**row, "seconds": 0} for row in whole]
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize("lost", ["download", "upload"])
 @pytest.mark.parametrize("codec", STATEFUL, ids=str)
 def test_after_a_lost_message_both_sides_start_over(

@@ -113,6 +113,7 @@ def test_what_was_written_after_the_checkpoint_is_gone_before_the_run_goes_on(
 AGAIN = "rounds 3 to 5 are run again: what the interrupted attempt sent there is no part of what the run claims"
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize(
     ("changes", "also"),
     [
@@ -210,6 +211,7 @@ KEEPING = {"train": {"epochs": 1, "batch_size": 8, "optimizer_state": "kept"}}
 FIRST = {"strategy": {"name": "knfu", "epd_timing": "first_round"}}
 
 
+@pytest.mark.fast(4)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -258,6 +260,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path: Path) -> None:
     assert figures(tmp_path / "run") == before
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize("how", ["flip", "cut", "delete a state", "flip a state"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

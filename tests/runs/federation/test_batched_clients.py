@@ -18,6 +18,7 @@ from fedkd.scenario.scenario import Scenario
 MIXED = {"models": ["mlp*3", "cnn*1"], "clients": 8, "rounds": 2}
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize(
     "changes",
     [

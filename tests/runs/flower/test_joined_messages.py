@@ -49,6 +49,7 @@ def figures(record: RoundRecord) -> str:
     return repr([record.round, record.knowledge_sha256, clients, record.metrics])
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize(
     "changes",
     [

@@ -164,6 +164,7 @@ def test_stages_are_trained_by_the_layered_loss_before_anything_is_uploaded():
 # As parts of a run.
 
 
+@pytest.mark.fast(1)
 @with_further_heads
 @pytest.mark.parametrize("strategy", ["knfu", "cfd"])
 def test_a_run_with_heads_repeats_to_the_bit_at_any_number_of_workers(heads: str, strategy: str):
@@ -181,6 +182,7 @@ def test_a_run_with_heads_repeats_to_the_bit_at_any_number_of_workers(heads: str
     assert [c.personal_nll for c in one[-1].clients] == [c.personal_nll for c in other[-1].clients]
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize(
     "changes",
     [

@@ -95,6 +95,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(tmp_path_factory.mktemp("runs"))
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize("name", BUDGETED)
 def test_every_round_spends_more_on_every_client_and_all_of_them_the_budget(
     name: str, folders: dict[str, Path]
@@ -162,6 +163,7 @@ def test_without_a_mechanism_the_same_fields_are_empty(tmp_path: Path):
     assert set(NAMES) <= set(privacy)
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize("name", BUDGETED)
 def test_an_infinite_budget_is_no_protection_and_says_so(name: str, tmp_path: Path):
     changes = {"strategy": SOFT_MEAN, "models": ["mlp"]}
@@ -200,6 +202,7 @@ PERSISTENT = {
 }
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize("name", PERSISTENT)
 def test_a_run_that_was_ended_and_resumed_has_spent_what_the_whole_one_has(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -224,6 +227,7 @@ def test_a_run_that_was_ended_and_resumed_has_spent_what_the_whole_one_has(
     assert parts["knowledge_sha256"] == whole["knowledge_sha256"]
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -365,6 +369,7 @@ def losing_replies(
     monkeypatch.setattr("fedkd.flower.client_app.take_part", taking_part)
 
 
+@pytest.mark.fast(6)
 @pytest.mark.parametrize("name", LOCAL)
 @pytest.mark.parametrize("memoize", [True, False])
 @pytest.mark.parametrize("lost", [{1}, {2}, {3}, {1, 2, 3}], ids=str)
@@ -494,6 +499,7 @@ def test_an_accountant_that_is_not_installed_is_refused_before_any_training(
         records(**protected(name, privacy={"accountant": "pld"}))
 
 
+@pytest.mark.fast(1)
 @pytest.mark.skipif(not distributions.has_pld(), reason="the extra fedkd[pld] is not installed")
 @pytest.mark.parametrize("name", ["dp_sgd", "krr"])
 def test_pld_counts_a_finished_run_below_renyi(name: str, tmp_path: Path):
@@ -541,6 +547,7 @@ def rows_in(raw: Tensor, contents: list[bytes]) -> int:
     return sum(any(row.numpy().tobytes() in content for content in contents) for row in raw)
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize("name", ["none", "gaussian", "laplace", "krr"])
 def test_no_raw_prediction_is_sent_or_stored_where_a_claim_exists(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

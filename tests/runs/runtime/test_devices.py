@@ -97,6 +97,7 @@ def assert_same_figures(cases: list[Case]) -> None:
         assert there == here, name
 
 
+@pytest.mark.slow
 def test_a_run_on_another_device_has_the_figures_of_the_cpu() -> None:
     assert_same_figures(
         [("knfu", "tiny", {"strategy": "knfu"}), *(c for c in MECHANISMS if "dp_sgd" in c[0])]

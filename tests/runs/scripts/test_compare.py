@@ -43,6 +43,7 @@ def planned(
     return compare.plan([*SMALL, *base], *given, Path("out"), jobs=2)
 
 
+@pytest.mark.slow
 def test_every_method_setting_and_seed_is_a_run_in_a_folder_of_its_own() -> None:
     cells = planned(
         methods="fedmd,sharp=knfu strategy.beta=30", grid=["partition.alpha=0.1,1"], seeds="3,7"

@@ -1,5 +1,4 @@
-"""What every strategy on the shelf promises as part of a run, whatever kind of knowledge it
-exchanges.
+"""What every strategy promises as part of a run, with any kind of knowledge.
 
 Strategies are found by their file's name; what a strategy needs is taken from its own declaration.
 """
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from every_strategy import NAMES, declared, settings_for
+from every_strategy import NAMES, declared, one_of_each_kind, settings_for
 from tiny import records, scenario
 
 from fedkd.errors import SettingError
@@ -17,9 +16,14 @@ from fedkd.experiment.run import resume, run
 from fedkd.storage.checkpoint import CheckpointFolder
 
 every_name = pytest.mark.parametrize("name", NAMES)
+FAST = one_of_each_kind()
+every_kind = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in FAST else [pytest.mark.slow]) for n in NAMES]
+)
+"""A strategy of each kind of knowledge in the fast tests, all others in the slow ones."""
 
 
-@every_name
+@every_kind
 def test_a_run_repeats_to_the_bit_at_any_number_of_workers(name: str):
     one, other = (
         records(**settings_for(name), engine={"name": "local", "workers": n}) for n in (1, 2)
@@ -37,7 +41,7 @@ def test_a_run_repeats_to_the_bit_at_any_number_of_workers(name: str):
         assert sum(c.bytes_up for record in one for c in record.clients) > 0
 
 
-@every_name
+@every_kind
 def test_a_resumed_run_has_the_figures_of_the_uninterrupted_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -154,6 +154,7 @@ def broken(message: dict[str, np.ndarray], stream: np.random.Generator) -> dict[
     return arrays
 
 
+@pytest.mark.fast(8)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @every_codec
 @settings(max_examples=2 * settings.default.max_examples)

@@ -357,6 +357,7 @@ def test_more_rows_may_be_held_back_than_are_public() -> None:
         assert np.array_equal(mine, theirs)
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_any_public_set_can_be_distilled_on_and_the_run_repeats(changes: dict[str, Any]) -> None:
     first, again = (records(rounds=1, **changes)[0] for _ in range(2))

@@ -164,6 +164,7 @@ def test_every_distillation_loss_is_minimized_as_by_the_loop(name: str):
     assert furthest(clients.together(phase), clients.alone(phase)) <= 1e-12
 
 
+@pytest.mark.fast(4)
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize(
     ("dtype", "epochs", "limit"), [(torch.float64, 5, 1e-12), (torch.float32, 1, 1e-6)]

@@ -52,6 +52,7 @@ def point(**changes: Any) -> Point:
     return Point(**{**made, **changes})
 
 
+@pytest.mark.slow
 def test_every_mechanism_has_a_run_for_each_budget_and_seed_and_a_heuristic_one_for_each_seed() -> (
     None
 ):

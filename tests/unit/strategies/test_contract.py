@@ -1,9 +1,8 @@
-"""What every rule over public predictions promises, whatever it computes (style: laws before
-examples).
+"""Laws of every rule over public predictions, and what every strategy declares.
 
 Strategies whose knowledge is of another kind, or whose teachers come from a model of the server's
-own, have laws of their own beside their tests; what they promise as parts of a run is in
-``test_shelf.py``.
+own, have laws of their own with their tests; what they promise as parts of a run is in
+``tests/runs/strategies/test_contract.py``.
 
 Strategies are found by their file's name, and each is tried with its defaults, with every single
 option that can stand alone, and with the variants of VARIANTS. A new strategy needs a line there
@@ -119,7 +118,12 @@ def describe(strategy: Any) -> str:
 
 
 NAMES = registry.names("strategy")
-CASES = [pytest.param(n, s, id=f"{n}-{describe(s)}") for n in NAMES for s in variants(n)]
+CASES = [
+    pytest.param(name, s, id=f"{name}-{describe(s)}", marks=[pytest.mark.slow] if i else [])
+    for name in NAMES
+    for i, s in enumerate(variants(name))
+]
+"""Every strategy with its defaults in the fast tests, every other variant in the slow ones."""
 every_strategy = pytest.mark.parametrize(("name", "strategy"), CASES)
 
 

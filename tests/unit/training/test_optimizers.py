@@ -109,6 +109,7 @@ def test_frozen_parameters_are_no_part_of_it() -> None:
     assert len(Optimizer(of, Phase()).parameters) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", ["never", "[mlp]"])
 def test_a_run_does_not_load_pytorchs_compiler(tmp_path: Path, together: str) -> None:
     """It is 70 MB and a second of each process, for nothing that a run on the CPU uses."""
@@ -119,11 +120,14 @@ def test_a_run_does_not_load_pytorchs_compiler(tmp_path: Path, together: str) ->
         "rounds=1",
         "public.size=40",
         "device=cpu",
+        f"batch_clients={together}",
+        f"out={tmp_path}/run",
+        "report.plots=false",
     ]
     program = f"""
 import sys
 from fedkd.cli.command import main
-sys.argv = ["simulate", *{choices!r}, "batch_clients={together}", "out={tmp_path}/run", "report.plots=false"]
+sys.argv = ["simulate", *{choices!r}]
 try:
     main()
 except SystemExit as end:

@@ -51,6 +51,7 @@ def figures(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_run_repeats_with_any_number_of_workers_and_when_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +101,7 @@ def test_text_runs_on_ray_to_the_figures_of_the_local_engine(tmp_path: Path) -> 
     assert figures(tmp_path / "ray") == figures(tmp_path / "local")
 
 
+@pytest.mark.fast(3)
 @pytest.mark.parametrize(
     "strategy",
     [
