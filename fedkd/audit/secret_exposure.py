@@ -1,14 +1,14 @@
 """Exposure of secrets in clients' texts, by adversary, measured in a run's last round.
 
-    own_model       each client's model on its own secrets when it has trained and not yet distilled:
-                    the reference; near the ceiling or the run is void, since a secret that was not
-                    learned cannot leak
-    server_uploads  a student that the server distills from one client's last upload alone, on that
-                    client's secrets
-    server_history  the same, from the mean of the logarithms of that client's uploads of all rounds:
-                    noise that is fresh each round averages out in it; with
+    own_model       each client's model on its own secrets, when it has trained and not yet
+                    distilled: the reference; near the ceiling or the run is void, since a secret
+                    that was not learned cannot leak
+    server_uploads  a student that the server distills from one client's last upload alone, on
+                    that client's secrets
+    server_history  the same, from the mean of the logarithms of that client's uploads of all
+                    rounds, in which noise that is fresh each round averages out; with
                     text_canaries.upload_history=true alone
-    server_student  a student that it distills from the mean of the last teachers, on everybody's
+    server_student  a student that it distills from the mean of the last teachers, on all secrets
     peers           each client's model at the end of the round, on the others' secrets
 
 Clients measure themselves (``Upload.exposures``, no part of the protocol); the students are trained
@@ -135,8 +135,9 @@ class Exposures:
             self._history[int(client_id)] = history
 
     def result(self) -> dict[str, Any]:
-        """Return exposures by adversary, the ceiling, why the run is void, and how good detectors
-        were.
+        """Return exposures by adversary, the ceiling, and how good detectors were.
+
+        ``void`` says why nothing follows from them, None where something does.
         """
         found = {name: _Found() for name in ADVERSARIES}
         for _, exposures in sorted(self._own.items()):
@@ -188,9 +189,7 @@ class Exposures:
         return values
 
     def _student(self, ids: Tensor, probs: Tensor, name: str) -> nn.Module:
-        """Return a fresh model of the first architecture, distilled as clients distill, by forward
-        KL.
-        """
+        """Return a fresh model of the first architecture, distilled by forward KL."""
         context, settings = self.context, self.context.distillation
         seed = torch_seed(context.seed, "exposure", "weights")
         model = self.task.architecture(context.architectures[0].name).build(seed).to(context.device)
@@ -255,8 +254,9 @@ def _of(values: Sequence[float]) -> Mapping[str, float]:
 
 
 def void_because(own: Sequence[float], ceiling: float) -> str | None:
-    """Return why nothing follows from a run's exposures; None where clients did learn their
-    secrets.
+    """Return why nothing follows from a run's exposures, None where something does.
+
+    Nothing follows where clients did not learn their own secrets.
 
     >>> void_because([15.0, 16.0], 16.6) is None
     True
@@ -268,6 +268,6 @@ def void_because(own: Sequence[float], ceiling: float) -> str | None:
         return None
     return (
         f"the clients' own models expose {mean:.1f} of {ceiling:.1f} bits: what was not learned"
-        " cannot leak, and no"
-        " protection is shown to work; train longer, or repeat secrets more often"
+        " cannot leak, and no protection is shown to work; train longer, or repeat secrets more"
+        " often"
     )

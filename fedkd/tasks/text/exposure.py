@@ -1,8 +1,9 @@
-"""Exposure of a canary: how far above chance a model ranks a secret (Carlini et al. 2019, arXiv
-1802.08232).
+"""Exposure of a secret to a model: how far above chance the model ranks it.
 
-    log-perplexity  Px(s) = sum_t -log2 p(s_t | s_<t)          in bits; a sum, never a mean, over tokens
-    rank            number of candidates r with Px(r) <= Px(s)  from 1, ties count against the secret
+After Carlini et al. 2019 (arXiv 1802.08232):
+
+    log-perplexity  Px(s) = sum_t -log2 p(s_t | s_<t)           bits; a sum over tokens, no mean
+    rank            number of candidates r with Px(r) <= Px(s)  from 1; ties count against s
     exposure        log2 |R| - log2 rank                        0 .. log2 |R|
 
 Two estimators: ``among_all`` ranks the secret among all candidates, ``by_sampling`` among some that
@@ -23,8 +24,6 @@ from torch import Tensor, nn
 from fedkd.errors import SettingError
 from fedkd.tasks.text.tokens import PAD, CausalModel, next_token_logits
 
-CHANCE_BITS = 1 / math.log(2)
-"""Mean exposure of a canary that no model has seen, among very many candidates: 1.443 bits."""
 MOST_CANDIDATES = 1_000_000
 TIE = 1e-4
 """Log-perplexities no farther apart than this, in bits, tie: float32 logits are no more exact."""

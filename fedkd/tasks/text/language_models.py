@@ -23,8 +23,9 @@ LanguageFactory = Callable[[int, int], nn.Module]
 
 
 class Gru(nn.Module):
-    """Embedding, gated recurrent units (Cho et al. 2014, arXiv 1406.1078), and a linear layer over
-    the vocabulary.
+    """Embedding, gated recurrent units and a linear layer over the vocabulary.
+
+    The units are those of Cho et al. 2014 (arXiv 1406.1078).
     """
 
     def __init__(self, vocabulary_size: int, width: int, hidden: int, layers: int) -> None:
@@ -40,8 +41,9 @@ class Gru(nn.Module):
 
 
 class Block(nn.Module):
-    """Causal self-attention, then two linear layers, each behind a layer norm and added to its
-    input.
+    """Causal self-attention, then two linear layers.
+
+    Each part stands behind a layer norm and is added to its input.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -68,8 +70,9 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A transformer decoder (Vaswani et al. 2017, arXiv 1706.03762) with learned positions and
-    norms first.
+    """A transformer decoder with learned positions and norms first.
+
+    After Vaswani et al. 2017 (arXiv 1706.03762).
     """
 
     def __init__(
@@ -96,8 +99,8 @@ class Decoder(nn.Module):
                 f"{length} tokens are more than the decoder's context of {self.context}"
             )
         # Looked up row by row, so that the gradient of a single row can be found (DP-SGD).
-        places = torch.arange(length, device=ids.device).expand_as(ids)
-        states = self.embedding(ids) + self.position(places)
+        positions = torch.arange(length, device=ids.device).expand_as(ids)
+        states = self.embedding(ids) + self.position(positions)
         logits: Tensor = self.head(self.norm(self.blocks(states)))
         return logits
 
@@ -120,7 +123,8 @@ LANGUAGE_ZOO: dict[str, LanguageFactory] = {
         vocabulary, context, width=96, heads=4, layers=4
     ),
 }
-"""With 40 tokens and a context of 64: 179, 418, 401, 238, 642 and 461 thousand parameters."""
+"""They have 43, 179, 418, 401, 64, 238, 642 and 461 thousand parameters, with 40 tokens and a
+context of 64."""
 
 
 def find_language_factory(name: str) -> LanguageFactory:
@@ -185,8 +189,7 @@ def probe_language(architecture: LanguageModelSpec) -> int:
     if shape != expected:
         raise SettingError(
             f"{where} must map ids [N, L] to logits [N, L, V] with V = {expected[2]}; for N = 2, L"
-            f" = {length} it"
-            f" returned {shape}"
+            f" = {length} it returned {shape}"
         )
     if not torch.allclose(logits[:, :-1], after[:, :-1], rtol=1e-4, atol=1e-5):
         raise SettingError(
@@ -196,9 +199,7 @@ def probe_language(architecture: LanguageModelSpec) -> int:
 
 
 def language_traits(architecture: LanguageModelSpec) -> ModelInfo:
-    """Try a model as ``probe_language`` does, and return its traits. Features are not looked
-    for.
-    """
+    """Return a model's traits, without features, once it was tried by ``probe_language``."""
     parameters = probe_language(architecture)
     model = architecture.build(seed=0).train()
     with borrowed_global_generator(0):

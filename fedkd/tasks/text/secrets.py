@@ -1,8 +1,8 @@
 """A scenario's canaries: which secrets are made up, who holds them, and their exposure to a model.
 
 The settings class is a choice of the scenario; ``Secrets`` are those of one run. Not for: formats
-and texts (``fedkd.tasks.text.text_canaries``), the estimators (``fedkd.tasks.text.exposure``), which
-models are measured (``fedkd.audit.secret_exposure``).
+and texts (``fedkd.tasks.text.text_canaries``), estimators (``fedkd.tasks.text.exposure``), the
+models that are measured (``fedkd.audit.secret_exposure``).
 """
 
 import math

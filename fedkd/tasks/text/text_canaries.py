@@ -1,8 +1,7 @@
-"""Canaries: made-up secrets of known form, put into clients' texts to measure whether they can be
-got out again.
+"""Canaries: made-up secrets of known form in clients' texts, to measure what models give away.
 
 A format is a prefix, slots that each take one character of an alphabet, and a suffix; a secret is
-the number of one filling. Secrets are drawn by named streams, some of them held out: a control that
+the index of one filling. Secrets are drawn by named streams, some of them held out: a control that
 nobody ever trained on. Not for: measuring (``fedkd.tasks.text.exposure``).
 """
 
@@ -28,8 +27,7 @@ Visits = Literal["never", "prefix", "fillings"]
 
 @dataclass(frozen=True)
 class CanaryFormat:
-    """A text with slots: ``prefix``, one character of each of ``slots`` (an alphabet each),
-    ``suffix``.
+    """A text with slots: a prefix, one character for each slot's alphabet, and a suffix.
 
     >>> pin = CanaryFormat("my pin is ", (DIGITS,) * 5)
     >>> pin.size, pin.text(42)
@@ -67,21 +65,13 @@ class CanaryFormat:
             )
         filling = []
         for alphabet in reversed(self.slots):
-            index, place = divmod(index, len(alphabet))
-            filling.append(alphabet[place])
+            index, letter = divmod(index, len(alphabet))
+            filling.append(alphabet[letter])
         return self.prefix + "".join(reversed(filling)) + self.suffix
 
     def texts(self, indices: Iterable[int]) -> list[str]:
         """Return the texts of several fillings."""
         return [self.text(index) for index in indices]
-
-
-FORMATS: dict[str, CanaryFormat] = {
-    "pin": CanaryFormat("my pin is ", (DIGITS,) * 5),
-    "phone": CanaryFormat("call me at 555-", (DIGITS[2:], DIGITS, "-", DIGITS, DIGITS, DIGITS)),
-    "email": CanaryFormat("write to ", (LETTERS,) * 4, "@example.org"),
-}
-"""By name: 100,000, 80,000 and 456,976 fillings."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +90,17 @@ class Canary:
 def draw_canaries(
     form: CanaryFormat, repeats: Sequence[int], seed: int, *, held_out: int = 0, per_client: int = 1
 ) -> tuple[Canary, ...]:
-    """Return canaries of each client i with ``repeats[i] > 0``, then ``held_out`` controls; all
-    secrets differ.
+    """Return the canaries of each client, then the controls; all secrets differ.
 
     Secrets come from the stream "canaries". Raises SettingError where nothing would be inserted or
     measured.
+
+    Args:
+        form: the format of the secrets.
+        repeats: how often client i's text holds each of its secrets; with 0 it has none.
+        seed: of the stream.
+        held_out: how many controls there are.
+        per_client: how many secrets a client has.
     """
     at_least(0, held_out=held_out)
     for count in repeats:
@@ -131,8 +127,16 @@ def draw_canaries(
 def insert(
     texts: Sequence[str], form: CanaryFormat, canaries: Iterable[Canary], client: int, seed: int
 ) -> tuple[str, ...]:
-    """Return a client's texts with its canaries among them, each as ``repeats`` texts of its own at
-    random places.
+    """Return a client's texts with its canaries among them, at random positions.
+
+    Each canary is ``repeats`` texts of its own.
+
+    Args:
+        texts: the client's own.
+        form: the format of the canaries.
+        canaries: those of all clients.
+        client: whose are inserted.
+        seed: of the stream that draws the positions.
     """
     mine = [
         form.text(canary.index)
@@ -152,16 +156,23 @@ def visit(
     *,
     times: int | None = None,
 ) -> tuple[str, ...]:
-    """Return public texts that visit the secrets' context at a level, ``times`` times at random
-    places.
+    """Return public texts with the secrets' context among them, at random positions.
 
-    - ``never`` (P0): no public text holds the prefix. Plain distillation then leaks next to nothing, and every
-      protection "wins": use it as a control only.
+    - ``never`` (P0): no public text holds the prefix. Distillation without any protection then
+      leaks next to nothing, and every protection "wins": use it as a control only.
     - ``prefix`` (P1): the prefix alone. A teacher is asked for the first character of the secret.
     - ``fillings`` (P2): the prefix with random fillings, none of them a canary's, held out or not.
 
     Raises SettingError where the texts already hold the prefix, or ``times`` would do nothing or is
     missing.
+
+    Args:
+        texts: the public ones.
+        form: the format whose prefix is visited.
+        canaries: all of the format.
+        level: never, prefix or fillings.
+        seed: of the stream that draws fillings and positions.
+        times: how many texts are added; None with ``never``.
     """
     one_of(("never", "prefix", "fillings"), visits=level)
     if any(form.prefix in text for text in texts):
@@ -191,8 +202,14 @@ def visit(
 def draw_references(
     form: CanaryFormat, count: int, without: set[int], seed: int, name: str
 ) -> list[int]:
-    """Return ``count`` different fillings, none of them in ``without``, from the stream
-    ("canaries", name).
+    """Return different fillings, drawn from the stream ("canaries", name).
+
+    Args:
+        form: the format that is filled.
+        count: how many fillings.
+        without: fillings that are not drawn.
+        seed: of the stream.
+        name: of the stream.
     """
     if count + len(without) > form.size:
         raise SettingError(
@@ -209,13 +226,18 @@ def draw_references(
 def candidate_sequences(
     form: CanaryFormat, vocabulary: Vocabulary, context: int, indices: Iterable[int] | None = None
 ) -> Int[Tensor, "n L"]:
-    """Return the token sequences of fillings, all by default: the separator, then the text; for
-    ``log_perplexity``.
+    """Return fillings as token sequences for ``log_perplexity``: the separator, then the text.
 
     A tokenizer may split fillings into different numbers of tokens, or merge the prefix's end with
     a filling: whole texts are encoded, and shorter rows end in ``PAD``. Raises SettingError where
     one is longer than the context, in which case a model would never see it whole, and for more
     than a million fillings.
+
+    Args:
+        form: the format that is filled.
+        vocabulary: turns texts into tokens.
+        context: the most tokens of a filling.
+        indices: of the fillings; all by default.
     """
     if indices is None:
         if form.size > MOST_CANDIDATES:
@@ -233,28 +255,25 @@ def candidate_sequences(
         worst = int((sequences != PAD).sum(dim=1).argmax())
         raise SettingError(
             f"a canary of {longest} tokens (filling {worst}) does not fit in a context of"
-            f" {context}; lengthen the"
-            " context or shorten the canary"
+            f" {context}; lengthen the context or shorten the canary"
         )
     return sequences
 
 
 def alphabet_of(form: CanaryFormat) -> str:
-    """Return every character that a canary of this format may hold, for a vocabulary of
-    characters.
-    """
+    """Return every character that a canary of this format may hold."""
     return "".join(sorted({*form.prefix, *form.suffix, *"".join(form.slots)}))
 
 
 def _scatter(
     texts: Sequence[str], more: Sequence[str], seed: int, *path: str | int
 ) -> tuple[str, ...]:
-    """Return ``texts`` in their order with ``more`` among them, at places from a named stream."""
+    """Return ``texts`` one after the other with ``more`` among them, at drawn positions."""
     count = len(texts) + len(more)
-    places = (
+    drawn = (
         set(numpy_stream(seed, *path).choice(count, len(more), replace=False).tolist())
         if more
         else set()
     )
     old, new = iter(texts), iter(more)
-    return tuple(next(new) if place in places else next(old) for place in range(count))
+    return tuple(next(new) if position in drawn else next(old) for position in range(count))

@@ -1,6 +1,4 @@
-"""Data sets of texts by name: where their rows come from. Their classes are topics, or another
-natural id.
-"""
+"""Data sets of texts by name. Their classes are topics, or another natural id."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +15,12 @@ from fedkd.tasks.text.corpus import embedded_corpus
 
 @dataclass(frozen=True, kw_only=True)
 class Sentences:
-    """Sentences of a small grammar in seven topics that share it and not their nouns. Embedded:
-    needs no download.
-    """
+    """Sentences of a small grammar in seven topics, embedded: nothing is downloaded."""
 
     holds: ClassVar[str] = "texts"
 
     texts: int = 700
-    """How many, >= 70."""
+    """Number of sentences, >= 70."""
 
     def __post_init__(self) -> None:
         at_least(70, texts=self.texts)
@@ -51,9 +47,9 @@ class HubTexts:
     path: str
     """Hub id (`fancyzhx/ag_news`) or local folder that datasets.load_dataset reads."""
     text_column: str = "text"
-    """Column of texts. Rows without any are left out."""
+    """Column of texts. Rows with an empty one are left out."""
     topic_column: str = "topic"
-    """Column of what a text is of: its topic, author, or another natural id."""
+    """Column of topics, authors, or another natural id of a text."""
     train_split: str = "train"
     """Split that the private sets and the public set are cut from."""
     test_split: str | None = None
@@ -79,15 +75,17 @@ class HubTexts:
                     f"data.{setting}={column}: the columns of {self.path} are"
                     f" {', '.join(train.column_names)}"
                 )
-        kept = {
+        with_text = {
             role: [i for i, x in enumerate(d[self.text_column]) if x and x.strip()]
             for role, d in splits.items()
         }
-        if not kept["train"]:
+        if not with_text["train"]:
             raise SettingError(f"data.path={self.path}: column {self.text_column!r} holds no text")
 
         def values(name: str) -> np.ndarray:
-            return np.concatenate([np.asarray(d[name])[kept[role]] for role, d in splits.items()])
+            return np.concatenate(
+                [np.asarray(d[name])[with_text[role]] for role, d in splits.items()]
+            )
 
         found, labels = np.unique(values(self.topic_column), return_inverse=True)
         known = getattr(
@@ -100,8 +98,12 @@ class HubTexts:
             if name not in (self.text_column, self.topic_column)
             and getattr(train.features[name], "dtype", "") in ("string", "int64", "int32")
         }
-        texts = tuple(str(splits[role][self.text_column][i]) for role in splits for i in kept[role])
-        return TextRows(texts, labels.astype(np.int64), len(kept["train"]), tuple(names), others)
+        texts = tuple(
+            str(splits[role][self.text_column][i]) for role in splits for i in with_text[role]
+        )
+        return TextRows(
+            texts, labels.astype(np.int64), len(with_text["train"]), tuple(names), others
+        )
 
     @property
     def _splits(self) -> Mapping[str, Any]:

@@ -1,6 +1,4 @@
-"""Token sequences of different lengths as one tensor, and what a causal model says of the next
-token.
-"""
+"""Token sequences of different lengths as one tensor, and a causal model's logits of them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,9 +30,9 @@ def stack_sequences(sequences: Sequence[Sequence[int]]) -> Int[Tensor, "n L"]:
 
 
 def next_token_logits(model: CausalModel, ids: Int[Tensor, "n L"]) -> Tensor:
-    """Return a causal model's logits [n, L, V], also where it wraps them in an object with
-    ``logits``.
+    """Return a causal model's logits [n, L, V] of each next token.
 
+    A model may wrap them in an object with ``logits``.
     Shapes are not enforced here: ``probe_language`` has the words for a model of another shape.
     """
     output = model(ids)

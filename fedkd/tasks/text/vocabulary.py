@@ -1,5 +1,4 @@
-"""From text to tokens and back: bytes, the characters of some texts, or byte-pair pieces learned
-from them.
+"""Vocabularies: from text to tokens and back, by bytes, characters or byte-pair pieces.
 
 All clients share one vocabulary, since a prediction is a row over it. It is built on public text:
 one that is built on private text would itself say what that holds. Not for: cutting tokens into
@@ -16,8 +15,9 @@ from fedkd.errors import SettingError
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """Token ids 0 .. size - 1. The last one is the separator that stands before, between and behind
-    texts.
+    """Token ids 0 .. size - 1, of which the last is the separator.
+
+    It stands before, between and behind texts.
     """
 
     @property
@@ -28,8 +28,9 @@ class Vocabulary(Protocol):
         """Return a text's tokens, without separators; SettingError where a token is missing."""
 
     def token_bytes(self, token: int) -> bytes:
-        """Return a token as UTF-8 bytes, of which it may hold a part of a character; empty for the
-        separator.
+        """Return a token as UTF-8 bytes, empty for the separator.
+
+        They may be a part of a character.
         """
 
 
@@ -39,7 +40,7 @@ def separator_of(vocabulary: Vocabulary) -> int:
 
 
 def decode(vocabulary: Vocabulary, tokens: Iterable[int]) -> str:
-    """Return the text of tokens, with U+FFFD in the place of bytes that make no character.
+    """Return the text of tokens, with U+FFFD for bytes that make no character.
 
     >>> decode(Bytes(), Bytes().encode("a bay"))
     'a bay'
@@ -49,7 +50,7 @@ def decode(vocabulary: Vocabulary, tokens: Iterable[int]) -> str:
 
 @dataclass(frozen=True)
 class Bytes:
-    """One token a byte of UTF-8: 257 with the separator, and no text that it cannot hold."""
+    """One token for each byte of UTF-8, 257 with the separator, for any text."""
 
     @property
     def size(self) -> int:
@@ -67,9 +68,7 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Characters:
-    """One token a character of ``alphabet``: rows of a few dozen entries, which travel and train
-    fast.
-    """
+    """One token for each character of ``alphabet``: a few dozen, which travel and train fast."""
 
     alphabet: str
 
@@ -104,19 +103,9 @@ class Characters:
         return self.alphabet[token].encode() if token < len(self.alphabet) else b""
 
 
-def characters_of(texts: Iterable[str]) -> Characters:
-    """Return the vocabulary of all characters that occur, in the order of their code points.
-
-    >>> characters_of(["beach", "bay"]).alphabet
-    'abcehy'
-    """
-    return Characters("".join(sorted(set().union(*map(set, texts)))))
-
-
 @dataclass(frozen=True, eq=False)
 class BytePairs:
-    """Byte-pair pieces (Sennrich et al. 2016, arXiv 1508.07909) over bytes: no text that it cannot
-    hold.
+    """Byte-pair pieces over bytes (Sennrich et al. 2016, arXiv 1508.07909), for any text.
 
     ``tokenizer`` is one of the ``tokenizers`` library with byte-level pieces; the separator is
     added behind its own. A canary's candidates then differ in their number of tokens, which
@@ -142,11 +131,10 @@ class BytePairs:
 
 
 def learn_byte_pairs(texts: Sequence[str], size: int) -> BytePairs:
-    """Return byte-pair pieces learned from ``texts``, ``size`` of them with the separator (fewer if
-    there are no more).
+    """Return byte-pair pieces learned from ``texts``, ``size`` of them with the separator.
 
-    The same texts give the same pieces. Raises SettingError for fewer than 257, or where
-    ``tokenizers`` is missing.
+    There are fewer if the texts have no more. The same texts give the same pieces. Raises
+    SettingError for fewer than 257, or where ``tokenizers`` is missing.
     """
     if size < 257:
         raise SettingError(
@@ -174,7 +162,7 @@ def _printable_bytes() -> dict[str, int]:
     """Return the byte behind each character of byte-level pieces.
 
     Bytes that are printable in Latin-1 stand for themselves, the others for the characters from
-    U+0100 on, in order.
+    U+0100 on, by their codes.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]

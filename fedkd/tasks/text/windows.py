@@ -1,5 +1,4 @@
-"""Texts cut into windows of equal length: inputs [n, L] and the next token at each of their
-positions.
+"""Texts cut into windows of equal length, inputs [n, L] with the next token at each position.
 
 A position (a cell of the window) is what a language model predicts on: n L rows over the
 vocabulary. Not for: choosing texts (``fedkd.tasks.text.corpus``).
@@ -22,8 +21,9 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Windows:
-    """``inputs`` [n, L] and ``targets`` [n, L], the token that follows each input; ``IGNORED``
-    where none does.
+    """``inputs`` [n, L] and ``targets`` [n, L], the tokens that follow.
+
+    A target is ``IGNORED`` where none follows.
     """
 
     inputs: Int[Tensor, "n L"]
@@ -43,17 +43,23 @@ class Windows:
 def windows(
     vocabulary: Vocabulary, texts: Sequence[str], context: int, *, whose: str = "the text"
 ) -> Windows:
-    """Return texts packed into windows of ``context`` positions, in their order, a separator before
-    and behind each.
+    """Return texts packed into windows of ``context`` positions, one text after the other.
 
-    A text of at most ``context`` tokens is never cut, so that every token of it is predicted from
-    all that precede it; a longer one is cut into pieces that share no context. What is left of a
-    window is ignored. Raises SettingError where there is no text, naming ``whose`` it is.
+    A separator stands before and behind each. A text of at most ``context`` tokens is never cut, so
+    that every token of it is predicted from all that precede it; a longer one is cut into pieces
+    that share no context. What is left of a window is ignored. Raises SettingError where there is
+    no text, naming ``whose`` it is.
 
     >>> from fedkd.tasks.text.vocabulary import Characters
     >>> cut = windows(Characters("ab"), ["ab", "ab"], context=4)
     >>> cut.inputs.tolist(), cut.targets.tolist()
     ([[2, 0, 1, 2], [2, 0, 1, 2]], [[0, 1, 2, -100], [0, 1, 2, -100]])
+
+    Args:
+        vocabulary: turns texts into tokens.
+        texts: what is cut; empty ones are left out.
+        context: positions of a window, >= 2.
+        whose: names the texts in an error.
     """
     at_least(2, context=context)
     separator = separator_of(vocabulary)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.tasks.text.exposure import (
-    CHANCE_BITS,
     among_all,
     by_sampling,
     chance_exposure,
@@ -114,8 +113,8 @@ def test_a_canary_that_was_never_inserted_averages_chance():
     found = np.array([among_all(bits, int(s)) for s in secrets])
     error = found.std() / math.sqrt(len(found))
     assert abs(found.mean() - chance_exposure(len(rows))) < 3.5 * error
-    assert abs(found.mean() - CHANCE_BITS) < 3.5 * error
-    assert abs(found.mean() - 1 - CHANCE_BITS) > 3.5 * error
+    assert abs(found.mean() - 1 / math.log(2)) < 3.5 * error
+    assert abs(found.mean() - 1 - 1 / math.log(2)) > 3.5 * error
 
 
 @given(st.integers(1, 40))

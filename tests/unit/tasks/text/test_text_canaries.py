@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkd.errors import SettingError
+from fedkd.scenario.registry import create
 from fedkd.tasks.text.corpus import embedded_corpus
 from fedkd.tasks.text.exposure import log_perplexity
+from fedkd.tasks.text.secrets import CANARIES
 from fedkd.tasks.text.text_canaries import (
     DIGITS,
-    FORMATS,
     CanaryFormat,
     alphabet_of,
     candidate_sequences,
@@ -26,6 +27,7 @@ from fedkd.tasks.text.tokens import PAD
 from fedkd.tasks.text.vocabulary import Bytes, Characters, decode, learn_byte_pairs
 
 TEXTS = embedded_corpus(40).texts
+PIN = CanaryFormat("my pin is ", (DIGITS,) * 5)
 SMALL = CanaryFormat("code ", ("ab", "-", DIGITS[:3]), "!")
 
 
@@ -33,10 +35,13 @@ def test_fillings_are_numbered_from_first_to_last():
     assert SMALL.texts(range(SMALL.size)) == [f"code {a}-{b}!" for a in "ab" for b in "012"]
 
 
-@pytest.mark.parametrize("name", FORMATS)
+NAMED = [name for name in CANARIES if name not in ("none", "form")]
+
+
+@pytest.mark.parametrize("name", NAMED)
 @given(data=st.data())
 def test_every_filling_of_a_format_is_a_text_of_its_own(name, data):
-    form = FORMATS[name]
+    (form,) = create("text_canaries", {"name": name}).value.forms
     one, other = data.draw(st.tuples(st.integers(0, form.size - 1), st.integers(0, form.size - 1)))
     assert (form.text(one) == form.text(other)) == (one == other)
     assert form.size <= 1_000_000
@@ -44,7 +49,7 @@ def test_every_filling_of_a_format_is_a_text_of_its_own(name, data):
 
 
 def test_a_client_holds_its_canary_as_often_as_it_says_and_a_control_is_held_by_nobody():
-    form = FORMATS["pin"]
+    form = PIN
     canaries = draw_canaries(form, [0, 3, 8], seed=1, held_out=4)
     assert [(c.client, c.repeats) for c in canaries] == [(1, 3), (2, 8), *[(None, 0)] * 4]
     assert len({c.index for c in canaries}) == 6
@@ -59,7 +64,7 @@ def test_a_client_holds_its_canary_as_often_as_it_says_and_a_control_is_held_by_
 
 
 def test_public_text_visits_the_context_at_each_level():
-    form = FORMATS["pin"]
+    form = PIN
     canaries = draw_canaries(form, [5, 5], seed=0, held_out=2)
     assert visit(TEXTS, form, canaries, "never", 0) == TEXTS
     bare = visit(TEXTS, form, canaries, "prefix", 0, times=6)
@@ -86,7 +91,7 @@ def test_candidates_of_different_lengths_are_summed_not_averaged():
     """Under a uniform model a longer row costs more bits. Its mean a token would be that of a
     shorter one."""
     pytest.importorskip("tokenizers")
-    form = replace(FORMATS["pin"], slots=(DIGITS,) * 3)
+    form = replace(PIN, slots=(DIGITS,) * 3)
     vocabulary = learn_byte_pairs(["my pin is 777", "my pin is 77"] * 50, 290)
     rows = candidate_sequences(form, vocabulary, context=24)
     lengths = (rows != PAD).sum(dim=1)
@@ -99,10 +104,10 @@ def test_candidates_of_different_lengths_are_summed_not_averaged():
     ("make", "message"),
     [
         (
-            lambda: candidate_sequences(FORMATS["pin"], Bytes(), 14),
+            lambda: candidate_sequences(PIN, Bytes(), 14),
             "a canary of 15 tokens .* context of 14",
         ),
-        (lambda: candidate_sequences(FORMATS["pin"], Characters("abc"), 20), "no token for 'm'"),
+        (lambda: candidate_sequences(PIN, Characters("abc"), 20), "no token for 'm'"),
         (
             lambda: candidate_sequences(CanaryFormat("x", (DIGITS,) * 7), Bytes(), 20),
             "too many to enumerate",

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkd.errors import SettingError
-from fedkd.tasks.text.corpus import Corpus, by_topic, embedded_corpus, hold_out, read_corpus
+from fedkd.tasks.text.corpus import embedded_corpus
+from fedkd.tasks.text.text_sources import HubTexts
 from fedkd.tasks.text.vocabulary import (
     Bytes,
     Characters,
     Vocabulary,
-    characters_of,
     decode,
     learn_byte_pairs,
     separator_of,
@@ -47,7 +47,7 @@ def test_byte_pairs_are_the_same_each_time_and_shorter_than_bytes():
 
 def test_a_missing_token_is_named():
     with pytest.raises(SettingError, match="no token for 'z', which is in 'a zoo'"):
-        characters_of(["a boot"]).encode("a zoo")
+        Characters("abot ").encode("a zoo")
     with pytest.raises(SettingError, match=">= 257"):
         learn_byte_pairs(["a"], 100)
     with pytest.raises(SettingError, match="each of its characters once"):
@@ -94,34 +94,7 @@ def test_the_embedded_corpus_is_small_repeats_and_has_natural_topics():
     assert corpus != embedded_corpus(seed=1)
     assert len(set(corpus.topics)) == 7
     assert 5_000 < sum(map(len, corpus.texts)) < 25_000
-    assert len(characters_of(corpus.texts).alphabet) < 30
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from("abcdef"), WORDS), min_size=1, max_size=30),
-    st.integers(1, 6),
-)
-def test_topics_are_divided_whole(rows, clients):
-    corpus = Corpus(tuple(text for _, text in rows), tuple(topic for topic, _ in rows))
-    if len(set(corpus.topics)) < clients:
-        with pytest.raises(SettingError, match="topics cannot be divided among"):
-            by_topic(corpus, clients)
-        return
-    parts = by_topic(corpus, clients)
-    assert all(part.texts for part in parts)
-    assert sum(len(set(part.topics)) for part in parts) == len(set(corpus.topics))
-    assert sorted(t for part in parts for t in part.texts) == sorted(corpus.texts)
-
-
-def test_parts_that_are_held_out_are_disjoint_and_all_there_is():
-    corpus = embedded_corpus(100)
-    public, test, rest = hold_out(corpus, [0.3, 0.2], seed=0, name="public and test")
-    assert [len(x.texts) for x in (public, test, rest)] == [30, 20, 50]
-    assert sorted(public.texts + test.texts + rest.texts) == sorted(corpus.texts)
-    assert hold_out(corpus, [0.3, 0.2], 0, "public and test")[0] == public
-    assert hold_out(corpus, [0.3, 0.2], 1, "public and test")[0] != public
-    with pytest.raises(SettingError, match="leave a part empty"):
-        hold_out(corpus, [1.0], 0, "all")
+    assert len(set("".join(corpus.texts))) < 30
 
 
 def test_a_folder_in_the_hubs_layout_is_read(tmp_path: Path):
@@ -129,14 +102,10 @@ def test_a_folder_in_the_hubs_layout_is_read(tmp_path: Path):
 
     rows = {"text": ["a fish", "", "two fish"], "author": ["cat", "cat", "dog"]}
     Dataset.from_dict(rows).to_parquet(str(tmp_path / "train.parquet"))
-    assert read_corpus(str(tmp_path), topic_column="author") == Corpus(
-        ("a fish", "two fish"), ("cat", "dog")
-    )
+    found = HubTexts(path=str(tmp_path), topic_column="author").load()
+    assert (found.texts, found.class_names) == (("a fish", "two fish"), ("cat", "dog"))
+    assert found.labels.tolist() == [0, 1]
     with pytest.raises(
-        SettingError, match=r"text.topic_column=topic: the columns of .* are text, author"
+        SettingError, match=r"data.topic_column=topic: the columns of .* are text, author"
     ):
-        read_corpus(str(tmp_path))
-    with pytest.raises(SettingError, match=r"text.split=test: the splits of"):
-        read_corpus(str(tmp_path), split="test")
-    with pytest.raises(SettingError, match="no such folder"):
-        read_corpus(str(tmp_path / "none"))
+        HubTexts(path=str(tmp_path)).load()
