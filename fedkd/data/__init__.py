@@ -1,3 +1,4 @@
-"""Data sets, partitions and public sets: prepared once, memory-mapped, split by named random
-streams.
+"""Data sets, their partition among clients, and public sets.
+
+Data sets are prepared once and memory-mapped; named random streams divide them.
 """

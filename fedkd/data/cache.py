@@ -1,7 +1,7 @@
-"""Where fedkd keeps what it can make again: prepared data sets, divisions, local-only baselines.
+"""A cache on disk for results that can be recomputed.
 
-``FEDKD_CACHE`` names the folder; otherwise ``fedkd`` in the user's cache folder. Deleting it costs
-only time.
+It holds prepared data sets, divisions and local-only baselines. ``FEDKD_CACHE`` names the folder;
+by default it is ``fedkd`` in the user's cache folder. Deleting it costs only time.
 """
 
 import os
@@ -22,10 +22,11 @@ def cache_folder() -> Path:
 
 
 def cached(kind: str, key: str, make: Callable[[Path], object]) -> Path:
-    """Return the folder ``kind/key`` of the cache, filled by ``make`` if it was not there.
+    """Return the folder ``kind/key`` of the cache, filled by ``make`` if it did not exist.
 
-    ``make`` writes into a temporary folder that is renamed when it is complete: a reader never sees
-    half of it, and two processes that make the same thing at once both end with it.
+    ``make`` writes into a temporary folder, which is then renamed: a reader never sees half of a
+    result, and several processes may compute the same one at once. Raises SettingError if the cache
+    folder cannot be written.
     """
     folder = cache_folder() / kind / key
     if folder.exists():
@@ -36,7 +37,7 @@ def cached(kind: str, key: str, make: Callable[[Path], object]) -> Path:
     except OSError as error:
         raise SettingError(
             f"the cache folder {cache_folder()} cannot be written ({error.strerror}); set"
-            " FEDKD_CACHE to one that can"
+            " FEDKD_CACHE to a folder that can"
         ) from error
     try:
         make(staging)

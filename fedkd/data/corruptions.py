@@ -1,18 +1,22 @@
-"""Images made worse, to ask how much a public set may be spoiled: five kinds, each of severity 1 to
-5.
+"""Corruptions of images: five kinds, each of severity 1 to 5, to degrade a public set.
 
-The kinds are those of Hendrycks & Dietterich (2019, arXiv 1903.12261); the strengths are our own,
-linear in the severity and the same for images of any size, so figures do not compare with
-ImageNet-C or CIFAR-10-C. With values x in [0, 1] and severity s, before cutting to [0, 1] and
-rounding to 256 levels:
+The kinds are those of Hendrycks & Dietterich (2019, arXiv 1903.12261). Departure from the paper:
+strengths are linear in the severity and the same for images of any size, so that figures do not
+compare with ImageNet-C or CIFAR-10-C. With values x in [0, 1] and severity s, before clipping to
+[0, 1] and rounding to 256 levels:
 
-    gaussian_noise   x + 0.08 s g             g ~ N(0, 1) for each value (standard deviation 0.08 .. 0.40)
-    impulse_noise    0 or 1 in place of x     for each value, either with probability 0.03 s (in all 6 % .. 30 %)
-    blur             Gaussian of 0.4 s pixels at each channel (0.4 .. 2 pixels), edges repeated
-    contrast         m + (1 - 0.18 s) (x - m) m the image's own mean by channel (factor 0.82 .. 0.10)
-    brightness       x + 0.1 s                0.1 .. 0.5
+    gaussian_noise   x + 0.08 s g, with g ~ N(0, 1) per value
+                     (standard deviation 0.08 to 0.40)
+    impulse_noise    x replaced by 0, or by 1, each with probability 0.03 s
+                     (6 % to 30 % of the values in all)
+    blur             a Gaussian filter of 0.4 s pixels per channel, edges repeated
+                     (0.4 to 2 pixels)
+    contrast         m + (1 - 0.18 s) (x - m), with m the image's mean per channel
+                     (factor 0.82 to 0.10)
+    brightness       x + 0.1 s
+                     (0.1 to 0.5)
 
-The labels of corrupted images stay what they were.
+Labels do not change.
 """
 
 from collections.abc import Callable
@@ -30,14 +34,19 @@ Corruption = Callable[[Values, int, np.random.Generator], Values]
 def corrupt(
     images: Images, name: CorruptionName, severity: int, stream: np.random.Generator
 ) -> Images:
-    """Return the images corrupted. ``stream`` is used by the two kinds of noise alone.
+    """Return corrupted copies of the images.
 
-    An image's noise depends on its place among the images and not on how many follow. ``images``
-    stay as they were.
+    An image's noise depends on its index and not on the number of images after it.
+
+    Args:
+        images: The images, which do not change.
+        name: The kind of corruption.
+        severity: From 1 to 5.
+        stream: Used by the two kinds of noise alone.
     """
     values = CORRUPTIONS[name](images.astype(np.float32) / 255, severity, stream)
-    found: Images = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
-    return found
+    corrupted: Images = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
+    return corrupted
 
 
 def _gaussian_noise(values: Values, severity: int, stream: np.random.Generator) -> Values:
@@ -48,8 +57,8 @@ def _gaussian_noise(values: Values, severity: int, stream: np.random.Generator) 
 
 
 def _impulse_noise(values: Values, severity: int, stream: np.random.Generator) -> Values:
-    draw, either = stream.random(values.shape, dtype=np.float32), 0.03 * severity
-    return np.where(draw < either, 0, np.where(draw >= 1 - either, 1, values)).astype(np.float32)
+    draw, rate = stream.random(values.shape, dtype=np.float32), 0.03 * severity
+    return np.where(draw < rate, 0, np.where(draw >= 1 - rate, 1, values)).astype(np.float32)
 
 
 def _blur(values: Values, severity: int, stream: np.random.Generator) -> Values:

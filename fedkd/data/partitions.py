@@ -1,4 +1,4 @@
-"""Partitions by name: a settings class each, in front of flwr-datasets' partitioner of that kind.
+"""Partitions of a data set among clients: a settings class for each of flwr-datasets' partitioners.
 
 ``partitioner(clients, rows, seed)`` returns the partitioner; ``split`` runs it. The rows are
 shuffled first, since some of flwr-datasets' partitioners cut contiguous pieces.
@@ -7,7 +7,7 @@ shuffled first, since some of flwr-datasets' partitioners cut contiguous pieces.
 import contextlib
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -21,17 +21,15 @@ from fedkd.settings.validators import at_least, positive
 
 @runtime_checkable
 class Partition(Protocol):
-    """How rows are dealt to clients."""
+    """A rule that assigns rows to clients."""
 
     def partitioner(self, clients: int, rows: int, seed: int) -> Any:
-        """Return the flwr-datasets partitioner for ``rows`` rows, with labels in column
-        ``label``.
-        """
+        """Return the flwr-datasets partitioner; column ``label`` holds the labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Iid:
-    """Equal sizes, every client with the data set's own label distribution."""
+    """No skew: equal sizes, and every client has the data set's label distribution."""
 
     def partitioner(self, clients: int, rows: int, seed: int) -> Any:
         """Return an IidPartitioner."""
@@ -42,32 +40,26 @@ class Iid:
 
 @dataclass(frozen=True, kw_only=True)
 class Dirichlet:
-    """Label and quantity skew: each class is dealt by a Dirichlet draw over clients (Hsu et al.
-    2019).
-    """
+    """Label and quantity skew: Dirichlet shares of each class over clients (Hsu et al. 2019)."""
 
     alpha: float = 0.5
     """Concentration, > 0: small is skewed, large approaches iid."""
     min_samples: int = 10
-    """Fewest samples that a client may get; the draw is repeated until all have them."""
+    """Fewest samples of a client, >= 2; the draw is repeated until every client has so many."""
     self_balancing: bool = False
-    """Give no more of a class to a client that already has its equal share of rows."""
+    """Assign no more of a class to a client that has its equal share of rows."""
 
     def __post_init__(self) -> None:
         positive(alpha=self.alpha)
         at_least(2, min_samples=self.min_samples)
 
     def partitioner(self, clients: int, rows: int, seed: int) -> Any:
-        """Return a DirichletPartitioner. Raises SettingError where no draw could give everyone
-        enough.
-        """
+        """Return a DirichletPartitioner. Raises SettingError if ``min_samples`` is impossible."""
         if clients * self.min_samples > rows:
             raise SettingError(
                 f"partition.min_samples={self.min_samples} for each of clients={clients} is more"
-                f" than the {rows}"
-                " samples that are left for them, whatever alpha is; use at most"
-                f" {rows // self.min_samples} clients,"
-                " or a smaller min_samples"
+                f" than the {rows} samples that are left for them, at any alpha; use at most"
+                f" {rows // self.min_samples} clients, or a smaller min_samples"
             )
         from flwr_datasets.partitioner import DirichletPartitioner
 
@@ -83,14 +75,13 @@ class Dirichlet:
 
 @dataclass(frozen=True, kw_only=True)
 class Pathological:
-    """Each client holds rows of a few classes only (McMahan et al. 2017)."""
+    """Label skew: each client holds a few classes only (McMahan et al. 2017)."""
 
     classes_per_client: int = 2
-    """Classes that a client holds, >= 1."""
+    """Classes per client, >= 1."""
     assignment: Literal["random", "deterministic", "first-deterministic"] = "first-deterministic"
-    """How classes are given out; first-deterministic gives client i class i first, so that no class
-    of as many as there are clients is left out. Rows of a class that nobody was given are left
-    out."""
+    """How classes are assigned. first-deterministic assigns class i to client i first, so that
+    with as many clients as classes no class is unused. Rows of unused classes are left out."""
 
     def __post_init__(self) -> None:
         at_least(1, classes_per_client=self.classes_per_client)
@@ -110,18 +101,16 @@ class Pathological:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Rows sorted by label, cut into equal shards, each client given a few (McMahan et al.
-    2017).
-    """
+    """Label skew: rows sorted by label and cut into shards, a few per client (McMahan 2017)."""
 
     shards_per_client: int = 2
-    """Shards that a client gets, >= 1."""
+    """Shards per client, >= 1."""
 
     def __post_init__(self) -> None:
         at_least(1, shards_per_client=self.shards_per_client)
 
     def partitioner(self, clients: int, rows: int, seed: int) -> Any:
-        """Return a ShardPartitioner."""
+        """Return a ShardPartitioner. Raises SettingError for more shards than rows."""
         from flwr_datasets.partitioner import ShardPartitioner
 
         shards = clients * self.shards_per_client
@@ -140,9 +129,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class InnerDirichlet:
-    """Label skew without quantity skew: equal sizes, each client's label distribution a Dirichlet
-    draw.
-    """
+    """Label skew without quantity skew: equal sizes, Dirichlet label distributions."""
 
     alpha: float = 0.5
     """Concentration, > 0: small is skewed."""
@@ -164,10 +151,10 @@ class InnerDirichlet:
 
 @dataclass(frozen=True, kw_only=True)
 class SizeSkewed:
-    """Quantity skew without label skew: sizes grow from client to client."""
+    """Quantity skew without label skew: sizes that grow with the client id."""
 
     growth: Literal["linear", "square", "exponential"] = "linear"
-    """Client i gets a share of i+1, (i+1)^2 or e^i."""
+    """Client i's share is proportional to i+1, (i+1)^2 or e^i."""
 
     def partitioner(self, clients: int, rows: int, seed: int) -> Any:
         """Return a LinearPartitioner, SquarePartitioner or ExponentialPartitioner."""
@@ -182,13 +169,13 @@ class SizeSkewed:
 
 @dataclass(frozen=True, kw_only=True)
 class NaturalId:
-    """One client for each value of a column of the data set (a writer, an author, a device).
+    """A natural partition: one client per value of a column (a writer, an author, a device).
 
-    Where the column has more values than there are clients, that many of its values are drawn.
+    Of a column with more values than clients, that many values are drawn at random.
     """
 
     column: str
-    """The data set's column that says whose row it is."""
+    """The data set's column of owners."""
 
     def partitioner(self, clients: int, rows: int, seed: int) -> Any:
         """Return a NaturalIdPartitioner."""
@@ -199,20 +186,17 @@ class NaturalId:
 
 @dataclass(frozen=True, kw_only=True)
 class WholeIds:
-    """Whole values of a column, such as topics or authors: the largest first, each to the client
-    with the fewest rows.
+    """A balanced assignment of whole values of a column, such as topics or authors, to clients.
 
-    Every row is dealt. Nothing here is random: ties go to the value that sorts first and to the
-    lower client id.
+    The value with the most rows comes first, and goes to the client with the fewest rows. Every row
+    is assigned. It is deterministic: ties go to the value that sorts first and to the lower id.
     """
 
     column: str = "label"
-    """The data set's column whose values stay whole; label is the class, of texts the topic."""
+    """The data set's column whose values are not divided; label is the class, or a text's topic."""
 
     def partitioner(self, clients: int, rows: int, seed: int) -> Any:
-        """Return a partitioner in the manner of flwr-datasets, which has none that balances
-        sizes.
-        """
+        """Return a partitioner with flwr-datasets' interface; the library has no such rule."""
         return _WholeIds(clients, self.column)
 
 
@@ -226,12 +210,12 @@ class _WholeIds:
         names, sizes = np.unique(values, return_counts=True)
         if len(names) < self.num_partitions:
             raise ValueError(f"column {self._column} has {len(names)} values only.")
-        load, mine = [0] * self.num_partitions, []
-        for size, name in sorted(zip((-sizes).tolist(), names.tolist(), strict=True)):
+        load, own = [0] * self.num_partitions, []
+        for negative_size, name in sorted(zip((-sizes).tolist(), names.tolist(), strict=True)):
             owner = min(range(self.num_partitions), key=lambda i: (load[i], i))
-            load[owner] -= size
-            mine += [name] if owner == partition_id else []
-        return {"row": rows[np.isin(values, mine)]}
+            load[owner] -= negative_size
+            own += [name] if owner == partition_id else []
+        return {"row": rows[np.isin(values, own)]}
 
 
 PARTITIONS: dict[str, type[Partition]] = {
@@ -253,93 +237,138 @@ def split(
     columns: Mapping[str, np.ndarray],
     seed: int,
 ) -> list[np.ndarray]:
-    """Return the rows of each client: ``clients`` disjoint arrays of indices into ``labels``, each
-    sorted.
+    """Return each client's rows: disjoint sorted arrays of indices into ``labels``.
 
-    Labels are [n]; ``columns`` hold [n] values each. Raises SettingError where the partition cannot
-    be made or leaves a client with fewer than two rows (one to train on, one to test on).
+    Raises SettingError if the partition fails, or leaves a client with fewer than two rows (one to
+    train on, one to test on).
+
+    Args:
+        partition: The partition.
+        clients: The number of clients.
+        labels: The rows' labels, [n].
+        columns: The data set's other columns, [n] each.
+        seed: Of all random streams.
     """
     rows = len(labels)
     if clients * 2 > rows:
         raise SettingError(
             f"clients={clients} is more than the {rows} samples that are left for them allow (two"
-            " each);"
-            " lower clients, public.size or test.global_size"
+            " each); lower clients, public.size or test.global_size"
         )
-    from datasets import Dataset
+    table = _shuffled_table(partition, labels, columns, seed)
+    partitioner = _make_partitioner(partition, clients, rows, seed)
+    parts = _run_partitioner(partitioner, table, clients, seed, type(partition).__name__)
+    _check_parts(parts, rows, type(partition).__name__)
+    return parts
 
-    order = numpy_stream(seed, "partition", "order").permutation(rows)
-    chosen = {"row": order, "label": labels[order]}
-    wanted = getattr(partition, "column", None)
-    if wanted is not None and wanted != "label":
-        if wanted not in columns:
+
+def _shuffled_table(
+    partition: Partition, labels: np.ndarray, columns: Mapping[str, np.ndarray], seed: int
+) -> dict[str, np.ndarray]:
+    """Return the columns that the partition needs, rows shuffled: "row", "label" and its own.
+
+    Args:
+        partition: The partition.
+        labels: The rows' labels.
+        columns: The data set's other columns.
+        seed: Of the permutation.
+    """
+    permutation = numpy_stream(seed, "partition", "order").permutation(len(labels))
+    table = {"row": permutation, "label": labels[permutation]}
+    column = getattr(partition, "column", None)
+    if column is not None and column != "label":
+        if column not in columns:
             known = ", ".join(["label", *columns])
-            raise SettingError(f"partition.column={wanted}: the data set's columns are {known}")
-        chosen[wanted] = columns[wanted][order]
+            raise SettingError(f"partition.column={column}: the data set's columns are {known}")
+        table[column] = columns[column][permutation]
+    return table
+
+
+def _make_partitioner(partition: Partition, clients: int, rows: int, seed: int) -> Any:
+    """Return the partition's partitioner. Raises SettingError if a user's partition has none.
+
+    Args:
+        partition: The partition.
+        clients: The number of clients.
+        rows: The number of rows.
+        seed: Of the partitioner.
+    """
     name = type(partition).__name__
     if not callable(getattr(partition, "partitioner", None)):
         raise SettingError(
             f"partition: {name} has no method partitioner; a partition has partitioner(clients,"
-            " rows, seed)"
-            " (docs/extending.md)"
+            " rows, seed) (docs/extending.md)"
         )
+    draw_seed = derive(seed, "partition", "draw") % 2**32
     with attribute_errors_to(partition, "partition", SettingError):
-        partitioner = partition.partitioner(
-            clients, rows, derive(seed, "partition", "draw") % 2**32
-        )
+        partitioner = partition.partitioner(clients, rows, draw_seed)
     if not callable(getattr(partitioner, "load_partition", None)):
         raise SettingError(
             f"partition: {name}.partitioner returned a {type(partitioner).__name__}, expected a"
-            " partitioner of"
-            " flwr_datasets, or one like it (docs/extending.md)"
+            " partitioner of flwr_datasets, or one like it (docs/extending.md)"
         )
+    return partitioner
+
+
+def _run_partitioner(
+    partitioner: Any, table: Mapping[str, np.ndarray], clients: int, seed: int, name: str
+) -> list[np.ndarray]:
+    """Return the rows of each part, sorted. Raises SettingError whatever the library raises.
+
+    Args:
+        partitioner: A partitioner of flwr-datasets, or one like it.
+        table: The columns to partition.
+        clients: The number of parts; of a partitioner with more parts, this many are drawn.
+        seed: Of that draw.
+        name: The partition's, for messages.
+    """
+    from datasets import Dataset
+
     try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):  # progress bars and notices
+        # flwr-datasets prints progress bars and notices.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
-            partitioner.dataset = Dataset.from_dict(chosen)
+            partitioner.dataset = Dataset.from_dict(dict(table))
             available = partitioner.num_partitions
             if available < clients:
                 raise SettingError(
                     f"clients={clients}, but the partition has {available} parts only"
                 )
-            parts = list(range(available))
+            chosen = list(range(available))
             if available > clients:
-                parts = (
-                    numpy_stream(seed, "partition", "parts")
-                    .choice(available, clients, replace=False)
-                    .tolist()
-                )
-            dealt = [
+                stream = numpy_stream(seed, "partition", "parts")
+                chosen = stream.choice(available, clients, replace=False).tolist()
+            return [
                 np.sort(np.asarray(partitioner.load_partition(i)["row"], dtype=np.int64))
-                for i in sorted(parts)
+                for i in sorted(chosen)
             ]
     except SettingError:
         raise
     except (ValueError, IndexError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split())
         raise SettingError(
-            f"partition: {name} cannot deal {rows} rows to {clients} clients: {reason}"
+            f"partition: {name} cannot deal {len(table['row'])} rows to {clients} clients: {reason}"
             " Use fewer clients, or a partition that asks for less (a larger alpha, a smaller"
             " min_samples)"
         ) from error
     except Exception as error:  # a user's own partitioner may raise anything
         raise SettingError(f"partition: {name} failed: {one_line(error)}") from error
-    everyone = np.sort(np.concatenate(dealt))
-    if len(everyone) and (
-        everyone[0] < 0 or everyone[-1] >= rows or (everyone[1:] == everyone[:-1]).any()
-    ):
+
+
+def _check_parts(parts: Sequence[np.ndarray], rows: int, name: str) -> None:
+    """Raise SettingError unless the parts are disjoint sets of two or more of ``rows`` rows.
+
+    ``name`` is the partition's, for the message.
+    """
+    dealt = np.sort(np.concatenate(parts))
+    if len(dealt) and (dealt[0] < 0 or dealt[-1] >= rows or (dealt[1:] == dealt[:-1]).any()):
         raise SettingError(
             f"partition: {name} dealt a row twice, or one that is not among the {rows}"
         )
-    small = [i for i, part in enumerate(dealt) if len(part) < 2]
+    small = [i for i, part in enumerate(parts) if len(part) < 2]
     if small:
         raise SettingError(
-            f"partition leaves {len(small)} of {clients} clients without training data (client"
-            f" {small[0]} has"
-            f" {len(dealt[small[0]])} samples, 2 are needed); use fewer clients, a larger alpha or"
-            " another partition"
+            f"partition leaves {len(small)} of {len(parts)} clients without training data (client"
+            f" {small[0]} has {len(parts[small[0]])} samples, 2 are needed); use fewer clients, a"
+            " larger alpha or another partition"
         )
-    return dealt

@@ -1,5 +1,6 @@
-"""From a data set of images or texts to memory-mapped arrays that all workers share: made once,
-keyed by content.
+"""Preparation of data sets: decoding them once into memory-mapped arrays that all workers share.
+
+The cache holds them under a key of their content.
 """
 
 import hashlib
@@ -18,27 +19,27 @@ from fedkd.errors import SettingError
 from fedkd.settings.import_paths import attribute_errors_to, code_hash
 
 FORMAT = 1
-"""Changed when the prepared form changes, so that older caches are not read."""
+"""Version of the prepared form; a new one makes older caches unread."""
 
 
 @runtime_checkable
 class Source(Protocol):
-    """A data set that can be prepared."""
+    """A data set that can be loaded and prepared."""
 
     def content_key(self) -> str:
-        """Return what names the data's content: equal keys mean equal rows."""
+        """Return a key of the content: equal keys mean equal rows."""
 
     def load(self) -> Rows | TextRows:
-        """Read everything."""
+        """Return all rows."""
 
 
 @runtime_checkable
 class Labeled(Protocol):
-    """A prepared data set as far as dividing it among clients goes."""
+    """The part of a prepared data set that dividing it among clients needs."""
 
     @property
     def key(self) -> str:
-        """What names its content."""
+        """The key of its content."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -46,11 +47,11 @@ class Labeled(Protocol):
 
     @property
     def train_size(self) -> int:
-        """How many of the first rows are its training split."""
+        """The number of rows of its training split, which come first."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """By class."""
+        """The names of the classes."""
 
     @property
     def columns(self) -> Mapping[str, np.ndarray]:
@@ -59,13 +60,13 @@ class Labeled(Protocol):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared data set: read-only memory maps over the rows of its training split, then its test
-    split.
-    """
+    """A prepared data set of images: read-only memory maps, training split first."""
 
     key: str
     images: np.ndarray
+    """[n, height, width, channels], uint8."""
     labels: np.ndarray
+    """[n], from 0."""
     train_size: int
     class_names: tuple[str, ...]
     columns: Mapping[str, np.ndarray]
@@ -77,30 +78,28 @@ class Prepared:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one model input."""
+        """The shape of one model input: channels, height, width."""
         _, height, width, channels = self.images.shape
         return int(channels), int(height), int(width)
 
 
 def holds_texts(source: Source) -> bool:
-    """Return whether a source is one of texts (its attribute ``holds`` says so), and not of
-    images.
-    """
+    """Return whether a source is of texts: its attribute ``holds`` is "texts"."""
     return getattr(source, "holds", "images") == "texts"
 
 
 def prepare_images(source: Source) -> Prepared:
-    """Return a data set of images."""
-    found = prepare(source)
-    if isinstance(found, PreparedTexts):
+    """Return a prepared data set of images. Raises SettingError for one of texts."""
+    prepared = prepare(source)
+    if isinstance(prepared, PreparedTexts):
         raise SettingError("this data set holds texts, and images are needed here")
-    return found
+    return prepared
 
 
 def prepare(source: Source) -> Prepared | PreparedTexts:
-    """Return the data set's arrays, decoding them into the cache the first time its content is met.
+    """Return the prepared data set, which is decoded into the cache if it is not there.
 
-    Raises SettingError where a source lacks a method, fails, or loads what is no data set.
+    Raises SettingError if a source lacks a method, fails, or loads no data set.
     """
     name = type(source).__name__
     missing = [
@@ -109,14 +108,12 @@ def prepare(source: Source) -> Prepared | PreparedTexts:
     if missing:
         raise SettingError(
             f"data: {name} has no method {' and no method '.join(missing)}; a data set has"
-            " content_key() and load()"
-            " (docs/extending.md)"
+            " content_key() and load() (docs/extending.md)"
         )
     with attribute_errors_to(source, "data", SettingError):
         key = str(source.content_key())
-    if (
-        type(source).__module__.partition(".")[0] != "fedkd"
-    ):  # a user's data set is loaded again once its file changed
+    if type(source).__module__.partition(".")[0] != "fedkd":
+        # A user's data set is loaded again when its source file changes.
         key = hashlib.sha256(f"{key} {code_hash(type(source))}".encode()).hexdigest()[:32]
 
     def make(folder: Path) -> None:
@@ -125,7 +122,11 @@ def prepare(source: Source) -> Prepared | PreparedTexts:
         check_rows(rows, name)
         _write(rows, folder)
 
-    folder = cached("data", f"{key}-{FORMAT}", make)
+    return _read(cached("data", f"{key}-{FORMAT}", make))
+
+
+def _read(folder: Path) -> Prepared | PreparedTexts:
+    """Return the prepared data set in a folder of the cache."""
     about = json.loads((folder / "about.json").read_text())
     columns = {
         name: np.load(folder / f"column_{i}.npy", mmap_mode="r")
@@ -152,9 +153,9 @@ def prepare(source: Source) -> Prepared | PreparedTexts:
 
 
 def check_rows(rows: object, name: str) -> None:
-    """Raise SettingError unless this is a whole data set: the one check of what a source loads.
+    """Raise SettingError unless ``rows`` are a valid data set, as a source must load.
 
-    ``name`` is the source's, for the error.
+    ``name`` is the source's, for the message.
     """
     if not isinstance(rows, Rows | TextRows):
         raise SettingError(
@@ -164,7 +165,30 @@ def check_rows(rows: object, name: str) -> None:
     if isinstance(rows, Rows):
         _check_images(rows.images, name)
     count = len(rows.images) if isinstance(rows, Rows) else len(rows.texts)
-    labels, classes = rows.labels, len(rows.class_names)
+    if not 0 < rows.train_size <= count:
+        if rows.train_size == 0:
+            raise SettingError("data: the training split has no rows")
+        raise SettingError(
+            f"data: {name} has train_size={rows.train_size}, expected from 1 to its {count} rows"
+        )
+    _check_labels(rows.labels, count, len(rows.class_names), name)
+    for column, values in rows.columns.items():
+        if np.shape(values) != (count,):
+            raise SettingError(
+                f"data: {name} has a column {column} of {_described(values)}, expected {count}"
+                " values"
+            )
+
+
+def _check_labels(labels: object, count: int, classes: int, name: str) -> None:
+    """Raise SettingError unless labels are ``count`` integers from 0 to ``classes - 1``.
+
+    Args:
+        labels: The labels.
+        count: The number of rows.
+        classes: The number of classes.
+        name: The source's, for the message.
+    """
     if (
         not isinstance(labels, np.ndarray)
         or labels.shape != (count,)
@@ -174,24 +198,11 @@ def check_rows(rows: object, name: str) -> None:
             f"data: {name} has labels of {_described(labels)}, expected an array of {count} whole"
             " numbers"
         )
-    if not 0 < rows.train_size <= count:
-        if rows.train_size == 0:
-            raise SettingError("data: the training split has no rows")
-        raise SettingError(
-            f"data: {name} has train_size={rows.train_size}, expected from 1 to its {count} rows"
-        )
     if labels.min() < 0 or labels.max() >= classes:
         raise SettingError(
             f"data: {name} has labels from {labels.min()} to {labels.max()}, expected from 0 to"
-            f" {classes - 1}:"
-            f" class_names has {classes}"
+            f" {classes - 1}: class_names has {classes}"
         )
-    for column, values in rows.columns.items():
-        if np.shape(values) != (count,):
-            raise SettingError(
-                f"data: {name} has a column {column} of {_described(values)}, expected {count}"
-                " values"
-            )
 
 
 def _check_images(images: object, name: str) -> None:
@@ -225,13 +236,11 @@ def _write(rows: Rows | TextRows, folder: Path) -> None:
         np.save(folder / "images.npy", rows.images)
     np.save(folder / "labels.npy", rows.labels)
     for i, values in enumerate(rows.columns.values()):
-        np.save(
-            folder / f"column_{i}.npy", values.astype(str) if values.dtype == object else values
-        )
-    names = [str(name) for name in rows.class_names]
+        values = values.astype(str) if values.dtype == object else values
+        np.save(folder / f"column_{i}.npy", values)
     about = {
         "train_size": int(rows.train_size),
-        "class_names": names,
+        "class_names": [str(name) for name in rows.class_names],
         "columns": list(rows.columns),
     }
     (folder / "about.json").write_text(json.dumps(about))

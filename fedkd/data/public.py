@@ -1,14 +1,15 @@
-"""The public set: which images all clients predict on, and what a model is given of them.
+"""The public set: the images that all clients predict on, as model inputs.
 
-Public samples come from rows of the clients' own data set that no client gets, from another data
-set, from noise, or from both; any of them may be corrupted. Every kind of sample is normalized with
-its own public statistics, taken before it is corrupted: normalizing afterwards would undo a change
-of contrast or brightness. Private samples are normalized with those of all the rows held back,
-whatever the public set is made of. So where the same rows are held back, clients have the same
-private samples and the same local-only twin, and only the public set differs.
+Public samples are rows of the clients' own data set that no client holds (reserved rows), foreign
+samples from another data set or from noise, or both; all of them may be corrupted. Own and foreign
+samples are each normalized with their own statistics, taken before corruption: normalizing
+afterwards would undo a change of contrast or brightness. Private samples are normalized with the
+statistics of all reserved rows, independently of the public set's source. So with the same reserved
+rows, clients have the same private samples and the same local-only baseline, and only the public
+set differs.
 
-Not for: who gets which rows (``fedkd.data.division``), or which public samples a round asks for
-(the server).
+Not for: dividing rows among clients (``fedkd.data.division``), or sampling the public set each
+round (``fedkd.federation.public_sampling``).
 """
 
 from dataclasses import dataclass, replace
@@ -34,16 +35,16 @@ Images = UInt8[np.ndarray, "n height width channels"]
 
 @dataclass(frozen=True, kw_only=True)
 class Same:
-    """Rows of the clients' own data set that no client gets."""
+    """Reserved rows of the clients' own data set, which no client holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseImages:
-    """Images without content: every value is drawn on its own."""
+    """Images of independent random values."""
 
     law: Literal["uniform", "gaussian"] = "uniform"
-    """uniform over 0 to 255, or gaussian with the mean and deviation by channel of the rows held
-    back, cut to 0..255"""
+    """uniform over 0 to 255, or gaussian with the reserved rows' mean and standard deviation per
+    channel, clipped to 0..255"""
 
     def __post_init__(self) -> None:
         one_of(("uniform", "gaussian"), law=self.law)
@@ -55,7 +56,7 @@ PUBLIC_DATA = {"same": Same, "noise": NoiseImages, **DATA}
 
 @dataclass(frozen=True)
 class Part:
-    """Public images of one kind, as uint8, and the statistics that normalize them."""
+    """Public images from one source, with their normalization."""
 
     images: Images
     normalization: Normalization
@@ -63,106 +64,109 @@ class Part:
 
 @dataclass(frozen=True)
 class PublicSet:
-    """The public samples in the order of their ids: those of the clients' own data set first."""
+    """The public samples by id: those of the clients' own data set first, then foreign ones."""
 
     parts: tuple[Part, ...]
     labels: Int[np.ndarray, "n"] | None
-    """None unless all samples are of the clients' own data set: another one's classes are not
-    theirs."""
+    """None with foreign samples, whose classes are not those of the clients' data set."""
     views: int = 1
-    """How many times each sample is there: first as it is, then moved."""
+    """Views of each sample: the sample itself, then shifted copies."""
 
     @property
     def size(self) -> int:
-        """N."""
+        """The number of samples N, all views counted."""
         return sum(len(part.images) for part in self.parts)
 
     def inputs(self, device: torch.device) -> Float[Tensor, "n channels height width"]:
-        """Return all samples as a model takes them."""
+        """Return all samples as model inputs."""
         return torch.cat(
             [normalized(part.images, part.normalization, device) for part in self.parts]
         )
 
     def labels_on(self, device: torch.device) -> Int[Tensor, "n"]:
-        """Return the labels; -1 for each sample where there are none."""
+        """Return the labels of all samples, each -1 if there are none."""
         labels = np.full(self.size, -1) if self.labels is None else self.labels
         return torch.from_numpy(labels).to(device)
 
 
-def samples_of_other(settings: Public, source: PublicSource) -> int:
-    """Return how many public samples are not of the clients' own data set. Raises SettingError for
-    what cannot be.
+def count_foreign(settings: Public, source: PublicSource) -> int:
+    """Return the number of foreign public samples.
+
+    Raises SettingError if the settings contradict one another or the source.
     """
-    others = 0
+    foreign = 0
     if isinstance(source, Same):
         only_with(False, "public_data=same", **{"public.foreign_share": settings.foreign_share})
     else:
-        others = _some_of(settings)
-    own = settings.size - others
+        foreign = _foreign_of_share(settings)
+    own = settings.size - foreign
     if settings.reserved_rows < own:
         raise SettingError(
             f"public.reserved={settings.reserved} is too few: {own} public samples are of the"
-            " clients' own data set;"
-            f" give at least {own}"
+            f" clients' own data set; give at least {own}"
         )
-    return others
+    return foreign
 
 
 def make_public_set(
     settings: Public,
     source: PublicSource,
     prepared: Prepared,
-    held_back: Int[np.ndarray, "rows"],
+    reserved: Int[np.ndarray, "rows"],
     normalization: Normalization,
     seed: int,
 ) -> PublicSet:
-    """Return the public set. ``held_back`` are the rows that no client gets, ``normalization`` is
-    that of their images.
+    """Return the public set.
 
-    Raises SettingError where the source has too few samples, or is the clients' own data set once
-    more.
+    Raises SettingError if the source has too few samples, or is the clients' own data set.
+
+    Args:
+        settings: Of the public set.
+        source: Where foreign samples come from, or ``Same``.
+        prepared: The clients' data set.
+        reserved: Its rows that no client holds.
+        normalization: Of the reserved images.
+        seed: Of all random streams.
     """
-    others = samples_of_other(settings, source)
-    rows = held_back
-    if settings.size - others < len(held_back):
-        order = numpy_stream(seed, "public", "own").permutation(held_back)
-        rows = np.sort(order[: settings.size - others])
-    parts = [Part(prepared.images[rows], normalization)] if len(rows) or not others else []
+    foreign = count_foreign(settings, source)
+    rows = reserved
+    if settings.size - foreign < len(reserved):
+        permuted = numpy_stream(seed, "public", "own").permutation(reserved)
+        rows = np.sort(permuted[: settings.size - foreign])
+    parts = [Part(prepared.images[rows], normalization)] if len(rows) or not foreign else []
     if isinstance(source, NoiseImages):
-        shape = (others, *prepared.images.shape[1:])
+        shape = (foreign, *prepared.images.shape[1:])
         drawn = _noise(source, shape, normalization, numpy_stream(seed, "public", "noise"))
         parts.append(Part(drawn, statistics(drawn)))
     elif not isinstance(source, Same):
-        drawn = _others(source, others, prepared, numpy_stream(seed, "public", "others"))
+        drawn = _foreign_images(source, foreign, prepared, numpy_stream(seed, "public", "others"))
         parts.append(Part(drawn, statistics(drawn)))
     if settings.corruption is not None:
         assert settings.severity is not None, "checked in Public"
         stream = numpy_stream(seed, "public", "corruption")
         parts = [
-            replace(x, images=corrupt(x.images, settings.corruption, settings.severity, stream))
-            for x in parts
+            replace(
+                part, images=corrupt(part.images, settings.corruption, settings.severity, stream)
+            )
+            for part in parts
         ]
-    whole = list(parts)
+    all_views = list(parts)
     for view in range(1, settings.augmented_views):
         stream = numpy_stream(seed, "public", "view", view)
-        whole += [replace(part, images=_moved(part.images, stream)) for part in parts]
-    labels = (
-        None
-        if others
-        else np.tile(np.asarray(prepared.labels[rows], dtype=np.int64), settings.augmented_views)
-    )
-    return PublicSet(tuple(whole), labels, settings.augmented_views)
+        all_views += [replace(part, images=_shifted(part.images, stream)) for part in parts]
+    own_labels = np.asarray(prepared.labels[rows], dtype=np.int64)
+    labels = None if foreign else np.tile(own_labels, settings.augmented_views)
+    return PublicSet(tuple(all_views), labels, settings.augmented_views)
 
 
-def _moved(images: Images, stream: np.random.Generator) -> Images:
-    moved: Images = (
-        shifted(torch.from_numpy(images).permute(0, 3, 1, 2), stream).permute(0, 2, 3, 1).numpy()
-    )
+def _shifted(images: Images, stream: np.random.Generator) -> Images:
+    channels_first = torch.from_numpy(images).permute(0, 3, 1, 2)
+    moved: Images = shifted(channels_first, stream).permute(0, 2, 3, 1).numpy()
     return np.ascontiguousarray(moved)
 
 
 def describe(settings: Public, source_name: str) -> str:
-    """Return the public set in words.
+    """Return a description of the public set in words.
 
     >>> describe(Public(size=10, foreign_share=0.5, corruption="blur", severity=2), "mnist")
     '10 samples, 50% of them mnist; blur of severity 2'
@@ -174,21 +178,25 @@ def describe(settings: Public, source_name: str) -> str:
         text += f" of {source_name}"
     if settings.corruption is not None:
         text += f"; {settings.corruption} of severity {settings.severity}"
-    return (
-        text
-        if settings.augmented_views == 1
-        else f"{text}; {settings.augmented_views} views of each"
-    )
+    if settings.augmented_views > 1:
+        text += f"; {settings.augmented_views} views of each"
+    return text
 
 
-def fit(
+def match_shape(
     images: UInt8[np.ndarray, "n h w c"], channels: int, height: int, width: int
 ) -> UInt8[np.ndarray, "n {height} {width} {channels}"]:
-    """Return images with the channels and the size asked for.
+    """Return images converted to the given number of channels, height and width.
 
-    Grey to color repeats the channel; color to grey is the luma 0.299 R + 0.587 G + 0.114 B. Sizes
-    change by bilinear interpolation, averaged where it shrinks, to height and width alike: the
-    aspect ratio is not kept.
+    Grey to color repeats the channel; color to grey is the luma 0.299 R + 0.587 G + 0.114 B. Images
+    are resized by bilinear interpolation, with averaging where they shrink; the aspect ratio may
+    change. Raises SettingError unless both have 1 or 3 channels.
+
+    Args:
+        images: The images, returned themselves if their shape matches.
+        channels: 1 (grey) or 3 (color).
+        height: In pixels.
+        width: In pixels.
     """
     if images.shape[1:] == (height, width, channels):
         return images
@@ -198,21 +206,19 @@ def fit(
     if channels not in modes or images.shape[-1] not in modes:
         raise SettingError(
             f"public_data: images of {images.shape[-1]} channels cannot be made like the clients'"
-            f" of {channels}; both"
-            " must have 1 (grey) or 3 (color)"
+            f" of {channels}; both must have 1 (grey) or 3 (color)"
         )
-    found = np.empty((len(images), height, width, channels), dtype=np.uint8)
+    converted = np.empty((len(images), height, width, channels), dtype=np.uint8)
     for i, image in enumerate(images):
-        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert(
-            modes[channels]
-        )
-        resized = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-        found[i] = resized.reshape(height, width, channels)
-    return found
+        pixels = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        pixels = pixels.convert(modes[channels])
+        resized = np.asarray(pixels.resize((width, height), Image.Resampling.BILINEAR))
+        converted[i] = resized.reshape(height, width, channels)
+    return converted
 
 
-def _some_of(settings: Public) -> int:
-    """Return how many samples are of a source that is not the clients' own data set."""
+def _foreign_of_share(settings: Public) -> int:
+    """Return the number of samples in ``foreign_share``, all of them by default."""
     if settings.size == 0:
         raise SettingError(
             "public_data would do nothing: public.size=0; give public.size=N with N >= 1"
@@ -220,44 +226,60 @@ def _some_of(settings: Public) -> int:
     if settings.labeled:
         raise SettingError(
             "public.labeled=true needs public_data=same: noise has no labels, and the classes of"
-            " another data set are"
-            " not the clients' own"
+            " another data set are not those of the clients' data set"
         )
     share = 1.0 if settings.foreign_share is None else settings.foreign_share
-    if round(share * settings.size) == 0:
+    count = round(share * settings.size)
+    if count == 0:
         raise SettingError(
-            f"public.foreign_share={share:g} would do nothing: it is no sample of"
-            f" public.size={settings.size}"
+            f"public.foreign_share={share:g} would do nothing: of public.size={settings.size} it"
+            " is no sample"
         )
-    return round(share * settings.size)
+    return count
 
 
-def _others(source: Source, count: int, prepared: Prepared, stream: np.random.Generator) -> Images:
-    """Return ``count`` images of another data set's training split."""
+def _foreign_images(
+    source: Source, count: int, prepared: Prepared, stream: np.random.Generator
+) -> Images:
+    """Return random images of another data set's training split, converted to the clients' shape.
+
+    Args:
+        source: The other data set.
+        count: The number of images.
+        prepared: The clients' data set.
+        stream: Draws the images.
+    """
     try:
         other = prepare_images(source)
     except SettingError as error:
         raise SettingError(f"public_data: {error}") from error
     if other.key == prepared.key:
         raise SettingError(
-            "public_data names the clients' own data set, whose rows are theirs; say"
+            "public_data names the clients' own data set; for reserved rows of it, set"
             " public_data=same"
         )
     if other.train_size < count:
         raise SettingError(
             f"public_data has {other.train_size} training samples, but {count} are asked for;"
-            " lower public.size or"
-            " public.foreign_share"
+            " lower public.size or public.foreign_share"
         )
     rows = np.sort(stream.permutation(other.train_size)[:count])
-    return fit(other.images[rows], *prepared.input_shape)
+    return match_shape(other.images[rows], *prepared.input_shape)
 
 
 def _noise(
     source: NoiseImages, shape: tuple[int, ...], like: Normalization, stream: np.random.Generator
 ) -> Images:
+    """Return noise images.
+
+    Args:
+        source: Says the distribution.
+        shape: Of the result, [n, height, width, channels].
+        like: The mean and standard deviation of Gaussian noise.
+        stream: Draws the values.
+    """
     if source.law == "uniform":
         return stream.integers(0, 256, shape, dtype=np.uint8)
     values = np.array(like.mean) + np.array(like.std) * stream.standard_normal(shape)
-    found: Images = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
-    return found
+    images: Images = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
+    return images

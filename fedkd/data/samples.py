@@ -12,8 +12,9 @@ from fedkd.data.prepare import Prepared
 
 @dataclass(frozen=True)
 class Normalization:
-    """``(pixel / 255 - mean) / std`` by channel. Statistics of public images: private pixels decide
-    nothing.
+    """A normalization per channel, ``(pixel / 255 - mean) / std``.
+
+    Its statistics are those of public images, so that they reveal nothing of private ones.
     """
 
     mean: tuple[float, ...]
@@ -21,9 +22,9 @@ class Normalization:
 
 
 def statistics(images: UInt8[np.ndarray, "n height width channels"]) -> Normalization:
-    """Return the images' mean and standard deviation by channel; 0.5 and 0.5 where there are none.
+    """Return the images' mean and standard deviation per channel; 0.5 and 0.5 without images.
 
-    A deviation below 0.001 counts as 0.001.
+    Standard deviations are at least 0.001.
     """
     channels = images.shape[-1]
     if len(images) == 0:
@@ -38,22 +39,29 @@ def normalized(
     normalization: Normalization,
     device: torch.device,
 ) -> Float[Tensor, "n channels height width"]:
-    """Return images as a model takes them, on ``device``."""
+    """Return images as model inputs on ``device``."""
     pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
     mean, std = (
         torch.tensor(x, device=device).view(1, -1, 1, 1)
         for x in (normalization.mean, normalization.std)
     )
     scaled = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(mean).div_(std)
-    # One channel leaves the layout in memory open, and convolutions round differently in each:
-    # settle it.
+    # With one channel several memory layouts are possible, and convolutions round differently in
+    # each: the view fixes one.
     return scaled.contiguous().view(-1).view(scaled.shape)
 
 
 def inputs(
     prepared: Prepared, rows: np.ndarray, normalization: Normalization, device: torch.device
 ) -> Float[Tensor, "n channels height width"]:
-    """Return the images of ``rows`` as a model takes them, on ``device``."""
+    """Return the images of ``rows`` as model inputs on ``device``.
+
+    Args:
+        prepared: The data set.
+        rows: Indices of its rows.
+        normalization: Of the images.
+        device: Of the result.
+    """
     return normalized(prepared.images[rows], normalization, device)
 
 

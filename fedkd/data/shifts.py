@@ -1,6 +1,4 @@
-"""Another view of images: each moved a little, its edges repeated. Labels stay, whatever the images
-are of.
-"""
+"""Augmentation by small random shifts, which keep the labels of images of any kind."""
 
 import numpy as np
 import torch
@@ -11,26 +9,25 @@ Images = Shaped[Tensor, "n channels height width"]
 
 
 def shifted(images: Images, stream: np.random.Generator) -> Images:
-    """Return each image moved by up to an eighth of its height and width (at least a pixel), drawn
-    for each alone.
+    """Return each image shifted by up to an eighth of its height and width, at least a pixel.
 
-    Moves are whole pixels, uniform, and may be none; what comes in at an edge repeats it. No image
-    is flipped: a digit would become another.
+    Shifts are drawn per image, in whole pixels, uniformly, and may be 0. Edges are repeated. No
+    image is flipped, since a flipped digit may be another digit.
 
     >>> shifted(torch.zeros(2, 1, 8, 8), np.random.default_rng(0)).shape
     torch.Size([2, 1, 8, 8])
     """
     count, _, height, width = images.shape
-    down = _places(height, count, stream).to(images.device)
-    right = _places(width, count, stream).to(images.device)
+    rows = _source_indices(height, count, stream).to(images.device)
+    columns = _source_indices(width, count, stream).to(images.device)
     each = torch.arange(count, device=images.device)[:, None, None]
-    # [n, height, width, channels]: the two indices in a row come first.
-    moved: Tensor = images.permute(0, 2, 3, 1)[each, down[:, :, None], right[:, None, :]]
+    # [n, height, width, channels], so that the three indexed axes come first.
+    moved: Tensor = images.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]]
     return moved.permute(0, 3, 1, 2).contiguous()
 
 
-def _places(side: int, count: int, stream: np.random.Generator) -> Tensor:
-    """Return where each of ``count`` images' rows (or columns) come from [count, side]."""
+def _source_indices(side: int, count: int, stream: np.random.Generator) -> Tensor:
+    """Return, for each shifted image, the source index of each row or column [count, side]."""
     reach = max(1, side // 8)
-    moves = torch.from_numpy(stream.integers(-reach, reach + 1, count))
-    return (torch.arange(side)[None] + moves[:, None]).clamp(0, side - 1)
+    shifts = torch.from_numpy(stream.integers(-reach, reach + 1, count))
+    return (torch.arange(side)[None] + shifts[:, None]).clamp(0, side - 1)

@@ -1,5 +1,6 @@
-"""The data sets by name: where their rows come from. Preparing and splitting is for the modules
-beside this one.
+"""Data sets by name: scikit-learn's digits, and image data sets of the Hugging Face hub.
+
+Not for: preparing them (``fedkd.data.prepare``) or dividing them (``fedkd.data.division``).
 """
 
 import contextlib
@@ -18,35 +19,33 @@ from fedkd.errors import SettingError
 
 @dataclass(frozen=True)
 class Rows:
-    """A data set in memory, before it is prepared.
-
-    ``images`` [n, H, W, channels] uint8; ``labels`` [n] from 0; the first ``train_size`` rows are
-    its training split, the rest its test split (none where the data set has one split only).
-    ``columns`` are its other columns of numbers or text, [n] each, for partitions by a natural id.
-    """
+    """A data set of images in memory, before it is prepared."""
 
     images: np.ndarray
+    """[n, height, width, channels], uint8, those of the training split first."""
     labels: np.ndarray
+    """[n], from 0."""
     train_size: int
+    """The number of rows of the training split; the rest is the test split, which may be empty."""
     class_names: tuple[str, ...]
     columns: Mapping[str, np.ndarray]
+    """Other columns of numbers or text, [n] each, for partitions by a natural id."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Digits:
-    """scikit-learn's digits: 1,797 real handwritten digits, 8 x 8 grey, 10 classes. Embedded: needs
-    no download.
+    """scikit-learn's digits: 1,797 handwritten digits, 8 x 8 grey, 10 classes; no download.
 
     From the optical recognition data set of the UCI repository (Alpaydin & Kaynak 1998). It has one
-    split, so the global test set is cut from it.
+    split, so that the global test set is taken from it.
     """
 
     def content_key(self) -> str:
-        """Return the key of the prepared form: the data never changes."""
+        """Return a constant key: the data never changes."""
         return "digits-1"
 
     def load(self) -> Rows:
-        """Read the rows that scikit-learn carries; grey values 0..16 are scaled to 0..240."""
+        """Return the rows; grey values 0..16 are scaled to 0..240."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()
@@ -58,31 +57,29 @@ class Digits:
 
 @dataclass(frozen=True, kw_only=True)
 class HubImages:
-    """An image classification data set of the Hugging Face hub, or a local folder in the same
-    layout.
-    """
+    """An image data set of the Hugging Face hub, or of a local folder in the same layout."""
 
     path: str
     """Hub id (`ylecun/mnist`), or local folder that datasets.load_dataset reads: train.parquet and
     test.parquet, or pictures as train/CLASS/NAME.png and test/CLASS/NAME.png."""
     image_column: str | None = None
-    """Column of images; by default the first one of that kind."""
+    """Column of images; null is the first one of that type."""
     label_column: str | None = None
-    """Column of class labels; by default `label`, or the first one of that kind."""
+    """Column of class labels; null is `label`, or else the first one of that type."""
     train_split: str = "train"
-    """Split that the private sets and the public set are cut from."""
+    """Split that the private sets and the public set are taken from."""
     test_split: str | None = "test"
-    """Split that the global test set is drawn from; null cuts it from the training split."""
+    """Split that the global test set is drawn from; null takes it from the training split."""
 
     def content_key(self) -> str:
-        """Return a hash of the rows that the data set library holds and of the columns chosen."""
+        """Return a hash of the rows and of the chosen columns."""
         return content_key(self, self.path, self._content_hash)
 
     def _content_hash(self) -> str:
         return splits_hash((self.image_column, self.label_column), self._splits)
 
     def load(self) -> Rows:
-        """Decode every image and label."""
+        """Return all rows, decoded. Raises SettingError for images of several shapes."""
         splits = self._splits
         train = splits["train"]
         image_column, label_column = self._columns(train)
@@ -116,7 +113,7 @@ class HubImages:
         )
 
     def _columns(self, dataset: Any) -> tuple[str, str]:
-        """Return the names of the image and the label column."""
+        """Return the names of the image column and of the label column."""
         from datasets import ClassLabel, Image
 
         features = dataset.features
@@ -143,30 +140,30 @@ class HubImages:
 
     @property
     def _splits(self) -> dict[str, Any]:
-        """Return the wanted splits as the data set library reads them, training first."""
+        """The chosen splits as ``datasets`` reads them, training first."""
         return open_splits(self.path, self.train_split, self.test_split, "ylecun/mnist")
 
 
 def content_key(source: object, path: str, content_hash: Callable[[], str]) -> str:
-    """Return what names the content of a data set of the hub, or of a folder in its layout.
+    """Return the key of the content of a data set of the hub, or of a folder in its layout.
 
-    For a local folder it is remembered for as long as no file in it changes, so that a run over
-    data that is prepared need not load the library.
+    A local folder's key is cached as long as no file in it changes, so that a run on prepared data
+    need not import ``datasets``.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
         return content_hash()
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    seen = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    seen_hash = hashlib.sha256(repr((source, seen)).encode()).hexdigest()[:32]
-    known = cached(
-        "sources", seen_hash, lambda staging: (staging / "key").write_text(content_hash())
+    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    stats_hash = hashlib.sha256(repr((source, stats)).encode()).hexdigest()[:32]
+    entry = cached(
+        "sources", stats_hash, lambda staging: (staging / "key").write_text(content_hash())
     )
-    return (known / "key").read_text()
+    return (entry / "key").read_text()
 
 
 def splits_hash(columns: object, splits: Mapping[str, Any]) -> str:
-    """Return a hash of the rows that the data set library holds, and of the columns chosen."""
+    """Return a hash of the rows in the files of ``splits``, and of the chosen columns."""
     digest = hashlib.sha256(repr(columns).encode())
     for split, dataset in splits.items():
         digest.update(split.encode())
@@ -179,8 +176,15 @@ def splits_hash(columns: object, splits: Mapping[str, Any]) -> str:
 def open_splits(
     path: str, train_split: str, test_split: str | None, example: str
 ) -> dict[str, Any]:
-    """Return splits as the data set library reads them, training first; ``example`` is a hub id for
-    the error.
+    """Return splits as ``datasets`` reads them, training first.
+
+    Raises SettingError if they cannot be read.
+
+    Args:
+        path: A hub id or a local folder.
+        train_split: The name of the training split.
+        test_split: The name of the test split, or None.
+        example: A hub id, for messages.
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
@@ -201,10 +205,9 @@ def open_splits(
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise SettingError(
                 f"data.path={path} could not be read: {reason}. Give a hub id that this machine"
-                " can reach,"
-                " or a local folder with {train,test}.parquet or train/CLASS/NAME.png; for other"
-                " forms, such as"
-                " NumPy's, write a data set of your own (docs/extending.md)"
+                " can reach, or a local folder with {train,test}.parquet or train/CLASS/NAME.png;"
+                " for other forms, such as NumPy's, write a data set of your own"
+                " (docs/extending.md)"
             ) from error
     wanted = {"train": train_split, **({"test": test_split} if test_split else {})}
     for setting, split in wanted.items():
@@ -217,7 +220,7 @@ def open_splits(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the data set library's progress bars and its log off the console."""
+    """Hide the progress bars and log lines of ``datasets`` within the context."""
     import datasets
 
     bars, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
@@ -236,8 +239,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _decode(dataset: Any, column: str) -> np.ndarray:
-    """Return the images of a split as [n, H, W, channels] uint8; grey stays one channel, all else
-    becomes RGB.
+    """Return the images of a split [n, height, width, channels] as uint8.
+
+    Grey images have one channel; all others are converted to RGB.
     """
     arrays = []
     for image in dataset.with_format(None)[column]:
@@ -248,15 +252,14 @@ def _decode(dataset: Any, column: str) -> np.ndarray:
     if len(shapes) != 1:
         raise SettingError(
             f"data: column {column!r} holds images of {len(shapes)} shapes, for example"
-            f" {sorted(shapes)[:3]};"
-            " all must be of one size"
+            f" {sorted(shapes)[:3]}; all must be of one size"
         )
     return np.stack(arrays)
 
 
 @dataclass(frozen=True)
 class Named:
-    """A data set class with the fields that its name stands for."""
+    """A data set class, with the fields that its name implies."""
 
     cls: type
     fields: Mapping[str, str]

@@ -1,7 +1,7 @@
-"""Data sets of texts: in memory, and prepared, as one array of bytes that every worker maps.
+"""Data sets of texts: in memory, and prepared as one array of bytes that every worker maps.
 
-What images are to ``fedkd.data.prepare``. A text's class is its topic, or another natural id. Not
-for: where texts come from (``fedkd.tasks.text.text_sources``), tokens
+``fedkd.data.prepare`` has the same for images. A text's class is its topic, or another natural id.
+Not for: reading texts (``fedkd.tasks.text.text_sources``) or tokens
 (``fedkd.tasks.text.vocabulary``).
 """
 
@@ -16,25 +16,24 @@ from fedkd.errors import SettingError
 
 @dataclass(frozen=True)
 class TextRows:
-    """A data set in memory: ``texts`` none of them empty, ``labels`` [n] from 0, its training split
-    first.
-
-    ``columns`` are its other columns of numbers or text, [n] each, for partitions by a natural id.
-    """
+    """A data set of texts in memory, before it is prepared."""
 
     texts: tuple[str, ...]
+    """None of them empty, those of the training split first."""
     labels: np.ndarray
+    """[n], from 0."""
     train_size: int
+    """The number of rows of the training split; the rest is the test split."""
     class_names: tuple[str, ...]
     columns: Mapping[str, np.ndarray]
+    """Other columns of numbers or text, [n] each, for partitions by a natural id."""
 
 
 @dataclass(frozen=True)
 class PreparedTexts:
-    """A prepared data set of texts: read-only memory maps over the rows of its training split, then
-    its test split.
+    """A prepared data set of texts: read-only memory maps, training split first.
 
-    Row i is the UTF-8 of ``content[ends[i - 1] : ends[i]]``.
+    Row i is the text whose UTF-8 is ``content[ends[i - 1] : ends[i]]``.
     """
 
     key: str
@@ -56,7 +55,7 @@ class PreparedTexts:
 
 
 def write_texts(texts: Sequence[str], folder: Path) -> None:
-    """Write texts as ``PreparedTexts`` maps them. Raises SettingError where one is empty."""
+    """Write texts for ``PreparedTexts`` to map. Raises SettingError for an empty text."""
     empty = [i for i, text in enumerate(texts) if not text.strip()]
     if empty:
         raise SettingError(

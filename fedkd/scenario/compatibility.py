@@ -14,7 +14,7 @@ import torch
 
 from fedkd.data.division import Public
 from fedkd.data.prepare import holds_texts
-from fedkd.data.public import samples_of_other
+from fedkd.data.public import count_foreign
 from fedkd.errors import SettingError
 from fedkd.federation.client import example_arrays
 from fedkd.federation.context import ClientContext
@@ -107,7 +107,7 @@ def check_needs(scenario: Scenario, declared: Declaration) -> None:
     """
     name, needs, public = scenario.strategy.name, declared.needs, scenario.public
     check_order(scenario.protocol, declared.kind)
-    samples_of_other(public, scenario.public_data.value)
+    count_foreign(public, scenario.public_data.value)
     asked = max(1, round(scenario.protocol.participation * scenario.federation.clients))
     if scenario.protocol.min_clients > asked:
         raise SettingError(

@@ -11,7 +11,14 @@ from tiny import records, scenario
 
 from fedkd.data.division import Public
 from fedkd.data.prepare import Prepared, prepare
-from fedkd.data.public import NoiseImages, PublicSet, Same, fit, make_public_set, samples_of_other
+from fedkd.data.public import (
+    NoiseImages,
+    PublicSet,
+    Same,
+    count_foreign,
+    make_public_set,
+    match_shape,
+)
 from fedkd.data.samples import inputs, statistics
 from fedkd.data.sources import Digits, Rows
 from fedkd.errors import SettingError
@@ -91,7 +98,7 @@ def test_fewer_than_the_rows_held_back_are_some_of_them_and_grow_without_changin
 def test_another_data_set_gives_training_images_in_the_clients_shape(digits: Prepared) -> None:
     found = public_set(digits, Stripes(), size=80)
     assert images(found).shape == (80, 8, 8, 1)
-    expected = fit(Stripes().load().images[:80], 1, 8, 8)
+    expected = match_shape(Stripes().load().images[:80], 1, 8, 8)
     assert np.array_equal(images(found), expected)
     assert found.labels is None
     assert found.inputs(CPU).shape == (80, 1, 8, 8)
@@ -141,18 +148,18 @@ def test_the_draw_depends_on_the_seed_alone(digits: Prepared) -> None:
 
 def test_images_of_the_right_shape_stay_what_they_are() -> None:
     some = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
-    assert fit(some, 3, 5, 4) is some
+    assert match_shape(some, 3, 5, 4) is some
 
 
 def test_grey_becomes_color_by_repeating_it() -> None:
     grey = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 1), dtype=np.uint8)
-    assert np.array_equal(fit(grey, 3, 5, 4), grey.repeat(3, axis=-1))
+    assert np.array_equal(match_shape(grey, 3, 5, 4), grey.repeat(3, axis=-1))
 
 
 def test_color_becomes_grey_by_its_luma() -> None:
     """0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 59.8 + 58.7 + 5.7 = 124.2."""
     color = np.zeros((1, 2, 2, 3), dtype=np.uint8) + np.array([200, 100, 50], dtype=np.uint8)
-    assert fit(color, 1, 2, 2).ravel().tolist() == [124] * 4
+    assert match_shape(color, 1, 2, 2).ravel().tolist() == [124] * 4
 
 
 def test_shrinking_averages_over_what_is_covered() -> None:
@@ -160,7 +167,7 @@ def test_shrinking_averages_over_what_is_covered() -> None:
     white."""
     stripes = np.zeros((1, 32, 32, 1), dtype=np.uint8)
     stripes[:, :, ::2] = 255
-    found = fit(stripes, 1, 8, 8)
+    found = match_shape(stripes, 1, 8, 8)
     assert found.shape == (1, 8, 8, 1)
     assert np.abs(found[0, :, 1:-1, 0].astype(int) - 127).max() < 20
 
@@ -168,7 +175,7 @@ def test_shrinking_averages_over_what_is_covered() -> None:
 def test_height_and_width_are_not_mixed_up() -> None:
     half_white = np.zeros((1, 4, 4, 1), dtype=np.uint8)
     half_white[:, :2] = 255
-    found = fit(half_white, 1, 8, 6)
+    found = match_shape(half_white, 1, 8, 6)
     assert found.shape == (1, 8, 6, 1)
     assert found[0, 0].min() == 255
     assert found[0, -1].max() == 0
@@ -178,7 +185,7 @@ def test_images_of_two_channels_are_refused() -> None:
     with pytest.raises(
         SettingError, match="images of 2 channels cannot be made like the clients' of 1"
     ):
-        fit(np.zeros((1, 4, 4, 2), dtype=np.uint8), 1, 4, 4)
+        match_shape(np.zeros((1, 4, 4, 2), dtype=np.uint8), 1, 4, 4)
 
 
 # Noise and corruption.
@@ -281,7 +288,7 @@ def test_settings_that_make_no_sense_together_are_refused(
     settings: dict[str, Any], source: Any, message: str
 ) -> None:
     with pytest.raises(SettingError, match=message):
-        samples_of_other(Public(**settings), source)
+        count_foreign(Public(**settings), source)
 
 
 def test_a_data_set_that_is_too_small_or_the_clients_own_is_refused(digits: Prepared) -> None:
