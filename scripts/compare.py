@@ -38,7 +38,7 @@ from fedkd.report.comparison.pictures import draw
 from fedkd.report.comparison.run_reader import read_run, runs_below
 from fedkd.report.comparison.tables import tables, write_csv
 from fedkd.runtime.parallel import available_cores
-from fedkd.scenario.scenario import Scenario
+from fedkd.scenario.scenario import Scenario, with_effect
 from fedkd.settings.schema import flat
 from fedkd.settings.validators import at_least, share
 
@@ -231,13 +231,14 @@ def run_cells(cells: Sequence[Cell], jobs: int, console: Console) -> list[Outcom
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the settings of a run by their dotted names. Raises RunError where they cannot be
-    read.
+    """Return the settings of a run that affect its figures, and its name, by dotted name.
+
+    Raises RunError where they cannot be read.
     """
     try:
         found = flat(yaml.safe_load((folder / "config.yaml").read_text()))
         return {
-            **found,
+            **with_effect(found),
             "name": found["name"],
             "seed": int(found["seed"]),
             "strategy.name": found["strategy.name"],

@@ -23,7 +23,7 @@ from typing import Any
 
 from fedkd.errors import FedkdError, SettingError, unknown_name
 from fedkd.scenario.registry import GROUPS, find, names
-from fedkd.scenario.scenario import DEFAULT_CHOICES, SECTIONS, TOP, Scenario
+from fedkd.scenario.scenario import SECTIONS, TOP, Scenario, meaning_of, resumable
 from fedkd.settings.import_paths import is_import_path
 from fedkd.settings.schema import defaults
 
@@ -178,9 +178,6 @@ def _flags(given: list[str]) -> tuple[list[str], list[str]]:
     return settings, flags
 
 
-RESUMABLE = ("engine", "report", "checkpoint", "client_store")
-"""Settings that may change when a run is resumed: they do not change its figures."""
-RESUMABLE_IN_SWEEP = ("engine", "report")
 SWEEP_FILE = "sweep.json"
 """Holds, in a sweep's folder, the arguments that it was begun with."""
 _SWEEP_DIR = "hydra.sweep.dir="
@@ -192,7 +189,7 @@ def _again(given: list[str]) -> list[str]:
     if resumed is None or not (Path(resumed).expanduser() / SWEEP_FILE).is_file():
         return given
     folder = Path(resumed).expanduser()
-    _check_changes(rest, RESUMABLE_IN_SWEEP, "a sweep")
+    _check_changes(rest, "a sweep")
     try:
         begun: list[str] = [
             str(argument) for argument in json.loads((folder / SWEEP_FILE).read_text())["arguments"]
@@ -211,7 +208,6 @@ def _resumed(run_dir: Path, given: Sequence[str], flags: Sequence[str], config: 
         )
     _check_changes(
         given,
-        RESUMABLE,
         "a run",
         f". For another experiment use --config {run_dir / 'config.yaml'}",
     )
@@ -224,15 +220,13 @@ def _resumed(run_dir: Path, given: Sequence[str], flags: Sequence[str], config: 
     return str(run_dir / "config.yaml")
 
 
-def _check_changes(given: Sequence[str], allowed: Sequence[str], what: str, cure: str = "") -> None:
-    """Raise SettingError for an argument that would change what goes on, beyond the sections
-    ``allowed``.
-    """
+def _check_changes(given: Sequence[str], what: str, cure: str = "") -> None:
+    """Raise SettingError for an argument that would change what goes on."""
     for argument in given:
-        if argument.partition("=")[0].lstrip("+~").partition(".")[0] not in allowed:
+        if not meaning_of(argument.partition("=")[0].lstrip("+~")).resumable:
             raise SettingError(
                 f"{argument} cannot be changed in {what} that goes on; with resume only"
-                f" {', '.join(allowed)} can{cure}"
+                f" {', '.join(resumable())} can{cure}"
             )
 
 
@@ -278,7 +272,7 @@ def _register(given: Sequence[str], scenarios: dict[str, Path]) -> None:
     }
     order: list[Any] = [
         "_self_",
-        *({group: name} for group, name in DEFAULT_CHOICES.items()),
+        *({group: declared.default} for group, declared in GROUPS.items()),
         {"scenario": DEFAULT_SCENARIO},
         {"override hydra/job_logging": "none"},
         {"override hydra/hydra_logging": "none"},

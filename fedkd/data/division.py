@@ -23,6 +23,7 @@ from fedkd.data.texts import PreparedTexts
 from fedkd.errors import SettingError
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.import_paths import code_hash
+from fedkd.settings.meaning import setting
 from fedkd.settings.validators import at_least, at_most, one_of, only_with, share
 
 FORMAT = 1
@@ -37,10 +38,12 @@ class Public:
     size: int = 300
     """Public samples, or texts, whose token positions are the samples; >= 0. 0 only where the
     strategy needs none."""
-    per_round: int | None = None
+    per_round: int | None = setting(None, affects="exchange")
     """Samples drawn from the public set each round, token positions where it is of texts; null uses
     all of it."""
-    sampling: Literal["random", "core_set", "disagreement"] = "random"
+    sampling: Literal["random", "core_set", "disagreement"] = setting(
+        "random", affects="exchange"
+    )
     """How per_round samples are chosen: at random, to cover the fused predictions, or where clients
     are farthest from the fused teacher. The last two ask about all samples in the first round."""
     augmented_views: int = 1
@@ -97,6 +100,13 @@ class Public:
     def reserved_rows(self) -> int:
         """How many rows of the clients' data set no client gets."""
         return self.size if self.reserved is None else self.reserved
+
+    def for_local_training(self) -> "Public":
+        """Return the settings of clients who never see a public sample.
+
+        The rows held back remain: they decide who has which samples, and how these are normalized.
+        """
+        return Public(size=self.reserved_rows)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkd.errors import FedkdError, RunError, SettingError
-from fedkd.experiment.baseline import is_cached, local_only_twin
+from fedkd.experiment.baseline import is_cached, local_only_baseline
 from fedkd.experiment.build import Experiment, build, round_costs
 from fedkd.experiment.client_worker import create_clients
 from fedkd.experiment.summary import CODE, conditions_of, summarize
@@ -30,8 +30,7 @@ from fedkd.report.record_rows import (
     teacher_rows,
 )
 from fedkd.report.report_settings import Report
-from fedkd.scenario.scenario import Scenario
-from fedkd.settings.schema import flat
+from fedkd.scenario.scenario import Scenario, deciding, resumable
 from fedkd.storage.transcript_recorder import TranscriptRecorder
 
 SEED_IS_SENT = (
@@ -98,7 +97,7 @@ def resume(scenario: Scenario, run_dir: Path) -> dict[str, Any]:
     _check_account(scenario.report)
     with _session(experiment), claimed(run_dir):
         checkpoint, complaints = experiment.checkpoints.load()
-        check_same(checkpoint.scenario, fixed(experiment.scenario), run_dir)
+        check_same(dict(checkpoint.scenario), deciding(experiment.scenario), run_dir)
         now = conditions_of(experiment)
         others = [name for name, was in checkpoint.versions.items() if now.get(name) != was]
         complaints += [
@@ -318,7 +317,7 @@ def _checkpoint(
         changed,
         server={**experiment.server.state(), **_observed(experiment)},
         sizes=folder.sizes(),
-        scenario=fixed(experiment.scenario),
+        scenario=deciding(experiment.scenario),
         versions=conditions,
     )
     changed.clear()
@@ -368,31 +367,24 @@ def execute(
     )
 
 
-def fixed(scenario: Scenario) -> dict[str, Any]:
-    """Return, as plain values, what must not change when a run is resumed: all but where it runs
-    and what is said.
-    """
-    whole = repeatable(scenario).to_dict()
-    for free in ("engine", "report", "checkpoint", "client_store", "device", "description"):
-        whole.pop(free, None)
-    return whole
-
-
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any], run_dir: Path) -> None:
+def check_same(before: dict[str, Any], now: dict[str, Any], run_dir: Path) -> None:
     """Raise SettingError, which names the settings that differ, unless a run would go on as it
     began.
     """
-    was, is_now = flat(before), flat(now)
-    different = [key for key in sorted(was | is_now) if was.get(key) != is_now.get(key)]
-    if different:
-        shown = ", ".join(
-            f"{key} was {was.get(key)!r}, is {is_now.get(key)!r}" for key in different[:5]
-        )
+    shown = differences(before, now)
+    if shown:
         raise SettingError(
-            f"resume={run_dir}: a run goes on with the settings that it began with, except engine,"
-            " report, checkpoint"
-            f" and state; {shown}"
+            f"resume={run_dir}: a run goes on with the settings that it began with, except"
+            f" {', '.join(resumable())}; {shown}"
         )
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return the first settings that differ, in words; empty where none does."""
+    different = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
+    return ", ".join(
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in different[:5]
+    )
 
 
 def check_alive(records: Sequence[RoundRecord]) -> None:
@@ -443,7 +435,7 @@ def _baseline(experiment: Experiment, stop: threading.Event, console: ConsoleRep
             experiment.plan.rounds * experiment.plan.clients + experiment.plan.clients,
         )
     try:
-        return local_only_twin(
+        return local_only_baseline(
             experiment,
             stop,
             lambda twin, on_round: execute(twin, on_round, stop, lambda _: console.advance()),

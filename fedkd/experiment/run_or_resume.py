@@ -12,11 +12,10 @@ from typing import Any
 import yaml
 
 from fedkd.errors import SettingError
-from fedkd.experiment.run import fixed, resume, run
+from fedkd.experiment.run import differences, resume, run
 from fedkd.report.comparison.run_reader import status
 from fedkd.report.folder import claimed
-from fedkd.scenario.scenario import Scenario
-from fedkd.settings.schema import flat
+from fedkd.scenario.scenario import Scenario, deciding, left_open, with_resumable
 
 
 def is_complete(scenario: Scenario, folder: Path) -> bool:
@@ -28,12 +27,13 @@ def is_complete(scenario: Scenario, folder: Path) -> bool:
     stored = _stored(folder)
     if stored is None:
         return False
-    was, now = (flat(_decided(found, scenario)) for found in (stored, scenario))
-    different = [key for key in sorted(was | now) if was.get(key) != now.get(key)]
-    if different:
-        shown = ", ".join(
-            f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in different[:5]
-        )
+    open_now = left_open(scenario)
+    was, now = (
+        {name: value for name, value in deciding(found).items() if name not in open_now}
+        for found in (stored, scenario)
+    )
+    shown = differences(was, now)
+    if shown:
         raise SettingError(
             f"{folder} holds a run with other settings; name another folder, or move that one:"
             f" {shown}"
@@ -45,7 +45,7 @@ def ensure(scenario: Scenario, folder: Path) -> dict[str, Any]:
     """Return the summary of a scenario's run in a folder, run now as far as it is not complete.
     Raises FedkdError.
 
-    It goes on from its last checkpoint, with ``report`` and ``engine`` as the scenario has them.
+    It goes on from its last checkpoint, with what may change on resume as the scenario has it.
     """
     if is_complete(scenario, folder):
         found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
@@ -53,7 +53,7 @@ def ensure(scenario: Scenario, folder: Path) -> dict[str, Any]:
     if (folder / "config.yaml").is_file():
         stored = _stored(folder)
         if stored is not None and any((folder / "checkpoints").glob("*.checkpoint")):
-            return resume(stored.changed(report=scenario.report, engine=scenario.engine), folder)
+            return resume(with_resumable(stored, scenario), folder)
         with claimed(folder):  # whoever else may be running it
             shutil.rmtree(folder)  # it was ended before its first checkpoint
     return run(scenario, folder)
@@ -65,17 +65,3 @@ def _stored(folder: Path) -> Scenario | None:
     """
     text = (folder / "config.yaml").read_text()
     return Scenario.parse(yaml.safe_load(text)) if text else None
-
-
-def _decided(scenario: Scenario, asked: Scenario) -> dict[str, Any]:
-    """Return what decides a run's figures, without what ``asked`` leaves to be chosen when the run
-    begins.
-    """
-    whole = fixed(scenario)
-    if asked.distill.loss is None:
-        del whole["distill"]["loss"]
-    if asked.protocol.round_order is None:
-        del whole["round_order"]
-    if asked.federation.batch_clients == "auto":
-        del whole["batch_clients"]
-    return whole

@@ -5,6 +5,7 @@ from typing import Literal
 
 from fedkd.errors import SettingError
 from fedkd.knowledge import KnowledgeType
+from fedkd.settings.meaning import setting
 from fedkd.settings.validators import at_least, positive, share
 
 RoundOrder = Literal["distill_first", "train_first"]
@@ -27,7 +28,7 @@ class Protocol:
     min_clients: int = 1
     """Clients that must answer in a round; with fewer the run ends (it can be resumed). 0 goes on
     without any."""
-    round_order: RoundOrder | None = None
+    round_order: RoundOrder | None = setting(None, affects="exchange", left_open=(None,))
     """What comes last in a round: training on private data (distill_first: FedMD's digest and
     revisit, with the teacher of the round before) or learning from this round's teacher
     (train_first: KnFu's fine-tuning). null is train_first, but distill_first for strategies whose

@@ -1,15 +1,16 @@
-"""Choices by name: each a settings class, such as a strategy, a data set, an attack or an engine.
+"""Components by name: each a settings class, such as a strategy, a data set or an attack.
 
-A choice is a section of the scenario that is replaced whole: its ``name`` decides which class its
-other settings belong to. Strategies are found in the ``strategies`` package by their file's name;
-any choice may also be a class anywhere on Python's path, ``package.module:Class``.
+A component is a section of the scenario that is replaced whole: its ``name`` decides which class
+its other settings belong to. ``Components`` declares the groups, each once. A strategy is found in
+the ``strategies`` package by its file's name. Any component may also be a class anywhere on
+Python's path, ``package.module:Class``.
 """
 
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fedkd.audit.audit_settings import AUDITS, Audit
@@ -24,30 +25,16 @@ from fedkd.privacy import PRIVACY
 from fedkd.robustness.aggregators import ROBUST, Robust
 from fedkd.robustness.attacks import ATTACKS, Attack
 from fedkd.settings.import_paths import import_path, is_import_path
+from fedkd.settings.meaning import Affects, Meaning
 from fedkd.settings.renamed import CHOICES
 from fedkd.settings.schema import defaults, parse, to_values
 from fedkd.tasks.text.secrets import CANARIES
 from fedkd.tasks.text.text_sources import TEXT_DATA
 
-GROUPS = (
-    "strategy",
-    "data",
-    "text_canaries",
-    "public_data",
-    "partition",
-    "heads",
-    "privacy",
-    "attacks",
-    "robust",
-    "codec",
-    "audit",
-    "engine",
-)
-
 
 @dataclass(frozen=True)
 class Component:
-    """A named choice: the name, its settings as plain values, and the object they make."""
+    """A named component: the name, its settings as plain values, and the object that they make."""
 
     name: str
     fields: Mapping[str, Any]
@@ -58,89 +45,152 @@ class Component:
         return {"name": self.name, **self.fields}
 
 
-def names(group: str) -> list[str]:
-    """Return the names that a group knows."""
-    if group == "strategy":
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A group of components: which there are, and what the choice means for a run."""
+
+    default: str
+    components: Mapping[str, Any]
+    """Classes by name, or a class with the settings that the name stands for."""
+    meaning: Meaning
+    in_baseline: str | None
+    """The component that a local-only baseline has in its stead; None leaves it the run's own."""
+    seam: Any
+    """What a class of one's own must be derived from; None where a class needs only methods."""
+
+
+def group(
+    default: str,
+    components: Mapping[str, Any],
+    *,
+    affects: Affects = "figures",
+    resumable: bool = False,
+    in_baseline: str | None = None,
+    seam: Any = None,
+) -> Any:
+    """Return the field of a group. The arguments are those of ``Group`` and ``Meaning``.
+
+    Args:
+        default: The component of a scenario that names none.
+        components: Classes by name.
+        affects: Which figures the choice and its settings change.
+        resumable: Whether they may change when a run is resumed.
+        in_baseline: What a local-only baseline has in its stead.
+        seam: What a class of one's own must be derived from.
+    """
+    meaning = Meaning(affects=affects, resumable=resumable)
+    declared = Group(
+        default=default,
+        components=components,
+        meaning=meaning,
+        in_baseline=in_baseline,
+        seam=seam,
+    )
+    return field(metadata={"group": declared})
+
+
+class _Strategies(Mapping[str, type]):
+    """The strategies of the ``strategies`` package, each imported once it is looked up."""
+
+    def __iter__(self) -> Iterator[str]:
         import strategies
 
-        return sorted(
-            m.name for m in pkgutil.iter_modules(strategies.__path__) if not m.name.startswith("_")
-        )
-    return list(_TABLES[group])
+        found = (module.name for module in pkgutil.iter_modules(strategies.__path__))
+        return iter(sorted(name for name in found if not name.startswith("_")))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, name: str) -> type:
+        module = importlib.import_module(f"strategies.{name}")
+        own = [c for c in vars(module).values() if inspect.isclass(c)]
+        found = [c for c in own if c.__module__ == module.__name__ and hasattr(c, "fuse")]
+        if len(found) != 1:
+            raise SettingError(
+                f"strategies/{name}.py must define one class with a method fuse,"
+                f" it has {len(found)}"
+            )
+        return found[0]
 
 
-def find(group: str, name: str) -> tuple[Any, dict[str, Any]]:
-    """Return the class of a choice and the default settings that its name stands for."""
+@dataclass(frozen=True, kw_only=True)
+class Components:
+    """The components of a scenario. A group is declared by its field here, and nowhere else."""
+
+    strategy: Component = group("knfu", _Strategies(), affects="exchange", in_baseline="local_only")
+    data: Component = group("digits", {**DATA, **TEXT_DATA})
+    text_canaries: Component = group("none", CANARIES)
+    public_data: Component = group("same", PUBLIC_DATA, affects="exchange", in_baseline="same")
+    partition: Component = group("dirichlet", PARTITIONS)
+    heads: Component = group("none", HEADS, seam=Heads)
+    privacy: Component = group("none", PRIVACY, affects="exchange", in_baseline="none")
+    attacks: Component = group("none", ATTACKS, affects="exchange", in_baseline="none", seam=Attack)
+    robust: Component = group("none", ROBUST, affects="exchange", in_baseline="none", seam=Robust)
+    codec: Component = group(
+        "own", {"own": StrategyDefault, **CODECS}, affects="exchange", in_baseline="own", seam=Codec
+    )
+    # The baseline has the records that an audit plants; ``planting`` is in its key by itself.
+    audit: Component = group("none", AUDITS, affects="exchange", seam=Audit)
+    engine: Component = group("local", ENGINES, affects="nothing", resumable=True)
+
+
+GROUPS: dict[str, Group] = {f.name: f.metadata["group"] for f in fields(Components)}
+"""The groups by name, as ``Components`` declares them."""
+
+
+def names(group_name: str) -> list[str]:
+    """Return the names of a group's components."""
+    return list(GROUPS[group_name].components)
+
+
+def find(group_name: str, name: str) -> tuple[Any, dict[str, Any]]:
+    """Return the class of a component and the settings that its name stands for.
+
+    Raises SettingError for a name that the group does not know.
+    """
     if is_import_path(name):
-        cls = import_path(name, what=group)
+        cls = import_path(name, what=group_name)
         if not callable(cls):
-            raise SettingError(f"{group}={name} is no class")
+            raise SettingError(
+                f"{group_name}={name} must name a class, as in package.module:Class; it is a"
+                f" {type(cls).__name__}"
+            )
         return cls, defaults(cls)
-    if (group, name) in CHOICES:
-        raise SettingError(f"{group}={name} is now {group}={CHOICES[group, name]}")
-    if name not in names(group):
-        raise unknown_name(group, name, names(group))
-    if group == "strategy":
-        cls = _strategy_class(name)
-        return cls, defaults(cls)
-    entry = _TABLES[group][name]
-    cls, fields = (entry.cls, entry.fields) if isinstance(entry, Named) else (entry, {})
-    return cls, {**defaults(cls), **fields}
+    if (group_name, name) in CHOICES:
+        raise SettingError(f"{group_name}={name} is now {group_name}={CHOICES[group_name, name]}")
+    if name not in names(group_name):
+        raise unknown_name(group_name, name, names(group_name))
+    entry = GROUPS[group_name].components[name]
+    cls, given = (entry.cls, entry.fields) if isinstance(entry, Named) else (entry, {})
+    return cls, {**defaults(cls), **given}
 
 
-def create(group: str, section: Mapping[str, Any]) -> Component:
-    """Return the choice that a section describes: ``name`` and any of its settings."""
-    fields = dict(section)
-    name = fields.pop("name", None)
+def create(group_name: str, section: Mapping[str, Any]) -> Component:
+    """Return the component that a section describes: ``name`` and any of its settings."""
+    settings = dict(section)
+    name = settings.pop("name", None)
     if not isinstance(name, str):
         raise SettingError(
-            f"{group}.name must say which one, of {', '.join(names(group))}; got {name!r}"
+            f"{group_name}.name must say which one, of {', '.join(names(group_name))}; got {name!r}"
         )
-    cls, base = find(group, name)
-    given = {**base, **fields}
-    value = parse(cls, given, group)
-    seam = SEAMS.get(group)
+    cls, base = find(group_name, name)
+    given = {**base, **settings}
+    value = parse(cls, given, group_name)
+    seam = GROUPS[group_name].seam
     if seam is not None and is_import_path(name) and not isinstance(value, seam):
         raise SettingError(
-            f"{group}={name} must be derived from {seam.__module__}.{seam.__qualname__}"
+            f"{group_name}={name} must be derived from {seam.__module__}.{seam.__qualname__}"
             " (docs/extending.md)"
         )
-    return Component(name, {key: to_values(getattr(value, key, given[key])) for key in base}, value)
+    return with_value(Component(name, {key: given[key] for key in base}, None), value)
 
 
-SEAMS: Mapping[str, Any] = {
-    "heads": Heads,
-    "attacks": Attack,
-    "robust": Robust,
-    "codec": Codec,
-    "audit": Audit,
-}
-"""What a component must be, by group: said once it is chosen, and not where it first acts."""
+def with_value(component: Component, value: Any) -> Component:
+    """Return a component with another object, whose settings are read from it.
 
-
-def _strategy_class(name: str) -> type:
-    module = importlib.import_module(f"strategies.{name}")
-    own = [
-        c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__
-    ]
-    found = [c for c in own if hasattr(c, "fuse")]
-    if len(found) != 1:
-        raise SettingError(
-            f"strategies/{name}.py must define one class with a method fuse, it has {len(found)}"
-        )
-    return found[0]
-
-
-_TABLES: dict[str, Mapping[str, Any]] = {
-    "data": {**DATA, **TEXT_DATA},
-    "public_data": PUBLIC_DATA,
-    "partition": PARTITIONS,
-    "heads": HEADS,
-    "privacy": PRIVACY,
-    "attacks": ATTACKS,
-    "robust": ROBUST,
-    "codec": {"own": StrategyDefault, **CODECS},
-    "audit": AUDITS,
-    "text_canaries": CANARIES,
-    "engine": ENGINES,
-}
+    A setting of which the object has no attribute stays as it was.
+    """
+    settings = {
+        key: to_values(getattr(value, key, before)) for key, before in component.fields.items()
+    }
+    return Component(component.name, settings, value)

@@ -19,8 +19,9 @@ from fedkd.data.division import EvaluationSets, Public
 from fedkd.errors import SettingError
 from fedkd.federation.protocol import Protocol
 from fedkd.report.report_settings import Report
-from fedkd.scenario.registry import GROUPS, Component, create
-from fedkd.settings.schema import defaults, parse, to_values, unknown_setting
+from fedkd.scenario.registry import GROUPS, Components, create
+from fedkd.settings.meaning import UNDECLARED, Affects, Meaning, meanings, setting
+from fedkd.settings.schema import defaults, dotted, flat, parse, to_values, unknown_setting
 from fedkd.settings.validators import at_least
 from fedkd.storage.checkpoint import Checkpoints
 from fedkd.tasks.text.text_task import Tokens
@@ -31,7 +32,7 @@ from fedkd.training.hyperparameters import DistillationSettings, TrainingSetting
 class Federation:
     """The settings that stand at the top of a scenario, beside the protocol's."""
 
-    description: str = ""
+    description: str = setting("", affects="nothing")
     """What the scenario is for, in a line."""
     clients: int = 10
     """Number of clients K, >= 1."""
@@ -42,19 +43,21 @@ class Federation:
     [mlp*7,cnn*3]."""
     seed: int = 0
     """Every random stream of the run derives from it, >= 0."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", affects="nothing", resumable=True)
     """Where models compute; auto takes CUDA where there is one. Runs repeat to the bit on the
     CPU."""
-    client_store: Literal["memory", "disk"] = "memory"
+    client_store: Literal["memory", "disk"] = setting("memory", affects="nothing", resumable=True)
     """Where clients' models are kept between rounds; disk for more clients than fit into memory."""
-    batch_clients: Literal["never", "auto"] | tuple[str, ...] = "never"
+    batch_clients: Literal["never", "auto"] | tuple[str, ...] = setting(
+        "never", left_open=("auto",)
+    )
     """Models whose clients are trained in one batched call: auto takes those for which a short
     trial on this machine says that it is faster, and config.yaml names them; sums then round
     otherwise than one by one."""
-    baseline: Literal["local_only", "none"] = "local_only"
+    baseline: Literal["local_only", "none"] = setting("local_only", affects="exchange")
     """Compute (once, then cached) the same clients without any exchange, to compare with; none
     leaves it out."""
-    run_dir: str | None = None
+    run_dir: str | None = setting(None, affects="nothing")
     """Folder of the run's results; null is runs/<date>_<time>_<scenario>. One that holds a run is
     never overwritten."""
 
@@ -67,32 +70,37 @@ class Federation:
             raise SettingError("models must name at least one model, as in models=[mlp,cnn]")
 
 
+def section(
+    cls: type, *, affects: Affects = "figures", resumable: bool = False, at_top: bool = False
+) -> Any:
+    """Return the field of a section of settings.
+
+    Args:
+        cls: The section's class.
+        affects: Which figures those of its settings change that declare nothing of their own.
+        resumable: Whether they may change when a run is resumed.
+        at_top: Whether its settings stand at the top of a file, without the section's name.
+    """
+    meaning = Meaning(affects=affects, resumable=resumable)
+    metadata = {"section": cls, "meaning": meaning, "at_top": at_top}
+    return field(default_factory=cls, metadata=metadata)
+
+
+# The groups are fields of a class of their own, so that each is declared once and still typed.
 @dataclass(frozen=True, kw_only=True)
-class Scenario:
+class Scenario(Components):
     """A complete, reproducible experiment."""
 
-    name: str
-    federation: Federation
-    protocol: Protocol
-    strategy: Component
-    data: Component
-    text_canaries: Component
-    public_data: Component
-    partition: Component
-    heads: Component
-    privacy: Component
-    attacks: Component
-    robust: Component
-    codec: Component
-    audit: Component
-    engine: Component
-    tokens: Tokens = field(default_factory=Tokens)
-    public: Public = field(default_factory=Public)
-    test: EvaluationSets = field(default_factory=EvaluationSets)
-    train: TrainingSettings = field(default_factory=TrainingSettings)
-    distill: DistillationSettings = field(default_factory=DistillationSettings)
-    checkpoint: Checkpoints = field(default_factory=Checkpoints)
-    report: Report = field(default_factory=Report)
+    name: str = setting(affects="nothing")
+    federation: Federation = section(Federation, at_top=True)
+    protocol: Protocol = section(Protocol, at_top=True)
+    tokens: Tokens = section(Tokens)
+    public: Public = section(Public)
+    test: EvaluationSets = section(EvaluationSets)
+    train: TrainingSettings = section(TrainingSettings)
+    distill: DistillationSettings = section(DistillationSettings, affects="exchange")
+    checkpoint: Checkpoints = section(Checkpoints, affects="nothing", resumable=True)
+    report: Report = section(Report, affects="nothing", resumable=True)
 
     @staticmethod
     def parse(mapping: Mapping[str, Any]) -> "Scenario":
@@ -136,31 +144,82 @@ class Scenario:
         return dataclasses.replace(self, **parts)
 
 
-TOP: dict[str, Any] = {"federation": Federation, "protocol": Protocol}
-"""Parts whose settings stand at the top of a file, without a section."""
+_SECTION_FIELDS = [f for f in dataclasses.fields(Scenario) if "section" in f.metadata]
+TOP: dict[str, Any] = {
+    f.name: f.metadata["section"] for f in _SECTION_FIELDS if f.metadata["at_top"]
+}
+"""Sections whose settings stand at the top of a file."""
 SECTIONS: dict[str, Any] = {
-    "tokens": Tokens,
-    "public": Public,
-    "test": EvaluationSets,
-    "train": TrainingSettings,
-    "distill": DistillationSettings,
-    "checkpoint": Checkpoints,
-    "report": Report,
+    f.name: f.metadata["section"] for f in _SECTION_FIELDS if not f.metadata["at_top"]
 }
-DEFAULT_CHOICES = {
-    "strategy": "knfu",
-    "data": "digits",
-    "text_canaries": "none",
-    "public_data": "same",
-    "partition": "dirichlet",
-    "heads": "none",
-    "privacy": "none",
-    "attacks": "none",
-    "robust": "none",
-    "codec": "own",
-    "audit": "none",
-    "engine": "local",
-}
+"""The other sections by name."""
+
+
+def meaning_of(name: str) -> Meaning:
+    """Return what a setting means for a run, by its dotted name.
+
+    >>> meaning_of("engine.workers").affects, meaning_of("public.per_round").affects
+    ('nothing', 'exchange')
+    >>> meaning_of("seed").affects
+    'figures'
+    """
+    top, _, rest = name.partition(".")
+    own = meanings(Scenario)
+    if top in GROUPS:
+        return GROUPS[top].meaning
+    if top in SECTIONS:
+        return meanings(SECTIONS[top]).get(rest, own[top])
+    of_top = {key: meaning for cls in TOP.values() for key, meaning in meanings(cls).items()}
+    return of_top.get(name, own["name"] if name == "name" else UNDECLARED)
+
+
+def with_effect(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of some settings, by dotted name, that affect a figure."""
+    return {
+        name: value for name, value in settings.items() if meaning_of(name).affects != "nothing"
+    }
+
+
+def deciding(scenario: Scenario) -> dict[str, Any]:
+    """Return the settings that decide a run's figures, by dotted name."""
+    return with_effect(flat(scenario.to_dict()))
+
+
+def left_open(scenario: Scenario) -> set[str]:
+    """Return the settings for which the run chooses a value when it begins, by dotted name."""
+    return {
+        name
+        for name, value in flat(scenario.to_dict()).items()
+        if value in meaning_of(name).left_open
+    }
+
+
+def resumable() -> tuple[str, ...]:
+    """Return what may be given anew when a run is resumed: groups, sections and single settings."""
+    own = meanings(Scenario)
+    groups = [name for name, group in GROUPS.items() if group.meaning.resumable]
+    sections = [name for name in SECTIONS if own[name].resumable]
+    inside = [("", cls) for cls in TOP.values()]
+    inside += [(name, cls) for name, cls in SECTIONS.items() if name not in sections]
+    single = [
+        dotted(where, name)
+        for where, cls in inside
+        for name, meaning in meanings(cls).items()
+        if meaning.resumable
+    ]
+    return (*groups, *sections, *single)
+
+
+def with_resumable(scenario: Scenario, other: Scenario) -> Scenario:
+    """Return a scenario with what may change when a run is resumed as ``other`` has it."""
+    merged, theirs = scenario.to_dict(), other.to_dict()
+    for name in resumable():
+        top, _, rest = name.partition(".")
+        if rest:
+            merged[top][rest] = theirs[top][rest]
+        else:
+            merged[top] = theirs[top]
+    return Scenario.parse(merged)
 
 
 def fingerprint(parts: Any) -> str:
@@ -171,7 +230,7 @@ def fingerprint(parts: Any) -> str:
 def _section(value: Any, group: str) -> Mapping[str, Any]:
     """Return a choice's section: a name alone stands for its defaults."""
     if value is None:
-        return {"name": DEFAULT_CHOICES[group]}
+        return {"name": GROUPS[group].default}
     if isinstance(value, str):
         return {"name": value}
     if not isinstance(value, Mapping):

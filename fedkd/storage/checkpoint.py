@@ -21,7 +21,7 @@ from fedkd.settings.validators import at_least
 from fedkd.storage.atomic_files import discard_partial, read_checksummed, write_checksummed
 from fedkd.storage.client_states import DiskStore
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 
 
@@ -47,6 +47,7 @@ class Checkpoint:
     """Bytes of the run's growing files."""
     server: Mapping[str, Any]
     scenario: Mapping[str, Any]
+    """The settings that decide the run's figures, by dotted name."""
     versions: Mapping[str, str]
     """What the run is computed with: versions, the device, and hashes of users' own modules."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedkd.errors import SettingError
+from fedkd.settings.meaning import setting
 from fedkd.settings.validators import at_least, at_most, one_of, positive
 from fedkd.training.losses import LOSSES, LossName
 
@@ -71,7 +72,7 @@ class DistillationSettings(Phase):
 
     batch_size: int = 64
     """Samples a step, >= 1."""
-    loss: LossName | None = None
+    loss: LossName | None = setting(None, affects="exchange", left_open=(None,))
     """Distillation loss; null takes the strategy's own (that of its paper)."""
     loss_skew: float | None = None
     """Between 0 and 1: the teacher's part of the mixture in skewed_kl and js, kl's part in

@@ -23,8 +23,8 @@ from fedkd.report.comparison.statistics import Interval, interval
 from fedkd.report.comparison.tables import NOTHING, Table, decimal, percent, points
 
 UNPROTECTED = "none"
-FREE = ("privacy", *grouping.FREE)
-"""Settings in which the runs of one report may differ, beside who attacks."""
+MAY_DIFFER = ("privacy", *grouping.IDENTITY)
+"""Settings in which the runs of one report may differ, apart from who attacks."""
 FIGURES = ("balanced", "own", "teacher", "cost", "auc", "tpr")
 """``cost``: accuracy on the balanced test less that of the unprotected run of the same seed."""
 
@@ -120,7 +120,7 @@ def check_alike(configs: Mapping[Path, Mapping[str, Any]]) -> None:
     """
     first: dict[str, Any] | None = None
     for folder, config in configs.items():
-        rest = {key: value for key, value in config.items() if key.partition(".")[0] not in FREE}
+        rest = {key: value for key, value in config.items() if key.partition(".")[0] not in MAY_DIFFER}
         rest.pop("audit.adversaries", None)
         if first is None:
             first, where = rest, folder

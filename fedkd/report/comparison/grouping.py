@@ -1,7 +1,6 @@
-"""Runs that are there, sorted by what differs between their scenarios: into methods and settings,
-seeds apart.
+"""Finished runs grouped by what differs between their scenarios: into methods and settings.
 
-Scenarios come as settings by their dotted names (``settings.flat`` of a run's config.yaml).
+A scenario comes as settings by their dotted names, those alone that affect a figure, and its name.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,19 +13,8 @@ from fedkd.errors import SettingError
 from fedkd.report.comparison.figures import Setting
 
 NOTHING = "–"
-FREE = (
-    "seed",
-    "report",
-    "engine",
-    "run_dir",
-    "checkpoint",
-    "client_store",
-    "device",
-    "description",
-    "name",
-)
-"""Settings that distinguish no methods and settings of a comparison: of the repetition, and of how
-it was run."""
+IDENTITY = ("name", "seed")
+"""Settings that distinguish no methods: the scenario's name, and which repetition a run is."""
 ALWAYS = ("data.name", "partition.name", "partition.alpha", "clients", "models", "rounds")
 """What a reader of a table must know, default or not."""
 
@@ -76,7 +64,7 @@ def differing(configs: Iterable[Config]) -> list[str]:
     for config in configs:
         for key in config:
             section, _, field = key.partition(".")
-            if section not in FREE:
+            if section not in IDENTITY:
                 choice = None if field == "name" else config.get(f"{section}.name")
                 values.setdefault(key, set()).add((choice, _text(config, key)))
     return [
@@ -96,7 +84,7 @@ def in_common(configs: Iterable[Config], defaults: Config) -> str:
     shown = [
         _assigned(known[0], key)
         for key in shared
-        if key.partition(".")[0] not in FREE
+        if key.partition(".")[0] not in IDENTITY
         and key != "strategy.name"  # it is the method's name
         and (key in ALWAYS or known[0][key] != defaults.get(key))
     ]

@@ -15,7 +15,7 @@ from fedkd.audit.audit_settings import AUDITS
 from fedkd.cli.audit import main
 from fedkd.cli.command import main as simulate
 from fedkd.errors import SettingError, StorageError
-from fedkd.experiment.baseline import _twin, twin_key
+from fedkd.experiment.baseline import baseline_key, baseline_scenario
 from fedkd.experiment.build import audit_candidates, build
 from fedkd.experiment.run import Driver, resume, run
 from fedkd.federation.client import describe, take_part
@@ -103,8 +103,8 @@ def test_a_twin_has_the_planted_records_and_a_key_of_its_own() -> None:
     for name in AUDITS:
         audit = {"name": name, **({"per_client": 4} if name in ("canaries", "members") else {})}
         experiment = build(fast(audit=audit), threading.Event())
-        keys[name] = twin_key(experiment)
-        twin = build(_twin(experiment.scenario), threading.Event())
+        keys[name] = baseline_key(experiment)
+        twin = build(baseline_scenario(experiment.scenario), threading.Event())
         for own, of_twin in zip(
             experiment.context.division.train, twin.context.division.train, strict=True
         ):

@@ -255,7 +255,7 @@ def test_a_sweep_that_was_ended_goes_on_with_what_is_not_complete(
     assert summary("in parts/1")["status"] == "interrupted"
     before = Path("in parts/0/summary.json").stat().st_mtime_ns
 
-    for wrong in ("seed=3", "-m", "checkpoint.every=2"):
+    for wrong in ("seed=3", "-m", "run_dir=elsewhere"):
         assert main(["resume=in parts", wrong]) == 2
         assert f"{wrong} cannot be changed in a sweep that goes on" in capsys.readouterr().err
     assert main(["resume=in parts", "report.plots=false"]) == 0

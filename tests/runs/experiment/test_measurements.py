@@ -14,7 +14,7 @@ import torch
 from naive_metrics import slow_ece
 from tiny import records, scenario
 
-from fedkd.experiment.baseline import twin_key
+from fedkd.experiment.baseline import baseline_key
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute, run
 from fedkd.federation.round_records import RoundRecord
@@ -202,4 +202,4 @@ def test_the_twin_of_a_run_without_a_validation_split_is_cached_under_the_name_t
     plain, held_out = build(scenario(), stop), build(scenario(test=HOLDING_OUT), stop)
     assert set(plain.scenario.test.key()) == {"private_fraction", "private_size", "global_size"}
     assert set(held_out.scenario.test.key()) == {*plain.scenario.test.key(), "validation_fraction"}
-    assert twin_key(plain) != twin_key(held_out)
+    assert baseline_key(plain) != baseline_key(held_out)

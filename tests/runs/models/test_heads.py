@@ -13,7 +13,7 @@ from tiny import records, scenario
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
-from fedkd.experiment.baseline import twin_key
+from fedkd.experiment.baseline import baseline_key
 from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.run import execute
 from fedkd.federation.batched_clients import reason_unbatched
@@ -225,7 +225,7 @@ def test_the_twin_of_two_heads_trains_alike_and_predicts_by_the_head_for_labels(
         c.global_accuracy for c in twin.clients
     ]
     keys = [
-        twin_key(experiment(strategy="dsfl", heads=heads))
+        baseline_key(experiment(strategy="dsfl", heads=heads))
         for heads in (
             DUAL,
             alone,

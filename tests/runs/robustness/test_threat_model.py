@@ -121,11 +121,11 @@ def test_attackers_do_not_count_in_means_and_gains() -> None:
 def test_the_twin_knows_nothing_of_attacks() -> None:
     import threading
 
-    from fedkd.experiment.baseline import twin_key
+    from fedkd.experiment.baseline import baseline_key
     from fedkd.experiment.build import build
 
     keys = {
-        twin_key(build(scenario(strategy="fedmd", **changes), threading.Event()))
+        baseline_key(build(scenario(strategy="fedmd", **changes), threading.Event()))
         for changes in ({}, {"attacks": "noise"}, {"robust": "median"}, {"codec": "float16"})
     }
     assert len(keys) == 1

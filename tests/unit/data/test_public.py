@@ -22,7 +22,7 @@ from fedkd.data.public import (
 from fedkd.data.samples import inputs, statistics
 from fedkd.data.sources import Digits, Rows
 from fedkd.errors import SettingError
-from fedkd.experiment.baseline import twin_key
+from fedkd.experiment.baseline import baseline_key
 from fedkd.experiment.build import build
 from fedkd.federation.context import ClientContext
 
@@ -316,7 +316,7 @@ def context(**changes: Any) -> ClientContext:
 
 
 def test_whatever_the_public_set_clients_keep_their_samples_and_share_the_twin() -> None:
-    plain, key = context(), twin_key(build(scenario(), threading.Event()))
+    plain, key = context(), baseline_key(build(scenario(), threading.Event()))
     seen = {plain.public_inputs.numpy().tobytes()}
     for changes in VARIANTS:
         experiment = build(scenario(**changes), threading.Event())
@@ -326,7 +326,7 @@ def test_whatever_the_public_set_clients_keep_their_samples_and_share_the_twin()
                 other.samples(other.division.train[i])[0], plain.samples(plain.division.train[i])[0]
             )
         assert torch.equal(other.global_test[0], plain.global_test[0])
-        assert twin_key(experiment) == key
+        assert baseline_key(experiment) == key
         assert other.public_inputs.shape == plain.public_inputs.shape
         seen.add(other.public_inputs.numpy().tobytes())
     assert len(seen) == 1 + len(VARIANTS)
@@ -335,7 +335,7 @@ def test_whatever_the_public_set_clients_keep_their_samples_and_share_the_twin()
 def test_the_twin_depends_on_the_rows_held_back_and_on_what_it_pre_trains_on() -> None:
     def key(**public: Any) -> str:
         epochs = {"public_epochs": 1} if public.get("labeled") else {}
-        return twin_key(build(scenario(public=public, train=epochs), threading.Event()))
+        return baseline_key(build(scenario(public=public, train=epochs), threading.Event()))
 
     spoiled = {"corruption": "blur", "severity": 2}
     assert (

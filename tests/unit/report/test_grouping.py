@@ -15,16 +15,13 @@ WHOLE = {
     "seed": 0,
     "clients": 4,
     "models": ["mlp", "cnn"],
-    "report.tags": [],
     "train.epochs": 1,
 }
 
 
 def keys(*changes: dict[str, Any]) -> list[Any]:
     """Return methods and settings with their seeds, of runs in folders 0, 1, ..."""
-    configs = {
-        Path(str(i)): {**WHOLE, **change, "report.tags": [i]} for i, change in enumerate(changes)
-    }
+    configs = {Path(str(i)): {**WHOLE, **change} for i, change in enumerate(changes)}
     return [(*key, list(by_seed)) for key, by_seed in sort_runs(configs).items()]
 
 

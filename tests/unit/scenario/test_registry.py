@@ -1,0 +1,64 @@
+"""Components by name and by import path."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedkd.errors import SettingError
+from fedkd.scenario.registry import GROUPS, create, find, names
+
+
+def test_strategies_are_found_by_their_files() -> None:
+    assert "knfu" in names("strategy")
+    assert names("strategy") == sorted(names("strategy"))
+    assert not any(name.startswith("_") for name in names("strategy"))
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_name_of_a_group_leads_to_a_class(group: str) -> None:
+    for name in names(group):
+        cls, settings = find(group, name)
+        assert callable(cls)
+        assert isinstance(settings, dict)
+
+
+def test_a_name_may_stand_for_a_class_with_settings_of_its_own() -> None:
+    component = create("data", {"name": "mnist"})
+    assert component.fields == {**find("data", "mnist")[1]}
+    assert component.to_dict() == {"name": "mnist", **component.fields}
+
+
+def test_a_component_holds_its_settings_as_it_was_given_them() -> None:
+    component = create("strategy", {"name": "knfu", "beta": 2.5})
+    assert component.fields["beta"] == component.value.beta == 2.5
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(SettingError, match="unknown strategy 'knfuu'; did you mean 'knfu'"):
+        create("strategy", {"name": "knfuu"})
+
+
+def test_an_old_name_is_refused_with_the_new_one() -> None:
+    with pytest.raises(SettingError, match="heads=stages is now heads=self_distillation"):
+        find("heads", "stages")
+
+
+def test_a_section_without_a_name_is_refused_with_the_names() -> None:
+    with pytest.raises(SettingError, match="codec.name must say which one, of own, .*got None"):
+        create("codec", {})
+
+
+def test_a_class_of_ones_own_comes_by_its_import_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_parts.py").write_text(
+        "from dataclasses import dataclass\n\n\n@dataclass(frozen=True)\nclass Mine:\n"
+        "    power: float = 2.0\n\n\nnothing = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    component = create("partition", {"name": "my_parts:Mine", "power": 3.0})
+    assert component.value.power == component.fields["power"] == 3.0
+    with pytest.raises(SettingError, match="must name a class, as in package.module:Class"):
+        find("partition", "my_parts:nothing")
+    del sys.modules["my_parts"]
