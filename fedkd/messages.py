@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fedkd.codecs.size import coded_bytes, raw_bytes
 from fedkd.fusion import soften
 from fedkd.runtime.parallel import map_chunks
 from fedkd.training.losses import Scale
@@ -33,6 +34,10 @@ made of.
 None where there is none. Only its kind (``fedkd.knowledge``) looks inside."""
 
 
+StrategyState = object
+"""What a strategy remembers from round to round: None at first. Only the strategy looks inside."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
     """Knowledge of the public-set kinds: one row of ``values`` [N, C] for each of the public
@@ -48,12 +53,34 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class MessageSize:
+    """Bytes of arrays: as they travel, and under an ideal entropy coder."""
+
+    bytes: int = 0
+    entropy_bytes: float = 0.0
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> "MessageSize":
+        """Return the size of named arrays."""
+        return cls(raw_bytes(arrays), coded_bytes(arrays))
+
+    def __add__(self, other: "MessageSize") -> "MessageSize":
+        return MessageSize(self.bytes + other.bytes, self.entropy_bytes + other.entropy_bytes)
+
+
+@dataclass(frozen=True, eq=False)
 class Packed:
-    """Knowledge as a codec made it: who receives it needs the codec, and what it remembers, to read
-    it.
+    """Knowledge as the named arrays that travel: its kind reads them, after the codec if any.
+
+    Two of them are equal if they are the same object.
     """
 
     arrays: Mapping[str, np.ndarray] = field(repr=False)
+
+    @cached_property
+    def size(self) -> MessageSize:
+        """The arrays' size, found once however many clients they are sent to."""
+        return MessageSize.of(self.arrays)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +130,13 @@ class Download:
     teacher: Knowledge = None
     start_over: bool = False
 
+    def request_arrays(self) -> dict[str, np.ndarray]:
+        """Return the public ids as the array that travels; empty where none are asked about.
+
+        They are int32: public sets have fewer than 2^31 rows.
+        """
+        return {} if self.public_ids is None else {"ids": self.public_ids.numpy().astype(np.int32)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
@@ -123,6 +157,11 @@ class Upload:
     exposures: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Exposures in bits of the secrets that the client looked for in its model, those of control
     secrets last, by adversary: ``own_model`` or ``peers``."""
+
+    @property
+    def has_declined(self) -> bool:
+        """Whether the client declined, and kept to it by sending no knowledge."""
+        return bool(self.declined) and self.knowledge is None
 
 
 @runtime_checkable

@@ -140,6 +140,12 @@ class Declaration:
     loss: str
     needs: Needs
     codec: Codec | tuple[Codec, Codec] | None = None
+    streams: bool = False
+    """Whether it can fuse uploads one by one (``Streaming``)."""
+    selects_queries: bool = False
+    """Whether it asks about fewer public samples than the round's (``SelectsQueries``)."""
+    mean_based: bool = False
+    """Whether a robust mean can take the place of its mean (``MeanBased``)."""
 
     @property
     def kind(self) -> KnowledgeType | None:
@@ -160,6 +166,9 @@ def declaration(strategy: Strategy, name: str) -> Declaration:
         loss=getattr(strategy, "loss", "kl"),
         needs=getattr(strategy, "needs", Needs()),
         codec=getattr(strategy, "codec", None),
+        streams=isinstance(strategy, Streaming),
+        selects_queries=isinstance(strategy, SelectsQueries),
+        mean_based=isinstance(strategy, MeanBased),
     )
     names: tuple[str, ...] = (*KINDS, "nothing")
     if not isinstance(declared.knowledge, str) and not isinstance(

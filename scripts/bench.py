@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ def framework_cost(clients: int, rounds: int = 3) -> float:
     from flwr.app import Message
     from flwr.clientapp import ClientApp
 
+    from fedkd.federation.server import Server
     from fedkd.flower import records
     from fedkd.flower.server_app import make_server_app
     from fedkd.flower.strategy_adapter import FederatedDistillation
@@ -96,8 +98,8 @@ def framework_cost(clients: int, rounds: int = 3) -> float:
          "test": {"global_size": 100}, "partition": "iid", "clients": 2, "models": ["mlp"]}
     )  # fmt: skip
     experiment = build(scenario, threading.Event())
-    server = experiment.server
-    server.clients = clients
+    small = experiment.server
+    server = Server(small.aggregator, replace(small.participation, clients=clients), small.template)
     values = torch.zeros(100, 10)
     app = ClientApp()
 

@@ -25,13 +25,16 @@ from fedkd.data.public import describe, make_public_set
 from fedkd.data.samples import statistics
 from fedkd.data.texts import PreparedTexts
 from fedkd.errors import SettingError, unknown_name
+from fedkd.federation.aggregation import Aggregator
 from fedkd.federation.batched_clients import is_faster, reason_unbatched
 from fedkd.federation.context import OPTIMIZER, ClientContext
+from fedkd.federation.participation import Participation
 from fedkd.federation.protocol import resolve_round_order
 from fedkd.federation.public_sampling import PublicSampler
-from fedkd.federation.server import Server
+from fedkd.federation.server import Observer, Server
 from fedkd.federation.server_models import WorkplaceModels
 from fedkd.flower.job import Engine
+from fedkd.knowledge import Request
 from fedkd.models.factory import ModelSpec, assign, find_factory
 from fedkd.models.heads import phase_parameters
 from fedkd.privacy import statements
@@ -39,7 +42,7 @@ from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.privacy.release_plan import ReleasePlan
 from fedkd.privacy.unprotected import NothingLeaves, Unlimited
 from fedkd.report.record_rows import RunPlan
-from fedkd.robustness.threat_model import threat_model
+from fedkd.robustness.threat_model import ThreatModel, threat_model
 from fedkd.runtime.devices import choose_device, describe_device, deterministic
 from fedkd.scenario.compatibility import (
     check_codecs,
@@ -317,45 +320,14 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     exposures = None
     if isinstance(context.task, TextTask) and context.task.secrets is not None and exchanges:
         exposures = Exposures(context, context.task, context.task.secrets, declared.teaches)
-    server = Server(
-        strategy=scenario.strategy.value,
-        declared=declared,
-        kind=kind,
-        protocol=scenario.protocol,
+    threats = threat_model(
+        scenario.attacks.value,
+        scenario.robust.value,
         clients=scenario.federation.clients,
         classes=context.task.classes,
-        choice=PublicSampler(
-            context.task.public_size // scenario.public.augmented_views,
-            scenario.public.augmented_views,
-            scenario.public.per_round,
-            scenario.public.sampling,
-        ),
-        public_labels=context.public_labels.cpu() if scenario.public.labeled else None,
-        pretrains=scenario.train.public_epochs > 0,
-        temperature=scenario.distill.temperature,
         seed=scenario.federation.seed,
-        models=_server_models(declared.needs, context),
-        shapes={a.name: _shapes(a) for a in context.architectures}
-        if kind and kind.learned_by == "adopt"
-        else None,
-        codecs=context.codecs,
-        enforcer=context.enforcer,
-        threat_model=threat_model(
-            scenario.attacks.value,
-            scenario.robust.value,
-            clients=scenario.federation.clients,
-            classes=context.task.classes,
-            seed=scenario.federation.seed,
-            attacks=scenario.attacks.name,
-            means=scenario.robust.name,
-        ),
-        observer=exposures,
-        features={
-            model: trait.features
-            for model, trait in context.traits.items()
-            if trait.features is not None
-        },
     )
+    server = make_server(scenario, declared, context, threats, exposures)
     resolved = scenario
     if kind is not None:
         protocol = replace(
@@ -395,11 +367,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         loss=loss,
         exchanges=exchanges,
         privacy=statements.before_run(context.enforcer),
-        attackers=tuple(
-            i
-            for i in range(len(assigned))
-            if server.threat_model and server.threat_model.attackers[i]
-        ),
+        attackers=threats.attacker_ids,
         warnings=(
             *_warnings(
                 scenario,
@@ -413,6 +381,58 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     candidates = audit_candidates(scenario) if run_dir is not None else None
     return Experiment(
         resolved, context, server, plan, states, checkpoints, candidates, exposures, temporary
+    )
+
+
+def make_server(
+    scenario: Scenario,
+    declared: Declaration,
+    context: ClientContext,
+    threats: ThreatModel,
+    observer: Observer | None,
+) -> Server:
+    """Return the server of a checked scenario.
+
+    Args:
+        scenario: The scenario.
+        declared: What its strategy declares.
+        context: What its clients share.
+        threats: Attacks and robust means.
+        observer: Looks at the run; None is nobody.
+    """
+    kind, public = declared.kind, scenario.public
+    samples = context.task.public_size // public.augmented_views
+    labels = public.labeled and declared.needs.public_labels
+    template = Request(
+        round=0,
+        classes=context.task.classes,
+        public_ids=torch.arange(context.task.public_size),
+        temperature=scenario.distill.temperature,
+        train_sizes={},
+        public_labels=context.public_labels.cpu() if labels else None,
+        server=_server_models(declared.needs, context),
+        shapes={a.name: _shapes(a) for a in context.architectures}
+        if kind and kind.learned_by == "adopt"
+        else {},
+        features={
+            model: trait.features
+            for model, trait in context.traits.items()
+            if trait.features is not None
+        },
+    )
+    return Server(
+        Aggregator(
+            scenario.strategy.value,
+            declared,
+            PublicSampler(samples, public.augmented_views, public.per_round, public.sampling),
+            context.enforcer,
+            threats,
+        ),
+        Participation(scenario.protocol, scenario.federation.clients, scenario.federation.seed),
+        template,
+        codecs=context.codecs,
+        pretrains=scenario.train.public_epochs > 0,
+        observer=observer,
     )
 
 

@@ -70,9 +70,9 @@ def run(
                 f"audit.adversaries=[lab]: the models of {driver.name} are on other machines;"
                 " leave it out"
             )
-        if experiment.server.enforcer.claims:
+        if experiment.context.enforcer.claims:
             experiment = warned(
-                experiment, f"privacy={experiment.server.enforcer.name}: {SEED_IS_SENT}"
+                experiment, f"privacy={experiment.context.enforcer.name}: {SEED_IS_SENT}"
             )
     _check_account(scenario.report)
     with _session(experiment):
@@ -145,7 +145,7 @@ def run_again(
     """
     plan, scenario = experiment.plan, experiment.scenario
     last = min(recorded + 1, plan.rounds)
-    if not experiment.server.enforcer.claims or last <= after:
+    if not experiment.context.enforcer.claims or last <= after:
         return None
     rounds = f"round {last} is" if last == after + 1 else f"rounds {after + 1} to {last} are"
     causes = (
@@ -210,7 +210,7 @@ def _conduct(
         weights = None if record.weights is None else record.weights.numpy()
         teachers = teacher_rows(record, experiment.plan.class_names)
         folder.add_round(row, client_rows(record, baseline), weights, teachers)
-        changed.update(experiment.server.participants)
+        changed.update(experiment.server.recorder.participants)
         if recorder is not None:
             recorder.save()
         _checkpoint(experiment, record.round, changed, folder, conditions)

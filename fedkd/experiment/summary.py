@@ -68,7 +68,7 @@ def summarize(
         "knowledge_sha256": next(
             (r.knowledge_sha256 for r in reversed(records) if r.knowledge_sha256), None
         ),
-        "privacy": after_run(experiment.server.enforcer, experiment.server.claims()),
+        "privacy": after_run(experiment.context.enforcer, experiment.server.accounting.claims()),
         **_of_text(experiment, last),
         "seconds": seconds,
         "device": plan.device,

@@ -1,90 +1,190 @@
-"""A round's accepted uploads on their way to the strategy: stacked once all are there, or handed on
-as they come.
+"""Aggregation: a round's accepted uploads become one fusion, by the strategy's rule.
+
+Uploads are stacked once all are there, or handed on as they come where the strategy takes a stream.
+A threat model and a trusted server's mechanism act here, between the uploads and the rule.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
+from jaxtyping import Int
 from torch import Tensor
 
-from fedkd.knowledge import KnowledgeType, Request, RowKnowledge
-from fedkd.messages import Fusion, Upload
+from fedkd.errors import RunError
+from fedkd.federation.public_sampling import PublicSampler
+from fedkd.knowledge import Request, RowKnowledge, Teachers
+from fedkd.messages import Fusion, StrategyState, Upload
 from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.privacy.ledger import Spending
 from fedkd.robustness.threat_model import ThreatModel
-from fedkd.strategy import Strategy, Stream
+from fedkd.settings.import_paths import attribute_errors_to
+from fedkd.strategy import Declaration, SelectsQueries, Strategy, Stream, Streaming
+from fedkd.training.losses import Scale
 
 
 class StackedUploads:
-    """Uploads kept until all are there."""
+    """The accepted uploads of a round, stored until all are there."""
 
-    def __init__(
-        self, threat_model: ThreatModel | None, enforcer: PrivacyEnforcer, asked: int
-    ) -> None:
-        """Begin with none of the ``asked`` clients' uploads."""
+    def __init__(self) -> None:
         self.accepted: dict[int, Upload] = {}
-        self.spent: tuple[Spending, ...] = ()
-        self._guard, self._asked = enforcer, asked
-        self.cohort: Any = None
-        self._adversity = threat_model
+
+    @property
+    def client_ids(self) -> tuple[int, ...]:
+        """The clients whose uploads were accepted, in ascending order."""
+        return tuple(sorted(self.accepted))
 
     def take(self, client_id: int, upload: Upload | None) -> None:
         """Take a client's upload, None where nothing usable came."""
         if upload is not None:
             self.accepted[client_id] = upload
 
-    def close(self) -> None:
-        """Do nothing: all are there."""
-
-    def fuse(self, strategy: Strategy, state: Any, kind: KnowledgeType, request: Request) -> Fusion:
-        """Return what the strategy, a robust mean or a trusted server makes of them, poisoned ones
-        included.
-        """
-        self.cohort = cohort = kind.stack(list(self.accepted.values()), request)
-        if self._adversity is not None:
-            self.cohort = cohort = self._adversity.poisoned(cohort)
-            if self._guard.central is None:
-                return self._adversity.fuse(strategy, cohort, state)
-        fusion, self.spent = self._guard.fuse(strategy, cohort, state, self._asked)
-        return fusion
-
 
 class StreamedUploads:
-    """Uploads handed on in the order of client ids: those that are early wait, the others are not
-    kept.
+    """Accepted uploads, handed on to a stream by ascending client id as they come.
+
+    Those that are early wait; the others are not stored.
     """
 
     def __init__(self, stream: Stream, kind: RowKnowledge, expected: Sequence[int]) -> None:
         """Begin with none; ``expected`` are the clients that were asked, in ascending order."""
-        self.accepted: set[int] = set()
-        self.spent: tuple[Spending, ...] = ()
         self._stream, self._kind, self._expected = stream, kind, list(reversed(expected))
         self._early: dict[int, Tensor | None] = {}
+        self._added: list[int] = []
+
+    @property
+    def client_ids(self) -> tuple[int, ...]:
+        """The clients whose uploads were handed on, in ascending order."""
+        return tuple(self._added)
 
     def take(self, client_id: int, upload: Upload | None) -> None:
-        """Take a client's upload, None where nothing usable came; hand on what it was that others
-        waited for.
-        """
-        values = (
-            None
-            if upload is None or upload.knowledge is None
-            else self._kind.values(upload.knowledge)
-        )
-        self._early[client_id] = values
+        """Take a client's upload, None where nothing usable came; hand on what is next."""
+        usable = upload is not None and upload.knowledge is not None
+        self._early[client_id] = self._kind.values(upload.knowledge) if usable and upload else None
         while self._expected and self._expected[-1] in self._early:
-            self._hand_on(self._expected.pop())
+            following = self._expected.pop()
+            values = self._early.pop(following)
+            if values is not None:
+                self._stream.add(following, values)
+                self._added.append(following)
 
-    def close(self) -> None:
-        """Hand on those that still wait."""
-        for client_id in sorted(self._early):
-            self._hand_on(client_id)
-
-    def fuse(self, strategy: Strategy, state: Any, kind: KnowledgeType, request: Request) -> Fusion:
-        """Return what the strategy made of the stream."""
+    def fuse(self) -> Fusion:
+        """Return the strategy's fusion of the stream."""
         return self._stream.fuse()
 
-    def _hand_on(self, client_id: int) -> None:
-        values = self._early.pop(client_id)
-        if values is not None:
-            self._stream.add(client_id, values)
-            self.accepted.add(client_id)
+
+@dataclass(frozen=True, kw_only=True)
+class Aggregate:
+    """One round's fusion, and who learns what from it."""
+
+    fusion: Fusion
+    client_ids: tuple[int, ...]
+    """The clients of the fusion's rows."""
+    teachers: Teachers
+    spent: tuple[Spending, ...] = ()
+    """What a trusted server's release costs every client."""
+
+
+class Aggregator:
+    """Fuses each round's uploads, and keeps the strategy's state between rounds."""
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        declared: Declaration,
+        sampler: PublicSampler,
+        enforcer: PrivacyEnforcer | None = None,
+        threat_model: ThreatModel | None = None,
+    ) -> None:
+        """Begin without a state.
+
+        Args:
+            strategy: The rule.
+            declared: What it declares of itself.
+            sampler: Chooses public samples, perhaps by the fusions of earlier rounds.
+            enforcer: The privacy mechanism; None is without protection.
+            threat_model: Attacks and robust means; None is without either.
+        """
+        self.strategy, self.declared, self.kind = strategy, declared, declared.kind
+        self.sampler = sampler
+        self.enforcer = enforcer or PrivacyEnforcer(seed=0)
+        self.threat_model = threat_model or ThreatModel()
+        self.state: StrategyState = None
+
+    def select_queries(self, round_number: int, public_ids: Int[Tensor, "M"]) -> Int[Tensor, "N"]:
+        """Return those of the round's public samples that clients predict on."""
+        if not self.declared.selects_queries:
+            return public_ids
+        strategy = cast(SelectsQueries, self.strategy)
+        with attribute_errors_to(strategy, "strategy", RunError):
+            return strategy.select_queries(round_number, public_ids, self.state)
+
+    def gather(self, trainers: Sequence[int]) -> "StackedUploads | StreamedUploads":
+        """Return where the uploads of a round are taken in; ``trainers`` are asked for one each."""
+        stacked = (
+            self.threat_model.acts
+            or self.sampler.looks_at_predictions
+            or self.enforcer.central is not None
+        )
+        if stacked or not self.declared.streams or not isinstance(self.kind, RowKnowledge):
+            return StackedUploads()
+        with attribute_errors_to(self.strategy, "strategy", RunError):
+            stream = cast(Streaming, self.strategy).accumulator(self.state)
+            return StreamedUploads(stream, self.kind, trainers)
+
+    def take(
+        self, uploads: "StackedUploads | StreamedUploads", client_id: int, upload: Upload | None
+    ) -> None:
+        """Add a client's accepted upload, or note that it has none."""
+        with attribute_errors_to(self.strategy, "strategy", RunError):
+            uploads.take(client_id, upload)
+
+    def fuse(
+        self, uploads: "StackedUploads | StreamedUploads", request: Request, asked: int
+    ) -> Aggregate | None:
+        """Fuse the uploads of a round, and keep the strategy's new state. Raises RunError.
+
+        Returns None where there is nothing to fuse. A trusted server releases noise even where no
+        upload is usable: its silence would depend on private data. ``asked`` clients were asked.
+        """
+        kind, client_ids = self.kind, uploads.client_ids
+        releases = client_ids or (self.enforcer.central is not None and asked)
+        if kind is None or not releases:
+            return None
+        spent: tuple[Spending, ...] = ()
+        cohort: Any = None
+        with attribute_errors_to(self.strategy, "strategy", RunError):
+            if isinstance(uploads, StreamedUploads):
+                fusion = uploads.fuse()
+            else:
+                cohort = kind.stack(list(uploads.accepted.values()), request)
+                cohort = self.threat_model.poisoned(cohort)
+                fusion, spent = self._fused(cohort, asked)
+            _check_parts(fusion)
+            kind.check_fusion(fusion, client_ids, request, self.declared.teaches)
+        if self.sampler.looks_at_predictions:
+            scale = cast(Scale, self.declared.teaches)
+            fusion = self.sampler.record_fusion(fusion, cohort, scale)
+        self.state = fusion.state
+        teachers = kind.teachers(fusion, client_ids, request, self.declared.teaches)
+        return Aggregate(fusion=fusion, client_ids=client_ids, teachers=teachers, spent=spent)
+
+    def _fused(self, cohort: Any, asked: int) -> tuple[Fusion, tuple[Spending, ...]]:
+        if self.enforcer.central is not None:
+            return self.enforcer.fuse(self.strategy, cohort, self.state, asked)
+        return self.threat_model.fuse(self.strategy, cohort, self.state), ()
+
+
+def _check_parts(fusion: object) -> None:
+    """Raise RunError unless a strategy returned a Fusion whose metrics are numbers.
+
+    The kind of knowledge checks the rest.
+    """
+    if not isinstance(fusion, Fusion):
+        what = "None" if fusion is None else f"a {type(fusion).__name__}"
+        raise RunError(
+            f"fuse returned {what}, expected a fedkd.messages.Fusion(weights=..., teachers=...)"
+        )
+    for name, value in fusion.metrics.items():
+        if not isinstance(value, int | float):
+            raise RunError(f"fuse returned metrics with {name}={value!r}, expected numbers by name")

@@ -40,7 +40,7 @@ class PublicSampler:
     """The latest mean over clients of KL(fused || client) of each id, in nats."""
 
     @property
-    def looks(self) -> bool:
+    def looks_at_predictions(self) -> bool:
         """Whether choices depend on what clients answer."""
         return self.rule != "random" or self.views > 1
 

@@ -1,22 +1,30 @@
 """fedkd's messages as Flower's records and back: pure functions, each pair a round trip.
 
-A record holds arrays, numbers and text only, so that any of Flower's engines can carry it. Array
-contents are copied once on the way in and once on the way out. No function writes into a record: in
-process, one record may be in many messages.
+A record holds arrays, numbers and text only, so that any of Flower's engines can carry it. Arrays
+become bytes where a message leaves the process, and not before. No function writes into a record or
+its arrays: in process, one record may be in many messages.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from fedkd.codecs import coded_bytes, raw_bytes
 from fedkd.errors import UploadRejected
 from fedkd.knowledge import KnowledgeType
-from fedkd.messages import ClientCard, Download, Knowledge, Packed, PrivacyEvent, Step, Upload
+from fedkd.messages import (
+    ClientCard,
+    Download,
+    Knowledge,
+    MessageSize,
+    Packed,
+    PrivacyEvent,
+    Step,
+    Upload,
+)
 
 _END = "end."
 """Before the names of records that belong to the end of a round, where a message also begins the
@@ -27,9 +35,42 @@ RAW = "fedkd.raw"
 dtype and shape."""
 
 
+class UnencodedArray(Array):
+    """A NumPy array in a record, encoded only once its bytes are asked for.
+
+    That is where a message leaves the process; elsewhere it arrives as Flower's own ``Array``.
+    """
+
+    def __init__(self, values: np.ndarray) -> None:
+        """Take an array that nobody writes into from now on."""
+        little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+        self.values = np.ascontiguousarray(little).reshape(values.shape)
+        self.values.flags.writeable = False
+        self.dtype, self.shape, self.stype = values.dtype.name, values.shape, RAW
+
+    @cached_property
+    def data(self) -> bytes:  # type: ignore[override]
+        """The values' bytes."""
+        return self.values.tobytes()
+
+    def encoded(self) -> Array:
+        """Return it as Flower's array."""
+        return Array(dtype=self.dtype, shape=self.shape, stype=self.stype, data=self.data)
+
+    def deflate(self) -> bytes:
+        """Return the bytes that Flower sends for it."""
+        return self.encoded().deflate()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Array, (self.dtype, self.shape, self.stype, self.data)
+
+
 def pack_arrays(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
     """Return named arrays as one record."""
-    return ArrayRecord({name: _pack(value) for name, value in arrays.items()})
+    record = ArrayRecord()
+    for name, value in arrays.items():  # its constructor would encode them
+        record[name] = UnencodedArray(value)
+    return record
 
 
 def unpack_arrays(record: ArrayRecord) -> dict[str, np.ndarray]:
@@ -37,12 +78,9 @@ def unpack_arrays(record: ArrayRecord) -> dict[str, np.ndarray]:
     return {name: _unpack(name, array) for name, array in record.items()}
 
 
-def _pack(value: np.ndarray) -> Array:
-    little = value.astype(value.dtype.newbyteorder("<"), copy=False)
-    return Array(dtype=value.dtype.name, shape=value.shape, stype=RAW, data=little.tobytes())
-
-
 def _unpack(name: str, array: Array) -> np.ndarray:
+    if isinstance(array, UnencodedArray):
+        return array.values
     try:
         if array.stype != RAW:
             raise UploadRejected(f"array {name} is encoded as {array.stype}, expected {RAW}")
@@ -53,31 +91,23 @@ def _unpack(name: str, array: Array) -> np.ndarray:
         raise UploadRejected(f"array {name} cannot be read: {error}") from error
 
 
-@dataclass(frozen=True)
-class Weight:
-    """Bytes of all arrays of a record or message: as they travel, and behind an ideal entropy
-    coder.
-    """
-
-    bytes: int = 0
-    entropy: float = 0.0
-
-    def __add__(self, other: "Weight") -> "Weight":
-        return Weight(self.bytes + other.bytes, self.entropy + other.entropy)
-
-
-def weigh(record: ArrayRecord | None) -> Weight:
-    """Return what the values of a record's arrays weigh; nothing for None."""
-    if record is None:
-        return Weight()
-    contents = {name: np.frombuffer(array.data, np.uint8) for name, array in record.items()}
-    return Weight(raw_bytes(contents), coded_bytes(contents))
+def record_size(record: ArrayRecord) -> MessageSize:
+    """Return the size of the values of a record's arrays, whatever they are."""
+    return MessageSize.of(
+        {
+            name: array.values
+            if isinstance(array, UnencodedArray)
+            else np.frombuffer(array.data, np.uint8)
+            for name, array in record.items()
+        }
+    )
 
 
-def weigh_upload(content: RecordDict) -> Weight:
-    """Return what an upload's arrays weigh, whatever they are."""
+def upload_size(content: RecordDict) -> MessageSize:
+    """Return the size of all arrays of an upload's content, whatever they are."""
     return sum(
-        (weigh(record) for record in content.values() if isinstance(record, ArrayRecord)), Weight()
+        (record_size(record) for record in content.values() if isinstance(record, ArrayRecord)),
+        MessageSize(),
     )
 
 
@@ -134,9 +164,8 @@ def split(content: RecordDict) -> tuple[RecordDict, ...]:
 
 def request_record(download: Download) -> ArrayRecord | None:
     """Return the public ids asked for as the record that travels."""
-    if download.public_ids is None:
-        return None
-    return pack_arrays({"ids": download.public_ids.numpy().astype(np.int32)})
+    arrays = download.request_arrays()
+    return pack_arrays(arrays) if arrays else None
 
 
 def read_download(
@@ -196,14 +225,12 @@ def upload_content(upload: Upload, kind: KnowledgeType | None) -> RecordDict:
     return content
 
 
-def read_upload(content: RecordDict, kind: KnowledgeType | None, *, packed: bool = False) -> Upload:
-    """Return the upload that ``upload_content`` made; UploadRejected where it cannot be read.
+def read_upload(content: RecordDict) -> Upload:
+    """Return the upload that ``upload_content`` made, its knowledge packed as it travelled.
 
-    Its knowledge is of the run's kind, or ``packed`` by the run's codec.
+    Raises UploadRejected where it cannot be read.
     """
     arrays = _arrays(content, "knowledge")
-    if arrays is not None and kind is None:
-        raise UploadRejected("knowledge came in a run that exchanges none")
     try:
         about = content["about"]
         event, exposures = content.get("privacy"), content.get("exposures")
@@ -212,7 +239,7 @@ def read_upload(content: RecordDict, kind: KnowledgeType | None, *, packed: bool
             round=cast(int, about["round"]),
             metrics={name: _read_metric(value) for name, value in content["metrics"].items()},
             privacy=None if event is None else _event(cast("dict[str, Any]", dict(event))),
-            knowledge=None if arrays is None or kind is None else _knowledge(arrays, kind, packed),
+            knowledge=None if arrays is None else Packed(unpack_arrays(arrays)),
             declined=_text(about["declined"]),
             exposures={} if exposures is None else _bits(dict(exposures)),
         )

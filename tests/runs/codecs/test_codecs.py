@@ -158,14 +158,14 @@ def test_one_bit_labels_cost_a_tenth_and_weights_an_eighth() -> None:
 
 def test_entropy_bytes_are_those_of_the_arrays_that_travelled(monkeypatch: Any) -> None:
     seen: list[float] = []
-    weigh = wire.weigh_upload
+    weigh = wire.upload_size
 
     def watching(content: Any) -> Any:
         arrays = wire.unpack_arrays(content["knowledge"]) if "knowledge" in content else {}
         seen.append(coded_bytes({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
         return weigh(content)
 
-    monkeypatch.setattr(wire, "weigh_upload", watching)
+    monkeypatch.setattr(wire, "upload_size", watching)
     found = records(strategy="dsfl", codec="float16", rounds=1)
     assert sum(c.entropy_bytes_up for c in found[0].clients) == pytest.approx(sum(seen))
     assert all(0 < c.entropy_bytes_up < c.bytes_up for c in found[0].clients)

@@ -6,21 +6,16 @@ import json
 import resource
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny import TINY, records, scenario
-from torch import Tensor
 
 from fedkd.errors import RunError, SettingError, StorageError
 from fedkd.experiment.run import resume, run
 from fedkd.federation.protocol import Protocol
-from fedkd.federation.server import Reply
-from fedkd.fusion import mean_over_clients
-from fedkd.messages import Download, Predictions, PrivacyEvent, Upload
 from fedkd.storage import atomic_files
 from strategies.fedmd import FedMD
 
@@ -131,77 +126,7 @@ def _without(trigger: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return trying
 
 
-# The server takes uploads as they come.
-
-
-def upload(client_id: int, round_number: int = 1) -> Reply:
-    stream = torch.Generator().manual_seed(100 * round_number + client_id)
-    values = torch.randn(40, 10, generator=stream)
-    knowledge = Predictions(ids=torch.arange(40), values=values, scale="logits")
-    event = PrivacyEvent(mechanism="none", claims=False, reason="")
-    return Reply(
-        client_id=client_id,
-        upload=Upload(
-            client_id=client_id, round=round_number, metrics={}, privacy=event, knowledge=knowledge
-        ),
-    )
-
-
-def served(order: list[int], missing: int | None = None) -> tuple[Tensor, dict[int, Download]]:
-    import threading
-
-    from fedkd.experiment.build import build
-    from fedkd.federation.client import describe
-
-    experiment = build(scenario(strategy="fedmd", clients=6), threading.Event())
-    server = experiment.server
-    server.register([describe(experiment.context, i) for i in range(6)])
-    server.open_round(1)
-    server.fuse(1, (upload(i) for i in order if i != missing))
-    closing = server.close_round(1)
-    return next(download.teacher.values for download in closing.values()), closing
-
-
-def test_the_order_in_which_uploads_come_changes_no_bit() -> None:
-    expected = mean_over_clients(torch.stack([upload(i).upload.knowledge.values for i in range(6)]))  # type: ignore[union-attr]
-    for order in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [3, 0, 5, 1, 4, 2]):
-        assert torch.equal(served(order)[0], expected)
-
-
-def test_a_client_that_never_answers_is_recorded_and_does_not_hold_up_the_others() -> None:
-    teacher, closing = served([5, 4, 3, 2, 1, 0], missing=2)
-    others = [upload(i).upload.knowledge.values for i in (0, 1, 3, 4, 5)]  # type: ignore[union-attr]
-    assert torch.equal(teacher, mean_over_clients(torch.stack(others)))
-    assert sorted(closing) == [0, 1, 3, 4, 5]
-
-
-@pytest.mark.parametrize(
-    ("changes", "status", "spent"),
-    [
-        ({"metrics": {"silent": 1.0}}, "rejected", True),
-        ({"declined": "not today"}, "rejected", True),
-        ({"declined": "not today", "knowledge": None}, "absent", False),
-        ({"metrics": {"silent": 1.0}, "knowledge": None}, "rejected", True),
-    ],
-)
-def test_only_a_client_that_declines_and_sends_nothing_is_left_out_of_the_ledger(
-    changes: dict[str, Any], status: str, spent: bool
-) -> None:
-    import threading
-
-    from fedkd.experiment.build import build
-    from fedkd.federation.client import describe
-
-    mechanism = {"name": "gaussian", "epsilon": 8.0, "delta": 1e-5}
-    experiment = build(scenario(strategy="dsfl", clients=2, privacy=mechanism), threading.Event())
-    server = experiment.server
-    server.register([describe(experiment.context, i) for i in range(2)])
-    server.open_round(1)
-    replies = [upload(0), upload(1)]
-    replies[1] = replace(replies[1], upload=replace(replies[1].upload, privacy=None, **changes))  # type: ignore[type-var]
-    server.fuse(1, replies)
-    record = server.record(1).clients[1]
-    assert (record.status, bool(record.epsilon)) == (status, spent)
+# The server stores no upload that it does not need.
 
 
 def test_a_stream_keeps_no_upload() -> None:

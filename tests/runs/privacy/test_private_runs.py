@@ -708,7 +708,7 @@ def test_on_flowers_nodes_a_run_says_that_its_seed_is_sent(
     stand."""
 
     def start(strategy: FederatedDistillation) -> None:
-        assert "\nseed: 0\n" in str(strategy._scenario["text"])
+        assert "\nseed: 0\n" in str(strategy.scenario_text)
         raise Ended
 
     with pytest.raises(Ended):

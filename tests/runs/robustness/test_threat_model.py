@@ -24,7 +24,7 @@ def cohort(clients: tuple[int, ...] = (0, 2, 3, 5, 7)) -> Cohort:
 def threat_model(**changes: Any) -> ThreatModel:
     attackers = torch.tensor([True, False, False, True, False, False, False, False])
     return ThreatModel(
-        **{"attack": None, "robust": None, "attackers": attackers, "seed": 0, **changes}
+        **{"attackers": attackers, "seed": 0, **changes}
     )
 
 

@@ -1,0 +1,80 @@
+"""Reading of uploads: decoded by the codec, read and checked by the kind of knowledge."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedkd.codecs import Codec
+from fedkd.errors import UploadRejected
+from fedkd.federation.shared_values import SharedValue, restored, shared_state
+from fedkd.knowledge import KnowledgeType, Request
+from fedkd.messages import Packed, Upload
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class UploadReader:
+    """Reads the uploads of a run; remembers each client's earlier ones where the codec needs them.
+
+    ``codec`` is None where uploads travel in full precision.
+    """
+
+    def __init__(self, kind: KnowledgeType, codec: Codec | None) -> None:
+        self._kind, self._codec = kind, codec
+        self._memories: dict[int, SharedValue[Arrays]] = {}
+
+    def must_start_over(self, client_id: int) -> bool:
+        """Return whether a client's next upload must build on no earlier one."""
+        return self._codec is not None and self._codec.stateful and client_id not in self._memories
+
+    def read(self, upload: Upload, request: Request) -> Upload:
+        """Return an upload with its knowledge decoded. Raises UploadRejected.
+
+        Where decoding fails, the client's earlier uploads are forgotten, so that it starts over.
+        """
+        if isinstance(upload.knowledge, Packed):
+            upload = self._decoded(upload, upload.knowledge)
+        if upload.declined:
+            raise UploadRejected("a client that declines must send no knowledge")
+        if upload.knowledge is None or upload.privacy is None:
+            raise UploadRejected("an upload needs knowledge and a privacy event")
+        if upload.round != request.round:
+            raise UploadRejected(
+                f"this is round {request.round}, the upload is of round {upload.round}"
+            )
+        self._kind.check(upload.knowledge, request, upload.client_id)
+        return upload
+
+    def forget(self, client_id: int) -> None:
+        """Forget a client's earlier uploads: what it sent last may be lost."""
+        self._memories.pop(client_id, None)
+
+    def state(self) -> dict[str, Any]:
+        """Return what is remembered, as tensors for a checkpoint."""
+        return shared_state(self._memories, arrays_to_tensors)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to what ``state`` remembers."""
+        self._memories = restored(state, tensors_to_arrays)
+
+    def _decoded(self, upload: Upload, packed: Packed) -> Upload:
+        if self._codec is None:
+            return replace(upload, knowledge=self._kind.decode(packed.arrays))
+        before = self._memories.pop(upload.client_id, None)
+        arrays, after = self._codec.decode(packed.arrays, None if before is None else before.value)
+        if after is not None:
+            self._memories[upload.client_id] = SharedValue(after)
+        return replace(upload, knowledge=self._kind.decode(arrays))
+
+
+def arrays_to_tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
+    """Return named arrays as tensors, for a checkpoint."""
+    return {name: torch.tensor(array) for name, array in arrays.items()}
+
+
+def tensors_to_arrays(tensors: Mapping[str, torch.Tensor]) -> Arrays:
+    """Return the arrays that ``arrays_to_tensors`` made tensors of."""
+    return {name: tensor.numpy() for name, tensor in tensors.items()}

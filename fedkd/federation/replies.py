@@ -1,0 +1,35 @@
+"""Replies of clients to a round's downloads, as the server takes them in."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from fedkd.messages import MessageSize, Upload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """One client's reply: an upload, or the reason why there is none.
+
+    ``size`` is that of its arrays as they travelled. ``rejected`` says that something came, but
+    could not be read as an upload.
+    """
+
+    client_id: int
+    upload: Upload | None
+    size: MessageSize = MessageSize()
+    error: str = ""
+    rejected: bool = False
+
+
+def with_missing(replies: Iterable[Reply], asked: Iterable[int]) -> Iterator[Reply]:
+    """Yield the replies as they come, then a failed one for each asked client without a reply.
+
+    >>> [(r.client_id, r.error) for r in with_missing([Reply(client_id=1, upload=None)], [0, 1])]
+    [(1, ''), (0, 'did not answer')]
+    """
+    missing = set(asked)
+    for reply in replies:
+        missing.discard(reply.client_id)
+        yield reply
+    for client_id in sorted(missing):
+        yield Reply(client_id=client_id, upload=None, error="did not answer")

@@ -1,0 +1,189 @@
+"""The record of the open round, client by client, as its replies come in."""
+
+import hashlib
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedkd.federation.participation import Selection
+from fedkd.federation.replies import Reply
+from fedkd.federation.round_records import ClientRecord, RoundRecord, client_figures
+from fedkd.fusion import effective_neighbors
+from fedkd.messages import (
+    ClientCard,
+    Download,
+    Fusion,
+    MessageSize,
+    Packed,
+    Status,
+)
+
+WEIGHTS_LIMIT = 2000
+"""Most clients for which the record carries all K x K weights (16 MB a round at the limit)."""
+
+
+class RoundRecorder:
+    """The records of a run's clients in the open round.
+
+    ``exchanges`` is False where clients are their own and only teachers.
+    """
+
+    def __init__(self, *, exchanges: bool) -> None:
+        self.records: dict[int, ClientRecord] = {}
+        self.participants: tuple[int, ...] = ()
+        self._exchanges = exchanges
+        self._started = 0.0
+        self._weights: Tensor | None = None
+        self._sha256: str | None = None
+        self._metrics: dict[str, float] = {}
+
+    def introduce(self, cards: Sequence[ClientCard], attackers: Collection[int]) -> None:
+        """Begin the records of clients that have none yet; ``attackers`` are ids of clients."""
+        for card in sorted(cards, key=lambda card: card.client_id):
+            record = ClientRecord(
+                client_id=card.client_id,
+                architecture=card.architecture,
+                status="absent",
+                train_size=card.train_size,
+                attacker=card.client_id in attackers,
+            )
+            self.records.setdefault(card.client_id, record)
+
+    def open(self, selection: Selection, downloads: Mapping[int, Download]) -> None:
+        """Begin a round's records, with the sizes of its first downloads."""
+        self._started = time.perf_counter()
+        self._weights, self._sha256, self._metrics = None, None, {}
+        self.participants = selection.participants
+        own = None if self._exchanges else 1.0
+        if not self._exchanges and len(self.records) <= WEIGHTS_LIMIT:
+            self._weights = torch.eye(len(self.records))
+        for client_id, record in self.records.items():
+            self.records[client_id] = record.at_round_start(
+                effective_neighbors=own, self_weight=own
+            )
+        for client_id in selection.dropped_out:
+            self.set_status(client_id, "absent", "dropped out")
+        self.note_sent(downloads)
+
+    def note_sent(self, downloads: Mapping[int, Download]) -> None:
+        """Add the sizes of downloads to their clients' records."""
+        for client_id, size in download_sizes(downloads).items():
+            record = self.records[client_id]
+            self.records[client_id] = replace(
+                record,
+                bytes_down=record.bytes_down + size.bytes,
+                entropy_bytes_down=record.entropy_bytes_down + size.entropy_bytes,
+            )
+
+    def note_reply(self, reply: Reply) -> None:
+        """Add a reply's size, and what its client measured; note a failure."""
+        record, upload = self.records[reply.client_id], reply.upload
+        record = replace(
+            record,
+            bytes_up=record.bytes_up + reply.size.bytes,
+            entropy_bytes_up=record.entropy_bytes_up + reply.size.entropy_bytes,
+        )
+        if upload is None:
+            status: Status = "rejected" if reply.rejected else "failed"
+            record = replace(record, status=status, reason=reply.error)
+        else:
+            metrics: Mapping[str, Any] = upload.metrics
+            seconds = record.seconds + metrics.get("seconds", 0.0)
+            # Who was rejected or declined before stays so: a reason was given.
+            status = record.status if record.reason else "ok"
+            record = replace(record, status=status, seconds=seconds, **client_figures(metrics))
+        self.records[reply.client_id] = record
+
+    def set_status(self, client_id: int, status: Status, reason: str) -> None:
+        """Set what became of a client in the round, and why."""
+        self.records[client_id] = replace(self.records[client_id], status=status, reason=reason)
+
+    def failures(self) -> dict[int, str]:
+        """Return the reasons of the clients that failed in the round, by client id."""
+        return {i: r.reason for i, r in self.records.items() if r.status == "failed"}
+
+    def note_fusion(self, fusion: Fusion, client_ids: Sequence[int]) -> None:
+        """Record a fusion's weights, hash and metrics; ``client_ids`` are those of its rows."""
+        neighbors, own = effective_neighbors(fusion.weights), fusion.weights.diagonal()
+        for row, client_id in enumerate(client_ids):
+            self.records[client_id] = replace(
+                self.records[client_id],
+                effective_neighbors=neighbors[row].item(),
+                self_weight=own[row].item(),
+            )
+        if len(self.records) <= WEIGHTS_LIMIT:
+            self._weights = spread_weights(fusion.weights, client_ids, len(self.records))
+        self._sha256, self._metrics = knowledge_sha256(fusion.teachers), dict(fusion.metrics)
+
+    def close(self, round_number: int, epsilons: Mapping[int, float | None]) -> RoundRecord:
+        """Enter each client's epsilon, and return the record of the round."""
+        for client_id, epsilon in epsilons.items():
+            self.records[client_id] = replace(self.records[client_id], epsilon=epsilon)
+        return RoundRecord(
+            round=round_number,
+            clients=tuple(self.records[i] for i in sorted(self.records)),
+            seconds=time.perf_counter() - self._started,
+            weights=self._weights,
+            knowledge_sha256=self._sha256,
+            metrics=self._metrics,
+        )
+
+    def state(self) -> dict[str, list[Any]]:
+        """Return the clients' records as columns."""
+        ordered = [self.records[i] for i in sorted(self.records)]
+        names = [field.name for field in fields(ClientRecord)]
+        return {name: [getattr(record, name) for record in ordered] for name in names}
+
+    def restore(self, state: Mapping[str, Sequence[Any]]) -> None:
+        """Go back to the records that ``state`` has the columns of."""
+        rows = (dict(zip(state, row, strict=True)) for row in zip(*state.values(), strict=True))
+        self.records = {row["client_id"]: ClientRecord(**row) for row in rows}
+
+
+def download_sizes(downloads: Mapping[int, Download]) -> dict[int, MessageSize]:
+    """Return the sizes of the arrays of downloads, by client id."""
+    sizes: dict[int, MessageSize] = {}
+    ids, of_ids = None, MessageSize()
+    for client_id, download in downloads.items():
+        teacher = download.teacher
+        size = teacher.size if isinstance(teacher, Packed) else MessageSize()
+        if download.public_ids is not None:
+            if download.public_ids is not ids:  # the clients of a phase are asked about the same
+                ids, of_ids = download.public_ids, MessageSize.of(download.request_arrays())
+            size = size + of_ids
+        sizes[client_id] = size
+    return sizes
+
+
+def spread_weights(weights: Tensor, client_ids: Sequence[int], clients: int) -> Tensor:
+    """Return a cohort's weights [k, k] as [K, K] over all clients.
+
+    Rows of absent clients are NaN, columns of absent clients 0.
+    """
+    spread = torch.full((clients, clients), torch.nan)
+    rows = torch.tensor(client_ids, dtype=torch.int64)
+    spread[rows] = 0.0
+    spread[rows[:, None], rows[None, :]] = weights.to(torch.float32)
+    return spread
+
+
+def knowledge_sha256(teachers: object) -> str:
+    """Return the SHA-256 of fused teachers: their shape and their float32 values, little endian.
+
+    Of mappings and sequences of tensors it is that of their members' hashes, with their names, in
+    the order in which they stand.
+    """
+    if isinstance(teachers, Tensor):
+        values = teachers.to(torch.float32).contiguous().numpy().astype("<f4")
+        return hashlib.sha256(f"{list(values.shape)}".encode() + values.tobytes()).hexdigest()
+    if isinstance(teachers, Mapping):
+        named = list(teachers.items())
+    else:
+        assert isinstance(teachers, Sequence), "kinds check what a strategy returns"
+        named = list(enumerate(teachers))
+    members = "".join(f"{name}={knowledge_sha256(part)};" for name, part in named)
+    return hashlib.sha256(members.encode()).hexdigest()
