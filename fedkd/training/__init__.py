@@ -1,1 +1,1 @@
-"""Local training: loops, losses, optimizers, metrics."""
+"""Local training of one model: loop, losses, optimizers, metrics."""

@@ -1,7 +1,8 @@
-"""One optimization phase of one model, and prediction: functions over ``nn.Module`` and tensors.
+"""The training loop of one phase for one model, and prediction.
 
-The plain PyTorch loop: no DataLoader, no trainer. Batches come from a named stream, so that a phase
-repeats to the bit whatever else runs beside it. Knows nothing of clients, rounds or messages.
+Functions over ``nn.Module`` and tensors, without DataLoader or trainer. Batches come from a named
+random stream, so that a phase repeats to the bit whatever runs at the same time. Knows nothing of
+clients, rounds or messages.
 """
 
 from collections.abc import Callable
@@ -28,13 +29,20 @@ def optimize(
     optimizer: Optimizer | None = None,
     check_interrupt: Callable[[], None] = lambda: None,
 ) -> float | None:
-    """Train ``model`` in place and return its mean loss over the last epoch (None without any
-    epoch).
+    """Train ``model`` in place and return its mean loss over the last epoch.
 
-    ``batch_loss`` maps indices below ``size`` to the mean loss of those samples. Every epoch visits
-    all samples in a fresh order; the last batch may be smaller. ``optimizer`` is the phase's own,
-    fresh, if none is given. ``check_interrupt`` is called before every batch and may raise, which ends the
-    phase there.
+    Every epoch takes all samples in a new random permutation; the last batch may be smaller.
+    Returns None where there is no epoch or no sample.
+
+    Args:
+        model: The model, on the device on which it is trained.
+        size: How many samples there are.
+        batch_loss: Maps indices below ``size`` to the mean loss of those samples.
+        phase: Optimizer, batch size and epochs.
+        stream: The random stream of the permutations.
+        epochs: Epochs in place of the phase's.
+        optimizer: An optimizer to go on with; None makes a new one from ``phase``.
+        check_interrupt: Called before every batch; it may raise, which ends the phase there.
     """
     epochs = phase.epochs if epochs is None else epochs
     if epochs == 0 or size == 0:
@@ -43,9 +51,9 @@ def optimize(
     optimizer = optimizer or Optimizer(model.parameters(), phase)
     model.train()
     for _ in range(epochs):
-        order = torch.from_numpy(stream.permutation(size)).to(device)
+        permutation = torch.from_numpy(stream.permutation(size)).to(device)
         total = torch.zeros((), device=device)
-        for batch in torch.split(order, phase.batch_size):
+        for batch in torch.split(permutation, phase.batch_size):
             check_interrupt()
             loss = batch_loss(batch)
             optimizer.zero_grad()
@@ -63,8 +71,9 @@ def predict(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor
 
 
 def accuracy(logits: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> float:
-    """Return the share of samples whose largest logit is their label; 0 for rows that are all
-    NaN.
+    """Return the accuracy: the share of samples whose largest logit is their label.
+
+    A row of NaN alone counts as wrong.
     """
     right = logits.argmax(dim=-1) == labels
     unknown = logits.isnan()

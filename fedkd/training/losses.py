@@ -1,11 +1,10 @@
 """Distillation losses: ``(student logits, teacher target, temperature) -> scalar``.
 
-Targets come in two scales and are never mistaken for one another: ``logits`` (any real numbers) or
-``probs`` (soft labels that the server already made, at the same temperature). Means are over
-samples; MAE and MSE also over classes. Some lie between two others: ``skew`` says where, and
-``find_loss`` is where it is set.
+Targets have one of two scales: ``logits`` (any real numbers) or ``probs`` (soft labels that the
+server already made, at the same temperature). Means are over samples; MAE and MSE also over
+classes. Some losses lie between two others, at a ``skew`` that ``find_loss`` sets.
 
-Below, q is the teacher's soft label and p the student's, ``softmax(f(x) / T)``.
+Below, q is the teacher's soft label, p the student's, ``softmax(f(x) / T)``, and T the temperature.
 """
 
 from collections.abc import Callable
@@ -27,10 +26,10 @@ Scalar = Float[Tensor, ""]
 
 
 def kl(student_logits: Rows, target_probs: Rows, temperature: float = 1.0) -> Scalar:
-    """Return ``T^2 * mean_x KL(q(x) || softmax(f(x) / T))`` in nats, >= 0.
+    """Return the divergence from teacher to student, ``T^2 * mean_x KL(q(x) || p(x))``, in nats.
 
-    ``target_probs`` are softened at the same T. T^2 keeps the gradient's size independent of T
-    where both sides are softened (Hinton et al. 2015, arXiv 1503.02531, section 2). Zero targets
+    >= 0. ``target_probs`` are softened at the same T. T^2 keeps the gradient's size independent of
+    T where both sides are softened (Hinton et al. 2015, arXiv 1503.02531, section 2). Zero targets
     contribute nothing.
     """
     log_probs = F.log_softmax(student_logits / temperature, dim=-1)
@@ -41,10 +40,10 @@ def kl(student_logits: Rows, target_probs: Rows, temperature: float = 1.0) -> Sc
 
 
 def reverse_kl(student_logits: Rows, target_probs: Rows, temperature: float = 1.0) -> Scalar:
-    """Return ``T^2 * mean_x KL(softmax(f(x) / T) || q(x))`` in nats: mode seeking.
+    """Return the mode-seeking divergence ``T^2 * mean_x KL(p(x) || q(x))`` in nats.
 
-    Targets are floored at 1e-12, since a student that puts weight where the teacher has none would
-    cost infinity.
+    Targets are floored at 1e-12, since the loss would be infinite where the student has weight and
+    the teacher has none.
     """
     log_probs = F.log_softmax(student_logits / temperature, dim=-1)
     log_target = target_probs.clamp(min=1e-12).log()
@@ -52,8 +51,9 @@ def reverse_kl(student_logits: Rows, target_probs: Rows, temperature: float = 1.
 
 
 def cross_entropy(student_logits: Rows, target_probs: Rows, temperature: float = 1.0) -> Scalar:
-    """Return ``T^2 * mean_x -sum_c q(c) ln softmax(f / T)(c)``: ``kl`` plus the teacher's entropy,
-    same gradient.
+    """Return the cross entropy ``T^2 * mean_x -sum_c q(c) ln p(c)`` in nats.
+
+    It is ``kl`` plus T^2 times the teacher's entropy, with the same gradient.
     """
     log_probs = F.log_softmax(student_logits / temperature, dim=-1)
     return temperature**2 * -(target_probs * log_probs).sum(dim=-1).mean()
@@ -62,14 +62,20 @@ def cross_entropy(student_logits: Rows, target_probs: Rows, temperature: float =
 def skewed_kl(
     student_logits: Rows, target_probs: Rows, temperature: float = 1.0, *, skew: float = 0.1
 ) -> Scalar:
-    """Return ``T^2 * mean_x KL(q || skew q + (1 - skew) p)`` in nats, at most ``T^2 ln(1 / skew)``.
+    """Return the skewed divergence ``T^2 * mean_x KL(q || skew q + (1 - skew) p)`` in nats.
 
-    The student's part of the mixture keeps the loss and its gradient bounded where p is nearly 0
-    (Ko et al. 2024, arXiv 2402.03898, whose default is 0.1; T^2 is ours). ``skew`` to 0 is ``kl``;
-    near 1 hardly anything is left.
+    At most ``T^2 ln(1 / skew)``: the teacher's part of the mixture keeps the loss and its gradient
+    bounded where p is nearly 0 (Ko et al. 2024, arXiv 2402.03898, whose default is 0.1; T^2 is
+    ours). ``skew`` to 0 is ``kl``; near 1 the loss is nearly 0.
 
-    >>> # Ln 2
-    >>> round(skewed_kl(torch.tensor([[-1000.0, 0.0]]), torch.tensor([[1.0, 0.0]]), skew=0.5).item(), 4)
+    Args:
+        student_logits: The student's logits.
+        target_probs: The teacher's soft labels at the same temperature.
+        temperature: T, which softens the student's logits.
+        skew: The teacher's share in the mixture, between 0 and 1.
+
+    >>> logits, target = torch.tensor([[-1000.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+    >>> round(skewed_kl(logits, target, skew=0.5).item(), 4)  # ln 2
     0.6931
     """
     probs = soften(student_logits, temperature)
@@ -82,27 +88,37 @@ def skewed_kl(
 def symmetric_kl(
     student_logits: Rows, target_probs: Rows, temperature: float = 1.0, *, skew: float = 0.5
 ) -> Scalar:
-    """Return ``skew kl + (1 - skew) reverse_kl``: at 0.5, half of Jeffreys' divergence, which is
-    symmetric in p and q.
+    """Return the weighted sum ``skew kl + (1 - skew) reverse_kl`` in nats.
 
-    ``skew`` to 1 is ``kl``, to 0 ``reverse_kl``.
+    At 0.5 it is half of Jeffreys' divergence, which is symmetric in p and q. ``skew`` to 1 is
+    ``kl``, to 0 ``reverse_kl``.
+
+    Args:
+        student_logits: The student's logits.
+        target_probs: The teacher's soft labels at the same temperature.
+        temperature: T, which softens the student's logits.
+        skew: Weight of ``kl``, between 0 and 1.
     """
-    forward, backward = (
-        kl(student_logits, target_probs, temperature),
-        reverse_kl(student_logits, target_probs, temperature),
-    )
+    forward = kl(student_logits, target_probs, temperature)
+    backward = reverse_kl(student_logits, target_probs, temperature)
     return skew * forward + (1 - skew) * backward
 
 
 def js(
     student_logits: Rows, target_probs: Rows, temperature: float = 1.0, *, skew: float = 0.5
 ) -> Scalar:
-    """Return ``T^2 * mean_x (skew KL(q || m) + (1 - skew) KL(p || m))``, ``m = skew q + (1 - skew)
-    p``, in nats.
+    """Return the generalized Jensen-Shannon divergence of teacher and student, in nats.
 
-    The generalized Jensen-Shannon divergence of Agarwal et al. (2023, arXiv 2306.13649); T^2 is
-    ours. At 0.5 it is symmetric and at most ``T^2 ln 2``. It shrinks as ``skew`` nears 0 or 1:
-    divided by ``skew`` it tends to ``kl`` at 0, divided by ``1 - skew`` to ``reverse_kl`` at 1.
+    ``T^2 * mean_x (skew KL(q || m) + (1 - skew) KL(p || m))`` with ``m = skew q + (1 - skew) p``,
+    from Agarwal et al. (2023, arXiv 2306.13649); T^2 is ours. At 0.5 it is symmetric and at most
+    ``T^2 ln 2``. It shrinks as ``skew`` nears 0 or 1: divided by ``skew`` it tends to ``kl`` at 0,
+    divided by ``1 - skew`` to ``reverse_kl`` at 1.
+
+    Args:
+        student_logits: The student's logits.
+        target_probs: The teacher's soft labels at the same temperature.
+        temperature: T, which softens the student's logits.
+        skew: The teacher's share in the mixture m, between 0 and 1.
     """
     log_probs = F.log_softmax(student_logits / temperature, dim=-1)
     log_mixture = _mixture(log_probs.exp(), target_probs, skew).log()
@@ -112,22 +128,22 @@ def js(
 
 
 def _mixture(probs: Rows, target_probs: Rows, skew: float) -> Rows:
-    """Return ``skew q + (1 - skew) p``, at least 1e-30, so that its logarithm is finite where both
-    are 0.
-    """
+    """Return ``skew q + (1 - skew) p``, at least 1e-30, so that its logarithm is finite."""
     return (skew * target_probs + (1 - skew) * probs).clamp(min=1e-30)
 
 
 def mae(student_logits: Rows, target_logits: Rows, temperature: float = 1.0) -> Scalar:
-    """Return the mean absolute difference of logits, FedMD's digest loss (arXiv 1910.03581). T
-    plays no part.
+    """Return the mean absolute difference of logits, FedMD's digest loss (arXiv 1910.03581).
+
+    The temperature has no influence.
     """
     return (student_logits - target_logits).abs().mean()
 
 
 def mse(student_logits: Rows, target_logits: Rows, temperature: float = 1.0) -> Scalar:
-    """Return the mean squared difference of logits (Ba & Caruana 2014, arXiv 1312.6184). T plays no
-    part.
+    """Return the mean squared difference of logits (Ba & Caruana 2014, arXiv 1312.6184).
+
+    The temperature has no influence.
     """
     return (student_logits - target_logits).square().mean()
 
@@ -152,8 +168,9 @@ LOSSES: dict[str, Loss] = {**ON_PROBS, **ON_LOGITS}
 
 
 def find_loss(name: str, skew: float | None = None) -> Loss:
-    """Return a loss by name. ``skew`` None is the loss's own; SettingError where the loss has
-    none.
+    """Return the loss of a name, at a ``skew`` or, for None, at the loss's default skew.
+
+    Raises SettingError for a skew of a loss that has none.
     """
     if skew is None:
         return LOSSES[name]
@@ -168,7 +185,14 @@ def find_loss(name: str, skew: float | None = None) -> Loss:
 def by_sample(
     loss: Loss, student_logits: Rows, target: Rows, temperature: float = 1.0
 ) -> Float[Tensor, "N"]:
-    """Return each sample's own term of a loss, whose mean is the loss."""
+    """Return each sample's own term of a loss, whose mean is the loss.
+
+    Args:
+        loss: One of ``LOSSES``.
+        student_logits: The student's logits.
+        target: The teacher's logits or soft labels, whichever the loss takes.
+        temperature: T, which softens the student's logits.
+    """
     each: Float[Tensor, "N"] = vmap(lambda s, t: loss(s[None], t[None], temperature))(
         student_logits, target
     )
@@ -182,20 +206,32 @@ def weighted(
     weights: Float[Tensor, "N"],
     temperature: float = 1.0,
 ) -> Scalar:
-    """Return ``mean_x w(x) loss(x)``. With weights of mean 1 over the public set the loss keeps its
-    size.
+    """Return a loss with weighted samples, ``mean_x w(x) loss(x)``.
 
     Weights of 1 give the loss itself, up to rounding; a weight of 0 takes the sample out of the sum
-    and leaves it in N.
+    and leaves it in N. With weights of mean 1 over the public set the loss has its usual size.
+
+    Args:
+        loss: One of ``LOSSES``.
+        student_logits: The student's logits.
+        target: The teacher's logits or soft labels, whichever the loss takes.
+        weights: Each sample's weight, >= 0.
+        temperature: T, which softens the student's logits.
     """
     return (weights * by_sample(loss, student_logits, target, temperature)).mean()
 
 
 def distillation_target(loss: str, values: Rows, scale: Scale, temperature: float) -> Rows:
-    """Return what ``loss`` takes for a teacher's values: logits as they are, or soft labels.
+    """Return a teacher's values as the target of a loss: logits as they are, or soft labels.
 
-    Logits are softened for a loss on probabilities; probabilities cannot become logits again, which
+    Logits are softened for a loss on probabilities. Probabilities cannot become logits again, which
     is checked before the run (``fedkd.experiment.build``), so that here it is an assertion.
+
+    Args:
+        loss: Name of the loss.
+        values: The teacher's logits or soft labels.
+        scale: Which of the two they are.
+        temperature: T at which logits are softened.
     """
     if loss in ON_LOGITS:
         assert scale == "logits", f"{loss} needs logits"

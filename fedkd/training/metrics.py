@@ -1,9 +1,7 @@
-"""How good predictions are beside their accuracy: calibration error, likelihood, and accuracy by
-class.
+"""Metrics of predictions: calibration error, negative log likelihood, accuracy by class.
 
-Plain functions over soft labels and true labels, for students and for teachers. For the
-researcher's record: nothing here is part of a protocol. Accuracy itself is in
-``fedkd.training.loop``.
+Pure functions over soft labels and true labels, for students and for teachers. For the researcher's
+record: nothing here is part of a protocol. Accuracy itself is in ``fedkd.training.loop``.
 """
 
 import math
@@ -25,8 +23,7 @@ FLOOR = 1e-12
 def expected_calibration_error(
     probs: Float[Tensor, "n C"], labels: Int[Tensor, "n"], bins: int = BINS
 ) -> float:
-    """Return the expected calibration error, in [0, 1]: how far confidence is from accuracy, bin by
-    bin.
+    """Return the expected calibration error in [0, 1]: the mean gap of confidence and accuracy.
 
     ``sum_b |B_b| / n * |accuracy(B_b) - confidence(B_b)|`` over ``bins`` bins of equal width, where
     the b-th holds the samples whose largest probability is in ((b - 1) / bins, b / bins] (Guo et
@@ -48,9 +45,7 @@ def expected_calibration_error(
 def calibration_error(
     confidence: Float[Tensor, "n"], right: Bool[Tensor, "n"], bins: int = BINS
 ) -> float:
-    """Return the expected calibration error of predictions whose confidence and rightness are known
-    already.
-    """
+    """Return the expected calibration error from each prediction's confidence and correctness."""
     if len(right) == 0:
         return math.nan
     # NaN has no bin; it is put into the first, and makes the sum NaN.
@@ -63,7 +58,7 @@ def calibration_error(
 
 
 def negative_log_likelihood(probs: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> float:
-    """Return the mean of ``-ln p(label)`` in nats, >= 0: the cross entropy with the true labels.
+    """Return the mean negative log likelihood ``-ln p(label)`` of the true labels, in nats, >= 0.
 
     Probabilities are floored at 1e-12. ``ln C`` for uniform predictions; NaN without samples, or
     where a row is NaN.
@@ -77,8 +72,7 @@ def negative_log_likelihood(probs: Float[Tensor, "n C"], labels: Int[Tensor, "n"
 
 
 def accuracy_by_class(scores: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> tuple[float, ...]:
-    """Return, for each class, the share of its samples whose largest score is their label; NaN
-    without samples.
+    """Return the accuracy on the samples of each class; NaN for a class without samples.
 
     >>> accuracy_by_class(torch.tensor([[0.9, 0.1, 0.0], [0.9, 0.1, 0.0]]), torch.tensor([0, 1]))
     (1.0, 0.0, nan)
@@ -91,12 +85,18 @@ def accuracy_by_class(scores: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) ->
 def teacher_quality(
     values: Float[Tensor, "N C"], scale: Scale, labels: Int[Tensor, "N"] | None, temperature: float
 ) -> Mapping[str, float | tuple[float, ...]]:
-    """Return how right a teacher is on public samples whose true labels the simulation knows.
+    """Return a teacher's metrics on the public samples whose true labels the simulation knows.
 
     ``teacher_accuracy``, ``teacher_ece`` and ``teacher_nll`` are of the soft labels that its
     students see: at the distillation temperature, to which only logits are still softened.
-    ``teacher_by_class`` is the accuracy on the samples of each class. Labels outside 0..C-1 are not
-    known; nothing is returned where none is.
+    ``teacher_by_class`` is the accuracy on the samples of each class. Without known labels the
+    mapping is empty.
+
+    Args:
+        values: The teacher's logits or soft labels.
+        scale: Which of the two they are.
+        labels: True labels of the samples; those outside 0..C-1 are not known.
+        temperature: The distillation temperature.
     """
     if labels is None:
         return {}

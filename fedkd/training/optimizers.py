@@ -2,8 +2,8 @@
 
 The steps are PyTorch's own functions, which its optimizer classes call too, with the classes'
 defaults: the bits are those of the classes. The classes would load PyTorch's compiler, 70 MB and a
-second in every process, which nothing here uses. Not for libraries that wrap a
-``torch.optim.Optimizer``: ``as_torch`` makes one.
+second in every process, which nothing here uses. For a library that wraps a
+``torch.optim.Optimizer``, ``as_torch`` makes one.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,20 +17,19 @@ from fedkd.training.hyperparameters import Phase
 
 
 class Optimizer:
-    """Steps over the parameters that are trained; those without a gradient are left as they are.
+    """An optimizer over the parameters that are trained; a step skips those without a gradient.
 
-    ``state`` has for each parameter what the optimizer remembers of it, nothing before its first
-    step.
+    ``state`` has the optimizer's tensors of each parameter, none before its first step.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], phase: Phase) -> None:
-        """Begin afresh, with the phase's rule and settings."""
+        """Start without state, with the phase's rule and settings."""
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.phase = phase
         self.state: list[dict[str, Tensor]] = [{} for _ in self.parameters]
 
     def zero_grad(self) -> None:
-        """Take the parameters' gradients off."""
+        """Remove the parameters' gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -76,7 +75,7 @@ class Optimizer:
             )
 
     def _blank(self, parameter: Tensor) -> dict[str, Tensor]:
-        """Return what is remembered of a parameter before its first step: zeros."""
+        """Return a parameter's state before its first step: zeros."""
         if self.phase.optimizer == "sgd":
             return {"momentum_buffer": torch.zeros_like(parameter)} if self.phase.momentum else {}
         return {
@@ -86,8 +85,9 @@ class Optimizer:
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the state as named tensors, ``<index of the parameter>/<name>``; empty before the
-        first step.
+        """Return the state as tensors named ``<index of the parameter>/<name>``.
+
+        It is empty before the first step.
 
         >>> weight = nn.Parameter(torch.zeros(2))
         >>> optimizer = Optimizer([weight], Phase(optimizer="sgd", learning_rate=1.0, momentum=0.5))
@@ -103,17 +103,16 @@ class Optimizer:
         }
 
     def blank(self) -> dict[str, Tensor]:
-        """Return the state of a fresh optimizer in the form of ``tensors``: zeros in the place of
-        every tensor.
-        """
+        """Return the state of a new optimizer, with the names of ``tensors``: zeros."""
         fresh = [self._blank(parameter.detach()) for parameter in self.parameters]
         return {
             f"{i}/{name}": tensor for i, state in enumerate(fresh) for name, tensor in state.items()
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take on a state that ``tensors`` or ``blank`` returned. The tensors are copied, to the
-        parameters' device.
+        """Replace the state by one that ``tensors`` or ``blank`` returned.
+
+        The tensors are copied to the parameters' device.
         """
         for name, tensor in tensors.items():
             i, _, key = name.partition("/")
@@ -121,9 +120,7 @@ class Optimizer:
             self.state[int(i)][key] = tensor.to(home, copy=True)
 
     def as_torch(self) -> torch.optim.Optimizer:
-        """Return PyTorch's optimizer of the same settings and state, for what wraps one; ``take``
-        goes back.
-        """
+        """Return PyTorch's optimizer of the same settings and state; ``take`` is the way back."""
         rate, decay = self.phase.learning_rate, self.phase.weight_decay
         made: torch.optim.Optimizer
         if self.phase.optimizer == "sgd":
@@ -139,6 +136,6 @@ class Optimizer:
         return made
 
     def take(self, stepped: torch.optim.Optimizer) -> None:
-        """Take on the state of what ``as_torch`` made."""
+        """Replace the state by that of an optimizer that ``as_torch`` made."""
         for i, known in stepped.state_dict()["state"].items():
             self.state[i] = dict(known)
