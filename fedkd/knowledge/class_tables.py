@@ -1,6 +1,4 @@
-"""Class tables: a client's mean soft label for each true class of its private set. No public set is
-needed.
-"""
+"""Class tables: a client's mean soft label for each class of its private set; no public set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,10 +28,9 @@ from fedkd.settings.conditions import RunConditions
 
 @dataclass(frozen=True, kw_only=True)
 class ClassTable:
-    """``probs`` [C, C]: row y is a mean soft label for true class y. ``present`` [C] says which
-    rows mean anything.
+    """A table of mean soft labels: row y of ``probs`` [C, C] is for true class y.
 
-    Rows of classes that are not present are zeros, and stand for nothing.
+    ``present`` [C] flags the rows that exist. The other rows are zeros without a meaning.
     """
 
     probs: Tensor
@@ -58,7 +55,9 @@ class TableCohort:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassTables(KnowledgeType):
-    """The kind of FD (Jeong et al. 2018, arXiv 1811.11479): learned from within private training.
+    """The knowledge of FD: class tables, learned from by a term of the private training's loss.
+
+    Jeong et al. 2018, arXiv 1811.11479.
 
     A fusion's ``teachers`` are a mapping of ``probs`` [K, C, C] and ``present`` [K, C]. The term of
     the training loss is ``weight * mean over the batch of -sum_c q_y(c) ln p(c)``, where q_y is the
@@ -77,31 +76,23 @@ class ClassTables(KnowledgeType):
         )
 
     def extract(self, view: ClientView) -> ClassTable:
-        """Return the mean soft label, at temperature 1, of each class of the private training
-        set.
-        """
-        probs, labels = (
-            soften(view.private_logits().to(torch.float64), 1.0),
-            view.private_labels().cpu(),
-        )
+        """Return the mean soft label, at temperature 1, of each class of the private set."""
+        probs = soften(view.private_logits().to(torch.float64), 1.0)
+        labels = view.private_labels().cpu()
         counts = torch.bincount(labels, minlength=view.classes)
-        sums = torch.zeros(view.classes, view.classes, dtype=torch.float64).index_add_(
-            0, labels, probs
-        )
-        means = sums / counts.clamp(min=1)[:, None]
+        sums = torch.zeros(view.classes, view.classes, dtype=torch.float64)
+        means = sums.index_add_(0, labels, probs) / counts.clamp(min=1)[:, None]
         return ClassTable(probs=means.to(torch.float32), present=counts > 0)
 
     def encode(self, knowledge: ClassTable) -> dict[str, np.ndarray]:
-        """Return ``present`` and the rows of ``probs`` that are present: what is missing does not
-        travel.
-        """
+        """Return ``present`` and the rows of ``probs`` that are present; others do not travel."""
         return {
             "present": knowledge.present.numpy().astype(np.uint8),
             "probs": knowledge.probs[knowledge.present].numpy(),
         }
 
     def decode(self, arrays: Mapping[str, np.ndarray]) -> ClassTable:
-        """Return the table that ``arrays`` made."""
+        """Return the table that the arrays encode; UploadRejected where they encode none."""
         if set(arrays) != {"present", "probs"}:
             raise UploadRejected(
                 f"expected the arrays present and probs, got {', '.join(sorted(arrays)) or 'none'}"
@@ -118,9 +109,7 @@ class ClassTables(KnowledgeType):
         return ClassTable(probs=probs, present=flags)
 
     def check(self, knowledge: ClassTable, request: Request, client_id: int) -> None:
-        """Raise UploadRejected on a wrong shape, an empty table, and rows that are no soft
-        labels.
-        """
+        """Raise UploadRejected on a wrong shape, an empty table, or rows that do not sum to 1."""
         if tuple(knowledge.probs.shape) != (request.classes, request.classes):
             raise UploadRejected(
                 f"expected a table of {[request.classes] * 2}, got {list(knowledge.probs.shape)}"
@@ -131,7 +120,7 @@ class ClassTables(KnowledgeType):
             raise UploadRejected("the rows of a table must be finite, >= 0 and sum to 1")
 
     def stack(self, uploads: Sequence[Upload], request: Request) -> TableCohort:
-        """Return the cohort of tables that passed ``check``, in the order of their client ids."""
+        """Return the cohort of tables that passed ``check``, sorted by client id."""
         ordered = sorted(uploads, key=lambda upload: upload.client_id)
         tables: list[ClassTable] = [upload.knowledge for upload in ordered]
         ids = tuple(upload.client_id for upload in ordered)
@@ -146,7 +135,7 @@ class ClassTables(KnowledgeType):
     def check_fusion(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
     ) -> None:
-        """Raise RunError where a strategy broke its promise."""
+        """Raise RunError unless weights and tables are of the right shape and range."""
         clients, classes = len(client_ids), request.classes
         check_weights(fusion.weights, clients)
         if not isinstance(fusion.teachers, Mapping) or set(fusion.teachers) != {"probs", "present"}:
@@ -160,16 +149,18 @@ class ClassTables(KnowledgeType):
         ):
             raise RunError(
                 f"fuse returned probs {list(probs.shape)} and present {list(present.shape)},"
-                " expected"
-                f" {[clients, classes, classes]} and {[clients, classes]}"
+                f" expected {[clients, classes, classes]} and {[clients, classes]}"
             )
         if not are_distributions(probs[present], 2 * TOLERANCE):
-            raise RunError("fuse returned rows that are present and no soft labels")
+            raise RunError(
+                "fuse returned probs whose present rows are not all soft labels; they must be"
+                " >= 0 and sum to 1"
+            )
 
     def teachers(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
     ) -> Teachers:
-        """Return each client's table; a client whose table is empty has nothing to learn from."""
+        """Return each client's table; a client whose table is empty has no teacher."""
         probs, present = fusion.teachers["probs"], fusion.teachers["present"]
         tables = {
             i: ClassTable(probs=probs[k], present=present[k]) for k, i in enumerate(client_ids)
@@ -177,7 +168,7 @@ class ClassTables(KnowledgeType):
         return Teachers(personal={i: table for i, table in tables.items() if table.present.any()})
 
     def penalty(self, view: ClientView, teacher: ClassTable | None) -> Penalty | None:
-        """Return the cross entropy against the teacher's row of each sample's label."""
+        """Return the cross entropy with the teacher's row of each sample's label."""
         if teacher is None:
             return None
         labels = view.private_labels()

@@ -1,7 +1,6 @@
-"""How much a sample looks like those that a client knows: scores whose order matters, not their
-size.
+"""Scores of how similar samples are to a client's own; their ranking matters, not their size.
 
-Functions over rows of numbers, in float64. Not for choosing a threshold
+Pure functions over rows of numbers, in float64. Not for the choice of a threshold
 (``fedkd.knowledge.selective``).
 """
 
@@ -16,13 +15,19 @@ Scores = Float[Tensor, "m"]
 
 
 def kulsif(known: Known, auxiliary: Float[Tensor, "a d"], rows: Rows, width: float) -> Scores:
-    """Return the density ratio of what is known over the auxiliary distribution, at each row.
+    """Return the density ratio of the known over the auxiliary distribution, at each row.
 
     Kernel unconstrained least-squares importance fitting (Kanamori et al. 2012, doi
     10.1007/s10994-011-5266-3), with a Gaussian kernel ``exp(-|x - y|^2 / (2 width^2))`` and
     ``lambda = min(n, a)^(-1/2)``: ``w(x) = sum_i alpha_i k(x, aux_i) + (1 / (n lambda)) sum_j k(x,
     known_j)``, where alpha solves ``(K_aux / a + lambda I) alpha = -(1 / (n a lambda)) K_aux,known
     1``.
+
+    Args:
+        known: The client's own samples.
+        auxiliary: Samples of the auxiliary distribution.
+        rows: The samples to score.
+        width: Width of the Gaussian kernel.
 
     >>> known, aux = torch.zeros(20, 1), torch.linspace(-5, 5, 50)[:, None]
     >>> near, far = kulsif(known, aux, torch.tensor([[0.0], [4.0]]), width=1.0).tolist()
@@ -42,8 +47,15 @@ def kulsif(known: Known, auxiliary: Float[Tensor, "a d"], rows: Rows, width: flo
 
 
 def nearness(known: Known, rows: Rows, clusters: int, seed: int) -> Scores:
-    """Return minus the distance to the nearest of ``clusters`` centroids of what is known (k-means,
-    scikit-learn).
+    """Return minus each row's distance to the nearest k-means centroid of the known samples.
+
+    By scikit-learn.
+
+    Args:
+        known: The client's own samples.
+        rows: The samples to score.
+        clusters: Number of centroids; at most one a known sample is used.
+        seed: Seed of k-means.
     """
     from sklearn.cluster import KMeans
 
@@ -56,10 +68,9 @@ def nearness(known: Known, rows: Rows, clusters: int, seed: int) -> Scores:
 
 
 def class_gaussians(known: Known, labels: Int[Tensor, "n"], rows: Rows) -> Scores:
-    """Return the largest log density over classes, one Gaussian a class with the variances that all
-    share.
+    """Return each row's largest log density over classes, of Gaussians with common variances.
 
-    Up to a constant: ``-1/2 min_c sum_d (x_d - mu_cd)^2 / v_d``, v the pooled variance within
+    Up to a constant ``-1/2 min_c sum_d (x_d - mu_cd)^2 / v_d``, v the pooled variance within
     classes, at least a millionth of its mean. A diagonal form of the Mahalanobis score (Lee et al.
     2018, arXiv 1807.03888).
     """

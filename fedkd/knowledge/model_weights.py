@@ -1,4 +1,4 @@
-"""Model weights: what federated averaging exchanges. Clients learn by taking them over."""
+"""Model weights, which clients of federated averaging upload and adopt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ ModelState = Mapping[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsCohort:
-    """The accepted models of one round, by client id in ascending order: ``states[k]`` is client
-    ``client_ids[k]``'s.
+    """The accepted models of one round, sorted by client id.
 
-    ``server`` is None unless the strategy declares that it needs models of the server's own.
+    ``states[k]`` is the model state of client ``client_ids[k]``. ``server`` is None unless the
+    strategy declares that it needs models of the server's own.
     """
 
     round: int
@@ -48,12 +48,12 @@ class WeightsCohort:
 
     @property
     def size_shares(self) -> Float[Tensor, "K"]:
-        """Each client's share of all training samples; rows sum to 1."""
+        """Each client's share of all training samples; shares sum to 1."""
         sizes = torch.tensor(self.train_sizes, dtype=torch.float32)
         return sizes / sizes.sum()
 
     def members(self) -> dict[str, list[int]]:
-        """Return each architecture's rows of the cohort, in order."""
+        """Return the rows of the cohort by architecture, ascending."""
         found: dict[str, list[int]] = {}
         for row, name in enumerate(self.architectures):
             found.setdefault(name, []).append(row)
@@ -62,11 +62,11 @@ class WeightsCohort:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelWeights(KnowledgeType):
-    """The kind of FedAvg (McMahan et al. 2017, arXiv 1602.05629) and FedDF: whole model states,
-    buffers included.
+    """The knowledge of FedAvg and FedDF: whole model states, buffers included.
 
-    A fusion's ``teachers`` are a mapping from an architecture's name to a state; every client of
-    that architecture, whether it took part or not, takes it over. ``proximal`` is FedProx's mu:
+    McMahan et al. 2017, arXiv 1602.05629. A fusion's ``teachers`` are a mapping from an
+    architecture's name to a state; every client of that architecture, whether it took part or not,
+    takes it over. ``proximal`` is FedProx's mu:
     above 0 the private training's loss has the term ``mu / 2 * ||w - w_g||^2``, where w_g are the
     weights that training starts from.
     """
@@ -86,31 +86,27 @@ class ModelWeights(KnowledgeType):
         return self.proximal > 0
 
     def extract(self, view: ClientView) -> ModelState:
-        """Return the model's state."""
+        """Return a copy of the model's state."""
         return {
             name: tensor.detach().cpu().clone() for name, tensor in view.model.state_dict().items()
         }
 
     def encode(self, knowledge: ModelState) -> dict[str, np.ndarray]:
-        """Return each tensor under its name."""
+        """Return each tensor as an array under its name."""
         return {name: tensor.numpy() for name, tensor in knowledge.items()}
 
     def decode(self, arrays: Mapping[str, np.ndarray]) -> ModelState:
-        """Return the state in ``arrays``."""
+        """Return the state in the arrays; UploadRejected for types that no tensor has."""
         try:
             return {name: torch.tensor(array) for name, array in arrays.items()}
         except TypeError as error:
             raise UploadRejected(f"weights cannot be read: {error}") from error
 
     def check(self, knowledge: ModelState, request: Request, client_id: int) -> None:
-        """Raise UploadRejected on weights that are not finite, or not those of the client's
-        architecture.
-        """
+        """Raise UploadRejected on weights that are not finite, or of another architecture."""
         architecture = request.architectures[client_id]
-        expected, came = (
-            request.shapes[architecture],
-            {name: tuple(tensor.shape) for name, tensor in knowledge.items()},
-        )
+        expected = request.shapes[architecture]
+        came = {name: tuple(tensor.shape) for name, tensor in knowledge.items()}
         if came != expected:
             wrong = sorted(
                 name for name in {*came, *expected} if came.get(name) != expected.get(name)
@@ -124,7 +120,7 @@ class ModelWeights(KnowledgeType):
                 raise UploadRejected(f"weight {name} is not finite")
 
     def stack(self, uploads: Sequence[Upload], request: Request) -> WeightsCohort:
-        """Return the cohort in the order of client ids."""
+        """Return the cohort of states that passed ``check``, sorted by client id."""
         ordered = sorted(uploads, key=lambda upload: upload.client_id)
         ids = tuple(upload.client_id for upload in ordered)
         return WeightsCohort(
@@ -141,7 +137,7 @@ class ModelWeights(KnowledgeType):
     def check_fusion(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
     ) -> None:
-        """Raise RunError where a strategy broke its promise."""
+        """Raise RunError unless each teacher is a finite state of an architecture in the run."""
         check_weights(fusion.weights, len(client_ids))
         if not isinstance(fusion.teachers, Mapping):
             raise RunError(
@@ -160,20 +156,18 @@ class ModelWeights(KnowledgeType):
     def teachers(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
     ) -> Teachers:
-        """Return each client's architecture's state."""
+        """Return the state of each client's architecture, if there is one."""
         teachers = fusion.teachers
         return Teachers(
             personal={i: teachers[n] for i, n in enumerate(request.architectures) if n in teachers}
         )
 
     def adopt(self, model: nn.Module, teacher: ModelState) -> None:
-        """Make the teacher's weights the model's."""
+        """Load the teacher's weights into the model."""
         model.load_state_dict(dict(teacher))
 
     def penalty(self, view: ClientView, teacher: ModelState | None) -> Penalty | None:
-        """Return FedProx's proximal term; None without it. Training starts from whatever was
-        adopted.
-        """
+        """Return FedProx's proximal term around the model's present weights; None without mu."""
         if self.proximal == 0:
             return None
         parameters = [parameter for parameter in view.model.parameters() if parameter.requires_grad]

@@ -1,9 +1,8 @@
-"""Private-set logits: what a client's model says of each of its own samples, with a hash of each.
-No public set.
+"""Private-set logits: a client's logits on its own samples, with a hash of each; no public set.
 
 A hash and a label of every private sample leave the client, once, and logits each round. Nothing
-here hides them: a hash of many bits tells much of the sample, and whoever has the hyperplanes,
-which are no secret, can look for it.
+here hides them: a hash of many bits tells much of the sample, and anyone can search for it with the
+hyperplanes, which are no secret.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,10 +34,9 @@ from fedkd.training.losses import kl
 
 @dataclass(frozen=True, kw_only=True)
 class SampleLogits:
-    """An upload: ``logits`` [n, C] on the private samples, in an order that stays.
+    """An upload: ``logits`` [n, C] on the private samples, in the same order each round.
 
-    ``hashes`` [n, bits / 8] and ``labels`` [n] come along where the server does not know them yet;
-    else None.
+    ``hashes`` [n, bits / 8] and ``labels`` [n] are None once the server knows them.
     """
 
     logits: Tensor
@@ -48,8 +46,9 @@ class SampleLogits:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleTeacher:
-    """A teacher: ``logits`` [n, C] for the client's own samples; ``taught`` [n] says which rows
-    mean anything.
+    """A teacher: ``logits`` [n, C] for the client's own samples.
+
+    ``taught`` [n] flags the rows that exist; the others have no meaning.
     """
 
     logits: Tensor
@@ -58,10 +57,10 @@ class SampleTeacher:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateLogitsCohort:
-    """The accepted uploads of one round by client id, in ascending order: row k of each is client
-    ``client_ids[k]``'s.
+    """The accepted uploads of one round, sorted by client id.
 
-    Clients have sets of different sizes, so that nothing is stacked.
+    ``uploads[k]`` is of client ``client_ids[k]``. Clients have sets of different sizes, so that
+    nothing is stacked.
     """
 
     round: int
@@ -77,8 +76,9 @@ class PrivateLogitsCohort:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateLogits(KnowledgeType):
-    """The kind of FedCache (Wu et al. 2024, arXiv 2308.07816): learned from within private
-    training.
+    """The knowledge of FedCache: private-set logits, learned from by a term of the training loss.
+
+    Wu et al. 2024, arXiv 2308.07816.
 
     A fusion's ``teachers`` are a mapping from a client's id to ``logits`` and ``taught``; a client
     that has one is known to the server. The term of the training loss is ``weight * T^2 *
@@ -98,9 +98,7 @@ class PrivateLogits(KnowledgeType):
         )
 
     def extract(self, view: ClientView) -> SampleLogits:
-        """Return the logits of the private training set, with hashes and labels where no teacher
-        came.
-        """
+        """Return logits on the private set, with hashes and labels if no teacher came."""
         logits = view.private_logits()
         if view.teacher is not None:
             return SampleLogits(logits=logits)
@@ -110,9 +108,7 @@ class PrivateLogits(KnowledgeType):
         )
 
     def encode(self, knowledge: SampleLogits | SampleTeacher) -> dict[str, np.ndarray]:
-        """Return ``logits``; of an upload also ``hashes`` and ``labels`` if any, of a teacher
-        ``taught``.
-        """
+        """Return the arrays of an upload or a teacher, named by its fields."""
         logits = {"logits": knowledge.logits.numpy()}
         if isinstance(knowledge, SampleTeacher):
             return {**logits, "taught": knowledge.taught.numpy().astype(np.uint8)}
@@ -125,7 +121,10 @@ class PrivateLogits(KnowledgeType):
         }
 
     def decode(self, arrays: Mapping[str, np.ndarray]) -> SampleLogits | SampleTeacher:
-        """Return the upload or the teacher that ``arrays`` made."""
+        """Return the upload or the teacher that the arrays encode.
+
+        Raises UploadRejected where they encode neither.
+        """
         allowed: tuple[set[str], ...] = (
             {"logits"},
             {"logits", "hashes", "labels"},
@@ -158,9 +157,7 @@ class PrivateLogits(KnowledgeType):
     def check(
         self, knowledge: SampleLogits | SampleTeacher, request: Request, client_id: int
     ) -> None:
-        """Raise UploadRejected on wrong shapes and values, and where hashes are missing or come a
-        second time.
-        """
+        """Raise UploadRejected on wrong shapes and values, and on missing or repeated hashes."""
         if not isinstance(knowledge, SampleLogits):
             raise UploadRejected("a teacher was uploaded; expected the array logits")
         samples = request.train_sizes[client_id]
@@ -185,7 +182,7 @@ class PrivateLogits(KnowledgeType):
             raise UploadRejected(f"labels must be from 0 to {request.classes - 1}")
 
     def stack(self, uploads: Sequence[Upload], request: Request) -> PrivateLogitsCohort:
-        """Return the cohort of uploads that passed ``check``, in the order of their client ids."""
+        """Return the cohort of uploads that passed ``check``, sorted by client id."""
         ordered = sorted(uploads, key=lambda upload: upload.client_id)
         ids = tuple(upload.client_id for upload in ordered)
         return PrivateLogitsCohort(
@@ -198,7 +195,7 @@ class PrivateLogits(KnowledgeType):
     def check_fusion(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
     ) -> None:
-        """Raise RunError where a strategy broke its promise."""
+        """Raise RunError unless every client of the cohort has a teacher of the right shape."""
         check_weights(fusion.weights, len(client_ids))
         if not isinstance(fusion.teachers, Mapping) or not set(client_ids) <= set(fusion.teachers):
             raise RunError(
@@ -213,8 +210,8 @@ class PrivateLogits(KnowledgeType):
             ):
                 raise RunError(
                     f"fuse returned logits {list(logits.shape)} and taught {list(taught.shape)}"
-                    f" for client {client_id},"
-                    f" expected {[samples, request.classes]} and {[samples]}"
+                    f" for client {client_id}, expected {[samples, request.classes]} and"
+                    f" {[samples]}"
                 )
             if not torch.isfinite(logits).all():
                 raise RunError(f"fuse returned logits for client {client_id} that are not finite")
@@ -222,7 +219,7 @@ class PrivateLogits(KnowledgeType):
     def teachers(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
     ) -> Teachers:
-        """Return each known client's teacher, whether it took part in this round or not."""
+        """Return the teacher of each client that the server knows, absent ones included."""
         found = {
             i: SampleTeacher(logits=t["logits"], taught=t["taught"])
             for i, t in fusion.teachers.items()
@@ -230,7 +227,7 @@ class PrivateLogits(KnowledgeType):
         return Teachers(personal=found)
 
     def penalty(self, view: ClientView, teacher: SampleTeacher | None) -> Penalty | None:
-        """Return the divergence from the teacher's soft label of each sample."""
+        """Return the divergence from the teacher's soft label of each sample that has one."""
         if teacher is None or not teacher.taught.any():
             return None
         device, temperature, weight = view.private_labels().device, view.temperature, self.weight
@@ -254,10 +251,10 @@ class PrivateLogits(KnowledgeType):
 
 
 def sign_hashes(inputs: Float[Tensor, "n *shape"], bits: int) -> UInt8[Tensor, "n bytes"]:
-    """Return on which side of ``bits`` random hyperplanes each input lies, eight to a byte;
-    ``bits`` in eights.
+    """Return the hash of each input: the side of each of ``bits`` random hyperplanes, as bits.
 
-    Two hashes differ in a share of bits near angle / pi (Charikar 2002, doi 10.1145/509907.509965).
+    Eight bits are packed to a byte; ``bits`` is a multiple of 8. Two hashes differ in a share of
+    bits near angle / pi (Charikar 2002, doi 10.1145/509907.509965).
     The hyperplanes go through the origin and depend on the inputs' size and ``bits`` alone: all
     clients of all runs have the same. An input and its multiples have the same hash, its negative
     the opposite one.

@@ -1,5 +1,4 @@
-"""Class prototypes: a client's mean feature vector for each class of its private set, with the
-number of samples.
+"""Class prototypes: a client's mean features for each class of its private set, with counts.
 
 No public set is needed. Not for predictions: a prototype lives in the space of features, which only
 models that learned together share.
@@ -32,11 +31,10 @@ from fedkd.settings.conditions import RunConditions
 
 @dataclass(frozen=True, kw_only=True)
 class Prototypes:
-    """``features`` [C, d]: row y is a mean feature vector of class y; ``counts`` [C] is of how many
-    samples.
+    """Mean features by class: row y of ``features`` [C, d] is for class y, ``counts`` [C] samples.
 
-    Rows of classes with a count of 0 are zeros, and stand for nothing. A teacher's counts are 1 or
-    0: it says which rows exist, not how many samples others have.
+    Rows of classes with a count of 0 are zeros without a meaning. A teacher's counts are 1 or 0: it
+    says which rows exist, not how many samples others have.
     """
 
     features: Tensor
@@ -61,8 +59,9 @@ class PrototypeCohort:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassPrototypes(KnowledgeType):
-    """The kind of FedProto (Tan et al. 2022, arXiv 2105.00243): learned from within private
-    training.
+    """The knowledge of FedProto: prototypes, learned from by a term of the training loss.
+
+    Tan et al. 2022, arXiv 2105.00243.
 
     A fusion's ``teachers`` are a mapping of ``features`` [C, d] and ``present`` [C], common to all.
     The term of the training loss is ``weight * mean over batch and d of (f(x) - c_y)^2``, where f
@@ -86,21 +85,16 @@ class ClassPrototypes(KnowledgeType):
         )
 
     def extract(self, view: ClientView) -> Prototypes:
-        """Return the mean features, in evaluation mode, of each class of the private training
-        set.
-        """
+        """Return the mean features, in evaluation mode, of each class of the private set."""
         features = self.pooled(view.private_features()).to(torch.float64)
         labels = view.private_labels().cpu()
         counts = torch.bincount(labels, minlength=view.classes)
-        sums = torch.zeros(view.classes, features.shape[1], dtype=torch.float64).index_add_(
-            0, labels, features
-        )
-        return Prototypes(
-            features=(sums / counts.clamp(min=1)[:, None]).to(torch.float32), counts=counts
-        )
+        sums = torch.zeros(view.classes, features.shape[1], dtype=torch.float64)
+        means = sums.index_add_(0, labels, features) / counts.clamp(min=1)[:, None]
+        return Prototypes(features=means.to(torch.float32), counts=counts)
 
     def pooled(self, features: Float[Tensor, "n wide"]) -> Float[Tensor, "n d"]:
-        """Return features at the width that prototypes have.
+        """Return features pooled to the width of prototypes.
 
         >>> ClassPrototypes(weight=1.0, width=2).pooled(torch.tensor([[1.0, 3.0, 5.0, 7.0]]))
         tensor([[2., 6.]])
@@ -110,16 +104,14 @@ class ClassPrototypes(KnowledgeType):
         return F.adaptive_avg_pool1d(features[:, None], self.width)[:, 0]
 
     def encode(self, knowledge: Prototypes) -> dict[str, np.ndarray]:
-        """Return ``counts`` and the rows of ``features`` that exist: what is missing does not
-        travel.
-        """
+        """Return ``counts`` and the rows of ``features`` that exist; others do not travel."""
         return {
             "counts": knowledge.counts.numpy().astype(np.int32),
             "features": knowledge.features[knowledge.counts > 0].numpy(),
         }
 
     def decode(self, arrays: Mapping[str, np.ndarray]) -> Prototypes:
-        """Return the prototypes that ``arrays`` made."""
+        """Return the prototypes that the arrays encode; UploadRejected where they encode none."""
         if set(arrays) != {"counts", "features"}:
             raise UploadRejected(
                 "expected the arrays counts and features, got"
@@ -146,9 +138,7 @@ class ClassPrototypes(KnowledgeType):
         return Prototypes(features=features, counts=totals)
 
     def check(self, knowledge: Prototypes, request: Request, client_id: int) -> None:
-        """Raise UploadRejected on a wrong shape, values that are no features, and counts of other
-        samples.
-        """
+        """Raise UploadRejected on wrong shapes, bad values, and counts of another training size."""
         wide = self.width or request.features[request.architectures[client_id]]
         if (
             tuple(knowledge.features.shape) != (request.classes, wide)
@@ -156,8 +146,7 @@ class ClassPrototypes(KnowledgeType):
         ):
             raise UploadRejected(
                 f"expected prototypes {[request.classes, wide]}, got"
-                f" {list(knowledge.features.shape)} with"
-                f" {len(knowledge.counts)} counts"
+                f" {list(knowledge.features.shape)} with {len(knowledge.counts)} counts"
             )
         if not torch.isfinite(knowledge.features).all():
             raise UploadRejected(
@@ -168,19 +157,15 @@ class ClassPrototypes(KnowledgeType):
                 f"features are as large as {knowledge.features.abs().max():.3g}; at most"
                 f" {LARGEST:g}"
             )
-        if (knowledge.counts < 0).any() or int(knowledge.counts.sum()) != request.train_sizes[
-            client_id
-        ]:
+        samples = request.train_sizes[client_id]
+        if (knowledge.counts < 0).any() or int(knowledge.counts.sum()) != samples:
             raise UploadRejected(
-                f"counts must be >= 0 and sum to the {request.train_sizes[client_id]} training"
-                " samples of this client,"
+                f"counts must be >= 0 and sum to the {samples} training samples of this client,"
                 f" got {knowledge.counts.tolist()[:10]}"
             )
 
     def stack(self, uploads: Sequence[Upload], request: Request) -> PrototypeCohort:
-        """Return the cohort of prototypes that passed ``check``, in the order of their client
-        ids.
-        """
+        """Return the cohort of prototypes that passed ``check``, sorted by client id."""
         ordered = sorted(uploads, key=lambda upload: upload.client_id)
         ids = tuple(upload.client_id for upload in ordered)
         return PrototypeCohort(
@@ -194,7 +179,7 @@ class ClassPrototypes(KnowledgeType):
     def check_fusion(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
     ) -> None:
-        """Raise RunError where a strategy broke its promise."""
+        """Raise RunError unless weights and prototypes are of the right shape and range."""
         check_weights(fusion.weights, len(client_ids))
         if not isinstance(fusion.teachers, Mapping) or set(fusion.teachers) != {
             "features",
@@ -211,8 +196,7 @@ class ClassPrototypes(KnowledgeType):
         ):
             raise RunError(
                 f"fuse returned features {list(features.shape)} and present {list(present.shape)},"
-                " expected"
-                f" {[request.classes, 'd']} and {[request.classes]}"
+                f" expected {[request.classes, 'd']} and {[request.classes]}"
             )
         if not torch.isfinite(features).all():
             raise RunError("fuse returned features that are not finite")
@@ -220,7 +204,7 @@ class ClassPrototypes(KnowledgeType):
     def teachers(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
     ) -> Teachers:
-        """Return the prototypes for everyone, whether it took part or not."""
+        """Return the common prototypes as the teacher of all clients, absent ones included."""
         features: Tensor = fusion.teachers["features"]
         present: Bool[Tensor, "C"] = fusion.teachers["present"]
         return Teachers(
@@ -228,9 +212,7 @@ class ClassPrototypes(KnowledgeType):
         )
 
     def penalty(self, view: ClientView, teacher: Prototypes | None) -> Penalty | None:
-        """Return the mean squared distance of features from the prototype of each sample's
-        label.
-        """
+        """Return the mean squared distance of features from their class's prototype."""
         if teacher is None:
             return None
         labels = view.private_labels()

@@ -1,4 +1,4 @@
-"""A client's choice of the public samples that it answers for: those that look like its own."""
+"""A client's choice of the public samples that it predicts on: those that resemble its own."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,18 +11,16 @@ from fedkd.knowledge.density import class_gaussians, kulsif, nearness
 from fedkd.knowledge.knowledge_type import ClientView
 
 HELD_OUT = 0.2
-"""Share of the private samples on which the threshold is set; the others say what is known."""
+"""Share of the private samples on which the threshold is set; the others are the known samples."""
 
 Density = Literal["kulsif", "kmeans", "feature_gaussian"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class InDistribution:
-    """Answer where the score is at least the ``quantile`` of the client's own held-out samples'
-    scores.
+    """Predict on public samples that score at least a quantile of the client's held-out samples.
 
-    Nothing of the choice leaves the client but which samples it answers for, which tells of its
-    data.
+    The choice discloses which samples the client predicts on, which tells something of its data.
     """
 
     density: Density
@@ -31,7 +29,7 @@ class InDistribution:
     auxiliary: int
 
     def choose(self, view: ClientView) -> Bool[Tensor, "N"]:
-        """Return which of the public samples asked for are answered."""
+        """Return flags of the requested public samples that the client predicts on."""
         stream = view.stream("selection")
         labels = view.private_labels().cpu()
         if self.density == "feature_gaussian":
@@ -42,9 +40,10 @@ class InDistribution:
             )
         if len(private) < 2 or len(public) == 0:
             return torch.ones(len(public), dtype=torch.bool)
-        order = torch.from_numpy(stream.permutation(len(private)))
+        permutation = torch.from_numpy(stream.permutation(len(private)))
         held_out = min(len(private) - 1, max(1, round(HELD_OUT * len(private))))
-        testing, known = order[:held_out].sort().values, order[held_out:].sort().values
+        testing = permutation[:held_out].sort().values
+        known = permutation[held_out:].sort().values
         rows = torch.cat([private[testing], public])
         scores = self._scores(
             private[known], labels[known], rows, view.classes, int(stream.integers(2**31))

@@ -10,7 +10,7 @@ from fedkd.errors import SettingError
 
 
 def cnn(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Return conv 6, pool, conv 16, pool, 120, 84, classes. Images must be at least 4 x 4."""
+    """Return a network conv 6, pool, conv 16, pool, 120, 84, classes; images from 4 x 4."""
     channels, height, width = input_shape
     if min(height, width) < 4:
         raise SettingError(

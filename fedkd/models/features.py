@@ -1,5 +1,6 @@
-"""A model's features: what its last linear layer takes. Works for any module whose logits such a
-layer puts out.
+"""A model's features: the inputs of its last linear layer.
+
+For any module whose logits are the outputs of a linear layer.
 """
 
 from typing import Any
@@ -10,8 +11,7 @@ from torch import Tensor, nn
 
 
 def find_head(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> str | None:
-    """Return the name of the linear layer whose output is the model's output; None where there is
-    none.
+    """Return the name of the linear layer whose output is the model's output, or None.
 
     >>> find_head(nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 4)), torch.zeros(1, 3))
     '2'
@@ -37,7 +37,8 @@ def find_head(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> str | None
 def forward_with_features(
     model: nn.Module, head: str, inputs: Float[Tensor, "n *shape"]
 ) -> tuple[Float[Tensor, "n C"], Float[Tensor, "n d"]]:
-    """Return the logits and the features of a batch: what the layer called ``head`` takes.
+    """Return the logits of a batch and its features, the inputs of the layer called ``head``.
+
     Gradients flow through both.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(2, 1))

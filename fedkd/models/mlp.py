@@ -1,5 +1,6 @@
-"""A perceptron with one hidden layer of 128: 101,770 parameters on 28 x 28 grey images of 10
-classes.
+"""A perceptron with one hidden layer of 128 units.
+
+It has 101,770 parameters on 28 x 28 grey images of 10 classes.
 """
 
 from torch import nn
@@ -8,7 +9,7 @@ HIDDEN = 128
 
 
 def mlp(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Return pixels-128-classes with ReLU, for images of any size."""
+    """Return a perceptron pixels-128-classes with ReLU, for images of any size."""
     channels, height, width = input_shape
     return nn.Sequential(
         nn.Flatten(),

@@ -34,8 +34,9 @@ class _Block(nn.Module):
 
 
 def resnet(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Return a stem, one block each of 16, 32 and 64 channels, and a linear head; images of any
-    size.
+    """Return a residual network of one block each of 16, 32 and 64 channels; images of any size.
+
+    Before the blocks is a convolution, after them a linear head.
     """
     channels = input_shape[0]
     blocks = [

@@ -13,7 +13,7 @@ PATCHES_PER_SIDE = 7
 
 
 class _Layer(nn.Module):
-    """Self-attention and a two-layer perceptron, each behind a layer norm and beside a shortcut."""
+    """Self-attention and a two-layer perceptron, each with a layer norm and a shortcut."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,5 @@ class _VisionTransformer(nn.Module):
 
 
 def vit(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Return a transformer of width 64 and depth 3 over at most 7 x 7 patches; images of any
-    size.
-    """
+    """Return a transformer of width 64 and depth 3 over at most 7 x 7 patches; any image size."""
     return _VisionTransformer(input_shape, classes)
