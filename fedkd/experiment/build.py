@@ -310,7 +310,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         check_per_round(scenario.public, context.task.public_size)
     check_models(name, declared.needs, context)
     check_codecs(scenario, context)
-    check_privacy(scenario, declared, context)
+    check_privacy(scenario, context)
     scenario = _choose_together(scenario, context)
     context = replace(context, batch_clients=_named(scenario))
     division, traits = context.division, context.traits

@@ -7,7 +7,7 @@ from typing import Any
 from fedkd.privacy.claims import Claim, claim_lines
 from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.privacy.unprotected import nothing_claimed
-from fedkd.privacy.vouching import claim_text
+from fedkd.privacy.vouching import basis_of, claim_text
 
 
 def before_run(enforcer: PrivacyEnforcer) -> dict[str, Any]:
@@ -15,8 +15,10 @@ def before_run(enforcer: PrivacyEnforcer) -> dict[str, Any]:
     mechanism = enforcer.mechanism
     if mechanism.no_claim_reason:
         return nothing_claimed(mechanism.no_claim_reason)
+    declared = basis_of(mechanism) == "declared"
     return {
         "mechanism": enforcer.name,
+        "declared_by": type(mechanism).__name__ if declared else "",
         "reason": claim_text(mechanism, enforcer.plan),
         "unit": mechanism.unit,
         "adversary": next(iter(enforcer.protects_from), None),
@@ -31,7 +33,7 @@ def after_run(enforcer: PrivacyEnforcer, claims: Sequence[Claim]) -> dict[str, A
     mechanism = enforcer.mechanism
     if mechanism.no_claim_reason:
         return nothing_claimed(mechanism.no_claim_reason)
-    first = next((c for c in claims if c.adversary in enforcer.protects_from), claims[0])
+    first = next((c for c in claims if c.adversary in mechanism.protects_from), claims[0])
     sigma, noise = mechanism.noise_in(enforcer.plan)
     return {
         "mechanism": enforcer.name,

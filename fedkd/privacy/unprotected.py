@@ -11,6 +11,7 @@ from fedkd.privacy.events import NoClaim
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import ClientRound, Mechanism, Protected
 from fedkd.privacy.release_plan import ReleasePlan
+from fedkd.settings.conditions import RunConditions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,9 @@ class Unprotected(Mechanism):
     no_claim_reason: ClassVar[str] = (
         "raw predictions are uploaded; no epsilon is claimed against any adversary"
     )
+
+    def conflict(self, conditions: RunConditions) -> None:
+        """Accept any run."""
 
     def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
         """Return that nothing is claimed, and why."""

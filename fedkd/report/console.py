@@ -51,7 +51,10 @@ class ConsoleReport:
         for warning in plan.warnings:
             self._console.print(f"Warning: {warning}", style="yellow", markup=False)
         if plan.privacy.get("adversary"):
-            self._claimed = f" ({plan.privacy['unit']}, against {plan.privacy['adversary']})"
+            author = plan.privacy.get("declared_by")
+            word = f", as {author} declares" if author else ""
+            whose = f"{plan.privacy['unit']}, against {plan.privacy['adversary']}"
+            self._claimed = f" ({whose}{word})"
         if self._quiet:
             return
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))

@@ -6,9 +6,7 @@ strategy and the public set, the models, the codec, the privacy mechanism. ``bui
 before any training.
 """
 
-import math
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -19,21 +17,17 @@ from fedkd.errors import SettingError
 from fedkd.federation.client import example_arrays
 from fedkd.federation.context import ClientContext
 from fedkd.federation.protocol import check_order
-from fedkd.knowledge import ModelWeights, PublicPredictions
-from fedkd.privacy.mechanisms import DpSgd, Gaussian, GnMax, Laplace, RandomizedResponse, Swing
-from fedkd.privacy.private_training import check_sample_gradients
-from fedkd.robustness.attacks.omniscient import Colluding, Lie
+from fedkd.privacy.mechanisms.mechanism import overrides
 from fedkd.scenario.registry import GROUPS
 from fedkd.scenario.scenario import Scenario
 from fedkd.settings.conditions import Compatible, RunConditions
 from fedkd.settings.schema import defaults, to_values
 from fedkd.strategy import Declaration, MeanBased, Needs, SelectsQueries
-from fedkd.tasks.text.text_task import TextTask, Tokens
+from fedkd.tasks.text.text_task import Tokens
 from fedkd.training.hyperparameters import DistillationSettings
 from fedkd.training.losses import LOSSES, ON_LOGITS
 
-
-CHECKED = ("data", "text_canaries", "heads", "attacks", "robust", "codec", "audit")
+CHECKED = ("data", "text_canaries", "heads", "attacks", "robust", "codec", "privacy", "audit")
 """The groups whose components are asked what they do not go with, in the order of their errors."""
 
 
@@ -69,7 +63,7 @@ def run_conditions(scenario: Scenario, declared: Declaration) -> RunConditions:
         corruption=scenario.public.corruption,
         student_augmentation=scenario.distill.student_augmentation,
         attackers_see_all=scenario.attacks.value.sees_all_uploads,
-        trusts_server=_trusts_server(scenario.privacy.value),
+        trusts_server=scenario.privacy.value.trusts_server,
     )
 
 
@@ -92,13 +86,6 @@ def check_components(
             found = component.conflict(conditions)
             if found is not None:
                 raise SettingError(found)
-
-
-def _trusts_server(mechanism: Any) -> bool:
-    """Return whether a privacy mechanism hides data from everybody but the server."""
-    hides_from = getattr(mechanism, "protects_from", ())
-    unlimited = getattr(mechanism, "epsilon", None) == math.inf
-    return bool(hides_from) and "server" not in hides_from and not unlimited
 
 
 def check_needs(scenario: Scenario, declared: Declaration) -> None:
@@ -293,94 +280,17 @@ def check_codecs(scenario: Scenario, context: ClientContext) -> None:
             )
 
 
-def check_privacy(scenario: Scenario, declared: Declaration, context: ClientContext) -> None:
-    """Raise where a mechanism would not protect what this strategy sends, or not in the way that it
-    counts.
-    """
-    name, chosen, kind, enforcer = (
-        scenario.strategy.name,
-        scenario.privacy.name,
-        declared.kind,
-        context.enforcer,
-    )
-    if kind is None and chosen != "none":
-        raise SettingError(f"privacy={chosen} would do nothing: strategy={name} exchanges nothing")
-    mechanism, plan = enforcer.mechanism, enforcer.plan
-    if mechanism.no_claim_reason:
-        return
-    where = f"privacy={chosen} with strategy={name}"
+def check_privacy(scenario: Scenario, context: ClientContext) -> None:
+    """Raise SettingError where a mechanism's settings, or the models, do not fit the run."""
+    mechanism, plan = context.enforcer.mechanism, context.enforcer.plan
     try:
         mechanism.check(plan)
     except SettingError as error:
-        raise SettingError(f"privacy={chosen}: {error}") from error
-    if mechanism.protects_from and declared.needs.label_counts:
-        raise SettingError(
-            f"{where}: the strategy discloses each client's label counts, so that no claim holds"
-        )
-    if isinstance(mechanism, DpSgd):
-        covered = isinstance(kind, PublicPredictions) and kind.chooser is None
-        if not covered and not (isinstance(kind, ModelWeights) and kind.proximal == 0):
-            raise SettingError(
-                f"{where}: its clients upload more than their model knows (tables, prototypes or"
-                " caches of private"
-                " samples, or a choice made by them), or train with a term that is not of single"
-                " samples; dp_sgd"
-                " covers predictions on a public set, and weights"
-            )
-        if declared.needs.pooled_data:
-            raise SettingError(f"{where}: it trains on the private sets of all clients")
-        for architecture in {a.name: a for a in context.architectures}.values():
-            few = architecture.example(3, torch.Generator().manual_seed(0))
-            model = architecture.build(0)
-            check_sample_gradients(
-                model, few, architecture.name, partial(context.task.logits, model)
-            )
-    elif not isinstance(kind, PublicPredictions):
-        raise SettingError(
-            f"{where}: {chosen} protects predictions on a public set, and the strategy sends"
-            " something else; use dp_sgd"
-        )
-    if isinstance(mechanism, Gaussian | Laplace | RandomizedResponse | Swing) and isinstance(
-        scenario.strategy.value, SelectsQueries
-    ):
-        raise SettingError(
-            f"{where}: which samples are asked about changes from round to round; use dp_sgd or"
-            " another"
-        )
-    text = context.task if isinstance(context.task, TextTask) else None
-    if mechanism.detector == "oracle" and (text is None or text.secrets is None):
-        raise SettingError(
-            "privacy.detector=oracle needs to know the canaries, and this run has none"
-        )
-    if mechanism.detector == "pattern" and text is None:
-        raise SettingError(
-            "privacy.detector=pattern looks for digits and addresses in text, and this data has"
-            " none"
-        )
-    if enforcer.central is not None:
-        if isinstance(scenario.attacks.value, Lie | Colluding):
-            raise SettingError(
-                f"privacy={chosen} with attacks={scenario.attacks.name}: these attackers see every"
-                " raw upload, so that"
-                " one client's data moves many rows of the sum; take another attack or another"
-                " mechanism"
-            )
-        if scenario.robust.name != "none":
-            raise SettingError(
-                f"privacy={chosen} and robust={scenario.robust.name} both take the mean's place"
-            )
-        if scenario.public.sampling != "random" or scenario.public.augmented_views > 1:
-            raise SettingError(
-                f"privacy={chosen}: public.sampling and public.augmented_views look at raw predictions once"
-                " more; leave them out"
-            )
-        if isinstance(mechanism, GnMax) and (
-            not plan.unweighted_mean or declared.teaches != "probs"
-        ):
-            raise SettingError(
-                f"{where}: votes take the place of a plain mean of soft labels, as dsfl has it"
-            )
-    elif mechanism.protects_from and scenario.public.sampling != "random":
-        raise SettingError(f"privacy={chosen}: how often a sample is asked about would depend on"
-                           " answers; leave"
-                           " public.sampling out")  # fmt: skip
+        raise SettingError(f"privacy={scenario.privacy.name}: {error}") from error
+    if not overrides(mechanism, "check_model"):
+        return
+    for architecture in {a.name: a for a in context.architectures}.values():
+        few = architecture.example(3, torch.Generator().manual_seed(0))
+        model = architecture.build(0)
+        logits = partial(context.task.logits, model)
+        mechanism.check_model(architecture.name, model, few, logits)

@@ -22,6 +22,7 @@ from fedkd.errors import SettingError, unknown_name
 from fedkd.flower.engines import ENGINES
 from fedkd.models.heads import HEADS, Heads
 from fedkd.privacy import PRIVACY
+from fedkd.privacy.mechanisms import Mechanism
 from fedkd.robustness.aggregators import ROBUST, Robust
 from fedkd.robustness.attacks import ATTACKS, Attack
 from fedkd.settings.import_paths import import_path, is_import_path
@@ -123,7 +124,9 @@ class Components:
     public_data: Component = group("same", PUBLIC_DATA, affects="exchange", in_baseline="same")
     partition: Component = group("dirichlet", PARTITIONS)
     heads: Component = group("none", HEADS, seam=Heads)
-    privacy: Component = group("none", PRIVACY, affects="exchange", in_baseline="none")
+    privacy: Component = group(
+        "none", PRIVACY, affects="exchange", in_baseline="none", seam=Mechanism
+    )
     attacks: Component = group("none", ATTACKS, affects="exchange", in_baseline="none", seam=Attack)
     robust: Component = group("none", ROBUST, affects="exchange", in_baseline="none", seam=Robust)
     codec: Component = group(

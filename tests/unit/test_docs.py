@@ -66,7 +66,7 @@ def test_the_parts_of_ones_own_run_as_they_are_printed(
 
     text = (ROOT / "docs/extending.md").read_text()
     files = re.findall(r"`(my_\w+\.py)`:\n\n```python\n(.*?)```", text, re.S)
-    assert len(files) == 4
+    assert len(files) >= 4
     for name, code in files:
         assert len([line for line in code.splitlines() if line.strip()]) <= 15, name
         (tmp_path / name).write_text(code)

@@ -21,10 +21,13 @@ from fedkd.privacy.mechanisms.mechanism import (
     ClientRound,
     Mechanism,
     Protected,
+    conflict_with_queries,
+    conflict_without_predictions,
 )
 from fedkd.privacy.memoization import Answers, answer_once
 from fedkd.privacy.release_plan import ReleasePlan, check_local, check_memoize
 from fedkd.privacy.sensitivity import Rows
+from fedkd.settings.conditions import RunConditions
 
 RELEASED = "released"
 ANSWER_IDS, ANSWER_VALUES = "answers ids", "answers values"
@@ -51,6 +54,10 @@ class ClientNoise(Mechanism, ABC):
         What depends on data is bounded first (``fedkd.privacy.sensitivity.bound_rows``), and fresh
         noise from ``stream`` comes after it.
         """
+
+    def uncovered(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with uploads that are no predictions, or with chosen queries."""
+        return conflict_without_predictions(conditions) or conflict_with_queries(conditions)
 
     def check(self, plan: ReleasePlan) -> None:
         """Raise SettingError where rows are no honest account of what leaves, or memory is idle."""

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import ClassVar, Literal
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedkd.errors import SettingError
 from fedkd.messages import Knowledge
@@ -32,10 +32,11 @@ from fedkd.privacy.mechanisms.mechanism import (
     TrainingLoop,
 )
 from fedkd.privacy.mechanisms.row_noise import Budgeted
-from fedkd.privacy.private_training import optimize_privately
+from fedkd.privacy.private_training import check_sample_gradients, optimize_privately
 from fedkd.privacy.release_plan import ReleasePlan, check_accountant, check_delta_for, check_epsilon
 from fedkd.privacy.renyi import least_epsilon
 from fedkd.privacy.sampling_schedule import Schedule as Schedule
+from fedkd.settings.conditions import RunConditions
 from fedkd.settings.validators import positive
 
 WEAK_NOISE = 0.3
@@ -94,6 +95,29 @@ class DpSgd(Budgeted):
         check_epsilon(self.epsilon)
         if self.noise_multiplier is not None:
             positive(noise_multiplier=self.noise_multiplier)
+
+    def uncovered(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with uploads that tell more of private data than the model does."""
+        where = f"privacy={conditions.name_of('privacy')} with strategy={conditions.strategy}"
+        if not conditions.reveals_model_only:
+            return (
+                f"{where}: its clients upload more than their model knows (tables, prototypes or"
+                " caches of private samples, or a choice made by them), or train with a term that"
+                " is not of single samples; dp_sgd covers predictions on a public set, and weights"
+            )
+        if conditions.pooled_data:
+            return f"{where}: it trains on the private sets of all clients"
+        return None
+
+    def check_model(
+        self,
+        name: str,
+        model: nn.Module,
+        inputs: Tensor,
+        logits: Callable[[Tensor], Float[Tensor, "n *rows outputs"]],
+    ) -> None:
+        """Raise SettingError unless each single sample's gradient is found."""
+        check_sample_gradients(model, inputs, name, logits)
 
     def check(self, plan: ReleasePlan) -> None:
         """Raise SettingError where the settings do not fit the run."""

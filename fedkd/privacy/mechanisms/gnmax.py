@@ -30,6 +30,7 @@ from fedkd.privacy.release_plan import (
     noise_warning,
 )
 from fedkd.privacy.renyi import ORDERS
+from fedkd.settings.conditions import RunConditions
 from fedkd.settings.validators import only_with, positive
 from fedkd.strategy import MeanBased, Strategy
 
@@ -83,6 +84,16 @@ class GnMax(Budgeted, TrustedServer):
             if self.threshold_sigma is None:
                 raise SettingError("threshold_sigma must be given with threshold")
             positive(threshold=self.threshold, threshold_sigma=self.threshold_sigma)
+
+    def uncovered(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with a strategy whose teacher is no plain mean of soft labels."""
+        found = super().uncovered(conditions)
+        if found is None and not (conditions.mean_based and conditions.teaches == "probs"):
+            return (
+                f"privacy={conditions.name_of('privacy')} with strategy={conditions.strategy}:"
+                " votes take the place of a plain mean of soft labels, as dsfl has it"
+            )
+        return found
 
     def check(self, plan: ReleasePlan) -> None:
         """Raise SettingError where the settings do not fit the run."""

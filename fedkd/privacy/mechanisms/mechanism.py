@@ -21,6 +21,7 @@ from fedkd.privacy.events import Event, NoClaim
 from fedkd.privacy.ledger import Layer, Spending
 from fedkd.privacy.release_plan import ReleasePlan
 from fedkd.runtime.seeding import numpy_stream
+from fedkd.settings.conditions import Compatible, RunConditions
 from fedkd.strategy import Strategy
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import optimize
@@ -116,7 +117,7 @@ class Protected(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mechanism:
+class Mechanism(Compatible):
     """A way to protect what travels, with its settings as fields.
 
     Each hook does nothing by default. A claim needs ``protects_from``, and an answer of the class
@@ -168,7 +169,54 @@ class Mechanism:
         """Whether the settings ask for no protection at all."""
         return False
 
+    @property
+    def trusts_server(self) -> bool:
+        """Whether data is hidden from others, and not from the server."""
+        hides = bool(self.protects_from) and not self.is_unlimited
+        return hides and "server" not in self.protects_from
+
     # Before the run.
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return why the mechanism cannot be part of such a run, and the cure; None if it can."""
+        chosen, name = conditions.name_of("privacy"), conditions.strategy
+        if not conditions.exchanges:
+            return f"privacy={chosen} would do nothing: strategy={name} exchanges nothing"
+        if self.is_unlimited:
+            return None
+        if self.protects_from and conditions.label_counts:
+            return (
+                f"privacy={chosen} with strategy={name}: the strategy discloses each client's label"
+                " counts, so that no claim holds"
+            )
+        found = self.uncovered(conditions)
+        if found is None and self.protects_from and not self.trusts_server:
+            if conditions.public_sampling != "random":
+                return (
+                    f"privacy={chosen}: how often a sample is asked about would depend on answers;"
+                    " leave public.sampling out"
+                )
+        return found
+
+    def uncovered(self, conditions: RunConditions) -> str | None:
+        """Return what of such a run the mechanism cannot cover, and the cure; None by default."""
+        return None
+
+    def check_model(
+        self,
+        name: str,
+        model: nn.Module,
+        inputs: Tensor,
+        logits: Callable[[Tensor], Float[Tensor, "n *rows outputs"]],
+    ) -> None:
+        """Raise SettingError where a model cannot be trained privately.
+
+        Args:
+            name: The architecture, for the message.
+            model: A model of it.
+            inputs: A few random inputs.
+            logits: Maps inputs to what the training's loss is made of.
+        """
 
     def check(self, plan: ReleasePlan) -> None:
         """Raise SettingError where the settings do not fit the run."""
@@ -291,4 +339,25 @@ def unprotected_upload() -> Spending:
     """Return the record of an upload that a trusted server sees raw."""
     return Spending(
         event=NoClaim(reason=RAW_AT_SERVER), unit="record", layer="upload", seen_by=("server",)
+    )
+
+
+def conflict_without_predictions(conditions: RunConditions) -> str | None:
+    """Return the conflict of a mechanism for predictions with a strategy that sends others."""
+    if conditions.predicts:
+        return None
+    chosen = conditions.name_of("privacy")
+    return (
+        f"privacy={chosen} with strategy={conditions.strategy}: {chosen} protects predictions on a"
+        " public set, and the strategy sends something else; use dp_sgd"
+    )
+
+
+def conflict_with_queries(conditions: RunConditions) -> str | None:
+    """Return the conflict of noise at the client with queries that depend on earlier answers."""
+    if not conditions.selects_queries:
+        return None
+    return (
+        f"privacy={conditions.name_of('privacy')} with strategy={conditions.strategy}: which"
+        " samples are asked about changes from round to round; use dp_sgd or another"
     )

@@ -26,9 +26,17 @@ from fedkd.privacy.detection import Detector as Detector
 from fedkd.privacy.detection import Hints as Hints
 from fedkd.privacy.events import NoClaim
 from fedkd.privacy.ledger import Spending
-from fedkd.privacy.mechanisms.mechanism import ClientRound, Mechanism, Memory, Protected
+from fedkd.privacy.mechanisms.mechanism import (
+    ClientRound,
+    Mechanism,
+    Memory,
+    Protected,
+    conflict_with_queries,
+    conflict_without_predictions,
+)
 from fedkd.privacy.release_plan import ReleasePlan, check_local
 from fedkd.privacy.sensitivity import Rows
+from fedkd.settings.conditions import RunConditions
 from fedkd.settings.validators import at_least, one_of, positive
 from fedkd.training.losses import Scale
 
@@ -116,6 +124,21 @@ class Swing(Mechanism):
             raise SettingError(
                 f"largest_gap={self.largest_gap} would do nothing: detector={self.detector}"
             )
+
+    def uncovered(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with uploads, or with data in which the detector finds nothing."""
+        if self.detector == "oracle" and not conditions.has_secrets:
+            found = "privacy.detector=oracle needs to know the canaries, and this run has none"
+        elif self.detector == "pattern" and conditions.data_kind != "texts":
+            found = (
+                "privacy.detector=pattern looks for digits and addresses in text, and this data"
+                " has none"
+            )
+        else:
+            found = None
+        return (
+            conflict_without_predictions(conditions) or conflict_with_queries(conditions) or found
+        )
 
     def check(self, plan: ReleasePlan) -> None:
         """Raise SettingError where the settings do not fit the run."""

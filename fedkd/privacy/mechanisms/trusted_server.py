@@ -19,9 +19,11 @@ from fedkd.privacy.mechanisms.mechanism import (
     ClientRound,
     Mechanism,
     Protected,
+    conflict_without_predictions,
     unprotected_upload,
 )
 from fedkd.privacy.release_plan import ReleasePlan
+from fedkd.settings.conditions import RunConditions
 from fedkd.strategy import Strategy
 
 
@@ -35,6 +37,27 @@ class TrustedServer(Mechanism):
     layer: ClassVar[Layer] = "teacher"
     assumptions: ClassVar[tuple[str, ...]] = TRUSTED_SERVER
     outside: ClassVar[tuple[str, ...]] = OUTSIDE_SERVER
+
+    def uncovered(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with another look at raw uploads, or another mean over clients."""
+        chosen, robust = conditions.name_of("privacy"), conditions.name_of("robust")
+        found = conflict_without_predictions(conditions)
+        if found is not None:
+            return found
+        if conditions.attackers_see_all:
+            return (
+                f"privacy={chosen} with attacks={conditions.name_of('attacks')}: these attackers see"
+                " every raw upload, so that one client's data moves many rows of the sum; take"
+                " another attack or another mechanism"
+            )
+        if conditions.is_chosen("robust"):
+            return f"privacy={chosen} and robust={robust} both take the mean's place"
+        if conditions.public_sampling != "random" or conditions.augmented_views > 1:
+            return (
+                f"privacy={chosen}: public.sampling and public.augmented_views look at raw"
+                " predictions once more; leave them out"
+            )
+        return None
 
     def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
         """Return what all teachers of the run cost every client."""
