@@ -1,1 +1,4 @@
-"""What a run says: console, files, plots, W&B. Records come in; nothing here changes a run."""
+"""Reports of runs: console, files, plots, W&B, and comparisons of several runs.
+
+They are written from records. Nothing here changes a run.
+"""

@@ -1,6 +1,4 @@
-"""What a person sees while a run goes on: the plan, a progress bar, a line a round, the final
-table.
-"""
+"""The console report of a run: its plan, a progress bar, a line per round, and the final table."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,11 +23,11 @@ from fedkd.report.record_rows import Baseline, RunPlan, client_rows, verdict
 MOST_CLIENTS_LISTED = 20
 NO_TERMINAL_WIDTH = 100
 WORDS = {"personal": "own", "global": "balanced"}
-"""What people are told, by what files call it."""
+"""Words for readers, by the columns' prefixes."""
 
 
 class ConsoleReport:
-    """Prints a run. Quiet where ``report.console=false``; warnings are printed all the same."""
+    """Prints a run's progress and results. With ``quiet`` it prints warnings only."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -39,7 +37,7 @@ class ConsoleReport:
         self._progress: Progress | None = None
         self._task: Any = None
         self._claimed = ""
-        """Of what the round lines' epsilon is, and against whom."""
+        """The unit and adversary of the epsilon in round lines, in words."""
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -47,7 +45,7 @@ class ConsoleReport:
             self._console.print(text, markup=False)
 
     def plan(self, plan: RunPlan, folder: str) -> None:
-        """Print what will run."""
+        """Print the warnings and the settings of the run, and the folder of its results."""
         for warning in plan.warnings:
             self._console.print(f"Warning: {warning}", style="yellow", markup=False)
         if plan.privacy.get("adversary"):
@@ -72,10 +70,10 @@ class ConsoleReport:
             f"partition {_settings(plan.scenario['partition'])}",
             "clients": f"{plan.clients} with {sizes[0]} to {sizes[-1]} training {plan.examples}"
             f" (median {int(np.median(sizes))}): {models}",
-            **_choices(plan, "heads"),
+            **_component_lines(plan, "heads"),
             "public set": plan.public_set,
             "rounds": f"{plan.rounds}, {plan.scenario['round_order']}",
-            **_adversity(plan),
+            **_threat_lines(plan),
             "privacy": f"{plan.privacy['mechanism']}: {plan.privacy['reason']}",
             "runs on": f"{plan.engine}, {plan.device}",
             "results": folder,
@@ -85,7 +83,7 @@ class ConsoleReport:
         self._console.print(table)
 
     def start(self, what: str, messages: int) -> None:
-        """Begin the progress bar over client messages (an estimate where clients fail)."""
+        """Start the progress bar over client messages (an estimate, as clients may fail)."""
         if self._quiet:
             return
         self._progress = Progress(
@@ -103,7 +101,7 @@ class ConsoleReport:
         self._progress.start()
 
     def advance(self) -> None:
-        """Take note of one answered message."""
+        """Advance the progress bar by one message."""
         if self._progress is not None:
             self._progress.advance(self._task)
 
@@ -115,10 +113,9 @@ class ConsoleReport:
         for short, name in (("personal", "personal_accuracy"), ("global", "global_accuracy")):
             if row[name] is not None:
                 gain = row[f"{short}_gain"]
-                beside = "" if gain is None else f" ({100 * gain:+.1f})"
-                parts.append(
-                    f"{WORDS[short]} {100 * row[name]:.1f} ±{100 * row[f'{name}_std']:.1f}{beside}"
-                )
+                gain_text = "" if gain is None else f" ({100 * gain:+.1f})"
+                spread = f"{100 * row[name]:.1f} ±{100 * row[f'{name}_std']:.1f}"
+                parts.append(f"{WORDS[short]} {spread}{gain_text}")
         if row["effective_neighbors"] is not None:
             parts.append(f"neighbors {row['effective_neighbors']:.1f}")
         if row["epsilon"] is not None:
@@ -134,7 +131,7 @@ class ConsoleReport:
         self._console.print("  ".join(parts), markup=False)
 
     def stop(self) -> None:
-        """End the progress bar."""
+        """Stop the progress bar."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -148,8 +145,15 @@ class ConsoleReport:
         folder: str,
         drawn: bool,
     ) -> None:
-        """Print the final table with local-only beside it, who teaches whom, the verdict, and where
-        all of it is.
+        """Print the final table, the table of clients, the verdict and the privacy claims.
+
+        Args:
+            plan: The run's.
+            summary: The run's, as in ``summary.json``.
+            last: The record of the last round, or None without rounds.
+            baseline: Local-only training, or None.
+            folder: The folder of the results.
+            drawn: Whether plots were drawn.
         """
         if self._quiet or last is None:
             return
@@ -172,11 +176,11 @@ class ConsoleReport:
             size(summary["bytes_down"]),
         )
         if baseline is not None:
-            alone = summary["local_only"]
+            local_only = summary["local_only"]
             table.add_row(
                 "local_only",
                 *(
-                    _spread(alone[n], alone[f"{n}_std"])
+                    _spread(local_only[n], local_only[f"{n}_std"])
                     for n in ("personal_accuracy", "global_accuracy")
                 ),
                 "",
@@ -201,15 +205,14 @@ class ConsoleReport:
 
 
 def text_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Return what is said of text: bits a token, and how far secrets came out to each adversary;
-    nothing of images.
+    """Return the lines about text: bits per token, and each adversary's exposure of secrets.
+
+    There are none in a run on images.
     """
     bits, exposure = summary.get("bits_per_token"), summary.get("exposure")
     lines = []
     if bits is not None:
-        known = [
-            f"{value:.3f} on the {where}" for where, value in bits.items() if value is not None
-        ]
+        known = [f"{value:.3f} on the {name}" for name, value in bits.items() if value is not None]
         lines.append(f"Accuracies are of next tokens. Bits a token: {', '.join(known)}.")
     if exposure is not None:
         lines.append(
@@ -220,8 +223,7 @@ def text_lines(summary: Mapping[str, Any]) -> list[str]:
             inserted, held_out = found["inserted"], found["held_out"]
             lines.append(
                 f"  {name:<15} mean {inserted['mean']:5.2f}  median {inserted['median']:5.2f}  of"
-                f" {inserted['count']};"
-                f"  held out {held_out['mean']:5.2f}"
+                f" {inserted['count']};  held out {held_out['mean']:5.2f}"
             )
         if exposure["detector"] is not None:
             shares = [
@@ -233,18 +235,18 @@ def text_lines(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _adversity(plan: RunPlan) -> dict[str, str]:
-    """Return lines about attackers and the robust mean, where there are any."""
-    found = _choices(plan, "attacks", "robust")
+def _threat_lines(plan: RunPlan) -> dict[str, str]:
+    """Return the lines about attackers and the robust aggregator."""
+    lines = _component_lines(plan, "attacks", "robust")
     if plan.attackers:
-        found["attacks"] += (
+        lines["attacks"] += (
             f" by clients {', '.join(map(str, plan.attackers))}, who do not count in what follows"
         )
-    return found
+    return lines
 
 
-def _choices(plan: RunPlan, *names: str) -> dict[str, str]:
-    """Return a line for each of these choices that is made."""
+def _component_lines(plan: RunPlan, *names: str) -> dict[str, str]:
+    """Return a line for each of these settings that is not "none"."""
     return {
         name: _settings(plan.scenario[name])
         for name in names
@@ -280,7 +282,10 @@ def _clients_table(last: RoundRecord, baseline: Baseline | None, examples: str) 
 
 
 def teachers(record: RoundRecord, client_id: int, most: int = 3) -> str:
-    """Return a client's strongest teachers with their weights: ``#3 41%, itself 30%``."""
+    """Return a client's strongest teachers with their weights: ``#3 41%, itself 30%``.
+
+    It is "nobody" without weights, and "all alike" with equal ones. ``most`` teachers are named.
+    """
     if record.weights is None or record.weights[client_id].isnan().all():
         return "nobody"
     weights = record.weights[client_id].tolist()
@@ -295,7 +300,7 @@ def teachers(record: RoundRecord, client_id: int, most: int = 3) -> str:
 
 
 def size(count: int | float) -> str:
-    """Return a number of bytes for people.
+    """Return a number of bytes in a readable unit.
 
     >>> size(312), size(1_250_000)
     ('312 B', '1.2 MB')

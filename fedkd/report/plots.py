@@ -1,7 +1,6 @@
-"""The pictures of a run, as PNG and PDF: legible in print, in colors that color-blind readers tell
-apart.
+"""Plots of a run, as PNG and PDF, in colors that color-blind readers can tell apart.
 
-Each function draws one matplotlib Figure from plain arrays; ``draw_run`` writes them all.
+Each function draws one matplotlib Figure; ``draw_run`` writes them all.
 """
 
 from collections.abc import Sequence
@@ -31,12 +30,20 @@ TITLES = {
     "global_accuracy": "Balanced test set",
 }
 MOST_NUMBERED = 20
+"""The most clients or classes for which each is labeled."""
 
 
 def draw_run(
     plan: RunPlan, records: Sequence[RoundRecord], baseline: Baseline | None, folder: Path
 ) -> list[Path]:
-    """Draw every picture that the run has data for; return the PNG files."""
+    """Draw every plot that the run has data for, and return the paths of the PNG files.
+
+    Args:
+        plan: The run's.
+        records: The rounds'.
+        baseline: Local-only training, or None.
+        folder: Where the files are written.
+    """
     with matplotlib.rc_context(STYLE):
         figures = {
             "accuracy": accuracy_by_round(plan, records, baseline),
@@ -67,14 +74,8 @@ def accuracy_by_round(
         )
         _band(ax, rounds, 100 * ours, BLUE, "o-", plan.strategy)
         if baseline is not None:
-            _band(
-                ax,
-                rounds,
-                100 * getattr(baseline, name)[: len(rounds)],
-                ORANGE,
-                "s--",
-                "local_only",
-            )
+            alone = 100 * getattr(baseline, name)[: len(rounds)]
+            _band(ax, rounds, alone, ORANGE, "s--", "local_only")
         ax.set_title(TITLES[name])
         ax.set_xlabel("Round")
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -87,6 +88,16 @@ def accuracy_by_round(
 def _band(
     ax: Any, x: Sequence[int], values: np.ndarray, color: str, style: str, label: str
 ) -> None:
+    """Draw the mean over clients of values [rounds, K], with one standard deviation as a band.
+
+    Args:
+        ax: The axes.
+        x: The rounds.
+        values: NaN where a client has none.
+        color: Of line and band.
+        style: Marker and dashes.
+        label: For the legend.
+    """
     known = ~np.isnan(values)
     counts = np.maximum(known.sum(axis=1), 1)
     mean = np.where(known, values, 0).sum(axis=1) / counts
@@ -98,7 +109,7 @@ def _band(
 
 
 def partition(plan: RunPlan) -> Figure:
-    """Draw how many training samples, or texts, of each class each client has."""
+    """Draw the numbers of training samples, or texts, by class and client."""
     counts = plan.label_counts.T
     classes, clients = counts.shape
     figure = Figure(
@@ -125,18 +136,16 @@ def partition(plan: RunPlan) -> Figure:
     return figure
 
 
-def fusion_weights(plan: RunPlan, weights: np.ndarray, number: int) -> Figure:
-    """Draw who teaches whom beside how alike the clients' true label distributions are."""
+def fusion_weights(plan: RunPlan, weights: np.ndarray, round_number: int) -> Figure:
+    """Draw the fusion weights beside the similarity of the clients' true label distributions."""
     shares = plan.label_counts / plan.label_counts.sum(axis=1, keepdims=True)
     similarity = 1 - np.abs(shares[:, None] - shares[None]).sum(axis=-1) / 2
     figure = Figure(figsize=(7.0, 3.1), layout=ConstrainedLayoutEngine(wspace=0.08))
     axes = figure.subplots(1, 2)
     for ax, values, title, label, top in (
         # Weights are often all near 1/K: on a scale up to 1 many clients would be one color.
-        (axes[0], weights, f"Fusion weights, round {number} ({plan.strategy})", "Weight (scale"
-                                                                                " ends at the"
-                                                                                " largest)",
-         np.nanmax(weights)),
+        (axes[0], weights, f"Fusion weights, round {round_number} ({plan.strategy})",
+         "Weight (scale ends at the largest)", np.nanmax(weights)),
         (axes[1], similarity, "Similarity of label distributions", "1 − total variation", 1.0),
     ):  # fmt: skip
         image = ax.imshow(values, cmap="viridis", vmin=0, vmax=top)
@@ -153,7 +162,7 @@ def fusion_weights(plan: RunPlan, weights: np.ndarray, number: int) -> Figure:
 
 
 def gain_by_client(plan: RunPlan, last: RoundRecord, baseline: Baseline) -> Figure:
-    """Draw what each client gained over training alone, on both tests; attackers have no gain."""
+    """Draw each client's gain over local-only training, on both test sets; attackers have none."""
     figure = Figure(figsize=(7.0, 2.9), layout="constrained")
     ax = figure.subplots()
     x = np.arange(plan.clients)
@@ -165,11 +174,11 @@ def gain_by_client(plan: RunPlan, last: RoundRecord, baseline: Baseline) -> Figu
     ax.axhline(0, color=GREY, linewidth=0.8)
     _client_ticks(ax.set_xticks, plan.clients)
     if plan.clients <= MOST_NUMBERED:
-        who = [
+        names = [
             "attacks" if i in plan.attackers else _short(name)
             for i, name in enumerate(plan.architectures)
         ]
-        ax.set_xticks(x, [f"{i}\n{name}" for i, name in enumerate(who)], fontsize=8)
+        ax.set_xticks(x, [f"{i}\n{name}" for i, name in enumerate(names)], fontsize=8)
     ax.set_xlabel("Client")
     ax.set_ylabel("Gain over local-only\n(points of accuracy)")
     ax.set_title(f"Gain by client after round {last.round} ({plan.strategy})")

@@ -1,5 +1,6 @@
-"""Weights & Biases, at its edge: metrics each round, tables and pictures at the end. Imported only
-when asked for.
+"""The Weights & Biases report: metrics each round, tables and plots at the end.
+
+The only module that imports ``wandb``; it is imported only by runs that log to W&B.
 """
 
 import math
@@ -14,18 +15,16 @@ from fedkd.report.report_settings import Report
 
 
 def check_account(options: Report) -> None:
-    """Raise SettingError where the run is to be logged online and no account is known, without
-    asking for one.
-    """
+    """Raise SettingError if the run logs online and W&B knows no account. It never prompts."""
     if options.wandb != "online":
         return
     import wandb
 
     try:
         known = wandb.login(prompt=False)
-    except Exception as error:  # whatever W&B raises, nothing has run yet and the user must choose
+    except Exception as error:  # W&B may raise anything; no training has started yet
         raise SettingError(
-            f"report.wandb=online: W&B does not let us in: {' '.join(str(error).split())}"
+            f"report.wandb=online: W&B refuses the login: {' '.join(str(error).split())}"
         ) from error
     if not known:
         raise SettingError(
@@ -34,32 +33,38 @@ def check_account(options: Report) -> None:
 
 
 class WandbReport:
-    """One W&B run. Offline runs are written into the run folder; ``wandb sync`` uploads them
-    later.
-    """
+    """Logs one run to W&B. ``wandb sync`` later uploads offline runs from the run's folder."""
 
     def __init__(self, options: Report, name: str, config: Mapping[str, Any], folder: Path) -> None:
+        """Start the W&B run, or continue it if the run is resumed.
+
+        Args:
+            options: The settings of the report.
+            name: The scenario's name, the default group.
+            config: The run's settings.
+            folder: The run's folder.
+        """
         import wandb
 
         self._wandb = wandb
-        named = folder / "wandb_id"  # a run that is resumed goes on in the same run there
-        if not named.exists():
-            named.write_text(uuid.uuid4().hex[:8])
+        id_file = folder / "wandb_id"  # so that a resumed run continues the same W&B run
+        if not id_file.exists():
+            id_file.write_text(uuid.uuid4().hex[:8])
         self._run = wandb.init(
-            id=named.read_text(),
+            id=id_file.read_text(),
             resume="allow" if options.wandb == "online" else None,
             project=options.project,
             group=options.group or name,
             name=folder.name,
             tags=list(options.tags) or None,
-            config=dict(jsonable(_infinite_in_words(config))),
+            config=dict(jsonable(_infinity_as_text(config))),
             dir=str(folder),
             mode=options.wandb,
             settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
         )
 
     def round(self, row: Mapping[str, Any]) -> None:
-        """Log a round's numbers."""
+        """Log the figures of a round."""
         numbers = {k: v for k, v in jsonable(row).items() if isinstance(v, int | float)}
         self._run.log(numbers, step=row["round"])
 
@@ -71,10 +76,14 @@ class WandbReport:
         pictures: Sequence[Path],
         status: int,
     ) -> None:
-        """Log the final figures, tables and pictures; then close.
+        """Log the summary, the final tables and the plots, and end the W&B run.
 
-        Tables: the clients of the last round; ``spent``, each client's epsilon by round; what the
-        run claims.
+        Args:
+            summary: The run's, as in ``summary.json``.
+            clients: Rows of the clients in the last round.
+            spent: Rows of each client's epsilon by round.
+            pictures: PNG files.
+            status: The exit status; 0 for success.
         """
         for key, value in jsonable(summary).items():
             self._run.summary[key] = value
@@ -95,12 +104,13 @@ class WandbReport:
         self._run.finish(exit_code=status)
 
 
-def _infinite_in_words(value: Any) -> Any:
-    """Return settings with infinity as text, which JSON has no number for: ``epsilon=inf`` is not
-    ``epsilon=null``.
+def _infinity_as_text(value: Any) -> Any:
+    """Return settings with infinity as text.
+
+    JSON has no infinity, and ``epsilon=inf`` must not become ``epsilon=null``.
     """
     if isinstance(value, Mapping):
-        return {key: _infinite_in_words(v) for key, v in value.items()}
+        return {key: _infinity_as_text(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_infinite_in_words(v) for v in value]
+        return [_infinity_as_text(v) for v in value]
     return str(value) if isinstance(value, float) and math.isinf(value) else value

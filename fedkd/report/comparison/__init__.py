@@ -1,7 +1,6 @@
-"""Runs side by side: what several methods came to over seeds and settings, read from their run
-folders alone.
+"""Comparisons of several methods over seeds and settings, from their run folders.
 
-``finished`` reads a folder, ``figures`` makes numbers of one run, ``statistics`` of several,
-``tables`` and ``pictures`` show them. Nothing here runs anything (``scripts/compare.py`` does) or
-knows a strategy.
+``run_reader`` reads a folder, ``figures`` computes the figures of one run, ``statistics`` those of
+several; ``tables`` and ``pictures`` show them. Not for: running anything, which
+``scripts/compare.py`` does.
 """

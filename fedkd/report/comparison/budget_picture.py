@@ -1,8 +1,7 @@
-"""Accuracy, attack AUC and true positive rate over one axis of privacy budgets, several mechanisms
-over seeds.
+"""The plot of accuracy and attack success over privacy budgets, for several mechanisms.
 
-The axis is logarithmic; runs without protection stand apart at its end, mechanisms without a budget
-are level bands.
+The axis is logarithmic. Runs without protection are drawn apart at its end; mechanisms without a
+budget are horizontal bands.
 """
 
 import math
@@ -14,7 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from fedkd.report.comparison.budgets import UNPROTECTED, BudgetPoint
-from fedkd.report.comparison.pictures import LOOKS, _over
+from fedkd.report.comparison.pictures import STYLES, LineStyle, seeds_in_words
 from fedkd.report.comparison.statistics import Interval
 from fedkd.report.plots import GREY, STYLE
 
@@ -24,15 +23,15 @@ PANELS = (
     ("auc", 1.0, "Attack AUC", 0.5),
     ("tpr", 100.0, "Attack TPR (%)\nat 1 % FPR", 1.0),
 )
-"""Figure, factor, label, and where guessing stands (accuracy's depends on the classes and is not
-drawn)."""
+"""Figure, factor, label, and the value of guessing (None is not drawn: that of accuracy depends on
+the classes)."""
 STEP = 1.04
-"""Factor by which marks of different mechanisms stand beside one another."""
+"""Factor between the marks of different mechanisms at one budget, so that they do not overlap."""
 NOTE = "Noise is drawn from seeded streams: this simulates privacy, it protects nobody."
 
 
 def draw_budgets(entries: Sequence[BudgetPoint], path: Path) -> list[Path]:
-    """Draw all entries into ``path`` (PNG) and a PDF beside it, and return both."""
+    """Write the plot to ``path`` (PNG) and to a PDF of the same name, and return both paths."""
     with matplotlib.rc_context(STYLE):
         figure = picture(entries)
         figure.savefig(path)
@@ -41,34 +40,36 @@ def draw_budgets(entries: Sequence[BudgetPoint], path: Path) -> list[Path]:
 
 
 def picture(entries: Sequence[BudgetPoint]) -> Figure:
-    """Return the picture: a panel a figure that any entry has, all over the same axis."""
+    """Return the plot: a panel per measured figure, all over the same axis."""
     shown = [panel for panel in PANELS if any(entry.figures[panel[0]].seeds for entry in entries)]
     finite = sorted({e.budget for e in entries if e.budget is not None and math.isfinite(e.budget)})
     labels = list(dict.fromkeys(entry.label for entry in entries))
     figure = Figure(figsize=(6.4, 1.6 + 1.6 * len(shown)), layout="constrained")
     axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
-    apart = _place_of_infinity(finite)
+    unprotected_x = _unprotected_position(finite)
     for ax, (name, factor, label, guessing) in zip(axes, shown, strict=True):
-        for number, mechanism in enumerate(labels):
+        for index, mechanism in enumerate(labels):
             own = [entry for entry in entries if entry.label == mechanism]
-            shift = STEP ** (number - (len(labels) - 1) / 2)
-            _mechanism(ax, own, LOOKS[number % len(LOOKS)], name, factor, apart, shift)
+            shift = STEP ** (index - (len(labels) - 1) / 2)
+            style = STYLES[index % len(STYLES)]
+            _draw_mechanism(ax, own, style, name, factor=factor, apart=unprotected_x, shift=shift)
         if guessing is not None:
             ax.axhline(guessing, color=GREY, linestyle=(0, (1, 2)), linewidth=1, label="guessing")
         ax.set_ylabel(label)
         ax.set_xscale("log")
         ax.grid(axis="y", alpha=0.25, linewidth=0.6)
-    _axis(axes[-1], finite, apart, any(not entry.protected for entry in entries))
-    axes[0].set_title(f"{_over({len(entry.points) for entry in entries})}", loc="left", fontsize=9)
-    known: dict[str, Any] = {}
+    _draw_axis(axes[-1], finite, unprotected_x, any(not entry.protected for entry in entries))
+    axes[0].set_title(
+        f"{seeds_in_words({len(entry.points) for entry in entries})}", loc="left", fontsize=9
+    )
+    legend: dict[str, Any] = {}
     for ax in axes:
-        known |= {
-            text: handle for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)
-        }
+        handles, texts = ax.get_legend_handles_labels()
+        legend |= dict(zip(texts, handles, strict=True))
     axes[-1].set_xlabel("Privacy budget epsilon of the whole run (log scale)")
     figure.legend(
-        list(known.values()),
-        list(known),
+        list(legend.values()),
+        list(legend),
         frameon=False,
         ncols=2,
         loc="outside lower center",
@@ -79,19 +80,28 @@ def picture(entries: Sequence[BudgetPoint]) -> Figure:
     return figure
 
 
-def _mechanism(
+def _draw_mechanism(
     ax: Any,
     own: Sequence[BudgetPoint],
-    look: tuple[str, str, Any],
+    line_style: LineStyle,
     name: str,
+    *,
     factor: float,
     apart: float,
     shift: float,
 ) -> None:
-    """Draw one mechanism: its budgets as a line, no protection as a mark apart, no budget as a
-    band.
+    """Draw one mechanism: budgets as a line, no protection as a mark, no budget as a band.
+
+    Args:
+        ax: The axes.
+        own: The mechanism's entries.
+        line_style: Color, marker and dashes.
+        name: The figure to draw.
+        factor: Of its values.
+        apart: The position of runs without protection.
+        shift: Factor of positions.
     """
-    color, marker, dashes = look
+    color, marker, dashes = line_style
     text = _legend(own)
     known = [entry for entry in own if entry.figures[name].seeds]
     budgeted = [
@@ -121,7 +131,7 @@ def _mechanism(
 
 
 def _legend(own: Sequence[BudgetPoint]) -> str:
-    """Return a mechanism with the meaning of its epsilon."""
+    """Return a mechanism's name with the unit and adversary of its epsilon."""
     for entry in own:
         if entry.first.spent is not None:
             return f"{entry.label} ({entry.first.unit}, against {entry.first.against})"
@@ -131,8 +141,9 @@ def _legend(own: Sequence[BudgetPoint]) -> str:
 def _scaled(
     found: Sequence[Interval], factor: float
 ) -> tuple[list[float], tuple[list[float], list[float]]]:
-    """Return means, and how far intervals reach below and above them; a share is drawn between 0
-    and 1.
+    """Return means and the lengths of intervals below and above them, scaled by ``factor``.
+
+    Intervals end at 0 and 1, since the values are shares.
     """
     means = [math.nan if one.mean is None else one.mean for one in found]
     halves = [one.half or 0.0 for one in found]
@@ -141,15 +152,23 @@ def _scaled(
     return [factor * mean for mean in means], (below, above)
 
 
-def _place_of_infinity(finite: Sequence[float]) -> float:
-    """Return where runs without protection stand: a step and a half behind the last budget."""
+def _unprotected_position(finite: Sequence[float]) -> float:
+    """Return the position of runs without protection: 1.5 steps after the last budget."""
     if not finite:
         return 1.0
     step = (finite[-1] / finite[0]) ** (1 / max(1, len(finite) - 1)) if len(finite) > 1 else 2.0
     return float(finite[-1] * step**1.5)
 
 
-def _axis(ax: Any, finite: Sequence[float], apart: float, has_apart: bool) -> None:
+def _draw_axis(ax: Any, finite: Sequence[float], apart: float, has_apart: bool) -> None:
+    """Draw the ticks of the budgets and, if ``has_apart``, one for runs without protection.
+
+    Args:
+        ax: The axes.
+        finite: The budgets, ascending.
+        apart: The position of runs without protection.
+        has_apart: Whether there are such runs.
+    """
     ticks, texts = list(finite), [f"{budget:g}" for budget in finite]
     if has_apart:
         ticks, texts = [*ticks, apart], [*texts, "∞\n(unprotected)"]

@@ -1,8 +1,6 @@
-"""Accuracy by round and by bytes, several methods over seeds: means with bands, for the screen and
-for print.
+"""Plots of a comparison: accuracy of several methods by round and by bytes, as means with bands.
 
-Methods differ by color (Okabe and Ito's palette), marker and dashes, so that no one of the three is
-needed.
+Methods differ by color (Okabe and Ito's palette), by marker and by dashes, each of which suffices.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +16,9 @@ from fedkd.report.comparison.statistics import interval
 from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE, TITLES
 from fedkd.report.record_rows import ACCURACIES
 
-LOOKS: Sequence[tuple[str, str, Any]] = (
+LineStyle = tuple[str, str, Any]
+"""Color, marker and dashes."""
+STYLES: Sequence[LineStyle] = (
     (BLUE, "o", "-"),
     (ORANGE, "s", "--"),
     ("#009E73", "^", "-."),
@@ -27,30 +27,35 @@ LOOKS: Sequence[tuple[str, str, Any]] = (
     ("#E69F00", "P", (0, (6, 2))),
     ("#000000", "X", (0, (3, 1))),
 )
-ALONE = (GREY, "", (0, (2, 2)))
-"""How local-only training looks."""
+LOCAL_ONLY_STYLE: LineStyle = (GREY, "", (0, (2, 2)))
 MARKS = 10
+"""Markers on a line, about."""
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 
 
 def draw(
-    lines: Sequence[Line], twins: Sequence[Line], folder: Path, names: Mapping[Setting, str]
+    lines: Sequence[Line], baselines: Sequence[Line], folder: Path, names: Mapping[Setting, str]
 ) -> list[Path]:
-    """Draw both pictures of each setting, as PNG and PDF; return the PNG files. ``names`` are file
-    names by setting.
+    """Write both plots of each setting, as PNG and PDF, and return the paths of the PNG files.
+
+    Args:
+        lines: The methods.
+        baselines: Local-only training, by setting.
+        folder: Where the files are written.
+        names: Ends of the file names, by setting.
     """
-    looks, drawn = _looks(lines), []
+    styles, drawn = _styles(lines), []
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
         for setting, end in names.items():
-            ours, alone = (
-                [line for line in some if line.setting == setting] for some in (lines, twins)
+            methods, local_only = (
+                [line for line in some if line.setting == setting] for some in (lines, baselines)
             )
-            if not ours:
+            if not methods:
                 continue
-            title = ", ".join(f"{key}={value}" for key, value in ours[0].setting)
+            title = ", ".join(f"{key}={value}" for key, value in methods[0].setting)
             for by in ("round", "bytes"):
-                figure = accuracy(ours, alone, looks, by, title)
+                figure = accuracy(methods, local_only, styles, by, title)
                 path = folder / f"accuracy_by_{by}{end}.png"
                 figure.savefig(path)
                 figure.savefig(path.with_suffix(".pdf"))
@@ -60,18 +65,24 @@ def draw(
 
 def accuracy(
     lines: Sequence[Line],
-    twins: Sequence[Line],
-    looks: Mapping[str, tuple[str, str, Any]],
+    baselines: Sequence[Line],
+    styles: Mapping[str, LineStyle],
     by: str,
     title: str,
 ) -> Figure:
-    """Draw both accuracies of a setting ``by`` round or by bytes: means over seeds, with 95 %
-    t-intervals as bands.
+    """Draw both accuracies of a setting: means over seeds, with 95 % t-intervals as bands.
 
-    A point by bytes stands at the mean of what its round had cost by then. Who sends nothing is a
-    level line there: its accuracy in the last round.
+    By bytes, a round is drawn at the mean traffic until its end. A method that sends nothing is a
+    horizontal line there: its accuracy in the last round.
+
+    Args:
+        lines: The methods.
+        baselines: Local-only training.
+        styles: Line styles by method.
+        by: "round" or "bytes".
+        title: Of the figure, or "".
     """
-    rows = -(-(len(lines) + len(twins)) // 4)
+    rows = -(-(len(lines) + len(baselines)) // 4)
     figure = Figure(figsize=(7.0, 3.0 + 0.18 * (rows - 1)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     sums = [_mean(line, _traffic).cumsum() for line in lines]
@@ -80,16 +91,16 @@ def accuracy(
     )
     for ax, name in zip(axes, ACCURACIES, strict=True):
         for line, total in zip(
-            [*lines, *twins], [*sums, *(np.zeros(1) for _ in twins)], strict=True
+            [*lines, *baselines], [*sums, *(np.zeros(1) for _ in baselines)], strict=True
         ):
-            look = looks.get(line.method, ALONE)
+            style = styles.get(line.method, LOCAL_ONLY_STYLE)
             values = 100 * np.array([run.of_round(name) for run in line.runs.values()])
             if by == "round":
-                _curve(ax, np.arange(1, values.shape[1] + 1), values, look, line.method)
+                _curve(ax, np.arange(1, values.shape[1] + 1), values, style, line.method)
             elif total[-1] > 0:
-                _curve(ax, total / unit, values, look, line.method)
+                _curve(ax, total / unit, values, style, line.method)
             else:
-                _level(ax, values[:, -1], look, line.method)
+                _horizontal(ax, values[:, -1], style, line.method)
         ax.set_title(TITLES[name])
         ax.set_xlabel(
             "Round" if by == "round" else f"Sent and received by all clients so far ({unit_name})"
@@ -97,7 +108,7 @@ def accuracy(
         if by == "round":
             ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.25, linewidth=0.6)
-    axes[0].set_ylabel(f"Accuracy (%)\n{_over({len(line.runs) for line in lines})}")
+    axes[0].set_ylabel(f"Accuracy (%)\n{seeds_in_words({len(line.runs) for line in lines})}")
     if title:
         figure.suptitle(title, fontsize=9)
     figure.legend(
@@ -106,18 +117,19 @@ def accuracy(
     return figure
 
 
-def _looks(lines: Sequence[Line]) -> dict[str, tuple[str, str, Any]]:
-    """Return how each method looks, the same in all pictures; who sends nothing looks like
-    local-only training.
+def _styles(lines: Sequence[Line]) -> dict[str, LineStyle]:
+    """Return line styles by method, for the methods that send messages.
+
+    Other methods are drawn in ``LOCAL_ONLY_STYLE``.
     """
     sends = dict.fromkeys(line.method for line in lines if line.figures["bytes_up"].mean != 0)
-    return {method: LOOKS[i % len(LOOKS)] for i, method in enumerate(sends)}
+    return {method: STYLES[i % len(STYLES)] for i, method in enumerate(sends)}
 
 
-def _over(seeds: set[int]) -> str:
-    """Return what is drawn over how many seeds, in words.
+def seeds_in_words(seeds: set[int]) -> str:
+    """Return the meaning of lines and bands over these numbers of seeds, in words.
 
-    >>> _over({1}), _over({3, 4})
+    >>> seeds_in_words({1}), seeds_in_words({3, 4})
     ('1 seed', 'mean and 95 % interval, 3 to 4 seeds')
     """
     if seeds == {1}:
@@ -136,17 +148,23 @@ def _mean(line: Line, figure: Any) -> np.ndarray:
     return mean
 
 
-def _curve(
-    ax: Any, x: np.ndarray, values: np.ndarray, look: tuple[str, str, Any], label: str
-) -> None:
-    """Draw the mean of values [seeds, R] with its band, where there is one."""
-    color, marker, dashes = look
-    found = [interval(of_round) for of_round in values.T.tolist()]
-    mean = np.array([np.nan if f.mean is None else f.mean for f in found])
-    half = np.array([np.nan if f.half is None else f.half for f in found])
+def _curve(ax: Any, x: np.ndarray, values: np.ndarray, style: LineStyle, label: str) -> None:
+    """Draw the mean over seeds of values [seeds, R], with the interval as a band.
+
+    Args:
+        ax: The axes.
+        x: Positions [R].
+        values: The values.
+        style: Color, marker and dashes.
+        label: For the legend.
+    """
+    color, marker, dashes = style
+    intervals = [interval(of_round) for of_round in values.T.tolist()]
+    mean = np.array([np.nan if i.mean is None else i.mean for i in intervals])
+    half = np.array([np.nan if i.half is None else i.half for i in intervals])
     low, high = np.maximum(mean - half, 0), np.minimum(mean + half, 100)
     ax.fill_between(x, low, high, color=color, alpha=0.07, linewidth=0)
-    for edge in (low, high):  # where bands lie on one another, their edges still tell them apart
+    for edge in (low, high):  # edges tell overlapping bands apart
         ax.plot(x, edge, color=color, linestyle=dashes, linewidth=0.6, alpha=0.6)
     ax.plot(
         x,
@@ -161,8 +179,16 @@ def _curve(
     )
 
 
-def _level(ax: Any, values: np.ndarray, look: tuple[str, str, Any], label: str) -> None:
-    color, _, dashes = look
+def _horizontal(ax: Any, values: np.ndarray, style: LineStyle, label: str) -> None:
+    """Draw the mean over seeds of values [seeds] as a horizontal line, with its interval.
+
+    Args:
+        ax: The axes.
+        values: The values.
+        style: Color, marker (unused) and dashes.
+        label: For the legend.
+    """
+    color, _, dashes = style
     found = interval(values.tolist())
     if found.mean is None:
         return

@@ -1,8 +1,6 @@
-"""Means with intervals, paired tests and Holm's correction, over plain sequences of one number a
-seed.
+"""Means with intervals, paired tests and Holm's correction, over one number per seed.
 
-Stated for few seeds: where something cannot be said, the answer is None, and never a number that
-looks like one.
+Made for few seeds: a figure that cannot be computed is None, never a number without meaning.
 """
 
 import math
@@ -14,37 +12,35 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 DIGITS = 12
-"""Differences are rounded to so many decimals: what is left of equal figures after subtraction is
-no difference."""
+"""Decimals of differences: rounding errors of equal figures are no difference."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds; ``half`` is half of its 95 % interval, None with fewer than two; ``seeds``
-    have a figure.
-    """
+    """A mean over seeds with its 95 % interval."""
 
     mean: float | None
     half: float | None
+    """Half the width of the interval; None with fewer than two seeds."""
     seeds: int
+    """The number of seeds that have the figure."""
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Two-sided p-values of paired differences being 0 in the mean (t) or symmetric about 0
-    (Wilcoxon).
-    """
+    """Two-sided p-values of paired differences."""
 
     t: float | None
+    """That the mean difference is 0 (Student)."""
     wilcoxon: float | None
+    """That differences are symmetric about 0 (Wilcoxon)."""
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Return the mean with Student's 95 % interval, ``t(0.975, n - 1) * s / sqrt(n)``; NaN has no
-    part in it.
+    """Return the mean with Student's 95 % interval, ``t(0.975, n - 1) * s / sqrt(n)``.
 
-    The interval takes the figure to be about normal over seeds. With three seeds t is 4.3, with
-    five 2.8.
+    NaN is left out. The interval takes the figure to be about normal over seeds. With three seeds
+    t is 4.3, with five 2.8.
 
     >>> interval([1.0, 2.0, 3.0])  # s = 1, t = 4.3027
     Interval(mean=2.0, half=2.4841..., seeds=3)
@@ -62,21 +58,20 @@ def interval(values: Sequence[float]) -> Interval:
     )
 
 
-def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
-    """Return the paired t-test and Wilcoxon's signed-rank test of two figures of the same seeds, in
-    the same order.
+def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
+    """Return the p-values of the paired t-test and of Wilcoxon's signed-rank test.
 
-    Pairs with a NaN are left out. With fewer than two pairs there is no test; without any
-    difference both p are 1. Differences that are all the same number have no spread for t to go by,
-    so that t is None. Wilcoxon's test is exact for few seeds, and cannot be below ``2 / 2^n``:
-    0.0625 for five.
+    Both sequences have one figure per seed, in the same order of seeds. Pairs with a NaN are left
+    out. With fewer than two pairs there is no test; without any difference both p-values are 1.
+    Equal differences have no spread, so that t is None. Wilcoxon's test is exact for few seeds, and
+    cannot be below ``2 / 2^n``: 0.0625 for five.
 
     >>> # Differences 1, 2, 3: t = 2 / (1 / sqrt(3)), two degrees of freedom
     >>> paired([2.0, 3.0, 5.0], [1.0, 1.0, 2.0])
     Paired(t=0.0741..., wilcoxon=0.25)
     """
     pairs = [
-        (a, b) for a, b in zip(ours, theirs, strict=True) if not (math.isnan(a) or math.isnan(b))
+        (a, b) for a, b in zip(first, second, strict=True) if not (math.isnan(a) or math.isnan(b))
     ]
     if len(pairs) < 2:
         return Paired(None, None)
@@ -90,19 +85,18 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return p-values corrected for being many (Holm 1979): the chance of any false finding stays
-    below the level.
+    """Return p-values corrected for multiple tests, which bounds the chance of any false finding.
 
-    The k-th smallest of m becomes ``max(what came before, (m - k + 1) * p)``, at most 1. None
-    stays, and is not counted among the m tests.
+    The k-th smallest of m becomes ``max(the one before, (m - k + 1) * p)``, at most 1 (Holm 1979).
+    None stays None, and is not counted among the m tests.
 
     >>> holm([0.01, None, 0.04, 0.03])
     [0.03, None, 0.06, 0.06]
     """
-    order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    ascending = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     least = 0.0
-    for rank, (p, i) in enumerate(order):
-        least = max(least, min(1.0, (len(order) - rank) * p))
+    for rank, (p, i) in enumerate(ascending):
+        least = max(least, min(1.0, (len(ascending) - rank) * p))
         corrected[i] = least
     return corrected

@@ -1,4 +1,4 @@
-"""Comparisons as tables: Markdown, LaTeX with booktabs, and CSV with every figure unrounded."""
+"""Tables of a comparison: Markdown, LaTeX with booktabs, and CSV with unrounded figures."""
 
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +11,7 @@ from fedkd.report.console import size
 from fedkd.report.record_rows import ACCURACIES, VALIDATION
 
 NOTHING = "–"
+"""A figure that is not known."""
 LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -35,13 +36,14 @@ LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text. The first ``names`` columns name a line, the others hold figures."""
+    """A table of text."""
 
     title: str
     caption: str
     header: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
     names: int
+    """The number of columns, from the first, that name a line; the others hold figures."""
 
     def markdown(self) -> str:
         """Return the table for a Markdown document."""
@@ -79,45 +81,45 @@ class Table:
         )
 
 
-def tables(lines: Sequence[Line], twins: Sequence[Line], options: Options) -> list[Table]:
-    """Return all tables of a comparison. ``twins`` are the local-only twins by setting, shown below
-    the methods.
-    """
+def tables(lines: Sequence[Line], baselines: Sequence[Line], options: Options) -> list[Table]:
+    """Return all tables of a comparison, with local-only baselines below the methods."""
     made = [
-        _accuracy(lines, twins), _tests(lines), _selections(lines, twins, options), _harmed(lines),
-        _bytes(lines, options), _calibration(lines),
-    ]  # fmt: skip
+        _accuracy(lines, baselines),
+        _tests(lines),
+        _selections(lines, baselines, options),
+        _negative_transfer(lines),
+        _communication(lines, options),
+        _calibration(lines),
+    ]
     return [table for table in made if table is not None]
 
 
-def _accuracy(lines: Sequence[Line], twins: Sequence[Line]) -> Table:
+def _accuracy(lines: Sequence[Line], baselines: Sequence[Line]) -> Table:
     def cells(line: Line) -> Iterable[str]:
         yield str(len(line.runs))
         for name in ACCURACIES:
-            where = name.removesuffix("_accuracy")
+            test_set = name.removesuffix("_accuracy")
             yield percent(line.figures[name])
-            yield points(line.figures[f"{where}_gain"])
+            yield points(line.figures[f"{test_set}_gain"])
             yield p_value(line.holm[name])
-            yield share(line.figures[f"{where}_negative_transfer"])
+            yield share(line.figures[f"{test_set}_negative_transfer"])
 
     head = ("gain", "p", "harmed %")
     return _table(
         "Accuracy in the last round, and gain over local-only training",
         "Accuracy in % and gain in points, means over clients, then over seeds ± half of the 95 %"
-        " t-interval. Gains are"
-        " over the local-only twin of the same run. p: paired t-test over seeds that the mean gain"
-        " is 0, with Holm's"
-        f" correction over {_family(lines)}. Harmed: share of the clients whose accuracy is below"
-        " their twin's."
+        " t-interval. Gains are over the local-only twin of the same run. p: paired t-test over"
+        f" seeds that the mean gain is 0, with Holm's correction over {_tests_in_words(lines)}."
+        " Harmed: share of the clients whose accuracy is below their twin's."
         f" {NOTHING}: cannot be said.",
         ("seeds", "own distribution", *head, "balanced test", *head),
-        [*lines, *twins],
+        [*lines, *baselines],
         cells,
     )
 
 
-def _family(lines: Sequence[Line]) -> str:
-    """Return how many tests Holm's correction was made for, in words."""
+def _tests_in_words(lines: Sequence[Line]) -> str:
+    """Return the tests that Holm's correction counts, in words."""
     own, balanced = (sum(line.holm[name] is not None for line in lines) for name in ACCURACIES)
     return (
         f"the {own} tests of its column"
@@ -139,21 +141,16 @@ def _tests(lines: Sequence[Line]) -> Table | None:
     return _table(
         "Tests of the gain over local-only training",
         "Two-sided p-values, paired by seed with the local-only twin, in the last round: t-test;"
-        " the same with Holm's"
-        f" correction over {_family(lines)}, over methods and settings; Wilcoxon's signed-rank"
-        " test, not corrected,"
-        " which with n seeds cannot be below 2/2^n.",
-        tuple(
-            f"{where}, {test}"
-            for where in ("own", "balanced")
-            for test in ("t", "t, Holm", "Wilcoxon")
-        ),
+        f" the same with Holm's correction over {_tests_in_words(lines)}, over methods and"
+        " settings; Wilcoxon's signed-rank test, not corrected, which with n seeds cannot be below"
+        " 2/2^n.",
+        tuple(f"{s}, {test}" for s in ("own", "balanced") for test in ("t", "t, Holm", "Wilcoxon")),
         lines,
         cells,
     )
 
 
-def _selections(lines: Sequence[Line], twins: Sequence[Line], options: Options) -> Table:
+def _selections(lines: Sequence[Line], baselines: Sequence[Line], options: Options) -> Table:
     validated = any(line.figures[VALIDATION].seeds for line in lines)
     shown = SELECTIONS if validated else SELECTIONS[:2]
     names = {
@@ -167,74 +164,69 @@ def _selections(lines: Sequence[Line], twins: Sequence[Line], options: Options) 
             for selection in shown:
                 yield percent(line.figures[name if selection == "last" else f"{name}_{selection}"])
 
-    why = (
+    explanation = (
         "Validation-best: the round of the best mean accuracy on the clients' validation splits;"
-        " no test set has a part"
-        " in the choice."
+        " no test set has a part in the choice."
         if validated
         else "There is no validation-best round: the runs have no validation split"
-        " (test.validation_fraction=0), and no"
-        " round is chosen by a test set."
+        " (test.validation_fraction=0), and no round is chosen by a test set."
     )
     return _table(
         "Accuracy by the choice of the round",
-        f"Accuracy in %, mean over seeds ± half of the 95 % t-interval. {why}",
-        tuple(f"{where}, {names[s]}" for where in ("own", "balanced") for s in shown),
-        [*lines, *twins],
+        f"Accuracy in %, mean over seeds ± half of the 95 % t-interval. {explanation}",
+        tuple(f"{test_set}, {names[s]}" for test_set in ("own", "balanced") for s in shown),
+        [*lines, *baselines],
         cells,
     )
 
 
-def _harmed(lines: Sequence[Line]) -> Table | None:
-    everyone = [run for line in lines for run in line.runs.values()]
-    architectures = list(dict.fromkeys(name for run in everyone for name in run.architectures))
+def _negative_transfer(lines: Sequence[Line]) -> Table | None:
+    runs = [run for line in lines for run in line.runs.values()]
+    architectures = list(dict.fromkeys(name for run in runs for name in run.architectures))
     if not any(line.figures["personal_negative_transfer"].seeds for line in lines):
         return None
 
     def cells(line: Line) -> Iterable[str]:
         for end in ("", *(f"_{name}" for name in architectures)):
-            of = [
-                line.figures.get(f"{where}_negative_transfer{end}")
-                for where in ("personal", "global")
+            both = [
+                line.figures.get(f"{test_set}_negative_transfer{end}")
+                for test_set in ("personal", "global")
             ]
-            yield " / ".join(NOTHING if one is None else share(one) for one in of)
+            yield " / ".join(NOTHING if one is None else share(one) for one in both)
 
     return _table(
         "Clients harmed, by architecture",
         "Share in % of the clients that are below their local-only twin in the last round, on the"
-        " own distribution /"
-        " on the balanced test, mean over seeds.",
+        " own distribution / on the balanced test, mean over seeds.",
         ("all clients", *architectures),
         lines,
         cells,
     )
 
 
-def _bytes(lines: Sequence[Line], options: Options) -> Table:
+def _communication(lines: Sequence[Line], options: Options) -> Table:
     reach = options.reach
 
     def cells(line: Line) -> Iterable[str]:
         yield traffic(line.figures["bytes_up"])
         yield traffic(line.figures["bytes_down"])
-        for where in ("personal", "global") if reach is not None else ():
-            found = line.figures[f"{where}_bytes_to_reach"]
+        for test_set in ("personal", "global") if reach is not None else ():
+            found = line.figures[f"{test_set}_bytes_to_reach"]
             yield (
                 f"{traffic(found)} ({found.seeds}/{len(line.runs)})"
                 if found.seeds
                 else f"never (0/{len(line.runs)})"
             )
 
-    at = "" if reach is None else f"{100 * reach:g} %"
-    return _table(
-        "Communication",
-        "Bytes of all clients as encoded, mean over seeds."
-        + (f" To {at}: up and down until the mean accuracy is first ≥ {at}, mean over the seeds"
-           " that reach it (so many"
-           " of all)." if reach is not None else ""),
-        ("up", "down", *((f"to {at}, own", f"to {at}, balanced") if reach is not None else ())),
-        lines,
-        cells,
-    )  # fmt: skip
+    caption, header = "Bytes of all clients as encoded, mean over seeds.", ["up", "down"]
+    if reach is not None:
+        at = f"{100 * reach:g} %"
+        caption += (
+            f" To {at}: up and down until the mean accuracy is first ≥ {at}, mean over the seeds"
+            " that reach it (so many of all)."
+        )
+        header += [f"to {at}, own", f"to {at}, balanced"]
+    return _table("Communication", caption, tuple(header), lines, cells)
 
 
 def _calibration(lines: Sequence[Line]) -> Table | None:
@@ -251,10 +243,8 @@ def _calibration(lines: Sequence[Line]) -> Table | None:
     return _table(
         "Calibration in the last round",
         "Expected calibration error (15 bins, in %) and negative log-likelihood (nats) of clients"
-        " on the balanced test"
-        " set, and of their teachers on the public set; means over clients, then over seeds ± half"
-        " of the 95 %"
-        " t-interval.",
+        " on the balanced test set, and of their teachers on the public set; means over clients,"
+        " then over seeds ± half of the 95 % t-interval.",
         tuple(shown.values()),
         lines,
         lambda line: [
@@ -271,14 +261,20 @@ def _table(
     lines: Sequence[Line],
     cells: Callable[[Line], Iterable[str]],
 ) -> Table:
-    """Return a table with the lines of a setting together, its settings in the order of the first
-    line of each.
+    """Return a table, with lines grouped by setting in the order of first appearance.
+
+    Args:
+        title: Its title.
+        caption: Its caption.
+        header: The names of the columns of figures.
+        lines: What is compared.
+        cells: Returns the figures of a line.
     """
     settings = list(dict.fromkeys(line.setting for line in lines))
     keys = tuple(key for key, _ in settings[0]) if settings else ()
-    ordered = [line for setting in settings for line in lines if line.setting == setting]
+    grouped = [line for setting in settings for line in lines if line.setting == setting]
     rows = tuple(
-        (*(value for _, value in line.setting), line.method, *cells(line)) for line in ordered
+        (*(value for _, value in line.setting), line.method, *cells(line)) for line in grouped
     )
     return Table(title, caption, (*keys, "method", *header), rows, len(keys) + 1)
 
@@ -294,7 +290,7 @@ def points(found: Interval) -> str:
 
 
 def decimal(found: Interval) -> str:
-    """Return a figure as it is: ``0.61 ± 0.04``."""
+    """Return a figure with two decimals: ``0.61 ± 0.04``."""
     return _shown(found, 1, ".2f")
 
 
@@ -304,7 +300,7 @@ def share(found: Interval) -> str:
 
 
 def traffic(found: Interval) -> str:
-    """Return bytes for people, without an interval."""
+    """Return bytes in a readable unit, without an interval."""
     return NOTHING if found.mean is None else size(found.mean)
 
 
@@ -331,10 +327,11 @@ def _shown(found: Interval, factor: float, form: str) -> str:
 
 
 def write_csv(lines: Sequence[Line], options: Options, folder: Path) -> None:
-    """Write ``comparison.csv``, a row a method and setting, and ``runs.csv``, a row a run; an empty
-    cell is unknown.
+    """Write ``comparison.csv``, a row per method and setting, and ``runs.csv``, a row per run.
+
+    An empty cell is a figure that is not known.
     """
-    compared, of_runs = [], []
+    line_rows, run_rows = [], []
     for line in lines:
         row: dict[str, object] = {
             **dict(line.setting),
@@ -347,12 +344,12 @@ def write_csv(lines: Sequence[Line], options: Options, folder: Path) -> None:
             gain = f"{name.removesuffix('_accuracy')}_gain"
             row |= {f"{gain}_p": line.tests[name].t, f"{gain}_p_holm": line.holm[name]}
             row |= {f"{gain}_p_wilcoxon": line.tests[name].wilcoxon}
-        compared.append(row)
+        line_rows.append(row)
         for seed, run in line.runs.items():
             known = {name: value for name, value in figures(run, options).items() if value == value}
-            of_runs.append({**dict(line.setting), "method": line.method, "seed": seed, **known})
-    _write(folder / "comparison.csv", compared)
-    _write(folder / "runs.csv", of_runs)
+            run_rows.append({**dict(line.setting), "method": line.method, "seed": seed, **known})
+    _write(folder / "comparison.csv", line_rows)
+    _write(folder / "runs.csv", run_rows)
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
