@@ -76,7 +76,7 @@ def _interval(data: tuple[np.ndarray, ...], statistic: Callable[..., Any]) -> Ra
 
 def percent(value: Range) -> str:
     """Return a share and its interval in words."""
-    return "{:.0f} % [{:.0f}, {:.0f}]".format(*(100 * x for x in value))
+    return "{} % [{}, {}]".format(*(round(100 * x) for x in value))
 
 
 def signed(value: Range) -> str:

@@ -15,7 +15,7 @@ from string import Template
 
 import swing_study
 from rich.console import Console
-from swing_figures import cut, excess, losses, mean, measured, percent, signed
+from swing_figures import bits, cut, excess, losses, mean, measured, percent, signed
 from swing_report import CUT, FIXED, FRESH, summary, write_figures
 from swing_study import Results
 
@@ -72,17 +72,23 @@ def findings(results: Results) -> str:
         ("temperature alone", "By temperature alone?"),
         ("noise alone", "By noise alone?"),
         ("dropped positions", "By not asking where the oracle flags?"),
+        ("own share 0.5", "By learning the public text's own tokens too?"),
         ("DP-SGD teachers", "By DP-SGD teachers?"),
     ):
         if name in have:
             lines.append(f"**{words}** {cuts(name)}, at {loss(name)}.")
     if FIXED in have and FRESH in have:
-        history = [excess(results, name, "server_history").mean() for name in (FIXED, FRESH)]
-        last = [excess(results, name, "server_uploads").mean() for name in (FIXED, FRESH)]
+        lines.append(f"**In four shorter rounds?** {cuts(FIXED)}, at {loss(FIXED)}.")
+        back = [
+            mean(excess(results, FRESH, view) - excess(results, FIXED, view))
+            for view in ("server_history", "server_uploads")
+        ]
+        history = [excess(results, name, "server_history").mean() for name in (FRESH, FIXED)]
         lines.append(
-            "**Does exposure return when noise is fresh each round?** A client's uploads of four"
-            f" rounds give {history[1]:.2f} bits with fresh noise, {history[0]:.2f} with fixed;"
-            f" the last upload alone {last[1]:.2f} and {last[0]:.2f}."
+            "**Does exposure return when noise is fresh each round?** A student of all of a"
+            f" client's uploads gets {history[0]:.2f} bits, and {history[1]:.2f} where noise is"
+            f" fixed: {bits(back[0])} more. A student of the last upload alone gets"
+            f" {bits(back[1])} more."
         )
     return "\n".join(f"- {line}" for line in lines)
 
@@ -103,7 +109,7 @@ def comparison(results: Results) -> str:
             if name == "plain"
             else [
                 ", ".join(cuts),
-                ", ".join(f"{100 * cut(results, name, view)[0]:.0f} %" for view in views),
+                ", ".join(f"{round(100 * cut(results, name, view)[0])} %" for view in views),
             ]
         )
         cells = [name, uploads, now[0], student, now[1], *gone]

@@ -8,20 +8,22 @@ from swing_study import BY_NAME, Results
 
 from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
 
-TICKS = (0.0, 0.05, 0.1, 0.3, 1.0, 3.0)
+TICKS = (-0.3, 0.0, 0.1, 0.3, 1.0, 3.0)
 TITLES = {
     "server_student": "Student of the mean",
     "server_uploads": "Student of one client's uploads",
 }
 OFFSETS = {
-    "plain": (-10, 6),
-    "swing, oracle": (-12, 3),
-    "temperature alone": (5, 6),
-    "noise alone": (-12, -12),
-    "dropped positions": (-18, -4),
-    "uniform noise 2": (-10, -12),
-    "top 1": (-18, 0),
+    "plain": (-11, 6),
+    "swing, oracle": (-11, 5),
+    "swing, pattern": (5, -12),
+    "temperature alone": (6, 6),
+    "noise alone": (-11, -12),
+    "uniform noise 2": (-9, -13),
+    "dropped positions": (-19, -4),
+    "top 1": (5, -12),
     "KnFu, beta 10": (6, 6),
+    "KnFu, beta 100": (-4, 10),
 }
 """Offsets of labels from their points, so that neighbors' do not cover one another; else (5, 4)."""
 
@@ -70,7 +72,7 @@ def _decorate(ax: Axes, title: str) -> None:
     ax.set_xscale("symlog", linthresh=0.1, linscale=1.5)
     ax.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS], fontsize=8)
     ax.set_xticks([], minor=True)
-    ax.set_xlim(-0.06, 3.5)
+    ax.set_xlim(-0.45, 4.0)
     ax.grid(axis="x", alpha=0.25, linewidth=0.6)
-    ax.set_xlabel("Loss against plain, bits a token\n(linear up to 0.1, then logarithmic)")
+    ax.set_xlabel("Loss against plain, bits a token\n(linear to ±0.1, then logarithmic)")
     ax.set_title(title)
