@@ -272,11 +272,11 @@ def plant(
 def _planted(
     settings: TextCanaries, vocabulary: Vocabulary, context: int, clients: int, seed: int
 ) -> Iterator[FormSecrets]:
-    for number, form in enumerate(settings.forms):
+    for index, form in enumerate(settings.forms):
         # One stream would give a client the same secret behind every name.
-        own = torch_seed(seed, "text", "secrets of form", number) if settings.names else seed
+        own = torch_seed(seed, "text", "secrets of form", index) if settings.names else seed
         drawn = tuple(
-            replace(canary, form=number)
+            replace(canary, form=index)
             for canary in draw_canaries(
                 form,
                 [settings.repeats] * clients,
