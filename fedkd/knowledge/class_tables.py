@@ -153,7 +153,7 @@ class ClassTables(KnowledgeType):
             )
         if not are_distributions(probs[present], 2 * TOLERANCE):
             raise RunError(
-                "fuse returned probs whose present rows are not all soft labels; they must be"
+                "fuse returned probs whose present rows are no soft labels: each must be"
                 " >= 0 and sum to 1"
             )
 
