@@ -10,7 +10,7 @@ from torch import Tensor
 from fedkd.errors import SettingError
 from fedkd.fusion import core_set
 from fedkd.messages import Cohort, Fusion
-from fedkd.settings.validators import one_of
+from fedkd.settings.validators import check_choices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class COMET:
     """Cluster clients once by all they uploaded, or anew for each public sample."""
 
     def __post_init__(self) -> None:
-        one_of(("upload", "sample"), per=self.per)
+        check_choices(self)
         if self.clusters < 2:
             raise SettingError(
                 f"clusters must be >= 2, got {self.clusters}: one cluster is the unweighted mean,"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fedkd.fusion import mean_over_clients, reduce_entropy, uniform_weights
 from fedkd.messages import Cohort, Fusion
-from fedkd.settings.validators import at_least, at_most, one_of, only_with, positive
+from fedkd.settings.validators import at_least, at_most, check_choices, only_with, positive
 from fedkd.strategy import MeanStream, Stream
 
 PAPER_TEMPERATURE = 0.1
@@ -32,7 +32,7 @@ class DSFL:
     aggregation=mean."""
 
     def __post_init__(self) -> None:
-        one_of(("era", "mean"), aggregation=self.aggregation)
+        check_choices(self)
         only_with(
             self.aggregation == "era",
             "aggregation=mean has no temperature",

@@ -25,7 +25,7 @@ from fedkd.fusion import (
     without_self,
 )
 from fedkd.messages import Cohort, Fusion
-from fedkd.settings.validators import at_least, at_most, one_of, only_with, positive
+from fedkd.settings.validators import at_least, at_most, check_choices, only_with, positive
 from fedkd.strategy import Needs
 
 SMOOTHING = 1e-3
@@ -71,12 +71,9 @@ class KnFu:
     """Let a client's own knowledge be part of its teacher."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(0, beta=self.beta)
         at_most(1e6, beta=self.beta)
-        one_of(("mean_soft_label", "argmax_histogram", "label_histogram"), epd=self.epd)
-        one_of(("first_round", "each_round"), epd_timing=self.epd_timing)
-        one_of(tuple(DIVERGENCES), divergence=self.divergence)
-        one_of(("all", "top_k", "threshold"), neighbors=self.neighbors)
         for name, value in (("top_k", self.top_k), ("threshold", self.threshold)):
             only_with(self.neighbors == name, f"neighbors={self.neighbors}", **{name: value})
             if self.neighbors == name and value is None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedkd.errors import RunError
 from fedkd.messages import Cohort, Fusion
-from fedkd.settings.validators import at_least, at_most, positive
+from fedkd.settings.validators import at_least, at_most, check_choices, positive
 from fedkd.strategy import Needs
 
 FLOOR = 1e-12
@@ -62,6 +62,7 @@ class Routed:
     overshoot."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(0, balance=self.balance)
         at_least(1, steps=self.steps)
         positive(step=self.step)

@@ -8,7 +8,7 @@ from fedkd.errors import SettingError
 from fedkd.knowledge import KnowledgeType, PublicPredictions
 from fedkd.knowledge.selective import Density, InDistribution
 from fedkd.messages import Cohort, Fusion
-from fedkd.settings.validators import at_least, one_of, only_with, positive
+from fedkd.settings.validators import at_least, check_choices, only_with, positive
 from fedkd.strategy import Needs
 
 
@@ -39,7 +39,7 @@ class SelectiveFD:
     one half."""
 
     def __post_init__(self) -> None:
-        one_of(("kulsif", "kmeans", "feature_gaussian"), density=self.density)
+        check_choices(self)
         only_with(
             self.density == "kulsif",
             f"density={self.density}",

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from fedkd.audit.record_canaries import (
-    CANARIES,
     CanaryKind,
     Candidates,
     RecordCanaries,
@@ -22,7 +21,7 @@ from fedkd.data.division import Division
 from fedkd.data.prepare import Prepared
 from fedkd.errors import SettingError
 from fedkd.settings.conditions import Compatible, RunConditions
-from fedkd.settings.validators import at_least, one_of
+from fedkd.settings.validators import at_least, check_choices
 
 Adversary = Literal["server", "clients", "lab"]
 MOST_SHADOWS = 256
@@ -138,6 +137,7 @@ class Store(Audit):
     Each costs a client's whole training, and for the server's attack a surrogate."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not 0 < self.confidence < 1:
             raise SettingError(f"confidence must be above 0 and below 1, got {self.confidence}")
         check_shadows(self.shadows)
@@ -180,7 +180,6 @@ class WithCanaries(Store):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of(CANARIES, kind=self.kind)
         at_least(1, per_client=self.per_client)
 
     @property

@@ -9,7 +9,7 @@ exposure.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -18,10 +18,10 @@ from fedkd.data.division import Division
 from fedkd.data.prepare import Prepared
 from fedkd.errors import SettingError
 from fedkd.runtime.seeding import numpy_stream
-from fedkd.settings.validators import at_least, one_of
+from fedkd.settings.validators import at_least, check_choices
 
 CanaryKind = Literal["mislabeled", "out_of_distribution", "blank"]
-CANARIES: tuple[CanaryKind, ...] = ("mislabeled", "out_of_distribution", "blank")
+CANARIES: tuple[CanaryKind, ...] = get_args(CanaryKind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class RecordCanaries:
     """Canaries of each client, >= 1. Each replaces one training record; about half are included."""
 
     def __post_init__(self) -> None:
-        one_of(CANARIES, kind=self.kind)
+        check_choices(self)
         at_least(1, per_client=self.per_client)
 
 

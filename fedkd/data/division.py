@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from fedkd.data.cache import cached
-from fedkd.data.corruptions import CORRUPTIONS, CorruptionName
+from fedkd.data.corruptions import CorruptionName
 from fedkd.data.partitions import Partition, split
 from fedkd.data.prepare import Labeled
 from fedkd.data.texts import PreparedTexts
@@ -24,7 +24,7 @@ from fedkd.errors import SettingError
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.import_paths import code_hash
 from fedkd.settings.meaning import setting
-from fedkd.settings.validators import at_least, at_most, one_of, only_with, share
+from fedkd.settings.validators import at_least, at_most, check_choices, only_with, share
 
 FORMAT = 1
 
@@ -68,6 +68,7 @@ class Public:
     for, a corruption."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(0, size=self.size)
         if self.reserved is not None:
             at_least(0, reserved=self.reserved)
@@ -76,7 +77,6 @@ class Public:
         if self.corruption is None:
             only_with(False, "corruption is null", severity=self.severity)
         else:
-            one_of(tuple(CORRUPTIONS), corruption=self.corruption)
             only_with(self.size > 0, "size=0", corruption=self.corruption)
             if self.severity is None:
                 raise SettingError(
@@ -84,7 +84,6 @@ class Public:
                 )
             at_least(1, severity=self.severity)
             at_most(5, severity=self.severity)
-        one_of(("random", "core_set", "disagreement"), sampling=self.sampling)
         if self.sampling != "random" and self.per_round is None:
             raise SettingError(
                 f"sampling={self.sampling} would do nothing: all samples are asked about; give"

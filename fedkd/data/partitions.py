@@ -16,7 +16,7 @@ import numpy as np
 from fedkd.errors import SettingError, one_line
 from fedkd.runtime.seeding import derive, numpy_stream
 from fedkd.settings.import_paths import attribute_errors_to
-from fedkd.settings.validators import at_least, positive
+from fedkd.settings.validators import at_least, check_choices, positive
 
 
 @runtime_checkable
@@ -84,6 +84,7 @@ class Pathological:
     with as many clients as classes no class is unused. Rows of unused classes are left out."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, classes_per_client=self.classes_per_client)
 
     def partitioner(self, clients: int, rows: int, seed: int) -> Any:
@@ -155,6 +156,9 @@ class SizeSkewed:
 
     growth: Literal["linear", "square", "exponential"] = "linear"
     """Client i's share is proportional to i+1, (i+1)^2 or e^i."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def partitioner(self, clients: int, rows: int, seed: int) -> Any:
         """Return a LinearPartitioner, SquarePartitioner or ExponentialPartitioner."""

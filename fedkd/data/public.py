@@ -28,7 +28,7 @@ from fedkd.data.shifts import shifted
 from fedkd.data.sources import DATA
 from fedkd.errors import SettingError
 from fedkd.runtime.seeding import numpy_stream
-from fedkd.settings.validators import one_of, only_with
+from fedkd.settings.validators import check_choices, only_with
 
 Images = UInt8[np.ndarray, "n height width channels"]
 
@@ -47,7 +47,7 @@ class NoiseImages:
     channel, clipped to 0..255"""
 
     def __post_init__(self) -> None:
-        one_of(("uniform", "gaussian"), law=self.law)
+        check_choices(self)
 
 
 PublicSource = Same | NoiseImages | Source

@@ -6,7 +6,7 @@ from typing import Literal
 from fedkd.errors import SettingError
 from fedkd.knowledge import KnowledgeType
 from fedkd.settings.meaning import setting
-from fedkd.settings.validators import at_least, positive, share
+from fedkd.settings.validators import at_least, check_choices, positive, share
 
 RoundOrder = Literal["distill_first", "train_first"]
 
@@ -35,6 +35,7 @@ class Protocol:
     teachers are part of private training's loss."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, rounds=self.rounds)
         share(participation=self.participation)
         at_least(0, dropout=self.dropout, min_clients=self.min_clients)

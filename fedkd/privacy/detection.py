@@ -4,13 +4,13 @@ Not for: the detectors' scores, which are ``fedkd.privacy.mechanisms.swing``'s.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 Detector = Literal["confidence", "surprisal_gap", "pattern", "oracle", "everywhere"]
-DETECTORS: tuple[Detector, ...] = ("confidence", "surprisal_gap", "pattern", "oracle", "everywhere")
+DETECTORS: tuple[Detector, ...] = get_args(Detector)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from fedkd.errors import SettingError
 from fedkd.privacy import distributions
 from fedkd.privacy.composition import Accountant
 from fedkd.privacy.gaussian_dp import check_delta
-from fedkd.settings.validators import at_least, one_of, positive
+from fedkd.settings.validators import at_least, check_choices, positive
 from fedkd.training.losses import Scale
 
 USEFUL_NOISE = 0.3
@@ -51,6 +51,7 @@ class ReleasePlan:
     """Whether the task has soft labels to compare with, of a model that saw public data alone."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(
             1,
             clients=self.clients,
@@ -60,7 +61,6 @@ class ReleasePlan:
             records=self.records,
         )
         at_least(2, classes=self.classes)
-        one_of(("logits", "probs"), scale=self.scale)
 
     def released(self, *, memoize: bool) -> int:
         """Return how many rows a client releases in all; those it answered before count once if

@@ -1,12 +1,14 @@
-"""What is reported, as settings."""
+"""The settings of what a run reports."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+from fedkd.settings.validators import check_choices
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a run reports beside its files."""
+    """What a run reports besides its files."""
 
     console: bool = True
     """Print the plan, a line a round and the final table."""
@@ -20,3 +22,6 @@ class Report:
     """The W&B group; null is the scenario's name, so that a sweep's runs stand together."""
     tags: tuple[str, ...] = ()
     """W&B tags; a sweep adds what it varies, as in privacy.epsilon=4."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)

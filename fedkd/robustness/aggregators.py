@@ -27,7 +27,7 @@ from fedkd.fusion import (
     trimmed_mean_over_clients,
 )
 from fedkd.settings.conditions import Compatible, RunConditions
-from fedkd.settings.validators import at_least, at_most, one_of, positive
+from fedkd.settings.validators import at_least, at_most, check_choices, positive
 from fedkd.training.losses import Scale
 
 Values = Float[Tensor, "K N C"]
@@ -138,7 +138,7 @@ class GeometricMedian(Robust):
     """Most steps of Weiszfeld's iteration, 1 to 10000; it stops where nothing moves any more."""
 
     def __post_init__(self) -> None:
-        one_of(("sample", "upload"), per=self.per)
+        check_choices(self)
         at_least(1, iterations=self.iterations)
         at_most(10_000, iterations=self.iterations)
 

@@ -22,7 +22,7 @@ from fedkd.report.report_settings import Report
 from fedkd.scenario.registry import GROUPS, Components, create
 from fedkd.settings.meaning import UNDECLARED, Affects, Meaning, meanings, setting
 from fedkd.settings.schema import defaults, dotted, flat, parse, to_values, unknown_setting
-from fedkd.settings.validators import at_least
+from fedkd.settings.validators import at_least, check_choices
 from fedkd.storage.checkpoint import Checkpoints
 from fedkd.tasks.text.text_task import Tokens
 from fedkd.training.hyperparameters import DistillationSettings, TrainingSettings
@@ -62,6 +62,7 @@ class Federation:
     never overwritten."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, clients=self.clients)
         at_least(0, seed=self.seed)
         if self.samples_per_client is not None:

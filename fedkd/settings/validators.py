@@ -4,10 +4,13 @@
 calls these in ``__post_init__``; whoever parses a scenario puts the section's name in front.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fedkd.errors import SettingError
+from fedkd.settings.schema import describe_type
 
 
 def _finite(name: str, value: float) -> None:
@@ -46,11 +49,35 @@ def share(**settings: float) -> None:
             raise SettingError(f"{name} must be above 0 and at most 1, got {value}")
 
 
-def one_of(choices: Sequence[str], **settings: str) -> None:
-    """Raise unless every value is one of ``choices``."""
-    for name, value in settings.items():
-        if value not in choices:
-            raise SettingError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+def check_choices(settings: Any) -> None:
+    """Raise unless every field annotated with a ``Literal`` has one of its values.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Example:
+    ...     law: Literal["gaussian", "laplace"] | None = None
+    >>> check_choices(Example("normal"))
+    Traceback (most recent call last):
+    fedkd.errors.SettingError: law must be one of gaussian, laplace or null, got 'normal'
+    """
+    cls: Any = type(settings)
+    for name, (hint, allowed) in _choices(cls).items():
+        value = getattr(settings, name)
+        if not any(value == choice and type(value) is type(choice) for choice in allowed):
+            raise SettingError(f"{name} must be {describe_type(hint)}, got {value!r}")
+
+
+@functools.cache
+def _choices(cls: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    """Return the fields that a ``Literal`` alone, or with None, is the type of, and their values."""
+    found = {}
+    for name, hint in get_type_hints(cls).items():
+        parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        others = [p for p in parts if get_origin(p) is not Literal]
+        if len(others) < len(parts) and set(others) <= {type(None)}:
+            values = [v for p in parts if get_origin(p) is Literal for v in get_args(p)]
+            found[name] = hint, (*values, *([None] if others else []))
+    return found
 
 
 def only_with(condition: bool, reason: str, **settings: object) -> None:

@@ -7,8 +7,8 @@ from typing import Literal
 
 from fedkd.errors import SettingError
 from fedkd.settings.meaning import setting
-from fedkd.settings.validators import at_least, at_most, one_of, positive
-from fedkd.training.losses import LOSSES, LossName
+from fedkd.settings.validators import at_least, at_most, check_choices, positive
+from fedkd.training.losses import LossName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,10 @@ class Phase:
     to round."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(0, epochs=self.epochs, weight_decay=self.weight_decay)
         at_least(1, batch_size=self.batch_size)
         positive(learning_rate=self.learning_rate)
-        one_of(("adam", "sgd", "adamw"), optimizer=self.optimizer)
-        one_of(("fresh", "kept"), optimizer_state=self.optimizer_state)
         if self.optimizer_state == "kept" and self.optimizer == "sgd" and not self.momentum:
             raise SettingError(
                 "optimizer_state=kept would do nothing: SGD without momentum has no state"
@@ -106,14 +105,11 @@ class DistillationSettings(Phase):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of(("none", "shift"), student_augmentation=self.student_augmentation)
         if self.relational_weight is not None:
             positive(relational_weight=self.relational_weight)
         positive(temperature=self.temperature)
         at_least(1e-3, temperature=self.temperature)
         at_most(1e3, temperature=self.temperature)
-        if self.loss is not None:
-            one_of(tuple(LOSSES), loss=self.loss)
         if self.loss_skew is not None and not 0 < self.loss_skew < 1:
             raise SettingError(f"loss_skew must be above 0 and below 1, got {self.loss_skew}")
         if self.epochs == 0:

@@ -37,7 +37,7 @@ from fedkd.privacy.release_plan import ReleasePlan, check_accountant, check_delt
 from fedkd.privacy.renyi import least_epsilon
 from fedkd.privacy.sampling_schedule import Schedule as Schedule
 from fedkd.settings.conditions import RunConditions
-from fedkd.settings.validators import positive
+from fedkd.settings.validators import check_choices, positive
 
 WEAK_NOISE = 0.3
 """A noise multiplier below which epsilon is beyond any meaning."""
@@ -85,6 +85,7 @@ class DpSgd(Budgeted):
     rounds are counted, by auto."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_delta(self.delta)
         positive(clip_norm=self.clip_norm)
         if (self.epsilon is None) == (self.noise_multiplier is None):

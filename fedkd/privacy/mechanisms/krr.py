@@ -32,7 +32,7 @@ from fedkd.privacy.release_plan import (
     noise_warning,
 )
 from fedkd.privacy.sensitivity import Rows
-from fedkd.settings.validators import positive
+from fedkd.settings.validators import check_choices, positive
 
 
 def truth_probability(label_epsilon: float, classes: int) -> float:
@@ -82,6 +82,7 @@ class RandomizedResponse(Budgeted, ClientNoise):
     slower and tighter, for epsilons up to 200. Noise is solved, and rounds are counted, by auto."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_delta(self.delta)
         if (self.epsilon is None) == (self.label_epsilon is None):
             raise SettingError(

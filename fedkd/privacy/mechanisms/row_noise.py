@@ -16,6 +16,7 @@ from fedkd.privacy.release_plan import (
     check_memoize,
 )
 from fedkd.privacy.sensitivity import Norm, check_clip, diameter
+from fedkd.settings.validators import check_choices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,7 @@ class RowNoise(Budgeted):
     upload logits."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_budget(epsilon=self.epsilon, delta=self.delta, sigma=self.sigma)
 
     def check(self, plan: ReleasePlan) -> None:

@@ -21,7 +21,6 @@ from fedkd.errors import SettingError
 from fedkd.fusion import soften
 from fedkd.messages import Knowledge, Predictions
 from fedkd.privacy.adaptive_temperature import draw_noise, swing_logits, swing_temperatures
-from fedkd.privacy.detection import DETECTORS
 from fedkd.privacy.detection import Detector as Detector
 from fedkd.privacy.detection import Hints as Hints
 from fedkd.privacy.events import NoClaim
@@ -37,7 +36,7 @@ from fedkd.privacy.mechanisms.mechanism import (
 from fedkd.privacy.release_plan import ReleasePlan, check_local
 from fedkd.privacy.sensitivity import Rows
 from fedkd.settings.conditions import RunConditions
-from fedkd.settings.validators import at_least, one_of, positive
+from fedkd.settings.validators import at_least, check_choices, positive
 from fedkd.training.losses import Scale
 
 REASON = "swing is a heuristic: adaptive temperature and noise without a bound on what a record can change"
@@ -105,12 +104,10 @@ class Swing(Mechanism):
     out."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         positive(base_temperature=self.base_temperature, largest_gap=self.largest_gap)
         at_least(0, noise=self.noise)
         at_least(self.base_temperature, max_temperature=self.max_temperature)
-        one_of(DETECTORS, detector=self.detector)
-        one_of(("gaussian", "laplace"), law=self.law)
-        one_of(("sample", "release"), noise_per=self.noise_per)
         if self.noise == 0 and self.max_temperature == self.base_temperature:
             raise SettingError(
                 "noise=0 and max_temperature=base_temperature treat all samples alike: nothing"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fedkd.data.sources import Named
 from fedkd.errors import SettingError
 from fedkd.runtime.seeding import torch_seed
-from fedkd.settings.validators import at_least, one_of, only_with
+from fedkd.settings.validators import at_least, check_choices, only_with
 from fedkd.tasks.text.exposure import (
     MOST_CANDIDATES,
     among_all,
@@ -89,8 +89,8 @@ class TextCanaries:
     uploads of all rounds."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, repeats=self.repeats, per_client=self.per_client, held_out=self.held_out)
-        one_of(("never", "prefix", "fillings"), visits=self.visits)
         only_with(self.visits != "never", "visits=never", visit_times=self.visit_times)
         if self.visits != "never" and self.visit_times is None:
             raise SettingError(f"visit_times must be given with visits={self.visits}")

@@ -8,14 +8,15 @@ nobody ever trained on. Not for: measuring (``fedkd.tasks.text.exposure``).
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from jaxtyping import Int
 from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.runtime.seeding import numpy_stream
-from fedkd.settings.validators import at_least, one_of
+from fedkd.settings.schema import describe_type
+from fedkd.settings.validators import at_least
 from fedkd.tasks.text.exposure import MOST_CANDIDATES
 from fedkd.tasks.text.tokens import PAD, stack_sequences
 from fedkd.tasks.text.vocabulary import Vocabulary, separator_of
@@ -174,7 +175,8 @@ def visit(
         seed: of the stream that draws fillings and positions.
         times: how many texts are added; None with ``never``.
     """
-    one_of(("never", "prefix", "fillings"), visits=level)
+    if level not in get_args(Visits):
+        raise SettingError(f"visits must be {describe_type(Visits)}, got {level!r}")
     if any(form.prefix in text for text in texts):
         raise SettingError(
             f"the public text already holds the canary's prefix {form.prefix!r}: take another"

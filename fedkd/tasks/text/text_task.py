@@ -26,7 +26,7 @@ from fedkd.errors import SettingError
 from fedkd.models.factory import ModelInfo, ModelSpec
 from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.runtime.seeding import numpy_stream, torch_seed
-from fedkd.settings.validators import at_least, one_of, only_with
+from fedkd.settings.validators import at_least, check_choices, only_with
 from fedkd.tasks.task import Compare, Evaluation, Examples
 from fedkd.tasks.text.detectors import compare_scores, mark, mark_contexts
 from fedkd.tasks.text.language_models import (
@@ -67,9 +67,8 @@ class Tokens:
     the teacher's."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(2, context=self.context)
-        one_of(("bytes", "byte_pairs", "characters"), vocabulary=self.vocabulary)
-        one_of(("none", "pattern", "oracle"), skip=self.skip)
         at_least(0, label_share=self.label_share)
         if self.label_share >= 1:
             raise SettingError(

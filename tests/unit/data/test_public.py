@@ -244,7 +244,7 @@ def test_all_of_a_mixture_is_corrupted(digits: Prepared) -> None:
         ({"corruption": "blur", "severity": 6}, "severity must be <= 5, got 6"),
         (
             {"corruption": "fog", "severity": 1},
-            "corruption must be one of gaussian_noise, .*; got 'fog'",
+            "corruption must be one of gaussian_noise, .*, got 'fog'",
         ),
         (
             {"corruption": "blur", "severity": 1, "size": 0},

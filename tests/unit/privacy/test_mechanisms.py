@@ -15,6 +15,7 @@ from fedkd.errors import SettingError
 from fedkd.fusion import soften
 from fedkd.privacy.claims import ADVERSARIES
 from fedkd.privacy.composition import epsilon_of
+from fedkd.privacy.detection import DETECTORS
 from fedkd.privacy.gaussian_dp import epsilon_at
 from fedkd.privacy.mechanisms import (
     MECHANISMS,
@@ -28,7 +29,6 @@ from fedkd.privacy.mechanisms import (
 )
 from fedkd.privacy.mechanisms.krr import randomize_labels, truth_probability
 from fedkd.privacy.mechanisms.swing import (
-    DETECTORS,
     REASON,
     Hints,
     confidence_scores,

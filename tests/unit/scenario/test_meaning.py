@@ -29,8 +29,9 @@ def changed(name: str) -> Scenario | None:
     value = flat(DEFAULT.to_dict())[name]
     top, _, rest = name.partition(".")
     cls = SECTIONS.get(top) or next((c for c in TOP.values() if name in get_type_hints(c)), None)
-    hint = get_type_hints(cls).get(rest or name) if cls is not None and not rest == "name" else None
-    candidates: list[Any] = [a for a in get_args(hint) if isinstance(a, str)]
+    hint = get_type_hints(cls).get(rest or name) if cls is not None and rest != "name" else None
+    options = [*get_args(hint), *(b for a in get_args(hint) for b in get_args(a))]
+    candidates: list[Any] = [option for option in options if isinstance(option, str)]
     candidates += [not value] if isinstance(value, bool) else []
     candidates += [value + 1, value / 2] if isinstance(value, int | float) else []
     candidates += [1, 0.5, 2.0, "other", ["mlp"]]

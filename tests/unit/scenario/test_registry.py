@@ -45,7 +45,7 @@ def test_an_old_name_is_refused_with_the_new_one() -> None:
 
 
 def test_a_section_without_a_name_is_refused_with_the_names() -> None:
-    with pytest.raises(SettingError, match="codec.name must say which one, of own, .*got None"):
+    with pytest.raises(SettingError, match=r"codec.name must say which one, of own, .*got None"):
         create("codec", {})
 
 
@@ -59,6 +59,6 @@ def test_a_class_of_ones_own_comes_by_its_import_path(
     monkeypatch.syspath_prepend(tmp_path)
     component = create("partition", {"name": "my_parts:Mine", "power": 3.0})
     assert component.value.power == component.fields["power"] == 3.0
-    with pytest.raises(SettingError, match="must name a class, as in package.module:Class"):
+    with pytest.raises(SettingError, match=r"must name a class, as in package.module:Class"):
         find("partition", "my_parts:nothing")
     del sys.modules["my_parts"]

@@ -140,7 +140,7 @@ def test_soft_labels_count_as_they_came_whatever_the_distillation_temperature():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"aggregation": "median"}, "aggregation must be one of era, mean; got 'median'"),
+        ({"aggregation": "median"}, "aggregation must be one of era, mean, got 'median'"),
         (
             {"aggregation": "mean", "era_temperature": 0.1},
             r"era_temperature=0\.1 would do nothing: aggregation=mean",

@@ -549,11 +549,11 @@ def test_only_the_oracle_needs_label_counts(epd: Any):
         ({"beta": math.inf}, "beta must be a finite number, got inf"),
         (
             {"epd": "mean"},
-            "epd must be one of mean_soft_label, argmax_histogram, label_histogram; got 'mean'",
+            "epd must be one of mean_soft_label, argmax_histogram, label_histogram, got 'mean'",
         ),
-        ({"epd_timing": "never"}, "epd_timing must be one of first_round, each_round; got 'never'"),
-        ({"divergence": "kld"}, "divergence must be one of kl, js, tv, cosine, l2; got 'kld'"),
-        ({"neighbors": "some"}, "neighbors must be one of all, top_k, threshold; got 'some'"),
+        ({"epd_timing": "never"}, "epd_timing must be one of first_round, each_round, got 'never'"),
+        ({"divergence": "kld"}, "divergence must be one of kl, js, tv, cosine, l2, got 'kld'"),
+        ({"neighbors": "some"}, "neighbors must be one of all, top_k, threshold, got 'some'"),
         ({"top_k": 3}, "top_k=3 would do nothing: neighbors=all"),
         ({"threshold": 0.5}, r"threshold=0\.5 would do nothing: neighbors=all"),
         (
