@@ -11,11 +11,11 @@ from fedkd.codecs.codec import (
     Codec,
     Coded,
     Parts,
+    check_parts,
     decode_each,
     encode_each,
     is_coded,
     nothing_coded,
-    only,
 )
 from fedkd.codecs.delta import rows_without_ids
 from fedkd.codecs.memory import Memory, message_number, read_memory, row_ids, take_message_number
@@ -79,7 +79,7 @@ class Cached(Codec):
         found: Coded = {}
 
         def rebuild(name: str, parts: Parts) -> np.ndarray:
-            only(name, parts, {"rows"})
+            check_parts(name, parts, {"rows"})
             came = parts["rows"]
             if came.dtype.kind != "f" or came.ndim == 0 or len(came) != (~serves).sum():
                 what = f"{came.dtype} of shape {list(came.shape)}"

@@ -158,7 +158,7 @@ def decode_each(arrays: Arrays, decode: Callable[[str, Parts], np.ndarray]) -> C
     return found
 
 
-def only(name: str, parts: Parts, expected: set[str]) -> None:
+def check_parts(name: str, parts: Parts, expected: set[str]) -> None:
     """Raise UploadRejected unless an array came in exactly the parts ``expected``."""
     if set(parts) != expected:
         came = ", ".join(sorted(parts))
@@ -167,7 +167,7 @@ def only(name: str, parts: Parts, expected: set[str]) -> None:
         )
 
 
-def take(
+def take_part(
     name: str, parts: Parts, part: str, dtype: DTypeLike, size: int | None = None
 ) -> np.ndarray:
     """Return one part of an array that came; UploadRejected unless it is as described.
@@ -205,7 +205,7 @@ def shape_part(shape: tuple[int, ...]) -> np.ndarray:
 
 def take_shape(name: str, parts: Parts) -> tuple[int, ...]:
     """Return the shape that came; UploadRejected for more axes or values than are accepted."""
-    shape = tuple(int(length) for length in take(name, parts, "shape", np.uint32))
+    shape = tuple(int(length) for length in take_part(name, parts, "shape", np.uint32))
     if len(shape) > 32 or math.prod(max(length, 1) for length in shape) > LARGEST_ARRAY:
         raise UploadRejected(
             f"{name} are of shape {list(shape[:32])}; at most {LARGEST_ARRAY} values are accepted"

@@ -11,13 +11,13 @@ from fedkd.codecs.codec import (
     Codec,
     Coded,
     Parts,
+    check_parts,
     decode_each,
     encode_each,
     is_coded,
     nothing_coded,
-    only,
     shape_part,
-    take,
+    take_part,
     take_shape,
     too_large,
     without_values,
@@ -87,12 +87,13 @@ class Delta(Codec):
         def rebuild(name: str, parts: Parts) -> np.ndarray:
             shape = take_shape(name, parts)
             quantizer = self._quantizer(name, shape, len(parts) - 2)
-            only(name, parts, {"shape", "changed", *quantizer.parts})
+            check_parts(name, parts, {"shape", "changed", *quantizer.parts})
             count, width = _layout(name, quantizer, shape, ids)
             table_rows, was_sent = known.find(name, ids, count)
-            bitmap = take(name, parts, "changed", np.uint8, packed_bytes(int(was_sent.sum()), 1))
+            known_rows = int(was_sent.sum())
+            bitmap = take_part(name, parts, "changed", np.uint8, packed_bytes(known_rows, 1))
             changed = ~was_sent
-            changed[was_sent] = np.unpackbits(bitmap, count=int(was_sent.sum())).astype(bool)
+            changed[was_sent] = np.unpackbits(bitmap, count=known_rows).astype(bool)
             sent, header = quantizer.receive(parts, (int(changed.sum()), width), shape)
             rows = known.last(name, table_rows, was_sent, np.zeros((count, width), sent.dtype))
             rows[changed] = self._change(sent, rows[changed])

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedkd.codecs.codec import Parts, take
+from fedkd.codecs.codec import Parts, take_part
 from fedkd.codecs.quantizer import NO_HEADER, Header, Layout, Rows
 
 
@@ -45,6 +45,6 @@ class FloatPlanes:
     def receive(self, parts: Parts, layout: Layout, shape: tuple[int, ...]) -> tuple[Rows, Header]:
         """Return the bits of the floats from their planes."""
         count = layout[0] * layout[1]
-        planes = [take(self.name, parts, part, np.uint8, count) for part in self.parts]
+        planes = [take_part(self.name, parts, part, np.uint8, count) for part in self.parts]
         octets = np.stack(planes, axis=1)
         return octets.view(f"<u{self.size}").astype(f"u{self.size}").reshape(layout), NO_HEADER

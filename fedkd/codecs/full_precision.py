@@ -11,11 +11,11 @@ from fedkd.codecs.codec import (
     Codec,
     Coded,
     Parts,
+    check_parts,
     decode_each,
     encode_each,
     is_coded,
     nothing_coded,
-    only,
     renormalized,
     to_float32,
     without_values,
@@ -71,7 +71,7 @@ def _halve(name: str, array: np.ndarray) -> Parts:
 
 
 def _widen(name: str, parts: Parts) -> np.ndarray:
-    only(name, parts, {"float16"})
+    check_parts(name, parts, {"float16"})
     array = parts["float16"]
     if array.dtype.kind != "f" or array.dtype.itemsize != 2:
         raise UploadRejected(f"{name} came as {array.dtype}, expected float16")

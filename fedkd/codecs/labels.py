@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, UInt
 
-from fedkd.codecs.codec import Parts, take, to_float32
+from fedkd.codecs.codec import Parts, take_part, to_float32
 from fedkd.codecs.quantizer import NO_HEADER, Header, Layout, Rows
 from fedkd.errors import UploadRejected
 
@@ -63,7 +63,7 @@ def take_labels(
         layout: How many rows are expected.
         shape: The array's shape, which says how many classes there are.
     """
-    return take(name, parts, "labels", label_type(shape[1]), layout[0])[:, None]
+    return take_part(name, parts, "labels", label_type(shape[1]), layout[0])[:, None]
 
 
 @dataclass(frozen=True)
@@ -133,5 +133,5 @@ class LabelsOfLogits:
 
     def receive(self, parts: Parts, layout: Layout, shape: tuple[int, ...]) -> tuple[Rows, Header]:
         """Return the labels and the means that came."""
-        means = take(self.name, parts, "means", np.float32, 2)
+        means = take_part(self.name, parts, "means", np.float32, 2)
         return take_labels(self.name, parts, layout, shape), means

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from fedkd.codecs.bits import pack, packed_bytes, unpack
-from fedkd.codecs.codec import Parts, take, to_float32
+from fedkd.codecs.codec import Parts, take_part, to_float32
 from fedkd.codecs.quantizer import NO_HEADER, Header, Layout, Rows
 from fedkd.codecs.top_k_mask import top_k_mask
 from fedkd.errors import UploadRejected
@@ -136,12 +136,12 @@ class Levels:
 
     def receive(self, parts: Parts, layout: Layout, shape: tuple[int, ...]) -> tuple[Rows, Header]:
         """Return the codes and the range that came."""
-        ends = take(self.name, parts, "range", np.float32, 2)
+        ends = take_part(self.name, parts, "range", np.float32, 2)
         return _take_codes(self.name, parts, self.bits, layout), ends
 
 
 def _take_codes(name: str, parts: Parts, bits: int, layout: Layout) -> Rows:
     count = layout[0] * layout[1]
-    packed = take(name, parts, "codes", np.uint8, packed_bytes(count, bits))
+    packed = take_part(name, parts, "codes", np.uint8, packed_bytes(count, bits))
     codes: np.ndarray = unpack(packed, bits, count)
     return codes.reshape(layout)

@@ -11,10 +11,10 @@ from fedkd.codecs.codec import (
     Coded,
     Parts,
     are_rows_of_classes,
+    check_parts,
     decode_each,
     encode_each,
     nothing_coded,
-    only,
     shape_part,
     take_shape,
     too_large,
@@ -85,7 +85,7 @@ class Quantized(Codec):
     def _decode(self, name: str, parts: Parts) -> np.ndarray:
         shape = take_shape(name, parts)
         quantizer = quantizer_of(name, shape, self.bits)
-        only(name, parts, {"shape", *quantizer.parts})
+        check_parts(name, parts, {"shape", *quantizer.parts})
         layout = layout_of(quantizer, shape, by_id=False)
         rows, header = quantizer.receive(parts, layout, shape)
         return quantizer.value(rows, header, shape)

@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from fedkd.codecs.codec import Arrays
 
 PAIRS = 1 << 16
-"""Bytes from which on it pays to count them in pairs."""
+"""From this many bytes on, counting them in pairs is faster."""
 
 
 def raw_bytes(arrays: Arrays) -> int:

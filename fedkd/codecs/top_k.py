@@ -12,14 +12,14 @@ from fedkd.codecs.codec import (
     Coded,
     Parts,
     are_rows_of_classes,
+    check_parts,
     decode_each,
     encode_each,
     is_coded,
     nothing_coded,
-    only,
     renormalized,
     shape_part,
-    take,
+    take_part,
     take_shape,
     to_float32,
     too_large,
@@ -86,17 +86,19 @@ class TopK(Codec):
             raise UploadRejected(
                 f"{name} of shape {list(shape)} came as the {self.k} largest of each row"
             )
-        only(name, parts, {"shape", "classes", "kept"} | ({"rest"} if name == "logits" else set()))
+        check_parts(
+            name, parts, {"shape", "classes", "kept"} | ({"rest"} if name == "logits" else set())
+        )
         rows, width = shape
         sent = rows * self.k
-        classes = take(name, parts, "classes", label_type(width), sent).reshape(rows, self.k)
-        largest = take(name, parts, "kept", np.float32, sent).reshape(rows, self.k)
+        classes = take_part(name, parts, "classes", label_type(width), sent).reshape(rows, self.k)
+        largest = take_part(name, parts, "kept", np.float32, sent).reshape(rows, self.k)
         if (classes >= width).any() or (classes[:, 1:] <= classes[:, :-1]).any():
             raise UploadRejected(
                 f"the classes of {name} must be below {width} and ascend in each row"
             )
         if name == "logits":
-            rest = take(name, parts, "rest", np.float32, rows)
+            rest = take_part(name, parts, "rest", np.float32, rows)
         else:
             rest = self._spread(largest, width)
         values = np.repeat(rest[:, None], width, axis=1)

@@ -1,1 +1,1 @@
-"""Client models: a small zoo by name, and any factory of a ``torch.nn.Module`` by import path."""
+"""Client models: built-in ones by name, and any factory of a ``torch.nn.Module`` by import path."""

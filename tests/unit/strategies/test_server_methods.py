@@ -17,6 +17,7 @@ from fedkd.codecs import Delta, Quantized
 from fedkd.errors import RunError, SettingError
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute
+from fedkd.federation.round_records import RoundRecord
 from fedkd.federation.server_models import WorkplaceModels
 from fedkd.fusion import soften
 from fedkd.knowledge import WeightsCohort
@@ -466,15 +467,16 @@ def test_the_state_is_the_servers_model(strategy: str):
     public = {"size": 40, "labeled": True} if strategy == "fedgems" else {"size": 40}
     stop = threading.Event()
     experiment = build(scenario(strategy={"name": strategy, "server": "mlp"}, public=public), stop)
-    execute(experiment, lambda record: None, stop)
-    kept = experiment.server.state()["strategy"]
+    records: list[RoundRecord] = []
+    execute(experiment, records.append, stop)
+    model = experiment.server.state()["strategy"]
     fresh = WorkplaceModels(experiment.context).initial("mlp")
-    assert {name: tensor.shape for name, tensor in kept.items()} == {
+    assert {name: tensor.shape for name, tensor in model.items()} == {
         n: t.shape for n, t in fresh.items()
     }
-    assert any(not torch.equal(tensor, fresh[name]) for name, tensor in kept.items())
-    last = WorkplaceModels(experiment.context).accuracy("mlp", kept)
-    assert last == experiment.server.record(2).metrics["server_accuracy"]
+    assert any(not torch.equal(tensor, fresh[name]) for name, tensor in model.items())
+    last = WorkplaceModels(experiment.context).accuracy("mlp", model)
+    assert last == records[-1].metrics["server_accuracy"]
 
 
 def test_means_of_weights_are_those_of_fedavg():
