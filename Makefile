@@ -5,9 +5,13 @@ STAMP := .venv/installed
 # Tests start many processes: each would compile all modules anew, were compiled files not kept.
 export PYTHONDONTWRITEBYTECODE :=
 
-PARALLEL := -n auto --dist worksteal
+# Unit tests enforce shapes and whole runs do not, so that they are two processes, each on half of the cores.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+HALF := $(if $(filter 1 2 3,$(CORES)),-n 0,-n $(shell expr $(CORES) / 2) --dist worksteal)
+ALL := -n $(CORES) --dist worksteal
+UNIT := tests/unit fedkd scripts/compare.py
 
-.PHONY: help install demo test slow lint bench clean
+.PHONY: help install demo test unit runs slow lint bench clean
 
 help:
 	@echo "make demo     run the default scenario on embedded data (under a minute once installed)"
@@ -30,12 +34,18 @@ demo: $(STAMP)
 	$(BIN)/python -m fedkd.simulate
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" tests/unit fedkd scripts/compare.py
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" tests/runs
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 unit runs
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest $(HALF) -m "not slow" $(UNIT)
+
+runs: $(STAMP)
+	$(BIN)/python -m pytest $(HALF) -m "not slow" tests/runs
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
-	$(BIN)/python -m pytest $(PARALLEL) -m hypothesis --hypothesis-profile=slow tests/unit
+	$(BIN)/python -m pytest $(ALL) -m "slow and not alone"
+	$(BIN)/python -m pytest -m "slow and alone"
+	$(BIN)/python -m pytest $(ALL) -m "hypothesis and not slow" --hypothesis-profile=slow $(UNIT)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

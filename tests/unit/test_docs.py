@@ -1,8 +1,6 @@
 """What the documents name exists."""
 
-import json
 import re
-from pathlib import Path
 
 import pytest
 from paths import ROOT
@@ -57,36 +55,3 @@ def test_every_column_of_a_run_is_explained() -> None:
         *round_row(RoundRecord(round=1, clients=(client,), seconds=0), None),
     }
     assert columns <= set(re.findall(r"`(\w+)`", document()))
-
-
-def test_the_parts_of_ones_own_run_as_they_are_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from fedkd.cli.command import main
-
-    text = (ROOT / "docs/extending.md").read_text()
-    files = re.findall(r"`(my_\w+\.py)`:\n\n```python\n(.*?)```", text, re.S)
-    assert len(files) >= 4
-    for name, code in files:
-        assert len([line for line in code.splitlines() if line.strip()]) <= 15, name
-        (tmp_path / name).write_text(code)
-    (command,) = re.findall(r"python -m fedkd.simulate (.*)", text)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    small = [
-        "rounds=1",
-        "clients=3",
-        "public.size=40",
-        "test.global_size=40",
-        "train.epochs=1",
-        "baseline=none",
-    ]
-    assert (
-        main(
-            [*command.split(), *small, "report.plots=false", "report.console=false", "run_dir=out"]
-        )
-        == 0
-    )
-    summary = json.loads(Path("out/summary.json").read_text())
-    assert summary["strategy"] == {"name": "my_strategy:Agree", "sharpness": 5.0}
-    assert summary["knowledge_sha256"]

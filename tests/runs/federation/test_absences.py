@@ -66,6 +66,7 @@ def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any]) -> Non
         Protocol(**setting)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_straggler_misses_the_deadline_keeps_its_model_and_is_back_when_it_is_fast(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -26,7 +26,7 @@ from fedkd.experiment.run import execute
 from fedkd.federation.round_records import RoundRecord
 from fedkd.flower.ray_grid import RayGrid
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 

@@ -476,6 +476,7 @@ def saving(clients: int, device: str = "cpu", repeats: int = 3) -> float:
     return min(times[loop][1:]) / min(times[together][1:])
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_fifty_tiny_clients_are_trained_in_less_than_half_the_time():
     assert saving(50) >= 2

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import records
 from torch import Tensor
 
 from fedkd.errors import SettingError
@@ -132,22 +131,6 @@ def test_the_number_of_clusters_matters():
     points = torch.tensor([[0.0], [0.1], [1.0], [5.0]])
     assert partition(clusters_of(points, 2)) == {frozenset({0, 1, 2}), frozenset({3})}
     assert partition(clusters_of(points, 3)) == {frozenset({0, 1}), frozenset({2}), frozenset({3})}
-
-
-def test_a_run_with_two_label_groups_clusters_by_them():
-    """Clients of two architectures know either the first or the last digits: who knows the same
-    teaches each other."""
-    partition_by_class = {"name": "pathological", "classes_per_client": 2}
-    run = records(
-        strategy={"name": "comet", "clusters": 2},
-        partition=partition_by_class,
-        models=["mlp"],
-        rounds=1,
-    )
-    weights = run[0].weights
-    assert weights is not None
-    assert torch.equal(weights, weights.T)
-    assert (weights > 0).sum(dim=1).tolist() == (1 / weights.diagonal()).round().int().tolist()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import records
 
 from fedkd.errors import SettingError
 from fedkd.knowledge import PrototypeCohort
@@ -42,26 +41,6 @@ def test_a_client_alone_learns_its_own_prototypes():
     fusion = FedProto().fuse(cohort_of([[[1.0, 2.0]]], [[4.0]]), None)
     assert fusion.teachers["features"].tolist() == [[1.0, 2.0]]
     assert fusion.weights.tolist() == [[1.0]]
-
-
-def spread_after(weight: float) -> list[float | None]:
-    run = records(strategy={"name": "fedproto", "prototype_weight": weight}, models=["mlp"])
-    return [record.clients[0].train_loss for record in run]
-
-
-def test_prototypes_change_training_from_the_second_round_on():
-    weak, strong = spread_after(1e-6), spread_after(5.0)
-    assert weak[0] == strong[0]
-    assert weak[1] != strong[1]
-
-
-def test_models_of_unequal_width_need_a_width_and_learn_together_with_one():
-    with pytest.raises(SettingError, match=r"mlp 128, cnn 84; say strategy.width=N"):
-        records(strategy="fedproto")
-    run = records(strategy={"name": "fedproto", "width": 16})
-    assert {client.status for record in run for client in record.clients} == {"ok"}
-    # Ten counts, and at most ten rows of 16 numbers, of 4 bytes each.
-    assert all(0 < client.bytes_up <= 10 * 4 + 10 * 16 * 4 for client in run[0].clients)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import records
 from torch import Tensor
 
 from fedkd.codecs import Cached, Full
@@ -15,9 +14,6 @@ from fedkd.errors import SettingError
 from fedkd.messages import Cohort
 from fedkd.strategy import SelectsQueries
 from strategies.scarlet import Scarlet, sharpen
-
-ROW = 4 * 10 + 4
-"""Bytes of a public row of ten classes, with its id."""
 
 
 def soft(seed: int, *shape: int) -> Tensor:
@@ -137,51 +133,6 @@ def test_a_duration_of_one_round_asks_for_everything_in_every_round():
 
 
 # Runs.
-
-
-def test_the_bytes_of_a_run_fall_and_rise_again_when_answers_expire():
-    """Answers serve two rounds: 40 rows, none, 40 rows, none. Teachers that a client has are ids,
-    and 8 bytes of the message's number; requests are ids."""
-    run = records(strategy={"name": "scarlet", "duration": 2}, rounds=4)
-    assert [{c.bytes_up for c in record.clients} for record in run] == [
-        {40 * ROW},
-        {0},
-        {40 * ROW},
-        {0},
-    ]
-    assert [record.metrics["asked"] for record in run] == [40.0, 0.0, 40.0, 0.0]
-    down = [record.clients[0].bytes_down for record in run]
-    assert down[0] == down[2] > 40 * ROW + 40 * 4
-    assert down[1] == down[3] < 40 * 4 + 20
-    assert all(c.distill_loss is not None for record in run for c in record.clients)
-
-
-def test_a_duration_of_one_round_saves_nothing():
-    once, plain = (
-        records(strategy=s, rounds=3)
-        for s in (
-            {"name": "scarlet", "duration": 1, "beta": 1.0},
-            {"name": "dsfl", "aggregation": "mean"},
-        )
-    )
-    for record, other in zip(once, plain, strict=True):
-        assert (
-            [c.bytes_up for c in record.clients]
-            == [c.bytes_up for c in other.clients]
-            == [40 * ROW] * 4
-        )
-        assert [c.bytes_down for c in record.clients] == [c.bytes_down for c in other.clients]
-        assert record.knowledge_sha256 == other.knowledge_sha256
-
-
-def test_of_drawn_samples_only_the_new_ones_are_asked_about():
-    run = records(strategy="scarlet", rounds=5, public={"size": 40, "per_round": 20})
-    asked = [record.metrics["asked"] for record in run]
-    assert asked[0] == 20
-    assert 0 < asked[1] < 20
-    assert sum(asked) <= 40
-    for record in run:
-        assert {c.bytes_up for c in record.clients} == {int(record.metrics["asked"]) * ROW}
 
 
 @pytest.mark.parametrize(

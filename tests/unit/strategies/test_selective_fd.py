@@ -7,15 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import mean, records
 from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.knowledge import Request
 from fedkd.messages import Cohort, Fusion
 from strategies.selective_fd import SelectiveFD
-
-ROW = 4 * 10 + 4
 
 
 def cohort_of(probs: Tensor, answered: Tensor | None = None) -> Cohort:
@@ -161,37 +158,6 @@ def test_where_everybody_answers_and_tau_is_nearly_two_it_is_the_mean(cohort: Co
 
 
 # Runs.
-
-
-@pytest.mark.parametrize("density", ["kulsif", "kmeans", "feature_gaussian"])
-def test_clients_send_what_they_answer_for_and_get_what_is_kept(density: str):
-    models = ["mlp"] if density == "feature_gaussian" else ["mlp", "cnn"]
-    (only,) = records(
-        strategy={"name": "selective_fd", "density": density}, models=models, rounds=1
-    )
-    rows = [client.bytes_up / ROW for client in only.clients]
-    assert all(count == int(count) for count in rows)
-    assert sum(rows) / (4 * 40) == pytest.approx(only.metrics["answered"])
-    assert 0 < only.metrics["answered"] < 1
-    kept = round(only.metrics["kept"] * 40)
-    assert {client.bytes_down for client in only.clients} == {40 * 4 + kept * ROW}
-
-
-def test_a_smaller_quantile_answers_more():
-    shares = [
-        records(strategy={"name": "selective_fd", "density": "kmeans", "quantile": q}, rounds=1)[
-            0
-        ].metrics["answered"]
-        for q in (0.0, 0.25, 0.9)
-    ]
-    assert shares[0] > shares[1] > shares[2]
-
-
-def test_a_run_in_which_nothing_is_kept_goes_on_as_local_training():
-    never = records(strategy={"name": "selective_fd", "tau": 1e-6, "density": "kmeans"})
-    alone = records(strategy="local_only")
-    assert [record.metrics["kept"] for record in never] == [0.0, 0.0]
-    assert mean(never[-1], "global_nll") == mean(alone[-1], "global_nll")
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import mean, records, scenario
+from tiny import scenario
 from torch import Tensor
 
 from fedkd.codecs import Delta, Quantized
 from fedkd.errors import RunError, SettingError
 from fedkd.experiment.build import build
-from fedkd.experiment.run import execute
-from fedkd.federation.round_records import RoundRecord
 from fedkd.federation.server_models import WorkplaceModels
 from fedkd.fusion import soften
 from fedkd.knowledge import WeightsCohort
@@ -191,31 +189,6 @@ def test_distilling_a_model_into_itself_leaves_it_where_it_is():
     assert max((found[name] - tensor).abs().max().item() for name, tensor in state.items()) < 1e-6
 
 
-def test_feddf_of_one_architecture_is_near_fedavg_where_it_hardly_distils():
-    """Two steps of SGD at a learning rate of 1e-6: all that is left is the mean of weights."""
-    setting = {"models": ["mlp"], "distill": {"optimizer": "sgd", "learning_rate": 1e-6}}
-    near, far, plain = (
-        records(strategy=strategy, **{**setting, **changes})
-        for strategy, changes in (
-            ({"name": "feddf", "server_epochs": 1}, {}),
-            ({"name": "feddf", "server_epochs": 50}, {"distill": {}}),
-            ("fedavg", {}),
-        )
-    )
-    for client, other, same in zip(
-        near[-1].clients, far[-1].clients, plain[-1].clients, strict=True
-    ):
-        assert client.global_nll == pytest.approx(same.global_nll, abs=1e-4)
-        assert other.global_nll != pytest.approx(same.global_nll, abs=1e-3)
-
-
-def test_clients_of_an_architecture_share_feddfs_model():
-    last = records(strategy="feddf")[-1]
-    accuracies = [client.global_nll for client in last.clients]
-    assert accuracies[0] == accuracies[2] != accuracies[1] == accuracies[3]
-    assert set(last.metrics) == {"server_accuracy_mlp", "server_accuracy_cnn"}
-
-
 # cfd
 
 
@@ -258,47 +231,6 @@ def test_cfds_model_is_kept_from_round_to_round():
 def test_cfd_sends_labels_up_and_a_byte_a_class_down():
     assert CFD().codec == (Delta(bits=1), Quantized(bits=8))
     assert CFD(bits_up=4, bits_down=2).codec == (Delta(bits=4), Quantized(bits=2))
-
-
-def test_cfds_cohort_is_of_one_hot_labels(monkeypatch: pytest.MonkeyPatch):
-    seen: list[Cohort] = []
-    fuse = CFD.fuse
-
-    def spying(self: CFD, cohort: Cohort, state: Any) -> Any:
-        seen.append(cohort)
-        return fuse(self, cohort, state)
-
-    monkeypatch.setattr(CFD, "fuse", spying)
-    records(strategy="cfd")
-    assert len(seen) == 2
-    for cohort in seen:
-        assert cohort.probs.unique().tolist() == [0.0, 1.0]
-        assert (cohort.probs.sum(dim=-1) == 1).all()
-
-
-def test_equal_uploads_send_no_row():
-    """Without training and distillation the argmax stays. 40 ids of 4 bytes travel with every
-    message.
-
-    The first brings a label of a byte for each row, the second a bit a row that says that it stays.
-    Either has 12 bytes of the message's number and the shape.
-    """
-    still = {"train": {"epochs": 0}, "distill": {"optimizer": "sgd", "learning_rate": 1e-12}}
-    first, second = records(strategy="cfd", **still)
-    assert {client.bytes_up for client in first.clients} == {40 * 4 + 40 + 12}
-    assert {client.bytes_up for client in second.clients} == {40 * 4 + 40 // 8 + 12}
-    moving = records(strategy="cfd", train={"epochs": 5})[-1]
-    assert mean(moving, "bytes_up") > mean(second, "bytes_up")
-
-
-def test_in_full_cfd_is_distillation_through_a_server_model():
-    """The codec alone quantizes: without it the clients' soft labels come as they are."""
-    full, plain = (
-        records(strategy="cfd", codec="full", rounds=1)[0],
-        records(strategy="dsfl", rounds=1)[0],
-    )
-    assert [c.bytes_up for c in full.clients] == [c.bytes_up for c in plain.clients]
-    assert records(strategy="cfd", rounds=1)[0].clients[0].bytes_up < full.clients[0].bytes_up / 6
 
 
 @pytest.mark.parametrize(
@@ -460,23 +392,6 @@ def test_without_a_server_model_there_is_a_word_on_it(strategy: Any):
 def test_feddf_without_a_server_has_a_word_on_it():
     with pytest.raises(RunError, match="feddf needs models of the server's own"):
         FedDF().fuse(weights_of(("mlp", 1, [[0.0, 1.0]])), None)
-
-
-@pytest.mark.parametrize("strategy", ["cfd", "fedgems"])
-def test_the_state_is_the_servers_model(strategy: str):
-    public = {"size": 40, "labeled": True} if strategy == "fedgems" else {"size": 40}
-    stop = threading.Event()
-    experiment = build(scenario(strategy={"name": strategy, "server": "mlp"}, public=public), stop)
-    records: list[RoundRecord] = []
-    execute(experiment, records.append, stop)
-    model = experiment.server.state()["strategy"]
-    fresh = WorkplaceModels(experiment.context).initial("mlp")
-    assert {name: tensor.shape for name, tensor in model.items()} == {
-        n: t.shape for n, t in fresh.items()
-    }
-    assert any(not torch.equal(tensor, fresh[name]) for name, tensor in model.items())
-    last = WorkplaceModels(experiment.context).accuracy("mlp", model)
-    assert last == records[-1].metrics["server_accuracy"]
 
 
 def test_means_of_weights_are_those_of_fedavg():
