@@ -17,6 +17,7 @@ from fedkd.errors import SettingError
 from fedkd.fusion import RunningMean
 from fedkd.knowledge import KINDS, KnowledgeType, find_kind
 from fedkd.messages import Fusion
+from fedkd.settings.conditions import RunConditions
 from fedkd.training.losses import LOSSES, ON_LOGITS, find_loss
 
 
@@ -129,6 +130,25 @@ class Needs:
     server_models: tuple[str, ...] | None = None
     """Models of the server's own, as ``cohort.server``: of the clients' architectures, and of those
     named here."""
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return what a run lacks of these needs."""
+        name = conditions.strategy
+        if self.pooled_data and conditions.has_absences:
+            return (
+                f"strategy={name} trains on the private sets of all clients: nobody is absent;"
+                " leave participation and dropout out"
+            )
+        if self.pooled_data and conditions.round_order == "distill_first":
+            return (
+                f"round_order=distill_first: strategy={name} hands its model to the others at the"
+                " end of a round, where this order has no message; leave round_order out"
+            )
+        if self.public_set and conditions.public_size == 0:
+            return f"strategy={name} needs a public set; give public.size=N with N >= 1"
+        if self.public_labels and not conditions.public_labeled:
+            return f"strategy={name} needs the labels of the public set; say public.labeled=true"
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from fedkd.audit.shadows import ShadowModels
 from fedkd.audit.surrogate import Surrogates, surrogate_margins
 from fedkd.errors import UploadRejected
 from fedkd.federation.context import ClientContext
-from fedkd.knowledge import ModelWeights
+from fedkd.knowledge import AdoptedKnowledge
 from fedkd.runtime.devices import deterministic
 from fedkd.storage.transcript import GroundTruth, Transcript
 from fedkd.training.loop import predict
@@ -161,7 +161,7 @@ def _margins(
     if transcript.adversary == "lab":
         return _query_margins(transcript, truth, models)
     direction: Direction = "upload" if transcript.adversary == "server" else "teacher"
-    if models.context is not None and isinstance(models.context.kind, ModelWeights):
+    if models.context is not None and isinstance(models.context.kind, AdoptedKnowledge):
         by_client = _weight_margins(
             transcript, truth, direction, models.context, models.context.kind
         )
@@ -194,7 +194,7 @@ def _weight_margins(
     truth: GroundTruth,
     direction: Direction,
     context: ClientContext,
-    kind: ModelWeights,
+    kind: AdoptedKnowledge,
 ) -> dict[int, np.ndarray]:
     """Return margins under the last weights that each client uploaded, or that were sent to all.
 

@@ -18,14 +18,14 @@ from fedkd.audit.record_canaries import (
     plant,
 )
 from fedkd.data.division import Division
-from fedkd.data.prepare import Prepared
+from fedkd.data.prepare import Labeled, Prepared
 from fedkd.errors import SettingError
 from fedkd.settings.conditions import Compatible, RunConditions
 from fedkd.settings.validators import at_least, check_choices
 
 Adversary = Literal["server", "clients", "lab"]
 MOST_SHADOWS = 256
-Planted = tuple[Prepared, Division, Candidates | None]
+Planted = tuple[Labeled, Division, Candidates | None]
 
 
 @runtime_checkable
@@ -64,7 +64,7 @@ class Audit(Compatible, Protocol):
         """The settings that decide which records a client trains on; None where none do."""
         return None
 
-    def planted(self, prepared: Prepared, division: Division, seed: int) -> Planted:
+    def planted(self, prepared: Labeled, division: Division, seed: int) -> Planted:
         """Return the data set and the division that clients get, and the coins; SettingError where
         it cannot be.
         """
@@ -82,6 +82,8 @@ class Audit(Compatible, Protocol):
                 f"audit does not go with data={conditions.name_of('data')}: it plants and attacks"
                 " labeled images; secrets in texts are canaries; leave it out"
             )
+        if not conditions.is_stored:
+            return None
         if not conditions.exchanges:
             return f"audit={chosen} would do nothing: strategy={name} exchanges nothing"
         if conditions.pooled_data:
@@ -187,10 +189,12 @@ class WithCanaries(Store):
         """Return the kind and number of canaries."""
         return {"canaries": self.kind, "per_client": self.per_client}
 
-    def planted(self, prepared: Prepared, division: Division, seed: int) -> Planted:
+    def planted(self, prepared: Labeled, division: Division, seed: int) -> Planted:
         """Return the data set with canaries, the division without those whose coins said so, and
         the coins.
         """
+        if not isinstance(prepared, Prepared):
+            raise SettingError("audit=canaries alters images, and this data set holds none")
         return plant(
             prepared, division, RecordCanaries(kind=self.kind, per_client=self.per_client), seed
         )
@@ -218,7 +222,7 @@ class WithMembers(Store):
         """Return how many records are tossed for."""
         return {"members": self.per_client}
 
-    def planted(self, prepared: Prepared, division: Division, seed: int) -> Planted:
+    def planted(self, prepared: Labeled, division: Division, seed: int) -> Planted:
         """Return the data set as it is, the division without the records that coins took out, and
         the coins.
         """

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from fedkd.data.division import Division
-from fedkd.data.prepare import Prepared
+from fedkd.data.prepare import Labeled, Prepared
 from fedkd.errors import SettingError
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.validators import at_least, check_choices
@@ -94,7 +94,7 @@ def plant(
 
 
 def members_and_others(
-    prepared: Prepared, division: Division, per_client: int | None, seed: int
+    prepared: Labeled, division: Division, per_client: int | None, seed: int
 ) -> tuple[Division, Candidates]:
     """Return the division without the excluded candidates, and the candidates: ordinary records.
 

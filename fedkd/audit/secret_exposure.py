@@ -31,8 +31,8 @@ from fedkd.federation.context import ClientContext
 from fedkd.fusion import soften
 from fedkd.messages import Fusion, Knowledge, Predictions, Upload
 from fedkd.runtime.seeding import numpy_stream, torch_seed
-from fedkd.tasks.text.secrets import Secrets, median
-from fedkd.tasks.text.text_task import TextTask
+from fedkd.tasks.task import PlantedSecrets
+from fedkd.tasks.text.secrets import median
 from fedkd.training.loop import optimize
 from fedkd.training.losses import kl
 
@@ -71,8 +71,7 @@ class Exposures:
     """
 
     context: ClientContext
-    task: TextTask
-    secrets: Secrets
+    secrets: PlantedSecrets
     teaches: str
     _uploads: dict[int, Predictions] = field(default_factory=dict, repr=False)
     _history: dict[int, History] = field(default_factory=dict, repr=False)
@@ -81,7 +80,7 @@ class Exposures:
     _teacher: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.secrets.settings.upload_history and self.context.last_round == 1:
+        if self.secrets.upload_history and self.context.last_round == 1:
             raise SettingError(
                 "text_canaries.upload_history=true would do nothing: rounds=1, and the last upload"
                 " is all that there is"
@@ -99,10 +98,10 @@ class Exposures:
             return
         if round_number == self.context.last_round:
             self._uploads[client_id] = knowledge
-        if self.secrets.settings.upload_history:
+        if self.secrets.upload_history:
             history = self._history.get(client_id)
             if history is None:
-                history = History(self.task.public_size, self.task.classes)
+                history = History(self.context.task.public_size, self.context.task.classes)
                 self._history[client_id] = history
             history.add(knowledge.ids, self._probs(knowledge.values, knowledge.scale))
 
@@ -130,7 +129,7 @@ class Exposures:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state`` returned."""
         for client_id, tensors in state.items():
-            history = History(self.task.public_size, self.task.classes)
+            history = History(self.context.task.public_size, self.context.task.classes)
             history.logs, history.times = tensors["logs"], tensors["times"]
             self._history[int(client_id)] = history
 
@@ -155,7 +154,7 @@ class Exposures:
         if self._teacher is not None:
             student = self._student(*self._teacher, "student")
             self._ask(student, self.secrets.inserted, found["server_student"])
-            bits = self.task.evaluate(student, self.context.global_test).nll / math.log(2)
+            bits = self.context.task.evaluate(student, self.context.global_test).nll / math.log(2)
         ceiling, chance = self.secrets.ceiling, self.secrets.chance
         return {
             "ceiling": ceiling,
@@ -192,8 +191,12 @@ class Exposures:
         """Return a fresh model of the first architecture, distilled by forward KL."""
         context, settings = self.context, self.context.distillation
         seed = torch_seed(context.seed, "exposure", "weights")
-        model = self.task.architecture(context.architectures[0].name).build(seed).to(context.device)
-        asked, target = self.task.ask(ids), probs.to(context.device)
+        model = (
+            self.context.task.architecture(context.architectures[0].name)
+            .build(seed)
+            .to(context.device)
+        )
+        asked, target = self.context.task.ask(ids), probs.to(context.device)
 
         def compare(logits: Tensor, rows: Tensor) -> Tensor:
             return kl(logits, target[rows], settings.temperature)

@@ -23,7 +23,7 @@ from fedkd.codecs import Codecs
 from fedkd.federation.client import take_part
 from fedkd.federation.context import ClientContext
 from fedkd.fusion import soften
-from fedkd.knowledge import KnowledgeType, PublicPredictions
+from fedkd.knowledge import KnowledgeType
 from fedkd.messages import Download, Knowledge, Predictions, Step
 from fedkd.runtime.devices import deterministic
 from fedkd.runtime.seeding import derive, numpy_stream
@@ -167,7 +167,7 @@ def _train_shadow(
     """
     kind = context.kind
     assert kind is not None, "checked before the run"
-    predicts = isinstance(kind, PublicPredictions) and kind.chooser is None
+    predicts = kind.all_answer
     ids = torch.arange(context.task.public_size)
     sent: list[Tensor] = []
     for round_number in range(1, rounds + 1):

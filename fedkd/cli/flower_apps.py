@@ -29,7 +29,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedkd.cli.command import compose
 from fedkd.data.cache import cache_folder
 from fedkd.errors import SettingError
-from fedkd.experiment.build import make_context
+from fedkd.experiment.make_context import make_context
 from fedkd.experiment.run import Driver, choose_run_dir, run
 from fedkd.federation.context import ClientContext
 from fedkd.flower.client_app import make_client_app, scenario_text

@@ -19,9 +19,9 @@ from fedkd.data.cache import cached
 from fedkd.data.corruptions import CorruptionName
 from fedkd.data.partitions import Partition, split
 from fedkd.data.prepare import Labeled
-from fedkd.data.texts import PreparedTexts
 from fedkd.errors import SettingError
 from fedkd.runtime.seeding import numpy_stream
+from fedkd.settings.conditions import RunConditions
 from fedkd.settings.import_paths import code_hash
 from fedkd.settings.meaning import setting
 from fedkd.settings.validators import at_least, at_most, check_choices, only_with, share
@@ -94,6 +94,24 @@ class Public:
             only_with(self.size > 0, "size=0", augmented_views=self.augmented_views)
         if self.per_round is not None:
             at_least(1, per_round=self.per_round)
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict of views, sampling or labels with a strategy that cannot use them."""
+        name = conditions.strategy
+        answers = conditions.all_answer and not conditions.selects_queries
+        if (self.sampling != "random" or self.augmented_views > 1) and not answers:
+            views = f"public.augmented_views={self.augmented_views}"
+            what = views if self.sampling == "random" else f"public.sampling={self.sampling}"
+            return (
+                f"{what} needs every client's predictions on every sample asked about, and"
+                f" strategy={name} does not send them; leave it out"
+            )
+        if self.labeled and not conditions.public_labels and not conditions.pretrains:
+            return (
+                f"public.labeled=true would do nothing: strategy={name} does not use labels, and"
+                " train.public_epochs=0"
+            )
+        return None
 
     @property
     def reserved_rows(self) -> int:
@@ -238,7 +256,7 @@ def _divide(
     train_rows = np.arange(prepared.train_size)
     test_rows = np.arange(prepared.train_size, len(prepared.labels))
     test_pool = test_rows if len(test_rows) else train_rows
-    balanced = _nearly_balanced if isinstance(prepared, PreparedTexts) else _balanced
+    balanced = _balanced if prepared.has_even_classes else _nearly_balanced
     global_test = balanced(prepared, test_pool, testing.global_size, seed)
     pool = np.setdiff1d(train_rows, global_test)
     reserved_rows = public.reserved_rows

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -57,10 +57,16 @@ class Labeled(Protocol):
     def columns(self) -> Mapping[str, np.ndarray]:
         """Other columns by name, [n] each."""
 
+    @property
+    def has_even_classes(self) -> bool:
+        """Whether classes are about equally large, so that a test set takes as many of each."""
+
 
 @dataclass(frozen=True)
 class Prepared:
     """A prepared data set of images: read-only memory maps, training split first."""
+
+    has_even_classes: ClassVar[bool] = True
 
     key: str
     images: np.ndarray
@@ -81,11 +87,6 @@ class Prepared:
         """The shape of one model input: channels, height, width."""
         _, height, width, channels = self.images.shape
         return int(channels), int(height), int(width)
-
-
-def holds_texts(source: Source) -> bool:
-    """Return whether a source is of texts: its attribute ``holds`` is "texts"."""
-    return getattr(source, "holds", "images") == "texts"
 
 
 def prepare_images(source: Source) -> Prepared:

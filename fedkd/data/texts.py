@@ -8,6 +8,7 @@ Not for: reading texts (``fedkd.tasks.text.text_sources``) or tokens
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -35,6 +36,8 @@ class PreparedTexts:
 
     Row i is the text whose UTF-8 is ``content[ends[i - 1] : ends[i]]``.
     """
+
+    has_even_classes: ClassVar[bool] = False
 
     key: str
     content: np.ndarray

@@ -23,7 +23,8 @@ from fedkd.audit.report import summary_entry, write
 from fedkd.audit.shadows import train_shadows
 from fedkd.codecs import CODECS, Codec
 from fedkd.errors import SettingError
-from fedkd.experiment.build import Experiment, audit_candidates, make_context
+from fedkd.experiment.build import Experiment
+from fedkd.experiment.make_context import audit_candidates, make_context
 from fedkd.federation.context import ClientContext
 from fedkd.federation.protocol import resolve_round_order
 from fedkd.runtime.devices import deterministic

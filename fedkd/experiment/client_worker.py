@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import yaml
 
-from fedkd.experiment.build import make_context
+from fedkd.experiment.make_context import make_context
 from fedkd.flower.job import ClientPool, WorkerSpec
 from fedkd.flower.process_clients import client_pool
 from fedkd.runtime.devices import choose_device, set_deterministic

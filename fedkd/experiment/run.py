@@ -12,8 +12,9 @@ from typing import Any
 
 from fedkd.errors import FedkdError, RunError, SettingError
 from fedkd.experiment.baseline import is_cached, local_only_baseline
-from fedkd.experiment.build import Experiment, build, round_costs
+from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.client_worker import create_clients
+from fedkd.experiment.round_costs import round_costs
 from fedkd.experiment.summary import CODE, conditions_of, summarize
 from fedkd.federation.round_records import RoundRecord
 from fedkd.flower.job import Engine, EngineRun, OnReply, WorkerSpec
@@ -382,9 +383,7 @@ def check_same(before: dict[str, Any], now: dict[str, Any], run_dir: Path) -> No
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Return the first settings that differ, in words; empty where none does."""
     different = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
-    return ", ".join(
-        f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in different[:5]
-    )
+    return ", ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in different[:5])
 
 
 def check_alive(records: Sequence[RoundRecord]) -> None:

@@ -2,7 +2,6 @@
 on.
 """
 
-import math
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,6 @@ from fedkd.privacy.statements import after_run
 from fedkd.report.record_rows import ACCURACIES, FINAL, Baseline, round_row
 from fedkd.scenario.registry import GROUPS
 from fedkd.settings.import_paths import code_hash, is_import_path
-from fedkd.tasks.text.text_task import TextTask
 
 CODE = "code of "
 """How the hash of a user's module is named in a checkpoint: ``code of my_rule:Agree``."""
@@ -69,23 +67,12 @@ def summarize(
             (r.knowledge_sha256 for r in reversed(records) if r.knowledge_sha256), None
         ),
         "privacy": after_run(experiment.context.enforcer, experiment.server.accounting.claims()),
-        **_of_text(experiment, last),
+        **experiment.context.task.summary(last),
         "seconds": seconds,
         "device": plan.device,
         "engine": scenario.engine.to_dict(),
         "versions": versions(),
     }
-
-
-def _of_text(experiment: Experiment, last: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is reported of text alone: bits a token of clean test text, and the exposure of
-    secrets.
-    """
-    if not isinstance(experiment.context.task, TextTask):
-        return {}
-    nats = {"own distribution": last.get("personal_nll"), "balanced test": last.get("global_nll")}
-    bits = {where: None if value is None else value / math.log(2) for where, value in nats.items()}
-    return {"bits_per_token": bits, "exposure": last.get("exposure")}
 
 
 def versions() -> dict[str, str]:

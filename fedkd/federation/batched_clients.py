@@ -26,11 +26,10 @@ from fedkd.federation.batched_training import (
 )
 from fedkd.federation.client import open_teacher
 from fedkd.federation.context import ClientContext, PrecomputedUpdate
-from fedkd.knowledge import KnowledgeType, PublicPredictions
+from fedkd.knowledge import KnowledgeType
 from fedkd.messages import Download, Packed, Predictions
 from fedkd.models.factory import ImageModelSpec
 from fedkd.runtime.seeding import numpy_stream
-from fedkd.tasks.images import ImageTask
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.losses import distillation_target, find_loss
 
@@ -52,9 +51,10 @@ def reason_unbatched(context: ClientContext, name: str) -> str | None:
         return "its teachers build on what each client was sent before"
     if context.enforcer.joins_training:
         return "what protects its privacy takes part in its training"
-    views = context.task.public.views if isinstance(context.task, ImageTask) else 1
-    if context.kind is not None and not (context.distillation.is_standard and views == 1):
+    if context.kind is not None and not context.distillation.is_standard:
         return "each distills in a way of its own"
+    if context.kind is not None and (reason := context.task.reason_unbatched()) is not None:
+        return reason
     phases = [context.training, *([context.distillation] if context.kind is not None else [])]
     if any(phase.optimizer_state == "kept" for phase in phases):
         return "optimizer_state=kept lets clients' optimizers be at different steps"
@@ -70,7 +70,7 @@ def trains_plainly(kind: KnowledgeType) -> bool:
     """Return whether clients of a kind train on plain labels, and distill on the same public
     samples as one another.
     """
-    return isinstance(kind, PublicPredictions) and kind.chooser is None
+    return kind.all_answer
 
 
 def architecture_of(context: ClientContext, name: str) -> ImageModelSpec | None:

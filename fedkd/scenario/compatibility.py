@@ -1,45 +1,76 @@
-"""Combinations of settings that cannot work, each refused with a word on why and on what to do
-instead.
+"""Checks of a whole scenario before any training: each part is asked what it does not go with.
 
-A setting's own range is checked by its class. Here stands what two choices mean for one another: a
-strategy and the public set, the models, the codec, the privacy mechanism. ``build`` calls these
-before any training.
+A setting's own range is checked by its class, and what a component does not go with stands beside
+it (``conflict``). Here are the conditions that they are asked with, and the checks that need data
+or models.
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 
 from fedkd.data.division import Public
-from fedkd.data.prepare import holds_texts
 from fedkd.data.public import count_foreign
 from fedkd.errors import SettingError
 from fedkd.federation.client import example_arrays
 from fedkd.federation.context import ClientContext
-from fedkd.federation.protocol import check_order
+from fedkd.federation.protocol import Protocol, check_order
 from fedkd.privacy.mechanisms.mechanism import overrides
 from fedkd.scenario.registry import GROUPS
 from fedkd.scenario.scenario import Scenario
-from fedkd.settings.conditions import Compatible, RunConditions
-from fedkd.settings.schema import defaults, to_values
-from fedkd.strategy import Declaration, MeanBased, Needs, SelectsQueries
-from fedkd.tasks.text.text_task import Tokens
-from fedkd.training.hyperparameters import DistillationSettings
-from fedkd.training.losses import LOSSES, ON_LOGITS
+from fedkd.settings.conditions import RunConditions
+from fedkd.strategy import Declaration, MeanBased, Needs, SelectsQueries, chosen_loss
+from fedkd.tasks.find_task import find_task
 
-CHECKED = ("data", "text_canaries", "heads", "attacks", "robust", "codec", "privacy", "audit")
+CHECKED = ("text_canaries", "heads", "attacks", "robust", "codec", "privacy", "audit")
 """The groups whose components are asked what they do not go with, in the order of their errors."""
 
 
-def run_conditions(scenario: Scenario, declared: Declaration) -> RunConditions:
-    """Return what the components of a scenario may ask of its run."""
+def check_scenario(scenario: Scenario, declared: Declaration, *, stores: bool) -> str:
+    """Return the distillation loss of a scenario that can work; SettingError for another.
+
+    Args:
+        scenario: The scenario.
+        declared: What its strategy declares.
+        stores: Whether the run has a folder. Without one nothing is stored, so that an audit only
+            plants, as in the local-only baseline of an audited run.
+    """
+    name, distill = scenario.strategy.name, scenario.distill
+    loss = chosen_loss(declared, name, distill.loss, distill.loss_skew)
+    check_parts(scenario, declared, run_conditions(scenario, declared, loss, stores=stores))
+    check_order(scenario.protocol, declared.kind)
+    check_participation(scenario.protocol, scenario.federation.clients)
+    count_foreign(scenario.public, scenario.public_data.value)
+    return loss
+
+
+def check_context(scenario: Scenario, declared: Declaration, context: ClientContext) -> None:
+    """Raise SettingError where settings do not fit the data and models of a run."""
+    check_per_round(scenario.public, context.task.public_size // scenario.public.augmented_views)
+    check_models(scenario.strategy.name, declared.needs, context)
+    check_codecs(scenario, context)
+    check_privacy(scenario, context)
+
+
+def run_conditions(
+    scenario: Scenario, declared: Declaration, loss: str, *, stores: bool
+) -> RunConditions:
+    """Return what the parts of a scenario may ask of its run.
+
+    Args:
+        scenario: The scenario.
+        declared: What its strategy declares.
+        loss: The name of the distillation loss.
+        stores: Whether the run has a folder.
+    """
     kind, needs, strategy = declared.kind, declared.needs, scenario.strategy.value
-    texts = holds_texts(scenario.data.value)
+    task, public, protocol = find_task(scenario.data.value), scenario.public, scenario.protocol
     return RunConditions(
         strategy=scenario.strategy.name,
         components={group: getattr(scenario, group).name for group in GROUPS},
         clients=scenario.federation.clients,
-        rounds=scenario.protocol.rounds,
+        rounds=protocol.rounds,
         exchanges=kind is not None,
         learned_by=None if kind is None else kind.learned_by,
         predicts=kind is not None and kind.predicts,
@@ -53,144 +84,56 @@ def run_conditions(scenario: Scenario, declared: Declaration) -> RunConditions:
         features=needs.features,
         pooled_data=needs.pooled_data,
         label_counts=needs.label_counts,
-        data_kind="texts" if texts else "images",
-        examples="windows" if texts else "samples",
-        has_classes=not texts,
+        public_labels=needs.public_labels,
+        loss=loss,
+        round_order=protocol.round_order,
+        has_absences=protocol.participation < 1 or protocol.dropout > 0,
+        pretrains=scenario.train.public_epochs > 0,
+        data_kind=task.data_kind,
+        examples=task.examples,
+        has_classes=task.has_classes,
         has_secrets=scenario.text_canaries.name != "none",
-        public_size=scenario.public.size,
-        public_sampling=scenario.public.sampling,
-        augmented_views=scenario.public.augmented_views,
-        corruption=scenario.public.corruption,
+        public_size=public.size,
+        public_labeled=public.labeled,
+        public_sampling=public.sampling,
+        augmented_views=public.augmented_views,
+        corruption=public.corruption,
         student_augmentation=scenario.distill.student_augmentation,
+        is_stored=stores,
         attackers_see_all=scenario.attacks.value.sees_all_uploads,
         trusts_server=scenario.privacy.value.trusts_server,
     )
 
 
-def check_components(
-    scenario: Scenario, declared: Declaration, conditions: RunConditions, *, stores: bool
-) -> None:
-    """Raise SettingError where a component of a scenario does not go with the run.
+def check_parts(scenario: Scenario, declared: Declaration, conditions: RunConditions) -> None:
+    """Raise SettingError where a part of a scenario does not go with the run.
 
-    Args:
-        scenario: The scenario.
-        declared: What its strategy declares.
-        conditions: ``run_conditions`` of both.
-        stores: Whether the run has a folder. Without one nothing is stored, so that an audit only
-            plants, as in the local-only baseline of an audited run.
+    Each part is asked for its own ``conflict``: sections, the task, the kind, the components.
     """
-    groups = [group for group in CHECKED if group != "audit" or stores]
-    asked = [getattr(scenario, group).value for group in groups]
-    for component in [declared.kind, *asked]:
-        if isinstance(component, Compatible):
-            found = component.conflict(conditions)
-            if found is not None:
-                raise SettingError(found)
+    sections = (scenario.tokens, scenario.public, scenario.train, scenario.distill)
+    components = [getattr(scenario, group).value for group in CHECKED]
+    parts: list[Any] = [find_task(scenario.data.value), declared.needs, *sections, *components]
+    if declared.kind is not None:
+        parts.insert(0, declared.kind)
+    for part in parts:
+        found = part.conflict(conditions)
+        if found is not None:
+            raise SettingError(found)
 
 
-def check_needs(scenario: Scenario, declared: Declaration) -> None:
-    """Raise where the scenario lacks what the strategy cannot do without, or has what would do
-    nothing.
-    """
-    name, needs, public = scenario.strategy.name, declared.needs, scenario.public
-    check_order(scenario.protocol, declared.kind)
-    count_foreign(public, scenario.public_data.value)
-    asked = max(1, round(scenario.protocol.participation * scenario.federation.clients))
-    if scenario.protocol.min_clients > asked:
+def check_participation(protocol: Protocol, clients: int) -> None:
+    """Raise SettingError where a round asks fewer clients than must answer."""
+    asked = max(1, round(protocol.participation * clients))
+    if protocol.min_clients > asked:
         raise SettingError(
-            f"min_clients={scenario.protocol.min_clients}, but a round asks only {asked} clients"
-            f" (participation={scenario.protocol.participation:g} of"
-            f" clients={scenario.federation.clients})"
-        )
-    if needs.pooled_data and (scenario.protocol.participation < 1 or scenario.protocol.dropout > 0):
-        raise SettingError(
-            f"strategy={name} trains on the private sets of all clients: nobody is absent; leave"
-            " participation and"
-            " dropout out"
-        )
-    if needs.pooled_data and scenario.protocol.round_order == "distill_first":
-        raise SettingError(
-            f"round_order=distill_first: strategy={name} hands its model to the others at the end of a"
-            " round, where this"
-            " order has no message; leave round_order out"
-        )
-    texts = holds_texts(scenario.data.value)
-    if public.per_round is not None and not texts:
-        check_per_round(public, public.size)
-    if needs.public_set and public.size == 0:
-        raise SettingError(f"strategy={name} needs a public set; give public.size=N with N >= 1")
-    every = declared.kind is not None and declared.kind.all_answer
-    if (public.sampling != "random" or public.augmented_views > 1) and (
-        not every or isinstance(scenario.strategy.value, SelectsQueries)
-    ):
-        what = (
-            f"public.sampling={public.sampling}"
-            if public.sampling != "random"
-            else f"public.augmented_views={public.augmented_views}"
-        )
-        raise SettingError(
-            f"{what} needs every client's predictions on every sample asked about, and"
-            f" strategy={name} does not send"
-            " them; leave it out"
-        )
-    if needs.public_labels and not public.labeled:
-        raise SettingError(
-            f"strategy={name} needs the labels of the public set; say public.labeled=true"
-        )
-    if scenario.train.public_epochs and not public.labeled:
-        raise SettingError(
-            "train.public_epochs needs the labels of the public set; say public.labeled=true"
-        )
-    if scenario.train.public_epochs and public.size == 0:
-        raise SettingError("train.public_epochs needs a public set; give public.size=N with N >= 1")
-    if public.labeled and not needs.public_labels and not scenario.train.public_epochs:
-        raise SettingError(
-            f"public.labeled=true would do nothing: strategy={name} does not use labels, and"
-            " train.public_epochs=0"
-        )
-
-
-def check_data(scenario: Scenario, declared: Declaration) -> None:
-    """Raise where settings are for data of another kind: text has no views or class tables, images
-    no tokens.
-    """
-    data, name = scenario.data.name, scenario.strategy.name
-    if not holds_texts(scenario.data.value):
-        changed = [k for k, v in to_values(scenario.tokens).items() if v != defaults(Tokens)[k]]
-        if changed:
-            raise SettingError(f"tokens.{changed[0]} would do nothing: data={data} are images")
-        if scenario.text_canaries.name != "none":
-            raise SettingError(
-                f"text_canaries={scenario.text_canaries.name} are secrets in texts, and data={data} are"
-                " images"
-            )
-        return
-    public = scenario.public
-    for setting, given, why in (
-        (
-            "public_data",
-            scenario.public_data.name != "same",
-            "public text is of the texts held back",
-        ),
-        ("public.corruption", public.corruption is not None, "it is for images"),
-        ("public.augmented_views", public.augmented_views > 1, "text cannot be moved"),
-        (
-            "distill.student_augmentation",
-            scenario.distill.student_augmentation != "none",
-            "text cannot be moved",
-        ),
-    ):
-        if given:
-            raise SettingError(f"{setting} does not go with data={data}: {why}; leave it out")
-    if declared.needs.features is not None:
-        raise SettingError(
-            f"strategy={name} needs the features of models, which language models here do not give"
+            f"min_clients={protocol.min_clients}, but a round asks only {asked} clients"
+            f" (participation={protocol.participation:g} of clients={clients})"
         )
 
 
 def check_per_round(public: Public, samples: int) -> None:
-    """Raise where a round would ask about more public samples than there are, or has no choice
-    among them.
+    """Raise SettingError where a round asks about more public samples than there are, or about all
+    of them by a rule.
     """
     if public.per_round is None:
         return
@@ -201,8 +144,8 @@ def check_per_round(public: Public, samples: int) -> None:
         )
     if public.sampling != "random" and public.per_round == samples:
         raise SettingError(
-            f"public.sampling={public.sampling} would do nothing: all samples are asked about; give a"
-            " smaller per_round"
+            f"public.sampling={public.sampling} would do nothing: all samples are asked about;"
+            " give a smaller per_round"
         )
 
 
@@ -230,39 +173,6 @@ def check_models(name: str, needs: Needs, context: ClientContext) -> None:
             f"strategy={name} compares features and needs equal widths, but they are {found}; say"
             " strategy.width=N to"
             " project them, or use one architecture"
-        )
-
-
-def check_distillation(
-    settings: DistillationSettings, declared: Declaration, name: str, loss: str
-) -> None:
-    """Raise where something is to be done to a teacher's rows, and there are none or they are not
-    soft labels.
-    """
-    if settings.is_standard:
-        return
-    given = to_values(settings)
-    usual = defaults(DistillationSettings)
-    changed = [
-        key
-        for key in (
-            "confidence_gate",
-            "margin_weights",
-            "relational_weight",
-            "student_augmentation",
-        )
-        if given[key] != usual[key]
-    ]
-    if declared.kind is None or declared.kind.learned_by != "distill":
-        raise SettingError(
-            f"distill.{changed[0]}={given[changed[0]]} would do nothing: clients of"
-            f" strategy={name} distill nothing"
-        )
-    if settings.confidence_gate and loss in ON_LOGITS:
-        raise SettingError(
-            f"distill.confidence_gate=true compares soft labels, and loss={loss} is of logits; use"
-            " distill.loss=kl or another of"
-            f" {', '.join(x for x in LOSSES if x not in ON_LOGITS)}"
         )
 
 

@@ -55,6 +55,16 @@ class RunConditions:
     """Whether the strategy trains on the private sets of all clients."""
     label_counts: bool = False
     """Whether the strategy needs each client's true label counts."""
+    public_labels: bool = False
+    """Whether the strategy needs the labels of the public set."""
+    loss: str = "kl"
+    """The name of the distillation loss."""
+    round_order: str | None = None
+    """The round order that the settings ask for; None leaves it to the kind of knowledge."""
+    has_absences: bool = False
+    """Whether some clients are not asked in a round, or drop out of it."""
+    pretrains: bool = False
+    """Whether clients train on the labeled public set before their first round."""
 
     data_kind: str = "images"
     """What private samples are, ``images`` or ``texts``; a task of one's own has its own word."""
@@ -67,6 +77,8 @@ class RunConditions:
 
     public_size: int = 100
     """Size of the public set that the settings ask for."""
+    public_labeled: bool = False
+    """Whether the labels of the public set are used."""
     public_sampling: str = "random"
     """The rule that chooses a round's public samples."""
     augmented_views: int = 1
@@ -76,6 +88,8 @@ class RunConditions:
     student_augmentation: str = "none"
     """How students see public samples otherwise than their teachers did."""
 
+    is_stored: bool = True
+    """Whether the run has a folder; the local-only baseline of a run has none."""
     attackers_see_all: bool = False
     """Whether attackers see every honest upload before they send their own."""
     trusts_server: bool = False

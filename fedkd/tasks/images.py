@@ -1,8 +1,9 @@
 """Images with labels as a task: a public sample is an image, a class a label."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -10,15 +11,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fedkd.data.division import Public
 from fedkd.data.prepare import Prepared
-from fedkd.data.public import PublicSet
-from fedkd.data.samples import Normalization, inputs, labels
+from fedkd.data.public import PublicSet, describe, make_public_set
+from fedkd.data.samples import Normalization, inputs, labels, statistics
 from fedkd.data.shifts import shifted
+from fedkd.errors import SettingError
 from fedkd.fusion import soften
-from fedkd.models.factory import Factory, ImageModelSpec, ModelInfo, ModelSpec, find_factory, probe
+from fedkd.models.factory import ImageModelSpec, ModelInfo, ModelSpec, probe
 from fedkd.models.heads import Heads, label_logits, label_loss, taught_loss
-from fedkd.privacy.mechanisms import Detector, Hints
-from fedkd.tasks.task import Compare, Evaluation, Examples
+from fedkd.tasks.task import Compare, Evaluation, Examples, Task, TaskSetup
 from fedkd.training.loop import accuracy, predict
 from fedkd.training.metrics import expected_calibration_error, negative_log_likelihood
 
@@ -56,7 +58,7 @@ class AskedImages:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTask:
+class ImageTask(Task):
     """A prepared data set of images, normalized, with its public set."""
 
     prepared: Prepared
@@ -68,6 +70,31 @@ class ImageTask:
     placed_public_inputs: Tensor | None = None
     """The public set as model inputs where somebody has made it already, for all processes of a
     machine."""
+
+    data_kind: ClassVar[str] = "images"
+
+    @classmethod
+    def make(cls, setup: TaskSetup) -> "ImageTask":
+        """Return the task of a run. What an audit planted is in private samples alone."""
+        prepared, trained_on, division = setup.prepared, setup.trained_on, setup.division
+        if not isinstance(prepared, Prepared) or not isinstance(trained_on, Prepared):
+            raise SettingError("this data set holds texts, and its task is images; say task=texts")
+        normalization = statistics(prepared.images[division.held_back])
+        return cls(
+            prepared=trained_on,
+            public=make_public_set(
+                setup.public,
+                setup.public_source,
+                prepared,
+                division.held_back,
+                normalization,
+                setup.seed,
+            ),
+            normalization=normalization,
+            heads=setup.heads,
+            device=setup.device,
+            placed_public_inputs=setup.public_inputs,
+        )
 
     @property
     def classes(self) -> int:
@@ -107,9 +134,13 @@ class ImageTask:
         assert isinstance(architecture, ImageModelSpec), "made by this task"
         return probe(architecture, features=features)
 
-    def factory(self, name: str) -> Factory:
-        """Return the factory behind a name."""
-        return find_factory(name)
+    def reason_unbatched(self) -> str | None:
+        """Return that augmented views are distilled in a way of their own."""
+        return "each distills in a way of its own" if self.public.views > 1 else None
+
+    def describe(self, public: Public, source: str) -> str:
+        """Return the public set in words, such as ``100 samples of the same data set``."""
+        return describe(public, source)
 
     def training_set(self, rows: np.ndarray, owners: Sequence[int]) -> Examples:
         """Return rows as model inputs and labels, whoever owns them."""
@@ -154,17 +185,6 @@ class ImageTask:
         probs = soften(logits)
         calibration = partial(expected_calibration_error, probs, y)
         return Evaluation(accuracy(logits, y), negative_log_likelihood(probs, y), calibration)
-
-    def exposures(self, model: nn.Module, client_id: int, whose: str) -> None:
-        """Return nothing: images hold no secrets of this kind."""
-
-    def hints(self, detector: Detector, ids: Int[Tensor, "N"]) -> Hints:
-        """Return nothing: of images, clients compare with their last teacher."""
-        return Hints()
-
-    def judged(self, scores: Float[Tensor, "N"], ids: Int[Tensor, "N"]) -> Mapping[str, float]:
-        """Return nothing: nobody says which images are private."""
-        return {}
 
     def ask(self, ids: Int[Tensor, "N"] | None = None) -> AskedImages:
         """Return public images by id."""

@@ -1,39 +1,47 @@
-"""What is learned: the one place where images with labels and text with next tokens differ.
+"""What clients learn: the seam that images with labels and texts with next tokens are behind.
 
-A ``Task`` says how rows become what a model takes, what a batch costs, how a model answers on
-public samples, and what is measured. Everything above it (rounds, strategies, kinds, codecs,
-engines) sees rows of logits [N, C] and public ids. Not for: who has which rows
+A ``Task`` turns rows of a data set into model inputs, predicts on public samples, and evaluates.
+Rounds, strategies, kinds, codecs and engines see rows of logits [N, C] and public ids alone. A data
+set names its task (``fedkd.tasks.find_task``). Not for: which client has which rows
 (``fedkd.data.division``), when anything is done (``fedkd.federation.client``).
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedkd.models.factory import Factory, ModelInfo, ModelSpec
+from fedkd.data.division import Division, Public
+from fedkd.data.prepare import Labeled
+from fedkd.data.public import PublicSource
+from fedkd.models.factory import Factory, ModelInfo, ModelSpec, find_factory
+from fedkd.models.heads import Heads
 from fedkd.privacy.mechanisms import Detector, Hints
+from fedkd.settings.conditions import RunConditions
+from fedkd.training.hyperparameters import Phase
 
 Examples = tuple[Tensor, Tensor]
-"""Inputs and targets, a row of each for what one place in a batch stands for: an image and its
-label, or a window of text and the next token at each of its positions."""
+"""Inputs and targets, a row of each for one example of a batch: an image and its label, or a window
+of text and the next token at each of its positions."""
 
 
 Compare = Callable[[Tensor, Tensor], Tensor]
-"""A loss from logits [m, C] and which of the public samples they are of [m]."""
+"""A loss from logits [m, C] and the indices [m] of the public samples that they are of."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a model is on a test set: ``accuracy`` in [0, 1], ``nll`` in nats."""
+    """Quality of a model on a test set: ``accuracy`` in [0, 1], ``nll`` in nats."""
 
     accuracy: float
     nll: float
     calibration: Callable[[], float]
-    """Finds ``ece``, for which not everybody asks."""
+    """Computes ``ece``, only when it is asked for."""
 
     @property
     def ece(self) -> float:
@@ -41,119 +49,232 @@ class Evaluation:
         return self.calibration()
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskSetup:
+    """The data and settings that a task is made of."""
+
+    prepared: Labeled
+    """The data set as it was loaded: public samples and normalization are made of it."""
+    trained_on: Labeled
+    """The data set with what an audit planted: private samples are its rows."""
+    division: Division
+    """Which client has which rows."""
+    public: Public
+    """The settings of the public set."""
+    public_source: PublicSource
+    """Where public samples come from that are not of the clients' own data set."""
+    heads: Heads
+    """What is put on every client's model."""
+    tokens: Any
+    """The section ``tokens``, for tasks of text."""
+    text_canaries: Any
+    """The component ``text_canaries``, for tasks of text."""
+    reference: tuple[str, Phase]
+    """The first client's model, and how long one trains it in a whole run."""
+    seed: int
+    device: torch.device
+    public_inputs: Tensor | None = None
+    """The public set as model inputs, where another process of the machine has made it."""
+
+
+@runtime_checkable
+class PlantedSecrets(Protocol):
+    """Made-up secrets in private texts, and how far they come out of a model."""
+
+    @property
+    def ceiling(self) -> float:
+        """The largest exposure that can be measured, in bits."""
+
+    @property
+    def chance(self) -> float:
+        """The mean exposure of a secret that the model knows nothing of, in bits."""
+
+    @property
+    def upload_history(self) -> bool:
+        """Whether an adversary is measured that keeps a client's uploads of all rounds."""
+
+    @property
+    def inserted(self) -> Sequence[Any]:
+        """All clients' secrets."""
+
+    @property
+    def controls(self) -> Sequence[Any]:
+        """Secrets that no client holds."""
+
+    def of(self, client_id: int) -> Sequence[Any]:
+        """Return a client's secrets."""
+
+    def exposures(
+        self, model: nn.Module, groups: Sequence[Sequence[Any]]
+    ) -> tuple[tuple[float, ...], ...]:
+        """Return the exposure in bits of each secret of several groups to one model."""
+
+
 @runtime_checkable
 class Asked(Protocol):
-    """Public samples that somebody asked about, in the order of their ids: N rows of logits."""
+    """Public samples of a request, in the order of their ids: N rows of logits."""
 
     @property
     def size(self) -> int:
-        """How many inputs hold them: what a batch is drawn from."""
+        """The number of inputs that hold them: a batch is drawn from these."""
 
     def answers(
         self, model: nn.Module, batch: Int[Tensor, "b"]
     ) -> tuple[Float[Tensor, "m C"], Int[Tensor, "m"]]:
-        """Return the logits of a batch of inputs, and which of the N samples they are of. Gradients
-        flow.
+        """Return the logits of a batch of inputs, and the indices of their samples among the N.
+
+        Gradients flow.
         """
 
     def taught_loss(
         self, model: nn.Module, batch: Int[Tensor, "b"], compare: Compare
     ) -> Float[Tensor, ""]:
-        """Return what distilling a batch minimizes: ``compare`` of its answers, unless heads say
-        otherwise.
-        """
+        """Return the distillation loss of a batch: ``compare`` of its answers, or that of heads."""
 
     def predict(self, model: nn.Module) -> Float[Tensor, "N C"]:
         """Return the logits of all samples in evaluation mode, without gradients."""
 
     def moved(self, stream: np.random.Generator) -> "Asked":
-        """Return the samples, each moved a little, where samples can be."""
+        """Return the samples, each shifted at random, where samples can be."""
 
 
 @runtime_checkable
 class Task(Protocol):
-    """What the clients of a run learn, on one machine. Safe to use from many threads."""
+    """What the clients of a run learn, on one machine. Derive from it. Safe to use from threads.
+
+    The class answers for its data before any are loaded (``data_kind`` to ``make``), an instance is
+    the task of one run.
+    """
+
+    data_kind: ClassVar[str] = "rows"
+    """What private samples are: ``images``, ``texts``, or a word of one's own."""
+    examples: ClassVar[str] = "samples"
+    """What one row of a training batch is called, in the plural."""
+    dealt: ClassVar[str] = "samples"
+    """What a partition deals to clients, in the plural."""
+    has_classes: ClassVar[bool] = True
+    """Whether targets are classes of private samples, rather than tokens of a vocabulary."""
+    has_reference: ClassVar[bool] = False
+    """Whether there are soft labels of a model that learned public data alone, to compare with."""
+
+    @classmethod
+    def conflict(cls, conditions: RunConditions) -> str | None:
+        """Return why such a run cannot have this task; None if it can."""
+        return None
+
+    @classmethod
+    def factory(cls, name: str) -> Factory:
+        """Return the function behind a model's name; SettingError for an unknown one."""
+        return find_factory(name)
+
+    @classmethod
+    @abstractmethod
+    def make(cls, setup: TaskSetup) -> "Task":
+        """Return the task of a run; SettingError where the settings do not fit the data."""
 
     @property
+    @abstractmethod
     def classes(self) -> int:
         """C."""
 
     @property
+    @abstractmethod
     def public_size(self) -> int:
         """N, all public samples of the run with their views."""
 
     @property
+    @abstractmethod
     def public_inputs(self) -> Tensor:
         """The inputs that hold the public set."""
 
     @property
+    @abstractmethod
     def public_labels(self) -> Int[Tensor, "N"]:
         """The labels of the public samples, -1 where the simulation does not know them."""
 
     @property
     def sendable(self) -> np.ndarray | None:
         """The public inputs for other processes of this machine; None where each makes its own."""
+        return None
 
+    @property
+    def planted(self) -> PlantedSecrets | None:
+        """The made-up secrets in private samples; None where there are none."""
+        return None
+
+    def describe(self, public: Public, source: str) -> str:
+        """Return the public set in words; ``source`` is the name chosen as ``public_data``."""
+        return f"{self.public_size} samples"
+
+    @abstractmethod
     def architecture(self, name: str, *, without_heads: bool = False) -> ModelSpec:
-        """Return what models of a name are built from; ``plain`` leaves out further heads that
-        clients have.
-        """
+        """Return the specification of models of a name; further heads are left out on request."""
 
+    @abstractmethod
     def probe(self, architecture: ModelSpec, *, features: bool) -> ModelInfo:
-        """Build a model once, run a batch through it, and return its traits; SettingError where it
-        does not fit.
-        """
+        """Return what a trial of a model shows; SettingError where it does not fit the task."""
 
-    def factory(self, name: str) -> Factory:
-        """Return the function behind a model's name, whose code names what it makes."""
+    def reason_unbatched(self) -> str | None:
+        """Return why no clients can be trained in one batched call; None if some can."""
+        return "only image models are trained together"
 
+    @abstractmethod
     def training_set(self, rows: np.ndarray, owners: Sequence[int]) -> Examples:
-        """Return what clients train on: their ``rows``, with what else only the ``owners`` have."""
+        """Return the training examples of ``rows``, with what only their ``owners`` have."""
 
+    @abstractmethod
     def test_set(self, rows: np.ndarray) -> Examples:
-        """Return rows to be measured on."""
+        """Return rows as examples to evaluate on."""
 
+    @abstractmethod
     def public_set(self) -> Examples:
         """Return the public set as examples to train on."""
 
     def training_size(self, rows: np.ndarray, owners: Sequence[int]) -> int:
-        """Return how many examples ``training_set`` has."""
+        """Return the number of examples in ``training_set``."""
+        return len(self.training_set(rows, owners)[0])
 
     def label_counts(self, rows: np.ndarray, owners: Sequence[int]) -> tuple[int, ...]:
         """Return how often each of the C classes is a target in ``training_set``."""
+        targets = self.training_set(rows, owners)[1]
+        return tuple(torch.bincount(targets, minlength=self.classes).tolist())
 
+    @abstractmethod
     def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """Return all that the loss of a batch is made of, by example. Gradients flow."""
+        """Return the outputs that the loss of a batch is made of, by example. Gradients flow."""
 
+    @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor) -> Float[Tensor, ""]:
-        """Return the mean over a batch's examples of each one's loss in nats, which depends on no
-        other example.
-        """
+        """Return the mean over examples of the loss in nats; each depends on no other example."""
 
     def training_loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
-        """Return what private training minimizes: ``loss`` of ``logits``, unless a model's heads
-        say otherwise.
-        """
+        """Return the loss of private training: ``loss`` of ``logits``, or that of heads."""
+        return self.loss(self.logits(model, inputs), targets)
 
+    @abstractmethod
     def evaluate(self, model: nn.Module, examples: Examples) -> Evaluation:
-        """Return how good a model is on a test set."""
+        """Return a model's quality on a test set."""
 
     def exposures(
         self, model: nn.Module, client_id: int, whose: Literal["own_model", "peers"]
     ) -> tuple[float, ...] | None:
-        """Return the exposure in bits of a client's own secrets, or its peers', to its model, then
-        of the controls.
-
-        None where there are no secrets.
+        """Return the exposures in bits to a model of a client's secrets, or its peers', and of the
+        controls; None without secrets.
         """
+        return None
 
     def hints(self, detector: Detector, ids: Int[Tensor, "N"]) -> Hints:
-        """Return what a detector of private rows must know of public samples."""
+        """Return the facts on public samples that a detector of private rows needs."""
+        return Hints()
 
     def judged(self, scores: Float[Tensor, "N"], ids: Int[Tensor, "N"]) -> Mapping[str, float]:
-        """Return how well a detector's scores find what is private, where the simulation knows;
-        else nothing.
-        """
+        """Return how well a detector finds private rows, where the simulation knows them."""
+        return {}
 
+    def summary(self, last: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return further entries of a run's summary, from the figures of its last round."""
+        return {}
+
+    @abstractmethod
     def ask(self, ids: Int[Tensor, "N"] | None = None) -> Asked:
         """Return public samples by id; all of them by default."""

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedkd.errors import SettingError
+from fedkd.settings.conditions import RunConditions
 from fedkd.settings.meaning import setting
+from fedkd.settings.schema import defaults, to_values
 from fedkd.settings.validators import at_least, at_most, check_choices, positive
-from fedkd.training.losses import LossName
+from fedkd.training.losses import LOSSES, ON_LOGITS, LossName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,16 @@ class TrainingSettings(Phase):
         super().__post_init__()
         at_least(0, public_epochs=self.public_epochs)
 
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict of epochs on the public set with one that is empty or unlabeled."""
+        if not self.public_epochs:
+            return None
+        if not conditions.public_labeled:
+            return "train.public_epochs needs the labels of the public set; say public.labeled=true"
+        if conditions.public_size == 0:
+            return "train.public_epochs needs a public set; give public.size=N with N >= 1"
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationSettings(Phase):
@@ -116,3 +128,32 @@ class DistillationSettings(Phase):
             raise SettingError(
                 "epochs must be >= 1, got 0; strategy=local_only leaves distillation out"
             )
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict of a change to teachers' rows with a run that has none."""
+        if self.is_standard:
+            return None
+        if conditions.learned_by != "distill":
+            return (
+                f"distill.{self._changed()} would do nothing: clients of"
+                f" strategy={conditions.strategy} distill nothing"
+            )
+        if self.confidence_gate and conditions.loss in ON_LOGITS:
+            others = ", ".join(name for name in LOSSES if name not in ON_LOGITS)
+            return (
+                f"distill.confidence_gate=true compares soft labels, and loss={conditions.loss} is"
+                f" of logits; use distill.loss=kl or another of {others}"
+            )
+        return None
+
+    def _changed(self) -> str:
+        """Return the first setting that changes teachers' rows, with its value."""
+        given, usual = to_values(self), defaults(DistillationSettings)
+        names = (
+            "confidence_gate",
+            "margin_weights",
+            "relational_weight",
+            "student_augmentation",
+        )
+        changed = next(name for name in names if given[name] != usual[name])
+        return f"{changed}={given[changed]}"

@@ -21,7 +21,6 @@ from fedkd.robustness.attacks.omniscient import Colluding, Lie
 from fedkd.robustness.attacks.scale import Mask
 from fedkd.runtime.seeding import numpy_stream
 
-
 ATTACKS: dict[str, type[Attack]] = {
     "none": NoAttack,
     "sign_flip": SignFlip,

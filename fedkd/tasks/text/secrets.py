@@ -8,7 +8,7 @@ models that are measured (``fedkd.audit.secret_exposure``).
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fedkd.data.sources import Named
 from fedkd.errors import SettingError
 from fedkd.runtime.seeding import torch_seed
+from fedkd.settings.conditions import Compatible, RunConditions
 from fedkd.settings.validators import at_least, check_choices, only_with
 from fedkd.tasks.text.exposure import (
     MOST_CANDIDATES,
@@ -49,12 +50,14 @@ NAME = "{name}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoCanaries:
+class NoCanaries(Compatible):
     """No made-up secrets: exposure is not measured."""
+
+    forms: ClassVar[tuple[CanaryFormat, ...]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextCanaries:
+class TextCanaries(Compatible):
     """Made-up secrets in clients' texts, whose exposure says what predictions give away.
 
     The method is that of Carlini et al. 2019 (arXiv 1802.08232).
@@ -108,6 +111,15 @@ class TextCanaries:
                 f"references=null ranks among all fillings, and {size:,} are too many;"
                 " give references=10000"
             )
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with data that are no texts."""
+        if conditions.data_kind == "texts":
+            return None
+        return (
+            f"text_canaries={conditions.name_of('text_canaries')} are secrets in texts, and"
+            f" data={conditions.name_of('data')} are {conditions.data_kind}"
+        )
 
     @property
     def forms(self) -> tuple[CanaryFormat, ...]:
@@ -198,6 +210,11 @@ class Secrets:
     def ceiling(self) -> float:
         """The largest exposure that can be measured, in bits."""
         return math.log2(self.settings.references or self.candidates)
+
+    @property
+    def upload_history(self) -> bool:
+        """Whether the adversary ``server_history`` is measured."""
+        return self.settings.upload_history
 
     @property
     def chance(self) -> float:

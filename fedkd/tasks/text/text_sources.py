@@ -17,7 +17,7 @@ from fedkd.tasks.text.corpus import embedded_corpus
 class Sentences:
     """Sentences of a small grammar in seven topics, embedded: nothing is downloaded."""
 
-    holds: ClassVar[str] = "texts"
+    task: ClassVar[str] = "texts"
 
     texts: int = 700
     """Number of sentences, >= 70."""
@@ -42,7 +42,7 @@ class Sentences:
 class HubTexts:
     """A data set of texts of the Hugging Face hub, or a local folder in the same layout."""
 
-    holds: ClassVar[str] = "texts"
+    task: ClassVar[str] = "texts"
 
     path: str
     """Hub id (`fancyzhx/ag_news`) or local folder that datasets.load_dataset reads."""

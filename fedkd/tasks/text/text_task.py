@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,26 +20,27 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from fedkd.data.division import Division
+from fedkd.data.division import Public
 from fedkd.data.texts import PreparedTexts
 from fedkd.errors import SettingError
 from fedkd.models.factory import ModelInfo, ModelSpec
 from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.runtime.seeding import numpy_stream, torch_seed
+from fedkd.settings.conditions import RunConditions
+from fedkd.settings.schema import defaults, to_values
 from fedkd.settings.validators import at_least, check_choices, only_with
-from fedkd.tasks.task import Compare, Evaluation, Examples
+from fedkd.tasks.task import Compare, Evaluation, Examples, Task, TaskSetup
 from fedkd.tasks.text.detectors import compare_scores, mark, mark_contexts
 from fedkd.tasks.text.language_models import (
     LanguageModelSpec,
     find_language_factory,
     language_traits,
 )
-from fedkd.tasks.text.secrets import NoCanaries, Secrets, TextCanaries, plant
+from fedkd.tasks.text.secrets import Secrets, plant
 from fedkd.tasks.text.text_canaries import CanaryFormat, alphabet_of
 from fedkd.tasks.text.tokens import next_token_logits
 from fedkd.tasks.text.vocabulary import Bytes, Characters, Vocabulary, learn_byte_pairs
 from fedkd.tasks.text.windows import IGNORED, Windows, windows
-from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import optimize
 from fedkd.training.metrics import FLOOR, calibration_error
 
@@ -80,6 +81,17 @@ class Tokens:
             f"vocabulary={self.vocabulary}",
             vocabulary_size=self.vocabulary_size,
         )
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict of a changed setting with data that are no texts."""
+        if conditions.data_kind == "texts":
+            return None
+        usual = defaults(Tokens)
+        changed = [name for name, value in to_values(self).items() if value != usual[name]]
+        if not changed:
+            return None
+        data, kind = conditions.name_of("data"), conditions.data_kind
+        return f"tokens.{changed[0]} would do nothing: data={data} are {kind}"
 
 
 @dataclass(frozen=True)
@@ -150,14 +162,14 @@ class AskedPositions:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TextTask:
+class TextTask(Task):
     """A prepared data set of texts with its vocabulary, public windows and secrets."""
 
     prepared: PreparedTexts
     vocabulary: Vocabulary
     context: int
     public: Windows
-    places: Int[Tensor, "N"]
+    positions: Int[Tensor, "N"]
     """The cell of each public position in the flattened windows."""
     secrets: Secrets | None
     reference: Any
@@ -169,6 +181,53 @@ class TextTask:
     _known: dict[Any, Any] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
+    data_kind: ClassVar[str] = "texts"
+    examples: ClassVar[str] = "windows"
+    dealt: ClassVar[str] = "texts"
+    has_classes: ClassVar[bool] = False
+    has_reference: ClassVar[bool] = True
+
+    @classmethod
+    def conflict(cls, conditions: RunConditions) -> str | None:
+        """Return the conflict with settings that are for images."""
+        data = conditions.name_of("data")
+        source = conditions.components.get("public_data", "same")
+        for setting, is_given, why in (
+            ("public_data", source != "same", "public text is of the texts held back"),
+            ("public.corruption", conditions.corruption is not None, "it is for images"),
+            ("public.augmented_views", conditions.augmented_views > 1, "text cannot be moved"),
+            (
+                "distill.student_augmentation",
+                conditions.student_augmentation != "none",
+                "text cannot be moved",
+            ),
+        ):
+            if is_given:
+                return f"{setting} does not go with data={data}: {why}; leave it out"
+        if conditions.features is not None:
+            return (
+                f"strategy={conditions.strategy} needs the features of models, which language"
+                " models here do not give"
+            )
+        return None
+
+    @classmethod
+    def factory(cls, name: str) -> Any:
+        """Return the function behind a language model's name."""
+        return find_language_factory(name)
+
+    @classmethod
+    def make(cls, setup: TaskSetup) -> "TextTask":
+        """Return the task of a run (``make_text_task``)."""
+        if not isinstance(setup.prepared, PreparedTexts):
+            raise SettingError("this data set holds images, and its task is texts")
+        return make_text_task(setup, setup.prepared)
+
+    @property
+    def planted(self) -> Secrets | None:
+        """The canaries."""
+        return self.secrets
+
     @property
     def classes(self) -> int:
         """V, the number of tokens."""
@@ -177,7 +236,7 @@ class TextTask:
     @property
     def public_size(self) -> int:
         """N, the public positions that have a next token."""
-        return len(self.places)
+        return len(self.positions)
 
     @property
     def public_inputs(self) -> Int[Tensor, "n L"]:
@@ -187,12 +246,7 @@ class TextTask:
     @property
     def public_labels(self) -> Int[Tensor, "N"]:
         """The next token at each public position."""
-        return self.public.targets.flatten()[self.places]
-
-    @property
-    def sendable(self) -> None:
-        """Nothing: windows are made in no time."""
-        return
+        return self.public.targets.flatten()[self.positions]
 
     def architecture(self, name: str, *, without_heads: bool = False) -> LanguageModelSpec:
         """Return the architecture for this vocabulary and context."""
@@ -204,10 +258,6 @@ class TextTask:
         """
         assert isinstance(architecture, LanguageModelSpec), "made by this task"
         return language_traits(architecture)
-
-    def factory(self, name: str) -> Any:
-        """Return the factory behind a name."""
-        return find_language_factory(name)
 
     def training_set(self, rows: np.ndarray, owners: Sequence[int]) -> Examples:
         """Return windows of the rows' texts with the canaries of ``owners`` among them."""
@@ -226,10 +276,6 @@ class TextTask:
     def public_set(self) -> Examples:
         """Return the public windows and their next tokens."""
         return self.public.inputs, self.public.targets
-
-    def training_size(self, rows: np.ndarray, owners: Sequence[int]) -> int:
-        """Return how many windows a training set has."""
-        return len(self.training_set(rows, owners)[0])
 
     def label_counts(self, rows: np.ndarray, owners: Sequence[int]) -> tuple[int, ...]:
         """Return how often each token is the next one in a training set."""
@@ -252,10 +298,6 @@ class TextTask:
         )
         counts = (targets != IGNORED).sum(dim=1).clamp(min=1)
         return (each.view(targets.shape).sum(dim=1) / counts).mean()
-
-    def training_loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
-        """Return ``loss`` of a batch of windows."""
-        return self.loss(self.logits(model, inputs), targets)
 
     def evaluate(self, model: nn.Module, examples: Examples) -> Evaluation:
         """Return accuracy, likelihood and calibration over all positions that have a next token."""
@@ -293,22 +335,34 @@ class TextTask:
 
     def ask(self, ids: Int[Tensor, "N"] | None = None) -> AskedPositions:
         """Return public positions by id; all of them by default."""
-        places = self.places if ids is None else self.places[ids.to(self.device)]
+        positions = self.positions if ids is None else self.positions[ids.to(self.device)]
         rows = torch.full((self.public.inputs.numel(),), -1, device=self.device)
-        rows[places] = torch.arange(len(places), device=self.device)
+        rows[positions] = torch.arange(len(positions), device=self.device)
         rows = rows.view(self.public.inputs.shape)
         some = (rows >= 0).any(dim=1)
         return AskedPositions(
             inputs=self.public.inputs[some],
             rows=rows[some],
-            count=len(places),
+            count=len(positions),
             targets=self.public.targets[some],
             label_share=self.label_share,
         )
 
-    def describe(self, texts: int) -> str:
+    def describe(self, public: Public, source: str) -> str:
         """Return the public set in words."""
-        return f"{texts} texts: {self.public_size:,} token positions, a vocabulary of {self.vocabulary.size}"
+        return (
+            f"{public.size} texts: {self.public_size:,} token positions,"
+            f" a vocabulary of {self.vocabulary.size}"
+        )
+
+    def summary(self, last: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return bits a token of clean test text, and the exposure of secrets."""
+        nats = {
+            "own distribution": last.get("personal_nll"),
+            "balanced test": last.get("global_nll"),
+        }
+        bits = {where: None if x is None else x / math.log(2) for where, x in nats.items()}
+        return {"bits_per_token": bits, "exposure": last.get("exposure")}
 
     def hints(self, detector: Detector, ids: Int[Tensor, "N"]) -> Hints:
         """Return what a detector must know of positions: where secrets could be, what matches, a
@@ -360,7 +414,7 @@ class TextTask:
 
     def _marks(self, marker: Any) -> Tensor:
         cpu = Windows(self.public.inputs.cpu(), self.public.targets.cpu())
-        found: Tensor = marker(self.vocabulary, cpu).flatten()[self.places.cpu()]
+        found: Tensor = marker(self.vocabulary, cpu).flatten()[self.positions.cpu()]
         return found
 
     def _train_reference(self) -> Tensor:
@@ -398,60 +452,54 @@ class TextTask:
         return self._known[key]
 
 
-def make_text_task(
-    prepared: PreparedTexts,
-    division: Division,
-    tokens: Tokens,
-    canaries: TextCanaries | NoCanaries,
-    *,
-    public_texts: int,
-    clients: int,
-    reference: tuple[str, Phase],
-    seed: int,
-    device: torch.device,
-) -> TextTask:
-    """Return the task of a run on text. ``public_texts`` of the texts held back make the public
-    text.
+def make_text_task(setup: TaskSetup, prepared: PreparedTexts) -> TextTask:
+    """Return the task of a run on text, with vocabulary, secrets and public windows.
 
-    Raises SettingError where canaries do not fit, or there are too few texts.
+    ``public.size`` of the texts held back make the public text. Raises SettingError where canaries
+    do not fit, or there are too few texts.
     """
-    held_back = prepared.texts(division.held_back)
-    forms = canaries.forms if isinstance(canaries, TextCanaries) else ()
+    held_back = prepared.texts(setup.division.held_back)
+    canaries, tokens, public_texts = setup.text_canaries, setup.tokens, setup.public.size
     if not held_back or public_texts == 0:
         raise SettingError(
             "public.size=0: the vocabulary of text data is made of public text; give public.size=N"
         )
-    if tokens.vocabulary == "bytes":
-        vocabulary: Vocabulary = Bytes()
-    elif tokens.vocabulary == "characters":
-        known = {*"".join(held_back), *"".join(map(alphabet_of, forms))}
-        vocabulary = Characters("".join(sorted(known)))
-    else:
-        vocabulary = learn_byte_pairs(held_back, tokens.vocabulary_size or 1000)
-    secrets = (
-        plant(canaries, vocabulary, tokens.context, clients, seed)
-        if isinstance(canaries, TextCanaries)
-        else None
-    )
-    order = numpy_stream(seed, "public", "own").permutation(len(held_back))[:public_texts]
-    texts: Sequence[str] = [held_back[i] for i in sorted(order.tolist())]
+    vocabulary = _vocabulary(tokens, held_back, canaries.forms)
+    secrets = None
+    if canaries.forms:
+        clients = len(setup.division.train)
+        secrets = plant(canaries, vocabulary, tokens.context, clients, setup.seed)
+    permutation = numpy_stream(setup.seed, "public", "own").permutation(len(held_back))
+    texts: Sequence[str] = [held_back[i] for i in sorted(permutation[:public_texts].tolist())]
     if secrets is not None:
         texts = secrets.visit(texts)
     cut = windows(vocabulary, texts, tokens.context, whose="the public text")
-    public = Windows(cut.inputs.to(device), cut.targets.to(device))
-    asked = cut.real & ~_skipped(tokens.skip, vocabulary, cut, forms)
+    public = Windows(cut.inputs.to(setup.device), cut.targets.to(setup.device))
+    asked = cut.real & ~_skipped(tokens.skip, vocabulary, cut, canaries.forms)
     return TextTask(
         prepared=prepared,
         vocabulary=vocabulary,
         context=tokens.context,
         public=public,
-        places=asked.flatten().nonzero().squeeze(1).to(device),
+        positions=asked.flatten().nonzero().squeeze(1).to(setup.device),
         secrets=secrets,
-        reference=reference,
-        seed=seed,
-        device=device,
+        reference=setup.reference,
+        seed=setup.seed,
+        device=setup.device,
         label_share=tokens.label_share,
     )
+
+
+def _vocabulary(
+    tokens: Tokens, public_texts: Sequence[str], forms: Sequence[CanaryFormat]
+) -> Vocabulary:
+    """Return the vocabulary that the settings name, made of public text."""
+    if tokens.vocabulary == "bytes":
+        return Bytes()
+    if tokens.vocabulary == "characters":
+        known = {*"".join(public_texts), *"".join(map(alphabet_of, forms))}
+        return Characters("".join(sorted(known)))
+    return learn_byte_pairs(public_texts, tokens.vocabulary_size or 1000)
 
 
 def _skipped(

@@ -16,7 +16,8 @@ from fedkd.cli.audit import main
 from fedkd.cli.command import main as simulate
 from fedkd.errors import SettingError, StorageError
 from fedkd.experiment.baseline import baseline_key, baseline_scenario
-from fedkd.experiment.build import audit_candidates, build
+from fedkd.experiment.build import build
+from fedkd.experiment.make_context import audit_candidates
 from fedkd.experiment.run import Driver, resume, run
 from fedkd.federation.client import describe, take_part
 from fedkd.federation.context import PRIVACY

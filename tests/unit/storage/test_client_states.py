@@ -12,7 +12,7 @@ from tiny import scenario
 from torch import Tensor, nn
 
 from fedkd.errors import Damaged, StorageError
-from fedkd.experiment.build import make_context
+from fedkd.experiment.make_context import make_context
 from fedkd.storage.atomic_files import read_checksummed, write_checksummed
 from fedkd.storage.client_states import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
 from fedkd.training.hyperparameters import Phase

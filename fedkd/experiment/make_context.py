@@ -1,0 +1,244 @@
+"""From a scenario to what clients share on one machine: data, task, models, privacy, codecs.
+
+A function of the scenario alone, so that every process of a run makes the same. Not for: the
+server, and what is checked before (``fedkd.experiment.build``).
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+
+import torch
+
+from fedkd.audit.record_canaries import Candidates
+from fedkd.codecs import Codecs, codecs_of
+from fedkd.data.division import Division, divide
+from fedkd.data.prepare import Labeled, prepare
+from fedkd.federation.context import OPTIMIZER, ClientContext
+from fedkd.models.factory import ModelSpec, assign
+from fedkd.models.heads import phase_parameters
+from fedkd.privacy.enforcement import PrivacyEnforcer
+from fedkd.privacy.release_plan import ReleasePlan
+from fedkd.privacy.unprotected import NothingLeaves, Unlimited
+from fedkd.runtime.devices import choose_device
+from fedkd.scenario.scenario import Scenario
+from fedkd.storage.client_states import ClientStore, Layout
+from fedkd.strategy import Declaration, MeanBased, chosen_loss, declaration
+from fedkd.tasks.find_task import find_task
+from fedkd.tasks.task import Task, TaskSetup
+from fedkd.training.hyperparameters import Phase
+from fedkd.training.optimizers import Optimizer
+
+StoreMaker = Callable[[Mapping[str, Layout], Sequence[str]], ClientStore]
+"""From the layouts of states by architecture, and each client's architecture, to a store."""
+
+
+def make_context(
+    scenario: Scenario,
+    store: ClientStore | StoreMaker,
+    stop: threading.Event,
+    *,
+    device: torch.device | None = None,
+    public_inputs: torch.Tensor | None = None,
+) -> ClientContext:
+    """Return what the scenario's clients share on this machine.
+
+    Args:
+        scenario: The scenario.
+        store: Where clients' states are stored, or a function that makes the store.
+        stop: Ends clients' training between two batches.
+        device: Where models compute; None is the scenario's choice.
+        public_inputs: The public set as model inputs, where another process has made it.
+
+    Raises:
+        SettingError: Data, models or settings do not fit one another.
+    """
+    device = device or choose_device(scenario.federation.device)
+    declared = declaration(scenario.strategy.value, scenario.strategy.name)
+    assigned, task_class = _models(scenario), find_task(scenario.data.value)
+    prepared = prepare(scenario.data.value)
+    division = _divide(scenario, prepared)
+    trained_on, planted, _ = scenario.audit.value.planted(
+        prepared, division, scenario.federation.seed
+    )
+    task = task_class.make(
+        TaskSetup(
+            prepared=prepared,
+            trained_on=trained_on,
+            division=division,
+            public=scenario.public,
+            public_source=scenario.public_data.value,
+            heads=scenario.heads.value,
+            tokens=scenario.tokens,
+            text_canaries=scenario.text_canaries.value,
+            reference=(assigned[0], _trained_whole(scenario)),
+            seed=scenario.federation.seed,
+            device=device,
+            public_inputs=public_inputs,
+        )
+    )
+    sizes = tuple(
+        task.training_size(rows, (client_id,)) for client_id, rows in enumerate(division.train)
+    )
+    architectures = {model: task.architecture(model) for model in dict.fromkeys(assigned)}
+    features = declared.needs.features is not None
+    optimizer_states = {
+        model: _optimizer_states(architecture, scenario)
+        for model, architecture in architectures.items()
+    }
+    return ClientContext(
+        prepared=trained_on,
+        division=planted,
+        public_sizes=sizes,
+        task=task,
+        architectures=tuple(architectures[model] for model in assigned),
+        traits={
+            model: task.probe(architecture, features=features)
+            for model, architecture in architectures.items()
+        },
+        training=scenario.train,
+        distillation=scenario.distill,
+        loss=chosen_loss(declared, scenario.strategy.name, scenario.distill.loss),
+        kind=declared.kind,
+        needs=declared.needs,
+        enforcer=_enforcer(scenario, declared, task, sizes),
+        codecs=_codecs(scenario, declared),
+        store=_store(store, architectures, optimizer_states, assigned),
+        seed=scenario.federation.seed,
+        device=device,
+        deadline=scenario.protocol.deadline,
+        optimizer_states=optimizer_states,
+        batch_clients=named_batches(scenario),
+        stopped=stop.is_set,
+        last_round=scenario.protocol.rounds,
+    )
+
+
+def audit_candidates(scenario: Scenario) -> Candidates | None:
+    """Return the candidates of the scenario's audit with their inclusion bits, or None.
+
+    For the auditor alone: clients and adversaries do not see them.
+    """
+    prepared = prepare(scenario.data.value)
+    division = _divide(scenario, prepared)
+    candidates: Candidates | None = scenario.audit.value.planted(
+        prepared, division, scenario.federation.seed
+    )[2]
+    return candidates
+
+
+def named_batches(scenario: Scenario) -> frozenset[str]:
+    """Return the models whose clients are trained together, as far as the scenario names them."""
+    wanted = scenario.federation.batch_clients
+    return frozenset(wanted) if isinstance(wanted, tuple) else frozenset()
+
+
+def _models(scenario: Scenario) -> tuple[str, ...]:
+    """Return each client's model by name; SettingError for one that does not exist."""
+    task_class = find_task(scenario.data.value)
+    for model in scenario.federation.models:
+        task_class.factory(model.partition("*")[0].strip())
+    return assign(scenario.federation.models, scenario.federation.clients)
+
+
+def _trained_whole(scenario: Scenario) -> Phase:
+    """Return one phase that is as long as a client's private training in a whole run."""
+    train = scenario.train
+    shared = {f.name: getattr(train, f.name) for f in fields(Phase)}
+    return replace(Phase(**shared), epochs=train.epochs * scenario.protocol.rounds)
+
+
+def _divide(scenario: Scenario, prepared: Labeled) -> Division:
+    return divide(
+        prepared,
+        partition=scenario.partition.value,
+        clients=scenario.federation.clients,
+        samples_per_client=scenario.federation.samples_per_client,
+        public=scenario.public,
+        testing=scenario.test,
+        seed=scenario.federation.seed,
+    )
+
+
+def _codecs(scenario: Scenario, declared: Declaration) -> Codecs | None:
+    if declared.kind is None:
+        return None
+    return codecs_of(scenario.codec.value, declared.codec)
+
+
+def _store(
+    store: ClientStore | StoreMaker,
+    architectures: Mapping[str, ModelSpec],
+    optimizer_states: Mapping[str, Mapping[str, torch.Tensor]],
+    assigned: Sequence[str],
+) -> ClientStore:
+    """Return the store of clients' states.
+
+    Args:
+        store: The store, or a function that makes it.
+        architectures: By the model's name.
+        optimizer_states: The tensors beside the model in a client's state, by the model's name.
+        assigned: Each client's model by name.
+    """
+    if isinstance(store, ClientStore):
+        return store
+    layouts = {
+        model: Layout.of({**architecture.build(0).state_dict(), **optimizer_states[model]})
+        for model, architecture in architectures.items()
+    }
+    return store(layouts, assigned)
+
+
+def _optimizer_states(architecture: ModelSpec, scenario: Scenario) -> dict[str, torch.Tensor]:
+    """Return the blank optimizer states in the state of a client of an architecture."""
+    phases = {"train": scenario.train, "distill": scenario.distill}
+    return {
+        f"{OPTIMIZER}{purpose}/{name}": tensor
+        for purpose, phase in phases.items()
+        if phase.optimizer_state == "kept"
+        for name, tensor in Optimizer(
+            phase_parameters(architecture.build(0), distills=purpose == "distill"), phase
+        )
+        .blank()
+        .items()
+    }
+
+
+def _enforcer(
+    scenario: Scenario, declared: Declaration, task: Task, sizes: Sequence[int]
+) -> PrivacyEnforcer:
+    """Return the run's privacy mechanism at work; SettingError where its settings do not fit.
+
+    Args:
+        scenario: The scenario.
+        declared: What its strategy declares.
+        task: The run's task.
+        sizes: Each client's number of training examples, which is public.
+    """
+    mechanism, seed, kind = scenario.privacy.value, scenario.federation.seed, declared.kind
+    if kind is None:
+        return PrivacyEnforcer(mechanism=NothingLeaves(), seed=seed)
+    if mechanism.is_unlimited:
+        return PrivacyEnforcer(mechanism=Unlimited(), seed=seed)
+    public, samples = scenario.public, task.public_size // scenario.public.augmented_views
+    predicts = kind.predicts
+    plan = ReleasePlan(
+        clients=scenario.federation.clients,
+        rounds=scenario.protocol.rounds,
+        rows=max(1, (public.per_round or samples) * public.augmented_views)
+        if public.sampling == "random"
+        else samples,
+        public_size=max(1, task.public_size),
+        classes=task.classes,
+        scale=kind.upload_scale or "probs",
+        records=max(sizes),
+        fewest_records=min(sizes),
+        all_records=sum(sizes),
+        batch_size=scenario.train.batch_size,
+        epochs=scenario.train.epochs,
+        chooses=kind.predicts and not kind.all_answer,
+        unweighted_mean=predicts and isinstance(scenario.strategy.value, MeanBased),
+        temperature=scenario.distill.temperature,
+        has_reference=task.has_reference,
+    )
+    return PrivacyEnforcer(name=scenario.privacy.name, mechanism=mechanism, plan=plan, seed=seed)

@@ -1,0 +1,94 @@
+"""What a run says of itself before its first round: sizes, models, privacy, warnings."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fedkd.federation.context import ClientContext
+from fedkd.federation.server import Server
+from fedkd.models.factory import ModelInfo
+from fedkd.privacy import statements
+from fedkd.report.record_rows import RunPlan
+from fedkd.runtime.devices import describe_device
+from fedkd.scenario.scenario import Scenario
+
+
+def make_plan(scenario: Scenario, context: ClientContext, server: Server, loss: str) -> RunPlan:
+    """Return the plan that is printed before a run.
+
+    Args:
+        scenario: The scenario with nothing left to choose.
+        context: What the clients share.
+        server: The server.
+        loss: The name of the distillation loss.
+    """
+    task = context.task
+    class_names, train = context.prepared.class_names, context.division.train
+    counts = [
+        np.bincount(context.prepared.labels[rows], minlength=len(class_names)) for rows in train
+    ]
+    return RunPlan(
+        name=scenario.name,
+        scenario=scenario.to_dict(),
+        strategy=scenario.strategy.name.rpartition(":")[2],
+        rounds=scenario.protocol.rounds,
+        architectures=tuple(architecture.name for architecture in context.architectures),
+        parameters={model: trait.parameters for model, trait in context.traits.items()},
+        train_sizes=tuple(
+            task.training_size(rows, (client_id,)) for client_id, rows in enumerate(train)
+        ),
+        label_counts=np.array(counts),
+        class_names=class_names,
+        examples=task.examples,
+        dealt=task.dealt,
+        public_set=task.describe(scenario.public, scenario.public_data.name),
+        device=describe_device(context.device, scenario.federation.device),
+        engine=f"{scenario.engine.name} engine, {scenario.engine.value.describe()}",
+        loss=loss,
+        exchanges=context.kind is not None,
+        privacy=statements.before_run(context.enforcer),
+        attackers=server.aggregator.threat_model.attacker_ids,
+        warnings=run_warnings(scenario, context),
+    )
+
+
+def run_warnings(scenario: Scenario, context: ClientContext) -> tuple[str, ...]:
+    """Return what is doubtful about a run, a line each."""
+    division = context.division
+    sizes = [len(a) + len(b) for a, b in zip(division.train, division.validation, strict=True)]
+    return (
+        *_size_warnings(scenario.federation.samples_per_client, sizes),
+        *_thread_warnings(scenario, context.traits),
+        *statements.warnings(context.enforcer),
+        *_audit_warnings(scenario),
+    )
+
+
+def _size_warnings(asked: int | None, sizes: list[int]) -> tuple[str, ...]:
+    short = [i for i, size in enumerate(sizes) if asked is not None and size < asked]
+    if not short:
+        return ()
+    return (
+        f"samples_per_client={asked}, but the partition deals fewer to {len(short)} of {len(sizes)}"
+        f" clients (client {short[0]} has {sizes[short[0]]})",
+    )
+
+
+def _thread_warnings(scenario: Scenario, traits: Mapping[str, ModelInfo]) -> tuple[str, ...]:
+    random_models = [model for model, trait in traits.items() if trait.draws_randomness]
+    engine = scenario.engine.value
+    if not random_models or not engine.here or engine.threads == 1:
+        return ()
+    return (
+        f"{', '.join(random_models)} draws from torch's global generator in training (dropout?);"
+        " such clients train one at a time, so that the run repeats",
+    )
+
+
+def _audit_warnings(scenario: Scenario) -> tuple[str, ...]:
+    if not scenario.audit.value.asks_models:
+        return ()
+    return (
+        "audit.adversaries names the lab: raw answers of the clients' models are stored in lab/; no"
+        " claim covers them",
+    )
