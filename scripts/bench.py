@@ -1,18 +1,18 @@
-"""Measure fedkd: by default against the plain PyTorch loop, in CPU seconds, interleaved in one
-process, as ratios.
+"""Benchmark fedkd against the plain PyTorch loop, interleaved in one process, as ratios.
 
     python scripts/bench.py [--data FOLDER] [--repeats N] [--rounds R]
-    python scripts/bench.py [--data FOLDER] [--turns N] --engines --start --flower --together --parts --growth
+    python scripts/bench.py [--data FOLDER] [--turns N] --engines --start --flower
+    python scripts/bench.py [--data FOLDER] [--turns N] --together --parts --growth
     python scripts/bench.py --together --device cuda --clients 20
 
 Workload W is ``scenarios/workload_w.yaml``: 20 clients (7 MLP, 7 LeNet-like CNN, 6 ResNet-GN),
-Fashion-MNIST (from the hub or ``--data``; a synthetic tensor of that shape where it is absent),
-Dirichlet 0.5, 500 private images each, 1,000 public images, mean of logits, one epoch each of
-training (batch 32) and of distillation (batch 64, KL, T 2). The tests are cut to ten images, so
-that neither side spends time on evaluation.
+Fashion-MNIST from ``--data`` (by default synthetic images of that shape), Dirichlet 0.5, 500
+private images each, 1,000 public images, mean of logits, one epoch each of training (batch 32) and
+of distillation (batch 64, KL, T 2). Test sets are cut to ten images, so that neither side spends
+time on evaluation.
 
-The other parts make a second table; any of them may be named, ``--all`` takes everything. Each
-takes up to five minutes on two cores. They need Linux.
+The other parts make a second table; several may be named, ``--all`` runs everything. Each takes up
+to five minutes on two cores. They need Linux.
 """
 
 import argparse
@@ -44,9 +44,7 @@ SYNTHETIC = "synthetic images in the shape of Fashion-MNIST"
 
 
 def compare(data: str | None, rounds: int, repeats: int) -> dict[str, Any]:
-    """Run the loop, fedkd with one worker and fedkd with two, in turn, and return medians and
-    ratios.
-    """
+    """Run the loop and fedkd with one and two workers in turn, and return medians and ratios."""
     stop = threading.Event()
     build(workload(data, rounds, 1), stop)  # prepares the data and the division
     loop_cpu: list[float] = []
@@ -62,13 +60,12 @@ def compare(data: str | None, rounds: int, repeats: int) -> dict[str, Any]:
         )
         cpu.append(used)
         wall_one.append(passed)
-        wall_two.append(
-            seconds(partial(execute, build(workload(data, rounds, 2), stop), lambda _: None, stop))[
-                1
-            ]
+        _, passed = seconds(
+            partial(execute, build(workload(data, rounds, 2), stop), lambda _: None, stop)
         )
+        wall_two.append(passed)
     del loop_cpu[0], cpu[0], wall_one[0], wall_two[0]  # the first turn warms up
-    ratios = [ours / theirs for ours, theirs in zip(cpu, loop_cpu, strict=True)]
+    ratios = [fedkd / loop for fedkd, loop in zip(cpu, loop_cpu, strict=True)]
     halves = [two / one for one, two in zip(wall_one, wall_two, strict=True)]
     return {
         "ratio_of_sums": sum(cpu) / sum(loop_cpu),
@@ -80,8 +77,9 @@ def compare(data: str | None, rounds: int, repeats: int) -> dict[str, Any]:
 
 
 def framework_cost(clients: int, rounds: int = 3) -> float:
-    """Return CPU milliseconds a client and round where clients do nothing: messages, validation,
-    fusion, records.
+    """Return the framework's CPU milliseconds per client and round, with clients that do nothing.
+
+    They are spent on messages, validation, fusion and records.
     """
     from flwr.app import Message
     from flwr.clientapp import ClientApp
@@ -94,9 +92,17 @@ def framework_cost(clients: int, rounds: int = 3) -> float:
     from fedkd.messages import ClientCard, Predictions, PrivacyEvent, Upload
 
     scenario = Scenario.parse(
-        {"strategy": "fedmd", "round_order": "distill_first", "rounds": rounds, "public": {"size": 100},
-         "test": {"global_size": 100}, "partition": "iid", "clients": 2, "models": ["mlp"]}
-    )  # fmt: skip
+        {
+            "strategy": "fedmd",
+            "round_order": "distill_first",
+            "rounds": rounds,
+            "public": {"size": 100},
+            "test": {"global_size": 100},
+            "partition": "iid",
+            "clients": 2,
+            "models": ["mlp"],
+        }
+    )
     experiment = build(scenario, threading.Event())
     small = experiment.server
     server = Server(small.aggregator, replace(small.participation, clients=clients), small.template)
@@ -139,7 +145,7 @@ def framework_cost(clients: int, rounds: int = 3) -> float:
 
 
 def peak_memory(data: str | None, rounds: int) -> float:
-    """Return the peak resident memory in GB of a process that runs W and nothing else."""
+    """Return the peak resident memory in GB of a process that only runs W."""
     command = [sys.executable, __file__, "--only-w", "--rounds", str(rounds)]
     command += ["--data", data] if data is not None else []
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=1800)
@@ -147,13 +153,14 @@ def peak_memory(data: str | None, rounds: int) -> float:
 
 
 def import_times(repeats: int = 3) -> dict[str, float]:
-    """Return seconds of ``import torch`` and ``import fedkd`` in fresh interpreters, in turn; the
-    median of each.
-    """
+    """Return the median seconds of ``import torch`` and ``import fedkd`` in new interpreters."""
     found: dict[str, list[float]] = {"torch": [], "fedkd": []}
     for _ in range(repeats):
         for module, times in found.items():
-            code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
+            code = (
+                f"import time; start = time.perf_counter(); import {module};"
+                " print(time.perf_counter() - start)"
+            )
             done = subprocess.run(
                 [sys.executable, "-c", code],
                 check=True,
@@ -166,8 +173,12 @@ def import_times(repeats: int = 3) -> dict[str, float]:
 
 
 def heavy_modules() -> list[str]:
-    """Return which of the libraries that must stay out ``import fedkd`` loads."""
-    code = "import fedkd, sys; print(*[m for m in ('ray', 'flwr.simulation', 'wandb', 'hydra') if m in sys.modules])"
+    """Return the heavy libraries that ``import fedkd`` loads; there should be none."""
+    code = (
+        "import fedkd, sys;"
+        " heavy = 'ray', 'flwr.simulation', 'wandb', 'hydra';"
+        " print(*[module for module in heavy if module in sys.modules])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
     )
@@ -175,7 +186,7 @@ def heavy_modules() -> list[str]:
 
 
 def loop_table(data: str | None, repeats: int, rounds: int) -> dict[str, Any]:
-    """Measure against the plain loop, print the table, and return the figures."""
+    """Measure fedkd against the plain loop, print the table, and return the figures."""
     figures: dict[str, Any] = {
         "machine": machine(),
         "data": data or SYNTHETIC,
@@ -228,9 +239,7 @@ def loop_table(data: str | None, repeats: int, rounds: int) -> dict[str, Any]:
 
 
 def parts_table(given: argparse.Namespace) -> dict[str, Any]:
-    """Measure the parts that were asked for, print their table, and return its rows and the figures
-    behind them.
-    """
+    """Measure the chosen parts, print their table, and return its rows and the figures."""
     rows: list[Row] = []
     figures: dict[str, Any] = {}
     data, turns = given.data, given.turns
@@ -285,7 +294,7 @@ PARTS = {
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,9 +1,7 @@
-"""The engines beside the plain loop on workload W, and how long each takes until it handles its
-first message.
+"""The engines against the plain loop on workload W, and the time until their first message.
 
-Figures are of rounds after the first, so that nobody's start-up is in them. CPU seconds are those
-of this process and all that descends from it: for Ray the driver, its workers and its daemons, read
-while the workers live.
+Figures are of rounds after the first, without start-up. CPU seconds are those of this process and
+its descendants: with Ray the driver, its workers and its daemons, read while the workers run.
 """
 
 import contextlib
@@ -13,7 +11,6 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,23 +26,21 @@ ENGINES = (("local", 1), ("local", 2), ("ray", 1), ("ray", 2))
 ROUNDS = 2
 
 
-class Laps:
-    """CPU and wall seconds between the ends of the first and of the last round."""
+class RoundTimer:
+    """CPU and wall seconds of the rounds after the first."""
 
     def __init__(self) -> None:
         self._tree = Tree(os.getpid())
-        self._seen: list[tuple[dict[str, float], float]] = []
+        self._ends: list[tuple[dict[str, float], float]] = []
 
-    def lap(self, _: object = None) -> None:
-        """Take note of the end of a round."""
-        self._seen.append((self._tree.cpu(), time.perf_counter()))
+    def end_round(self, _: object = None) -> None:
+        """Record the end of a round."""
+        self._ends.append((self._tree.cpu(), time.perf_counter()))
 
-    def a_round(self) -> dict[str, float]:
-        """Return what a round after the first took: CPU seconds by kind of process, and wall
-        seconds.
-        """
-        (first, start), (last, end) = self._seen[0], self._seen[-1]
-        count = len(self._seen) - 1
+    def per_round(self) -> dict[str, float]:
+        """Return the mean CPU seconds by type of process, and "wall" seconds, of such a round."""
+        (first, start), (last, end) = self._ends[0], self._ends[-1]
+        count = len(self._ends) - 1
         return {
             **{kind: (last[kind] - first[kind]) / count for kind in last},
             "wall": (end - start) / count,
@@ -53,19 +48,20 @@ class Laps:
 
 
 def run_loop(data: str | None) -> dict[str, float]:
-    """Run the plain loop and return what a round after the first took."""
-    laps = Laps()
-    loop = plain_loop(build(workload(data, ROUNDS, 1), threading.Event()), ROUNDS, laps.lap)
+    """Run the plain loop, and return the seconds of a round after the first."""
+    timer = RoundTimer()
+    loop = plain_loop(build(workload(data, ROUNDS, 1), threading.Event()), ROUNDS, timer.end_round)
     with deterministic(torch.device("cpu")):
         loop()
-    return laps.a_round()
+    return timer.per_round()
 
 
 def run_engine(data: str | None, engine: str, workers: int) -> dict[str, float]:
-    """Run W on an engine and return what a round after the first took, and ``start``: seconds to
-    the first reply.
+    """Run W on an engine, and return the seconds of a round after the first.
+
+    ``start`` are the seconds to the first reply.
     """
-    stop, laps, replies = threading.Event(), Laps(), list[float]()
+    stop, timer, replies = threading.Event(), RoundTimer(), list[float]()
 
     def on_reply(_: object) -> None:
         if not replies:
@@ -75,12 +71,12 @@ def run_engine(data: str | None, engine: str, workers: int) -> dict[str, float]:
     started = time.perf_counter()
     chosen: Engine = experiment.scenario.engine.value
     with chosen.session(experiment.plan.architectures, "cpu"):
-        execute(experiment, laps.lap, stop, on_reply)
-    return {**laps.a_round(), "start": replies[0] - started}
+        execute(experiment, timer.end_round, stop, on_reply)
+    return {**timer.per_round(), "start": replies[0] - started}
 
 
 def compare(data: str | None, turns: int) -> dict[str, Any]:
-    """Run the loop and every engine in turn, each in a process of its own."""
+    """Run the loop and every engine in turn, each in a process of its own; return the figures."""
     found: dict[str, list[dict[str, float]]] = {}
     for _ in range(turns):
         for engine, workers in (("loop", 1), *ENGINES):
@@ -91,9 +87,7 @@ def compare(data: str | None, turns: int) -> dict[str, Any]:
 
 
 def first_message(turns: int) -> dict[str, list[float]]:
-    """Return seconds from the start of a process until a client's first reply, on digits, and of
-    ``import torch``.
-    """
+    """Return seconds from a process's start to a client's first reply, and to ``import torch``."""
     found: dict[str, list[float]] = {"torch": [], "local": [], "ray": []}
     for _ in range(turns + 1):
         for what, times in found.items():
@@ -106,7 +100,7 @@ def first_message(turns: int) -> dict[str, list[float]]:
 
 
 def start(engine: str) -> None:
-    """Run four clients of the embedded digits until the first reply."""
+    """Run four clients on digits, and print a mark at the first reply."""
     from fedkd.scenario.scenario import Scenario
 
     stop = threading.Event()
@@ -124,22 +118,22 @@ def start(engine: str) -> None:
         }
     )
 
-    said = False
+    replied = False
 
     def on_reply(_: object) -> None:
-        nonlocal said
-        if not said:
+        nonlocal replied
+        if not replied:
             print(f"{MARK}first", flush=True)
-        said = True
+        replied = True
 
     execute(build(scenario, stop), lambda _: None, stop, on_reply)
 
 
 def rows(figures: dict[str, Any]) -> list[Row]:
-    """Return the table's rows for the engines."""
+    """Return the engines' rows of the table."""
 
-    def ratio(one: str, other: str, what: str) -> str:
-        pairs = zip(figures[one], figures[other], strict=True)
+    def ratio(first: str, second: str, what: str) -> str:
+        pairs = zip(figures[first], figures[second], strict=True)
         return shown([a[what] / b[what] for a, b in pairs])
 
     def median(run: str, what: str) -> float:
@@ -180,7 +174,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
 
 
 def start_rows(figures: dict[str, list[float]]) -> list[Row]:
-    """Return the table's rows for the start."""
+    """Return the start-up rows of the table."""
     return [
         ("import torch, from the start of its process", shown(figures["torch"], " s"), ""),
         (
@@ -207,10 +201,11 @@ def main(given: dict[str, Any]) -> None:
     if given["run"] == "start":
         start(given["engine"])
         return
-    run: Callable[[], dict[str, float]] = lambda: run_engine(
-        given["data"], given["engine"], given["workers"]
-    )
-    print(json.dumps(run_loop(given["data"]) if given["engine"] == "loop" else run()), flush=True)
+    if given["engine"] == "loop":
+        figures = run_loop(given["data"])
+    else:
+        figures = run_engine(given["data"], given["engine"], given["workers"])
+    print(json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":

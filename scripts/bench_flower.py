@@ -1,9 +1,8 @@
-"""fedkd beside a FedMD as one writes it on Flower's own simulation (``naive_fedmd.py``): CPU
-seconds and memory.
+"""CPU seconds and memory of fedkd against FedMD on Flower's own simulation (``naive_fedmd.py``).
 
-Each run is a process of its own, watched from outside with all that descends from it; the runs take
-turns. Both have the same models, data, epochs and batch sizes, and evaluate every client on the
-same test sets in every round.
+Each run is a process of its own, measured from outside with all its descendants; runs alternate.
+Both sides have the same models, data, epochs and batch sizes, and evaluate every client on the same
+test sets in every round.
 """
 
 import json
@@ -25,18 +24,18 @@ from fedkd.scenario.scenario import Scenario
 
 ROUNDS = {"W": 3, "tiny": 5}
 RUNS = (("W", "naive"), ("W", "never"), ("tiny", "naive"), ("tiny", "never"), ("tiny", "auto"))
-"""What is run, and by whom: the naive one, or fedkd with that setting of ``together``."""
+"""Workload and side: "naive", or fedkd with this value of ``batch_clients``."""
 
 
-def scenario_of(what: str, data: str | None, together: str) -> Scenario:
-    """Return what both sides run."""
+def scenario_of(what: str, data: str | None, batch_clients: str) -> Scenario:
+    """Return the scenario of a workload."""
     if what == "W":
-        return workload(data, ROUNDS["W"], 1, test_images=1000, together=together)
-    return tiny_clients(ROUNDS["tiny"], together=together)
+        return workload(data, ROUNDS["W"], 1, test_images=1000, batch_clients=batch_clients)
+    return tiny_clients(ROUNDS["tiny"], batch_clients=batch_clients)
 
 
 def write_for_naive(experiment: Experiment, folder: Path) -> None:
-    """Write the tensors and settings of an experiment as the naive clients read them."""
+    """Write the tensors and settings of an experiment for ``naive_fedmd.py``."""
     context, scenario = experiment.context, experiment.scenario
     config = {
         "models": [architecture.name for architecture in context.architectures],
@@ -62,7 +61,7 @@ def write_for_naive(experiment: Experiment, folder: Path) -> None:
 
 
 def compare(data: str | None, turns: int) -> dict[str, Any]:
-    """Run both sides in turn and return what each used."""
+    """Run all sides in turn, and return their figures by workload and side."""
     found: dict[tuple[str, str], list[Watched]] = {run: [] for run in RUNS}
     with tempfile.TemporaryDirectory(prefix="fedkd-bench-") as temporary:
         for what in ROUNDS:  # prepares the data and the division for both
@@ -70,17 +69,17 @@ def compare(data: str | None, turns: int) -> dict[str, Any]:
             folder.mkdir()
             write_for_naive(build(scenario_of(what, data, "never"), threading.Event()), folder)
         for _ in range(turns):
-            for what, who in RUNS:
+            for what, side in RUNS:
                 given = {
                     "what": what,
-                    "who": who,
+                    "side": side,
                     "data": data,
                     "folder": str(Path(temporary) / what),
                 }
-                found[what, who].append(watch(script("bench_flower.py", json.dumps(given))))
+                found[what, side].append(watch(script("bench_flower.py", json.dumps(given))))
     return {
-        f"{what} {who}": [_figures(watched, ROUNDS[what]) for watched in runs]
-        for (what, who), runs in found.items()
+        f"{what} {side}": [_figures(watched, ROUNDS[what]) for watched in runs]
+        for (what, side), runs in found.items()
     }
 
 
@@ -97,64 +96,63 @@ def _figures(watched: Watched, rounds: int) -> dict[str, float]:
 
 
 def rows(figures: dict[str, Any]) -> list[Row]:
-    """Return the table's rows."""
+    """Return the figures as rows of the table."""
 
-    def ratio(what: str, who: str, figure: str) -> str:
-        pairs = zip(figures[f"{what} naive"], figures[f"{what} {who}"], strict=True)
+    def ratio(what: str, side: str, figure: str) -> str:
+        pairs = zip(figures[f"{what} naive"], figures[f"{what} {side}"], strict=True)
         return shown([naive[figure] / ours[figure] for naive, ours in pairs])
 
     def median(run: str, figure: str) -> float:
         return float(statistics.median(turn[figure] for turn in figures[run]))
 
     found: list[Row] = []
-    for what, who, target in (
+    for what, side, target in (
         ("W", "never", ">= 1.3"),
         ("tiny", "auto", ">= 8"),
         ("tiny", "never", ""),
     ):
-        name = {"W": "W", "tiny": f"100 tiny clients, batch_clients={who}"}[what]
+        name = {"W": "W", "tiny": f"100 tiny clients, batch_clients={side}"}[what]
         found += [
             (
                 f"{name}: naive Flower / fedkd, CPU s a round after the first",
-                ratio(what, who, "round_cpu_s"),
+                ratio(what, side, "round_cpu_s"),
                 target,
             ),
             (
                 f"{name}: the same, wall time (naive 2 actors, fedkd 1 worker)",
-                ratio(what, who, "round_wall_s"),
+                ratio(what, side, "round_wall_s"),
                 "",
             ),
             (
                 f"{name}: the same, CPU seconds of the whole run with its start",
-                ratio(what, who, "cpu_s"),
+                ratio(what, side, "cpu_s"),
                 "",
             ),
             (
                 f"{name}: the same, peak memory of all processes (PSS)",
-                ratio(what, who, "peak_gb"),
+                ratio(what, side, "peak_gb"),
                 ">= 4",
             ),
         ]
     for run in figures:
-        what, _, who = run.partition(" ")
+        what, _, side = run.partition(" ")
         values = (
             f"{median(run, 'round_cpu_s'):.2f} CPU s a round, {median(run, 'round_wall_s'):.2f} s"
-            " wall,"
-            f" {median(run, 'cpu_s'):.1f} CPU s the run of {ROUNDS[what]} rounds,"
-            f" {median(run, 'wall_s'):.1f} s wall,"
-            f" {median(run, 'peak_gb'):.2f} GB, accuracy {100 * median(run, 'accuracy'):.1f} %"
+            f" wall, {median(run, 'cpu_s'):.1f} CPU s the run of {ROUNDS[what]} rounds,"
+            f" {median(run, 'wall_s'):.1f} s wall, {median(run, 'peak_gb'):.2f} GB,"
+            f" accuracy {100 * median(run, 'accuracy'):.1f} %"
         )
-        label = "naive Flower" if who == "naive" else f"fedkd, batch_clients={who}"
+        label = "naive Flower" if side == "naive" else f"fedkd, batch_clients={side}"
         found.append((f"{what}: {label}: medians", values, ""))
     return found
 
 
 def main(given: dict[str, Any]) -> None:
-    """Run one side."""
+    """Run one side in this process."""
     scenario = scenario_of(
-        given["what"], given["data"], "never" if given["who"] == "naive" else given["who"]
+        given["what"], given["data"], "never" if given["side"] == "naive" else given["side"]
     )
-    if given["who"] == "naive":
+    if given["side"] == "naive":
         import naive_fedmd
 
         naive_fedmd.run(given["folder"], scenario.protocol.rounds, scenario.federation.clients)

@@ -1,8 +1,8 @@
-"""Time and memory from 10 to 10,000 clients on the local engine: figures, a table of values and a
-picture.
+"""Time and memory of federations of 10 to 10,000 clients on the local engine.
 
-Every point is a run of its own process: perceptrons 784-128-10, some five private samples each, 100
-public samples, mean of logits, one worker. Memory is the process's peak, with PyTorch.
+Each point is measured in a process of its own: perceptrons 784-128-10, about five private samples
+each, 100 public samples, mean of logits, one worker. Memory is the process's peak, PyTorch
+included.
 """
 
 import csv
@@ -29,21 +29,22 @@ LIMIT_AT_1000_GB = 0.9
 
 @dataclass(frozen=True)
 class Point:
-    """One federation, and what it took: wall seconds, and CPU seconds in ``cpu_round_s``."""
+    """Wall seconds and memory of one federation."""
 
     clients: int
     participation: float
     state: str
+    """The store of client states."""
     division_s: float = 0.0
-    """The first time only: building the experiment with its division, which later runs find in the
-    cache."""
+    """Building the experiment for the first time, with the division, which the cache then holds."""
     build_s: float = 0.0
     """Building it with the division in the cache."""
     handshake_s: float = 0.0
-    """From the engine's start until all clients have said who they are."""
+    """From the engine's start until all clients have introduced themselves."""
     round_s: float = 0.0
     """The last round."""
     cpu_round_s: float = 0.0
+    """CPU seconds of the last round."""
     peak_gb: float = 0.0
 
     @property
@@ -64,22 +65,17 @@ POINTS = (
 
 
 def measure() -> list[Point]:
-    """Run every point in a process of its own, after one that has divided the data: that takes
-    other libraries.
+    """Measure every point in a process of its own.
+
+    Another process divides the data before it, since that imports other libraries.
     """
     found = []
     for point in POINTS:
         seed, divided = time.time_ns(), {"division_s": 0.0}
-        for divides in (
-            True,
-            False,
-        ):  # by a seed that no run has had, so that the division is not in the cache
+        for divides in (True, False):  # the new seed's division is not in the cache
             given = {"seed": seed, "divides": divides, "point": asdict(point) | divided}
-            point = Point(
-                **json.loads(
-                    watch(script("bench_growth.py", json.dumps(given)), memory=False).result
-                )
-            )
+            measured = watch(script("bench_growth.py", json.dumps(given)), memory=False)
+            point = Point(**json.loads(measured.result))
             divided = {"division_s": point.division_s}
         found.append(point)
         print(
@@ -90,9 +86,9 @@ def measure() -> list[Point]:
 
 
 def run(point: Point, seed: int, divides: bool) -> Point:
-    """Divide the data of one point, or run it, in this process."""
+    """Divide the data of one point, or run it, in this process, and return its measurements."""
     scenario = growing(
-        point.clients, participation=point.participation, state=point.state, rounds=ROUNDS
+        point.clients, participation=point.participation, store=point.state, rounds=ROUNDS
     )
     scenario = scenario.changed(federation=replace(scenario.federation, seed=seed))
     stop, started = threading.Event(), time.perf_counter()
@@ -126,7 +122,7 @@ def run(point: Point, seed: int, divides: bool) -> Point:
 
 
 def write(points: Sequence[Point]) -> list[Path]:
-    """Write the values and the picture."""
+    """Write the values and the plot, and return their paths."""
     with (FOLDER / "growth.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, [*asdict(points[0])], lineterminator="\n")
         writer.writeheader()
@@ -139,53 +135,17 @@ def write(points: Sequence[Point]) -> list[Path]:
 
 
 def draw(points: Sequence[Point], path: Path) -> None:
-    """Draw time and memory by the number of clients."""
+    """Write the plot of time and memory by the number of clients."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
+    from fedkd.report.plots import STYLE
 
-    series: tuple[tuple[str, str, str, Any], ...] = (
-        ("all clients take part", BLUE, "o-", lambda p: p.participation == 1),
-        ("5 % take part", ORANGE, "s-", lambda p: p.participation < 1 and p.state == "memory"),
-        ("5 %, models on disk", ORANGE, "D", lambda p: p.state == "disk"),
-    )
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.0, 3.1), layout="constrained")
         left, right = figure.subplots(1, 2)
-        for label, color, style, belongs in series:
-            chosen = [p for p in points if belongs(p)]
-            x = [p.clients for p in chosen]
-            face = "white" if style == "D" else color
-            options = {
-                "color": color,
-                "markersize": 4.5,
-                "linewidth": 1.5,
-                "markerfacecolor": face,
-                "label": label,
-            }
-            left.plot(x, [p.round_s for p in chosen], style, **options)
-            right.plot(x, [p.peak_gb for p in chosen], style, **options)
-        start = {p.clients: p.build_s + p.handshake_s for p in points if p.state == "memory"}
-        left.plot(
-            sorted(start),
-            [start[k] for k in sorted(start)],
-            "^:",
-            color=GREY,
-            markersize=4,
-            linewidth=1.2,
-            label="before the first round",
-        )
-        right.plot([1000], [LIMIT_AT_1000_GB], "_", color=GREY, markersize=14, markeredgewidth=1.5)
-        right.annotate(
-            "target",
-            (1000, LIMIT_AT_1000_GB),
-            (0, 4),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color=GREY,
-        )
+        _draw_series(left, right, points)
+        _draw_references(left, right, points)
         for ax, title, label in (
             (left, "Time", "Seconds a round"),
             (right, "Memory", "Peak of the process (GB)"),
@@ -210,19 +170,68 @@ def draw(points: Sequence[Point], path: Path) -> None:
         figure.savefig(path)
 
 
+def _draw_series(left: Any, right: Any, points: Sequence[Point]) -> None:
+    """Draw the time of a round on the left axes and memory on the right."""
+    from fedkd.report.plots import BLUE, ORANGE
+
+    series: tuple[tuple[str, str, str, Any], ...] = (
+        ("all clients take part", BLUE, "o-", lambda p: p.participation == 1),
+        ("5 % take part", ORANGE, "s-", lambda p: p.participation < 1 and p.state == "memory"),
+        ("5 %, models on disk", ORANGE, "D", lambda p: p.state == "disk"),
+    )
+    for label, color, style, belongs in series:
+        chosen = [p for p in points if belongs(p)]
+        x = [p.clients for p in chosen]
+        options = {
+            "color": color,
+            "markersize": 4.5,
+            "linewidth": 1.5,
+            "markerfacecolor": "white" if style == "D" else color,
+            "label": label,
+        }
+        left.plot(x, [p.round_s for p in chosen], style, **options)
+        right.plot(x, [p.peak_gb for p in chosen], style, **options)
+
+
+def _draw_references(left: Any, right: Any, points: Sequence[Point]) -> None:
+    """Draw the time before the first round on the left axes and the memory target on the right."""
+    from fedkd.report.plots import GREY
+
+    start = {p.clients: p.build_s + p.handshake_s for p in points if p.state == "memory"}
+    left.plot(
+        sorted(start),
+        [start[k] for k in sorted(start)],
+        "^:",
+        color=GREY,
+        markersize=4,
+        linewidth=1.2,
+        label="before the first round",
+    )
+    right.plot([1000], [LIMIT_AT_1000_GB], "_", color=GREY, markersize=14, markeredgewidth=1.5)
+    right.annotate(
+        "target",
+        (1000, LIMIT_AT_1000_GB),
+        (0, 4),
+        textcoords="offset points",
+        ha="center",
+        fontsize=8,
+        color=GREY,
+    )
+
+
 def rows(points: Sequence[Point]) -> list[Row]:
-    """Return the table's rows."""
+    """Return the points as rows of the table."""
     found: list[Row] = []
     for p in points:
         target = f"<= {LIMIT_AT_1000_GB} GB" if (p.clients, p.participation) == (1000, 1.0) else ""
-        who = "all take part" if p.participation == 1 else f"{p.at_work} take part"
+        participants = "all take part" if p.participation == 1 else f"{p.at_work} take part"
         values = (
             f"{p.peak_gb:.2f} GB; {p.round_s:.2f} s a round ({p.cpu_round_s:.2f} CPU s);"
             f" before the first round {p.build_s:.2f} s + handshake {p.handshake_s:.2f} s;"
             f" division once {p.division_s:.1f} s"
         )
         target = "runs" if p.clients == 10_000 else target
-        found.append((f"{p.clients:,} clients, {who}, state={p.state}", values, target))
+        found.append((f"{p.clients:,} clients, {participants}, state={p.state}", values, target))
     return found
 
 

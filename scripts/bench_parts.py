@@ -1,4 +1,4 @@
-"""Parts of fedkd apart: clients trained together, checkpoints, and fusion."""
+"""Benchmarks of single parts of fedkd: batched training of clients, checkpoints, and fusion."""
 
 import json
 import sys
@@ -32,11 +32,11 @@ SAMPLES, BATCH = 40, 8
 UPLOADS, PUBLIC, CLASSES = 100, 10_000, 100
 
 
-def saving(clients: int, device: torch.device, turns: int) -> list[float]:
-    """Return how many times faster perceptrons 64-32-10 are trained together: 40 samples each,
-    batches of 8, Adam.
+def batching_speedup(clients: int, device: torch.device, turns: int) -> list[float]:
+    """Return the speedup of batched over separate training of perceptrons 64-32-10, per turn.
 
-    CPU seconds of one thread; on a GPU wall seconds, once its queue is empty. One ratio a turn.
+    Each has 40 samples, batches of 8, and Adam. Measured in CPU seconds of one thread, on a GPU in
+    wall seconds.
     """
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)).to(device)
     x, y = (
@@ -55,7 +55,7 @@ def saving(clients: int, device: torch.device, turns: int) -> list[float]:
 
             optimize(model, SAMPLES, batch_loss, phase, np.random.default_rng(i))
 
-    def together() -> None:
+    def batched() -> None:
         streams = [np.random.default_rng(i) for i in range(clients)]
         optimize_together(
             model, states, [SAMPLES] * clients, *pools, F.cross_entropy, phase, streams
@@ -71,13 +71,12 @@ def saving(clients: int, device: torch.device, turns: int) -> list[float]:
         return time.perf_counter() - start
 
     with deterministic(torch.device("cpu")):
-        return [took(loop) / took(together) for _ in range(turns + 1)][
-            1:
-        ]  # the first turn warms up
+        ratios = [took(loop) / took(batched) for _ in range(turns + 1)]
+    return ratios[1:]  # the first turn warms up
 
 
 def together_rows(clients: int, device_name: str, turns: int = 8) -> list[Row]:
-    """Return the table's row for clients trained together."""
+    """Return the row of batched training in the table."""
     device = torch.device(device_name)
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("bench: --device cuda, but PyTorch finds no CUDA device here")
@@ -87,13 +86,11 @@ def together_rows(clients: int, device_name: str, turns: int = 8) -> list[Row]:
         else "CPU seconds"
     )
     name = f"{clients} perceptrons 64-32-10, batches of {BATCH}, one by one / together, {what}"
-    return [(name, shown(saving(clients, device, turns)), ">= 4")]
+    return [(name, shown(batching_speedup(clients, device, turns)), ">= 4")]
 
 
 def checkpoint_cost(data: str | None, turns: int, rounds: int = 1) -> list[dict[str, float]]:
-    """Return, for each turn, the CPU and wall seconds of W with a checkpoint a round and without
-    any.
-    """
+    """Return the CPU and wall seconds of W with and without a checkpoint per round, by turn."""
     found = []
     for turn in range(turns + 1):
         figures: dict[str, float] = {}
@@ -109,19 +106,20 @@ def checkpoint_cost(data: str | None, turns: int, rounds: int = 1) -> list[dict[
 
 
 class Run:
-    """A whole run as a user starts it, into a folder."""
+    """A call that runs a scenario into a folder, as a user does."""
 
     def __init__(self, scenario: Any, folder: Path) -> None:
         self.scenario, self.folder = scenario, folder
 
     def __call__(self) -> None:
-        """Run it."""
+        """Run the scenario."""
         run(self.scenario, self.folder)
 
 
 def fusion_cost(what: str, turns: int = 8) -> dict[str, Any]:
-    """Return milliseconds of fusing 100 uploads of 10,000 x 100 and the peak memory beside them, in
-    this process.
+    """Return milliseconds and extra peak memory of fusing 100 uploads of 10,000 x 100 values.
+
+    ``what`` is "mean" or "knfu". Measured in this process.
     """
     stream = torch.Generator().manual_seed(0)
     values = torch.randn(UPLOADS, PUBLIC, CLASSES, generator=stream)
@@ -153,7 +151,7 @@ def fusion_cost(what: str, turns: int = 8) -> dict[str, Any]:
 
 
 def part_rows(data: str | None, turns: int) -> list[Row]:
-    """Return the table's rows for checkpoints and fusion."""
+    """Return the rows of checkpoints and fusion in the table."""
     build(workload(data, 1, 1), threading.Event())  # prepares the data and the division
     costs = checkpoint_cost(data, turns)
     fusions = {

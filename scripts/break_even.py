@@ -1,6 +1,4 @@
-"""How many attackers a fusion rule bears: accuracy by attacked fraction, and where fusion stops to
-pay.
-"""
+"""Accuracy by attacked fraction and fusion rule, and the fraction up to which fusion helps."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +19,8 @@ RULES = {
 }
 FRACTIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
 ATTACKS = {"colluding": "", "sign_flip": "", "lie": " attacks.z=1.5"}
-"""Overrides of each attack; one z at every fraction: with few attackers none follows from their
-number."""
+"""Overrides of each attack. ``lie`` has one z at every fraction, since with few attackers none
+follows from their number."""
 BASE = (
     "clients=10",
     "partition=dirichlet",
@@ -39,15 +37,16 @@ BASE = (
 
 
 def _methods(attack: str = "") -> str:
-    label = {name: name.replace(" ", "_") for name in RULES}
-    return ", ".join(f"{label[name]}=fedmd{attack}{rule}" for name, rule in RULES.items())
+    return ", ".join(
+        f"{name.replace(' ', '_')}=fedmd{attack}{rule}" for name, rule in RULES.items()
+    )
 
 
 CLEAN = Study(name="clean", title="", base=BASE, methods=f"local_only, {_methods()}", claims=())
 
 
 def attacked(attack: str) -> Study:
-    """Return the study of one attack by every rule and fraction."""
+    """Return the study of one attack, by fusion rule and fraction."""
     return Study(
         name=attack,
         title="",
@@ -59,9 +58,7 @@ def attacked(attack: str) -> Study:
 
 
 def table(clean: Results, found: Mapping[str, Results]) -> str:
-    """Return accuracy on the balanced test by rule, attack and fraction, and the break-even of
-    each.
-    """
+    """Return the table of balanced accuracy by attack, rule and fraction, with the break-even."""
     alone = clean["local_only", ""]["global_accuracy"]
     lines = [
         "| attack | rule | 0 | " + " | ".join(FRACTIONS) + " | pays up to |",
@@ -86,10 +83,10 @@ def table(clean: Results, found: Mapping[str, Results]) -> str:
 
 
 def break_even(by_fraction: Mapping[str, np.ndarray], alone: np.ndarray) -> str:
-    """Return the largest fraction up to which, at it and below, fusion beats local training in the
-    mean over seeds.
+    """Return the largest fraction up to which fusion beats local training in the mean over seeds.
 
-    >>> break_even({"0": np.array([0.9]), "0.1": np.array([0.8]), "0.2": np.array([0.2])}, np.array([0.5]))
+    >>> accuracies = {"0": np.array([0.9]), "0.1": np.array([0.8]), "0.2": np.array([0.2])}
+    >>> break_even(accuracies, np.array([0.5]))
     '0.1'
     """
     reached = "never"
@@ -101,7 +98,14 @@ def break_even(by_fraction: Mapping[str, np.ndarray], alone: np.ndarray) -> str:
 
 
 def report(seeds: int, out: Path, jobs: int, console: Console) -> str:
-    """Run what is not done yet and return the table in Markdown."""
+    """Run the studies that are not complete, and return the table in Markdown.
+
+    Args:
+        seeds: The number of seeds.
+        out: The folder of the runs and figures.
+        jobs: Runs at a time.
+        console: Where progress is printed.
+    """
     clean = carry_out(CLEAN, seeds, out, jobs, console)
     found = {attack: carry_out(attacked(attack), seeds, out, jobs, console) for attack in ATTACKS}
     for name, results in {"clean": clean, **found}.items():

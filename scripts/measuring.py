@@ -1,7 +1,6 @@
-"""How the benchmarks measure: CPU seconds, peak memory, whole trees of processes, and tables of
-figures with targets.
+"""Measurement for the benchmarks: CPU seconds and peak memory of processes, and their tables.
 
-Trees are read from /proc, as on Linux only.
+Process trees are read from /proc, which only Linux has.
 """
 
 import os
@@ -26,8 +25,9 @@ from fedkd.runtime.parallel import available_cores
 
 SCRIPTS = Path(__file__).parent
 MARK = "mark: "
-"""Begins a line by which a measured process says how far it is."""
+"""Prefix of a line by which a measured process reports its progress."""
 CPU_EVERY, MEMORY_EVERY = 0.05, 0.25
+"""Seconds between two readings."""
 
 
 def seconds(call: Callable[[], object]) -> tuple[float, float]:
@@ -38,8 +38,9 @@ def seconds(call: Callable[[], object]) -> tuple[float, float]:
 
 
 def own_peak_gb() -> float:
-    """Return this process's peak resident memory; getrusage would also count what its parent held
-    before exec.
+    """Return the peak resident memory of this process in GB.
+
+    It is read from /proc, since getrusage also counts its parent's memory before exec.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -48,9 +49,7 @@ def own_peak_gb() -> float:
 
 
 def own_memory_gb(what: str) -> float:
-    """Return a figure of /proc/self/status, such as VmRSS (resident now) or VmHWM (resident at
-    most).
-    """
+    """Return a field of /proc/self/status in GB, such as VmRSS (resident) or VmHWM (its peak)."""
     (line,) = [
         line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)
     ]
@@ -58,26 +57,25 @@ def own_memory_gb(what: str) -> float:
 
 
 def restart_own_peak() -> None:
-    """Let VmHWM begin anew at what is resident now."""
+    """Reset this process's peak resident memory to its current one."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 class Tree:
-    """The CPU seconds and the memory of a process and all that descend from it, read from /proc.
+    """CPU seconds and memory of a process and all its descendants, read from /proc.
 
-    A process that has ended counts with what it had used when it was last seen; one that lived and
-    ended between two looks is missed. ``workers`` are Ray's worker processes, ``daemons`` all else
-    beside the root.
+    A process that has ended counts as last read; one that started and ended between two readings is
+    missed. ``workers`` are Ray's worker processes, ``daemons`` all others except the root.
     """
 
     def __init__(self, root: int) -> None:
         self.root = root
         self._ticks: dict[tuple[int, int], int] = {}  # by process id and start time
         self._names: dict[tuple[int, int], str] = {}
-        self.look()
+        self.update()
 
-    def look(self) -> list[int]:
-        """Take note of every process's CPU time and return the ids of those that live."""
+    def update(self) -> list[int]:
+        """Read every process's CPU time, and return the ids of the running processes."""
         found: dict[int, tuple[int, int, int, str]] = {}
         for path in Path("/proc").iterdir():
             if path.name.isdigit():
@@ -106,10 +104,8 @@ class Tree:
         return sorted(members)
 
     def cpu(self) -> dict[str, float]:
-        """Return CPU seconds so far: of ``all`` processes, and of the ``root``, the ``workers`` and
-        the ``daemons``.
-        """
-        self.look()
+        """Return CPU seconds so far, by "all", "root", "workers" and "daemons"."""
+        self.update()
         found = {"all": 0.0, "root": 0.0, "workers": 0.0, "daemons": 0.0}
         for (pid, start), ticks in self._ticks.items():
             used = ticks / os.sysconf("SC_CLK_TCK")
@@ -119,11 +115,12 @@ class Tree:
         return found
 
     def memory_gb(self) -> float:
-        """Return the sum of the proportional set sizes: a page that n processes share counts 1/n
-        for each.
+        """Return the sum of the proportional set sizes in GB.
+
+        A page that n processes share counts 1/n for each.
         """
         total = 0
-        for pid in self.look():
+        for pid in self.update():
             try:
                 rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
             except OSError:  # it has ended, or is a zombie
@@ -136,31 +133,33 @@ class Tree:
 
 @dataclass
 class Watched:
-    """A command that was watched. A mark is what it said behind ``MARK``; CPU seconds are those of
-    its tree.
-    """
+    """Measurements of a command and its descendants."""
 
     cpu_s: float = 0.0
     wall_s: float = 0.0
     peak_gb: float = 0.0
     cpu_at: dict[str, float] = field(default_factory=dict)
+    """CPU seconds by mark, the text after ``MARK``."""
     wall_at: dict[str, float] = field(default_factory=dict)
+    """Wall seconds by mark."""
     result: str = ""
     """Its last line."""
 
-    def between(self, one: str, other: str) -> tuple[float, float]:
-        """Return the CPU and wall seconds from one mark to another."""
-        return self.cpu_at[other] - self.cpu_at[one], self.wall_at[other] - self.wall_at[one]
+    def between(self, first: str, last: str) -> tuple[float, float]:
+        """Return the CPU and wall seconds between two marks."""
+        return self.cpu_at[last] - self.cpu_at[first], self.wall_at[last] - self.wall_at[first]
 
 
 def watch(command: Sequence[str], *, timeout: float = 600, memory: bool = True) -> Watched:
-    """Run a command to its end and return what it and its descendants used. Exits the program where
-    it fails.
+    """Run a command and return the measurements of it and its descendants.
+
+    Exits the program if the command fails or takes longer than ``timeout`` seconds. ``memory`` says
+    whether peak memory is measured.
     """
     done, lines = Watched(), queue.Queue[str]()
     started = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as complaints:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True)
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         assert process.stdout is not None
         reader = threading.Thread(target=_forward, args=(process.stdout, lines), daemon=True)
         reader.start()
@@ -168,9 +167,7 @@ def watch(command: Sequence[str], *, timeout: float = 600, memory: bool = True) 
         while not (ended and lines.empty()):
             if process.poll() is not None and not ended:
                 ended = True
-                reader.join(
-                    1.0
-                )  # not for longer: what the process has left behind may hold the pipe
+                reader.join(1.0)  # no longer, since a remaining descendant may hold the pipe
             try:
                 line = lines.get(timeout=CPU_EVERY).strip()
             except queue.Empty:
@@ -182,14 +179,14 @@ def watch(command: Sequence[str], *, timeout: float = 600, memory: bool = True) 
             done.result = line or done.result
             if memory and now - measured > MEMORY_EVERY:
                 measured, done.peak_gb = now, max(done.peak_gb, tree.memory_gb())
-            tree.look()
+            tree.update()
             if now - started > timeout:
                 _end(tree)
                 sys.exit(f"bench: {command} took longer than {timeout:.0f} s")
         done.wall_s, done.cpu_s = time.perf_counter() - started, tree.cpu()["all"]
         if process.wait() != 0:
-            complaints.seek(0)
-            sys.exit(f"bench: {command} failed:\n{complaints.read()[-4000:]}")
+            errors.seek(0)
+            sys.exit(f"bench: {command} failed:\n{errors.read()[-4000:]}")
     _end(tree, patience=5.0)
     return done
 
@@ -200,9 +197,9 @@ def _forward(stream: IO[str], lines: "queue.Queue[str]") -> None:
 
 
 def _end(tree: Tree, patience: float = 0.0) -> None:
-    """Wait for a tree's processes to end, then end those that have not."""
+    """Wait ``patience`` seconds for a tree's processes to end, then kill those that have not."""
     until = time.monotonic() + patience
-    while (alive := tree.look()) and time.monotonic() < until:
+    while (alive := tree.update()) and time.monotonic() < until:
         time.sleep(0.1)
     for pid in alive:
         try:
@@ -217,7 +214,7 @@ def script(name: str, *arguments: str) -> list[str]:
 
 
 def machine() -> str:
-    """Return the machine in a line."""
+    """Return a description of the machine: cores, processor, Python, torch."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -227,15 +224,16 @@ def machine() -> str:
             if "model name" in line
         ]
         name = names[0] if names else name
-    return f"{available_cores()} cores, {name}, Python {platform.python_version()}, torch {torch.__version__}"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{available_cores()} cores, {name}, {versions}"
 
 
 Row = tuple[str, str, str]
-"""What was measured, the figure, its target."""
+"""Name of a measurement, its figure, its target."""
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return measured figures with their targets as a Markdown table."""
+    """Return measurements as a Markdown table."""
     lines = [
         "| measured | here | target |",
         "|---|---|---|",
@@ -245,11 +243,18 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return the median and the range."""
+    """Return the median, the smallest and the largest value."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
 def shown(values: dict[str, float] | Sequence[float], unit: str = "", digits: int = 2) -> str:
-    """Return a median with its range in words."""
+    """Return a median with its range in words.
+
+    Args:
+        values: The values, or their ``spread``.
+        unit: Printed after the median.
+        digits: Decimals.
+    """
     found: dict[str, Any] = values if isinstance(values, dict) else spread(values)
-    return f"{found['median']:.{digits}f}{unit} ({found['low']:.{digits}f} to {found['high']:.{digits}f})"
+    median, low, high = (f"{found[k]:.{digits}f}" for k in ("median", "low", "high"))
+    return f"{median}{unit} ({low} to {high})"

@@ -1,9 +1,9 @@
-"""FedMD as one writes it on Flower's own simulation, without fedkd: what fedkd is measured against.
+"""FedMD on Flower's own simulation, without fedkd, for ``bench_flower.py`` to compare with.
 
 A DataLoader over tensors, predictions as Flower arrays, and each client's weights in Flower's
 ``Context.state``, as in Flower's own examples. Two actors of one CPU each, one intra-op thread in
-each. The clients' tensors are in files, prepared before. Not defined in the script that runs it:
-Flower would send the whole app with every message.
+each. The clients' tensors are in files, prepared before. The app is not defined in the script that
+runs it, since Flower would then send the whole app with every message.
 """
 
 import json
@@ -39,19 +39,17 @@ def load_config(folder: str) -> Any:
 
 @cache
 def load_shared(folder: str, name: str) -> list[Tensor]:
-    """Return the tensors that all clients have: the public inputs, or the global test set."""
+    """Return the tensors that all clients share: the public inputs, or the global test set."""
     return list(torch.load(Path(folder) / f"{name}.pt"))
 
 
 def load_private(folder: str, client: int) -> list[Tensor]:
-    """Return a client's training inputs and labels, then those of its own test."""
+    """Return a client's training inputs and labels, then those of its own test set."""
     return list(torch.load(Path(folder) / f"client_{client}.pt"))
 
 
 def load_model(config: Any, client: int, context: Context) -> nn.Module:
-    """Return the client's model with the weights that it had last, or fresh ones in its first
-    round.
-    """
+    """Return the client's model with its last weights, or initial ones in its first round."""
     model = find_factory(config["models"][client])(tuple(config["input_shape"]), config["classes"])
     if "model" in context.state:
         weights = context.state["model"]
@@ -61,7 +59,7 @@ def load_model(config: Any, client: int, context: Context) -> nn.Module:
 
 
 def predict(model: nn.Module, x: Tensor) -> Tensor:
-    """Return logits."""
+    """Return the model's logits [n, C]."""
     model.eval()
     with torch.no_grad():
         return torch.cat(
@@ -70,7 +68,7 @@ def predict(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Return the share of right answers."""
+    """Return the model's accuracy on samples."""
     return (predict(model, x).argmax(1) == y).float().mean().item()
 
 
@@ -137,9 +135,7 @@ def distill(message: Message, context: Context) -> Message:
 
 
 def make_server_app(folder: str, rounds: int, clients: int) -> ServerApp:
-    """Return a server that asks everyone for predictions and sends back the mean of logits, in
-    every round.
-    """
+    """Return a server app: each round it collects predictions and sends back their mean."""
     server_app = ServerApp()
 
     @server_app.main()
@@ -148,10 +144,10 @@ def make_server_app(folder: str, rounds: int, clients: int) -> ServerApp:
         while len(list(grid.get_node_ids())) < clients:
             time.sleep(0.1)
         for round_number in range(1, rounds + 1):
-            replies = ask(grid, "train", RecordDict({"config": config}), clients)
+            replies = send_to_all(grid, "train", RecordDict({"config": config}), clients)
             logits = [reply.content["knowledge"]["logits"].numpy() for reply in replies]  # type: ignore[union-attr]
             teacher = ArrayRecord({"logits": Array(np.mean(logits, axis=0))})
-            replies = ask(
+            replies = send_to_all(
                 grid, "evaluate", RecordDict({"config": config, "teacher": teacher}), clients
             )
             accuracies = [float(reply.content["metrics"]["global_accuracy"]) for reply in replies]  # type: ignore[arg-type]
@@ -161,8 +157,17 @@ def make_server_app(folder: str, rounds: int, clients: int) -> ServerApp:
     return server_app
 
 
-def ask(grid: Grid, kind: str, content: RecordDict, clients: int) -> list[Message]:
-    """Send everyone the same content and return the replies; a client that failed ends the run."""
+def send_to_all(grid: Grid, kind: str, content: RecordDict, clients: int) -> list[Message]:
+    """Send all clients the same content, and return their replies.
+
+    Raises RuntimeError if a client failed.
+
+    Args:
+        grid: Flower's connection to the clients.
+        kind: The type of the message.
+        content: The content.
+        clients: The number of clients.
+    """
     nodes = list(grid.get_node_ids())
     messages = [Message(content, message_type=kind, dst_node_id=node) for node in nodes]
     replies = list(grid.send_and_receive(messages))
@@ -183,10 +188,8 @@ def run(folder: str, rounds: int, clients: int) -> None:
         client_app=client_app,
         num_supernodes=clients,
         backend_config={
-            "init_args": {
-                "address": "local",
-                "num_cpus": ACTORS,
-            },  # not a cluster that happens to run here
+            # "local" starts a new cluster, even if one runs on this machine.
+            "init_args": {"address": "local", "num_cpus": ACTORS},
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
         },
     )

@@ -1,8 +1,7 @@
-"""Do the views on which teacher and student disagree most help on images that are moved?
+"""A study of disagreement-seeking augmentations on a test set of shifted images.
 
-The published test of disagreement-seeking augmentations (HARD, arXiv 2305.14890) is a shifted one:
-after a run, its clients' models answer the balanced test set with every image moved by up to an
-eighth of its sides.
+As in the published test (HARD, arXiv 2305.14890), the clients' models are evaluated after a run on
+the balanced test set with every image shifted by up to an eighth of its sides.
 """
 
 from collections.abc import Mapping
@@ -50,13 +49,12 @@ SHIFTED = Study(
         ),
     ),
     remark="Accuracy on the balanced test with every image moved by up to a pixel, the same moves"
-    " for all methods of a"
-    " seed.",
+    " for all methods of a seed.",
 )
 
 
 def carry_out(seeds: int, out: Path) -> str:
-    """Run the study, write every seed's figures, and return its report."""
+    """Run the study, write each seed's figures, and return its report."""
     runs = [one_seed(seed) for seed in range(seeds)]
     results = {
         (name, ""): {"global_accuracy": np.array([run[name] for run in runs])} for name in METHODS
@@ -65,8 +63,8 @@ def carry_out(seeds: int, out: Path) -> str:
 
 
 def one_seed(seed: int, *settings: str) -> Mapping[str, float]:
-    """Return each method's accuracy on the moved test images, a mean over clients."""
-    found = {}
+    """Return each method's accuracy on the shifted test images, a mean over clients."""
+    accuracies = {}
     for name, own in METHODS.items():
         context, models = trained(["baseline=none", *SHIFTED.base, *own, f"seed={seed}", *settings])
         x, y = context.global_test
@@ -76,5 +74,5 @@ def one_seed(seed: int, *settings: str) -> Mapping[str, float]:
                 (predict(model, moved).argmax(dim=-1) == y).double().mean().item()
                 for model in models
             ]
-        found[name] = float(np.mean(right))
-    return found
+        accuracies[name] = float(np.mean(right))
+    return accuracies

@@ -1,4 +1,4 @@
-"""A scenario's models once it has run, for studies that ask more of them than a run measures."""
+"""Models of a finished run, for studies that measure more than a run does."""
 
 import threading
 from collections.abc import Sequence
@@ -12,9 +12,7 @@ from fedkd.federation.context import ClientContext
 
 
 def trained(settings: Sequence[str]) -> tuple[ClientContext, list[nn.Module]]:
-    """Run a scenario in this process and return what its clients share, and their models by client
-    id.
-    """
+    """Run a scenario in this process, and return its context and the models by client id."""
     stop = threading.Event()
     experiment = build(compose(settings), stop)
     execute(experiment, lambda _: None, stop)

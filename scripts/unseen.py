@@ -1,9 +1,9 @@
-"""Is a learned aggregator better than the plain mean for a client that it never met?
+"""A study of learned aggregation for an unseen client, against the mean of predictions.
 
-Meta-DMoE's question (arXiv 2210.03885), asked of ``strategies/learned.py`` directly: of K clients
-that trained alone, an aggregator is fitted on the labeled public set with the predictions of all
-but one, and answers the private test samples of that one from the others' predictions. Each client
-is left out once. Nobody learns from the answers.
+It asks Meta-DMoE's question (arXiv 2210.03885) of ``strategies/learned.py``: of K clients that
+trained alone, an aggregator is fitted on the labeled public set with the predictions of all but
+one, and predicts the private test samples of that one from the others' predictions. Each client is
+left out once. No client learns from the predictions.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from fedkd.training.loop import predict
 from strategies.learned import Learned, initial_weights, shares_of
 
 ROUNDS = 5
-"""Rounds of the aggregator's steps, as many as clients train for."""
+"""Rounds of the aggregator's training."""
 
 UNSEEN = Study(
     name="unseen",
@@ -39,14 +39,13 @@ UNSEEN = Study(
         ),
     ),
     remark="Accuracy of the fused predictions of nine clients, which trained alone, on the private"
-    " test samples of the"
-    " tenth; a mean over who is left out. The aggregator is fitted on the public set's labels,"
-    " without the tenth.",
+    " test samples of the tenth; a mean over who is left out. The aggregator is fitted on the"
+    " public set's labels, without the tenth.",
 )
 
 
 def carry_out(seeds: int, out: Path) -> str:
-    """Run the study, write every seed's figures, and return its report."""
+    """Run the study, write each seed's figures, and return its report."""
     runs = [one_seed(seed) for seed in range(seeds)]
     results = {
         (name, ""): {"personal_accuracy": np.array([run[name] for run in runs])} for name in runs[0]
@@ -55,48 +54,49 @@ def carry_out(seeds: int, out: Path) -> str:
 
 
 def one_seed(seed: int, *settings: str) -> Mapping[str, float]:
-    """Return the accuracy of uniform and of learned shares on clients left out: means over
-    clients.
-    """
+    """Return the accuracy of uniform and of learned shares on clients left out, the means."""
     context, models = trained(["baseline=none", *UNSEEN.base, f"seed={seed}", *settings])
     with deterministic(torch.device("cpu")):
         public = torch.stack(
             [context.task.ask().predict(model).softmax(dim=-1) for model in models]
         )
-        found = []
+        accuracies = []
         for left_out in range(len(models)):
             others = [client for client in range(len(models)) if client != left_out]
             x, y = context.task.test_set(context.division.test[left_out])
-            asked = torch.stack([predict(models[client], x).softmax(dim=-1) for client in others])
-            found.append(answers_right(public[others], context.task.public_labels, asked, y))
-    uniform, learned = zip(*found, strict=True)
+            private = torch.stack([predict(models[i], x).softmax(dim=-1) for i in others])
+            labels = context.task.public_labels
+            accuracies.append(accuracies_of(public[others], labels, private, y))
+    uniform, learned = zip(*accuracies, strict=True)
     return {"uniform": float(np.mean(uniform)), "learned": float(np.mean(learned))}
 
 
-def answers_right(
-    public: Tensor, labels: Tensor, asked: Tensor, truth: Tensor
+def accuracies_of(
+    public: Tensor, public_labels: Tensor, private: Tensor, private_labels: Tensor
 ) -> tuple[float, float]:
-    """Return the accuracy of the mean, and of the mixture of an aggregator fitted on public
-    samples.
+    """Return the accuracies of the mean and of an aggregator's mixture on private samples.
 
-    ``public`` [K, N, C] and ``asked`` [K, M, C] are soft labels of the same clients, ``labels``
-    [N], ``truth`` [M].
+    Args:
+        public: The clients' soft labels of public samples [K, N, C], to fit the aggregator.
+        public_labels: Labels of public samples [N].
+        private: The clients' soft labels of private samples [K, M, C].
+        private_labels: Labels of private samples [M].
     """
     clients, rule, weights = tuple(range(len(public))), Learned(), initial_weights()
     for round_number in range(1, ROUNDS + 1):
         cohort = Cohort(
             round=round_number,
             client_ids=clients,
-            public_ids=torch.arange(len(labels)),
+            public_ids=torch.arange(len(public_labels)),
             values=public,
             scale="probs",
         )
-        weights = dict(rule.learn(weights, public.double().transpose(0, 1), labels, cohort))
-    probs = asked.double().transpose(0, 1)
+        weights = dict(rule.learn(weights, public.double().transpose(0, 1), public_labels, cohort))
+    probs = private.double().transpose(0, 1)
     shares = shares_of(weights, probs, torch.ones(probs.shape[:2], dtype=torch.bool))
     mixture = torch.einsum("nk,nkc->nc", shares, probs)
-    return _accuracy(asked.mean(dim=0), truth), _accuracy(mixture, truth)
+    return _accuracy(private.mean(dim=0), private_labels), _accuracy(mixture, private_labels)
 
 
-def _accuracy(probs: Tensor, truth: Tensor) -> float:
-    return float((probs.argmax(dim=-1) == truth).double().mean())
+def _accuracy(probs: Tensor, labels: Tensor) -> float:
+    return float((probs.argmax(dim=-1) == labels).double().mean())

@@ -1,7 +1,7 @@
-"""What the benchmarks run: workload W, a hundred tiny clients, federations that grow, and the loop
-to compare with.
+"""Workloads of the benchmarks, and the plain PyTorch loop to compare with.
 
-Data and models have import paths, so that worker processes find them too.
+They are workload W, a hundred tiny clients, and federations of growing size. Data and models have
+import paths, so that worker processes find them too.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,19 +25,17 @@ TEST_ROWS = 5_000
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticFashion:
-    """Random images in the shape of Fashion-MNIST: the same work for every loop, no accuracy to
-    speak of.
-    """
+    """Random images in the shape of Fashion-MNIST, on which accuracy has no meaning."""
 
     train_rows: int = 25_000
     """Rows to divide among the clients and the public set."""
 
     def content_key(self) -> str:
-        """Return the key of the prepared form."""
+        """Return a key of the number of rows."""
         return f"synthetic-fashion-{self.train_rows}"
 
     def load(self) -> Rows:
-        """Draw the images with labels."""
+        """Return random images with random labels."""
         stream, rows = np.random.default_rng(0), self.train_rows + TEST_ROWS
         images = stream.integers(0, 256, (rows, 28, 28, 1), dtype=np.uint8)
         return Rows(
@@ -47,28 +45,23 @@ class SyntheticFashion:
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyDigits:
-    """scikit-learn's digits drawn with replacement, with noise: more 8 x 8 images than its 1,797.
-    Tests on others.
-    """
+    """scikit-learn's digits, drawn with replacement and with noise: more images than its 1,797."""
 
     train_rows: int = 6_000
     """Rows to divide among the clients and the public set."""
 
     def content_key(self) -> str:
-        """Return the key of the prepared form."""
+        """Return a key of the number of rows."""
         return f"noisy-digits-{self.train_rows}"
 
     def load(self) -> Rows:
-        """Draw the images with labels; those of the test split come from digits that no training
-        row comes from.
-        """
+        """Return noisy digits; training and test split are drawn from disjoint sets of digits."""
         from sklearn.datasets import load_digits
 
         digits, stream = load_digits(), np.random.default_rng(0)
         split, whole = 1_400, len(digits.target)
-        rows = np.concatenate(
-            [stream.integers(0, split, self.train_rows), stream.integers(split, whole, TEST_ROWS)]
-        )
+        train = stream.integers(0, split, self.train_rows)
+        rows = np.concatenate([train, stream.integers(split, whole, TEST_ROWS)])
         images = 15 * digits.images[rows] + stream.normal(0, 15, (len(rows), 8, 8))
         pixels = np.clip(images, 0, 255).astype(np.uint8)[..., None]
         return Rows(
@@ -81,7 +74,7 @@ class NoisyDigits:
 
 
 def small_mlp(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Return pixels-32-classes with ReLU: 2,410 parameters on 8 x 8 grey images of 10 classes."""
+    """Return a perceptron with 32 hidden units: 2,410 parameters on digits."""
     pixels = int(np.prod(input_shape))
     return nn.Sequential(nn.Flatten(), nn.Linear(pixels, 32), nn.ReLU(), nn.Linear(32, classes))
 
@@ -95,26 +88,34 @@ def workload(
     test_images: int = 10,
     **changes: Any,
 ) -> Scenario:
-    """Return workload W as a scenario, on the CPU. ``data`` is a folder; None takes synthetic
-    images.
+    """Return workload W as a scenario, on the CPU.
+
+    Args:
+        data: A folder of Fashion-MNIST, or None for synthetic images.
+        rounds: Rounds.
+        workers: Workers of the engine.
+        engine: The engine.
+        test_images: Size of the global test set.
+        changes: Other settings.
     """
-    plain: dict[str, Any] = yaml.safe_load((ROOT / "scenarios" / "workload_w.yaml").read_text())
-    plain |= {
+    values: dict[str, Any] = yaml.safe_load((ROOT / "scenarios" / "workload_w.yaml").read_text())
+    values |= {
         "name": "workload_w",
         "rounds": rounds,
         "engine": {"name": engine, "workers": workers},
         "device": "cpu",
     }
-    plain |= {"test": {"global_size": test_images, "private_size": 1}, "baseline": "none"}
-    plain["data"] = (
+    values |= {"test": {"global_size": test_images, "private_size": 1}, "baseline": "none"}
+    values["data"] = (
         "workload:SyntheticFashion" if data is None else {"name": "fashion_mnist", "path": data}
     )
-    return Scenario.parse(plain | changes)
+    return Scenario.parse(values | changes)
 
 
-def tiny_clients(rounds: int, *, together: str) -> Scenario:
-    """Return a hundred clients of 20 private and 200 public samples, perceptrons 64-32-10, batches
-    of 8.
+def tiny_clients(rounds: int, *, batch_clients: str) -> Scenario:
+    """Return a scenario of 100 small clients: 20 private samples, perceptrons 64-32-10.
+
+    There are 200 public samples; batches are of 8. ``batch_clients`` is the setting of that name.
     """
     return Scenario.parse(
         {
@@ -132,14 +133,21 @@ def tiny_clients(rounds: int, *, together: str) -> Scenario:
             "distill": {"batch_size": 8, "loss": "kl", "temperature": 2.0},
             "device": "cpu",
             "engine": {"name": "local", "workers": 1},
-            "batch_clients": together,
+            "batch_clients": batch_clients,
             "baseline": "none",
         }
     )
 
 
-def growing(clients: int, *, participation: float, state: str, rounds: int) -> Scenario:
-    """Return perceptrons of 784-128-10 with some five private samples each and 100 public ones."""
+def growing(clients: int, *, participation: float, store: str, rounds: int) -> Scenario:
+    """Return a scenario of perceptrons 784-128-10 with about 5 private and 100 public samples.
+
+    Args:
+        clients: The number of clients.
+        participation: Share of them that take part in a round.
+        store: The setting ``client_store``, "memory" or "disk".
+        rounds: Rounds.
+    """
     return Scenario.parse(
         {
             "name": "growing",
@@ -154,7 +162,7 @@ def growing(clients: int, *, participation: float, state: str, rounds: int) -> S
             "distill": {"loss": "kl"},
             "rounds": rounds,
             "participation": participation,
-            "client_store": state,
+            "client_store": store,
             "device": "cpu",
             "engine": {"name": "local", "workers": 1},
             "baseline": "none",
@@ -165,7 +173,10 @@ def growing(clients: int, *, participation: float, state: str, rounds: int) -> S
 def plain_loop(
     experiment: Experiment, rounds: int, on_round: Callable[[], object] = lambda: None
 ) -> Callable[[], None]:
-    """Return the loop that a researcher writes by hand, over tensors that are already in memory."""
+    """Return FedMD as a plain PyTorch loop over tensors in memory, without a framework.
+
+    ``on_round`` is called after each round.
+    """
     context, settings = experiment.context, experiment.scenario
     tensors = [context.samples(rows) for rows in context.division.train]
     public = context.public_inputs

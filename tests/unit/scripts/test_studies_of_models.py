@@ -24,7 +24,7 @@ def predictions(samples: int, seed: int) -> tuple[Tensor, Tensor]:
 def test_an_aggregator_that_can_tell_who_is_right_beats_the_mean_on_other_samples() -> None:
     public, labels = predictions(200, 1)
     asked, truth = predictions(100, 2)
-    uniform, learned = unseen.answers_right(public, labels, asked, truth)
+    uniform, learned = unseen.accuracies_of(public, labels, asked, truth)
     assert uniform < 0.2
     assert learned > 0.95
 
@@ -34,7 +34,7 @@ def test_every_seed_leaves_each_client_out_once(
 ) -> None:
     asked: list[int] = []
     monkeypatch.setattr(
-        unseen, "answers_right", lambda public, *_: asked.append(len(public)) or (0.25, 0.75)
+        unseen, "accuracies_of", lambda public, *_: asked.append(len(public)) or (0.25, 0.75)
     )
     small = ("clients=3", "rounds=1", "train.epochs=1", "public.size=40", "samples_per_client=20")
     assert unseen.one_seed(0, *small) == {"uniform": 0.25, "learned": 0.75}
