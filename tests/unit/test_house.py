@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ GLOSSARY = {
 """Words that meant many things here or nothing in the field, and what to say in their stead."""
 
 
+@cache
 def identifiers(tree: ast.AST) -> set[str]:
     """Return every name that a module binds: functions, classes, arguments, fields, variables."""
     found: set[str] = set()

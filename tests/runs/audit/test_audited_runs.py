@@ -152,6 +152,7 @@ def test_figures_are_the_same_to_the_bit_on_two_workers_and_after_a_resume(
     assert set(without_time(one)["by_adversary"]) == {"server", "clients", "lab"}
 
 
+@pytest.mark.slow
 def test_the_command_finds_afterwards_what_the_run_found(tmp_path: Path) -> None:
     run(fast(), tmp_path / "run")
     names = ("summary.json", "audit.json", "audit.csv", "audit_claims.csv")
@@ -328,6 +329,7 @@ def test_ray_finds_the_same_to_the_bit(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_on_flowers_own_engines_the_view_is_the_same_and_models_stay_elsewhere(
     tmp_path: Path,
 ) -> None:

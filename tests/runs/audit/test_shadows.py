@@ -101,6 +101,7 @@ def test_a_shadow_with_a_runs_coins_and_streams_is_the_runs_client(
         np.testing.assert_allclose(shadows.uploads[client][0], probs, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_shadows_learn_the_candidates_that_fell_in(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"samples_per_client": 40, "train": {"epochs": 40, "batch_size": 8}}
     audit = {**CANARIES, "per_client": 12}

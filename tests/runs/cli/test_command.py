@@ -280,6 +280,7 @@ def test_a_sweep_that_was_ended_goes_on_with_what_is_not_complete(
     assert capsys.readouterr().out.count(": complete") == 4
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_past_a_run_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
     """One of them has too few clients that answer; the other is not its trouble."""
     command = [
@@ -314,6 +315,7 @@ def test_the_twin_is_computed_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cached" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_twin_is_computed_again_once_a_users_model_has_changed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,7 +479,7 @@ BAD = {
 }
 
 
-@pytest.mark.fast(16)
+@pytest.mark.fast(12)
 @pytest.mark.parametrize("given", BAD)
 def test_bad_input_gets_one_clear_line_and_status_2(
     given: str, capsys: pytest.CaptureFixture[str]

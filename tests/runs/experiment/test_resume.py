@@ -260,7 +260,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path: Path) -> None:
     assert figures(tmp_path / "run") == before
 
 
-@pytest.mark.fast(2)
+@pytest.mark.fast(1)
 @pytest.mark.parametrize("how", ["flip", "cut", "delete a state", "flip a state"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

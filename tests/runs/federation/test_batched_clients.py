@@ -18,7 +18,7 @@ from fedkd.scenario.scenario import Scenario
 MIXED = {"models": ["mlp*3", "cnn*1"], "clients": 8, "rounds": 2}
 
 
-@pytest.mark.fast(2)
+@pytest.mark.fast(1)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -52,6 +52,7 @@ def test_a_run_together_has_the_figures_of_the_loop_up_to_rounding(
             assert (b.seconds > 0) == (b.status == "ok")
 
 
+@pytest.mark.slow
 def test_the_knowledge_is_the_same_at_any_number_of_workers() -> None:
     found = {
         records(**MIXED, batch_clients=["mlp"], engine={"name": "local", "workers": workers})[

@@ -212,6 +212,7 @@ def test_the_weights_of_stages_may_be_averaged():
 # The twin.
 
 
+@pytest.mark.slow
 def test_the_twin_of_two_heads_trains_alike_and_predicts_by_the_head_for_labels():
     """Its training is the run's own up to the first teacher, whatever the shares and the loss of
     distillation are."""
@@ -329,6 +330,7 @@ def test_private_training_adds_no_noise_to_the_head_that_it_does_not_train(optim
         assert moved == {name for name in before if not name.startswith("taught.")}
 
 
+@pytest.mark.fast(1)
 @with_further_heads
 def test_private_training_with_heads_runs_for_rounds_and_claims_its_epsilon(heads: str):
     run = records(

@@ -95,7 +95,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(tmp_path_factory.mktemp("runs"))
 
 
-@pytest.mark.fast(2)
+@pytest.mark.fast(1)
 @pytest.mark.parametrize("name", BUDGETED)
 def test_every_round_spends_more_on_every_client_and_all_of_them_the_budget(
     name: str, folders: dict[str, Path]
@@ -464,6 +464,7 @@ def test_the_systems_epsilon_is_the_largest_of_its_clients(tmp_path: Path):
     assert stored(tmp_path / "run")["privacy"]["epsilon"] == last.max() < last.sum()
 
 
+@pytest.mark.slow
 def test_a_budget_is_solved_for_each_client_by_its_own_size(tmp_path: Path):
     run(
         scenario(
@@ -479,6 +480,7 @@ def test_a_budget_is_solved_for_each_client_by_its_own_size(tmp_path: Path):
     assert ((last > 0.98 * BUDGET) & (last <= BUDGET)).all()
 
 
+@pytest.mark.slow
 def test_a_finished_run_may_be_counted_by_a_tighter_accountant(tmp_path: Path):
     changes = protected("dp_sgd", privacy={"accountant": "prv"}, rounds=2)
     run(scenario(**changes), tmp_path / "run")
@@ -499,7 +501,7 @@ def test_an_accountant_that_is_not_installed_is_refused_before_any_training(
         records(**protected(name, privacy={"accountant": "pld"}))
 
 
-@pytest.mark.fast(1)
+@pytest.mark.slow
 @pytest.mark.skipif(not distributions.has_pld(), reason="the extra fedkd[pld] is not installed")
 @pytest.mark.parametrize("name", ["dp_sgd", "krr"])
 def test_pld_counts_a_finished_run_below_renyi(name: str, tmp_path: Path):
@@ -547,7 +549,7 @@ def rows_in(raw: Tensor, contents: list[bytes]) -> int:
     return sum(any(row.numpy().tobytes() in content for content in contents) for row in raw)
 
 
-@pytest.mark.fast(2)
+@pytest.mark.fast(1)
 @pytest.mark.parametrize("name", ["none", "gaussian", "laplace", "krr"])
 def test_no_raw_prediction_is_sent_or_stored_where_a_claim_exists(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -85,7 +85,7 @@ def test_a_robust_mean_takes_the_place_of_the_plain_one() -> None:
     assert torch.equal(sharp.teachers, expected.teachers)
 
 
-@pytest.mark.fast(2)
+@pytest.mark.fast(1)
 @pytest.mark.parametrize("name", sorted(set(ROBUST) - {"none"}))
 def test_every_robust_mean_runs_and_repeats(name: str) -> None:
     changes = {"strategy": "dsfl", "robust": name, "clients": 5, "attacks": "sign_flip"}
@@ -94,7 +94,7 @@ def test_every_robust_mean_runs_and_repeats(name: str) -> None:
     assert {c.status for c in one[-1].clients} == {"ok"}
 
 
-@pytest.mark.fast(2)
+@pytest.mark.fast(1)
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"none"}))
 def test_every_attack_changes_what_is_taught_and_repeats(name: str) -> None:
     plain = records(strategy="fedmd", clients=5)

@@ -59,6 +59,7 @@ def test_every_method_setting_and_seed_is_a_run_in_a_folder_of_its_own() -> None
     assert not cells[0].task.scenario.report.console
 
 
+@pytest.mark.slow
 def test_brackets_hold_commas_and_grids_multiply() -> None:
     cells = planned(
         methods="a=knfu models=[mlp,cnn],b=knfu", grid=["rounds=1,2", "train.epochs=1,3"]

@@ -35,7 +35,7 @@ def over_the_wire(content: RecordDict) -> RecordDict:
     rows=st.integers(1, 9),
     scale=st.sampled_from(["logits", "probs"]),
     metrics=st.dictionaries(
-        st.text(min_size=1, max_size=5), st.floats(allow_nan=False), max_size=3
+        st.text("abé/ ", min_size=1, max_size=5), st.floats(allow_nan=False), max_size=3
     ),
 )
 def test_an_upload_is_a_round_trip(rows: int, scale: str, metrics: dict[str, float]) -> None:

@@ -500,6 +500,7 @@ def test_budgets_down_to_the_least_that_can_be_counted_are_solved():
         planned_claims(DpSgd(noise_multiplier=1e8), plan(batch_size=40))
 
 
+@pytest.mark.slow
 def test_a_client_with_fewer_records_needs_more_noise_and_a_longer_run_too():
     settings = DpSgd(epsilon=8.0)
     sigmas = [

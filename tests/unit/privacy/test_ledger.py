@@ -139,6 +139,7 @@ def test_votes_that_agree_cost_less_than_their_noise_and_others_no_more():
     assert split == (pytest.approx(plain_epsilon), "exact")
 
 
+@pytest.mark.fast(2)
 @needs_pld
 @pytest.mark.parametrize("event", EVENTS[:4], ids=lambda e: type(e).__name__)
 def test_pld_is_at_most_renyi_and_at_least_the_exact_epsilon(event: Event):
@@ -155,6 +156,7 @@ def test_pld_is_at_most_renyi_and_at_least_the_exact_epsilon(event: Event):
     )
 
 
+@pytest.mark.slow
 @needs_pld
 def test_mixed_events_are_counted_by_pld_and_votes_by_what_can():
     mixed = [(EVENTS[0], 1), (EVENTS[3], 1)]

@@ -311,6 +311,7 @@ def test_every_table_is_ascii_in_latex_and_of_equal_width_in_markdown(lines: lis
         )
 
 
+@pytest.mark.slow
 def test_pictures_show_means_by_round_and_by_bytes(lines: list[Line], tmp_path: Path) -> None:
     drawn = draw(lines, twins_of(lines, OPTIONS), tmp_path, {ONE: "_one"})
     assert [path.name for path in drawn] == [

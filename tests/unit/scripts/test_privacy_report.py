@@ -67,6 +67,7 @@ def test_every_mechanism_has_a_run_for_each_budget_and_seed_and_a_heuristic_one_
     assert cells[-1].task.scenario.privacy.value.sigma == 3.0
 
 
+@pytest.mark.slow
 def test_the_attacker_is_the_one_that_the_mechanism_protects_from() -> None:
     by_label = {
         cell.label: cell.task.scenario

@@ -96,6 +96,7 @@ def test_a_page_of_fewer_seeds_says_so():
     assert "Seeds 0 to 1 only" in page(RESULTS)
 
 
+@pytest.mark.slow
 def test_the_studys_settings_are_runs_of_the_product(tmp_path):
     assert len(BY_NAME) == len(SETTINGS)
     assert all(s.against in BY_NAME for s in SETTINGS)

@@ -136,6 +136,7 @@ def naive_knfu(settings: KnFu, cohort: Cohort) -> tuple[Rows, list[Rows]]:
     return weights, teachers
 
 
+@pytest.mark.fast(30)
 @pytest.mark.parametrize("include_self", [True, False])
 @pytest.mark.parametrize("neighbors", NEIGHBORS, ids=lambda n: n["neighbors"])
 @pytest.mark.parametrize("divergence", DIVERGENCES)

@@ -253,6 +253,7 @@ def test_training_is_that_of_a_naive_loop_over_single_samples():
     )
 
 
+@pytest.mark.slow
 def test_clients_that_it_never_met_are_fused_better_than_by_the_mean():
     """Eight clients teach it; eight others, who know other classes, are fused. Moved labels teach
     nothing of that."""

@@ -101,7 +101,7 @@ def test_text_runs_on_ray_to_the_figures_of_the_local_engine(tmp_path: Path) -> 
     assert figures(tmp_path / "ray") == figures(tmp_path / "local")
 
 
-@pytest.mark.fast(3)
+@pytest.mark.fast(2)
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -249,6 +249,7 @@ def test_vocabularies_are_made_of_public_text(vocabulary: dict[str, Any]) -> Non
     assert all(client.status == "ok" for client in record.clients)
 
 
+@pytest.mark.slow
 def test_fewer_entries_of_each_row_cost_fewer_bytes() -> None:
     (full,), (some,), (coarse,) = (
         text_records(strategy="dsfl", **changes, train={"epochs": 1})
