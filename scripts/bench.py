@@ -34,7 +34,7 @@ from fedkd.errors import SettingError
 from fedkd.experiment.build import build
 from fedkd.experiment.client_worker import create_clients
 from fedkd.experiment.run import execute
-from fedkd.flower.job import ClientPool, EngineRun, WorkerSpec
+from fedkd.flower.engine_run import ClientPool, EngineRun, WorkerSpec
 from fedkd.flower.local_grid import Local
 from fedkd.runtime.devices import deterministic
 from fedkd.scenario.scenario import Scenario

@@ -19,7 +19,7 @@ from workload import plain_loop, workload
 
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute
-from fedkd.flower.job import Engine
+from fedkd.flower.engine_run import Engine
 from fedkd.runtime.devices import deterministic
 
 ENGINES = (("local", 1), ("local", 2), ("ray", 1), ("ray", 2))

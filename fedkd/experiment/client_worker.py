@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from fedkd.experiment.make_context import make_context
-from fedkd.flower.job import ClientPool, WorkerSpec
+from fedkd.flower.engine_run import ClientPool, WorkerSpec
 from fedkd.flower.process_clients import client_pool
 from fedkd.runtime.devices import choose_device, set_deterministic
 from fedkd.scenario.scenario import Scenario

@@ -17,7 +17,7 @@ from fedkd.experiment.client_worker import create_clients
 from fedkd.experiment.round_costs import round_costs
 from fedkd.experiment.summary import CODE, conditions_of, summarize
 from fedkd.federation.round_records import RoundRecord
-from fedkd.flower.job import Engine, EngineRun, OnReply, WorkerSpec
+from fedkd.flower.engine_run import Engine, EngineRun, OnReply, WorkerSpec
 from fedkd.flower.process_clients import client_pool
 from fedkd.flower.server_app import make_server_app
 from fedkd.flower.strategy_adapter import FederatedDistillation

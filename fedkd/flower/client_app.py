@@ -1,8 +1,8 @@
-"""The Flower ClientApp: reads a message, lets the client take part, writes the reply.
+"""The Flower ClientApp: reads a message, runs the client's local update, writes the reply.
 
-The client's id is its node's ``partition-id``. The app finds its workplace by the message: in
-process it is given; on Flower's own engines it is built once a process from the scenario text that
-every message carries.
+The client's id is its node's ``partition-id``. The app finds the clients' context by the message:
+in process it is given; on Flower's own engines it is built once a process from the scenario text
+that every message carries.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,7 @@ from fedkd.flower.records import card_content, join, read_download, split, uploa
 
 
 def make_client_app(find_context: Callable[[Message], ClientContext]) -> ClientApp:
-    """Return the app. ``find_context`` returns what the clients of a message's run share on this
-    machine.
-    """
+    """Return the app. ``find_context`` returns the context of a message's clients."""
     app = ClientApp()
 
     def client_id(node: Context) -> int:
@@ -47,5 +45,5 @@ def make_client_app(find_context: Callable[[Message], ClientContext]) -> ClientA
 
 
 def scenario_text(message: Message) -> str:
-    """Return the text of the scenario that a message belongs to."""
+    """Return the text of a message's scenario."""
     return cast(str, message.content["scenario"]["text"])

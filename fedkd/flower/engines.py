@@ -1,6 +1,4 @@
-"""Where clients run: Flower Grids of ours, which call the same ClientApp in this process or on a
-Ray cluster.
-"""
+"""The engines by name: Flower Grids that run one ClientApp in this process or on a Ray cluster."""
 
 from fedkd.flower.local_grid import Local
 from fedkd.flower.ray_grid import Ray

@@ -1,33 +1,22 @@
-"""The local engine: a Flower Grid that calls the ClientApp in this process, the reference for every
-number.
+"""The local engine calls the ClientApp in this process; it is the reference for every figure.
 
 With one worker clients run one after the other in the calling thread; with more, in threads of one
 intra-op thread each. Results do not depend on the number of workers: clients share no state, and
 the server sorts by client id.
 """
 
-import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from flwr.app import Context, Message, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Message
 
 from fedkd.errors import Interrupted
-from fedkd.flower.job import (
-    FIRST_CLIENT_NODE_ID,
-    RUN_ID,
-    SERVER_NODE_ID,
-    ClientPool,
-    EngineRun,
-    OnReply,
-    answer,
-    client_context,
-)
+from fedkd.flower.engine_grid import EngineGrid, message_identity, server_context
+from fedkd.flower.engine_run import ClientPool, EngineRun, OnReply, answer, client_context
 from fedkd.runtime.devices import choose_device, deterministic
 from fedkd.runtime.parallel import available_cores
 from fedkd.settings.validators import at_least
@@ -65,41 +54,27 @@ class Local:
         """Hold nothing: this process is there already."""
         return nullcontext()
 
-    def run(self, job: EngineRun) -> None:
-        """Run a whole ServerApp over the job's clients."""
-        with message_identity(), deterministic(choose_device(job.device)):
-            grid = LocalGrid(job.client_pool, job.clients, self.threads, job.stop, job.on_reply)
+    def run(self, engine_run: EngineRun) -> None:
+        """Run a ServerApp to its end over the run's clients."""
+        with message_identity(), deterministic(choose_device(engine_run.device)):
+            grid = LocalGrid(
+                engine_run.client_pool,
+                engine_run.clients,
+                self.threads,
+                engine_run.stop,
+                engine_run.on_reply,
+            )
             try:
-                job.server_app(grid, server_context())
+                engine_run.server_app(grid, server_context())
             except BaseException:
-                job.stop.set()
+                engine_run.stop.set()
                 raise
             finally:
                 grid.shut_down()
 
 
-def server_context() -> Context:
-    """Return the ServerApp's context."""
-    return Context(RUN_ID, SERVER_NODE_ID, {}, RecordDict(), {})
-
-
-@contextmanager
-def message_identity() -> Iterator[None]:
-    """Let this process create Flower messages, which need an identity. The one private import of
-    Flower.
-    """
-    from flwr.supercore.task_identity import TaskIdentity
-
-    before = (TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id)
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, SERVER_NODE_ID, 1
-    try:
-        yield
-    finally:
-        TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id = before
-
-
-class LocalGrid(Grid):
-    """A Grid whose nodes are this process's clients: node ``i + 2`` is client ``i``."""
+class LocalGrid(EngineGrid):
+    """A Grid whose nodes are this process's clients."""
 
     def __init__(
         self,
@@ -109,72 +84,38 @@ class LocalGrid(Grid):
         stop: threading.Event,
         on_reply: OnReply,
     ) -> None:
-        self._crew, self._stop, self._on_reply = client_pool, stop, on_reply
-        self._contexts = {
-            FIRST_CLIENT_NODE_ID + i: client_context(i, clients) for i in range(clients)
-        }
+        """Begin with no message.
+
+        Args:
+            client_pool: The clients.
+            clients: How many they are.
+            workers: Threads that they run in.
+            stop: Ends clients early once it is set.
+            on_reply: Is called with every reply.
+        """
+        super().__init__(clients)
+        self._client_pool, self._stop, self._on_reply = client_pool, stop, on_reply
+        self._contexts = {node: client_context(i, clients) for i, node in enumerate(self.node_ids)}
         self._workers = workers
-        self._pool = ThreadPoolExecutor(
+        self._threads = ThreadPoolExecutor(
             workers, "fedkd-client", initializer=torch.set_num_threads, initargs=(1,)
         )
-        self._replies: dict[str, Message] = {}
-        self._numbers = itertools.count(1)
 
     def shut_down(self) -> None:
         """End the threads; a client that is at work ends with its batch once ``stop`` is set."""
-        self._pool.shutdown(cancel_futures=True)
-
-    def set_run(self, run: object) -> None:
-        """Accept a run: there is only this one."""
-
-    @property
-    def run(self) -> object:  # type: ignore[override]
-        """No run information: Flower's Run belongs to a SuperLink, and there is none."""
-        raise RuntimeError("the local engine has no SuperLink and so no run information")
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Return a new message."""
-        return Message(
-            content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl
-        )
+        self._threads.shutdown(cancel_futures=True)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the ids of all client nodes."""
         return list(self._contexts)
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Run the messages' clients and keep their replies to be pulled."""
-        pushed = []
-        for reply in self._answers(messages):
-            pushed.append(f"message {next(self._numbers)}")
-            self._replies[pushed[-1]] = reply
-        return pushed
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return, once, the replies to pushed messages."""
-        return [self._replies.pop(i) for i in message_ids if i in self._replies]
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Run the messages' clients and yield their replies as they are ready, in any order.
+    def answers(self, messages: Iterable[Message]) -> Iterator[Message]:
+        """Yield the replies as they are ready; at most two groups a worker are in flight.
 
         A message is made when its client's turn comes, and a reply may be dropped once it is read:
-        what is in memory at a time is a few messages, not a phase of them. In process there is
-        nobody to time out on.
+        what is in memory at a time is a few messages, not all of a round.
         """
-        return self._answers(messages)
-
-    def _answers(self, messages: Iterable[Message]) -> Iterator[Message]:
-        """Yield the replies as they are ready; at most two groups a worker are in flight."""
-        group = self._crew.group
+        group = self._client_pool.group
         groups = (
             ([message] for message in messages)
             if group is None
@@ -184,26 +125,25 @@ class LocalGrid(Grid):
             for together in groups:
                 yield from self._answer(together)
             return
-        flying: set[Future[list[Message]]] = set()
+        pending: set[Future[list[Message]]] = set()
         for together in groups:
-            flying.add(self._pool.submit(self._answer, together))
-            if len(flying) >= 2 * self._workers:
-                landed, flying = wait(flying, return_when=FIRST_COMPLETED)
-                for future in landed:
+            pending.add(self._threads.submit(self._answer, together))
+            if len(pending) >= 2 * self._workers:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
                     yield from future.result()
-        for future in as_completed(flying):
+        for future in as_completed(pending):
             yield from future.result()
 
     def _answer(self, together: list[Message]) -> list[Message]:
         """Return the replies of a group's clients."""
         if self._stop.is_set():
             raise Interrupted
-        if self._crew.group is not None:
-            self._crew.prepare(together)
+        if self._client_pool.group is not None:
+            self._client_pool.prepare(together)
         replies = []
         for message in together:
-            replies.append(
-                answer(self._crew.app, message, self._contexts[message.metadata.dst_node_id])
-            )
+            context = self._contexts[message.metadata.dst_node_id]
+            replies.append(answer(self._client_pool.app, message, context))
             self._on_reply(replies[-1])
         return replies

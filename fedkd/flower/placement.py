@@ -1,6 +1,4 @@
-"""Which worker runs which clients, and on what part of a GPU: plain arithmetic, before anything is
-started.
-"""
+"""Assignment of clients to workers, and of workers to parts of GPUs, before anything is started."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,10 +17,10 @@ class Slot:
 
 
 def tiles(share: float) -> Fraction:
-    """Return a share of a GPU as a fraction. SettingError unless it is 0, 1/n, or a whole number.
+    """Return a share of a GPU as a fraction. Raises SettingError unless it tiles GPUs.
 
-    Other shares leave a rest that no worker of their kind can use, and a scheduler that waits for
-    ever.
+    It must be 0, 1/n, or a whole number: other shares leave a rest that no worker of their kind can
+    use, and a scheduler that waits for ever.
 
     >>> tiles(0.5), tiles(2), tiles(0.33333)
     (Fraction(1, 2), Fraction(2, 1), Fraction(1, 3))
@@ -45,8 +43,9 @@ def tiles(share: float) -> Fraction:
 
 
 def fits(shares: Sequence[Fraction], gpus: int) -> bool:
-    """Return whether workers with these shares fit on ``gpus`` GPUs, none of the fractional ones
-    split over two.
+    """Return whether workers with these shares fit on ``gpus`` GPUs.
+
+    A fractional share must lie on one GPU.
 
     >>> half, third = Fraction(1, 2), Fraction(1, 3)
     >>> fits([half, half, third, third, third], 2), fits([half, third, third], 1)
@@ -69,25 +68,24 @@ def fits(shares: Sequence[Fraction], gpus: int) -> bool:
 
 
 def deal(costs: Mapping[int, float], workers: int) -> list[tuple[int, ...]]:
-    """Return each worker's clients: the costliest client first, each to the worker that has least
-    to do.
+    """Return each worker's clients: the costliest first, each to the worker with least to do.
 
     The last worker to finish then takes at most 4/3 of the best possible time (Graham 1969, SIAM J.
-    Appl. Math. 17).
+    Appl. Math. 17). ``costs`` are by client id.
 
     >>> deal({0: 1.0, 1: 5.0, 2: 3.0, 3: 2.0}, 2)
     [(1, 0), (2, 3)]
     """
     loads = [0.0] * workers
-    hands: list[list[int]] = [[] for _ in range(workers)]
+    dealt: list[list[int]] = [[] for _ in range(workers)]
     for client_id in sorted(costs, key=lambda i: (-costs[i], i)):
         least = min(range(workers), key=lambda w: (loads[w], w))
-        hands[least].append(client_id)
+        dealt[least].append(client_id)
         loads[least] += costs[client_id]
-    return [tuple(hand) for hand in hands]
+    return [tuple(clients) for clients in dealt]
 
 
-def place(
+def assign_workers(
     architectures: Sequence[str],
     costs: Sequence[float],
     *,
@@ -96,13 +94,20 @@ def place(
     gpus: int,
     gpus_per_client: Mapping[str, float] | None,
 ) -> list[Slot]:
-    """Return the workers to start and who works where.
+    """Return the workers to start, with their clients. Raises SettingError where none fit.
 
-    ``gpus`` 0 means that none are to be used. Without ``gpus_per_client`` all workers are alike:
-    one a core, or one a GPU, or as many as asked, with equal parts of the GPUs. With it,
-    architectures of one share form a pool, every pool gets a worker, and further ones go where
-    there is most to do for each, as long as they fit on the GPUs. Raises SettingError where that is
-    impossible.
+    Without ``gpus_per_client`` all workers are alike: one a core, or one a GPU, or as many as asked
+    for, with equal parts of the GPUs. With it, architectures of one share form a pool, every pool
+    gets a worker, and further ones go where there is most to do for each, as long as they fit on
+    the GPUs.
+
+    Args:
+        architectures: By client id.
+        costs: Seconds of a round, by client id.
+        workers: How many to start; None leaves it open.
+        cores: CPU cores there are.
+        gpus: GPUs to use; 0 is none.
+        gpus_per_client: Part of a GPU that a client takes, by architecture.
     """
     clients = len(architectures)
     if gpus_per_client is None:
@@ -114,12 +119,12 @@ def place(
             if count <= gpus
             else Fraction(1, -(-count // gpus))
         )
-        return [Slot(share, hand) for hand in deal(dict(enumerate(costs)), count)]
+        return [Slot(share, dealt) for dealt in deal(dict(enumerate(costs)), count)]
     pools = _pools(architectures, gpus_per_client)
     return [
-        Slot(share, hand)
+        Slot(share, dealt)
         for share, count in _sizes(pools, costs, workers, cores, gpus).items()
-        for hand in deal({i: costs[i] for i in pools[share]}, count)
+        for dealt in deal({i: costs[i] for i in pools[share]}, count)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Clients of one process: Flower's app over a workplace, with batched training where it is chosen."""
+"""Clients of one process: Flower's app over their context, with batched training if chosen."""
 
 import contextlib
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from flwr.app import Message
 from fedkd.federation.batched_clients import batches_of_clients, train_batch
 from fedkd.federation.context import ClientContext
 from fedkd.flower.client_app import make_client_app
-from fedkd.flower.job import ClientPool, client_of
+from fedkd.flower.engine_run import ClientPool, client_of
 from fedkd.flower.records import read_download
 from fedkd.messages import Download
 
 
 def client_pool(context: ClientContext) -> ClientPool:
-    """Return a workplace's clients as an engine takes them."""
+    """Return the clients of a context as an engine takes them."""
     app = make_client_app(lambda _: context)
     if not context.batch_clients:
         return ClientPool(app)
@@ -24,15 +24,14 @@ def client_pool(context: ClientContext) -> ClientPool:
         if any(message.metadata.message_type not in ("train", "evaluate") for message in messages):
             return [[message] for message in messages]
         return [
-            [by_client[i] for i in company]
-            for company in batches_of_clients(context, list(by_client), at_once)
+            [by_client[i] for i in batch]
+            for batch in batches_of_clients(context, list(by_client), at_once)
         ]
 
     def prepare(messages: Sequence[Message]) -> None:
         if len(messages) > 1:
-            with contextlib.suppress(
-                Exception
-            ):  # whoever is to blame fails alone, in the visit that comes
+            # A client that raises fails alone, when its own message is handled.
+            with contextlib.suppress(Exception):
                 train_batch(
                     context,
                     [(client_of(message), _download(message, context)) for message in messages],

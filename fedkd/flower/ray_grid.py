@@ -1,17 +1,15 @@
-"""The Ray engine: a Flower Grid over Ray actors that own their clients, on the cores and GPUs of
-one or many machines.
+"""The Ray engine: clients in Ray actors, on the cores and GPUs of one or many machines.
 
 A client stays with its worker, so that its model does not travel: a worker gets the messages of all
 of its clients in one call and sends each reply back as it is ready. Workers write their clients'
-states to the run's folder too, so that a worker that ends, for whatever reason, is replaced by one
-that goes on from there. What ended it is the client that had the word; that client failed in this
-round, the others of the worker are asked again.
+states to the run's folder too, so that a worker that ends is replaced by one that goes on from
+there. The client at work when it ended has failed in this round; the worker's other clients are
+asked again.
 
-Ray's own retries are off: a client's part of a round must not be done twice on the sly.
+Ray's own retries are off: they would do a client's part of a round twice without a record of it.
 """
 
 import contextlib
-import itertools
 import os
 import re
 import socket
@@ -28,12 +26,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Message
 
 from fedkd.errors import Interrupted, RunError, SettingError, StorageError
-from fedkd.flower.job import (
-    FIRST_CLIENT_NODE_ID,
+from fedkd.flower.engine_grid import EngineGrid, message_identity, server_context
+from fedkd.flower.engine_run import (
     ClientPool,
     EngineRun,
     WorkerSpec,
@@ -42,8 +39,7 @@ from fedkd.flower.job import (
     client_of,
     failed,
 )
-from fedkd.flower.local_grid import message_identity, server_context
-from fedkd.flower.placement import Slot, place, tiles
+from fedkd.flower.placement import Slot, assign_workers, tiles
 from fedkd.runtime.devices import deterministic
 from fedkd.runtime.parallel import available_cores
 from fedkd.settings.validators import at_least
@@ -51,9 +47,9 @@ from fedkd.settings.validators import at_least
 START_SECONDS = 120.0
 """How long workers may take to start."""
 POLL_SECONDS = 0.25
-KNOCK_SECONDS = 10.0
+CONNECT_SECONDS = 10.0
 MOST_STARTS = 3
-"""Starts in a row that a worker may fail before any client of its own had the word."""
+"""How often a worker may crash during start-up before the run fails."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,18 +92,43 @@ class Ray:
 
     @contextmanager
     def session(self, architectures: Sequence[str] = (), device: str = "cpu") -> Iterator[None]:
-        """Start Ray here, or attach to the cluster; at the end stop what was started, and only
-        that.
-        """
+        """Start Ray here, or attach to the cluster; at the end stop what was started."""
         import ray
 
+        costs = [1.0] * len(architectures)
         if ray.is_initialized():
-            self._slots(architectures, [1.0] * len(architectures), device)
+            self._slots(architectures, costs, device)
             yield
             return
-        os.environ.setdefault(
-            "RAY_worker_niceness", "0"
-        )  # Ray's own 15 starves workers beside anything else
+        self._connect()
+        try:
+            self._slots(architectures, costs, device)
+            yield
+        finally:
+            ray.shutdown()
+
+    def run(self, engine_run: EngineRun) -> None:
+        """Run a ServerApp to its end over the run's clients."""
+        session = self.session(engine_run.architectures, engine_run.device)
+        with (
+            session,
+            message_identity(),
+            deterministic(torch.device("cpu")),
+            contextlib.ExitStack() as stack,
+        ):
+            _make_folder(engine_run.spec.states)
+            slots = self._slots(engine_run.architectures, engine_run.cost(), engine_run.device)
+            grid = RayGrid(slots, engine_run)
+            stack.callback(grid.shut_down)
+            grid.start()
+            engine_run.server_app(grid, server_context())
+
+    def _connect(self) -> None:
+        """Start Ray, or attach to the cluster. Raises SettingError where that cannot be done."""
+        import ray
+
+        # Ray's own 15 starves workers on a machine that does anything else.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         quiet: dict[str, Any] = {
             "log_to_driver": False,
             "logging_level": "ERROR",
@@ -118,52 +139,25 @@ class Ray:
         )
         try:
             if self.address is not None:
-                ray.init(address=_found(self.address), **quiet)
+                ray.init(address=_checked_address(self.address), **quiet)
             else:
-                ray.init(
-                    address="local",
-                    num_cpus=self.workers or available_cores(),
-                    include_dashboard=False,
-                    **quiet,
-                )
+                cores = self.workers or available_cores()
+                ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            where = (
-                "start Ray on this machine"
-                if self.address is None
-                else f"reach a Ray cluster at {self.address}"
-            )
-            advice = "; start one there (ray start --head) and open its port, or leave address out to start Ray here"
             reason = " ".join(str(error).split())[:300]
-            raise SettingError(
-                f"engine.address: cannot {where}: {reason}{advice if self.address else ''}"
-            ) from error
-        try:
-            self._slots(architectures, [1.0] * len(architectures), device)
-            yield
-        finally:
-            ray.shutdown()
-
-    def run(self, job: EngineRun) -> None:
-        """Run a whole ServerApp over the job's clients."""
-        session = self.session(job.architectures, job.device)
-        with (
-            session,
-            message_identity(),
-            deterministic(torch.device("cpu")),
-            contextlib.ExitStack() as stack,
-        ):
-            _make(job.spec.states)
-            grid = RayGrid(self._slots(job.architectures, job.cost(), job.device), job)
-            stack.callback(grid.shut_down)
-            grid.start()
-            job.server_app(grid, server_context())
+            if self.address is None:
+                failure = f"cannot start Ray on this machine: {reason}"
+            else:
+                failure = (
+                    f"cannot reach a Ray cluster at {self.address}: {reason}; start one there"
+                    " (ray start --head) and open its port, or leave address out to start Ray here"
+                )
+            raise SettingError(f"engine.address: {failure}") from error
 
     def _slots(
         self, architectures: Sequence[str], costs: Sequence[float], device: str
     ) -> list[Slot]:
-        """Return the workers to start. SettingError where the cluster does not have what they
-        need.
-        """
+        """Return the workers to start. Raises SettingError where the cluster is too small."""
         import ray
 
         if not architectures:
@@ -183,7 +177,7 @@ class Ray:
             )
         wanted = gpus if device != "cpu" or self.gpus_per_client is not None else 0
         try:
-            return place(
+            return assign_workers(
                 architectures,
                 costs,
                 workers=self.workers,
@@ -195,9 +189,10 @@ class Ray:
             raise SettingError(f"engine.{error}") from error
 
 
-def _found(address: str) -> str:
-    """Return the cluster's HOST:PORT. Raises OSError unless somebody listens there: Ray would try
-    for minutes.
+def _checked_address(address: str) -> str:
+    """Return the cluster's HOST:PORT. Raises OSError unless somebody listens there.
+
+    Ray itself would try for minutes.
     """
     if "://" in address:
         return address
@@ -215,237 +210,193 @@ def _found(address: str) -> str:
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():
         raise ValueError(f"expected HOST:PORT or auto, got {address}")
-    with socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS):
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS):
         return address
 
 
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder} cannot be made: {error.strerror}") from error
 
 
-class Actor:
-    """A worker process: the clients of one order. Ray makes an actor class of it."""
+@dataclass(frozen=True)
+class ActorSpec:
+    """What an actor is made from."""
 
-    def __init__(self, part: "JobPart", public_inputs: np.ndarray | None) -> None:
-        """Hire the clients. ``public_inputs`` lies in Ray's object store, once for all actors of a
-        machine.
+    create_clients: Callable[[WorkerSpec], ClientPool]
+    spec: WorkerSpec
+    clients: int
+    """K, of the whole run."""
+    paths: tuple[str, ...]
+    """Where Python finds modules in the driver, such as a user's own strategy."""
+
+
+class Actor:
+    """A worker process with its clients. Ray makes an actor class of it."""
+
+    def __init__(self, actor_spec: ActorSpec, public_inputs: np.ndarray | None) -> None:
+        """Create the clients.
+
+        ``public_inputs`` lies in Ray's object store, once for all actors of a machine.
         """
-        sys.path.extend(path for path in part.paths if path not in sys.path)
-        if not part.spec.states.is_dir():
+        sys.path.extend(path for path in actor_spec.paths if path not in sys.path)
+        spec = actor_spec.spec
+        if not spec.states.is_dir():
             raise RunError(
-                f"{part.spec.states} is not to be seen on {socket.gethostname()}; give a run_dir"
+                f"{spec.states} is not to be seen on {socket.gethostname()}; give a run_dir"
                 " on a file system"
                 " that every machine of the cluster sees"
             )
-        self._crew: ClientPool = part.create_clients(
-            replace(part.spec, public_inputs=public_inputs)
-        )
-        self._clients = part.clients
+        self._client_pool = actor_spec.create_clients(replace(spec, public_inputs=public_inputs))
+        self._clients = actor_spec.clients
 
     def ready(self) -> int:
         """Return the process's id once the clients are there."""
         return os.getpid()
 
     def work(self, messages: list[Message]) -> Iterator[Message | RunError]:
-        """Yield each client's reply, in the order of the messages, or what ends the run. Messages
-        come grouped.
+        """Yield each client's reply, or the error that ends the run.
+
+        Replies come in the sequence of the messages, which come grouped.
         """
-        groups = (
-            [[message] for message in messages]
-            if self._crew.group is None
-            else self._crew.group(messages, 1)
-        )
+        pool = self._client_pool
+        groups = [[message] for message in messages]
+        if pool.group is not None:
+            groups = pool.group(messages, 1)
         with message_identity():
             for together in groups:
-                if self._crew.group is not None:
-                    self._crew.prepare(together)
+                if pool.group is not None:
+                    pool.prepare(together)
                 for message in together:
                     context = client_context(client_of(message), self._clients)
                     try:
-                        yield answer(self._crew.app, message, context)
+                        yield answer(pool.app, message, context)
                     except RunError as error:
                         yield error
                         return
 
 
-@dataclass(frozen=True)
-class JobPart:
-    """What an actor is made from."""
-
-    create_clients: Callable[[WorkerSpec], ClientPool]
-    spec: WorkerSpec
-    clients: int
-    paths: tuple[str, ...]
-    """Where Python finds modules in the driver, such as a user's own strategy."""
-
-
 @dataclass(eq=False)
 class Worker:
-    """The driver's side of one worker. ``queue`` is what its process has not answered yet, in the
-    order it was sent.
+    """The driver's side of one worker.
+
+    ``queue`` holds the messages that its process has not answered yet, in the sequence in which it
+    takes them.
     """
 
     slot: Slot
-    part: JobPart
+    actor_spec: ActorSpec
     actor: Any = None
     queue: deque[Message] = field(default_factory=deque)
     stream: Any = None
     since: float = 0.0
-    """When the client that has the word got it."""
+    """When the client that is at work began."""
 
 
-class RayGrid(Grid):
-    """A Grid whose nodes are clients in Ray actors: node ``i + 2`` is client ``i``."""
+class RayGrid(EngineGrid):
+    """A Grid whose nodes are clients in Ray actors."""
 
-    def __init__(self, slots: list[Slot], job: EngineRun) -> None:
+    def __init__(self, slots: list[Slot], engine_run: EngineRun) -> None:
         import ray
 
-        self._ray, self._job = ray, job
-        public = job.spec.public_inputs
-        self._placed = None if public is None else ray.put(public)
-        spec = replace(job.spec, public_inputs=None)
+        super().__init__(engine_run.clients)
+        self._ray, self._run = ray, engine_run
+        public = engine_run.spec.public_inputs
+        self._public_inputs = None if public is None else ray.put(public)
+        spec = replace(engine_run.spec, public_inputs=None)
         paths = tuple(path or str(Path.cwd()) for path in sys.path)
-        self._workers = [
+        self.workers = [
             Worker(
                 slot,
-                JobPart(job.create_clients, replace(spec, owned=slot.clients), job.clients, paths),
+                ActorSpec(
+                    engine_run.create_clients,
+                    replace(spec, owned=slot.clients),
+                    engine_run.clients,
+                    paths,
+                ),
             )
             for slot in slots
         ]
         self._worker_of = {
-            client_id: worker for worker in self._workers for client_id in worker.slot.clients
+            client_id: worker for worker in self.workers for client_id in worker.slot.clients
         }
-        self._replies: dict[str, Message] = {}
-        self._numbers = itertools.count(1)
-
-    @property
-    def workers(self) -> list[Worker]:
-        """The workers."""
-        return self._workers
 
     def start(self) -> None:
-        """Start all workers and wait until they are ready. Raises RunError where they do not start
-        in time.
-        """
-        for worker in self._workers:
+        """Start all workers. Raises RunError where they are not ready in time."""
+        for worker in self.workers:
             self._launch(worker)
-        for worker in self._workers:
+        for worker in self.workers:
             self._await(worker)
 
     def shut_down(self) -> None:
         """End every worker's process."""
-        for worker in self._workers:
+        for worker in self.workers:
             self._end(worker)
 
-    def set_run(self, run: object) -> None:
-        """Accept a run: there is only this one."""
+    def answers(self, messages: Iterable[Message]) -> Iterator[Message]:
+        """Yield the replies as they are ready.
 
-    @property
-    def run(self) -> object:  # type: ignore[override]
-        """No run information: Flower's Run belongs to a SuperLink, and there is none."""
-        raise RuntimeError("the ray engine has no SuperLink and so no run information")
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Return a new message."""
-        return Message(
-            content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl
-        )
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the ids of all client nodes."""
-        return [FIRST_CLIENT_NODE_ID + i for i in range(self._job.clients)]
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Run the messages' clients and keep their replies to be pulled."""
-        pushed = []
-        for reply in self._answers(messages):
-            pushed.append(f"message {next(self._numbers)}")
-            self._replies[pushed[-1]] = reply
-        return pushed
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return, once, the replies to pushed messages."""
-        return [self._replies.pop(i) for i in message_ids if i in self._replies]
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Run the messages' clients and yield their replies as they are ready, in any order.
-
-        A client that is past the job's deadline and does not end by itself is ended with its
+        A client that is past the run's deadline and does not end by itself is ended with its
         worker's process.
         """
-        return self._answers(messages)
-
-    def _answers(self, messages: Iterable[Message]) -> Iterator[Message]:
-        for message in messages:
-            self._worker_of[client_of(message)].queue.append(message)
-        for worker in (
-            self._workers
-        ):  # in the order in which its process takes them, so that it is known who is next
-            if self._job.client_pool.group is not None and worker.queue:
-                groups = self._job.client_pool.group(list(worker.queue), 1)
-                worker.queue = deque(message for together in groups for message in together)
-        busy = [worker for worker in self._workers if worker.queue]
+        self._enqueue(messages)
+        busy = [worker for worker in self.workers if worker.queue]
         for worker in busy:
             self._send(worker)
         while busy:
-            if self._job.stop.is_set():
+            if self._run.stop.is_set():
                 raise Interrupted
-            streams = {worker.stream: worker for worker in busy}
-            ready, _ = self._ray.wait(
-                list(streams), num_returns=len(streams), timeout=0, fetch_local=False
-            )
-            if not ready:
-                ready, _ = self._ray.wait(list(streams), num_returns=1, timeout=POLL_SECONDS)
-            for stream in ready:
-                reply = self._take(streams[stream])
-                if reply is not None:
-                    yield self._reported(reply)
-            for worker in busy:
-                if (
-                    worker.stream is not None
-                    and worker not in map(streams.get, ready)
-                    and self._is_hanging(worker)
-                ):
-                    yield self._reported(
-                        self._fail(worker, f"missed the deadline of {self._job.deadline:g} s")
-                    )
+            ready = self._ready(busy)
+            replies = [reply for worker in ready if (reply := self._take(worker)) is not None]
+            late = [w for w in busy if w not in ready and self._is_hanging(w)]
+            reason = f"missed the deadline of {self._run.deadline or 0:g} s"
+            replies += [self._fail(worker, reason) for worker in late]
+            for reply in replies:
+                self._run.on_reply(reply)
+                yield reply
             busy = [worker for worker in busy if worker.queue]
 
-    def _reported(self, reply: Message) -> Message:
-        self._job.on_reply(reply)
-        return reply
+    def _enqueue(self, messages: Iterable[Message]) -> None:
+        """Queue messages with their workers, in the sequence in which their processes take them.
+
+        So it is known which client is at work.
+        """
+        for message in messages:
+            self._worker_of[client_of(message)].queue.append(message)
+        group = self._run.client_pool.group
+        for worker in self.workers:
+            if group is not None and worker.queue:
+                groups = group(list(worker.queue), 1)
+                worker.queue = deque(message for together in groups for message in together)
+
+    def _ready(self, busy: Sequence[Worker]) -> list[Worker]:
+        """Return the workers that have a reply; wait a little for one if none has."""
+        workers = {worker.stream: worker for worker in busy}
+        streams = list(workers)
+        ready, _ = self._ray.wait(streams, num_returns=len(streams), timeout=0, fetch_local=False)
+        if not ready:
+            ready, _ = self._ray.wait(streams, num_returns=1, timeout=POLL_SECONDS)
+        return [workers[stream] for stream in ready]
 
     def _send(self, worker: Worker) -> None:
         """Hand a worker all that is left of its queue, in one call."""
-        worker.stream = worker.actor.work.options(num_returns="streaming").remote(
-            list(worker.queue)
-        )
+        work = worker.actor.work.options(num_returns="streaming")
+        worker.stream = work.remote(list(worker.queue))
         worker.since = time.monotonic()
 
     def _take(self, worker: Worker) -> Message | None:
-        """Return the next reply of a worker; a failed one where its process ended; None where it
-        has no more.
+        """Return the next reply of a worker; a failed one where its process ended.
+
+        None where it has no more.
         """
         try:
             reply = self._ray.get(next(worker.stream))
         except StopIteration:
-            return (
-                None
-                if not worker.queue
-                else self._fail(worker, "its worker ended without an answer")
-            )
+            if not worker.queue:
+                return None
+            return self._fail(worker, "its worker ended without an answer")
         except self._ray.exceptions.RayError as error:
             return self._fail(worker, _cause(error))
         if isinstance(reply, RunError):
@@ -455,16 +406,14 @@ class RayGrid(Grid):
         return reply  # type: ignore[no-any-return]
 
     def _is_hanging(self, worker: Worker) -> bool:
-        """Return whether the client that has the word did not end by itself after its deadline,
-        with some patience.
-        """
-        deadline = self._job.deadline
-        return deadline is not None and time.monotonic() - worker.since > 1.5 * deadline + 1.0
+        """Return whether a worker's client did not end by itself soon after its deadline."""
+        deadline = self._run.deadline
+        if deadline is None or worker.stream is None:
+            return False
+        return time.monotonic() - worker.since > 1.5 * deadline + 1.0
 
     def _fail(self, worker: Worker, reason: str) -> Message:
-        """Return the failure of the client that had the word, and let a new process go on with the
-        others.
-        """
+        """Return the failure of the client at work; a new process goes on with the others."""
         self._end(worker)
         message = worker.queue.popleft()
         self._launch(worker)
@@ -477,12 +426,11 @@ class RayGrid(Grid):
         options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0}
         if worker.slot.gpus:
             options["num_gpus"] = float(worker.slot.gpus)
-        worker.actor = self._ray.remote(Actor).options(**options).remote(worker.part, self._placed)
+        actor_class = self._ray.remote(Actor).options(**options)
+        worker.actor = actor_class.remote(worker.actor_spec, self._public_inputs)
 
     def _await(self, worker: Worker) -> None:
-        """Wait until a worker's clients are there; start it again if its process ended before
-        that.
-        """
+        """Wait until a worker's clients are there; start it again if its process ended before."""
         for _ in range(MOST_STARTS):
             try:
                 self._ray.get(worker.actor.ready.remote(), timeout=START_SECONDS)

@@ -21,7 +21,8 @@ from fedkd.experiment.make_context import audit_candidates
 from fedkd.experiment.run import Driver, resume, run
 from fedkd.federation.client import describe, take_part
 from fedkd.federation.context import PRIVACY
-from fedkd.flower.local_grid import LocalGrid, message_identity
+from fedkd.flower.engine_grid import message_identity
+from fedkd.flower.local_grid import LocalGrid
 from fedkd.flower.process_clients import client_pool
 from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.messages import Download

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.request import urlopen
 
-from paths import ROOT
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -29,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
+from paths import ROOT
 from tiny import scenario
 
 import fedkd
@@ -38,7 +38,7 @@ from fedkd.data.cache import cache_folder
 from fedkd.errors import RunError, SettingError
 from fedkd.experiment.build import build
 from fedkd.experiment.run import run
-from fedkd.flower.local_grid import message_identity
+from fedkd.flower.engine_grid import message_identity
 from fedkd.flower.strategy_adapter import FederatedDistillation
 
 BIN = Path(sys.executable).parent

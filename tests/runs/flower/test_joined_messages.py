@@ -16,8 +16,9 @@ from fedkd.experiment.build import build
 from fedkd.federation.round_records import RoundRecord
 from fedkd.flower import records
 from fedkd.flower.client_app import make_client_app
-from fedkd.flower.job import ClientPool
-from fedkd.flower.local_grid import LocalGrid, message_identity
+from fedkd.flower.engine_grid import message_identity
+from fedkd.flower.engine_run import ClientPool
+from fedkd.flower.local_grid import LocalGrid
 from fedkd.flower.strategy_adapter import FederatedDistillation
 
 

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from paths import HELPERS, ROOT
 import pytest
 import ray
+from paths import HELPERS
 from tiny import TINY, records, scenario
 
 from fedkd.errors import SettingError

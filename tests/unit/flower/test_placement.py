@@ -7,9 +7,9 @@ import pytest
 
 from fedkd.errors import RunError, SettingError
 from fedkd.experiment.client_worker import create_clients
-from fedkd.flower.job import WorkerSpec
-from fedkd.flower.placement import Slot, deal, fits, place, tiles
-from fedkd.flower.ray_grid import Actor, JobPart, Ray
+from fedkd.flower.engine_run import WorkerSpec
+from fedkd.flower.placement import Slot, assign_workers, deal, fits, tiles
+from fedkd.flower.ray_grid import Actor, ActorSpec, Ray
 
 HALF, TENTH = Fraction(1, 2), Fraction(1, 10)
 
@@ -40,7 +40,7 @@ def test_a_worker_that_does_not_see_the_run_folder_says_what_to_do(tmp_path: Pat
     with pytest.raises(
         RunError, match=r"elsewhere is not to be seen on .*; give a run_dir on a file system"
     ):
-        Actor(JobPart(create_clients, spec, 1, ()), None)
+        Actor(ActorSpec(create_clients, spec, 1, ()), None)
 
 
 def test_no_fraction_is_split_over_two_gpus() -> None:
@@ -61,10 +61,20 @@ def test_the_costliest_clients_are_dealt_first_and_loads_end_alike() -> None:
 
 def test_workers_without_gpus_are_one_a_core_and_never_more_than_clients() -> None:
     assert (
-        len(place(["a"] * 8, [1.0] * 8, workers=None, cores=3, gpus=0, gpus_per_client=None)) == 3
+        len(
+            assign_workers(
+                ["a"] * 8, [1.0] * 8, workers=None, cores=3, gpus=0, gpus_per_client=None
+            )
+        )
+        == 3
     )
     assert (
-        len(place(["a"] * 2, [1.0] * 2, workers=None, cores=3, gpus=0, gpus_per_client=None)) == 2
+        len(
+            assign_workers(
+                ["a"] * 2, [1.0] * 2, workers=None, cores=3, gpus=0, gpus_per_client=None
+            )
+        )
+        == 2
     )
 
 
@@ -74,7 +84,9 @@ def test_workers_without_gpus_are_one_a_core_and_never_more_than_clients() -> No
 def test_workers_share_the_gpus_in_equal_parts(
     workers: int | None, gpus: int, share: Fraction
 ) -> None:
-    slots = place(["a"] * 8, [1.0] * 8, workers=workers, cores=8, gpus=gpus, gpus_per_client=None)
+    slots = assign_workers(
+        ["a"] * 8, [1.0] * 8, workers=workers, cores=8, gpus=gpus, gpus_per_client=None
+    )
     expected = Fraction(1, 5) if workers == 5 else Fraction(share)
     assert {slot.gpus for slot in slots} == {expected}
     assert fits([slot.gpus for slot in slots], gpus)
@@ -82,7 +94,7 @@ def test_workers_share_the_gpus_in_equal_parts(
 
 def test_each_share_has_workers_of_its_own_and_they_fit() -> None:
     names = ["resnet"] * 4 + ["mlp"] * 10
-    slots = place(
+    slots = assign_workers(
         names,
         [10.0] * 4 + [1.0] * 10,
         workers=6,
@@ -101,7 +113,7 @@ def test_each_share_has_workers_of_its_own_and_they_fit() -> None:
 
 
 def test_a_model_on_no_gpu_may_stand_beside_one_that_has_one() -> None:
-    slots = place(
+    slots = assign_workers(
         ["a", "b"], [1.0, 1.0], workers=None, cores=2, gpus=1, gpus_per_client={"a": 1, "b": 0}
     )
     assert slots == [Slot(Fraction(1), (0,)), Slot(Fraction(0), (1,))]
@@ -121,6 +133,6 @@ def test_what_cannot_be_placed_is_said_before_anything_starts(
     shares: dict[str, float], gpus: int, workers: int | None, said: str
 ) -> None:
     with pytest.raises(SettingError, match=said):
-        place(
+        assign_workers(
             ["a", "b"] * 4, [1.0] * 8, workers=workers, cores=8, gpus=gpus, gpus_per_client=shares
         )

@@ -1,7 +1,7 @@
-"""What an engine is given to run, and what every engine must do with it.
+"""What an engine is, and what it is given to run.
 
 An engine knows Flower's apps, messages and client ids; it knows nothing of models, strategies or
-scenarios. Clients in this process come as a ``ClientPool``; other processes make theirs from an
+scenarios. Clients in this process come as a ``ClientPool``; other processes make theirs from a
 ``WorkerSpec``, which travels there.
 """
 
@@ -30,11 +30,11 @@ Groups = list[list[Message]]
 
 @dataclass(frozen=True)
 class ClientPool:
-    """The clients of one process: Flower's app, and what is done for several of them at once.
+    """The clients of one process: Flower's app, and preparation of several of them at once.
 
-    ``group`` says which of some messages belong together, given how many groups are worked on at
-    once; ``prepare`` is called once for each group before the app is called for each of its
-    messages. ``group`` None: every message alone.
+    ``group`` puts messages in groups, given how many groups are worked on at once; ``prepare`` is
+    called once for each group before the app is called for each of its messages. Where ``group`` is
+    None, every message is worked on alone.
     """
 
     app: ClientApp
@@ -44,18 +44,18 @@ class ClientPool:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSpec:
-    """What another process needs to make its crew: plain values that travel."""
+    """What another process needs to create its clients: values that travel."""
 
     scenario: str
     """The scenario's text."""
     states: Path
-    """Where the states of its clients are kept; every worker must see this folder."""
+    """The folder of client states; every worker must see it."""
     history: bool
-    """Whether states of earlier rounds stay, for checkpoints."""
+    """Whether states of earlier rounds are stored too, for checkpoints."""
     owned: tuple[int, ...] = ()
     """The clients of the process."""
     public_inputs: np.ndarray | None = field(default=None, repr=False)
-    """The public set as model inputs, placed once for all processes of a machine."""
+    """The public set as model inputs, in memory once for all processes of a machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class EngineRun:
     client_pool: ClientPool
     """The clients, for an engine that runs them in this process."""
     create_clients: Callable[[WorkerSpec], ClientPool]
-    """Makes a crew in another process; found there by its name."""
+    """Creates the clients of another process; found there by its name."""
     spec: WorkerSpec
     architectures: tuple[str, ...]
     """By client id."""
@@ -104,12 +104,12 @@ class Engine(Protocol):
         this device.
         """
 
-    def run(self, job: EngineRun) -> None:
-        """Run a whole ServerApp over the job's clients, within a session."""
+    def run(self, engine_run: EngineRun) -> None:
+        """Run a ServerApp to its end over the run's clients, within a session."""
 
 
 def client_context(client_id: int, clients: int) -> Context:
-    """Return a client's context: its node id is ``client_id + 2``."""
+    """Return a client's Flower context; its node id is ``client_id + 2``."""
     node_id = FIRST_CLIENT_NODE_ID + client_id
     return Context(
         RUN_ID, node_id, {"partition-id": client_id, "num-partitions": clients}, RecordDict(), {}
@@ -122,11 +122,10 @@ def client_of(message: Message) -> int:
 
 
 def answer(app: ClientApp, message: Message, context: Context) -> Message:
-    """Return the client's reply, or its exception as Flower reports one: a client never ends the
-    run.
+    """Return a client's reply, or its exception as Flower reports one.
 
-    What is no fault of the client's (the disk is full, a state cannot be read) does end it:
-    RunError passes.
+    A client never ends the run. What is no fault of the client's (the disk is full, a state cannot
+    be read) does: RunError passes.
     """
     try:
         return app(message, context)
@@ -137,5 +136,5 @@ def answer(app: ClientApp, message: Message, context: Context) -> Message:
 
 
 def failed(message: Message, reason: str) -> Message:
-    """Return the reply that says that a client failed."""
+    """Return a reply that reports a failed client."""
     return Message(Error(CLIENT_RAISED, reason), reply_to=message)
