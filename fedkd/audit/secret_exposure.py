@@ -191,12 +191,9 @@ class Exposures:
         """Return a fresh model of the first architecture, distilled by forward KL."""
         context, settings = self.context, self.context.distillation
         seed = torch_seed(context.seed, "exposure", "weights")
-        model = (
-            self.context.task.architecture(context.architectures[0].name)
-            .build(seed)
-            .to(context.device)
-        )
-        asked, target = self.context.task.ask(ids), probs.to(context.device)
+        model = context.task.architecture(context.architectures[0].name).build(seed)
+        model = model.to(context.device)
+        asked, target = context.task.ask(ids), probs.to(context.device)
 
         def compare(logits: Tensor, rows: Tensor) -> Tensor:
             return kl(logits, target[rows], settings.temperature)
