@@ -16,6 +16,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
@@ -184,13 +185,21 @@ def documentation(cls: type) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
-        try:
-            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        except (OSError, TypeError, SyntaxError, ValueError):
-            continue
-        body = definition.body if isinstance(definition, ast.ClassDef) else []
-        for field, text in itertools.pairwise(body):
-            is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-            if is_text and isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                found[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[attr-defined]
+        found |= _own_documentation(base)
+    return found
+
+
+@cache  # parsing a class takes milliseconds, and many have the same bases
+def _own_documentation(cls: type) -> dict[str, str]:
+    """Return what is said below each field in a class's own body; nothing without its source."""
+    try:
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return {}
+    found: dict[str, str] = {}
+    body = definition.body if isinstance(definition, ast.ClassDef) else []
+    for field, text in itertools.pairwise(body):
+        is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+        if is_text and isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            found[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[attr-defined]
     return found

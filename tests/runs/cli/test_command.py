@@ -408,11 +408,10 @@ def test_help_explains_every_setting_and_lists_every_name(
             assert f"{group}={name}\n" in text
             classes.append((group, find(group, name)[0]))
     for section, cls in classes:
+        explained = documentation(cls)
         for setting in defaults(cls):
             assert f"{section}.{setting}=" in text or f"\n  {setting}=" in text
-            assert documentation(cls).get(setting), (
-                f"{cls.__name__}.{setting} has no word of explanation"
-            )
+            assert explained.get(setting), f"{cls.__name__}.{setting} has no word of explanation"
 
 
 @pytest.mark.parametrize(
