@@ -359,7 +359,8 @@ def _run_hydra(
 
     swept = {key for key, values in _overrides(given) if len(values) > 1 or _SWEEP.match(values[0])}
     if not (flags or swept or any(argument.lstrip("+~").startswith("hydra") for argument in given)):
-        from fedkd.experiment.run import resume, run
+        from fedkd.experiment.resume import resume
+        from fedkd.experiment.run import run
 
         # One run: Hydra's own way there composes the scenario once more, only to see that it is no
         # sweep.
@@ -380,7 +381,8 @@ def _run_hydra(
     jobs: list[Path] = []
 
     def task(config: DictConfig) -> dict[str, Any] | None:
-        from fedkd.experiment.run import choose_run_dir, resume, run
+        from fedkd.experiment.resume import resume
+        from fedkd.experiment.run import choose_run_dir, run
         from fedkd.experiment.run_or_resume import ensure, is_complete
 
         composed: Any = OmegaConf.to_container(config, resolve=True)

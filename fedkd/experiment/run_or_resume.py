@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from fedkd.errors import SettingError
-from fedkd.experiment.run import differences, resume, run
+from fedkd.experiment.resume import differences, resume
+from fedkd.experiment.run import run
 from fedkd.report.comparison.run_reader import status
 from fedkd.report.folder import claimed
 from fedkd.scenario.scenario import Scenario, deciding, left_open, with_resumable

@@ -40,12 +40,27 @@ class RunFolder:
     [rounds so far, K, K] grows by one. ``summary.json`` says ``running`` until the run ends.
     """
 
-    def __init__(self, path: Path, config: str) -> None:
+    def __init__(self, path: Path, held: IO[str] | None, weighed: int = 0) -> None:
+        """Open the files of a folder that ``create`` or ``reopen`` has made ready.
+
+        Args:
+            path: The folder.
+            held: The lock on it.
+            weighed: Rounds in ``weights.npy``.
+        """
         self.path = path
+        self._lock, self._weighed = held, weighed
         self._tables: dict[str, tuple[IO[str], csv.DictWriter[str]]] = {}
         self._open: list[IO[str]] = []
-        self._lock: IO[str] | None = None
-        self._weighed = 0  # rounds in weights.npy
+        self._rounds = self._stream("rounds.jsonl")
+        self._write_summary(RUNNING)
+
+    @classmethod
+    def create(cls, path: Path, config: str) -> "RunFolder":
+        """Return the folder of a new run with its configuration.
+
+        Raises SettingError where there is a run already, or nothing can be written.
+        """
         try:
             path.mkdir(parents=True, exist_ok=True)
             present = [name for name in FILES if (path / name).exists()]
@@ -54,13 +69,10 @@ class RunFolder:
                     f"run_dir={path} already holds a run ({', '.join(present)}); name another"
                     " folder, or move that one"
                 )
-            with (path / "config.yaml").open(
-                "x"
-            ) as file:  # claims the folder, also against a run beside this one
+            # This claims the folder, also against a run that begins at the same moment.
+            with (path / "config.yaml").open("x") as file:
                 file.write(config)
-            self._rounds = self._stream("rounds.jsonl")
-            self._lock = lock(path)
-            self._write_summary(RUNNING)
+            return cls(path, lock(path))
         except FileExistsError as error:
             raise SettingError(
                 f"run_dir={path} is a file, or another run has just claimed it; name another folder"
@@ -72,37 +84,18 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, sizes: Mapping[str, int], rounds: int) -> "RunFolder":
-        """Return the folder of a run that goes on after ``rounds``, its files cut to the ``sizes``
-        they had then.
+        """Return the folder of a run that goes on after ``rounds``, which ``claimed`` holds.
+
+        Its files are cut to the ``sizes`` that they had then. Raises RunError where one is shorter.
         """
-        folder = cls.__new__(cls)
-        folder.path, folder._tables, folder._open, folder._lock, folder._weighed = (
-            path,
-            {},
-            [],
-            None,
-            0,
-        )
         try:
-            folder._weighed = _cut_weights(path / "weights.npy", rounds)
+            weighed = _cut_weights(path / "weights.npy", rounds)
             for name in GROWING:
-                present = (path / name).stat().st_size if (path / name).exists() else 0
-                if present < sizes.get(name, 0):
-                    raise RunError(
-                        f"{path / name} is shorter than its checkpoint says; the run cannot go on"
-                    )
-                if sizes.get(name, 0):
-                    os.truncate(path / name, sizes[name])
-                else:
-                    (path / name).unlink(missing_ok=True)
-            folder._write_summary(RUNNING)
-            folder._rounds = folder._stream("rounds.jsonl", "a")
+                _cut(path / name, sizes.get(name, 0))
+            folder = cls(path, None, weighed)
             for name in TABLES:
-                if sizes.get(name, 0):
-                    with (path / name).open(newline="") as file:
-                        columns = next(csv.reader(file))
-                    stream = folder._stream(name, "a")
-                    folder._tables[name] = stream, csv.DictWriter(stream, fieldnames=columns)
+                if (path / name).exists():
+                    folder._continue_table(name)
         except OSError as error:
             raise RunError(f"{path} cannot be written: {error.strerror}") from error
         return folder
@@ -115,10 +108,17 @@ class RunFolder:
             if (self.path / name).exists()
         }
 
-    def _stream(self, name: str, mode: str = "x") -> IO[str]:
-        stream = (self.path / name).open(mode, newline="")
+    def _stream(self, name: str) -> IO[str]:
+        stream = (self.path / name).open("a", newline="")
         self._open.append(stream)
         return stream
+
+    def _continue_table(self, name: str) -> None:
+        """Open a table that has its first line."""
+        with (self.path / name).open(newline="") as file:
+            columns = next(csv.reader(file))
+        stream = self._stream(name)
+        self._tables[name] = stream, csv.DictWriter(stream, fieldnames=columns)
 
     def add_round(
         self,
@@ -294,6 +294,17 @@ def _teachers_by_class(path: Path) -> dict[tuple[int, int], tuple[float, ...]]:
             (int(round_number), int(client)): tuple(float(c) if c else math.nan for c in cells)
             for round_number, client, *cells in rows
         }
+
+
+def _cut(path: Path, size: int) -> None:
+    """Cut a file to a size in bytes, and delete one of which nothing is left."""
+    present = path.stat().st_size if path.exists() else 0
+    if present < size:
+        raise RunError(f"{path} is shorter than its checkpoint says; the run cannot go on")
+    if size:
+        os.truncate(path, size)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _cut_weights(path: Path, rounds: int) -> int:

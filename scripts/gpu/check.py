@@ -32,7 +32,8 @@ import torch
 import torch.nn.functional as F
 from cases import Budget, apart, device_or_exit, failures, figures, machine, synchronize, tf32
 
-from fedkd.experiment.run import resume, run
+from fedkd.experiment.resume import resume
+from fedkd.experiment.run import run
 from fedkd.federation.batched_training import Pool, optimize_together
 from fedkd.models.factory import ImageModelSpec
 from fedkd.runtime.devices import deterministic

@@ -18,7 +18,8 @@ from fedkd.errors import SettingError, StorageError
 from fedkd.experiment.baseline import baseline_key, baseline_scenario
 from fedkd.experiment.build import build
 from fedkd.experiment.make_context import audit_candidates
-from fedkd.experiment.run import Driver, resume, run
+from fedkd.experiment.resume import resume
+from fedkd.experiment.run import Driver, run
 from fedkd.federation.client import describe, take_part
 from fedkd.federation.context import PRIVACY
 from fedkd.flower.engine_grid import message_identity

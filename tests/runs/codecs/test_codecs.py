@@ -10,7 +10,8 @@ from tiny import records, scenario
 
 from fedkd.codecs import CODECS, Delta, coded_bytes
 from fedkd.errors import SettingError, UploadRejected
-from fedkd.experiment.run import resume, run
+from fedkd.experiment.resume import resume
+from fedkd.experiment.run import run
 from fedkd.flower import records as wire
 from fedkd.storage.checkpoint import CheckpointFolder
 

@@ -21,7 +21,8 @@ from fedkd.errors import RunError, SettingError
 from fedkd.experiment import run as run_module
 from fedkd.experiment import summary as summary_module
 from fedkd.experiment.build import build
-from fedkd.experiment.run import resume, run
+from fedkd.experiment.resume import resume, run_again
+from fedkd.experiment.run import run
 from fedkd.experiment.summary import versions
 from fedkd.report.comparison.run_reader import status
 from fedkd.report.folder import RunFolder
@@ -196,15 +197,15 @@ def test_a_run_whose_users_modules_were_edited_says_so_when_it_goes_on(
 
 def test_engines_and_devices_whose_replay_may_differ_are_named(tmp_path: Path) -> None:
     experiment = build(scenario(**NOISY), threading.Event())
-    assert run_module.run_again(experiment, after=2, recorded=2) is None
-    said = run_module.run_again(experiment, after=1, recorded=1)
+    assert run_again(experiment, after=2, recorded=2) is None
+    said = run_again(experiment, after=1, recorded=1)
     assert said is not None
     assert said.startswith("round 2 is run again")
     assert "may differ" not in said
     on_gpu = replace(experiment, plan=replace(experiment.plan, device="NVIDIA H100"))
-    assert "(device NVIDIA H100)" in (run_module.run_again(on_gpu, after=1, recorded=1) or "")
+    assert "(device NVIDIA H100)" in (run_again(on_gpu, after=1, recorded=1) or "")
     on_ray = replace(experiment, scenario=scenario(**NOISY, engine="ray"))
-    assert "(engine=ray)" in (run_module.run_again(on_ray, after=1, recorded=1) or "")
+    assert "(engine=ray)" in (run_again(on_ray, after=1, recorded=1) or "")
 
 
 KEEPING = {"train": {"epochs": 1, "batch_size": 8, "optimizer_state": "kept"}}

@@ -14,7 +14,8 @@ import torch
 from tiny import TINY, records, scenario
 
 from fedkd.errors import RunError, SettingError, StorageError
-from fedkd.experiment.run import resume, run
+from fedkd.experiment.resume import resume
+from fedkd.experiment.run import run
 from fedkd.federation.protocol import Protocol
 from fedkd.storage import atomic_files
 from strategies.fedmd import FedMD

@@ -17,7 +17,8 @@ from toys import fragile
 
 from fedkd.errors import RunError
 from fedkd.experiment.build import build
-from fedkd.experiment.run import execute, resume, run
+from fedkd.experiment.resume import resume
+from fedkd.experiment.run import execute, run
 from fedkd.federation.round_records import RoundRecord
 from fedkd.flower.ray_grid import Ray, RayGrid
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.experiment.build import build
-from fedkd.experiment.run import Driver, resume, run
+from fedkd.experiment.resume import resume
+from fedkd.experiment.run import Driver, run
 from fedkd.federation import client as client_module
 from fedkd.federation.client import Upload, take_part
 from fedkd.federation.context import OPTIMIZER, PRIVACY, ClientContext

@@ -14,13 +14,13 @@ from typing import Any
 import compare
 import jobs
 import privacy_report
-from paths import HELPERS, ROOT
 import pytest
 from jobs import Outcome, Task, carry_out, is_done, run_all
+from paths import ROOT
 from tiny import scenario
 
 from fedkd.errors import RunError, SettingError
-from fedkd.experiment import run as run_module
+from fedkd.experiment import run_report
 from fedkd.report.comparison.run_reader import read_run, status
 from fedkd.report.folder import claimed
 
@@ -149,9 +149,9 @@ def test_an_unfinished_run_goes_on_to_the_figures_of_the_whole_one(
             raise RunError("as the test wants")
         return real(record, baseline)
 
-    real = run_module.round_row
+    real = run_report.round_row
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "round_row", ending)
+        patch.setattr(run_report, "round_row", ending)
         with pytest.raises(RunError, match="as the test wants"):
             carry_out(parts)
     assert not is_done(parts)

@@ -12,7 +12,8 @@ from every_strategy import NAMES, declared, one_of_each_kind, settings_for
 from tiny import records, scenario
 
 from fedkd.errors import SettingError
-from fedkd.experiment.run import resume, run
+from fedkd.experiment.resume import resume
+from fedkd.experiment.run import run
 from fedkd.storage.checkpoint import CheckpointFolder
 
 every_name = pytest.mark.parametrize("name", NAMES)

@@ -80,7 +80,7 @@ def test_a_record_comes_back_from_the_tables_as_it_was(tmp_path: Path) -> None:
         metrics={"server_accuracy": 0.25},
         knowledge_sha256="abc",
     )
-    folder = RunFolder(tmp_path / "run", "")
+    folder = RunFolder.create(tmp_path / "run", "")
     teachers = teacher_rows(record, ("cat", "dog"))
     folder.add_round(round_row(record, None), client_rows(record, None), None, teachers)
     folder.finish({})

@@ -11,7 +11,8 @@ from tiny_text import CANARIES, text_experiment, text_records, text_scenario
 
 from fedkd.audit.secret_exposure import History, summarized, void_because
 from fedkd.errors import SettingError
-from fedkd.experiment.run import resume, run
+from fedkd.experiment.resume import resume
+from fedkd.experiment.run import run
 from fedkd.report.console import text_lines
 from fedkd.report.folder import stored_records
 from fedkd.scenario.registry import create

@@ -16,7 +16,8 @@ from torch import nn
 
 from fedkd.errors import SettingError
 from fedkd.experiment.build import build
-from fedkd.experiment.run import resume, run
+from fedkd.experiment.resume import resume
+from fedkd.experiment.run import run
 from fedkd.report import plots
 from fedkd.report.console import ConsoleReport
 from fedkd.report.folder import RunFolder

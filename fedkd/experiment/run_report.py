@@ -1,0 +1,207 @@
+"""Everything that hears of a run: its folder and checkpoints, the console, W&B, pictures, audits."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedkd.errors import FedkdError
+from fedkd.experiment.build import Experiment
+from fedkd.experiment.summary import conditions_of, summarize
+from fedkd.federation.round_records import RoundRecord
+from fedkd.report.console import ConsoleReport
+from fedkd.report.folder import RunFolder
+from fedkd.report.record_rows import (
+    Baseline,
+    client_rows,
+    epsilon_rows,
+    round_row,
+    teacher_rows,
+)
+from fedkd.report.report_settings import Report
+from fedkd.scenario.scenario import deciding
+from fedkd.storage.transcript_recorder import TranscriptRecorder
+
+if TYPE_CHECKING:  # W&B is loaded by those runs alone that log to it
+    from fedkd.report.wandb_run import WandbReport
+
+
+class RunReport:
+    """The records of a run, and what is made of each: rows, a checkpoint, a line on the console."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: RunFolder,
+        recorder: TranscriptRecorder | None = None,
+        records: Sequence[RoundRecord] = (),
+    ) -> None:
+        """Make the report of a run.
+
+        Args:
+            experiment: What is run.
+            folder: The run's folder.
+            recorder: Stores what travels, where the run is audited.
+            records: The rounds that a resumed run has finished before.
+        """
+        self.experiment, self.folder, self.recorder = experiment, folder, recorder
+        self.records = list(records)
+        self.console = ConsoleReport(quiet=not experiment.scenario.report.console)
+        self.baseline: Baseline | None = None
+        self._wandb: WandbReport | None = None
+        self._changed: set[int] = set()
+        # Those of now: what is edited while the run goes on has been imported before.
+        self._conditions = conditions_of(experiment)
+        self._started = time.perf_counter() - sum(record.seconds for record in self.records)
+
+    def begin(self, complaints: Sequence[str] = ()) -> None:
+        """Print the plan and what is wrong with earlier checkpoints; begin the W&B run."""
+        plan, options = self.experiment.plan, self.experiment.scenario.report
+        self.console.plan(plan, str(self.folder.path))
+        for complaint in complaints:
+            self.console.say(complaint)
+        if self.records:
+            self.console.say(f"resumed after round {len(self.records)} of {plan.rounds}")
+        if options.wandb != "disabled":
+            from fedkd.report.wandb_run import WandbReport
+
+            config = self.experiment.scenario.to_dict()
+            self._wandb = WandbReport(options, plan.name, config, self.folder.path)
+
+    def add(self, record: RoundRecord) -> None:
+        """Write and show a finished round."""
+        plan, exposures = self.experiment.plan, self.experiment.exposures
+        if exposures is not None and record.round == plan.rounds:
+            self.console.say("measuring the exposure of secrets")
+            record = replace(record, exposure=exposures.result())
+        self.records.append(record)
+        row = round_row(record, self.baseline)
+        weights = None if record.weights is None else record.weights.numpy()
+        teachers = teacher_rows(record, plan.class_names)
+        self.folder.add_round(row, client_rows(record, self.baseline), weights, teachers)
+        self._changed.update(self.experiment.server.recorder.participants)
+        if self.recorder is not None:
+            self.recorder.save()
+        self._checkpoint(record.round)
+        self.console.round(row, plan.rounds)
+        if self._wandb is not None:
+            self._wandb.round(row)
+
+    def _checkpoint(self, round_number: int) -> None:
+        """Write the checkpoint of a round where one is due."""
+        experiment, every = self.experiment, self.experiment.scenario.checkpoint.every
+        if experiment.checkpoints is None or (
+            round_number % every and round_number != experiment.plan.rounds
+        ):
+            return
+        experiment.checkpoints.save(
+            round_number,
+            self._changed,
+            server={**experiment.server.state(), **_observed(experiment)},
+            sizes=self.folder.sizes(),
+            scenario=deciding(experiment.scenario),
+            versions=self._conditions,
+        )
+        self._changed.clear()
+
+    def what_is_left(self) -> str:
+        """Return where an interrupted run's finished rounds are, and how it goes on if it can."""
+        checkpoints, path = self.experiment.checkpoints, self.folder.path
+        found = checkpoints is not None and any(checkpoints.folder.glob("*.checkpoint"))
+        command = f"python -m fedkd.simulate {shlex.quote(f'resume={path}')}"
+        go_on = f"; to go on: {command}" if found else ""
+        return f"finished rounds: {len(self.records)}, in {path}{go_on}"
+
+    def finish(self, status: str, engine: str | None = None) -> dict[str, Any]:
+        """Write and show what the run came to, and return its summary.
+
+        ``engine`` names what ran the rounds in place of the scenario's.
+        """
+        self.console.stop()
+        seconds = time.perf_counter() - self._started
+        summary = summarize(self.experiment, self.records, self.baseline, status, seconds)
+        if engine is not None:
+            summary["engine"] = {"name": engine}
+        self.folder.finish(summary, quietly=status == "failed")
+        pictures = self._show(summary) if status == "completed" else []
+        if self._wandb is not None:
+            last = client_rows(self.records[-1], self.baseline) if self.records else []
+            spent = epsilon_rows(self.records)
+            self._wandb.finish(summary, last, spent, pictures, status=int(status != "completed"))
+        return summary
+
+    def _show(self, summary: dict[str, Any]) -> list[Path]:
+        """Draw and print the figures of a completed run, audit it, and return the pictures."""
+        plan, path = self.experiment.plan, self.folder.path
+        wanted = self.experiment.scenario.report.plots
+        pictures = _pictures(self.experiment, self.records, self.baseline, path, wanted)
+        last = self.records[-1]
+        self.console.summary(plan, summary, last, self.baseline, str(path), bool(pictures))
+        return [*pictures, *_audit(self.experiment, path, summary)]
+
+
+def check_account(options: Report) -> None:
+    """Raise SettingError where a run could not log to W&B."""
+    if options.wandb != "disabled":
+        from fedkd.report.wandb_run import check_account
+
+        check_account(options)
+
+
+def transcript_recorder(
+    experiment: Experiment, run_dir: Path, resume_after: int | None = None
+) -> TranscriptRecorder | None:
+    """Return what stores the messages of an audited run; None where nothing is stored.
+
+    The statistics of audits are loaded for audited runs alone.
+    """
+    if not experiment.scenario.audit.value.stores:
+        return None
+    from fedkd.experiment import auditing
+
+    return auditing.begin(experiment, run_dir, resume_after)
+
+
+def _observed(experiment: Experiment) -> dict[str, Any]:
+    """Return what the observer of a run remembers of its rounds; nothing without one."""
+    state = {} if experiment.exposures is None else experiment.exposures.state()
+    return {"exposures": state} if state else {}
+
+
+def _audit(experiment: Experiment, run_dir: Path, summary: dict[str, Any]) -> list[Path]:
+    """Audit a run that has ended, enter what was found in the summary, and return the pictures."""
+    if not experiment.scenario.audit.value.stores:
+        return []
+    from fedkd.audit.report import amend_summary, show
+    from fedkd.experiment import auditing
+
+    options = experiment.scenario.report
+    studies, entry = auditing.finish(experiment, run_dir, options.plots)
+    if entry is None:
+        return []
+    summary["audit"] = entry
+    amend_summary(run_dir, entry)
+    if options.console:
+        show(studies)
+    return sorted((run_dir / "plots").glob("audit_roc_*.png")) if options.plots else []
+
+
+def _pictures(
+    experiment: Experiment,
+    records: Sequence[RoundRecord],
+    baseline: Baseline | None,
+    folder: Path,
+    wanted: bool,
+) -> list[Path]:
+    if not wanted or not records:
+        return []
+    from fedkd.report.plots import draw_run
+
+    try:
+        return draw_run(experiment.plan, records, baseline, folder / "plots")
+    except OSError as error:
+        raise FedkdError(
+            f"the plots cannot be written to {folder / 'plots'}: {error.strerror}"
+        ) from error
