@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -17,12 +16,10 @@ from fedkd.data.public import PublicSet, describe, make_public_set
 from fedkd.data.samples import Normalization, inputs, labels, statistics
 from fedkd.data.shifts import shifted
 from fedkd.errors import SettingError
-from fedkd.fusion import soften
-from fedkd.models.factory import ImageModelSpec, ModelInfo, ModelSpec, probe
-from fedkd.models.heads import Heads, label_logits, label_loss, taught_loss
-from fedkd.tasks.task import Compare, Evaluation, Examples, Task, TaskSetup
-from fedkd.training.loop import accuracy, predict
-from fedkd.training.metrics import expected_calibration_error, negative_log_likelihood
+from fedkd.models.factory import ImageModelSpec
+from fedkd.models.heads import Heads, label_loss, taught_loss
+from fedkd.tasks.task import Compare, Examples, Task, TaskSetup
+from fedkd.training.loop import predict
 
 
 @dataclass(frozen=True)
@@ -129,11 +126,6 @@ class ImageTask(Task):
         found = ImageModelSpec(name, self.prepared.input_shape, self.prepared.classes, self.heads)
         return found.without_heads if without_heads else found
 
-    def probe(self, architecture: ModelSpec, *, features: bool) -> ModelInfo:
-        """Build a model once and return its traits."""
-        assert isinstance(architecture, ImageModelSpec), "made by this task"
-        return probe(architecture, features=features)
-
     def reason_unbatched(self) -> str | None:
         """Return that augmented views are distilled in a way of their own."""
         return "each distills in a way of its own" if self.public.views > 1 else None
@@ -152,10 +144,6 @@ class ImageTask(Task):
             self.prepared, rows, self.device
         )
 
-    def public_set(self) -> Examples:
-        """Return the public images and their labels."""
-        return self.public_inputs, self.public_labels
-
     def training_size(self, rows: np.ndarray, owners: Sequence[int]) -> int:
         """Return how many rows there are."""
         return len(rows)
@@ -164,27 +152,9 @@ class ImageTask(Task):
         """Return how many rows each class has."""
         return tuple(np.bincount(self.prepared.labels[rows], minlength=self.classes).tolist())
 
-    def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """Return the logits [b, C] of a batch of images, with those of further heads that learn
-        from labels.
-        """
-        return label_logits(model, inputs)
-
-    def loss(self, logits: Tensor, targets: Tensor) -> Float[Tensor, ""]:
-        """Return the cross-entropy with the labels, the mean over a batch."""
-        return F.cross_entropy(logits, targets)
-
     def training_loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
         """Return the cross-entropy, or the losses of further heads."""
         return label_loss(model, inputs, targets)
-
-    def evaluate(self, model: nn.Module, examples: Examples) -> Evaluation:
-        """Return accuracy, likelihood and calibration on images."""
-        x, y = examples
-        logits = predict(model, x)
-        probs = soften(logits)
-        calibration = partial(expected_calibration_error, probs, y)
-        return Evaluation(accuracy(logits, y), negative_log_likelihood(probs, y), calibration)
 
     def ask(self, ids: Int[Tensor, "N"] | None = None) -> AskedImages:
         """Return public images by id."""

@@ -9,21 +9,33 @@ set names its task (``fedkd.tasks.find_task``). Not for: which client has which 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.data.division import Division, Public
 from fedkd.data.prepare import Labeled
 from fedkd.data.public import PublicSource
-from fedkd.models.factory import Factory, ModelInfo, ModelSpec, find_factory
-from fedkd.models.heads import Heads
+from fedkd.fusion import soften
+from fedkd.models.factory import (
+    Factory,
+    ImageModelSpec,
+    ModelInfo,
+    ModelSpec,
+    find_factory,
+    probe,
+)
+from fedkd.models.heads import Heads, label_logits
 from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.settings.conditions import RunConditions
 from fedkd.training.hyperparameters import Phase
+from fedkd.training.loop import accuracy, predict
+from fedkd.training.metrics import expected_calibration_error, negative_log_likelihood
 
 Examples = tuple[Tensor, Tensor]
 """Inputs and targets, a row of each for one example of a batch: an image and its label, or a window
@@ -178,9 +190,9 @@ class Task(Protocol):
         """C."""
 
     @property
-    @abstractmethod
     def public_size(self) -> int:
         """N, all public samples of the run with their views."""
+        return len(self.public_labels)
 
     @property
     @abstractmethod
@@ -210,9 +222,10 @@ class Task(Protocol):
     def architecture(self, name: str, *, without_heads: bool = False) -> ModelSpec:
         """Return the specification of models of a name; further heads are left out on request."""
 
-    @abstractmethod
     def probe(self, architecture: ModelSpec, *, features: bool) -> ModelInfo:
         """Return what a trial of a model shows; SettingError where it does not fit the task."""
+        assert isinstance(architecture, ImageModelSpec), "a task with other models has its own"
+        return probe(architecture, features=features)
 
     def reason_unbatched(self) -> str | None:
         """Return why no clients can be trained in one batched call; None if some can."""
@@ -222,13 +235,13 @@ class Task(Protocol):
     def training_set(self, rows: np.ndarray, owners: Sequence[int]) -> Examples:
         """Return the training examples of ``rows``, with what only their ``owners`` have."""
 
-    @abstractmethod
     def test_set(self, rows: np.ndarray) -> Examples:
         """Return rows as examples to evaluate on."""
+        return self.training_set(rows, ())
 
-    @abstractmethod
     def public_set(self) -> Examples:
         """Return the public set as examples to train on."""
+        return self.public_inputs, self.public_labels
 
     def training_size(self, rows: np.ndarray, owners: Sequence[int]) -> int:
         """Return the number of examples in ``training_set``."""
@@ -239,21 +252,32 @@ class Task(Protocol):
         targets = self.training_set(rows, owners)[1]
         return tuple(torch.bincount(targets, minlength=self.classes).tolist())
 
-    @abstractmethod
     def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """Return the outputs that the loss of a batch is made of, by example. Gradients flow."""
+        """Return the outputs that the loss of a batch is made of, by example. Gradients flow.
 
-    @abstractmethod
+        By default the logits [b, C] of a batch, with those of further heads that learn from labels.
+        """
+        return label_logits(model, inputs)
+
     def loss(self, logits: Tensor, targets: Tensor) -> Float[Tensor, ""]:
-        """Return the mean over examples of the loss in nats; each depends on no other example."""
+        """Return the mean over examples of the loss in nats; each depends on no other example.
+
+        By default the cross-entropy with classes.
+        """
+        return F.cross_entropy(logits, targets)
 
     def training_loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
         """Return the loss of private training: ``loss`` of ``logits``, or that of heads."""
         return self.loss(self.logits(model, inputs), targets)
 
-    @abstractmethod
     def evaluate(self, model: nn.Module, examples: Examples) -> Evaluation:
-        """Return a model's quality on a test set."""
+        """Return a model's quality on a test set; by default of one class an example."""
+        inputs, labels = examples
+        logits = predict(model, inputs)
+        probs = soften(logits)
+        calibration = partial(expected_calibration_error, probs, labels)
+        right = accuracy(logits, labels)
+        return Evaluation(right, negative_log_likelihood(probs, labels), calibration)
 
     def exposures(
         self, model: nn.Module, client_id: int, whose: Literal["own_model", "peers"]
