@@ -9,7 +9,6 @@ Departure from a run: a shadow takes part in every round, even if the client was
 Not for: conclusions from their logits (``fedkd.audit.membership_inference``).
 """
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -21,7 +20,7 @@ from torch import Tensor
 from fedkd.audit.record_canaries import Candidates
 from fedkd.codecs import Codecs
 from fedkd.federation.client import take_part
-from fedkd.federation.context import ClientContext
+from fedkd.federation.context import ClientContext, ClientWorkspace
 from fedkd.fusion import soften
 from fedkd.knowledge import KnowledgeType
 from fedkd.messages import Download, Knowledge, Predictions, Step
@@ -136,8 +135,7 @@ def _shadow_context(
         seed=seed,
         deadline=None,
         batch_clients=frozenset(),
-        precomputed={},
-        _threads=threading.local(),
+        workspace=ClientWorkspace(),
     )
 
 
@@ -198,7 +196,7 @@ def _train_shadow(
 
 
 def _logits_of(context: ClientContext, client: int, inputs: Tensor) -> Float[np.ndarray, "n C"]:
-    model, _ = context.model(client)
+    model, _ = context.borrow_model(client)
     return predict(model, inputs).cpu().numpy()
 
 

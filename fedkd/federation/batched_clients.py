@@ -1,14 +1,12 @@
-"""Several clients' training of a phase in one batched call, ahead of their visits, where that is
-faster.
+"""Train several clients of one architecture in one batched call, ahead of their messages.
 
-A client that was rehearsed finds its trained state waiting when its message comes, and does the
-rest of the message's steps itself. Only architectures are rehearsed whose clients get the same bits
-in any company (on the CPU), so that a run does not depend on who was trained beside whom.
+A client finds its trained state in the workspace when its message comes, and does the rest of the
+message's steps itself. Only architectures are trained so whose clients get the same bits whatever
+other clients are in the batch (on the CPU): a run does not depend on how clients are grouped.
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,16 +22,20 @@ from fedkd.federation.batched_training import (
     pays,
     reason_against,
 )
-from fedkd.federation.client import open_teacher
 from fedkd.federation.context import ClientContext, PrecomputedUpdate
+from fedkd.federation.local_steps import LOSS_METRICS, phase_of, teacher_target
+from fedkd.federation.local_update import open_teacher
 from fedkd.knowledge import KnowledgeType
-from fedkd.messages import Download, Packed, Predictions
+from fedkd.messages import Download, Packed, Predictions, Step
 from fedkd.models.factory import ImageModelSpec
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.training.hyperparameters import Phase
-from fedkd.training.losses import distillation_target, find_loss
+from fedkd.training.losses import find_loss
 
-Visits = Sequence[tuple[int, Download]]
+Batch = Sequence[tuple[int, Download]]
+"""Clients that are trained together, by id, with their downloads."""
+Samples = tuple[Pool, Pool, list[int]]
+"""Inputs and targets of all clients of a batch, and how many each of them has."""
 
 
 def reason_unbatched(context: ClientContext, name: str) -> str | None:
@@ -112,116 +114,85 @@ def batches_of_clients(
     return groups
 
 
-def train_batch(context: ClientContext, visits: Visits) -> None:
-    """Train the clients of one company as their downloads say, and leave the results for their
-    visits.
-    """
-    steps = {download.steps for _, download in visits}
-    if len(visits) < 2 or len(steps) != 1:
+def train_batch(context: ClientContext, batch: Batch) -> None:
+    """Train the clients of one batch as their downloads say, ahead of their messages."""
+    if len(batch) < 2 or len({download.steps for _, download in batch}) != 1:
         return
-    (kinds,) = steps
     started = time.perf_counter()
-    states = [context.store.get(i) or context.initial_state(i) for i, _ in visits]
-    model, _ = context.model(visits[0][0])
+    states = [context.store.get(i) or context.initial_state(i) for i, _ in batch]
+    model, _ = context.borrow_model(batch[0][0])
     stacked = {
         name: torch.stack([state[name].to(context.device) for state in states])
         for name in model.state_dict()
     }
-    metrics: list[dict[str, float]] = [{} for _ in visits]
-    for step in kinds:
-        if step in _PHASES:
-            found = _PHASES[step](context, visits, stacked)
-            for mine, loss in zip(metrics, found["losses"], strict=True):
-                if loss is not None and "metric" in found:
-                    mine[found["metric"]] = loss
-    seconds = (time.perf_counter() - started) / len(visits)
-    for row, ((client_id, download), mine) in enumerate(zip(visits, metrics, strict=True)):
+    metrics: list[dict[str, float]] = [{} for _ in batch]
+    for step in batch[0][1].steps:
+        if step not in _SAMPLES:
+            continue
+        losses = _optimize(context, batch, stacked, step)
+        for found, loss in zip(metrics, losses, strict=True):
+            if loss is not None and step in LOSS_METRICS:
+                found[LOSS_METRICS[step]] = loss
+    seconds = (time.perf_counter() - started) / len(batch)
+    for row, ((client_id, download), found) in enumerate(zip(batch, metrics, strict=True)):
         state = {name: values[row] for name, values in stacked.items()}
-        context.precomputed[client_id, download.round, download.steps] = PrecomputedUpdate(
-            state, mine, seconds
-        )
+        context.workspace.put(client_id, download, PrecomputedUpdate(state, found, seconds))
 
 
-def _teacher(context: ClientContext, download: Download) -> Any:
-    teacher = download.teacher
-    return open_teacher(context, teacher, None)[0] if isinstance(teacher, Packed) else teacher
+def _private_samples(context: ClientContext, batch: Batch) -> Samples:
+    """Return each client's private inputs and labels."""
+    parts = [context.samples(context.train_rows(i)) for i, _ in batch]
+    x, y = Pool.of_each([x for x, _ in parts]), Pool.of_each([y for _, y in parts])
+    return x, y, [len(y) for _, y in parts]
 
 
-def _train(context: ClientContext, visits: Visits, stacked: dict[str, Tensor]) -> Mapping[str, Any]:
-    samples = [context.samples(context.train_rows(i)) for i, _ in visits]
-    x, y = Pool.of_each([x for x, _ in samples]), Pool.of_each([y for _, y in samples])
-    sizes = [len(y) for _, y in samples]
-    phase = context.training
-    return {
-        "metric": "train_loss",
-        "losses": _run(context, visits, stacked, "train", sizes, x, y, phase, phase.epochs),
-    }
+def _labeled_samples(context: ClientContext, batch: Batch) -> Samples:
+    """Return the public inputs and labels, which all clients pretrain on."""
+    x, y = context.public_inputs, context.public_labels
+    return Pool.shared(x, len(batch)), Pool.shared(y, len(batch)), [len(y)] * len(batch)
 
 
-def _pretrain(
-    context: ClientContext, visits: Visits, stacked: dict[str, Tensor]
-) -> Mapping[str, Any]:
-    count, phase = len(visits), context.training
-    x, y = Pool.shared(context.public_inputs, count), Pool.shared(context.public_labels, count)
-    sizes = [len(context.public_labels)] * count
-    return {
-        "losses": _run(
-            context, visits, stacked, "pretrain", sizes, x, y, phase, phase.public_epochs
-        )
-    }
-
-
-def _distill(
-    context: ClientContext, visits: Visits, stacked: dict[str, Tensor]
-) -> Mapping[str, Any]:
-    teachers = [
-        _teacher(context, download) for _, download in visits if download.teacher is not None
-    ]
-    assert len(teachers) == len(visits), "a teacher was announced and is missing"
-    settings, ids = context.distillation, teachers[0].ids
+def _taught_samples(context: ClientContext, batch: Batch) -> Samples:
+    """Return the public inputs of a round and the targets of each client's teacher."""
+    teachers = [_teacher(context, download) for _, download in batch]
+    ids, values = teachers[0].ids, teachers[0].values
     assert all(torch.equal(teacher.ids, ids) for teacher in teachers), (
         "one round asks everyone for the same samples"
     )
-    x = (
-        context.public_inputs
-        if len(ids) == len(context.public_inputs)
-        else context.public_inputs[ids.to(context.device)]
-    )
-    targets = _targets(context, teachers)
-    sizes, inputs = [len(x)] * len(visits), Pool.shared(x, len(visits))
-    losses = _run(
-        context, visits, stacked, "distill", sizes, inputs, targets, settings, settings.epochs
-    )
-    return {"metric": "distill_loss", "losses": losses}
+    x = context.public_inputs_of(ids)
+    if all(torch.equal(teacher.values, values) for teacher in teachers[1:]):
+        y = Pool.shared(teacher_target(context, teachers[0]), len(batch))
+    else:
+        y = Pool.of_each([teacher_target(context, teacher) for teacher in teachers])
+    return Pool.shared(x, len(batch)), y, [len(x)] * len(batch)
 
 
-def _targets(context: ClientContext, teachers: Sequence[Predictions]) -> Pool:
-    """Return the teachers' targets, a common one once."""
-
-    def target(teacher: Predictions) -> Tensor:
-        values = teacher.values.to(context.device)
-        return distillation_target(
-            context.loss, values, teacher.scale, context.distillation.temperature
-        )
-
-    first = teachers[0]
-    if all(torch.equal(teacher.values, first.values) for teacher in teachers[1:]):
-        return Pool.shared(target(first), len(teachers))
-    return Pool.of_each([target(teacher) for teacher in teachers])
+def _teacher(context: ClientContext, download: Download) -> Predictions:
+    teacher = download.teacher
+    if isinstance(teacher, Packed):
+        teacher, _ = open_teacher(context, teacher, None)
+    assert isinstance(teacher, Predictions), "a teacher was announced and is missing"
+    return teacher
 
 
-def _run(
-    context: ClientContext,
-    visits: Visits,
-    stacked: dict[str, Tensor],
-    purpose: str,
-    sizes: Sequence[int],
-    x: Pool,
-    y: Pool,
-    phase: Phase,
-    epochs: int,
+_SAMPLES: Mapping[str, Callable[[ClientContext, Batch], Samples]] = {
+    "pretrain": _labeled_samples,
+    "distill": _taught_samples,
+    "train": _private_samples,
+}
+
+
+def _optimize(
+    context: ClientContext, batch: Batch, stacked: dict[str, Tensor], step: Step
 ) -> list[float | None]:
-    """Run one phase with each client's own streams."""
+    """Run one training step of all clients in place, and return their mean losses.
+
+    Args:
+        context: What the clients share.
+        batch: The clients with their downloads.
+        stacked: Their model states, [K, ...] each.
+        step: ``pretrain``, ``train`` or ``distill``.
+    """
 
     def check_interrupt() -> None:
         if context.stopped():
@@ -232,12 +203,14 @@ def _run(
     def distillation(logits: Tensor, target: Tensor) -> Tensor:
         return of_teacher(logits, target, context.distillation.temperature)
 
+    x, y, sizes = _SAMPLES[step](context, batch)
+    phase, epochs = phase_of(context, step)
     streams = [
-        numpy_stream(context.seed, "client", i, "round", download.round, f"{purpose} batches")
-        for i, download in visits
+        numpy_stream(context.seed, "client", i, "round", download.round, f"{step} batches")
+        for i, download in batch
     ]
-    model, _ = context.model(visits[0][0])
-    loss = distillation if purpose == "distill" else F.cross_entropy
+    model, _ = context.borrow_model(batch[0][0])
+    loss = distillation if step == "distill" else F.cross_entropy
     return optimize_together(
         model,
         stacked,
@@ -250,6 +223,3 @@ def _run(
         epochs=epochs,
         check_interrupt=check_interrupt,
     )
-
-
-_PHASES = {"pretrain": _pretrain, "distill": _distill, "train": _train}

@@ -15,7 +15,7 @@ from fedkd.codecs import Codecs
 from fedkd.data.division import Division
 from fedkd.data.prepare import Labeled
 from fedkd.knowledge import KnowledgeType
-from fedkd.messages import Predictions, Step
+from fedkd.messages import Download, Predictions, Step
 from fedkd.models.factory import ModelInfo, ModelSpec
 from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.runtime.seeding import torch_seed
@@ -33,17 +33,62 @@ CODEC = "codec "
 PRIVACY = "privacy "
 """How the names begin of what the privacy mechanism remembers: ``privacy steps``, ``privacy answers
 ids``."""
-KEPT = (OPTIMIZER, CODEC, PRIVACY)
-"""What a client keeps beside its model."""
+MEMORY = (OPTIMIZER, CODEC, PRIVACY)
+"""How the names begin of what a client remembers apart from its model."""
+
+Quality = Mapping[str, float | tuple[float, ...]]
 
 
 @dataclass(frozen=True)
 class PrecomputedUpdate:
-    """What a client's training steps came to where they were done before its visit."""
+    """The result of a client's training steps that were done ahead of its message."""
 
     state: ClientState
     metrics: Mapping[str, float]
     seconds: float
+
+
+class ClientWorkspace:
+    """What changes while clients of a context work: modules, updates done ahead, a judged teacher.
+
+    Each thread has a module of each architecture, whose weights its clients take turns in. Nothing
+    here changes a figure.
+    """
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._precomputed: dict[tuple[int, int, tuple[Step, ...]], PrecomputedUpdate] = {}
+        self._threads = threading.local()
+
+    def put(self, client_id: int, download: Download, update: PrecomputedUpdate) -> None:
+        """Hold an update that was done ahead, until the client's message takes it."""
+        self._precomputed[client_id, download.round, download.steps] = update
+
+    def take(self, client_id: int, download: Download) -> PrecomputedUpdate | None:
+        """Return and forget the update that was done ahead of a message, if there is one."""
+        return self._precomputed.pop((client_id, download.round, download.steps), None)
+
+    def module(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
+        """Return this thread's module of an architecture, built when it is first asked for."""
+        modules: dict[str, nn.Module] = self._threads.__dict__.setdefault("modules", {})
+        if name not in modules:
+            modules[name] = build()
+        return modules[name]
+
+    def quality(self, teacher: Predictions, judge: Callable[[], Quality]) -> Quality:
+        """Return a teacher's quality, found once where clients in a row have the same teacher."""
+        before: tuple[Predictions, Quality] | None = self._threads.__dict__.get("judged")
+        if before is None or not _same(before[0], teacher):
+            before = self._threads.judged = (teacher, judge())
+        return before[1]
+
+
+def _same(one: Predictions, other: Predictions) -> bool:
+    return (
+        one.scale == other.scale
+        and torch.equal(one.ids, other.ids)
+        and torch.equal(one.values, other.values)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +128,10 @@ class ClientContext:
     batch_clients: frozenset[str] = frozenset()
     """Architectures whose clients are trained several at once
     (``fedkd.federation.batched_clients``)."""
-    precomputed: dict[tuple[int, int, tuple[Step, ...]], PrecomputedUpdate] = field(
-        default_factory=dict, repr=False
-    )
-    """By client, round and steps: training that is done already, until the client's visit takes
-    it."""
     stopped: Callable[[], bool] = lambda: False
     last_round: int | None = None
     """The round in which secrets are looked for, where there are any."""
-    _threads: threading.local = field(default_factory=threading.local, repr=False)
+    workspace: ClientWorkspace = field(default_factory=ClientWorkspace, repr=False)
 
     @property
     def public_inputs(self) -> Tensor:
@@ -150,32 +190,34 @@ class ClientContext:
         """Return how many training targets of each class a client has."""
         return self.task.label_counts(self.division.train[client_id], (client_id,))
 
-    def model(
+    def public_inputs_of(self, ids: Tensor) -> Tensor:
+        """Return the model inputs of public samples."""
+        x = self.public_inputs
+        return x if len(ids) == len(x) else x[ids.to(self.device)]
+
+    def borrow_model(
         self, client_id: int, weights: Mapping[str, Tensor] | None = None
     ) -> tuple[nn.Module, ClientState]:
-        """Return this thread's module of the client's architecture with the client's weights, and
-        what else it keeps.
+        """Return this thread's module with a client's weights, and what else is stored of it.
 
-        One live module a thread and architecture: clients are states in the store. Valid until the
-        thread's next call. ``weights`` are loaded in the place of those that the client keeps.
+        Borrowed: the thread's next call loads another client's weights into the same module.
+        ``weights`` take the place of the stored ones.
         """
         architecture = self.architectures[client_id]
-        modules: dict[str, nn.Module] = self._threads.__dict__.setdefault("modules", {})
-        if architecture.name not in modules:
-            modules[architecture.name] = architecture.build(seed=0).to(self.device)
-        model = modules[architecture.name]
+        model = self.workspace.module(
+            architecture.name, lambda: architecture.build(seed=0).to(self.device)
+        )
         state = self.store.get(client_id) or self.initial_state(client_id)
         weights = weights or {
-            name: tensor for name, tensor in state.items() if not name.startswith(KEPT)
+            name: tensor for name, tensor in state.items() if not name.startswith(MEMORY)
         }
         model.load_state_dict(weights)
-        return model, {name: tensor for name, tensor in state.items() if name.startswith(KEPT)}
+        return model, {name: tensor for name, tensor in state.items() if name.startswith(MEMORY)}
 
     def own_model(self, client_id: int, store: ClientStore | None = None) -> nn.Module:
-        """Return a module with the weights that a client keeps in ``store``, or here: to be asked,
-        not to be trained.
+        """Return a new module with the weights stored of a client, in ``store`` or here.
 
-        It is the caller's, whatever this thread's other calls do.
+        For predictions: training it changes nothing that is stored.
         """
         architecture = self.architectures[client_id]
         state = (store or self.store).get(client_id) or self.initial_state(client_id)
@@ -183,23 +225,15 @@ class ClientContext:
         model.load_state_dict({name: state[name] for name in model.state_dict()})
         return model
 
-    def quality(self, teacher: Predictions) -> Mapping[str, float | tuple[float, ...]]:
-        """Return how right a teacher is on the public set, found once where clients in a row have
-        the same.
-        """
-        before: Predictions | None = self._threads.__dict__.get("judged")
-        same = (
-            before is not None
-            and before.scale == teacher.scale
-            and torch.equal(before.ids, teacher.ids)
-        )
-        if before is None or not same or not torch.equal(before.values, teacher.values):
+    def quality(self, teacher: Predictions) -> Quality:
+        """Return how right a teacher is on the public set."""
+
+        def judge() -> Quality:
             ids, values = teacher.ids.to(self.device), teacher.values.to(self.device)
             labels, temperature = self.public_labels[ids], self.distillation.temperature
-            self._threads.judgement = teacher_quality(values, teacher.scale, labels, temperature)
-            self._threads.judged = teacher
-        found: Mapping[str, float | tuple[float, ...]] = self._threads.judgement
-        return found
+            return teacher_quality(values, teacher.scale, labels, temperature)
+
+        return self.workspace.quality(teacher, judge)
 
     def initial_state(self, client_id: int) -> ClientState:
         """Return the state of a client that never took part: its own initial weights, and blank

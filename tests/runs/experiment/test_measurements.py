@@ -38,7 +38,7 @@ def test_a_client_s_calibration_is_that_of_the_model_that_it_ends_with() -> None
     execute(experiment, found.append, stop)
     context = experiment.context
     for client in found[-1].clients:
-        model = context.model(client.client_id)[0].eval()
+        model = context.borrow_model(client.client_id)[0].eval()
         for of, (x, y) in {
             "global": context.global_test,
             "personal": context.samples(context.division.test[client.client_id]),

@@ -19,9 +19,9 @@ from fedkd.errors import SettingError
 from fedkd.experiment.build import build
 from fedkd.experiment.resume import resume
 from fedkd.experiment.run import Driver, run
-from fedkd.federation import client as client_module
 from fedkd.federation.client import Upload, take_part
 from fedkd.federation.context import OPTIMIZER, PRIVACY, ClientContext
+from fedkd.federation.local_update import LocalUpdate
 from fedkd.flower.ray_grid import Ray
 from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.knowledge import PublicPredictions
@@ -340,7 +340,7 @@ def test_steps_of_a_round_that_fails_are_spent_all_the_same(
             if pulses == last:  # one before training, one before each step, one before the upload
                 raise RuntimeError("as the test wants")
 
-    monkeypatch.setattr(client_module.LocalUpdate, "check_interrupt", check_interrupt)
+    monkeypatch.setattr(LocalUpdate, "check_interrupt", check_interrupt)
     run(scenario(**protected("dp_sgd")), tmp_path / "run")
     rows = {(int(row["round"]), int(row["client"])): row for row in clients(tmp_path / "run")}
     assert rows[2, 1]["status"] == "failed"

@@ -153,9 +153,9 @@ def test_clients_of_a_workplace_start_with_weights_of_their_own() -> None:
         lambda layouts, names: MemoryStore(layouts, names, range(4)),
         threading.Event(),
     )
-    first = [context.model(i)[0].state_dict()["1.weight"].clone() for i in range(4)]
+    first = [context.borrow_model(i)[0].state_dict()["1.weight"].clone() for i in range(4)]
     assert all(not torch.equal(first[0], other) for other in first[1:])
-    assert torch.equal(context.model(0)[0].state_dict()["1.weight"], first[0])
+    assert torch.equal(context.borrow_model(0)[0].state_dict()["1.weight"], first[0])
 
 
 @pytest.mark.parametrize("at", [0, 10, 40, 48, -1])

@@ -172,7 +172,7 @@ def test_a_windows_loss_depends_on_no_other_window() -> None:
 def test_what_is_measured_are_next_tokens() -> None:
     experiment = text_experiment()
     context = experiment.context
-    model, (x, y) = context.model(0)[0], context.global_test
+    model, (x, y) = context.borrow_model(0)[0], context.global_test
     found = context.task.evaluate(model, (x, y))
     rows = [(row, place) for row, place in (y != IGNORED).nonzero().tolist()]
     with torch.no_grad():

@@ -1,0 +1,92 @@
+"""What a kind of knowledge finds at a client: ``fedkd.knowledge.ClientView`` of a local update.
+
+Getters alone: nothing is measured or stored here.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fedkd.federation.local_update import LocalUpdate
+from fedkd.messages import Knowledge
+from fedkd.models.features import forward_with_features
+from fedkd.training.loop import PREDICTION_BATCH, predict
+
+
+def public_ids(update: LocalUpdate) -> Int[Tensor, "N"]:
+    """Return the public samples that a client is asked about."""
+    ids = update.download.public_ids
+    assert ids is not None, "knowledge was asked for without saying on what"
+    return ids
+
+
+def public_logits(update: LocalUpdate) -> Float[Tensor, "N C"]:
+    """Return the model's logits on the public samples asked about, on the CPU."""
+    return update.context.task.ask(public_ids(update)).predict(update.model).cpu()
+
+
+def feature_layer(update: LocalUpdate) -> str:
+    """Return the name of the model's last linear layer, whose input are its features."""
+    head = update.info.head
+    assert head is not None, "declared in needs"
+    return head
+
+
+class KnowledgeView:
+    """A client's model and data for a kind of knowledge. See ``fedkd.knowledge.ClientView``."""
+
+    def __init__(self, update: LocalUpdate, logits: Float[Tensor, "N C"] | None = None) -> None:
+        """Look at an update; ``logits`` are the model's on public samples, if known already."""
+        self.client_id, self.round = update.client_id, update.round
+        self.classes = update.context.task.classes
+        self.temperature = update.context.distillation.temperature
+        self.model: nn.Module = update.model
+        self.teacher: Knowledge | None = update.teacher
+        self._update, self._logits = update, logits
+
+    def public_ids(self) -> Int[Tensor, "N"]:
+        """Return the public samples asked about."""
+        return public_ids(self._update)
+
+    def public_inputs(self) -> Tensor:
+        """Return their inputs."""
+        return self._update.context.public_inputs_of(self.public_ids())
+
+    def private_inputs(self) -> Tensor:
+        """Return the inputs that the client trains on."""
+        return self._update.private_examples[0]
+
+    def private_labels(self) -> Int[Tensor, "n"]:
+        """Return the labels that the client trains on."""
+        return self._update.private_examples[1]
+
+    def public_logits(self) -> Float[Tensor, "N C"]:
+        """Return the model's logits on public samples."""
+        return public_logits(self._update) if self._logits is None else self._logits
+
+    def private_logits(self) -> Float[Tensor, "n C"]:
+        """Return the model's logits on private samples."""
+        return predict(self.model, self.private_inputs()).cpu()
+
+    def private_features(self) -> Float[Tensor, "n d"]:
+        """Return the model's features of private samples."""
+        return self._features(self.private_inputs())
+
+    def public_features(self) -> Float[Tensor, "N d"]:
+        """Return the model's features of public samples."""
+        return self._features(self.public_inputs())
+
+    def stream(self, purpose: str) -> np.random.Generator:
+        """Return the client's random stream of this round for a purpose."""
+        return self._update.stream(purpose)
+
+    def _features(self, inputs: Tensor) -> Tensor:
+        head = feature_layer(self._update)
+        self.model.eval()
+        with torch.no_grad():
+            parts = [
+                forward_with_features(self.model, head, batch)[1]
+                for batch in torch.split(inputs, PREDICTION_BATCH)
+            ]
+        return torch.cat(parts).cpu()

@@ -1,0 +1,306 @@
+"""The steps of a client's local update: pretrain, train, adopt, distill, evaluate, share.
+
+Each is a function of the update, which it changes: the model, the memory, the metrics.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedkd.federation.context import OPTIMIZER, PRIVACY, ClientContext
+from fedkd.federation.knowledge_view import KnowledgeView, feature_layer, public_logits
+from fedkd.federation.local_update import LocalUpdate
+from fedkd.fusion import smooth, soften
+from fedkd.knowledge import AdoptedKnowledge, PenaltyKnowledge
+from fedkd.knowledge.knowledge_type import Penalty
+from fedkd.messages import Packed, Predictions, Step
+from fedkd.models.factory import borrowed_global_generator
+from fedkd.models.features import forward_with_features
+from fedkd.models.heads import phase_parameters
+from fedkd.privacy.mechanisms.mechanism import TrainingLoop
+from fedkd.runtime.seeding import torch_seed
+from fedkd.training.hyperparameters import DistillationSettings, Phase
+from fedkd.training.losses import ON_LOGITS, distillation_target, find_loss, weighted
+from fedkd.training.optimizers import Optimizer
+from fedkd.training.relational_losses import match_similarities
+from fedkd.training.targets import gate_by_confidence, margin_weights
+
+LOSS_METRICS: Mapping[str, str] = {"train": "train_loss", "distill": "distill_loss"}
+"""The metric that a training step's mean loss is recorded as; of pretraining it is not."""
+
+
+def pretrain(update: LocalUpdate) -> None:
+    """Train on the labels of the public set."""
+    x, y = update.context.task.public_set()
+    optimize_phase(update, "pretrain", len(y), task_loss(update, x, y))
+
+
+def train(update: LocalUpdate) -> None:
+    """Train on private data, with the term that the kind of knowledge may add."""
+    kind, (x, y) = update.context.kind, update.private_examples
+    penalty: Penalty | None = None
+    if isinstance(kind, PenaltyKnowledge):
+        penalty = kind.penalty(KnowledgeView(update), update.teacher)
+    if penalty is None:
+        loss = task_loss(update, x, y)
+    else:
+        assert isinstance(kind, PenaltyKnowledge), "only such a kind has one"
+        layer = feature_layer(update) if kind.uses_features else None
+        loss = penalized_loss(update, x, y, penalty, layer)
+    optimize_phase(update, "train", len(y), loss)
+
+
+def adopt(update: LocalUpdate) -> None:
+    """Take over the teacher's weights."""
+    kind = update.context.kind
+    if update.teacher is not None:
+        assert isinstance(kind, AdoptedKnowledge), "only such a kind has teachers that are weights"
+        kind.adopt(update.model, update.teacher)
+
+
+def distill(update: LocalUpdate) -> None:
+    """Learn from the teacher's predictions on public samples."""
+    context, teacher = update.context, update.teacher
+    if teacher is None:
+        return
+    settings, asked, model = context.distillation, context.task.ask(teacher.ids), update.model
+    own = asked.predict(model) if settings.confidence_gate else None
+    loss = distillation_loss(context, teacher, own)
+    if settings.student_augmentation == "shift":
+        asked = asked.moved(update.stream("student view"))
+    memory = context.enforcer.mechanism.after_teaching(teacher, update.privacy_round())
+    update.memory.replace(PRIVACY, memory)
+    optimize_phase(
+        update, "distill", asked.size, lambda batch: asked.taught_loss(model, batch, loss)
+    )
+
+
+def evaluate(update: LocalUpdate) -> None:
+    """Measure the model on test sets, and how right the teacher was."""
+    context, metrics, task = update.context, update.metrics, update.context.task
+    own = task.evaluate(update.model, context.samples(context.division.test[update.client_id]))
+    metrics["personal_accuracy"], metrics["personal_nll"] = own.accuracy, own.nll
+    found = task.evaluate(update.model, context.global_test)
+    metrics["global_accuracy"], metrics["global_ece"], metrics["global_nll"] = (
+        found.accuracy,
+        found.ece,
+        found.nll,
+    )
+    validation = context.division.validation[update.client_id]
+    if len(validation):
+        examples = context.samples(validation)
+        metrics["validation_accuracy"] = task.evaluate(update.model, examples).accuracy
+    if "distill" in update.download.steps and isinstance(update.teacher, Predictions):
+        quality = dict(context.quality(update.teacher))
+        if task.classes != len(context.prepared.class_names):
+            quality.pop("teacher_by_class", None)  # tokens are too many for a table
+        metrics.update(quality)
+    look_for_secrets(update, "peers")
+
+
+def share(update: LocalUpdate) -> None:
+    """Make the client's knowledge, protect it, and encode it for the upload."""
+    context, kind = update.context, update.context.kind
+    assert kind is not None, "knowledge was asked for in a run that exchanges none"
+    look_for_secrets(update, "own_model")
+    logits = public_logits(update) if kind.predicts else None
+    if logits is not None and len(logits):
+        counts = context.label_counts(update.client_id)
+        update.metrics["label_leakage"] = label_leakage(logits, counts)
+    protect(update, kind.extract(KnowledgeView(update, logits)))
+    if context.codecs is not None:
+        memory = None if update.download.start_over else update.memory.codec("up")
+        arrays, after = context.codecs.up.encode(kind.encode(update.knowledge), memory)
+        update.knowledge = Packed(arrays)
+        update.memory.replace_codec("up", after)
+
+
+STEPS: Mapping[Step, Callable[[LocalUpdate], None]] = {
+    "pretrain": pretrain,
+    "distill": distill,
+    "adopt": adopt,
+    "train": train,
+    "evaluate": evaluate,
+    "share": share,
+}
+
+
+def protect(update: LocalUpdate, knowledge: object) -> None:
+    """Put what may leave the client into the update, with the event that states its cost."""
+    enforcer, task, scores = update.context.enforcer, update.context.task, None
+    detector = enforcer.mechanism.detector
+    if detector is not None:
+        assert isinstance(knowledge, Predictions), "checked before the run"
+        hints = task.hints(detector, knowledge.ids)
+        scores = enforcer.suspicion(knowledge, update.memory.section(PRIVACY), hints)
+        if scores is not None:
+            update.metrics.update(task.judged(scores, knowledge.ids))
+    turn = update.privacy_round()
+    update.knowledge, update.event, memory = enforcer.protect(knowledge, turn, scores)
+    update.memory.replace(PRIVACY, memory)
+
+
+def phase_of(context: ClientContext, purpose: str) -> tuple[Phase, int]:
+    """Return the settings of a training step and its epochs."""
+    if purpose == "distill":
+        return context.distillation, context.distillation.epochs
+    training = context.training
+    return training, training.public_epochs if purpose == "pretrain" else training.epochs
+
+
+def optimize_phase(
+    update: LocalUpdate, purpose: str, size: int, batch_loss: Callable[[Tensor], Tensor]
+) -> None:
+    """Train the update's model in one step, with streams of its own, and record its mean loss.
+
+    Models that draw from the global generator borrow it, one at a time.
+
+    Args:
+        update: The update, whose model is trained in place.
+        purpose: The step: ``pretrain``, ``train`` or ``distill``.
+        size: Examples to train on.
+        batch_loss: Maps indices below ``size`` to the mean loss of those examples.
+    """
+    context, (phase, epochs) = update.context, phase_of(update.context, purpose)
+    optimizer = Optimizer(phase_parameters(update.model, distills=purpose == "distill"), phase)
+    prefix = f"{OPTIMIZER}{purpose}/"
+    before = update.memory.section(prefix)
+    if before:
+        optimizer.restore(before)
+    seed = torch_seed(context.seed, *update.stream_path(f"{purpose} dropout"))
+    draws = update.info.draws_randomness
+    with borrowed_global_generator(seed) if draws else contextlib.nullcontext():
+        loop = TrainingLoop(
+            model=update.model,
+            size=size,
+            batch_loss=batch_loss,
+            phase=phase,
+            epochs=epochs,
+            optimizer=optimizer,
+            batches=update.stream(f"{purpose} batches"),
+            check_interrupt=update.check_interrupt,
+        )
+        if purpose == "train":
+            loss = context.enforcer.train(
+                loop,
+                update.privacy_round(),
+                lambda memory: update.memory.replace(PRIVACY, memory),
+            )
+        else:
+            loss = loop.run()
+    if before:
+        update.memory.replace(prefix, optimizer.tensors())
+    if loss is not None and purpose in LOSS_METRICS:
+        update.metrics[LOSS_METRICS[purpose]] = loss
+
+
+def task_loss(update: LocalUpdate, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the task's own loss of a batch of examples."""
+    task, model = update.context.task, update.model
+    return lambda batch: task.training_loss(model, x[batch], y[batch])
+
+
+def penalized_loss(
+    update: LocalUpdate, x: Tensor, y: Tensor, penalty: Penalty, layer: str | None
+) -> Callable[[Tensor], Tensor]:
+    """Return the task's loss of a batch with the term that a kind of knowledge adds.
+
+    Args:
+        update: The update, whose model is trained.
+        x: Inputs of the private examples.
+        y: Their targets.
+        penalty: The kind's term.
+        layer: The layer whose input are the features that the term takes; None if it takes none.
+    """
+    task, model = update.context.task, update.model
+
+    def batch_loss(batch: Tensor) -> Tensor:
+        if layer is None:
+            logits, features = task.logits(model, x[batch]), None
+        else:
+            logits, features = forward_with_features(model, layer, x[batch])
+        return task.loss(logits, y[batch]) + penalty(batch, logits, features)
+
+    return batch_loss
+
+
+@dataclass(frozen=True)
+class DistillationLoss:
+    """The loss of a student's logits against a teacher's rows."""
+
+    loss: Callable[[Tensor, Tensor, float], Tensor]
+    target: Float[Tensor, "N C"]
+    probs: Float[Tensor, "N C"]
+    """The teacher's soft labels, for terms that need them."""
+    weights: Float[Tensor, "N"] | None
+    settings: DistillationSettings
+
+    def __call__(self, logits: Float[Tensor, "B C"], rows: Int[Tensor, "B"]) -> Float[Tensor, ""]:
+        """Return the mean loss of a batch of the teacher's ``rows``."""
+        temperature, target = self.settings.temperature, self.target[rows]
+        if self.weights is None:
+            found = self.loss(logits, target, temperature)
+        else:
+            found = weighted(self.loss, logits, target, self.weights[rows], temperature)
+        if self.settings.relational_weight is not None:
+            found = found + self.settings.relational_weight * match_similarities(
+                logits, self.probs[rows], temperature
+            )
+        return found
+
+
+def teacher_target(context: ClientContext, teacher: Predictions) -> Float[Tensor, "N C"]:
+    """Return what the run's loss compares a student's logits with."""
+    values, temperature = teacher.values.to(context.device), context.distillation.temperature
+    return distillation_target(context.loss, values, teacher.scale, temperature)
+
+
+def distillation_loss(
+    context: ClientContext, teacher: Predictions, own: Float[Tensor, "N C"] | None
+) -> DistillationLoss:
+    """Return the loss of distilling a teacher, as the run's settings have it.
+
+    ``own`` are the student's logits beforehand, where a confidence gate compares with them.
+    """
+    settings, target = context.distillation, teacher_target(context, teacher)
+    if own is not None:
+        target = gate_by_confidence(target, soften(own, settings.temperature))
+    probs = target
+    if teacher.scale != "probs" and context.loss in ON_LOGITS:
+        probs = soften(teacher.values.to(context.device), settings.temperature)
+    return DistillationLoss(
+        loss=find_loss(context.loss, settings.loss_skew),
+        target=target,
+        probs=probs,
+        weights=margin_weights(probs) if settings.margin_weights else None,
+        settings=settings,
+    )
+
+
+def look_for_secrets(update: LocalUpdate, whose: Literal["own_model", "peers"]) -> None:
+    """Measure in the last round how far a model exposes secrets, then controls.
+
+    ``own_model``: the client's own secrets; ``peers``: those of the others.
+    """
+    context = update.context
+    if context.kind is None or update.round != context.last_round:
+        return
+    found = context.task.exposures(update.model, update.client_id, whose)
+    if found is not None:
+        update.exposures[whose] = found
+
+
+def label_leakage(logits: Float[Tensor, "N C"], label_counts: tuple[int, ...]) -> float:
+    """Return ``KL(true label distribution || mean soft label)`` in nats: small gives it away.
+
+    Classes that a client lacks count nothing; ``fedkd.fusion.pairwise_kl`` takes no zeros.
+    """
+    counts = torch.tensor(label_counts, dtype=torch.float64)
+    truth = counts / counts.sum()
+    estimate = smooth(soften(logits.to(torch.float64)).mean(dim=0)[None], 1e-3)[0]
+    return torch.xlogy(truth, truth / estimate).sum().item()
