@@ -81,15 +81,9 @@ def framework_cost(clients: int, rounds: int = 3) -> float:
 
     They are spent on messages, validation, fusion and records.
     """
-    from flwr.app import Message
-    from flwr.clientapp import ClientApp
-
     from fedkd.federation.server import Server
-    from fedkd.flower import records
     from fedkd.flower.server_app import make_server_app
     from fedkd.flower.strategy_adapter import FederatedDistillation
-    from fedkd.knowledge import KINDS
-    from fedkd.messages import ClientCard, Predictions, PrivacyEvent, Upload
 
     scenario = Scenario.parse(
         {
@@ -106,7 +100,31 @@ def framework_cost(clients: int, rounds: int = 3) -> float:
     experiment = build(scenario, threading.Event())
     small = experiment.server
     server = Server(small.aggregator, replace(small.participation, clients=clients), small.template)
-    values = torch.zeros(100, 10)
+    job = EngineRun(
+        server_app=make_server_app(FederatedDistillation(server, "", lambda _: None)),
+        client_pool=ClientPool(_idle_client_app(torch.zeros(100, 10))),
+        create_clients=create_clients,
+        spec=WorkerSpec(scenario="", states=experiment.states, history=False),
+        architectures=("none",) * clients,
+        cost=lambda: [1.0] * clients,
+        device="cpu",
+        deadline=None,
+        stop=threading.Event(),
+        on_reply=lambda _: None,
+    )
+    used, _ = seconds(lambda: Local(workers=1).run(job))
+    return 1000 * used / (clients * rounds)
+
+
+def _idle_client_app(values: torch.Tensor) -> Any:
+    """Return a Flower client app that uploads ``values`` as logits and does nothing else."""
+    from flwr.app import Message
+    from flwr.clientapp import ClientApp
+
+    from fedkd.flower import records
+    from fedkd.knowledge import KINDS
+    from fedkd.messages import ClientCard, Predictions, PrivacyEvent, Upload
+
     app = ClientApp()
 
     @app.query("describe")
@@ -128,20 +146,7 @@ def framework_cost(clients: int, rounds: int = 3) -> float:
         )
         return Message(records.upload_content(upload, KINDS["logits"]), reply_to=message)
 
-    job = EngineRun(
-        server_app=make_server_app(FederatedDistillation(server, "", lambda _: None)),
-        client_pool=ClientPool(app),
-        create_clients=create_clients,
-        spec=WorkerSpec(scenario="", states=experiment.states, history=False),
-        architectures=("none",) * clients,
-        cost=lambda: [1.0] * clients,
-        device="cpu",
-        deadline=None,
-        stop=threading.Event(),
-        on_reply=lambda _: None,
-    )
-    used, _ = seconds(lambda: Local(workers=1).run(job))
-    return 1000 * used / (clients * rounds)
+    return app
 
 
 def peak_memory(data: str | None, rounds: int) -> float:

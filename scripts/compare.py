@@ -1,19 +1,18 @@
-r"""Compare methods over settings and seeds: runs them all, then writes tables, statistics and
-pictures.
+r"""Compare methods over settings and seeds: run them all, then write tables and plots.
 
     python scripts/compare.py scenario=digits --methods local_only,fedmd,dsfl,knfu \
         --grid partition.alpha=0.1,1 --seeds 0,1,2 --jobs 2 --out results/compare
     python scripts/compare.py --runs runs/2026-11-25_sweep --out results/compare
 
-The second reads runs that are there, as of `fedkd.cli.command -m strategy=knfu,fedmd seed=0,1,2`:
-any folders, with all runs below them, sorted into methods and settings by what differs between
-them. In the first, a method is a strategy, with settings of its own behind it and a label before it
-where wanted; commas part methods:
+The second reads finished runs, such as those of
+`python -m fedkd.simulate -m strategy=knfu,fedmd seed=0,1,2`: any folders, with all runs below them,
+grouped into methods and settings by the settings in which they differ. In the first, a method is a
+strategy, optionally with settings after it and a label before it; commas separate methods:
 
     --methods "fedmd, sharp=knfu strategy.beta=30, early=fedmd round_order=distill_first"
 
-Called again with the same --out, it leaves finished runs alone and goes on with the others. One run
-that fails is reported and does not end the others. Exit status: 0, 1 (a run failed), 2 (bad input),
+Called again with the same --out, it skips finished runs and resumes the others. A run that fails is
+reported and does not stop the others. Exit status: 0, 1 (a run failed), 2 (bad input),
 130 (Ctrl-C). docs/comparing.md says what the figures are.
 """
 
@@ -44,8 +43,8 @@ from fedkd.settings.validators import at_least, share
 
 LAST = 3
 SEEDS = "0,1,2"
-OURS = ("strategy", "seed", "run_dir")
-"""Settings that the options of a comparison decide."""
+RESERVED = ("strategy", "seed", "run_dir")
+"""Settings that options of this command set."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Cell:
 
 
 def split_commas(text: str) -> list[str]:
-    """Return the parts of a text between commas that are in no brackets.
+    """Return the parts of a text between commas, except commas in brackets.
 
     >>> split_commas("a, b x=[c,d]")
     ['a', 'b x=[c,d]']
@@ -77,9 +76,15 @@ def split_commas(text: str) -> list[str]:
 
 
 def parse_methods(
-    text: str, option: str = "--methods", reserved: Sequence[str] = OURS
+    text: str, option: str = "--methods", reserved: Sequence[str] = RESERVED
 ) -> list[Method]:
-    """Return the methods that a text names. Raises SettingError, which names the ``option``.
+    """Return the methods that a text names. Raises SettingError.
+
+    Args:
+        text: The methods, separated by commas.
+        option: The option that gave the text, for messages.
+        reserved: Settings that a method may not have.
+
 
     >>> parse_methods("fedmd, sharp=knfu strategy.beta=30")[1]
     Method(label='sharp', strategy='knfu', settings=('strategy.beta=30',))
@@ -91,7 +96,7 @@ def parse_methods(
         words = part.split()
         if not words:
             raise SettingError(
-                f"{option} has an empty place: {text!r}; write it as in {option} first,second"
+                f"{option} has an empty part: {text!r}; write it as in {option} first,second"
             )
         label, equals, strategy = words[0].partition("=")
         for word in words[1:]:
@@ -107,15 +112,16 @@ def parse_methods(
 
 
 def parse_grid(texts: Sequence[str]) -> list[Setting]:
-    """Return all combinations of settings, the first varying slowest; one without any where nothing
-    varies.
+    """Return all combinations of the settings' values, the first setting varying slowest.
+
+    Without settings it is one empty combination. Raises SettingError.
 
     >>> parse_grid(["partition.alpha=0.1,1"])
     [(('partition.alpha', '0.1'),), (('partition.alpha', '1'),)]
     """
     axes = []
     for text in texts:
-        _check_setting(text, "--grid", OURS)
+        _check_setting(text, "--grid", RESERVED)
         key, _, values = text.partition("=")
         axes.append([(key, value) for value in split_commas(values)])
     keys = [axis[0][0] for axis in axes]
@@ -135,9 +141,7 @@ def parse_seeds(text: str) -> list[int]:
         )
     seeds = [int(part) for part in text.split(",")]
     if len(set(seeds)) < len(seeds):
-        raise SettingError(
-            f"--seeds names a seed twice: {text}; a run that is counted twice is no second run"
-        )
+        raise SettingError(f"--seeds names a seed twice: {text}; each seed must be another run")
     return seeds
 
 
@@ -148,7 +152,7 @@ def _check_setting(text: str, option: str, reserved: Sequence[str]) -> None:
             f"{option}: {text!r} is no setting; write key=value, as in strategy.beta=3"
         )
     if key in reserved:
-        raise SettingError(f"{option}: {key} is not for here; it has an option of its own")
+        raise SettingError(f"{option}: {key} cannot be set here; it has an option of its own")
 
 
 def plan(
@@ -159,17 +163,24 @@ def plan(
     out: Path,
     jobs: int,
 ) -> list[Cell]:
-    """Return every run, with its checked scenario and folder, in the order in which they are best
-    begun.
+    """Return all runs of a comparison, each with its checked scenario and its folder.
 
-    The runs of a setting and seed share their local-only twin through the cache, so that the first
-    method's runs come first. Raises SettingError for what can be known to be wrong before anything
-    has run.
+    The runs of the first method come first: they compute the local-only baselines, which the runs
+    of other methods with the same setting and seed find in the cache. Raises SettingError for
+    mistakes that can be found before training.
+
+    Args:
+        base: Settings of all runs.
+        methods: The methods.
+        grid: Combinations of varied settings.
+        seeds: The seeds.
+        out: The folder of the comparison.
+        jobs: Runs at a time.
     """
     for text in base:
-        if text.partition("=")[0] in OURS or text.startswith("strategy."):
+        if text.partition("=")[0] in RESERVED or text.startswith("strategy."):
             raise SettingError(
-                f"{text} is not for here; use --methods for strategies, --seeds, and --out"
+                f"{text} cannot be set here; use --methods for strategies, --seeds, and --out"
             )
     cells = []
     threads = max(1, available_cores() // jobs)
@@ -190,14 +201,8 @@ def plan(
         folder = out / "runs" / slug(method.label) / slug(",".join(varied) or "all")
         for seed in seeds:
             seeded = scenario.changed(federation=replace(scenario.federation, seed=seed))
-            cells.append(
-                Cell(
-                    method,
-                    setting,
-                    seed,
-                    Task(f"{name}, seed {seed}", seeded, folder / f"seed{seed}"),
-                )
-            )
+            task = Task(f"{name}, seed {seed}", seeded, folder / f"seed{seed}")
+            cells.append(Cell(method, setting, seed, task))
     folders = {cell.task.folder: cell.task.name for cell in cells}
     if len(folders) < len(cells):
         raise SettingError(
@@ -208,7 +213,7 @@ def plan(
 
 
 def slug(text: str) -> str:
-    """Return a text as the name of a folder.
+    """Return a text as a valid folder name.
 
     >>> slug("knfu strategy.beta=3"), slug("models=[mlp*7,a.b:c]")
     ('knfu_strategy.beta=3', 'models=_mlp_7,a.b_c_')
@@ -217,35 +222,35 @@ def slug(text: str) -> str:
 
 
 def run_cells(cells: Sequence[Cell], jobs: int, console: Console) -> list[Outcome]:
-    """Carry out what is not done yet, and say how it goes. Return what failed."""
+    """Carry out the runs that are not complete, print their progress, and return the failures."""
     to_do = [cell.task for cell in cells if not is_done(cell.task)]
     console.print(f"{len(cells)} runs, {len(cells) - len(to_do)} of them done before")
     ended: list[Outcome] = []
 
     def on_end(outcome: Outcome) -> None:
         ended.append(outcome)
-        how = f"FAILED: {outcome.error}" if outcome.error else "done"
-        console.print(f"[{len(ended)}/{len(to_do)}] {outcome.task.name}: {how}", markup=False)
+        end = f"FAILED: {outcome.error}" if outcome.error else "done"
+        console.print(f"[{len(ended)}/{len(to_do)}] {outcome.task.name}: {end}", markup=False)
 
     return [outcome for outcome in run_all(to_do, jobs, on_end) if outcome.error]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the settings of a run that affect its figures, and its name, by dotted name.
+    """Return the settings of a run that change its figures, and its name, by dotted name.
 
-    Raises RunError where they cannot be read.
+    Raises RunError if they cannot be read.
     """
     try:
-        found = flat(yaml.safe_load((folder / "config.yaml").read_text()))
+        config = flat(yaml.safe_load((folder / "config.yaml").read_text()))
         return {
-            **with_effect(found),
-            "name": found["name"],
-            "seed": int(found["seed"]),
-            "strategy.name": found["strategy.name"],
+            **with_effect(config),
+            "name": config["name"],
+            "seed": int(config["seed"]),
+            "strategy.name": config["strategy.name"],
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise RunError(
-            f"{folder / 'config.yaml'} is not that of a run: {type(error).__name__}: {error}"
+            f"{folder / 'config.yaml'} is not the config of a run: {type(error).__name__}: {error}"
         ) from error
 
 
@@ -256,8 +261,14 @@ def write(
     out: Path,
     remarks: Sequence[str],
 ) -> str:
-    """Write tables and pictures of runs, by method and setting, then by seed, into ``out``; return
-    the tables' text.
+    """Write the tables and plots of a comparison, and return the tables as Markdown.
+
+    Args:
+        folders: Run folders by method and setting, then by seed.
+        last: Rounds in the mean of the last rounds.
+        reach: An accuracy to count the bytes for, or None.
+        out: Where files are written.
+        remarks: Notes to add below the tables.
     """
     out.mkdir(parents=True, exist_ok=True)
     configs = [read_config(folder) for by_seed in folders.values() for folder in by_seed.values()]
@@ -288,7 +299,7 @@ def write(
 
 
 def _notes(lines: Sequence[Line]) -> list[str]:
-    """Return what a reader of the tables must know of the runs."""
+    """Return notes for readers of the tables: versions, missing baselines, single seeds."""
     runs = [run for line in lines for run in line.runs.values()]
     versions = {
         name: sorted({run.versions.get(name, "?") for run in runs})
@@ -300,13 +311,13 @@ def _notes(lines: Sequence[Line]) -> list[str]:
         for n, v in versions.items()
         if len(v) > 1
     ]
-    alone = [
+    without_baseline = [
         line.method
         for line in lines
         if line.figures["bytes_up"].mean and not line.figures["personal_gain"].seeds
     ]
-    if alone:
-        names = ", ".join(dict.fromkeys(alone))
+    if without_baseline:
+        names = ", ".join(dict.fromkeys(without_baseline))
         notes.append(
             f"Runs of {names} have no local-only twin (baseline=none): nothing is said of their"
             " gains."
@@ -325,7 +336,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "settings",
         nargs="*",
-        help="scenario=NAME and settings of all runs, as for fedkd.cli.command",
+        help="scenario=NAME and settings of all runs, as for fedkd.simulate",
     )
     made.add_argument("--config", help="a scenario file, in place of scenario=NAME")
     made.add_argument("--config-dir", help="a folder of scenario files")
@@ -341,10 +352,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seeds", help=f"default: {SEEDS}")
     made.add_argument("--jobs", type=int, default=1, help="runs at a time; default: 1")
     made.add_argument(
-        "--runs", type=Path, nargs="+", action="extend", default=[], help="read these; run nothing"
+        "--runs",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        help="read these run folders; run nothing",
     )
     made.add_argument(
-        "--out", type=Path, required=True, help="folder of the runs, tables and pictures"
+        "--out", type=Path, required=True, help="folder of the runs, tables and plots"
     )
     made.add_argument(
         "--last", type=int, default=LAST, help=f"rounds in the mean of the last; default: {LAST}"
@@ -352,22 +368,22 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--reach",
         type=float,
-        help="count the bytes that it takes to reach this accuracy, as in 0.8",
+        help="count the bytes until this accuracy is reached, as in 0.8",
     )
     return made
 
 
 Found = tuple[dict[tuple[str, Setting], dict[int, Path]], list[str], bool]
-"""Folders of finished runs by method and setting, then by seed; remarks on others; whether one has
+"""Folders of finished runs by method and setting, then by seed; remarks on other runs; whether one
 failed."""
 
 
 def _run(given: argparse.Namespace, console: Console) -> Found:
-    """Run what is not done yet."""
+    """Carry out the runs that are not complete, and return the finished ones."""
     if given.methods is None:
         raise SettingError(
-            "give --methods to run, as in --methods local_only,knfu, or --runs FOLDER to read what"
-            " is there"
+            "give --methods to run, as in --methods local_only,knfu, or --runs FOLDER to read"
+            " finished runs"
         )
     base = [*given.settings]
     for option in ("config", "config_dir"):
@@ -378,27 +394,24 @@ def _run(given: argparse.Namespace, console: Console) -> Found:
         base, parse_methods(given.methods), parse_grid(given.grid), seeds, given.out, given.jobs
     )
     failed = run_cells(cells, given.jobs, console)
-    gone = {outcome.task.folder for outcome in failed}
+    failed_folders = {outcome.task.folder for outcome in failed}
     folders: dict[tuple[str, Setting], dict[int, Path]] = {}
     for cell in cells:
-        if cell.task.folder not in gone:
+        if cell.task.folder not in failed_folders:
             folders.setdefault((cell.method.label, cell.setting), {})[cell.seed] = cell.task.folder
-    return (
-        folders,
-        [f"{outcome.task.name} failed: {outcome.error}." for outcome in failed],
-        bool(failed),
-    )
+    remarks = [f"{outcome.task.name} failed: {outcome.error}." for outcome in failed]
+    return folders, remarks, bool(failed)
 
 
 def _read(given: argparse.Namespace) -> Found:
-    """Read the runs that are there, and run nothing."""
+    """Return the finished runs below given folders."""
     options = ("methods", "grid", "seeds", "config", "config_dir")
-    idle = [
+    unused = [
         *given.settings,
         *(f"--{name.replace('_', '-')}" for name in options if getattr(given, name)),
     ]
-    if idle:
-        raise SettingError(f"--runs reads what is there; leave out {' '.join(idle)}")
+    if unused:
+        raise SettingError(f"--runs reads finished runs; leave out {' '.join(unused)}")
     done, others = runs_below(given.runs)
     remarks = [f"Left out, as it is not complete: {folder}." for folder in others]
     return sort_runs({folder: read_config(folder) for folder in done}), remarks, False
@@ -425,7 +438,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"compare: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("compare: interrupted; the same command goes on from here", file=sys.stderr)
+        print("compare: interrupted; the same command continues from here", file=sys.stderr)
         return 130
 
 

@@ -1,9 +1,8 @@
-"""Runs in processes of their own, several at a time: begun, gone on with or left alone, as their
-folders say.
+"""Parallel execution of runs in worker processes: each is started, resumed, or left as it is.
 
-A process takes one run after the other, so that libraries are loaded once. A run that fails, or
-that takes its process with it, is reported and is nobody else's trouble. What a run prints goes
-into a ``.log`` beside its folder.
+A process executes one run after the other, so that libraries are loaded once. A run that fails, or
+crashes its process, is reported and does not affect the others. A run's output goes to a ``.log``
+file next to its folder.
 """
 
 import multiprocessing
@@ -23,12 +22,12 @@ from fedkd.experiment.run_or_resume import ensure, is_complete
 from fedkd.scenario.scenario import Scenario
 
 PATIENCE = 20.0
-"""Seconds that interrupted runs have to write what is finished."""
+"""Seconds that interrupted runs have to write their finished rounds."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A run that should be in a folder."""
+    """A scenario to run, and the folder of its run."""
 
     name: str
     scenario: Scenario
@@ -36,22 +35,24 @@ class Task:
 
     @property
     def log(self) -> Path:
-        """The file that takes what the run prints."""
+        """The file of the run's output."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended; ``error`` is empty where its run is complete."""
+    """The end of a task."""
 
     task: Task
     error: str = ""
+    """Empty if the run is complete."""
 
 
 def search_here() -> None:
-    """Let import paths name modules in the current folder, as `python -m fedkd.simulate` does.
+    """Append the current folder to ``sys.path``, as `python -m fedkd.simulate` does.
 
-    Behind everything else: no file of a user's takes the place of a script's own module.
+    Import paths in settings may then name modules in it. It comes last, so that no user's file
+    shadows a script's own module.
     """
     here = str(Path.cwd())
     if here not in sys.path:
@@ -59,26 +60,22 @@ def search_here() -> None:
 
 
 def is_done(task: Task) -> bool:
-    """Return whether a task's run is complete. Raises SettingError where its folder holds another
-    run.
-    """
+    """Return whether a task's run is complete. Raises SettingError if its folder holds another."""
     return is_complete(task.scenario, task.folder)
 
 
 def carry_out(task: Task) -> None:
-    """Run a task, or go on with what is in its folder from its last checkpoint. Raises
-    FedkdError.
-    """
+    """Run a task, or resume the run in its folder from its last checkpoint. Raises FedkdError."""
     ensure(task.scenario, task.folder)
 
 
 def run_all(
     tasks: Sequence[Task], jobs: int, on_end: Callable[[Outcome], None] = lambda _: None
 ) -> list[Outcome]:
-    """Carry out tasks in ``jobs`` processes and return their outcomes as they end.
+    """Carry out tasks in ``jobs`` processes, and return their outcomes in the order of their ends.
 
-    On KeyboardInterrupt the runs are interrupted in their turn, and write what is finished, before
-    it is raised again.
+    ``on_end`` is called with each outcome. On KeyboardInterrupt the runs are interrupted too, and
+    write their finished rounds, before it is raised again.
     """
     waiting, outcomes = deque(tasks), list[Outcome]()
     workers = [_Worker() for _ in range(min(jobs, len(tasks)))]
@@ -90,22 +87,23 @@ def run_all(
             for worker in [worker for worker in workers if worker.connection in ready]:
                 outcomes.append(worker.outcome())
                 on_end(outcomes[-1])
-                if not worker.lives() and waiting:
+                if not worker.is_alive() and waiting:
                     workers[workers.index(worker)] = worker = _Worker()
                 if waiting:
                     worker.take(waiting.popleft())
     finally:
         for worker in workers:
-            worker.end()
+            worker.stop()
         for worker in workers:
-            worker.bury()
+            worker.join()
     return outcomes
 
 
 @dataclass
 class _Worker:
-    """A process that carries out one task after the other. It does not hear Ctrl-C; whoever started
-    it tells it.
+    """A process that carries out one task after the other.
+
+    Ctrl-C does not reach it; the parent process interrupts it.
     """
 
     task: Task | None = None
@@ -113,19 +111,19 @@ class _Worker:
     _process: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        context = multiprocessing.get_context(
-            "spawn"
-        )  # a fork would share torch's threads and locks
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs,), daemon=True)
+        # A forked process would share torch's threads and locks.
+        context = multiprocessing.get_context("spawn")
+        self.connection, other_end = context.Pipe()
+        self._process = context.Process(target=_work, args=(other_end,), daemon=True)
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # until it has a session of its own
         try:
             self._process.start()
         finally:
             signal.signal(signal.SIGINT, before)
-        theirs.close()
+        other_end.close()
 
     def take(self, task: Task) -> None:
+        """Start a task."""
         self.task = task
         try:
             self.connection.send((task.name, task.scenario.to_dict(), str(task.folder)))
@@ -133,9 +131,7 @@ class _Worker:
             return
 
     def outcome(self) -> Outcome:
-        """Return how the task ended, which is known once something came, or the connection has
-        ended.
-        """
+        """Return the outcome of the task, once the connection is ready to read or closed."""
         task, self.task = self.task, None
         assert task is not None
         try:
@@ -143,20 +139,21 @@ class _Worker:
         except (EOFError, OSError):
             self._process.join(PATIENCE)
             code = self._process.exitcode
-            how = f"by signal {-code}" if code is not None and code < 0 else f"with status {code}"
-            return Outcome(task, f"its process ended {how}; see {task.log}")
+            by = f"by signal {-code}" if code is not None and code < 0 else f"with status {code}"
+            return Outcome(task, f"its process ended {by}; see {task.log}")
 
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
+        """Return whether the process is running."""
         return bool(self._process.is_alive())
 
-    def end(self) -> None:
-        """Ask the process to end: a run that goes on is interrupted."""
+    def stop(self) -> None:
+        """Ask the process to end, interrupting its run."""
         if self.task is not None and self._process.is_alive():
             os.kill(self._process.pid, signal.SIGINT)
         self.connection.close()
 
-    def bury(self) -> None:
-        """Wait for the process to end, and end it if it does not."""
+    def join(self) -> None:
+        """Wait for the process to end, and kill it if it does not."""
         self._process.join(PATIENCE)
         if self._process.is_alive():
             self._process.kill()
@@ -164,25 +161,23 @@ class _Worker:
 
 
 def _work(connection: Connection) -> None:
-    """Carry out what comes until nothing comes any more."""
+    """Carry out the tasks that arrive until the connection closes."""
     if hasattr(os, "setsid"):
         os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         while True:
-            name, plain, folder = connection.recv()
-            if (
-                connection.poll()
-            ):  # nothing but its end can have come behind the task: it is no longer wanted
+            name, values, folder = connection.recv()
+            if connection.poll():  # the connection is closed: the task was cancelled
                 return
-            connection.send(_attempt(Task(name, Scenario.parse(plain), Path(folder))))
+            connection.send(_attempt(Task(name, Scenario.parse(values), Path(folder))))
     except (EOFError, OSError, KeyboardInterrupt):
         return
 
 
 def _attempt(task: Task) -> str:
-    """Carry out a task and return what went wrong, in a line; a traceback goes into the log."""
-    kept = [os.dup(1), os.dup(2)]
+    """Carry out a task, and return its error in one line, or ""; the log takes a traceback."""
+    standard_streams = [os.dup(1), os.dup(2)]
     task.log.parent.mkdir(parents=True, exist_ok=True)
     with task.log.open("a") as log:
         os.dup2(log.fileno(), 1)
@@ -192,21 +187,19 @@ def _attempt(task: Task) -> str:
             return ""
         except FedkdError as error:
             return str(error)
-        except Exception as error:  # whatever it is, the other runs go on
+        except Exception as error:  # the other runs continue
             traceback.print_exc()
             return f"{type(error).__name__}: {error}; see {task.log}"
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            for round_number, old in enumerate(kept, start=1):
-                os.dup2(old, round_number)
-                os.close(old)
+            for descriptor, original in enumerate(standard_streams, start=1):
+                os.dup2(original, descriptor)
+                os.close(original)
 
 
 def with_threads(scenario: Scenario, threads: int) -> Scenario:
-    """Return a scenario whose clients run in so many threads, where the local engine is left to
-    choose.
-    """
+    """Return a scenario with ``threads`` workers, if it leaves the local engine's to be chosen."""
     engine = scenario.engine
     if engine.name == "local" and engine.fields["workers"] is None:
         value = replace(engine.value, workers=threads)

@@ -1,7 +1,7 @@
-"""The orderings that a faithful build should reproduce, and one paper's table, as studies.
+"""Studies of the orderings of methods that were published, and of one paper's table.
 
-Sizes are small: the whole takes about an hour on two cores. Each is on real images and nearest to
-its paper's setting that fits; what differs is said beside it.
+Sizes are small: all studies take about an hour on two cores. Each uses real images and the setting
+nearest to its paper's that is feasible; comments say what differs.
 """
 
 from studies import Claim, Study

@@ -1,9 +1,7 @@
-"""What each plug-in from knowledge distillation is expected to do, as studies on scikit-learn's
-digits.
+"""Studies of the expected effects of knowledge-distillation plug-ins, on scikit-learn's digits.
 
-Within a study the same clients hold the same samples and only what is named differs. Where an
-expectation could not be measured as it was published, the remark says what is measured in its
-place.
+Within a study the same clients hold the same samples, and only the named settings differ. Where an
+effect could not be measured as it was published, the remark says what is measured instead.
 """
 
 from studies import Claim, Study
@@ -123,7 +121,8 @@ VIEWS = Study(
     name="views",
     title="Disagreement-seeking augmentations (`public.augmented_views`)",
     base=(*BASE, *MILD),
-    methods=f"random_view={MEAN} distill.student_augmentation=shift, hard={MEAN} public.augmented_views=3",
+    methods=f"random_view={MEAN} distill.student_augmentation=shift,"
+    f" hard={MEAN} public.augmented_views=3",
     figures=("personal_accuracy", "global_accuracy", "bytes_up"),
     claims=(_claim("Hard views beat random ones", "global_accuracy", "hard", "random_view"),),
     remark="This is the balanced test; the shifted one is below. Three views cost three times the"

@@ -1,19 +1,19 @@
-r"""Draw accuracy against privacy budgets, with how an attack did: one picture, one table, paired
-seeds.
+r"""Compare privacy mechanisms: accuracy and attack success by privacy budget, over paired seeds.
 
-    python scripts/privacy_report.py scenario=privacy_budget --epsilons 0.5,1,2,4,8,inf --seeds 0,1,2 \
-        --mechanisms dp_sgd,central_gaussian,gnmax,swing --jobs 2 --out results/privacy
+    python scripts/privacy_report.py scenario=privacy_budget --epsilons 0.5,1,2,4,8,inf \
+        --mechanisms dp_sgd,central_gaussian,gnmax,swing --seeds 0,1,2 --jobs 2 \
+        --out results/privacy
     python scripts/privacy_report.py --runs runs/2026-11-25_sweep --out results/privacy
 
-The first runs what is not done yet: called again with the same --out, it leaves finished runs alone
-and goes on with the others. The second reads runs that are there, as of `fedkd.cli.command -m
-privacy.epsilon=...`: any folders, with all runs below them. A mechanism may have settings of its
-own and a label, as compare.py's methods do:
+The first carries out runs: called again with the same --out, it skips finished runs and resumes the
+others. The second reads finished runs, such as those of
+`python -m fedkd.simulate -m privacy.epsilon=...`: any folders, with all runs below them. A
+mechanism may have settings of its own and a label, as compare.py's methods do:
 
     --mechanisms "dp_sgd, tight=dp_sgd privacy.clip_norm=0.5, gaussian privacy.memoize=true"
 
-Mechanisms without a budget (swing) are run once a seed. Where the scenario audits its runs, the
-server attacks, or the other clients where a mechanism trusts the server. Exit status: 0, 1 (a run
+Mechanisms without a budget (swing) are run once per seed. If the scenario audits its runs, the
+server attacks, or the other clients if a mechanism trusts the server. Exit status: 0, 1 (a run
 failed), 2 (bad input), 130 (Ctrl-C). docs/privacy.md says what the figures mean.
 """
 
@@ -44,6 +44,7 @@ from fedkd.report.comparison.budgets import (
 from fedkd.report.comparison.run_reader import runs_below
 from fedkd.runtime.parallel import available_cores
 from fedkd.scenario.registry import find
+from fedkd.scenario.scenario import Scenario
 from fedkd.settings.validators import at_least
 
 MECHANISMS = "dp_sgd,central_gaussian,gnmax,swing"
@@ -59,7 +60,7 @@ class Cell:
 
 
 def parse_epsilons(text: str) -> list[float]:
-    """Return the budgets of a text such as ``0.5,1,inf``, in rising order. Raises SettingError.
+    """Return the budgets in a text such as ``0.5,1,inf``, ascending. Raises SettingError.
 
     >>> parse_epsilons("inf,0.5")
     [0.5, inf]
@@ -85,58 +86,40 @@ def plan(
     out: Path,
     jobs: int,
 ) -> list[Cell]:
-    """Return every run, with its checked scenario and folder. Raises SettingError for what cannot
-    work.
+    """Return all runs of a report, each with its checked scenario and its folder.
+
+    Raises SettingError for mistakes that can be found before training.
+
+    Args:
+        base: Settings of all runs.
+        mechanisms: The mechanisms.
+        epsilons: The budgets, for mechanisms that have one.
+        seeds: The seeds.
+        out: The folder of the report.
+        jobs: Runs at a time.
     """
     for text in base:
         if text.partition("=")[0] in ("privacy", "seed", "run_dir") or text.startswith("privacy."):
             raise SettingError(
-                f"{text} is not for here; use --mechanisms, --epsilons, --seeds, and --out"
+                f"{text} cannot be set here; use --mechanisms, --epsilons, --seeds, and --out"
             )
     threads = max(1, available_cores() // jobs)
     cells = []
     for mechanism in mechanisms:
-        own, fields = find("privacy", mechanism.strategy)
-        given = {text.partition("=")[0] for text in mechanism.settings}
-        has_budget = "epsilon" in fields and not given & {
-            f"privacy.{name}" for name in _instead_of_epsilon(fields)
-        }
-        for epsilon in epsilons if has_budget else [None]:
-            budget = [] if epsilon is None else [f"privacy.epsilon={epsilon!r}"]
-            name = f"{mechanism.label}{'' if epsilon is None else f' at epsilon {epsilon:g}'}"
-            settings = [
-                "report.console=false",
-                "report.plots=false",
-                "report.wandb=disabled",
-                *base,
-            ]
+        for epsilon in epsilons if _has_budget(mechanism) else [None]:
+            name = (
+                mechanism.label if epsilon is None else f"{mechanism.label} at epsilon {epsilon:g}"
+            )
             try:
-                scenario = compose(
-                    [*settings, f"privacy={mechanism.strategy}", *mechanism.settings, *budget]
-                )
-                if scenario.to_dict().get("audit", {"name": "none"})["name"] != "none":
-                    who = "clients" if own in (CentralGaussian, GnMax) else "server"
-                    attack = [f"audit.adversaries=[{who}]"]
-                    if not any(text.startswith("audit.adversaries=") for text in base):
-                        chosen = [*settings, *attack, f"privacy={mechanism.strategy}"]
-                        scenario = compose([*chosen, *mechanism.settings, *budget])
+                scenario = with_threads(_compose(base, mechanism, epsilon), threads)
             except SettingError as error:
                 raise SettingError(f"{name}: {error}") from error
-            scenario = with_threads(scenario, threads)
-            folder = (
-                out
-                / "runs"
-                / slug(mechanism.label)
-                / ("all" if epsilon is None else f"epsilon={epsilon:g}")
-            )
+            folder = out / "runs" / slug(mechanism.label)
+            folder /= "all" if epsilon is None else f"epsilon={epsilon:g}"
             for seed in seeds:
                 seeded = scenario.changed(federation=replace(scenario.federation, seed=seed))
-                cells.append(
-                    Cell(
-                        mechanism.label,
-                        Task(f"{name}, seed {seed}", seeded, folder / f"seed{seed}"),
-                    )
-                )
+                task = Task(f"{name}, seed {seed}", seeded, folder / f"seed{seed}")
+                cells.append(Cell(mechanism.label, task))
     if len({cell.task.folder for cell in cells}) < len(cells):
         raise SettingError(
             "two mechanisms would share a folder; give them labels of letters and digits"
@@ -144,27 +127,50 @@ def plan(
     return cells
 
 
+def _has_budget(mechanism: Method) -> bool:
+    """Return whether a mechanism takes a budget: it has one, and no setting that replaces it."""
+    _, fields = find("privacy", mechanism.strategy)
+    given = {text.partition("=")[0] for text in mechanism.settings}
+    return "epsilon" in fields and not given & {
+        f"privacy.{name}" for name in _instead_of_epsilon(fields)
+    }
+
+
+def _compose(base: Sequence[str], mechanism: Method, epsilon: float | None) -> Scenario:
+    """Return the scenario of a mechanism at a budget, with the adversary that its audit lacks."""
+    own, _ = find("privacy", mechanism.strategy)
+    settings = ["report.console=false", "report.plots=false", "report.wandb=disabled", *base]
+    budget = [] if epsilon is None else [f"privacy.epsilon={epsilon!r}"]
+    privacy = [f"privacy={mechanism.strategy}", *mechanism.settings, *budget]
+    scenario = compose([*settings, *privacy])
+    audited = scenario.to_dict().get("audit", {"name": "none"})["name"] != "none"
+    if audited and not any(text.startswith("audit.adversaries=") for text in base):
+        adversary = "clients" if own in (CentralGaussian, GnMax) else "server"
+        scenario = compose([*settings, f"audit.adversaries=[{adversary}]", *privacy])
+    return scenario
+
+
 def _instead_of_epsilon(fields: Mapping[str, Any]) -> set[str]:
-    """Return the settings that give noise, or its lack, in the place of a budget."""
+    """Return the settings that fix the noise, in place of a budget."""
     return {"sigma", "noise_multiplier", "label_epsilon", "epsilon"} & set(fields)
 
 
 def run_cells(cells: Sequence[Cell], jobs: int, console: Console) -> list[Outcome]:
-    """Carry out what is not done yet, and say how it goes. Return what failed."""
+    """Carry out the runs that are not complete, print their progress, and return the failures."""
     to_do = [cell.task for cell in cells if not is_done(cell.task)]
     console.print(f"{len(cells)} runs, {len(cells) - len(to_do)} of them done before")
     ended: list[Outcome] = []
 
     def on_end(outcome: Outcome) -> None:
         ended.append(outcome)
-        how = f"FAILED: {outcome.error}" if outcome.error else "done"
-        console.print(f"[{len(ended)}/{len(to_do)}] {outcome.task.name}: {how}", markup=False)
+        end = f"FAILED: {outcome.error}" if outcome.error else "done"
+        console.print(f"[{len(ended)}/{len(to_do)}] {outcome.task.name}: {end}", markup=False)
 
     return [outcome for outcome in run_all(to_do, jobs, on_end) if outcome.error]
 
 
 def write(found: Sequence[BudgetPoint], notes: Sequence[str], out: Path) -> str:
-    """Write table, figures and picture into ``out``; return the table as Markdown."""
+    """Write the table, the figures and the plot into ``out``; return the table as Markdown."""
     out.mkdir(parents=True, exist_ok=True)
     made = table(found)
     pictures = draw_budgets(found, out / "privacy.png")
@@ -178,7 +184,7 @@ def write(found: Sequence[BudgetPoint], notes: Sequence[str], out: Path) -> str:
 
 
 def notes_on(found: Sequence[BudgetPoint], failed: Sequence[Outcome]) -> list[str]:
-    """Return what a reader must know of the runs."""
+    """Return notes for readers of the report: failures, seeds, missing audits."""
     notes = [f"{outcome.task.name} failed: {outcome.error}." for outcome in failed]
     seeds = {tuple(entry.points) for entry in found}
     if len(seeds) > 1:
@@ -205,23 +211,54 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "settings",
         nargs="*",
-        help="scenario=NAME and settings of all runs, as for fedkd.cli.command",
+        help="scenario=NAME and settings of all runs, as for fedkd.simulate",
     )
     made.add_argument("--config", help="a scenario file, in place of scenario=NAME")
     made.add_argument("--config-dir", help="a folder of scenario files")
     made.add_argument("--mechanisms", default=MECHANISMS, help=f"default: {MECHANISMS}")
     made.add_argument(
-        "--epsilons", default=EPSILONS, help=f"budgets; inf protects nothing; default: {EPSILONS}"
+        "--epsilons", default=EPSILONS, help=f"budgets; inf is no protection; default: {EPSILONS}"
     )
     made.add_argument("--seeds", default="0,1,2", help="default: 0,1,2")
     made.add_argument("--jobs", type=int, default=1, help="runs at a time; default: 1")
     made.add_argument(
-        "--runs", type=Path, nargs="+", action="extend", default=[], help="read these; run nothing"
+        "--runs",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        help="read these run folders; run nothing",
     )
-    made.add_argument(
-        "--out", type=Path, required=True, help="folder of the runs, table and picture"
-    )
+    made.add_argument("--out", type=Path, required=True, help="folder of the runs, table and plot")
     return made
+
+
+Found = tuple[dict[Path, str | None], list[Outcome]]
+"""Labels of finished runs by folder, None where the run tells it itself; and failures."""
+
+
+def _read(given: argparse.Namespace) -> Found:
+    """Return the finished runs below given folders."""
+    if given.settings:
+        raise SettingError(f"--runs reads finished runs; leave out {' '.join(given.settings)}")
+    return dict.fromkeys(runs_below(given.runs)[0]), []
+
+
+def _run(given: argparse.Namespace, console: Console) -> Found:
+    """Carry out the runs that are not complete, and return the finished ones."""
+    base = [*given.settings]
+    for option in ("config", "config_dir"):
+        if getattr(given, option) is not None:
+            base += [f"--{option.replace('_', '-')}", getattr(given, option)]
+    reserved = ("privacy", "privacy.epsilon", "seed", "run_dir")
+    mechanisms = parse_methods(given.mechanisms, "--mechanisms", reserved)
+    epsilons, seeds = parse_epsilons(given.epsilons), parse_seeds(given.seeds)
+    cells = plan(base, mechanisms, epsilons, seeds, given.out, given.jobs)
+    failed = run_cells(cells, given.jobs, console)
+    failed_folders = {outcome.task.folder for outcome in failed}
+    return {
+        cell.task.folder: cell.label for cell in cells if cell.task.folder not in failed_folders
+    }, failed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -231,34 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     search_here()
     try:
         at_least(1, **{"--jobs": given.jobs})
-        failed: list[Outcome] = []
-        if given.runs:
-            if given.settings:
-                raise SettingError(
-                    f"--runs reads what is there; leave out {' '.join(given.settings)}"
-                )
-            folders: dict[Path, str | None] = dict.fromkeys(runs_below(given.runs)[0])
-        else:
-            base = [*given.settings]
-            for option in ("config", "config_dir"):
-                if getattr(given, option) is not None:
-                    base += [f"--{option.replace('_', '-')}", getattr(given, option)]
-            mechanisms = parse_methods(
-                given.mechanisms, "--mechanisms", ("privacy", "privacy.epsilon", "seed", "run_dir")
-            )
-            cells = plan(
-                base,
-                mechanisms,
-                parse_epsilons(given.epsilons),
-                parse_seeds(given.seeds),
-                given.out,
-                given.jobs,
-            )
-            failed = run_cells(cells, given.jobs, console)
-            gone = {outcome.task.folder for outcome in failed}
-            folders = {
-                cell.task.folder: cell.label for cell in cells if cell.task.folder not in gone
-            }
+        folders, failed = _read(given) if given.runs else _run(given, console)
         if folders:
             if given.runs:
                 check_alike({folder: read_config(folder) for folder in folders})
@@ -274,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"privacy_report: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("privacy_report: interrupted; the same command goes on from here", file=sys.stderr)
+        print("privacy_report: interrupted; the same command continues from here", file=sys.stderr)
         return 130
 
 

@@ -1,4 +1,4 @@
-"""Reproduce published orderings on real data, over paired seeds, and say which of them hold here.
+"""Reproduce published orderings of methods on real data, over paired seeds.
 
     python scripts/reproduce.py digits [--seeds 5] [--out FOLDER]
     python scripts/reproduce.py orderings [--data FOLDER] [--seeds 3] [--jobs 2] --out FOLDER
@@ -9,18 +9,18 @@
 
 ``digits`` repeats the KnFu study: local training, the plain mean of soft labels, and KnFu, on
 scikit-learn's digits, in three regimes of label skew and data size. Both accuracies are means over
-clients; the figure behind ± is half of a 95 % t-interval over seeds. A conclusion is said to hold
-where the 95 % interval of the paired difference says so.
+clients; the figure after ± is half the width of a 95 % t-interval over seeds. A conclusion holds if
+the 95 % interval of the paired difference excludes the contrary.
 
-``orderings`` are six between methods, on MNIST, Fashion-MNIST and CIFAR-10 (scripts/orderings.py);
-``paper`` is FedMD's comparison beside its published figures; ``attacks`` the attacked fraction that
-each fusion rule bears. Their runs lie below --out, and the same command goes on where it was ended.
---data is a folder with mnist/, fashion_mnist/ and cifar10/ in the hub's layout; without it they
-come from the hub. ``plugins`` are what plug-ins are expected to do, on digits (scripts/plugins.py).
---only picks orderings, plug-ins or settings of swing by name.
+``orderings`` are six orderings of methods on MNIST, Fashion-MNIST and CIFAR-10
+(scripts/orderings.py); ``paper`` is FedMD's comparison with its published figures; ``attacks`` is
+the attacked fraction up to which each fusion rule helps (scripts/break_even.py); ``plugins`` are
+the expected effects of plug-ins on digits (scripts/plugins.py); ``swing`` measures what soft labels
+of text leak, and what prevents it (scripts/swing_study.py), on a small embedded corpus.
 
-``swing`` measures what soft labels of text leak, and what stops it (scripts/swing_study.py), on a
-small embedded corpus.
+Runs are stored below --out, and the same command continues them. --data is a folder with mnist/,
+fashion_mnist/ and cifar10/ in the hub's layout; by default they come from the hub. --only selects
+orderings, plug-ins or settings of swing by name.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import csv
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +74,14 @@ METHODS: dict[str, dict[str, Any]] = {
 COLORS = {"local only": GREY, "mean": ORANGE, "KnFu": BLUE, "KnFu, first-round EPD": "#56B4E9"}
 FIGURES = ("personal_accuracy", "global_accuracy", "neighbors_first", "neighbors_last")
 OF_MODELS = {shifted.SHIFTED.name: shifted.carry_out, unseen.UNSEEN.name: unseen.carry_out}
-"""Studies of plug-ins that ask more of the models than a run measures; they are run whole each
-time."""
+"""Studies of plug-ins that measure the models of a run further; their runs are not resumable."""
+STUDIES = {"orderings": ORDERINGS, "paper": (FEDMD,), "plugins": PLUGINS}
 
 Results = dict[tuple[str, str], dict[str, np.ndarray]]
 
 
 def digits(seeds: int) -> Results:
-    """Run the KnFu study: figures [seeds] by regime and method."""
+    """Run the KnFu study, and return figures [seeds] by regime and method."""
     jobs = [(r, m, s) for r in REGIMES for m in METHODS for s in range(seeds)]
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for regime, method, seed in track(jobs, description=f"{len(jobs)} runs", transient=True):
@@ -94,9 +95,9 @@ def digits(seeds: int) -> Results:
 
 
 def one_run(regime: Mapping[str, Any], strategy: Mapping[str, Any], seed: int) -> dict[str, float]:
-    """Return a run's final figures, means over clients."""
-    plain = yaml.safe_load((ROOT / "scenarios" / "knfu_digits.yaml").read_text())
-    scenario = Scenario.parse({**plain, **regime, "strategy": strategy, "seed": seed})
+    """Run one method once, and return its final figures, means over clients."""
+    values = yaml.safe_load((ROOT / "scenarios" / "knfu_digits.yaml").read_text())
+    scenario = Scenario.parse({**values, **regime, "strategy": strategy, "seed": seed})
     records: list[RoundRecord] = []
     stop = threading.Event()
     execute(build(scenario, stop), records.append, stop)
@@ -136,95 +137,103 @@ def table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def conclusions(results: Results) -> list[str]:
-    """Return each conclusion of the study with what was found here."""
+@dataclass(frozen=True)
+class Conclusion:
+    """A conclusion of the study: one method is above, or equal to, another in a regime."""
 
-    def difference(regime: str, ours: str, theirs: str, name: str) -> tuple[float, float]:
-        return interval(results[regime, ours][name] - results[regime, theirs][name])
+    text: str
+    regime: str
+    ours: str
+    theirs: str
+    figure: str
+    equal: bool = False
 
-    found = []
-    for claim, kind, regime, ours, theirs, name in (
-        (
-            "The paper's conclusion: with large and highly skewed local data, local training is"
-            " preferable to the mean"
-            " (own distribution)",
-            "above",
-            SKEWED,
-            "local only",
-            "mean",
-            "personal_accuracy",
-        ),
-        (
-            "There KnFu follows local training (own distribution)",
-            "equal",
-            SKEWED,
-            "KnFu",
-            "local only",
-            "personal_accuracy",
-        ),
-        (
-            "With mild skew, KnFu beats local training (own distribution)",
-            "above",
-            MILD,
-            "KnFu",
-            "local only",
-            "personal_accuracy",
-        ),
-        (
-            "With mild skew, KnFu beats local training (balanced test)",
-            "above",
-            MILD,
-            "KnFu",
-            "local only",
-            "global_accuracy",
-        ),
-        (
-            "With scarce data, the mean beats local training (own distribution)",
-            "above",
-            SCARCE,
-            "mean",
-            "local only",
-            "personal_accuracy",
-        ),
-        (
-            "With scarce data, KnFu beats local training (own distribution)",
-            "above",
-            SCARCE,
-            "KnFu",
-            "local only",
-            "personal_accuracy",
-        ),
-        (
-            "With scarce data, KnFu beats local training (balanced test)",
-            "above",
-            SCARCE,
-            "KnFu",
-            "local only",
-            "global_accuracy",
-        ),
-    ):
-        mean, half = difference(regime, ours, theirs, name)
-        if kind == "above":
+    def judge(self, results: Results) -> str:
+        """Return the text with its verdict by the paired differences.
+
+        Methods are equal if the mean difference is at most 2 points and the interval contains 0.
+        """
+        ours, theirs = (results[self.regime, m][self.figure] for m in (self.ours, self.theirs))
+        mean, half = interval(ours - theirs)
+        if self.equal:
+            holds = abs(mean) <= 0.02 and mean - half <= 0 <= mean + half
+            verdict = "holds" if holds else "does NOT hold"
+        else:
             verdict = (
                 "holds" if mean - half > 0 else "does NOT hold" if mean + half < 0 else "not shown"
             )
-        else:
-            verdict = (
-                "holds"
-                if abs(mean) <= 0.02 and mean - half <= 0 <= mean + half
-                else "does NOT hold"
-            )
-        found.append(f"{claim}: {verdict} ({ours} less {theirs}: {_points((mean, half))} points)")
+        difference = f"{self.ours} less {self.theirs}: {_points((mean, half))} points"
+        return f"{self.text}: {verdict} ({difference})"
+
+
+OWN, BALANCED = "personal_accuracy", "global_accuracy"
+CONCLUSIONS = (
+    Conclusion(
+        "The paper's conclusion: with large and highly skewed local data, local training is"
+        " preferable to the mean (own distribution)",
+        SKEWED,
+        "local only",
+        "mean",
+        OWN,
+    ),
+    Conclusion(
+        "There KnFu follows local training (own distribution)",
+        SKEWED,
+        "KnFu",
+        "local only",
+        OWN,
+        equal=True,
+    ),
+    Conclusion(
+        "With mild skew, KnFu beats local training (own distribution)",
+        MILD,
+        "KnFu",
+        "local only",
+        OWN,
+    ),
+    Conclusion(
+        "With mild skew, KnFu beats local training (balanced test)",
+        MILD,
+        "KnFu",
+        "local only",
+        BALANCED,
+    ),
+    Conclusion(
+        "With scarce data, the mean beats local training (own distribution)",
+        SCARCE,
+        "mean",
+        "local only",
+        OWN,
+    ),
+    Conclusion(
+        "With scarce data, KnFu beats local training (own distribution)",
+        SCARCE,
+        "KnFu",
+        "local only",
+        OWN,
+    ),
+    Conclusion(
+        "With scarce data, KnFu beats local training (balanced test)",
+        SCARCE,
+        "KnFu",
+        "local only",
+        BALANCED,
+    ),
+)
+
+
+def conclusions(results: Results) -> list[str]:
+    """Return each conclusion of the study with its verdict."""
     drift = results[SCARCE, "KnFu"]
     first, last = drift["neighbors_first"].mean(), drift["neighbors_last"].mean()
     verdict = (
         "holds" if (drift["neighbors_last"] > drift["neighbors_first"]).all() else "does NOT hold"
     )
-    found.append(
+    return [
+        *(conclusion.judge(results) for conclusion in CONCLUSIONS),
         f"With scarce data, an EPD made again each round drifts to uniform weights: {verdict}"
-        f" (effective neighbors {first:.1f} in the first round, {last:.1f} in the last, of 10)"
-    )
-    return found
+        f" (effective neighbors {first:.1f} in the first round, {last:.1f} in the last, of 10)",
+    ]
 
 
 def picture(results: Results) -> Figure:
@@ -263,7 +272,7 @@ def picture(results: Results) -> Figure:
 
 
 def write(results: Results, text: str, folder: Path) -> None:
-    """Write the table, every seed's figures and the picture."""
+    """Write the table, each seed's figures and the plot."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "knfu_digits.md").write_text(text + "\n")
     with (folder / "knfu_digits.csv").open("w", newline="") as file:
@@ -287,8 +296,8 @@ def _points(value: tuple[float, float]) -> str:
     return f"{100 * value[0]:+.1f} ± {100 * value[1]:.1f}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for, print it, and return the exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -298,66 +307,79 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seeds", type=int, help="paired seeds, 0 to N-1; digits and plugins 5, others 3"
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="write tables and every seed's figures here, and keep runs below it",
-    )
+    parser.add_argument("--out", type=Path, help="folder of the tables, figures and runs")
     parser.add_argument("--data", type=Path, help="folder of data sets; default: the hub")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help="orderings, plug-ins or settings of swing by name"
     )
+    return parser
+
+
+def known_names(what: str) -> list[str]:
+    """Return the names that --only may select from, none where it has no effect."""
+    if what == "swing":
+        return list(swing_study.BY_NAME)
+    names = [study.name for study in STUDIES.get(what, ())]
+    return names + list(OF_MODELS) if what == "plugins" else names
+
+
+def run_digits(seeds: int, out: Path | None) -> str:
+    """Run the KnFu study on digits, and return its report; write the results into ``out``."""
+    results = digits(seeds)
+    found = [f"- {line}." for line in conclusions(results)]
+    text = "\n".join([table(results), "", f"Accuracies in %; {seeds} paired seeds.", "", *found])
+    if out:
+        write(results, text, out)
+    return text
+
+
+def run_studies(given: argparse.Namespace, seeds: int, names: Sequence[str]) -> str:
+    """Carry out the chosen studies, write their reports, and return them as one text.
+
+    Raises FedkdError if a run failed.
+    """
+    console = Console(highlight=False, soft_wrap=True, stderr=True)
+    if given.what == "attacks":
+        return break_even.report(seeds, given.out, given.jobs, console)
+    if given.what == "swing":
+        measured = swing_study.carry_out(seeds, given.out, given.jobs, console, names)
+        return swing_page.write(measured, given.out)
+    chosen = [study for study in STUDIES[given.what] if study.name in names]
+    text = print_all(chosen, seeds, given.out, given.jobs, console, given.data)
+    for name in names:
+        if given.what == "plugins" and name in OF_MODELS:
+            text += "\n" + OF_MODELS[name](seeds, given.out)
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command, and return its exit status: 0, 1 (a run failed), 130 (Ctrl-C)."""
+    parser = make_parser()
     given = parser.parse_args(arguments)
     seeds = given.seeds or (5 if given.what in ("digits", "plugins") else 3)
     if seeds < 2:
         parser.error("--seeds must be at least 2: an interval needs two runs")
     if given.what == "digits":
-        results = digits(seeds)
-        found = [f"- {line}." for line in conclusions(results)]
-        text = "\n".join(
-            [table(results), "", f"Accuracies in %; {seeds} paired seeds.", "", *found]
-        )
-        print(text)
-        if given.out:
-            write(results, text, given.out)
+        print(run_digits(seeds, given.out))
         return 0
     if given.out is None:
         parser.error(f"{given.what} needs --out FOLDER for its runs")
-    wanted = given.only or list(swing_study.BY_NAME)
-    if given.what == "swing" and (
-        unknown := [name for name in wanted if name not in swing_study.BY_NAME]
-    ):
-        parser.error(f"--only: {', '.join(unknown)} is none of {', '.join(swing_study.BY_NAME)}")
-    if given.what == "swing" and "plain" not in wanted:
-        parser.error("--only must name 'plain', which the others are held against")
-    console = Console(highlight=False, soft_wrap=True, stderr=True)
+    known = known_names(given.what)
+    unknown = [name for name in given.only or () if known and name not in known]
+    if unknown:
+        parser.error(f"--only: {', '.join(unknown)} is none of {', '.join(known)}")
+    if given.what == "swing" and "plain" not in (given.only or known):
+        parser.error("--only must name 'plain', which the others are compared with")
+    names = [name for name in known if name in given.only] if given.only else known
     try:
-        if given.what == "attacks":
-            text = break_even.report(seeds, given.out, given.jobs, console)
-        elif given.what == "swing":
-            measured = swing_study.carry_out(seeds, given.out, given.jobs, console, wanted)
-            text = swing_page.write(measured, given.out)
-        else:
-            known = {"orderings": ORDERINGS, "paper": (FEDMD,), "plugins": PLUGINS}[given.what]
-            names = [study.name for study in known] + list(
-                OF_MODELS if given.what == "plugins" else ()
-            )
-            unknown = [name for name in given.only or () if name not in names]
-            if unknown:
-                parser.error(f"--only: {', '.join(unknown)} is none of {', '.join(names)}")
-            chosen = [study for study in known if study.name in (given.only or names)]
-            text = print_all(chosen, seeds, given.out, given.jobs, console, given.data)
-            for name in OF_MODELS if given.what == "plugins" else ():
-                if name in (given.only or names):
-                    text += "\n" + OF_MODELS[name](seeds, given.out)
+        print(run_studies(given, seeds, names))
     except FedkdError as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("reproduce: interrupted; the same command goes on from here", file=sys.stderr)
+        print("reproduce: interrupted; the same command continues from here", file=sys.stderr)
         return 130
-    print(text)
     return 0
 
 

@@ -1,9 +1,8 @@
-"""Studies: methods over settings and seeds with claims about them, each judged by paired
-differences.
+"""Studies: methods over settings and seeds, with claims that are judged by paired differences.
 
-A study is data: what its runs have in common, its methods and settings as ``compare.py`` writes
-them, and claims. Runs are those of ``compare.py``: in parallel, resumable, figures from run folders
-alone.
+A study is data: the settings that its runs share, its methods and varied settings in the notation
+of ``compare.py``, and claims. Runs are carried out as by ``compare.py``: in parallel and
+resumable, with figures from the run folders.
 """
 
 import csv
@@ -20,8 +19,7 @@ from fedkd.report.comparison.run_reader import Run, mean_over_clients, read_run
 from fedkd.report.comparison.statistics import Interval, interval
 
 Key = tuple[str, str]
-"""A method's label and a setting's values, with commas between them; the setting is empty where
-nothing varies."""
+"""A method's label, and the values of the varied settings with commas between them, perhaps ""."""
 Results = Mapping[Key, Mapping[str, np.ndarray]]
 """Figures of the last round [seeds], by method, setting and name."""
 FIGURES = {
@@ -33,18 +31,18 @@ FIGURES = {
     "gap": "test less training loss, nats",
 }
 ALWAYS = ("personal_accuracy", "global_accuracy", "bytes_up", "entropy_bytes_up")
-"""Figures that are kept of every study; further ones of those whose tables show them."""
+"""Figures stored for every study, in addition to those that its table shows."""
 ACCURACIES = ("personal_accuracy", "global_accuracy")
 PERCENT = (*ACCURACIES, "personal_negative_transfer")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """``ours`` less ``theirs``, in points or nats, is above ``least``; or ``least`` times fewer
-    bytes.
+    """A claim that one method is better than another by more than ``least``.
 
-    With ``beyond``, of two further keys, what counts is by how much this difference is above
-    theirs.
+    It is about the difference ``ours`` minus ``theirs``, in points or nats, or about the ratio
+    ``theirs`` / ``ours`` of bytes. With ``beyond``, two further keys, it is about the difference of
+    the two differences.
     """
 
     text: str
@@ -53,12 +51,10 @@ class Claim:
     theirs: Key
     least: float = 0.0
     beyond: tuple[Key, Key] | None = None
-    """Not with bytes."""
+    """Not for bytes."""
 
     def judge(self, results: Results) -> str:
-        """Return the claim with what was found: holds and does NOT hold are said where the 95 %
-        interval says so.
-        """
+        """Return the claim's text with its verdict by the 95 % interval, and the figures."""
         ours, theirs = (results[key][self.figure] for key in (self.ours, self.theirs))
         if self.figure in PERCENT or self.figure == "gap":
             points = self.figure in PERCENT
@@ -82,26 +78,35 @@ class Claim:
 
 @dataclass(frozen=True)
 class Study:
-    """A study. ``base`` are settings of all its runs, ``figures`` the columns of its table."""
+    """A study: methods, settings and claims."""
 
     name: str
     title: str
     base: tuple[str, ...]
+    """Settings of all runs."""
     methods: str
+    """In the notation of ``compare.py``."""
     claims: tuple[Claim, ...]
     grid: tuple[str, ...] = ()
+    """Varied settings with their values, in the notation of ``compare.py``."""
     data: str = ""
     """Data set whose folder ``--data`` may give; empty for embedded data."""
     figures: tuple[str, ...] = ACCURACIES
+    """Columns of the table."""
     remark: str = ""
     baseline: str = "none"
-    """local_only where a figure compares each client with its twin (``personal_negative_transfer``)."""
+    """local_only for figures that compare clients with it (``personal_negative_transfer``)."""
 
     def cells(
         self, seeds: int, out: Path, jobs: int, data: Path | None = None
     ) -> list[compare.Cell]:
-        """Return the study's runs. ``data`` is a folder of data sets in the hub's layout. Raises
-        SettingError.
+        """Return the study's runs. Raises SettingError.
+
+        Args:
+            seeds: The number of seeds.
+            out: The folder of all studies.
+            jobs: Runs at a time.
+            data: A folder of data sets in the hub's layout, or None for the hub.
         """
         base = [f"baseline={self.baseline}", *self.base]
         if self.data:
@@ -114,10 +119,12 @@ class Study:
 
 
 def verdict(found: Interval, least: float) -> str:
-    """Return what an interval says of a figure being above ``least``.
+    """Return the verdict on the claim that a figure is above ``least``.
 
-    >>> [verdict(Interval(2.0, half, 3), 0.0) for half in (1.0, 3.0)], verdict(Interval(-2.0, 1.0, 3), 0.0)
-    (['holds', 'not shown'], 'does NOT hold')
+    >>> [verdict(Interval(2.0, half, 3), 0.0) for half in (1.0, 3.0)]
+    ['holds', 'not shown']
+    >>> verdict(Interval(-2.0, 1.0, 3), 0.0)
+    'does NOT hold'
     """
     if found.mean is None or found.half is None:
         return "not shown"
@@ -129,7 +136,18 @@ def verdict(found: Interval, least: float) -> str:
 def carry_out(
     study: Study, seeds: int, out: Path, jobs: int, console: Console, data: Path | None = None
 ) -> Results:
-    """Run what is not done yet and return the figures. Raises RunError where a run failed."""
+    """Carry out the runs that are not complete, and return all figures.
+
+    Raises RunError if a run failed.
+
+    Args:
+        study: The study.
+        seeds: The number of seeds.
+        out: The folder of all studies.
+        jobs: Runs at a time.
+        console: Where progress is printed.
+        data: A folder of data sets, or None for the hub.
+    """
     cells = study.cells(seeds, out, jobs, data)
     console.print(f"{study.name}: ", end="")
     failed = compare.run_cells(cells, jobs, console)
@@ -147,7 +165,7 @@ def carry_out(
 
 
 def _last(run: Run, name: str) -> float:
-    """Return a run's figure: accuracies of the last round; bytes as means over rounds, a client."""
+    """Return a run's figure: that of the last round, or mean bytes per client and round."""
     if name == "personal_negative_transfer":
         return float(run.of_round(name)[-1])
     if name == "gap":
@@ -161,21 +179,19 @@ def _last(run: Run, name: str) -> float:
 
 
 def table(study: Study, results: Results) -> str:
-    """Return the study's figures in Markdown: means over clients, then over seeds ± half of the 95
-    % t-interval.
+    """Return the study's figures as a Markdown table.
+
+    They are means over clients, then over seeds, ± half the width of the 95 % t-interval.
     """
     varied = [text.partition("=")[0] for text in study.grid]
+    header = [", ".join(varied) or "setting", "method", *(FIGURES[n] for n in study.figures)]
     lines = [
-        "| "
-        + " | ".join(
-            [", ".join(varied) or "setting", "method", *(FIGURES[name] for name in study.figures)]
-        )
-        + " |",
+        "| " + " | ".join(header) + " |",
         "|" + "---|" * 2 + "---:|" * len(study.figures),
     ]
-    for (method, setting), figures in sorted(
-        results.items(), key=lambda item: _settings(results).index(item[0][1])
-    ):
+    settings = _settings(results)
+    by_setting = sorted(results.items(), key=lambda item: settings.index(item[0][1]))
+    for (method, setting), figures in by_setting:
         shown = []
         for name in study.figures:
             if name in PERCENT:
@@ -201,7 +217,7 @@ def in_words(value: Interval, form: str) -> str:
 
 
 def report(study: Study, results: Results, seeds: int) -> str:
-    """Return a study in Markdown: its title, table and judged claims."""
+    """Return a study's report in Markdown: its title, table and judged claims."""
     parts = [f"## {study.title}", table(study, results)]
     if study.remark:
         parts.append(study.remark)
@@ -211,7 +227,7 @@ def report(study: Study, results: Results, seeds: int) -> str:
 
 
 def write_csv(results: Results, path: Path) -> None:
-    """Write every seed's figures, unrounded."""
+    """Write each seed's figures, unrounded."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
@@ -225,7 +241,14 @@ def write_csv(results: Results, path: Path) -> None:
 
 
 def write_report(study: Study, results: Results, seeds: int, out: Path) -> str:
-    """Write a study's report and every seed's figures, under its name, and return the report."""
+    """Write a study's report and each seed's figures, and return the report.
+
+    Args:
+        study: The study.
+        results: Its figures.
+        seeds: The number of seeds.
+        out: The folder of all studies.
+    """
     text = report(study, results, seeds)
     write_csv(results, out / f"{study.name}.csv")
     (out / f"{study.name}.md").write_text(text)
@@ -240,9 +263,18 @@ def print_all(
     console: Console,
     data: Path | None = None,
 ) -> str:
-    """Carry studies out one after the other, write each one's figures, and return their reports."""
-    texts = []
+    """Carry out studies one after the other, write their reports, and return them as one text.
+
+    Args:
+        studies: The studies.
+        seeds: The number of seeds.
+        out: The folder of all studies.
+        jobs: Runs at a time.
+        console: Where progress is printed.
+        data: A folder of data sets, or None for the hub.
+    """
+    reports = []
     for study in studies:
         results = carry_out(study, seeds, out, jobs, console, data)
-        texts.append(write_report(study, results, seeds, out))
-    return "\n".join(texts)
+        reports.append(write_report(study, results, seeds, out))
+    return "\n".join(reports)

@@ -67,6 +67,12 @@ def plant(
     an excluded candidate is a null record, as in the zero-out neighbor relation. The altered data
     set is a copy in memory with a key of its own. Raises SettingError for a client that would have
     no other record than candidates.
+
+    Args:
+        prepared: The data set.
+        division: Its division among the clients.
+        canaries: What canaries look like, and how many there are.
+        seed: The run's seed.
     """
     images = prepared.images if canaries.kind == "mislabeled" else np.array(prepared.images)
     labels = np.array(prepared.labels)
@@ -102,6 +108,12 @@ def members_and_others(
     one). This is an average-case audit, which underestimates. Inclusion bits are independent, so
     that included and excluded candidates are random parts of one pool. Raises SettingError for a
     client that would have no other record than candidates.
+
+    Args:
+        prepared: The data set.
+        division: Its division among the clients.
+        per_client: Candidates per client, or None.
+        seed: The run's seed.
     """
     chosen_rows = []
     for client, own in enumerate(division.train):

@@ -73,10 +73,10 @@ def test_brackets_hold_commas_and_grids_multiply() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"methods": "knfu,,fedmd"}, "empty place"),
+        ({"methods": "knfu,,fedmd"}, "empty part"),
         ({"methods": "knfu,knfu"}, "'knfu' twice"),
         ({"methods": "knfu beta"}, "'beta' is no setting"),
-        ({"methods": "knfu seed=3"}, "seed is not for here"),
+        ({"methods": "knfu seed=3"}, "seed cannot be set here"),
         ({"methods": "knfuu"}, "did you mean 'knfu'"),
         ({"methods": "knfu strategy.betta=3"}, "knfu strategy.betta=3: .*betta"),
         ({"grid": ["partition.alpha"]}, "no setting"),
@@ -97,7 +97,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(
 
 @pytest.mark.parametrize("base", ["strategy=knfu", "strategy.beta=3", "seed=1", "run_dir=x"])
 def test_what_the_options_decide_is_no_setting_of_all_runs(base: str) -> None:
-    with pytest.raises(SettingError, match="is not for here"):
+    with pytest.raises(SettingError, match="cannot be set here"):
         planned(base)
 
 
@@ -338,7 +338,7 @@ def test_ctrl_c_leaves_no_process_behind_and_the_same_command_goes_on(tmp_path: 
         if process.poll() is None:
             process.kill()
     assert process.returncode == 130
-    assert error.strip() == "compare: interrupted; the same command goes on from here"
+    assert error.strip() == "compare: interrupted; the same command continues from here"
     assert [status(folder) for folder in folders] == ["interrupted", "interrupted"]
     for folder in folders:
         with claimed(folder):  # which the system lets nobody have while a process holds it

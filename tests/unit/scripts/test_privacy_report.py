@@ -87,12 +87,12 @@ def test_the_attacker_is_the_one_that_the_mechanism_protects_from() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["privacy=none"], "privacy=none is not for here"),
+        (["privacy=none"], "privacy=none cannot be set here"),
         (["--epsilons", "0,1"], "--epsilons must be above 0"),
         (["--epsilons", "one"], "--epsilons must be numbers"),
         (["--epsilons", "1,1.0"], "--epsilons names a budget twice"),
-        (["--mechanisms", "dp_sgd,,swing"], "--mechanisms has an empty place"),
-        (["--mechanisms", "dp_sgd seed=1"], "seed is not for here"),
+        (["--mechanisms", "dp_sgd,,swing"], "--mechanisms has an empty part"),
+        (["--mechanisms", "dp_sgd seed=1"], "seed cannot be set here"),
         (["--mechanisms", "dp_sg"], "dp_sgd"),
         (["--runs", "nowhere"], "there is no finished run in or below it"),
         (["--seeds", "a"], "--seeds must be numbers"),
