@@ -21,27 +21,26 @@ from fedkd.runtime.parallel import map_chunks
 from fedkd.training.losses import Scale
 
 Step = Literal["pretrain", "distill", "adopt", "train", "evaluate", "share"]
-"""What a client may be asked to do. ``distill`` learns from a teacher on the public set, ``adopt``
-takes over weights, ``train`` may hold on to a teacher's tables while it learns private labels,
-``share`` makes the knowledge to upload."""
+"""The steps of a client's part of a round. ``distill`` learns from a teacher on the public set,
+``adopt`` takes over weights, ``train`` learns private labels (some kinds add a term for a teacher
+to its loss), ``share`` makes the knowledge to upload."""
 Status = Literal["ok", "rejected", "failed", "absent"]
 
 
 Knowledge = Any
-"""What one client uploads or learns from: ``Predictions``, or what another kind of knowledge is
-made of.
+"""A client's knowledge, or a teacher: ``Predictions``, or the values of another kind of knowledge.
 
-None where there is none. Only its kind (``fedkd.knowledge``) looks inside."""
+None where there is none. Only its kind (``fedkd.knowledge``) looks inside, whose own methods say
+what it is made of."""
 
 
 StrategyState = object
-"""What a strategy remembers from round to round: None at first. Only the strategy looks inside."""
+"""A strategy's memory from round to round: None at first. Only the strategy looks inside."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Knowledge of the public-set kinds: one row of ``values`` [N, C] for each of the public
-    ``ids`` [N].
+    """Predictions on public samples: a row of ``values`` [N, C] for each of the ``ids`` [N].
 
     Shapes are not enforced here: what comes from a client is checked, and rejected, by its kind of
     knowledge.
@@ -85,12 +84,12 @@ class Packed:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyEvent:
-    """What protected one release, and whether anything may be claimed for it.
+    """The protection of one release, and whether anything may be claimed for it.
 
     No upload exists without one. ``claims`` False means that no guarantee is given, for the stated
     reason. ``spent`` are the spendings for the ledger, as JSON (``fedkd.privacy.ledger.Spending``).
-    What was spent on a model and on uploads is stated whole each time, so that a message that is
-    lost loses no spending; all else is of this release alone.
+    Spendings on a model and on uploads are stated whole each time, so that a message that is lost
+    loses none; all others are of this release alone.
     """
 
     mechanism: str
@@ -101,11 +100,11 @@ class PrivacyEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientCard:
-    """What a client says of itself once, before the first round. ``label_counts`` only if the
-    strategy needs them.
+    """A client's description of itself, sent once before the first round.
 
     ``train_size`` is how many examples it trains on; where a mechanism claims something, its public
-    size, which counts the candidates that an audit's coins left out.
+    size, which counts the candidates that an audit left out. ``label_counts`` are None unless the
+    strategy needs them.
     """
 
     client_id: int
@@ -117,11 +116,11 @@ class ClientCard:
 
 @dataclass(frozen=True, kw_only=True)
 class Download:
-    """Server to client: what to do in this message, in order, and what it takes.
+    """Server to client: the steps to take, one after the other, and their inputs.
 
     ``public_ids`` are the public samples to predict on; ``teacher`` is None where there is none to
-    learn from. ``start_over`` asks for an upload that builds on no earlier one: the server does not
-    have what it would build on.
+    learn from. ``start_over`` asks for an upload that builds on no earlier one: the server has lost
+    those.
     """
 
     round: int
@@ -166,11 +165,10 @@ class Upload:
 
 @runtime_checkable
 class ServerModels(Protocol):
-    """Models of the server's own, for strategies that declare them: their states are plain named
-    tensors.
+    """Models of the server's own, for strategies that declare them. Their states are named tensors.
 
-    A strategy keeps such a state in ``Fusion.state``. Random streams are derived from the round and
-    ``purpose``.
+    A strategy carries such a state in ``Fusion.state``. Random streams are derived from the round
+    and ``purpose``.
     """
 
     @property
@@ -196,8 +194,16 @@ class ServerModels(Protocol):
         round: int,
         epochs: int,
     ) -> Mapping[str, Tensor]:
-        """Return the state after distilling a teacher on its public samples, stepping as
-        ``distill`` says.
+        """Return the state after distilling a teacher, stepping as the setting ``distill`` says.
+
+        Args:
+            architecture: The model's architecture.
+            state: Its state before.
+            teacher: Predictions on public samples.
+            loss: Name of the distillation loss.
+            purpose: Names the random streams.
+            round: The round.
+            epochs: Passes over the teacher's samples.
         """
 
     def fit(
@@ -211,14 +217,20 @@ class ServerModels(Protocol):
         round: int,
         epochs: int,
     ) -> Mapping[str, Tensor]:
-        """Return the state after training on labels of public samples, stepping as ``distill``
-        says.
+        """Return the state after training on public labels, stepping as ``distill`` says.
+
+        Args:
+            architecture: The model's architecture.
+            state: Its state before.
+            ids: The public samples [N].
+            labels: Their labels [N].
+            purpose: Names the random streams.
+            round: The round.
+            epochs: Passes over the samples.
         """
 
     def accuracy(self, architecture: str, state: Mapping[str, Tensor]) -> float:
-        """Return a model's accuracy on the balanced test set: a measurement, no part of any
-        protocol.
-        """
+        """Return a model's accuracy on the balanced test set, as a measurement for the record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,21 +279,18 @@ class Cohort:
         return self._softened(self.temperature) if self.scale == "logits" else self.values
 
     def probs_at(self, temperature: float) -> Float[Tensor, "K N C"]:
-        """Soft labels at a temperature; uploaded soft labels are returned as they came, whatever it
-        is.
-        """
+        """Return soft labels at a temperature; uploaded soft labels as they came, at any."""
         if self.scale == "probs":
             return self.values
-        # The usual temperature is softened once, whoever asks for it in whichever way.
+        # The usual temperature is softened once.
         return self.probs if temperature == self.temperature else self._softened(temperature)
 
     def _softened(self, temperature: float) -> Float[Tensor, "K N C"]:
         probs = torch.empty_like(self.values)
 
         def compute(part: slice) -> None:
-            for values, softened in zip(
-                self.values[part], probs[part], strict=True
-            ):  # little memory beside them
+            # A client at a time, which takes little memory.
+            for values, softened in zip(self.values[part], probs[part], strict=True):
                 soften(values, temperature, out=softened)
 
         map_chunks(compute, len(probs))
@@ -290,20 +299,20 @@ class Cohort:
 
 @dataclass(frozen=True, kw_only=True)
 class Fusion:
-    """What a strategy returns: ``weights`` [K, K], where ``weights[i, j]`` is how much client j
-    teaches client i.
+    """A strategy's result for a round: teachers, and how much each client teaches each other one.
 
-    ``teachers`` [K, N, C] are personal, [N, C] common; on the strategy's ``teaches`` scale. (Kinds
-    of knowledge other than predictions say what theirs are.) ``state`` comes back with the next
-    round's cohort: tensors, numbers and text in dictionaries, lists and tuples. ``taught_rows`` [N] or [K,
-    N] says which rows are taught at all; None teaches all. ``public_ids`` [N] are the teachers'
-    public samples where they are not the cohort's. ``metrics`` are recorded with the round. Shapes
-    are checked by the kind of knowledge, whatever a strategy returns.
+    ``weights[i, j]`` [K, K] is how much client j teaches client i. ``teachers`` [K, N, C] are
+    personal, [N, C] common, on the strategy's ``teaches`` scale; kinds of knowledge other than
+    predictions say what theirs are. ``state`` comes back with the next round's cohort: tensors,
+    numbers and text in dictionaries, lists and tuples. ``taught_rows`` [N] or [K, N] says which
+    rows are taught at all; None teaches all. ``public_ids`` [N] are the teachers' public samples
+    where they are not the cohort's. ``metrics`` are recorded with the round. The kind of knowledge
+    checks the shapes.
     """
 
     weights: Tensor
     teachers: Any
-    state: Any = None
+    state: StrategyState = None
     taught_rows: Tensor | None = None
     public_ids: Tensor | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)

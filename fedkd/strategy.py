@@ -1,4 +1,4 @@
-"""What a strategy is, and what it may declare of itself.
+"""The seam of strategies: their rule, and what they may declare of themselves.
 
 A strategy is a class whose fields are the hyper-parameters of a method and whose ``fuse`` is its
 rule. Everything else has a default, so that a rule is twenty lines: ``strategies/README.md`` shows
@@ -26,31 +26,29 @@ class Strategy(Protocol):
     """The server's rule: from the cohort's knowledge to each client's teacher.
 
     It may also carry, as class attributes or properties: ``knowledge`` (what clients upload:
-    ``logits``, ``probs``, ``nothing``, or another ``fedkd.knowledge.KnowledgeType``; default ``logits``),
-    ``teaches`` (the scale of its teachers, ``probs`` or ``logits``; default ``probs``), ``loss``
-    (the distillation loss of its paper; default ``kl``), ``codec`` (a ``fedkd.codecs.Codec`` of its
-    paper, or one for uploads and one for teachers; default none) and ``needs`` (see ``Needs``).
+    ``logits``, ``probs``, ``nothing``, or another ``fedkd.knowledge.KnowledgeType``; default
+    ``logits``), ``teaches`` (the scale of its teachers, ``probs`` or ``logits``; default
+    ``probs``), ``loss`` (the distillation loss of its paper; default ``kl``), ``codec`` (a
+    ``fedkd.codecs.Codec`` of its paper, or one for uploads and one for teachers; default none) and
+    ``needs`` (see ``Needs``).
     """
 
     def fuse(self, cohort: Any, state: Any) -> Fusion:
-        """Return weights and teachers for the cohort; ``state`` is the last Fusion's, None in the
-        first round.
+        """Return weights and teachers for the cohort.
+
+        ``state`` is that of the last Fusion, None in the first round.
         """
 
 
 @runtime_checkable
 class Stream(Protocol):
-    """One round's fusion, made from uploads one at a time: nothing is stacked, and no upload need
-    be kept.
-    """
+    """One round's fusion, made from uploads one at a time: none need be stored."""
 
     def add(self, client_id: int, values: Float[Tensor, "N C"]) -> None:
         """Take in an accepted upload. Uploads come in the order of their client ids."""
 
     def fuse(self) -> Fusion:
-        """Return the fusion of what was added, the same to the bit as ``fuse`` of the stacked
-        cohort.
-        """
+        """Return the fusion of all uploads, equal to the bit to ``fuse`` of the stacked cohort."""
 
 
 @runtime_checkable
@@ -58,42 +56,33 @@ class Streaming(Strategy, Protocol):
     """A strategy that can also fuse without seeing all uploads at once, such as a mean."""
 
     def accumulator(self, state: Any) -> Stream:
-        """Return a new stream for a round; ``state`` is the last Fusion's, None in the first
-        round.
-        """
+        """Return a new stream for a round; ``state`` is as in ``fuse``."""
 
 
 @runtime_checkable
 class SelectsQueries(Strategy, Protocol):
-    """A strategy that asks for fewer public samples than the round's, such as one that caches
-    answers.
-    """
+    """A strategy that asks about fewer public samples, such as one that caches answers."""
 
     def select_queries(
         self, round_number: int, public_ids: Int[Tensor, "M"], state: Any
     ) -> Int[Tensor, "N"]:
-        """Return which of the round's public samples clients predict on, in order; none is an
-        answer too.
+        """Return those of the round's public samples that clients predict on; perhaps none.
 
-        ``fuse`` then finds them as ``cohort.public_ids`` and the round's as ``cohort.round_ids``,
-        and may teach on any samples with ``Fusion.public_ids``.
+        ``state`` is as in ``fuse``, which then finds them as ``cohort.public_ids`` and the round's
+        as ``cohort.round_ids``, and may teach on any samples with ``Fusion.public_ids``.
         """
 
 
 @runtime_checkable
 class MeanBased(Strategy, Protocol):
-    """A strategy whose common teacher is made of the mean of uploads alone: a robust mean can take
-    its place.
-    """
+    """A strategy whose common teacher is made of the uploads' mean alone, or of a robust mean."""
 
     def from_mean(self, mean: Float[Tensor, "N C"], clients: int) -> Fusion:
         """Return the fusion for a mean over so many clients, on the scale of the uploads."""
 
 
 class MeanStream:
-    """A stream for rules that need the clients' mean alone: ``finish(mean [N, C], K)`` makes the
-    fusion of it.
-    """
+    """A stream for rules of the uploads' mean: ``finish(mean [N, C], K)`` returns the fusion."""
 
     def __init__(self, finish: Callable[[Float[Tensor, "N C"], int], Fusion]) -> None:
         self._finish, self._running = finish, RunningMean()
@@ -103,13 +92,13 @@ class MeanStream:
         self._running.add(values)
 
     def fuse(self) -> Fusion:
-        """Return the rule's fusion."""
+        """Return the fusion of the mean."""
         return self._finish(self._running.mean(), self._running.clients)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a strategy cannot do without; checked before the run."""
+    """The requirements of a strategy, checked before the run."""
 
     public_set: bool = True
     """Samples that all clients predict on."""
@@ -153,7 +142,7 @@ class Needs:
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """What a strategy declares, with the defaults filled in."""
+    """A strategy's declarations, with the defaults filled in."""
 
     knowledge: str | KnowledgeType
     teaches: str
@@ -174,7 +163,7 @@ class Declaration:
 
 
 def declaration(strategy: Strategy, name: str) -> Declaration:
-    """Return what a strategy declares. ``name`` is for the error where that makes no sense."""
+    """Return a strategy's declarations. Raises SettingError, with its ``name``, on a wrong one."""
     if not callable(getattr(strategy, "fuse", None)):
         raise SettingError(
             f"strategy={name}: {type(strategy).__name__} has no method fuse(cohort, state), which"
@@ -219,9 +208,16 @@ def declaration(strategy: Strategy, name: str) -> Declaration:
 def chosen_loss(
     declared: Declaration, name: str, setting: str | None, skew: float | None = None
 ) -> str:
-    """Return the distillation loss: the scenario's, or the strategy's own.
+    """Return the name of the distillation loss: the scenario's, or the strategy's own.
 
-    Raises where it cannot take the teachers, or is given a skew that it does not have.
+    Args:
+        declared: The strategy's declarations.
+        name: Its name, for errors.
+        setting: The scenario's loss; None is the strategy's.
+        skew: The scenario's skew; None is the loss's own.
+
+    Raises:
+        SettingError: The loss cannot take the teachers, or has no skew.
     """
     loss = setting or declared.loss
     kind = declared.kind

@@ -1,4 +1,4 @@
-"""The settings of the round protocol, and in which order a round goes."""
+"""The settings of the round protocol, and whether a round begins or ends with distillation."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -48,23 +48,20 @@ class Protocol:
 
 
 def resolve_round_order(protocol: Protocol, kind: KnowledgeType | None) -> RoundOrder:
-    """Return the order of a round where the scenario leaves it open."""
+    """Return the round order: the scenario's, or else that of the kind of knowledge."""
     if protocol.round_order is not None:
         return protocol.round_order
     return "distill_first" if kind is not None and kind.learned_by == "train" else "train_first"
 
 
 def check_order(protocol: Protocol, kind: KnowledgeType | None) -> None:
-    """Raise where the protocol would compute a teacher that nobody ever learns from, or that cannot
-    come in time.
-    """
+    """Raise SettingError where no client could learn from a teacher of the protocol in time."""
     if kind is None:
         return
     if kind.learned_by == "train" and protocol.round_order == "train_first":
         raise SettingError(
-            "round_order=train_first: this strategy's teachers are part of private training, so that a"
-            " round's teacher is for"
-            " the next round; leave round_order out"
+            "round_order=train_first: this strategy's teachers are part of private training, so"
+            " that a round's teacher is for the next round; leave round_order out"
         )
     if protocol.rounds == 1 and resolve_round_order(protocol, kind) == "distill_first":
         cure = (
@@ -73,7 +70,6 @@ def check_order(protocol: Protocol, kind: KnowledgeType | None) -> None:
             else "use round_order=train_first for one-shot distillation"
         )
         raise SettingError(
-            "rounds=1 with round_order=distill_first would distill nothing: its first teacher is for the"
-            " second round;"
-            f" {cure}"
+            "rounds=1 with round_order=distill_first would distill nothing: its first teacher is"
+            f" for the second round; {cure}"
         )

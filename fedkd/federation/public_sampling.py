@@ -1,9 +1,8 @@
-"""Which public samples a round asks about, and which view of each is taught: what the server
-remembers for it.
+"""Sampling of the public set: the samples of a round, and the view of each that is taught.
 
-The rules are those of ``fedkd.federation.sample_selection``; here is where their inputs come from. A rule that
-looks at predictions has none before the first round, which therefore asks about the whole public
-set, and pays for it.
+The rules are those of ``fedkd.federation.sample_selection``; here are their inputs, remembered from
+earlier rounds. A rule that looks at predictions has none before the first round, which therefore
+asks about the whole public set, and pays for it.
 """
 
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ Rule = Literal["random", "core_set", "disagreement"]
 
 @dataclass
 class PublicSampler:
-    """The choices of one run. ``size`` is the number of samples, each of which has ``views`` views.
+    """Samples the public set of one run: ``size`` samples of ``views`` views each.
 
     Sample n's view v has the id ``v * size + n``. ``per_round`` counts samples; None takes all.
     """
@@ -45,9 +44,7 @@ class PublicSampler:
         return self.rule != "random" or self.views > 1
 
     def ids(self, stream: np.random.Generator) -> Int[Tensor, "N"]:
-        """Return the ids that a round asks about, ascending; ``stream`` is used by the random rule
-        alone.
-        """
+        """Return the ids of a round, ascending; the random rule alone draws from ``stream``."""
         every = torch.arange(self.size * self.views)
         if self.per_round is None or self.per_round == self.size:
             return every
@@ -69,15 +66,16 @@ class PublicSampler:
         return torch.cat([samples + view * self.size for view in range(self.views)])
 
     def record_fusion(self, fusion: Fusion, cohort: Cohort, scale: Scale) -> Fusion:
-        """Take note of a round's fusion, and return it with only the hardest view of each sample
-        taught.
+        """Remember a round's fusion, and return it with only each sample's hardest view taught.
+
+        ``scale`` is that of its teachers.
         """
         teachers = (
             fusion.teachers if scale == "probs" else soften(fusion.teachers, cohort.temperature)
         )
         common = teachers if teachers.ndim == 2 else teachers.mean(dim=0)
         if self.rule != "random":
-            self._note(
+            self._remember(
                 cohort.public_ids,
                 common,
                 disagreement(teachers.expand_as(cohort.probs), cohort.probs).mean(0),
@@ -89,7 +87,7 @@ class PublicSampler:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """Return what later choices depend on."""
+        """Return the memory of earlier fusions."""
         return (
             {}
             if self.probs is None or self.dispute is None
@@ -100,7 +98,7 @@ class PublicSampler:
         """Go back to where ``state`` was taken."""
         self.probs, self.dispute = state.get("probs"), state.get("dispute")
 
-    def _note(self, ids: Tensor, probs: Tensor, dispute: Tensor) -> None:
+    def _remember(self, ids: Tensor, probs: Tensor, dispute: Tensor) -> None:
         if self.probs is None or self.dispute is None:
             self.probs = probs.new_full(
                 (self.size * self.views, probs.shape[1]), 1 / probs.shape[1]
@@ -116,13 +114,13 @@ class PublicSampler:
         clients, rows, classes = students.shape
         samples = rows // self.views
         by_view = (self.views, samples, classes)
-        kept = torch.zeros(clients, self.views, samples, dtype=torch.bool)
+        taught = torch.zeros(clients, self.views, samples, dtype=torch.bool)
         for client in range(clients):
             view = hardest_views(
                 teachers[client].reshape(by_view), students[client].reshape(by_view)
             )
-            kept[client, view, torch.arange(samples)] = True
-        mask = kept.reshape(clients, rows)
+            taught[client, view, torch.arange(samples)] = True
+        mask = taught.reshape(clients, rows)
         return replace(
             fusion, taught_rows=mask if fusion.taught_rows is None else mask & fusion.taught_rows
         )

@@ -1,5 +1,4 @@
-"""Which public samples, and which view of each, are worth asking about: choices made from
-predictions alone.
+"""Measures of how much a public sample, or a view of it, has to teach: from predictions alone.
 
 All are greedy or ranked and draw nothing at random; ties go to the lowest index. Not for drawing a
 round's samples (the server), which these may take the place of.
@@ -15,8 +14,9 @@ FLOOR = 1e-12
 def disagreement(
     teacher_probs: Float[Tensor, "*batch C"], student_probs: Float[Tensor, "*batch C"]
 ) -> Tensor:
-    """Return ``KL(teacher || student)`` of each soft label [*batch] in nats, the student's floored
-    at 1e-12.
+    """Return ``KL(teacher || student)`` of each soft label [*batch], in nats.
+
+    The student's probabilities are floored at 1e-12.
 
     >>> disagreement(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.5]])).tolist()  # ln 2
     [0.6931471824645996]
@@ -30,8 +30,7 @@ def disagreement(
 def hardest_views(
     teacher_probs: Float[Tensor, "V N C"], student_probs: Float[Tensor, "V N C"]
 ) -> Int[Tensor, "N"]:
-    """Return for each of N samples which of its V augmented views teacher and student disagree on
-    most, by KL.
+    """Return each sample's augmented view, of V, on which teacher and student disagree most.
 
     After HARD (Nix et al. 2023, arXiv 2305.14890), which learns augmentations that make the two
     disagree; choosing among V random ones is our cheap stand-in. It takes V predictions of either

@@ -1,8 +1,8 @@
 """The server of a run: its state between rounds, and the steps that a round is made of.
 
 Knows nothing of Flower: downloads go out and replies come in as values. The randomness of a round
-comes from named streams, so that a round repeats whatever came before it. ``fedkd.federation.round``
-says in which sequence the steps are taken.
+comes from named streams, so that a round repeats by itself. ``fedkd.federation.round`` takes the
+steps one after the other.
 """
 
 from collections.abc import Mapping, Sequence

@@ -72,7 +72,7 @@ class TeacherStore:
         self._memories.pop(client_id, None)
 
     def state(self, *, teachers: bool) -> dict[str, Any]:
-        """Return what is stored for a checkpoint; ``teachers`` only where a later round sends them."""
+        """Return the store for a checkpoint, with or without the ``teachers`` themselves."""
         return {
             "unsent": sorted(self._unsent),
             "memories": shared_state(self._memories, arrays_to_tensors),

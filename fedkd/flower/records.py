@@ -117,8 +117,13 @@ def download_content(
     teacher: ArrayRecord | None,
     request: ArrayRecord | None,
 ) -> RecordDict:
-    """Return a download's content from the records that messages share: scenario, teacher and
-    public ids.
+    """Return a download's content.
+
+    Args:
+        download: The download.
+        scenario: The record of the scenario's text, which messages share.
+        teacher: The record of its teacher, which messages may share.
+        request: The record of its public ids, which messages may share.
     """
     task = ConfigRecord(
         {
@@ -136,9 +141,7 @@ def download_content(
 
 
 def join(end: RecordDict, beginning: RecordDict) -> RecordDict:
-    """Return one message's content of two: the end of a round, and the beginning of the next
-    one.
-    """
+    """Return one content of two: the end of a round, and the beginning of the next one."""
     shared = {
         name: record
         for name, record in end.items()
@@ -149,9 +152,7 @@ def join(end: RecordDict, beginning: RecordDict) -> RecordDict:
 
 
 def split(content: RecordDict) -> tuple[RecordDict, ...]:
-    """Return the contents that ``join`` made one of, the end first; one that was not joined as it
-    is.
-    """
+    """Return the contents that ``join`` made one of, the end first; or a single one as it is."""
     ended = {
         name.removeprefix(_END): record for name, record in content.items() if name.startswith(_END)
     }
@@ -171,8 +172,9 @@ def request_record(download: Download) -> ArrayRecord | None:
 def read_download(
     content: RecordDict, kind: KnowledgeType | None, *, packed: bool = False
 ) -> Download:
-    """Return the download that ``download_content`` made, its teacher of the run's kind or
-    ``packed`` by its codec.
+    """Return the download that ``download_content`` made.
+
+    Its teacher is of the run's kind, or ``packed`` where a codec has to read it first.
     """
     task = content["task"]
     request, teacher = _arrays(content, "request"), _arrays(content, "teacher")
@@ -250,8 +252,9 @@ def read_upload(content: RecordDict) -> Upload:
 
 
 def sent_arrays(content: RecordDict) -> dict[str, np.ndarray]:
-    """Return an upload's knowledge as it travelled, empty where there is none; UploadRejected if it
-    cannot be read.
+    """Return an upload's knowledge as it travelled, empty where there is none.
+
+    Raises UploadRejected where it cannot be read.
     """
     arrays = _arrays(content, "knowledge")
     return {} if arrays is None else unpack_arrays(arrays)
