@@ -69,12 +69,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Point FEDKD_CACHE at a folder that all processes of this session share, empty at first."""
+    """Point FEDKD_CACHE, and what keeps finished runs, at folders that all processes share."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "cache"
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(os.environ, "FEDKD_CACHE", str(folder))
-        yield str(folder)
+        patch.setitem(os.environ, "FEDKD_CACHE", str(shared / "cache"))
+        patch.setitem(os.environ, "FEDKD_TEST_RUNS", str(shared / "finished"))
+        yield str(shared / "cache")
 
 
 @pytest.fixture(scope="session")

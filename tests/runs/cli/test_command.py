@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paths import HELPERS
 import pytest
 import yaml
+from paths import HELPERS
 
 from fedkd.cli.command import compose, main
 from fedkd.report.console import ConsoleReport

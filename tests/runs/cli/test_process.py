@@ -11,8 +11,8 @@ import venv
 from pathlib import Path
 
 import numpy as np
-from paths import HELPERS, ROOT
 import pytest
+from paths import HELPERS, ROOT
 
 LONG = [
     "rounds=1000",

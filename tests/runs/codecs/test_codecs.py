@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from finished import finished_records
 from tiny import records, scenario
 
 from fedkd.codecs import CODECS, Delta, coded_bytes
@@ -37,7 +38,7 @@ def figures(found: Any) -> list[Any]:
 @pytest.mark.parametrize("order", ["train_first", "distill_first"])
 @pytest.mark.parametrize("strategy", ["dsfl", "knfu"])
 def test_a_codec_that_loses_nothing_changes_no_figure(strategy: str, order: str) -> None:
-    plain = records(strategy=strategy, round_order=order, rounds=3)
+    plain = finished_records(strategy=strategy, round_order=order, rounds=3)
     for codec in LOSSLESS:
         assert figures(
             records(strategy=strategy, round_order=order, rounds=3, codec=codec)
@@ -151,7 +152,7 @@ def test_one_bit_labels_cost_a_tenth_and_weights_an_eighth() -> None:
     )
     assert sum(c.bytes_up for c in labels.clients) * 6 < sum(c.bytes_up for c in full.clients)
     weights = records(strategy="fedavg", models=["mlp"], codec={"name": "quantized", "bits": 4})[-1]
-    whole = records(strategy="fedavg", models=["mlp"])[-1]
+    whole = finished_records(strategy="fedavg", models=["mlp"])[-1]
     assert (
         7 < sum(c.bytes_up for c in whole.clients) / sum(c.bytes_up for c in weights.clients) <= 8
     )

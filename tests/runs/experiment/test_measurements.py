@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from finished import finished_records
 from naive_metrics import slow_ece
 from tiny import records, scenario
 
@@ -67,7 +68,7 @@ def test_a_teacher_that_knows_the_labels_is_always_right() -> None:
 
 @pytest.mark.parametrize("strategy", ["fedmd", "dsfl"])
 def test_a_common_teacher_is_equally_right_for_everyone_who_distills_it(strategy: str) -> None:
-    first, second = records(strategy=strategy)
+    first, second = finished_records(strategy=strategy)
     for record in (first, second):
         assert len({client.teacher_accuracy for client in record.clients}) == 1
         assert 0 < record.clients[0].teacher_accuracy < 1  # type: ignore[operator]
@@ -118,10 +119,10 @@ def test_a_teacher_is_judged_on_the_public_samples_that_it_was_made_on() -> None
 def test_who_distills_nothing_has_no_teacher_to_judge() -> None:
     assert all(
         getattr(c, name) is None
-        for c in records(strategy="local_only")[-1].clients
+        for c in finished_records(strategy="local_only")[-1].clients
         for name in TEACHER
     )
-    first, second = records(round_order="distill_first")
+    first, second = finished_records(round_order="distill_first")
     assert all(getattr(c, name) is None for c in first.clients for name in TEACHER)
     assert all(getattr(c, name) is not None for c in second.clients for name in TEACHER)
     for record in records(participation=0.5, rounds=3):
@@ -130,7 +131,10 @@ def test_who_distills_nothing_has_no_teacher_to_judge() -> None:
 
 
 def test_clients_that_are_trained_together_judge_their_teachers_too() -> None:
-    alone, together = records(models=["mlp"]), records(models=["mlp"], batch_clients=["mlp"])
+    alone, together = (
+        finished_records(models=["mlp"]),
+        records(models=["mlp"], batch_clients=["mlp"]),
+    )
     for one, other in zip(alone[-1].clients, together[-1].clients, strict=True):
         assert one.teacher_nll == pytest.approx(other.teacher_nll, rel=1e-3)
 
@@ -155,7 +159,7 @@ def test_a_class_without_public_samples_has_no_accuracy() -> None:
 
 
 def test_a_round_s_calibration_is_the_mean_over_clients() -> None:
-    last = records()[-1]
+    last = finished_records()[-1]
     for name in (
         "global_ece",
         "global_nll",
@@ -175,7 +179,7 @@ def test_a_client_that_predicts_nan_has_no_calibration_and_the_run_goes_on(tmp_p
 
 
 def test_without_a_validation_split_there_is_no_validation_accuracy() -> None:
-    assert {client.validation_accuracy for client in records()[-1].clients} == {None}
+    assert {client.validation_accuracy for client in finished_records()[-1].clients} == {None}
 
 
 def test_with_a_validation_split_every_client_and_its_twin_have_a_validation_accuracy(

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from finished import finished_run
 from tiny import TINY, scenario
 
 from fedkd.errors import RunError, SettingError
@@ -231,27 +232,26 @@ FIRST = {"strategy": {"name": "knfu", "epd_timing": "first_round"}}
 def test_a_resumed_run_has_the_figures_of_the_uninterrupted_one(
     changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(scenario(rounds=4, **changes), tmp_path / "whole")
+    whole = finished_run(rounds=4, **changes)
     ended_after(2, tmp_path / "parts", monkeypatch, rounds=4, **changes)
     resume(scenario(rounds=4, **changes), tmp_path / "parts")
-    assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
+    assert figures(tmp_path / "parts") == figures(whole)
 
 
 def test_a_table_that_began_after_the_checkpoint_begins_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With distill_first the first teacher is distilled, and judged, in the second round."""
-    run(scenario(rounds=3, round_order="distill_first"), tmp_path / "whole")
+    whole = finished_run(rounds=3, round_order="distill_first")
     ended_after(1, tmp_path / "parts", monkeypatch, rounds=3, round_order="distill_first")
     assert (tmp_path / "parts" / "teacher_by_class.csv").exists()
     resume(scenario(rounds=3, round_order="distill_first"), tmp_path / "parts")
-    assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
+    assert figures(tmp_path / "parts") == figures(whole)
 
 
 def test_kept_moments_matter_to_the_figures(tmp_path: Path) -> None:
     run(scenario(**KEEPING), tmp_path / "kept")
-    run(scenario(), tmp_path / "fresh")
-    assert figures(tmp_path / "kept")["rounds"][-1] != figures(tmp_path / "fresh")["rounds"][-1]
+    assert figures(tmp_path / "kept")["rounds"][-1] != figures(finished_run())["rounds"][-1]
 
 
 def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = {"report": {"console": True, "plots": False}}
-    run(scenario(rounds=4), tmp_path / "whole")
+    whole = finished_run(rounds=4)
     ended_after(3, tmp_path / "parts", monkeypatch, rounds=4)
     newest = {
         "flip": "checkpoints/000003.checkpoint",
@@ -286,7 +286,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     said = " ".join(capsys.readouterr().out.split())
     assert path.name in said.replace(" ", "")
     assert "resumed after round 2 of 4" in said
-    assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
+    assert figures(tmp_path / "parts") == figures(whole)
 
 
 def test_a_run_without_a_good_checkpoint_cannot_be_resumed(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from finished import finished_records
 from flwr.app import ConfigRecord, RecordDict
 from tiny import mean, records, scenario
 
@@ -22,7 +23,7 @@ PUBLIC_BYTES_PER_ROW = 4 * 10 + 4  # ten float32 values and an int32 id
 
 
 def test_the_same_seed_gives_the_same_knowledge_and_another_seed_does_not() -> None:
-    first, again, other = records(), records(), records(seed=1)
+    first, again, other = finished_records(), records(), records(seed=1)
     assert first[-1].knowledge_sha256 == again[-1].knowledge_sha256 is not None
     assert first[-1].clients[0].train_loss == again[-1].clients[0].train_loss
     assert first[-1].knowledge_sha256 != other[-1].knowledge_sha256
@@ -30,7 +31,7 @@ def test_the_same_seed_gives_the_same_knowledge_and_another_seed_does_not() -> N
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_the_number_of_workers_changes_nothing(workers: int) -> None:
-    alone, together = records(), records(engine={"name": "local", "workers": workers})
+    alone, together = finished_records(), records(engine={"name": "local", "workers": workers})
     for one, other in zip(alone, together, strict=True):
         assert one.knowledge_sha256 == other.knowledge_sha256
         assert [c.global_accuracy for c in one.clients] == [
@@ -56,13 +57,13 @@ def test_a_run_leaves_the_global_random_state_alone() -> None:
 
 def test_the_seed_of_the_global_generators_does_not_reach_a_run() -> None:
     torch.manual_seed(1)
-    first = records(models=["toys:dropping"])
+    first = finished_records(models=["toys:dropping"])
     torch.manual_seed(2)
     assert first[-1].knowledge_sha256 == records(models=["toys:dropping"])[-1].knowledge_sha256
 
 
 def test_local_only_exchanges_nothing() -> None:
-    last = records(strategy="local_only")[-1]
+    last = finished_records(strategy="local_only")[-1]
     assert last.knowledge_sha256 is None
     assert {c.bytes_up for c in last.clients} == {c.bytes_down for c in last.clients} == {0}
     assert last.weights is not None
@@ -74,13 +75,13 @@ def test_what_travels_is_counted_as_it_is_encoded(strategy: str) -> None:
     """40 public rows of 10 float32 values and an int32 id; the server asks for them by id too."""
     payload = 40 * PUBLIC_BYTES_PER_ROW
     request = 40 * 4
-    for client in records(strategy=strategy)[-1].clients:
+    for client in finished_records(strategy=strategy)[-1].clients:
         assert client.bytes_up == payload
         assert client.bytes_down == payload + request
 
 
 def test_distillation_first_uses_the_teacher_of_the_round_before() -> None:
-    first, second = records(round_order="distill_first")
+    first, second = finished_records(round_order="distill_first")
     assert all(c.distill_loss is None for c in first.clients)
     assert all(c.distill_loss is not None for c in second.clients)
 
@@ -159,7 +160,7 @@ def test_each_round_may_take_another_part_of_the_public_set() -> None:
 
 
 def test_an_upload_with_nan_is_rejected_and_recorded_and_the_round_goes_on() -> None:
-    for record in records(models=["mlp", "toys:diverged"]):
+    for record in finished_records(models=["mlp", "toys:diverged"]):
         assert [c.status for c in record.clients] == ["ok", "rejected", "ok", "rejected"]
         assert "NaN" in record.clients[1].reason
         assert record.clients[1].distill_loss is None
@@ -202,7 +203,7 @@ def test_a_message_that_is_no_upload_is_rejected_and_the_round_goes_on(
 
 
 def test_a_client_that_raises_is_recorded_as_failed_and_the_round_goes_on() -> None:
-    for record in records(models=["mlp", "toys:raising"]):
+    for record in finished_records(models=["mlp", "toys:raising"]):
         assert [c.status for c in record.clients] == ["ok", "failed", "ok", "failed"]
         assert "this model cannot be evaluated" in record.clients[3].reason
 

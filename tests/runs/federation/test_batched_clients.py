@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from finished import finished_records
 from tiny import records, scenario
 
 from fedkd.errors import SettingError
@@ -38,7 +39,7 @@ MIXED = {"models": ["mlp*3", "cnn*1"], "clients": 8, "rounds": 2}
 def test_a_run_together_has_the_figures_of_the_loop_up_to_rounding(
     changes: dict[str, object],
 ) -> None:
-    loop = records(**{**MIXED, **changes})
+    loop = finished_records(**{**MIXED, **changes})
     together = records(**{**MIXED, **changes}, batch_clients=["mlp"])
     for one, other in zip(loop, together, strict=True):
         for a, b in zip(one.clients, other.clients, strict=True):

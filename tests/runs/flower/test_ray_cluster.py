@@ -29,7 +29,6 @@ from fedkd.flower.ray_grid import RayGrid
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
-
 def ray_engine(**settings: Any) -> dict[str, Any]:
     return {"name": "ray", "workers": 2, **settings}
 

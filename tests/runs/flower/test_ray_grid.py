@@ -25,7 +25,6 @@ from fedkd.flower.ray_grid import Ray, RayGrid
 pytestmark = pytest.mark.slow
 
 
-
 def ray_engine(**settings: Any) -> dict[str, Any]:
     return {"name": "ray", "workers": 2, **settings}
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from finished import finished_records
 from tiny import mean, records, scenario
 
 from fedkd.errors import SettingError
@@ -23,9 +24,7 @@ def cohort(clients: tuple[int, ...] = (0, 2, 3, 5, 7)) -> Cohort:
 
 def threat_model(**changes: Any) -> ThreatModel:
     attackers = torch.tensor([True, False, False, True, False, False, False, False])
-    return ThreatModel(
-        **{"attackers": attackers, "seed": 0, **changes}
-    )
+    return ThreatModel(**{"attackers": attackers, "seed": 0, **changes})
 
 
 def fused(found: ThreatModel, strategy: Any, cohort: Cohort) -> Any:
@@ -97,7 +96,7 @@ def test_every_robust_mean_runs_and_repeats(name: str) -> None:
 @pytest.mark.fast(1)
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"none"}))
 def test_every_attack_changes_what_is_taught_and_repeats(name: str) -> None:
-    plain = records(strategy="fedmd", clients=5)
+    plain = finished_records(strategy="fedmd", clients=5)
     changes = {"strategy": "fedmd", "attacks": {"name": name, "fraction": 0.4}, "clients": 5}
     one, again = records(**changes), records(**changes, engine={"name": "local", "workers": 2})
     assert one[0].knowledge_sha256 != plain[0].knowledge_sha256
