@@ -392,7 +392,7 @@ def test_help_on_choices_says_nothing_of_others(capsys: pytest.CaptureFixture[st
 def test_help_explains_every_setting_and_lists_every_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from fedkd.cli.command import scenario_files
+    from fedkd.cli.arguments import scenario_files
     from fedkd.models.factory import ZOO
     from fedkd.scenario.registry import GROUPS, find, names
     from fedkd.scenario.scenario import SECTIONS, TOP

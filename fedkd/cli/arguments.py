@@ -1,0 +1,185 @@
+"""The command's arguments: settings apart from options, each name checked before anything runs."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from fedkd.errors import SettingError, unknown_name
+from fedkd.scenario.registry import GROUPS, find
+from fedkd.scenario.scenario import meaning_of, resumable
+
+SWITCHES = ("-m", "--multirun", "--resolve", "--version", "--hydra-help")
+"""Hydra's options without a value."""
+OPTIONS = ("--cfg", "-c", "--package", "-p", "--info", "-i")
+"""Hydra's options with a value."""
+_SWEEP = re.compile(r"(choice|range|interval|glob)\(")
+"""How a value begins that Hydra takes for several."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What a command asks for."""
+
+    settings: list[str]
+    """``key=value`` each."""
+    flags: list[str]
+    """Options that are Hydra's."""
+    resumed: Path | None
+    """The folder of a run that is to go on."""
+    scenarios: dict[str, Path]
+    """Scenario files by name."""
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether all combinations of values are asked for."""
+        return "-m" in self.flags or "--multirun" in self.flags
+
+    @property
+    def varied(self) -> set[str]:
+        """The keys that have several values."""
+        return {
+            key
+            for key, values in overrides(self.settings)
+            if len(values) > 1 or _SWEEP.match(values[0])
+        }
+
+    @property
+    def is_one_run(self) -> bool:
+        """Whether nothing is asked for that Hydra's own main function must do."""
+        of_hydra = any(setting.lstrip("+~").startswith("hydra") for setting in self.settings)
+        return not (self.flags or self.varied or of_hydra)
+
+
+def parse_arguments(given: Sequence[str]) -> Arguments:
+    """Return the checked arguments. Raises SettingError for an unknown option, scenario or name."""
+    rest, folder = value_of(given, "--config-dir")
+    rest, config = value_of(rest, "--config")
+    settings, flags = _flags(rest)
+    settings, resumed = value_of(settings, "resume")
+    run_dir = None if resumed is None else Path(resumed).expanduser()
+    if run_dir is not None:
+        config = _config_of(run_dir, settings, flags, config)
+    scenarios = scenario_files(folder)
+    if config is not None:
+        if any(setting.startswith("scenario=") for setting in settings):
+            raise SettingError("--config FILE is a scenario of its own; leave out scenario=")
+        scenarios = {**scenarios, "config": _existing(config)}
+        settings = ["scenario=config", *settings]
+    _check_names(settings, scenarios)
+    return Arguments(settings=settings, flags=flags, resumed=run_dir, scenarios=scenarios)
+
+
+def scenario_files(folder: str | None = None) -> dict[str, Path]:
+    """Return the scenario files by name: fedkd's, and those of a user's folder, which win."""
+    own = Path(str(files("scenarios")))
+    found = {path.stem: path for path in sorted(own.glob("*.yaml"))}
+    if folder is not None:
+        users = Path(folder).expanduser()
+        if not users.is_dir():
+            raise SettingError(
+                f"--config-dir {folder}: no such folder; it must hold scenario files, NAME.yaml"
+            )
+        found |= {path.stem: path for path in sorted(users.glob("*.yaml"))}
+    return found
+
+
+def value_of(given: Sequence[str], option: str) -> tuple[list[str], str | None]:
+    """Return the arguments without ``option VALUE`` or ``option=VALUE``, and the value.
+
+    >>> value_of(["seed=1", "--config", "a.yaml"], "--config")
+    (['seed=1'], 'a.yaml')
+    """
+    rest, value, waiting = [], None, False
+    for argument in given:
+        if waiting:
+            value, waiting = argument, False
+        elif argument == option:
+            waiting = True
+        elif argument.startswith(option + "="):
+            value = argument.partition("=")[2]
+        else:
+            rest.append(argument)
+    if waiting:
+        raise SettingError(f"{option} needs a value")
+    return rest, value
+
+
+def overrides(given: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each ``key=value`` argument as its key and the values that it lists.
+
+    >>> list(overrides(["seed=0,1", "models=[mlp,cnn]", "-m"]))
+    [('seed', ['0', '1']), ('models', ['[mlp,cnn]'])]
+    """
+    for argument in given:
+        key, equals, value = argument.partition("=")
+        if equals and not key.startswith("-"):
+            yield key.lstrip("+~"), re.split(r",(?![^\[{(]*[\]})])", value)
+
+
+def check_changes(given: Sequence[str], what: str, cure: str = "") -> None:
+    """Raise SettingError for an argument that would change the figures of what goes on.
+
+    ``what`` goes on, in words; ``cure`` ends the message.
+    """
+    for argument in given:
+        if not meaning_of(argument.partition("=")[0].lstrip("+~")).resumable:
+            raise SettingError(
+                f"{argument} cannot be changed in {what} that goes on; with resume only"
+                f" {', '.join(resumable())} can{cure}"
+            )
+
+
+def _flags(given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the settings and, apart from them, the options that are Hydra's."""
+    settings, flags, waiting = [], [], False
+    for argument in given:
+        if waiting or argument.partition("=")[0] in SWITCHES + OPTIONS:
+            flags.append(argument)
+            waiting = argument in OPTIONS
+        elif argument.startswith("-"):
+            known = ("--help", "--config", "--config-dir", *SWITCHES, *OPTIONS)
+            raise unknown_name("option", argument, known)
+        elif "=" not in argument and not argument.startswith("~"):
+            raise SettingError(f"{argument!r} is no setting; write key=value, as in strategy=fedmd")
+        else:
+            settings.append(argument)
+    if waiting:
+        raise SettingError(f"{flags[-1]} needs a value, as in --cfg job")
+    return settings, flags
+
+
+def _config_of(
+    run_dir: Path, settings: Sequence[str], flags: Sequence[str], config: str | None
+) -> str:
+    """Return the scenario file of a run that is to go on. Raises SettingError where it cannot."""
+    if config is not None or "-m" in flags or "--multirun" in flags:
+        raise SettingError(
+            "resume=RUN_DIR goes on with one run and its own scenario; leave out --config and -m"
+        )
+    own = run_dir / "config.yaml"
+    check_changes(settings, "a run", f". For another experiment use --config {own}")
+    if not own.is_file():
+        raise SettingError(
+            f"resume={run_dir}: no run's folder (it has no config.yaml) and no sweep's (it has no"
+            " sweep.json); give that of one"
+        )
+    return str(own)
+
+
+def _existing(config: str) -> Path:
+    file = Path(config).expanduser()
+    if not file.is_file():
+        raise SettingError(f"--config {config}: no such file; give the config.yaml of a run")
+    return file
+
+
+def _check_names(settings: Sequence[str], scenarios: Mapping[str, Path]) -> None:
+    """Raise SettingError for a scenario or a component that does not exist."""
+    for key, values in overrides(settings):
+        for value in (v.strip().strip("'\"") for v in values):
+            if key == "scenario" and value not in scenarios:
+                raise unknown_name("scenario", value, scenarios)
+            if key in GROUPS and "(" not in value:
+                find(key, value)

@@ -1,0 +1,213 @@
+"""Scenarios composed by Hydra: the only module that imports it.
+
+Hydra gives three things: the grammar of ``key=value`` (lists, quotes, nested names), the
+composition of a scenario file with what replaces parts of it, and ``-m``, all combinations of
+several values. It checks nothing: every setting is forced, and ``Scenario.parse`` says what exists
+and what fits.
+
+Each group of components is a group of Hydra's. A scenario file becomes one option of every group
+that it chooses in, so that ``strategy=fedmd`` on top of a scenario replaces its strategy whole and
+leaves none of its settings.
+"""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fedkd.cli.arguments import Arguments, overrides
+from fedkd.errors import FedkdError, SettingError
+from fedkd.scenario.registry import GROUPS, find, names
+from fedkd.scenario.scenario import SECTIONS, TOP, Scenario
+from fedkd.settings.import_paths import is_import_path
+from fedkd.settings.schema import defaults
+
+DEFAULT_SCENARIO = "digits"
+ROOT = str(files("scenarios"))
+"""Hydra's folder of configurations. It has no subfolders, which Hydra would take for groups."""
+OWN = {
+    "run": {"dir": "."},
+    "sweep": {
+        "dir": "runs/${now:%Y-%m-%d}_${now:%H-%M-%S}_sweep",
+        "subdir": "${hydra.job.num}",
+    },
+    "output_subdir": None,
+    "job": {"chdir": False},
+}
+"""Hydra's own settings: a run's files are fedkd's business."""
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One combination of a sweep's values."""
+
+    scenario: Scenario
+    varied: Mapping[str, str]
+    """What distinguishes it from the others, as it was written."""
+    folder: Path
+
+
+def compose_scenario(arguments: Arguments) -> Scenario:
+    """Return the scenario of one run. Raises SettingError."""
+    _register(arguments.settings, arguments.scenarios)
+    forced = [_forced(setting) for setting in arguments.settings]
+    with _one_line(), hydra.initialize_config_dir(ROOT, version_base="1.3"):
+        return _parsed(hydra.compose("fedkd", overrides=forced))
+
+
+def run_jobs(
+    arguments: Arguments,
+    run_one: Callable[[Scenario], None],
+    run_job: Callable[[SweepJob], None],
+) -> None:
+    """Let Hydra do what its options ask for. Raises SettingError, or what a run raises.
+
+    Args:
+        arguments: What the command asks for.
+        run_one: Runs a scenario, where there is no sweep.
+        run_job: Runs one job of a sweep.
+    """
+    failures: list[FedkdError] = []
+
+    def task(config: DictConfig) -> None:
+        scenario = _parsed(config)
+        if arguments.sweeps:  # of an error Hydra says which job it was
+            run_job(_job(scenario, arguments.varied))
+            return
+        try:
+            run_one(scenario)
+        except FedkdError as error:
+            failures.append(error)
+
+    _register(arguments.settings, arguments.scenarios)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us as they are
+    forced = [_forced(setting) for setting in arguments.settings]
+    with _one_line(), _command_line(["python -m fedkd.simulate", *forced, *arguments.flags]):
+        hydra.main(version_base="1.3", config_path=ROOT, config_name="fedkd")(task)()
+    if failures:
+        raise failures[0]
+
+
+def _job(scenario: Scenario, varied: set[str]) -> SweepJob:
+    """Return the job that Hydra is about to run."""
+    own = HydraConfig.get()
+    pairs = (override.lstrip("+~").partition("=") for override in own.overrides.task)
+    written = {key: value for key, _, value in pairs if key in varied}
+    unescaped = {key: re.sub(r"\\(.)", r"\1", value) for key, value in written.items()}
+    return SweepJob(scenario, unescaped, Path(own.runtime.output_dir))
+
+
+def _parsed(config: DictConfig) -> Scenario:
+    composed: Any = OmegaConf.to_container(config, resolve=True)
+    return Scenario.parse(composed)
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Make a SettingError of one line of what Hydra raises."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SettingError(" ".join(str(error).split())) from error
+
+
+@contextlib.contextmanager
+def _command_line(arguments: list[str]) -> Iterator[None]:
+    """Show Hydra's main function other arguments: it reads ``sys.argv``."""
+    before = sys.argv
+    sys.argv = arguments
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _register(settings: Sequence[str], scenarios: Mapping[str, Path]) -> None:
+    """Tell Hydra the schema, every component of every group, and the scenarios."""
+    top = {key: value for cls in TOP.values() for key, value in defaults(cls).items()}
+    sections = {key: defaults(cls) for key, cls in SECTIONS.items()}
+    listed: list[Any] = [
+        "_self_",
+        *({name: group.default} for name, group in GROUPS.items()),
+        {"scenario": DEFAULT_SCENARIO},
+        {"override hydra/job_logging": "none"},
+        {"override hydra/hydra_logging": "none"},
+    ]
+    _store({"defaults": listed, "name": "", **top, **sections, "hydra": OWN}, name="fedkd")
+    wanted = [(group, name) for group in GROUPS for name in names(group)]
+    for key, values in overrides(settings):
+        wanted += [(key, value) for value in values if key in GROUPS and is_import_path(value)]
+    for group, name in wanted:
+        _store({"name": name, **find(group, name)[1]}, group=group, name=name)
+    for name, path in scenarios.items():
+        _register_scenario(name, path)
+
+
+_stored: dict[tuple[str, str], str] = {}
+"""What Hydra has been told under a group and a name, so that it is told each node once."""
+
+
+def _store(node: dict[str, Any], *, group: str = "", name: str, package: str | None = None) -> None:
+    text = repr(node)  # tells 1 from 1.0 and from true, which are equal
+    if _stored.get((group, name)) != text:
+        ConfigStore.instance().store(name=name, node=node, group=group or None, package=package)
+        _stored[group, name] = text
+
+
+def _register_scenario(name: str, path: Path) -> None:
+    """Tell Hydra a scenario: its own settings, and an option of each group that it chooses in."""
+    body = _read(path)
+    chosen: list[Any] = []
+    for group in GROUPS:
+        section = body.pop(group, None)
+        if section is None:
+            continue
+        section = {"name": section} if isinstance(section, str) else section
+        if not isinstance(section, dict) or not isinstance(section.get("name"), str):
+            raise SettingError(f"{path}: {group} must be a name, or a section with a name")
+        option = f"{section['name']} of scenario {name}"
+        try:
+            known = find(group, section["name"])[1]
+        except SettingError as error:
+            raise SettingError(f"{path}: {error}") from error
+        _store({**known, **section}, group=group, name=option)
+        chosen.append({f"override /{group}": option})
+    body["name"] = body.get("name") or name
+    node = {"defaults": [*chosen, "_self_"], **body}
+    _store(node, group="scenario", name=name, package="_global_")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        body = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingError(
+            f"scenario file {path} cannot be read: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(body, dict):
+        raise SettingError(f"scenario file {path} must hold settings, as in 'clients: 10'")
+    return body
+
+
+def _forced(argument: str) -> str:
+    """Return an override that Hydra sets without asking whether it exists.
+
+    Components (``strategy=fedmd``), Hydra's own settings and arguments with a sign of their own
+    stay as they are.
+    """
+    key = argument.partition("=")[0]
+    composed = "=" in argument and key[:1] not in "+~-" and not key.startswith("hydra")
+    return f"++{argument}" if composed and key not in (*GROUPS, "scenario") else argument

@@ -1,0 +1,128 @@
+"""A sweep: the runs of all combinations of several values, in one folder, which can go on later.
+
+The folder holds ``sweep.json``, the arguments that it was begun with, and ``sweep.csv``, what
+varies from run to run. Which combinations there are is Hydra's business (``hydra_compose``).
+"""
+
+import contextlib
+import csv
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedkd.cli.arguments import check_changes, value_of
+from fedkd.errors import SettingError
+from fedkd.scenario.scenario import Scenario
+
+if TYPE_CHECKING:
+    from fedkd.cli.hydra_compose import SweepJob
+
+SWEEP_FILE = "sweep.json"
+"""Holds, in a sweep's folder, the arguments that it was begun with."""
+_SWEEP_DIR = "hydra.sweep.dir="
+
+
+def continued(given: Sequence[str]) -> list[str]:
+    """Return the arguments; those of a sweep that goes on where ``resume`` names its folder."""
+    rest, resumed = value_of(given, "resume")
+    if resumed is None or not (Path(resumed).expanduser() / SWEEP_FILE).is_file():
+        return list(given)
+    folder = Path(resumed).expanduser()
+    check_changes(rest, "a sweep")
+    try:
+        stored = json.loads((folder / SWEEP_FILE).read_text())["arguments"]
+        begun = [str(argument) for argument in stored]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise SettingError(f"resume={folder}: {SWEEP_FILE} cannot be read: {error}") from error
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return [*(a for a in begun if not a.startswith(_SWEEP_DIR)), *rest, f"{_SWEEP_DIR}'{quoted}'"]
+
+
+class Sweep:
+    """The runs of a sweep, one after the other."""
+
+    def __init__(self, command: Sequence[str], *, goes_on: bool) -> None:
+        """Begin a sweep, or go on with one.
+
+        A sweep that goes on leaves alone what is complete; another refuses a folder with a run.
+        """
+        self.command, self.goes_on = list(command), goes_on
+        self.folders: list[Path] = []
+        self.violated = False
+        """Whether an audit refuted the claim of any run."""
+
+    def run(self, job: "SweepJob") -> None:
+        """Run one job into its folder."""
+        from fedkd.experiment.run import choose_run_dir, run
+        from fedkd.experiment.run_or_resume import ensure, is_complete
+
+        self.folders.append(job.folder)
+        _list_run(job.folder, job.varied, self.command)
+        scenario = _tagged(job.scenario, job.varied)
+        folder = choose_run_dir(scenario, job.folder)
+        if self.goes_on and is_complete(scenario, folder):
+            print(f"{folder}: complete")
+        summary = ensure(scenario, folder) if self.goes_on else run(scenario, folder)
+        self.violated |= is_violation(summary)
+
+    @contextlib.contextmanager
+    def said(self) -> Iterator[None]:
+        """Print at the end how to compare the runs, and how to go on with those that are left."""
+        ended = False
+        try:
+            yield
+            ended = True
+        finally:
+            if self.folders:
+                self._say(ended)
+
+    def _say(self, ended: bool) -> None:
+        sweep, here = self.folders[0].parent, Path.cwd()
+        sweep = sweep.relative_to(here) if sweep.is_relative_to(here) else sweep
+        if len(self.folders) > 1:
+            comparison = str(sweep / "comparison")
+            compare = ["python", "scripts/compare.py", "--runs", str(sweep), "--out", comparison]
+            print(f"Compare the runs: {shlex.join(compare)}")
+        if not ended:
+            go_on = ["python", "-m", "fedkd.simulate", f"resume={sweep}"]
+            print(f"Go on with the sweep: {shlex.join(go_on)}")
+
+
+def is_violation(summary: Mapping[str, Any]) -> bool:
+    """Return whether an audit refuted what a run claims."""
+    return (summary.get("audit") or {}).get("verdict") == "VIOLATION"
+
+
+def _list_run(folder: Path, varied: Mapping[str, str], command: Sequence[str]) -> None:
+    """Add a run to ``sweep.csv``; the first one also writes ``sweep.json``."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    begun, table = folder.parent / SWEEP_FILE, folder.parent / "sweep.csv"
+    if not begun.exists():
+        begun.write_text(json.dumps({"arguments": _with_whole_paths(command)}, indent=2) + "\n")
+    with table.open("a+", newline="") as file:
+        file.seek(0)
+        if folder.name in [row[0] for row in csv.reader(file) if row]:
+            return
+        rows = csv.writer(file)
+        if file.tell() == 0:
+            rows.writerow(["folder", *varied])
+        rows.writerow([folder.name, *varied.values()])
+
+
+def _with_whole_paths(command: Sequence[str]) -> list[str]:
+    """Return arguments whose options mean the same in every working directory."""
+    rest = list(command)
+    for option in ("--config-dir", "--config"):
+        rest, value = value_of(rest, option)
+        if value is not None:
+            rest.append(f"{option}={Path(value).expanduser().resolve()}")
+    return rest
+
+
+def _tagged(scenario: Scenario, varied: Mapping[str, str]) -> Scenario:
+    """Return a job's scenario with what varies as tags, as in ``privacy.epsilon=4``."""
+    tags = [f"{key}={value}" for key, value in varied.items()]
+    return scenario.changed(report=replace(scenario.report, tags=(*scenario.report.tags, *tags)))

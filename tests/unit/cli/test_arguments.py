@@ -1,0 +1,108 @@
+"""The command's arguments, before anything is composed or run."""
+
+from pathlib import Path
+
+import pytest
+
+from fedkd.cli.arguments import check_changes, overrides, parse_arguments, value_of
+from fedkd.cli.hydra_compose import compose_scenario
+from fedkd.cli.sweeps import SWEEP_FILE, continued, is_violation
+from fedkd.errors import SettingError
+
+
+def test_settings_and_options_are_told_apart_wherever_they_stand() -> None:
+    found = parse_arguments(["-m", "seed=0,1", "--cfg", "job", "rounds=2"])
+    assert (found.settings, found.flags) == (["seed=0,1", "rounds=2"], ["-m", "--cfg", "job"])
+    assert (found.sweeps, found.varied, found.resumed) == (True, {"seed"}, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "one"),
+    [
+        (["seed=1", "models=[mlp,cnn]"], True),
+        (["seed=0,1"], False),
+        (["seed=range(1,4)"], False),
+        (["--cfg", "job"], False),
+        (["hydra.sweep.dir=here"], False),
+    ],
+)
+def test_what_needs_no_main_function_of_hydras_is_one_run(given: list[str], one: bool) -> None:
+    assert parse_arguments(given).is_one_run == one
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["hello"], "'hello' is no setting; write key=value"),
+        (["--cofnig", "a"], "unknown option '--cofnig'"),
+        (["--cfg"], "--cfg needs a value, as in --cfg job"),
+        (["--config"], "--config needs a value"),
+        (["--config", "none.yaml"], "--config none.yaml: no such file"),
+        (["--config-dir", "none"], "--config-dir none: no such folder"),
+        (["scenario=digitz"], "unknown scenario 'digitz'; did you mean 'digits'"),
+        (["strategy=knfu,knfuu"], "unknown strategy 'knfuu'"),
+        (["resume=none"], "resume=none: no run's folder"),
+        (["resume=none", "-m"], "goes on with one run and its own scenario"),
+        (["resume=none", "seed=3"], "seed=3 cannot be changed in a run that goes on"),
+    ],
+)
+def test_a_mistake_is_refused_with_what_to_do(given: list[str], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        parse_arguments(given)
+
+
+def test_engine_report_and_device_may_change_when_something_goes_on() -> None:
+    allowed = ["engine.workers=2", "report.plots=false", "device=cpu", "+client_store=disk"]
+    check_changes([*allowed, "checkpoint.every=3"], "a run")
+    for wrong in ("seed=1", "run_dir=elsewhere", "unknown=2", "distill.loss=kl"):
+        with pytest.raises(SettingError, match="with resume only engine, .*device, .* can"):
+            check_changes([*allowed, wrong], "a run")
+
+
+def test_a_value_may_follow_its_option_or_an_equals_sign() -> None:
+    assert value_of(["--config", "a", "x=1"], "--config") == (["x=1"], "a")
+    assert value_of(["--config=a", "x=1"], "--config") == (["x=1"], "a")
+    assert value_of(["x=1"], "--config") == (["x=1"], None)
+
+
+def test_values_are_split_at_commas_outside_brackets() -> None:
+    assert dict(overrides(["a=1,2", "+b=[1,2],[3]", "c={x: 1,y: 2}"])) == {
+        "a": ["1", "2"],
+        "b": ["[1,2]", "[3]"],
+        "c": ["{x: 1,y: 2}"],
+    }
+
+
+def test_a_component_on_top_of_a_scenario_leaves_none_of_the_settings_before(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "clients: 3\nstrategy: {name: knfu, beta: 7.0}\npartition: {name: dirichlet, alpha: 9.0}\n"
+    )
+    given = ["--config-dir", str(tmp_path), "scenario=mine"]
+    whole = compose_scenario(parse_arguments(given))
+    assert (whole.strategy.fields["beta"], whole.partition.fields["alpha"]) == (7.0, 9.0)
+    other = compose_scenario(parse_arguments([*given, "strategy=fedmd", "seed=5"]))
+    assert (other.strategy.name, other.federation.seed, other.federation.clients) == ("fedmd", 5, 3)
+    assert "beta" not in other.strategy.fields
+    assert other.partition == whole.partition
+
+
+def test_a_sweep_goes_on_with_the_arguments_that_it_was_begun_with(tmp_path: Path) -> None:
+    assert continued(["seed=1"]) == ["seed=1"]
+    assert continued([f"resume={tmp_path}"]) == [f"resume={tmp_path}"]
+    (tmp_path / SWEEP_FILE).write_text('{"arguments": ["-m", "seed=0,1", "hydra.sweep.dir=old"]}')
+    found = continued([f"resume={tmp_path}", "engine.workers=2"])
+    assert found == ["-m", "seed=0,1", "engine.workers=2", f"hydra.sweep.dir='{tmp_path}'"]
+    with pytest.raises(SettingError, match="rounds=3 cannot be changed in a sweep that goes on"):
+        continued([f"resume={tmp_path}", "rounds=3"])
+    (tmp_path / SWEEP_FILE).write_text("{}")
+    with pytest.raises(SettingError, match=r"sweep\.json cannot be read"):
+        continued([f"resume={tmp_path}"])
+
+
+def test_a_violation_is_what_an_audit_says_of_a_claim() -> None:
+    assert is_violation({"audit": {"verdict": "VIOLATION"}})
+    assert not is_violation({"audit": {"verdict": "consistent"}})
+    assert not is_violation({"audit": None})
+    assert not is_violation({})
