@@ -108,7 +108,7 @@ def test_a_client_that_exits_fails_like_any_other(
 ) -> None:
     trigger = tmp_path / "trigger"
     trigger.write_text("exit")
-    monkeypatch.setattr("fedkd.tasks.images.probe", _without(trigger, monkeypatch))
+    monkeypatch.setattr("fedkd.tasks.task.probe", _without(trigger, monkeypatch))
     run = records(models=["mlp*3", "toys:fragile*1"])
     assert [c.status for c in run[0].clients] == ["ok", "ok", "ok", "failed"]
     assert run[0].clients[3].reason.startswith("SystemExit: 3")

@@ -417,6 +417,16 @@ def test_a_ledger_that_cannot_be_read_leaves_the_old_one():
     assert book.state() == before
 
 
+def test_what_a_client_says_of_a_layer_is_all_of_it_and_an_older_word_takes_nothing_back():
+    """Three statements of the same layer, the second one late."""
+    book = Ledger()
+    for rows in (20, 10, 30):
+        book.record_cumulative(0, "upload", [upload(gaussian(rows))])
+        said = max(rows, 20)
+        once = ledger((0, upload(gaussian(said))))
+        assert book.epsilons("client", "server", DELTA) == once.epsilons("client", "server", DELTA)
+
+
 @given(st.floats(1e-6, 1e6))
 def test_a_printed_epsilon_is_never_too_small_and_at_most_a_thousandth_too_large(epsilon: float):
     assert epsilon <= float(rounded_up(epsilon)) * (1 + 1e-15) <= epsilon * 1.0011
