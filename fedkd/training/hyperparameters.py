@@ -1,6 +1,4 @@
-"""The settings of an optimization phase: how a client trains on its private set, how it distills on
-the public one.
-"""
+"""The settings of local training on the private set and of distillation on the public set."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,23 +13,23 @@ from fedkd.training.losses import LOSSES, ON_LOGITS, LossName
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """How one optimization phase steps."""
+    """Settings of one optimization phase: optimizer, batches and epochs."""
 
     epochs: int = 1
     """Passes over the samples each round, >= 0."""
     batch_size: int = 32
-    """Samples a step, >= 1."""
+    """Number of samples in a batch, >= 1."""
     optimizer: Literal["adam", "sgd", "adamw"] = "adam"
     """Adam (FedMD's), SGD (DS-FL's) or AdamW."""
     learning_rate: float = 1e-3
     """Step size, > 0."""
     momentum: float | None = None
-    """Of SGD, in [0, 1); null is 0. With another optimizer it is an error."""
+    """Momentum of SGD, in [0, 1); null is 0. With another optimizer it is an error."""
     weight_decay: float = 0.0
     """L2 penalty (decoupled in AdamW), >= 0."""
     optimizer_state: Literal["fresh", "kept"] = "fresh"
-    """Moments and momentum: afresh each round, or kept with the client (and its memory) from round
-    to round."""
+    """Start each round with a fresh optimizer, or store each client's moments and momentum from
+    round to round (and take the memory that they need)."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -56,7 +54,7 @@ class Phase:
 # is.
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Phase):
-    """How a client trains on its private set."""
+    """Settings of a client's training on its private set."""
 
     public_epochs: int = 0
     """Epochs on the labeled public set before a client's first round, as in FedMD; needs
@@ -79,31 +77,31 @@ class TrainingSettings(Phase):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationSettings(Phase):
-    """How a client distills its teacher on the public set."""
+    """Settings of a client's distillation of its teacher on the public set."""
 
     batch_size: int = 64
-    """Samples a step, >= 1."""
+    """Number of samples in a batch, >= 1."""
     loss: LossName | None = setting(None, affects="exchange", left_open=(None,))
-    """Distillation loss; null takes the strategy's own (that of its paper)."""
+    """Distillation loss; null takes that of the strategy's paper."""
     loss_skew: float | None = None
-    """Between 0 and 1: the teacher's part of the mixture in skewed_kl and js, kl's part in
-    symmetric_kl; null is the loss's own (0.1 in skewed_kl, otherwise 0.5). With another loss it is
-    an error."""
+    """The teacher's share of the mixture in skewed_kl and js, or the weight of kl in symmetric_kl,
+    between 0 and 1; null is 0.1 in skewed_kl and 0.5 in the others. With another loss it is an
+    error."""
     temperature: float = 1.0
     """Temperature of teacher and student, 0.001 to 1000; losses on soft labels carry its square."""
 
     confidence_gate: bool = False
-    """Believe the teacher only where it is surer than the client was before it distilled; elsewhere
-    keep to oneself."""
+    """Distil only samples on which the teacher is more confident than the client was; elsewhere use
+    the client's own prediction."""
     margin_weights: bool = False
-    """Weigh each public sample by the margin between the teacher's two largest probabilities, to
-    mean 1."""
+    """Weigh each public sample by the margin between the teacher's two largest probabilities,
+    scaled to mean 1."""
     relational_weight: float | None = None
-    """Weight, > 0, of a further loss: the squared difference of student's and teacher's
+    """Weight of an additional loss, > 0: the squared difference of student's and teacher's
     similarities between the samples of a batch; null leaves it out."""
     student_augmentation: Literal["none", "shift"] = "none"
-    """Whether students see public samples as their teachers did, or each moved by up to an eighth
-    of its side."""
+    """Show students the public samples as they are, or each shifted by up to an eighth of its
+    side."""
 
     @property
     def is_standard(self) -> bool:
