@@ -30,8 +30,9 @@ Planted = tuple[Labeled, Division, Candidates | None]
 
 @runtime_checkable
 class Audit(Compatible, Protocol):
-    """What is planted, stored and attacked in a run: a frozen value. Derive from it, or from
-    ``Store``, whose settings the attacks of fedkd need.
+    """An audit of a run: what it plants, stores and attacks. A frozen value.
+
+    Derive from it, or from ``Store``, whose settings the attacks of fedkd need.
     """
 
     @property
@@ -65,8 +66,9 @@ class Audit(Compatible, Protocol):
         return None
 
     def planted(self, prepared: Labeled, division: Division, seed: int) -> Planted:
-        """Return the data set and the division that clients get, and the coins; SettingError where
-        it cannot be.
+        """Return the data set and the division that clients get, and the candidates.
+
+        Raises SettingError where nothing can be planted.
         """
         return prepared, division, None
 
@@ -118,8 +120,7 @@ class NoAudit(Audit):
 
 @dataclass(frozen=True, kw_only=True)
 class Store(Audit):
-    """Store what the server and other clients see; at the end infer label distributions from
-    uploads.
+    """Store what the server and other clients see; infer label distributions at the end.
 
     Nothing is planted. The other audits take its settings over (a setting is written once).
     """
@@ -167,9 +168,7 @@ class Store(Audit):
 
 @dataclass(frozen=True, kw_only=True)
 class WithCanaries(Store):
-    """Toss a coin for each of some altered records of every client before training; at the end
-    attack them.
-    """
+    """Include altered records of every client by fair coins; attack them at the end."""
 
     has_candidates: ClassVar[bool] = True
 
@@ -190,9 +189,7 @@ class WithCanaries(Store):
         return {"canaries": self.kind, "per_client": self.per_client}
 
     def planted(self, prepared: Labeled, division: Division, seed: int) -> Planted:
-        """Return the data set with canaries, the division without those whose coins said so, and
-        the coins.
-        """
+        """Return the altered data set, the division that clients get, and the candidates."""
         if not isinstance(prepared, Prepared):
             raise SettingError("audit=canaries alters images, and this data set holds none")
         return plant(
@@ -202,9 +199,7 @@ class WithCanaries(Store):
 
 @dataclass(frozen=True, kw_only=True)
 class WithMembers(Store):
-    """Toss a coin for ordinary records of every client: a random half is not trained on; at the end
-    attack them.
-    """
+    """Exclude a random half of some ordinary records of every client; attack them at the end."""
 
     has_candidates: ClassVar[bool] = True
 
@@ -223,15 +218,14 @@ class WithMembers(Store):
         return {"members": self.per_client}
 
     def planted(self, prepared: Labeled, division: Division, seed: int) -> Planted:
-        """Return the data set as it is, the division without the records that coins took out, and
-        the coins.
-        """
+        """Return the data set, the division without excluded records, and the candidates."""
         return prepared, *members_and_others(prepared, division, self.per_client, seed)
 
 
 def check_shadows(count: int) -> None:
-    """Raise SettingError unless so many shadow models can be trained: each candidate is in half of
-    them.
+    """Raise SettingError unless so many shadow models can be trained.
+
+    Each candidate is in half of them.
     """
     if count and (count % 2 or not 4 <= count <= MOST_SHADOWS):
         raise SettingError(

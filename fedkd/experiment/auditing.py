@@ -1,9 +1,9 @@
-"""An audit's place in a run: what is stored before, during and after the rounds, and the attacks at
-its end.
+"""An audit's part in a run: what it stores, and its attacks at the end.
 
-Before: the truth, in ``truth/``. During: what travels, in ``view/`` (``witness``). After: where the
-lab is an adversary, the raw models' answers to the candidates, in ``lab/``; then every adversary's
-study, from the files alone, so that ``python -m fedkd.audit RUN_DIR`` finds the same.
+Before the rounds: the ground truth, in ``truth/``. During them: what travels, in ``view/``
+(``fedkd.storage.transcript_recorder``). After them: where the lab is an adversary, the raw models'
+answers to the candidates, in ``lab/``; then every adversary's attacks, from the files alone, so
+that ``python -m fedkd.audit RUN_DIR`` finds the same.
 """
 
 import threading
@@ -45,8 +45,9 @@ from fedkd.training.loop import predict
 def begin(
     experiment: Experiment, run_dir: Path, resume_after: int | None = None
 ) -> TranscriptRecorder | None:
-    """Write the truth and return who stores what travels; None where nothing is audited. Raises
-    StorageError.
+    """Write the ground truth; return the recorder of what travels, None without an audit.
+
+    Raises StorageError.
     """
     audit = _audit(experiment)
     if audit is None:
@@ -70,8 +71,9 @@ def begin(
 def finish(
     experiment: Experiment, run_dir: Path, plots: bool
 ) -> tuple[list[AuditResult], dict[str, Any] | None]:
-    """Attack a finished run; write the audit's files, and return the results and the summary's
-    entry of them.
+    """Attack a finished run and write the audit's files.
+
+    Returns the results, and the summary's entry of them.
     """
     audit = _audit(experiment)
     if audit is None:
@@ -93,8 +95,17 @@ def finish(
 def shadow_models(
     scenario: Scenario, context: ClientContext, run_dir: Path, count: int, seed: int
 ) -> AuditorModels:
-    """Return what helps an audit of a stored run, with ``count`` shadow models of every client,
-    trained here.
+    """Return the auditor's models of a stored run, with shadow models of every client.
+
+    Args:
+        scenario: The run's scenario.
+        context: What its clients share.
+        run_dir: The run's folder.
+        count: Number of shadow models of a client.
+        seed: The run's seed.
+
+    Raises:
+        SettingError: The run has no candidates, or the data set has changed since.
     """
     candidates, kind = audit_candidates(scenario), context.kind
     if candidates is None or kind is None:
@@ -118,8 +129,7 @@ def shadow_models(
 
 
 def auditor_models(run_dir: Path, count: int, seed: int) -> AuditorModels:
-    """Return what helps an audit after the fact: the workplace again, from the run's
-    ``config.yaml``, and shadows.
+    """Return the auditor's models of a finished run, made again from its ``config.yaml``.
 
     Where there is no such file only surrogates are left. Raises SettingError where it cannot be
     built again.
@@ -144,9 +154,7 @@ def auditor_models(run_dir: Path, count: int, seed: int) -> AuditorModels:
 
 
 def adversaries(experiment: Experiment) -> tuple[str, ...]:
-    """Return who attacks: those named, or else the server, or the other clients where it is
-    trusted.
-    """
+    """Return the adversaries: those named, else the server, or the clients where it is trusted."""
     audit = _audit(experiment)
     if audit is None:
         return ()
@@ -188,8 +196,9 @@ def _about(context: ClientContext) -> dict[str, Any]:
 
 
 def _named(codec: Codec) -> Mapping[str, Any]:
-    """Return a codec as ``fedkd.audit.decoding.codec_of`` reads it: its name, or its import path, and its
-    settings.
+    """Return a codec's name, or its import path, and its settings.
+
+    ``fedkd.audit.decoding.codec_of`` reads them.
     """
     own = type(codec)
     name = next(

@@ -197,11 +197,12 @@ def _resolved(scenario: Scenario, context: ClientContext, loss: str) -> Scenario
     kind = context.kind
     if kind is None:
         return scenario
-    order = resolve_round_order(scenario.protocol, kind)
+    round_order = resolve_round_order(scenario.protocol, kind)
+    protocol = replace(scenario.protocol, round_order=round_order)
     distill = scenario.distill
     if kind.learned_by == "distill":
         distill = replace(distill, loss=cast(LossName, loss))
-    return scenario.changed(protocol=replace(scenario.protocol, round_order=order), distill=distill)
+    return scenario.changed(protocol=protocol, distill=distill)
 
 
 def _server_models(needs: Needs, context: ClientContext) -> WorkplaceModels | None:

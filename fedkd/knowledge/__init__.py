@@ -11,7 +11,6 @@ from fedkd.knowledge.class_tables import TableCohort as TableCohort
 from fedkd.knowledge.knowledge_type import AdoptedKnowledge as AdoptedKnowledge
 from fedkd.knowledge.knowledge_type import ClientView as ClientView
 from fedkd.knowledge.knowledge_type import KnowledgeType as KnowledgeType
-from fedkd.knowledge.knowledge_type import LearnedBy as LearnedBy
 from fedkd.knowledge.knowledge_type import Penalty as Penalty
 from fedkd.knowledge.knowledge_type import PenaltyKnowledge as PenaltyKnowledge
 from fedkd.knowledge.knowledge_type import Request as Request
@@ -25,6 +24,7 @@ from fedkd.knowledge.private_logits import PrivateLogits as PrivateLogits
 from fedkd.knowledge.private_logits import PrivateLogitsCohort as PrivateLogitsCohort
 from fedkd.knowledge.prototypes import ClassPrototypes as ClassPrototypes
 from fedkd.knowledge.prototypes import PrototypeCohort as PrototypeCohort
+from fedkd.settings.conditions import LearnedBy as LearnedBy
 
 KINDS: dict[str, KnowledgeType] = {
     "logits": PublicPredictions("logits"),

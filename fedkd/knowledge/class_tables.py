@@ -15,7 +15,6 @@ from fedkd.fusion import soften
 from fedkd.knowledge.knowledge_type import (
     ClientView,
     KnowledgeType,
-    LearnedBy,
     Penalty,
     Request,
     Teachers,
@@ -23,7 +22,7 @@ from fedkd.knowledge.knowledge_type import (
 )
 from fedkd.knowledge.predictions import TOLERANCE, are_distributions, check_weights
 from fedkd.messages import Fusion, Upload
-from fedkd.settings.conditions import RunConditions
+from fedkd.settings.conditions import LearnedBy, RunConditions
 
 
 @dataclass(frozen=True, kw_only=True)

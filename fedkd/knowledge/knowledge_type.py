@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.messages import Fusion, Knowledge, ServerModels, Upload
-from fedkd.settings.conditions import Compatible, RunConditions
-from fedkd.settings.conditions import LearnedBy as LearnedBy
+from fedkd.settings.conditions import Compatible, LearnedBy, RunConditions
 from fedkd.training.losses import Scale
 
 Penalty = Callable[[Int[Tensor, "batch"], Float[Tensor, "batch *rows C"], Any], Float[Tensor, ""]]
@@ -49,9 +48,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Teachers:
-    """Who learns what from a fusion: ``personal`` by client id, or else what is ``common`` to
-    all.
-    """
+    """Teachers of a fusion: ``personal`` by client id, or else ``common`` to all."""
 
     common: Knowledge | None = None
     personal: Mapping[int, Knowledge] = field(default_factory=dict)
@@ -63,10 +60,9 @@ class Teachers:
 
 @runtime_checkable
 class ClientView(Protocol):
-    """What a kind of knowledge finds at a client: its model, its private set, and the public
-    samples asked for.
+    """A client as a kind of knowledge sees it: model, private set, requested public samples.
 
-    What is computed is computed once a visit, in evaluation mode and without gradients.
+    Everything is computed once for a message, in evaluation mode and without gradients.
     """
 
     @property
@@ -112,13 +108,15 @@ class ClientView(Protocol):
         """Return the model's logits on the private training set, on the CPU."""
 
     def private_features(self) -> Float[Tensor, "n d"]:
-        """Return what the model's last linear layer takes, on the private training set, on the
-        CPU.
+        """Return the model's features on the private training set, on the CPU.
+
+        They are the input of its last linear layer.
         """
 
     def public_features(self) -> Float[Tensor, "N d"]:
-        """Return what the model's last linear layer takes, on the public samples asked for, on the
-        CPU.
+        """Return the model's features on the requested public samples, on the CPU.
+
+        They are the input of its last linear layer.
         """
 
     def stream(self, purpose: str) -> np.random.Generator:
@@ -155,8 +153,9 @@ class KnowledgeType(Compatible, Protocol):
 
     @property
     def reveals_model_only(self) -> bool:
-        """Whether an upload depends on private data through the model alone, trained without a
-        term of the kind's own.
+        """Whether an upload depends on private data through the model alone.
+
+        False also where the kind adds a term to the loss of private training.
         """
         return False
 
@@ -235,9 +234,7 @@ class RowKnowledge(KnowledgeType, Protocol):
     """A kind whose uploads can be fused one by one: each is a matrix of rows."""
 
     def values(self, knowledge: Knowledge) -> Float[Tensor, "N C"]:
-        """Return accepted knowledge as the values that a stream takes, as ``stack`` would stack
-        them.
-        """
+        """Return accepted knowledge as rows [N, C] for a stream, equal to those of ``stack``."""
 
 
 @runtime_checkable
@@ -249,9 +246,7 @@ class PenaltyKnowledge(KnowledgeType, Protocol):
         """Whether its penalty takes the features of a batch."""
 
     def penalty(self, view: ClientView, teacher: Knowledge | None) -> Penalty | None:
-        """Return a term of the training loss, or None where there is nothing to add (as in the
-        first round).
-        """
+        """Return a term of the training loss; None without one, as in the first round."""
 
 
 @runtime_checkable

@@ -13,13 +13,13 @@ from fedkd.errors import RunError, UploadRejected
 from fedkd.knowledge.knowledge_type import (
     ClientView,
     KnowledgeType,
-    LearnedBy,
     Penalty,
     Request,
     Teachers,
 )
 from fedkd.knowledge.predictions import check_weights
 from fedkd.messages import Fusion, ServerModels, Upload
+from fedkd.settings.conditions import LearnedBy
 
 ModelState = Mapping[str, Tensor]
 

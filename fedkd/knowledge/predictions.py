@@ -1,5 +1,6 @@
-"""Public-set predictions: one row of logits, or of soft labels, for each public sample asked for or
-chosen.
+"""Public-set predictions: a row of logits or soft labels for each requested public sample.
+
+With a chooser, a client answers for some of them only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,13 @@ from fedkd.errors import RunError, UploadRejected
 from fedkd.fusion import soften
 from fedkd.knowledge.knowledge_type import (
     ClientView,
-    LearnedBy,
     Request,
     RowKnowledge,
     Teachers,
     conflict_without_classes,
 )
 from fedkd.messages import Cohort, Fusion, Predictions, Upload
-from fedkd.settings.conditions import RunConditions
+from fedkd.settings.conditions import LearnedBy, RunConditions
 from fedkd.training.losses import Scale
 
 TOLERANCE = 1e-3
@@ -38,15 +38,12 @@ class Chooser(Protocol):
     """A client's choice of the public samples that it answers for."""
 
     def choose(self, view: ClientView) -> Bool[Tensor, "N"]:
-        """Return which of the public samples asked for are answered; none at all is a choice
-        too.
-        """
+        """Return a mask of the requested public samples that are answered; it may be empty."""
 
 
 @dataclass(frozen=True)
 class PublicPredictions(RowKnowledge):
-    """The kind of all public-set methods. ``scale`` says whether logits or soft labels are
-    uploaded.
+    """The kind of all public-set methods: logits or soft labels, as ``scale`` says.
 
     With a ``chooser`` a client may answer for some of the samples only; the cohort's ``answered``
     then says who did.
@@ -89,8 +86,9 @@ class PublicPredictions(RowKnowledge):
         return Predictions(ids=ids, values=values, scale=self.scale)
 
     def encode(self, knowledge: Predictions) -> dict[str, np.ndarray]:
-        """Return ``ids`` as int32 (public sets have fewer than 2^31 rows) and ``values`` under
-        their scale's name.
+        """Return ``ids`` as int32, and ``values`` under their scale's name.
+
+        Public sets have fewer than 2^31 rows.
         """
         return {
             "ids": knowledge.ids.numpy().astype(np.int32),
@@ -98,8 +96,9 @@ class PublicPredictions(RowKnowledge):
         }
 
     def decode(self, arrays: Mapping[str, np.ndarray]) -> Predictions:
-        """Return the predictions in ``arrays``; UploadRejected where there are none of a known
-        scale.
+        """Return the predictions in ``arrays``.
+
+        Raises UploadRejected where there are none of a known scale.
         """
         for scale in ("logits", "probs"):
             if set(arrays) == {"ids", scale}:
@@ -114,9 +113,7 @@ class PublicPredictions(RowKnowledge):
         )
 
     def check(self, knowledge: Predictions, request: Request, client_id: int) -> None:
-        """Raise UploadRejected on a wrong scale, shape, dtype or id, and on values that are no
-        predictions.
-        """
+        """Raise UploadRejected on a wrong scale, shape, dtype or id, and on invalid predictions."""
         values, asked = knowledge.values, len(request.public_ids)
         expected = (len(knowledge.ids) if self.chooser is not None else asked, request.classes)
         if knowledge.scale != self.scale:
@@ -152,9 +149,7 @@ class PublicPredictions(RowKnowledge):
             raise UploadRejected("soft labels must be >= 0 and sum to 1 in each row")
 
     def stack(self, uploads: Sequence[Upload], request: Request) -> Cohort:
-        """Return the cohort of uploads that passed ``check``, in the order of their client ids; of
-        none, K is 0.
-        """
+        """Return the cohort of uploads that passed ``check``, by client id; without any, K is 0."""
         ordered = sorted(uploads, key=lambda upload: upload.client_id)
         ids = tuple(upload.client_id for upload in ordered)
         counts = None
@@ -186,9 +181,7 @@ class PublicPredictions(RowKnowledge):
     def check_fusion(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
     ) -> None:
-        """Raise RunError where a strategy broke its promise: a bug in it, so the run cannot be
-        trusted to go on.
-        """
+        """Raise RunError where a fusion has another shape or range than the strategy declares."""
         check_weights(fusion.weights, len(client_ids))
         if fusion.public_ids is not None:
             check_tensor("public_ids", fusion.public_ids, "of whole numbers [N]")
@@ -218,19 +211,17 @@ class PublicPredictions(RowKnowledge):
             fusion.taught_rows.dtype != torch.bool or tuple(fusion.taught_rows.shape) not in masks
         ):
             raise RunError(
-                f"fuse returned taught_rows of {fusion.taught_rows.dtype} and shape {list(fusion.taught_rows.shape)},"
-                " expected booleans of"
-                f" shape {' or '.join(str(list(mask)) for mask in masks)}"
+                f"fuse returned taught_rows of {fusion.taught_rows.dtype} and shape"
+                f" {list(fusion.taught_rows.shape)}, expected booleans of shape"
+                f" {' or '.join(str(list(mask)) for mask in masks)}"
             )
 
     def teachers(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
     ) -> Teachers:
-        """Return the one teacher of all, or each client's own; nobody learns from a teacher without
-        any row.
-        """
+        """Return the common teacher, or each client's own; a teacher without rows is none."""
         ids = request.public_ids if fusion.public_ids is None else fusion.public_ids
-        kept = fusion.taught_rows
+        taught_rows = fusion.taught_rows
 
         def teacher_of(values: Tensor, rows: Tensor | None) -> Predictions | None:
             whole = rows is None or bool(rows.all())
@@ -242,13 +233,13 @@ class PublicPredictions(RowKnowledge):
             )
 
         teachers = fusion.teachers
-        if teachers.ndim == 2 and (kept is None or kept.ndim == 1):
-            return Teachers(common=teacher_of(teachers, kept))
+        if teachers.ndim == 2 and (taught_rows is None or taught_rows.ndim == 1):
+            return Teachers(common=teacher_of(teachers, taught_rows))
         teachers = teachers.expand(len(client_ids), *teachers.shape[-2:])
         each = (
             [None] * len(client_ids)
-            if kept is None
-            else kept.expand(len(client_ids), kept.shape[-1])
+            if taught_rows is None
+            else taught_rows.expand(len(client_ids), taught_rows.shape[-1])
         )
         found = {
             i: teacher_of(values, rows)
@@ -259,9 +250,7 @@ class PublicPredictions(RowKnowledge):
         )
 
     def _asked_for(self, ids: Tensor, asked: Tensor) -> bool:
-        """Return whether these ids, in this order, are what was asked for, or may be chosen of
-        it.
-        """
+        """Return whether these ids, in this order, were requested or may be chosen of those."""
         if self.chooser is None:
             return torch.equal(ids, asked)
         return ids.ndim == 1 and torch.equal(ids, asked[torch.isin(asked, ids)])

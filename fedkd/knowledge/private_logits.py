@@ -19,7 +19,6 @@ from fedkd.fusion import soften
 from fedkd.knowledge.knowledge_type import (
     ClientView,
     KnowledgeType,
-    LearnedBy,
     Penalty,
     Request,
     Teachers,
@@ -28,7 +27,7 @@ from fedkd.knowledge.knowledge_type import (
 from fedkd.knowledge.predictions import LARGEST, check_weights
 from fedkd.messages import Fusion, Upload
 from fedkd.runtime.seeding import numpy_stream
-from fedkd.settings.conditions import RunConditions
+from fedkd.settings.conditions import LearnedBy, RunConditions
 from fedkd.training.losses import kl
 
 

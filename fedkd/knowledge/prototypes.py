@@ -18,7 +18,6 @@ from fedkd.errors import RunError, UploadRejected
 from fedkd.knowledge.knowledge_type import (
     ClientView,
     KnowledgeType,
-    LearnedBy,
     Penalty,
     Request,
     Teachers,
@@ -26,7 +25,7 @@ from fedkd.knowledge.knowledge_type import (
 )
 from fedkd.knowledge.predictions import LARGEST, check_weights
 from fedkd.messages import Fusion, Upload
-from fedkd.settings.conditions import RunConditions
+from fedkd.settings.conditions import LearnedBy, RunConditions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,15 +83,12 @@ class DualHeadSettings(Heads):
         return DualHead(model, inputs, self)
 
     def alone(self) -> "DualHeadSettings":
-        """Return the settings of a client whom nobody teaches: it predicts by the head for
-        labels.
-        """
+        """Return the settings of a client without teachers: it predicts by the head for labels."""
         return replace(self, label_share=1.0, sharpening=1.0)
 
 
 class DualHead(nn.Module):
-    """A model with a second head on its features. It maps inputs to logits as the model did: see
-    ``mix_heads``.
+    """A model with a second head on its features; it predicts by both (``mix_heads``).
 
     Raises SettingError for a model whose logits are not the output of a linear layer. Build it
     where the model is built, with torch's global generator seeded: the second head's weights are
@@ -150,8 +147,7 @@ def mix_heads(
     taught_logits: Float[Tensor, "n C"],
     settings: DualHeadSettings,
 ) -> Float[Tensor, "n C"]:
-    """Return ``ln(a softmax(label_logits) + (1 - a) softmax(taught_logits / b))``: logits of the
-    prediction.
+    """Return the logits ``ln(a softmax(labels) + (1 - a) softmax(taught / b))`` of two mixed heads.
 
     a is ``label_share``, b ``sharpening``. a = 1 is the first head's own prediction, a = 0 the
     second's; two heads that agree predict what each does where b = 1.
@@ -179,8 +175,7 @@ def label_term(
 
 
 def taught_term(loss: Float[Tensor, ""], settings: DualHeadSettings) -> Float[Tensor, ""]:
-    """Return ``(1 - lambda) loss``, what the head for teachers minimizes; ``loss`` is of its
-    logits.
+    """Return ``(1 - lambda) loss``, the term of the head for teachers; ``loss`` is of its logits.
 
     Departures: the paper minimizes both terms on every batch; where training and distillation are
     phases of their own, each has its term. The paper's loss is KL at T = 2; here it is whatever the

@@ -1,5 +1,4 @@
-"""From a model's name to a module: found, built without touching the global random state, and
-checked.
+"""From a model's name to a checked module, built without touching the global random state.
 
 A factory is called with ``(input_shape, classes)``, where ``input_shape`` is (channels, height,
 width), and returns a module that maps [N, *input_shape] to logits [N, classes].
@@ -32,7 +31,9 @@ _global_generator = threading.Lock()
 
 @contextmanager
 def borrowed_global_generator(seed: int) -> Iterator[None]:
-    """Run a block with torch's global generators seeded, the CPU's and each GPU's, and give them back as they were.
+    """Run a block with torch's global generators seeded, then restore their states.
+
+    They are the CPU's and each GPU's.
 
     Module constructors and dropout take no generator of their own. One block at a time, for the
     whole process.
@@ -77,9 +78,7 @@ class ModelSpec(Protocol):
 
 @dataclass(frozen=True)
 class ImageModelSpec:
-    """A factory with the shape of its input and the number of classes: what a client's model is
-    built from.
-    """
+    """The specification of an image model: its factory, input shape and number of classes."""
 
     name: str
     input_shape: tuple[int, int, int]
@@ -93,8 +92,9 @@ class ImageModelSpec:
         return replace(self, heads=OneHead())
 
     def build(self, seed: int) -> nn.Module:
-        """Return a fresh module whose initial weights depend on ``seed`` alone; those below its
-        heads not on these.
+        """Return a fresh module whose initial weights depend on ``seed`` alone.
+
+        The weights below its heads do not depend on the heads.
         """
         with borrowed_global_generator(seed):
             model: object = find_factory(self.name)(self.input_shape, self.classes)
@@ -112,8 +112,9 @@ class ImageModelSpec:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What trying a model once showed: its size, and whether training it draws from the global
-    generator.
+    """What a trial of a model shows: its size, and whether its training draws random numbers.
+
+    The numbers are those of torch's global generator.
 
     ``head`` is the name of the linear layer that puts out the logits, ``features`` the width of
     what it takes; both are None for a model that ends otherwise, and where nobody asked.
@@ -126,8 +127,9 @@ class ModelInfo:
 
 
 def probe(architecture: ImageModelSpec, *, features: bool = False) -> ModelInfo:
-    """Build a model, run one batch through it, and return its traits; those of its head only if
-    ``features`` matter.
+    """Build a model, run one batch through it, and return its size and traits.
+
+    Its head and the width of its features are looked for only where ``features`` matter.
 
     Raises SettingError where the factory fails, returns no module, or the output is not [N,
     classes].
@@ -177,8 +179,9 @@ def probe(architecture: ImageModelSpec, *, features: bool = False) -> ModelInfo:
 
 
 def assign(models: tuple[str, ...], clients: int) -> tuple[str, ...]:
-    """Return each client's model. Names are taken in turn; ``name*share`` gives explicit shares of
-    the clients.
+    """Return each client's model by name.
+
+    Names are taken in turn; ``name*share`` gives explicit shares of the clients.
 
     Shares are split by largest remainder and laid out in the order of the list, so that ``mlp*7,
     cnn*7, resnet*6`` over 20 clients is seven, seven and six.

@@ -1,5 +1,4 @@
-"""Heads by name: what is put on every client's model beside its own last layer, as a settings class
-each.
+"""Heads by name: what is put on every client's model besides its own last layer.
 
 Here stands how the phases of a client use them: which loss private training and distillation
 minimize, and which parameters each of them steps. A model predicts by its ``forward``, whatever
@@ -15,18 +14,28 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.models.dual_head import DualHeadSettings
-from fedkd.models.head_settings import Heads as Heads
+from fedkd.models.head_settings import Heads
 from fedkd.models.stage_heads import StageHeadsSettings
 from fedkd.settings.conditions import RunConditions
+
+__all__ = [
+    "HEADS",
+    "Heads",
+    "LogitsLoss",
+    "OneHead",
+    "OwnTraining",
+    "label_logits",
+    "label_loss",
+    "phase_parameters",
+    "taught_loss",
+]
 
 LogitsLoss = Callable[[Float[Tensor, "n C"]], Float[Tensor, ""]]
 
 
 @runtime_checkable
 class OwnTraining(Protocol):
-    """What a model with heads does in the place of the plain losses. Any module may have these
-    methods.
-    """
+    """A model with losses of its own. Any module may have these methods."""
 
     def label_logits(self, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n outputs"]:
         """Return everything that the loss on labels is made of, by sample."""
@@ -63,8 +72,9 @@ HEADS: Mapping[str, Any] = {
 
 
 def label_logits(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n outputs"]:
-    """Return everything that a model's loss on labels is made of, by sample; a plain model's
-    logits.
+    """Return the outputs that a model's loss on labels is made of, by sample.
+
+    They are the logits of a model without further heads.
     """
     found: Tensor = model.label_logits(inputs) if isinstance(model, OwnTraining) else model(inputs)
     return found
@@ -73,9 +83,7 @@ def label_logits(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> Float[T
 def label_loss(
     model: nn.Module, inputs: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]
 ) -> Float[Tensor, ""]:
-    """Return what training on labels minimizes: cross entropy, unless the model's heads say
-    otherwise.
-    """
+    """Return the loss on labels: cross entropy, unless the model's heads say otherwise."""
     if isinstance(model, OwnTraining):
         return model.label_loss(inputs, labels)
     return F.cross_entropy(model(inputs), labels)
@@ -84,9 +92,7 @@ def label_loss(
 def taught_loss(
     model: nn.Module, inputs: Float[Tensor, "n *shape"], loss: LogitsLoss
 ) -> Float[Tensor, ""]:
-    """Return what distillation minimizes: ``loss`` of the model's logits, unless its heads say
-    otherwise.
-    """
+    """Return the distillation loss: ``loss`` of the logits, unless heads say otherwise."""
     return (
         model.taught_loss(inputs, loss) if isinstance(model, OwnTraining) else loss(model(inputs))
     )

@@ -1,5 +1,4 @@
-"""Heads on a model's stages, for training only: the last head teaches those of the stages before
-it.
+"""Heads on a model's stages, for training only: the last head teaches them.
 
 Layered self-distillation, after Dahri et al. 2025 (LSSKD, arXiv 2506.07055), reduced to its class
 predictions. The model predicts as it did; the heads of its stages only help it train.
@@ -23,8 +22,7 @@ from fedkd.training.losses import kl
 
 @dataclass(frozen=True, kw_only=True)
 class StageHeadsSettings(Heads):
-    """Heads on a model's stages (LSSKD), taught in private training by its last head; no part of
-    predictions.
+    """Heads on a model's stages (LSSKD), taught by its last head; no part of predictions.
 
     The local-only twin has them too, since they are part of how a client trains by itself.
     """
@@ -50,8 +48,9 @@ class StageHeadsSettings(Heads):
 
 
 class StageHeads(nn.Module):
-    """A model with a linear head on each stage's output, averaged over its positions. Predicts as
-    the model alone.
+    """A model with a linear head on each stage's output; it predicts as the model alone.
+
+    A stage's output is averaged over its positions.
 
     Raises SettingError where there are no stages, or a named one does not put out [N, features],
     [N, channels, height, width] or [N, tokens, features]. Build it where the model is built, with
@@ -121,9 +120,7 @@ class StageHeads(nn.Module):
         return loss(self(inputs))
 
     def phase_parameters(self, distills: bool) -> list[nn.Parameter]:
-        """Return the model's parameters, and where labels are learned those of its stages'
-        heads.
-        """
+        """Return the model's parameters; with labels, those of its stages' heads too."""
         return list(self.model.parameters() if distills else self.parameters())
 
 
@@ -135,12 +132,19 @@ def layered_loss(
 ) -> Float[Tensor, ""]:
     """Return the loss of private training with the heads of stages.
 
-        CE(f) + mean over stages s of (stage_label_weight CE(f_s) + stage_weight T^2 KL(softmax(f / T) || f_s))
+        CE(f) + mean over stages s of
+            (stage_label_weight CE(f_s) + stage_weight T^2 KL(softmax(f / T) || f_s))
 
     The last head only teaches: the divergence sends no gradient into it. Without stages it is the
     cross entropy; the divergence is zero where every stage predicts as the last head. The paper's
     heads tell classes and rotations of the input apart, and it also draws features of stages
     together; both are left out here, and the weights and the temperature are ours.
+
+    Args:
+        logits: The last head's logits f [n, C].
+        stage_logits: Each stage's logits f_s [n, C].
+        labels: The labels [n].
+        settings: Weights and temperature T.
 
     >>> flat = torch.zeros(1, 2)
     >>> settings = StageHeadsSettings(stage_label_weight=0.5)
@@ -198,8 +202,9 @@ def find_stages(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> tuple[st
 
 @contextmanager
 def _outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Collect the outputs of a model's modules by name, in the order of their computation, while
-    the block lasts.
+    """Collect the outputs of a model's modules by name while the block lasts.
+
+    They come in the order of their computation.
     """
     found: dict[str, Any] = {}
 
@@ -233,8 +238,9 @@ def _is_stage(output: Any, batch: int) -> bool:
 
 
 def _pooled(output: Float[Tensor, "n *positions"]) -> Float[Tensor, "n d"]:
-    """Return [N, channels, height, width] and [N, tokens, features] averaged over positions; [N,
-    features] as it is.
+    """Return outputs averaged over positions: images over pixels, sequences over tokens.
+
+    [N, channels, height, width] and [N, tokens, features] are averaged, [N, features] stay.
     """
     if output.ndim == 4:
         return output.mean(dim=(2, 3))

@@ -1,5 +1,4 @@
-"""Robust aggregation by name: one mean over clients in place of the plain one, as a settings class
-each.
+"""Robust aggregation by name: a settings class for each mean over clients.
 
 ``aggregate(values, scale)`` returns the aggregate [N, C], on the scale that came in, and each
 client's weight in it [K]; ``check(clients)`` refuses, before a run, settings that cannot work with
@@ -54,8 +53,9 @@ class Robust(Compatible, Protocol):
 
     @abstractmethod
     def aggregate(self, values: Values, scale: Scale) -> Aggregated:
-        """Return the aggregate [N, C] on ``scale`` and each client's weight in it [K], >= 0 with
-        sum 1.
+        """Return the aggregate [N, C] on ``scale``, and each client's weight in it [K].
+
+        Weights are >= 0 with sum 1.
         """
 
 
@@ -73,8 +73,9 @@ class Mean(Robust):
 
 @dataclass(frozen=True, kw_only=True)
 class Median(Robust):
-    """The median over clients of each class (Yin et al. 2018, arXiv 1803.01498); holds against any
-    minority.
+    """The median over clients of each class; it holds against any minority.
+
+    Yin et al. 2018, arXiv 1803.01498.
 
     On soft labels each row of medians is divided by its sum; a row of zeros, where no class has a
     majority, is the plain mean.
@@ -92,8 +93,9 @@ class Median(Robust):
 
 @dataclass(frozen=True, kw_only=True)
 class TrimmedMean(Robust):
-    """The mean of each class without its smallest and largest values (Yin et al. 2018, arXiv
-    1803.01498).
+    """The mean of each class without its smallest and largest values.
+
+    Yin et al. 2018, arXiv 1803.01498.
 
     On soft labels each row is divided by its sum, as with the median.
     """
@@ -125,8 +127,9 @@ class TrimmedMean(Robust):
 
 @dataclass(frozen=True, kw_only=True)
 class GeometricMedian(Robust):
-    """The prediction nearest to all clients' by summed distance (Pillutla et al. 2019, arXiv
-    1912.13445).
+    """The prediction nearest to all clients' by summed distance.
+
+    Pillutla et al. 2019, arXiv 1912.13445.
 
     Holds against any minority. A weighted mean, so that soft labels stay soft labels.
     """
@@ -156,8 +159,9 @@ class GeometricMedian(Robust):
 
 @dataclass(frozen=True, kw_only=True)
 class Krum(Robust):
-    """The upload with the nearest neighbors, or the mean of a few such (Blanchard et al. 2017,
-    arXiv 1703.02757).
+    """The upload with the nearest neighbors, or the mean of a few such.
+
+    Blanchard et al. 2017, arXiv 1703.02757.
 
     One client teaches all where ``average=1``: under label skew its missing classes are missing for
     everyone.
@@ -199,8 +203,9 @@ class Krum(Robust):
 
 @dataclass(frozen=True, kw_only=True)
 class Cronus(Robust):
-    """Cronus' spectral filter for each public sample (Chang et al. 2019, arXiv 1912.11279),
-    reconstructed.
+    """Cronus' spectral filter for each public sample, reconstructed.
+
+    Chang et al. 2019, arXiv 1912.11279.
 
     A weighted mean, so that soft labels stay soft labels. What is reconstructed is said at
     ``filtered_mean``. The default threshold is ours, from 10 and 20 clients on digits: under strong

@@ -132,9 +132,7 @@ def check_participation(protocol: Protocol, clients: int) -> None:
 
 
 def check_per_round(public: Public, samples: int) -> None:
-    """Raise SettingError where a round asks about more public samples than there are, or about all
-    of them by a rule.
-    """
+    """Raise SettingError unless a round's public samples are a part that a rule can choose."""
     if public.per_round is None:
         return
     if public.per_round > samples:

@@ -282,8 +282,9 @@ class Task(Protocol):
     def exposures(
         self, model: nn.Module, client_id: int, whose: Literal["own_model", "peers"]
     ) -> tuple[float, ...] | None:
-        """Return the exposures in bits to a model of a client's secrets, or its peers', and of the
-        controls; None without secrets.
+        """Return the exposures in bits of a client's secrets, or its peers', to a model.
+
+        Those of the controls follow. None without secrets.
         """
         return None
 

@@ -33,8 +33,9 @@ ATTACKS: dict[str, type[Attack]] = {
 
 
 def choose_attackers(seed: int, clients: int, fraction: float) -> Mask:
-    """Return which of all clients attack, by client id: a share of them, rounded up, the same in
-    every round.
+    """Return which clients attack, by client id: a share of them, the same in every round.
+
+    The share is rounded up.
 
     A larger fraction adds attackers to those of a smaller one, so that a sweep over fractions
     compares like with like.

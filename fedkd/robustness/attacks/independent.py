@@ -19,11 +19,18 @@ from fedkd.training.losses import Scale
 
 
 def sign_flip(values: Values, attackers: Mask, scale: Scale, strength: float) -> Values:
-    """Return uploads where attackers send ``-strength * f``: what they find likely becomes
-    unlikely.
+    """Return uploads where attackers send ``-strength * f``.
+
+    What they find likely becomes unlikely.
 
     Soft labels become ``softmax(-strength * ln p)``, which is the same attack: flipping logits and
     softening them at temperature 1 commute.
+
+    Args:
+        values: The honest uploads [K, N, C].
+        attackers: Which clients [K] attack.
+        scale: Whether uploads are logits or soft labels.
+        strength: Factor of the flipped logits, > 0.
 
     >>> honest = torch.tensor([[[1.0, -1.0]], [[1.0, -1.0]]])
     >>> sign_flip(honest, torch.tensor([False, True]), "logits", 2.0).tolist()
@@ -35,12 +42,18 @@ def sign_flip(values: Values, attackers: Mask, scale: Scale, strength: float) ->
 def random_predictions(
     values: Values, attackers: Mask, scale: Scale, strength: float, stream: np.random.Generator
 ) -> Values:
-    """Return uploads where attackers send normal logits that say nothing of the sample, or their
-    softmax.
+    """Return uploads where attackers send normal logits, or their softmax.
 
-    Their standard deviation is ``strength`` times the attacker's own ``contrast``: at 1 it is about
-    as sure of itself as if it were honest. Where strength is large, soft labels are random certain
-    labels.
+    They say nothing of the sample. Their standard deviation is ``strength`` times the attacker's
+    own ``contrast``: at 1 it is about as sure of itself as if it were honest. Where strength is
+    large, soft labels are random certain labels.
+
+    Args:
+        values: The honest uploads [K, N, C].
+        attackers: Which clients [K] attack.
+        scale: Whether uploads are logits or soft labels.
+        strength: Standard deviation in units of the attacker's own contrast, > 0.
+        stream: The source of random numbers.
     """
     logits = as_logits(values, scale)
     return replace(values, attackers, strength * contrast(logits) * _normal(values, stream), scale)
@@ -49,11 +62,17 @@ def random_predictions(
 def add_noise(
     values: Values, attackers: Mask, scale: Scale, strength: float, stream: np.random.Generator
 ) -> Values:
-    """Return uploads where attackers add normal noise to their logits, ``strength`` times their
-    ``contrast``.
+    """Return uploads where attackers add normal noise to their logits.
 
-    On soft labels the noise is added to the logarithms, and the result softened. Strength towards 0
-    is honest.
+    Its standard deviation is ``strength`` times their ``contrast``. On soft labels the noise is
+    added to the logarithms, and the result softened. Strength towards 0 is honest.
+
+    Args:
+        values: The honest uploads [K, N, C].
+        attackers: Which clients [K] attack.
+        scale: Whether uploads are logits or soft labels.
+        strength: Standard deviation in units of the attacker's own contrast, > 0.
+        stream: The source of random numbers.
     """
     logits = as_logits(values, scale)
     return replace(
@@ -62,8 +81,7 @@ def add_noise(
 
 
 def swap_labels(values: Values, attackers: Mask, classes: Tensor) -> Values:
-    """Return uploads where attackers give each class c the prediction of class ``classes[c]``, a
-    permutation [C].
+    """Return uploads where attackers give class c the prediction of class ``classes[c]``.
 
     >>> honest = torch.tensor([[[0.5, 0.25, 0.25]]])
     >>> swap_labels(honest, torch.tensor([True]), torch.tensor([2, 0, 1])).tolist()
@@ -145,8 +163,9 @@ class NoisyPredictions(AttackWithStrength):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSwap(AttackByShare):
-    """Attackers upload good predictions under the wrong classes: all moved on by ``shift``, or two
-    exchanged.
+    """Attackers upload good predictions under the wrong classes.
+
+    All classes are moved on by ``shift``, or two are exchanged.
 
     Threat model: each knows its own predictions alone; where all attackers swap alike they vote
     together. It is what clients with flipped training labels would upload.

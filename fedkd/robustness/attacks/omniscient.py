@@ -29,13 +29,21 @@ be found."""
 def collude(
     values: Values, attackers: Mask, scale: Scale, margin: float, target: int | None
 ) -> Values:
-    """Return uploads where all attackers send the same certain prediction, for each sample a class
-    of their choice.
+    """Return uploads where all attackers send the same certain prediction.
+
+    For each sample it is of a class of their choice.
 
     The class is ``target``, or where that is None the one that the honest clients' mean finds least
     likely (the lowest of several). Its logit is ``margin`` above all others', which are equal; each
     row of logits sums to 0. Soft labels are the softmax of these: a margin of 10 is a probability
     of 0.9996 among ten classes.
+
+    Args:
+        values: The honest uploads [K, N, C].
+        attackers: Which clients [K] attack.
+        scale: Whether uploads are logits or soft labels.
+        margin: Logits between the target and the other classes, > 0.
+        target: The class; None is the least likely of the honest mean.
 
     >>> honest = torch.tensor([[[0.0, 2.0]], [[1.0, 3.0]]])
     >>> collude(honest, torch.tensor([False, True]), "logits", 10.0, None).tolist()
@@ -50,8 +58,9 @@ def collude(
 
 
 def lie(values: Values, attackers: Mask, scale: Scale, z: float) -> Values:
-    """Return uploads where all attackers send ``mean - z * std`` of the honest clients, for each
-    sample and class.
+    """Return uploads where all attackers send ``mean - z * std`` of the honest clients.
+
+    Mean and std are by sample and class.
 
     A little is enough (Baruch et al. 2019, arXiv 1902.06156): within a few standard deviations of
     the mean nothing looks like an outlier, and yet the aggregate moves the same way in every round.
@@ -60,6 +69,12 @@ def lie(values: Values, attackers: Mask, scale: Scale, z: float) -> Values:
     the honest clients' own mean and std (of the population, so that one honest client has 0), where
     the paper's attackers estimate them from what they would have sent themselves. ``z=0`` sends the
     honest mean.
+
+    Args:
+        values: The honest uploads [K, N, C].
+        attackers: Which clients [K] attack.
+        scale: Whether uploads are logits or soft labels.
+        z: Standard deviations from the honest mean.
 
     >>> honest = torch.tensor([[[0.0, 4.0]], [[2.0, 4.0]], [[9.0, 9.0]]])
     >>> lie(honest, torch.tensor([False, False, True]), "logits", 2.0)[2].tolist()
@@ -73,8 +88,7 @@ def lie(values: Values, attackers: Mask, scale: Scale, z: float) -> Values:
 
 
 def largest_z(clients: int, attackers: int) -> float:
-    """Return the z of Baruch et al. 2019: the farthest at which enough honest clients are farther
-    out still.
+    """Return the largest z at which enough honest clients are farther out (Baruch et al. 2019).
 
     With ``s = floor(K / 2 + 1) - attackers`` honest clients needed beside the attackers for a
     majority, z is where the normal distribution function is ``(K - attackers - s) / (K -
@@ -105,8 +119,9 @@ class OmniscientAttack(AttackByShare):
 
 @dataclass(frozen=True, kw_only=True)
 class Colluding(OmniscientAttack):
-    """All attackers upload the same wrong prediction with certainty: a class that nobody honest
-    believes in.
+    """All attackers upload the same wrong prediction with certainty.
+
+    It is of a class that no honest client believes in.
 
     Threat model: omniscient. The attackers act as one and know the honest uploads of the round;
     they want the others to take the target for the truth.
@@ -141,8 +156,9 @@ class Colluding(OmniscientAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class Lie(OmniscientAttack):
-    """All attackers upload the honest mean less z standard deviations (Baruch et al. 2019, arXiv
-    1902.06156).
+    """All attackers upload the honest mean less z standard deviations.
+
+    Baruch et al. 2019, arXiv 1902.06156.
 
     Threat model: omniscient. The attackers act as one and know the honest uploads of the round;
     they want to pull the aggregate while they stay closer to it than some honest clients, under any
@@ -160,9 +176,7 @@ class Lie(OmniscientAttack):
             at_most(LARGEST, z=self.z)
 
     def check(self, clients: int, classes: int) -> None:
-        """Raise SettingError where no z follows from the number of attackers, or nobody is left to
-        be lied to.
-        """
+        """Raise SettingError where no z follows from the number of attackers."""
         count = count_of(self.fraction, clients)
         if self.z is None and largest_z(clients, count) <= 0:
             raise SettingError(
@@ -173,9 +187,7 @@ class Lie(OmniscientAttack):
     def poison(
         self, values: Values, attackers: Mask, scale: Scale, stream: np.random.Generator
     ) -> Values:
-        """Return the uploads with the attackers' a little off the mean; in a round with few of
-        them, at the mean.
-        """
+        """Return the uploads with the attackers' near the mean; with few attackers, at the mean."""
         z = (
             self.z
             if self.z is not None

@@ -1,5 +1,6 @@
-"""From uploads to logits and back, so that an attack is written once for both scales, and passes
-the server's check.
+"""From uploads to logits and back, so that an attack is written once for both scales.
+
+What comes back passes the server's check.
 
 Not for: what attackers want, which is in the modules beside this one.
 """
@@ -21,8 +22,9 @@ SMALLEST = 1e-12
 
 
 def as_logits(values: Values, scale: Scale) -> Values:
-    """Return logits that soften to the values at temperature 1: logits as they are, soft labels'
-    logarithms.
+    """Return logits that soften to the values at temperature 1.
+
+    Logits stay as they are; soft labels become their logarithms.
     """
     return values if scale == "logits" else values.clamp(min=SMALLEST).log()
 
@@ -30,18 +32,23 @@ def as_logits(values: Values, scale: Scale) -> Values:
 def replace(
     values: Values, attackers: Mask, logits: Float[Tensor, "... N C"], scale: Scale
 ) -> Values:
-    """Return ``values`` with the attackers' rows replaced by what ``logits`` are on ``scale``.
+    """Return ``values`` with the attackers' rows replaced, the others' the same to the bit.
 
-    The others' rows are the same to the bit. Logits are cut to the magnitude that the server
-    accepts.
+    Args:
+        values: The honest uploads [K, N, C].
+        attackers: Which clients [K] attack.
+        logits: What attackers send, [N, C] or [K, N, C], before it is softened; cut to the
+            magnitude that the server accepts.
+        scale: Whether uploads are logits or soft labels.
     """
     forged = logits.clamp(-LARGEST, LARGEST) if scale == "logits" else soften(logits)
     return torch.where(attackers[:, None, None], forged, values)
 
 
 def contrast(logits: Values) -> Float[Tensor, "K 1 1"]:
-    """Return the root mean square, over samples and classes, of each client's logits about their
-    row's mean.
+    """Return each client's root mean square of logits about their row's mean.
+
+    It is over samples and classes.
 
     It is how sure of itself a client is, the same for logits as for the logarithms of their soft
     labels.

@@ -1,5 +1,4 @@
-"""Text as a task: a public sample is a token position, a class the next token, an example a window
-of text.
+"""Text as a task: token positions are samples, next tokens classes, windows examples.
 
 The public text is cut into windows once; its positions that have a target are the public ids 0 .. N
 - 1. Models predict on whole windows, and only the positions asked about travel or teach. Clients'
@@ -115,9 +114,7 @@ class AskedPositions:
     def answers(
         self, model: nn.Module, batch: Int[Tensor, "b"]
     ) -> tuple[Float[Tensor, "m V"], Int[Tensor, "m"]]:
-        """Return the logits at the positions asked about in a batch of windows, and which they
-        are.
-        """
+        """Return the logits at the requested positions of a batch of windows, and their indices."""
         rows = self.rows[batch]
         asked = rows >= 0
         return next_token_logits(model, self.inputs[batch])[asked], rows[asked]
@@ -253,8 +250,9 @@ class TextTask(Task):
         return LanguageModelSpec(name, self.vocabulary.size, self.context)
 
     def probe(self, architecture: ModelSpec, *, features: bool) -> ModelInfo:
-        """Build a model once and return its traits; SettingError where it is no causal model of
-        these tokens.
+        """Build a model once and return its traits.
+
+        Raises SettingError where it is no causal model of these tokens.
         """
         assert isinstance(architecture, LanguageModelSpec), "made by this task"
         return language_traits(architecture)
@@ -287,8 +285,7 @@ class TextTask(Task):
         return next_token_logits(model, inputs)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Float[Tensor, ""]:
-        """Return the cross-entropy with the next tokens in nats: the mean over windows of each
-        one's mean.
+        """Return the cross-entropy in nats with next tokens: the mean over windows of means.
 
         A window's loss depends on no other window, as the gradients of single examples must under
         DP-SGD.
@@ -323,8 +320,9 @@ class TextTask(Task):
         )
 
     def exposures(self, model: nn.Module, client_id: int, whose: str) -> tuple[float, ...] | None:
-        """Return the exposure in bits of a client's own secrets, or its peers', to its model, then
-        of the controls.
+        """Return the exposures in bits of a client's secrets, or its peers', to a model.
+
+        Those of the controls follow.
         """
         secrets = self.secrets
         if secrets is None:
@@ -365,8 +363,10 @@ class TextTask(Task):
         return {"bits_per_token": bits, "exposure": last.get("exposure")}
 
     def hints(self, detector: Detector, ids: Int[Tensor, "N"]) -> Hints:
-        """Return what a detector must know of positions: where secrets could be, what matches, a
-        public model's say.
+        """Return the facts on positions that a detector needs.
+
+        They are where secrets could be, what matches a pattern, and a public model's soft
+        labels.
         """
         flagged = self.flagged()
         return Hints(
@@ -378,8 +378,9 @@ class TextTask(Task):
         )
 
     def judged(self, scores: Float[Tensor, "N"], ids: Int[Tensor, "N"]) -> Mapping[str, float]:
-        """Return a detector's recall and precision in finding where secrets could be; -1 for a
-        share of nothing.
+        """Return a detector's recall and precision in finding where secrets could be.
+
+        A share of nothing is -1.
         """
         flagged = self.flagged()
         if flagged is None:
@@ -389,9 +390,7 @@ class TextTask(Task):
         return {name: -1.0 if math.isnan(share) else share for name, share in shares.items()}
 
     def flagged(self) -> Tensor | None:
-        """Return at which public positions [N] a secret could be said, for the oracle; None without
-        secrets.
-        """
+        """Return a mask [N] of positions where a secret could be said; None without secrets."""
         if self.secrets is None:
             return None
         forms = self.secrets.settings.forms
@@ -406,8 +405,9 @@ class TextTask(Task):
         return found
 
     def reference_probs(self) -> Float[Tensor, "N V"]:
-        """Return the soft labels of a model that learned public text alone, on the CPU; it is
-        trained once.
+        """Return the soft labels of a model that learned public text alone, on the CPU.
+
+        It is trained once.
         """
         found: Tensor = self._once("reference", self._train_reference)
         return found

@@ -24,13 +24,15 @@ def test_what_the_scenario_leaves_open_is_named_in_the_experiment() -> None:
     assert resolved.protocol.round_order == "train_first"
     assert resolved.distill.loss == experiment.plan.loss
     assert experiment.plan.scenario == resolved.to_dict()
-    assert experiment.checkpoints is None and experiment.exposures is None
+    assert experiment.checkpoints is None
+    assert experiment.exposures is None
 
 
 def test_nothing_exchanged_leaves_the_scenario_as_it_is() -> None:
     chosen = scenario(strategy="local_only")
     experiment = build(chosen, threading.Event())
-    assert experiment.scenario == chosen and not experiment.plan.exchanges
+    assert experiment.scenario == chosen
+    assert not experiment.plan.exchanges
 
 
 def test_the_plan_counts_what_clients_train_on() -> None:
@@ -64,7 +66,8 @@ def test_models_are_batched_as_far_as_they_are_named() -> None:
 def test_an_audit_without_candidates_has_none() -> None:
     assert audit_candidates(scenario(audit="store")) is None
     found = audit_candidates(scenario(audit={"name": "canaries", "per_client": 4}))
-    assert found is not None and len(found.rows) == 16
+    assert found is not None
+    assert len(found.rows) == 16
 
 
 class Older:
@@ -80,7 +83,8 @@ class NoTask:
 
 
 def test_a_data_set_names_its_task() -> None:
-    assert find_task(Digits()) is ImageTask and find_task(Sentences()) is TextTask
+    assert find_task(Digits()) is ImageTask
+    assert find_task(Sentences()) is TextTask
     for source, reason in ((Older(), "holds is now"), (Named(), "tables"), (NoTask(), "derived")):
         with pytest.raises(SettingError, match=reason):
             find_task(source)  # type: ignore[arg-type]

@@ -118,9 +118,15 @@ def test_conditions_say_what_the_scenario_chose() -> None:
     chosen = scenario(strategy="fedmd", attacks="lie", public={"augmented_views": 2})
     declared = declaration(chosen.strategy.value, "fedmd")
     found = run_conditions(chosen, declared, "mae", stores=True)
-    assert found.strategy == "fedmd" and found.loss == "mae"
-    assert found.mean_based and found.predicts and found.all_answer and found.scale == "logits"
-    assert found.attackers_see_all and found.is_chosen("attacks") and not found.is_chosen("robust")
+    assert found.strategy == "fedmd"
+    assert found.loss == "mae"
+    assert found.mean_based
+    assert found.predicts
+    assert found.all_answer
+    assert found.scale == "logits"
+    assert found.attackers_see_all
+    assert found.is_chosen("attacks")
+    assert not found.is_chosen("robust")
     assert (found.data_kind, found.examples, found.has_classes) == ("images", "samples", True)
     assert (found.public_size, found.augmented_views, found.trusts_server) == (40, 2, False)
 
@@ -130,7 +136,9 @@ def test_conditions_of_weights_and_of_nothing() -> None:
         chosen = scenario(strategy=name)
         found = run_conditions(chosen, declaration(chosen.strategy.value, name), "kl", stores=True)
         assert found.learned_by == learned_by
-        assert not found.predicts and not found.all_answer and found.scale is None
+        assert not found.predicts
+        assert not found.all_answer
+        assert found.scale is None
         assert found.exchanges == (name != "local_only")
         assert found.reveals_model_only == (name == "fedavg")
 
