@@ -62,7 +62,7 @@ def test_a_null_object_goes_with_every_run(part: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "part, conditions, reason",
+    ("part", "conditions", "reason"),
     [
         (ClassTables(weight=1.0), TEXTS, "images of a class have in common"),
         (SignFlip(), WEIGHTS, "poisons predictions on public samples"),
