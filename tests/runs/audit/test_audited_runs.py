@@ -79,6 +79,7 @@ def test_a_client_that_was_left_a_canary_trains_on_it_and_others_do_not(tmp_path
     torch.testing.assert_close(plain.public_inputs, context.public_inputs, rtol=0, atol=0)
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize("name", ["canaries", "members"])
 def test_what_coins_leave_out_is_a_null_record_of_dp_sgd(name: str, tmp_path: Path) -> None:
     """All clients have 20 records before the coins: one rate, one noise and one stated size,
@@ -116,7 +117,7 @@ def test_a_twin_has_the_planted_records_and_a_key_of_its_own() -> None:
     assert len(set(keys.values())) == 3
 
 
-@pytest.mark.fast(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [{"name": "local", "workers": 2}, "parts"])
 def test_figures_are_the_same_to_the_bit_on_two_workers_and_after_a_resume(
     engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -134,6 +134,7 @@ def test_an_interrupted_run_says_how_it_goes_on(
     assert "Results: a run" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_default_folder_carries_the_date_and_the_scenario() -> None:
     assert main([*TINY, "baseline=none"]) == 0
     assert main([*TINY, "baseline=none"]) == 0
@@ -414,6 +415,7 @@ def test_help_explains_every_setting_and_lists_every_name(
             assert explained.get(setting), f"{cls.__name__}.{setting} has no word of explanation"
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize(
     "name", ["digits", "knfu_digits", "knfu_mnist", "knfu_cifar10", "workload_w"]
 )
@@ -478,7 +480,7 @@ BAD = {
 }
 
 
-@pytest.mark.fast(12)
+@pytest.mark.fast(8)
 @pytest.mark.parametrize("given", BAD)
 def test_bad_input_gets_one_clear_line_and_status_2(
     given: str, capsys: pytest.CaptureFixture[str]
@@ -512,6 +514,7 @@ def test_a_scenario_file_with_a_mistake_is_named(capsys: pytest.CaptureFixture[s
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_scenario_file_that_changed_is_read_again() -> None:
     own = compose(["scenario=digits"])
     Path("mine").mkdir()

@@ -115,7 +115,7 @@ def test_what_was_written_after_the_checkpoint_is_gone_before_the_run_goes_on(
 AGAIN = "rounds 3 to 5 are run again: what the interrupted attempt sent there is no part of what the run claims"
 
 
-@pytest.mark.fast(2)
+@pytest.mark.fast(1)
 @pytest.mark.parametrize(
     ("changes", "also"),
     [

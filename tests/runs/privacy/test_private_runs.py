@@ -451,6 +451,7 @@ def test_a_client_whose_budget_is_spent_falls_silent_and_the_record_says_so(
     assert all(accuracies)
 
 
+@pytest.mark.slow
 def test_the_systems_epsilon_is_the_largest_of_its_clients(tmp_path: Path):
     """With one noise for all, who has few records, and large samples of them, spends more."""
     changes = protected(

@@ -35,6 +35,7 @@ def made(name: str) -> Partition:
     return PARTITIONS[name](column="label") if name == "natural_id" else PARTITIONS[name]()  # type: ignore[call-arg]
 
 
+@pytest.mark.fast(4)
 @pytest.mark.parametrize("name", PARTITIONS)
 def test_all_roles_are_disjoint_and_every_client_can_train_and_be_tested(
     digits: Prepared, name: str
@@ -63,6 +64,7 @@ def test_the_global_test_set_is_balanced(digits: Prepared) -> None:
     assert (np.bincount(digits.labels[found.global_test], minlength=10) == GLOBAL // 10).all()
 
 
+@pytest.mark.fast(3)
 @pytest.mark.parametrize("name", PARTITIONS)
 def test_the_same_seed_divides_alike_and_another_does_not(digits: Prepared, name: str) -> None:
     first, again, other = (division(digits, made(name), seed=s) for s in (0, 0, 1))

@@ -141,6 +141,7 @@ def test_the_geometric_median_leaves_a_client_at_which_it_begins():
     torch.testing.assert_close(geometric_median(values, iterations=5)[0], settled, rtol=0, atol=0.5)
 
 
+@pytest.mark.fast(2)
 def test_geometric_medians_are_as_good_as_scipys(values: np.ndarray):
     def summed(center: np.ndarray, points: np.ndarray) -> float:
         return float(np.linalg.norm(points - center, axis=-1).sum())

@@ -81,6 +81,7 @@ def test_every_seeded_bug_is_caught(bug: str, bound: float, within: float) -> No
     assert found.gaussian == pytest.approx(bound, abs=within)
 
 
+@pytest.mark.slow
 def test_clopper_pearson_alone_misses_the_wrong_sensitivity() -> None:
     found = audit("wrong sensitivity")
     assert found.clopper_pearson < EPSILON < found.gaussian

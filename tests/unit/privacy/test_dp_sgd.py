@@ -102,6 +102,7 @@ def states_agree(one: nn.Module, other: nn.Module, tolerance: float) -> bool:
     )
 
 
+@pytest.mark.fast(4)
 @pytest.mark.parametrize("clip", [0.05, 1e6])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_architecture_is_trained_as_the_definition_says(name: str, clip: float):
@@ -552,6 +553,7 @@ def test_hopeless_noise_is_named():
     assert DpSgd(epsilon=8.0).warnings(plan()) == ()
 
 
+@pytest.mark.slow
 def test_a_delta_that_gives_a_record_of_the_system_away_is_named():
     """Five clients: 400 records the largest of them, 900 in all."""
     few = plan(all_records=900)

@@ -118,6 +118,7 @@ def test_dp_sgd_by_renyi(sigma: float, rate: float, steps: int, epsilon: float):
         assert found == pytest.approx(epsilon, abs=6e-11)
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize(
     ("history", "epsilon", "digits"),
     [
@@ -135,6 +136,7 @@ def test_two_settings_of_dp_sgd_add_up_by_renyi():
     assert epsilon_from(costs, DELTA) == pytest.approx(3.47648, abs=6e-6)
 
 
+@pytest.mark.slow
 @needs_pld
 @pytest.mark.parametrize(("replace_one", "epsilon"), [(False, 1.5154), (True, 2.4778)])
 def test_dp_sgd_by_pld(replace_one: bool, epsilon: float):

@@ -20,7 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -117,6 +117,7 @@ def describe(strategy: Any) -> str:
     return ",".join(f"{f.name}={getattr(strategy, f.name)}" for f in changed) or "defaults"
 
 
+few = settings(max_examples=settings.default.max_examples // 2)  # for each of many cases
 NAMES = registry.names("strategy")
 CASES = [
     pytest.param(name, s, id=f"{name}-{describe(s)}", marks=[pytest.mark.slow] if i else [])
@@ -317,6 +318,7 @@ def test_a_declaration_makes_sense(name: str, strategy: Any):
 
 
 @every_rule
+@few
 @given(made_of=numbers())
 def test_a_fusion_passes_the_servers_checks(name: str, strategy: Any, made_of: Numbers):
     cohort = cohort_for(name, strategy, made_of)
@@ -326,6 +328,7 @@ def test_a_fusion_passes_the_servers_checks(name: str, strategy: Any, made_of: N
 
 
 @every_rule
+@few
 @given(made_of=numbers())
 def test_a_stream_of_uploads_gives_the_bits_of_the_stack(
     name: str, strategy: Any, made_of: Numbers
@@ -349,6 +352,7 @@ def test_the_means_on_the_shelf_are_streams():
 
 
 @every_rule
+@few
 @given(made_of=numbers())
 def test_rows_of_weights_sum_to_1(name: str, strategy: Any, made_of: Numbers):
     weights = strategy.fuse(cohort_for(name, strategy, made_of), None).weights
@@ -357,6 +361,7 @@ def test_rows_of_weights_sum_to_1(name: str, strategy: Any, made_of: Numbers):
 
 
 @every_rule
+@few
 @given(made_of=numbers())
 def test_permuting_clients_permutes_weights_and_teachers(
     name: str, strategy: Any, made_of: Numbers
@@ -376,6 +381,7 @@ def test_permuting_clients_permutes_weights_and_teachers(
 
 
 @every_rule
+@few
 @given(made_of=numbers())
 def test_permuting_samples_permutes_teachers_and_leaves_weights(
     name: str, strategy: Any, made_of: Numbers
@@ -393,6 +399,7 @@ def test_permuting_samples_permutes_teachers_and_leaves_weights(
 
 
 @every_rule
+@few
 @given(made_of=numbers())
 def test_permuting_classes_permutes_teachers_and_leaves_weights(
     name: str, strategy: Any, made_of: Numbers
@@ -412,6 +419,7 @@ def test_permuting_classes_permutes_teachers_and_leaves_weights(
 
 
 @every_rule
+@few
 @given(made_of=numbers(most_clients=1))
 def test_a_single_client_learns_its_own_prediction(name: str, strategy: Any, made_of: Numbers):
     cohort = cohort_for(name, strategy, made_of)
@@ -422,6 +430,7 @@ def test_a_single_client_learns_its_own_prediction(name: str, strategy: Any, mad
 
 
 @every_rule
+@few
 @given(made_of=numbers())
 def test_equal_uploads_give_that_upload(name: str, strategy: Any, made_of: Numbers):
     equal = dataclasses.replace(
@@ -434,6 +443,7 @@ def test_equal_uploads_give_that_upload(name: str, strategy: Any, made_of: Numbe
 
 
 @pytest.mark.parametrize(("name", "strategy"), [c for c in RULES if not is_by_sample(*c.values)])
+@few
 @given(made_of=numbers())
 def test_weights_say_what_the_teachers_are_made_of(name: str, strategy: Any, made_of: Numbers):
     cohort = cohort_for(name, strategy, made_of)
@@ -443,6 +453,7 @@ def test_weights_say_what_the_teachers_are_made_of(name: str, strategy: Any, mad
 
 
 @pytest.mark.parametrize(("name", "strategy"), [c for c in RULES if afterwards(*c.values) is None])
+@few
 @given(made_of=numbers())
 def test_teachers_stay_in_the_convex_hull(name: str, strategy: Any, made_of: Numbers):
     cohort = cohort_for(name, strategy, made_of)
@@ -453,6 +464,7 @@ def test_teachers_stay_in_the_convex_hull(name: str, strategy: Any, made_of: Num
 
 
 @every_rule
+@few
 @given(made_of=numbers())
 def test_two_calls_agree_and_leave_their_inputs_untouched(
     name: str, strategy: Any, made_of: Numbers
@@ -468,6 +480,7 @@ def test_two_calls_agree_and_leave_their_inputs_untouched(
 
 
 @every_rule
+@few
 @given(made_of=numbers(), seed=st.integers(0, 1000), clients=st.integers(1, 6))
 def test_a_round_takes_the_state_of_the_round_before(
     name: str, strategy: Any, made_of: Numbers, seed: int, clients: int
@@ -494,6 +507,7 @@ def test_a_round_takes_the_state_of_the_round_before(
     ("name", "strategy"),
     [c for c in RULES if declaration(c.values[1], c.values[0]).kind is not None],
 )
+@few
 @given(seed=st.integers(0, 2**20), temperature=st.sampled_from([0.5, 1.0, 2.0]))
 def test_no_upload_that_the_server_accepts_can_end_the_run(
     name: str, strategy: Any, seed: int, temperature: float

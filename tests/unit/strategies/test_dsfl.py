@@ -1,4 +1,4 @@
-"""DS-FL by hand, in its limiting cases (methods.md), and the settings it refuses."""
+"""DS-FL by hand, in its limiting cases, and the settings it refuses."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""FedMD by hand and in its limiting cases (methods.md)."""
+"""FedMD by hand and in its limiting cases."""
 
 import pytest
 import torch

@@ -1,5 +1,4 @@
-"""KnFu against a second implementation in plain Python, by hand, and in its limiting cases
-(methods.md)."""
+"""KnFu against a second implementation in plain Python, by hand, and in limiting cases."""
 
 import dataclasses
 import itertools
@@ -100,8 +99,7 @@ def naive_divergence(name: str, p: list[float], q: list[float]) -> float:
 
 
 def naive_knfu(settings: KnFu, cohort: Cohort) -> tuple[Rows, list[Rows]]:
-    """Weights and personal teachers of one round, as the docstring of KnFu and methods.md describe
-    them."""
+    """Weights and personal teachers of one round, as the docstring of KnFu describes them."""
     logits = cohort.values.tolist()
     counts = cohort.label_counts.tolist() if cohort.label_counts is not None else []
     estimates = [
