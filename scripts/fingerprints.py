@@ -1,11 +1,11 @@
-"""Print what small runs of every scenario, method and mechanism compute, to compare two versions of
-the code.
+"""Compute fingerprints of small runs, and compare two versions of the code by them.
 
     python scripts/fingerprints.py --out before.json        # on the old code
     python scripts/fingerprints.py --out after.json         # on the new code, on the same machine
     python scripts/fingerprints.py --compare before.json after.json
 
-Each case is one run of the command on embedded data, two or three rounds long. Its fingerprint is
+There is a case for every scenario, strategy and mechanism. Each case is one run of the command on
+embedded data, two or three rounds long. Its fingerprint is
 the ``knowledge_sha256`` of every round, the final figures of every client, and what the summary
 says of privacy and of an audit. Times are left out. Figures of two machines may differ in their
 last digits, since libraries round sums by the processor's abilities: compare files of one machine.
@@ -29,61 +29,138 @@ from fedkd.simulate import main as simulate
 ROOT = Path(__file__).resolve().parent.parent
 
 TINY = (
-    "data=digits", "partition=dirichlet", "clients=4", "samples_per_client=24", "models=[mlp,cnn]",
-    "rounds=2", "public.size=40", "test.global_size=50", "test.private_size=20", "train.epochs=1",
-    "train.batch_size=8", "distill.epochs=1", "distill.batch_size=20",
-)  # fmt: skip
+    "data=digits",
+    "partition=dirichlet",
+    "clients=4",
+    "samples_per_client=24",
+    "models=[mlp,cnn]",
+    "rounds=2",
+    "public.size=40",
+    "test.global_size=50",
+    "test.private_size=20",
+    "train.epochs=1",
+    "train.batch_size=8",
+    "distill.epochs=1",
+    "distill.batch_size=20",
+)
 TEXT = (
-    "data=sentences", "data.texts=70", "partition=whole_ids", "clients=2", "models=[gru,decoder]",
-    "tokens.context=40", "tokens.vocabulary=characters", "rounds=2", "public.size=14",
-    "test.global_size=14", "strategy=fedmd", "train.epochs=1", "train.batch_size=4",
-    "distill.epochs=1", "distill.batch_size=4",
-)  # fmt: skip
+    "data=sentences",
+    "data.texts=70",
+    "partition=whole_ids",
+    "clients=2",
+    "models=[gru,decoder]",
+    "tokens.context=40",
+    "tokens.vocabulary=characters",
+    "rounds=2",
+    "public.size=14",
+    "test.global_size=14",
+    "strategy=fedmd",
+    "train.epochs=1",
+    "train.batch_size=4",
+    "distill.epochs=1",
+    "distill.batch_size=4",
+)
 QUIET = ("report.console=false", "report.plots=false", "engine.workers=1")
 
 STRATEGIES: Mapping[str, Sequence[str]] = {
-    "centralized": ("models=[mlp]",), "cfd": (), "comet": (), "cronus": (), "dsfl": (), "fd": (),
-    "fedavg": ("models=[mlp]",), "fedcache": (), "feddf": ("models=[mlp]",), "feddf_logits": (),
-    "fedgems": ("public.labeled=true",), "fedmd": (), "fedproto": ("models=[mlp]",),
-    "fedprox": ("models=[mlp]",), "knfu": (), "ktpfl": (), "learned": ("public.labeled=true",),
-    "local_only": (), "routed": ("public.labeled=true",), "scarlet": (), "selective_fd": (),
-}  # fmt: skip
+    "centralized": ("models=[mlp]",),
+    "cfd": (),
+    "comet": (),
+    "cronus": (),
+    "dsfl": (),
+    "fd": (),
+    "fedavg": ("models=[mlp]",),
+    "fedcache": (),
+    "feddf": ("models=[mlp]",),
+    "feddf_logits": (),
+    "fedgems": ("public.labeled=true",),
+    "fedmd": (),
+    "fedproto": ("models=[mlp]",),
+    "fedprox": ("models=[mlp]",),
+    "knfu": (),
+    "ktpfl": (),
+    "learned": ("public.labeled=true",),
+    "local_only": (),
+    "routed": ("public.labeled=true",),
+    "scarlet": (),
+    "selective_fd": (),
+}
 SOFT_MEAN = ("strategy=dsfl", "strategy.aggregation=mean", "models=[mlp]", "rounds=3")
 PRIVACY: Mapping[str, Sequence[str]] = {
-    "dp_sgd": ("privacy.epsilon=8.0",), "gaussian": ("privacy.epsilon=8.0",),
-    "laplace": ("privacy.epsilon=8.0",), "krr": ("privacy.epsilon=8.0",),
-    "central_gaussian": ("privacy.epsilon=8.0",), "gnmax": ("privacy.epsilon=8.0",), "swing": (),
-}  # fmt: skip
+    "dp_sgd": ("privacy.epsilon=8.0",),
+    "gaussian": ("privacy.epsilon=8.0",),
+    "laplace": ("privacy.epsilon=8.0",),
+    "krr": ("privacy.epsilon=8.0",),
+    "central_gaussian": ("privacy.epsilon=8.0",),
+    "gnmax": ("privacy.epsilon=8.0",),
+    "swing": (),
+}
 FEATURES: Mapping[str, Sequence[str]] = {
-    "privacy memoized": (*SOFT_MEAN, "privacy=gaussian", "privacy.epsilon=8.0", "privacy.memoize=true"),
-    "privacy dp_sgd on weights": ("strategy=fedavg", "models=[mlp]", "privacy=dp_sgd",
-                                  "privacy.noise_multiplier=1.0"),
+    "privacy memoized": (
+        *SOFT_MEAN,
+        "privacy=gaussian",
+        "privacy.epsilon=8.0",
+        "privacy.memoize=true",
+    ),
+    "privacy dp_sgd on weights": (
+        "strategy=fedavg",
+        "models=[mlp]",
+        "privacy=dp_sgd",
+        "privacy.noise_multiplier=1.0",
+    ),
     "privacy dp_sgd cnn": (*SOFT_MEAN, "models=[cnn]", "privacy=dp_sgd", "privacy.epsilon=4.0"),
     "privacy swing gap": (*SOFT_MEAN, "privacy=swing", "privacy.detector=surprisal_gap"),
     "privacy swing noise": (*SOFT_MEAN, "privacy=swing", "privacy.noise=0.5"),
-    "heads dual": ("heads=dual",), "heads stages": ("heads=self_distillation", "models=[cnn]"),
-    "audit store": ("audit=store",), "audit canaries": ("audit=canaries", "audit.per_client=4"),
+    "heads dual": ("heads=dual",),
+    "heads stages": ("heads=self_distillation", "models=[cnn]"),
+    "audit store": ("audit=store",),
+    "audit canaries": ("audit=canaries", "audit.per_client=4"),
     "audit members": ("audit=members", "models=[mlp]"),
-    "audit shadows": ("audit=members", "models=[mlp]", "audit.shadows=4", "audit.adversaries=[lab]"),
-    "gate": ("distill.confidence_gate=true",), "margins": ("distill.margin_weights=true",),
-    "relation": ("distill.relational_weight=0.5",), "moved": ("distill.student_augmentation=shift",),
-    "views": ("public.augmented_views=2",), "disputed": ("public.per_round=10", "public.sampling=disagreement"),
-    "per round": ("public.per_round=10",), "noise public": ("public_data=noise",),
+    "audit shadows": (
+        "audit=members",
+        "models=[mlp]",
+        "audit.shadows=4",
+        "audit.adversaries=[lab]",
+    ),
+    "gate": ("distill.confidence_gate=true",),
+    "margins": ("distill.margin_weights=true",),
+    "relation": ("distill.relational_weight=0.5",),
+    "moved": ("distill.student_augmentation=shift",),
+    "views": ("public.augmented_views=2",),
+    "disputed": ("public.per_round=10", "public.sampling=disagreement"),
+    "per round": ("public.per_round=10",),
+    "noise public": ("public_data=noise",),
     "corrupted": ("public.corruption=gaussian_noise", "public.severity=3"),
     "distill first": ("round_order=distill_first", "rounds=3"),
     "absent": ("participation=0.5", "dropout=0.3", "rounds=3", "min_clients=0"),
     "pretrained": ("public.labeled=true", "train.public_epochs=1"),
     "kept optimizers": ("train.optimizer_state=kept", "distill.optimizer_state=kept"),
-    "together": ("batch_clients=[mlp]",), "disk": ("client_store=disk",), "two workers": ("engine.workers=2",),
+    "together": ("batch_clients=[mlp]",),
+    "disk": ("client_store=disk",),
+    "two workers": ("engine.workers=2",),
     "shared start": ("strategy=fedavg", "models=[mlp]", "partition=iid", "participation=0.5"),
-    "text": TEXT, "text weights": (*TEXT, "strategy=fedavg", "models=[gru]"),
-    "text canaries": (*TEXT, "text_canaries=pin", "text_canaries.slots=dd", "text_canaries.repeats=4",
-                      "text_canaries.held_out=4", "text_canaries.visit_times=4"),
-    "text swing": (*TEXT, "text_canaries=pin", "text_canaries.slots=dd", "text_canaries.repeats=4",
-                   "text_canaries.held_out=4", "text_canaries.visit_times=4", "privacy=swing",
-                   "privacy.detector=oracle"),
+    "text": TEXT,
+    "text weights": (*TEXT, "strategy=fedavg", "models=[gru]"),
+    "text canaries": (
+        *TEXT,
+        "text_canaries=pin",
+        "text_canaries.slots=dd",
+        "text_canaries.repeats=4",
+        "text_canaries.held_out=4",
+        "text_canaries.visit_times=4",
+    ),
+    "text swing": (
+        *TEXT,
+        "text_canaries=pin",
+        "text_canaries.slots=dd",
+        "text_canaries.repeats=4",
+        "text_canaries.held_out=4",
+        "text_canaries.visit_times=4",
+        "privacy=swing",
+        "privacy.detector=oracle",
+    ),
     "text dp_sgd": (*TEXT, "models=[decoder]", "privacy=dp_sgd", "privacy.epsilon=8.0"),
-}  # fmt: skip
+}
 ATTACKS = ("sign_flip", "random", "label_swap", "colluding", "lie", "noise")
 ROBUST = ("median", "trimmed_mean", "geometric_median", "krum", "cronus")
 CODECS = ("full", "float16", "quantized", "top_k", "delta", "cached")
@@ -112,8 +189,16 @@ SCENARIOS: Mapping[str, Sequence[str]] = {
         "distill.epochs=1",
     ),
 }
-SMALL = ("data=digits", "clients=4", "rounds=2", "public.size=60", "samples_per_client=24",
-         "test.global_size=50", "train.epochs=1", "distill.epochs=1")  # fmt: skip
+SMALL = (
+    "data=digits",
+    "clients=4",
+    "rounds=2",
+    "public.size=60",
+    "samples_per_client=24",
+    "test.global_size=50",
+    "train.epochs=1",
+    "distill.epochs=1",
+)
 
 
 def cases() -> dict[str, list[str]]:
