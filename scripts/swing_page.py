@@ -9,14 +9,15 @@ text are those of the runs; the words around them are those of swing_page.md.
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
 import swing_study
 from rich.console import Console
-from swing_figures import bits, cut, excess, losses, mean, measured, percent, signed
-from swing_report import CUT, FIXED, FRESH, summary, write_figures
+from swing_figures import Range, bits, cut, excess, losses, mean, measured, percent, signed
+from swing_report import CLAIMED, CUT, FIXED, FRESH, summary, write_figures
 from swing_study import Results
 
 from fedkd.errors import FedkdError
@@ -55,16 +56,13 @@ def findings(results: Results) -> str:
 
     lines = []
     if "swing, oracle" in have:
-        found = [
-            cut(results, "swing, oracle", view) for view in ("server_uploads", "server_student")
-        ]
-        if all(high < CUT for _, _, high in found):
-            answer = "No"
-        else:
-            answer = "Yes" if all(low >= CUT for _, low, _ in found) else "Not shown"
+        answers = "; ".join(
+            f"for {who}: {_answer(cut(results, 'swing, oracle', view))}"
+            for view, who in CLAIMED.items()
+        )
         lines.append(
-            f"**By 80 %?** {answer}. Swing that knows where the secrets' context is cuts"
-            f" {cuts('swing, oracle')}, at {loss('swing, oracle')}."
+            f"**By 80 %?** {answers[0].upper()}{answers[1:]}. Swing that knows where the secrets'"
+            f" context is cuts {cuts('swing, oracle')}, at {loss('swing, oracle')}."
         )
     for name, words in (
         ("swing, surprisal gap", "With `surprisal_gap`, a detector that compares models?"),
@@ -90,7 +88,16 @@ def findings(results: Results) -> str:
             f" fixed: {bits(back[0])} more. A student of the last upload alone gets"
             f" {bits(back[1])} more."
         )
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join(
+        textwrap.fill(line, 120, initial_indent="- ", subsequent_indent="  ") for line in lines
+    )
+
+
+def _answer(found: Range) -> str:
+    """Return whether a cut is as large as is claimed."""
+    if found[1] >= CUT:
+        return "yes"
+    return "no" if found[2] < CUT else "not shown"
 
 
 def comparison(results: Results) -> str:

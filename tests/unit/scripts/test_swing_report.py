@@ -59,7 +59,7 @@ def test_verdicts_say_what_the_figures_say(tmp_path):
         "KnFu, beta 10 leaks more to the nearest semantic neighbor than the mean: **holds** (1.00"
         " bits",
         "Not run: swing, pattern",
-        "**By 80 %?** Yes.",
+        "**By 80 %?** For the server's student: yes; for a student of one client's uploads: yes.",
     ):
         assert line in text
     assert {x.name for x in tmp_path.iterdir()} == {
