@@ -1,3 +1,1 @@
-"""The command line: ``python -m fedkd.simulate``, ``python -m fedkd.audit``, and the apps of ``flwr
-run``.
-"""
+"""The command line: ``fedkd.simulate``, ``fedkd.audit``, and the apps of ``flwr run``."""

@@ -20,8 +20,9 @@ VIOLATED = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 1 (it failed), 2 (bad input), 3 (a claim is
-    violated).
+    """Run the command and return its exit status.
+
+    0, 1 (it failed), 2 (bad input), 3 (a claim is violated).
     """
     parser = argparse.ArgumentParser(
         prog="python -m fedkd.audit", description="Audit a stored run's privacy."

@@ -1,13 +1,12 @@
-"""The apps that Flower's own engines run: ``flwr run`` in its simulation, or a SuperLink and
-SuperNodes.
+"""The apps for Flower's own engines: its simulation, or a SuperLink and SuperNodes.
 
 ``pyproject.toml`` names both apps; ``docs/deploy.md`` gives the commands. The rounds, the messages
 and the run folder are those of ``python -m fedkd.simulate``, and so are the results: only who
 carries the messages differs. A node stands for the client of its ``partition-id``. It divides the
 data set as every other node does and takes its own part, so that parties are simulated here too.
 
-A client's messages may each be handled by another process: the workplace is built once a process,
-and the client's state is kept on disk between them, apart for each of Flower's runs.
+A client's messages may each be handled by another process: what clients share is built once a
+process, and the client's state is on disk between them, apart for each of Flower's runs.
 """
 
 import shlex
@@ -41,13 +40,14 @@ from fedkd.storage.client_states import DiskStore
 
 CONFIG = ("scenario", "overrides", "run-dir")
 """The keys of Flower's run configuration that are read."""
-DAYS_KEPT = 7
+DAYS_OF_STATES = 7
 """Days after which a run's client states are deleted where its ServerApp could not do so."""
 
 
 def configured(context: Context) -> tuple[Scenario, Path | None]:
-    """Return the scenario and the run folder that Flower's run configuration names. Raises
-    SettingError.
+    """Return the scenario and the run folder that Flower's run configuration names.
+
+    Raises SettingError.
 
     ``scenario`` is the name of one that fedkd carries, or the path of a file; ``overrides`` is text
     such as ``"rounds=2 strategy.beta=3"``; ``run-dir`` is a folder, empty for a new one in
@@ -66,11 +66,10 @@ def configured(context: Context) -> tuple[Scenario, Path | None]:
 
 
 def on_flower(scenario: Scenario) -> Scenario:
-    """Return the scenario without what belongs to fedkd's own engines: where clients run, and their
-    checkpoints.
+    """Return the scenario without the settings of fedkd's own engines and checkpoints.
 
-    Client states are on the nodes, so that a run here cannot be resumed. The local-only twin runs
-    in this process.
+    Client states are on the nodes, so that a run here cannot be resumed. The local-only baseline
+    runs in this process.
     """
     return scenario.changed(
         federation=replace(scenario.federation, run_dir=None, client_store="memory"),
@@ -81,13 +80,13 @@ def on_flower(scenario: Scenario) -> Scenario:
 
 def find_context(message: Message) -> ClientContext:
     """Return what the clients of the message's run share on this machine, built once a process."""
-    context = _workplace(scenario_text(message), message.metadata.run_id)
+    context = _context(scenario_text(message), message.metadata.run_id)
     set_deterministic(context.device)  # as on fedkd's own engines: the same sums everywhere
     return context
 
 
 @lru_cache(maxsize=1)
-def _workplace(text: str, run_id: int) -> ClientContext:
+def _context(text: str, run_id: int) -> ClientContext:
     return make_context(
         Scenario.parse(yaml.safe_load(text)), DiskStore(states_folder(run_id)), threading.Event()
     )
@@ -96,7 +95,7 @@ def _workplace(text: str, run_id: int) -> ClientContext:
 def states_folder(run_id: int) -> Path:
     """Return the folder of a run's client states; those of runs that ended long ago are deleted."""
     folder = cache_folder() / "flower"
-    oldest = time.time() - DAYS_KEPT * 24 * 3600
+    oldest = time.time() - DAYS_OF_STATES * 24 * 3600
     for other in folder.glob("*"):
         with suppress(OSError):  # another process was faster
             written = max(path.stat().st_mtime for path in (other, *other.glob("*")))
@@ -106,9 +105,7 @@ def states_folder(run_id: int) -> Path:
 
 
 class WholePhases:
-    """What our strategy uses of a Grid, over Flower's, which walks over the messages twice: it is
-    given lists.
-    """
+    """A Grid over Flower's that gets lists of messages, since Flower's reads them twice."""
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
@@ -133,9 +130,8 @@ def main(grid: Grid, context: Context) -> None:
     """Run the configured scenario on Flower's nodes and write its run folder."""
     torch.set_num_threads(1)
     scenario, folder = configured(context)
-    path = choose_run_dir(
-        scenario, folder
-    ).absolute()  # a SuperLink's working folder is easily forgotten
+    # A SuperLink's working folder is easily forgotten.
+    path = choose_run_dir(scenario, folder).absolute()
 
     def start(strategy: FederatedDistillation) -> object:
         return strategy.start(cast(Grid, WholePhases(grid)))

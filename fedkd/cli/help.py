@@ -1,5 +1,4 @@
-"""The text of ``--help``: every setting with its default and what it is, and everything that has a
-name.
+"""Write the text of ``--help``: every setting with its default, and every name.
 
 Written from the settings classes, so that it cannot say less or more than the program does.
 """
@@ -30,10 +29,10 @@ options
   --config FILE      run a scenario file, such as the config.yaml of a run
   -m                 sweep over values given as a,b,c
   --cfg job          print the scenario and stop
-  --help             this text; with choices before it, as in strategy=knfu --help, that on these alone
+  --help             this text; with strategy=knfu before it, that on this strategy alone
 
-Exit status: 0 done, 1 the run failed, 2 bad input (nothing was run), 3 an audit refutes what the run claims,
-130 interrupted (finished rounds are kept)."""
+Exit status: 0 done, 1 the run failed, 2 bad input (nothing was run), 3 an audit refutes what the
+run claims, 130 interrupted (finished rounds are on disk)."""
 
 
 METHODS = {
@@ -74,8 +73,9 @@ def manual(scenarios: Mapping[str, Path]) -> str:
 
 
 def manual_of(chosen: Mapping[str, Sequence[str]]) -> str:
-    """Return the text on choices alone, by group. Raises SettingError for one that does not
-    exist.
+    """Return the text on some components alone, by group.
+
+    Raises SettingError for one that does not exist.
     """
     parts = [_choices(group, of_group) for group, of_group in chosen.items()]
     return "\n\n".join([*parts, "Everything else: python -m fedkd.simulate --help"])

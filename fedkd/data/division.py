@@ -1,5 +1,4 @@
-"""Who has which rows: the global test set, the public rows, and each client's private training and
-test split.
+"""Divide rows: the global test set, public rows, and each client's training and test split.
 
 All are disjoint. The division is made once for a data set, partition and seed, and kept in the
 cache, so that a sweep and later runs neither repeat it nor import the libraries that it takes.
@@ -31,8 +30,9 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Public:
-    """The public set: unlabeled samples that every client and the server hold. public_data says
-    where from.
+    """The public set: unlabeled samples that every client and the server hold.
+
+    ``public_data`` says where from.
     """
 
     size: int = 300
@@ -41,9 +41,7 @@ class Public:
     per_round: int | None = setting(None, affects="exchange")
     """Samples drawn from the public set each round, token positions where it is of texts; null uses
     all of it."""
-    sampling: Literal["random", "core_set", "disagreement"] = setting(
-        "random", affects="exchange"
-    )
+    sampling: Literal["random", "core_set", "disagreement"] = setting("random", affects="exchange")
     """How per_round samples are chosen: at random, to cover the fused predictions, or where clients
     are farthest from the fused teacher. The last two ask about all samples in the first round."""
     augmented_views: int = 1
@@ -56,7 +54,7 @@ class Public:
     reserved: int | None = None
     """Rows of the clients' data set that no client gets, whose statistics normalize private
     samples; null is size. Public sets of several sizes or sources with the same number leave
-    clients the same samples and the same twin."""
+    clients the same samples and the same baseline."""
     foreign_share: float | None = None
     """Share of the public samples that is of public_data, above 0 and at most 1, the rest being
     rows held back; null is all. With public_data=same it is an error."""
@@ -128,9 +126,7 @@ class Public:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSets:
-    """The two test sets, the client's own label distribution and all classes alike, and a
-    validation split.
-    """
+    """The test sets, a client's own and a balanced one, and a validation split."""
 
     private_fraction: float = 0.2
     """Share of a client's samples set aside to test it on its own label distribution, between 0 and
@@ -156,9 +152,7 @@ class EvaluationSets:
             )
 
     def key(self) -> dict[str, float]:
-        """Return what names these sets in the keys of caches: without a validation split, as before
-        there was any.
-        """
+        """Return these settings for the keys of caches, without a validation split that is 0."""
         whole = asdict(self)
         if self.validation_fraction == 0:
             del whole["validation_fraction"]
@@ -191,8 +185,16 @@ def divide(
     testing: EvaluationSets,
     seed: int,
 ) -> Division:
-    """Return who has which rows. ``samples_per_client`` caps a client's training samples (None: no
-    cap).
+    """Return the rows of the test sets, the public set and every client.
+
+    Args:
+        prepared: The data set.
+        partition: How its rows are dealt to clients.
+        clients: K.
+        samples_per_client: Most training samples of a client; None for no cap.
+        public: The public set's settings.
+        testing: The test sets' settings.
+        seed: The scenario's.
 
     The cap takes a random part of what the partition dealt, so it keeps the client's label
     distribution; a client that was dealt less keeps what it has. The validation split is taken out
@@ -296,15 +298,15 @@ def _nearly_balanced(prepared: Labeled, pool: np.ndarray, size: int, seed: int) 
     Topics are of very different sizes, unlike the classes of image sets: a small one gives half of
     its rows at most.
     """
-    stream, order = numpy_stream(seed, "test", "global"), []
+    stream, ranked = numpy_stream(seed, "test", "global"), []
     for label in range(len(prepared.class_names)):
         rows = stream.permutation(pool[prepared.labels[pool] == label])
-        order += [(rank, label, row) for rank, row in enumerate(rows[: len(rows) // 2].tolist())]
-    if len(order) < size:
+        ranked += [(rank, label, row) for rank, row in enumerate(rows[: len(rows) // 2].tolist())]
+    if len(ranked) < size:
         raise SettingError(
-            f"test.global_size={size} is more than half of the texts; use at most {len(order)}"
+            f"test.global_size={size} is more than half of the texts; use at most {len(ranked)}"
         )
-    return np.sort(np.array([row for *_, row in sorted(order)[:size]], dtype=np.int64))
+    return np.sort(np.array([row for *_, row in sorted(ranked)[:size]], dtype=np.int64))
 
 
 def _balanced(prepared: Labeled, pool: np.ndarray, size: int, seed: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Create the clients of a worker process from an order that travelled there."""
+"""Create the clients of a worker process from the specification that it was sent."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,9 @@ from fedkd.storage.client_states import BackedStore, ClientStore, DiskStore, Lay
 
 
 def create_clients(spec: WorkerSpec) -> ClientPool:
-    """Return the clients that an order describes. Their states are in files, so that another
-    process can go on.
+    """Return the clients that a specification describes.
+
+    Their states are in files, so that another process can go on with them.
     """
     scenario = Scenario.parse(yaml.safe_load(spec.scenario))
     device = choose_device(scenario.federation.device)

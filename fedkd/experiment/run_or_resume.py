@@ -1,5 +1,6 @@
-"""A run that should be in a folder: left alone where it is complete, gone on with where it was
-ended, begun otherwise.
+"""Make sure that a folder holds a scenario's run, whatever ended an earlier attempt.
+
+A complete run is left alone, another goes on from its checkpoint or begins again.
 
 What a sweep or a comparison needs to go on, whatever ended it and wherever it then was.
 """
@@ -20,8 +21,9 @@ from fedkd.scenario.scenario import Scenario, deciding, left_open, with_resumabl
 
 
 def is_complete(scenario: Scenario, folder: Path) -> bool:
-    """Return whether the run of a scenario is complete. Raises SettingError where its folder holds
-    another run.
+    """Return whether the run of a scenario is complete.
+
+    Raises SettingError where its folder holds another run.
     """
     if not (folder / "config.yaml").is_file():
         return False
@@ -43,7 +45,8 @@ def is_complete(scenario: Scenario, folder: Path) -> bool:
 
 
 def ensure(scenario: Scenario, folder: Path) -> dict[str, Any]:
-    """Return the summary of a scenario's run in a folder, run now as far as it is not complete.
+    """Return the summary of a scenario's run, which is run as far as it is not complete.
+
     Raises FedkdError.
 
     It goes on from its last checkpoint, with what may change on resume as the scenario has it.
@@ -55,14 +58,12 @@ def ensure(scenario: Scenario, folder: Path) -> dict[str, Any]:
         stored = _stored(folder)
         if stored is not None and any((folder / "checkpoints").glob("*.checkpoint")):
             return resume(with_resumable(stored, scenario), folder)
-        with claimed(folder):  # whoever else may be running it
+        with claimed(folder):  # or another process is running it
             shutil.rmtree(folder)  # it was ended before its first checkpoint
     return run(scenario, folder)
 
 
 def _stored(folder: Path) -> Scenario | None:
-    """Return the scenario of the run in a folder; None where it was ended before that was
-    written.
-    """
+    """Return the scenario of the run in a folder; None where it was ended before it was written."""
     text = (folder / "config.yaml").read_text()
     return Scenario.parse(yaml.safe_load(text)) if text else None

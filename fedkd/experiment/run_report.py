@@ -1,4 +1,4 @@
-"""Everything that hears of a run: its folder and checkpoints, the console, W&B, pictures, audits."""
+"""Report a run: its folder and checkpoints, the console, W&B, pictures and audits."""
 
 import shlex
 import time

@@ -1,6 +1,4 @@
-"""What a run comes to: its final figures, its privacy claim, and the versions that both depend
-on.
-"""
+"""Sum up a run: its final figures, its privacy claim, and the versions it depends on."""
 
 import platform
 import sys
@@ -29,8 +27,14 @@ def summarize(
     status: str,
     seconds: float,
 ) -> dict[str, Any]:
-    """Return the final figures of a run: those of its last finished round, and totals over all
-    rounds.
+    """Return the figures of the last finished round, and totals over all rounds.
+
+    Args:
+        experiment: What was run.
+        records: The finished rounds.
+        baseline: The local-only baseline; None without one.
+        status: How the run ended.
+        seconds: How long it took.
 
     ``knowledge_sha256`` is that of the last round in which anything was fused.
     """
@@ -87,8 +91,9 @@ def versions() -> dict[str, str]:
 
 
 def conditions_of(experiment: Experiment) -> dict[str, str]:
-    """Return what figures depend on beside settings: versions, the device, and the code of users'
-    own modules.
+    """Return the versions, the device and the users' modules that figures depend on.
+
+    Modules stand by the hash of their code.
     """
     context, choices = experiment.context, [getattr(experiment.scenario, group) for group in GROUPS]
     own: dict[str, Any] = {

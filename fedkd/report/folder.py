@@ -1,5 +1,6 @@
-"""The run folder: every file of a run but the pictures. Lines are flushed as they come; nothing is
-overwritten.
+"""Write and read the run folder: every file of a run but the pictures.
+
+Lines are flushed as they come; nothing is overwritten.
 """
 
 import contextlib
@@ -127,8 +128,15 @@ class RunFolder:
         weights: np.ndarray | None,
         teachers: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Write a finished round. Raises RunError where the disk does not take it; earlier rounds
-        are whole then.
+        """Write a finished round.
+
+        Args:
+            row: Its row of ``rounds.jsonl``.
+            clients: Its rows of ``clients.csv``.
+            weights: Its weights [K, K]; None where nothing was fused.
+            teachers: Its rows of ``teacher_by_class.csv``.
+
+        Raises RunError where the disk does not take it; earlier rounds are whole then.
         """
         before = self.sizes()
         try:
@@ -213,8 +221,9 @@ class RunFolder:
 
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
-    """Hold a run's folder while it goes on; SettingError where it is no run's, or another process
-    holds it.
+    """Hold a run's folder while it goes on.
+
+    Raises SettingError where it is no run's, or another process holds it.
     """
     if not (path / "config.yaml").is_file():
         raise SettingError(f"resume={path}: this is no run's folder (it has no config.yaml)")
@@ -227,8 +236,9 @@ def claimed(path: Path) -> Iterator[None]:
 
 
 def lock(path: Path) -> IO[str] | None:
-    """Return a lock on a run's folder that ends with this process; None where the file system has
-    no locks.
+    """Return a lock on a run's folder that ends with this process.
+
+    None where the file system has no locks.
     """
     if fcntl is None:
         return None
@@ -312,14 +322,14 @@ def _cut_weights(path: Path, rounds: int) -> int:
     if not path.exists():
         return 0
     stored: np.ndarray = np.load(path, mmap_mode="r")
-    kept = min(rounds, len(stored))
-    shape = (kept, *stored.shape[1:])
+    remaining = min(rounds, len(stored))
+    shape = (remaining, *stored.shape[1:])
     del stored
     header = _npy_header(shape)
     with path.open("r+b") as file:
         file.write(header)  # first: a header never promises more than there is
         file.truncate(len(header) + 4 * math.prod(shape))
-    return kept
+    return remaining
 
 
 def _weights_of(stored: np.ndarray, round_number: int) -> torch.Tensor | None:

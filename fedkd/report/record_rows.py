@@ -46,8 +46,7 @@ ROUND_COLUMNS = frozenset((*OF_THE_ROUND, *(c for m in MEASURES for c in m.round
 
 @dataclass(frozen=True)
 class Baseline:
-    """The local-only twin of a run: accuracies [rounds, K] on the clients' own distributions and
-    balanced.
+    """Accuracies of the local-only baseline [rounds, K], on each client's own data and balanced.
 
     ``validation_accuracy`` is None where no client has a validation split.
     """
@@ -191,8 +190,7 @@ def epsilon_rows(records: Sequence[RoundRecord]) -> list[dict[str, Any]]:
 
 
 def teacher_rows(record: RoundRecord, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return, for each client that distilled a teacher, its accuracy on the public samples of each
-    class.
+    """Return the rows of ``teacher_by_class.csv``: one a client that distilled a teacher.
 
     None where the public set has no sample of a class.
     """
@@ -209,9 +207,7 @@ def teacher_rows(record: RoundRecord, class_names: Sequence[str]) -> list[dict[s
 
 
 def verdict(last: Mapping[str, Any], strategy: str) -> str:
-    """Return one plain sentence on whether fusion beat local training, and for how many clients it
-    did not.
-    """
+    """Return a sentence on whether fusion beat local training, and for how many clients."""
     if last.get("personal_gain") is None or last.get("global_gain") is None:
         return ""
     parts = []
@@ -225,7 +221,10 @@ def verdict(last: Mapping[str, Any], strategy: str) -> str:
         parts.append(
             f"{word} local training{size} {where} ({harmed:.0f} % of the clients are worse off)"
         )
-    return f"{strategy} {parts[0]}, and {parts[1]}. One seed is no test; scripts/compare.py makes one over several."
+    return (
+        f"{strategy} {parts[0]}, and {parts[1]}. One seed is no test; scripts/compare.py makes one"
+        " over several."
+    )
 
 
 def _known(value: float) -> float | None:

@@ -1,5 +1,6 @@
-"""A scenario: everything that decides a run, as one frozen value. The boundary between YAML and the
-program.
+"""A scenario: everything that decides a run, as one frozen value.
+
+It is the boundary between YAML and the program.
 
 ``Scenario.parse`` is the only way in and ``to_dict`` the way out again; what passes is checked, so
 that the code behind it trusts its settings. Each hyper-parameter stands in the class of the code
@@ -30,7 +31,7 @@ from fedkd.training.hyperparameters import DistillationSettings, TrainingSetting
 
 @dataclass(frozen=True, kw_only=True)
 class Federation:
-    """The settings that stand at the top of a scenario, beside the protocol's."""
+    """The settings that stand at the top of a scenario, with the protocol's."""
 
     description: str = setting("", affects="nothing")
     """What the scenario is for, in a line."""
@@ -105,8 +106,9 @@ class Scenario(Components):
 
     @staticmethod
     def parse(mapping: Mapping[str, Any]) -> "Scenario":
-        """Return the scenario that a plain mapping describes; settings left out keep their
-        defaults.
+        """Return the scenario that a mapping describes.
+
+        Settings that are left out have their defaults.
         """
         rest = dict(mapping)
         name = str(rest.pop("name", "") or "scenario")

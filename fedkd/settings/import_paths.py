@@ -1,6 +1,4 @@
-"""Objects by import path: ``package.module:attribute``, anywhere on Python's path, without
-registration.
-"""
+"""Find objects by import path: ``package.module:attribute``, without registration."""
 
 import contextlib
 import hashlib
@@ -27,8 +25,9 @@ def is_import_path(name: str) -> bool:
 
 
 def import_path(path: str, *, what: str) -> Any:
-    """Return the object at ``package.module:attribute``; ``what`` is the setting that named it, for
-    the error.
+    """Return the object at ``package.module:attribute``.
+
+    ``what`` is the setting that named it, for the error.
     """
     module_name, _, attribute = path.partition(":")
     try:
@@ -61,8 +60,9 @@ def import_path(path: str, *, what: str) -> Any:
 
 @contextlib.contextmanager
 def attribute_errors_to(owner: object, what: str, kind: type[FedkdError]) -> Iterator[None]:
-    """Make one line of an exception in a user's object, with the place in its own file; its
-    traceback stays the cause.
+    """Turn an exception in a user's object into one line that names its place.
+
+    The traceback stays the cause.
 
     ``what`` says what the object is, ``kind`` which error it becomes. fedkd's own errors pass as
     they are.
@@ -80,8 +80,9 @@ def attribute_errors_to(owner: object, what: str, kind: type[FedkdError]) -> Ite
 
 
 def code_hash(thing: Any) -> str:
-    """Return a hash of the source file that defines a class or function; of its name where there is
-    no such file.
+    """Return a hash of the source file that defines a class or function.
+
+    It is that of its name where there is no such file.
 
     For the keys of caches: what a user's factory or partition made is made again once its file has
     changed.

@@ -1,5 +1,4 @@
-"""Settings classes and plain mappings: what YAML and the command line say, as checked objects, and
-back.
+"""Parse settings: from what YAML and the command line say to checked objects, and back.
 
 A settings class is any class with typed keyword parameters, usually a frozen dataclass whose fields
 carry a string below them that says what they are. Nothing else describes a setting: defaults,
@@ -74,8 +73,9 @@ def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def parse(cls: Any, mapping: Any, where: str) -> Any:
-    """Return an object of class ``cls`` from a mapping of its settings; ``where`` is the section's
-    name.
+    """Return an object of class ``cls`` from a mapping of its settings.
+
+    ``where`` is the section's name.
 
     Types are strict: no text becomes a number, no truth value becomes a count. Raises SettingError
     that names the setting as it is written on the command line.
@@ -109,9 +109,7 @@ def parse(cls: Any, mapping: Any, where: str) -> Any:
 
 
 def _placed(message: str, where: str, known: Collection[str]) -> str:
-    """Return a class's complaint with its section: before the setting that it begins with, if it
-    begins with one.
-    """
+    """Return a class's complaint with its section before the setting that it begins with."""
     if not where:
         return message
     begins = re.match(r"\w*", message)
@@ -119,8 +117,9 @@ def _placed(message: str, where: str, known: Collection[str]) -> str:
 
 
 def check_type(hint: Any, value: Any, where: str) -> Any:
-    """Return ``value`` if it is of type ``hint``, sections parsed and lists as tuples; SettingError
-    otherwise.
+    """Return a value that is of a type, with sections parsed and lists as tuples.
+
+    Raises SettingError for a value of another type.
     """
     if dataclasses.is_dataclass(hint):
         return parse(hint, value, where)
@@ -170,18 +169,19 @@ def unknown_setting(name: str, known: list[str]) -> SettingError:
     if near:
         return SettingError(f"there is no setting {name!r}; did you mean {' or '.join(near)}?")
     section = name.rpartition(".")[0]
-    beside = [k for k in known if k.rpartition(".")[0] == section]
-    if not beside:
+    siblings = [k for k in known if k.rpartition(".")[0] == section]
+    if not siblings:
         return SettingError(
             f"there is no setting {name!r}: this {section} has no settings of its own"
         )
     what = f"settings of this {section}" if section else "settings"
-    return SettingError(f"there is no setting {name!r}; the {what} are {', '.join(beside)}")
+    return SettingError(f"there is no setting {name!r}; the {what} are {', '.join(siblings)}")
 
 
 def documentation(cls: type) -> dict[str, str]:
-    """Return what is said below each field of a settings class, inherited ones first, as one line
-    each.
+    """Return the text below each field of a settings class, in one line each.
+
+    Inherited fields come first.
     """
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):

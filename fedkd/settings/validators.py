@@ -1,7 +1,7 @@
 """Checks of single settings, called with the setting's own name so that the message can use it.
 
 ``positive(beta=beta)`` raises ``SettingError("beta must be > 0, got -1.0")``. A settings class
-calls these in ``__post_init__``; whoever parses a scenario puts the section's name in front.
+calls these in ``__post_init__``; parsing a scenario puts the section's name in front.
 """
 
 import functools
@@ -69,7 +69,7 @@ def check_choices(settings: Any) -> None:
 
 @functools.cache
 def _choices(cls: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
-    """Return the fields that a ``Literal`` alone, or with None, is the type of, and their values."""
+    """Return the values of each field whose type is a ``Literal``, alone or with None."""
     found = {}
     for name, hint in get_type_hints(cls).items():
         parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
@@ -81,8 +81,9 @@ def _choices(cls: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
 
 
 def only_with(condition: bool, reason: str, **settings: object) -> None:
-    """Raise if a setting is given (is not None) although ``condition`` says that it would do
-    nothing.
+    """Raise if a setting is given (is not None) that would do nothing.
+
+    ``condition`` says whether it does something, ``reason`` why not.
     """
     for name, value in settings.items():
         if value is not None and not condition:

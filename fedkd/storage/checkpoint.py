@@ -2,7 +2,7 @@
 
 A checkpoint is one sealed file, ``checkpoints/<round>.checkpoint``: the server's state, the length
 of the run's files, and of which round each client's state is. The states themselves are sealed
-files beside it (``states/``), written as clients finish, so that a checkpoint costs what has
+files next to it (``states/``), written as clients finish, so that a checkpoint costs what has
 changed. Random streams need none: they are derived by name. The last two checkpoints are kept, with
 the states that they name.
 """
@@ -22,7 +22,8 @@ from fedkd.storage.atomic_files import discard_partial, read_checksummed, write_
 from fedkd.storage.client_states import DiskStore
 
 FORMAT = 2
-KEPT = 2
+RETAINED = 2
+"""How many checkpoints are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,9 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """The checkpoints of one run and the client states that they name. It owns who is at which
-    round.
+    """The checkpoints of one run and the client states that they name.
+
+    It alone knows of which round each client's state is.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -73,8 +75,15 @@ class CheckpointFolder:
         scenario: Mapping[str, Any],
         versions: Mapping[str, str],
     ) -> None:
-        """Write the checkpoint of a round; ``changed`` are the clients that took part since the one
-        before.
+        """Write the checkpoint of a round.
+
+        Args:
+            round_number: The round.
+            changed: The clients that took part since the checkpoint before.
+            server: The server's state.
+            sizes: Bytes of the run's growing files.
+            scenario: The settings that decide the run's figures, by dotted name.
+            versions: What the run is computed with.
 
         It is whole on the disk before what it replaces is deleted. Raises StorageError, RunError.
         """
@@ -90,7 +99,7 @@ class CheckpointFolder:
             "round": round_number,
             "clients": now,
             "sizes": dict(sizes),
-            "server": plain_copy(server, "server"),
+            "server": storable_copy(server, "server"),
             "scenario": dict(scenario),
             "versions": dict(versions),
         }
@@ -101,16 +110,14 @@ class CheckpointFolder:
             raise StorageError(f"{self.folder} cannot be made: {error.strerror}") from error
         write_checksummed(self._path(round_number), [payload.getbuffer()], sync=True)
         self._clients, self._before = now, self._clients
-        for old in self._numbers()[:-KEPT]:
+        for old in self._numbers()[:-RETAINED]:
             self._path(old).unlink(missing_ok=True)
         for client_id in touched:
             if client_id in self._before:
                 self.states.forget(client_id, before=self._before[client_id])
 
     def keep_last(self) -> None:
-        """Delete all but the last checkpoint: the run is over, and its models are what is worth
-        keeping.
-        """
+        """Delete all but the last checkpoint of a run that is over."""
         for old in self._numbers()[:-1]:
             self._path(old).unlink(missing_ok=True)
         for client_id, at in self._clients.items():
@@ -160,7 +167,8 @@ class CheckpointFolder:
             raise Damaged(f"{self._path(round_number)} is damaged: {error}") from error
         if content.pop("format") != FORMAT:
             raise Damaged(
-                f"{self._path(round_number)} is of another version of fedkd; use the one that wrote it"
+                f"{self._path(round_number)} is of another version of fedkd; use the one that wrote"
+                " it"
             )
         return Checkpoint(**content)
 
@@ -173,7 +181,7 @@ class CheckpointFolder:
         return self.folder / f"{round_number:06}.checkpoint"
 
 
-def plain_copy(value: Any, where: str) -> Any:
+def storable_copy(value: Any, where: str) -> Any:
     """Return a copy of plain values that shares no memory and drags no larger tensor along.
 
     Raises RunError, with the place, for what a checkpoint cannot hold: reading one back must not
@@ -191,9 +199,11 @@ def plain_copy(value: Any, where: str) -> Any:
         if isinstance(value, kind):
             return kind(value)
     if isinstance(value, Mapping):
-        return {plain_copy(k, where): plain_copy(v, f"{where}[{k!r}]") for k, v in value.items()}
+        return {
+            storable_copy(k, where): storable_copy(v, f"{where}[{k!r}]") for k, v in value.items()
+        }
     if isinstance(value, list | tuple):
-        copies = [plain_copy(v, f"{where}[{i}]") for i, v in enumerate(value)]
+        copies = [storable_copy(v, f"{where}[{i}]") for i, v in enumerate(value)]
         return copies if isinstance(value, list) else tuple(copies)
     raise RunError(
         f"{where} holds a {type(value).__name__}, which a checkpoint cannot; return state made of"

@@ -1,5 +1,6 @@
-"""Runs by mechanism and privacy budget: accuracy, what was spent, how an attack did; over paired
-seeds.
+"""Compare runs by mechanism and privacy budget, over paired seeds.
+
+Accuracy, what was spent, and how an attack did.
 
 A run says by its own files which mechanism and budget it had. Runs that are put on one axis must
 differ in nothing else. Not for: running them (``scripts/privacy_report.py``), and drawing
@@ -31,8 +32,9 @@ FIGURES = ("balanced", "own", "teacher", "cost", "auc", "tpr")
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One run: its mechanism, its budget (inf: no protection; None: the mechanism has none), and
-    its figures.
+    """One run: its mechanism, its budget and its figures.
+
+    A budget is inf without protection, None where the mechanism has none.
     """
 
     label: str
@@ -79,8 +81,9 @@ class BudgetPoint:
 
 
 def read_point(folder: Path, label: str | None = None) -> Point:
-    """Return what a finished run was and came to. ``label`` is its mechanism's name by default.
-    Raises RunError.
+    """Return the mechanism, the budget and the figures of a finished run.
+
+    ``label`` is the mechanism's name by default. Raises RunError.
     """
     run = read_run(folder)
     try:
@@ -112,15 +115,16 @@ def read_point(folder: Path, label: str | None = None) -> Point:
 
 
 def check_alike(configs: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Raise SettingError, which names the settings, where runs differ in more than mechanism,
-    budget and seed.
+    """Raise SettingError where runs differ in more than mechanism, budget and seed.
+
+    It names the settings.
 
     ``configs`` are settings by their dotted names. Clients that see other teachers than the
     server's uploads are attackers of their own: who attacks may differ.
     """
     first: dict[str, Any] | None = None
     for folder, config in configs.items():
-        rest = {key: value for key, value in config.items() if key.partition(".")[0] not in MAY_DIFFER}
+        rest = {k: v for k, v in config.items() if k.partition(".")[0] not in MAY_DIFFER}
         rest.pop("audit.adversaries", None)
         if first is None:
             first, where = rest, folder
@@ -136,8 +140,9 @@ def check_alike(configs: Mapping[Path, Mapping[str, Any]]) -> None:
 
 
 def entries(found: Sequence[Point]) -> list[BudgetPoint]:
-    """Return the runs by mechanism and budget, budgets in rising order. Raises SettingError for two
-    runs of one seed.
+    """Return the runs by mechanism and budget, budgets in rising sequence.
+
+    Raises SettingError for two runs of one seed.
 
     ``cost`` is paired: each run is compared with an unprotected one of its seed, of its own label
     where there is one.

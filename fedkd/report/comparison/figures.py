@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedkd.report.comparison.run_reader import Run, twin
+from fedkd.report.comparison.run_reader import Run, baseline_run
 from fedkd.report.comparison.statistics import Interval, Paired, holm, interval, paired
 from fedkd.report.record_rows import ACCURACIES, FINAL_MEANS, VALIDATION
 
@@ -18,8 +18,8 @@ SELECTIONS = ("last", "mean_of_last", "validation_best")
 """Which round a figure is of: the last, a mean over the last few, or the one of the best validation
 accuracy."""
 
-TWIN = "local-only twin"
-"""The name of the line of twins."""
+BASELINE = "local-only twin"
+"""The name of the line of baselines."""
 
 Setting = tuple[tuple[str, str], ...]
 """What distinguishes a setting from the others of a comparison: ``(("partition.alpha",
@@ -38,9 +38,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A method in a setting: its figures over seeds, and the tests of its gains over local-only
-    training.
-    """
+    """A method in a setting: its figures over seeds, and tests of its gains over training alone."""
 
     method: str
     setting: Setting
@@ -54,8 +52,14 @@ class Line:
 
 
 def selected(values: np.ndarray, selection: str, last: int, validation: np.ndarray) -> float:
-    """Return the figure [R] of a run's selected round. ``validation`` [R] decides
-    ``validation_best``, and alone does.
+    """Return the figure of a run's selected round.
+
+    Args:
+        values: The figure by round [R].
+        selection: One of ``SELECTIONS``.
+        last: How many rounds ``mean_of_last`` takes.
+        validation: The validation accuracy by round [R], which decides ``validation_best``.
+
 
     The first of equally good rounds is taken. NaN where there is no validation accuracy.
 
@@ -71,8 +75,9 @@ def selected(values: np.ndarray, selection: str, last: int, validation: np.ndarr
 
 
 def bytes_to_reach(accuracy: np.ndarray, bytes_by_round: np.ndarray, level: float) -> float:
-    """Return the bytes up to and with the first round [R] of at least an accuracy; NaN where it is
-    never reached.
+    """Return the bytes up to the first round [R] of at least an accuracy, that round included.
+
+    NaN where it is never reached.
 
     >>> bytes_to_reach(np.array([0.5, 0.8, 0.7]), np.array([10.0, 10.0, 10.0]), 0.8)
     20.0
@@ -82,8 +87,9 @@ def bytes_to_reach(accuracy: np.ndarray, bytes_by_round: np.ndarray, level: floa
 
 
 def harmed(gains: np.ndarray) -> float:
-    """Return the share of clients whose gain [K] is negative, of those that have one; NaN where
-    none has.
+    """Return the share of clients with a negative gain [K], of those that have one.
+
+    NaN where none has.
 
     >>> harmed(np.array([-0.1, 0.0, 0.2, np.nan, -0.3]))
     0.5
@@ -95,11 +101,11 @@ def harmed(gains: np.ndarray) -> float:
 def figures(run: Run, options: Options) -> dict[str, float]:
     """Return all figures of a run by name; NaN where it has none.
 
-    ``personal_...`` are on the clients' own label distributions, ``global_...`` on the balanced test
-    set. A gain compares with the twin at the twin's own selected round, so that with
+    ``personal_...`` are on the clients' own label distributions, ``global_...`` on the balanced
+    test set. A gain compares with the baseline at its own selected round, so that with
     ``validation_best`` both may choose.
     """
-    alone, found = twin(run), {}
+    alone, found = baseline_run(run), {}
     traffic = run.of_round("bytes_up") + run.of_round("bytes_down")
     for name in ACCURACIES:
         where, values = name.removesuffix("_accuracy"), run.of_round(name)
@@ -129,17 +135,20 @@ def figures(run: Run, options: Options) -> dict[str, float]:
 
 
 def compare(runs: Mapping[tuple[str, Setting], Mapping[int, Run]], options: Options) -> list[Line]:
-    """Return the lines of a comparison, from runs by method and setting, then by seed, in the order
-    given.
+    """Return the lines of a comparison, from runs by method and setting, then by seed.
 
-    A gain is tested over seeds against that of the local-only twins of the same runs being 0.
+    They are in the order given.
+
+    A gain is tested over seeds against those of the local-only baselines of the same runs being 0.
     Holm's correction takes all tests on one accuracy as one family, over methods and settings.
     """
     every = {
         key: {seed: figures(run, options) for seed, run in of.items()} for key, of in runs.items()
     }
     tests = {
-        key: {name: _against_twin([of[seed] for seed in sorted(of)], name) for name in ACCURACIES}
+        key: {
+            name: _against_baseline([of[seed] for seed in sorted(of)], name) for name in ACCURACIES
+        }
         for key, of in every.items()
     }
     corrected: dict[str, dict[tuple[str, Setting], float | None]] = {
@@ -159,9 +168,10 @@ def compare(runs: Mapping[tuple[str, Setting], Mapping[int, Run]], options: Opti
     ]
 
 
-def twins_of(lines: Sequence[Line], options: Options) -> list[Line]:
-    """Return the local-only twins as lines, one a setting, with the seeds for which some method's
-    run has a twin.
+def baselines_of(lines: Sequence[Line], options: Options) -> list[Line]:
+    """Return the local-only baselines as lines, one a setting.
+
+    Their seeds are those for which some method's run has a baseline.
 
     None for settings in which a method sends nothing: its line is that of local-only training.
     """
@@ -171,9 +181,9 @@ def twins_of(lines: Sequence[Line], options: Options) -> list[Line]:
         if any(other.figures["bytes_up"].mean == 0 for other in of_setting):
             continue
         for seed, run in line.runs.items():
-            alone = twin(run)
+            alone = baseline_run(run)
             if alone is not None:
-                found.setdefault((TWIN, line.setting), {}).setdefault(seed, alone)
+                found.setdefault((BASELINE, line.setting), {}).setdefault(seed, alone)
     return compare(found, options)
 
 
@@ -182,6 +192,6 @@ def summarized(runs: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
     return {name: interval([run[name] for run in runs]) for name in runs[0]}
 
 
-def _against_twin(runs: Sequence[Mapping[str, float]], name: str) -> Paired:
+def _against_baseline(runs: Sequence[Mapping[str, float]], name: str) -> Paired:
     gain = f"{name.removesuffix('_accuracy')}_gain"
     return paired([run[name] for run in runs], [run[name] - run[gain] for run in runs])

@@ -22,8 +22,9 @@ Config = Mapping[str, Any]
 
 
 def sort_runs(configs: Mapping[Path, Config]) -> dict[tuple[str, Setting], dict[int, Path]]:
-    """Return runs by method and setting, then by seed. Raises SettingError where two differ in no
-    setting and seed.
+    """Return runs by method and setting, then by seed.
+
+    Raises SettingError where two differ in no setting and seed.
 
     A method is a strategy with those of its own settings that differ, and with any other setting of
     which each strategy has one value of its own, such as a loss. What else differs is a setting.
@@ -53,10 +54,12 @@ def sort_runs(configs: Mapping[Path, Config]) -> dict[tuple[str, Setting], dict[
 
 
 def differing(configs: Iterable[Config]) -> list[str]:
-    """Return the settings that differ. Settings of a choice count where runs of the same choice
-    differ in them.
+    """Return the settings that differ.
 
-    >>> one, two = {"strategy.name": "knfu", "strategy.beta": 1, "seed": 0}, {"strategy.name": "fedmd", "seed": 1}
+    Settings of a component count where runs of the same component differ in them.
+
+    >>> one = {"strategy.name": "knfu", "strategy.beta": 1, "seed": 0}
+    >>> two = {"strategy.name": "fedmd", "seed": 1}
     >>> differing([one, two]), differing([one, one | {"strategy.beta": 2}])
     (['strategy.name'], ['strategy.beta'])
     """
@@ -73,9 +76,7 @@ def differing(configs: Iterable[Config]) -> list[str]:
 
 
 def in_common(configs: Iterable[Config], defaults: Config) -> str:
-    """Return in a line what all runs have in common, as far as it is no default or a reader asks
-    for it first.
-    """
+    """Return a line on what all runs have in common: what is no default, or is asked for first."""
     known = list(configs)
     different = set(differing(known))
     shared = [
@@ -90,7 +91,8 @@ def in_common(configs: Iterable[Config], defaults: Config) -> str:
     ]
     names = " and ".join(sorted({config["name"] for config in known}))
     seeds = ",".join(map(str, sorted({config["seed"] for config in known})))
-    return f"All runs: {', '.join([f'scenario {names}', f'seed={seeds}', *shown])}. What is not named is a default."
+    said = ", ".join([f"scenario {names}", f"seed={seeds}", *shown])
+    return f"All runs: {said}. What is not named is a default."
 
 
 def _method(config: Config, different: Iterable[str]) -> str:
@@ -113,9 +115,7 @@ def _assigned(config: Config, key: str) -> str:
 
 
 def _text(config: Config, key: str) -> str:
-    """Return a setting as it is written on the command line; a dash where this run has no such
-    setting.
-    """
+    """Return a setting as it is written on the command line; a dash where there is none."""
     if key not in config:
         return NOTHING
     text: str = yaml.safe_dump(config[key], default_flow_style=True, width=10_000)

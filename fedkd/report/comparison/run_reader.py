@@ -1,6 +1,4 @@
-"""A finished run's figures by round and by client, read from its folder, and those of its
-local-only twin.
-"""
+"""Read a finished run's figures by round and by client, and those of its baseline."""
 
 import csv
 import json
@@ -22,8 +20,9 @@ NAMES = (*ACCURACIES, VALIDATION)
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run's figures: over R rounds, and over R rounds by K clients. NaN where nothing is
-    known.
+    """A run's figures: over R rounds, and over R rounds by K clients.
+
+    NaN where nothing is known.
     """
 
     rounds: Mapping[str, np.ndarray]
@@ -50,8 +49,9 @@ class Run:
 
 
 def status(folder: Path) -> str | None:
-    """Return how the run in a folder ended, by its summary, or that it is running; None where there
-    is none.
+    """Return how the run in a folder ended, or that it is running, by its summary.
+
+    None where there is no summary.
     """
     try:
         found: Any = json.loads((folder / "summary.json").read_text())
@@ -63,8 +63,9 @@ def status(folder: Path) -> str | None:
 
 
 def runs_below(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Return the completed runs in and below some folders, and the others. Raises SettingError
-    where none is complete.
+    """Return the completed runs in and below some folders, and the others.
+
+    Raises SettingError where none is complete.
 
     Folders are in the order of their numbers: 2 before 10.
     """
@@ -80,8 +81,9 @@ def runs_below(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def read_run(folder: Path) -> Run:
-    """Return the figures of a finished run. Raises RunError where its files are not those of
-    one.
+    """Return the figures of a finished run.
+
+    Raises RunError where its files are not those of one.
     """
     try:
         summary = json.loads((folder / "summary.json").read_text())
@@ -112,9 +114,10 @@ def read_run(folder: Path) -> Run:
         ) from error
 
 
-def twin(run: Run) -> Run | None:
-    """Return the local-only twin of a run, from its clients' gains over it; None where it was run
-    without one.
+def baseline_run(run: Run) -> Run | None:
+    """Return the local-only baseline of a run, from its clients' gains over it.
+
+    None where it was run without one.
 
     It has accuracies alone; it sends nothing.
     """

@@ -33,7 +33,7 @@ from tiny import scenario
 
 import fedkd
 from fedkd.cli.command import compose
-from fedkd.cli.flower_apps import DAYS_KEPT, configured, states_folder
+from fedkd.cli.flower_apps import DAYS_OF_STATES, configured, states_folder
 from fedkd.data.cache import cache_folder
 from fedkd.errors import RunError, SettingError
 from fedkd.experiment.build import build
@@ -443,7 +443,7 @@ def test_client_states_of_runs_long_over_are_deleted(
 ) -> None:
     monkeypatch.setenv("FEDKD_CACHE", str(tmp_path))
     old, recent = tmp_path / "flower" / "1", tmp_path / "flower" / "2"
-    long_ago = time.time() - (DAYS_KEPT + 1) * 24 * 3600
+    long_ago = time.time() - (DAYS_OF_STATES + 1) * 24 * 3600
     for folder in (old, recent):
         (folder / "000000").mkdir(parents=True)
         os.utime(folder, (long_ago, long_ago))

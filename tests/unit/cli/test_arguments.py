@@ -55,7 +55,7 @@ def test_engine_report_and_device_may_change_when_something_goes_on() -> None:
     allowed = ["engine.workers=2", "report.plots=false", "device=cpu", "+client_store=disk"]
     check_changes([*allowed, "checkpoint.every=3"], "a run")
     for wrong in ("seed=1", "run_dir=elsewhere", "unknown=2", "distill.loss=kl"):
-        with pytest.raises(SettingError, match="with resume only engine, .*device, .* can"):
+        with pytest.raises(SettingError, match=r"with resume only engine, .*device, .* can"):
             check_changes([*allowed, wrong], "a run")
 
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkd.errors import RunError
-from fedkd.report.comparison.figures import TWIN, Line, Options, Setting, compare, figures, twins_of
+from fedkd.report.comparison.figures import BASELINE, Line, Options, Setting, compare, figures, baselines_of
 from fedkd.report.comparison.pictures import accuracy, draw
-from fedkd.report.comparison.run_reader import Run, read_run, status, twin
+from fedkd.report.comparison.run_reader import Run, read_run, status, baseline_run
 from fedkd.report.comparison.statistics import Interval, Paired, holm, interval, paired
 from fedkd.report.comparison.tables import Table, tables, write_csv
 
@@ -133,7 +133,7 @@ def test_gains_have_their_means_intervals_and_p_values_by_hand(lines: list[Line]
 
 
 def test_the_table_says_what_the_files_say(lines: list[Line], tmp_path: Path) -> None:
-    table = tables(lines, twins_of(lines, OPTIONS), OPTIONS)[0]
+    table = tables(lines, baselines_of(lines, OPTIONS), OPTIONS)[0]
     assert table.header[:6] == (
         "partition.alpha",
         "method",
@@ -156,7 +156,7 @@ def test_the_table_says_what_the_files_say(lines: list[Line], tmp_path: Path) ->
         "0",
     )
     assert table.lines[1][5] == "<0.001"
-    assert table.lines[2][:4] == ("1", TWIN, "3", "50.0 ± 0.0")
+    assert table.lines[2][:4] == ("1", BASELINE, "3", "50.0 ± 0.0")
     assert "Holm's correction over the 2 tests" in table.caption
     write_csv(lines, OPTIONS, tmp_path)
     with (tmp_path / "comparison.csv").open(newline="") as file:
@@ -249,14 +249,14 @@ def test_the_twin_is_its_run_less_the_gains_and_is_left_out_beside_a_method_that
     tmp_path: Path,
 ) -> None:
     run = read_run(write_run(tmp_path / "run", [[0.5, 0.7], [0.8, 0.8]], [[0.1, 0.3], [0.4, 0.2]]))
-    alone = twin(run)
+    alone = baseline_run(run)
     assert alone is not None
     assert alone.of_round("global_accuracy") == pytest.approx([0.2, 0.3])
     silent = read_run(write_run(tmp_path / "alone", [[0.1, 0.3], [0.4, 0.2]], sent=0))
-    assert twin(silent) is None
+    assert baseline_run(silent) is None
     both = compare({("some", ONE): {0: run}, ("alone", ONE): {0: silent}}, OPTIONS)
-    assert [line.method for line in twins_of(both[:1], OPTIONS)] == [TWIN]
-    assert twins_of(both, OPTIONS) == []
+    assert [line.method for line in baselines_of(both[:1], OPTIONS)] == [BASELINE]
+    assert baselines_of(both, OPTIONS) == []
     assert both[1].tests["global_accuracy"] == Paired(None, None)
 
 
@@ -303,7 +303,7 @@ def test_latex_is_a_booktabs_table_with_what_is_special_escaped() -> None:
 
 
 def test_every_table_is_ascii_in_latex_and_of_equal_width_in_markdown(lines: list[Line]) -> None:
-    for table in tables(lines, twins_of(lines, OPTIONS), OPTIONS):
+    for table in tables(lines, baselines_of(lines, OPTIONS), OPTIONS):
         assert table.latex().isascii()
         assert (
             len({line.count("|") for line in table.markdown().splitlines() if line.startswith("|")})
@@ -313,7 +313,7 @@ def test_every_table_is_ascii_in_latex_and_of_equal_width_in_markdown(lines: lis
 
 @pytest.mark.slow
 def test_pictures_show_means_by_round_and_by_bytes(lines: list[Line], tmp_path: Path) -> None:
-    drawn = draw(lines, twins_of(lines, OPTIONS), tmp_path, {ONE: "_one"})
+    drawn = draw(lines, baselines_of(lines, OPTIONS), tmp_path, {ONE: "_one"})
     assert [path.name for path in drawn] == [
         "accuracy_by_round_one.png",
         "accuracy_by_bytes_one.png",
@@ -331,11 +331,11 @@ def test_a_curve_stands_at_the_bytes_that_its_rounds_had_cost_and_local_training
         for seed, d in enumerate((0.0, 0.1))
     }
     some = compare({("some", ONE): runs}, OPTIONS)
-    figure = accuracy(some, twins_of(some, OPTIONS), {"some": ("#0072B2", "o", "-")}, "bytes", "")
+    figure = accuracy(some, baselines_of(some, OPTIONS), {"some": ("#0072B2", "o", "-")}, "bytes", "")
     by_label = {line.get_label(): line for line in figure.axes[0].get_lines()}
     assert by_label["some"].get_xdata() == pytest.approx([300, 600])
     assert by_label["some"].get_ydata() == pytest.approx([25, 65])
-    assert by_label[TWIN].get_ydata() == pytest.approx([30, 30])
+    assert by_label[BASELINE].get_ydata() == pytest.approx([30, 30])
     assert "(B)" in figure.axes[0].get_xlabel()
 
 
