@@ -65,6 +65,7 @@ def baseline_key(experiment: Experiment) -> str:
     own_code = (
         type(scenario.partition.value),
         type(scenario.heads.value),
+        type(context.task),
         *(context.task.factory(name) for name in context.traits),
     )
     parts = {

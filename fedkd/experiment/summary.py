@@ -100,5 +100,8 @@ def conditions_of(experiment: Experiment) -> dict[str, str]:
         choice.name: type(choice.value) for choice in choices if is_import_path(choice.name)
     }
     own |= {name: context.task.factory(name) for name in context.traits if is_import_path(name)}
+    task = type(context.task)
+    if not task.__module__.startswith("fedkd."):
+        own[f"{task.__module__}:{task.__qualname__}"] = task
     code = {f"{CODE}{name}": code_hash(thing) for name, thing in own.items()}
     return {**versions(), "device": experiment.plan.device, **code}
