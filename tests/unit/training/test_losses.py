@@ -123,8 +123,8 @@ def test_kl_is_the_distillation_part_of_torchdistills_kdloss(temperature: float)
     """Its KDLoss is alpha CE(s, y) + (1 - alpha) T^2 KLDivLoss(log_softmax(s / T), softmax(t / T)),
     "batchmean".
 
-    At alpha = 0 only the second term is left, with labels given (without labels the
-    paper's formula drops T^2).
+    At alpha = 0 only the second term is left, with labels given; without labels it
+    drops T^2.
     """
     student, teacher = rows(3), rows(4)
     divergence = torch.nn.KLDivLoss(reduction="batchmean")
