@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+import yaml
+
 from fedkd.errors import SettingError, unknown_name
 from fedkd.scenario.registry import GROUPS, find
-from fedkd.scenario.scenario import meaning_of, resumable
+from fedkd.scenario.scenario import check_names, meaning_of, resumable
 
 SWITCHES = ("-m", "--multirun", "--resolve", "--version", "--hydra-help")
 """Hydra's options without a value."""
@@ -165,6 +167,9 @@ def _config_of(
             f"resume={run_dir}: no run's folder (it has no config.yaml) and no sweep's (it has no"
             " sweep.json); give that of one"
         )
+    stored = yaml.safe_load(own.read_text())
+    if isinstance(stored, dict):  # else the reader of scenarios says what is wrong
+        check_names(stored, f"resume={run_dir}: this run")
     return str(own)
 
 

@@ -17,7 +17,13 @@ from fedkd.experiment.resume import differences, resume
 from fedkd.experiment.run import run
 from fedkd.report.comparison.run_reader import status
 from fedkd.report.folder import claimed
-from fedkd.scenario.scenario import Scenario, deciding, left_open, with_resumable
+from fedkd.scenario.scenario import (
+    Scenario,
+    check_names,
+    deciding,
+    left_open,
+    with_resumable,
+)
 
 
 def is_complete(scenario: Scenario, folder: Path) -> bool:
@@ -66,4 +72,8 @@ def ensure(scenario: Scenario, folder: Path) -> dict[str, Any]:
 def _stored(folder: Path) -> Scenario | None:
     """Return the scenario of the run in a folder; None where it was ended before it was written."""
     text = (folder / "config.yaml").read_text()
-    return Scenario.parse(yaml.safe_load(text)) if text else None
+    if not text:
+        return None
+    stored = yaml.safe_load(text)
+    check_names(stored, f"the run in {folder}")
+    return Scenario.parse(stored)

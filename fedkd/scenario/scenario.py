@@ -22,6 +22,7 @@ from fedkd.federation.protocol import Protocol
 from fedkd.report.report_settings import Report
 from fedkd.scenario.registry import GROUPS, Components, create
 from fedkd.settings.meaning import UNDECLARED, Affects, Meaning, meanings, setting
+from fedkd.settings.renamed import old_names
 from fedkd.settings.schema import defaults, dotted, flat, parse, to_values, unknown_setting
 from fedkd.settings.validators import at_least, check_choices
 from fedkd.storage.checkpoint import Checkpoints
@@ -223,6 +224,18 @@ def with_resumable(scenario: Scenario, other: Scenario) -> Scenario:
         else:
             merged[top] = theirs[top]
     return Scenario.parse(merged)
+
+
+def check_names(stored: Mapping[str, Any], what: str) -> None:
+    """Raise SettingError for a scenario of an earlier fedkd, whose runs cannot go on.
+
+    ``what`` names the run whose scenario is stored.
+    """
+    renamed = old_names(flat(stored))
+    if renamed:
+        raise SettingError(
+            f"{what} was begun by an earlier fedkd ({renamed}) and cannot go on; run it again"
+        )
 
 
 def fingerprint(parts: Any) -> str:

@@ -1,5 +1,8 @@
 """Names that settings, choices and columns had before, each refused with the new one named."""
 
+from collections.abc import Mapping
+from typing import Any
+
 SETTINGS = {
     "order": "round_order",
     "state": "client_store",
@@ -39,6 +42,23 @@ def setting_hint(name: str) -> str | None:
         if old in SETTINGS:
             return f"{name} is now {SETTINGS[old]}{end}"
     return None
+
+
+def old_names(settings: Mapping[str, Any]) -> str:
+    """Return the old names in a stored scenario with the new ones, in words; empty without any.
+
+    ``settings`` are by dotted name.
+
+    >>> old_names({"order": "train_first", "heads.name": "stages", "rounds": 3})
+    'order is now round_order, heads=stages is now heads=self_distillation'
+    """
+    names = [hint for name in settings if (hint := setting_hint(name)) is not None]
+    choices = [
+        f"{group}={old} is now {group}={new}"
+        for (group, old), new in CHOICES.items()
+        if settings.get(f"{group}.name") == old
+    ]
+    return ", ".join([*names, *choices])
 
 
 def column_hint(name: str) -> str | None:

@@ -51,6 +51,18 @@ def test_a_mistake_is_refused_with_what_to_do(given: list[str], message: str) ->
         parse_arguments(given)
 
 
+def test_a_run_of_an_earlier_version_is_refused_with_the_names_that_changed(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config.yaml").write_text("order: train_first\nheads: {name: stages}\n")
+    with pytest.raises(
+        SettingError,
+        match=r"was begun by an earlier fedkd \(order is now round_order, heads=stages is now"
+        r" heads=self_distillation\) and cannot go on; run it again",
+    ):
+        parse_arguments([f"resume={tmp_path}"])
+
+
 def test_engine_report_and_device_may_change_when_something_goes_on() -> None:
     allowed = ["engine.workers=2", "report.plots=false", "device=cpu", "+client_store=disk"]
     check_changes([*allowed, "checkpoint.every=3"], "a run")
