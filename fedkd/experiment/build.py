@@ -26,7 +26,7 @@ from fedkd.federation.participation import Participation
 from fedkd.federation.protocol import resolve_round_order
 from fedkd.federation.public_sampling import PublicSampler
 from fedkd.federation.server import Observer, Server
-from fedkd.federation.server_models import WorkplaceModels
+from fedkd.federation.server_models import PublicSetModels
 from fedkd.knowledge import Request
 from fedkd.models.factory import ModelSpec
 from fedkd.report.record_rows import RunPlan
@@ -205,7 +205,7 @@ def _resolved(scenario: Scenario, context: ClientContext, loss: str) -> Scenario
     return scenario.changed(protocol=protocol, distill=distill)
 
 
-def _server_models(needs: Needs, context: ClientContext) -> WorkplaceModels | None:
+def _server_models(needs: Needs, context: ClientContext) -> PublicSetModels | None:
     """Return the server's own models, each tried once; None where the strategy needs none.
 
     They have no further heads, even where clients of the same architecture do.
@@ -217,7 +217,7 @@ def _server_models(needs: Needs, context: ClientContext) -> WorkplaceModels | No
         architecture = context.task.architecture(name, without_heads=True)
         if name not in context.traits or architecture not in context.architectures:
             extra[name] = (architecture, context.task.probe(architecture, features=False))
-    return WorkplaceModels(context, extra)
+    return PublicSetModels(context, extra)
 
 
 def _shapes(architecture: ModelSpec) -> dict[str, tuple[int, ...]]:

@@ -17,7 +17,7 @@ from fedkd.federation.batched_training import (
     Pool,
     chunks,
     clients_at_once,
-    depends_on_company,
+    depends_on_batch,
     optimize_together,
     pays,
     reason_against,
@@ -39,9 +39,7 @@ Samples = tuple[Pool, Pool, list[int]]
 
 
 def reason_unbatched(context: ClientContext, name: str) -> str | None:
-    """Return why clients of an architecture are trained one by one, whatever it costs; None if they
-    need not be.
-    """
+    """Return why clients of an architecture must train one by one; None if not."""
     architecture = architecture_of(context, name)
     if architecture is None:
         return "only image models are trained together"
@@ -63,15 +61,16 @@ def reason_unbatched(context: ClientContext, name: str) -> str | None:
     reason = reason_against(architecture, context.traits[name])
     if reason is None and context.device.type == "cpu":
         for phase in phases:
-            if depends_on_company(architecture, phase.batch_size):
-                return "its sums round differently with the clients beside it, so that a run would depend on workers"
+            if depends_on_batch(architecture, phase.batch_size):
+                return (
+                    "its sums round differently with the other clients of a batch, so that a run"
+                    " would depend on workers"
+                )
     return reason
 
 
 def trains_plainly(kind: KnowledgeType) -> bool:
-    """Return whether clients of a kind train on plain labels, and distill on the same public
-    samples as one another.
-    """
+    """Return whether clients train on labels alone, and distill on the same samples."""
     return kind.all_answer
 
 
@@ -82,9 +81,7 @@ def architecture_of(context: ClientContext, name: str) -> ImageModelSpec | None:
 
 
 def is_faster(context: ClientContext, name: str) -> bool:
-    """Return whether a short trial says that an architecture's clients are trained faster
-    together.
-    """
+    """Return whether a short trial finds batched training of an architecture faster."""
     architecture = architecture_of(context, name)
     assert architecture is not None, "has no reason to be trained alone"
     clients = [i for i, a in enumerate(context.architectures) if a.name == name]
@@ -99,9 +96,7 @@ def is_faster(context: ClientContext, name: str) -> bool:
 def batches_of_clients(
     context: ClientContext, client_ids: Sequence[int], workers: int
 ) -> list[list[int]]:
-    """Return the clients of a phase in the groups that are trained together; most groups may be of
-    one.
-    """
+    """Return the clients in the batches that are trained together, some of one client."""
     groups: list[list[int]] = [
         [i] for i in client_ids if context.architectures[i].name not in context.batch_clients
     ]

@@ -55,15 +55,14 @@ class Pool:
 
 
 def clients_at_once(parameters: int) -> int:
-    """Return how many clients of a model of that many parameters are trained in one call at
-    most.
-    """
+    """Return how many clients are trained in one call at most, by parameters."""
     return 2 * CLIENTS_AT_ONCE if parameters <= SMALL else CLIENTS_AT_ONCE
 
 
 def chunks(sizes: Sequence[int], at_most: int) -> list[list[int]]:
-    """Return the clients in groups of similar size, to be trained together; a function of the sizes
-    alone.
+    """Return the clients in chunks of similar size, to be trained together.
+
+    A function of the sizes alone.
 
     >>> chunks([10, 40, 20, 30], at_most=2)
     [[1, 3], [2, 0]]
@@ -74,10 +73,10 @@ def chunks(sizes: Sequence[int], at_most: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What each step visits, by step and by client: S steps of up to B samples."""
+    """The samples of each step, by step and by client: S steps of up to B samples."""
 
     rows: Int[Tensor, "S K B"]
-    """Places among the client's samples; a batch that is short repeats a sample."""
+    """Indices into the client's samples; a batch that is short repeats a sample."""
     weights: Float[Tensor, "S K B"]
     """1 / samples in the batch, and 0 where a sample only repeats."""
 
@@ -88,21 +87,17 @@ def _counts(size: int, batch_size: int) -> np.ndarray:
 
 
 def _plan(
-    sizes: Sequence[int],
-    batch_size: int,
-    epochs: int,
-    streams: Sequence[np.random.Generator],
-    like: Tensor,
+    clients: Sequence[tuple[int, np.random.Generator]], batch_size: int, epochs: int, like: Tensor
 ) -> _Plan:
     """Draw every client's batches of all epochs, as ``optimize`` draws them."""
-    batches = [-(-size // batch_size) for size in sizes]
-    shape = (epochs * max(batches), len(sizes), batch_size)
+    batches = [-(-size // batch_size) for size, _ in clients]
+    shape = (epochs * max(batches), len(clients), batch_size)
     rows, weights = np.zeros(shape, dtype=np.int64), np.zeros(shape)
-    for i, (size, each, stream) in enumerate(zip(sizes, batches, streams, strict=True)):
+    for i, ((size, stream), each) in enumerate(zip(clients, batches, strict=True)):
         counts = _counts(size, batch_size)
-        orders = np.stack([stream.permutation(size) for _ in range(epochs)])
-        orders = np.pad(orders, ((0, 0), (0, each * batch_size - size)), mode="edge")
-        rows[: epochs * each, i] = orders.reshape(-1, batch_size)
+        permutations = np.stack([stream.permutation(size) for _ in range(epochs)])
+        permutations = np.pad(permutations, ((0, 0), (0, each * batch_size - size)), mode="edge")
+        rows[: epochs * each, i] = permutations.reshape(-1, batch_size)
         valid = np.arange(batch_size) < counts[:, None]
         weights[: epochs * each, i] = np.tile(valid / counts[:, None], (epochs, 1))
     return _Plan(torch.from_numpy(rows).to(like.device), torch.from_numpy(weights).to(like))
@@ -121,8 +116,9 @@ def optimize_together(
     epochs: int | None = None,
     check_interrupt: Callable[[], None] = lambda: None,
 ) -> list[float | None]:
-    """Train K clients of one architecture in place and return each one's mean loss over its last
-    epoch.
+    """Train K clients of one architecture; return each one's mean loss.
+
+    The losses are those of the last epoch.
 
     ``states`` holds the clients' model states, each entry stacked to [K, ...]. ``model`` gives the
     forward, and says which parameters are trained; its own weights are neither used nor changed.
@@ -132,34 +128,41 @@ def optimize_together(
 
     Equals ``optimize`` up to rounding. A short batch is filled by repeating a sample at weight 0,
     and a client whose epochs are over is stepped no more. Perceptrons and transformers on a CPU
-    were found to give a client the same bits in any company, which is why batches are filled to
+    were found to give a client the same bits in any batch, which is why batches are filled to
     ``phase.batch_size`` for everyone and why the optimizer is not a fused one, whose rounding
     depends on where in a tensor an element stands. Convolutions round differently with the number
     of clients: to repeat a run, repeat its chunks.
 
     ``check_interrupt`` is called before every step and may raise; no state has changed then.
+
+    Args:
+        model: The architecture; its own weights are neither used nor changed.
+        states: The clients' model states, [K, ...] each; trained in place.
+        sizes: How many samples each client has.
+        inputs: The clients' inputs.
+        targets: The clients' targets.
+        loss: Maps logits and targets [B, ...] to their mean loss.
+        phase: Batch size, optimizer and learning rate.
+        streams: Each client's stream of batches.
+        epochs: Passes over the samples; those of ``phase`` by default.
+        check_interrupt: Called before every step; may raise.
     """
     epochs = phase.epochs if epochs is None else epochs
     steps = [epochs * -(-size // phase.batch_size) for size in sizes]
     # Those with most steps first: the clients still at work are then always the first few, and
     # slices are views.
-    order = [i for i in sorted(range(len(sizes)), key=lambda i: (-steps[i], i)) if steps[i]]
+    sorted_ids = [i for i in sorted(range(len(sizes)), key=lambda i: (-steps[i], i)) if steps[i]]
     means: list[float | None] = [None] * len(sizes)
-    if not order:
+    if not sorted_ids:
         return means
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    plan = _plan(
-        [sizes[i] for i in order],
-        phase.batch_size,
-        epochs,
-        [streams[i] for i in order],
-        states[trained[0]],
-    )
-    places = torch.tensor(order, device=plan.rows.device)
+    clients = [(sizes[i], streams[i]) for i in sorted_ids]
+    plan = _plan(clients, phase.batch_size, epochs, states[trained[0]])
+    rows = torch.tensor(sorted_ids, device=plan.rows.device)
     inputs_at, targets_at = (
-        plan.rows + torch.tensor(pool.starts).to(places)[places, None] for pool in (inputs, targets)
+        plan.rows + torch.tensor(pool.starts).to(rows)[rows, None] for pool in (inputs, targets)
     )
-    ordered = {name: values[places] for name, values in states.items()}
+    ordered = {name: values[rows] for name, values in states.items()}
     losses = plan.weights.new_zeros(plan.weights.shape[:2])
 
     model.train()
@@ -167,8 +170,8 @@ def optimize_together(
     loss_of_each = vmap(lambda logits, target: loss(logits[None], target[None]))
     optimizer: Optimizer | None = None
     step = 0
-    for last in sorted({steps[i] for i in order}):
-        active = sum(steps[i] >= last for i in order)
+    for last in sorted({steps[i] for i in sorted_ids}):
+        active = sum(steps[i] >= last for i in sorted_ids)
         state = {name: values[:active] for name, values in ordered.items()}
         parameters = {name: nn.Parameter(state[name]) for name in trained}
         optimizer = _taken_over(optimizer, Optimizer(parameters.values(), phase), active)
@@ -178,8 +181,7 @@ def optimize_together(
             target = targets.values.index_select(0, targets_at[now, :active].flatten())
             logits = forward(state | parameters, x.unflatten(0, (active, -1)))
             terms = loss_of_each(logits.flatten(0, 1), target).unflatten(0, (active, -1))
-            weights = plan.weights[now, :active]
-            each = torch.where(weights > 0, weights * terms, 0).sum(dim=1)
+            each = _weighted_sum(terms, plan.weights[now, :active])
             optimizer.zero_grad()
             each.sum().backward()
             optimizer.step()
@@ -187,15 +189,26 @@ def optimize_together(
         step = last
 
     for name, values in ordered.items():
-        states[name][places] = values
-    # Added up client by client: a sum over an axis of the whole table may round differently with
-    # its length.
+        states[name][rows] = values
     table = losses.to("cpu", torch.float64).numpy()
-    for j, i in enumerate(order):
-        counts = _counts(sizes[i], phase.batch_size)
-        last_epoch = table[steps[i] - len(counts) : steps[i], j]
-        means[i] = float(sum(last_epoch * counts)) / sizes[i]
+    for column, i in enumerate(sorted_ids):
+        means[i] = _mean_loss(table[: steps[i], column], sizes[i], phase.batch_size)
     return means
+
+
+def _weighted_sum(terms: Float[Tensor, "k B"], weights: Float[Tensor, "k B"]) -> Tensor:
+    """Return each client's weighted sum; a term of weight 0 may be anything."""
+    return torch.where(weights > 0, weights * terms, 0).sum(dim=1)
+
+
+def _mean_loss(losses: np.ndarray, size: int, batch_size: int) -> float:
+    """Return a client's mean loss over its last epoch, of its mean losses by step.
+
+    Added up client by client: a sum over an axis of the whole table may round differently with its
+    length.
+    """
+    counts = _counts(size, batch_size)
+    return float(sum(losses[len(losses) - len(counts) :] * counts)) / size
 
 
 def _taken_over(before: Optimizer | None, optimizer: Optimizer, active: int) -> Optimizer:
@@ -210,9 +223,7 @@ def _taken_over(before: Optimizer | None, optimizer: Optimizer, active: int) -> 
 
 
 class _Trial:
-    """Clients that start from one model's weights, to be trained in both ways on samples that mean
-    nothing.
-    """
+    """Clients that start from one model's weights, trained in both ways on noise."""
 
     def __init__(
         self, model: nn.Module, sizes: Sequence[int], phase: Phase, samples: tuple[Tensor, Tensor]
@@ -268,13 +279,13 @@ def reason_against(architecture: ImageModelSpec, traits: ModelInfo) -> str | Non
     x, y = _samples(architecture, 5, torch.device("cpu"))
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.no_grad():
-        alone, beside = model(x[[0, 1]])[0], model(x[[0, 2]])[0]
+        one, other = model(x[[0, 1]])[0], model(x[[0, 2]])[0]
     changed = [
         name for name, buffer in model.named_buffers() if not torch.equal(buffer, buffers[name])
     ]
     if changed:
         return f"training changes its buffer {changed[0]}"
-    if not torch.allclose(alone, beside, rtol=1e-3, atol=1e-4):
+    if not torch.allclose(one, other, rtol=1e-3, atol=1e-4):
         return "what it makes of a sample depends on the rest of the batch"
     trial = _Trial(model, (3, 2), Phase(batch_size=2, optimizer="sgd", learning_rate=0.01), (x, y))
     try:
@@ -288,12 +299,11 @@ def reason_against(architecture: ImageModelSpec, traits: ModelInfo) -> str | Non
     return None
 
 
-def depends_on_company(architecture: ImageModelSpec, batch_size: int) -> bool:
-    """Return whether a client's weights differ in any bit with the clients that are trained beside
-    it, on the CPU.
+def depends_on_batch(architecture: ImageModelSpec, batch_size: int) -> bool:
+    """Return whether a client's bits depend on the batch it is trained in, on the CPU.
 
     Then a run would depend on how its clients are spread over workers. Found by a trial in
-    companies of 1, 3 and 17, or of as many as are trained at once where the model is small.
+    batches of 1, 3 and 17, or of as many as are trained at once where the model is small.
     """
     model = architecture.build(seed=0)
     parameters = sum(p.numel() for p in model.parameters())
@@ -304,9 +314,9 @@ def depends_on_company(architecture: ImageModelSpec, batch_size: int) -> bool:
         Phase(batch_size=batch_size),
     )
     whole = _Trial(model, sizes, phase, samples).together()
-    for company in (1, 3):
-        part = _Trial(model, sizes[:company], phase, samples).together()
-        if any(not torch.equal(values, whole[name][:company]) for name, values in part.items()):
+    for count_alone in (1, 3):
+        part = _Trial(model, sizes[:count_alone], phase, samples).together()
+        if any(not torch.equal(values, whole[name][:count_alone]) for name, values in part.items()):
             return True
     return False
 
@@ -320,13 +330,20 @@ def pays(
     at_most: float = 0.9,
     repeats: int = 3,
 ) -> bool:
-    """Return whether training clients of these sizes together takes at most 0.9 of the loop's time,
-    by a short trial.
+    """Return whether batched training takes at most 0.9 of the loop's time, by a trial.
 
     The first of the ``chunks`` trains for up to five steps, or as many of its clients as the loop
     trains in 0.1 seconds. Counts this thread's CPU seconds, wall seconds on other devices; the
     least of ``repeats`` interleaved runs. Being a measurement, it may differ from call to call
     where the two are close: a run that must repeat to the bit asks once and keeps the answer.
+
+    Args:
+        architecture: The clients' architecture.
+        sizes: How many samples each client has.
+        phase: Batch size, optimizer and learning rate.
+        device: Where they train.
+        at_most: The largest share of the loop's time that pays.
+        repeats: Interleaved runs, of which the least counts.
     """
     batch = phase.batch_size
     model = architecture.build(seed=0).to(device)

@@ -1,6 +1,4 @@
-"""What the clients of one run share on one machine: data, models, settings, and where their states
-are kept.
-"""
+"""Data, models, settings and states that a run's clients share on one machine."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -93,8 +91,9 @@ def _same(one: Predictions, other: Predictions) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientContext:
-    """Data, models and settings that the clients of one run share on one machine. Safe to use from
-    many threads.
+    """Data, models and settings that a run's clients share on one machine.
+
+    Safe to use from many threads.
     """
 
     prepared: Labeled
@@ -161,8 +160,9 @@ class ClientContext:
         return self.task.training_size(self.train_rows(client_id), self.owners(client_id))
 
     def stated_size(self, client_id: int) -> int:
-        """Return how many examples a client says that it trains on: its public size where a
-        mechanism claims something.
+        """Return how many examples a client says that it trains on.
+
+        Its public size where a mechanism claims something.
 
         An audit's coins decide on its true size, and a claim that is to hide them takes the size
         for public.
@@ -176,9 +176,7 @@ class ClientContext:
         return range(len(self.division.train)) if self.needs.pooled_data else (client_id,)
 
     def train_rows(self, client_id: int) -> np.ndarray:
-        """Return the rows that a client trains on: its own, or everybody's where the strategy pools
-        them.
-        """
+        """Return the rows that a client trains on: its own, or everybody's if pooled."""
         return self.pooled_rows if self.needs.pooled_data else self.division.train[client_id]
 
     @cached_property
@@ -236,8 +234,9 @@ class ClientContext:
         return self.workspace.quality(teacher, judge)
 
     def initial_state(self, client_id: int) -> ClientState:
-        """Return the state of a client that never took part: its own initial weights, and blank
-        optimizers.
+        """Return the state of a client that never took part.
+
+        Its own initial weights, and blank optimizers.
 
         Where the strategy needs a common start, they are those of its architecture.
         """

@@ -1,5 +1,6 @@
-"""Models of the server's own: built, trained and tried on the public set, for strategies that
-declare them.
+"""Models of the server's own, trained and predicting on the public set.
+
+For strategies that declare them.
 
 Plain functions over states, so that a strategy's memory stays plain named tensors
 (``fedkd.messages.ServerModels``). No private sample is seen here; the balanced test set only
@@ -26,8 +27,8 @@ ModelState = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class WorkplaceModels:
-    """The models of one run's server, on the data and device of its workplace.
+class PublicSetModels:
+    """The models of one run's server, on the data and device of its context.
 
     ``extra`` are architectures that no client has. Training steps as the scenario's ``distill``
     says (batch size, optimizer, learning rate, temperature), always with a fresh optimizer.
@@ -63,7 +64,17 @@ class WorkplaceModels:
         round: int,
         epochs: int,
     ) -> ModelState:
-        """Return the state after distilling a teacher on its public samples."""
+        """Return the state after distilling a teacher on its public samples.
+
+        Args:
+            architecture: The model's architecture.
+            state: Its state before.
+            teacher: What is distilled.
+            loss: The loss's name.
+            purpose: Names the random streams, with the round.
+            round: The round.
+            epochs: Passes over the samples.
+        """
         settings = self.context.distillation
         values = teacher.values.to(self.context.device)
         target = distillation_target(loss, values, teacher.scale, settings.temperature)
@@ -84,7 +95,17 @@ class WorkplaceModels:
         round: int,
         epochs: int,
     ) -> ModelState:
-        """Return the state after training on labels of public samples."""
+        """Return the state after training on labels of public samples.
+
+        Args:
+            architecture: The model's architecture.
+            state: Its state before.
+            ids: Public samples.
+            labels: Their labels.
+            purpose: Names the random streams, with the round.
+            round: The round.
+            epochs: Passes over the samples.
+        """
         y = labels.to(self.context.device)
 
         def batch_loss(logits: Tensor, rows: Tensor) -> Tensor:

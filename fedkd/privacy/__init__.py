@@ -1,5 +1,6 @@
-"""Privacy: what protects private data, what it costs, and what may be claimed. Every release
-carries an event.
+"""Protect private data, count what it costs, and say what may be claimed.
+
+Every release carries an event.
 
 ``mechanisms`` are the settings with their pure functions, ``dp_sgd`` is private training,
 ``events``, ``ledger`` and ``composition`` count, ``claims`` says it in words.

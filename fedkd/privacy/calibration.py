@@ -1,5 +1,6 @@
-"""Solving for noise: the largest parameter whose cost stays within a budget. The answer never
-exceeds the budget.
+"""Solve for noise: the extreme parameter whose cost stays within a budget.
+
+The answer never exceeds the budget.
 """
 
 import math
@@ -7,8 +8,9 @@ from collections.abc import Callable
 
 
 def largest_below(budget: float, cost: Callable[[float], float], steps: int = 60) -> float:
-    """Return about the largest x > 0 with ``cost(x) <= budget``, for a cost that grows with x; the
-    cost holds there.
+    """Return about the largest x > 0 with ``cost(x) <= budget``.
+
+    The cost grows with x, and holds at the answer.
 
     >>> round(largest_below(9.0, lambda x: x**2), 9)
     3.0
@@ -28,8 +30,9 @@ def largest_below(budget: float, cost: Callable[[float], float], steps: int = 60
 
 
 def smallest_below(budget: float, cost: Callable[[float], float], tolerance: float = 1e-3) -> float:
-    """Return an x > 0 with ``cost(x) <= budget``, for a cost that falls with x; at most ``2
-    tolerance`` too large.
+    """Return about the smallest x > 0 with ``cost(x) <= budget``.
+
+    The cost falls with x; the answer is at most ``2 tolerance`` too large.
 
     For costs that take long: it asks for about ten.
 

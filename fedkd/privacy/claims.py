@@ -17,8 +17,9 @@ SIMULATED = "noise is drawn from seeded streams: this simulates privacy, it prot
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """An epsilon at ``delta``, for whom, against whom and how it was counted; ``epsilon`` None
-    claims nothing.
+    """An epsilon at ``delta`` with its unit, adversary and accountant, or none.
+
+    ``epsilon`` None claims nothing.
 
     ``client`` is None for the system: the largest of all clients' epsilons, since their data is
     disjoint. ``reason`` says why there is no epsilon; ``caveats`` what else must be said with one.
@@ -38,8 +39,9 @@ class Claim:
     def text(self) -> str:
         """Return the claim as one line for a report.
 
-        >>> print(Claim(unit="record", adversary="server", delta=1e-5, reason="raw predictions are uploaded").text())
-        no record-level claim against the server: raw predictions are uploaded
+        >>> claim = Claim(unit="record", adversary="server", delta=1e-5, reason="raw predictions")
+        >>> print(claim.text())
+        no record-level claim against the server: raw predictions
         """
         return self._against(IN_WORDS[self.adversary])
 
@@ -57,11 +59,13 @@ class Claim:
 
 
 def claim_lines(claims: Iterable[Claim]) -> list[str]:
-    """Return claims for a report, a line each; those that claim nothing for the same reason share
-    one.
+    """Return claims for a report, a line each.
 
-    >>> claim_lines(Claim(unit="record", adversary=who, delta=1e-5, reason="no noise") for who in ADVERSARIES)
-    ['no record-level claim against the server, other clients or outsiders: no noise']
+    Those that claim nothing for the same reason share one.
+
+    >>> claims = [Claim(unit="record", adversary=a, delta=1e-5, reason="none") for a in ADVERSARIES]
+    >>> claim_lines(claims)
+    ['no record-level claim against the server, other clients or outsiders: none']
     """
     alike: dict[Claim, list[str]] = {}
     for claim in claims:

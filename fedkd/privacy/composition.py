@@ -1,5 +1,4 @@
-"""The epsilon of several events together: exact where all is Gaussian noise, by RDP otherwise, by
-PLD at the end.
+"""Compose events to an epsilon: exactly for Gaussian noise, else by RDP or PLD.
 
 Every accountant's answer is an upper bound, so that the smallest of those that apply is one too.
 That holds for events that were fixed in advance, as a scenario fixes them; noise chosen from
@@ -23,8 +22,7 @@ Counted = Sequence[tuple[Event, int]]
 
 
 def epsilon_of(events: Counted, delta: float, accountant: Accountant = "auto") -> tuple[float, str]:
-    """Return the epsilon of all ``events`` at ``delta``, >= 0, and the name of the accountant that
-    found it.
+    """Return the epsilon >= 0 of all ``events`` at ``delta``, and its accountant's name.
 
     ``auto`` is exact for Gaussian noise, and the best of RDP and, where all events are pure, the
     plain sum otherwise. ``prv`` (DP-SGD alone) and ``pld`` (with the extra; no votes) are used
@@ -33,7 +31,8 @@ def epsilon_of(events: Counted, delta: float, accountant: Accountant = "auto") -
     does not matter.
 
     >>> from fedkd.privacy.events import GaussianRows
-    >>> epsilon, accountant = epsilon_of([(GaussianRows(rows=1, sensitivity=1.0, sigma=1.0), 1)], 1e-5)
+    >>> row = GaussianRows(rows=1, sensitivity=1.0, sigma=1.0)
+    >>> epsilon, accountant = epsilon_of([(row, 1)], 1e-5)
     >>> round(epsilon, 4), accountant
     (4.3772, 'exact')
     """
@@ -60,9 +59,7 @@ def epsilon_of(events: Counted, delta: float, accountant: Accountant = "auto") -
 
 
 def merge(events: Counted) -> list[tuple[Event, int]]:
-    """Return the smallest events and how many of each there are, without those that never
-    happened.
-    """
+    """Return the smallest events with their counts, without those that never happened."""
     counts: dict[Event, int] = {}
     for event, times in events:
         single, count = event.split()

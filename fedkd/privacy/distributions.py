@@ -1,5 +1,4 @@
-"""Tighter epsilons at the end of a run, from the distribution of the privacy loss itself: PRV and
-PLD.
+"""Tighter epsilons for a finished run, from the distribution of privacy loss: PRV and PLD.
 
 PRV is Opacus' (Gopi et al. 2021, arXiv 2106.02848) and counts DP-SGD only. PLD is Google's
 dp-accounting, the optional extra ``fedkd[pld]``, and counts all but data-dependent votes. Both are
@@ -36,8 +35,9 @@ def has_pld() -> bool:
 
 
 def prv_epsilon(history: Sequence[Triple], delta: float, error: float = 0.01) -> float:
-    """Return an upper bound on DP-SGD's epsilon at ``delta``, at most ``error`` above the truth, by
-    Opacus' PRV.
+    """Return an upper bound on DP-SGD's epsilon at ``delta``, by Opacus' PRV.
+
+    It is at most ``error`` above the truth.
     """
     from opacus.accountants import PRVAccountant
 
@@ -52,8 +52,15 @@ def prv_epsilon(history: Sequence[Triple], delta: float, error: float = 0.01) ->
 def pld_gaussian(
     noise_multiplier: float, sample_rate: float, times: int, *, replace_one: bool = False
 ) -> Any:
-    """Return the privacy loss of ``times`` Gaussian releases, each on a Poisson sample (1:
-    everyone).
+    """Return the privacy loss of ``times`` Gaussian releases on Poisson samples.
+
+    At rate 1 everybody is in each sample.
+
+    Args:
+        noise_multiplier: Deviation of the noise over the sensitivity.
+        sample_rate: Each record's chance to be in a release.
+        times: Number of releases.
+        replace_one: Whether a neighbor has another record, rather than none.
     """
     pld, relation = _pld(), _relation(replace_one)
     one = pld.from_gaussian_mechanism(
@@ -66,9 +73,7 @@ def pld_gaussian(
 
 
 def pld_pure(epsilon: float, times: int) -> Any:
-    """Return a privacy loss that dominates ``times`` releases of any kind with pure ``epsilon``
-    each.
-    """
+    """Return a privacy loss that dominates ``times`` releases of pure ``epsilon``."""
     from dp_accounting.pld.common import DifferentialPrivacyParameters
 
     one = _pld().from_privacy_parameters(DifferentialPrivacyParameters(epsilon, 0.0))
@@ -76,8 +81,9 @@ def pld_pure(epsilon: float, times: int) -> Any:
 
 
 def pld_randomized_response(epsilon: float, classes: int, times: int) -> Any:
-    """Return the privacy loss of ``times`` labels by k-ary randomized response of pure
-    ``epsilon``.
+    """Return the privacy loss of ``times`` labels by k-ary randomized response.
+
+    Each has pure ``epsilon``.
     """
     # dp-accounting's parameter is the probability to answer with a uniform label instead of the
     # own.

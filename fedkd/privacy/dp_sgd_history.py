@@ -1,5 +1,6 @@
-"""What DP-SGD has done to one client's data so far: kept with the client, so that no round starts
-from nothing.
+"""The history of DP-SGD's steps on one client's data.
+
+It is stored with the client, so that no round starts from nothing.
 
 A fresh accountant each round would report one round's epsilon for a whole run.
 """
@@ -40,8 +41,9 @@ class History:
         return sum(steps for _, _, steps in self._runs)
 
     def add(self, noise_multiplier: float, sample_rate: float, steps: int = 1) -> None:
-        """Record steps, at the latest when their noise is drawn: what follows may fail, they are
-        spent.
+        """Record steps, at the latest when their noise is drawn.
+
+        What follows may fail: they are spent.
         """
         if self._runs and self._runs[-1][:2] == (noise_multiplier, sample_rate):
             self._runs[-1] = (noise_multiplier, sample_rate, self._runs[-1][2] + steps)
@@ -71,8 +73,16 @@ class History:
         epsilon: float,
         delta: float,
     ) -> bool:
-        """Return whether so many steps more stay within a budget. A client that cannot afford a
-        round is silent.
+        """Return whether so many steps more stay within a budget.
+
+        A client that cannot afford a round is absent.
+
+        Args:
+            noise_multiplier: Of the further steps.
+            sample_rate: Of the further steps.
+            steps: Their number.
+            epsilon: The budget.
+            delta: The budget's delta.
         """
         more = DpSgdSteps(noise_multiplier=noise_multiplier, sample_rate=sample_rate, steps=steps)
         return epsilon_of([(event, 1) for event in (*self.events(), more)], delta)[0] <= epsilon

@@ -1,5 +1,6 @@
-"""What happened to private data, as plain values: an event says what was drawn, never what it costs
-in epsilon.
+"""Events: what happened to private data, as values.
+
+An event says what was drawn, never what it costs in epsilon.
 
 An event knows its cost in the forms that add up (``mu`` of Gaussian noise, RDP, pure epsilon, a
 privacy loss); what a sum means as epsilon is ``fedkd.privacy.composition``'s to say, for whom it
@@ -34,8 +35,9 @@ class Event(Protocol):
     """Which two data sets cannot be told apart: ``replace-one`` or ``zero-out``."""
 
     def split(self) -> tuple["Event", int]:
-        """Return the smallest event of this kind and how many of them this one is. Zero of them
-        cost nothing.
+        """Return the smallest event of this kind and how often this one is it.
+
+        Zero of them cost nothing.
         """
 
     @property
@@ -50,15 +52,14 @@ class Event(Protocol):
         """Return the RDP of the whole event, at ``renyi.ORDERS``."""
 
     def loss(self, times: int) -> Any | None:
-        """Return the privacy loss of the event ``times`` times, for PLD; None where PLD cannot
-        count it.
-        """
+        """Return the privacy loss of the event ``times`` times; None where PLD cannot count it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianRows:
-    """``rows`` rows with Gaussian noise of ``sigma``, each of L2 ``sensitivity``. Sent again
-    unchanged: 0 rows.
+    """``rows`` rows with Gaussian noise of ``sigma``, each of L2 ``sensitivity``.
+
+    Rows that are sent again unchanged count 0.
     """
 
     neighbors: ClassVar[str] = "replace-one"
@@ -130,8 +131,9 @@ class LaplaceRows:
         return self.rows * laplace_cost(self.sensitivity, self.scale)
 
     def loss(self, times: int) -> Any | None:
-        """Return a loss that dominates these rows: that of any with their pure epsilon; None where
-        it is huge.
+        """Return the loss of any rows with their pure epsilon, which dominates theirs.
+
+        None where it is huge.
         """
         pure = self.sensitivity / self.scale
         return (
@@ -143,8 +145,9 @@ class LaplaceRows:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomizedLabels:
-    """``rows`` labels of ``classes`` kinds by randomized response, each of pure epsilon
-    ``label_epsilon``.
+    """``rows`` labels of ``classes`` kinds by randomized response.
+
+    Each has pure epsilon ``label_epsilon``.
     """
 
     neighbors: ClassVar[str] = "replace-one"
@@ -186,8 +189,9 @@ class RandomizedLabels:
 
 @dataclass(frozen=True, kw_only=True)
 class DpSgdSteps:
-    """``steps`` of DP-SGD: gradients clipped to C, noise of ``noise_multiplier`` C, Poisson samples
-    of ``sample_rate``.
+    """``steps`` of DP-SGD on Poisson samples of ``sample_rate``.
+
+    Gradients are clipped to C; the noise is ``noise_multiplier`` C.
 
     Steps with an empty sample count like all others.
     """

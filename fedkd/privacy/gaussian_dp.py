@@ -1,5 +1,4 @@
-"""Exact (epsilon, delta) of Gaussian noise: what any number of Gaussian releases cost, and the
-noise for a budget.
+"""Exact (epsilon, delta) of Gaussian releases, and the noise for a budget.
 
 A release with sensitivity ``D`` and noise of standard deviation ``s`` is Gaussian-DP with ``mu = D
 / s``; releases compose as ``mu^2 = sum of mu_i^2`` without any loss (Dong, Roth & Su 2019, arXiv
@@ -36,8 +35,9 @@ def delta_at(epsilon: float, mu: float) -> float:
 
 
 def epsilon_at(mu: float, delta: float) -> float:
-    """Return the smallest epsilon of a ``mu``-Gaussian-DP mechanism at ``delta``; 0 where delta
-    alone covers it.
+    """Return the smallest epsilon of a ``mu``-Gaussian-DP mechanism at ``delta``.
+
+    0 where delta alone covers it.
 
     Infinite ``mu`` (no noise) is an infinite epsilon. SettingError unless mu >= 0 and 0 < delta <
     1.
@@ -55,8 +55,9 @@ def epsilon_at(mu: float, delta: float) -> float:
 
 
 def mu_at(epsilon: float, delta: float) -> float:
-    """Return the largest mu that is (``epsilon``, ``delta``)-DP, > 0: the budget as Gaussian-DP
-    counts it.
+    """Return the largest mu > 0 that is (``epsilon``, ``delta``)-DP.
+
+    The budget as Gaussian-DP counts it.
 
     SettingError unless epsilon > 0 and 0 < delta < 1.
 
@@ -72,8 +73,9 @@ def mu_at(epsilon: float, delta: float) -> float:
 
 
 def composed_mu(releases: Iterable[tuple[int, float, float]]) -> float:
-    """Return the mu of all ``releases`` together, each (rows, sensitivity of a row, sigma): ``mu^2
-    = sum n D^2 / s^2``.
+    """Return the mu of all ``releases`` together: ``mu^2 = sum n D^2 / s^2``.
+
+    Each is (rows n, sensitivity D of a row, sigma s).
 
     No release is 0; a release without noise is infinite.
 
@@ -89,13 +91,20 @@ def composed_mu(releases: Iterable[tuple[int, float, float]]) -> float:
 
 
 def sigma_for(epsilon: float, delta: float, sensitivity: float, rows: int) -> float:
-    """Return the standard deviation for which ``rows`` releases cost (``epsilon``, ``delta``)
-    together.
+    """Return the standard deviation for which ``rows`` releases spend a budget.
+
+    Together they cost (``epsilon``, ``delta``).
 
     ``rows`` counts all rows of all rounds; ``sensitivity`` is one row's, in the unit of the noise.
 
     >>> round(sigma_for(8.0, 1e-5, 2**0.5, 1000), 4)
     26.8431
+
+    Args:
+        epsilon: The budget, > 0.
+        delta: The budget's delta, above 0 and below 1.
+        sensitivity: L2 sensitivity of a row.
+        rows: Number of releases.
     """
     positive(sensitivity=sensitivity)
     at_least(1, rows=rows)

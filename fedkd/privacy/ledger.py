@@ -1,5 +1,6 @@
-"""What has been spent, on whom, and what each adversary sees of it: epsilons are asked of it, never
-added up elsewhere.
+"""The ledger: what was spent on each client, and what each adversary sees of it.
+
+Epsilons are asked of it, never added up elsewhere.
 
 Every look at private data is recorded with the *layer* that protects it:
 
@@ -42,9 +43,7 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Spending:
-    """One event, whose presence it hides, which layer it belongs to, and the adversaries that see
-    its outcome.
-    """
+    """One event, with the unit it hides, its layer, and who sees its outcome."""
 
     event: Event
     unit: Unit
@@ -90,8 +89,9 @@ class Ledger:
         self._counts: dict[int | None, dict[Spending, int]] = {}
 
     def record(self, client: int | None, spending: Spending, most: int | None = None) -> None:
-        """Add what happened to a client's data, or (None) to everybody's at the server. Nothing is
-        ever taken back.
+        """Add what happened to a client's data, or (None) to everybody's at the server.
+
+        Nothing is ever taken back.
 
         ``most`` is how often the smallest event of this kind can have happened to it in all, where
         that is known.
@@ -103,8 +103,9 @@ class Ledger:
         own[single] = before + times if most is None else max(before, min(before + times, most))
 
     def record_cumulative(self, client: int, layer: Layer, spendings: Sequence[Spending]) -> None:
-        """Take what a client says of a whole layer, its model's or its uploads': all that it ever
-        spent there.
+        """Take a client's statement of all that it ever spent in a layer.
+
+        The layer is its model's or its uploads'.
 
         Never less: an older statement that comes late changes nothing. What was sent in replies
         that were lost is in the next one.
@@ -132,11 +133,19 @@ class Ledger:
         client: int | None = None,
         accountant: Accountant = "auto",
     ) -> Claim:
-        """Return what may be claimed for a client, or for the system (the largest epsilon, all
-        rates of sampling).
+        """Return the claim for a client, or for the system.
+
+        The system's is the largest epsilon, with all rates of sampling.
 
         Nothing is claimed where nothing was recorded for this adversary, nor where a look was not
         protected.
+
+        Args:
+            unit: What is hidden, a record or a client.
+            adversary: From whom.
+            delta: Probability beyond epsilon.
+            client: The client; None for the system.
+            accountant: What counts.
         """
         check_delta(delta)
         if client is not None or not self.clients:
@@ -170,8 +179,9 @@ class Ledger:
         return {"version": VERSION, "entries": entries}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what ``state`` described; SettingError, and no change, where it describes no
-        ledger.
+        """Become the ledger that ``state`` describes.
+
+        SettingError, and no change, where it describes none.
         """
         if state.get("version") != VERSION:
             raise SettingError(
@@ -185,9 +195,7 @@ class Ledger:
     def _by_client(
         self, unit: Unit, adversary: Adversary, delta: float, accountant: Accountant
     ) -> dict[int, Claim]:
-        """Return the claims of all clients, computed once for those to whom the same has
-        happened.
-        """
+        """Return the claims of all clients, each different one computed once."""
         known: dict[frozenset[tuple[Spending, int]], Claim] = {}
         claims = {}
         for client in self.clients:

@@ -1,5 +1,6 @@
-"""What votes cost: GNMax and confident GNMax, the aggregators of PATE (Papernot et al. 2018, arXiv
-1802.08908).
+"""The cost of votes by GNMax and confident GNMax, the aggregators of PATE.
+
+Papernot et al. 2018, arXiv 1802.08908.
 
 A histogram of the clients' votes on one public sample gets Gaussian noise, and the class with most
 votes is told. One client replaced moves the histogram by sqrt(2) in L2. Where nearly all agree, the
@@ -22,8 +23,7 @@ _ALPHA = np.array(ORDERS)
 
 
 def log_misvote(votes: Sequence[float], sigma: float) -> float:
-    """Return ``ln q``, q an upper bound on the probability that noisy votes name another class than
-    the first.
+    """Return ``ln q``, q a bound on the probability that noisy votes miss the first class.
 
     ``q <= sum over other classes of Phi(-(votes of the first - votes) / (sqrt(2) sigma))``
     (proposition 7), at most ``1 - 1/C``. Shape of ``votes``: [C].
@@ -39,8 +39,9 @@ def log_misvote(votes: Sequence[float], sigma: float) -> float:
 
 
 def log_pass(most_votes: float, threshold: float, sigma: float) -> float:
-    """Return ``ln`` of the probability that ``most_votes`` plus noise of ``sigma`` is at least
-    ``threshold``.
+    """Return ``ln`` of the probability that a noisy count passes the threshold.
+
+    ``most_votes`` plus noise of ``sigma`` is then at least ``threshold``.
     """
     positive(sigma=sigma)
     return float(log_ndtr((most_votes - threshold) / sigma))
@@ -88,12 +89,20 @@ def confident_gnmax_cost(
     *,
     answered: bool,
 ) -> Renyi:
-    """Return the cost of asking confident GNMax once: the check of the threshold, and the answer if
-    there was one.
+    """Return the cost of asking confident GNMax once.
+
+    That is the threshold's check, and the answer if there was one.
 
     The largest count moves by at most 1 with a client, so the check costs at most ``order / (2
     threshold_sigma^2)``; it has two outcomes, and the rarer one's probability bounds its cost by
     the data.
+
+    Args:
+        votes: Counts of votes by class.
+        sigma: Deviation of the noise on each count.
+        threshold: Votes that the first class must have.
+        threshold_sigma: Deviation of the noise of that check.
+        answered: Whether the check was passed.
     """
     passes = log_pass(float(np.max(votes)), threshold, threshold_sigma)
     fails = float(log_ndtr(-(float(np.max(votes)) - threshold) / threshold_sigma))

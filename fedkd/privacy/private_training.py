@@ -1,5 +1,4 @@
-"""One phase of private training: DP-SGD over tensors, in the place of
-``fedkd.training.loop.optimize``.
+"""One phase of private training: DP-SGD in the stead of ``training.loop.optimize``.
 
 Opacus' hooks take each sample's gradient and its ``DPOptimizer`` clips, sums and adds our noise;
 sampling, steps, batch size and accounting are fixed here, since ``PrivacyEngine`` derives them from
@@ -54,16 +53,28 @@ def optimize_privately(
     history: History,
     check_interrupt: Callable[[], None] = lambda: None,
 ) -> float | None:
-    """Train ``model`` in place by DP-SGD; return the mean loss over the samples met, None where
-    there were none.
+    """Train ``model`` by DP-SGD; return the mean loss over the samples met, if any.
 
     ``batch_loss`` maps indices below ``size`` to the *mean* loss of those samples. Every step
     samples each index with an own coin from ``batches``, clips each sample's gradient to
     ``clip_norm`` in L2, adds noise of ``noise_multiplier * clip_norm`` from ``noise`` to the sum,
     and divides by the expected batch size. A step whose sample is empty is noise alone, and is
-    counted. ``history`` grows by every step whose noise was drawn, even where ``check_interrupt`` or the loss
-    then raises: keep it then too. The loss is a private figure, for the researcher only.
+    counted. ``history`` grows by every step whose noise was drawn, even where ``check_interrupt``
+    or the loss then raises: store it then too. The loss is private, for the researcher only.
     SettingError where the model cannot be trained so.
+
+    Args:
+        model: The model, trained in place.
+        size: Number of samples.
+        batch_loss: Maps indices below ``size`` to the mean loss of those samples.
+        optimizer: The optimizer of the parameters that are trained.
+        schedule: Sample rate, steps and expected batch size.
+        noise_multiplier: Deviation of the noise over ``clip_norm``.
+        clip_norm: L2 norm that a sample's gradient is shortened to.
+        batches: The stream of Poisson samples.
+        noise: The stream of noise.
+        history: The steps so far, to which these are added.
+        check_interrupt: Called before every step; may raise.
     """
     refuse_shared_statistics(model)
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
@@ -101,8 +112,9 @@ def optimize_privately(
 
 
 def poisson_sample(size: int, rate: float, stream: np.random.Generator) -> Int[Tensor, "batch"]:
-    """Return the indices below ``size`` whose own coin of probability ``rate`` fell so; there may
-    be none.
+    """Return a Poisson sample of the indices below ``size``, which may be empty.
+
+    Each is in it by a coin of its own, of probability ``rate``.
 
     >>> poisson_sample(4, 1.0, np.random.default_rng(0)).tolist()
     [0, 1, 2, 3]
@@ -111,8 +123,9 @@ def poisson_sample(size: int, rate: float, stream: np.random.Generator) -> Int[T
 
 
 def refuse_shared_statistics(model: nn.Module, name: str = "this model") -> None:
-    """Raise SettingError for layers that mix samples or keep statistics of them: those would leave
-    unprotected.
+    """Raise SettingError for layers that mix samples or store statistics of them.
+
+    Those would leave unprotected.
     """
     for path, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -136,13 +149,20 @@ def check_sample_gradients(
     name: str = "this model",
     outputs: Callable[[Num[Tensor, "n *shape"]], Float[Tensor, "n *rows outputs"]] | None = None,
 ) -> None:
-    """Raise SettingError unless Opacus finds the gradient of each single sample, compared with
-    samples one by one.
+    """Raise SettingError unless Opacus finds the gradient of each single sample.
+
+    Compared with samples one by one.
 
     ``outputs`` makes of inputs what the training's loss is made of; it is the model's forward if it
     is not given. To be called once for each architecture, with a few (random) inputs. Leaves
     weights and buffers as they are. Catches what no list of layers does: parameters used without a
     batch dimension, in-place changes, buffers.
+
+    Args:
+        model: The model, left as it is.
+        inputs: A few random inputs.
+        name: The architecture, for the message.
+        outputs: Maps inputs to what the loss is made of; the model's forward by default.
     """
     refuse_shared_statistics(model, name)
     outputs = outputs or model
@@ -204,8 +224,9 @@ def _probe(logits: Tensor) -> Tensor:
 
 @contextmanager
 def _sample_gradients(model: nn.Module) -> Iterator[None]:
-    """Let every backward pass leave each sample's gradient on the parameters; afterwards nothing of
-    it is left.
+    """Let every backward pass leave each sample's gradient on the parameters.
+
+    Afterwards nothing of it is left.
     """
     from opacus.grad_sample import GradSampleHooks
 

@@ -17,8 +17,9 @@ on ten classes)."""
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasePlan:
-    """A run as privacy sees it. What is solved from it holds if no more is released than it
-    says.
+    """A run's releases as privacy counts them.
+
+    What is solved from it holds if no more is released than it says.
     """
 
     clients: int
@@ -63,25 +64,25 @@ class ReleasePlan:
         at_least(2, classes=self.classes)
 
     def released(self, *, memoize: bool) -> int:
-        """Return how many rows a client releases in all; those it answered before count once if
-        they are memoized.
+        """Return how many rows a client releases in all.
+
+        Memoized, those that it answered before count once.
         """
         rows = self.rows * self.rounds
         return min(rows, self.public_size) if memoize else rows
 
 
 def check_epsilon(epsilon: float | None) -> None:
-    """Raise unless a budget, where there is one, is above 0; infinity stands for no protection at
-    all.
+    """Raise unless a budget, where there is one, is above 0.
+
+    Infinity stands for no protection at all.
     """
     if epsilon is not None and epsilon != math.inf:
         positive(epsilon=epsilon)
 
 
 def check_budget(*, epsilon: float | None, delta: float, sigma: float | None) -> None:
-    """Raise unless exactly one of ``epsilon`` and ``sigma`` is given, and all are in their
-    ranges.
-    """
+    """Raise unless exactly one of ``epsilon`` and ``sigma`` is given, in its range."""
     check_delta(delta)
     if (epsilon is None) == (sigma is None):
         if epsilon is None:
@@ -107,8 +108,9 @@ def check_delta_for(delta: float, units: int, what: str) -> None:
 
 
 def check_client_delta(delta: float, plan: ReleasePlan) -> None:
-    """Raise where delta is too large for a claim for clients, which holds for each of a client's
-    records as well.
+    """Raise where delta is too large for a claim for clients.
+
+    Such a claim holds for each of a client's records as well.
 
     Giving each client's data away with a chance of delta is within it: one client of all is then to
     be expected from 1/clients on. Read as a claim for records, it would allow giving one record

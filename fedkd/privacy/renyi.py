@@ -1,5 +1,4 @@
-"""Renyi differential privacy (RDP): what one event costs at each order, and what the sum means as
-epsilon.
+"""Renyi differential privacy (RDP): an event's cost at each order, and its epsilon.
 
 RDP adds up over releases, whatever they are (Mironov 2017, arXiv 1702.07476); the conversion to
 epsilon is a bound, a little above the truth. Used where something other than plain Gaussian noise
@@ -25,7 +24,7 @@ Renyi = NDArray[np.float64]
 
 ORDERS: tuple[float, ...] = (
     *(1 + x / 10 for x in range(1, 100)),
-    *(float(order) for order in range(11, 64)),
+    *(float(alpha) for alpha in range(11, 64)),
     *(64.0, 80.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0, 1024.0),
 )
 """Orders above 1 at which costs are kept: fine where epsilon is large, and far out for small
@@ -40,8 +39,9 @@ def gaussian_cost(mu: float) -> Renyi:
 
 
 def laplace_cost(sensitivity: float, scale: float) -> Renyi:
-    """Return the cost of one row with Laplace noise of ``scale`` and L1 ``sensitivity``; never
-    above their ratio.
+    """Return the cost of one row with Laplace noise of ``scale``.
+
+    Never above L1 ``sensitivity`` over ``scale``.
 
     With ``t = sensitivity / scale``: ``ln(a/(2a-1) e^((a-1) t) + (a-1)/(2a-1) e^(-a t)) / (a-1)``
     at order a (Mironov 2017, proposition 6). For a row of many numbers it is an upper bound: the
@@ -92,8 +92,9 @@ def _sampled_gaussian(noise_multiplier: float, sample_rate: float) -> Renyi:
 
 
 def sampled_gaussian_cost(noise_multiplier: float, sample_rate: float) -> Renyi:
-    """Return the cost of one step of Gaussian noise on a Poisson sample (Mironov et al. 2019, arXiv
-    1908.10530).
+    """Return the cost of one step of Gaussian noise on a Poisson sample.
+
+    Mironov et al. 2019, arXiv 1908.10530.
 
     Everyone is in the sample by an own coin of probability ``sample_rate``; ``noise_multiplier`` is
     sigma over the sensitivity to adding or removing one. A sample of fixed size, or shuffled
@@ -107,8 +108,9 @@ def sampled_gaussian_cost(noise_multiplier: float, sample_rate: float) -> Renyi:
 
 
 def least_epsilon(delta: float) -> float:
-    """Return the epsilon at ``delta`` that the conversion leaves of no cost at all: RDP tells none
-    below it.
+    """Return the epsilon at ``delta`` below which RDP shows none.
+
+    It is what the conversion makes of no cost at all.
 
     >>> round(least_epsilon(1e-5), 4), least_epsilon(1e-3)
     (0.0035, 0.0)
@@ -118,8 +120,9 @@ def least_epsilon(delta: float) -> float:
 
 
 def epsilon_from(costs: Renyi, delta: float) -> float:
-    """Return the smallest epsilon over the orders at ``delta``, >= 0; infinite where no order has a
-    finite cost.
+    """Return the smallest epsilon >= 0 over the orders at ``delta``.
+
+    Infinite where no order has a finite cost.
 
     ``a * rho + ln(1 - 1/a) - (ln delta + ln a) / (a - 1)``, with ``a * rho`` the cost at order a
     (Canonne, Kamath & Steinke 2020, arXiv 2004.00010; Balle et al. 2020, arXiv 1905.09982, theorem

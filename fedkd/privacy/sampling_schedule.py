@@ -20,8 +20,9 @@ class Schedule:
 
     @classmethod
     def of(cls, size: int, batch_size: int, epochs: int) -> "Schedule":
-        """Return the schedule for ``size`` samples that stands in for ``epochs`` passes in batches;
-        both at least 1.
+        """Return the schedule for ``size`` samples instead of ``epochs`` passes in batches.
+
+        Both are at least 1.
 
         >>> Schedule.of(100, 32, 2)
         Schedule(sample_rate=0.32, steps=8, expected_batch_size=32)

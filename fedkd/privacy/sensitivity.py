@@ -1,5 +1,6 @@
-"""The range that a released row is brought into, and with it the row's sensitivity: how far one
-record can move it.
+"""The range of released rows, and with it a row's sensitivity.
+
+That is how far one record can move a row.
 
 One record can move a model that was not trained privately anywhere, and so its prediction from any
 point of the range to any other: the sensitivity is the range's diameter. It is derived here and is
@@ -23,8 +24,9 @@ Norm = Literal[1, 2]
 
 
 def bound_rows(values: Rows, scale: Scale, clip_norm: float | None, norm: Norm) -> Rows:
-    """Return rows of the range whose diameter is ``diameter(scale, clip_norm, norm)``, in float64,
-    whatever came in.
+    """Return rows of diameter ``diameter(scale, clip_norm, norm)``, in float64.
+
+    Any values may come in.
 
     Logits are centred, which a softmax does not see, and shortened to ``clip_norm``; soft labels
     are clamped to be >= 0 and divided by their sum. Values that are not finite become zeros, in
@@ -32,6 +34,12 @@ def bound_rows(values: Rows, scale: Scale, clip_norm: float | None, norm: Norm) 
 
     >>> bound_rows(torch.tensor([[4.0, -2.0]]), "logits", 2.0, 1).tolist()
     [[1.0, -1.0]]
+
+    Args:
+        values: Rows of any finite or other values.
+        scale: What they are, logits or soft labels.
+        clip_norm: The norm that logits are shortened to; None for soft labels.
+        norm: 1 or 2.
     """
     rows = values.to(torch.float64)
     finite = torch.isfinite(rows)
@@ -48,8 +56,9 @@ def bound_rows(values: Rows, scale: Scale, clip_norm: float | None, norm: Norm) 
 
 
 def diameter(scale: Scale, clip_norm: float | None, norm: Norm) -> float:
-    """Return how far two bounded rows can be apart: twice the clip norm, or sqrt(2) (in L1: 2) for
-    soft labels.
+    """Return how far two bounded rows can be apart.
+
+    Twice the clip norm, or sqrt(2) (in L1: 2) for soft labels.
 
     >>> diameter("logits", 1.0, 2), round(diameter("probs", None, 2), 4), diameter("probs", None, 1)
     (2.0, 1.4142, 2.0)
@@ -76,8 +85,9 @@ def check_clip(scale: Scale, clip_norm: float | None) -> None:
 
 
 def onto_simplex(rows: Rows) -> Rows:
-    """Return the soft labels nearest to noisy rows (Euclidean). Costs no privacy: it looks at the
-    noisy rows alone.
+    """Return the soft labels nearest to noisy rows (Euclidean).
+
+    Costs no privacy: it looks at the noisy rows alone.
 
     The projection of Duchi et al. 2008: ``max(v - t, 0)`` with the t that makes it sum to 1.
 
@@ -93,7 +103,8 @@ def onto_simplex(rows: Rows) -> Rows:
 
 
 def finish(noisy: Rows, scale: Scale, like: Rows) -> Rows:
-    """Return noisy rows as an upload: soft labels as soft labels, in the dtype that the client
-    had.
+    """Return noisy rows as an upload, in the dtype that the client had.
+
+    Soft labels become soft labels again.
     """
     return (onto_simplex(noisy) if scale == "probs" else noisy).to(like.dtype)

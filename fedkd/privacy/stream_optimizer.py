@@ -1,5 +1,6 @@
-"""Opacus' DPOptimizer with noise from a NumPy generator: torch's CPU generator uses 32 bits of its
-seed.
+"""Opacus' DPOptimizer with noise from a NumPy generator.
+
+Torch's CPU generator uses 32 bits of its seed.
 
 Of a hundred thousand such generators two are expected to be the same, and two sums with the same
 noise differ by gradients alone. Importing this module imports Opacus.
@@ -14,23 +15,20 @@ from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processe
 
 
 class StreamDPOptimizer(DPOptimizer):  # type: ignore[misc]
-    """``DPOptimizer`` that draws its noise from ``stream``, on any device; clipping, scaling and
-    steps are Opacus'.
+    """``DPOptimizer`` that draws its noise from ``stream``, on any device.
+
+    Clipping, scaling and steps are Opacus'.
     """
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, *, stream: np.random.Generator, **settings: Any
     ) -> None:
-        """Wrap ``optimizer``. ``settings`` are those of ``DPOptimizer``, but for a
-        ``generator``.
-        """
+        """Wrap ``optimizer`` with the ``settings`` of ``DPOptimizer``, but for a generator."""
         super().__init__(optimizer, **settings)
         self.stream = stream
 
     def add_noise(self) -> None:
-        """Add noise to each parameter's clipped and summed gradient, in the order of the
-        parameters.
-        """
+        """Add noise to each parameter's clipped and summed gradient, one after another."""
         deviation = self.noise_multiplier * self.max_grad_norm
         for p in self.params:
             _check_processed_flag(p.summed_grad)

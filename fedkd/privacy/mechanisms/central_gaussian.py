@@ -20,8 +20,7 @@ from fedkd.strategy import MeanBased, Strategy
 
 @dataclass(frozen=True, kw_only=True)
 class CentralGaussian(RowNoise, TrustedServer):
-    """Clip each client's rows at the server, average, and add Gaussian noise to the mean before
-    anybody gets it.
+    """Clip each client's rows at the server, average them, and add Gaussian noise.
 
     Guarantee: what one client's whole data does to the teachers is hidden from other clients and
     outsiders, not from the server. Neighbors: one client's data replaced by any other. The noise is
@@ -53,9 +52,7 @@ class CentralGaussian(RowNoise, TrustedServer):
             )
 
     def bound(self, values: Rows, plan: ReleasePlan) -> Rows:
-        """Return one client's upload as it enters the mean; to be done to every upload, before the
-        mean.
-        """
+        """Return one client's upload as it enters the mean, bounded."""
         return bound_rows(values, plan.scale, self.clip_norm, self.norm).to(values.dtype)
 
     def noisy_mean(
@@ -65,12 +62,17 @@ class CentralGaussian(RowNoise, TrustedServer):
         plan: ReleasePlan,
         stream: np.random.Generator,
     ) -> Rows:
-        """Return the teacher that may leave the server: the mean of the bounded uploads [k, N, C],
-        with noise.
+        """Return the mean of the bounded uploads [k, N, C] with noise.
 
         ``asked`` is K, >= 1 and >= k: how many clients the mean is of. Those whose uploads are
         missing count as rows of zeros; ``finish`` makes the soft labels of them that uniform rows
         in their place would have given.
+
+        Args:
+            values: The usable uploads.
+            asked: K, >= 1 and >= k: how many clients were asked.
+            plan: The run's releases.
+            stream: The server's random stream of this round.
         """
         total = torch.zeros(values.shape[1:], dtype=torch.float64, device=values.device)
         for upload in values:
@@ -88,7 +90,16 @@ class CentralGaussian(RowNoise, TrustedServer):
         plan: ReleasePlan,
         stream: np.random.Generator,
     ) -> tuple[Fusion, tuple[Spending, ...]]:
-        """Return the strategy's fusion of the noisy mean; its weights are the cohort's."""
+        """Return the strategy's fusion of the noisy mean; its weights are the cohort's.
+
+        Args:
+            strategy: The run's strategy.
+            cohort: The usable uploads.
+            state: The strategy's state.
+            asked: How many clients were asked.
+            plan: The run's releases.
+            stream: The server's random stream of this round.
+        """
         assert isinstance(strategy, MeanBased), "checked before the run"
         mean = self.noisy_mean(cohort.values, asked, plan, stream)
         fusion = replace(strategy.from_mean(mean, asked), weights=cohort_weights(cohort.size))

@@ -117,7 +117,14 @@ class DpSgd(Budgeted):
         inputs: Tensor,
         logits: Callable[[Tensor], Float[Tensor, "n *rows outputs"]],
     ) -> None:
-        """Raise SettingError unless each single sample's gradient is found."""
+        """Raise SettingError unless each single sample's gradient is found.
+
+        Args:
+            name: The architecture, for the message.
+            model: A model of it.
+            inputs: A few random inputs.
+            logits: Maps inputs to what the training's loss is made of.
+        """
         check_sample_gradients(model, inputs, name, logits)
 
     def check(self, plan: ReleasePlan) -> None:
@@ -133,8 +140,7 @@ class DpSgd(Budgeted):
         return Schedule.of(records, plan.batch_size, plan.epochs)
 
     def noise_multiplier_in(self, schedule: Schedule, rounds: int) -> float:
-        """Return the noise multiplier as given, or as a client's budget for ``rounds`` such rounds
-        needs it.
+        """Return the noise multiplier as given, or as a budget for ``rounds`` needs it.
 
         Clients with few records have large samples of them, and need more noise. Solved to a
         thousandth, on the safe side; the answers are remembered. SettingError where the budget is
@@ -152,8 +158,9 @@ class DpSgd(Budgeted):
         return self.spendings((event,))
 
     def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
-        """Return what the whole run costs the client with the fewest records, whose samples are the
-        largest.
+        """Return the whole run's cost for the client with the fewest records.
+
+        Its samples are the largest.
         """
         schedule = self.schedule(plan, plan.fewest_records or plan.records)
         return self.spent(schedule, plan.rounds, plan.rounds * schedule.steps)

@@ -1,6 +1,4 @@
-"""GNMax: a trusted server tells the class with most noisy votes for each public sample, or nothing
-(PATE).
-"""
+"""GNMax: a trusted server tells the class with most noisy votes, or nothing (PATE)."""
 
 import math
 from collections.abc import Mapping
@@ -37,9 +35,7 @@ from fedkd.strategy import MeanBased, Strategy
 
 @dataclass(frozen=True)
 class VoteResult:
-    """What the votes made public: one-hot rows [N, C], which of them were answered [N], and what it
-    cost.
-    """
+    """The votes' outcome: one-hot rows [N, C], which were answered [N], and the cost."""
 
     probs: Float[Tensor, "N C"]
     answered: Bool[Tensor, "N"]
@@ -108,8 +104,9 @@ class GnMax(Budgeted, TrustedServer):
         self.sigma_in(plan)
 
     def sigma_in(self, plan: ReleasePlan) -> float:
-        """Return sigma as given, or as the run's budget needs it beside the checks of the
-        threshold.
+        """Return sigma as given, or as the run's budget needs it.
+
+        The checks of the threshold take their part of the budget.
         """
         if self.sigma is not None:
             return self.sigma
@@ -168,7 +165,16 @@ class GnMax(Budgeted, TrustedServer):
         plan: ReleasePlan,
         stream: np.random.Generator,
     ) -> tuple[Fusion, tuple[Spending, ...]]:
-        """Return the strategy's fusion of the labels told; its weights are the cohort's."""
+        """Return the strategy's fusion of the labels told; its weights are the cohort's.
+
+        Args:
+            strategy: The run's strategy.
+            cohort: The usable uploads.
+            state: The strategy's state.
+            asked: How many clients were asked.
+            plan: The run's releases.
+            stream: The server's random stream of this round.
+        """
         assert isinstance(strategy, MeanBased), "checked before the run"
         told = self.tell(cohort.values, plan, stream)
         fusion = replace(

@@ -1,5 +1,6 @@
-"""k-ary randomized response: a client tells a label for each row, and not always the one that it
-found.
+"""k-ary randomized response: a client tells a random label for each row.
+
+Often it is the one that it found, else any other.
 """
 
 import math
@@ -47,8 +48,13 @@ def truth_probability(label_epsilon: float, classes: int) -> float:
 def randomize_labels(
     labels: Int[Tensor, "N"], classes: int, label_epsilon: float, stream: np.random.Generator
 ) -> Int[Tensor, "N"]:
-    """Return labels where each is the true one with ``truth_probability``, else one of the others,
-    all alike.
+    """Return randomized labels: the true one with ``truth_probability``, else any other.
+
+    Args:
+        labels: The true labels.
+        classes: Number of classes.
+        label_epsilon: Pure epsilon of each label.
+        stream: The client's random stream.
     """
     told = stream.random(len(labels)) < truth_probability(label_epsilon, classes)
     shift = stream.integers(1, classes, size=len(labels))
@@ -129,8 +135,9 @@ class RandomizedResponse(Budgeted, ClientNoise):
         return None, f"each label is the true one with probability {truth:.4g}, else any other"
 
     def warnings(self, plan: ReleasePlan) -> tuple[str, ...]:
-        """Return what should be said before the run: a label told with truth p is like noise of
-        sqrt(p (1-p)) / gap.
+        """Return warnings to be shown before the run.
+
+        A label told with truth p is like noise of sqrt(p (1-p)) / gap.
         """
         truth = truth_probability(self.label_epsilon_in(plan), plan.classes)
         other = (1 - truth) / (plan.classes - 1)

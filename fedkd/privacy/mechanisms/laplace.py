@@ -44,9 +44,7 @@ class Laplace(RowNoise, ClientNoise):
         check_accountant(self.accountant)
 
     def scale_in(self, plan: ReleasePlan) -> float:
-        """Return the noise's scale, ``sigma / sqrt(2)``, as given or as the run's budget needs
-        it.
-        """
+        """Return the noise's scale, ``sigma / sqrt(2)``, as given or as the budget needs it."""
         if self.sigma is not None:
             return self.sigma / 2**0.5
         assert self.epsilon is not None, "checked when it was made"
@@ -78,8 +76,9 @@ class Laplace(RowNoise, ClientNoise):
 
 @lru_cache(maxsize=64)
 def _largest_ratio(epsilon: float, delta: float, rows: int) -> float:
-    """Return the largest sensitivity over scale for which so many rows cost at most (epsilon,
-    delta).
+    """Return the largest sensitivity over scale for which the rows keep to a budget.
+
+    They cost at most (epsilon, delta).
     """
 
     def cost(ratio: float) -> float:

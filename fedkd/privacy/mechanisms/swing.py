@@ -1,5 +1,6 @@
-"""Swing distillation: warmer and noisier soft labels where a prediction may hold private
-information. A heuristic.
+"""Swing distillation: warmer, noisier soft labels where a prediction looks private.
+
+A heuristic.
 
 After Li et al. 2022 (arXiv 2212.08349), whose abstract sets the temperature of each position by its
 risk and puts noise into the soft targets. Detector, temperature and noise law are our
@@ -39,8 +40,14 @@ from fedkd.settings.conditions import RunConditions
 from fedkd.settings.validators import at_least, check_choices, positive
 from fedkd.training.losses import Scale
 
-REASON = "swing is a heuristic: adaptive temperature and noise without a bound on what a record can change"
-NO_BUDGET = "swing is a heuristic without a guarantee, it has no budget; take gaussian or dp_sgd for an epsilon"
+REASON = (
+    "swing is a heuristic: adaptive temperature and noise without a bound on what a record can"
+    " change"
+)
+NO_BUDGET = (
+    "swing is a heuristic without a guarantee, it has no budget; take gaussian or dp_sgd for an"
+    " epsilon"
+)
 
 TAUGHT_IDS, TAUGHT_PROBS = "taught ids", "taught probs"
 
@@ -61,8 +68,9 @@ def confidence_scores(log_probs: Rows, reference: Rows | None) -> Scores:
 
 
 def surprisal_gap_scores(log_probs: Rows, reference: Rows, largest_gap: float) -> Scores:
-    """Return how much likelier a row finds its first class than ``reference`` does: gap in nats
-    over ``largest_gap``.
+    """Return how much likelier a row finds its first class than ``reference`` does.
+
+    The gap in nats over ``largest_gap``.
 
     0 where the reference finds it at least as likely, 1 from ``largest_gap`` on: a memorized label.
     """
@@ -73,9 +81,7 @@ def surprisal_gap_scores(log_probs: Rows, reference: Rows, largest_gap: float) -
 
 @dataclass(frozen=True, kw_only=True)
 class Swing(Mechanism):
-    """Warm and blur the predictions that look private, before they leave the client. Nothing is
-    claimed for it.
-    """
+    """Warm and blur the predictions that look private; nothing is claimed for it."""
 
     refuses: ClassVar[Mapping[str, str]] = {
         "epsilon": NO_BUDGET,
@@ -142,8 +148,9 @@ class Swing(Mechanism):
         check_local(plan)
 
     def stream_path(self, client_id: int, round_number: int) -> tuple[str | int, ...]:
-        """Return the name of the stream that a client draws from in a round: the same each round
-        for kept noise.
+        """Return the name of a client's noise stream in a round.
+
+        The same in each round where noise is drawn once a sample.
         """
         when = () if self.noise_per == "sample" else ("round", round_number)
         return ("client", client_id, "swing noise", *when)
@@ -172,20 +179,33 @@ class Swing(Mechanism):
     def draw(
         self, ids: Int[Tensor, "N"], classes: int, seed: int, client_id: int, round_number: int
     ) -> Rows:
-        """Return a client's noise of variance 1 for public samples, each from a stream of its
-        own.
+        """Return a client's noise of variance 1, each sample's from a stream of its own.
+
+        Args:
+            ids: The public samples.
+            classes: Numbers a row.
+            seed: The run's seed.
+            client_id: The client.
+            round_number: The round; nothing depends on it where noise is per sample.
         """
         return draw_noise(
             ids, classes, self.law, seed, *self.stream_path(client_id, round_number)
         ).to(torch.float64)
 
     def release(self, values: Rows, scale: Scale, scores: Scores, noise: Rows) -> Rows:
-        """Return the rows to upload, on the scale that came in; where scores are 0, ``noise`` may
-        hold anything.
+        """Return the rows to upload, on the scale that came in.
+
+        Where scores are 0, ``noise`` may hold anything.
 
         The softmax of what is released is what a student learns, at temperature 1 of its own: the
         same temperature on both sides would leave its optimum where it was. Scores of 0 with
         ``base_temperature=1`` change nothing.
+
+        Args:
+            values: The client's rows.
+            scale: What they are.
+            scores: How private each row looks, in [0, 1].
+            noise: Noise of variance 1.
         """
         temperatures = swing_temperatures(scores, self.base_temperature, self.max_temperature)
         released = swing_logits(_logits(values, scale), temperatures, self.noise * scores, noise)

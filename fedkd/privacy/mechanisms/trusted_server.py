@@ -1,4 +1,4 @@
-"""Noise at a server that all clients trust: it sees raw uploads and gives back protected teachers."""
+"""Noise at a server that all clients trust: it sees raw uploads, and protects teachers."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -46,8 +46,8 @@ class TrustedServer(Mechanism):
             return found
         if conditions.attackers_see_all:
             return (
-                f"privacy={chosen} with attacks={conditions.name_of('attacks')}: these attackers see"
-                " every raw upload, so that one client's data moves many rows of the sum; take"
+                f"privacy={chosen} with attacks={conditions.name_of('attacks')}: these attackers"
+                " see every raw upload, so that one client's data moves many rows of the sum; take"
                 " another attack or another mechanism"
             )
         if conditions.is_chosen("robust"):
@@ -84,7 +84,16 @@ class TrustedServer(Mechanism):
         plan: ReleasePlan,
         stream: np.random.Generator,
     ) -> tuple[Fusion, tuple[Spending, ...]]:
-        """Return a protected teacher; to be replaced by each mechanism of this kind."""
+        """Return a protected teacher; to be replaced by each mechanism of this kind.
+
+        Args:
+            strategy: The run's strategy.
+            cohort: The usable uploads.
+            state: The strategy's state.
+            asked: How many clients were asked.
+            plan: The run's releases.
+            stream: The server's random stream of this round.
+        """
         raise NotImplementedError(f"{type(self).__name__} must have a protect_fusion of its own")
 
 

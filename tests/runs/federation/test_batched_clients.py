@@ -118,7 +118,7 @@ def test_a_model_that_cannot_be_trained_together_is_refused_with_the_reason(
 def test_a_model_whose_bits_depend_on_its_company_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fedkd.federation.batched_clients.depends_on_company", lambda *_: True)
+    monkeypatch.setattr("fedkd.federation.batched_clients.depends_on_batch", lambda *_: True)
     with pytest.raises(SettingError, match="would depend on workers"):
         build(scenario(batch_clients=["mlp"]), threading.Event())
 

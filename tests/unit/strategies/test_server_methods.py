@@ -16,7 +16,7 @@ from torch import Tensor
 from fedkd.codecs import Delta, Quantized
 from fedkd.errors import RunError, SettingError
 from fedkd.experiment.build import build
-from fedkd.federation.server_models import WorkplaceModels
+from fedkd.federation.server_models import PublicSetModels
 from fedkd.fusion import soften
 from fedkd.knowledge import WeightsCohort
 from fedkd.messages import Cohort, Predictions, ServerModels
@@ -174,7 +174,7 @@ def test_distilling_a_model_into_itself_leaves_it_where_it_is():
         scenario(models=["mlp"], distill={"optimizer": "sgd", "learning_rate": 0.1}),
         threading.Event(),
     ).context
-    server = WorkplaceModels(context)
+    server = PublicSetModels(context)
     state = {name: tensor.clone() for name, tensor in server.initial("mlp").items()}
     cohort = WeightsCohort(
         round=1,
