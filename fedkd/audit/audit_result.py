@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedkd.audit.claims import AuditedClaim
+from fedkd.audit.audited_claims import AuditedClaim
 from fedkd.audit.label_inference import LabelInference
 from fedkd.audit.roc import Rate, Roc
 from fedkd.audit.verdicts import Verdict

@@ -15,6 +15,7 @@ import numpy as np
 from fedkd.audit.attack_scores import AuditorModels, Scores, attack_scores
 from fedkd.audit.audit_result import AttackResult, AuditResult, Judgment
 from fedkd.audit.audit_settings import check_shadows
+from fedkd.audit.audited_claims import AuditedClaim, covers, read_claims
 from fedkd.audit.bounds import (
     Errors,
     bonferroni,
@@ -22,7 +23,6 @@ from fedkd.audit.bounds import (
     gaussian_bound,
     gaussian_mu,
 )
-from fedkd.audit.claims import AuditedClaim, covers, read_claims
 from fedkd.audit.decoding import upload_probs
 from fedkd.audit.label_inference import infer_labels
 from fedkd.audit.one_run import Guesses, guess, one_run_bound

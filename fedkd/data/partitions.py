@@ -317,7 +317,7 @@ def _make_partitioner(partition: Partition, clients: int, rows: int, seed: int) 
 def _run_partitioner(
     partitioner: Any, table: Mapping[str, np.ndarray], clients: int, seed: int, name: str
 ) -> list[np.ndarray]:
-    """Return the rows of each part, sorted. Raises SettingError whatever the library raises.
+    """Return the rows of each part, sorted. Raises SettingError if the library raises anything.
 
     Args:
         partitioner: A partitioner of flwr-datasets, or one like it.

@@ -1,4 +1,4 @@
-"""Data and models that the scripts of this folder name by import path, and what they share."""
+"""Data, models, settings and measurements that the scripts of this folder share."""
 
 import csv
 import json
@@ -21,21 +21,21 @@ from fedkd.tasks.text.language_models import Decoder, Gru
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic:
-    """Random images: the same work as real ones of that shape, no accuracy to speak of."""
+    """Random images of a given shape, on which accuracy has no meaning."""
 
     side: int = 28
     """Height and width."""
     channels: int = 1
     """1 or 3."""
     train_rows: int = 25_000
-    """Rows to divide among the clients and the public set; 5,000 more are for tests."""
+    """Rows to divide among the clients and the public set; 5,000 more are the test split."""
 
     def content_key(self) -> str:
-        """Return the key of the prepared form."""
+        """Return a key of the shape and the number of rows."""
         return f"synthetic-{self.side}-{self.channels}-{self.train_rows}"
 
     def load(self) -> Rows:
-        """Draw the images with labels."""
+        """Return random images with random labels."""
         stream, rows = np.random.default_rng(0), self.train_rows + 5_000
         images = stream.integers(
             0, 256, (rows, self.side, self.side, self.channels), dtype=np.uint8
@@ -47,17 +47,17 @@ class Synthetic:
 
 @dataclass(frozen=True, kw_only=True)
 class Npz:
-    """Real images in one file, as ``make_data.py`` writes it: smaller than a folder of parquet."""
+    """Real images in one file, as ``make_data.py`` writes it."""
 
     path: str
-    """The file: arrays images [n, H, W, channels] uint8, labels [n], train_size."""
+    """A file of the arrays images [n, height, width, channels] uint8, labels [n], train_size."""
 
     def content_key(self) -> str:
-        """Return a hash of the file."""
+        """Return a hash of the file's content."""
         return f"npz-{sha256(Path(self.path).read_bytes()).hexdigest()[:24]}"
 
     def load(self) -> Rows:
-        """Read it."""
+        """Return the file's images and labels."""
         with np.load(self.path) as file:
             images, labels, size = (
                 file["images"],
@@ -68,7 +68,7 @@ class Npz:
 
 
 def dropout_mlp(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Return a perceptron that draws random numbers in training."""
+    """Return a perceptron with dropout, which draws random numbers in training."""
     pixels = int(np.prod(input_shape))
     return nn.Sequential(
         nn.Flatten(), nn.Linear(pixels, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, classes)
@@ -97,7 +97,19 @@ def w_like(
     rounds: int = 3,
     **changes: Any,
 ) -> dict[str, Any]:
-    """Return workload W's settings, its size changed."""
+    """Return the settings of a workload like W, of another size.
+
+    Args:
+        clients: The number of clients.
+        models: Architectures, with counts.
+        private: Private samples per client.
+        public: Public samples.
+        side: Height and width of images.
+        channels: 1 or 3.
+        tests: Size of the global test set.
+        rounds: Rounds.
+        changes: Other settings.
+    """
     rows = max(25_000, clients * private + 3 * public)
     return {
         "name": "w",
@@ -119,7 +131,7 @@ def w_like(
 
 
 def device_or_exit(program: str, dry_run: bool) -> torch.device:
-    """Return the device; ends the program where there is no GPU and this is no dry run."""
+    """Return the GPU, or the CPU in a dry run; exit the program if there is no GPU."""
     if dry_run:
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -131,7 +143,7 @@ def device_or_exit(program: str, dry_run: bool) -> torch.device:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Return what the figures depend on."""
+    """Return a description of the device and of PyTorch, on which figures depend."""
     about: dict[str, Any] = {
         "torch": torch.__version__,
         "device": "CPU (dry run)",
@@ -151,26 +163,26 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class Budget:
-    """Seconds that a program may take; whoever would go beyond is skipped."""
+    """The time that a program may take, from now on."""
 
     def __init__(self, seconds: float) -> None:
         self._until = time.monotonic() + seconds
 
     @property
     def left(self) -> float:
-        """Seconds that are left."""
+        """The remaining seconds, negative after the end."""
         return self._until - time.monotonic()
 
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Let convolutions round their inputs to TF32, PyTorch's default on a GPU, or not."""
+    """Allow or forbid TF32 in convolutions, PyTorch's default on a GPU, within the context."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = allowed
     try:
@@ -181,7 +193,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 @contextmanager
 def filled(wanted: bool) -> Iterator[None]:
-    """Let PyTorch fill memory before it is used where algorithms must repeat, or not."""
+    """Enable or disable filling of uninitialized memory under deterministic algorithms."""
     settings: Any = torch.utils.deterministic
     before = settings.fill_uninitialized_memory
     settings.fill_uninitialized_memory = wanted
@@ -192,12 +204,12 @@ def filled(wanted: bool) -> Iterator[None]:
 
 
 VOLATILE = ("seconds",)
-LOSSES = ("train_loss", "distill_loss", "local_nll", "global_nll")
+LOSSES = ("train_loss", "distill_loss", "personal_nll", "global_nll")
 ACCURACIES = ("personal_accuracy", "global_accuracy")
 
 
 def figures(folder: Path) -> dict[str, Any]:
-    """Return what a run wrote, without times."""
+    """Return the figures of a run, except times."""
     with (folder / "clients.csv").open(newline="") as file:
         rows = [{k: v for k, v in row.items() if k not in VOLATILE} for row in csv.DictReader(file)]
     summary = json.loads((folder / "summary.json").read_text())
@@ -209,7 +221,7 @@ def figures(folder: Path) -> dict[str, Any]:
 
 
 def failures(found: dict[str, Any]) -> list[str]:
-    """Return why clients failed, each reason once."""
+    """Return the distinct reasons for which clients failed."""
     return sorted(
         {
             f"{row['status']}: {row['reason']}"
@@ -219,8 +231,8 @@ def failures(found: dict[str, Any]) -> list[str]:
     )
 
 
-def apart(one: dict[str, Any], other: dict[str, Any]) -> tuple[float, float]:
-    """Return the largest differences of two runs: of losses, relative, and of accuracies."""
+def differences(one: dict[str, Any], other: dict[str, Any]) -> tuple[float, float]:
+    """Return the largest relative difference of losses, and that of accuracies, of two runs."""
     losses, accuracies = 0.0, 0.0
     for a, b in zip(one["clients"], other["clients"], strict=True):
         for name in LOSSES:

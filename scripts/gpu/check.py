@@ -1,13 +1,12 @@
-# ruff: noqa: B023  (what is checked is called at once, while its loop variables hold)
+# ruff: noqa: B023  (each lambda is called within its iteration of the loop)
 """Check on a GPU that fedkd computes what it computes on the CPU, repeats to the bit, and resumes.
 
     python check.py [--out DIR] [--budget SECONDS] [--only NAME ...]
     python check.py --dry-run          # on the CPU, to try the script
 
-Every case says one of: ok; DIFFERS (it ran, and the figures are not what they should be); FAILED
-(with the reason); skipped (no time left, or a library is missing). Ends with status 1 if any case
-differs or failed. Tiny federations on embedded data: what is checked is the code's way over the
-device, not accuracy.
+The verdict on a case is one of: ok; DIFFERS (its figures are wrong); FAILED (with the reason);
+skipped (no time left, or a library is missing). The exit status is 1 if any case differs or failed.
+Cases are tiny federations on embedded data: they check computation on the device, not accuracy.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from cases import Budget, apart, device_or_exit, failures, figures, machine, synchronize, tf32
+from cases import Budget, device_or_exit, differences, failures, figures, machine, synchronize, tf32
 
 from fedkd.experiment.resume import resume
 from fedkd.experiment.run import run
@@ -90,15 +89,15 @@ SOFT_MEAN = {"name": "dsfl", "aggregation": "mean"}
 
 
 class Differs(Exception):
-    """The case ran, and its figures are not what they should be."""
+    """A case ran, and its figures are wrong."""
 
 
 class Skipped(Exception):
-    """The case cannot be run here."""
+    """A case cannot run on this machine."""
 
 
 class Checks:
-    """Cases with their verdicts, as far as the time allows."""
+    """Runs cases while time is left, and collects their verdicts."""
 
     def __init__(self, device: torch.device, budget: Budget, folder: Path, only: list[str]) -> None:
         self.device, self.budget, self.folder, self.only = device, budget, folder, only
@@ -106,7 +105,13 @@ class Checks:
         self._number = 0
 
     def case(self, name: str, call: Callable[[], str], expected: float) -> None:
-        """Run a case that takes about ``expected`` seconds on a GPU; it returns what to say."""
+        """Run a case, and print its verdict.
+
+        Args:
+            name: Of the case.
+            call: Runs the case, and returns details to print. Raises Differs or Skipped.
+            expected: Seconds on a GPU, about; with less time left the case is skipped.
+        """
         if self.only and not any(word in name for word in self.only):
             return
         started = time.monotonic()
@@ -139,7 +144,13 @@ class Checks:
     def run(
         self, changes: dict[str, Any], *, where: str | None = None, base: dict[str, Any] = TINY
     ) -> dict[str, Any]:
-        """Run a scenario and return its figures. Raises Differs where a client failed."""
+        """Run a scenario and return its figures. Raises Differs if a client failed.
+
+        Args:
+            changes: Settings that differ from ``base``.
+            where: The device, or None for the checked one.
+            base: The other settings.
+        """
         self._number += 1
         folder = self.folder / f"run{self._number:03}"
         run(scenario(changes, where or self.device.type, base), folder)
@@ -150,22 +161,22 @@ class Checks:
 
 
 def scenario(changes: dict[str, Any], device: str, base: dict[str, Any] = TINY) -> Scenario:
-    """Return the tiny scenario with settings changed; sections are merged into the tiny ones."""
-    plain: dict[str, Any] = {"name": "check", **base, "device": device}
+    """Return a scenario: ``base`` with changed settings. Sections are merged."""
+    values: dict[str, Any] = {"name": "check", **base, "device": device}
     for key, value in changes.items():
-        old = plain.get(key)
+        old = values.get(key)
         if isinstance(value, dict) and isinstance(old, dict) and "name" not in value:
-            plain[key] = {**old, **value}
+            values[key] = {**old, **value}
         else:
-            plain[key] = value
-    return Scenario.parse({key: value for key, value in plain.items() if value is not None})
+            values[key] = value
+    return Scenario.parse({key: value for key, value in values.items() if value is not None})
 
 
 def settings_for(name: str) -> dict[str, Any]:
-    """Return the settings that a strategy asks for: one architecture, or public labels."""
+    """Return the settings that a strategy needs, such as one architecture or public labels."""
     declared = declaration(registry.create("strategy", {"name": name}).value, name)
     needs = declared.needs
-    # What is learned from within private training is learned in the round after.
+    # Clients that learn during private training learn from the teacher of the round before.
     changes: dict[str, Any] = {
         "strategy": name,
         "rounds": 2 if declared.kind and declared.kind.learned_by == "train" else 1,
@@ -179,11 +190,11 @@ def settings_for(name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def nudged(seed: int) -> Iterator[None]:
-    """Let image models start 1e-7 of each weight away, about its last bit."""
-    plain = ImageModelSpec.build
+    """Perturb initial weights of image models by 1e-7 of each, about its last bit."""
+    original = ImageModelSpec.build
 
     def build(self: ImageModelSpec, *given: Any, **named: Any) -> torch.nn.Module:
-        model, stream = plain(self, *given, **named), torch.Generator().manual_seed(seed)
+        model, stream = original(self, *given, **named), torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for weights in model.parameters():
                 weights.mul_(1 + 1e-7 * (2 * torch.randint(2, weights.shape, generator=stream) - 1))
@@ -193,22 +204,28 @@ def nudged(seed: int) -> Iterator[None]:
     try:
         yield
     finally:
-        ImageModelSpec.build = plain  # type: ignore[method-assign]
+        ImageModelSpec.build = original  # type: ignore[method-assign]
 
 
 def same_as_cpu(
     checks: Checks, changes: dict[str, Any], base: dict[str, Any] = TINY, close: float = CLOSE
 ) -> str:
-    """Compare a run on the device with the CPU's, without TF32.
+    """Compare a run on the device, without TF32, with one on the CPU.
 
-    Some methods choose: a rounding more or less, and they choose otherwise. Where figures are far
-    apart, the CPU is asked how far it leads itself from models that start a last bit away; up to
-    three times that, the device is not to blame.
+    Some methods make discrete choices, which a rounding error may change. If figures differ much,
+    the CPU's own sensitivity is measured: the difference between runs whose initial weights differ
+    in the last bit. Up to three times that is accepted.
+
+    Args:
+        checks: Runs scenarios.
+        changes: Settings that differ from ``base``.
+        base: The other settings.
+        close: The largest relative difference of losses that is accepted at once.
     """
     with tf32(False):
         here = checks.run(changes, base=base)
     cpu = checks.run(changes, where="cpu", base=base)
-    losses, accuracies = apart(cpu, here)
+    losses, accuracies = differences(cpu, here)
     said = (
         f"losses differ by {losses:.1e} of their size, accuracies by {100 * accuracies:.1f} points"
     )
@@ -217,7 +234,8 @@ def same_as_cpu(
     own = 0.0
     for seed in range(4):
         with nudged(seed):
-            own = max(own, apart(cpu, checks.run(changes, where="cpu", base=base))[0])
+            perturbed = checks.run(changes, where="cpu", base=base)
+            own = max(own, differences(cpu, perturbed)[0])
     said += f"; on the CPU, by {own:.1e} where weights start a last bit away"
     if losses > 3 * own:
         raise Differs(said)
@@ -227,10 +245,17 @@ def same_as_cpu(
 def repeats(
     checks: Checks, changes: dict[str, Any], base: dict[str, Any] = TINY, other: Any = None
 ) -> str:
-    """Run twice, with ``other`` settings that should change nothing, and compare to the bit."""
+    """Run a scenario twice, and check that figures are equal to the bit.
+
+    Args:
+        checks: Runs scenarios.
+        changes: Settings that differ from ``base``.
+        base: The other settings.
+        other: Settings of the second run that must not change figures.
+    """
     one, two = checks.run(changes, base=base), checks.run({**changes, **(other or {})}, base=base)
     if one != two:
-        losses, accuracies = apart(one, two)
+        losses, accuracies = differences(one, two)
         raise Differs(
             f"not the same bits: losses differ by {losses:.1e},"
             f" accuracies by {100 * accuracies:.1f} points"
@@ -238,8 +263,8 @@ def repeats(
     return "the same bits"
 
 
-def goes_on(checks: Checks, changes: dict[str, Any], base: dict[str, Any] = TINY) -> str:
-    """End a run before its last checkpoint, resume it, and compare with the uninterrupted run."""
+def resumes(checks: Checks, changes: dict[str, Any], base: dict[str, Any] = TINY) -> str:
+    """Interrupt a run before its last checkpoint, resume it, and compare with a whole run."""
     asked = scenario({**changes, "rounds": 3, "checkpoint": {"every": 1}}, checks.device.type, base)
     whole, parts = checks.folder / "whole", checks.folder / "parts"
     for folder in (whole, parts):
@@ -262,7 +287,7 @@ def goes_on(checks: Checks, changes: dict[str, Any], base: dict[str, Any] = TINY
         CheckpointFolder.save = save  # type: ignore[method-assign]
     resume(asked, parts)
     if figures(whole) != figures(parts):
-        losses, _ = apart(figures(whole), figures(parts))
+        losses, _ = differences(figures(whole), figures(parts))
         raise Differs(f"a resumed run has other figures: losses differ by {losses:.1e}")
     return "a resumed run has the figures of the uninterrupted one, to the bit"
 
@@ -270,7 +295,15 @@ def goes_on(checks: Checks, changes: dict[str, Any], base: dict[str, Any] = TINY
 def trained(
     name: str, device: torch.device, dtype: torch.dtype, soft: bool, together: bool
 ) -> list[torch.Tensor]:
-    """Train three clients of unequal sizes for two epochs and return their weights on the CPU."""
+    """Train three clients of unequal sizes for two epochs, and return their weights on the CPU.
+
+    Args:
+        name: The architecture.
+        device: Where to train.
+        dtype: Of all tensors.
+        soft: Whether labels are soft.
+        together: Whether clients are trained in batched calls.
+    """
     architecture, sizes = ImageModelSpec(name, (1, 8, 8), 5), (7, 20, 12)
     stream = torch.Generator().manual_seed(0)
     model = architecture.build(0).to(device, dtype)
@@ -307,7 +340,7 @@ def trained(
 
 
 def steps_agree(device: torch.device, name: str) -> str:
-    """Compare in float64: CPU and device, and clients together and one by one on the device."""
+    """Compare float64 training: CPU with device, and clients together with one by one."""
     worst = {"cpu": 0.0, "together": 0.0}
     for soft in (False, True):
         with deterministic(torch.device("cpu")):
@@ -329,7 +362,7 @@ def steps_agree(device: torch.device, name: str) -> str:
 
 
 def together_as_alone(checks: Checks, changes: dict[str, Any]) -> str:
-    """Compare clients trained together with others one by one, and see that none fell back."""
+    """Compare clients trained together with one by one, and check that batching was used."""
     worker: Any = import_module("fedkd.flower.process_clients")
     original, raised, calls = worker.train_batch, list[str](), 0
 
@@ -350,19 +383,21 @@ def together_as_alone(checks: Checks, changes: dict[str, Any]) -> str:
         worker.train_batch = original
     if raised or not calls:
         raise Differs(
-            f"clients were to be trained together, and were not: {raised[:1] or 'nobody was asked'}"
+            "clients were to be trained together, and were not:"
+            f" {raised[:1] or 'no call was batched'}"
         )
     with tf32(False):
-        losses, _ = apart(checks.run({**changes, "batch_clients": "never"}), together)
+        losses, _ = differences(checks.run({**changes, "batch_clients": "never"}), together)
     if losses > CLOSE:
         raise Differs(f"losses differ by {losses:.1e} from those of clients trained one by one")
     return (
-        f"{calls} companies; losses differ by {losses:.1e} from those of clients trained one by one"
+        f"{calls} batched calls; losses differ by {losses:.1e} from those of clients trained one"
+        " by one"
     )
 
 
 def command(checks: Checks) -> str:
-    """Run the command itself in a process of its own, then resume its finished run."""
+    """Run the command in a process of its own, then resume the finished run."""
     folder = checks.folder / "command"
     small = "clients=3 rounds=1 samples_per_client=40 public.size=40 test.global_size=50"
     small += " baseline=none engine.workers=1"
@@ -396,99 +431,99 @@ def on_ray(checks: Checks) -> str:
     ]
     if one["clients"] != two["clients"]:
         raise Differs(
-            f"other figures than the local engine's: losses differ by {apart(one, two)[0]:.1e}"
+            "other figures than the local engine's: losses differ by"
+            f" {differences(one, two)[0]:.1e}"
         )
     return f"two workers have the local engine's figures; summary.json says device={device!r}"
 
 
 def swing_text(checks: Checks, dry_run: bool) -> str:
-    """Run the scenario of texts behind swing, shortened, and say how far secrets come out."""
+    """Run a shortened ``swing_text``, and return the exposure of its secrets."""
     import yaml
 
-    plain = yaml.safe_load(Path("scenarios/swing_text.yaml").read_text())
+    values = yaml.safe_load(Path("scenarios/swing_text.yaml").read_text())
     texts, public, tests = (70, 15, 14) if dry_run else (140, 30, 28)
-    plain["data"]["texts"], plain["public"]["size"], plain["test"]["global_size"] = (
-        texts,
-        public,
-        tests,
-    )
-    plain["train"]["epochs"], plain["distill"]["epochs"] = (1, 1) if dry_run else (4, 2)
-    plain |= {k: TINY[k] for k in ("engine", "baseline", "checkpoint", "report")}
-    plain["privacy"] = "swing"
-    found = checks.run(
-        {}, base={key: value for key, value in plain.items() if key != "description"}
-    )
-    exposed = {
-        who: round(e["inserted"]["mean"], 1) for who, e in found["exposure"]["by_adversary"].items()
-    }
-    return f"ran; mean exposure in bits {exposed} of {found['exposure']['ceiling']:.1f}"
+    values["data"]["texts"], values["public"]["size"] = texts, public
+    values["test"]["global_size"] = tests
+    values["train"]["epochs"], values["distill"]["epochs"] = (1, 1) if dry_run else (4, 2)
+    values |= {k: TINY[k] for k in ("engine", "baseline", "checkpoint", "report")}
+    values["privacy"] = "swing"
+    values.pop("description", None)
+    exposure = checks.run({}, base=values)["exposure"]
+    means = {name: round(e["inserted"]["mean"], 1) for name, e in exposure["by_adversary"].items()}
+    return f"ran; mean exposure in bits {means} of {exposure['ceiling']:.1f}"
 
 
 def all_cases(checks: Checks, dry_run: bool) -> None:
-    """Run every case, what matters most first."""
-    device = checks.device
-    changes: dict[str, Any]
+    """Run all cases, the most important first."""
+    numeric_cases(checks)
+    batching_cases(checks, dry_run)
+    private_training_cases(checks)
+    engine_and_resume_cases(checks)
+    checks.case("swing_text", lambda: swing_text(checks, dry_run), 25)
+    component_cases(checks)
+    checks.case("TF32", lambda: with_tf32(checks), 4)
+    if not dry_run:  # starts of processes, half a minute; the tests have the same on the CPU
+        checks.case("the command", lambda: command(checks), 25)
+        checks.case("ray, two workers on one GPU", lambda: on_ray(checks), 45)
+
+
+def numeric_cases(checks: Checks) -> None:
+    """Compare models with the CPU, and two runs with one another."""
     for name in ("mlp", "cnn", "resnet", "vit"):
-        checks.case(f"float64 steps, {name}", lambda: steps_agree(device, name), 3)
+        checks.case(f"float64 steps, {name}", lambda: steps_agree(checks.device, name), 3)
     for name in ("mlp", "cnn", "resnet", "vit"):
         checks.case(f"same as the CPU, {name}", lambda: same_as_cpu(checks, {"models": [name]}), 3)
     checks.case("same as the CPU, text", lambda: same_as_cpu(checks, {}, TEXT), 4)
     for name in ("mlp", "cnn", "resnet", "vit"):
         checks.case(f"repeats, {name}", lambda: repeats(checks, {"models": [name]}), 3)
-    checks.case("repeats, gru", lambda: repeats(checks, {"models": ["cases:small_gru"]}, TEXT), 3)
-    checks.case(
-        "repeats, decoder", lambda: repeats(checks, {"models": ["cases:small_decoder"]}, TEXT), 3
-    )
+    for name in ("gru", "decoder"):
+        models = {"models": [f"cases:small_{name}"]}
+        checks.case(f"repeats, {name}", lambda: repeats(checks, models, TEXT), 3)
     checks.case("repeats, dropout", lambda: repeats(checks, {"models": ["cases:dropout_mlp"]}), 2)
-    names = (
-        ["mlp"] if dry_run else ["mlp", "cnn", "resnet", "vit"]
-    )  # on a CPU convolutions are refused
+
+
+def batching_cases(checks: Checks, dry_run: bool) -> None:
+    """Compare clients trained together with clients trained one by one."""
+    # On a CPU fedkd refuses to batch convolutions.
+    names = ["mlp"] if dry_run else ["mlp", "cnn", "resnet", "vit"]
     changes = {"models": names, "clients": 2 * len(names), "batch_clients": names}
     checks.case("together repeats", lambda: repeats(checks, changes), 4)
     checks.case("together as one by one", lambda: together_as_alone(checks, changes), 4)
-    private = {
-        "models": ["mlp"],
-        "strategy": SOFT_MEAN,
-        "privacy": {"name": "dp_sgd", "epsilon": 8},
-    }
-    checks.case("dp_sgd repeats", lambda: repeats(checks, private), 3)
-    checks.case("dp_sgd as on the CPU", lambda: same_as_cpu(checks, private), 3)
-    checks.case(
-        "dp_sgd on text",
-        lambda: same_as_cpu(
-            checks,
-            {
-                "models": ["cases:small_decoder"],
-                "strategy": "dsfl",
-                "privacy": {"name": "dp_sgd", "epsilon": 8},
-            },
-            TEXT,
-        ),
-        4,
-    )
+
+
+def private_training_cases(checks: Checks) -> None:
+    """Check DP-SGD on images and on text."""
+    dp_sgd = {"name": "dp_sgd", "epsilon": 8}
+    images = {"models": ["mlp"], "strategy": SOFT_MEAN, "privacy": dp_sgd}
+    text = {"models": ["cases:small_decoder"], "strategy": "dsfl", "privacy": dp_sgd}
+    checks.case("dp_sgd repeats", lambda: repeats(checks, images), 3)
+    checks.case("dp_sgd as on the CPU", lambda: same_as_cpu(checks, images), 3)
+    checks.case("dp_sgd on text", lambda: same_as_cpu(checks, text, TEXT), 4)
+
+
+def engine_and_resume_cases(checks: Checks) -> None:
+    """Compare numbers of threads, and resumed runs with uninterrupted ones."""
+    images = {"models": ["mlp", "cnn", "resnet"]}
     threads = {"engine": {"name": "local", "workers": 8}}
-    checks.case(
-        "8 threads as 1",
-        lambda: repeats(checks, {"models": ["mlp", "cnn", "resnet"]}, other=threads),
-        3,
-    )
+    checks.case("8 threads as 1", lambda: repeats(checks, images, other=threads), 3)
     kept = {"train": {"optimizer_state": "kept"}, "distill": {"optimizer_state": "kept"}}
-    checks.case(
-        "resume",
-        lambda: goes_on(checks, {"models": ["mlp", "cnn"], **kept, "participation": 0.75}),
-        4,
-    )
-    checks.case(
-        "resume, files", lambda: goes_on(checks, {"models": ["resnet"], "client_store": "disk"}), 4
-    )
-    checks.case("swing_text", lambda: swing_text(checks, dry_run), 25)
+    in_memory = {"models": ["mlp", "cnn"], **kept, "participation": 0.75}
+    on_disk = {"models": ["resnet"], "client_store": "disk"}
+    checks.case("resume", lambda: resumes(checks, in_memory), 4)
+    checks.case("resume, files", lambda: resumes(checks, on_disk), 4)
+
+
+def component_cases(checks: Checks) -> None:
+    """Compare every strategy, head and mechanism with the CPU."""
+    changes: dict[str, Any]
     for name in registry.names("strategy"):
         changes = settings_for(name)
         checks.case(f"strategy {name}", lambda: same_as_cpu(checks, changes), 2)
     for heads, models in (("dual", ["mlp", "cnn"]), ("self_distillation", ["cnn", "resnet"])):
         changes = {"heads": heads, "models": models, "rounds": 1}
         checks.case(f"heads={heads}", lambda: same_as_cpu(checks, changes), 2)
-    mechanisms: dict[str, dict[str, Any]] = {
+    others: dict[str, dict[str, Any]] = {
         "gate and margins": {
             "distill": {"confidence_gate": True, "margin_weights": True, "loss": "kl"}
         },
@@ -496,37 +531,23 @@ def all_cases(checks: Checks, dry_run: bool) -> None:
         "codec delta": {"codec": {"name": "delta"}},
         "audit": {"models": ["mlp"], "audit": {"name": "canaries", "per_client": 4}},
     }
-    for what, changes in mechanisms.items():
-        checks.case(what, lambda: same_as_cpu(checks, changes), 2)
+    for name, changes in others.items():
+        checks.case(name, lambda: same_as_cpu(checks, changes), 2)
     for name in ("gaussian", "laplace", "krr", "central_gaussian", "gnmax", "swing"):
-        budget = {} if name == "swing" else {"epsilon": 8}
-        changes = {
-            "models": ["mlp"],
-            "strategy": SOFT_MEAN,
-            "privacy": {"name": name, **budget},
-            "rounds": 1,
-        }
-        # what is released may hang on one comparison with a threshold: only roughly the CPU's
+        privacy = {"name": name} if name == "swing" else {"name": name, "epsilon": 8}
+        changes = {"models": ["mlp"], "strategy": SOFT_MEAN, "privacy": privacy, "rounds": 1}
+        # A release may depend on one comparison with a threshold: it is only roughly the CPU's.
         checks.case(f"privacy={name}", lambda: same_as_cpu(checks, changes, close=0.5), 2)
-    checks.case(
-        "canaries in text, swing",
-        lambda: repeats(
-            checks, {"text_canaries": CANARIES, "strategy": SOFT_MEAN, "privacy": "swing"}, TEXT
-        ),
-        5,
-    )
-    checks.case("TF32", lambda: with_tf32(checks), 4)
-    if not dry_run:  # starts of processes, half a minute; the tests have the same on the CPU
-        checks.case("the command", lambda: command(checks), 25)
-        checks.case("ray, two workers on one GPU", lambda: on_ray(checks), 45)
+    secrets = {"text_canaries": CANARIES, "strategy": SOFT_MEAN, "privacy": "swing"}
+    checks.case("canaries in text, swing", lambda: repeats(checks, secrets, TEXT), 5)
 
 
 def with_tf32(checks: Checks) -> str:
-    """Say how far TF32 in convolutions, PyTorch's default, leads from the CPU. Judges nothing."""
+    """Return the difference that TF32 in convolutions, PyTorch's default, makes; judge nothing."""
     changes = {"models": ["cnn", "resnet"], "rounds": 2}
     cpu = checks.run(changes, where="cpu")
     with tf32(True):
-        losses, accuracies = apart(cpu, checks.run(changes))
+        losses, accuracies = differences(cpu, checks.run(changes))
     return (
         f"with TF32 losses differ by {losses:.1e} from the CPU's,"
         f" accuracies by {100 * accuracies:.1f} points"
@@ -534,7 +555,7 @@ def with_tf32(checks: Checks) -> str:
 
 
 def main() -> None:
-    """Run the cases and print what came of them."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

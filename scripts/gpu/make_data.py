@@ -1,10 +1,10 @@
-"""Pack images in the hub's layout ({train,test}.parquet) into one small file that travels.
+"""Pack images in the hub's layout ({train,test}.parquet) into one small file to copy.
 
     python make_data.py FOLDER/mnist mnist.npz            # 11 MB
     python make_data.py FOLDER/fashion_mnist fashion.npz  # 30 MB
     python make_data.py FOLDER/cifar10 cifar.npz --train 10000 --test 2000   # 30 MB; all: 170
 
-Needs pyarrow, pillow and numpy. Rows in the order of the file; a cut takes rows at random.
+Needs pyarrow, pillow and numpy. Rows keep the file's order; with a limit they are drawn at random.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import numpy as np
 
 
 def split(path: Path, most: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return images [n, H, W, channels] and labels [n] of one split."""
+    """Return images [n, height, width, channels] and labels [n] of at most ``most`` rows."""
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
     from PIL import Image
 
@@ -35,7 +35,7 @@ def split(path: Path, most: int | None) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    """Write the file."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

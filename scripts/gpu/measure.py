@@ -1,4 +1,4 @@
-# ruff: noqa: B023  (what is measured is called at once, while its loop variables hold)
+# ruff: noqa: B023  (each lambda is called within its iteration of the loop)
 """Measure on a GPU: a training step in several designs, whole rounds, and where the time goes.
 
     python measure.py [--out DIR] [--budget SECONDS] [--only PART ...] [--models NAME ...]
@@ -7,13 +7,13 @@
 rounds   seconds a round of W: the plain loop and fedkd, with peak memory and load of the GPU
 inside   one round of W: host time by function, waits for the GPU by line, kernels and copies
 scale    seconds a round of 100 and 1,000 clients, and of ResNets on color images of 32 x 32
-steps    milliseconds a client and step: the plain loop, fedkd one by one, fedkd together, and what
-         is not built in: one client's step as a CUDA graph, and the step of a company as one
-options  what determinism, filled memory, TF32, fused Adam, bf16 and channels_last cost a step
-host     what a launch, a wait and a copy take; rounds of W on this machine's CPU
+steps    milliseconds a client and step: the plain loop, fedkd one by one, fedkd together, and two
+         designs that fedkd does not have: a step as a CUDA graph, of one client and of many
+options  the cost in a step of determinism, filled memory, TF32, fused Adam, bf16, channels_last
+host     the time of a launch, a wait and a copy; rounds of W on this machine's CPU
 
-Random data throughout: figures are of speed alone. Every figure is the median of a few runs after
-one that warms up; what takes long is one run in a process that is warm.
+All data are random: figures are of speed only. Each figure is the median of a few runs after one
+that warms up; long measurements are one run in a warm process.
 """
 
 import argparse
@@ -32,6 +32,8 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +63,14 @@ SIZES: list[tuple[str, str, tuple[int, int, int], tuple[int, ...]]] = [
     ("resnet 32x32x3", "resnet", COLOR, (20, 100)),
     ("vit", "vit", GREY, (7, 20)),
 ]
-"""What is measured, its architecture, an image's shape, and how many clients train together."""
+"""Label, architecture, an image's shape, and numbers of clients that train together."""
 
 
 def timed(call: Callable[[], object], device: torch.device, longest: float = 1.5) -> float:
-    """Return a call's median seconds, after one that warms up; of as many as ``longest`` allows."""
+    """Return the median seconds of a call, after one that warms up.
+
+    It is called up to five times, until ``longest`` seconds have passed.
+    """
 
     def once() -> float:
         synchronize(device)
@@ -82,23 +87,27 @@ def timed(call: Callable[[], object], device: torch.device, longest: float = 1.5
 
 
 class Work:
-    """The samples of ``clients`` clients that train one architecture for an epoch."""
+    """Clients of one architecture with their samples, to be trained for an epoch."""
 
     def __init__(
         self, name: str, shape: tuple[int, int, int], clients: int, steps: int, device: torch.device
     ) -> None:
-        self.architecture, self.clients, self.steps, self.device = (
-            ImageModelSpec(name, shape, CLASSES),
-            clients,
-            steps,
-            device,
-        )
+        """Draw the samples.
+
+        Args:
+            name: The architecture.
+            shape: An image's channels, height and width.
+            clients: The number of clients.
+            steps: Steps of an epoch.
+            device: Where samples are.
+        """
+        self.architecture = ImageModelSpec(name, shape, CLASSES)
+        self.clients, self.steps, self.device = clients, steps, device
         self.size = steps * BATCH
         stream = torch.Generator(device=device).manual_seed(0)
         shared = torch.randn(min(clients, 32), self.size, *shape, generator=stream, device=device)
-        self.x = [
-            shared[i % len(shared)] for i in range(clients)
-        ]  # clients beyond 32 share images: memory, not work
+        # Clients beyond 32 share images, to save memory; the work is the same.
+        self.x = [shared[i % len(shared)] for i in range(clients)]
         self.y = [
             torch.randint(CLASSES, (self.size,), generator=stream, device=device)
             for _ in range(clients)
@@ -108,15 +117,22 @@ class Work:
         }
 
     def model(self) -> nn.Module:
-        """Return a module on the device."""
+        """Return a new model on the device."""
         model = self.architecture.build(0).to(self.device)
         return model.train()
 
 
-def loop(
+def plain_loop(
     work: Work, *, fused: bool = False, amp: bool = False, channels_last: bool = False
 ) -> Callable[[], None]:
-    """Return what trains one client as a researcher writes it."""
+    """Return a call that trains one client for an epoch, as a plain PyTorch loop.
+
+    Args:
+        work: The clients, of which the first is trained.
+        fused: Whether Adam is fused.
+        amp: Whether to use bf16 autocast.
+        channels_last: Whether to use that memory format.
+    """
     model, x, y = work.model(), work.x[0], work.y[0]
     if channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -134,8 +150,8 @@ def loop(
     return call
 
 
-def by_fedkd(work: Work) -> Callable[[], None]:
-    """Return what trains one client as fedkd does."""
+def fedkd_single(work: Work) -> Callable[[], None]:
+    """Return a call that trains one client for an epoch, as fedkd does."""
     model, x, y, phase = work.model(), work.x[0], work.y[0], Phase(batch_size=BATCH)
 
     def call() -> None:
@@ -150,8 +166,8 @@ def by_fedkd(work: Work) -> Callable[[], None]:
     return call
 
 
-def together_by_fedkd(work: Work) -> Callable[[], None]:
-    """Return what trains all clients together as fedkd does."""
+def fedkd_batched(work: Work) -> Callable[[], None]:
+    """Return a call that trains all clients together for an epoch, as fedkd does."""
     model, phase = work.model(), Phase(batch_size=BATCH)
     states = {name: torch.stack([value] * work.clients) for name, value in work.starts.items()}
     x, y = Pool.of_each(work.x), Pool.of_each(work.y)
@@ -165,11 +181,11 @@ def together_by_fedkd(work: Work) -> Callable[[], None]:
     return call
 
 
-class Company:
-    """All clients in one call a step: stacked weights, fused Adam, no scatter, no copies.
+class FusedStep:
+    """A step of all clients in one call: stacked weights, fused Adam, no scatter, no copies.
 
-    A counter on the device picks the batch, so that a step can be a CUDA graph. One client is
-    trained without vmap. Each call is an epoch. ``reset`` goes back to the start, in place.
+    A counter on the device selects the batch, so that a step can be a CUDA graph. One client is
+    trained without vmap. A call trains an epoch; ``reset`` restores the initial weights in place.
     """
 
     def __init__(self, work: Work, *, graph: bool, compiled: bool = False) -> None:
@@ -186,16 +202,16 @@ class Company:
             torch.cat(work.x),
             F.one_hot(torch.cat(work.y), CLASSES).to(torch.float32),
         )
-        orders = [
+        permutations = [
             np.random.default_rng(i).permutation(work.size) + i * work.size for i in range(clients)
         ]
-        places = (
-            np.stack(orders, 1)
+        rows = (
+            np.stack(permutations, 1)
             .reshape(work.steps, BATCH, clients)
             .swapaxes(1, 2)
             .reshape(work.steps, -1)
         )
-        self.rows = torch.from_numpy(np.ascontiguousarray(places)).to(device)
+        self.rows = torch.from_numpy(np.ascontiguousarray(rows)).to(device)
         self.counter = torch.zeros(1, dtype=torch.int64, device=device)
         on_gpu = device.type == "cuda"
         self.optimizer = torch.optim.Adam(
@@ -245,7 +261,7 @@ class Company:
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Go back to the start."""
+        """Restore the initial weights, optimizer state and batch."""
         for name, value in self.params.items():
             value.copy_(self.starts[name])
         for known in self.optimizer.state.values():
@@ -254,7 +270,7 @@ class Company:
         self.counter.zero_()
 
     def __call__(self) -> None:
-        """Train an epoch."""
+        """Train all clients for an epoch."""
         for _ in range(self.work.steps):
             if self.graph is not None:
                 self.graph.replay()
@@ -263,8 +279,8 @@ class Company:
                 self._step()
 
 
-def agreement(work: Work, made: Company) -> float:
-    """Return how far an epoch's weights are from fedkd's, in learning rates."""
+def agreement(work: Work, made: FusedStep) -> float:
+    """Return the largest difference of weights from fedkd's after an epoch, in learning rates."""
     model, phase = work.model(), Phase(batch_size=BATCH, learning_rate=RATE)
     states = {name: torch.stack([value] * work.clients) for name, value in work.starts.items()}
     streams = [np.random.default_rng(i) for i in range(work.clients)]
@@ -279,7 +295,7 @@ def agreement(work: Work, made: Company) -> float:
 
 
 def kernels(call: Callable[[], None], device: torch.device, steps: int) -> dict[str, float] | None:
-    """Return kernels, copies and microseconds of the GPU in a step; None where there is none."""
+    """Return kernels, copies and microseconds of the GPU per step; None without a GPU."""
     if device.type != "cuda":
         return None
     from torch.profiler import ProfilerActivity, profile
@@ -301,7 +317,7 @@ COPIES = ("Memcpy", "Memset")
 
 
 def on_the_gpu(seen: Any) -> tuple[Counter[str], Counter[str]]:
-    """Return what ran on the GPU while it was profiled, by name: how often, and microseconds."""
+    """Return counts and microseconds of the profiled operations on the GPU, by name."""
     counts, times = Counter[str](), Counter[str]()
     for event in seen.events():
         if "cuda" in str(event.device_type).lower() and not event.name.startswith(
@@ -313,7 +329,7 @@ def on_the_gpu(seen: Any) -> tuple[Counter[str], Counter[str]]:
 
 
 class Report:
-    """Rows by part, printed and written as they come."""
+    """Measurements by part, printed and written one after the other."""
 
     def __init__(self, device: torch.device, budget: Budget, file: Path) -> None:
         self.device, self.budget, self._file = device, budget, file
@@ -322,7 +338,14 @@ class Report:
     def add(
         self, part: str, what: str, call: Callable[[], dict[str, Any]], expected: float
     ) -> dict[str, Any]:
-        """Take a measurement of about ``expected`` seconds, unless time is up; say what fails."""
+        """Measure once, print and write the row, and return it; a failure makes a row too.
+
+        Args:
+            part: The part.
+            what: Names the measurement.
+            call: Measures, and returns figures.
+            expected: Seconds, about; with less time left the measurement is skipped.
+        """
         started = time.monotonic()
         if self.budget.left < expected:
             row: dict[str, Any] = {"what": what, "skipped": "no time left"}
@@ -351,12 +374,19 @@ class Report:
         return row
 
     def write(self) -> None:
-        """Write all rows."""
+        """Write all measurements."""
         self._file.write_text(json.dumps({"machine": machine(self.device), **self.rows}, indent=1))
 
 
 def step_part(report: Report, dry_run: bool, compiled: bool, only: list[str]) -> None:
-    """Measure a step of every architecture, or of those named, in every design."""
+    """Measure a training step of each architecture in each design.
+
+    Args:
+        report: Takes the measurements.
+        dry_run: Whether to measure less, on the CPU.
+        compiled: Whether to compile a step too.
+        only: Labels of architectures, all if empty.
+    """
     device, on_gpu = report.device, report.device.type == "cuda"
     steps = 2 if dry_run else STEPS
 
@@ -366,7 +396,7 @@ def step_part(report: Report, dry_run: bool, compiled: bool, only: list[str]) ->
         with deterministic(device):
             call = make()
             found: dict[str, Any] = {}
-            if isinstance(call, Company) and work.clients <= 20:
+            if isinstance(call, FusedStep) and work.clients <= 20:
                 found["apart_from_fedkd"] = agreement(work, call)
             found["ms_a_client_step"] = 1000 * timed(call, device) / steps / work.clients
             return found | ((kernels(call, device, steps) or {}) if count else {})
@@ -376,7 +406,7 @@ def step_part(report: Report, dry_run: bool, compiled: bool, only: list[str]) ->
             continue
         one = Work(name, shape, 1, steps, device)
         plain = report.add(
-            "steps", f"{label}: plain loop", lambda: each(lambda: loop(one), one, True), 4
+            "steps", f"{label}: plain loop", lambda: each(lambda: plain_loop(one), one, True), 4
         )
         base = plain.get("ms_a_client_step")
 
@@ -392,25 +422,25 @@ def step_part(report: Report, dry_run: bool, compiled: bool, only: list[str]) ->
                 row["times_the_plain_loop"] = base / row["ms_a_client_step"]
                 print(f"    {row['times_the_plain_loop']:.1f} times the plain loop", flush=True)
 
-        add("fedkd one by one", lambda: by_fedkd(one), one, 2)
+        add("fedkd one by one", lambda: fedkd_single(one), one, 2)
         if on_gpu:
-            add("graph of one client's step", lambda: Company(one, graph=True), one, 2)
+            add("graph of one client's step", lambda: FusedStep(one, graph=True), one, 2)
         for clients in (2,) if dry_run else sizes:
             work = Work(name, shape, clients, steps, device)
-            add(f"{clients} together", lambda: together_by_fedkd(work), work, 4)
+            add(f"{clients} together", lambda: fedkd_batched(work), work, 4)
             add(
                 f"{clients} together, fused Adam, no scatter",
-                lambda: Company(work, graph=False),
+                lambda: FusedStep(work, graph=False),
                 work,
                 3,
                 False,
             )
             if on_gpu:
-                add(f"{clients} together as a graph", lambda: Company(work, graph=True), work, 4)
+                add(f"{clients} together as a graph", lambda: FusedStep(work, graph=True), work, 4)
             if compiled and clients in (20, 2):
                 add(
                     f"{clients} together, compiled{', as a graph' if on_gpu else ''}",
-                    lambda: Company(work, graph=on_gpu, compiled=True),
+                    lambda: FusedStep(work, graph=on_gpu, compiled=True),
                     work,
                     60,
                 )
@@ -419,10 +449,10 @@ def step_part(report: Report, dry_run: bool, compiled: bool, only: list[str]) ->
 
 
 @contextlib.contextmanager
-def as_set(deterministic: bool, fill: bool) -> Iterator[None]:
-    """Ask for algorithms that repeat, or not, and for memory that is filled first, or not."""
-    torch.set_deterministic_debug_mode("warn" if deterministic else "default")
-    torch.backends.cudnn.deterministic = deterministic
+def as_set(repeatable: bool, fill: bool) -> Iterator[None]:
+    """Set deterministic algorithms and filling of uninitialized memory within the context."""
+    torch.set_deterministic_debug_mode("warn" if repeatable else "default")
+    torch.backends.cudnn.deterministic = repeatable
     try:
         with filled(fill):
             yield
@@ -431,67 +461,58 @@ def as_set(deterministic: bool, fill: bool) -> Iterator[None]:
         torch.backends.cudnn.deterministic = False
 
 
-def option_part(report: Report, dry_run: bool) -> None:
-    """Measure a ResNet's step with one setting changed at a time, alone and in a company."""
-    device, steps = report.device, 2 if dry_run else STEPS
-    name = "cnn" if dry_run else "resnet"
-    one, some = (
-        Work(name, GREY, 1, steps, device),
-        Work(name, GREY, 2 if dry_run else 20, steps, device),
-    )
+@dataclass(frozen=True)
+class Option:
+    """A training step with one setting changed."""
 
-    def step(
-        work: Work,
-        make: Callable[[Work], Callable[[], None]],
-        deterministic: bool,
-        fill: bool,
-        rounded: bool = True,
-    ) -> dict[str, Any]:
-        with as_set(deterministic, fill), tf32(rounded):
-            call = make(work)
+    label: str
+    work: Work
+    make: Callable[[Work], Callable[[], None]]
+    repeatable: bool = False
+    """Whether algorithms are deterministic."""
+    fill: bool = False
+    """Whether uninitialized memory is filled."""
+    rounded: bool = True
+    """Whether convolutions use TF32."""
+
+    def measure(self) -> dict[str, Any]:
+        """Return the milliseconds per client and step, and counts of kernels."""
+        device, steps = self.work.device, self.work.steps
+        with as_set(self.repeatable, self.fill), tf32(self.rounded):
+            call = self.make(self.work)
             seconds = timed(call, device, 0.7)
-            found = {"ms_a_client_step": 1000 * seconds / steps / work.clients}
+            found = {"ms_a_client_step": 1000 * seconds / steps / self.work.clients}
             return found | (kernels(call, device, steps) or {})
 
-    cases: list[tuple[str, Work, Callable[[Work], Callable[[], None]], bool, bool, bool]] = [
-        ("alone, as fedkd sets it", one, by_fedkd, True, True, True),
-        ("alone, memory not filled", one, by_fedkd, True, False, True),
-        ("alone, any algorithm", one, by_fedkd, False, False, True),
-        ("alone, any algorithm, no TF32", one, by_fedkd, False, False, False),
-        ("alone, plain loop", one, loop, False, False, True),
-        (
-            "alone, plain loop, fused Adam",
-            one,
-            lambda w: loop(w, fused=device.type == "cuda"),
-            False,
-            False,
-            True,
-        ),
-        ("alone, plain loop, bf16", one, lambda w: loop(w, amp=True), False, False, True),
-        (
-            "alone, plain loop, channels_last",
-            one,
-            lambda w: loop(w, channels_last=True),
-            False,
-            False,
-            True,
-        ),
-        (f"{some.clients} together, as fedkd sets it", some, together_by_fedkd, True, True, True),
-        (f"{some.clients} together, memory not filled", some, together_by_fedkd, True, False, True),
-        (f"{some.clients} together, any algorithm", some, together_by_fedkd, False, False, True),
-        (
-            f"{some.clients} together, any algorithm, no TF32",
-            some,
-            together_by_fedkd,
-            False,
-            False,
-            False,
-        ),
+
+def options_of(one: Work, some: Work) -> list[Option]:
+    """Return the options to measure, for one client and for several together."""
+    fused = one.device.type == "cuda"
+    batched = f"{some.clients} together"
+    return [
+        Option("alone, as fedkd sets it", one, fedkd_single, repeatable=True, fill=True),
+        Option("alone, memory not filled", one, fedkd_single, repeatable=True),
+        Option("alone, any algorithm", one, fedkd_single),
+        Option("alone, any algorithm, no TF32", one, fedkd_single, rounded=False),
+        Option("alone, plain loop", one, plain_loop),
+        Option("alone, plain loop, fused Adam", one, partial(plain_loop, fused=fused)),
+        Option("alone, plain loop, bf16", one, partial(plain_loop, amp=True)),
+        Option("alone, plain loop, channels_last", one, partial(plain_loop, channels_last=True)),
+        Option(f"{batched}, as fedkd sets it", some, fedkd_batched, repeatable=True, fill=True),
+        Option(f"{batched}, memory not filled", some, fedkd_batched, repeatable=True),
+        Option(f"{batched}, any algorithm", some, fedkd_batched),
+        Option(f"{batched}, any algorithm, no TF32", some, fedkd_batched, rounded=False),
     ]
-    for what, work, make, deterministic, fill, rounded in cases[:: 4 if dry_run else 1]:
-        report.add(
-            "options", f"{name} {what}", lambda: step(work, make, deterministic, fill, rounded), 2
-        )
+
+
+def option_part(report: Report, dry_run: bool) -> None:
+    """Measure a ResNet's step with one setting changed at a time, of one client and of several."""
+    device, steps = report.device, 2 if dry_run else STEPS
+    name = "cnn" if dry_run else "resnet"
+    one = Work(name, GREY, 1, steps, device)
+    some = Work(name, GREY, 2 if dry_run else 20, steps, device)
+    for option in options_of(one, some)[:: 4 if dry_run else 1]:
+        report.add("options", f"{name} {option.label}", option.measure, 2)
     for name, clients in (("cnn", 2),) if dry_run else (("cnn", 7), ("resnet", 6)):
         work = Work(name, GREY, clients, steps, device)
         report.add(
@@ -503,11 +524,11 @@ def option_part(report: Report, dry_run: bool) -> None:
 
 
 def exact(work: Work) -> dict[str, Any]:
-    """Return how far a hand-made company is from fedkd's without TF32."""
+    """Return differences of weights between ``FusedStep`` and fedkd, without TF32."""
     found = {}
-    for what, deterministic in (("apart_from_fedkd", True), ("apart_any_algorithm", False)):
-        with as_set(deterministic, fill=False), tf32(False):
-            found[what] = agreement(work, Company(work, graph=work.device.type == "cuda"))
+    for what, repeatable in (("apart_from_fedkd", True), ("apart_any_algorithm", False)):
+        with as_set(repeatable, fill=False), tf32(False):
+            found[what] = agreement(work, FusedStep(work, graph=work.device.type == "cuda"))
     return found
 
 
@@ -515,7 +536,7 @@ W = ["mlp*7", "cnn*7", "resnet*6"]
 
 
 class Load:
-    """How busy the driver says that the GPU is, in percent, the mean over a block."""
+    """A context that measures the GPU's mean utilization by the driver, in percent."""
 
     def __init__(self, device: torch.device) -> None:
         self._seen: list[int] = []
@@ -539,12 +560,12 @@ class Load:
 
     @property
     def mean(self) -> float | None:
-        """Percent; None where it cannot be read."""
+        """The mean utilization in percent; None if it cannot be read."""
         return statistics.fmean(self._seen) if self._seen else None
 
 
 def loop_rounds(settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Run rounds written by hand, over tensors on the device; return seconds a round."""
+    """Run rounds as a plain PyTorch loop over tensors on the device; return seconds per round."""
     experiment = build(Scenario.parse({**settings, "device": device.type}), threading.Event())
     context, rounds = experiment.context, experiment.plan.rounds
     sets = [context.samples(rows) for rows in context.division.train]
@@ -586,7 +607,7 @@ def loop_rounds(settings: dict[str, Any], device: torch.device) -> dict[str, Any
 
 
 def fedkd_rounds(settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Run fedkd's rounds and return seconds a round, by its own record and by the clock."""
+    """Run fedkd's rounds, and return seconds per round and related figures."""
     stop, seconds, marks = threading.Event(), list[float](), list[float]()
     experiment = build(Scenario.parse({**settings, "device": device.type}), stop)
     statuses: Counter[str] = Counter()
@@ -614,7 +635,7 @@ def fedkd_rounds(settings: dict[str, Any], device: torch.device) -> dict[str, An
 
 
 def round_part(report: Report, dry_run: bool) -> None:
-    """Measure whole rounds of W: the plain loop, then fedkd one by one and together."""
+    """Measure whole rounds of W: the plain loop, and fedkd one by one and together."""
     device, eight = report.device, {"name": "local", "workers": 8}
     w = w_like(3, ["mlp"], private=40, public=64, rounds=2) if dry_run else w_like(20, W, rounds=4)
     everyone = ["mlp"] if dry_run else ["mlp", "cnn", "resnet"]
@@ -636,7 +657,7 @@ def round_part(report: Report, dry_run: bool) -> None:
 
 
 def host_part(report: Report, dry_run: bool) -> None:
-    """Measure what the host takes to start a kernel, to wait, and to compute W by itself."""
+    """Measure the host's time to start a kernel, to wait, to copy, and to compute rounds of W."""
     device = report.device
 
     def small() -> dict[str, Any]:
@@ -675,7 +696,7 @@ def host_part(report: Report, dry_run: bool) -> None:
 
 
 def scale_part(report: Report, dry_run: bool) -> None:
-    """Measure rounds of more and of larger clients; what takes long is one round."""
+    """Measure rounds of more clients and of larger models, one round where that takes long."""
     if dry_run:
         return
     device = report.device
@@ -712,7 +733,7 @@ def scale_part(report: Report, dry_run: bool) -> None:
 
 
 def inside_part(report: Report, dry_run: bool) -> None:
-    """Say where the time of a round of W goes, one by one and together."""
+    """Profile a round of W, with clients trained one by one and together."""
     device = report.device
     settings = (
         w_like(3, ["mlp"], private=40, public=64, rounds=2)
@@ -731,13 +752,13 @@ def inside_part(report: Report, dry_run: bool) -> None:
 def run_once(
     settings: dict[str, Any], device: torch.device, on_round: Callable[[RoundRecord], None]
 ) -> None:
-    """Run a scenario from its first round to its last."""
+    """Run a scenario, calling ``on_round`` after each round."""
     stop = threading.Event()
     execute(build(Scenario.parse({**settings, "device": device.type}), stop), on_round, stop)
 
 
 def host_time(settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return the functions that take most of the host's time in the last round, profiled."""
+    """Profile the last round, and return the functions that take most of the host's time."""
     profile, last = cProfile.Profile(), settings["rounds"]
     seen: list[float] = []
 
@@ -751,11 +772,11 @@ def host_time(settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
     run_once(settings, device, on_round)
     lines = []
-    for order in ("cumulative", "tottime"):
+    for sorting in ("cumulative", "tottime"):
         text = io.StringIO()
-        pstats.Stats(profile, stream=text).strip_dirs().sort_stats(order).print_stats(28)
+        pstats.Stats(profile, stream=text).strip_dirs().sort_stats(sorting).print_stats(28)
         lines += [
-            order,
+            sorting,
             *(line for line in text.getvalue().splitlines() if re.match(r"\s+\d", line)),
         ]
     print(*lines, sep="\n", flush=True)
@@ -763,7 +784,7 @@ def host_time(settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def waits(settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return by line of code how often a round makes the host wait for the GPU."""
+    """Return the number of times that a round makes the host wait for the GPU, by line of code."""
     last, counted = settings["rounds"], Counter[str]()
 
     def on_round(record: RoundRecord) -> None:
@@ -782,7 +803,7 @@ def waits(settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
         for one in seen:
             if "synchronizing" in str(one.message):
                 counted[f"{'/'.join(Path(one.filename).parts[-3:])}:{one.lineno}"] += 1
-    lines = [f"{count:6} {where}" for where, count in counted.most_common(25)]
+    lines = [f"{count:6} {line}" for line, count in counted.most_common(25)]
     print(*lines, sep="\n", flush=True)
     return {"waits_a_round": sum(counted.values()), "lines": lines}
 
@@ -824,7 +845,7 @@ PARTS: dict[str, Callable[..., None]] = {
     "options": option_part,
     "host": host_part,
 }
-"""In the order in which they are measured: what matters most first."""
+"""The parts in the order of measurement, the most important first."""
 
 
 SHOWN = (
@@ -841,7 +862,7 @@ SHOWN = (
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -856,16 +877,17 @@ def main() -> None:
         "--models", nargs="*", default=[], help="of steps: labels, as the table prints them"
     )
     parser.add_argument(
-        "--compile", action="store_true", help="also torch.compile a company's step: a minute each"
+        "--compile",
+        action="store_true",
+        help="also torch.compile a step of all clients: a minute each",
     )
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, in small")
     given = parser.parse_args()
     device = device_or_exit("measure", given.dry_run)
     given.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # before the plain loop's first product reads it
+    # The plain loop's first matrix product reads it.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     warnings.filterwarnings("ignore", message=".*batching rule")
     report, started = (
         Report(device, Budget(given.budget), given.out / "measure.json"),
@@ -883,15 +905,12 @@ def main() -> None:
     for part, rows in report.rows.items():
         print(f"\n{part}")
         for row in rows:
-            round_number = row.get("ms_a_client_step", row.get("s_a_round"))
+            figure = row.get("ms_a_client_step", row.get("s_a_round"))
             unit = "ms a client step" if "ms_a_client_step" in row else "s a round"
             rest = {k: round(row[k], 2) for k in SHOWN if row.get(k) is not None}
-            said = (
-                row.get("failed")
-                or row.get("skipped")
-                or (f"{round_number:.4g} {unit}" if round_number is not None else "")
-            )
-            print(f"  {row['what']:58} {said:26} {rest}")
+            measured = "" if figure is None else f"{figure:.4g} {unit}"
+            text = row.get("failed") or row.get("skipped") or measured
+            print(f"  {row['what']:58} {text:26} {rest}")
 
 
 if __name__ == "__main__":

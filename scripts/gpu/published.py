@@ -1,4 +1,4 @@
-"""Run Selective-FD's hardest published setting, beside the methods that it is compared with.
+"""Run Selective-FD's hardest published setting, and two methods to compare it with.
 
     python published.py --data mnist.npz [--budget SECONDS] [--rounds R] [--seeds N] [--out DIR]
     python published.py --dry-run      # scikit-learn's digits on the CPU, a few rounds
@@ -8,12 +8,12 @@ ten. In the authors' demo for MNIST a client holds about 5,400 samples and there
 samples; a round is one step of SGD 0.1 on 64 private samples, then ten on 512 proxy samples drawn
 anew, and up to 20,000 rounds are run. Published test accuracies of Selective-FD, as an index of
 papers lists them (not checked against the paper's tables): MNIST 94.7 %,
-Fashion-MNIST 75.3 %. Whoever trains alone knows one class: 10 %.
+Fashion-MNIST 75.3 %. A client that trains alone knows one class: 10 %.
 
-A round is short: eleven steps a client, ten clients. Rounds here are as many as fit the budget.
-Departures: a private step takes all of a client's 640 samples rather than 64 of 5,400, since fedkd
-trains by epochs; fedkd's small network, without dropout; the figure is of the last round, not the
-best one.
+A round is short: eleven steps per client, ten clients. By default there are as many rounds as fit
+the budget. Departures from the paper: a private step takes all of a client's 640 samples rather
+than 64 of 5,400, since fedkd trains by epochs; fedkd's small network, without dropout; figures are
+of the last round, not the best one.
 """
 
 import argparse
@@ -35,13 +35,21 @@ from fedkd.scenario.scenario import Scenario
 PUBLISHED = {"mnist": 94.7, "fashion": 75.3}
 MOST_ROUNDS = 20_000
 PILOT = 3
-"""Rounds of each method that say what a round takes."""
+"""Rounds of each method to measure the time of one."""
 
 
 def settings(
     given: argparse.Namespace, strategy: dict[str, Any], rounds: int, seed: int, device: str
 ) -> dict[str, Any]:
-    """Return the scenario of one run."""
+    """Return the settings of one run.
+
+    Args:
+        given: The command line.
+        strategy: The strategy's settings.
+        rounds: Rounds.
+        seed: The run's seed.
+        device: The device.
+    """
     small = given.dry_run
     private, proxy = (40, 40) if small else (640, 512)
     sgd = {"optimizer": "sgd", "learning_rate": 0.1}
@@ -74,7 +82,15 @@ def run(
     seed: int,
     device: torch.device,
 ) -> Any:
-    """Run one method and return the balanced accuracy and the seconds of each round."""
+    """Run one method, and return the balanced accuracy and the seconds of each round.
+
+    Args:
+        given: The command line.
+        strategy: The strategy's settings.
+        rounds: Rounds.
+        seed: The run's seed.
+        device: The device.
+    """
     accuracies, seconds = list[float](), list[float]()
 
     def on_round(record: RoundRecord) -> None:
@@ -83,13 +99,13 @@ def run(
         seconds.append(record.seconds)
 
     stop = threading.Event()
-    plain = settings(given, strategy, rounds, seed, device.type)
-    execute(build(Scenario.parse(plain), stop), on_round, stop)
+    values = settings(given, strategy, rounds, seed, device.type)
+    execute(build(Scenario.parse(values), stop), on_round, stop)
     return accuracies, seconds
 
 
-def main() -> None:
-    """Run the methods and print a table."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -107,11 +123,39 @@ def main() -> None:
     )
     parser.add_argument("--together", default="never", choices=("never", "auto"))
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, in small")
-    given = parser.parse_args()
+    return parser
+
+
+def affordable_rounds(
+    given: argparse.Namespace,
+    methods: dict[str, dict[str, Any]],
+    device: torch.device,
+    budget: Budget,
+) -> int:
+    """Return the number of rounds that fit the budget, from a short run of each method.
+
+    Args:
+        given: The command line.
+        methods: The strategies' settings by name.
+        device: The device.
+        budget: The remaining time.
+    """
+    took = {
+        name: min(run(given, strategy, PILOT, 0, device)[1][1:])
+        for name, strategy in methods.items()
+    }
+    print({name: f"{s:.3f} s a round" for name, s in took.items()}, flush=True)
+    rounds = int(0.9 * budget.left / (given.seeds * sum(took.values())))
+    return max(2, min(MOST_ROUNDS, rounds))
+
+
+def main() -> None:
+    """Run the command."""
+    given = make_parser().parse_args()
     device, budget = device_or_exit("published", given.dry_run), Budget(given.budget)
     if not given.dry_run and not given.data.is_file():
         raise SystemExit(
-            f"published: {given.data} is not there; make_data.py writes it. Nothing was run"
+            f"published: {given.data} does not exist; make_data.py writes it. Nothing was run"
         )
     given.out.mkdir(parents=True, exist_ok=True)
     methods: dict[str, dict[str, Any]] = {
@@ -121,15 +165,7 @@ def main() -> None:
     }
     started, found = time.monotonic(), dict[str, Any]()
     rounds = given.rounds or (3 if given.dry_run else 0)
-    if not rounds:
-        took = {
-            name: min(run(given, strategy, PILOT, 0, device)[1][1:])
-            for name, strategy in methods.items()
-        }
-        print({name: f"{s:.3f} s a round" for name, s in took.items()}, flush=True)
-        rounds = max(
-            2, min(MOST_ROUNDS, int(0.9 * budget.left / (given.seeds * sum(took.values()))))
-        )
+    rounds = rounds or affordable_rounds(given, methods, device, budget)
     print(f"{rounds} rounds, {given.seeds} seeds", flush=True)
     for name, strategy in methods.items():
         finals, each = list[float](), list[float]()

@@ -1,11 +1,11 @@
-"""Count, without a GPU, what would make the host wait for one, by line of fedkd.
+"""Count, without a GPU, the operations that would make the host wait for one, by line of fedkd.
 
     python waits.py [--models mlp cnn resnet] [--together] [--checkpoint 1] [--clients 2]
 
-Runs two rounds of W's settings on the device that tests/helpers/pretend.py makes up, and counts in
-the second one, for each client: tensors copied to the device and back (each is a wait, since the
-host's memory is not pinned), and values that Python reads. Boolean indices wait too and are not
-seen here. Run it from the project's root.
+It runs two rounds of W's settings on the simulated device of tests/helpers/pretend.py, and counts
+in the second one, for each client: tensors copied to the device and back (each is a wait, since the
+host's memory is not pinned), and values that Python reads. Boolean indices wait too, and are not
+counted. Run it from the project's root.
 """
 
 import argparse
@@ -30,7 +30,7 @@ original = pretend.compute
 
 
 def where() -> str:
-    """Return the line of fedkd that is at work."""
+    """Return the line of fedkd that is being executed."""
     frames = (f for f in reversed(traceback.extract_stack(limit=40)) if "/fedkd/" in f.filename)
     frame = next(frames, None)
     return (
@@ -39,7 +39,7 @@ def where() -> str:
 
 
 def watched(operation: Any, *args: Any, **kwargs: Any) -> Any:
-    """Do an operation as the pretended device does it, and count it if the host would wait."""
+    """Execute an operation on the simulated device, and count it if the host would wait."""
     result, name = original(operation, *args, **kwargs), operation._schema.name
     if not counting:
         return result
@@ -54,7 +54,7 @@ def watched(operation: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def register() -> torch.device:
-    """Make the device known, with every operation watched."""
+    """Register the simulated device, with every operation counted."""
     pretend.compute = watched
     pretend.Pretended.__torch_dispatch__ = classmethod(
         lambda cls, operation, types, args=(), kwargs=None: watched(
@@ -66,7 +66,7 @@ def register() -> torch.device:
 
 
 def main() -> None:
-    """Count and print."""
+    """Run the command."""
     global counting
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

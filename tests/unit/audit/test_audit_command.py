@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedkd.audit.audit_run import audit_run
-from fedkd.audit.claims import AuditedClaim, covers, read_claims
+from fedkd.audit.audited_claims import AuditedClaim, covers, read_claims
 from fedkd.audit.decoding import upload_probs
 from fedkd.audit.one_run import Guesses, one_run_bound
 from fedkd.cli.audit import main

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
+from fedkd.audit.audited_claims import AuditedClaim
 from fedkd.audit.bounds import (
     Errors,
     bonferroni,
@@ -17,7 +18,6 @@ from fedkd.audit.bounds import (
     gaussian_mu,
     two_sample_ceiling,
 )
-from fedkd.audit.claims import AuditedClaim
 from fedkd.audit.one_run import Guesses, guess, one_run_bound, one_run_ceiling, one_run_p_value
 from fedkd.audit.roc import random_halves, upper_rate
 from fedkd.audit.verdicts import judge
