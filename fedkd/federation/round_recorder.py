@@ -82,21 +82,23 @@ class RoundRecorder:
     def note_reply(self, reply: Reply) -> None:
         """Add a reply's size, and what its client measured; note a failure."""
         record, upload = self.records[reply.client_id], reply.upload
-        record = replace(
+        known: dict[str, Any]
+        if upload is None:
+            known = {"status": "rejected" if reply.rejected else "failed", "reason": reply.error}
+        else:
+            metrics: Mapping[str, Any] = upload.metrics
+            known = {
+                # Who was rejected or declined before stays so: a reason was given.
+                "status": record.status if record.reason else "ok",
+                "seconds": record.seconds + metrics.get("seconds", 0.0),
+                **client_figures(metrics),
+            }
+        self.records[reply.client_id] = replace(
             record,
             bytes_up=record.bytes_up + reply.size.bytes,
             entropy_bytes_up=record.entropy_bytes_up + reply.size.entropy_bytes,
+            **known,
         )
-        if upload is None:
-            status: Status = "rejected" if reply.rejected else "failed"
-            record = replace(record, status=status, reason=reply.error)
-        else:
-            metrics: Mapping[str, Any] = upload.metrics
-            seconds = record.seconds + metrics.get("seconds", 0.0)
-            # Who was rejected or declined before stays so: a reason was given.
-            status = record.status if record.reason else "ok"
-            record = replace(record, status=status, seconds=seconds, **client_figures(metrics))
-        self.records[reply.client_id] = record
 
     def set_status(self, client_id: int, status: Status, reason: str) -> None:
         """Set what became of a client in the round, and why."""
