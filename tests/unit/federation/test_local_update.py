@@ -1,0 +1,138 @@
+"""A client's local update, step by step, without a server."""
+
+import threading
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from own_mechanisms import Trainer
+from tiny import scenario
+from torch import Tensor
+
+from fedkd.errors import DeadlinePassed, Interrupted
+from fedkd.experiment.build import build
+from fedkd.federation.client import take_part
+from fedkd.federation.context import PRIVACY, ClientContext
+from fedkd.federation.knowledge_view import KnowledgeView
+from fedkd.federation.local_steps import STEPS, label_leakage
+from fedkd.federation.local_update import ClientMemory, LocalUpdate, begin_update, store
+from fedkd.messages import Download, Predictions
+from fedkd.privacy.enforcement import SPENT
+
+
+def context(**changes: Any) -> ClientContext:
+    return build(scenario(models=["mlp"], **changes), threading.Event()).context
+
+
+def begun(shared: ClientContext, *steps: Any, **changes: Any) -> LocalUpdate:
+    ids = torch.arange(shared.task.public_size)
+    return begin_update(shared, 0, Download(round=1, steps=steps, public_ids=ids, **changes))
+
+
+def weights(update: LocalUpdate) -> Tensor:
+    return torch.cat([tensor.flatten().clone() for tensor in update.model.state_dict().values()])
+
+
+def test_sections_of_a_clients_memory_are_replaced_one_by_one() -> None:
+    memory = ClientMemory({"codec up/a": torch.ones(1), "privacy steps": torch.ones(2)})
+    memory.replace("privacy ", {"rounds": torch.ones(3)})
+    assert memory.tensors.keys() == {"codec up/a", "privacy rounds"}
+    assert memory.section("privacy ")["rounds"].shape == (3,)
+    memory.replace_codec("up", None)
+    assert (memory.codec("up"), memory.codec("down")) == (None, None)
+
+
+def test_training_changes_the_model_and_records_its_loss() -> None:
+    update = begun(context(), "train")
+    before = weights(update)
+    STEPS["train"](update)
+    assert not torch.equal(weights(update), before)
+    assert update.metrics.keys() == {"train_loss"}
+
+
+def test_distilling_brings_predictions_nearer_to_the_teacher() -> None:
+    shared = context(distill={"epochs": 5})
+    target = torch.zeros(40, 10)
+    target[:, 3] = 1.0
+    teacher = Predictions(ids=torch.arange(40), values=target, scale="probs")
+    update = begun(shared, "distill", teacher=teacher)
+    view = KnowledgeView(update)
+    before = view.public_logits().softmax(-1)[:, 3].mean()
+    STEPS["distill"](update)
+    assert view.public_logits().softmax(-1)[:, 3].mean() > before
+    assert update.metrics.keys() == {"distill_loss"}
+
+
+def test_a_view_of_a_client_writes_nothing() -> None:
+    update = begun(context(), "share")
+    logits = KnowledgeView(update).public_logits()
+    assert (update.metrics, update.knowledge, update.event) == ({}, None, None)
+    assert KnowledgeView(update, logits).public_logits() is logits
+
+
+def test_sharing_makes_knowledge_with_an_event_and_measures_label_leakage() -> None:
+    update = begun(context(), "share")
+    STEPS["share"](update)
+    assert update.knowledge is not None
+    assert update.event is not None
+    logits = KnowledgeView(update).public_logits()
+    expected = label_leakage(logits, update.context.label_counts(0))
+    assert update.metrics == {"label_leakage": expected}
+
+
+def test_label_leakage_is_zero_for_the_true_distribution_and_large_for_another() -> None:
+    logits = torch.tensor([[20.0, 0.0], [0.0, 20.0]])
+    assert label_leakage(logits, (5, 5)) == pytest.approx(0.0, abs=1e-6)
+    assert label_leakage(logits[:1], (0, 5)) > 5
+
+
+def test_an_update_is_stored_only_where_the_message_may_have_changed_it() -> None:
+    shared = context()
+    store(begun(shared, "evaluate"))
+    assert shared.store.get(0) is None
+    store(begun(shared, "train"))
+    assert shared.store.get(0) is not None
+
+
+def test_a_step_that_raises_leaves_the_client_as_it_was_but_for_what_must_not_be_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shared = context()
+    shared = replace(shared, enforcer=replace(shared.enforcer, mechanism=Trainer()))
+    before = {name: tensor.clone() for name, tensor in shared.initial_state(0).items()}
+
+    def failing(update: LocalUpdate) -> None:
+        raise RuntimeError("as the test wants")
+
+    monkeypatch.setitem(STEPS, "evaluate", failing)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="as the test wants"):
+        take_part(shared, 0, Download(round=1, steps=("train", "evaluate")))
+    after = shared.store.get(0)
+    assert after is not None
+    assert int(after[f"{PRIVACY}rounds"]) == 1
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_a_client_whose_budget_is_spent_declines_and_is_evaluated() -> None:
+    shared = context()
+    shared = replace(shared, enforcer=replace(shared.enforcer, mechanism=Trainer(most=0)))
+    upload = take_part(shared, 0, Download(round=1, steps=("train", "evaluate", "share")))
+    assert (upload.declined, upload.knowledge, upload.privacy) == (SPENT, None, None)
+    assert upload.metrics["global_accuracy"] >= 0
+
+
+def test_an_update_ends_where_the_run_is_stopped_or_the_deadline_has_passed() -> None:
+    shared = context()
+    with pytest.raises(Interrupted):
+        begun(replace(shared, stopped=lambda: True), "train").check_interrupt()
+    with pytest.raises(DeadlinePassed):
+        begun(replace(shared, deadline=-1.0), "train").check_interrupt()
+
+
+def test_the_next_client_borrows_the_same_module() -> None:
+    shared = context()
+    first, _ = shared.borrow_model(0)
+    second, _ = shared.borrow_model(1)
+    assert first is second
+    assert shared.own_model(0) is not shared.own_model(0)
