@@ -41,7 +41,7 @@ NEAR = 0.9
 """Share of the ceiling that the own model's mean exposure must reach: below, the run is void."""
 
 
-class History:
+class UploadHistory:
     """A client's uploads of all rounds: by public id the sum of logarithms, and how many came."""
 
     def __init__(self, public_size: int, classes: int) -> None:
@@ -74,7 +74,7 @@ class Exposures:
     secrets: PlantedSecrets
     teaches: str
     _uploads: dict[int, Predictions] = field(default_factory=dict, repr=False)
-    _history: dict[int, History] = field(default_factory=dict, repr=False)
+    _history: dict[int, UploadHistory] = field(default_factory=dict, repr=False)
     _metrics: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
     _own: dict[int, dict[str, tuple[float, ...]]] = field(default_factory=dict, repr=False)
     _teacher: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
@@ -101,7 +101,7 @@ class Exposures:
         if self.secrets.upload_history:
             history = self._history.get(client_id)
             if history is None:
-                history = History(self.context.task.public_size, self.context.task.classes)
+                history = UploadHistory(self.context.task.public_size, self.context.task.classes)
                 self._history[client_id] = history
             history.add(knowledge.ids, self._probs(knowledge.values, knowledge.scale))
 
@@ -129,7 +129,7 @@ class Exposures:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state`` returned."""
         for client_id, tensors in state.items():
-            history = History(self.context.task.public_size, self.context.task.classes)
+            history = UploadHistory(self.context.task.public_size, self.context.task.classes)
             history.logs, history.times = tensors["logs"], tensors["times"]
             self._history[int(client_id)] = history
 

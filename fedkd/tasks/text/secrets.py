@@ -33,11 +33,11 @@ from fedkd.tasks.text.text_canaries import (
     Canary,
     CanaryFormat,
     Visits,
+    add_contexts,
     candidate_sequences,
     draw_canaries,
     draw_references,
     insert,
-    visit,
 )
 from fedkd.tasks.text.tokens import next_token_logits
 from fedkd.tasks.text.vocabulary import Vocabulary
@@ -239,12 +239,12 @@ class Secrets:
             texts = insert(texts, one.form, one.inserted, client_id, one.seed)
         return tuple(texts)
 
-    def visit(self, texts: Sequence[str]) -> tuple[str, ...]:
+    def add_contexts(self, texts: Sequence[str]) -> tuple[str, ...]:
         """Return public texts that visit the secrets' context as the settings say."""
         settings = self.settings
         for one in self.by_form:
             every = (*one.inserted, *one.controls)
-            texts = visit(
+            texts = add_contexts(
                 texts, one.form, every, settings.visits, one.seed, times=settings.visit_times
             )
         return tuple(texts)

@@ -148,7 +148,7 @@ def insert(
     return _scatter(texts, mine, seed, "canaries", "client", client)
 
 
-def visit(
+def add_contexts(
     texts: Sequence[str],
     form: CanaryFormat,
     canaries: Iterable[Canary],

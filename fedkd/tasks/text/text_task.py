@@ -472,7 +472,7 @@ def make_text_task(setup: TaskSetup, prepared: PreparedTexts) -> TextTask:
     permutation = numpy_stream(setup.seed, "public", "own").permutation(len(held_back))
     texts: Sequence[str] = [held_back[i] for i in sorted(permutation[:public_texts].tolist())]
     if secrets is not None:
-        texts = secrets.visit(texts)
+        texts = secrets.add_contexts(texts)
     cut = windows(vocabulary, texts, tokens.context, whose="the public text")
     public = Windows(cut.inputs.to(setup.device), cut.targets.to(setup.device))
     asked = cut.real & ~_skipped(tokens.skip, vocabulary, cut, canaries.forms)

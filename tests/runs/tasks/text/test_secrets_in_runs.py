@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_text import CANARIES, text_experiment, text_records, text_scenario
 
-from fedkd.audit.secret_exposure import History, summarized, void_because
+from fedkd.audit.secret_exposure import UploadHistory, summarized, void_because
 from fedkd.errors import SettingError
 from fedkd.experiment.resume import resume
 from fedkd.experiment.run import run
@@ -259,7 +259,7 @@ def test_names_make_contexts_of_their_own() -> None:
 def test_a_history_is_the_mean_of_logarithms_of_what_came() -> None:
     """Noise that is fresh each round averages out in it; noise that is fixed stays."""
     logits, ids = torch.randn(3, 5), torch.tensor([4, 1, 2])
-    fixed, fresh = History(6, 5), History(6, 5)
+    fixed, fresh = UploadHistory(6, 5), UploadHistory(6, 5)
     noise = torch.randn(400, 3, 5)
     for each in noise:
         fixed.add(ids, (logits + noise[0]).softmax(-1))

@@ -16,12 +16,12 @@ from fedkd.tasks.text.secrets import CANARIES
 from fedkd.tasks.text.text_canaries import (
     DIGITS,
     CanaryFormat,
+    add_contexts,
     alphabet_of,
     candidate_sequences,
     draw_canaries,
     draw_references,
     insert,
-    visit,
 )
 from fedkd.tasks.text.tokens import PAD
 from fedkd.tasks.text.vocabulary import Bytes, Characters, decode, learn_byte_pairs
@@ -66,10 +66,12 @@ def test_a_client_holds_its_canary_as_often_as_it_says_and_a_control_is_held_by_
 def test_public_text_visits_the_context_at_each_level():
     form = PIN
     canaries = draw_canaries(form, [5, 5], seed=0, held_out=2)
-    assert visit(TEXTS, form, canaries, "never", 0) == TEXTS
-    bare = visit(TEXTS, form, canaries, "prefix", 0, times=6)
+    assert add_contexts(TEXTS, form, canaries, "never", 0) == TEXTS
+    bare = add_contexts(TEXTS, form, canaries, "prefix", 0, times=6)
     assert [x for x in bare if form.prefix in x] == [form.prefix] * 6
-    filled = [x for x in visit(TEXTS, form, canaries, "fillings", 0, times=500) if form.prefix in x]
+    filled = [
+        x for x in add_contexts(TEXTS, form, canaries, "fillings", 0, times=500) if form.prefix in x
+    ]
     assert len(set(filled)) == 500
     assert not set(filled) & set(form.texts(c.index for c in canaries))
 
@@ -120,9 +122,12 @@ def test_candidates_of_different_lengths_are_summed_not_averaged():
         (lambda: draw_canaries(SMALL, [0, 0], 0), "leave no canary"),
         (lambda: draw_canaries(SMALL, [1], 0, held_out=3), "more than half"),
         (lambda: draw_canaries(SMALL, [-1], 0), "repeats must be >= 0"),
-        (lambda: visit(["code a"], SMALL, (), "never", 0), "already holds the canary's prefix"),
-        (lambda: visit(TEXTS, SMALL, (), "never", 0, times=3), "would do nothing"),
-        (lambda: visit(TEXTS, SMALL, (), "prefix", 0), "times must be given"),
+        (
+            lambda: add_contexts(["code a"], SMALL, (), "never", 0),
+            "already holds the canary's prefix",
+        ),
+        (lambda: add_contexts(TEXTS, SMALL, (), "never", 0, times=3), "would do nothing"),
+        (lambda: add_contexts(TEXTS, SMALL, (), "prefix", 0), "times must be given"),
         (lambda: draw_references(SMALL, 6, {1}, 0, "test"), "more than 6 fillings"),
     ],
 )
