@@ -1,3 +1,1 @@
-"""Whole runs: build a scenario into objects, run, resume, compare with local training,
-summarize.
-"""
+"""Whole runs: build a scenario, run it, resume, compare with local training, sum up."""

@@ -54,6 +54,7 @@ class RunReport:
         self._changed: set[int] = set()
         # Those of now: what is edited while the run goes on has been imported before.
         self._conditions = conditions_of(experiment)
+        self._deciding = deciding(experiment.scenario)
         self._started = time.perf_counter() - sum(record.seconds for record in self.records)
 
     def begin(self, complaints: Sequence[str] = ()) -> None:
@@ -101,7 +102,7 @@ class RunReport:
             self._changed,
             server={**experiment.server.state(), **_observed(experiment)},
             sizes=self.folder.sizes(),
-            scenario=deciding(experiment.scenario),
+            scenario=self._deciding,
             versions=self._conditions,
         )
         self._changed.clear()

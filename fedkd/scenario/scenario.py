@@ -159,6 +159,14 @@ SECTIONS: dict[str, Any] = {
 """The other sections by name."""
 
 
+_OWN = meanings(Scenario)
+_AT_TOP = {
+    "name": _OWN["name"],
+    **{key: meaning for cls in TOP.values() for key, meaning in meanings(cls).items()},
+}
+_IN_SECTIONS = {name: meanings(cls) for name, cls in SECTIONS.items()}
+
+
 def meaning_of(name: str) -> Meaning:
     """Return what a setting means for a run, by its dotted name.
 
@@ -168,13 +176,11 @@ def meaning_of(name: str) -> Meaning:
     'figures'
     """
     top, _, rest = name.partition(".")
-    own = meanings(Scenario)
     if top in GROUPS:
         return GROUPS[top].meaning
     if top in SECTIONS:
-        return meanings(SECTIONS[top]).get(rest, own[top])
-    of_top = {key: meaning for cls in TOP.values() for key, meaning in meanings(cls).items()}
-    return of_top.get(name, own["name"] if name == "name" else UNDECLARED)
+        return _IN_SECTIONS[top].get(rest, _OWN[top])
+    return _AT_TOP.get(name, UNDECLARED)
 
 
 def with_effect(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,9 +206,8 @@ def left_open(scenario: Scenario) -> set[str]:
 
 def resumable() -> tuple[str, ...]:
     """Return what may be given anew when a run is resumed: groups, sections and single settings."""
-    own = meanings(Scenario)
     groups = [name for name, group in GROUPS.items() if group.meaning.resumable]
-    sections = [name for name in SECTIONS if own[name].resumable]
+    sections = [name for name in SECTIONS if _OWN[name].resumable]
     inside = [("", cls) for cls in TOP.values()]
     inside += [(name, cls) for name, cls in SECTIONS.items() if name not in sections]
     single = [
