@@ -118,8 +118,8 @@ BUGS = (
     Bug(
         "scenario",
         "fedkd/scenario/registry.py",
-        "return cls, {**defaults(cls), **fields}",
-        "return cls, {**fields, **defaults(cls)}",
+        "return cls, {**defaults(cls), **given}",
+        "return cls, {**given, **defaults(cls)}",
         "a name does not stand for its own settings",
     ),
     Bug(

@@ -303,6 +303,7 @@ def test_members_of_an_overfitted_run_are_told_from_others_of_the_same_pool(tmp_
         assert found["blind_auc_low"] < 0.5 < found["blind_auc_high"]
 
 
+@pytest.mark.slow
 def test_a_claim_that_was_tampered_with_is_refuted_afterwards(tmp_path: Path) -> None:
     run(fast(**{**OVERFITTED, "audit": {"name": "canaries", "per_client": 25}}), tmp_path / "run")
     path = tmp_path / "run" / "summary.json"

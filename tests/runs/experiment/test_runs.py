@@ -247,6 +247,7 @@ def test_public_labels_reach_only_a_strategy_that_declared_them() -> None:
     assert run[0].knowledge_sha256 is not None
 
 
+@pytest.mark.slow
 def test_pre_training_on_the_labeled_public_set_teaches_before_the_first_round() -> None:
     setting = {
         "strategy": "local_only",

@@ -841,6 +841,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.fast(10)
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_would_not_hold_is_refused_before_any_training(what: str):
     changes, message = REFUSED[what]

@@ -12,9 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkd.errors import RunError
-from fedkd.report.comparison.figures import BASELINE, Line, Options, Setting, compare, figures, baselines_of
+from fedkd.report.comparison.figures import (
+    BASELINE,
+    Line,
+    Options,
+    Setting,
+    baselines_of,
+    compare,
+    figures,
+)
 from fedkd.report.comparison.pictures import accuracy, draw
-from fedkd.report.comparison.run_reader import Run, read_run, status, baseline_run
+from fedkd.report.comparison.run_reader import Run, baseline_run, read_run, status
 from fedkd.report.comparison.statistics import Interval, Paired, holm, interval, paired
 from fedkd.report.comparison.tables import Table, tables, write_csv
 

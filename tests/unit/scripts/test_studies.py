@@ -121,6 +121,7 @@ def test_a_claim_beyond_another_difference_is_judged_by_the_difference_of_both()
     )
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize("study", PLUGINS, ids=lambda study: study.name)
 def test_methods_of_a_plug_in_hold_the_same_data_and_ask_about_equally_much(study: Study) -> None:
     by_setting: dict[Any, list[Any]] = {}
@@ -138,6 +139,7 @@ def test_methods_of_a_plug_in_hold_the_same_data_and_ask_about_equally_much(stud
             assert first_round + (rounds - 1) * public.per_round == 400
 
 
+@pytest.mark.slow
 def test_a_miniature_reports_harm_and_the_gap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ def test_every_seed_leaves_each_client_out_once(
     assert (tmp_path / "unseen.csv").read_text().splitlines()[1] == ",uniform,0,0.5"
 
 
+@pytest.mark.slow
 def test_moved_images_are_the_same_for_every_method_of_a_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

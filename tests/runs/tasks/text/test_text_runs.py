@@ -271,6 +271,7 @@ def test_any_causal_model_with_logits_takes_part() -> None:
     assert all(client.status == "ok" for client in record.clients)
 
 
+@pytest.mark.slow
 def test_a_round_may_ask_about_some_positions() -> None:
     for choice in ("random", "disagreement"):
         first, second = text_records(

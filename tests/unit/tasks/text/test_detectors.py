@@ -120,6 +120,7 @@ def asked_about(text: Windows, which: Tensor) -> AskedPositions:
     return AskedPositions(text.inputs, rows, int(which.sum()), text.targets)
 
 
+@pytest.mark.slow
 def test_skipping_marked_positions_still_lets_the_secret_out():
     """Fact 4. A student that never sees a marked position learns the secret's digits from the tails
     of the others."""

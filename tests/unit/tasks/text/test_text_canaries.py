@@ -102,7 +102,7 @@ def test_candidates_of_different_lengths_are_summed_not_averaged():
     assert bits.tolist() == pytest.approx([3.0 * (n - 1) for n in lengths.tolist()])
 
 
-@pytest.mark.fast(4)
+@pytest.mark.fast(1)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
