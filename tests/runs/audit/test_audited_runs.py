@@ -46,18 +46,18 @@ def without_time(run_dir: Path) -> Any:
 def test_what_is_stored_is_what_travelled(tmp_path: Path) -> None:
     codec = {"name": "float16"}
     run(fast(audit=STORE, codec=codec), tmp_path / "run")
-    view = read_transcript(tmp_path / "run", "server")
-    assert view.clients("upload") == view.clients("teacher") == [0, 1, 2, 3]
-    sent = [arrays for _, arrays in view.of("upload", 1)]
+    transcript = read_transcript(tmp_path / "run", "server")
+    assert transcript.clients("upload") == transcript.clients("teacher") == [0, 1, 2, 3]
+    sent = [arrays for _, arrays in transcript.of("upload", 1)]
     assert [sorted(arrays) for arrays in sent] == [["ids", "logits:float16"]] * 2
-    assert view.about["codecs"]["upload"] == codec
-    assert view.about["codecs"]["teacher"] == codec
-    taught = [arrays["logits:float16"] for _, arrays in view.of("teacher", 3)]
+    assert transcript.about["codecs"]["upload"] == codec
+    assert transcript.about["codecs"]["teacher"] == codec
+    taught = [arrays["logits:float16"] for _, arrays in transcript.of("teacher", 3)]
     assert len(taught) == 2
     assert (
         len(list((tmp_path / "run" / "view").glob("teacher_*.npz"))) == 2
     )  # all clients are sent the same
-    (public,) = (arrays["inputs"] for _, arrays in view.of("public"))
+    (public,) = (arrays["inputs"] for _, arrays in transcript.of("public"))
     assert public.shape == (40, 1, 8, 8)
     truth = read_ground_truth(tmp_path / "run")
     assert len(truth.labels) == 0
@@ -81,8 +81,8 @@ def test_a_client_that_was_left_a_canary_trains_on_it_and_others_do_not(tmp_path
 
 @pytest.mark.fast(1)
 @pytest.mark.parametrize("name", ["canaries", "members"])
-def test_what_coins_leave_out_is_a_null_record_of_dp_sgd(name: str, tmp_path: Path) -> None:
-    """All clients have 20 records before the coins: one rate, one noise and one stated size,
+def test_an_excluded_candidate_is_a_null_record_of_dp_sgd(name: str, tmp_path: Path) -> None:
+    """All clients have 20 records before exclusion: one rate, one noise and one stated size,
     whatever came up."""
     private: dict[str, Any] = {"strategy": "dsfl", "privacy": {"name": "dp_sgd", "epsilon": 4.0}}
     experiment = build(
@@ -138,7 +138,7 @@ def test_figures_are_the_same_to_the_bit_on_two_workers_and_after_a_resume(
                 run(fast(audit=audit), tmp_path / "other")
         assert (
             len(list(read_transcript(tmp_path / "other", "server").of("upload"))) == 8
-        )  # the view is ahead of the checkpoint
+        )  # the transcript is ahead of the checkpoint
         resume(fast(audit=audit), tmp_path / "other")
     else:
         run(fast(audit=audit, engine=engine), tmp_path / "other")
@@ -194,7 +194,7 @@ def test_a_full_disk_ends_the_run_with_the_reason(
         ({"audit": {"name": "canaries", "per_client": 0}}, "audit.per_client must be >= 1"),
         ({"audit": {"name": "canaries", "kind": "odd"}}, "audit.kind must be one of mislabeled"),
         ({"audit": {"name": "canaries", "per_client": 20}}, "leaves client 0 no record"),
-        ({"audit": {"name": "members", "per_client": 20}}, "per_client=20 needs at least one record"),
+        ({"audit": {"name": "members", "per_client": 20}}, "per_client=20 needs at least one"),
         ({"audit": {"name": "store", "per_client": 3}}, "audit.per_client"),
         ({"audit": {"name": "store", "adversaries": ["lab"]}}, "has none"),
         ({"audit": {"name": "members", "adversaries": []}}, "audit.adversaries must name one"),

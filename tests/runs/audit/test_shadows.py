@@ -1,5 +1,4 @@
-"""Shadow models: trained as the client was, on coins of their own; and what LiRA finds with
-them."""
+"""Shadow models, trained as the client was on inclusion bits of their own, and LiRA with them."""
 
 import json
 import threading
@@ -43,7 +42,7 @@ def shadows_of(experiment: Experiment, count: int = 4, teachers: Any = None) -> 
     )
 
 
-def test_every_candidate_is_in_half_of_the_shadows_and_coins_differ_between_candidates(
+def test_every_candidate_is_in_half_of_the_shadows_and_inclusion_differs_between_candidates(
     tmp_path: Path,
 ) -> None:
     shadows = shadows_of(experiment_of(tmp_path), 6)
@@ -64,7 +63,7 @@ def test_what_shadows_do_leaves_no_trace_in_the_run_and_repeats(tmp_path: Path) 
     )  # each starts from weights of its own
 
 
-def test_a_shadow_with_a_runs_coins_and_streams_is_the_runs_client(
+def test_a_shadow_with_a_runs_inclusion_and_streams_is_the_runs_client(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     given = scenario(strategy="fedmd", models=["mlp"], audit={**CANARIES, "adversaries": ["lab"]})

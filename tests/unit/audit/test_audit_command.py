@@ -1,5 +1,4 @@
-"""Stored runs made by hand: what clients upload carries their canaries' coins as much as the test
-wants."""
+"""The audit of stored runs that a test wrote: uploads leak inclusion bits as much as it sets."""
 
 import csv
 import json

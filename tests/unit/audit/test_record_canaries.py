@@ -69,7 +69,7 @@ def test_kinds_look_as_they_are_called() -> None:
     assert (altered.images[candidates.rows] != prepared.images[candidates.rows]).mean() > 0.95
 
 
-def test_coins_are_fair_and_repeat() -> None:
+def test_inclusion_is_fair_and_repeats() -> None:
     prepared, division = data()
     share = np.mean(
         [
@@ -77,7 +77,7 @@ def test_coins_are_fair_and_repeat() -> None:
             for s in range(40)
         ]
     )
-    assert abs(share - 0.5) < 0.04  # 2,400 coins: four standard deviations
+    assert abs(share - 0.5) < 0.04  # 2,400 bits: four standard deviations
     first, again = (
         plant(prepared, division, RecordCanaries(per_client=20), 7)[2] for _ in range(2)
     )
@@ -90,7 +90,7 @@ def test_a_client_keeps_a_record_that_is_certainly_its_own() -> None:
         plant(prepared, division, RecordCanaries(per_client=5), 0)
 
 
-def test_ordinary_records_are_left_out_by_fair_coins_and_nothing_else_changes() -> None:
+def test_ordinary_records_are_left_out_with_probability_one_half_and_nothing_else_changes() -> None:
     prepared, division = data()
     after, candidates = members_and_others(prepared, division, None, 3)
     assert len(candidates.rows) == 3 * 29  # one of each client's is in for certain
@@ -107,7 +107,7 @@ def test_ordinary_records_are_left_out_by_fair_coins_and_nothing_else_changes() 
     share = np.mean(
         [members_and_others(prepared, division, None, s)[1].included.mean() for s in range(40)]
     )
-    assert abs(share - 0.5) < 0.035  # 3,480 coins: four standard deviations
+    assert abs(share - 0.5) < 0.035  # 3,480 bits: four standard deviations
     assert len(members_and_others(prepared, division, 4, 3)[1].rows) == 12
     with pytest.raises(SettingError, match="client 0 has 30"):
         members_and_others(prepared, division, 30, 3)

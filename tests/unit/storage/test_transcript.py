@@ -33,14 +33,14 @@ def stored(run_dir: Path) -> TranscriptWriter:
 
 def test_what_was_stored_comes_back_to_the_bit_in_order(tmp_path: Path) -> None:
     stored(tmp_path)
-    view = read_transcript(tmp_path, "server")
-    assert view.about == {"scale": "probs"}
-    assert view.clients("upload") == [0, 1]
-    found = [(e.round, e.client, a) for e, a in view.of("upload")]
+    transcript = read_transcript(tmp_path, "server")
+    assert transcript.about == {"scale": "probs"}
+    assert transcript.clients("upload") == [0, 1]
+    found = [(e.round, e.client, a) for e, a in transcript.of("upload")]
     assert [(r, c) for r, c, _ in found] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert found[1][2]["probs:float16"].dtype == np.float16
     np.testing.assert_array_equal(found[1][2]["probs:float16"], np.full((2, 3), 1.1, np.float16))
-    assert [e.round for e, _ in view.of("upload", client=1)] == [1, 2]
+    assert [e.round for e, _ in transcript.of("upload", client=1)] == [1, 2]
 
 
 def test_other_clients_do_not_see_uploads_and_nobody_sees_the_lab(tmp_path: Path) -> None:
