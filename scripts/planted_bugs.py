@@ -5,7 +5,8 @@
     python scripts/planted_bugs.py --tests tests/unit  # a part of the tests
     python scripts/planted_bugs.py --list              # only look whether each bug can be planted
 
-The tests of the bug's own room come first, and the first failure ends the search. Exit status: 0
+The tests must pass without a bug. Those of the bug's own room come first, and the first failure
+ends the search. Exit status: 0
 where every bug was caught, 1 where one was not, 2 where a bug's line is no longer in its file.
 """
 

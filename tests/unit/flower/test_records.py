@@ -71,19 +71,28 @@ def test_an_upload_without_knowledge_is_a_round_trip() -> None:
 
 
 @given(
-    rows=st.integers(1, 9), scale=st.sampled_from(["logits", "probs"]), has_teacher=st.booleans()
+    rows=st.integers(1, 9),
+    scale=st.sampled_from(["logits", "probs"]),
+    has_teacher=st.booleans(),
+    start_over=st.booleans(),
 )
-def test_a_download_is_a_round_trip(rows: int, scale: str, has_teacher: bool) -> None:
+def test_a_download_is_a_round_trip(
+    rows: int, scale: str, has_teacher: bool, start_over: bool
+) -> None:
     teacher = knowledge(rows, scale) if has_teacher else None
     sent = Download(
-        round=2, steps=("distill", "train", "share"), public_ids=torch.arange(rows), teacher=teacher
+        round=2,
+        steps=("distill", "train", "share"),
+        public_ids=torch.arange(rows),
+        teacher=teacher,
+        start_over=start_over,
     )
     encoded = None if teacher is None else records.pack_arrays(KINDS[scale].encode(teacher))
     content = records.download_content(
         sent, ConfigRecord({"text": "x"}), encoded, records.request_record(sent)
     )
     came = records.read_download(over_the_wire(content), KINDS[scale])
-    assert (came.round, came.steps) == (sent.round, sent.steps)
+    assert (came.round, came.steps, came.start_over) == (2, sent.steps, start_over)
     assert came.public_ids is not None
     assert torch.equal(came.public_ids, torch.arange(rows))
     assert (came.teacher is None) == (teacher is None)
