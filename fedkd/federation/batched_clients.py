@@ -1,8 +1,8 @@
 """Train several clients of one architecture in one batched call, ahead of their messages.
 
 A client finds its trained state in the workspace when its message comes, and does the rest of the
-message's steps itself. Only architectures are trained so whose clients get the same bits whatever
-other clients are in the batch (on the CPU): a run does not depend on how clients are grouped.
+message's steps itself. Only architectures are trained so whose clients get the same bits with any
+other clients in the batch (on the CPU): a run does not depend on how clients are grouped.
 """
 
 import time

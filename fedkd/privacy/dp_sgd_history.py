@@ -18,7 +18,7 @@ STEPS = "steps"
 """The steps' name in what a mechanism remembers of a client."""
 
 
-class History:
+class StepHistory:
     """Noise multipliers, sample rates and how many steps were made with them, in order."""
 
     def __init__(self, state: Iterable[Sequence[float]] = ()) -> None:
@@ -88,11 +88,11 @@ class History:
         return epsilon_of([(event, 1) for event in (*self.events(), more)], delta)[0] <= epsilon
 
 
-def history_of(memory: Mapping[str, Tensor]) -> History:
+def history_of(memory: Mapping[str, Tensor]) -> StepHistory:
     """Return a client's DP-SGD steps so far."""
-    return History(memory[STEPS].tolist()) if STEPS in memory else History()
+    return StepHistory(memory[STEPS].tolist()) if STEPS in memory else StepHistory()
 
 
-def with_history(memory: Mapping[str, Tensor], history: History) -> dict[str, Tensor]:
+def with_history(memory: Mapping[str, Tensor], history: StepHistory) -> dict[str, Tensor]:
     """Return a client's memory with its DP-SGD steps."""
     return {**memory, STEPS: torch.tensor(history.state(), dtype=torch.float64).reshape(-1, 3)}

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
-from fedkd.privacy.dp_sgd_history import History
+from fedkd.privacy.dp_sgd_history import StepHistory
 from fedkd.privacy.sampling_schedule import Schedule
 
 LEFT_ON_MODULES = (
@@ -50,7 +50,7 @@ def optimize_privately(
     clip_norm: float,
     batches: np.random.Generator,
     noise: np.random.Generator,
-    history: History,
+    history: StepHistory,
     check_interrupt: Callable[[], None] = lambda: None,
 ) -> float | None:
     """Train ``model`` by DP-SGD; return the mean loss over the samples met, if any.

@@ -1,6 +1,6 @@
 """Renyi differential privacy (RDP): an event's cost at each order, and its epsilon.
 
-RDP adds up over releases, whatever they are (Mironov 2017, arXiv 1702.07476); the conversion to
+RDP adds up over releases of any kind (Mironov 2017, arXiv 1702.07476); the conversion to
 epsilon is a bound, a little above the truth. Used where something other than plain Gaussian noise
 takes part. The subsampled Gaussian is Opacus' analysis; its fractional orders agree with
 quadrature. Opacus' Gaussian-DP accountant ("gdp") is never used: it rests on a central limit

@@ -8,7 +8,7 @@ from fedkd.settings.validators import at_least
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """One round of private training: fixed before it, whatever samples come.
+    """One round of private training, fixed before it begins.
 
     ``sample_rate`` is each sample's chance to be in a step, ``steps`` how many there are; gradients
     are divided by ``expected_batch_size``, since the size that a sample has is private.

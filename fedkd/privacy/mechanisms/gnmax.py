@@ -150,7 +150,7 @@ class GnMax(Budgeted, TrustedServer):
         return VoteResult(probs, torch.from_numpy(answered), self.spendings((event,)))
 
     def events(self, plan: ReleasePlan, rows: int) -> tuple[Event, ...]:
-        """Return what so many rows cost at most, whatever the votes are."""
+        """Return what so many rows cost at most, with any votes."""
         told = GaussianRows(rows=rows, sensitivity=2**0.5, sigma=self.sigma_in(plan))
         if self.threshold_sigma is None:
             return (told,)

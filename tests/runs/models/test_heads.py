@@ -24,7 +24,7 @@ from fedkd.models.dual_head import DualHead
 from fedkd.models.factory import ImageModelSpec
 from fedkd.models.heads import HEADS, label_logits, label_loss
 from fedkd.models.stage_heads import StageHeads
-from fedkd.privacy.dp_sgd_history import History
+from fedkd.privacy.dp_sgd_history import StepHistory
 from fedkd.privacy.mechanisms import Schedule
 from fedkd.privacy.private_training import check_sample_gradients, optimize_privately
 from fedkd.runtime.seeding import numpy_stream, torch_seed
@@ -289,7 +289,7 @@ def test_private_training_through_heads_is_that_of_the_definition(heads: str):
         clip_norm=0.3,
         batches=numpy_stream(0, "batches"),
         noise=numpy_stream(0, "noise"),
-        history=History(),
+        history=StepHistory(),
     )
     batches, parameters = numpy_stream(0, "batches"), list(naive.parameters())
     for _ in range(schedule.steps):

@@ -18,7 +18,7 @@ from fedkd.errors import SettingError
 from fedkd.models.factory import ZOO, ImageModelSpec
 from fedkd.privacy.calibration import largest_below
 from fedkd.privacy.composition import epsilon_of
-from fedkd.privacy.dp_sgd_history import History
+from fedkd.privacy.dp_sgd_history import StepHistory
 from fedkd.privacy.events import DpSgdSteps
 from fedkd.privacy.mechanisms import DpSgd, Schedule
 from fedkd.privacy.private_training import (
@@ -54,7 +54,7 @@ def train(
     sigma: float = 1.0,
     clip: float = 1.0,
     optimizer: torch.optim.Optimizer | None = None,
-    history: History | None = None,
+    history: StepHistory | None = None,
     names: tuple[str | int, ...] = ("client", 0, "round", 1),
     check_interrupt: Callable[[], None] = lambda: None,
 ) -> float | None:
@@ -69,7 +69,7 @@ def train(
         clip_norm=clip,
         batches=numpy_stream(0, *names, "train batches"),
         noise=numpy_stream(0, *names, "dp noise"),
-        history=history if history is not None else History(),
+        history=history if history is not None else StepHistory(),
         check_interrupt=check_interrupt,
     )
 
@@ -165,7 +165,7 @@ def test_nothing_of_opacus_is_left_on_the_model(name: str):
 
 
 def test_a_phase_ended_between_two_steps_leaves_no_trace_and_has_spent_what_it_drew():
-    model, history = build(), History()
+    model, history = build(), StepHistory()
     calls = iter(range(100))
 
     def check_interrupt() -> None:
@@ -181,7 +181,7 @@ def test_a_phase_ended_between_two_steps_leaves_no_trace_and_has_spent_what_it_d
 
 
 def test_a_phase_ended_inside_a_step_leaves_no_trace():
-    model, history = build("vit"), History()
+    model, history = build("vit"), StepHistory()
     x, _ = samples()
 
     def failing(batch: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ def test_the_same_streams_give_the_same_model_and_other_names_other_noise():
 
 
 def test_empty_samples_are_steps_of_noise_and_are_counted():
-    model, history = build(), History()
+    model, history = build(), StepHistory()
     nobody = Schedule(sample_rate=1e-9, steps=4, expected_batch_size=1.0)
     before = build()
     assert train(model, schedule=nobody, history=history) is None
@@ -382,7 +382,7 @@ def test_models_that_cannot_be_trained_privately_are_refused(model: nn.Module, m
 
 def test_batch_norm_is_refused_in_training_too():
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3))
-    history = History()
+    history = StepHistory()
     with pytest.raises(SettingError, match="BatchNorm"):
         train(model, history=history)
     assert history.steps == 0
@@ -439,15 +439,15 @@ def test_a_schedule_for_nobody_is_refused():
     )
 )
 def test_a_history_that_rested_on_disk_says_the_same(runs: list[tuple[float, float, int]]):
-    whole, resumed = History(), History()
+    whole, resumed = StepHistory(), StepHistory()
     for sigma, rate, steps in runs:
         for _ in range(steps):
             whole.add(sigma, rate)
-        resumed = History(json.loads(json.dumps(resumed.state())))
+        resumed = StepHistory(json.loads(json.dumps(resumed.state())))
         resumed.add(sigma, rate, steps)
     assert resumed.state() == whole.state()
     assert (
-        History(torch.tensor(whole.state(), dtype=torch.float64).reshape(-1, 3).tolist()).state()
+        StepHistory(torch.tensor(whole.state(), dtype=torch.float64).tolist()).state()
         == whole.state()
     )
     assert resumed.epsilon(DELTA) == whole.epsilon(DELTA)
@@ -458,15 +458,15 @@ def test_a_history_that_rested_on_disk_says_the_same(runs: list[tuple[float, flo
     ("steps", "epsilon"), [(8, 3.7934), (16, 4.6965), (24, 5.4109), (400, 20.508)]
 )
 def test_a_history_counts_all_rounds_and_not_the_last(steps: int, epsilon: float):
-    history = History()
+    history = StepHistory()
     for _ in range(steps // 8):
-        history = History(history.state())
+        history = StepHistory(history.state())
         history.add(1.0, 1 / 8, 8)
     assert history.epsilon(DELTA) == pytest.approx(epsilon, abs=6e-4)
 
 
 def test_mixed_settings_add_up():
-    history = History([[1.0, 0.1, 10], [2.0, 0.1, 5]])
+    history = StepHistory([[1.0, 0.1, 10], [2.0, 0.1, 5]])
     assert history.epsilon(DELTA) == pytest.approx(3.47648, abs=6e-6)
     assert history.epsilon(DELTA, "prv") == pytest.approx(2.90045, abs=6e-6)
 
@@ -475,7 +475,7 @@ def test_mixed_settings_add_up():
 def test_the_noise_for_a_run_spends_its_budget_and_then_the_client_is_silent(epsilon: float):
     settings, schedule, rounds = DpSgd(epsilon=epsilon), Schedule.of(100, 32, 2), 5
     sigma = settings.noise_multiplier_in(schedule, rounds)
-    history = History()
+    history = StepHistory()
     done = 0
     while history.affords(
         sigma, schedule.sample_rate, schedule.steps, epsilon=epsilon, delta=DELTA
@@ -607,7 +607,7 @@ def test_settings_that_do_not_fit_the_run_are_refused():
 )
 def test_what_is_no_history_is_refused(state: list[list[float]]):
     with pytest.raises(SettingError):
-        History(state)
+        StepHistory(state)
 
 
 def test_solving_stays_within_the_budget():

@@ -1,4 +1,4 @@
-"""The enforcer puts a mechanism to work without a run: uploads, teachers, the worst case, claims."""
+"""The enforcer puts a mechanism to work without a run: uploads, the worst case, claims."""
 
 import json
 from dataclasses import dataclass
