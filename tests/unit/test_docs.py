@@ -29,13 +29,15 @@ def test_every_path_and_link_leads_somewhere(document: str) -> None:
 def test_every_scenario_and_choice_that_is_named_exists(document: str) -> None:
     from fedkd.cli.arguments import scenario_files
     from fedkd.scenario.registry import GROUPS, names
+    from fedkd.settings.renamed import CHOICES
 
     text = (ROOT / document).read_text()
     for name in re.findall(r"\bscenario=([a-z0-9_]+)", text):
         assert name in {*scenario_files(), "mine"}, name
     for group in GROUPS:
         for name in re.findall(rf"(?<![\w.]){group}=([a-z_0-9]+)(?![\w.:])", text):
-            assert name in {*names(group), "my_rule"}, f"{group}={name}"
+            renamed = [old for of_group, old in CHOICES if of_group == group]
+            assert name in {*names(group), *renamed, "my_rule"}, f"{group}={name}"
 
 
 def test_the_page_of_columns_is_what_the_figures_declare() -> None:
