@@ -127,8 +127,8 @@ BUGS = (
         "robustness",
         "fedkd/robustness/aggregators.py",
         "math.ceil(share * clients - 1e-9)",
-        "math.ceil(share * clients)",
-        "a tenth of 30 clients is 4",
+        "math.floor(share * clients)",
+        "a share of the clients is rounded down",
     ),
     Bug(
         "data",
