@@ -31,7 +31,7 @@ from rich.console import Console
 
 from fedkd.cli.command import compose
 from fedkd.errors import FedkdError, RunError, SettingError
-from fedkd.report.comparison.figures import Line, Options, Setting, compare, baselines_of
+from fedkd.report.comparison.figures import Line, Options, Setting, baselines_of, compare
 from fedkd.report.comparison.grouping import in_common, sort_runs
 from fedkd.report.comparison.pictures import draw
 from fedkd.report.comparison.run_reader import read_run, runs_below

@@ -55,24 +55,15 @@ def make_context(
     """
     device = device or choose_device(scenario.federation.device)
     declared = declaration(scenario.strategy.value, scenario.strategy.name)
-    assigned, task_class = _models(scenario), find_task(scenario.data.value)
-    prepared = prepare(scenario.data.value)
+    assigned, prepared = _models(scenario), prepare(scenario.data.value)
     division = _divide(scenario, prepared)
     trained_on, planted, _ = scenario.audit.value.planted(
         prepared, division, scenario.federation.seed
     )
-    task = task_class.make(
-        TaskSetup(
-            prepared=prepared,
+    task = find_task(scenario.data.value).make(
+        replace(
+            _task_setup(scenario, prepared, division, assigned[0]),
             trained_on=trained_on,
-            division=division,
-            public=scenario.public,
-            public_source=scenario.public_data.value,
-            heads=scenario.heads.value,
-            tokens=scenario.tokens,
-            text_canaries=scenario.text_canaries.value,
-            reference=(assigned[0], _trained_whole(scenario)),
-            seed=scenario.federation.seed,
             device=device,
             public_inputs=public_inputs,
         )
@@ -139,6 +130,26 @@ def _models(scenario: Scenario) -> tuple[str, ...]:
     for model in scenario.federation.models:
         task_class.factory(model.partition("*")[0].strip())
     return assign(scenario.federation.models, scenario.federation.clients)
+
+
+def _task_setup(
+    scenario: Scenario, prepared: Labeled, division: Division, first_model: str
+) -> TaskSetup:
+    """Return what a task is made of, as if no audit planted anything, on the CPU."""
+    return TaskSetup(
+        prepared=prepared,
+        trained_on=prepared,
+        division=division,
+        public=scenario.public,
+        public_source=scenario.public_data.value,
+        heads=scenario.heads.value,
+        tokens=scenario.tokens,
+        text_canaries=scenario.text_canaries.value,
+        reference=(first_model, _trained_whole(scenario)),
+        seed=scenario.federation.seed,
+        device=torch.device("cpu"),
+        public_inputs=None,
+    )
 
 
 def _trained_whole(scenario: Scenario) -> Phase:

@@ -1,4 +1,4 @@
-"""Make sure that a folder holds a scenario's run, whatever ended an earlier attempt.
+"""Run a scenario into a folder: start it, resume it, or return what is complete.
 
 A complete run is left alone, another goes on from its checkpoint or begins again.
 

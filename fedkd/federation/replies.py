@@ -1,7 +1,7 @@
 """Replies of clients to a round's downloads, as the server takes them in."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedkd.messages import MessageSize, Upload
 
@@ -16,7 +16,7 @@ class Reply:
 
     client_id: int
     upload: Upload | None
-    size: MessageSize = MessageSize()
+    size: MessageSize = field(default_factory=MessageSize)
     error: str = ""
     rejected: bool = False
 

@@ -92,7 +92,7 @@ def _unpack(name: str, array: Array) -> np.ndarray:
 
 
 def record_size(record: ArrayRecord) -> MessageSize:
-    """Return the size of the values of a record's arrays, whatever they are."""
+    """Return the size of the values of a record's arrays."""
     return MessageSize.of(
         {
             name: array.values
@@ -104,7 +104,7 @@ def record_size(record: ArrayRecord) -> MessageSize:
 
 
 def upload_size(content: RecordDict) -> MessageSize:
-    """Return the size of all arrays of an upload's content, whatever they are."""
+    """Return the size of all arrays of an upload's content."""
     return sum(
         (record_size(record) for record in content.values() if isinstance(record, ArrayRecord)),
         MessageSize(),

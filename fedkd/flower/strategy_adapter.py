@@ -88,7 +88,14 @@ class FederatedDistillation(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Begin a round, and return its first messages."""
+        """Begin a round, and return its first messages.
+
+        Args:
+            server_round: The round, from 1.
+            arrays: Flower's global arrays; unused, since knowledge starts with none.
+            config: Flower's settings of the round; unused.
+            grid: Flower's grid; unused.
+        """
         self._round = federated_round(self.server, server_round)
         return self._messenger.messages(server_round, "train", next(self._round))
 
@@ -100,7 +107,14 @@ class FederatedDistillation(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return the round's last messages; none where training comes last."""
+        """Return the round's last messages; none where training comes last.
+
+        Args:
+            server_round: The round, from 1.
+            arrays: Flower's global arrays; unused.
+            config: Flower's settings of the round; unused.
+            grid: Flower's grid; unused.
+        """
         return self._messenger.messages(server_round, "evaluate", self._last)
 
     def aggregate_evaluate(

@@ -10,7 +10,6 @@ from fedkd.privacy.detection import Hints as Hints
 from fedkd.privacy.mechanisms.central_gaussian import CentralGaussian as CentralGaussian
 from fedkd.privacy.mechanisms.client_noise import ClientNoise as ClientNoise
 from fedkd.privacy.mechanisms.dp_sgd import DpSgd as DpSgd
-from fedkd.privacy.mechanisms.dp_sgd import Schedule as Schedule
 from fedkd.privacy.mechanisms.gaussian import Gaussian as Gaussian
 from fedkd.privacy.mechanisms.gnmax import GnMax as GnMax
 from fedkd.privacy.mechanisms.krr import RandomizedResponse as RandomizedResponse
@@ -18,6 +17,7 @@ from fedkd.privacy.mechanisms.laplace import Laplace as Laplace
 from fedkd.privacy.mechanisms.mechanism import Mechanism as Mechanism
 from fedkd.privacy.mechanisms.mechanism import unprotected_upload as unprotected_upload
 from fedkd.privacy.mechanisms.swing import Swing as Swing
+from fedkd.privacy.sampling_schedule import Schedule as Schedule
 
 MECHANISMS: dict[str, type[Mechanism]] = {
     "dp_sgd": DpSgd,

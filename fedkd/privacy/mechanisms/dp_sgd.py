@@ -35,7 +35,7 @@ from fedkd.privacy.mechanisms.row_noise import Budgeted
 from fedkd.privacy.private_training import check_sample_gradients, optimize_privately
 from fedkd.privacy.release_plan import ReleasePlan, check_accountant, check_delta_for, check_epsilon
 from fedkd.privacy.renyi import least_epsilon
-from fedkd.privacy.sampling_schedule import Schedule as Schedule
+from fedkd.privacy.sampling_schedule import Schedule
 from fedkd.settings.conditions import RunConditions
 from fedkd.settings.validators import check_choices, positive
 

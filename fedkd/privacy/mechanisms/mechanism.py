@@ -190,12 +190,12 @@ class Mechanism(Compatible):
                 " counts, so that no claim holds"
             )
         found = self.uncovered(conditions)
-        if found is None and self.protects_from and not self.trusts_server:
-            if conditions.public_sampling != "random":
-                return (
-                    f"privacy={chosen}: how often a sample is asked about would depend on answers;"
-                    " leave public.sampling out"
-                )
+        answers_choose = conditions.public_sampling != "random" and not self.trusts_server
+        if found is None and self.protects_from and answers_choose:
+            return (
+                f"privacy={chosen}: how often a sample is asked about would depend on answers;"
+                " leave public.sampling out"
+            )
         return found
 
     def uncovered(self, conditions: RunConditions) -> str | None:

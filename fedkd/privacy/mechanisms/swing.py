@@ -22,8 +22,7 @@ from fedkd.errors import SettingError
 from fedkd.fusion import soften
 from fedkd.messages import Knowledge, Predictions
 from fedkd.privacy.adaptive_temperature import draw_noise, swing_logits, swing_temperatures
-from fedkd.privacy.detection import Detector as Detector
-from fedkd.privacy.detection import Hints as Hints
+from fedkd.privacy.detection import Detector, Hints
 from fedkd.privacy.events import NoClaim
 from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import (

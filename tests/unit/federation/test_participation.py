@@ -56,5 +56,5 @@ def test_too_few_present_or_left_end_the_run_with_the_first_reason() -> None:
     with pytest.raises(RunError, match=r"round 4: 1 of 10 clients answered, .*=2; 2 dropped out"):
         one.require_present(selection((0, 1, 2), (1,)))
     one.require_answers(selection((0, 1, 2), (0, 1, 2)), {1: "lost"})
-    with pytest.raises(RunError, match="round 4: 1 of 10 .*; client 1 failed: lost$"):
+    with pytest.raises(RunError, match=r"round 4: 1 of 10 .*; client 1 failed: lost$"):
         one.require_answers(selection((0, 1, 2), (0, 1, 2)), {2: "late", 1: "lost"})

@@ -152,7 +152,10 @@ def test_pretraining_is_asked_for_until_a_client_has_answered() -> None:
 
 def test_after_a_lost_reply_both_sides_of_a_delta_codec_start_over() -> None:
     server = small_server(codecs=Codecs(Delta(), Delta()))
-    coded = {i: Delta().encode({"ids": torch.arange(8).int().numpy(), "logits": logits(i).numpy()}, None)[0] for i in range(3)}  # fmt: skip
+    ids = torch.arange(8).int().numpy()
+    coded = {
+        i: Delta().encode({"ids": ids, "logits": logits(i).numpy()}, None)[0] for i in range(3)
+    }
     play(server, [reply(i, knowledge=Packed(coded[i])) for i in range(3)])
     assert [d.start_over for d in next(federated_round(server, 2)).values()] == [False] * 3
     play(server, [lost(0), *(reply(i, 2, knowledge=Packed(coded[i])) for i in (1, 2))], 2)

@@ -339,7 +339,8 @@ def test_a_curve_stands_at_the_bytes_that_its_rounds_had_cost_and_local_training
         for seed, d in enumerate((0.0, 0.1))
     }
     some = compare({("some", ONE): runs}, OPTIONS)
-    figure = accuracy(some, baselines_of(some, OPTIONS), {"some": ("#0072B2", "o", "-")}, "bytes", "")
+    styles = {"some": ("#0072B2", "o", "-")}
+    figure = accuracy(some, baselines_of(some, OPTIONS), styles, "bytes", "")
     by_label = {line.get_label(): line for line in figure.axes[0].get_lines()}
     assert by_label["some"].get_xdata() == pytest.approx([300, 600])
     assert by_label["some"].get_ydata() == pytest.approx([25, 65])
