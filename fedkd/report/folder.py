@@ -51,9 +51,8 @@ class RunFolder:
         """
         self.path = path
         self._lock, self._weighed = held, weighed
-        self._tables: dict[str, tuple[IO[str], csv.DictWriter[str]]] = {}
-        self._open: list[IO[str]] = []
-        self._rounds = self._stream("rounds.jsonl")
+        self._columns: dict[str, Sequence[str]] = {}
+        (path / "rounds.jsonl").touch()
         self._write_summary(RUNNING)
 
     @classmethod
@@ -109,17 +108,17 @@ class RunFolder:
             if (self.path / name).exists()
         }
 
-    def _stream(self, name: str) -> IO[str]:
-        stream = (self.path / name).open("a", newline="")
-        self._open.append(stream)
-        return stream
+    def _append(self, name: str, text: str) -> None:
+        """Write to the end of a file. Nothing waits in a buffer, to be written after a failure."""
+        rest = memoryview(text.encode())
+        with (self.path / name).open("ab", buffering=0) as file:
+            while rest:
+                rest = rest[file.write(rest) :]
 
     def _continue_table(self, name: str) -> None:
-        """Open a table that has its first line."""
+        """Go on with a table that has its first line."""
         with (self.path / name).open(newline="") as file:
-            columns = next(csv.reader(file))
-        stream = self._stream(name)
-        self._tables[name] = stream, csv.DictWriter(stream, fieldnames=columns)
+            self._columns[name] = next(csv.reader(file))
 
     def add_round(
         self,
@@ -140,8 +139,7 @@ class RunFolder:
         """
         before = self.sizes()
         try:
-            self._rounds.write(json.dumps(jsonable(row), allow_nan=False) + "\n")
-            self._rounds.flush()
+            self._append("rounds.jsonl", json.dumps(jsonable(row), allow_nan=False) + "\n")
             self._add_rows("clients.csv", clients)
             self._add_rows("teacher_by_class.csv", teachers)
             if weights is not None:
@@ -160,13 +158,13 @@ class RunFolder:
         """Write rows into a table, which begins with its first one."""
         if not rows:
             return
-        if name not in self._tables:
-            stream = self._stream(name)
-            self._tables[name] = stream, csv.DictWriter(stream, fieldnames=list(rows[0]))
-            self._tables[name][1].writeheader()
-        stream, table = self._tables[name]
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, fieldnames=self._columns.get(name, list(rows[0])))
+        if name not in self._columns:
+            self._columns[name] = list(rows[0])
+            table.writeheader()
         table.writerows(rows)
-        stream.flush()
+        self._append(name, text.getvalue())
 
     def _add_weights(self, round_number: int, weights: np.ndarray) -> None:
         """Write a round's weights, then the header that says that there is one round more.
@@ -201,11 +199,6 @@ class RunFolder:
                     f"{self.path / 'summary.json'} cannot be written: {error.strerror}"
                 ) from error
         finally:
-            for stream in self._open:
-                with contextlib.suppress(
-                    OSError
-                ):  # what could not be flushed was reported when it was written
-                    stream.close()
             if self._lock is not None:
                 self._lock.close()
 

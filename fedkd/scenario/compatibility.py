@@ -38,10 +38,10 @@ def check_scenario(scenario: Scenario, declared: Declaration, *, stores: bool) -
     """
     name, distill = scenario.strategy.name, scenario.distill
     loss = chosen_loss(declared, name, distill.loss, distill.loss_skew)
+    count_foreign(scenario.public, scenario.public_data.value)
     check_parts(scenario, declared, run_conditions(scenario, declared, loss, stores=stores))
     check_order(scenario.protocol, declared.kind)
     check_participation(scenario.protocol, scenario.federation.clients)
-    count_foreign(scenario.public, scenario.public_data.value)
     return loss
 
 

@@ -194,7 +194,7 @@ def wait_for_superlink(
             time.sleep(0.1)
 
 
-def submitted(owner: Processes, *options: str, order: str, seconds: float) -> dict[str, Any]:
+def submitted(owner: Processes, *options: str, round_order: str, seconds: float) -> dict[str, Any]:
     """Submit the repository as Flower's app, wait for its end, and return the run's summary."""
     choice = f'scenario="digits" overrides="{OVERRIDES} round_order={order}" run-dir="{owner.folder / "out"}"'
     said = owner.do(
