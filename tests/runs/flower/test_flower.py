@@ -196,7 +196,8 @@ def wait_for_superlink(
 
 def submitted(owner: Processes, *options: str, round_order: str, seconds: float) -> dict[str, Any]:
     """Submit the repository as Flower's app, wait for its end, and return the run's summary."""
-    choice = f'scenario="digits" overrides="{OVERRIDES} round_order={order}" run-dir="{owner.folder / "out"}"'
+    overrides = f"{OVERRIDES} round_order={round_order}"
+    choice = f'scenario="digits" overrides="{overrides}" run-dir="{owner.folder / "out"}"'
     said = owner.do(
         "flwr", "run", str(ROOT), "here", "--stream", "-c", choice, *options, seconds=seconds
     )
