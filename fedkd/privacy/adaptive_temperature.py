@@ -26,7 +26,6 @@ from torch import Tensor
 from fedkd.runtime.seeding import numpy_stream
 
 NoiseLaw = Literal["gaussian", "laplace"]
-NOISE_LAWS: tuple[NoiseLaw, ...] = ("gaussian", "laplace")
 
 
 def swing_temperatures(

@@ -1,7 +1,6 @@
 """Gaussian noise on the mean of all clients' predictions, added by a server that all trust."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,13 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedkd.errors import SettingError
-from fedkd.messages import Fusion
-from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.row_noise import RowNoise
-from fedkd.privacy.mechanisms.trusted_server import TrustedServer, cohort_weights
+from fedkd.privacy.mechanisms.trusted_server import ProtectedMean, TrustedServer
 from fedkd.privacy.release_plan import ReleasePlan, noise_warning
 from fedkd.privacy.sensitivity import Rows, bound_rows, finish
-from fedkd.strategy import MeanBased, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,29 +77,24 @@ class CentralGaussian(RowNoise, TrustedServer):
         noisy = (total + self.sigma_in(plan) * noise) / asked
         return finish(noisy, plan.scale, noisy).to(values.dtype)
 
-    def protect_fusion(
+    def protect_mean(
         self,
-        strategy: Strategy,
-        cohort: Any,
-        state: Any,
+        values: Float[Tensor, "k N C"],
         asked: int,
         plan: ReleasePlan,
         stream: np.random.Generator,
-    ) -> tuple[Fusion, tuple[Spending, ...]]:
-        """Return the strategy's fusion of the noisy mean; its weights are the cohort's.
+    ) -> ProtectedMean:
+        """Return the noisy mean, of which every row is released.
 
         Args:
-            strategy: The run's strategy.
-            cohort: The usable uploads.
-            state: The strategy's state.
+            values: The usable uploads.
             asked: How many clients were asked.
             plan: The run's releases.
             stream: The server's random stream of this round.
         """
-        assert isinstance(strategy, MeanBased), "checked before the run"
-        mean = self.noisy_mean(cohort.values, asked, plan, stream)
-        fusion = replace(strategy.from_mean(mean, asked), weights=cohort_weights(cohort.size))
-        return fusion, self.spendings(self.events(plan, len(mean)))
+        mean = self.noisy_mean(values, asked, plan, stream)
+        every = torch.ones(len(mean), dtype=torch.bool)
+        return ProtectedMean(mean, every, self.spendings(self.events(plan, len(mean))))
 
     def noise_in(self, plan: ReleasePlan) -> tuple[float | None, str]:
         """Return sigma, and in words what it is of."""

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,13 +12,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedkd.errors import SettingError
-from fedkd.messages import Fusion
 from fedkd.privacy.events import Event, GaussianRows, NoisyVotes
 from fedkd.privacy.gaussian_dp import mu_at
 from fedkd.privacy.ledger import DATA_DEPENDENT, Spending
 from fedkd.privacy.mechanisms.mechanism import DERIVED, OUTSIDE_SERVER
 from fedkd.privacy.mechanisms.row_noise import Budgeted
-from fedkd.privacy.mechanisms.trusted_server import TrustedServer, cohort_weights
+from fedkd.privacy.mechanisms.trusted_server import ProtectedMean, TrustedServer
 from fedkd.privacy.pate import confident_gnmax_cost, gnmax_cost
 from fedkd.privacy.release_plan import (
     ReleasePlan,
@@ -30,7 +29,6 @@ from fedkd.privacy.release_plan import (
 from fedkd.privacy.renyi import ORDERS
 from fedkd.settings.conditions import RunConditions
 from fedkd.settings.validators import only_with, positive
-from fedkd.strategy import MeanBased, Strategy
 
 
 @dataclass(frozen=True)
@@ -156,33 +154,23 @@ class GnMax(Budgeted, TrustedServer):
             return (told,)
         return (told, GaussianRows(rows=rows, sensitivity=1.0, sigma=self.threshold_sigma))
 
-    def protect_fusion(
+    def protect_mean(
         self,
-        strategy: Strategy,
-        cohort: Any,
-        state: Any,
+        values: Float[Tensor, "k N C"],
         asked: int,
         plan: ReleasePlan,
         stream: np.random.Generator,
-    ) -> tuple[Fusion, tuple[Spending, ...]]:
-        """Return the strategy's fusion of the labels told; its weights are the cohort's.
+    ) -> ProtectedMean:
+        """Return the labels told by the vote, and which rows are answered.
 
         Args:
-            strategy: The run's strategy.
-            cohort: The usable uploads.
-            state: The strategy's state.
+            values: The usable uploads.
             asked: How many clients were asked.
             plan: The run's releases.
             stream: The server's random stream of this round.
         """
-        assert isinstance(strategy, MeanBased), "checked before the run"
-        told = self.tell(cohort.values, plan, stream)
-        fusion = replace(
-            strategy.from_mean(told.probs, asked),
-            taught_rows=None if bool(told.answered.all()) else told.answered,
-            weights=cohort_weights(cohort.size),
-        )
-        return fusion, told.spent
+        told = self.tell(values, plan, stream)
+        return ProtectedMean(told.probs, told.answered, told.spent)
 
     def noise_in(self, plan: ReleasePlan) -> tuple[float | None, str]:
         """Return sigma, and in words what it is of."""

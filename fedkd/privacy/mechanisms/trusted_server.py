@@ -1,11 +1,11 @@
 """Noise at a server that all clients trust: it sees raw uploads, and protects teachers."""
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedkd.fusion import uniform_weights
@@ -24,7 +24,16 @@ from fedkd.privacy.mechanisms.mechanism import (
 )
 from fedkd.privacy.release_plan import ReleasePlan
 from fedkd.settings.conditions import RunConditions
-from fedkd.strategy import Strategy
+from fedkd.strategy import MeanBased, Strategy
+
+
+class ProtectedMean(NamedTuple):
+    """A mean over clients that may leave the server, and its cost."""
+
+    values: Float[Tensor, "N C"]
+    answered: Bool[Tensor, "N"]
+    """The rows that are released; no client is taught the others."""
+    spent: tuple[Spending, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +93,7 @@ class TrustedServer(Mechanism):
         plan: ReleasePlan,
         stream: np.random.Generator,
     ) -> tuple[Fusion, tuple[Spending, ...]]:
-        """Return a protected teacher; to be replaced by each mechanism of this kind.
+        """Return the strategy's fusion of a protected mean; its weights are the cohort's.
 
         Args:
             strategy: The run's strategy.
@@ -94,7 +103,31 @@ class TrustedServer(Mechanism):
             plan: The run's releases.
             stream: The server's random stream of this round.
         """
-        raise NotImplementedError(f"{type(self).__name__} must have a protect_fusion of its own")
+        assert isinstance(strategy, MeanBased), "checked before the run"
+        mean = self.protect_mean(cohort.values, asked, plan, stream)
+        fusion = replace(
+            strategy.from_mean(mean.values, asked),
+            taught_rows=None if bool(mean.answered.all()) else mean.answered,
+            weights=cohort_weights(cohort.size),
+        )
+        return fusion, mean.spent
+
+    def protect_mean(
+        self,
+        values: Float[Tensor, "k N C"],
+        asked: int,
+        plan: ReleasePlan,
+        stream: np.random.Generator,
+    ) -> ProtectedMean:
+        """Return a protected mean over clients; each mechanism of this kind has its own.
+
+        Args:
+            values: The usable uploads.
+            asked: K, >= 1 and >= k: how many clients were asked.
+            plan: The run's releases.
+            stream: The server's random stream of this round.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must have a protect_mean of its own")
 
 
 def cohort_weights(size: int) -> Float[Tensor, "k k"]:
