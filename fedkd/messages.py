@@ -8,7 +8,7 @@ writes into them.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,11 +27,11 @@ to its loss), ``share`` makes the knowledge to upload."""
 Status = Literal["ok", "rejected", "failed", "absent"]
 
 
-Knowledge = Any
+Knowledge = object
 """A client's knowledge, or a teacher: ``Predictions``, or the values of another kind of knowledge.
 
-None where there is none. Only its kind (``fedkd.knowledge``) looks inside, whose own methods say
-what it is made of."""
+None where there is none. Only its kind (``fedkd.knowledge``) looks inside: it narrows what it gets
+to the class that it makes (``fedkd.knowledge.narrowed``)."""
 
 
 StrategyState = object
@@ -234,8 +234,22 @@ class ServerModels(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cohort:
-    """The accepted uploads of one round, stacked by client id: what a strategy fuses.
+class AcceptedUploads:
+    """The accepted uploads of one round, by client id; each kind of knowledge adds its own."""
+
+    round: int
+    client_ids: tuple[int, ...]
+    train_sizes: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """K, the number of clients whose uploads were accepted."""
+        return len(self.client_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort(AcceptedUploads):
+    """The accepted predictions of one round, stacked by client id: what most strategies fuse.
 
     ``values`` [K, N, C] are what the clients uploaded, on ``scale``. ``probs`` are soft labels at
     the scenario's distillation temperature, ``probs_at(T)`` at any other. ``label_counts`` [K, C],
@@ -245,24 +259,16 @@ class Cohort:
     samples where the strategy asked for fewer (``strategy.SelectsQueries``).
     """
 
-    round: int
-    client_ids: tuple[int, ...]
     public_ids: Int[Tensor, "N"]
     values: Float[Tensor, "K N C"]
     scale: Scale = "logits"
     temperature: float = 1.0
-    train_sizes: tuple[int, ...] = ()
     label_counts: Float[Tensor, "K C"] | None = None
     public_labels: Int[Tensor, "N"] | None = None
     answered: Bool[Tensor, "K N"] | None = None
     round_ids: Int[Tensor, "M"] | None = None
     architectures: tuple[str, ...] = ()
     server: ServerModels | None = None
-
-    @property
-    def size(self) -> int:
-        """K, the number of clients whose uploads were accepted."""
-        return len(self.client_ids)
 
     @property
     def logits(self) -> Float[Tensor, "K N C"]:
@@ -311,7 +317,7 @@ class Fusion:
     """
 
     weights: Tensor
-    teachers: Any
+    teachers: object
     state: StrategyState = None
     taught_rows: Tensor | None = None
     public_ids: Tensor | None = None

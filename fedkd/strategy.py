@@ -7,7 +7,7 @@ one.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,7 +16,7 @@ from fedkd.codecs import Codec
 from fedkd.errors import SettingError
 from fedkd.fusion import RunningMean
 from fedkd.knowledge import KINDS, KnowledgeType, find_kind
-from fedkd.messages import Fusion
+from fedkd.messages import AcceptedUploads, Fusion, StrategyState
 from fedkd.settings.conditions import RunConditions
 from fedkd.training.losses import LOSSES, ON_LOGITS, find_loss
 
@@ -33,8 +33,8 @@ class Strategy(Protocol):
     ``needs`` (see ``Needs``).
     """
 
-    def fuse(self, cohort: Any, state: Any) -> Fusion:
-        """Return weights and teachers for the cohort.
+    def fuse(self, cohort: AcceptedUploads, state: StrategyState) -> Fusion:
+        """Return weights and teachers for the cohort that its kind of knowledge makes.
 
         ``state`` is that of the last Fusion, None in the first round.
         """
@@ -55,7 +55,7 @@ class Stream(Protocol):
 class Streaming(Strategy, Protocol):
     """A strategy that can also fuse without seeing all uploads at once, such as a mean."""
 
-    def accumulator(self, state: Any) -> Stream:
+    def accumulator(self, state: StrategyState) -> Stream:
         """Return a new stream for a round; ``state`` is as in ``fuse``."""
 
 
@@ -64,7 +64,7 @@ class SelectsQueries(Strategy, Protocol):
     """A strategy that asks about fewer public samples, such as one that caches answers."""
 
     def select_queries(
-        self, round_number: int, public_ids: Int[Tensor, "M"], state: Any
+        self, round_number: int, public_ids: Int[Tensor, "M"], state: StrategyState
     ) -> Int[Tensor, "N"]:
         """Return those of the round's public samples that clients predict on; perhaps none.
 

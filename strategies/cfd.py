@@ -3,8 +3,10 @@
 Compressed federated distillation: a server model distils quantized uploads and then teaches.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from torch import Tensor
 
 from fedkd.codecs import Codec, Delta, Quantized
 from fedkd.errors import RunError
@@ -54,7 +56,7 @@ class CFD:
         """Quantized and sent as changes on the way up, quantized on the way down."""
         return Delta(bits=self.bits_up), Quantized(bits=self.bits_down)
 
-    def fuse(self, cohort: Cohort, state: Any) -> Fusion:
+    def fuse(self, cohort: Cohort, state: Mapping[str, Tensor] | None) -> Fusion:
         """Return the server model's soft labels after it distilled the clients' mean.
 
         ``state`` is the server model's state; None in the first round.

@@ -4,9 +4,8 @@ There is no public set.
 A hash and a label of every private sample leave the client: see ``fedkd.knowledge.private_logits``.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, TypedDict
 
 import numpy as np
 import torch
@@ -20,6 +19,18 @@ from fedkd.settings.validators import at_least, at_most, positive
 from fedkd.strategy import Needs
 
 ROWS_AT_ONCE = 1024
+
+
+class Cache(TypedDict):
+    """What the server remembers: by client the hashes, labels and latest logits of its samples.
+
+    ``near`` are the rows of each sample's neighbors, of the samples of all clients in turn.
+    """
+
+    hashes: dict[int, Tensor]
+    labels: dict[int, Tensor]
+    logits: dict[int, Tensor]
+    near: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +75,7 @@ class FedCache:
         """Logits of private samples, with a hash of each."""
         return PrivateLogits(weight=self.cache_weight, bits=self.hash_bits)
 
-    def fuse(self, cohort: PrivateLogitsCohort, state: Mapping[str, Any] | None) -> Fusion:
+    def fuse(self, cohort: PrivateLogitsCohort, state: Cache | None) -> Fusion:
         """Return the mean logits of each sample's neighbors, for every client in the cache.
 
         ``weights[i, j]`` is the share of client j's samples among the neighbors of client i's
@@ -75,7 +86,7 @@ class FedCache:
         ids = sorted(cache["logits"])
         owners = torch.cat([torch.full((len(cache["logits"][i]),), i) for i in ids])
         logits = torch.cat([cache["logits"][i] for i in ids])
-        near: Tensor = cache["near"]
+        near = cache["near"]
         exists, rows = near >= 0, near.clamp(min=0)
         counts = exists.sum(dim=1)
         means = (logits[rows] * exists[..., None]).sum(dim=1) / counts.clamp(min=1)[:, None]
@@ -85,23 +96,21 @@ class FedCache:
         weights = neighbor_shares(owners, near, cohort.client_ids)
         return Fusion(weights=weights, teachers=teachers, state=cache)
 
-    def _updated(
-        self, cohort: PrivateLogitsCohort, state: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
+    def _updated(self, cohort: PrivateLogitsCohort, state: Cache | None) -> Cache:
         """Return the cache once the cohort's uploads are in it."""
-        known: Mapping[str, Any] = state or {
+        known = state or {
             "hashes": {},
             "labels": {},
             "logits": {},
             "near": torch.zeros(0, 0),
         }
         arrived = list(zip(cohort.client_ids, cohort.uploads, strict=True))
-        new = {i: upload for i, upload in arrived if upload.hashes is not None}
-        hashes = {**known["hashes"], **{i: upload.hashes for i, upload in new.items()}}
-        labels = {**known["labels"], **{i: upload.labels for i, upload in new.items()}}
+        hashes, labels, near = dict(known["hashes"]), dict(known["labels"]), known["near"]
         logits = {**known["logits"], **{i: upload.logits for i, upload in arrived}}
-        near = known["near"]
-        if new:
+        for i, upload in arrived:
+            if upload.hashes is not None and upload.labels is not None:
+                hashes[i], labels[i] = upload.hashes, upload.labels
+        if any(upload.hashes is not None for upload in cohort.uploads):
             ids = sorted(hashes)
             near = nearest(
                 torch.cat([hashes[i] for i in ids]),

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from fedkd.errors import RunError
 from fedkd.fusion import average_states, mean_over_clients
@@ -51,7 +52,7 @@ class FedDF:
         teacher = Predictions(
             ids=cohort.public_ids, values=mean_over_clients(torch.stack(logits)), scale="logits"
         )
-        distilled: dict[str, Mapping[str, Any]] = {}
+        distilled: dict[str, Mapping[str, Tensor]] = {}
         metrics = {}
         for name, rows in cohort.members().items():
             sizes = torch.tensor([cohort.train_sizes[row] for row in rows], dtype=torch.float32)

@@ -1,7 +1,7 @@
 """FedGEMS (Cheng et al. 2021, arXiv 2110.11027): a server model learns from correct clients."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -47,7 +47,7 @@ class FedGEMS:
         """A labeled public set, and a model of the server's own."""
         return Needs(public_labels=True, server_models=(self.server,))
 
-    def fuse(self, cohort: Cohort, state: Any) -> Fusion:
+    def fuse(self, cohort: Cohort, state: Mapping[str, Tensor] | None) -> Fusion:
         """Return the server model's soft labels after it distilled the selected knowledge.
 
         ``weights`` are means over the samples that clients teach; ``state`` is the server model's.

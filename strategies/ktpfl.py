@@ -1,7 +1,7 @@
 """KT-pFL (Zhang et al. 2021, arXiv 2111.02862): personal teachers by a learned weight matrix."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -47,7 +47,7 @@ class KTpFL:
                 " farther than they were; keep rho * step below 1"
             )
 
-    def fuse(self, cohort: Cohort, state: Any) -> Fusion:
+    def fuse(self, cohort: Cohort, state: Tensor | None) -> Fusion:
         """Return the learned mixture of soft labels for each client."""
         ids = torch.tensor(cohort.client_ids)
         all_weights = extend_weights(state, int(ids.max()) + 1)
@@ -69,16 +69,15 @@ class KTpFL:
         return torch.softmax(self.sharpness * (weights - self.step * gradient), dim=1)
 
 
-def extend_weights(state: Any, clients: int) -> Float[Tensor, "K K"]:
+def extend_weights(state: Tensor | None, clients: int) -> Float[Tensor, "K K"]:
     """Return a copy of W that is extended to ``clients`` clients.
 
     New clients weigh as much as the mean of the others.
     """
-    known = 0 if state is None else len(state)
-    if known >= clients:
-        copy: Tensor = state.clone()
-        return copy
+    if state is not None and len(state) >= clients:
+        return state.clone()
     weights = torch.full((clients, clients), 1 / clients)
-    if known:
+    if state is not None:
+        known = len(state)
         weights[:known, :known] = state * known / clients
     return weights

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +63,7 @@ class Learned:
         positive(learning_rate=self.learning_rate)
         at_most(1, learning_rate=self.learning_rate)
 
-    def fuse(self, cohort: Cohort, state: Any) -> Fusion:
+    def fuse(self, cohort: Cohort, state: Weights | None) -> Fusion:
         """Return the aggregator's mixture, common to all; ``weights`` are means over samples."""
         labels = cohort.public_labels
         if labels is None:

@@ -1,7 +1,8 @@
 """After MST-Distill (Li et al. 2025, arXiv 2507.07015): a learned router mixes the clients."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -68,7 +69,7 @@ class Routed:
         positive(step=self.step)
         at_most(2, step=self.step)
 
-    def fuse(self, cohort: Cohort, state: Any) -> Fusion:
+    def fuse(self, cohort: Cohort, state: Mapping[str, Tensor] | None) -> Fusion:
         """Return the routed mixture, personal or common; ``weights`` are means over samples."""
         if cohort.public_labels is None:
             raise RunError("routed needs the labels of the public set")
@@ -180,7 +181,7 @@ def gradient(
 
 
 def extend_routers(
-    state: Any, clients: int, width: int, personal: bool
+    state: Mapping[str, Tensor] | None, clients: int, width: int, personal: bool
 ) -> tuple[Float[Tensor, "R S F"], Bool[Tensor, "S"]]:
     """Return copies of the routers and of the flags of known clients, extended to ``clients``.
 

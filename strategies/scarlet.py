@@ -1,7 +1,8 @@
 """SCARLET (Azuma et al. 2025, arXiv 2504.19602): sharpened mean soft labels, kept in a cache."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -46,7 +47,7 @@ class Scarlet:
         return Full(), Cached(duration=self.duration) if self.duration > 1 else Full()
 
     def select_queries(
-        self, round_number: int, public_ids: Int[Tensor, "M"], state: Any
+        self, round_number: int, public_ids: Int[Tensor, "M"], state: Mapping[str, Tensor] | None
     ) -> Int[Tensor, "N"]:
         """Return the public samples that are not in the cache, or whose entry has expired."""
         if state is None:
@@ -54,7 +55,7 @@ class Scarlet:
         fresh = state["ids"][round_number - state["rounds"] < self.duration]
         return public_ids[~torch.isin(public_ids, fresh)]
 
-    def fuse(self, cohort: Cohort, state: Any) -> Fusion:
+    def fuse(self, cohort: Cohort, state: Mapping[str, Tensor] | None) -> Fusion:
         """Return the teachers of all samples of the round, new and cached."""
         asked = cohort.public_ids
         round_ids = cohort.round_ids if cohort.round_ids is not None else asked

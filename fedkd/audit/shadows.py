@@ -22,7 +22,7 @@ from fedkd.codecs import Codecs
 from fedkd.federation.client import take_part
 from fedkd.federation.context import ClientContext, ClientWorkspace
 from fedkd.fusion import soften
-from fedkd.knowledge import KnowledgeType
+from fedkd.knowledge import KnowledgeType, narrowed
 from fedkd.messages import Download, Knowledge, Predictions, Step
 from fedkd.runtime.devices import deterministic
 from fedkd.runtime.seeding import derive, numpy_stream
@@ -205,8 +205,7 @@ def _received(kind: KnowledgeType, knowledge: Predictions, codecs: Codecs | None
     if codecs is None:
         return knowledge
     arrays, _ = codecs.up.decode(codecs.up.encode(kind.encode(knowledge), None)[0], None)
-    received: Predictions = kind.decode(arrays)
-    return received
+    return narrowed(kind.decode(arrays), Predictions)
 
 
 def _probs_of(knowledge: Predictions) -> Float[Tensor, "N C"]:

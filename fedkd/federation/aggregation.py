@@ -6,7 +6,7 @@ A threat model and a trusted server's mechanism act here, between the uploads an
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from jaxtyping import Int
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from fedkd.errors import RunError
 from fedkd.federation.public_sampling import PublicSampler
 from fedkd.knowledge import Request, RowKnowledge, Teachers
-from fedkd.messages import Fusion, StrategyState, Upload
+from fedkd.messages import AcceptedUploads, Cohort, Fusion, StrategyState, Upload
 from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.privacy.ledger import Spending
 from fedkd.robustness.threat_model import ThreatModel
@@ -152,7 +152,7 @@ class Aggregator:
         if kind is None or not releases:
             return None
         spent: tuple[Spending, ...] = ()
-        cohort: Any = None
+        cohort: AcceptedUploads | None = None
         with attribute_errors_to(self.strategy, "strategy", RunError):
             if isinstance(uploads, StreamedUploads):
                 fusion = uploads.fuse()
@@ -163,13 +163,14 @@ class Aggregator:
             _check_parts(fusion)
             kind.check_fusion(fusion, client_ids, request, self.declared.teaches)
         if self.sampler.looks_at_predictions:
+            assert isinstance(cohort, Cohort), "checked before the run"
             scale = cast(Scale, self.declared.teaches)
             fusion = self.sampler.record_fusion(fusion, cohort, scale)
         self.state = fusion.state
         teachers = kind.teachers(fusion, client_ids, request, self.declared.teaches)
         return Aggregate(fusion=fusion, client_ids=client_ids, teachers=teachers, spent=spent)
 
-    def _fused(self, cohort: Any, asked: int) -> tuple[Fusion, tuple[Spending, ...]]:
+    def _fused(self, cohort: AcceptedUploads, asked: int) -> tuple[Fusion, tuple[Spending, ...]]:
         if self.enforcer.central is not None:
             return self.enforcer.fuse(self.strategy, cohort, self.state, asked)
         return self.threat_model.fuse(self.strategy, cohort, self.state), ()

@@ -16,7 +16,7 @@ from fedkd.federation.context import OPTIMIZER, PRIVACY, ClientContext
 from fedkd.federation.knowledge_view import KnowledgeView, feature_layer, public_logits
 from fedkd.federation.local_update import LocalUpdate
 from fedkd.fusion import smooth, soften
-from fedkd.knowledge import AdoptedKnowledge, PenaltyKnowledge
+from fedkd.knowledge import AdoptedKnowledge, PenaltyKnowledge, narrowed
 from fedkd.knowledge.knowledge_type import Penalty
 from fedkd.messages import Packed, Predictions, Step
 from fedkd.models.factory import borrowed_global_generator
@@ -65,9 +65,10 @@ def adopt(update: LocalUpdate) -> None:
 
 def distill(update: LocalUpdate) -> None:
     """Learn from the teacher's predictions on public samples."""
-    context, teacher = update.context, update.teacher
-    if teacher is None:
+    context = update.context
+    if update.teacher is None:
         return
+    teacher = narrowed(update.teacher, Predictions)
     settings, asked, model = context.distillation, context.task.ask(teacher.ids), update.model
     own = asked.predict(model) if settings.confidence_gate else None
     loss = distillation_loss(context, teacher, own)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fedkd.federation.sample_selection import disagreement, hardest_views
 from fedkd.fusion import core_set, soften
+from fedkd.knowledge import narrowed
 from fedkd.messages import Cohort, Fusion
 from fedkd.training.losses import Scale
 
@@ -70,9 +71,8 @@ class PublicSampler:
 
         ``scale`` is that of its teachers.
         """
-        teachers = (
-            fusion.teachers if scale == "probs" else soften(fusion.teachers, cohort.temperature)
-        )
+        fused = narrowed(fusion.teachers, Tensor)
+        teachers = fused if scale == "probs" else soften(fused, cohort.temperature)
         common = teachers if teachers.ndim == 2 else teachers.mean(dim=0)
         if self.rule != "random":
             self._remember(

@@ -220,10 +220,9 @@ def upload_content(upload: Upload, kind: KnowledgeType | None) -> RecordDict:
             }
         )
     if upload.knowledge is not None and kind is not None:
-        packed = isinstance(upload.knowledge, Packed)
-        content["knowledge"] = pack_arrays(
-            upload.knowledge.arrays if packed else kind.encode(upload.knowledge)
-        )
+        sent = upload.knowledge
+        arrays = sent.arrays if isinstance(sent, Packed) else kind.encode(sent)
+        content["knowledge"] = pack_arrays(arrays)
     return content
 
 

@@ -16,6 +16,7 @@ from fedkd.knowledge.knowledge_type import PenaltyKnowledge as PenaltyKnowledge
 from fedkd.knowledge.knowledge_type import Request as Request
 from fedkd.knowledge.knowledge_type import RowKnowledge as RowKnowledge
 from fedkd.knowledge.knowledge_type import Teachers as Teachers
+from fedkd.knowledge.knowledge_type import narrowed as narrowed
 from fedkd.knowledge.model_weights import ModelWeights as ModelWeights
 from fedkd.knowledge.model_weights import WeightsCohort as WeightsCohort
 from fedkd.knowledge.predictions import Chooser as Chooser

@@ -19,9 +19,10 @@ from fedkd.knowledge.knowledge_type import (
     Request,
     Teachers,
     conflict_without_classes,
+    narrowed,
 )
 from fedkd.knowledge.predictions import TOLERANCE, are_distributions, check_weights
-from fedkd.messages import Fusion, Upload
+from fedkd.messages import AcceptedUploads, Fusion, Knowledge, Upload
 from fedkd.settings.conditions import LearnedBy, RunConditions
 
 
@@ -37,19 +38,11 @@ class ClassTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableCohort:
+class TableCohort(AcceptedUploads):
     """The accepted tables of one round, stacked by client id."""
 
-    round: int
-    client_ids: tuple[int, ...]
     probs: Float[Tensor, "K C C"]
     present: Bool[Tensor, "K C"]
-    train_sizes: tuple[int, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """K, the number of clients whose uploads were accepted."""
-        return len(self.client_ids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +76,12 @@ class ClassTables(KnowledgeType):
         means = sums.index_add_(0, labels, probs) / counts.clamp(min=1)[:, None]
         return ClassTable(probs=means.to(torch.float32), present=counts > 0)
 
-    def encode(self, knowledge: ClassTable) -> dict[str, np.ndarray]:
+    def encode(self, knowledge: Knowledge) -> dict[str, np.ndarray]:
         """Return ``present`` and the rows of ``probs`` that are present; others do not travel."""
+        table = narrowed(knowledge, ClassTable)
         return {
-            "present": knowledge.present.numpy().astype(np.uint8),
-            "probs": knowledge.probs[knowledge.present].numpy(),
+            "present": table.present.numpy().astype(np.uint8),
+            "probs": table.probs[table.present].numpy(),
         }
 
     def decode(self, arrays: Mapping[str, np.ndarray]) -> ClassTable:
@@ -107,21 +101,22 @@ class ClassTables(KnowledgeType):
         probs[flags] = torch.tensor(rows, dtype=torch.float32)
         return ClassTable(probs=probs, present=flags)
 
-    def check(self, knowledge: ClassTable, request: Request, client_id: int) -> None:
+    def check(self, knowledge: Knowledge, request: Request, client_id: int) -> None:
         """Raise UploadRejected on a wrong shape, an empty table, or rows that do not sum to 1."""
-        if tuple(knowledge.probs.shape) != (request.classes, request.classes):
+        table = narrowed(knowledge, ClassTable)
+        if tuple(table.probs.shape) != (request.classes, request.classes):
             raise UploadRejected(
-                f"expected a table of {[request.classes] * 2}, got {list(knowledge.probs.shape)}"
+                f"expected a table of {[request.classes] * 2}, got {list(table.probs.shape)}"
             )
-        if not knowledge.present.any():
+        if not table.present.any():
             raise UploadRejected("the table has no class at all")
-        if not are_distributions(knowledge.probs[knowledge.present], TOLERANCE):
+        if not are_distributions(table.probs[table.present], TOLERANCE):
             raise UploadRejected("the rows of a table must be finite, >= 0 and sum to 1")
 
     def stack(self, uploads: Sequence[Upload], request: Request) -> TableCohort:
         """Return the cohort of tables that passed ``check``, sorted by client id."""
         ordered = sorted(uploads, key=lambda upload: upload.client_id)
-        tables: list[ClassTable] = [upload.knowledge for upload in ordered]
+        tables = [narrowed(upload.knowledge, ClassTable) for upload in ordered]
         ids = tuple(upload.client_id for upload in ordered)
         return TableCohort(
             round=request.round,
@@ -137,11 +132,7 @@ class ClassTables(KnowledgeType):
         """Raise RunError unless weights and tables are of the right shape and range."""
         clients, classes = len(client_ids), request.classes
         check_weights(fusion.weights, clients)
-        if not isinstance(fusion.teachers, Mapping) or set(fusion.teachers) != {"probs", "present"}:
-            raise RunError(
-                "fuse must return teachers as a mapping of probs [K, C, C] and present [K, C]"
-            )
-        probs, present = fusion.teachers["probs"], fusion.teachers["present"]
+        probs, present = _fused_tables(fusion.teachers)
         if tuple(probs.shape) != (clients, classes, classes) or tuple(present.shape) != (
             clients,
             classes,
@@ -160,25 +151,34 @@ class ClassTables(KnowledgeType):
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
     ) -> Teachers:
         """Return each client's table; a client whose table is empty has no teacher."""
-        probs, present = fusion.teachers["probs"], fusion.teachers["present"]
+        probs, present = _fused_tables(fusion.teachers)
         tables = {
             i: ClassTable(probs=probs[k], present=present[k]) for k, i in enumerate(client_ids)
         }
         return Teachers(personal={i: table for i, table in tables.items() if table.present.any()})
 
-    def penalty(self, view: ClientView, teacher: ClassTable | None) -> Penalty | None:
+    def penalty(self, view: ClientView, teacher: Knowledge | None) -> Penalty | None:
         """Return the cross entropy with the teacher's row of each sample's label."""
         if teacher is None:
             return None
-        labels = view.private_labels()
-        rows = (teacher.probs * teacher.present[:, None]).to(labels.device)
+        table, labels = narrowed(teacher, ClassTable), view.private_labels()
+        rows = (table.probs * table.present[:, None]).to(labels.device)
         weight = self.weight
 
         def term(
-            batch: Int[Tensor, "batch"], logits: Float[Tensor, "batch C"], features: None
+            batch: Int[Tensor, "batch"], logits: Float[Tensor, "batch C"], features: object
         ) -> Float[Tensor, ""]:
             return (
                 weight * -(rows[labels[batch]] * F.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
             )
 
         return term
+
+
+def _fused_tables(teachers: object) -> tuple[Tensor, Tensor]:
+    """Return the ``probs`` and ``present`` of a fusion's teachers; RunError where they are none."""
+    if not isinstance(teachers, Mapping) or set(teachers) != {"probs", "present"}:
+        raise RunError(
+            "fuse must return teachers as a mapping of probs [K, C, C] and present [K, C]"
+        )
+    return teachers["probs"], teachers["present"]

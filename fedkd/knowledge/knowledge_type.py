@@ -3,19 +3,24 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedkd.messages import Fusion, Knowledge, ServerModels, Upload
+from fedkd.messages import AcceptedUploads, Fusion, Knowledge, ServerModels, Upload
 from fedkd.settings.conditions import Compatible, LearnedBy, RunConditions
 from fedkd.training.losses import Scale
 
-Penalty = Callable[[Int[Tensor, "batch"], Float[Tensor, "batch *rows C"], Any], Float[Tensor, ""]]
+Penalty = Callable[
+    [Int[Tensor, "batch"], Float[Tensor, "batch *rows C"], Float[Tensor, "batch wide"] | None],
+    Float[Tensor, ""],
+]
 """A term of the private training's loss: from places among the private examples, their logits (of
 text a row a token), and their features (None unless the kind ``uses_features``)."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +190,7 @@ class KnowledgeType(Compatible, Protocol):
         """Raise UploadRejected unless this is what the server asked a client for."""
 
     @abstractmethod
-    def stack(self, uploads: Sequence[Upload], request: Request) -> Any:
+    def stack(self, uploads: Sequence[Upload], request: Request) -> AcceptedUploads:
         """Return the cohort of accepted uploads, by client id: the argument of ``fuse``."""
 
     @abstractmethod
@@ -213,6 +218,13 @@ class KnowledgeType(Compatible, Protocol):
             request: What the server asked for this round.
             scale: What the strategy declares that it teaches, ``probs`` or ``logits``.
         """
+
+
+def narrowed(knowledge: Knowledge, made_of: type[T]) -> T:
+    """Return knowledge as the class that its kind makes; TypeError for anything else."""
+    if not isinstance(knowledge, made_of):
+        raise TypeError(f"expected a {made_of.__name__}, got a {type(knowledge).__name__}")
+    return knowledge
 
 
 def conflict_without_classes(conditions: RunConditions, exchanged: str) -> str | None:

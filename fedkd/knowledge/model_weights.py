@@ -18,33 +18,25 @@ from fedkd.knowledge.knowledge_type import (
     Teachers,
 )
 from fedkd.knowledge.predictions import check_weights
-from fedkd.messages import Fusion, ServerModels, Upload
+from fedkd.messages import AcceptedUploads, Fusion, Knowledge, ServerModels, Upload
 from fedkd.settings.conditions import LearnedBy
 
 ModelState = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsCohort:
+class WeightsCohort(AcceptedUploads):
     """The accepted models of one round, sorted by client id.
 
     ``states[k]`` is the model state of client ``client_ids[k]``. ``server`` is None unless the
     strategy declares that it needs models of the server's own.
     """
 
-    round: int
-    client_ids: tuple[int, ...]
     states: tuple[ModelState, ...]
     architectures: tuple[str, ...]
-    train_sizes: tuple[int, ...]
     public_ids: Int[Tensor, "N"]
     temperature: float = 1.0
     server: ServerModels | None = None
-
-    @property
-    def size(self) -> int:
-        """K, the number of clients whose uploads were accepted."""
-        return len(self.client_ids)
 
     @property
     def size_shares(self) -> Float[Tensor, "K"]:
@@ -91,9 +83,9 @@ class ModelWeights(KnowledgeType):
             name: tensor.detach().cpu().clone() for name, tensor in view.model.state_dict().items()
         }
 
-    def encode(self, knowledge: ModelState) -> dict[str, np.ndarray]:
+    def encode(self, knowledge: Knowledge) -> dict[str, np.ndarray]:
         """Return each tensor as an array under its name."""
-        return {name: tensor.numpy() for name, tensor in knowledge.items()}
+        return {name: tensor.numpy() for name, tensor in _state(knowledge).items()}
 
     def decode(self, arrays: Mapping[str, np.ndarray]) -> ModelState:
         """Return the state in the arrays; UploadRejected for types that no tensor has."""
@@ -102,11 +94,12 @@ class ModelWeights(KnowledgeType):
         except TypeError as error:
             raise UploadRejected(f"weights cannot be read: {error}") from error
 
-    def check(self, knowledge: ModelState, request: Request, client_id: int) -> None:
+    def check(self, knowledge: Knowledge, request: Request, client_id: int) -> None:
         """Raise UploadRejected on weights that are not finite, or of another architecture."""
+        state = _state(knowledge)
         architecture = request.architectures[client_id]
         expected = request.shapes[architecture]
-        came = {name: tuple(tensor.shape) for name, tensor in knowledge.items()}
+        came = {name: tuple(tensor.shape) for name, tensor in state.items()}
         if came != expected:
             wrong = sorted(
                 name for name in {*came, *expected} if came.get(name) != expected.get(name)
@@ -115,7 +108,7 @@ class ModelWeights(KnowledgeType):
                 f"not the weights of a {architecture}: {', '.join(wrong[:3])} missing or of wrong"
                 " shape"
             )
-        for name, tensor in knowledge.items():
+        for name, tensor in state.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise UploadRejected(f"weight {name} is not finite")
 
@@ -126,7 +119,7 @@ class ModelWeights(KnowledgeType):
         return WeightsCohort(
             round=request.round,
             client_ids=ids,
-            states=tuple(upload.knowledge for upload in ordered),
+            states=tuple(_state(upload.knowledge) for upload in ordered),
             architectures=tuple(request.architectures[i] for i in ids),
             train_sizes=tuple(request.train_sizes[i] for i in ids),
             public_ids=request.public_ids,
@@ -139,12 +132,7 @@ class ModelWeights(KnowledgeType):
     ) -> None:
         """Raise RunError unless each teacher is a finite state of an architecture in the run."""
         check_weights(fusion.weights, len(client_ids))
-        if not isinstance(fusion.teachers, Mapping):
-            raise RunError(
-                "fuse must return teachers as a mapping from an architecture's name to a model"
-                " state"
-            )
-        for name, state in fusion.teachers.items():
+        for name, state in _fused_states(fusion.teachers).items():
             if name not in request.architectures:
                 raise RunError(
                     f"fuse returned weights for {name!r}; the clients have"
@@ -157,16 +145,16 @@ class ModelWeights(KnowledgeType):
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
     ) -> Teachers:
         """Return the state of each client's architecture, if there is one."""
-        teachers = fusion.teachers
+        teachers = _fused_states(fusion.teachers)
         return Teachers(
             personal={i: teachers[n] for i, n in enumerate(request.architectures) if n in teachers}
         )
 
-    def adopt(self, model: nn.Module, teacher: ModelState) -> None:
+    def adopt(self, model: nn.Module, teacher: Knowledge) -> None:
         """Load the teacher's weights into the model."""
-        model.load_state_dict(dict(teacher))
+        model.load_state_dict(dict(_state(teacher)))
 
-    def penalty(self, view: ClientView, teacher: ModelState | None) -> Penalty | None:
+    def penalty(self, view: ClientView, teacher: Knowledge | None) -> Penalty | None:
         """Return FedProx's proximal term around the model's present weights; None without mu."""
         if self.proximal == 0:
             return None
@@ -175,7 +163,7 @@ class ModelWeights(KnowledgeType):
         half = self.proximal / 2
 
         def term(
-            batch: Int[Tensor, "batch"], logits: Float[Tensor, "batch *rows C"], features: None
+            batch: Int[Tensor, "batch"], logits: Float[Tensor, "batch *rows C"], features: object
         ) -> Float[Tensor, ""]:
             moved = [
                 (now - then).square().sum() for now, then in zip(parameters, start, strict=True)
@@ -183,3 +171,19 @@ class ModelWeights(KnowledgeType):
             return half * torch.stack(moved).sum()
 
         return term
+
+
+def _state(knowledge: Knowledge) -> ModelState:
+    """Return knowledge as the state of a model; TypeError where it is no mapping."""
+    if not isinstance(knowledge, Mapping):
+        raise TypeError(f"expected a model's state, got a {type(knowledge).__name__}")
+    return knowledge
+
+
+def _fused_states(teachers: object) -> Mapping[str, ModelState]:
+    """Return a fusion's teachers by architecture; RunError where they are no mapping."""
+    if not isinstance(teachers, Mapping):
+        raise RunError(
+            "fuse must return teachers as a mapping from an architecture's name to a model state"
+        )
+    return teachers

@@ -20,8 +20,9 @@ from fedkd.knowledge.knowledge_type import (
     RowKnowledge,
     Teachers,
     conflict_without_classes,
+    narrowed,
 )
-from fedkd.messages import Cohort, Fusion, Predictions, Upload
+from fedkd.messages import Cohort, Fusion, Knowledge, Predictions, Upload
 from fedkd.settings.conditions import LearnedBy, RunConditions
 from fedkd.training.losses import Scale
 
@@ -85,15 +86,13 @@ class PublicPredictions(RowKnowledge):
         values = logits if self.scale == "logits" else soften(logits, view.temperature)
         return Predictions(ids=ids, values=values, scale=self.scale)
 
-    def encode(self, knowledge: Predictions) -> dict[str, np.ndarray]:
+    def encode(self, knowledge: Knowledge) -> dict[str, np.ndarray]:
         """Return ``ids`` as int32, and ``values`` under their scale's name.
 
         Public sets have fewer than 2^31 rows.
         """
-        return {
-            "ids": knowledge.ids.numpy().astype(np.int32),
-            knowledge.scale: knowledge.values.numpy(),
-        }
+        sent = narrowed(knowledge, Predictions)
+        return {"ids": sent.ids.numpy().astype(np.int32), sent.scale: sent.values.numpy()}
 
     def decode(self, arrays: Mapping[str, np.ndarray]) -> Predictions:
         """Return the predictions in ``arrays``.
@@ -112,20 +111,21 @@ class PublicPredictions(RowKnowledge):
             f"expected the arrays ids and {self.scale}, got {', '.join(sorted(arrays)) or 'none'}"
         )
 
-    def check(self, knowledge: Predictions, request: Request, client_id: int) -> None:
+    def check(self, knowledge: Knowledge, request: Request, client_id: int) -> None:
         """Raise UploadRejected on a wrong scale, shape, dtype or id, and on invalid predictions."""
-        values, asked = knowledge.values, len(request.public_ids)
-        expected = (len(knowledge.ids) if self.chooser is not None else asked, request.classes)
-        if knowledge.scale != self.scale:
-            raise UploadRejected(f"expected {self.scale}, got {knowledge.scale}")
+        sent, asked = narrowed(knowledge, Predictions), len(request.public_ids)
+        values = sent.values
+        expected = (len(sent.ids) if self.chooser is not None else asked, request.classes)
+        if sent.scale != self.scale:
+            raise UploadRejected(f"expected {self.scale}, got {sent.scale}")
         if tuple(values.shape) != expected:
             raise UploadRejected(
                 f"expected {self.scale} of shape {list(expected)}, got {list(values.shape)}"
             )
         if not values.is_floating_point():
             raise UploadRejected(f"expected floating point {self.scale}, got {values.dtype}")
-        if not self._asked_for(knowledge.ids, request.public_ids):
-            unknown = sorted(set(knowledge.ids.tolist()) - set(request.public_ids.tolist()))
+        if not self._asked_for(sent.ids, request.public_ids):
+            unknown = sorted(set(sent.ids.tolist()) - set(request.public_ids.tolist()))
             what = (
                 f"unknown public ids {unknown[:5]}"
                 if unknown
@@ -174,9 +174,9 @@ class PublicPredictions(RowKnowledge):
             server=request.server,
         )
 
-    def values(self, knowledge: Predictions) -> Float[Tensor, "N C"]:
+    def values(self, knowledge: Knowledge) -> Float[Tensor, "N C"]:
         """Return the values as float32."""
-        return knowledge.values.to(torch.float32)
+        return narrowed(knowledge, Predictions).values.to(torch.float32)
 
     def check_fusion(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
@@ -187,19 +187,19 @@ class PublicPredictions(RowKnowledge):
             check_tensor("public_ids", fusion.public_ids, "of whole numbers [N]")
         taught = request.public_ids if fusion.public_ids is None else fusion.public_ids
         clients, samples, classes = len(client_ids), len(taught), request.classes
-        check_tensor(
+        teachers = check_tensor(
             "teachers", fusion.teachers, f"{[samples, classes]} or {[clients, samples, classes]}"
         )
         shapes = ((samples, classes), (clients, samples, classes))
-        if tuple(fusion.teachers.shape) not in shapes:
+        if tuple(teachers.shape) not in shapes:
             raise RunError(
-                f"fuse returned teachers {list(fusion.teachers.shape)}, expected {list(shapes[1])}"
+                f"fuse returned teachers {list(teachers.shape)}, expected {list(shapes[1])}"
                 " (personal) or"
                 f" {list(shapes[0])} (common)"
             )
-        if not torch.isfinite(fusion.teachers).all():
+        if not torch.isfinite(teachers).all():
             raise RunError("fuse returned teachers that are not finite")
-        if scale == "probs" and not are_distributions(fusion.teachers, 2 * TOLERANCE):
+        if scale == "probs" and not are_distributions(teachers, 2 * TOLERANCE):
             raise RunError(
                 "fuse returned teachers that are no soft labels; declare teaches = 'logits' to"
                 " send logits"
@@ -232,7 +232,7 @@ class PublicPredictions(RowKnowledge):
                 else None
             )
 
-        teachers = fusion.teachers
+        teachers = narrowed(fusion.teachers, Tensor)
         if teachers.ndim == 2 and (taught_rows is None or taught_rows.ndim == 1):
             return Teachers(common=teacher_of(teachers, taught_rows))
         teachers = teachers.expand(len(client_ids), *teachers.shape[-2:])
@@ -257,7 +257,7 @@ class PublicPredictions(RowKnowledge):
 
     def _table(self, ordered: Sequence[Upload], request: Request) -> tuple[Tensor, Tensor | None]:
         """Return all values [K, N, C] and, where clients choose, who answered for what [K, N]."""
-        knowledge: list[Predictions] = [upload.knowledge for upload in ordered]
+        knowledge = [narrowed(upload.knowledge, Predictions) for upload in ordered]
         if not knowledge:
             return torch.zeros(0, len(request.public_ids), request.classes), None
         if self.chooser is None:
@@ -269,14 +269,15 @@ class PublicPredictions(RowKnowledge):
         return values, answered
 
 
-def check_tensor(name: str, value: object, expected: str) -> None:
-    """Raise RunError unless a part of a fusion is a tensor; ``expected`` says of what."""
+def check_tensor(name: str, value: object, expected: str) -> Tensor:
+    """Return a part of a fusion that is a tensor; RunError says of what it was ``expected``."""
     if not isinstance(value, Tensor):
         hint = "; make it one with torch.as_tensor" if isinstance(value, np.ndarray) else ""
         raise RunError(
             f"fuse returned {name} of type {type(value).__name__}, expected a tensor"
             f" {expected}{hint}"
         )
+    return value
 
 
 def check_weights(weights: Tensor, clients: int) -> None:

@@ -23,12 +23,15 @@ from fedkd.knowledge.knowledge_type import (
     Request,
     Teachers,
     conflict_without_classes,
+    narrowed,
 )
 from fedkd.knowledge.predictions import LARGEST, check_weights
-from fedkd.messages import Fusion, Upload
+from fedkd.messages import AcceptedUploads, Fusion, Knowledge, Upload
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.conditions import LearnedBy, RunConditions
 from fedkd.training.losses import kl
+
+_NO_MAPPING = "fuse must return teachers as a mapping with an entry for every client of the cohort"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,22 +58,14 @@ class SampleTeacher:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrivateLogitsCohort:
+class PrivateLogitsCohort(AcceptedUploads):
     """The accepted uploads of one round, sorted by client id.
 
     ``uploads[k]`` is of client ``client_ids[k]``. Clients have sets of different sizes, so that
     nothing is stacked.
     """
 
-    round: int
-    client_ids: tuple[int, ...]
     uploads: tuple[SampleLogits, ...]
-    train_sizes: tuple[int, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """K, the number of clients whose uploads were accepted."""
-        return len(self.client_ids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,17 +101,19 @@ class PrivateLogits(KnowledgeType):
             logits=logits, hashes=sign_hashes(inputs, self.bits), labels=view.private_labels().cpu()
         )
 
-    def encode(self, knowledge: SampleLogits | SampleTeacher) -> dict[str, np.ndarray]:
+    def encode(self, knowledge: Knowledge) -> dict[str, np.ndarray]:
         """Return the arrays of an upload or a teacher, named by its fields."""
-        logits = {"logits": knowledge.logits.numpy()}
         if isinstance(knowledge, SampleTeacher):
-            return {**logits, "taught": knowledge.taught.numpy().astype(np.uint8)}
-        if knowledge.hashes is None or knowledge.labels is None:
+            taught = knowledge.taught.numpy().astype(np.uint8)
+            return {"logits": knowledge.logits.numpy(), "taught": taught}
+        upload = narrowed(knowledge, SampleLogits)
+        logits = {"logits": upload.logits.numpy()}
+        if upload.hashes is None or upload.labels is None:
             return logits
         return {
             **logits,
-            "hashes": knowledge.hashes.numpy(),
-            "labels": knowledge.labels.numpy().astype(np.int32),
+            "hashes": upload.hashes.numpy(),
+            "labels": upload.labels.numpy().astype(np.int32),
         }
 
     def decode(self, arrays: Mapping[str, np.ndarray]) -> SampleLogits | SampleTeacher:
@@ -153,9 +150,7 @@ class PrivateLogits(KnowledgeType):
         labels = found["labels"].to(torch.int64) if "labels" in found else None
         return SampleLogits(logits=logits, hashes=found.get("hashes"), labels=labels)
 
-    def check(
-        self, knowledge: SampleLogits | SampleTeacher, request: Request, client_id: int
-    ) -> None:
+    def check(self, knowledge: Knowledge, request: Request, client_id: int) -> None:
         """Raise UploadRejected on wrong shapes and values, and on missing or repeated hashes."""
         if not isinstance(knowledge, SampleLogits):
             raise UploadRejected("a teacher was uploaded; expected the array logits")
@@ -187,7 +182,7 @@ class PrivateLogits(KnowledgeType):
         return PrivateLogitsCohort(
             round=request.round,
             client_ids=ids,
-            uploads=tuple(upload.knowledge for upload in ordered),
+            uploads=tuple(narrowed(upload.knowledge, SampleLogits) for upload in ordered),
             train_sizes=tuple(request.train_sizes[i] for i in ids),
         )
 
@@ -196,12 +191,10 @@ class PrivateLogits(KnowledgeType):
     ) -> None:
         """Raise RunError unless every client of the cohort has a teacher of the right shape."""
         check_weights(fusion.weights, len(client_ids))
-        if not isinstance(fusion.teachers, Mapping) or not set(client_ids) <= set(fusion.teachers):
-            raise RunError(
-                "fuse must return teachers as a mapping with an entry for every client of the"
-                " cohort"
-            )
-        for client_id, teacher in fusion.teachers.items():
+        teachers = _fused_logits(fusion.teachers)
+        if not set(client_ids) <= set(teachers):
+            raise RunError(_NO_MAPPING)
+        for client_id, teacher in teachers.items():
             samples = request.train_sizes[client_id]
             logits, taught = teacher["logits"], teacher["taught"]
             if tuple(logits.shape) != (samples, request.classes) or tuple(taught.shape) != (
@@ -221,20 +214,23 @@ class PrivateLogits(KnowledgeType):
         """Return the teacher of each client that the server knows, absent ones included."""
         found = {
             i: SampleTeacher(logits=t["logits"], taught=t["taught"])
-            for i, t in fusion.teachers.items()
+            for i, t in _fused_logits(fusion.teachers).items()
         }
         return Teachers(personal=found)
 
-    def penalty(self, view: ClientView, teacher: SampleTeacher | None) -> Penalty | None:
+    def penalty(self, view: ClientView, teacher: Knowledge | None) -> Penalty | None:
         """Return the divergence from the teacher's soft label of each sample that has one."""
-        if teacher is None or not teacher.taught.any():
+        if teacher is None:
+            return None
+        known = narrowed(teacher, SampleTeacher)
+        if not known.taught.any():
             return None
         device, temperature, weight = view.private_labels().device, view.temperature, self.weight
-        targets: Tensor = soften(teacher.logits, temperature).to(device)
-        taught: Bool[Tensor, "n"] = teacher.taught.to(device)
+        targets: Tensor = soften(known.logits, temperature).to(device)
+        taught: Bool[Tensor, "n"] = known.taught.to(device)
 
         def term(
-            batch: Int[Tensor, "batch"], logits: Float[Tensor, "batch C"], features: None
+            batch: Int[Tensor, "batch"], logits: Float[Tensor, "batch C"], features: object
         ) -> Float[Tensor, ""]:
             rows = batch[taught[batch]]
             if len(rows) == 0:
@@ -279,3 +275,10 @@ def _check_logits(logits: Tensor, expected: tuple[int, int]) -> None:
         raise UploadRejected(
             f"logits are as large as {logits.abs().max().item():.3g}; at most {LARGEST:g}"
         )
+
+
+def _fused_logits(teachers: object) -> Mapping[int, Mapping[str, Tensor]]:
+    """Return a fusion's teachers by client id; RunError where they are no mapping."""
+    if not isinstance(teachers, Mapping):
+        raise RunError(_NO_MAPPING)
+    return teachers

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedkd.errors import RunError, UploadRejected
@@ -22,9 +22,10 @@ from fedkd.knowledge.knowledge_type import (
     Request,
     Teachers,
     conflict_without_classes,
+    narrowed,
 )
 from fedkd.knowledge.predictions import LARGEST, check_weights
-from fedkd.messages import Fusion, Upload
+from fedkd.messages import AcceptedUploads, Fusion, Knowledge, Upload
 from fedkd.settings.conditions import LearnedBy, RunConditions
 
 
@@ -41,19 +42,11 @@ class Prototypes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrototypeCohort:
+class PrototypeCohort(AcceptedUploads):
     """The accepted prototypes of one round, stacked by client id."""
 
-    round: int
-    client_ids: tuple[int, ...]
     features: Float[Tensor, "K C d"]
     counts: Float[Tensor, "K C"]
-    train_sizes: tuple[int, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """K, the number of clients whose uploads were accepted."""
-        return len(self.client_ids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +95,12 @@ class ClassPrototypes(KnowledgeType):
             return features
         return F.adaptive_avg_pool1d(features[:, None], self.width)[:, 0]
 
-    def encode(self, knowledge: Prototypes) -> dict[str, np.ndarray]:
+    def encode(self, knowledge: Knowledge) -> dict[str, np.ndarray]:
         """Return ``counts`` and the rows of ``features`` that exist; others do not travel."""
+        mean = narrowed(knowledge, Prototypes)
         return {
-            "counts": knowledge.counts.numpy().astype(np.int32),
-            "features": knowledge.features[knowledge.counts > 0].numpy(),
+            "counts": mean.counts.numpy().astype(np.int32),
+            "features": mean.features[mean.counts > 0].numpy(),
         }
 
     def decode(self, arrays: Mapping[str, np.ndarray]) -> Prototypes:
@@ -136,42 +130,43 @@ class ClassPrototypes(KnowledgeType):
         features[totals > 0] = torch.tensor(rows, dtype=torch.float32)
         return Prototypes(features=features, counts=totals)
 
-    def check(self, knowledge: Prototypes, request: Request, client_id: int) -> None:
+    def check(self, knowledge: Knowledge, request: Request, client_id: int) -> None:
         """Raise UploadRejected on wrong shapes, bad values, and counts of another training size."""
+        mean = narrowed(knowledge, Prototypes)
         wide = self.width or request.features[request.architectures[client_id]]
         if (
-            tuple(knowledge.features.shape) != (request.classes, wide)
-            or len(knowledge.counts) != request.classes
+            tuple(mean.features.shape) != (request.classes, wide)
+            or len(mean.counts) != request.classes
         ):
             raise UploadRejected(
                 f"expected prototypes {[request.classes, wide]}, got"
-                f" {list(knowledge.features.shape)} with {len(knowledge.counts)} counts"
+                f" {list(mean.features.shape)} with {len(mean.counts)} counts"
             )
-        if not torch.isfinite(knowledge.features).all():
+        if not torch.isfinite(mean.features).all():
             raise UploadRejected(
-                f"features contain {'NaN' if knowledge.features.isnan().any() else 'infinity'}"
+                f"features contain {'NaN' if mean.features.isnan().any() else 'infinity'}"
             )
-        if knowledge.features.abs().max() > LARGEST:
+        if mean.features.abs().max() > LARGEST:
             raise UploadRejected(
-                f"features are as large as {knowledge.features.abs().max():.3g}; at most"
-                f" {LARGEST:g}"
+                f"features are as large as {mean.features.abs().max():.3g}; at most {LARGEST:g}"
             )
         samples = request.train_sizes[client_id]
-        if (knowledge.counts < 0).any() or int(knowledge.counts.sum()) != samples:
+        if (mean.counts < 0).any() or int(mean.counts.sum()) != samples:
             raise UploadRejected(
                 f"counts must be >= 0 and sum to the {samples} training samples of this client,"
-                f" got {knowledge.counts.tolist()[:10]}"
+                f" got {mean.counts.tolist()[:10]}"
             )
 
     def stack(self, uploads: Sequence[Upload], request: Request) -> PrototypeCohort:
         """Return the cohort of prototypes that passed ``check``, sorted by client id."""
         ordered = sorted(uploads, key=lambda upload: upload.client_id)
         ids = tuple(upload.client_id for upload in ordered)
+        means = [narrowed(upload.knowledge, Prototypes) for upload in ordered]
         return PrototypeCohort(
             round=request.round,
             client_ids=ids,
-            features=torch.stack([upload.knowledge.features for upload in ordered]),
-            counts=torch.stack([upload.knowledge.counts for upload in ordered]).to(torch.float32),
+            features=torch.stack([mean.features for mean in means]),
+            counts=torch.stack([mean.counts for mean in means]).to(torch.float32),
             train_sizes=tuple(request.train_sizes[i] for i in ids),
         )
 
@@ -180,14 +175,7 @@ class ClassPrototypes(KnowledgeType):
     ) -> None:
         """Raise RunError unless weights and prototypes are of the right shape and range."""
         check_weights(fusion.weights, len(client_ids))
-        if not isinstance(fusion.teachers, Mapping) or set(fusion.teachers) != {
-            "features",
-            "present",
-        }:
-            raise RunError(
-                "fuse must return teachers as a mapping of features [C, d] and present [C]"
-            )
-        features, present = fusion.teachers["features"], fusion.teachers["present"]
+        features, present = _fused_prototypes(fusion.teachers)
         if (
             features.ndim != 2
             or len(features) != request.classes
@@ -204,27 +192,34 @@ class ClassPrototypes(KnowledgeType):
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
     ) -> Teachers:
         """Return the common prototypes as the teacher of all clients, absent ones included."""
-        features: Tensor = fusion.teachers["features"]
-        present: Bool[Tensor, "C"] = fusion.teachers["present"]
+        features, present = _fused_prototypes(fusion.teachers)
         return Teachers(
             common=Prototypes(features=features * present[:, None], counts=present.to(torch.int64))
         )
 
-    def penalty(self, view: ClientView, teacher: Prototypes | None) -> Penalty | None:
+    def penalty(self, view: ClientView, teacher: Knowledge | None) -> Penalty | None:
         """Return the mean squared distance of features from their class's prototype."""
         if teacher is None:
             return None
-        labels = view.private_labels()
-        rows, present = teacher.features.to(labels.device), (teacher.counts > 0).to(labels.device)
+        mean, labels = narrowed(teacher, Prototypes), view.private_labels()
+        rows, present = mean.features.to(labels.device), (mean.counts > 0).to(labels.device)
         weight = self.weight
 
         def term(
             batch: Int[Tensor, "batch"],
             logits: Float[Tensor, "batch C"],
-            features: Float[Tensor, "batch wide"],
+            features: Float[Tensor, "batch wide"] | None,
         ) -> Float[Tensor, ""]:
+            assert features is not None, "the kind uses features"
             own = labels[batch]
             apart = (self.pooled(features) - rows[own]).square().mean(dim=1)
             return weight * (apart * present[own]).mean()
 
         return term
+
+
+def _fused_prototypes(teachers: object) -> tuple[Tensor, Tensor]:
+    """Return the ``features`` and ``present`` of a fusion's teachers; RunError without them."""
+    if not isinstance(teachers, Mapping) or set(teachers) != {"features", "present"}:
+        raise RunError("fuse must return teachers as a mapping of features [C, d] and present [C]")
+    return teachers["features"], teachers["present"]

@@ -8,12 +8,18 @@ event costs (``fedkd.privacy.composition``), nor when a client is asked.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from fedkd.messages import Fusion, Knowledge, Predictions, PrivacyEvent
+from fedkd.messages import (
+    AcceptedUploads,
+    Fusion,
+    Knowledge,
+    Predictions,
+    PrivacyEvent,
+    StrategyState,
+)
 from fedkd.privacy.claims import Adversary
 from fedkd.privacy.detection import Hints
 from fedkd.privacy.events import NoClaim
@@ -140,7 +146,7 @@ class PrivacyEnforcer:
         )
 
     def fuse(
-        self, strategy: Strategy, cohort: Any, state: Any, asked: int
+        self, strategy: Strategy, cohort: AcceptedUploads, state: StrategyState, asked: int
     ) -> tuple[Fusion, tuple[Spending, ...]]:
         """Return what a trusted server gives back with its cost, else the strategy's own fusion.
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from fedkd.messages import Cohort, Fusion, StrategyState
+from fedkd.messages import AcceptedUploads, Cohort, Fusion, StrategyState
 from fedkd.robustness.aggregators import Mean, Robust
 from fedkd.robustness.attacks import Attack, choose_attackers
 from fedkd.robustness.attacks.no_attack import NoAttack
@@ -45,24 +45,26 @@ class ThreatModel:
         """The clients that attack."""
         return tuple(self.attackers.nonzero().flatten().tolist())
 
-    def poisoned(self, cohort: Cohort) -> Cohort:
+    def poisoned(self, cohort: AcceptedUploads) -> AcceptedUploads:
         """Return the cohort with the attackers' uploads in place of their honest ones."""
         if not self.attackers.any():
             return cohort
         here = self.attackers[list(cohort.client_ids)]
         if not here.any():
             return cohort
+        assert isinstance(cohort, Cohort), "checked before the run"
         stream = numpy_stream(self.seed, "round", cohort.round, "attack")
         values = self.attack.poison(cohort.values, here, cohort.scale, stream)
         if cohort.answered is not None:  # rows that nobody sent stay away
             values = values.where(cohort.answered[:, :, None], cohort.values)
         return replace(cohort, values=values)
 
-    def fuse(self, strategy: Strategy, cohort: Cohort, state: StrategyState) -> Fusion:
+    def fuse(self, strategy: Strategy, cohort: AcceptedUploads, state: StrategyState) -> Fusion:
         """Return a strategy's fusion of the uploads, by the robust mean if there is one."""
         if not self.replaces_mean:
             return strategy.fuse(cohort, state)
         assert isinstance(strategy, MeanBased), "checked before the run"
+        assert isinstance(cohort, Cohort), "checked before the run"
         mean, weights = self.robust.aggregate(cohort.values, cohort.scale)
         return replace(
             strategy.from_mean(mean, cohort.size), weights=weights.expand(cohort.size, -1).clone()

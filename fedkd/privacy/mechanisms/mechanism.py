@@ -7,13 +7,13 @@ claims is checked in ``fedkd.privacy.vouching``. Not for: what an event costs.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedkd.messages import Fusion, Knowledge, Predictions
+from fedkd.messages import AcceptedUploads, Fusion, Knowledge, Predictions, StrategyState
 from fedkd.privacy.claims import ADVERSARIES, Adversary, Unit
 from fedkd.privacy.composition import Accountant
 from fedkd.privacy.detection import Detector, Hints
@@ -303,8 +303,8 @@ class Mechanism(Compatible):
     def protect_fusion(
         self,
         strategy: Strategy,
-        cohort: Any,
-        state: Any,
+        cohort: AcceptedUploads,
+        state: StrategyState,
         asked: int,
         plan: ReleasePlan,
         stream: np.random.Generator,

@@ -1,7 +1,7 @@
 """Noise at a server that all clients trust: it sees raw uploads, and protects teachers."""
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedkd.fusion import uniform_weights
-from fedkd.messages import Fusion, Knowledge
+from fedkd.messages import AcceptedUploads, Cohort, Fusion, Knowledge, StrategyState
 from fedkd.privacy.claims import Adversary, Unit
 from fedkd.privacy.ledger import Layer, Spending
 from fedkd.privacy.mechanisms.mechanism import (
@@ -87,8 +87,8 @@ class TrustedServer(Mechanism):
     def protect_fusion(
         self,
         strategy: Strategy,
-        cohort: Any,
-        state: Any,
+        cohort: AcceptedUploads,
+        state: StrategyState,
         asked: int,
         plan: ReleasePlan,
         stream: np.random.Generator,
@@ -104,6 +104,7 @@ class TrustedServer(Mechanism):
             stream: The server's random stream of this round.
         """
         assert isinstance(strategy, MeanBased), "checked before the run"
+        assert isinstance(cohort, Cohort), "checked before the run"
         mean = self.protect_mean(cohort.values, asked, plan, stream)
         fusion = replace(
             strategy.from_mean(mean.values, asked),
