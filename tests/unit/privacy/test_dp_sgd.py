@@ -231,6 +231,72 @@ def test_empty_samples_are_steps_of_noise_and_are_counted():
     assert difference.std().item() == pytest.approx(0.1 * math.sqrt(4), rel=0.03)
 
 
+class Exploding(nn.Module):
+    """Has a gradient that is not finite for samples whose first number is 7."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(64, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(1)
+        overflows = (rows[:, :1] == 7).float()
+        return self.head(self.body(rows)) * torch.exp(1e4 * overflows)
+
+
+def trained_on(model: nn.Module, x: Tensor, chosen: list[int]) -> Tensor:
+    """The weights after one step on all of ``chosen`` without noise worth speaking of."""
+    y = torch.zeros(len(x), dtype=torch.int64)
+    optimize_privately(
+        model,
+        len(chosen),
+        lambda batch: F.cross_entropy(model(x[chosen][batch]), y[chosen][batch]),
+        torch.optim.SGD(model.parameters(), lr=1.0),
+        Schedule(sample_rate=1.0, steps=1, expected_batch_size=1.0),
+        noise_multiplier=1e-9,
+        clip_norm=1.0,
+        batches=numpy_stream(0, "b"),
+        noise=numpy_stream(0, "n"),
+        history=StepHistory(),
+    )
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_a_sample_whose_gradient_overflows_counts_as_zero():
+    x, _ = samples()
+    x[2, 0, 0, 0] = 7
+    found = {}
+    for name, chosen in {"with": [0, 1, 2, 3], "without": [0, 1, 3], "start": []}.items():
+        torch.manual_seed(0)
+        found[name] = trained_on(Exploding(), x, chosen)
+    assert torch.isfinite(found["with"]).all()
+    assert torch.allclose(found["with"], found["without"], atol=1e-6)
+    assert not torch.allclose(found["with"], found["start"], atol=1e-2)
+
+
+@pytest.mark.parametrize("rate", [1e18, 1e30])
+def test_weights_that_overflow_tell_nothing_of_who_was_sampled(rate: float):
+    finite = []
+    for size in (SIZE, SIZE - 1):
+        x, y = samples()
+        model = build()
+        optimize_privately(
+            model,
+            size,
+            lambda batch, model=model, x=x, y=y: F.cross_entropy(model(x[batch]), y[batch]),
+            torch.optim.SGD(model.parameters(), lr=rate),
+            Schedule(sample_rate=1.0, steps=4, expected_batch_size=1.0),
+            noise_multiplier=1.0,
+            clip_norm=1.0,
+            batches=numpy_stream(0, "b"),
+            noise=numpy_stream(0, "n"),
+            history=StepHistory(),
+        )
+        finite.append([bool(torch.isfinite(p).all()) for p in model.parameters()])
+    assert finite[0] == finite[1]
+    assert all(finite[0])
+
+
 def test_some_empty_samples_leave_the_loss_a_number():
     rare = Schedule(sample_rate=0.02, steps=30, expected_batch_size=0.5)
     drawn = numpy_stream(0, "client", 0, "round", 1, "train batches")
