@@ -21,6 +21,8 @@ class AuditedClaim:
     epsilon: float | None
     """None where nothing is claimed."""
     delta: float | None
+    layer: str = ""
+    """What is protected: the model in its training, uploads, or teachers."""
 
     def __post_init__(self) -> None:
         if self.epsilon is not None:
@@ -56,6 +58,7 @@ def read_claims(run_dir: Path) -> tuple[AuditedClaim, ...]:
                 adversary=str(claim.get("adversary") or "none"),
                 epsilon=None if claim.get("epsilon") is None else float(claim["epsilon"]),
                 delta=None if claim.get("delta") is None else float(claim["delta"]),
+                layer=str(claim.get("layer") or ""),
             )
             for claim in (stored, *stored.get("claims", ()))
         ]
@@ -71,10 +74,10 @@ def read_claims(run_dir: Path) -> tuple[AuditedClaim, ...]:
 def covers(claim: AuditedClaim, adversary: str) -> bool:
     """Return whether a claim holds against an adversary.
 
-    A claim against the server holds against other clients too. None holds against the lab, whose
-    access to models is no part of the protocol.
+    A claim against the server holds against other clients too. Against the lab, which asks the
+    models themselves, hold those alone that were spent in training (DP-SGD).
     """
     named = claim.adversary.lower()
-    return adversary != "lab" and (
-        "server" in named or (adversary == "clients" and "client" in named)
-    )
+    if adversary == "lab":
+        return claim.layer == "model" and "server" in named
+    return "server" in named or (adversary == "clients" and "client" in named)

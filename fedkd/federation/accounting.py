@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fedkd.messages import Upload
-from fedkd.privacy.claims import ADVERSARIES, Claim
+from fedkd.privacy.claims import ADVERSARIES, Claim, Layer
 from fedkd.privacy.enforcement import PrivacyEnforcer
-from fedkd.privacy.ledger import Layer, Ledger, Spending
+from fedkd.privacy.ledger import Ledger, Spending
 
 CUMULATIVE_LAYERS: tuple[Layer, ...] = ("model", "upload")
 """Layers of which a client states each time all that it ever spent there."""

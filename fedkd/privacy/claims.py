@@ -9,6 +9,9 @@ Unit = Literal["record", "client"]
 """Whose presence is hidden: one record of one client, or all that a client has."""
 Adversary = Literal["server", "clients", "outsiders"]
 """Who looks: the server, other clients, or outsiders, who learn what clients are sent."""
+Layer = Literal["model", "upload", "teacher", "beside"]
+"""What is protected: the model in its training, what leaves a client, what a server gives back, or
+anything else that leaves."""
 ADVERSARIES: tuple[Adversary, ...] = ("server", "clients", "outsiders")
 IN_WORDS = {"server": "the server", "clients": "other clients", "outsiders": "outsiders"}
 
@@ -33,6 +36,9 @@ class Claim:
     neighbors: str = ""
     sampling: str = ""
     accountant: str = ""
+    layer: Layer | Literal[""] = ""
+    """What the epsilon was spent on; empty without one. Of a protected model it also holds for who
+    has the model itself."""
     reason: str = ""
     caveats: tuple[str, ...] = ()
 

@@ -17,10 +17,10 @@ never the sum. Not for: what an event costs.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from fedkd.errors import SettingError
-from fedkd.privacy.claims import ADVERSARIES, Adversary, Claim, Unit
+from fedkd.privacy.claims import ADVERSARIES, Adversary, Claim, Layer, Unit
 from fedkd.privacy.composition import Accountant, epsilon_of
 from fedkd.privacy.events import (
     DpSgdSteps,
@@ -32,7 +32,6 @@ from fedkd.privacy.events import (
 )
 from fedkd.privacy.gaussian_dp import check_delta
 
-Layer = Literal["model", "upload", "teacher", "beside"]
 LAYERS: tuple[Layer, ...] = ("model", "upload", "teacher")
 
 DATA_DEPENDENT = (
@@ -242,6 +241,7 @@ class Ledger:
                     neighbors=_neighbors(spent),
                     sampling=_sampling(spent),
                     accountant=name,
+                    layer=layer,
                     caveats=_caveats(spent, name),
                 )
             )

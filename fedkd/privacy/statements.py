@@ -45,6 +45,7 @@ def after_run(enforcer: PrivacyEnforcer, claims: Sequence[Claim]) -> dict[str, A
         "sigma": sigma,
         "sampling": first.sampling,
         "accountant": first.accountant,
+        "layer": first.layer,
         "reason": first.reason,
         "claims": [asdict(claim) for claim in claims],
         "noise": noise,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from opacus.optimizers import DPOptimizer
 from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class StreamDPOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -45,7 +45,7 @@ class StreamDPOptimizer(DPOptimizer):  # type: ignore[misc]
             _mark_as_processed(p.summed_grad)
 
 
-def drop_overflowing(parameters: Sequence[nn.Parameter]) -> None:
+def drop_overflowing(parameters: Sequence[Any]) -> None:
     """Replace the gradients of each sample that has a number which is not finite by zeros.
 
     All parameters of the sample, since its norm over all is then not finite either. Samples whose

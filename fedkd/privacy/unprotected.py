@@ -55,7 +55,6 @@ class NothingLeaves(Unprotected):
 
 def nothing_claimed(reason: str) -> dict[str, Any]:
     """Return the fields of a claim, all empty, with the reason, for ``summary.json``."""
-    empty = dict.fromkeys(
-        ("unit", "neighbors", "adversary", "epsilon", "delta", "sigma", "sampling", "accountant")
-    )
+    fields = ("unit", "neighbors", "adversary", "epsilon", "delta", "sigma", "sampling")
+    empty = dict.fromkeys((*fields, "accountant", "layer"))
     return {"mechanism": "none", **empty, "reason": reason}

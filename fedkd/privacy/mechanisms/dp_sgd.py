@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from fedkd.errors import SettingError
 from fedkd.messages import Knowledge
 from fedkd.privacy.calibration import smallest_below
-from fedkd.privacy.claims import ADVERSARIES, Adversary, Unit, rounded_up
+from fedkd.privacy.claims import ADVERSARIES, Adversary, Layer, Unit, rounded_up
 from fedkd.privacy.composition import epsilon_of
 from fedkd.privacy.dp_sgd_history import STEPS, history_of, with_history
 from fedkd.privacy.events import DpSgdSteps
 from fedkd.privacy.gaussian_dp import check_delta
-from fedkd.privacy.ledger import Layer, Spending
+from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import (
     CHOSEN_BLINDLY,
     DERIVED,

@@ -14,11 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.messages import AcceptedUploads, Fusion, Knowledge, Predictions, StrategyState
-from fedkd.privacy.claims import ADVERSARIES, Adversary, Unit
+from fedkd.privacy.claims import ADVERSARIES, Adversary, Layer, Unit
 from fedkd.privacy.composition import Accountant
 from fedkd.privacy.detection import Detector, Hints
 from fedkd.privacy.events import Event, NoClaim
-from fedkd.privacy.ledger import Layer, Spending
+from fedkd.privacy.ledger import Spending
 from fedkd.privacy.release_plan import ReleasePlan
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.conditions import Compatible, RunConditions

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fedkd.fusion import uniform_weights
 from fedkd.messages import AcceptedUploads, Cohort, Fusion, Knowledge, StrategyState
-from fedkd.privacy.claims import Adversary, Unit
-from fedkd.privacy.ledger import Layer, Spending
+from fedkd.privacy.claims import Adversary, Layer, Unit
+from fedkd.privacy.ledger import Spending
 from fedkd.privacy.mechanisms.mechanism import (
     OUTSIDE_SERVER,
     SEES_TEACHERS,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from opacus.optimizers import DPOptimizer
 from tiny import scenario
 
 from fedkd.audit.audit_settings import AUDITS
@@ -27,6 +28,7 @@ from fedkd.flower.local_grid import LocalGrid
 from fedkd.flower.process_clients import client_pool
 from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.messages import Download
+from fedkd.privacy.stream_optimizer import StreamDPOptimizer
 from fedkd.scenario.scenario import Scenario
 from fedkd.storage.checkpoint import CheckpointFolder
 from fedkd.storage.transcript import read_ground_truth, read_transcript
@@ -289,9 +291,32 @@ def test_an_unprotected_overfitted_run_is_attacked_and_dp_sgd_brings_the_attack_
         assert protected_by[adversary]["lower_bound"] == 0
     assert protected_by["server"]["verdict"] == "consistent"
     assert protected_by["server"]["claimed_epsilon"] <= 1.0
+    assert protected_by["lab"]["claimed_epsilon"] <= 1.0
+
+
+def unclipped(self: DPOptimizer) -> None:
+    """Sum the gradients as they are; the noise stays that of the clip norm."""
+    norm, self.max_grad_norm = self.max_grad_norm, 1e9
+    DPOptimizer.clip_and_accumulate(self)
+    self.max_grad_norm = norm
 
 
 @pytest.mark.slow
+def test_dp_sgd_without_clipping_is_refuted_by_the_models_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StreamDPOptimizer, "clip_and_accumulate", unclipped)
+    private = {
+        "train": {"epochs": 30, "batch_size": 60, "learning_rate": 1e-2},
+        "privacy": {"name": "dp_sgd", "epsilon": 1.0, "clip_norm": 0.1},
+        "audit": {**OVERFITTED["audit"], "adversaries": ["lab"]},
+    }
+    run(fast(**{**OVERFITTED, **private}), tmp_path / "run")
+    found = without_time(tmp_path / "run")
+    assert found["verdict"] == "VIOLATION"
+    assert found["lower_bound"] > 1.0 >= found["claimed_epsilon"]
+
+
 @pytest.mark.slow
 def test_members_of_an_overfitted_run_are_told_from_others_of_the_same_pool(tmp_path: Path) -> None:
     run(

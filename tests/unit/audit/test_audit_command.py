@@ -167,6 +167,15 @@ def test_a_claim_against_the_server_covers_other_clients_and_not_the_other_way(
     )
 
 
+@pytest.mark.parametrize(("layer", "lab"), [("model", True), ("upload", False), ("teacher", False)])
+def test_a_claim_holds_for_the_models_themselves_where_their_training_is_protected(
+    layer: str, lab: bool
+) -> None:
+    claim = AuditedClaim("dp_sgd", "record", "zero-out", "server", 1.0, 1e-5, layer)
+    assert covers(claim, "lab") == lab
+    assert covers(claim, "server")
+
+
 def test_a_run_without_protection_claims_nothing(tmp_path: Path) -> None:
     run = stored(tmp_path / "run", leak=0.0, epsilon=None)
     assert [claim.epsilon for claim in read_claims(run)] == [None]
