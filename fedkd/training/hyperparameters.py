@@ -88,7 +88,8 @@ class DistillationSettings(Phase):
     between 0 and 1; null is 0.1 in skewed_kl and 0.5 in the others. With another loss it is an
     error."""
     temperature: float = 1.0
-    """Temperature of teacher and student, 0.001 to 1000; losses on soft labels carry its square."""
+    """Temperature of teacher and student, 0.001 to 1000; losses on soft labels carry its square,
+    except kl_mean."""
 
     confidence_gate: bool = False
     """Distil only samples on which the teacher is more confident than the client was; elsewhere use

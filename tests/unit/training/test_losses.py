@@ -22,6 +22,7 @@ from fedkd.training.losses import (
     find_loss,
     js,
     kl,
+    kl_mean,
     mae,
     mse,
     reverse_kl,
@@ -74,7 +75,7 @@ def naive(
     name: str, student: Tensor, target: Tensor, temperature: float, skew: float | None = None
 ) -> float:
     """The loss by its formula: a mean over samples of T^2 times a sum over classes, or a mean over
-    all entries."""
+    all entries (kl_mean: of the terms, without T^2)."""
     by_sample = []
     w = OWN_SKEW.get(name, 0.5) if skew is None else skew
     for s, q in zip(student.tolist(), target.tolist(), strict=True):
@@ -86,6 +87,7 @@ def naive(
                 "symmetric_kl": w * naive_kl(q, p) + (1 - w) * naive_kl(p, q),
                 "js": w * naive_kl(q, m) + (1 - w) * naive_kl(p, m),
                 "kl": naive_kl(q, p),
+                "kl_mean": naive_kl(q, p) / len(q) / temperature**2,
                 "reverse_kl": naive_kl(p, q),
                 "cross_entropy": -sum(b * math.log(a) for a, b in zip(p, q, strict=True)),
             }
@@ -150,6 +152,14 @@ def test_losses_on_soft_labels_by_hand():
     for loss, expected in ((kl, 0.13081204), (reverse_kl, 0.14384104), (cross_entropy, 0.69314718)):
         assert loss(student, target).item() == pytest.approx(expected, abs=1e-6)
         assert loss(student, target, 2.0).item() == pytest.approx(4 * expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_kl_mean_is_pytorchs_divergence_over_the_number_of_entries(temperature: float):
+    student, target = rows(3), soften(rows(4), temperature)
+    theirs = F.kl_div(F.log_softmax(student / temperature, dim=1), target, reduction="sum")
+    found = kl_mean(student, target, temperature)
+    assert found.item() == pytest.approx(theirs.item() / student.numel(), rel=1e-12)
 
 
 def test_losses_on_logits_by_hand():
