@@ -186,7 +186,7 @@ def declaration(strategy: Strategy, name: str) -> Declaration:
         raise SettingError(
             f"strategy={name} declares knowledge = {declared.knowledge!r}; it must be one of"
             f" {', '.join(names)}, or a"
-            " kind (fedkd.knowledge.Kind)"
+            " kind (fedkd.knowledge.KnowledgeType)"
         )
     for attribute, value, allowed in (
         (

@@ -319,7 +319,7 @@ def _notes(lines: Sequence[Line]) -> list[str]:
     if without_baseline:
         names = ", ".join(dict.fromkeys(without_baseline))
         notes.append(
-            f"Runs of {names} have no local-only twin (baseline=none): nothing is said of their"
+            f"Runs of {names} have no local-only baseline (baseline=none): nothing is said of their"
             " gains."
         )
     few = min(len(line.runs) for line in lines)

@@ -42,7 +42,7 @@ GATE = Study(
             "gated",
         ),
     ),
-    remark="Harmed: below the client's own accuracy in the local-only twin, on its own"
+    remark="Harmed: below the client's own accuracy in the local-only baseline, on its own"
     " distribution.",
 )
 

@@ -188,10 +188,10 @@ def _baseline(report: RunReport, stop: threading.Event) -> Baseline:
     """Return the local-only baseline, from the cache or by running it."""
     experiment, console = report.experiment, report.console
     if is_cached(experiment):
-        console.say("local-only twin: cached")
+        console.say("local-only baseline: cached")
     else:
         plan = experiment.plan
-        console.start("local-only twin", (plan.rounds + 1) * plan.clients)
+        console.start("local-only baseline", (plan.rounds + 1) * plan.clients)
     try:
         return local_only_baseline(
             experiment,

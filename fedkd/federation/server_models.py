@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.federation.context import ClientContext
-from fedkd.messages import Predictions
+from fedkd.messages import Predictions, ServerModels
 from fedkd.models.factory import ModelInfo, ModelSpec, borrowed_global_generator
 from fedkd.runtime.seeding import numpy_stream, torch_seed
 from fedkd.training.hyperparameters import DistillationSettings
@@ -27,7 +27,7 @@ ModelState = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class PublicSetModels:
+class PublicSetModels(ServerModels):
     """The models of one run's server, on the data and device of its context.
 
     ``extra`` are architectures that no client has. Training steps as the scenario's ``distill``
@@ -64,17 +64,7 @@ class PublicSetModels:
         round: int,
         epochs: int,
     ) -> ModelState:
-        """Return the state after distilling a teacher on its public samples.
-
-        Args:
-            architecture: The model's architecture.
-            state: Its state before.
-            teacher: What is distilled.
-            loss: The loss's name.
-            purpose: Names the random streams, with the round.
-            round: The round.
-            epochs: Passes over the samples.
-        """
+        """Return the state after distilling a teacher on its public samples."""
         settings = self.context.distillation
         values = teacher.values.to(self.context.device)
         target = distillation_target(loss, values, teacher.scale, settings.temperature)
@@ -95,17 +85,7 @@ class PublicSetModels:
         round: int,
         epochs: int,
     ) -> ModelState:
-        """Return the state after training on labels of public samples.
-
-        Args:
-            architecture: The model's architecture.
-            state: Its state before.
-            ids: Public samples.
-            labels: Their labels.
-            purpose: Names the random streams, with the round.
-            round: The round.
-            epochs: Passes over the samples.
-        """
+        """Return the state after training on labels of public samples."""
         y = labels.to(self.context.device)
 
         def batch_loss(logits: Tensor, rows: Tensor) -> Tensor:

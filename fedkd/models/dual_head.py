@@ -27,9 +27,9 @@ class DualHeadSettings(Heads):
 
     Both are trained, and neither steps the other's weights: training on private labels moves the
     features and the head for labels, distillation the features and the head for teachers. The
-    temperature of distillation is ``distill.temperature``, 2 in the paper. The local-only twin has
-    the same head for labels, trained the same, and predicts by it alone, since nobody teaches its
-    other one.
+    temperature of distillation is ``distill.temperature``, 2 in the paper. The local-only baseline
+    has the same head for labels, trained the same, and predicts by it alone, since nobody teaches
+    its other one.
     """
 
     label_weight: float = 0.5

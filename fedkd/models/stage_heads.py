@@ -24,7 +24,7 @@ from fedkd.training.losses import kl
 class StageHeadsSettings(Heads):
     """Heads on a model's stages (LSSKD), taught by its last head; no part of predictions.
 
-    The local-only twin has them too, since they are part of how a client trains by itself.
+    The local-only baseline has them too, since they are part of how a client trains by itself.
     """
 
     stage_label_weight: float = 1.0

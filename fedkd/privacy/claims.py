@@ -9,7 +9,7 @@ Unit = Literal["record", "client"]
 """Whose presence is hidden: one record of one client, or all that a client has."""
 Adversary = Literal["server", "clients", "outsiders"]
 """Who looks: the server, other clients, or outsiders, who learn what clients are sent."""
-Layer = Literal["model", "upload", "teacher", "beside"]
+Layer = Literal["model", "upload", "teacher", "side_release"]
 """What is protected: the model in its training, what leaves a client, what a server gives back, or
 anything else that leaves."""
 ADVERSARIES: tuple[Adversary, ...] = ("server", "clients", "outsiders")

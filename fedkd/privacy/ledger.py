@@ -4,13 +4,13 @@ Epsilons are asked of it, never added up elsewhere.
 
 Every look at private data is recorded with the *layer* that protects it:
 
-    model    training: whatever is computed from the model afterwards is covered (DP-SGD)
-    upload   what leaves a client, for who sees it (noise at the client)
-    teacher  what the server gives back, for who sees it (noise after fusion, votes)
-    beside   anything else that leaves: a label histogram, a private temperature, a validation score
+    model         training: whatever is computed from the model afterwards is covered (DP-SGD)
+    upload        what leaves a client, for who sees it (noise at the client)
+    teacher       what the server gives back, for who sees it (noise after fusion, votes)
+    side_release  anything else that leaves, such as a label histogram or a private temperature
 
-Layers protect the same data one after the other, so that the smallest of the three holds; what is
-beside them adds to each. A layer with a release that nobody protected claims nothing. A claim for a
+Layers protect the same data one after the other, so that the smallest of the three holds; side
+releases add to each. A layer with a release that nobody protected claims nothing. A claim for a
 whole client holds for its records. Clients' data is disjoint: the system's epsilon is the largest,
 never the sum. Not for: what an event costs.
 """
@@ -72,7 +72,7 @@ class Spending:
             raise SettingError(f"a privacy event cannot be read: {error!r}") from error
         if (
             unit not in ("record", "client")
-            or layer not in (*LAYERS, "beside")
+            or layer not in (*LAYERS, "side_release")
             or not set(seen_by) <= set(ADVERSARIES)
         ):
             raise SettingError(
@@ -218,14 +218,14 @@ class Ledger:
             for spending, times in self._counts.get(owner, {}).items()
             if adversary in spending.seen_by
         ]
-        beside = [(s, n) for s, n in seen if s.layer == "beside"]
+        side = [(s, n) for s, n in seen if s.layer == "side_release"]
         found: list[Claim] = []
         reasons: list[str] = []
         for layer in LAYERS:
             own = [(s, n) for s, n in seen if s.layer == layer]
             if not own:
                 continue
-            spent = [*own, *beside]
+            spent = [*own, *side]
             missing = _missing(spent, unit)
             reasons += missing
             if missing:
@@ -247,7 +247,7 @@ class Ledger:
             )
         if found:
             return min(found, key=lambda c: c.epsilon or 0.0)
-        reasons = reasons or _missing(beside, unit) or ["no protected release was recorded for it"]
+        reasons = reasons or _missing(side, unit) or ["no protected release was recorded for it"]
         reason = "; ".join(dict.fromkeys(reasons))
         return Claim(unit=unit, adversary=adversary, delta=delta, client=client, reason=reason)
 

@@ -20,7 +20,7 @@ from fedkd.privacy.mechanisms.mechanism import overrides
 from fedkd.scenario.registry import GROUPS
 from fedkd.scenario.scenario import Scenario
 from fedkd.settings.conditions import RunConditions
-from fedkd.strategy import Declaration, MeanBased, Needs, SelectsQueries, chosen_loss
+from fedkd.strategy import Declaration, Needs, chosen_loss
 from fedkd.tasks.find_task import find_task
 
 CHECKED = ("text_canaries", "heads", "attacks", "robust", "codec", "privacy", "audit")
@@ -64,7 +64,7 @@ def run_conditions(
         loss: The name of the distillation loss.
         stores: Whether the run has a folder.
     """
-    kind, needs, strategy = declared.kind, declared.needs, scenario.strategy.value
+    kind, needs = declared.kind, declared.needs
     task, public, protocol = find_task(scenario.data.value), scenario.public, scenario.protocol
     return RunConditions(
         strategy=scenario.strategy.name,
@@ -75,10 +75,10 @@ def run_conditions(
         learned_by=None if kind is None else kind.learned_by,
         predicts=kind is not None and kind.predicts,
         all_answer=kind is not None and kind.all_answer,
-        selects_queries=isinstance(strategy, SelectsQueries),
+        selects_queries=declared.selects_queries,
         scale=None if kind is None else kind.upload_scale,
         teaches=declared.teaches,
-        mean_based=isinstance(strategy, MeanBased),
+        mean_based=declared.mean_based,
         reveals_model_only=kind is not None and kind.reveals_model_only,
         adds_penalty=kind is not None and kind.adds_penalty,
         features=needs.features,

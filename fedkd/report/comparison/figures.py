@@ -18,7 +18,7 @@ SELECTIONS = ("last", "mean_of_last", "validation_best")
 """Which round a figure is of: the last, a mean over the last few, or the one of the best validation
 accuracy."""
 
-BASELINE = "local-only twin"
+BASELINE = "local-only baseline"
 """The name of the line of baselines."""
 
 Setting = tuple[tuple[str, str], ...]

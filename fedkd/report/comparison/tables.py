@@ -108,9 +108,9 @@ def _accuracy(lines: Sequence[Line], baselines: Sequence[Line]) -> Table:
     return _table(
         "Accuracy in the last round, and gain over local-only training",
         "Accuracy in % and gain in points, means over clients, then over seeds ± half of the 95 %"
-        " t-interval. Gains are over the local-only twin of the same run. p: paired t-test over"
+        " t-interval. Gains are over the local-only baseline of the same run. p: paired t-test over"
         f" seeds that the mean gain is 0, with Holm's correction over {_tests_in_words(lines)}."
-        " Harmed: share of the clients whose accuracy is below their twin's."
+        " Harmed: share of the clients whose accuracy is below their baseline's."
         f" {NOTHING}: cannot be said.",
         ("seeds", "own distribution", *head, "balanced test", *head),
         [*lines, *baselines],
@@ -140,8 +140,8 @@ def _tests(lines: Sequence[Line]) -> Table | None:
 
     return _table(
         "Tests of the gain over local-only training",
-        "Two-sided p-values, paired by seed with the local-only twin, in the last round: t-test;"
-        f" the same with Holm's correction over {_tests_in_words(lines)}, over methods and"
+        "Two-sided p-values, paired by seed with the local-only baseline, in the last round:"
+        f" t-test; the same with Holm's correction over {_tests_in_words(lines)}, over methods and"
         " settings; Wilcoxon's signed-rank test, not corrected, which with n seeds cannot be below"
         " 2/2^n.",
         tuple(f"{s}, {test}" for s in ("own", "balanced") for test in ("t", "t, Holm", "Wilcoxon")),
@@ -196,8 +196,8 @@ def _negative_transfer(lines: Sequence[Line]) -> Table | None:
 
     return _table(
         "Clients harmed, by architecture",
-        "Share in % of the clients that are below their local-only twin in the last round, on the"
-        " own distribution / on the balanced test, mean over seeds.",
+        "Share in % of the clients that are below their local-only baseline in the last round, on"
+        " the own distribution / on the balanced test, mean over seeds.",
         ("all clients", *architectures),
         lines,
         cells,

@@ -310,7 +310,7 @@ def test_the_twin_is_computed_once(capsys: pytest.CaptureFixture[str]) -> None:
         )
         == 0
     )
-    assert "local-only twin: cached" in capsys.readouterr().out
+    assert "local-only baseline: cached" in capsys.readouterr().out
     assert summary("one")["local_only"] == summary("two")["local_only"]
     assert main([*setting, "run_dir=three", "train.learning_rate=0.01"]) == 0
     assert "cached" not in capsys.readouterr().out

@@ -224,7 +224,7 @@ def test_a_comparison_of_one_run_in_this_process(
     text = (tmp_path / "comparison.md").read_text()
     for words in (
         "| knfu | 1 |",
-        "| local-only twin | 1 |",
+        "| local-only baseline | 1 |",
         "fedmd, seed 0 failed: as the test wants.",
         "With one seed",
     ):
@@ -313,7 +313,7 @@ def test_a_real_comparison_is_resumed_by_a_second_call(tmp_path: Path) -> None:
     assert (tmp_path / "runs/fedmd/all/seed0/summary.json").stat().st_mtime_ns == before
     text = (tmp_path / "comparison.md").read_text()
     assert "| flat | 2 |" in text
-    assert "Runs of fedmd, flat have no local-only twin" in text
+    assert "Runs of fedmd, flat have no local-only baseline" in text
 
 
 @pytest.mark.slow

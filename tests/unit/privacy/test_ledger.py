@@ -215,7 +215,7 @@ def test_two_protections_of_one_release_give_the_smaller_epsilon_for_a_record():
 
 
 def test_a_second_look_adds_up():
-    look = Spending(event=gaussian(sigma=30.0), unit="record", layer="beside")
+    look = Spending(event=gaussian(sigma=30.0), unit="record", layer="side_release")
     book = ledger((0, training()), (0, look))
     assert book.claim("record", "server", DELTA).epsilon == pytest.approx(
         epsilon_of([(training().event, 1), (gaussian(sigma=30.0), 1)], DELTA)[0]
@@ -236,7 +236,7 @@ def test_training_on_records_claims_nothing_for_a_client():
 @pytest.mark.parametrize("unit", ["record", "client"])
 def test_an_unprotected_look_takes_every_claim_away_and_says_why(unit: Any, adversary: Any):
     metrics = Spending(
-        event=NoClaim(reason="raw accuracies leave the client"), unit="record", layer="beside"
+        event=NoClaim(reason="raw accuracies leave the client"), unit="record", layer="side_release"
     )
     book = ledger((0, training()), (0, upload(gaussian())), (0, metrics))
     claim = book.claim(unit, adversary, DELTA)
@@ -329,7 +329,7 @@ spendings = st.builds(
     upload,
     st.sampled_from([*EVENTS, NoClaim(reason="raw")]),
     unit=st.sampled_from(["record", "client"]),
-    layer=st.sampled_from(["model", "upload", "teacher", "beside"]),
+    layer=st.sampled_from(["model", "upload", "teacher", "side_release"]),
     seen_by=st.sampled_from([ADVERSARIES, ("clients", "outsiders")]),
 )
 
@@ -364,11 +364,11 @@ def test_a_layer_more_never_hurts_and_a_release_more_in_the_same_layer_never_hel
         )
         if (
             old is not None
-            and (more[1].layer in layers or more[1].layer == "beside")
+            and (more[1].layer in layers or more[1].layer == "side_release")
             and new is not None
         ):
             assert new >= old - 1e-9 or more[1].layer not in layers
-        if old is not None and more[1].layer not in layers and more[1].layer != "beside":
+        if old is not None and more[1].layer not in layers and more[1].layer != "side_release":
             assert new is not None
             assert new <= old
 
