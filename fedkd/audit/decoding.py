@@ -10,7 +10,7 @@ from fedkd.codecs import CODECS, Codec
 from fedkd.errors import UploadRejected, unknown_name
 from fedkd.knowledge import KnowledgeType
 from fedkd.messages import Knowledge
-from fedkd.settings.import_paths import import_path, is_import_path
+from fedkd.settings.import_paths import import_class, is_import_path
 from fedkd.storage.transcript import Transcript
 
 Direction = Literal["upload", "teacher"]
@@ -27,7 +27,8 @@ def codec_of(about: Mapping[str, Any], direction: Direction) -> Codec:
     name = str(settings.pop("name", "full"))
     if name not in CODECS and not is_import_path(name):
         raise unknown_name("codec", name, CODECS)
-    cls: Any = import_path(name, what="codec") if is_import_path(name) else CODECS[name]
+    own = is_import_path(name)
+    cls: Any = import_class(name, what="codec", seam=Codec) if own else CODECS[name]
     # JSON has lists where settings have tuples.
     codec: Codec = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
     return codec

@@ -5,12 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from fedkd.errors import SettingError, unknown_name
 from fedkd.scenario.registry import GROUPS, find
 from fedkd.scenario.scenario import check_names, meaning_of, resumable
+from fedkd.scenario.trust import check_trust
 
 SWITCHES = ("-m", "--multirun", "--resolve", "--version", "--hydra-help")
 """Hydra's options without a value."""
@@ -32,6 +34,8 @@ class Arguments:
     """The folder of a run that is to go on."""
     scenarios: dict[str, Path]
     """Scenario files by name."""
+    foreign: str = ""
+    """Where the arguments are from; empty where they are the user's own, or vouched for."""
 
     @property
     def sweeps(self) -> bool:
@@ -54,23 +58,32 @@ class Arguments:
         return not (self.flags or self.varied or of_hydra)
 
 
-def parse_arguments(given: Sequence[str]) -> Arguments:
-    """Return the checked arguments. Raises SettingError for an unknown option, scenario or name."""
-    rest, folder = value_of(given, "--config-dir")
+def parse_arguments(given: Sequence[str], foreign: str = "") -> Arguments:
+    """Return the checked arguments. Raises SettingError for an unknown option, scenario or name.
+
+    ``foreign`` is the folder that the arguments were read from, if nobody vouches for it.
+    """
+    rest, trust = trusts(given)
+    rest, folder = value_of(rest, "--config-dir")
     rest, config = value_of(rest, "--config")
     settings, flags = _flags(rest)
     settings, resumed = value_of(settings, "resume")
-    run_dir = None if resumed is None else Path(resumed).expanduser()
+    run_dir = None if resumed is None else user_path(resumed, "resume")
     if run_dir is not None:
         config = _config_of(run_dir, settings, flags, config)
     scenarios = scenario_files(folder)
     if config is not None:
         if any(setting.startswith("scenario=") for setting in settings):
             raise SettingError("--config FILE is a scenario of its own; leave out scenario=")
-        scenarios = {**scenarios, "config": _existing(config)}
+        file = _existing(config)
+        where = f"--config {config}" if run_dir is None else f"resume={run_dir}"
+        check_trust(read_scenario(file), where, trust=trust)
+        scenarios = {**scenarios, "config": file}
         settings = ["scenario=config", *settings]
     _check_names(settings, scenarios)
-    return Arguments(settings=settings, flags=flags, resumed=run_dir, scenarios=scenarios)
+    return Arguments(
+        settings=settings, flags=flags, resumed=run_dir, scenarios=scenarios, foreign=foreign
+    )
 
 
 def scenario_files(folder: str | None = None) -> dict[str, Path]:
@@ -78,7 +91,7 @@ def scenario_files(folder: str | None = None) -> dict[str, Path]:
     own = Path(str(files("scenarios")))
     found = {path.stem: path for path in sorted(own.glob("*.yaml"))}
     if folder is not None:
-        users = Path(folder).expanduser()
+        users = user_path(folder, "--config-dir")
         if not users.is_dir():
             raise SettingError(
                 f"--config-dir {folder}: no such folder; it must hold scenario files, NAME.yaml"
@@ -106,6 +119,41 @@ def value_of(given: Sequence[str], option: str) -> tuple[list[str], str | None]:
     if waiting:
         raise SettingError(f"{option} needs a value")
     return rest, value
+
+
+def trusts(given: Sequence[str]) -> tuple[list[str], bool]:
+    """Return the arguments without ``trust=true``, and whether it was among them.
+
+    It vouches for what is from elsewhere: what that names may be imported.
+    """
+    rest, word = value_of(given, "trust")
+    if word not in (None, "true", "false"):
+        raise SettingError(f"trust must be true or false, got {word!r}")
+    return rest, word == "true"
+
+
+def read_scenario(path: Path) -> dict[str, Any]:
+    """Return the settings in a scenario file. Raises SettingError where it holds none."""
+    try:
+        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise SettingError(
+            f"scenario file {path} cannot be read: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(body, dict):
+        raise SettingError(f"scenario file {path} must hold settings, as in 'clients: 10'")
+    for name in ("defaults", "hydra"):
+        if name in body:
+            raise SettingError(f"scenario file {path}: there is no setting {name!r}")
+    return body
+
+
+def user_path(text: str, what: str) -> Path:
+    """Return the path that a user gave, ``~`` being the home; ``what`` is the option for errors."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # nobody knows a home
+        raise SettingError(f"{what}={text}: {error}; write the path without ~") from error
 
 
 def overrides(given: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
@@ -167,14 +215,12 @@ def _config_of(
             f"resume={run_dir}: no run's folder (it has no config.yaml) and no sweep's (it has no"
             " sweep.json); give that of one"
         )
-    stored = yaml.safe_load(own.read_text())
-    if isinstance(stored, dict):  # else the reader of scenarios says what is wrong
-        check_names(stored, f"resume={run_dir}: this run")
+    check_names(read_scenario(own), f"resume={run_dir}: this run")
     return str(own)
 
 
 def _existing(config: str) -> Path:
-    file = Path(config).expanduser()
+    file = user_path(config, "--config")
     if not file.is_file():
         raise SettingError(f"--config {config}: no such file; give the config.yaml of a run")
     return file

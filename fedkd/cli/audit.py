@@ -2,21 +2,37 @@
 
 Writes ``audit.json``, ``audit.csv`` (attacks), ``audit_claims.csv`` (claimed against audited), a
 picture for each adversary in ``plots/`` and the ``audit`` of ``summary.json``; an earlier audit's
-are replaced. Without options it does what the run's own audit did, and finds the same.
+are replaced. Without options it does what the run's own audit did, and finds the same. A folder
+whose scenario imports what is not fedkd's is read only with ``trust=true``.
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from fedkd.audit.audit_run import audit_run, plan_audit
 from fedkd.audit.report import amend_summary, show, summary_entry, write
+from fedkd.cli.arguments import read_scenario, trusts
 from fedkd.errors import FedkdError, SettingError
 from fedkd.experiment.auditing import auditor_models
-from fedkd.storage.transcript import ADVERSARIES
+from fedkd.scenario.trust import check_trust
+from fedkd.storage.transcript import ADVERSARIES, read_transcript
 
 VIOLATED = 3
+
+
+def check_folder(run_dir: Path, *, trust: bool) -> None:
+    """Raise SettingError for a run that would import what is not fedkd's, unless one trusts it."""
+    config = run_dir / "config.yaml"
+    if config.is_file():
+        check_trust(read_scenario(config), str(run_dir), trust=trust)
+    for adversary in ("server", "lab"):
+        codecs = None
+        with contextlib.suppress(SettingError):  # nothing is stored; whoever reads it says so
+            codecs = read_transcript(run_dir, adversary).about.get("codecs")
+        check_trust({"codec": codecs}, str(run_dir), trust=trust)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m fedkd.audit", description="Audit a stored run's privacy."
     )
     parser.add_argument("run_dir", type=Path, help="the run's folder, with a stored view")
+    parser.epilog = "trust=true: the run may import what is not fedkd's, which runs its code"
     parser.add_argument(
         "--adversary",
         choices=tuple(ADVERSARIES),
@@ -41,8 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--shadows", type=int, help="shadow models of every client for LiRA (the run's own number)"
     )
-    given = parser.parse_args(arguments)
     try:
+        rest, trust = trusts(sys.argv[1:] if arguments is None else arguments)
+        given = parser.parse_args(rest)
+        check_folder(given.run_dir, trust=trust)
         plan = plan_audit(
             given.run_dir, given.adversary, given.confidence, given.seed, given.shadows
         )

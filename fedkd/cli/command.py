@@ -59,8 +59,8 @@ def _main(given: list[str]) -> int:
     if "-h" in given or "--help" in given:
         _help(given)
         return 0
-    command = continued(given)
-    if _run(parse_arguments(command), Sweep(command, goes_on=command != given)):
+    command, foreign = continued(given)
+    if _run(parse_arguments(command, foreign), Sweep(command, goes_on=command != given)):
         print(
             "fedkd: VIOLATION: the audit refutes what the run claims; its table says which",
             file=sys.stderr,

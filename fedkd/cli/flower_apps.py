@@ -9,6 +9,7 @@ A client's messages may each be handled by another process: what clients share i
 process, and the client's state is on disk between them, apart for each of Flower's runs.
 """
 
+import os
 import shlex
 import shutil
 import threading
@@ -25,6 +26,7 @@ import yaml
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
+from fedkd.cli.arguments import user_path
 from fedkd.cli.command import compose
 from fedkd.data.cache import cache_folder
 from fedkd.errors import SettingError
@@ -36,10 +38,16 @@ from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.runtime.devices import set_deterministic
 from fedkd.scenario.registry import create
 from fedkd.scenario.scenario import Scenario
+from fedkd.scenario.trust import foreign_imports
+from fedkd.settings.import_paths import OWN_PACKAGES
 from fedkd.storage.client_states import DiskStore
 
 CONFIG = ("scenario", "overrides", "run-dir")
 """The keys of Flower's run configuration that are read."""
+ALLOWED = "allowed-imports"
+"""The key of a node's configuration: modules, packages or import paths, between commas."""
+ALLOWED_HERE = "FEDKD_ALLOWED_IMPORTS"
+"""The environment variable with more of them, for the nodes of Flower's simulation."""
 DAYS_OF_STATES = 7
 """Days after which a run's client states are deleted where its ServerApp could not do so."""
 
@@ -62,7 +70,7 @@ def configured(context: Context) -> tuple[Scenario, Path | None]:
     except ValueError as error:
         raise SettingError(f"overrides={given['overrides']!r} cannot be read: {error}") from error
     folder = given["run-dir"]
-    return compose([*chosen, *overrides]), Path(folder).expanduser() if folder else None
+    return compose([*chosen, *overrides]), user_path(folder, "run-dir") if folder else None
 
 
 def on_flower(scenario: Scenario) -> Scenario:
@@ -76,6 +84,26 @@ def on_flower(scenario: Scenario) -> Scenario:
         engine=create("engine", {"name": "local"}),
         checkpoint=replace(scenario.checkpoint, every=0),
     )
+
+
+def admit(message: Message, node: Context) -> None:
+    """Raise SettingError for a message whose scenario imports what this node does not allow.
+
+    Whoever submits a run writes its scenario, and importing runs code. A node allows fedkd's own
+    modules, and those that its operator names: in the node's configuration, or for all nodes of a
+    machine in the environment.
+    """
+    named = f"{node.node_config.get(ALLOWED, '')},{os.environ.get(ALLOWED_HERE, '')}"
+    allowed = (*OWN_PACKAGES, *(name.strip() for name in named.split(",") if name.strip()))
+    stored = yaml.safe_load(scenario_text(message))
+    if not isinstance(stored, dict):
+        raise SettingError("the message's scenario must hold settings, as in 'clients: 10'")
+    foreign = foreign_imports(stored, allowed)
+    if foreign:
+        raise SettingError(
+            f"this node imports nothing but fedkd's own, and the run asks for {', '.join(foreign)};"
+            f" the node's operator allows it with --node-config '{ALLOWED}=\"MODULE\"'"
+        )
 
 
 def find_context(message: Message) -> ClientContext:
@@ -121,7 +149,7 @@ class WholePhases:
         return self._grid.send_and_receive(list(messages), timeout=timeout)
 
 
-client_app = make_client_app(find_context)
+client_app = make_client_app(find_context, admit)
 server_app = ServerApp()
 
 

@@ -35,14 +35,6 @@ Exit status: 0 done, 1 the run failed, 2 bad input (nothing was run), 3 an audit
 run claims, 130 interrupted (finished rounds are on disk)."""
 
 
-METHODS = {
-    "strategy": "fuse(cohort, state)",
-    "data": "content_key() and load()",
-    "partition": "partitioner(clients, rows, seed)",
-}
-"""What a user's class needs, where that is more than settings and a name."""
-
-
 def manual(scenarios: Mapping[str, Path]) -> str:
     """Return the whole text."""
     parts = [
@@ -82,7 +74,8 @@ def manual_of(chosen: Mapping[str, Sequence[str]]) -> str:
 
 
 def _choices(group: str, of_group: Sequence[str]) -> str:
-    needs = f" with {METHODS[group]}: docs/extending.md" if group in METHODS else ""
+    methods = " and ".join(GROUPS[group].methods)
+    needs = f" with {methods}: docs/extending.md" if methods else ""
     lines = [f"{group}=NAME, with its own settings; or {group}=package.module:Class{needs}"]
     for name in of_group:
         cls, fields = find(group, name)

@@ -14,24 +14,24 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import hydra
-import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedkd.cli.arguments import Arguments, overrides
+from fedkd.cli.arguments import Arguments, overrides, read_scenario
 from fedkd.errors import FedkdError, SettingError
 from fedkd.scenario.registry import GROUPS, find, names
 from fedkd.scenario.scenario import SECTIONS, TOP, Scenario
+from fedkd.scenario.trust import check_trust
 from fedkd.settings.import_paths import is_import_path
 from fedkd.settings.schema import defaults
 
@@ -62,10 +62,10 @@ class SweepJob:
 
 def compose_scenario(arguments: Arguments) -> Scenario:
     """Return the scenario of one run. Raises SettingError."""
-    _register(arguments.settings, arguments.scenarios)
+    _register(arguments)
     forced = [_forced(setting) for setting in arguments.settings]
     with _one_line(), hydra.initialize_config_dir(ROOT, version_base="1.3"):
-        return _parsed(hydra.compose("fedkd", overrides=forced))
+        return _parsed(hydra.compose("fedkd", overrides=forced), arguments.foreign)
 
 
 def run_jobs(
@@ -83,7 +83,7 @@ def run_jobs(
     failures: list[FedkdError] = []
 
     def task(config: DictConfig) -> None:
-        scenario = _parsed(config)
+        scenario = _parsed(config, arguments.foreign)
         if arguments.sweeps:  # of an error Hydra says which job it was
             run_job(_job(scenario, arguments.varied))
             return
@@ -92,7 +92,7 @@ def run_jobs(
         except FedkdError as error:
             failures.append(error)
 
-    _register(arguments.settings, arguments.scenarios)
+    _register(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us as they are
     forced = [_forced(setting) for setting in arguments.settings]
     with _one_line(), _command_line(["python -m fedkd.simulate", *forced, *arguments.flags]):
@@ -110,8 +110,9 @@ def _job(scenario: Scenario, varied: set[str]) -> SweepJob:
     return SweepJob(scenario, unescaped, Path(own.runtime.output_dir))
 
 
-def _parsed(config: DictConfig) -> Scenario:
+def _parsed(config: DictConfig, foreign: str) -> Scenario:
     composed: Any = OmegaConf.to_container(config, resolve=True)
+    check_trust(composed, f"resume={foreign}", trust=not foreign)
     return Scenario.parse(composed)
 
 
@@ -135,8 +136,9 @@ def _command_line(arguments: list[str]) -> Iterator[None]:
         sys.argv = before
 
 
-def _register(settings: Sequence[str], scenarios: Mapping[str, Path]) -> None:
+def _register(arguments: Arguments) -> None:
     """Tell Hydra the schema, every component of every group, and the scenarios."""
+    settings, scenarios = arguments.settings, arguments.scenarios
     top = {key: value for cls in TOP.values() for key, value in defaults(cls).items()}
     sections = {key: defaults(cls) for key, cls in SECTIONS.items()}
     listed: list[Any] = [
@@ -153,7 +155,18 @@ def _register(settings: Sequence[str], scenarios: Mapping[str, Path]) -> None:
     for group, name in wanted:
         _store({"name": name, **find(group, name)[1]}, group=group, name=name)
     for name, path in scenarios.items():
-        _register_scenario(name, path)
+        if name in _chosen(settings, scenarios):
+            body = read_scenario(path)
+            check_trust(body, str(path), trust=not arguments.foreign)
+            _register_scenario(name, path, body)
+
+
+def _chosen(settings: Sequence[str], scenarios: Mapping[str, Path]) -> Collection[str]:
+    """Return the scenarios that may be asked for. Of others nothing is looked up or imported."""
+    asked = [v for key, values in overrides(settings) if key == "scenario" for v in values]
+    if any("(" in value for value in asked):  # which ones, Hydra works out
+        return scenarios
+    return [value.strip().strip("'\"") for value in asked] or [DEFAULT_SCENARIO]
 
 
 _stored: dict[tuple[str, str], str] = {}
@@ -167,9 +180,8 @@ def _store(node: dict[str, Any], *, group: str = "", name: str, package: str | N
         _stored[group, name] = text
 
 
-def _register_scenario(name: str, path: Path) -> None:
+def _register_scenario(name: str, path: Path, body: dict[str, Any]) -> None:
     """Tell Hydra a scenario: its own settings, and an option of each group that it chooses in."""
-    body = _read(path)
     chosen: list[Any] = []
     for group in GROUPS:
         section = body.pop(group, None)
@@ -188,18 +200,6 @@ def _register_scenario(name: str, path: Path) -> None:
     body["name"] = body.get("name") or name
     node = {"defaults": [*chosen, "_self_"], **body}
     _store(node, group="scenario", name=name, package="_global_")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        body = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingError(
-            f"scenario file {path} cannot be read: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(body, dict):
-        raise SettingError(f"scenario file {path} must hold settings, as in 'clients: 10'")
-    return body
 
 
 def _forced(argument: str) -> str:

@@ -6,16 +6,18 @@ varies from run to run. Which combinations there are is Hydra's business (``hydr
 
 import contextlib
 import csv
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedkd.cli.arguments import check_changes, value_of
-from fedkd.errors import SettingError
+from fedkd.cli.arguments import check_changes, trusts, user_path, value_of
+from fedkd.errors import Damaged, SettingError
 from fedkd.scenario.scenario import Scenario
+from fedkd.scenario.trust import NAMING, distrusted, foreign_imports
+from fedkd.settings.import_paths import import_paths_within, is_allowed
+from fedkd.storage.checked_json import read_json, write_json
 
 if TYPE_CHECKING:
     from fedkd.cli.hydra_compose import SweepJob
@@ -25,20 +27,43 @@ SWEEP_FILE = "sweep.json"
 _SWEEP_DIR = "hydra.sweep.dir="
 
 
-def continued(given: Sequence[str]) -> list[str]:
-    """Return the arguments; those of a sweep that goes on where ``resume`` names its folder."""
+def continued(given: Sequence[str]) -> tuple[list[str], str]:
+    """Return the arguments, those of a sweep that goes on where ``resume`` names its folder.
+
+    The second value is that folder, where nobody vouches for it; it is empty for the user's own
+    arguments. Raises SettingError for a sweep from elsewhere that would run code.
+    """
     rest, resumed = value_of(given, "resume")
-    if resumed is None or not (Path(resumed).expanduser() / SWEEP_FILE).is_file():
-        return list(given)
-    folder = Path(resumed).expanduser()
+    if resumed is None:
+        return list(given), ""
+    folder = user_path(resumed, "resume")
+    if not (folder / SWEEP_FILE).is_file():
+        return list(given), ""
+    rest, trust = trusts(rest)
     check_changes(rest, "a sweep")
     try:
-        stored = json.loads((folder / SWEEP_FILE).read_text())["arguments"]
-        begun = [str(argument) for argument in stored]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise SettingError(f"resume={folder}: {SWEEP_FILE} cannot be read: {error}") from error
+        stored = read_json(folder / SWEEP_FILE)["arguments"]
+        begun, _ = trusts([str(argument) for argument in stored])  # no folder vouches for itself
+    except (Damaged, TypeError, KeyError) as error:
+        raise SettingError(f"resume={folder}: {error}") from error
+    if not trust and (foreign := [one for one in begun if _runs_code(one)]):
+        raise distrusted(f"resume={folder}", foreign)
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return [*(a for a in begun if not a.startswith(_SWEEP_DIR)), *rest, f"{_SWEEP_DIR}'{quoted}'"]
+    vouched = ["trust=true"] if trust else []
+    others = [a for a in begun if not a.startswith(_SWEEP_DIR)]
+    return [*others, *rest, *vouched, f"{_SWEEP_DIR}'{quoted}'"], "" if trust else str(folder)
+
+
+def _runs_code(argument: str) -> bool:
+    """Return whether a stored argument imports what is not fedkd's, as far as its text shows.
+
+    What Hydra makes of the text is looked at again once it is composed. Hydra's own settings are
+    objects of any class, and an ``@`` puts others there.
+    """
+    key = argument.partition("=")[0].lstrip("+~")
+    of_hydra = "@" in key or ("hydra" in key and not argument.startswith(_SWEEP_DIR))
+    named = import_paths_within(argument) if key.partition(".")[0] in NAMING else []
+    return of_hydra or any(not is_allowed(path) for path in named)
 
 
 class Sweep:
@@ -51,6 +76,8 @@ class Sweep:
         """
         self.command, self.goes_on = list(command), goes_on
         self.folders: list[Path] = []
+        self.needs_trust = False
+        """Whether any of the runs imports what is not fedkd's."""
         self.violated = False
         """Whether an audit refuted the claim of any run."""
 
@@ -60,6 +87,7 @@ class Sweep:
         from fedkd.experiment.run_or_resume import ensure, is_complete
 
         self.folders.append(job.folder)
+        self.needs_trust |= bool(foreign_imports(job.scenario.to_dict()))
         _list_run(job.folder, job.varied, self.command)
         scenario = _tagged(job.scenario, job.varied)
         folder = choose_run_dir(scenario, job.folder)
@@ -88,6 +116,7 @@ class Sweep:
             print(f"Compare the runs: {shlex.join(compare)}")
         if not ended:
             go_on = ["python", "-m", "fedkd.simulate", f"resume={sweep}"]
+            go_on += ["trust=true"] if self.needs_trust else []
             print(f"Go on with the sweep: {shlex.join(go_on)}")
 
 
@@ -101,7 +130,7 @@ def _list_run(folder: Path, varied: Mapping[str, str], command: Sequence[str]) -
     folder.parent.mkdir(parents=True, exist_ok=True)
     begun, table = folder.parent / SWEEP_FILE, folder.parent / "sweep.csv"
     if not begun.exists():
-        begun.write_text(json.dumps({"arguments": _with_whole_paths(command)}, indent=2) + "\n")
+        write_json(begun, {"arguments": _with_whole_paths(command)})
     with table.open("a+", newline="") as file:
         file.seek(0)
         if folder.name in [row[0] for row in csv.reader(file) if row]:
@@ -118,7 +147,7 @@ def _with_whole_paths(command: Sequence[str]) -> list[str]:
     for option in ("--config-dir", "--config"):
         rest, value = value_of(rest, option)
         if value is not None:
-            rest.append(f"{option}={Path(value).expanduser().resolve()}")
+            rest.append(f"{option}={user_path(value, option).resolve()}")
     return rest
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fedkd import __version__
-from fedkd.data.cache import cache_folder, cached
+from fedkd.data.cache import cached, is_cached
 from fedkd.experiment.build import Experiment, build
 from fedkd.federation.round_records import RoundRecord
 from fedkd.report.record_rows import ACCURACIES, VALIDATION, Baseline
@@ -54,9 +54,9 @@ def local_only_baseline(
     return Baseline(**{name: np.array(values, dtype=np.float64) for name, values in stored.items()})
 
 
-def is_cached(experiment: Experiment) -> bool:
+def is_computed(experiment: Experiment) -> bool:
     """Return whether the baseline has been computed before."""
-    return (cache_folder() / "baselines" / baseline_key(experiment)).exists()
+    return is_cached("baselines", baseline_key(experiment))
 
 
 def baseline_key(experiment: Experiment) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkd.errors import RunError, SettingError
-from fedkd.experiment.baseline import is_cached, local_only_baseline
+from fedkd.experiment.baseline import is_computed, local_only_baseline
 from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.client_worker import create_clients
 from fedkd.experiment.round_costs import round_costs
@@ -187,7 +187,7 @@ def execute(
 def _baseline(report: RunReport, stop: threading.Event) -> Baseline:
     """Return the local-only baseline, from the cache or by running it."""
     experiment, console = report.experiment, report.console
-    if is_cached(experiment):
+    if is_computed(experiment):
         console.say("local-only baseline: cached")
     else:
         plan = experiment.plan

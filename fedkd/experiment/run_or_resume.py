@@ -24,6 +24,7 @@ from fedkd.scenario.scenario import (
     left_open,
     with_resumable,
 )
+from fedkd.scenario.trust import foreign_imports
 
 
 def is_complete(scenario: Scenario, folder: Path) -> bool:
@@ -33,7 +34,7 @@ def is_complete(scenario: Scenario, folder: Path) -> bool:
     """
     if not (folder / "config.yaml").is_file():
         return False
-    stored = _stored(folder)
+    stored = _stored(folder, scenario)
     if stored is None:
         return False
     open_now = left_open(scenario)
@@ -61,7 +62,7 @@ def ensure(scenario: Scenario, folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
         return found
     if (folder / "config.yaml").is_file():
-        stored = _stored(folder)
+        stored = _stored(folder, scenario)
         if stored is not None and any((folder / "checkpoints").glob("*.checkpoint")):
             return resume(with_resumable(stored, scenario), folder)
         with claimed(folder):  # or another process is running it
@@ -69,11 +70,27 @@ def ensure(scenario: Scenario, folder: Path) -> dict[str, Any]:
     return run(scenario, folder)
 
 
-def _stored(folder: Path) -> Scenario | None:
-    """Return the scenario of the run in a folder; None where it was ended before it was written."""
-    text = (folder / "config.yaml").read_text()
+def _stored(folder: Path, scenario: Scenario) -> Scenario | None:
+    """Return the scenario of the run in a folder; None where it was ended before it was written.
+
+    It may import what ``scenario`` does, which is the user's own, and no more.
+    """
+    path = folder / "config.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+        stored = yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise SettingError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not text:
         return None
-    stored = yaml.safe_load(text)
+    if not isinstance(stored, dict):
+        raise SettingError(f"{path} must hold settings, as in 'clients: 10'")
+    own = foreign_imports(scenario.to_dict())
+    others = [named for named in foreign_imports(stored) if named not in own]
+    if others:
+        raise SettingError(
+            f"{folder} holds a run with other settings, {', '.join(others)}; name another folder,"
+            " or move that one"
+        )
     check_names(stored, f"the run in {folder}")
     return Scenario.parse(stored)

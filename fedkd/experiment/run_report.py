@@ -22,6 +22,7 @@ from fedkd.report.record_rows import (
 )
 from fedkd.report.report_settings import Report
 from fedkd.scenario.scenario import deciding
+from fedkd.scenario.trust import foreign_imports
 from fedkd.storage.transcript_recorder import TranscriptRecorder
 
 if TYPE_CHECKING:  # W&B is loaded by those runs alone that log to it
@@ -112,6 +113,8 @@ class RunReport:
         checkpoints, path = self.experiment.checkpoints, self.folder.path
         found = checkpoints is not None and any(checkpoints.folder.glob("*.checkpoint"))
         command = f"python -m fedkd.simulate {shlex.quote(f'resume={path}')}"
+        if foreign_imports(self.experiment.scenario.to_dict()):
+            command += " trust=true"
         go_on = f"; to go on: {command}" if found else ""
         return f"finished rounds: {len(self.records)}, in {path}{go_on}"
 

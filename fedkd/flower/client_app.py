@@ -16,14 +16,21 @@ from fedkd.federation.context import ClientContext
 from fedkd.flower.records import card_content, join, read_download, split, upload_content
 
 
-def make_client_app(find_context: Callable[[Message], ClientContext]) -> ClientApp:
-    """Return the app. ``find_context`` returns the context of a message's clients."""
+def make_client_app(
+    find_context: Callable[[Message], ClientContext],
+    admit: Callable[[Message, Context], None] = lambda message, node: None,
+) -> ClientApp:
+    """Return the app. ``find_context`` returns the context of a message's clients.
+
+    ``admit`` is called before it, and raises SettingError for a message that the node refuses.
+    """
     app = ClientApp()
 
     def client_id(node: Context) -> int:
         return int(cast(int, node.node_config["partition-id"]))
 
     def answer(message: Message, node: Context) -> Message:
+        admit(message, node)
         context = find_context(message)
         contents = []
         for part in split(message.content):
@@ -35,6 +42,7 @@ def make_client_app(find_context: Callable[[Message], ClientContext]) -> ClientA
 
     @app.query("describe")
     def _describe(message: Message, node: Context) -> Message:
+        admit(message, node)
         return Message(
             card_content(describe(find_context(message), client_id(node))), reply_to=message
         )

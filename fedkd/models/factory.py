@@ -4,7 +4,11 @@ A factory is called with ``(input_shape, classes)``, where ``input_shape`` is (c
 width), and returns a module that maps [N, *input_shape] to logits [N, classes].
 """
 
+import functools
+import inspect
 import threading
+import types
+import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -51,10 +55,42 @@ def borrowed_global_generator(seed: int) -> Iterator[None]:
                 generator.set_state(state)
 
 
+def import_factory(path: str) -> Any:
+    """Return the factory at an import path, which says of itself that it makes a module.
+
+    It is a class of modules, or something callable that is annotated to return one: nothing else is
+    called to see what it does. Raises SettingError.
+    """
+    factory = import_path(path, what="models")
+    if not _makes_modules(factory):
+        raise SettingError(
+            f"models: {path} must be a class of torch.nn.Module, or a function that says that it"
+            " returns one, as in def net(input_shape, classes) -> nn.Module (docs/extending.md)"
+        )
+    return factory
+
+
+def _makes_modules(factory: Any) -> bool:
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    if inspect.isclass(factory):
+        return issubclass(factory, nn.Module)
+    is_object = callable(factory) and not inspect.isroutine(factory)
+    function = inspect.unwrap(type(factory).__call__ if is_object else factory)
+    raw = {"return": getattr(function, "__annotations__", {}).get("return")}
+    try:  # apart from its arguments, whose annotations may not be there at run time
+        hint = typing.get_type_hints(
+            types.SimpleNamespace(__annotations__=raw), getattr(function, "__globals__", {})
+        )["return"]
+    except Exception:  # an annotation is any text
+        return False
+    return inspect.isclass(hint) and issubclass(hint, nn.Module)
+
+
 def find_factory(name: str) -> Factory:
     """Return the factory called ``name`` in the zoo, or at ``package.module:factory``."""
     if is_import_path(name):
-        factory: Factory = import_path(name, what="models")
+        factory: Factory = import_factory(name)
         return factory
     if name not in ZOO:
         raise unknown_name("model", name, ZOO)

@@ -25,11 +25,11 @@ from fedkd.privacy import PRIVACY
 from fedkd.privacy.mechanisms import Mechanism
 from fedkd.robustness.aggregators import ROBUST, Robust
 from fedkd.robustness.attacks import ATTACKS, Attack
-from fedkd.settings.import_paths import import_path, is_import_path
+from fedkd.settings.import_paths import import_class, is_import_path
 from fedkd.settings.meaning import Affects, Meaning
 from fedkd.settings.renamed import CHOICES
 from fedkd.settings.schema import defaults, parse, to_values
-from fedkd.tasks.text.secrets import CANARIES
+from fedkd.tasks.text.secrets import CANARIES, TextCanaries
 from fedkd.tasks.text.text_sources import TEXT_DATA
 
 
@@ -58,6 +58,8 @@ class Group:
     """The component that a local-only baseline has in its stead; None leaves it the run's own."""
     seam: Any
     """What a class of one's own must be derived from; None where a class needs only methods."""
+    methods: tuple[str, ...] = ()
+    """The methods that a class of one's own must have."""
 
 
 def group(
@@ -68,6 +70,7 @@ def group(
     resumable: bool = False,
     in_baseline: str | None = None,
     seam: Any = None,
+    methods: tuple[str, ...] = (),
 ) -> Any:
     """Return the field of a group. The arguments are those of ``Group`` and ``Meaning``.
 
@@ -78,6 +81,7 @@ def group(
         resumable: Whether they may change when a run is resumed.
         in_baseline: What a local-only baseline has in its stead.
         seam: What a class of one's own must be derived from.
+        methods: The methods that one must have, as they are written.
     """
     meaning = Meaning(affects=affects, resumable=resumable)
     declared = Group(
@@ -86,8 +90,13 @@ def group(
         meaning=meaning,
         in_baseline=in_baseline,
         seam=seam,
+        methods=methods,
     )
     return field(metadata={"group": declared})
+
+
+SOURCE = ("content_key()", "load()")
+"""The methods of a data set."""
 
 
 class _Strategies(Mapping[str, type]):
@@ -118,11 +127,21 @@ class _Strategies(Mapping[str, type]):
 class Components:
     """The components of a scenario. A group is declared by its field here, and nowhere else."""
 
-    strategy: Component = group("knfu", _Strategies(), affects="exchange", in_baseline="local_only")
-    data: Component = group("digits", {**DATA, **TEXT_DATA})
-    text_canaries: Component = group("none", CANARIES)
-    public_data: Component = group("same", PUBLIC_DATA, affects="exchange", in_baseline="same")
-    partition: Component = group("dirichlet", PARTITIONS)
+    strategy: Component = group(
+        "knfu",
+        _Strategies(),
+        affects="exchange",
+        in_baseline="local_only",
+        methods=("fuse(cohort, state)",),
+    )
+    data: Component = group("digits", {**DATA, **TEXT_DATA}, methods=SOURCE)
+    text_canaries: Component = group("none", CANARIES, seam=TextCanaries)
+    public_data: Component = group(
+        "same", PUBLIC_DATA, affects="exchange", in_baseline="same", methods=SOURCE
+    )
+    partition: Component = group(
+        "dirichlet", PARTITIONS, methods=("partitioner(clients, rows, seed)",)
+    )
     heads: Component = group("none", HEADS, seam=Heads)
     privacy: Component = group(
         "none", PRIVACY, affects="exchange", in_baseline="none", seam=Mechanism
@@ -134,7 +153,13 @@ class Components:
     )
     # The baseline has the records that an audit plants; ``planting`` is in its key by itself.
     audit: Component = group("none", AUDITS, affects="exchange", seam=Audit)
-    engine: Component = group("local", ENGINES, affects="nothing", resumable=True)
+    engine: Component = group(
+        "local",
+        ENGINES,
+        affects="nothing",
+        resumable=True,
+        methods=("describe()", "session(architectures, device)", "run(engine_run)"),
+    )
 
 
 GROUPS: dict[str, Group] = {f.name: f.metadata["group"] for f in fields(Components)}
@@ -149,15 +174,12 @@ def names(group_name: str) -> list[str]:
 def find(group_name: str, name: str) -> tuple[Any, dict[str, Any]]:
     """Return the class of a component and the settings that its name stands for.
 
-    Raises SettingError for a name that the group does not know.
+    Raises SettingError for a name that the group does not know, and for an import path of what is
+    no such component, of which nothing is called.
     """
     if is_import_path(name):
-        cls = import_path(name, what=group_name)
-        if not callable(cls):
-            raise SettingError(
-                f"{group_name}={name} must name a class, as in package.module:Class; it is a"
-                f" {type(cls).__name__}"
-            )
+        group = GROUPS[group_name]
+        cls = import_class(name, what=group_name, seam=group.seam, methods=group.methods)
         return cls, defaults(cls)
     if (group_name, name) in CHOICES:
         raise SettingError(f"{group_name}={name} is now {group_name}={CHOICES[group_name, name]}")
@@ -179,12 +201,6 @@ def create(group_name: str, section: Mapping[str, Any]) -> Component:
     cls, base = find(group_name, name)
     given = {**base, **settings}
     value = parse(cls, given, group_name)
-    seam = GROUPS[group_name].seam
-    if seam is not None and is_import_path(name) and not isinstance(value, seam):
-        raise SettingError(
-            f"{group_name}={name} must be derived from {seam.__module__}.{seam.__qualname__}"
-            " (docs/extending.md)"
-        )
     return with_value(Component(name, {key: given[key] for key in base}, None), value)
 
 

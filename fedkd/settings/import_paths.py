@@ -1,4 +1,9 @@
-"""Find objects by import path: ``package.module:attribute``, without registration."""
+"""Find objects by import path: ``package.module:attribute``, without registration.
+
+Importing a module runs its code. What stands in a folder or a message from elsewhere is therefore
+compared with what may be imported first (``foreign_imports``), and what was imported is shown to be
+what is asked for before it is called (``import_class``).
+"""
 
 import contextlib
 import hashlib
@@ -6,12 +11,14 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedkd.errors import FedkdError, SettingError, one_line, unknown_name
 
+OWN_PACKAGES = ("fedkd", "strategies")
+"""What every scenario may name: the code that runs anyway."""
 _PATTERN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -56,6 +63,81 @@ def import_path(path: str, *, what: str) -> Any:
         ]
         raise unknown_name(f"{what} in module {module_name}", attribute, known)
     return getattr(module, attribute)
+
+
+def import_class(path: str, *, what: str, seam: Any = None, methods: Iterable[str] = ()) -> Any:
+    """Return the class at an import path, which is nothing but what is asked for.
+
+    Nothing is called: of a class it is known here what it is derived from and which methods it has.
+
+    Args:
+        path: The import path.
+        what: The setting that named it, for errors.
+        seam: A class that it must be derived from; None for none.
+        methods: The methods that it must have, as they are written: ``fuse(cohort, state)``.
+
+    Raises:
+        SettingError: The object is no such class.
+    """
+    found = import_path(path, what=what)
+    if not inspect.isclass(found):
+        raise SettingError(
+            f"{what}={path} must name a class, as in package.module:Class; it is a"
+            f" {type(found).__name__}"
+        )
+    if seam is not None and seam not in found.__mro__:
+        raise SettingError(
+            f"{what}={path} must be derived from {seam.__module__}.{seam.__qualname__}"
+            " (docs/extending.md)"
+        )
+    missing = [m for m in methods if not callable(getattr(found, m.partition("(")[0], None))]
+    if missing:
+        raise SettingError(
+            f"{what}={path}: {found.__name__} has no method {' and no method '.join(missing)}"
+            " (docs/extending.md)"
+        )
+    return found
+
+
+def imports_in(values: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Yield the import paths in plain values, each after the setting that names it.
+
+    A share behind a model's name is left out.
+
+    >>> list(imports_in({"name": "my:Rule", "beta": 2}, "strategy"))
+    [('strategy', 'my:Rule')]
+    >>> list(imports_in(["mlp*2", "my:net*3"], "models"))
+    [('models', 'my:net')]
+    """
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from imports_in(value, where if key == "name" else f"{where}.{key}")
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from imports_in(value, where)
+    elif isinstance(values, str) and is_import_path(path := values.partition("*")[0].strip()):
+        yield where, path
+
+
+def import_paths_within(text: str) -> list[str]:
+    """Return everything in a text that could be an import path.
+
+    >>> import_paths_within("strategy=choice(my:Rule,knfu)")
+    ['my:Rule']
+    """
+    return _PATTERN.findall(text)
+
+
+def is_allowed(path: str, allowed: Collection[str] = OWN_PACKAGES) -> bool:
+    """Return whether an import path is, or lies in, one of the modules or packages allowed.
+
+    >>> is_allowed("strategies.knfu:Knfu"), is_allowed("strategies_of_mine:Rule")
+    (True, False)
+    >>> is_allowed("mine.rules:Rule", ["mine"]), is_allowed("mine:Other", ["mine:Rule"])
+    (True, False)
+    """
+    module = path.partition(":")[0] + "."
+    return any(path == one or module.startswith(f"{one}.") for one in allowed)
 
 
 @contextlib.contextmanager

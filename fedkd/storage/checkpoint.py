@@ -9,13 +9,14 @@ the states that they name.
 
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fedkd import __version__
 from fedkd.errors import Damaged, RunError, StorageError
 from fedkd.settings.validators import at_least
 from fedkd.storage.atomic_files import discard_partial, read_checksummed, write_checksummed
@@ -164,13 +165,8 @@ class CheckpointFolder:
         except Damaged:
             raise
         except Exception as error:  # whatever unpickling finds
-            raise Damaged(f"{self._path(round_number)} is damaged: {error}") from error
-        if content.pop("format") != FORMAT:
-            raise Damaged(
-                f"{self._path(round_number)} is of another version of fedkd; use the one that wrote"
-                " it"
-            )
-        return Checkpoint(**content)
+            raise Damaged(f"{self._path(round_number)} is damaged: it is no checkpoint") from error
+        return _checked(content, self._path(round_number))
 
     def _numbers(self) -> list[int]:
         return sorted(
@@ -179,6 +175,24 @@ class CheckpointFolder:
 
     def _path(self, round_number: int) -> Path:
         return self.folder / f"{round_number:06}.checkpoint"
+
+
+def _checked(content: Any, path: Path) -> Checkpoint:
+    """Return what a file holds as a checkpoint. Raises Damaged, with the version that wrote it."""
+    values = dict(content) if isinstance(content, Mapping) else {}
+    versions = values.get("versions")
+    named = versions.get("fedkd") if isinstance(versions, Mapping) else None
+    by = "" if named is None else f" ({named})"
+    if values.pop("format", None) != FORMAT:
+        raise Damaged(f"{path} is of another version of fedkd{by}; use the one that wrote it")
+    names = {field.name for field in fields(Checkpoint)}
+    odd = sorted(map(str, values.keys() ^ names))
+    if odd:
+        raise Damaged(
+            f"{path} has other fields than a checkpoint of fedkd {__version__}"
+            f" ({', '.join(odd)}); use the version that wrote it{by}"
+        )
+    return Checkpoint(**values)
 
 
 def storable_copy(value: Any, where: str) -> Any:

@@ -7,9 +7,6 @@ first two have an index. An audit names its adversary and reads that adversary's
 Not for: decoding or attacking, which the audit does.
 """
 
-import hashlib
-import io
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -19,11 +16,18 @@ from typing import Any, Literal
 import numpy as np
 
 from fedkd.errors import Damaged, SettingError, StorageError, unknown_name
-from fedkd.storage.atomic_files import discard_partial, read_checksummed, write_checksummed
+from fedkd.storage.atomic_files import (
+    digest_of,
+    discard_partial,
+    read_checksummed,
+    write_checksummed,
+)
+from fedkd.storage.checked_json import read_json, write_json
+from fedkd.storage.packed_arrays import pack_arrays, unpack_arrays
 
 Content = Literal["public", "upload", "teacher", "model", "query"]
 Arrays = Mapping[str, np.ndarray]
-FORMAT = 1
+FORMAT = 2
 VIEW, LAB, TRUTH = "view", "lab", "truth"
 ADVERSARIES: dict[str, tuple[str, tuple[Content, ...]]] = {
     "server": (VIEW, ("public", "upload", "teacher")),
@@ -122,8 +126,8 @@ class TranscriptWriter:
             )
         if self._counts[what, round, client] >= message:
             raise SettingError(f"{what} of client {client} in round {round} is stored already")
-        content = _packed(arrays)
-        digest = _digest(content)
+        content = pack_arrays(arrays)
+        digest = digest_of(content)
         file = self._by_digest.get(digest)
         if file is None:
             parts = [
@@ -145,14 +149,7 @@ class TranscriptWriter:
             "about": self._about,
             "entries": [asdict(entry) for entry in entries],
         }
-        partial = self._folder / "index.json.partial"
-        try:
-            partial.write_text(json.dumps(index, indent=1) + "\n")
-            partial.replace(self._folder / "index.json")
-        except OSError as error:
-            raise StorageError(
-                f"{self._folder / 'index.json'} cannot be written: {error.strerror}"
-            ) from error
+        write_json(self._folder / "index.json", index)
 
 
 @dataclass(frozen=True)
@@ -173,12 +170,8 @@ class Transcript:
         """
         for entry in self.entries:
             if entry.what == what and (client is None or entry.client == client):
-                content = read_checksummed(self.folder / entry.file)
-                if _digest(content) != entry.digest:
-                    raise Damaged(
-                        f"{self.folder / entry.file} is not the file that the index names"
-                    )
-                yield entry, _unpacked(content)
+                content = read_checksummed(self.folder / entry.file, entry.digest)
+                yield entry, unpack_arrays(content, self.folder / entry.file)
 
     def clients(self, what: Content) -> list[int]:
         """Return the ids of the clients with entries of one content, sorted."""
@@ -226,7 +219,7 @@ def write_ground_truth(run_dir: Path, truth: GroundTruth) -> None:
         (run_dir / TRUTH).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{run_dir / TRUTH} cannot be made: {error.strerror}") from error
-    write_checksummed(run_dir / TRUTH / "truth.npz", [_packed(vars(truth))])
+    write_checksummed(run_dir / TRUTH / "truth.npz", [pack_arrays(vars(truth))])
 
 
 def read_ground_truth(run_dir: Path) -> GroundTruth:
@@ -236,12 +229,15 @@ def read_ground_truth(run_dir: Path) -> GroundTruth:
         raise SettingError(
             f"{run_dir} holds no {TRUTH}/ to score audits with; store it with the run"
         )
-    return GroundTruth(**_unpacked(read_checksummed(path)))
+    try:
+        return GroundTruth(**unpack_arrays(read_checksummed(path), path))
+    except TypeError as error:
+        raise Damaged(f"{path} is damaged: {error}") from error
 
 
 def _read_index(folder: Path) -> tuple[dict[str, Any], list[TranscriptEntry]]:
+    index = read_json(folder / "index.json")
     try:
-        index = json.loads((folder / "index.json").read_text())
         if index["format"] != FORMAT:
             raise SettingError(
                 f"{folder / 'index.json'} has format {index['format']}; this version reads {FORMAT}"
@@ -250,24 +246,9 @@ def _read_index(folder: Path) -> tuple[dict[str, Any], list[TranscriptEntry]]:
         if any(Path(entry.file).name != entry.file for entry in entries):
             raise Damaged(f"{folder / 'index.json'} names files outside its folder")
         return index["about"], entries
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{folder / 'index.json'} is damaged: {error}") from error
 
 
 def _sort_key(entry: TranscriptEntry) -> tuple[int, int]:
     return entry.round, -1 if entry.client is None else entry.client
-
-
-def _packed(arrays: Arrays) -> bytes:
-    content = io.BytesIO()
-    np.savez(content, **{name: np.asarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
-    return content.getvalue()
-
-
-def _unpacked(content: bytearray) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(bytes(content)), allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
-
-
-def _digest(content: bytes | bytearray) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()

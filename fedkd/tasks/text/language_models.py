@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError, unknown_name
-from fedkd.models.factory import ModelInfo, borrowed_global_generator
-from fedkd.settings.import_paths import import_path, is_import_path
+from fedkd.models.factory import ModelInfo, borrowed_global_generator, import_factory
+from fedkd.settings.import_paths import is_import_path
 from fedkd.tasks.text.tokens import next_token_logits
 
 LanguageFactory = Callable[[int, int], nn.Module]
@@ -130,7 +130,7 @@ context of 64."""
 def find_language_factory(name: str) -> LanguageFactory:
     """Return the factory called ``name`` in the zoo, or at ``package.module:factory``."""
     if is_import_path(name):
-        factory: LanguageFactory = import_path(name, what="models")
+        factory: LanguageFactory = import_factory(name)
         return factory
     if name not in LANGUAGE_ZOO:
         raise unknown_name("language model", name, LANGUAGE_ZOO)

@@ -178,7 +178,7 @@ def test_a_run_whose_users_modules_were_edited_says_so_when_it_goes_on(
     rule, model = tmp_path / "edited_rule.py", tmp_path / "edited_model.py"
     rule.write_text("from toys import Mean\n\nclass Rule(Mean):\n    pass\n")
     model.write_text(
-        "from toys import linear\n\ndef net(shape, classes):\n    return linear(shape, classes)\n"
+        "from toys import linear, nn\n\n\ndef net(shape, classes) -> nn.Module:\n    return linear(shape, classes)\n"
     )
     changes = {"strategy": "edited_rule:Rule", "models": ["edited_model:net"], "rounds": 3}
     ended_after(1, tmp_path / "run", monkeypatch, **changes)

@@ -8,6 +8,7 @@ from fedkd.cli.arguments import check_changes, overrides, parse_arguments, value
 from fedkd.cli.hydra_compose import compose_scenario
 from fedkd.cli.sweeps import SWEEP_FILE, continued, is_violation
 from fedkd.errors import SettingError
+from fedkd.storage.checked_json import write_json
 
 
 def test_settings_and_options_are_told_apart_wherever_they_stand() -> None:
@@ -101,16 +102,43 @@ def test_a_component_on_top_of_a_scenario_leaves_none_of_the_settings_before(
 
 
 def test_a_sweep_goes_on_with_the_arguments_that_it_was_begun_with(tmp_path: Path) -> None:
-    assert continued(["seed=1"]) == ["seed=1"]
-    assert continued([f"resume={tmp_path}"]) == [f"resume={tmp_path}"]
-    (tmp_path / SWEEP_FILE).write_text('{"arguments": ["-m", "seed=0,1", "hydra.sweep.dir=old"]}')
-    found = continued([f"resume={tmp_path}", "engine.workers=2"])
+    assert continued(["seed=1"]) == (["seed=1"], "")
+    assert continued([f"resume={tmp_path}"]) == ([f"resume={tmp_path}"], "")
+    begun = ["-m", "seed=0,1", "hydra.sweep.dir=old"]
+    write_json(tmp_path / SWEEP_FILE, {"arguments": begun})
+    found, foreign = continued([f"resume={tmp_path}", "engine.workers=2"])
     assert found == ["-m", "seed=0,1", "engine.workers=2", f"hydra.sweep.dir='{tmp_path}'"]
+    assert foreign == str(tmp_path)
     with pytest.raises(SettingError, match="rounds=3 cannot be changed in a sweep that goes on"):
         continued([f"resume={tmp_path}", "rounds=3"])
     (tmp_path / SWEEP_FILE).write_text("{}")
-    with pytest.raises(SettingError, match=r"sweep\.json cannot be read"):
+    with pytest.raises(SettingError, match=r"sweep\.json is damaged, or of an earlier fedkd"):
         continued([f"resume={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "strategy=subprocess:Popen",
+        "strategy=choice(knfu,subprocess:Popen)",
+        "models=[mlp,os:system*2]",
+        "strategy.server_model=os:system",
+        "hydra/launcher=joblib",
+        "hydra.sweeper._target_=subprocess.Popen",
+        "++hydra.callbacks.x._target_=os.system",
+        "scenario@hydra.launcher=digits",
+    ],
+)
+def test_a_sweep_from_elsewhere_that_runs_code_goes_on_only_with_trust(
+    argument: str, tmp_path: Path
+) -> None:
+    begun = ["-m", "seed=0,1", argument, "trust=true"]  # no folder vouches for itself
+    write_json(tmp_path / SWEEP_FILE, {"arguments": begun})
+    with pytest.raises(SettingError, match=r"not fedkd's; .* add trust=true") as error:
+        continued([f"resume={tmp_path}"])
+    assert argument in str(error.value)
+    found, foreign = continued([f"resume={tmp_path}", "trust=true"])
+    assert (argument in found, foreign) == (True, "")
 
 
 def test_a_violation_is_what_an_audit_says_of_a_claim() -> None:

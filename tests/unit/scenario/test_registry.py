@@ -54,7 +54,8 @@ def test_a_class_of_ones_own_comes_by_its_import_path(
 ) -> None:
     (tmp_path / "my_parts.py").write_text(
         "from dataclasses import dataclass\n\n\n@dataclass(frozen=True)\nclass Mine:\n"
-        "    power: float = 2.0\n\n\nnothing = 3\n"
+        "    power: float = 2.0\n\n    def partitioner(self, clients, rows, seed): ...\n\n\n"
+        "nothing = 3\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     component = create("partition", {"name": "my_parts:Mine", "power": 3.0})
@@ -62,3 +63,20 @@ def test_a_class_of_ones_own_comes_by_its_import_path(
     with pytest.raises(SettingError, match=r"must name a class, as in package.module:Class"):
         find("partition", "my_parts:nothing")
     del sys.modules["my_parts"]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_no_object_is_called_that_is_not_shown_to_be_of_its_group(
+    group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each group asks something of a class of one's own, so that no other callable passes."""
+    (tmp_path / "my_harm.py").write_text(
+        "from pathlib import Path\n\n\nclass Harm:\n    def __init__(self, path: str) -> None:\n"
+        "        Path(path).touch()\n\n\ndef harm(path: str) -> None:\n    Path(path).touch()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("my_harm:Harm", "my_harm:harm", "subprocess:Popen", "fedkd.simulate:main"):
+        with pytest.raises(SettingError, match=f"^{group}={name}"):
+            create(group, {"name": name, "path": str(tmp_path / "done")})
+    assert not (tmp_path / "done").exists()
+    del sys.modules["my_harm"]

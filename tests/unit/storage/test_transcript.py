@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from fedkd.errors import Damaged, SettingError
+from fedkd.storage.checked_json import read_json, write_json
 from fedkd.storage.transcript import (
     GroundTruth,
     TranscriptWriter,
@@ -70,9 +71,12 @@ def test_what_is_torn_or_swapped_is_damaged(tmp_path: Path) -> None:
     with pytest.raises(Damaged, match="upload_00002_00001"):
         list(read_transcript(tmp_path, "server").of("upload", client=1))
     index = tmp_path / "view" / "index.json"
-    plain = json.loads(index.read_text())
-    plain["entries"][0]["file"] = "../truth/truth.npz"
-    index.write_text(json.dumps(plain))
+    values = read_json(index)
+    values["entries"][0]["file"] = "../truth/truth.npz"
+    index.write_text(json.dumps(values))
+    with pytest.raises(Damaged, match=r"index\.json is damaged"):
+        read_transcript(tmp_path, "server")
+    write_json(index, values)
     with pytest.raises(Damaged, match="outside"):
         read_transcript(tmp_path, "server")
     index.write_text("{")
