@@ -6,15 +6,11 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from tiny import scenario
 
 from fedkd.errors import Interrupted, SettingError
-from fedkd.experiment.build import build
-from fedkd.flower.client_app import make_client_app
 from fedkd.flower.engine_grid import message_identity
 from fedkd.flower.engine_run import ClientPool
 from fedkd.flower.local_grid import Local, LocalGrid
-from fedkd.flower.strategy_adapter import FederatedDistillation
 
 
 def grid(
@@ -94,27 +90,6 @@ def test_flowers_messages_need_an_identity_which_is_given_back() -> None:
         asked([2])
     with pytest.raises(RuntimeError, match="run_id"):
         asked([2])
-
-
-def test_the_strategy_does_not_need_to_know_the_nodes_order() -> None:
-    """Flower's engines give random node ids in any order: the result is that of the ordered
-    ones."""
-    found = []
-    for reorder in (False, True):
-        stop = threading.Event()
-        experiment = build(scenario(), stop)
-        records: list[str | None] = []
-        strategy = FederatedDistillation(
-            experiment.server, "", lambda r, out=records: out.append(r.knowledge_sha256)
-        )
-        with message_identity():
-            local = grid(make_client_app(lambda _, e=experiment: e.context), clients=4, stop=stop)
-            if reorder:
-                contexts = local._contexts
-                local._contexts = {n * 7919 % 101: contexts[n] for n in reversed(list(contexts))}
-            strategy.start(local)
-        found.append(records)
-    assert found[0] == found[1] != [None, None]
 
 
 def test_workers_are_at_least_one() -> None:
