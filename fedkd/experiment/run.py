@@ -24,6 +24,7 @@ from fedkd.flower.server_app import make_server_app
 from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.report.folder import RunFolder
 from fedkd.report.record_rows import Baseline
+from fedkd.runtime.interrupts import interruptible
 from fedkd.scenario.scenario import Scenario
 from fedkd.storage.transcript_recorder import TranscriptRecorder
 
@@ -98,13 +99,14 @@ def conduct(
     """Run what is left of an experiment after the report's records, and return its summary."""
     experiment, status = report.experiment, "failed"
     try:
-        if experiment.scenario.federation.baseline != "none" and experiment.plan.exchanges:
-            report.baseline = _baseline(report, stop)
-        _run_rounds(report, stop, driver)
-        if experiment.checkpoints is not None:
-            experiment.checkpoints.keep_last()
-        if experiment.plan.exchanges:
-            check_alive(report.records)
+        with interruptible(stop):
+            if experiment.scenario.federation.baseline != "none" and experiment.plan.exchanges:
+                report.baseline = _baseline(report, stop)
+            _run_rounds(report, stop, driver)
+            if experiment.checkpoints is not None:
+                experiment.checkpoints.keep_last()
+            if experiment.plan.exchanges:
+                check_alive(report.records)
         status = "completed"
     except (KeyboardInterrupt, SystemExit) as interruption:  # the latter by `flwr stop`
         status = "interrupted"

@@ -3,6 +3,7 @@ folder."""
 
 import csv
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,26 @@ def test_an_interrupted_run_says_how_it_goes_on(
     assert capsys.readouterr().err == f"fedkd: interrupted; finished rounds: 1, in a run; {go_on}\n"
     assert main(["resume=a run"]) == 0
     assert "Results: a run" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_ends_a_run_though_python_lost_its_exception(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when it comes while a destructor is at work."""
+
+    class Dropped:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(ConsoleReport, "round", lambda *_: Dropped() and None)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main([*TINY, "baseline=none", "rounds=9", "run_dir=out"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "fedkd: interrupted; finished rounds: 1, in out" in capsys.readouterr().err
+    assert summary("out")["status"] == "interrupted"
 
 
 @pytest.mark.slow
