@@ -32,7 +32,7 @@ class Scarlet:
 
     beta: float = 1.5
     """Exponent, > 0 and at most 100; the paper tunes it to the data (about 1 to 2), our default is
-    between."""
+    between; the released code's is 2."""
     duration: int = 50
     """Rounds for which a cached teacher serves, >= 1; 1 asks for all samples in every round."""
 
