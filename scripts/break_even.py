@@ -1,11 +1,14 @@
-"""Accuracy by attacked fraction and fusion rule, and the fraction up to which fusion helps."""
+"""Accuracy by attacked fraction and fusion rule, and the fraction up to which fusion helps.
+
+Also what each rule costs where nobody attacks, under mild and under strong label skew.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from studies import Results, Study, carry_out, in_words, write_csv
+from studies import ACCURACIES, FIGURES, Results, Study, carry_out, in_words, write_csv
 
 from fedkd.report.comparison.statistics import interval
 
@@ -21,10 +24,10 @@ FRACTIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
 ATTACKS = {"colluding": "", "sign_flip": "", "lie": " attacks.z=1.5"}
 """Overrides of each attack. ``lie`` has one z at every fraction, since with few attackers none
 follows from their number."""
-BASE = (
+MILD = ("partition=dirichlet", "partition.alpha=1")
+SKEWED = ("partition=inner_dirichlet", "partition.alpha=0.1")
+COMMON = (
     "clients=10",
-    "partition=dirichlet",
-    "partition.alpha=1",
     "samples_per_client=50",
     "models=[mlp]",
     "public.size=300",
@@ -34,6 +37,7 @@ BASE = (
     "distill.epochs=5",
     "distill.loss=kl",
 )
+BASE = (*MILD, *COMMON)
 
 
 def _methods(attack: str = "") -> str:
@@ -43,6 +47,14 @@ def _methods(attack: str = "") -> str:
 
 
 CLEAN = Study(name="clean", title="", base=BASE, methods=f"local_only, {_methods()}", claims=())
+STRONG = Study(
+    name="strong_skew",
+    title="",
+    base=(*SKEWED, *COMMON),
+    methods=f"local_only, {_methods()}",
+    claims=(),
+)
+"""The same without attackers, where clients have few classes."""
 
 
 def attacked(attack: str) -> Study:
@@ -57,12 +69,18 @@ def attacked(attack: str) -> Study:
     )
 
 
-def table(clean: Results, found: Mapping[str, Results]) -> str:
-    """Return the table of balanced accuracy by attack, rule and fraction, with the break-even."""
+def table(clean: Results, strong: Results, found: Mapping[str, Results]) -> str:
+    """Return the table of balanced accuracy by attack, rule and fraction, with the break-even.
+
+    Args:
+        clean: Figures without attackers.
+        strong: The same under strong skew.
+        found: Figures by attack.
+    """
     alone = clean["local_only", ""]["global_accuracy"]
     lines = [
-        "| attack | rule | 0 | " + " | ".join(FRACTIONS) + " | pays up to |",
-        "|---|---|" + "---:|" * (len(FRACTIONS) + 2),
+        "| attack | rule | 0, strong skew | 0 | " + " | ".join(FRACTIONS) + " | pays up to |",
+        "|---|---|" + "---:|" * (len(FRACTIONS) + 3),
     ]
     for attack, results in found.items():
         for name in RULES:
@@ -74,12 +92,37 @@ def table(clean: Results, found: Mapping[str, Results]) -> str:
             shown = [
                 in_words(interval(list(100 * values)), ".1f") for values in by_fraction.values()
             ]
+            skewed = in_words(interval(list(100 * strong[label, ""]["global_accuracy"])), ".1f")
             lines.append(
-                f"| {attack} | {name} | "
+                f"| {attack} | {name} | {skewed} | "
                 + " | ".join(shown)
                 + f" | {break_even(by_fraction, alone)} |"
             )
     return "\n".join(lines)
+
+
+def costs(clean: Results, strong: Results) -> str:
+    """Return the table of what each rule costs against the mean where nobody attacks."""
+    lines = [
+        "| rule | " + " | ".join(f"{skew}, {text}" for skew, _, text in _columns()) + " |",
+        "|---|" + "---:|" * len(_columns()),
+    ]
+    for name in ("local only", *RULES):
+        label, shown = name.replace(" ", "_"), []
+        for skew, figure, _ in _columns():
+            results = clean if skew == "mild" else strong
+            own, mean = results[label, ""][figure], results["mean", ""][figure]
+            difference = in_words(interval(list(100 * (own - mean))), "+.1f")
+            shown.append(
+                in_words(interval(list(100 * own)), ".1f")
+                + ("" if name == "mean" else f" ({difference})")
+            )
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def _columns() -> list[tuple[str, str, str]]:
+    return [(skew, figure, FIGURES[figure]) for skew in ("mild", "strong") for figure in ACCURACIES]
 
 
 def break_even(by_fraction: Mapping[str, np.ndarray], alone: np.ndarray) -> str:
@@ -107,13 +150,19 @@ def report(seeds: int, out: Path, jobs: int, console: Console) -> str:
         console: Where progress is printed.
     """
     clean = carry_out(CLEAN, seeds, out, jobs, console)
+    strong = carry_out(STRONG, seeds, out, jobs, console)
     found = {attack: carry_out(attacked(attack), seeds, out, jobs, console) for attack in ATTACKS}
-    for name, results in {"clean": clean, **found}.items():
+    for name, results in {"clean": clean, "strong_skew": strong, **found}.items():
         write_csv(results, out / f"{name}.csv")
     alone = in_words(interval(list(100 * clean["local_only", ""]["global_accuracy"])), ".1f")
     text = "\n\n".join([
+        "## What a rule costs where nobody attacks",
+        costs(clean, strong),
+        f"Accuracy in %, means over clients, then over {seeds} paired seeds ± half of the 95 %"
+        " t-interval; in parentheses the paired difference from the mean, in points. Mild skew:"
+        f" `{' '.join(MILD)}`; strong: `{' '.join(SKEWED)}`.",
         "## Attacked fraction by fusion rule",
-        table(clean, found),
+        table(clean, strong, found),
         f"Balanced test in %, means over honest clients, then over {seeds} paired seeds ± half of"
         " the 95 % t-interval."
         f" Local training alone: {alone} (all clients). Lie: `attacks.z=1.5`."

@@ -11,7 +11,8 @@ from typing import Any
 import compare
 import numpy as np
 import pytest
-from break_even import ATTACKS, CLEAN, attacked, break_even
+from break_even import ATTACKS, CLEAN, FRACTIONS, RULES, STRONG, attacked, break_even, costs
+from break_even import table as attacks_table
 from compare import Cell
 from jobs import Outcome, Task
 from jobs import carry_out as carry_out_task
@@ -75,6 +76,7 @@ def test_tables_have_a_line_for_each_method_and_setting() -> None:
         *PLUGINS,
         FEDMD,
         CLEAN,
+        STRONG,
         attacked("sign_flip"),
         *(
             pytest.param(attacked(attack), marks=pytest.mark.slow)
@@ -98,6 +100,36 @@ def test_break_even_is_the_last_fraction_before_the_first_loss() -> None:
     values = {"0": np.array([0.9, 0.9]), "0.1": np.array([0.4, 0.5]), "0.2": np.array([0.9, 0.9])}
     assert break_even(values, alone) == "0"
     assert break_even({"0": np.array([0.4])}, alone) == "never"
+
+
+def of_rules(mean: float, others: float, setting: str = "") -> dict[tuple[str, str], Any]:
+    """Figures of the rules of fusion and of local training, the mean's apart."""
+    labels = ["local_only", *(name.replace(" ", "_") for name in RULES)]
+    values = {label: np.array([others, others]) for label in labels} | {
+        "mean": np.array([mean] * 2)
+    }
+    return {
+        (label, setting): {"personal_accuracy": value, "global_accuracy": value / 2}
+        for label, value in values.items()
+    }
+
+
+def test_what_a_rule_costs_is_told_under_mild_and_strong_skew() -> None:
+    text = costs(of_rules(0.8, 0.8), of_rules(0.8, 0.6))
+    rows = {row.split(" | ")[0].strip("| "): row for row in text.splitlines()}
+    assert (
+        "80.0 ± 0.0 (+0.0 ± 0.0) | 40.0 ± 0.0 (+0.0 ± 0.0) |"
+        " 60.0 ± 0.0 (-20.0 ± 0.0) | 30.0 ± 0.0 (-10.0 ± 0.0)"
+    ) in rows["Cronus"]
+    assert set(rows) >= {"local only", *RULES}
+
+
+def test_the_table_of_attacks_has_a_column_under_strong_skew_without_attackers() -> None:
+    attacked_runs = {
+        key: value for fraction in FRACTIONS for key, value in of_rules(0.2, 0.4, fraction).items()
+    }
+    text = attacks_table(of_rules(0.8, 0.8), of_rules(0.8, 0.6), {"lie": attacked_runs})
+    assert "| lie | Cronus | 30.0 ± 0.0 | 40.0 ± 0.0 | 20.0 ± 0.0" in text
 
 
 def test_a_claim_beyond_another_difference_is_judged_by_the_difference_of_both() -> None:
