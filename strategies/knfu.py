@@ -15,6 +15,7 @@ from torch import Tensor
 from fedkd.errors import SettingError
 from fedkd.fusion import (
     DIVERGENCES,
+    SCALES,
     argmax_histogram,
     keep_nearest,
     keep_within,
@@ -37,7 +38,7 @@ class KnFu:
 
     With ``P_i`` [C] the estimated label distribution (EPD) of client i, smoothed by 0.001:
 
-        d_ij   = KL(P_i || P_j)                             (or another divergence)
+        d_ij   = KL(P_i || P_j)                   (or another divergence, perhaps scaled)
         W_ij   = exp(-beta d_ij) / sum_k exp(-beta d_ik)    self included
         q_i(x) = sum_j W_ij p_j(x)
 
@@ -61,8 +62,13 @@ class KnFu:
     divergence: Literal["kl", "js", "tv", "cosine", "l2"] = "kl"
     """Divergence between label distributions: kl and js in nats, tv, cosine (1 - cos) and l2
     without a unit."""
+    scale: Literal["none", "largest", "row"] = "none"
+    """Range of the divergences: as they are, over the largest of the cohort, or over the largest of
+    each client's own row. A scaled divergence lies in [0, 1], so that beta means the same for each
+    divergence; but then somebody is always far, however alike all clients are."""
     neighbors: Literal["all", "top_k", "threshold"] = "all"
-    """Which clients may teach: all, the top_k nearest, or those no farther than threshold."""
+    """Which clients may teach: all, the top_k nearest, or those no farther than threshold
+    (a scaled divergence, with scale)."""
     top_k: int | None = None
     """Number of neighbors (ties stay), >= 1; needed by, and only for, neighbors=top_k."""
     threshold: float | None = None
@@ -104,7 +110,8 @@ class KnFu:
 
     def weigh(self, estimates: Tensor) -> Tensor:
         """Return the weights [K, K] that follow from label distributions [K, C]."""
-        divergences = DIVERGENCES[self.divergence](smooth(estimates, SMOOTHING))
+        distances = DIVERGENCES[self.divergence](smooth(estimates, SMOOTHING))
+        divergences = SCALES[self.scale](distances)
         scores = -self.beta * divergences
         if not self.include_self:
             scores = without_self(scores)

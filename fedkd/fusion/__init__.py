@@ -7,6 +7,9 @@ arguments.
 
 from fedkd.fusion.core_set import core_set as core_set
 from fedkd.fusion.divergences import DIVERGENCES as DIVERGENCES
+from fedkd.fusion.divergences import SCALES as SCALES
+from fedkd.fusion.divergences import by_largest as by_largest
+from fedkd.fusion.divergences import by_largest_of_row as by_largest_of_row
 from fedkd.fusion.divergences import pairwise_cosine as pairwise_cosine
 from fedkd.fusion.divergences import pairwise_js as pairwise_js
 from fedkd.fusion.divergences import pairwise_kl as pairwise_kl

@@ -6,6 +6,7 @@ Row i, column j is the divergence of client i's distribution from client j's. Al
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -64,6 +65,33 @@ def pairwise_l2(distributions: Distributions) -> Pairwise:
     return (distributions[:, None, :] - distributions[None, :, :]).square().sum(dim=-1).sqrt()
 
 
+def by_largest(divergences: Pairwise) -> Pairwise:
+    """Return the divergences over the largest of them, between 0 and 1; unchanged if all are 0.
+
+    >>> import torch
+    >>> by_largest(torch.tensor([[0.0, 2.0], [1.0, 0.0]])).tolist()
+    [[0.0, 1.0], [0.5, 0.0]]
+    """
+    largest = divergences.max()
+    return divergences / torch.where(largest > 0, largest, torch.ones_like(largest))
+
+
+def by_largest_of_row(divergences: Pairwise) -> Pairwise:
+    """Return each client's divergences over the largest of its row; a row of zeros is unchanged.
+
+    >>> import torch
+    >>> by_largest_of_row(torch.tensor([[0.0, 2.0], [1.0, 0.0]])).tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+    largest = divergences.amax(dim=-1, keepdim=True)
+    return divergences / torch.where(largest > 0, largest, torch.ones_like(largest))
+
+
+def unscaled(divergences: Pairwise) -> Pairwise:
+    """Return the divergences as they are."""
+    return divergences
+
+
 DIVERGENCES: dict[str, Callable[[Distributions], Pairwise]] = {
     "kl": pairwise_kl,
     "js": pairwise_js,
@@ -71,3 +99,10 @@ DIVERGENCES: dict[str, Callable[[Distributions], Pairwise]] = {
     "cosine": pairwise_cosine,
     "l2": pairwise_l2,
 }
+
+SCALES: dict[str, Callable[[Pairwise], Pairwise]] = {
+    "none": unscaled,
+    "largest": by_largest,
+    "row": by_largest_of_row,
+}
+"""Ways to bring divergences to a range that does not depend on the clients."""

@@ -108,8 +108,16 @@ def naive_knfu(settings: KnFu, cohort: Cohort) -> tuple[Rows, list[Rows]]:
     ]
     clients = range(len(logits))
     weights, teachers = [], []
+    all_apart = [
+        [naive_divergence(settings.divergence, estimates[i], estimates[j]) for j in clients]
+        for i in clients
+    ]
     for i in clients:
-        apart = [naive_divergence(settings.divergence, estimates[i], estimates[j]) for j in clients]
+        apart = all_apart[i]
+        if settings.scale == "largest":
+            apart = [d / max(max(row) for row in all_apart) for d in apart]
+        if settings.scale == "row":
+            apart = [d / max(all_apart[i]) for d in apart]
         allowed = [j for j in clients if settings.include_self or j != i]
         if settings.neighbors == "top_k" and allowed:
             last = sorted(apart[j] for j in allowed)[: settings.top_k][-1]
@@ -149,6 +157,31 @@ def test_knfu_equals_the_naive_version(
         found = settings.fuse(cohort, None)
         torch.testing.assert_close(found.weights, torch.tensor(weights), rtol=0, atol=1e-5)
         torch.testing.assert_close(found.teachers, torch.tensor(teachers), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", ["largest", "row"])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_knfu_with_scaled_divergences_equals_the_naive_version(divergence: Any, scale: Any):
+    settings, cohort = KnFu(divergence=divergence, scale=scale), random_cohort(5)
+    weights, teachers = naive_knfu(settings, cohort)
+    found = settings.fuse(cohort, None)
+    torch.testing.assert_close(found.weights, torch.tensor(weights), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.teachers, torch.tensor(teachers), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", ["largest", "row"])
+def test_clients_that_are_alike_weigh_the_same_where_divergences_are_scaled(scale: Any):
+    weights = KnFu(scale=scale).fuse(cohort_of(torch.zeros(4, 6, 3)), None).weights
+    torch.testing.assert_close(weights, torch.full((4, 4), 0.25))
+
+
+def test_a_scaled_divergence_gives_the_farthest_client_the_weight_e_to_minus_beta_of_oneself():
+    cohort = random_cohort(7)
+    for divergence in DIVERGENCES:
+        settings: dict[str, Any] = {"divergence": divergence, "scale": "row"}
+        weights = KnFu(beta=2.0, **settings).fuse(cohort, None).weights
+        ratio = weights.amin(dim=1) / weights.diagonal()
+        torch.testing.assert_close(ratio, torch.full_like(ratio, math.exp(-2.0)))
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 3.0, 30.0])
