@@ -26,9 +26,9 @@ def interruptible(stop: threading.Event) -> Iterator[None]:
             yield
             return
 
-        def interrupt(number: int, frame: FrameType | None) -> None:
+        def interrupt(signal_code: int, frame: FrameType | None) -> None:
             stop.set()
-            before(number, frame)
+            before(signal_code, frame)
 
         signal.signal(signal.SIGINT, interrupt)
         try:
