@@ -204,6 +204,71 @@ class WholeIds:
         return _WholeIds(clients, self.column)
 
 
+@dataclass(frozen=True, kw_only=True)
+class NWay:
+    """Label skew: each client has a drawn number of drawn classes, as many rows of each.
+
+    FedProto's partition (Tan et al. 2022, arXiv 2105.00243): n classes, evenly from max(2, ways -
+    spread) to min(C, ways + spread), and k rows of each, evenly from samples_per_class -
+    samples_spread to samples_per_class. Other rows are left out.
+    """
+
+    ways: int = 3
+    """Classes of a client in the mean, >= 2."""
+    spread: int = 2
+    """Most by which a client's number of classes differs from ways, >= 0."""
+    samples_per_class: int = 12
+    """Most rows of each of its classes, test split included, >= 1; FedProto's MNIST has 140."""
+    samples_spread: int = 0
+    """Most by which a client's rows of a class may be fewer, >= 0."""
+
+    def __post_init__(self) -> None:
+        at_least(2, ways=self.ways)
+        at_least(0, spread=self.spread, samples_spread=self.samples_spread)
+        at_least(1, samples_per_class=self.samples_per_class)
+        if self.samples_spread >= self.samples_per_class:
+            raise SettingError(
+                f"partition.samples_spread={self.samples_spread} must be below"
+                f" partition.samples_per_class={self.samples_per_class}"
+            )
+
+    def partitioner(self, clients: int, rows: int, seed: int) -> Any:
+        """Return a partitioner with flwr-datasets' interface; the library has no such rule."""
+        return _NWay(clients, self, seed)
+
+
+class _NWay:
+    def __init__(self, clients: int, settings: NWay, seed: int) -> None:
+        self.num_partitions, self._settings, self._seed = clients, settings, seed
+        self.dataset: Any = None
+        self._parts: list[np.ndarray] = []
+
+    def load_partition(self, partition_id: int) -> Mapping[str, np.ndarray]:
+        if not self._parts:
+            self._parts = self._deal()
+        return {"row": self._parts[partition_id]}
+
+    def _deal(self) -> list[np.ndarray]:
+        labels, rows = np.asarray(self.dataset["label"]), np.asarray(self.dataset["row"])
+        settings, stream = self._settings, np.random.default_rng(self._seed)
+        classes, left = np.unique(labels), {c: rows[labels == c] for c in np.unique(labels)}
+        if settings.ways > len(classes):
+            raise ValueError(f"ways={settings.ways} is more than the {len(classes)} classes.")
+        fewest = max(2, settings.ways - settings.spread)
+        most = min(len(classes), settings.ways + settings.spread)
+        least = settings.samples_per_class - settings.samples_spread
+        parts = []
+        for _ in range(self.num_partitions):
+            own = stream.choice(classes, stream.integers(fewest, most + 1), replace=False)
+            size = int(stream.integers(least, settings.samples_per_class + 1))
+            for label in own:
+                if len(left[label]) < size:
+                    raise ValueError(f"class {label} has too few rows left, {size} were wanted.")
+            parts.append(np.concatenate([left[label][:size] for label in own]))
+            left |= {label: left[label][size:] for label in own}
+        return parts
+
+
 class _WholeIds:
     def __init__(self, clients: int, column: str) -> None:
         self.num_partitions, self._column = clients, column
@@ -231,6 +296,7 @@ PARTITIONS: dict[str, type[Partition]] = {
     "size_skewed": SizeSkewed,
     "natural_id": NaturalId,
     "whole_ids": WholeIds,
+    "n_way": NWay,
 }
 
 

@@ -99,6 +99,33 @@ def test_a_pathological_client_has_the_classes_asked_for(digits: Prepared) -> No
         assert len(np.unique(digits.labels[np.concatenate([train, test])])) == 3
 
 
+@pytest.mark.parametrize(("ways", "classes"), [(3, {2, 3, 4, 5}), (9, {7, 8, 9, 10})])
+def test_an_n_way_client_has_a_drawn_number_of_classes_and_equally_many_rows_of_each(
+    digits: Prepared, ways: int, classes: set[int]
+) -> None:
+    """Ways 3, spread 2: 2 to 5 classes (never 1); ways 9: 7 to 10 of 10. Rows of each: 5 or 6."""
+    partition = PARTITIONS["n_way"](ways=ways, samples_per_class=6, samples_spread=1)  # type: ignore[call-arg]
+    seen, sizes = set(), set()
+    for seed in range(3):
+        found = division(digits, partition, clients=12, seed=seed)
+        for train, test in zip(found.train, found.test, strict=True):
+            counts = np.bincount(digits.labels[np.concatenate([train, test])], minlength=10)
+            seen.add(int((counts > 0).sum()))
+            (size,) = set(counts[counts > 0].tolist())
+            sizes.add(size)
+    assert seen == classes
+    assert sizes == {5, 6}
+
+
+def test_an_n_way_partition_of_too_few_rows_is_refused(digits: Prepared) -> None:
+    with pytest.raises(SettingError, match=r"NWay cannot deal .* class \d has too few rows left"):
+        division(digits, PARTITIONS["n_way"](samples_per_class=100))  # type: ignore[call-arg]
+    with pytest.raises(SettingError, match="ways=11 is more than the 10 classes"):
+        division(digits, PARTITIONS["n_way"](ways=11))  # type: ignore[call-arg]
+    with pytest.raises(SettingError, match="samples_spread=6 must be below"):
+        PARTITIONS["n_way"](samples_per_class=6, samples_spread=6)  # type: ignore[call-arg]
+
+
 def test_a_natural_id_gives_each_client_the_rows_of_one_value(digits: Prepared) -> None:
     found = division(digits, made("natural_id"))
     labels = [set(digits.labels[rows].tolist()) for rows in found.train]

@@ -37,6 +37,19 @@ def test_a_prototype_is_the_mean_weighted_by_counts():
     assert fusion.state is None
 
 
+def test_a_plain_mean_counts_every_client_with_the_class_once():
+    """Class 0: (1 + 5) / 2 = 3, whatever the counts. Class 1: client 1 alone."""
+    fusion = FedProto(mean="plain").fuse(
+        cohort_of(
+            [[[1.0], [0.0], [0.0]], [[5.0], [7.0], [0.0]]], [[3.0, 0.0, 0.0], [1.0, 2.0, 0.0]]
+        ),
+        None,
+    )
+    assert fusion.teachers["features"].tolist() == [[3.0], [7.0], [0.0]]
+    assert fusion.teachers["present"].tolist() == [True, True, False]
+    assert fusion.weights.tolist() == [[0.25, 0.75]] * 2
+
+
 def test_a_client_alone_learns_its_own_prototypes():
     fusion = FedProto().fuse(cohort_of([[[1.0, 2.0]]], [[4.0]]), None)
     assert fusion.teachers["features"].tolist() == [[1.0, 2.0]]
@@ -47,6 +60,7 @@ def test_a_client_alone_learns_its_own_prototypes():
     ("changes", "reason"),
     [
         ({"prototype_weight": 0.0}, "prototype_weight must be > 0"),
+        ({"mean": "median"}, "mean must be one of weighted, plain"),
         ({"width": 0}, "width must be >= 1"),
     ],
 )
