@@ -18,12 +18,27 @@ from torch import Tensor
 from fedkd.codecs.size import coded_bytes, raw_bytes
 from fedkd.fusion import soften
 from fedkd.runtime.parallel import map_chunks
+from fedkd.settings.measuring_points import MeasuringPoint
 from fedkd.training.losses import Scale
 
-Step = Literal["pretrain", "distill", "adopt", "train", "evaluate", "share"]
+Step = Literal[
+    "pretrain",
+    "distill",
+    "adopt",
+    "train",
+    "evaluate_distilled",
+    "evaluate_trained",
+    "inspect",
+    "share",
+]
 """The steps of a client's part of a round. ``distill`` learns from a teacher on the public set,
 ``adopt`` takes over weights, ``train`` learns private labels (some kinds add a term for a teacher
-to its loss), ``share`` makes the knowledge to upload."""
+to its loss), ``evaluate_...`` measures the model at one of the round's two points, ``inspect`` what
+else the researcher asks for at the end of a round, ``share`` makes the knowledge to upload."""
+EVALUATES: Mapping[MeasuringPoint, Step] = {
+    "distillation": "evaluate_distilled",
+    "training": "evaluate_trained",
+}
 Status = Literal["ok", "rejected", "failed", "absent"]
 
 

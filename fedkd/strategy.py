@@ -7,7 +7,7 @@ one.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,6 +18,7 @@ from fedkd.fusion import RunningMean
 from fedkd.knowledge import KINDS, KnowledgeType, find_kind
 from fedkd.messages import AcceptedUploads, Fusion, StrategyState
 from fedkd.settings.conditions import RunConditions
+from fedkd.settings.measuring_points import EvaluatedAfter
 from fedkd.training.losses import LOSSES, ON_LOGITS, find_loss
 
 
@@ -29,8 +30,9 @@ class Strategy(Protocol):
     ``logits``, ``probs``, ``nothing``, or another ``fedkd.knowledge.KnowledgeType``; default
     ``logits``), ``teaches`` (the scale of its teachers, ``probs`` or ``logits``; default
     ``probs``), ``loss`` (the distillation loss of its paper; default ``kl``), ``codec`` (a
-    ``fedkd.codecs.Codec`` of its paper, or one for uploads and one for teachers; default none) and
-    ``needs`` (see ``Needs``).
+    ``fedkd.codecs.Codec`` of its paper, or one for uploads and one for teachers; default none),
+    ``evaluated_after`` (the point of a round at which its paper evaluates, ``distillation`` or
+    ``training``; default ``unknown``) and ``needs`` (see ``Needs``).
     """
 
     def fuse(self, cohort: AcceptedUploads, state: StrategyState) -> Fusion:
@@ -149,6 +151,7 @@ class Declaration:
     loss: str
     needs: Needs
     codec: Codec | tuple[Codec, Codec] | None = None
+    evaluated_after: EvaluatedAfter = "unknown"
     streams: bool = False
     """Whether it can fuse uploads one by one (``Streaming``)."""
     selects_queries: bool = False
@@ -175,6 +178,7 @@ def declaration(strategy: Strategy, name: str) -> Declaration:
         loss=getattr(strategy, "loss", "kl"),
         needs=getattr(strategy, "needs", Needs()),
         codec=getattr(strategy, "codec", None),
+        evaluated_after=getattr(strategy, "evaluated_after", "unknown"),
         streams=isinstance(strategy, Streaming),
         selects_queries=isinstance(strategy, SelectsQueries),
         mean_based=isinstance(strategy, MeanBased),
@@ -196,6 +200,7 @@ def declaration(strategy: Strategy, name: str) -> Declaration:
         ),
         ("teaches", declared.teaches, ("logits", "probs")),
         ("loss", declared.loss, tuple(LOSSES)),
+        ("evaluated_after", declared.evaluated_after, get_args(EvaluatedAfter)),
     ):
         if value not in allowed:
             raise SettingError(

@@ -164,9 +164,8 @@ def main(given: dict[str, Any]) -> None:
         print(f"{MARK}round {record.round}", flush=True)
 
     execute(build(scenario, stop), on_round, stop)
-    accuracies = [
-        client.global_accuracy for client in last[-1].clients if client.global_accuracy is not None
-    ]
+    found = (client.after_distillation.global_accuracy for client in last[-1].clients)
+    accuracies = [accuracy for accuracy in found if accuracy is not None]
     print(statistics.mean(accuracies), flush=True)
 
 

@@ -152,17 +152,22 @@ def report(seeds: int, out: Path, jobs: int, console: Console) -> str:
     clean = carry_out(CLEAN, seeds, out, jobs, console)
     strong = carry_out(STRONG, seeds, out, jobs, console)
     found = {attack: carry_out(attacked(attack), seeds, out, jobs, console) for attack in ATTACKS}
-    for name, results in {"clean": clean, "strong_skew": strong, **found}.items():
-        write_csv(results, out / f"{name}.csv")
-    alone = in_words(interval(list(100 * clean["local_only", ""]["global_accuracy"])), ".1f")
+    for name, by_point in {"clean": clean, "strong_skew": strong, **found}.items():
+        write_csv(by_point, out / f"{name}.csv")
+    of_costs = ["## What a rule costs where nobody attacks"]
+    of_attacks = ["## Attacked fraction by fusion rule"]
+    for point, results in clean.items():
+        attacked_at = {attack: by_point[point] for attack, by_point in found.items()}
+        of_costs += [f"After {point}:", costs(results, strong[point])]
+        of_attacks += [f"After {point}:", table(results, strong[point], attacked_at)]
+    alone_of = next(iter(clean.values()))["local_only", ""]["global_accuracy"]
+    alone = in_words(interval(list(100 * alone_of)), ".1f")
     text = "\n\n".join([
-        "## What a rule costs where nobody attacks",
-        costs(clean, strong),
+        *of_costs,
         f"Accuracy in %, means over clients, then over {seeds} paired seeds ± half of the 95 %"
         " t-interval; in parentheses the paired difference from the mean, in points. Mild skew:"
         f" `{' '.join(MILD)}`; strong: `{' '.join(SKEWED)}`.",
-        "## Attacked fraction by fusion rule",
-        table(clean, strong, found),
+        *of_attacks,
         f"Balanced test in %, means over honest clients, then over {seeds} paired seeds ± half of"
         " the 95 % t-interval."
         f" Local training alone: {alone} (all clients). Lie: `attacks.z=1.5`."

@@ -23,7 +23,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from jobs import Outcome, Task, is_done, run_all, search_here, with_threads
@@ -33,9 +33,15 @@ from fedkd.cli.command import compose
 from fedkd.errors import FedkdError, RunError, SettingError
 from fedkd.report.comparison.figures import Line, Options, Setting, baselines_of, compare
 from fedkd.report.comparison.grouping import in_common, sort_runs
+from fedkd.report.comparison.one_point import (
+    After,
+    common_points,
+    note_on_point,
+    point_of_comparison,
+)
 from fedkd.report.comparison.pictures import draw
 from fedkd.report.comparison.run_reader import read_run, runs_below
-from fedkd.report.comparison.tables import tables, write_csv
+from fedkd.report.comparison.tables import Table, tables, write_csv
 from fedkd.runtime.parallel import available_cores
 from fedkd.scenario.scenario import Scenario, with_effect
 from fedkd.settings.schema import flat
@@ -256,45 +262,53 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def write(
     folders: Mapping[tuple[str, Setting], Mapping[int, Path]],
-    last: int,
-    reach: float | None,
-    out: Path,
+    given: argparse.Namespace,
     remarks: Sequence[str],
 ) -> str:
     """Write the tables and plots of a comparison, and return the tables as Markdown.
 
+    The other point of a round follows the first, where all runs have measured at both.
+
     Args:
         folders: Run folders by method and setting, then by seed.
-        last: Rounds in the mean of the last rounds.
-        reach: An accuracy to count the bytes for, or None.
-        out: Where files are written.
+        given: The command line.
         remarks: Notes to add below the tables.
     """
+    out: Path = given.out
     out.mkdir(parents=True, exist_ok=True)
     configs = [read_config(folder) for by_seed in folders.values() for folder in by_seed.values()]
     runs = {
         key: {seed: read_run(folder) for seed, folder in by_seed.items()}
         for key, by_seed in folders.items()
     }
-    options = Options(
-        last=min(last, *(run.length for by_seed in runs.values() for run in by_seed.values())),
-        reach=reach,
-    )
-    lines = compare(runs, options)
-    twins = baselines_of(lines, options)
-    made = tables(lines, twins, options)
-    notes = [*_notes(lines), *remarks]
-    settings = dict.fromkeys(line.setting for line in lines)
-    names = {s: "".join(f"_{slug(f'{key}={value}')}" for key, value in s) for s in settings}
-    pictures = draw(lines, twins, out / "plots", names)
+    by_name = {key[0]: run for key, by_seed in runs.items() for run in by_seed.values()}
+    point = point_of_comparison(by_name, given.after)
+    length = min(run.length for by_seed in runs.values() for run in by_seed.values())
+    at_points: dict[Options, list[Line]] = {}
+    made, pictures = list[Table](), list[Path]()
+    for after in dict.fromkeys([point, *common_points(by_name)]):
+        options = Options(after=after, last=min(given.last, length), reach=given.reach)
+        lines = at_points[options] = compare(runs, options)
+        twins = baselines_of(lines, options)
+        made += tables(lines, twins, options)
+        settings = dict.fromkeys(line.setting for line in lines)
+        names = {
+            s: "".join(f"_{slug(f'{key}={value}')}" for key, value in s) + f"_after_{after}"
+            for s in settings
+        }
+        pictures += draw(lines, twins, out / "plots", names)
+    differs = note_on_point(by_name, point)
+    notes = [*([] if differs is None else [differs]), *_notes(next(iter(at_points.values())))]
     common = in_common(configs, flat(Scenario.parse({}).to_dict()))
-    text = "\n".join(
-        [f"{common}\n", *(table.markdown() for table in made), *(f"- {note}" for note in notes)]
-    )
+    text = "\n".join([
+        f"{common}\n",
+        *(table.markdown() for table in made),
+        *(f"- {note}" for note in (*notes, *remarks)),
+    ])  # fmt: skip
     images = "\n".join(f"\n![{path.stem}](plots/{path.name})" for path in pictures)
     (out / "comparison.md").write_text(f"# Comparison\n\n{text}\n{images}\n")
     (out / "comparison.tex").write_text("\n".join(table.latex() for table in made))
-    write_csv(lines, options, out)
+    write_csv(at_points, out)
     return text
 
 
@@ -366,6 +380,12 @@ def parser() -> argparse.ArgumentParser:
         "--last", type=int, default=LAST, help=f"rounds in the mean of the last; default: {LAST}"
     )
     made.add_argument(
+        "--after",
+        choices=get_args(After),
+        default="auto",
+        help="the point of a round that comes first; auto is that of the methods' papers",
+    )
+    made.add_argument(
         "--reach",
         type=float,
         help="count the bytes until this accuracy is reached, as in 0.8",
@@ -428,7 +448,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             share(**{"--reach": given.reach})
         folders, remarks, failed = _read(given) if given.runs else _run(given, console)
         if folders:
-            console.print(write(folders, given.last, given.reach, given.out, remarks), markup=False)
+            console.print(write(folders, given, remarks), markup=False)
             console.print(f"Tables, figures and pictures: {given.out}", markup=False)
         return 1 if failed else 0
     except SettingError as error:

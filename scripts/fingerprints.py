@@ -23,7 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedkd.settings.renamed import COLUMNS
+from fedkd.settings.measuring_points import MEASURING_POINTS, MeasuringPoint, column
+from fedkd.settings.renamed import AT_POINTS, COLUMNS
 from fedkd.simulate import main as simulate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -250,6 +251,7 @@ def fingerprint(arguments: Sequence[str]) -> dict[str, Any]:
         last = rounds[-1]["round"]
         return {
             "status": status,
+            "measured_after": summary["measured_after"],
             "knowledge_sha256": [row.get("knowledge_sha256") for row in rounds],
             "final": _timeless(rounds[-1]),
             "clients": [_timeless(row) for row in clients if int(row["round"]) == last],
@@ -267,22 +269,32 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Return a line for each figure that differs.
 
     Figures under a new name count as missing and added; cases that are new in ``after`` are left
-    out.
+    out. Before models were measured at two points of a round, they were at its end: those figures
+    are compared with the ones of its last point, and the other point's are left out.
     """
     lines = []
     for name in sorted(before):
-        one, other = _renamed(_flat(before.get(name, {}))), _flat(after.get(name, {}))
+        found = dict(after.get(name, {}))
+        points = found.get("measured_after")
+        if points and "measured_after" not in before[name]:
+            del found["measured_after"]
+            one = _renamed(_flat(before[name]), points[-1])
+            unmeasured = column("", next(p for p in MEASURING_POINTS if p != points[-1]))
+            other = {key: v for key, v in _flat(found).items() if not key.endswith(unmeasured)}
+        else:
+            one, other = _flat(before[name]), _flat(found)
         for key in sorted({*one, *other}):
             if one.get(key) != other.get(key):
                 lines.append(f"{name}: {key}: {one.get(key)!r} -> {other.get(key)!r}")
     return lines
 
 
-def _renamed(flat: Mapping[str, Any]) -> dict[str, Any]:
+def _renamed(flat: Mapping[str, Any], point: MeasuringPoint) -> dict[str, Any]:
     def new(key: str) -> str:
         for old, name in COLUMNS.items():
             key = re.sub(rf"\b{old}(?=$|_)", name, key)
-        return key
+        figure = key.rpartition(".")[2].removesuffix("_std")
+        return column(key, point) if figure in AT_POINTS else key
 
     return {new(key): value for key, value in flat.items()}
 

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from compare import Method, parse_methods, parse_seeds, read_config, slug
 from jobs import Outcome, Task, is_done, run_all, search_here, with_threads
@@ -34,13 +34,13 @@ from fedkd.privacy.mechanisms import CentralGaussian, GnMax
 from fedkd.report.comparison.budget_picture import draw_budgets
 from fedkd.report.comparison.budgets import (
     BudgetPoint,
-    Point,
     check_alike,
     entries,
-    read_point,
+    read_points,
     table,
     write_runs,
 )
+from fedkd.report.comparison.one_point import After
 from fedkd.report.comparison.run_reader import runs_below
 from fedkd.runtime.parallel import available_cores
 from fedkd.scenario.registry import find
@@ -229,6 +229,12 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="read these run folders; run nothing",
     )
+    made.add_argument(
+        "--after",
+        choices=get_args(After),
+        default="auto",
+        help="the point of a round to report; auto is that of the methods' papers",
+    )
     made.add_argument("--out", type=Path, required=True, help="folder of the runs, table and plot")
     return made
 
@@ -272,8 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if folders:
             if given.runs:
                 check_alike({folder: read_config(folder) for folder in folders})
-            points: list[Point] = [read_point(folder, label) for folder, label in folders.items()]
-            found = entries(points)
+            found = entries(read_points(folders, given.after))
             console.print(write(found, notes_on(found, failed), given.out), markup=False)
             console.print(f"Table, figures and picture: {given.out}", markup=False)
         return 1 if failed else 0

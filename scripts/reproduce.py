@@ -54,6 +54,7 @@ from fedkd.experiment.run import execute
 from fedkd.federation.round_records import RoundRecord
 from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
 from fedkd.scenario.scenario import Scenario
+from fedkd.settings.measuring_points import MEASURING_POINTS, MeasuringPoint
 
 ROOT = Path(__file__).parent.parent
 REGIMES: dict[str, dict[str, Any]] = {
@@ -78,39 +79,58 @@ OF_MODELS = {shifted.SHIFTED.name: shifted.carry_out, unseen.UNSEEN.name: unseen
 STUDIES = {"orderings": ORDERINGS, "paper": (FEDMD,), "plugins": PLUGINS}
 
 Results = dict[tuple[str, str], dict[str, np.ndarray]]
+"""Figures at one point of the last round [seeds], by regime and method."""
+ByPoint = dict[MeasuringPoint, Results]
 
 
-def digits(seeds: int) -> Results:
-    """Run the KnFu study, and return figures [seeds] by regime and method."""
+def digits(seeds: int) -> ByPoint:
+    """Run the KnFu study, and return figures [seeds] by point, regime and method."""
     jobs = [(r, m, s) for r in REGIMES for m in METHODS for s in range(seeds)]
-    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    found: dict[tuple[str, str], list[dict[MeasuringPoint, dict[str, float]]]] = {}
     for regime, method, seed in track(jobs, description=f"{len(jobs)} runs", transient=True):
         found.setdefault((regime, method), []).append(
             one_run(REGIMES[regime], METHODS[method], seed)
         )
     return {
-        key: {name: np.array([run[name] for run in runs]) for name in FIGURES}
-        for key, runs in found.items()
+        point: {
+            key: {name: np.array([run[point][name] for run in runs]) for name in FIGURES}
+            for key, runs in found.items()
+        }
+        for point in MEASURING_POINTS
     }
 
 
-def one_run(regime: Mapping[str, Any], strategy: Mapping[str, Any], seed: int) -> dict[str, float]:
-    """Run one method once, and return its final figures, means over clients."""
+def one_run(
+    regime: Mapping[str, Any], strategy: Mapping[str, Any], seed: int
+) -> dict[MeasuringPoint, dict[str, float]]:
+    """Run one method once, and return its final figures at each point, means over clients.
+
+    Local training has one model a round, which is compared with others at both points.
+    """
     values = yaml.safe_load((ROOT / "scenarios" / "knfu_digits.yaml").read_text())
     scenario = Scenario.parse({**values, **regime, "strategy": strategy, "seed": seed})
     records: list[RoundRecord] = []
     stop = threading.Event()
-    execute(build(scenario, stop), records.append, stop)
+    experiment = build(scenario, stop)
+    execute(experiment, records.append, stop)
+    measured = experiment.plan.measured
 
-    def mean(record: RoundRecord, name: str) -> float:
-        return float(np.mean([getattr(client, name) for client in record.clients]))
+    def figures(point: MeasuringPoint) -> dict[str, float]:
+        last = [client.after(point) for client in records[-1].clients]
+        return {
+            "personal_accuracy": _mean(last, "personal_accuracy"),
+            "global_accuracy": _mean(last, "global_accuracy"),
+            "neighbors_first": _mean(records[0].clients, "effective_neighbors"),
+            "neighbors_last": _mean(records[-1].clients, "effective_neighbors"),
+        }
 
     return {
-        "personal_accuracy": mean(records[-1], "personal_accuracy"),
-        "global_accuracy": mean(records[-1], "global_accuracy"),
-        "neighbors_first": mean(records[0], "effective_neighbors"),
-        "neighbors_last": mean(records[-1], "effective_neighbors"),
+        point: figures(point if point in measured else measured[0]) for point in MEASURING_POINTS
     }
+
+
+def _mean(of_clients: Sequence[object], name: str) -> float:
+    return float(np.mean([getattr(client, name) for client in of_clients]))
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -148,8 +168,13 @@ class Conclusion:
     figure: str
     equal: bool = False
 
-    def judge(self, results: Results) -> str:
-        """Return the text with its verdict by the paired differences.
+    def judge(self, by_point: ByPoint) -> str:
+        """Return the text with its verdict at each point of a round."""
+        judged = [f"after {p}: {self.verdict_on(results)}" for p, results in by_point.items()]
+        return f"{self.text}; {'; '.join(judged)}"
+
+    def verdict_on(self, results: Results) -> str:
+        """Return the verdict by the paired differences at one point.
 
         Methods are equal if the mean difference is at most 2 points and the interval contains 0.
         """
@@ -163,7 +188,7 @@ class Conclusion:
                 "holds" if mean - half > 0 else "does NOT hold" if mean + half < 0 else "not shown"
             )
         difference = f"{self.ours} less {self.theirs}: {_points((mean, half))} points"
-        return f"{self.text}: {verdict} ({difference})"
+        return f"{verdict} ({difference})"
 
 
 OWN, BALANCED = "personal_accuracy", "global_accuracy"
@@ -222,31 +247,32 @@ CONCLUSIONS = (
 )
 
 
-def conclusions(results: Results) -> list[str]:
-    """Return each conclusion of the study with its verdict."""
-    drift = results[SCARCE, "KnFu"]
+def conclusions(by_point: ByPoint) -> list[str]:
+    """Return each conclusion of the study with its verdicts."""
+    drift = by_point["distillation"][SCARCE, "KnFu"]
     first, last = drift["neighbors_first"].mean(), drift["neighbors_last"].mean()
     verdict = (
         "holds" if (drift["neighbors_last"] > drift["neighbors_first"]).all() else "does NOT hold"
     )
     return [
-        *(conclusion.judge(results) for conclusion in CONCLUSIONS),
+        *(conclusion.judge(by_point) for conclusion in CONCLUSIONS),
         f"With scarce data, an EPD made again each round drifts to uniform weights: {verdict}"
         f" (effective neighbors {first:.1f} in the first round, {last:.1f} in the last, of 10)",
     ]
 
 
-def picture(results: Results) -> Figure:
-    """Draw both accuracies by regime and method with their intervals."""
+def picture(by_point: ByPoint) -> Figure:
+    """Draw both accuracies by regime and method with their intervals, a row for each point."""
     with matplotlib.rc_context(STYLE | {"axes.axisbelow": True}):
-        figure = Figure(figsize=(7.0, 3.0), layout="constrained")
-        axes = figure.subplots(1, 2, sharey=True)
+        figure = Figure(figsize=(7.0, 5.4), layout="constrained")
+        axes = figure.subplots(2, 2, sharey=True)
         titles = {
             "personal_accuracy": "Own label distribution",
             "global_accuracy": "Balanced test set",
         }
         width = 0.8 / len(METHODS)
-        for ax, (name, title) in zip(axes, titles.items(), strict=True):
+        panels = [(p, r, name) for p, r in by_point.items() for name in titles]
+        for ax, (point, results, name) in zip(axes.flat, panels, strict=True):
             for i, method in enumerate(METHODS):
                 means, halves = zip(
                     *(interval(results[regime, method][name]) for regime in REGIMES), strict=True
@@ -262,30 +288,34 @@ def picture(results: Results) -> Figure:
                     error_kw={"linewidth": 0.8, "capsize": 2},
                 )
             ax.set_xticks(range(len(REGIMES)), [regime.replace(", ", "\n") for regime in REGIMES])
-            ax.set_title(title)
+            ax.set_title(f"{titles[name]}, after {point}")
             ax.grid(axis="y", alpha=0.25, linewidth=0.6)
-        axes[0].set_ylabel("Accuracy (%), mean over clients\n95 % interval over seeds")
+        for ax in axes[:, 0]:
+            ax.set_ylabel("Accuracy (%), mean over clients\n95 % interval over seeds")
         figure.legend(
-            *axes[0].get_legend_handles_labels(), frameon=False, ncols=4, loc="outside lower center"
+            *axes[0, 0].get_legend_handles_labels(),
+            frameon=False,
+            ncols=4,
+            loc="outside lower center",
         )
         return figure
 
 
-def write(results: Results, text: str, folder: Path) -> None:
+def write(by_point: ByPoint, text: str, folder: Path) -> None:
     """Write the table, each seed's figures and the plot."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "knfu_digits.md").write_text(text + "\n")
     with (folder / "knfu_digits.csv").open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["regime", "method", "seed", *FIGURES])
-        for (regime, method), figures in results.items():
-            for seed in range(len(figures[FIGURES[0]])):
-                rows.writerow(
-                    [regime, method, seed, *(f"{figures[name][seed]:.6f}" for name in FIGURES)]
-                )
+        rows.writerow(["after", "regime", "method", "seed", *FIGURES])
+        for point, results in by_point.items():
+            for (regime, method), figures in results.items():
+                for seed in range(len(figures[FIGURES[0]])):
+                    found = (f"{figures[name][seed]:.6f}" for name in FIGURES)
+                    rows.writerow([point, regime, method, seed, *found])
     for suffix in ("png", "pdf"):
         with matplotlib.rc_context(STYLE):
-            picture(results).savefig(folder / f"knfu_digits.{suffix}")
+            picture(by_point).savefig(folder / f"knfu_digits.{suffix}")
 
 
 def _percent(value: tuple[float, float]) -> str:
@@ -326,11 +356,12 @@ def known_names(what: str) -> list[str]:
 
 def run_digits(seeds: int, out: Path | None) -> str:
     """Run the KnFu study on digits, and return its report; write the results into ``out``."""
-    results = digits(seeds)
-    found = [f"- {line}." for line in conclusions(results)]
-    text = "\n".join([table(results), "", f"Accuracies in %; {seeds} paired seeds.", "", *found])
+    by_point = digits(seeds)
+    found = [f"- {line}." for line in conclusions(by_point)]
+    tables = [f"After {point}:\n\n{table(results)}\n" for point, results in by_point.items()]
+    text = "\n".join([*tables, f"Accuracies in %; {seeds} paired seeds.", "", *found])
     if out:
-        write(results, text, out)
+        write(by_point, text, out)
     return text
 
 

@@ -59,7 +59,7 @@ def carry_out(seeds: int, out: Path) -> str:
     results = {
         (name, ""): {"global_accuracy": np.array([run[name] for run in runs])} for name in METHODS
     }
-    return write_report(SHIFTED, results, seeds, out)
+    return write_report(SHIFTED, {"distillation": results}, seeds, out)
 
 
 def one_seed(seed: int, *settings: str) -> Mapping[str, float]:

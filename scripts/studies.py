@@ -15,13 +15,17 @@ import numpy as np
 from rich.console import Console
 
 from fedkd.errors import RunError
+from fedkd.report.comparison.one_point import common_points
 from fedkd.report.comparison.run_reader import Run, mean_over_clients, read_run
 from fedkd.report.comparison.statistics import Interval, interval
+from fedkd.settings.measuring_points import MeasuringPoint
 
 Key = tuple[str, str]
 """A method's label, and the values of the varied settings with commas between them, perhaps ""."""
 Results = Mapping[Key, Mapping[str, np.ndarray]]
-"""Figures of the last round [seeds], by method, setting and name."""
+"""Figures of the last round at one point of it [seeds], by method, setting and name."""
+ByPoint = Mapping[MeasuringPoint, Results]
+"""The results at each point of a round that all methods of a study have."""
 FIGURES = {
     "personal_accuracy": "own distribution",
     "global_accuracy": "balanced test",
@@ -34,6 +38,8 @@ ALWAYS = ("personal_accuracy", "global_accuracy", "bytes_up", "entropy_bytes_up"
 """Figures stored for every study, in addition to those that its table shows."""
 ACCURACIES = ("personal_accuracy", "global_accuracy")
 PERCENT = (*ACCURACIES, "personal_negative_transfer")
+AT_POINTS = (*PERCENT, "gap")
+"""Figures of a model, which is another at each point of a round."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,15 @@ class Claim:
     beyond: tuple[Key, Key] | None = None
     """Not for bytes."""
 
-    def judge(self, results: Results) -> str:
-        """Return the claim's text with its verdict by the 95 % interval, and the figures."""
+    def judge(self, by_point: ByPoint) -> str:
+        """Return the claim's text with its verdict at each point of a round."""
+        if self.figure not in AT_POINTS:
+            return f"{self.text}: {self.verdict_on(next(iter(by_point.values())))}."
+        judged = [f"after {p}: {self.verdict_on(results)}" for p, results in by_point.items()]
+        return f"{self.text}; {'; '.join(judged)}."
+
+    def verdict_on(self, results: Results) -> str:
+        """Return the claim's verdict by the 95 % interval at one point, and the figures."""
         ours, theirs = (results[key][self.figure] for key in (self.ours, self.theirs))
         if self.figure in PERCENT or self.figure == "gap":
             points = self.figure in PERCENT
@@ -73,7 +86,7 @@ class Claim:
             found = interval(list(theirs / ours))
             shown = f"{self.theirs[0]} / {self.ours[0]}: {in_words(found, '.1f')}"
             wanted = f"; asked for: {self.least:g}"
-        return f"{self.text}: **{verdict(found, self.least)}** ({shown}{wanted})."
+        return f"**{verdict(found, self.least)}** ({shown}{wanted})"
 
 
 @dataclass(frozen=True)
@@ -135,8 +148,8 @@ def verdict(found: Interval, least: float) -> str:
 
 def carry_out(
     study: Study, seeds: int, out: Path, jobs: int, console: Console, data: Path | None = None
-) -> Results:
-    """Carry out the runs that are not complete, and return all figures.
+) -> ByPoint:
+    """Carry out the runs that are not complete, and return all figures at each point.
 
     Raises RunError if a run failed.
 
@@ -158,14 +171,18 @@ def carry_out(
         setting = ", ".join(value for _, value in cell.setting)
         runs.setdefault((cell.method.label, setting), []).append(read_run(cell.task.folder))
     names = dict.fromkeys((*ALWAYS, *study.figures))
+    points = common_points({f"{key[0]} {key[1]}": run for key, of in runs.items() for run in of})
     return {
-        key: {name: np.array([_last(run, name) for run in found]) for name in names}
-        for key, found in runs.items()
+        point: {
+            key: {name: np.array([_last(run.at(point), name) for run in found]) for name in names}
+            for key, found in runs.items()
+        }
+        for point in points
     }
 
 
 def _last(run: Run, name: str) -> float:
-    """Return a run's figure: that of the last round, or mean bytes per client and round."""
+    """Return a run's figure at a point: of the last round, or mean bytes a client and round."""
     if name == "personal_negative_transfer":
         return float(run.of_round(name)[-1])
     if name == "gap":
@@ -216,41 +233,43 @@ def in_words(value: Interval, form: str) -> str:
     return mean if value.half is None else f"{mean} ± {value.half:{form.lstrip('+')}}"
 
 
-def report(study: Study, results: Results, seeds: int) -> str:
-    """Return a study's report in Markdown: its title, table and judged claims."""
-    parts = [f"## {study.title}", table(study, results)]
+def report(study: Study, by_point: ByPoint, seeds: int) -> str:
+    """Return a study's report in Markdown: a table for each point of a round, judged claims."""
+    parts = [f"## {study.title}"]
+    for point, results in by_point.items():
+        parts += [f"After {point}:", table(study, results)]
     if study.remark:
         parts.append(study.remark)
-    parts.append("\n".join(f"- {claim.judge(results)}" for claim in study.claims))
+    parts.append("\n".join(f"- {claim.judge(by_point)}" for claim in study.claims))
     parts.append(f"{seeds} paired seeds.")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def write_csv(results: Results, path: Path) -> None:
+def write_csv(by_point: ByPoint, path: Path) -> None:
     """Write each seed's figures, unrounded."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
-        names = list(next(iter(results.values())))
-        rows.writerow(["setting", "method", "seed", *names])
-        for (method, setting), figures in results.items():
-            for seed in range(len(figures[names[0]])):
-                rows.writerow(
-                    [setting, method, seed, *(repr(float(figures[name][seed])) for name in names)]
-                )
+        names = list(next(iter(next(iter(by_point.values())).values())))
+        rows.writerow(["after", "setting", "method", "seed", *names])
+        for point, results in by_point.items():
+            for (method, setting), figures in results.items():
+                for seed in range(len(figures[names[0]])):
+                    found = (repr(float(figures[name][seed])) for name in names)
+                    rows.writerow([point, setting, method, seed, *found])
 
 
-def write_report(study: Study, results: Results, seeds: int, out: Path) -> str:
+def write_report(study: Study, by_point: ByPoint, seeds: int, out: Path) -> str:
     """Write a study's report and each seed's figures, and return the report.
 
     Args:
         study: The study.
-        results: Its figures.
+        by_point: Its figures at each point of a round.
         seeds: The number of seeds.
         out: The folder of all studies.
     """
-    text = report(study, results, seeds)
-    write_csv(results, out / f"{study.name}.csv")
+    text = report(study, by_point, seeds)
+    write_csv(by_point, out / f"{study.name}.csv")
     (out / f"{study.name}.md").write_text(text)
     return text
 

@@ -139,7 +139,7 @@ def outcome_of(folder: Path) -> Outcome:
     run = read_run(folder)
     summary = json.loads((folder / "summary.json").read_text())
     exposure = summary["exposure"]
-    clients = run.of_client("global_nll")[-1] / np.log(2)
+    clients = run.of_client("global_nll_after_distillation")[-1] / np.log(2)
     return {
         "ceiling": exposure["ceiling"],
         "chance": exposure["chance"],

@@ -50,7 +50,7 @@ def carry_out(seeds: int, out: Path) -> str:
     results = {
         (name, ""): {"personal_accuracy": np.array([run[name] for run in runs])} for name in runs[0]
     }
-    return write_report(UNSEEN, results, seeds, out)
+    return write_report(UNSEEN, {"training": results}, seeds, out)
 
 
 def one_seed(seed: int, *settings: str) -> Mapping[str, float]:

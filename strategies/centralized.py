@@ -19,6 +19,7 @@ class Centralized:
     private data that would have to move are not counted.
     """
 
+    evaluated_after: ClassVar[str] = "training"
     knowledge: ClassVar[KnowledgeType] = ModelWeights()
     needs: ClassVar[Needs] = Needs(public_set=False, pooled_data=True)
 

@@ -23,6 +23,7 @@ class DSFL:
     Departure from the paper: there is no server model, only clients learn.
     """
 
+    evaluated_after: ClassVar[str] = "distillation"
     knowledge: ClassVar[str] = "probs"
 
     aggregation: Literal["era", "mean"] = "era"

@@ -25,6 +25,7 @@ class FD:
     evaluated once on its training set.
     """
 
+    evaluated_after: ClassVar[str] = "training"
     needs: ClassVar[Needs] = Needs(public_set=False)
 
     gamma: float = 0.1

@@ -21,6 +21,7 @@ class FedAvg:
     model after training from it.
     """
 
+    evaluated_after: ClassVar[str] = "distillation"
     knowledge: ClassVar[KnowledgeType] = ModelWeights()
     needs: ClassVar[Needs] = Needs(
         public_set=False, equal_architectures=True, shared_initialization=True

@@ -52,6 +52,7 @@ class FedCache:
     paper's cache changes batch by batch, and there are no zeros in it at the beginning.
     """
 
+    evaluated_after: ClassVar[str] = "training"
     needs: ClassVar[Needs] = Needs(public_set=False)
 
     neighbors: int = 16

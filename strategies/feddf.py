@@ -30,6 +30,7 @@ class FedDF:
     here.
     """
 
+    evaluated_after: ClassVar[str] = "distillation"
     knowledge: ClassVar[KnowledgeType] = ModelWeights()
     needs: ClassVar[Needs] = Needs(shared_initialization=True, server_models=())
 

@@ -22,6 +22,7 @@ class FedDFLogits:
     may differ and no weight leaves a client.
     """
 
+    evaluated_after: ClassVar[str] = "distillation"
     knowledge: ClassVar[str] = "logits"
     teaches: ClassVar[str] = "logits"
 

@@ -21,6 +21,7 @@ class FedMD:
     scenario. ``distill.loss`` may be ``mse`` or, with the softened mean as target, ``kl``.
     """
 
+    evaluated_after: ClassVar[str] = "training"
     knowledge: ClassVar[str] = "logits"
     teaches: ClassVar[str] = "logits"
     loss: ClassVar[str] = "mae"

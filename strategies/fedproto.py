@@ -1,7 +1,7 @@
 """FedProto (Tan et al. 2022, arXiv 2105.00243): clients learn each class's mean features."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fedkd.fusion import mean_by_count
 from fedkd.knowledge import ClassPrototypes, KnowledgeType, PrototypeCohort
@@ -25,6 +25,8 @@ class FedProto:
     before. Weights by counts are the paper's aggregation, the plain mean is its released code's.
     Departure: prototypes are of the trained model in evaluation mode, not of what training met.
     """
+
+    evaluated_after: ClassVar[str] = "training"
 
     prototype_weight: float = 1.0
     """Lambda, the weight of the distance from prototypes, > 0; the paper has 1, and 0.1 on

@@ -20,6 +20,7 @@ class FedProx:
     paper also lets slow clients do less.
     """
 
+    evaluated_after: ClassVar[str] = "distillation"
     needs: ClassVar[Needs] = Needs(
         public_set=False, equal_architectures=True, shared_initialization=True
     )

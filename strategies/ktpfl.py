@@ -30,6 +30,7 @@ class KTpFL:
     ``state`` is W over all clients seen so far.
     """
 
+    evaluated_after: ClassVar[str] = "training"
     knowledge: ClassVar[str] = "logits"
     loss: ClassVar[str] = "kl_mean"
 

@@ -16,6 +16,7 @@ class LocalOnly:
     As a rule over a cohort it is self-distillation: ``q_i(x) = p_i(x)``, W the identity.
     """
 
+    evaluated_after: ClassVar[str] = "training"
     knowledge: ClassVar[str] = "nothing"
     needs: ClassVar[Needs] = Needs(public_set=False)
 

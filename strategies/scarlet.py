@@ -28,6 +28,7 @@ class Scarlet:
     its copy a few rounds longer, since the codec counts messages and not rounds.
     """
 
+    evaluated_after: ClassVar[str] = "training"
     knowledge: ClassVar[str] = "probs"
 
     beta: float = 1.5

@@ -1,6 +1,7 @@
 """Selective-FD (Shao et al. 2024, arXiv 2304.01731): clients predict only on familiar samples."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -24,6 +25,8 @@ class SelectiveFD:
     predicted are not taught. Ours: the auxiliary samples are uniform between the least and the
     largest private value; a fifth of the private samples is held out; the default of tau.
     """
+
+    evaluated_after: ClassVar[str] = "distillation"
 
     density: Density = "kulsif"
     """Estimator: kulsif or kmeans on inputs, or feature_gaussian on the model's features."""

@@ -139,8 +139,13 @@ class EvaluationSets:
     validation_fraction: float = 0.0
     """Share of a client's training samples held out, to choose a round by instead of a test set; 0
     or more, below 1."""
+    after: Literal["both", "distillation", "training"] = setting("both", affects="exchange")
+    """At which of a round's two points clients measure their models: after learning from teachers,
+    after private training, or both. One alone saves an evaluation a round, and leaves the columns
+    of the other empty."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         share(private_fraction=self.private_fraction)
         if self.private_fraction == 1:
             raise SettingError("private_fraction=1 leaves nothing to train on")
@@ -152,8 +157,9 @@ class EvaluationSets:
             )
 
     def key(self) -> dict[str, float]:
-        """Return these settings for the keys of caches, without a validation split that is 0."""
+        """Return the settings of the sets for keys of caches, without a validation split of 0."""
         whole = asdict(self)
+        del whole["after"]
         if self.validation_fraction == 0:
             del whole["validation_fraction"]
         return whole

@@ -44,7 +44,7 @@ def local_only_baseline(
         validated = experiment.scenario.test.validation_fraction > 0
         names = (*ACCURACIES, VALIDATION) if validated else ACCURACIES
         arrays = {
-            name: [[getattr(c, name) for c in record.clients] for record in records]
+            name: [[getattr(c.after_training, name) for c in record.clients] for record in records]
             for name in names
         }
         (folder / "baseline.json").write_text(json.dumps(arrays))

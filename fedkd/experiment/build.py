@@ -188,6 +188,8 @@ def make_server(
         template,
         codecs=context.codecs,
         pretrains=scenario.train.public_epochs > 0,
+        # References have one point a round: a comparison may ask all its runs for the other.
+        measure_after="both" if kind is None or declared.needs.pooled_data else scenario.test.after,
         observer=observer,
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fedkd.federation.context import ClientContext
+from fedkd.federation.measured_points import reported_point
 from fedkd.federation.server import Server
 from fedkd.models.factory import ModelInfo
 from fedkd.privacy import statements
@@ -27,6 +28,7 @@ def make_plan(scenario: Scenario, context: ClientContext, server: Server, loss: 
     counts = [
         np.bincount(context.prepared.labels[rows], minlength=len(class_names)) for rows in train
     ]
+    is_reference = context.kind is None or server.pools
     return RunPlan(
         name=scenario.name,
         scenario=scenario.to_dict(),
@@ -47,6 +49,13 @@ def make_plan(scenario: Scenario, context: ClientContext, server: Server, loss: 
         loss=loss,
         exchanges=context.kind is not None,
         privacy=statements.before_run(context.enforcer),
+        is_reference=is_reference,
+        measured=server.measured,
+        after=reported_point(
+            server.measured,
+            "auto" if is_reference else scenario.report.after,
+            server.aggregator.declared.evaluated_after,
+        ),
         attackers=server.aggregator.threat_model.attacker_ids,
         warnings=run_warnings(scenario, context),
     )

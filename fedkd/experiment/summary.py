@@ -15,6 +15,7 @@ from fedkd.privacy.statements import after_run
 from fedkd.report.record_rows import ACCURACIES, FINAL, Baseline, round_row
 from fedkd.scenario.registry import GROUPS
 from fedkd.settings.import_paths import code_hash, is_import_path
+from fedkd.settings.measuring_points import column
 
 CODE = "code of "
 """How the hash of a user's module is named in a checkpoint: ``code of my_rule:Agree``."""
@@ -48,7 +49,8 @@ def summarize(
         for name in ACCURACIES:
             values = getattr(baseline, name)[len(records) - 1][honest]
             known = values[~np.isnan(values)]  # a client that has not taken part yet has no figure
-            alone |= {name: float(known.mean()), f"{name}_std": float(known.std())}
+            alone[column(name, "training")] = float(known.mean())
+            alone[column(f"{name}_std", "training")] = float(known.std())
     return {
         "status": status,
         "scenario": plan.name,
@@ -56,6 +58,9 @@ def summarize(
         "seed": scenario.federation.seed,
         "clients": plan.clients,
         "rounds": len(records),
+        "is_reference": plan.is_reference,
+        "after": plan.after,
+        "measured_after": list(plan.measured),
         **figures,
         "local_only": alone,
         "bytes_up": sum(row["bytes_up"] for row in rows),
@@ -71,7 +76,7 @@ def summarize(
             (r.knowledge_sha256 for r in reversed(records) if r.knowledge_sha256), None
         ),
         "privacy": after_run(experiment.context.enforcer, experiment.server.accounting.claims()),
-        **experiment.context.task.summary(last),
+        **experiment.context.task.summary(last, plan.after),
         "seconds": seconds,
         "device": plan.device,
         "engine": scenario.engine.to_dict(),

@@ -121,9 +121,12 @@ def train_batch(context: ClientContext, batch: Batch) -> None:
         for name in model.state_dict()
     }
     metrics: list[dict[str, float]] = [{} for _ in batch]
+    distilled: dict[str, Tensor] = {}
     for step in batch[0][1].steps:
         if step not in _SAMPLES:
             continue
+        if step == "train" and "evaluate_distilled" in batch[0][1].steps:
+            distilled = {name: values.clone() for name, values in stacked.items()}
         losses = _optimize(context, batch, stacked, step)
         for found, loss in zip(metrics, losses, strict=True):
             if loss is not None and step in LOSS_METRICS:
@@ -131,7 +134,9 @@ def train_batch(context: ClientContext, batch: Batch) -> None:
     seconds = (time.perf_counter() - started) / len(batch)
     for row, ((client_id, download), found) in enumerate(zip(batch, metrics, strict=True)):
         state = {name: values[row] for name, values in stacked.items()}
-        context.workspace.put(client_id, download, PrecomputedUpdate(state, found, seconds))
+        halfway = {name: values[row] for name, values in distilled.items()} or None
+        update = PrecomputedUpdate(state, found, seconds, halfway)
+        context.workspace.put(client_id, download, update)
 
 
 def _private_samples(context: ClientContext, batch: Batch) -> Samples:

@@ -12,11 +12,13 @@ import torch
 
 from fedkd.federation.context import ClientContext
 from fedkd.federation.knowledge_view import KnowledgeView
-from fedkd.federation.local_steps import STEPS, evaluate
+from fedkd.federation.local_steps import STEPS
 from fedkd.federation.local_update import (
+    MEASURING,
     TRAINING,
     begin_update,
     is_declined,
+    precomputed_weights,
     store,
     store_after_failure,
 )
@@ -47,7 +49,9 @@ def take_part(context: ClientContext, client_id: int, download: Download) -> Upl
     precomputed = context.workspace.take(client_id, download)
     update = begin_update(context, client_id, download, precomputed)
     if is_declined(update):
-        evaluate(update)
+        for step in download.steps:
+            if step in MEASURING:
+                STEPS[step](update)
         store(update)  # its model is as it was, but the next teacher may build on this one
         return Upload(
             client_id=client_id,
@@ -61,7 +65,8 @@ def take_part(context: ClientContext, client_id: int, download: Download) -> Upl
         for step in download.steps:
             update.check_interrupt()
             if precomputed is None or step not in TRAINING:
-                STEPS[step](update)
+                with precomputed_weights(update, precomputed, step):
+                    STEPS[step](update)
         store(update)
     except BaseException:
         store_after_failure(update)

@@ -44,6 +44,8 @@ class PrecomputedUpdate:
     state: ClientState
     metrics: Mapping[str, float]
     seconds: float
+    distilled: ClientState | None = None
+    """The weights after distillation, where they are measured before private training."""
 
 
 class ClientWorkspace:

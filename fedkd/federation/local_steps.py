@@ -1,4 +1,4 @@
-"""The steps of a client's local update: pretrain, train, adopt, distill, evaluate, share.
+"""The steps of a client's local update: pretrain, train, adopt, distill, measure, share.
 
 Each is a function of the update, which it changes: the model, the memory, the metrics.
 """
@@ -6,6 +6,7 @@ Each is a function of the update, which it changes: the model, the memory, the m
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -24,6 +25,7 @@ from fedkd.models.features import forward_with_features
 from fedkd.models.heads import phase_parameters
 from fedkd.privacy.mechanisms.mechanism import TrainingLoop
 from fedkd.runtime.seeding import torch_seed
+from fedkd.settings.measuring_points import MeasuringPoint, column
 from fedkd.training.hyperparameters import DistillationSettings, Phase
 from fedkd.training.losses import ON_LOGITS, distillation_target, find_loss, weighted
 from fedkd.training.optimizers import Optimizer
@@ -81,21 +83,28 @@ def distill(update: LocalUpdate) -> None:
     )
 
 
-def evaluate(update: LocalUpdate) -> None:
-    """Measure the model on test sets, and how right the teacher was."""
-    context, metrics, task = update.context, update.metrics, update.context.task
+def evaluate(update: LocalUpdate, point: MeasuringPoint) -> None:
+    """Measure the model on test sets, at a point of the round."""
+    context, task = update.context, update.context.task
     own = task.evaluate(update.model, context.samples(context.division.test[update.client_id]))
-    metrics["personal_accuracy"], metrics["personal_nll"] = own.accuracy, own.nll
     found = task.evaluate(update.model, context.global_test)
-    metrics["global_accuracy"], metrics["global_ece"], metrics["global_nll"] = (
-        found.accuracy,
-        found.ece,
-        found.nll,
-    )
+    figures = {
+        "personal_accuracy": own.accuracy,
+        "personal_nll": own.nll,
+        "global_accuracy": found.accuracy,
+        "global_ece": found.ece,
+        "global_nll": found.nll,
+    }
     validation = context.division.validation[update.client_id]
     if len(validation):
         examples = context.samples(validation)
-        metrics["validation_accuracy"] = task.evaluate(update.model, examples).accuracy
+        figures["validation_accuracy"] = task.evaluate(update.model, examples).accuracy
+    update.metrics.update({column(name, point): value for name, value in figures.items()})
+
+
+def inspect(update: LocalUpdate) -> None:
+    """Measure how right the teacher was, and what of its peers' secrets the model exposes."""
+    context, metrics, task = update.context, update.metrics, update.context.task
     if "distill" in update.download.steps and isinstance(update.teacher, Predictions):
         quality = dict(context.quality(update.teacher))
         if task.classes != len(context.prepared.class_names):
@@ -126,7 +135,9 @@ STEPS: Mapping[Step, Callable[[LocalUpdate], None]] = {
     "distill": distill,
     "adopt": adopt,
     "train": train,
-    "evaluate": evaluate,
+    "evaluate_distilled": partial(evaluate, point="distillation"),
+    "evaluate_trained": partial(evaluate, point="training"),
+    "inspect": inspect,
     "share": share,
 }
 

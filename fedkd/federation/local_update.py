@@ -3,8 +3,9 @@
 Data, and the few functions that begin and store it; the steps are ``fedkd.federation.local_steps``.
 """
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,14 +15,16 @@ from torch import Tensor, nn
 
 from fedkd.errors import DeadlinePassed, Interrupted
 from fedkd.federation.context import CODEC, PRIVACY, ClientContext, PrecomputedUpdate
-from fedkd.messages import Download, Knowledge, Packed, PrivacyEvent, Step
+from fedkd.messages import EVALUATES, Download, Knowledge, Packed, PrivacyEvent, Step
 from fedkd.models.factory import ModelInfo
 from fedkd.privacy.mechanisms.mechanism import ClientRound
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.tasks.task import Examples
 
 TRAINING: frozenset[Step] = frozenset({"pretrain", "distill", "adopt", "train"})
-"""The steps that change a client's model. In a download they come before all others."""
+"""The steps that change a client's model."""
+MEASURING: frozenset[Step] = frozenset({*EVALUATES.values(), "inspect"})
+"""The steps that look at it, and change nothing."""
 
 
 class ClientMemory:
@@ -146,6 +149,23 @@ def begin_update(
         started=time.perf_counter() - (0.0 if precomputed is None else precomputed.seconds),
         metrics={} if precomputed is None else dict(precomputed.metrics),
     )
+
+
+@contextlib.contextmanager
+def precomputed_weights(
+    update: LocalUpdate, precomputed: PrecomputedUpdate | None, step: Step
+) -> Iterator[None]:
+    """Give the model the weights that it has at a step, where training was done ahead.
+
+    They are others than at the end where the model is measured before private training.
+    """
+    halfway = None if precomputed is None else precomputed.distilled
+    if precomputed is None or halfway is None or step != "evaluate_distilled":
+        yield
+        return
+    update.model.load_state_dict(halfway)
+    yield
+    update.model.load_state_dict(precomputed.state)
 
 
 def open_teacher(

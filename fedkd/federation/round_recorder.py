@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedkd.federation.participation import Selection
 from fedkd.federation.replies import Reply
-from fedkd.federation.round_records import ClientRecord, RoundRecord, client_figures
+from fedkd.federation.round_records import MEASURES, ClientRecord, RoundRecord, client_figures
 from fedkd.fusion import effective_neighbors
 from fedkd.messages import (
     ClientCard,
@@ -93,12 +93,9 @@ class RoundRecorder:
                 "seconds": record.seconds + metrics.get("seconds", 0.0),
                 **client_figures(metrics),
             }
-        self.records[reply.client_id] = replace(
-            record,
-            bytes_up=record.bytes_up + reply.size.bytes,
-            entropy_bytes_up=record.entropy_bytes_up + reply.size.entropy_bytes,
-            **known,
-        )
+        known["bytes_up"] = record.bytes_up + reply.size.bytes
+        known["entropy_bytes_up"] = record.entropy_bytes_up + reply.size.entropy_bytes
+        self.records[reply.client_id] = record.with_figures(known)
 
     def set_status(self, client_id: int, status: Status, reason: str) -> None:
         """Set what became of a client in the round, and why."""
@@ -137,13 +134,12 @@ class RoundRecorder:
     def state(self) -> dict[str, list[Any]]:
         """Return the clients' records as columns."""
         ordered = [self.records[i] for i in sorted(self.records)]
-        names = [field.name for field in fields(ClientRecord)]
-        return {name: [getattr(record, name) for record in ordered] for name in names}
+        return {m.name: [m.of(record) for record in ordered] for m in MEASURES}
 
     def restore(self, state: Mapping[str, Sequence[Any]]) -> None:
         """Go back to the records that ``state`` has the columns of."""
         rows = (dict(zip(state, row, strict=True)) for row in zip(*state.values(), strict=True))
-        self.records = {row["client_id"]: ClientRecord(**row) for row in rows}
+        self.records = {row["client_id"]: ClientRecord.of_figures(row) for row in rows}
 
 
 def download_sizes(downloads: Mapping[int, Download]) -> dict[int, MessageSize]:

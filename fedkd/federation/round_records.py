@@ -1,11 +1,12 @@
 """What is recorded of a round, and every measured figure, declared once.
 
-A figure is a field of ``ClientRecord``. Its ``measured`` says what it is and what a round says of
-it; the tables of a run, the server's reset, the summary, the comparison and ``docs/columns.md``
+A figure is a field of ``ClientRecord``, or of ``PointFigures`` where it is of a model on test sets
+and so measured at each of a round's points. Its ``measured`` says what it is and what a round says
+of it; the tables of a run, the server's reset, the summary, the comparison and ``docs/columns.md``
 follow from there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedkd.messages import Status
+from fedkd.settings.measuring_points import MeasuringPoint, column
 
 OverClients = Literal["mean", "std", "share_negative", "total", "largest"]
 """How a round sums up a figure: total and largest over all clients, the others without
@@ -31,8 +33,10 @@ WORDS: Mapping[OverClients, str] = {
 class Measure:
     """A measured figure of a client in a round, as its field declares it."""
 
-    name: str
-    """The column of ``clients.csv``."""
+    figure: str
+    """The name of its field."""
+    point: MeasuringPoint | None
+    """The point of the round at which it is measured; None where it is of the round as a whole."""
     meaning: str
     """One line of ``docs/columns.md``."""
     over_clients: tuple[OverClients, ...]
@@ -50,14 +54,26 @@ class Measure:
     default: Any
     """The figure before it is measured; MISSING where a record cannot be without it."""
 
+    @property
+    def name(self) -> str:
+        """The column of ``clients.csv``."""
+        return self._column(self.figure)
+
+    def of(self, record: "ClientRecord") -> Any:
+        """Return the figure of a client's record."""
+        return getattr(record if self.point is None else record.after(self.point), self.figure)
+
     def round_columns(self) -> dict[str, OverClients]:
         """Return the columns of ``rounds.jsonl`` that sum it up.
 
-        >>> {m.name: m for m in MEASURES}["personal_gain"].round_columns()
-        {'personal_gain': 'mean', 'personal_negative_transfer': 'share_negative'}
+        >>> list(BY_NAME["personal_gain_after_training"].round_columns())
+        ['personal_gain_after_training', 'personal_negative_transfer_after_training']
         """
-        ends = {"std": f"{self.name}_std", "share_negative": negative_transfer(self.name)}
-        return {ends.get(how, self.name): how for how in self.over_clients}
+        ends = {"std": f"{self.figure}_std", "share_negative": negative_transfer(self.figure)}
+        return {self._column(ends.get(how, self.figure)): how for how in self.over_clients}
+
+    def _column(self, figure: str) -> str:
+        return figure if self.point is None else column(figure, self.point)
 
 
 def negative_transfer(gain: str) -> str:
@@ -112,6 +128,54 @@ def _truth(text: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PointFigures:
+    """A client's model on its test sets at one of a round's two points (docs/measuring.md).
+
+    Each figure is a column at each point: ``personal_accuracy_after_distillation`` and
+    ``personal_accuracy_after_training``. A client that is absent keeps those of its last round at
+    the same point. None is a point that is not measured, or that the client has not come to yet.
+    """
+
+    personal_accuracy: float | None = measured(
+        "accuracy on its own label distribution",
+        "mean", "std", lasts=True, by_client=True, in_summary=True,
+    )  # fmt: skip
+    global_accuracy: float | None = measured(
+        "accuracy on the balanced test set",
+        "mean", "std", lasts=True, by_client=True, in_summary=True,
+    )  # fmt: skip
+    personal_gain: float | None = measured(
+        "`personal_accuracy` less that of the local-only baseline after its training in that round",
+        "mean", "share_negative", lasts=True, in_summary=True,
+    )  # fmt: skip
+    global_gain: float | None = measured(
+        "`global_accuracy` less that of the local-only baseline after its training in that round",
+        "mean", "share_negative", lasts=True, in_summary=True,
+    )  # fmt: skip
+    validation_accuracy: float | None = measured(
+        "accuracy on its validation split (`test.validation_fraction`)",
+        "mean", lasts=True, by_client=True, in_summary=True,
+    )  # fmt: skip
+    validation_gain: float | None = measured(
+        "`validation_accuracy` less that of the local-only baseline after its training in that"
+        " round",
+        lasts=True,
+    )
+    personal_nll: float | None = measured(
+        "negative log-likelihood on its own label distribution",
+        "mean", lasts=True, by_client=True, in_summary=True,
+    )  # fmt: skip
+    global_nll: float | None = measured(
+        "negative log-likelihood on the balanced test set",
+        "mean", lasts=True, by_client=True, in_summary=True,
+    )  # fmt: skip
+    global_ece: float | None = measured(
+        "expected calibration error on the balanced test set",
+        "mean", lasts=True, by_client=True, in_summary=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClientRecord:
     """One client in one round: the columns of ``clients.csv``, in this order.
 
@@ -130,41 +194,10 @@ class ClientRecord:
         "`ok`, `rejected` (its upload), `failed` or `absent`", default="absent", parse=str
     )
     attacker: bool = measured("whether it attacks", default=False, parse=_truth, lasts=True)
-    personal_accuracy: float | None = measured(
-        "accuracy after the round on its own label distribution",
-        "mean", "std", lasts=True, by_client=True, in_summary=True,
-    )  # fmt: skip
-    global_accuracy: float | None = measured(
-        "accuracy after the round on the balanced test set",
-        "mean", "std", lasts=True, by_client=True, in_summary=True,
-    )  # fmt: skip
-    personal_gain: float | None = measured(
-        "`personal_accuracy` less that of the local-only baseline in the same round",
-        "mean", "share_negative", lasts=True, in_summary=True,
-    )  # fmt: skip
-    global_gain: float | None = measured(
-        "`global_accuracy` less that of the local-only baseline in the same round",
-        "mean", "share_negative", lasts=True, in_summary=True,
-    )  # fmt: skip
-    validation_accuracy: float | None = measured(
-        "accuracy on its validation split (`test.validation_fraction`)",
-        "mean", lasts=True, by_client=True, in_summary=True,
-    )  # fmt: skip
-    validation_gain: float | None = measured(
-        "`validation_accuracy` less that of the local-only baseline", lasts=True
+    after_distillation: PointFigures = field(
+        default=PointFigures(), metadata={"point": "distillation"}
     )
-    personal_nll: float | None = measured(
-        "negative log-likelihood on its own label distribution",
-        "mean", lasts=True, by_client=True, in_summary=True,
-    )  # fmt: skip
-    global_nll: float | None = measured(
-        "negative log-likelihood on the balanced test set",
-        "mean", lasts=True, by_client=True, in_summary=True,
-    )  # fmt: skip
-    global_ece: float | None = measured(
-        "expected calibration error on the balanced test set",
-        "mean", lasts=True, by_client=True, in_summary=True,
-    )  # fmt: skip
+    after_training: PointFigures = field(default=PointFigures(), metadata={"point": "training"})
     teacher_accuracy: float | None = measured(
         "accuracy on the public set of the teacher that it distilled",
         "mean", by_client=True, in_summary=True,
@@ -216,15 +249,57 @@ class ClientRecord:
 
         ``known`` are figures of the new round.
         """
-        return replace(self, **(_RESET | known))
+        return self.with_figures(_RESET | known)
+
+    def after(self, point: MeasuringPoint) -> PointFigures:
+        """Return the figures at one of the round's two points."""
+        found: PointFigures = getattr(self, f"after_{point}")
+        return found
+
+    def with_figures(self, figures: Mapping[str, Any]) -> "ClientRecord":
+        """Return the record with some figures replaced, by the names of their columns."""
+        whole, of_points = _sorted_by_point(figures)
+        points: dict[str, Any] = {
+            f"after_{point}": replace(self.after(point), **found)
+            for point, found in of_points.items()
+        }
+        return replace(self, **whole, **points)
+
+    @staticmethod
+    def of_figures(figures: Mapping[str, Any]) -> "ClientRecord":
+        """Return the record with these figures, by the names of their columns."""
+        whole, of_points = _sorted_by_point(figures)
+        points: dict[str, Any] = {
+            f"after_{point}": PointFigures(**found) for point, found in of_points.items()
+        }
+        return ClientRecord(**whole, **points)
 
 
-MEASURES: tuple[Measure, ...] = tuple(
-    Measure(name=f.name, default=f.default, **f.metadata["measure"]) for f in fields(ClientRecord)
-)
+def _measures() -> Iterator[Measure]:
+    for whole in fields(ClientRecord):
+        point = whole.metadata.get("point")
+        for f in [whole] if point is None else fields(PointFigures):
+            yield Measure(figure=f.name, point=point, default=f.default, **f.metadata["measure"])
+
+
+MEASURES: tuple[Measure, ...] = tuple(_measures())
 """Every figure of a client, in the columns' order."""
+BY_NAME: Mapping[str, Measure] = {m.name: m for m in MEASURES}
 _RESET = {m.name: m.default for m in MEASURES if not m.lasts}
 _BY_CLIENT = tuple(m.name for m in MEASURES if m.by_client)
+
+
+def _sorted_by_point(
+    figures: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[MeasuringPoint, dict[str, Any]]]:
+    """Return the figures of the round as a whole, and those at its points."""
+    whole: dict[str, Any] = {}
+    of_points: dict[MeasuringPoint, dict[str, Any]] = {}
+    for name, value in figures.items():
+        measure = BY_NAME[name]
+        into = whole if measure.point is None else of_points.setdefault(measure.point, {})
+        into[measure.figure] = value
+    return whole, of_points
 
 
 def client_figures(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ steps one after the other.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -16,14 +16,16 @@ from fedkd.errors import RunError, UploadRejected
 from fedkd.federation.acceptance import UploadReader
 from fedkd.federation.accounting import Accounting
 from fedkd.federation.aggregation import Aggregate, Aggregator
+from fedkd.federation.measured_points import measured_points, points_of_round
 from fedkd.federation.participation import Participation, Selection, first_of_each
 from fedkd.federation.protocol import RoundOrder, resolve_round_order
 from fedkd.federation.replies import Reply
 from fedkd.federation.round_recorder import RoundRecorder
 from fedkd.federation.teacher_store import TeacherStore
 from fedkd.knowledge import KnowledgeType, Request
-from fedkd.messages import ClientCard, Download, Fusion, Knowledge, Packed, Step, Upload
+from fedkd.messages import EVALUATES, ClientCard, Download, Fusion, Knowledge, Packed, Step, Upload
 from fedkd.runtime.seeding import numpy_stream
+from fedkd.settings.measuring_points import MeasuringPoint
 
 
 @runtime_checkable
@@ -64,6 +66,7 @@ class Server:
         *,
         codecs: Codecs | None = None,
         pretrains: bool = False,
+        measure_after: Literal["both", "distillation", "training"] = "both",
         observer: Observer | None = None,
     ) -> None:
         """Begin before the first round.
@@ -74,12 +77,16 @@ class Server:
             template: What every round's request has in common; clients' cards complete it.
             codecs: How knowledge is coded each way; None is in full precision.
             pretrains: Whether clients train on the labeled public set before their first round.
+            measure_after: At which of a round's points clients measure their models.
             observer: Looks at the run; None is nobody.
         """
         self.aggregator, self.participation, self.template = aggregator, participation, template
         self.pretrains, self.observer = pretrains, observer or NoObserver()
         self.accounting = Accounting(aggregator.enforcer)
         self.recorder = RoundRecorder(exchanges=self.kind is not None)
+        self.pools = aggregator.declared.needs.pooled_data
+        points = points_of_round(self.kind, self.round_order, pooled=self.pools)
+        self.measured = measured_points(points, measure_after)
         self.trained: set[int] = set()  # the clients that have uploaded before
         self.reader: UploadReader | None = None
         self.teachers: TeacherStore | None = None
@@ -121,13 +128,12 @@ class Server:
         participants = self.participation.present(round_number, invited)
         stream = numpy_stream(self.participation.seed, "round", round_number, "public")
         round_ids = self.aggregator.sampler.ids(stream)
-        pools = self.aggregator.declared.needs.pooled_data
         selection = Selection(
             round_number=round_number,
             invited=invited,
             participants=participants,
             trainers=first_of_each(self.template.architectures, participants)
-            if pools
+            if self.pools
             else participants,
             round_ids=round_ids,
             query_ids=self.aggregator.select_queries(round_number, round_ids),
@@ -204,7 +210,7 @@ class Server:
             self.teachers.store(aggregate.teachers)
 
     def last_downloads(self, selection: Selection) -> dict[int, Download]:
-        """Return the downloads that end a round: learn from its teacher, evaluate.
+        """Return the downloads that end a round: learn from its teacher, and be measured.
 
         There are none where a round ends with private training.
         """
@@ -218,9 +224,12 @@ class Server:
                 continue
             learns = status == "ok" or client_id not in selection.trainers
             teacher = self._send(client_id) if learns else None
-            steps: tuple[Step, ...] = ("evaluate",) if teacher is None else (learn, "evaluate")
+            steps: list[Step] = [] if teacher is None else [learn]
+            steps += self._evaluate("training" if self.pools else "distillation")
             downloads[client_id] = Download(
-                round=selection.round_number, steps=steps, teacher=teacher
+                round=selection.round_number,
+                steps=(*steps, "inspect"),
+                teacher=teacher,
             )
         return downloads
 
@@ -265,8 +274,11 @@ class Server:
             ["pretrain"] if self.pretrains and client_id not in self.trained else []
         )
         if kind is None or self.reader is None or self.teachers is None:
-            return Download(round=round_number, steps=(*pretrain, "train", "evaluate"))
+            return Download(
+                round=round_number, steps=(*pretrain, "train", *self._evaluate("training"))
+            )
         learn: list[Step] = []
+        end: list[Step] = []
         teacher = None
         if kind.learned_by == "adopt":  # nobody trains from old weights
             if self.teachers.is_unsent(client_id):
@@ -275,15 +287,24 @@ class Server:
         elif self.round_order == "distill_first":
             teacher = self._send(client_id)
             learn = ["distill"] if teacher is not None and kind.learned_by == "distill" else []
-        evaluate: list[Step] = ["evaluate"] if self.round_order == "distill_first" else []
+        if self.round_order == "distill_first":
+            end = ["inspect"]
+            # Before anything was fused, nobody has distilled.
+            if not self.teachers.is_empty:
+                learn += self._evaluate("distillation")
+        if not self.pools:  # else the others have no such model yet
+            end = [*self._evaluate("training"), *end]
         return Download(
             round=round_number,
-            steps=(*pretrain, *learn, "train", *evaluate, "share"),
+            steps=(*pretrain, *learn, "train", *end, "share"),
             # Kinds that are not distilled are not of public samples.
             public_ids=selection.query_ids if kind.learned_by == "distill" else None,
             teacher=teacher,
             start_over=self.reader.must_start_over(client_id),
         )
+
+    def _evaluate(self, point: MeasuringPoint) -> list[Step]:
+        return [EVALUATES[point]] if point in self.measured else []
 
     def _send(self, client_id: int) -> Packed | None:
         return None if self.teachers is None else self.teachers.send(client_id)

@@ -41,6 +41,11 @@ class TeacherStore:
         self._unsent = set(range(self._clients))
         self._encoded = {}
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has been fused yet."""
+        return self._common is None and not self._personal
+
     def of(self, client_id: int) -> Knowledge | None:
         """Return a client's teacher; None where there is none for it."""
         teacher = self._of(client_id)

@@ -24,6 +24,7 @@ from fedkd.federation.round_records import RoundRecord
 from fedkd.federation.server import Server
 from fedkd.flower import records
 from fedkd.messages import Download, Packed
+from fedkd.settings.measuring_points import MEASURING_POINTS, column
 from fedkd.storage.transcript_recorder import TranscriptRecorder
 
 NODE_PATIENCE_SECONDS = 60.0
@@ -321,10 +322,12 @@ class Messenger:
 def mean_accuracies(record: RoundRecord) -> MetricRecord | None:
     """Return the mean accuracies of a round's clients; None where none was measured."""
     means = {}
-    for name in ("personal_accuracy", "global_accuracy"):
-        values = [v for client in record.clients if (v := getattr(client, name)) is not None]
-        if values:
-            means[name] = sum(values) / len(values)
+    for point in MEASURING_POINTS:
+        for name in ("personal_accuracy", "global_accuracy"):
+            found = (getattr(client.after(point), name) for client in record.clients)
+            values = [value for value in found if value is not None]
+            if values:
+                means[column(name, point)] = sum(values) / len(values)
     return MetricRecord(means) if means else None
 
 

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from fedkd.federation.round_records import RoundRecord
 from fedkd.privacy.claims import rounded_up
-from fedkd.report.record_rows import Baseline, RunPlan, client_rows, verdict
+from fedkd.report.record_rows import ACCURACIES, Baseline, RunPlan, client_rows, verdict
+from fedkd.settings.measuring_points import MeasuringPoint, column
 
 MOST_CLIENTS_LISTED = 20
 NO_TERMINAL_WIDTH = 100
@@ -36,6 +37,8 @@ class ConsoleReport:
             self._console = Console(highlight=False, soft_wrap=True, width=NO_TERMINAL_WIDTH)
         self._progress: Progress | None = None
         self._task: Any = None
+        self._points: tuple[MeasuringPoint, ...] = ()
+        """The points that are measured, the one that is reported first before the other."""
         self._claimed = ""
         """The unit and adversary of the epsilon in round lines, in words."""
 
@@ -48,6 +51,7 @@ class ConsoleReport:
         """Print the warnings and the settings of the run, and the folder of its results."""
         for warning in plan.warnings:
             self._console.print(f"Warning: {warning}", style="yellow", markup=False)
+        self._points = plan.reported
         if plan.privacy.get("adversary"):
             author = plan.privacy.get("declared_by")
             word = f", as {author} declares" if author else ""
@@ -73,6 +77,7 @@ class ConsoleReport:
             **_component_lines(plan, "heads"),
             "public set": plan.public_set,
             "rounds": f"{plan.rounds}, {plan.scenario['round_order']}",
+            "measured": f"after {' and after '.join(plan.reported)}",
             **_threat_lines(plan),
             "privacy": f"{plan.privacy['mechanism']}: {plan.privacy['reason']}",
             "runs on": f"{plan.engine}, {plan.device}",
@@ -110,12 +115,7 @@ class ConsoleReport:
         if self._quiet:
             return
         parts = [f"round {row['round']:>{len(str(rounds))}}/{rounds}"]
-        for short, name in (("personal", "personal_accuracy"), ("global", "global_accuracy")):
-            if row[name] is not None:
-                gain = row[f"{short}_gain"]
-                gain_text = "" if gain is None else f" ({100 * gain:+.1f})"
-                spread = f"{100 * row[name]:.1f} ±{100 * row[f'{name}_std']:.1f}"
-                parts.append(f"{WORDS[short]} {spread}{gain_text}")
+        parts += [text for point in self._points if (text := accuracies_at(row, point))]
         if row["effective_neighbors"] is not None:
             parts.append(f"neighbors {row['effective_neighbors']:.1f}")
         if row["epsilon"] is not None:
@@ -163,38 +163,28 @@ class ConsoleReport:
             box=SIMPLE,
             padding=(0, 1, 0, 0),
         )
-        for name in ("", "own distribution", "balanced test", "worse off", "up", "down"):
-            table.add_column(name, justify="right" if name else "left", no_wrap=True)
-        table.add_row(
-            plan.strategy,
-            *(
-                _spread(summary[n], summary[f"{n}_std"])
-                for n in ("personal_accuracy", "global_accuracy")
-            ),
-            _both(summary["personal_negative_transfer"], summary["global_negative_transfer"]),
-            size(summary["bytes_up"]),
-            size(summary["bytes_down"]),
-        )
-        if baseline is not None:
-            local_only = summary["local_only"]
-            table.add_row(
-                "local_only",
-                *(
-                    _spread(local_only[n], local_only[f"{n}_std"])
-                    for n in ("personal_accuracy", "global_accuracy")
-                ),
-                "",
-                "0 B",
-                "0 B",
+        for name in ("", "after", "own distribution", "balanced test", "worse off", "up", "down"):
+            left = name in ("", "after")
+            table.add_column(name, justify="left" if left else "right", no_wrap=True)
+        traffic = (size(summary["bytes_up"]), size(summary["bytes_down"]))
+        for point in plan.reported:
+            harmed = (
+                summary[column(f"{where}_negative_transfer", point)]
+                for where in ("personal", "global")
             )
+            table.add_row(plan.strategy, point, *_spreads(summary, point), _both(*harmed), *traffic)
+            traffic = ("", "")
+        if baseline is not None:
+            alone = _spreads(summary["local_only"], "training")
+            table.add_row("local_only", "training", *alone, "", "0 B", "0 B")
         self._console.print(table)
         if plan.clients <= MOST_CLIENTS_LISTED:
-            self._console.print(_clients_table(last, baseline, plan.examples))
+            self._console.print(_clients_table(last, baseline, plan))
         for line in text_lines(summary):
             self._console.print(
                 line, style="bold" if line.startswith("VOID") else None, markup=False
             )
-        sentence = verdict(summary, plan.strategy)
+        sentence = verdict(summary, plan.strategy, plan.reported)
         if sentence:
             self._console.print(
                 sentence, style="bold" if "LOSES" in sentence else None, markup=False
@@ -254,14 +244,27 @@ def _component_lines(plan: RunPlan, *names: str) -> dict[str, str]:
     }
 
 
-def _clients_table(last: RoundRecord, baseline: Baseline | None, examples: str) -> Table:
+def accuracies_at(row: Mapping[str, Any], point: MeasuringPoint) -> str:
+    """Return a round's accuracies at a point in words, with their gains; empty without any."""
+    parts = []
+    for where in ("personal", "global"):
+        mean = row[column(f"{where}_accuracy", point)]
+        if mean is not None:
+            gain, std = row[column(f"{where}_gain", point)], column(f"{where}_accuracy_std", point)
+            gain_text = "" if gain is None else f" ({100 * gain:+.1f})"
+            parts.append(f"{WORDS[where]} {100 * mean:.1f} ±{100 * row[std]:.1f}{gain_text}")
+    return f"after {point}: {', '.join(parts)}" if parts else ""
+
+
+def _clients_table(last: RoundRecord, baseline: Baseline | None, plan: RunPlan) -> Table:
     table = Table(
-        title="By client: gain over local-only in points; who teaches it in the last round",
+        title=f"By client after {plan.after}: gain over local-only in points; who teaches it in"
+        " the last round",
         title_justify="left",
         box=SIMPLE,
         padding=(0, 1, 0, 0),
     )
-    for name in ("client", "model", examples, "own %", "gain", "bal. %", "gain", "taught by"):
+    for name in ("client", "model", plan.examples, "own %", "gain", "bal. %", "gain", "taught by"):
         table.add_column(
             name,
             justify="left" if name in ("model", "taught by") else "right",
@@ -272,10 +275,11 @@ def _clients_table(last: RoundRecord, baseline: Baseline | None, examples: str) 
             f"{row['client']}{' (attacks)' if row['attacker'] else ''}",
             row["architecture"],
             str(row["train_size"]),
-            _percent(row["personal_accuracy"]),
-            _points(row["personal_gain"]),
-            _percent(row["global_accuracy"]),
-            _points(row["global_gain"]),
+            *(
+                shown(row[column(f"{where}_{figure}", plan.after)])
+                for where in ("personal", "global")
+                for figure, shown in (("accuracy", _percent), ("gain", _points))
+            ),
             teachers(last, row["client"]),
         )
     return table
@@ -315,6 +319,13 @@ def size(count: int | float) -> str:
 def _settings(choice: Mapping[str, Any]) -> str:
     fields = [f"{k}={v}" for k, v in choice.items() if k != "name" and v is not None]
     return str(choice["name"]) + (f" ({', '.join(fields)})" if fields else "")
+
+
+def _spreads(figures: Mapping[str, Any], point: MeasuringPoint) -> list[str]:
+    return [
+        _spread(figures[column(name, point)], figures[column(f"{name}_std", point)])
+        for name in ACCURACIES
+    ]
 
 
 def _spread(mean: float | None, std: float | None) -> str:

@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from fedkd.federation.round_records import RoundRecord
 from fedkd.report.record_rows import ACCURACIES, Baseline, RunPlan, client_gains
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"  # of Okabe and Ito's palette
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"  # of Okabe and Ito's palette
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -69,13 +69,14 @@ def accuracy_by_round(
     axes = figure.subplots(1, 2, sharey=True)
     rounds = [record.round for record in records]
     for ax, name in zip(axes, ACCURACIES, strict=True):
-        ours = np.array(
-            [[np.nan if (v := getattr(c, name)) is None else v for c in r.clients] for r in records]
-        )
-        _band(ax, rounds, 100 * ours, BLUE, "o-", plan.strategy)
+        for point, color, style in zip(plan.reported, (BLUE, GREEN), ("o-", "^-."), strict=False):
+            found = [[getattr(c.after(point), name) for c in r.clients] for r in records]
+            ours = np.array([[np.nan if v is None else v for v in values] for values in found])
+            label = f"{plan.strategy}, after {point}"
+            _band(ax, rounds, 100 * ours, color, style, label)
         if baseline is not None:
             alone = 100 * getattr(baseline, name)[: len(rounds)]
-            _band(ax, rounds, alone, ORANGE, "s--", "local_only")
+            _band(ax, rounds, alone, ORANGE, "s--", "local_only, after training")
         ax.set_title(TITLES[name])
         ax.set_xlabel("Round")
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -168,7 +169,7 @@ def gain_by_client(plan: RunPlan, last: RoundRecord, baseline: Baseline) -> Figu
     x = np.arange(plan.clients)
     for offset, name, color in ((-0.2, ACCURACIES[0], BLUE), (0.2, ACCURACIES[1], ORANGE)):
         gain = 100 * np.array(
-            [np.nan if v is None else v for v in client_gains(last, baseline, name)]
+            [np.nan if v is None else v for v in client_gains(last, baseline, name, plan.after)]
         )
         ax.bar(x + offset, gain, width=0.4, color=color, label=TITLES[name])
     ax.axhline(0, color=GREY, linewidth=0.8)
@@ -181,7 +182,8 @@ def gain_by_client(plan: RunPlan, last: RoundRecord, baseline: Baseline) -> Figu
         ax.set_xticks(x, [f"{i}\n{name}" for i, name in enumerate(names)], fontsize=8)
     ax.set_xlabel("Client")
     ax.set_ylabel("Gain over local-only\n(points of accuracy)")
-    ax.set_title(f"Gain by client after round {last.round} ({plan.strategy})")
+    when = f"after {plan.after} of round {last.round}"
+    ax.set_title(f"Gain by client {when} ({plan.strategy})")
     ax.grid(axis="y", alpha=0.25, linewidth=0.6)
     ax.legend(frameon=False)
     return figure

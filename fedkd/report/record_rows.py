@@ -4,7 +4,7 @@ Which columns there are follows from the figures that ``fedkd.federation.round_r
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,18 @@ from fedkd.federation.round_records import (
     OverClients,
     RoundRecord,
 )
+from fedkd.settings.measuring_points import MEASURING_POINTS, MeasuringPoint, column
 
 VALIDATION = "validation_accuracy"
 GAINS = {f"{where}_accuracy": f"{where}_gain" for where in ("personal", "global", "validation")}
 """The accuracies that a run compares with its local-only baseline, and the gains over it."""
 ACCURACIES = ("personal_accuracy", "global_accuracy")
-_SHOWN = {
-    column: how for m in MEASURES if m.in_summary for column, how in m.round_columns().items()
-}
-FINAL = tuple(_SHOWN)
+FINAL = tuple(name for m in MEASURES if m.in_summary for name in m.round_columns())
 """The columns of a round that the summary shows."""
-FINAL_MEANS = tuple(column for column, how in _SHOWN.items() if how == "mean")
-"""Those that a comparison takes over seeds."""
+FINAL_MEANS = tuple(
+    dict.fromkeys(m.figure for m in MEASURES if m.in_summary and "mean" in m.over_clients)
+)
+"""Those that a comparison takes over seeds, each at the point that it compares."""
 CLIENT_COLUMNS = ("round", "client", *(m.name for m in MEASURES if m.is_column))
 """The columns of ``clients.csv``."""
 OF_THE_ROUND = {
@@ -48,6 +48,7 @@ ROUND_COLUMNS = frozenset((*OF_THE_ROUND, *(c for m in MEASURES for c in m.round
 class Baseline:
     """Accuracies of the local-only baseline [rounds, K], on each client's own data and balanced.
 
+    It has one model a round, the one after its training: gains at both points are over it.
     ``validation_accuracy`` is None where no client has a validation split.
     """
 
@@ -84,6 +85,17 @@ class RunPlan:
     privacy: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
     attackers: tuple[int, ...] = ()
+    is_reference: bool = False
+    """Whether it is no federation but what one is compared with: training alone, or on all data."""
+    measured: tuple[MeasuringPoint, ...] = ("training",)
+    """The points of a round at which clients' models are measured, in the sequence of time."""
+    after: MeasuringPoint = "training"
+    """The one that is reported first."""
+
+    @property
+    def reported(self) -> tuple[MeasuringPoint, ...]:
+        """The points that are measured, the one that is reported first before the other."""
+        return (self.after, *(point for point in self.measured if point != self.after))
 
     @property
     def clients(self) -> int:
@@ -99,8 +111,8 @@ def round_row(record: RoundRecord, baseline: Baseline | None) -> dict[str, Any]:
     clients = with_gains(record, baseline)
     row: dict[str, Any] = {"round": record.round}
     for measure in MEASURES:
-        for column, how in measure.round_columns().items():
-            row[column] = _over_clients(clients, measure, how)
+        for name, how in measure.round_columns().items():
+            row[name] = _over_clients(clients, measure, how)
     row["seconds"] = record.seconds
     row["participants"] = sum(c.status != "absent" for c in clients)
     row["accepted"] = sum(c.status == "ok" for c in clients)
@@ -125,7 +137,7 @@ def _over_clients(
 ) -> float | int | None:
     """Return a figure of a round; None where no client has one."""
     everybody = how in ("total", "largest")
-    found = (getattr(c, measure.name) for c in clients if everybody or not c.attacker)
+    found = (measure.of(c) for c in clients if everybody or not c.attacker)
     values: list[float] = [value for value in found if value is not None]
     if not values:
         return 0 if how == "total" else None
@@ -142,29 +154,42 @@ def with_gains(record: RoundRecord, baseline: Baseline | None) -> tuple[ClientRe
     """Return the clients' records with their gains over local-only training in the same round."""
     if baseline is None:
         return record.clients
-    gains = [client_gains(record, baseline, name) for name in GAINS]
+    gains = {
+        column(gain, point): client_gains(record, baseline, name, point)
+        for name, gain in GAINS.items()
+        for point in MEASURING_POINTS
+    }
     return tuple(
-        replace(client, **dict(zip(GAINS.values(), of_client, strict=True)))
-        for client, *of_client in zip(record.clients, *gains, strict=True)
+        client.with_figures(dict(zip(gains, of_client, strict=True)))
+        for client, *of_client in zip(record.clients, *gains.values(), strict=True)
     )
 
 
-def client_gains(record: RoundRecord, baseline: Baseline | None, name: str) -> list[float | None]:
-    """Return each client's accuracy less that of the local-only baseline in the same round.
+def client_gains(
+    record: RoundRecord, baseline: Baseline | None, name: str, point: MeasuringPoint
+) -> list[float | None]:
+    """Return each client's accuracy at a point less that of the local-only baseline.
 
-    None for attackers, and where either is unknown.
+    The baseline's is that after its training in the same round. None for attackers, and where
+    either is unknown.
+
+    Args:
+        record: The round.
+        baseline: Local-only training, or None.
+        name: The accuracy, without the point.
+        point: At which of the round's points.
     """
     known = None if baseline is None else getattr(baseline, name)
     if known is None:
         return [None] * len(record.clients)
-    values = (None if c.attacker else getattr(c, name) for c in record.clients)
+    values = (None if c.attacker else getattr(c.after(point), name) for c in record.clients)
     pairs = zip(values, known[record.round - 1].tolist(), strict=True)
     return [None if value is None or np.isnan(alone) else value - alone for value, alone in pairs]
 
 
 def client_row(client: ClientRecord, round_number: int) -> dict[str, Any]:
     """Return a client's row of ``clients.csv`` in a round."""
-    figures = {m.name: getattr(client, m.name) for m in MEASURES if m.is_column}
+    figures = {m.name: m.of(client) for m in MEASURES if m.is_column}
     return {"round": round_number, "client": client.client_id, **figures}
 
 
@@ -176,7 +201,9 @@ def client_rows(record: RoundRecord, baseline: Baseline | None) -> list[dict[str
 def client_record(cells: Mapping[str, str], by_class: tuple[float, ...] | None) -> ClientRecord:
     """Return the record that a row of ``clients.csv`` was written of, and its teacher by class."""
     figures = {m.name: m.parse(cells[m.name]) for m in MEASURES if m.is_column}
-    return ClientRecord(client_id=int(cells["client"]), teacher_by_class=by_class, **figures)
+    return ClientRecord.of_figures(
+        {"client_id": int(cells["client"]), "teacher_by_class": by_class, **figures}
+    )
 
 
 def epsilon_rows(records: Sequence[RoundRecord]) -> list[dict[str, Any]]:
@@ -206,25 +233,31 @@ def teacher_rows(record: RoundRecord, class_names: Sequence[str]) -> list[dict[s
     ]
 
 
-def verdict(last: Mapping[str, Any], strategy: str) -> str:
-    """Return a sentence on whether fusion beat local training, and for how many clients."""
-    if last.get("personal_gain") is None or last.get("global_gain") is None:
+def verdict(last: Mapping[str, Any], strategy: str, points: Sequence[MeasuringPoint]) -> str:
+    """Return in words whether fusion beat local training at each point, for how many clients."""
+    found = [text for point in points if (text := _verdict_at(last, strategy, point))]
+    if found:
+        found.append("One seed is no test; scripts/compare.py makes one over several.")
+    return " ".join(found)
+
+
+def _verdict_at(last: Mapping[str, Any], strategy: str, point: MeasuringPoint) -> str:
+    gains = {name: last.get(column(f"{name}_gain", point)) for name in ("personal", "global")}
+    if None in gains.values():
         return ""
     parts = []
     for name, where in (
         ("personal", "on the clients' own distributions"),
         ("global", "on the balanced test set"),
     ):
-        points, harmed = 100 * last[f"{name}_gain"], 100 * last[f"{name}_negative_transfer"]
+        points = 100 * last[column(f"{name}_gain", point)]
+        harmed = 100 * last[column(f"{name}_negative_transfer", point)]
         word = "equals" if abs(points) < 0.05 else "beats" if points > 0 else "LOSES to"
         size = "" if word == "equals" else f" by {abs(points):.1f} points"
         parts.append(
             f"{word} local training{size} {where} ({harmed:.0f} % of the clients are worse off)"
         )
-    return (
-        f"{strategy} {parts[0]}, and {parts[1]}. One seed is no test; scripts/compare.py makes one"
-        " over several."
-    )
+    return f"After {point}, {strategy} {parts[0]}, and {parts[1]}."
 
 
 def _known(value: float) -> float | None:

@@ -16,6 +16,10 @@ class Report:
     """Draw the pictures (PNG and PDF) when the run ends."""
     wandb: Literal["disabled", "offline", "online"] = "disabled"
     """Log to Weights & Biases; offline needs neither an account nor a network."""
+    after: Literal["auto", "distillation", "training"] = "auto"
+    """Which of a round's two points comes first on the console, in pictures and in comparisons;
+    auto is the one at which the method's paper evaluates, or the last of the round where that is
+    not known."""
     project: str = "fedkd"
     """The W&B project."""
     group: str | None = None

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fedkd.settings.measuring_points import MEASURING_POINTS, column
+
 SETTINGS = {
     "order": "round_order",
     "state": "client_store",
@@ -21,6 +23,20 @@ SETTINGS = {
 CHOICES = {("heads", "stages"): "self_distillation"}
 """By the group and the old name."""
 
+AT_POINTS = (
+    "personal_accuracy",
+    "global_accuracy",
+    "validation_accuracy",
+    "personal_nll",
+    "global_nll",
+    "global_ece",
+    "personal_gain",
+    "global_gain",
+    "validation_gain",
+    "personal_negative_transfer",
+    "global_negative_transfer",
+)
+"""Columns of which there is one at each of a round's two points now."""
 COLUMNS = {
     "local_accuracy": "personal_accuracy",
     "local_nll": "personal_nll",
@@ -64,7 +80,10 @@ def old_names(settings: Mapping[str, Any]) -> str:
 def column_hint(name: str) -> str | None:
     """Return the new name of a column in words; None for a name that never was one.
 
-    >>> column_hint("local_accuracy")
-    'local_accuracy is now personal_accuracy'
+    >>> column_hint("local_nll")
+    'local_nll is now personal_nll_after_distillation and personal_nll_after_training'
     """
-    return f"{name} is now {COLUMNS[name]}" if name in COLUMNS else None
+    new = COLUMNS.get(name, name)
+    if new not in AT_POINTS:
+        return None
+    return f"{name} is now {' and '.join(column(new, point) for point in MEASURING_POINTS)}"

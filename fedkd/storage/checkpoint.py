@@ -22,7 +22,7 @@ from fedkd.settings.validators import at_least
 from fedkd.storage.atomic_files import discard_partial, read_checksummed, write_checksummed
 from fedkd.storage.client_states import DiskStore
 
-FORMAT = 2
+FORMAT = 3
 RETAINED = 2
 """How many checkpoints are kept."""
 

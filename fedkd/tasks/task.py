@@ -33,6 +33,7 @@ from fedkd.models.factory import (
 from fedkd.models.heads import Heads, label_logits
 from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.settings.conditions import RunConditions
+from fedkd.settings.measuring_points import MeasuringPoint
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import accuracy, predict
 from fedkd.training.metrics import expected_calibration_error, negative_log_likelihood
@@ -296,8 +297,11 @@ class Task(Protocol):
         """Return how well a detector finds private rows, where the simulation knows them."""
         return {}
 
-    def summary(self, last: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return further entries of a run's summary, from the figures of its last round."""
+    def summary(self, last: Mapping[str, Any], after: MeasuringPoint) -> Mapping[str, Any]:
+        """Return further entries of a run's summary, from the figures of its last round.
+
+        ``after`` is the point of the round that the run reports first.
+        """
         return {}
 
     @abstractmethod

@@ -59,9 +59,8 @@ def picture(entries: Sequence[BudgetPoint]) -> Figure:
         ax.set_xscale("log")
         ax.grid(axis="y", alpha=0.25, linewidth=0.6)
     _draw_axis(axes[-1], finite, unprotected_x, any(not entry.protected for entry in entries))
-    axes[0].set_title(
-        f"{seeds_in_words({len(entry.points) for entry in entries})}", loc="left", fontsize=9
-    )
+    seeds = seeds_in_words({len(entry.points) for entry in entries})
+    axes[0].set_title(f"After {entries[0].first.after}; {seeds}", loc="left", fontsize=9)
     legend: dict[str, Any] = {}
     for ax in axes:
         handles, texts = ax.get_legend_handles_labels()

@@ -19,9 +19,11 @@ import yaml
 
 from fedkd.errors import RunError, SettingError
 from fedkd.report.comparison import grouping
-from fedkd.report.comparison.run_reader import read_run
+from fedkd.report.comparison.one_point import After, point_of_comparison
+from fedkd.report.comparison.run_reader import Run, read_run
 from fedkd.report.comparison.statistics import Interval, interval
 from fedkd.report.comparison.tables import NOTHING, Table, decimal, percent, points
+from fedkd.settings.measuring_points import MeasuringPoint
 
 UNPROTECTED = "none"
 MAY_DIFFER = ("privacy", *grouping.IDENTITY)
@@ -41,6 +43,8 @@ class Point:
     mechanism: str
     budget: float | None
     seed: int
+    after: MeasuringPoint
+    """The point of a round at which the accuracies are."""
     balanced: float
     own: float
     teacher: float
@@ -80,12 +84,28 @@ class BudgetPoint:
         return self.budget != math.inf and self.first.mechanism != UNPROTECTED
 
 
-def read_point(folder: Path, label: str | None = None) -> Point:
-    """Return the mechanism, the budget and the figures of a finished run.
+def read_points(labels: Mapping[Path, str | None], after: After) -> list[Point]:
+    """Return the figures of finished runs, all at one point of the round (``one_point``).
 
-    ``label`` is the mechanism's name by default. Raises RunError.
+    ``labels`` are by folder, None for the mechanism's name. Raises SettingError or RunError.
     """
-    run = read_run(folder)
+    runs = {str(folder): read_run(folder) for folder in labels}
+    point = point_of_comparison(runs, after)
+    return [
+        _point(folder, runs[str(folder)].at(point), label, point)
+        for folder, label in labels.items()
+    ]
+
+
+def _point(folder: Path, run: Run, label: str | None, after: MeasuringPoint) -> Point:
+    """Return the mechanism, the budget and the figures of a run. Raises RunError.
+
+    Args:
+        folder: Its folder.
+        run: Its figures at a point of the round.
+        label: Its name in the report; None is its mechanism's.
+        after: The point.
+    """
     try:
         summary = json.loads((folder / "summary.json").read_text())
         config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -95,6 +115,7 @@ def read_point(folder: Path, label: str | None = None) -> Point:
             mechanism=chosen["name"],
             budget=_budget(chosen),
             seed=summary["seed"],
+            after=after,
             balanced=float(run.of_round("global_accuracy")[-1]),
             own=float(run.of_round("personal_accuracy")[-1]),
             teacher=float(run.of_round("teacher_accuracy")[-1]),
@@ -211,7 +232,11 @@ def table(found: Sequence[BudgetPoint]) -> Table:
     if attacked:
         header += ["attack AUC", "TPR at 1 % FPR", "by"]
     return Table(
-        "Accuracy by privacy budget", caption(found), ("mechanism", *header), tuple(lines), 2
+        f"Accuracy after {found[0].first.after} by privacy budget",
+        caption(found),
+        ("mechanism", *header),
+        tuple(lines),
+        2,
     )
 
 
@@ -227,8 +252,8 @@ def caption(found: Sequence[BudgetPoint]) -> str:
     )
     said = f" delta {', '.join(f'{delta:g}' for delta in deltas)}." if deltas else ""
     return (
-        "Accuracy in % after the last round, means over clients, then over paired seeds ± half of"
-        " the 95 % t-interval."
+        f"Accuracy in % after {found[0].first.after} of the last round, means over clients, then"
+        " over paired seeds ± half of the 95 % t-interval."
         " Cost: points of the balanced test against the unprotected run of the same seed. Spent:"
         " the largest epsilon of"
         f" any client by the run's ledger, and its accountant;{said} Epsilon inf: no protection."

@@ -13,6 +13,7 @@ import numpy as np
 from fedkd.report.comparison.run_reader import Run, baseline_run
 from fedkd.report.comparison.statistics import Interval, Paired, holm, interval, paired
 from fedkd.report.record_rows import ACCURACIES, FINAL_MEANS, VALIDATION
+from fedkd.settings.measuring_points import MeasuringPoint
 
 SELECTIONS = ("last", "mean_of_last", "validation_best")
 """Which round a figure is of: the last, a mean over the last few, or the one of the best validation
@@ -30,6 +31,8 @@ Setting = tuple[tuple[str, str], ...]
 class Options:
     """What a comparison asks for."""
 
+    after: MeasuringPoint
+    """The point of a round at which all runs are compared."""
     last: int
     """How many of the last rounds ``mean_of_last`` takes."""
     reach: float | None = None
@@ -101,9 +104,9 @@ def harmed(gains: np.ndarray) -> float:
 def figures(run: Run, options: Options) -> dict[str, float]:
     """Return all figures of a run by name; NaN where it has none.
 
-    ``personal_...`` are on the clients' own label distributions, ``global_...`` on the balanced
-    test set. A gain compares with the baseline at its own selected round, so that with
-    ``validation_best`` both may choose.
+    The run is at a point of its rounds. ``personal_...`` are on the clients' own label
+    distributions, ``global_...`` on the balanced test set. A gain compares with the baseline at its
+    own selected round, so that with ``validation_best`` both may choose.
     """
     alone, found = baseline_run(run), {}
     traffic = run.of_round("bytes_up") + run.of_round("bytes_down")
@@ -137,11 +140,14 @@ def figures(run: Run, options: Options) -> dict[str, float]:
 def compare(runs: Mapping[tuple[str, Setting], Mapping[int, Run]], options: Options) -> list[Line]:
     """Return the lines of a comparison, from runs by method and setting, then by seed.
 
-    They are in the order given.
+    They are in the order given, and all at one point of the round, ``options.after``.
 
     A gain is tested over seeds against those of the local-only baselines of the same runs being 0.
     Holm's correction takes all tests on one accuracy as one family, over methods and settings.
     """
+    runs = {
+        key: {seed: run.at(options.after) for seed, run in of.items()} for key, of in runs.items()
+    }
     every = {
         key: {seed: figures(run, options) for seed, run in of.items()} for key, of in runs.items()
     }

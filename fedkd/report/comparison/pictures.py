@@ -53,9 +53,10 @@ def draw(
             )
             if not methods:
                 continue
+            after = next(iter(methods[0].runs.values())).after
             title = ", ".join(f"{key}={value}" for key, value in methods[0].setting)
             for by in ("round", "bytes"):
-                figure = accuracy(methods, local_only, styles, by, title)
+                figure = accuracy(methods, local_only, styles, by, title, f" after {after}")
                 path = folder / f"accuracy_by_{by}{end}.png"
                 figure.savefig(path)
                 figure.savefig(path.with_suffix(".pdf"))
@@ -69,6 +70,7 @@ def accuracy(
     styles: Mapping[str, LineStyle],
     by: str,
     title: str,
+    when: str = "",
 ) -> Figure:
     """Draw both accuracies of a setting: means over seeds, with 95 % t-intervals as bands.
 
@@ -81,6 +83,7 @@ def accuracy(
         styles: Line styles by method.
         by: "round" or "bytes".
         title: Of the figure, or "".
+        when: At which point of a round, in words.
     """
     rows = -(-(len(lines) + len(baselines)) // 4)
     figure = Figure(figsize=(7.0, 3.0 + 0.18 * (rows - 1)), layout="constrained")
@@ -108,7 +111,7 @@ def accuracy(
         if by == "round":
             ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.25, linewidth=0.6)
-    axes[0].set_ylabel(f"Accuracy (%)\n{seeds_in_words({len(line.runs) for line in lines})}")
+    axes[0].set_ylabel(f"Accuracy{when} (%)\n{seeds_in_words({len(line.runs) for line in lines})}")
     if title:
         figure.suptitle(title, fontsize=9)
     figure.legend(

@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from fedkd.errors import RunError, SettingError
 from fedkd.report.record_rows import ACCURACIES, VALIDATION
+from fedkd.settings.measuring_points import MeasuringPoint, column, other
 from fedkd.settings.renamed import column_hint
 
 NAMES = (*ACCURACIES, VALIDATION)
@@ -33,6 +34,26 @@ class Run:
     """[K]"""
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = math.nan
+    measured: tuple[MeasuringPoint, ...] = ("training",)
+    """The points of a round that it measured, in the sequence of time."""
+    first: MeasuringPoint = "training"
+    """The point that it reports first: that of its method's paper, where it is known."""
+    is_reference: bool = False
+    """Whether it is no federation, but training alone or on all data."""
+    after: MeasuringPoint | None = None
+    """The point at which figures without a point in their names are (``at``)."""
+
+    def at(self, point: MeasuringPoint) -> "Run":
+        """Return the run with its figures at a point of its rounds, named without the point.
+
+        A reference has one model a round, which is compared with others at both points. Raises
+        RunError where another run did not measure there.
+        """
+        found = self.measured[0] if self.is_reference else point
+        if found not in self.measured:
+            raise RunError(f"a run has no figures after {found}: it measured after {self.first}")
+        rounds, clients = (_named_at(values, found) for values in (self.rounds, self.clients))
+        return replace(self, rounds=rounds, clients=clients, after=point)
 
     @property
     def length(self) -> int:
@@ -106,6 +127,9 @@ def read_run(folder: Path) -> Run:
             },
             architectures=tuple(line["architecture"] for line in lines[:count]),
             versions=summary["versions"],
+            measured=tuple(summary["measured_after"]),
+            first=summary["after"],
+            is_reference=summary["is_reference"],
             seconds=_number(summary["seconds"]),
         )
     except (OSError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:
@@ -114,12 +138,21 @@ def read_run(folder: Path) -> Run:
         ) from error
 
 
+def _named_at(values: Mapping[str, np.ndarray], point: MeasuringPoint) -> dict[str, np.ndarray]:
+    """Return figures by name, those at a point without it, and none of the other point's."""
+    end, elsewhere = column("", point), column("", other(point))
+    return {
+        name.removesuffix(end): found
+        for name, found in values.items()
+        if not name.endswith(elsewhere)
+    }
+
+
 def baseline_run(run: Run) -> Run | None:
     """Return the local-only baseline of a run, from its clients' gains over it.
 
-    None where it was run without one.
-
-    It has accuracies alone; it sends nothing.
+    None where it was run without one. It has accuracies alone, those after its training; it sends
+    nothing. ``run`` is at a point.
     """
     accuracies = {}
     for name in NAMES:
@@ -130,7 +163,14 @@ def baseline_run(run: Run) -> Run | None:
         return None
     nothing = np.zeros(run.length)
     silent = {"round": run.rounds["round"], "bytes_up": nothing, "bytes_down": nothing}
-    return Run(rounds={**silent, **accuracies}, clients={}, architectures=run.architectures)
+    return replace(
+        run,
+        rounds={**silent, **accuracies},
+        clients={},
+        versions={},
+        seconds=math.nan,
+        is_reference=True,
+    )
 
 
 def mean_over_clients(values: np.ndarray) -> np.ndarray:

@@ -84,17 +84,17 @@ class Table:
 def tables(lines: Sequence[Line], baselines: Sequence[Line], options: Options) -> list[Table]:
     """Return all tables of a comparison, with local-only baselines below the methods."""
     made = [
-        _accuracy(lines, baselines),
-        _tests(lines),
+        _accuracy(lines, baselines, options),
+        _tests(lines, options),
         _selections(lines, baselines, options),
-        _negative_transfer(lines),
+        _negative_transfer(lines, options),
         _communication(lines, options),
-        _calibration(lines),
+        _calibration(lines, options),
     ]
     return [table for table in made if table is not None]
 
 
-def _accuracy(lines: Sequence[Line], baselines: Sequence[Line]) -> Table:
+def _accuracy(lines: Sequence[Line], baselines: Sequence[Line], options: Options) -> Table:
     def cells(line: Line) -> Iterable[str]:
         yield str(len(line.runs))
         for name in ACCURACIES:
@@ -106,9 +106,10 @@ def _accuracy(lines: Sequence[Line], baselines: Sequence[Line]) -> Table:
 
     head = ("gain", "p", "harmed %")
     return _table(
-        "Accuracy in the last round, and gain over local-only training",
+        f"Accuracy after {options.after} in the last round, and gain over local-only training",
         "Accuracy in % and gain in points, means over clients, then over seeds ± half of the 95 %"
-        " t-interval. Gains are over the local-only baseline of the same run. p: paired t-test over"
+        " t-interval. Gains are over the local-only baseline of the same run, which has one model a"
+        " round, after its training. p: paired t-test over"
         f" seeds that the mean gain is 0, with Holm's correction over {_tests_in_words(lines)}."
         " Harmed: share of the clients whose accuracy is below their baseline's."
         f" {NOTHING}: cannot be said.",
@@ -128,7 +129,7 @@ def _tests_in_words(lines: Sequence[Line]) -> str:
     )
 
 
-def _tests(lines: Sequence[Line]) -> Table | None:
+def _tests(lines: Sequence[Line], options: Options) -> Table | None:
     if not any(line.tests[name] != Paired(None, None) for line in lines for name in ACCURACIES):
         return None
 
@@ -139,7 +140,7 @@ def _tests(lines: Sequence[Line]) -> Table | None:
             )
 
     return _table(
-        "Tests of the gain over local-only training",
+        f"Tests of the gain over local-only training, after {options.after}",
         "Two-sided p-values, paired by seed with the local-only baseline, in the last round:"
         f" t-test; the same with Holm's correction over {_tests_in_words(lines)}, over methods and"
         " settings; Wilcoxon's signed-rank test, not corrected, which with n seeds cannot be below"
@@ -172,7 +173,7 @@ def _selections(lines: Sequence[Line], baselines: Sequence[Line], options: Optio
         " (test.validation_fraction=0), and no round is chosen by a test set."
     )
     return _table(
-        "Accuracy by the choice of the round",
+        f"Accuracy after {options.after} by the choice of the round",
         f"Accuracy in %, mean over seeds ± half of the 95 % t-interval. {explanation}",
         tuple(f"{test_set}, {names[s]}" for test_set in ("own", "balanced") for s in shown),
         [*lines, *baselines],
@@ -180,7 +181,7 @@ def _selections(lines: Sequence[Line], baselines: Sequence[Line], options: Optio
     )
 
 
-def _negative_transfer(lines: Sequence[Line]) -> Table | None:
+def _negative_transfer(lines: Sequence[Line], options: Options) -> Table | None:
     runs = [run for line in lines for run in line.runs.values()]
     architectures = list(dict.fromkeys(name for run in runs for name in run.architectures))
     if not any(line.figures["personal_negative_transfer"].seeds for line in lines):
@@ -195,7 +196,7 @@ def _negative_transfer(lines: Sequence[Line]) -> Table | None:
             yield " / ".join(NOTHING if one is None else share(one) for one in both)
 
     return _table(
-        "Clients harmed, by architecture",
+        f"Clients harmed after {options.after}, by architecture",
         "Share in % of the clients that are below their local-only baseline in the last round, on"
         " the own distribution / on the balanced test, mean over seeds.",
         ("all clients", *architectures),
@@ -222,14 +223,14 @@ def _communication(lines: Sequence[Line], options: Options) -> Table:
     if reach is not None:
         at = f"{100 * reach:g} %"
         caption += (
-            f" To {at}: up and down until the mean accuracy is first ≥ {at}, mean over the seeds"
-            " that reach it (so many of all)."
+            f" To {at}: up and down until the mean accuracy after {options.after} is first ≥ {at},"
+            " mean over the seeds that reach it (so many of all)."
         )
         header += [f"to {at}, own", f"to {at}, balanced"]
     return _table("Communication", caption, tuple(header), lines, cells)
 
 
-def _calibration(lines: Sequence[Line]) -> Table | None:
+def _calibration(lines: Sequence[Line], options: Options) -> Table | None:
     shown = {
         "global_ece": "ECE",
         "global_nll": "NLL",
@@ -241,7 +242,7 @@ def _calibration(lines: Sequence[Line]) -> Table | None:
     if not any(line.figures[name].seeds for line in lines for name in shown):
         return None
     return _table(
-        "Calibration in the last round",
+        f"Calibration after {options.after} in the last round",
         "Expected calibration error (15 bins, in %) and negative log-likelihood (nats) of clients"
         " on the balanced test set, and of their teachers on the public set; means over clients,"
         " then over seeds ± half of the 95 % t-interval.",
@@ -326,18 +327,15 @@ def _shown(found: Interval, factor: float, form: str) -> str:
     )
 
 
-def write_csv(lines: Sequence[Line], options: Options, folder: Path) -> None:
+def write_csv(at_points: Mapping[Options, Sequence[Line]], folder: Path) -> None:
     """Write ``comparison.csv``, a row per method and setting, and ``runs.csv``, a row per run.
 
-    An empty cell is a figure that is not known.
+    There is one of each at every point of the round. An empty cell is a figure that is not known.
     """
     line_rows, run_rows = [], []
-    for line in lines:
-        row: dict[str, object] = {
-            **dict(line.setting),
-            "method": line.method,
-            "seeds": len(line.runs),
-        }
+    for options, line in ((options, line) for options, of in at_points.items() for line in of):
+        named = {**dict(line.setting), "method": line.method, "after": options.after}
+        row: dict[str, object] = {**named, "seeds": len(line.runs)}
         for name, found in line.figures.items():
             row |= {name: found.mean, f"{name}_half": found.half, f"{name}_seeds": found.seeds}
         for name in ACCURACIES:
@@ -347,7 +345,7 @@ def write_csv(lines: Sequence[Line], options: Options, folder: Path) -> None:
         line_rows.append(row)
         for seed, run in line.runs.items():
             known = {name: value for name, value in figures(run, options).items() if value == value}
-            run_rows.append({**dict(line.setting), "method": line.method, "seed": seed, **known})
+            run_rows.append({**named, "seed": seed, **known})
     _write(folder / "comparison.csv", line_rows)
     _write(folder / "runs.csv", run_rows)
 

@@ -26,6 +26,7 @@ from fedkd.models.factory import ModelInfo, ModelSpec
 from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.runtime.seeding import numpy_stream, torch_seed
 from fedkd.settings.conditions import RunConditions
+from fedkd.settings.measuring_points import MeasuringPoint, column
 from fedkd.settings.schema import defaults, to_values
 from fedkd.settings.validators import at_least, check_choices, only_with
 from fedkd.tasks.task import Compare, Evaluation, Examples, Task, TaskSetup
@@ -353,11 +354,11 @@ class TextTask(Task):
             f" a vocabulary of {self.vocabulary.size}"
         )
 
-    def summary(self, last: Mapping[str, Any]) -> Mapping[str, Any]:
+    def summary(self, last: Mapping[str, Any], after: MeasuringPoint) -> Mapping[str, Any]:
         """Return bits a token of clean test text, and the exposure of secrets."""
         nats = {
-            "own distribution": last.get("personal_nll"),
-            "balanced test": last.get("global_nll"),
+            "own distribution": last.get(column("personal_nll", after)),
+            "balanced test": last.get(column("global_nll", after)),
         }
         bits = {where: None if x is None else x / math.log(2) for where, x in nats.items()}
         return {"bits_per_token": bits, "exposure": last.get("exposure")}

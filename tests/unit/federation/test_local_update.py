@@ -89,7 +89,7 @@ def test_label_leakage_is_zero_for_the_true_distribution_and_large_for_another()
 
 def test_an_update_is_stored_only_where_the_message_may_have_changed_it() -> None:
     shared = context()
-    store(begun(shared, "evaluate"))
+    store(begun(shared, "evaluate_trained"))
     assert shared.store.get(0) is None
     store(begun(shared, "train"))
     assert shared.store.get(0) is not None
@@ -105,9 +105,9 @@ def test_a_step_that_raises_leaves_the_client_as_it_was_but_for_what_must_not_be
     def failing(update: LocalUpdate) -> None:
         raise RuntimeError("as the test wants")
 
-    monkeypatch.setitem(STEPS, "evaluate", failing)  # type: ignore[arg-type]
+    monkeypatch.setitem(STEPS, "evaluate_trained", failing)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="as the test wants"):
-        take_part(shared, 0, Download(round=1, steps=("train", "evaluate")))
+        take_part(shared, 0, Download(round=1, steps=("train", "evaluate_trained")))
     after = shared.store.get(0)
     assert after is not None
     assert int(after[f"{PRIVACY}rounds"]) == 1
@@ -117,9 +117,9 @@ def test_a_step_that_raises_leaves_the_client_as_it_was_but_for_what_must_not_be
 def test_a_client_whose_budget_is_spent_declines_and_is_evaluated() -> None:
     shared = context()
     shared = replace(shared, enforcer=replace(shared.enforcer, mechanism=Trainer(most=0)))
-    upload = take_part(shared, 0, Download(round=1, steps=("train", "evaluate", "share")))
+    upload = take_part(shared, 0, Download(round=1, steps=("train", "evaluate_trained", "share")))
     assert (upload.declined, upload.knowledge, upload.privacy) == (SPENT, None, None)
-    assert upload.metrics["global_accuracy"] >= 0
+    assert upload.metrics["global_accuracy_after_training"] >= 0
 
 
 def test_an_update_ends_where_the_run_is_stopped_or_the_deadline_has_passed() -> None:

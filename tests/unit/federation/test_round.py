@@ -40,9 +40,11 @@ def test_a_round_sends_requests_first_and_teachers_last() -> None:
     server = small_server()
     steps = federated_round(server, 1)
     first = next(steps)
-    assert [download.steps for download in first.values()] == [("train", "share")] * 3
+    begins = ("train", "evaluate_trained", "share")
+    assert [download.steps for download in first.values()] == [begins] * 3
     last = steps.send([reply(i) for i in range(3)])
-    assert [download.steps for download in last.values()] == [("distill", "evaluate")] * 3
+    ends = ("distill", "evaluate_distilled", "inspect")
+    assert [download.steps for download in last.values()] == [ends] * 3
     packed = {download.teacher for download in last.values()}
     assert len(packed) == 1  # a common teacher is encoded once
     assert isinstance(packed.pop(), Packed)
@@ -50,9 +52,11 @@ def test_a_round_sends_requests_first_and_teachers_last() -> None:
 
 def test_where_training_comes_last_the_teacher_goes_out_a_round_later() -> None:
     server = small_server(protocol={"round_order": "distill_first"})
+    trained = ("train", "evaluate_trained", "inspect", "share")
+    assert next(federated_round(server, 1))[0].steps == trained  # nobody has distilled yet
     play(server, [reply(i) for i in range(3)])
     downloads = next(federated_round(server, 2))
-    assert downloads[0].steps == ("distill", "train", "evaluate", "share")
+    assert downloads[0].steps == ("distill", "evaluate_distilled", *trained)
     assert downloads[0].teacher is not None
 
 
@@ -68,10 +72,12 @@ def test_bytes_are_counted_each_way_into_their_round() -> None:
 
 def test_accuracies_last_while_a_client_is_away_and_losses_do_not() -> None:
     server = small_server()
-    measured = {"global_accuracy": 0.5, "train_loss": 2.0}
+    measured = {"global_accuracy_after_training": 0.5, "train_loss": 2.0}
     play(server, [reply(0, metrics=measured), reply(1), reply(2)])
     record = play(server, [lost(0), reply(1, 2), reply(2, 2)], 2).clients[0]
-    assert (record.status, record.global_accuracy, record.train_loss) == ("failed", 0.5, None)
+    assert (record.status, record.train_loss) == ("failed", None)
+    assert record.after_training.global_accuracy == 0.5
+    assert record.after_distillation.global_accuracy is None
 
 
 @pytest.mark.parametrize(
@@ -164,7 +170,7 @@ def test_after_a_lost_reply_both_sides_of_a_delta_codec_start_over() -> None:
 
 def test_a_restored_server_goes_on_as_the_first_one_would() -> None:
     one = small_server(protocol={"round_order": "distill_first"}, codecs=Codecs(Full(), Delta()))
-    play(one, [reply(0, metrics={"global_accuracy": 0.25}), reply(1), lost(2)])
+    play(one, [reply(0, metrics={"global_accuracy_after_training": 0.25}), reply(1), lost(2)])
     again = small_server(protocol={"round_order": "distill_first"}, codecs=Codecs(Full(), Delta()))
     again.restore(one.state())
     assert again.recorder.records == one.recorder.records
@@ -177,11 +183,11 @@ def test_a_restored_server_goes_on_as_the_first_one_would() -> None:
 
 def test_restoring_comes_before_the_cards_or_after_them() -> None:
     state_of = small_server()
-    play(state_of, [reply(0, metrics={"global_accuracy": 0.25}), reply(1), reply(2)])
+    play(state_of, [reply(0, metrics={"global_accuracy_after_training": 0.25}), reply(1), reply(2)])
     later = small_server()
     later.restore(state_of.state())
     later.register([card(i) for i in range(3)])
-    assert later.recorder.records[0].global_accuracy == 0.25
+    assert later.recorder.records[0].after_training.global_accuracy == 0.25
 
 
 def test_all_clients_must_register_once() -> None:

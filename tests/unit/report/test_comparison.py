@@ -27,7 +27,7 @@ from fedkd.report.comparison.statistics import Interval, Paired, holm, interval,
 from fedkd.report.comparison.tables import Table, tables, write_csv
 
 ONE: Setting = (("partition.alpha", "1"),)
-OPTIONS = Options(last=2, reach=0.6)
+OPTIONS = Options(after="distillation", last=2, reach=0.6)
 
 
 def write_run(
@@ -40,6 +40,7 @@ def write_run(
     twin_validation: Any = None,
     sent: int = 100,
     ece: float | None = None,
+    after: str = "distillation",
 ) -> Path:
     """Write the folder of a run of an MLP and a CNN with these accuracies [R, 2], and those of its
     twin [R, 2]."""
@@ -57,8 +58,9 @@ def write_run(
     )
     if validation is not None and twin_validation is not None:
         tables["validation_gain"] = tables["validation_accuracy"] - np.array(twin_validation)
+    tables = {f"{name}_after_{after}": values for name, values in tables.items()}
     rounds, clients = [], []
-    for r in range(len(tables["global_accuracy"])):
+    for r in range(len(balanced)):
         row = {
             name: None if values is None else float(values[r].mean())
             for name, values in tables.items()
@@ -69,7 +71,7 @@ def write_run(
                 **row,
                 "bytes_up": sent,
                 "bytes_down": 2 * sent,
-                "global_ece": ece,
+                f"global_ece_after_{after}": ece,
                 "knowledge_sha256": "c0ffee",
                 "failed": [],
             }
@@ -94,7 +96,14 @@ def write_run(
         table = csv.DictWriter(file, list(clients[0]))
         table.writeheader()
         table.writerows(clients)
-    summary = {"status": "completed", "versions": {"torch": "2.8"}, "seconds": 1.5}
+    summary = {
+        "status": "completed",
+        "versions": {"torch": "2.8"},
+        "seconds": 1.5,
+        "after": after,
+        "measured_after": [after],
+        "is_reference": False,
+    }
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 
@@ -166,9 +175,10 @@ def test_the_table_says_what_the_files_say(lines: list[Line], tmp_path: Path) ->
     assert table.lines[1][5] == "<0.001"
     assert table.lines[2][:4] == ("1", BASELINE, "3", "50.0 ± 0.0")
     assert "Holm's correction over the 2 tests" in table.caption
-    write_csv(lines, OPTIONS, tmp_path)
+    write_csv({OPTIONS: lines}, tmp_path)
     with (tmp_path / "comparison.csv").open(newline="") as file:
         first = next(csv.DictReader(file))
+    assert first["after"] == "distillation"
     assert float(first["global_gain"]) == pytest.approx(0.2)
     assert float(first["global_gain_p_holm"]) == pytest.approx(0.0741799, rel=1e-5)
     with (tmp_path / "runs.csv").open(newline="") as file:
@@ -196,7 +206,7 @@ def test_the_best_round_is_chosen_by_validation_and_never_by_a_test(tmp_path: Pa
             twin_validation=[[0.1, 0.1], [0.3, 0.3], [0.2, 0.2]],
         )
     )
-    found = figures(run, Options(last=2))
+    found = figures(run.at("distillation"), Options(after="distillation", last=2))
     assert found["global_accuracy_validation_best"] == pytest.approx(0.5)
     assert found["personal_accuracy_validation_best"] == pytest.approx(0.2)
     assert found["global_gain_validation_best"] == pytest.approx(
@@ -211,9 +221,7 @@ def test_the_best_round_is_chosen_by_validation_and_never_by_a_test(tmp_path: Pa
 def test_without_a_validation_split_the_table_says_why_no_round_is_chosen(
     lines: list[Line],
 ) -> None:
-    table = next(
-        t for t in tables(lines, [], OPTIONS) if t.title == "Accuracy by the choice of the round"
-    )
+    table = next(t for t in tables(lines, [], OPTIONS) if "by the choice of the round" in t.title)
     assert not any("validation" in name for name in table.header)
     assert "test.validation_fraction=0" in table.caption
 
@@ -246,10 +254,9 @@ def test_bytes_are_counted_to_the_first_round_that_reaches_an_accuracy(tmp_path:
     assert (line.figures["bytes_up"].mean, line.figures["bytes_down"].mean) == (300.0, 600.0)
     table = next(t for t in tables([line], [], OPTIONS) if t.title == "Communication")
     assert table.lines == (("1", "some", "300 B", "600 B", "600 B (1/2)", "600 B (1/2)"),)
-    (never,) = compare({("some", ONE): runs}, Options(last=1, reach=0.9))
-    table = next(
-        t for t in tables([never], [], Options(last=1, reach=0.9)) if t.title == "Communication"
-    )
+    higher = Options(after="distillation", last=1, reach=0.9)
+    (never,) = compare({("some", ONE): runs}, higher)
+    table = next(t for t in tables([never], [], higher) if t.title == "Communication")
     assert table.lines[0][-1] == "never (0/2)"
 
 
@@ -257,11 +264,11 @@ def test_the_twin_is_its_run_less_the_gains_and_is_left_out_beside_a_method_that
     tmp_path: Path,
 ) -> None:
     run = read_run(write_run(tmp_path / "run", [[0.5, 0.7], [0.8, 0.8]], [[0.1, 0.3], [0.4, 0.2]]))
-    alone = baseline_run(run)
+    alone = baseline_run(run.at("distillation"))
     assert alone is not None
     assert alone.of_round("global_accuracy") == pytest.approx([0.2, 0.3])
     silent = read_run(write_run(tmp_path / "alone", [[0.1, 0.3], [0.4, 0.2]], sent=0))
-    assert baseline_run(silent) is None
+    assert baseline_run(silent.at("distillation")) is None
     both = compare({("some", ONE): {0: run}, ("alone", ONE): {0: silent}}, OPTIONS)
     assert [line.method for line in baselines_of(both[:1], OPTIONS)] == [BASELINE]
     assert baselines_of(both, OPTIONS) == []
@@ -271,13 +278,15 @@ def test_the_twin_is_its_run_less_the_gains_and_is_left_out_beside_a_method_that
 def test_one_seed_has_neither_interval_nor_test(tmp_path: Path) -> None:
     (line,) = compare({("some", ONE): {0: ending(tmp_path / "0", 0.1, ece=0.25)}}, OPTIONS)
     made = {table.title: table for table in tables([line], [], OPTIONS)}
-    assert made["Accuracy in the last round, and gain over local-only training"].lines[0][3:6] == (
+    assert made[
+        "Accuracy after distillation in the last round, and gain over local-only training"
+    ].lines[0][3:6] == (
         "60.0",
         "+10.0",
         "–",
     )
-    assert "Tests of the gain over local-only training" not in made
-    assert made["Calibration in the last round"].lines[0][2:4] == ("25.0", "–")
+    assert not any(title.startswith("Tests of the gain") for title in made)
+    assert made["Calibration after distillation in the last round"].lines[0][2:4] == ("25.0", "–")
 
 
 def test_lines_of_a_setting_stand_together(tmp_path: Path) -> None:

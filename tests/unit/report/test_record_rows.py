@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedkd.federation.round_records import MEASURES, ClientRecord, RoundRecord, client_figures
+from fedkd.federation.round_records import (
+    MEASURES,
+    ClientRecord,
+    PointFigures,
+    RoundRecord,
+    client_figures,
+)
 from fedkd.report.folder import RunFolder, stored_records
 from fedkd.report.record_rows import (
     CLIENT_COLUMNS,
@@ -22,13 +28,8 @@ from fedkd.report.record_rows import (
 
 
 def client(client_id: int, **figures: object) -> ClientRecord:
-    return ClientRecord(
-        client_id=client_id,
-        architecture="mlp",
-        status="ok",
-        train_size=10 + client_id,
-        **figures,  # type: ignore[arg-type]
-    )
+    known = {"client_id": client_id, "architecture": "mlp", "status": "ok"}
+    return ClientRecord.of_figures({**known, "train_size": 10 + client_id, **figures})
 
 
 def a_round(*clients: ClientRecord, **rest: object) -> RoundRecord:
@@ -37,28 +38,41 @@ def a_round(*clients: ClientRecord, **rest: object) -> RoundRecord:
 
 def test_means_and_spreads_leave_attackers_out_and_totals_do_not() -> None:
     record = a_round(
-        client(0, global_accuracy=0.2, bytes_up=3, epsilon=1.0),
-        client(1, global_accuracy=0.6, bytes_up=4),
-        client(2, global_accuracy=0.9, bytes_up=5, epsilon=2.0, attacker=True),
+        client(0, global_accuracy_after_training=0.2, bytes_up=3, epsilon=1.0),
+        client(1, global_accuracy_after_training=0.6, bytes_up=4),
+        client(2, global_accuracy_after_training=0.9, bytes_up=5, epsilon=2.0, attacker=True),
     )
     row = round_row(record, None)
-    assert row["global_accuracy"] == pytest.approx(0.4)
-    assert row["global_accuracy_std"] == pytest.approx(0.2)
+    assert row["global_accuracy_after_training"] == pytest.approx(0.4)
+    assert row["global_accuracy_std_after_training"] == pytest.approx(0.2)
     assert (row["bytes_up"], row["epsilon"]) == (12, 2.0)
-    assert row["personal_accuracy"] is row["global_gain"] is row["global_negative_transfer"] is None
+    for name in ("personal_accuracy", "global_gain", "global_negative_transfer"):
+        assert row[f"{name}_after_training"] is None
+    assert row["global_accuracy_after_distillation"] is None
+
+
+def test_every_figure_of_a_model_on_test_sets_has_a_column_at_each_point() -> None:
+    """None without a point remains, so that nobody can take one for the other."""
+    figures = [f.name for f in dataclasses.fields(PointFigures)]
+    for figure in figures:
+        assert {f"{figure}_after_distillation", f"{figure}_after_training"} <= set(CLIENT_COLUMNS)
+    assert not {*figures, "global_negative_transfer", "global_accuracy_std"} & ROUND_COLUMNS
 
 
 def test_gains_are_over_the_baseline_of_the_same_round_and_none_of_an_attacker() -> None:
     record = a_round(
-        client(0, global_accuracy=0.5),
-        client(1, global_accuracy=0.5),
-        client(2, global_accuracy=0.5, attacker=True),
+        client(0, global_accuracy_after_training=0.5, global_accuracy_after_distillation=0.0),
+        client(1, global_accuracy_after_training=0.5),
+        client(2, global_accuracy_after_training=0.5, attacker=True),
     )
     alone = np.array([[0.25, 0.75, 0.25], [0.0, 0.0, 0.0]])
     baseline = Baseline(personal_accuracy=alone, global_accuracy=alone)
-    assert [row["global_gain"] for row in client_rows(record, baseline)] == [0.25, -0.25, None]
+    gains = [row["global_gain_after_training"] for row in client_rows(record, baseline)]
+    assert gains == [0.25, -0.25, None]
     row = round_row(record, baseline)
-    assert (row["global_gain"], row["global_negative_transfer"]) == (0.0, 0.5)
+    found = (row["global_gain_after_training"], row["global_negative_transfer_after_training"])
+    assert found == (0.0, 0.5)
+    assert row["global_gain_after_distillation"] == -0.25  # over the same model of the baseline
 
 
 def test_a_record_comes_back_from_the_tables_as_it_was(tmp_path: Path) -> None:
@@ -68,14 +82,15 @@ def test_a_record_comes_back_from_the_tables_as_it_was(tmp_path: Path) -> None:
         sample = next((measure.parse(str(v)) for v in (3, 0.125) if measure.parse is not str), "x")
         full[measure.name] = sample
     full |= {
-        "personal_accuracy": values[float],
+        "personal_accuracy_after_training": values[float],
+        "personal_accuracy_after_distillation": 0.0,
         "reason": values[str],
         "status": "failed",
         "attacker": True,
         "teacher_by_class": (0.1 + 0.2, 1.0),
     }
     record = a_round(
-        dataclasses.replace(ClientRecord(**full), client_id=0),
+        dataclasses.replace(ClientRecord.of_figures(full), client_id=0),
         client(1, teacher_by_class=(0.5, math.nan)),
         metrics={"server_accuracy": 0.25},
         knowledge_sha256="abc",
@@ -93,19 +108,29 @@ def test_a_record_comes_back_from_the_tables_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_round_begins_with_what_lasts_and_nothing_else() -> None:
-    before = client(0, global_accuracy=0.5, epsilon=1.0, train_loss=2.0, bytes_up=7, reason="slow")
+    before = client(
+        0,
+        global_accuracy_after_training=0.5,
+        epsilon=1.0,
+        train_loss=2.0,
+        bytes_up=7,
+        reason="slow",
+    )
     after = before.at_round_start(self_weight=1.0)
     assert (after.status, after.reason, after.bytes_up, after.train_loss) == ("absent", "", 0, None)
-    assert (after.global_accuracy, after.epsilon, after.train_size) == (0.5, 1.0, 10)
+    found = after.after_training.global_accuracy
+    assert (found, after.epsilon, after.train_size) == (0.5, 1.0, 10)
     assert after.self_weight == 1.0
 
 
 def test_only_what_a_client_measures_is_taken_from_its_upload() -> None:
-    metrics = {"global_accuracy": 0.5, "epsilon": 0.0, "status": "ok", "seconds": 3.0}
-    assert client_figures(metrics) == {"global_accuracy": 0.5}
+    name = "global_accuracy_after_training"
+    metrics = {name: 0.5, "global_gain_after_training": 1.0, "epsilon": 0.0, "seconds": 3.0}
+    assert client_figures(metrics) == {name: 0.5}
 
 
 def test_every_figure_of_the_summary_is_a_column_of_the_round() -> None:
     assert set(FINAL) <= ROUND_COLUMNS
-    assert {"personal_gain", "global_negative_transfer", "label_leakage"} <= set(FINAL)
+    assert {"personal_gain_after_training", "label_leakage"} <= set(FINAL)
+    assert "global_negative_transfer_after_distillation" in FINAL
     assert "train_loss" not in FINAL

@@ -36,6 +36,7 @@ def point(**changes: Any) -> Point:
         "mechanism": "dp_sgd",
         "budget": 1.0,
         "seed": 0,
+        "after": "distillation",
         "balanced": 0.5,
         "own": 0.6,
         "teacher": 0.7,

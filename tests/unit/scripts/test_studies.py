@@ -43,7 +43,7 @@ def planned(study: Study) -> list[Cell]:
 
 
 def judged(figure: str, ours: str, theirs: str, least: float) -> str:
-    text = Claim("It is so", figure, (ours, ""), (theirs, ""), least).judge(RESULTS)
+    text = Claim("It is so", figure, (ours, ""), (theirs, ""), least).verdict_on(RESULTS)
     return re.search(r"\*\*(.*)\*\*", text).group(1)
 
 
@@ -149,7 +149,7 @@ def test_a_claim_beyond_another_difference_is_judged_by_the_difference_of_both()
     )
     # 10 - 20 and 11 - 21 points.
     assert "**does NOT hold** (a less b, beyond that at 0.25: -10.0 ± 0.0 points)" in claim.judge(
-        results
+        {"training": results}
     )
 
 
@@ -192,6 +192,7 @@ def test_a_miniature_reports_harm_and_the_gap(
     )
     study = replace(GATE, base=(*GATE.base, *small), figures=("personal_negative_transfer", "gap"))
     results = carry_out(study, 2, tmp_path, 1, Console(quiet=True))
-    for figures in results.values():
+    assert list(results) == ["distillation", "training"]
+    for figures in (figures for at in results.values() for figures in at.values()):
         assert all(np.isfinite(figures[name]).all() for name in study.figures)
     assert "- " + study.claims[0].text in report(study, results, 2)

@@ -45,7 +45,7 @@ def test_every_seed_leaves_each_client_out_once(
     said = unseen.carry_out(3, tmp_path)
     assert "learned less uniform: +21.0 ± 2.5 points" in said
     assert "**holds**" in said
-    assert (tmp_path / "unseen.csv").read_text().splitlines()[1] == ",uniform,0,0.5"
+    assert (tmp_path / "unseen.csv").read_text().splitlines()[1] == "training,,uniform,0,0.5"
 
 
 @pytest.mark.slow
