@@ -158,7 +158,7 @@ class ConsoleReport:
         if self._quiet or last is None:
             return
         table = Table(
-            title=f"After round {last.round}: accuracy in %, mean ± s.d. over clients",
+            title=f"Round {last.round}: accuracy in %, mean ± s.d. over clients",
             title_justify="left",
             box=SIMPLE,
             padding=(0, 1, 0, 0),

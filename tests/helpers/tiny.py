@@ -5,7 +5,7 @@ from typing import Any
 
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute
-from fedkd.federation.round_records import RoundRecord
+from fedkd.federation.round_records import BY_NAME, RoundRecord
 from fedkd.scenario.scenario import Scenario
 
 TINY: dict[str, Any] = {
@@ -44,6 +44,6 @@ def records(**changes: Any) -> list[RoundRecord]:
 
 
 def mean(record: RoundRecord, name: str) -> float:
-    """Return the mean of a figure over a round's clients."""
-    values = [getattr(client, name) for client in record.clients]
+    """Return the mean of a figure over a round's clients, by the name of its column."""
+    values = [BY_NAME[name].of(client) for client in record.clients]
     return sum(values) / len(values)

@@ -58,12 +58,18 @@ def test_a_run_writes_all_that_is_promised(capsys: pytest.CaptureFixture[str]) -
     rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     assert [row["round"] for row in rounds] == [1, 2]
     promised = {
-        "personal_accuracy",
-        "personal_accuracy_std",
-        "global_accuracy",
-        "global_accuracy_std",
-        "personal_gain",
-        "global_gain",
+        "personal_accuracy_after_distillation",
+        "personal_accuracy_after_training",
+        "personal_accuracy_std_after_distillation",
+        "personal_accuracy_std_after_training",
+        "global_accuracy_after_distillation",
+        "global_accuracy_after_training",
+        "global_accuracy_std_after_distillation",
+        "global_accuracy_std_after_training",
+        "personal_gain_after_distillation",
+        "personal_gain_after_training",
+        "global_gain_after_distillation",
+        "global_gain_after_training",
         "bytes_up",
         "bytes_down",
         "seconds",
@@ -77,8 +83,8 @@ def test_a_run_writes_all_that_is_promised(capsys: pytest.CaptureFixture[str]) -
     }
     assert promised <= set(rounds[0])
     assert len(clients("out")) == 4 * 2
-    last = [float(row["global_accuracy"]) for row in clients("out") if row["round"] == "2"]
-    assert rounds[-1]["global_accuracy"] == pytest.approx(np.mean(last))
+    last = [float(row["global_accuracy_after_distillation"]) for row in clients("out") if row["round"] == "2"]
+    assert rounds[-1]["global_accuracy_after_distillation"] == pytest.approx(np.mean(last))
     weights = np.load(folder / "weights.npy")
     assert weights.shape == (2, 4, 4)
     assert np.allclose(weights.sum(axis=-1), 1, atol=1e-5)
@@ -92,9 +98,10 @@ def test_a_run_writes_all_that_is_promised(capsys: pytest.CaptureFixture[str]) -
         "reason": "raw predictions are uploaded; no epsilon is claimed against any adversary",
     }
     assert "epsilon" in final["privacy"]
-    assert final["personal_gain"] == pytest.approx(
-        final["personal_accuracy"] - final["local_only"]["personal_accuracy"]
-    )
+    alone = final["local_only"]["personal_accuracy_after_training"]
+    for point in ("distillation", "training"):
+        gain = final[f"personal_accuracy_after_{point}"] - alone
+        assert final[f"personal_gain_after_{point}"] == pytest.approx(gain)
     for name in ("accuracy", "partition", "weights", "gain"):
         assert (folder / "plots" / f"{name}.png").stat().st_size > 5000
         assert (folder / "plots" / f"{name}.pdf").exists()
@@ -361,7 +368,8 @@ def test_the_twin_is_computed_again_once_a_users_model_has_changed(
 def test_the_twin_is_a_local_only_run_with_the_same_settings() -> None:
     assert main([*TINY, "run_dir=fused"]) == 0
     assert main([*TINY, "run_dir=alone", "strategy=local_only"]) == 0
-    assert summary("alone")["global_accuracy"] == summary("fused")["local_only"]["global_accuracy"]
+    name = "global_accuracy_after_training"
+    assert summary("alone")[name] == summary("fused")["local_only"][name]
     assert summary("alone")["knowledge_sha256"] is None
     assert summary("alone")["bytes_up"] == 0
 

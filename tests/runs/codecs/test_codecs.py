@@ -28,7 +28,7 @@ def figures(found: Any) -> list[Any]:
     return [
         (
             r.knowledge_sha256,
-            [(c.status, c.personal_accuracy, c.global_accuracy) for c in r.clients],
+            [(c.status, c.after_distillation, c.after_training) for c in r.clients],
         )
         for r in found
     ]

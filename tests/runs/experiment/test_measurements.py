@@ -13,7 +13,7 @@ import pytest
 import torch
 from finished import finished_records
 from naive_metrics import slow_ece
-from tiny import records, scenario
+from tiny import mean, records, scenario
 
 from fedkd.experiment.baseline import baseline_key
 from fedkd.experiment.build import build
@@ -49,9 +49,10 @@ def test_a_client_s_calibration_is_that_of_the_model_that_it_ends_with() -> None
             right = [
                 -math.log(row[label]) for row, label in zip(probs.tolist(), y.tolist(), strict=True)
             ]
-            assert getattr(client, f"{of}_nll") == pytest.approx(sum(right) / len(right), rel=1e-5)
+            figures = client.after_distillation
+            assert getattr(figures, f"{of}_nll") == pytest.approx(sum(right) / len(right), rel=1e-5)
             if of == "global":
-                assert client.global_ece == pytest.approx(slow_ece(probs, y), abs=1e-5)
+                assert figures.global_ece == pytest.approx(slow_ece(probs, y), abs=1e-5)
 
 
 def test_a_teacher_that_knows_the_labels_is_always_right() -> None:
@@ -161,25 +162,29 @@ def test_a_class_without_public_samples_has_no_accuracy() -> None:
 def test_a_round_s_calibration_is_the_mean_over_clients() -> None:
     last = finished_records()[-1]
     for name in (
-        "global_ece",
-        "global_nll",
-        "personal_nll",
+        "global_ece_after_distillation",
+        "global_nll_after_training",
+        "personal_nll_after_training",
         "teacher_accuracy",
         "teacher_ece",
         "teacher_nll",
     ):
-        mean = sum(getattr(client, name) for client in last.clients) / len(last.clients)
-        assert round_row(last, None)[name] == pytest.approx(mean)
+        assert round_row(last, None)[name] == pytest.approx(mean(last, name))
 
 
 def test_a_client_that_predicts_nan_has_no_calibration_and_the_run_goes_on(tmp_path: Path) -> None:
     run(scenario(models=["mlp", "toys:diverged"]), tmp_path)
-    assert json.loads((tmp_path / "rounds.jsonl").read_text().splitlines()[0])["global_ece"] is None
-    assert [row["global_nll"] for row in table(tmp_path / "clients.csv")[1::2]] == ["nan"] * 4
+    first = json.loads((tmp_path / "rounds.jsonl").read_text().splitlines()[0])
+    for point in ("distillation", "training"):
+        assert first[f"global_ece_after_{point}"] is None
+        rows = table(tmp_path / "clients.csv")[1::2]
+        assert [row[f"global_nll_after_{point}"] for row in rows] == ["nan"] * 4
 
 
 def test_without_a_validation_split_there_is_no_validation_accuracy() -> None:
-    assert {client.validation_accuracy for client in finished_records()[-1].clients} == {None}
+    last = finished_records()[-1].clients
+    found = [figures for c in last for figures in (c.after_distillation, c.after_training)]
+    assert {figures.validation_accuracy for figures in found} == {None}
 
 
 def test_with_a_validation_split_every_client_and_its_twin_have_a_validation_accuracy(
@@ -188,13 +193,13 @@ def test_with_a_validation_split_every_client_and_its_twin_have_a_validation_acc
     summary = run(scenario(test=HOLDING_OUT, baseline="local_only"), tmp_path)
     rows = table(tmp_path / "clients.csv")
     assert {row["train_size"] for row in rows} == {"15"}  # a quarter of 20 is held out
-    assert all(
-        float(row["validation_accuracy"]) * 5 % 1 == pytest.approx(0, abs=1e-9) for row in rows
-    )
-    twins = [float(row["validation_accuracy"]) - float(row["validation_gain"]) for row in rows]
-    assert all(0 <= twin <= 1 for twin in twins)
-    last = [float(row["validation_accuracy"]) for row in rows if row["round"] == "2"]
-    assert summary["validation_accuracy"] == pytest.approx(sum(last) / 4)
+    for point in ("distillation", "training"):
+        name = f"validation_accuracy_after_{point}"
+        assert all(float(row[name]) * 5 % 1 == pytest.approx(0, abs=1e-9) for row in rows)
+        twins = [float(r[name]) - float(r[f"validation_gain_after_{point}"]) for r in rows]
+        assert all(0 <= twin <= 1 for twin in twins)
+        last = [float(row[name]) for row in rows if row["round"] == "2"]
+        assert summary[name] == pytest.approx(sum(last) / 4)
 
 
 def test_the_twin_of_a_run_without_a_validation_split_is_cached_under_the_name_that_it_always_had() -> (

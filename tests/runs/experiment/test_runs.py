@@ -14,11 +14,13 @@ from tiny import mean, records, scenario
 from fedkd.errors import RunError
 from fedkd.experiment.build import build
 from fedkd.experiment.run import run
+from fedkd.federation.round_records import PointFigures
 from fedkd.flower import client_app
 from fedkd.flower import records as encoded
 from fedkd.knowledge import KnowledgeType
 from fedkd.messages import Upload
 
+DISTILLED, TRAINED = "global_accuracy_after_distillation", "global_accuracy_after_training"
 PUBLIC_BYTES_PER_ROW = 4 * 10 + 4  # ten float32 values and an int32 id
 
 
@@ -34,9 +36,8 @@ def test_the_number_of_workers_changes_nothing(workers: int) -> None:
     alone, together = finished_records(), records(engine={"name": "local", "workers": workers})
     for one, other in zip(alone, together, strict=True):
         assert one.knowledge_sha256 == other.knowledge_sha256
-        assert [c.global_accuracy for c in one.clients] == [
-            c.global_accuracy for c in other.clients
-        ]
+        for point in ("distillation", "training"):
+            assert [c.after(point) for c in one.clients] == [c.after(point) for c in other.clients]
 
 
 def test_a_model_with_dropout_repeats_at_any_number_of_workers() -> None:
@@ -107,7 +108,7 @@ def test_fusion_beats_local_training_by_a_wide_margin_when_data_is_scarce() -> N
     }
     alone = records(strategy="local_only", **setting)[-1]
     fused = records(strategy={"name": "knfu", "epd_timing": "first_round"}, **setting)[-1]
-    assert mean(fused, "global_accuracy") > mean(alone, "global_accuracy") + 0.15
+    assert mean(fused, DISTILLED) > mean(alone, TRAINED) + 0.15
 
 
 @pytest.mark.slow
@@ -136,16 +137,17 @@ def test_the_weights_of_knfu_follow_the_similarity_of_labels() -> None:
 
 def test_an_absent_client_keeps_its_model_and_the_record_says_so() -> None:
     rounds = records(participation=0.5, rounds=4)
-    last_seen: dict[int, float | None] = {}
+    last_seen: dict[int, PointFigures] = {}
     for record in rounds:
         present = [c for c in record.clients if c.status == "ok"]
         assert len(present) == 2
         for client in record.clients:
+            figures = client.after_training
             if client.status == "absent":
-                assert client.global_accuracy == last_seen.get(client.client_id)
+                assert figures == last_seen.get(client.client_id, PointFigures())
                 assert client.bytes_up == client.bytes_down == 0
                 assert client.distill_loss is None
-            last_seen[client.client_id] = client.global_accuracy
+            last_seen[client.client_id] = figures
         assert record.weights is not None
         gone = [c.client_id for c in record.clients if c.status == "absent"]
         assert record.weights[gone].isnan().all()
@@ -261,9 +263,7 @@ def test_pre_training_on_the_labeled_public_set_teaches_before_the_first_round()
         "public": {"size": 200, "labeled": True},
         "train": {"public_epochs": 20},
     }
-    assert (
-        mean(records(**with_labels)[0], "global_accuracy") > mean(without, "global_accuracy") + 0.3
-    )
+    assert mean(records(**with_labels)[0], TRAINED) > mean(without, TRAINED) + 0.3
 
 
 def test_buffers_of_a_model_are_part_of_its_state() -> None:

@@ -49,8 +49,10 @@ OVERRIDES = (
 )
 FIGURES = (
     "knowledge_sha256",
-    "personal_accuracy",
-    "global_accuracy",
+    "personal_accuracy_after_distillation",
+    "personal_accuracy_after_training",
+    "global_accuracy_after_distillation",
+    "global_accuracy_after_training",
     "bytes_up",
     "bytes_down",
     "rejected",

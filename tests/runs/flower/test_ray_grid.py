@@ -133,13 +133,13 @@ def test_a_client_whose_worker_was_killed_goes_on_from_its_last_state(trigger: P
     trigger.unlink(missing_ok=True)
     before = {c.client_id: c for c in rounds[1].clients}[failed.client_id]
     after = {c.client_id: c for c in rounds[3].clients}[failed.client_id]
-    assert failed.global_accuracy == before.global_accuracy
+    assert failed.after_training == before.after_training
     assert after.train_loss is not None
     assert before.train_loss is not None
     assert after.train_loss < before.train_loss
     others = [i for i in range(4) if i != failed.client_id]
     for i in others:
-        assert rounds[3].clients[i].global_accuracy == alone[3].clients[i].global_accuracy
+        assert rounds[3].clients[i].after_training == alone[3].clients[i].after_training
 
 
 def test_with_too_few_clients_the_run_ends_with_a_checkpoint_from_which_it_goes_on(
@@ -162,7 +162,7 @@ def test_with_too_few_clients_the_run_ends_with_a_checkpoint_from_which_it_goes_
     whole = json.loads((tmp_path / "whole" / "summary.json").read_text())
     assert summary["rounds"] == 4
     assert summary["knowledge_sha256"] == whole["knowledge_sha256"]
-    assert summary["personal_accuracy"] == whole["personal_accuracy"]
+    assert summary["personal_accuracy_after_training"] == whole["personal_accuracy_after_training"]
 
 
 def _pull_after_round(folder: Path, round_number: int, trigger: Path) -> None:

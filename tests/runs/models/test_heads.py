@@ -120,7 +120,7 @@ def test_a_round_with_two_heads_is_that_of_a_naive_loop_and_judged_by_the_mixtur
             torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-5)
         x, y = context.global_test
         right = (naive_mixture(model, x).argmax(dim=1) == y).double().mean().item()
-        assert found[-1].clients[client].global_accuracy == pytest.approx(right)
+        assert found[-1].clients[client].after_distillation.global_accuracy == pytest.approx(right)
 
 
 @pytest.mark.parametrize("label_share", [0.0, 1.0])
@@ -179,7 +179,9 @@ def test_a_run_with_heads_repeats_to_the_bit_at_any_number_of_workers(heads: str
     )
     assert [r.knowledge_sha256 for r in one] == [r.knowledge_sha256 for r in other]
     assert [c.status for c in one[-1].clients] == ["ok"] * 4
-    assert [c.personal_nll for c in one[-1].clients] == [c.personal_nll for c in other[-1].clients]
+    assert [c.after_distillation for c in one[-1].clients] == [
+        c.after_distillation for c in other[-1].clients
+    ]
 
 
 @pytest.mark.fast(2)
@@ -222,8 +224,8 @@ def test_the_twin_of_two_heads_trains_alike_and_predicts_by_the_head_for_labels(
     twin = records(heads=alone, strategy="local_only", rounds=1)[-1]
     assert [c.train_loss for c in run.clients] == [c.train_loss for c in twin.clients]
     first_head = records(heads=alone, **shared)[0]
-    assert [c.global_accuracy for c in first_head.clients] == [
-        c.global_accuracy for c in twin.clients
+    assert [c.after_training for c in first_head.clients] == [
+        c.after_training for c in twin.clients
     ]
     keys = [
         baseline_key(experiment(strategy="dsfl", heads=heads))
@@ -252,8 +254,8 @@ def test_a_run_prints_its_heads_and_stands_beside_their_twin(
     )
     alone = {"name": "dual", "label_weight": 0.4, "label_share": 1.0}
     twin = records(heads=alone, strategy="local_only", rounds=1)[-1]
-    expected = sum(c.global_accuracy for c in twin.clients) / 4
-    assert summary["local_only"]["global_accuracy"] == pytest.approx(expected)
+    expected = sum(c.after_training.global_accuracy for c in twin.clients) / 4
+    assert summary["local_only"]["global_accuracy_after_training"] == pytest.approx(expected)
 
 
 # DP-SGD.

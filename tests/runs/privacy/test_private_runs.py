@@ -446,7 +446,7 @@ def test_a_client_whose_budget_is_spent_falls_silent_and_the_record_says_so(
     assert told == [("ok", ""), ("absent", SPENT), ("absent", SPENT)]
     assert epsilons(tmp_path / "run")[-1].max() <= BUDGET
     accuracies = [
-        row["global_accuracy"] for row in clients(tmp_path / "run") if row["client"] == "1"
+        row["global_accuracy_after_training"] for row in clients(tmp_path / "run") if row["client"] == "1"
     ]
     assert all(accuracies)
 
@@ -700,7 +700,7 @@ def test_a_run_prints_what_it_claims_assumes_and_leaves_out_and_warns_of_hopeles
     assert "epsilon 8 (client, against server) up" in said[said.index("round 3/3") :]
     assert (
         "Privacy: client-level epsilon 8 at delta 1e-05 against the server"
-        in said[said.index("After round 3") :]
+        in said[said.index("Round 3:") :]
     )
 
 

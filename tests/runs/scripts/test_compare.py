@@ -24,6 +24,7 @@ from fedkd.experiment import run_report
 from fedkd.report.comparison.run_reader import read_run, status
 from fedkd.report.folder import claimed
 
+NLL = "global_nll_after_training"
 SMALL = [
     "clients=4",
     "samples_per_client=20",
@@ -162,7 +163,7 @@ def test_an_unfinished_run_goes_on_to_the_figures_of_the_whole_one(
         0
     ] == first  # to the seconds that it took
     one, other = read_run(whole.folder), read_run(parts.folder)
-    assert (one.of_client("global_nll") == other.of_client("global_nll")).all()
+    assert (one.of_client(NLL) == other.of_client(NLL)).all()
 
 
 def test_a_run_that_was_ended_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
@@ -229,13 +230,14 @@ def test_a_comparison_of_one_run_in_this_process(
         "With one seed",
     ):
         assert words in text
-    assert (tmp_path / "plots" / "accuracy_by_bytes.pdf").exists()
+    assert (tmp_path / "plots" / "accuracy_by_bytes_after_training.pdf").exists()
     assert r"\toprule" in (tmp_path / "comparison.tex").read_text()
     with (tmp_path / "runs.csv").open(newline="") as file:
-        (row,) = csv.DictReader(file)
+        row, other = csv.DictReader(file)
+    assert (row["after"], other["after"]) == ("distillation", "training")
     run = read_run(tmp_path / "runs" / "knfu" / "all" / "seed0")
     assert float(row["global_accuracy"]) == pytest.approx(
-        run.of_client("global_accuracy")[-1].mean()
+        run.of_client(f"global_accuracy_after_{row['after']}")[-1].mean()
     )
     assert text.splitlines()[2].startswith(
         "All runs: scenario digits, seed=0, clients=4, samples_per_client=20,"
