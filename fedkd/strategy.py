@@ -165,7 +165,7 @@ class Declaration:
         return find_kind(self.knowledge)
 
 
-def declaration(strategy: Strategy, name: str) -> Declaration:
+def declaration(strategy: object, name: str) -> Declaration:
     """Return a strategy's declarations. Raises SettingError, with its ``name``, on a wrong one."""
     if not callable(getattr(strategy, "fuse", None)):
         raise SettingError(

@@ -19,6 +19,7 @@ from typing import Any
 
 from fedkd.errors import FedkdError
 from fedkd.experiment.run_or_resume import ensure, is_complete
+from fedkd.flower.local_grid import Local
 from fedkd.scenario.scenario import Scenario
 
 PATIENCE = 20.0
@@ -201,7 +202,7 @@ def _attempt(task: Task) -> str:
 def with_threads(scenario: Scenario, threads: int) -> Scenario:
     """Return a scenario with ``threads`` workers, if it leaves the local engine's to be chosen."""
     engine = scenario.engine
-    if engine.name == "local" and engine.fields["workers"] is None:
+    if isinstance(engine.value, Local) and engine.value.workers is None:
         value = replace(engine.value, workers=threads)
         engine = replace(engine, fields={**engine.fields, "workers": threads}, value=value)
     return scenario.changed(engine=engine)

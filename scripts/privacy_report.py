@@ -143,7 +143,7 @@ def _compose(base: Sequence[str], mechanism: Method, epsilon: float | None) -> S
     budget = [] if epsilon is None else [f"privacy.epsilon={epsilon!r}"]
     privacy = [f"privacy={mechanism.strategy}", *mechanism.settings, *budget]
     scenario = compose([*settings, *privacy])
-    audited = scenario.to_dict().get("audit", {"name": "none"})["name"] != "none"
+    audited = scenario.audit.name != "none"
     if audited and not any(text.startswith("audit.adversaries=") for text in base):
         adversary = "clients" if own in (CentralGaussian, GnMax) else "server"
         scenario = compose([*settings, f"audit.adversaries=[{adversary}]", *privacy])

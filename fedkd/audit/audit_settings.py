@@ -8,7 +8,7 @@ storing (``fedkd.storage.transcript_recorder``) and attacking (``fedkd.audit.aud
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from fedkd.audit.record_canaries import (
     CanaryKind,
@@ -61,7 +61,7 @@ class Audit(Compatible, Protocol):
         return "lab" in (self.adversaries or ())
 
     @property
-    def planting(self) -> Mapping[str, Any] | None:
+    def planting(self) -> Mapping[str, object] | None:
         """The settings that decide which records a client trains on; None where none do."""
         return None
 
@@ -72,7 +72,7 @@ class Audit(Compatible, Protocol):
         """
         return prepared, division, None
 
-    def findings(self, run_dir: Path) -> Mapping[str, Any]:
+    def findings(self, run_dir: Path) -> Mapping[str, object]:
         """Return further entries of the summary's ``audit``, made of what the run stored."""
         return {}
 
@@ -184,7 +184,7 @@ class WithCanaries(Store):
         at_least(1, per_client=self.per_client)
 
     @property
-    def planting(self) -> dict[str, Any] | None:
+    def planting(self) -> dict[str, object] | None:
         """Return the kind and number of canaries."""
         return {"canaries": self.kind, "per_client": self.per_client}
 
@@ -213,7 +213,7 @@ class WithMembers(Store):
             at_least(1, per_client=self.per_client)
 
     @property
-    def planting(self) -> dict[str, Any] | None:
+    def planting(self) -> dict[str, object] | None:
         """Return how many records are tossed for."""
         return {"members": self.per_client}
 

@@ -1,7 +1,7 @@
 """Decoding of a transcript: soft labels and teachers from messages as sent."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -11,14 +11,14 @@ from fedkd.errors import UploadRejected, unknown_name
 from fedkd.knowledge import KnowledgeType
 from fedkd.messages import Knowledge
 from fedkd.settings.import_paths import import_class, is_import_path
-from fedkd.storage.transcript import Transcript
+from fedkd.storage.transcript import About, Transcript
 
 Direction = Literal["upload", "teacher"]
 SoftLabels = dict[int, np.ndarray]
 """Soft labels [C] by public id."""
 
 
-def codec_of(about: Mapping[str, Any], direction: Direction) -> Codec:
+def codec_of(about: About, direction: Direction) -> Codec:
     """Return the codec of uploads or of teachers, as a transcript's ``about`` describes it.
 
     Where ``about`` names no codec it is full precision. Raises SettingError for an unknown codec.
@@ -28,10 +28,10 @@ def codec_of(about: Mapping[str, Any], direction: Direction) -> Codec:
     if name not in CODECS and not is_import_path(name):
         raise unknown_name("codec", name, CODECS)
     own = is_import_path(name)
-    cls: Any = import_class(name, what="codec", seam=Codec) if own else CODECS[name]
+    cls = import_class(name, what="codec", seam=Codec) if own else CODECS[name]
     # JSON has lists where settings have tuples.
-    codec: Codec = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
-    return codec
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    return cast(Callable[..., Codec], cls)(**values)
 
 
 def upload_probs(transcript: Transcript) -> dict[int, SoftLabels]:

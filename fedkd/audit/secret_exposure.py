@@ -119,14 +119,14 @@ class Exposures:
         )
         self._teacher = (ids, mean) if taught is None else (ids[taught], mean[taught])
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Mapping[str, Tensor]]:
         """Return the uploads of all rounds so far, for a checkpoint."""
         return {
             str(client_id): {"logs": history.logs, "times": history.times}
             for client_id, history in self._history.items()
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take back what ``state`` returned."""
         for client_id, tensors in state.items():
             history = UploadHistory(self.context.task.public_size, self.context.task.classes)

@@ -5,7 +5,6 @@ Written from the settings classes, so that it cannot say less or more than the p
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -87,7 +86,9 @@ def _choices(group: str, of_group: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _settings(cls: Any, section: str, values: Mapping[str, Any], indent: int = 2) -> list[str]:
+def _settings(
+    cls: object, section: str, values: Mapping[str, object], indent: int = 2
+) -> list[str]:
     documented = documentation(cls) if isinstance(cls, type) else {}
     lines = []
     for name, value in values.items():
@@ -98,13 +99,13 @@ def _settings(cls: Any, section: str, values: Mapping[str, Any], indent: int = 2
     return lines
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if value == REQUIRED:
         return "(required)"
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
 
 
-def _first_line(thing: Any) -> str:
+def _first_line(thing: object) -> str:
     return (thing.__doc__ or "").strip().partition("\n")[0]
 
 

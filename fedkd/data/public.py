@@ -25,7 +25,7 @@ from fedkd.data.division import Public
 from fedkd.data.prepare import Prepared, Source, prepare_images
 from fedkd.data.samples import Normalization, normalized, statistics
 from fedkd.data.shifts import shifted
-from fedkd.data.sources import DATA
+from fedkd.data.sources import DATA, Named
 from fedkd.errors import SettingError
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.validators import check_choices, only_with
@@ -51,7 +51,7 @@ class NoiseImages:
 
 
 PublicSource = Same | NoiseImages | Source
-PUBLIC_DATA = {"same": Same, "noise": NoiseImages, **DATA}
+PUBLIC_DATA: dict[str, type | Named] = {"same": Same, "noise": NoiseImages, **DATA}
 
 
 @dataclass(frozen=True)

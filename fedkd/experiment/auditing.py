@@ -9,7 +9,6 @@ that ``python -m fedkd.audit RUN_DIR`` finds the same.
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -32,6 +31,8 @@ from fedkd.scenario.scenario import Scenario
 from fedkd.settings.schema import defaults, to_values
 from fedkd.storage.client_states import ClientStore, DiskStore, Layout, MemoryStore
 from fedkd.storage.transcript import (
+    About,
+    AboutAudit,
     GroundTruth,
     TranscriptWriter,
     read_ground_truth,
@@ -56,12 +57,12 @@ def begin(
     write_ground_truth(run_dir, _truth(experiment))
     return TranscriptRecorder(
         run_dir,
-        {**_about(context), "audit": {
+        _about(context, {
             "adversaries": list(adversaries(experiment)),
             "confidence": audit.confidence,
             "seed": experiment.scenario.federation.seed,
             "shadows": audit.shadows,
-        }},
+        }),
         context.public_inputs.cpu().numpy(),
         uploads=context.enforcer.central is None,
         resume_after=resume_after,
@@ -70,7 +71,7 @@ def begin(
 
 def finish(
     experiment: Experiment, run_dir: Path, plots: bool
-) -> tuple[list[AuditResult], dict[str, Any] | None]:
+) -> tuple[list[AuditResult], dict[str, object] | None]:
     """Attack a finished run and write the audit's files.
 
     Returns the results, and the summary's entry of them.
@@ -180,7 +181,7 @@ def _truth(experiment: Experiment) -> GroundTruth:
     )
 
 
-def _about(context: ClientContext) -> dict[str, Any]:
+def _about(context: ClientContext, audit: AboutAudit) -> About:
     """Return what every adversary knows of the protocol."""
     codecs = (
         {}
@@ -192,10 +193,11 @@ def _about(context: ClientContext) -> dict[str, Any]:
         "scale": None if context.kind is None else context.kind.upload_scale,
         "temperature": context.distillation.temperature,
         "codecs": {what: _named(codec) for what, codec in codecs.items()},
+        "audit": audit,
     }
 
 
-def _named(codec: Codec) -> Mapping[str, Any]:
+def _named(codec: Codec) -> Mapping[str, object]:
     """Return a codec's name, or its import path, and its settings.
 
     ``fedkd.audit.decoding.codec_of`` reads them.

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -80,7 +79,7 @@ def baseline_key(experiment: Experiment) -> str:
     return fingerprint(parts)
 
 
-def baseline_settings(scenario: Scenario) -> dict[str, Any]:
+def baseline_settings(scenario: Scenario) -> dict[str, object]:
     """Return the settings that the figures of the baseline depend on, by dotted name."""
     return {
         name: value
@@ -107,9 +106,9 @@ def baseline_scenario(scenario: Scenario) -> Scenario:
     return scenario.changed(**groups, **alone)
 
 
-def _component(scenario: Scenario, name: str) -> Component:
+def _component(scenario: Scenario, name: str) -> Component[object]:
     """Return the component that the baseline has."""
-    component: Component = getattr(scenario, name)
+    component: Component[object] = getattr(scenario, name)
     instead = GROUPS[name].in_baseline
     if instead is not None:
         return create(name, {"name": instead})
@@ -118,7 +117,7 @@ def _component(scenario: Scenario, name: str) -> Component:
     return component
 
 
-def _without_exchange(where: str, cls: type) -> Mapping[str, Any]:
+def _without_exchange(where: str, cls: type) -> Mapping[str, object]:
     """Return the defaults of those settings of a section that affect the exchange alone."""
     return {
         name: cls.__dataclass_fields__[name].default  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -58,7 +58,7 @@ class Experiment:
     """The candidates of an audit with their inclusion bits, for the auditor alone."""
     exposures: Exposures | None = None
     """The observer that measures how far secrets come out, where there are any."""
-    _temporary: Any = None
+    _temporary: object = None
 
     def messages(self, done: int = 0) -> int:
         """Return the number of client messages after ``done`` rounds if no client fails."""

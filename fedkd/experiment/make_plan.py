@@ -86,7 +86,7 @@ def _size_warnings(asked: int | None, sizes: list[int]) -> tuple[str, ...]:
 def _thread_warnings(scenario: Scenario, traits: Mapping[str, ModelInfo]) -> tuple[str, ...]:
     random_models = [model for model, trait in traits.items() if trait.draws_randomness]
     engine = scenario.engine.value
-    if not random_models or not engine.here or engine.threads == 1:
+    if not random_models or not engine.here or getattr(engine, "threads", None) == 1:
         return ()
     return (
         f"{', '.join(random_models)} draws from torch's global generator in training (dropout?);"

@@ -1,21 +1,24 @@
 """Go on with a run from its last good checkpoint, to the figures it would have had anyway."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
+
+from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.run import conduct, session, warned
 from fedkd.experiment.run_report import RunReport, check_account, transcript_recorder
 from fedkd.experiment.summary import CODE, conditions_of
+from fedkd.federation.server import ServerState
 from fedkd.report.folder import RunFolder, claimed, recorded_rounds, stored_records
 from fedkd.scenario.scenario import Scenario, deciding, resumable
 from fedkd.storage.checkpoint import Checkpoint
 
 
-def resume(scenario: Scenario, run_dir: Path) -> dict[str, Any]:
+def resume(scenario: Scenario, run_dir: Path) -> dict[str, object]:
     """Go on with the run in ``run_dir`` from its last good checkpoint and return its summary.
 
     ``scenario`` is the run's own, of which only what affects no figure may differ. Raises
@@ -40,9 +43,10 @@ def resume(scenario: Scenario, run_dir: Path) -> dict[str, Any]:
         ]
         experiment = _with_warnings(experiment, checkpoint, run_dir, tuple(others))
         server = dict(checkpoint.server)
+        exposures = cast("Mapping[str, Mapping[str, Tensor]]", server.pop("exposures", {}))
         if experiment.exposures is not None:
-            experiment.exposures.restore(server.pop("exposures", {}))
-        experiment.server.restore(server)
+            experiment.exposures.restore(exposures)
+        experiment.server.restore(cast(ServerState, server))
         folder = RunFolder.reopen(run_dir, checkpoint.sizes, checkpoint.round)
         records = stored_records(run_dir, checkpoint.round)
         recorder = transcript_recorder(experiment, run_dir, resume_after=checkpoint.round)
@@ -114,7 +118,7 @@ def run_again(
     )
 
 
-def check_same(before: dict[str, Any], now: dict[str, Any], run_dir: Path) -> None:
+def check_same(before: dict[str, object], now: dict[str, object], run_dir: Path) -> None:
     """Raise SettingError, which names the settings that differ, for another scenario's run."""
     shown = differences(before, now)
     if shown:
@@ -124,7 +128,7 @@ def check_same(before: dict[str, Any], now: dict[str, Any], run_dir: Path) -> No
         )
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+def differences(before: dict[str, object], now: dict[str, object]) -> str:
     """Return the first settings that differ, in words; empty where none does."""
     different = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
     return ", ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in different[:5])

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from fedkd.errors import RunError, SettingError
 from fedkd.experiment.baseline import is_computed, local_only_baseline
@@ -46,7 +45,7 @@ class Driver:
 
 def run(
     scenario: Scenario, run_dir: Path | None = None, driver: Driver | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Run a scenario to its end and return its summary; every result is in the run folder.
 
     ``run_dir`` is used where the scenario names none. ``driver`` takes the place of the scenario's
@@ -95,7 +94,7 @@ def session(experiment: Experiment) -> AbstractContextManager[None]:
 
 def conduct(
     report: RunReport, stop: threading.Event, driver: Driver | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Run what is left of an experiment after the report's records, and return its summary."""
     experiment, status = report.experiment, "failed"
     try:

@@ -8,7 +8,6 @@ What a sweep or a comparison needs to go on, whatever ended it and wherever it t
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -51,7 +50,7 @@ def is_complete(scenario: Scenario, folder: Path) -> bool:
     return status(folder) == "completed"
 
 
-def ensure(scenario: Scenario, folder: Path) -> dict[str, Any]:
+def ensure(scenario: Scenario, folder: Path) -> dict[str, object]:
     """Return the summary of a scenario's run, which is run as far as it is not complete.
 
     Raises FedkdError.
@@ -59,7 +58,7 @@ def ensure(scenario: Scenario, folder: Path) -> dict[str, Any]:
     It goes on from its last checkpoint, with what may change on resume as the scenario has it.
     """
     if is_complete(scenario, folder):
-        found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+        found: dict[str, object] = json.loads((folder / "summary.json").read_text())
         return found
     if (folder / "config.yaml").is_file():
         stored = _stored(folder, scenario)

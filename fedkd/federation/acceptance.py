@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 
 from fedkd.codecs import Codec
 from fedkd.errors import UploadRejected
-from fedkd.federation.shared_values import SharedValue, restored, shared_state
+from fedkd.federation.shared_values import SharedState, SharedValue, restored, shared_state
 from fedkd.knowledge import KnowledgeType, Request
 from fedkd.messages import Packed, Upload
 
@@ -52,11 +51,11 @@ class UploadReader:
         """Forget a client's earlier uploads: what it sent last may be lost."""
         self._memories.pop(client_id, None)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> SharedState:
         """Return what is remembered, as tensors for a checkpoint."""
         return shared_state(self._memories, arrays_to_tensors)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: SharedState) -> None:
         """Go back to what ``state`` remembers."""
         self._memories = restored(state, tensors_to_arrays)
 

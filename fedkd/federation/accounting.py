@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from fedkd.messages import Upload
 from fedkd.privacy.claims import ADVERSARIES, Claim, Layer
@@ -76,10 +75,10 @@ class Accounting:
             return {}
         return dict(self.ledger.epsilons(mechanism.unit, protects_from[0], mechanism.delta))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Return the ledger as numbers, text and lists."""
         return self.ledger.state()
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, object]) -> None:
         """Go back to the ledger in ``state``."""
         self.ledger.restore(state)

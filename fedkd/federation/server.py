@@ -7,7 +7,7 @@ steps one after the other.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
 
@@ -21,9 +21,20 @@ from fedkd.federation.participation import Participation, Selection, first_of_ea
 from fedkd.federation.protocol import RoundOrder, resolve_round_order
 from fedkd.federation.replies import Reply
 from fedkd.federation.round_recorder import RoundRecorder
-from fedkd.federation.teacher_store import TeacherStore
+from fedkd.federation.shared_values import SharedState
+from fedkd.federation.teacher_store import TeacherState, TeacherStore
 from fedkd.knowledge import KnowledgeType, Request
-from fedkd.messages import EVALUATES, ClientCard, Download, Fusion, Knowledge, Packed, Step, Upload
+from fedkd.messages import (
+    EVALUATES,
+    ClientCard,
+    Download,
+    Fusion,
+    Knowledge,
+    Packed,
+    Step,
+    StrategyState,
+    Upload,
+)
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.measuring_points import MeasuringPoint
 
@@ -53,6 +64,18 @@ class NoObserver:
 
     def fused(self, round_number: int, fusion: Fusion, public_ids: Tensor) -> None:
         """Look away."""
+
+
+class ServerState(TypedDict):
+    """A server as a checkpoint has it."""
+
+    records: Mapping[str, Sequence[object]]
+    trained: list[int]
+    strategy: StrategyState
+    sampler: Mapping[str, Tensor]
+    ledger: Mapping[str, object]
+    uploads: SharedState | None
+    teachers: TeacherState | None
 
 
 class Server:
@@ -237,7 +260,7 @@ class Server:
         """Raise RunError where fewer clients are left in a round than ``min_clients``."""
         self.participation.require_answers(selection, self.recorder.failures())
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> ServerState:
         """Return what the server needs to go on after the last recorded round.
 
         Teachers are part of it only where a later round may still send them.
@@ -257,15 +280,16 @@ class Server:
             else self.teachers.state(teachers=sends_later),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: ServerState) -> None:
         """Go back to where ``state`` was taken, in a server that was made of the same scenario."""
         self.recorder.restore(state["records"])
         self.trained = set(state["trained"])
         self.aggregator.state = state["strategy"]
         self.aggregator.sampler.restore(state["sampler"])
         self.accounting.restore(state["ledger"])
-        if self.reader is not None and self.teachers is not None:
+        if self.reader is not None and state["uploads"] is not None:
             self.reader.restore(state["uploads"])
+        if self.teachers is not None and state["teachers"] is not None:
             self.teachers.restore(state["teachers"])
 
     def _first_download(self, selection: Selection, client_id: int) -> Download:

@@ -2,9 +2,20 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypedDict, TypeVar
+
+from torch import Tensor
 
 T = TypeVar("T")
+Tensors = Mapping[str, Tensor]
+
+
+class SharedState(TypedDict):
+    """Values of clients as a checkpoint has them, each distinct one once."""
+
+    values: list[Tensors]
+    clients: list[tuple[int, int]]
+    """A client's id, and the place of its value."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,8 +26,8 @@ class SharedValue(Generic[T]):
 
 
 def shared_state(
-    by_client: Mapping[int, SharedValue[T]], to_state: Callable[[T], dict[str, Any]]
-) -> dict[str, Any]:
+    by_client: Mapping[int, SharedValue[T]], to_state: Callable[[T], Tensors]
+) -> SharedState:
     """Return the values of clients for a checkpoint, each distinct one once."""
     positions: dict[SharedValue[T], int] = {}
     for shared in by_client.values():
@@ -27,9 +38,7 @@ def shared_state(
     }
 
 
-def restored(
-    state: Mapping[str, Any], from_state: Callable[[Mapping[str, Any]], T]
-) -> dict[int, SharedValue[T]]:
+def restored(state: SharedState, from_state: Callable[[Tensors], T]) -> dict[int, SharedValue[T]]:
     """Return the values of clients that ``shared_state`` made a state of."""
     values = [SharedValue(from_state(value)) for value in state["values"]]
     return {client_id: values[position] for client_id, position in state["clients"]}

@@ -1,13 +1,12 @@
 """The teachers of the last fusion, encoded for each client, and who has not been sent them yet."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 from torch import Tensor
 
 from fedkd.codecs import Codec
 from fedkd.federation.acceptance import Arrays, arrays_to_tensors, tensors_to_arrays
-from fedkd.federation.shared_values import SharedValue, restored, shared_state
+from fedkd.federation.shared_values import SharedState, SharedValue, Tensors, restored, shared_state
 from fedkd.knowledge import KnowledgeType, Teachers
 from fedkd.messages import Knowledge, Packed
 
@@ -16,6 +15,15 @@ ENCODED_LIMIT = 64
 
 Teacher = SharedValue[Knowledge]
 Memory = SharedValue[Arrays] | None
+
+
+class TeacherState(TypedDict):
+    """A store of teachers as a checkpoint has it."""
+
+    unsent: list[int]
+    memories: SharedState
+    common: Tensors | None
+    personal: SharedState
 
 
 class TeacherStore:
@@ -76,7 +84,7 @@ class TeacherStore:
         self._unsent.add(client_id)
         self._memories.pop(client_id, None)
 
-    def state(self, *, teachers: bool) -> dict[str, Any]:
+    def state(self, *, teachers: bool) -> TeacherState:
         """Return the store for a checkpoint, with or without the ``teachers`` themselves."""
         return {
             "unsent": sorted(self._unsent),
@@ -87,7 +95,7 @@ class TeacherStore:
             "personal": shared_state(self._personal if teachers else {}, self._to_tensors),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: TeacherState) -> None:
         """Go back to where ``state`` was taken."""
         common = state["common"]
         self._unsent, self._encoded = set(state["unsent"]), {}
@@ -108,5 +116,5 @@ class TeacherStore:
     def _to_tensors(self, teacher: Knowledge) -> dict[str, Tensor]:
         return arrays_to_tensors(self._kind.encode(teacher))
 
-    def _from_tensors(self, tensors: Mapping[str, Tensor]) -> Knowledge:
+    def _from_tensors(self, tensors: Tensors) -> Knowledge:
         return self._kind.decode(tensors_to_arrays(tensors))

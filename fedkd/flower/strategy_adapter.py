@@ -10,7 +10,6 @@ then sorted by client id everywhere.
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -69,7 +68,7 @@ class FederatedDistillation(Strategy):
 
     # Flower's start asks for initial arrays; knowledge starts with none
     def start(  # type: ignore[override]
-        self, grid: Grid, timeout: float | None = None, **_: Any
+        self, grid: Grid, timeout: float | None = None, **_: object
     ) -> Result:
         """Ask every client for its card, then run the rounds. Flower's result has no arrays."""
         self._messenger.introduce(grid, timeout)

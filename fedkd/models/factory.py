@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import nn
@@ -55,7 +55,7 @@ def borrowed_global_generator(seed: int) -> Iterator[None]:
                 generator.set_state(state)
 
 
-def import_factory(path: str) -> Any:
+def import_factory(path: str) -> object:
     """Return the factory at an import path, which says of itself that it makes a module.
 
     It is a class of modules, or something callable that is annotated to return one: nothing else is
@@ -90,8 +90,7 @@ def _makes_modules(factory: Any) -> bool:
 def find_factory(name: str) -> Factory:
     """Return the factory called ``name`` in the zoo, or at ``package.module:factory``."""
     if is_import_path(name):
-        factory: Factory = import_factory(name)
-        return factory
+        return cast(Factory, import_factory(name))
     if name not in ZOO:
         raise unknown_name("model", name, ZOO)
     return ZOO[name]

@@ -7,7 +7,7 @@ heads it has.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -64,7 +64,7 @@ class OneHead(Heads):
         return model
 
 
-HEADS: Mapping[str, Any] = {
+HEADS: Mapping[str, type[Heads]] = {
     "none": OneHead,
     "dual": DualHeadSettings,
     "self_distillation": StageHeadsSettings,

@@ -7,9 +7,7 @@ Every release carries an event.
 ``fedkd.privacy.enforcement`` puts a mechanism to work in a run.
 """
 
-from typing import Any
-
-from fedkd.privacy.mechanisms import MECHANISMS
+from fedkd.privacy.mechanisms import MECHANISMS, Mechanism
 from fedkd.privacy.unprotected import Unprotected
 
-PRIVACY: dict[str, type[Any]] = {"none": Unprotected, **MECHANISMS}
+PRIVACY: dict[str, type[Mechanism]] = {"none": Unprotected, **MECHANISMS}

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from fedkd.privacy.claims import Claim, claim_lines
 from fedkd.privacy.enforcement import PrivacyEnforcer
@@ -10,7 +9,7 @@ from fedkd.privacy.unprotected import nothing_claimed
 from fedkd.privacy.vouching import basis_of, claim_text
 
 
-def before_run(enforcer: PrivacyEnforcer) -> dict[str, Any]:
+def before_run(enforcer: PrivacyEnforcer) -> dict[str, object]:
     """Return what is said of privacy before the run."""
     mechanism = enforcer.mechanism
     if mechanism.no_claim_reason:
@@ -25,7 +24,7 @@ def before_run(enforcer: PrivacyEnforcer) -> dict[str, Any]:
     }
 
 
-def after_run(enforcer: PrivacyEnforcer, claims: Sequence[Claim]) -> dict[str, Any]:
+def after_run(enforcer: PrivacyEnforcer, claims: Sequence[Claim]) -> dict[str, object]:
     """Return what the ledger's claims amount to at the end of a run.
 
     The first fields are those of the claim against the first adversary protected from.

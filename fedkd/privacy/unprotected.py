@@ -1,7 +1,7 @@
 """No protection: knowledge leaves as it is, and nothing is claimed."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -53,7 +53,7 @@ class NothingLeaves(Unprotected):
     no_claim_reason: ClassVar[str] = "nothing leaves a client"
 
 
-def nothing_claimed(reason: str) -> dict[str, Any]:
+def nothing_claimed(reason: str) -> dict[str, object]:
     """Return the fields of a claim, all empty, with the reason, for ``summary.json``."""
     fields = ("unit", "neighbors", "adversary", "epsilon", "delta", "sigma", "sampling")
     empty = dict.fromkeys((*fields, "accountant", "layer"))

@@ -6,7 +6,6 @@ or models.
 """
 
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -19,9 +18,10 @@ from fedkd.federation.protocol import Protocol, check_order
 from fedkd.privacy.mechanisms.mechanism import overrides
 from fedkd.scenario.registry import GROUPS
 from fedkd.scenario.scenario import Scenario
-from fedkd.settings.conditions import RunConditions
+from fedkd.settings.conditions import Compatible, RunConditions
 from fedkd.strategy import Declaration, Needs, chosen_loss
 from fedkd.tasks.find_task import find_task
+from fedkd.tasks.task import Task
 
 CHECKED = ("text_canaries", "heads", "attacks", "robust", "codec", "privacy", "audit")
 """The groups whose components are asked what they do not go with, in the order of their errors."""
@@ -112,7 +112,12 @@ def check_parts(scenario: Scenario, declared: Declaration, conditions: RunCondit
     """
     sections = (scenario.tokens, scenario.public, scenario.train, scenario.distill)
     components = [getattr(scenario, group).value for group in CHECKED]
-    parts: list[Any] = [find_task(scenario.data.value), declared.needs, *sections, *components]
+    parts: list[Compatible | type[Task]] = [
+        find_task(scenario.data.value),
+        declared.needs,
+        *sections,
+        *components,
+    ]
     if declared.kind is not None:
         parts.insert(0, declared.kind)
     for part in parts:

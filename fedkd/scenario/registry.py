@@ -9,16 +9,18 @@ Python's path, ``package.module:Class``.
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Generic, TypeVar
 
 from fedkd.audit.audit_settings import AUDITS, Audit
 from fedkd.codecs import CODECS, Codec, StrategyDefault
-from fedkd.data.partitions import PARTITIONS
-from fedkd.data.public import PUBLIC_DATA
+from fedkd.data.partitions import PARTITIONS, Partition
+from fedkd.data.prepare import Source
+from fedkd.data.public import PUBLIC_DATA, PublicSource
 from fedkd.data.sources import DATA, Named
 from fedkd.errors import SettingError, unknown_name
+from fedkd.flower.engine_run import Engine
 from fedkd.flower.engines import ENGINES
 from fedkd.models.heads import HEADS, Heads
 from fedkd.privacy import PRIVACY
@@ -29,19 +31,24 @@ from fedkd.settings.import_paths import import_class, is_import_path
 from fedkd.settings.meaning import Affects, Meaning
 from fedkd.settings.renamed import CHOICES
 from fedkd.settings.schema import defaults, parse, to_values
-from fedkd.tasks.text.secrets import CANARIES, TextCanaries
+from fedkd.strategy import Strategy
+from fedkd.tasks.text.secrets import CANARIES, NoCanaries, TextCanaries
 from fedkd.tasks.text.text_sources import TEXT_DATA
+
+T = TypeVar("T")
+Section = Mapping[str, object]
+"""A section of a scenario file: settings by name, as YAML has them."""
 
 
 @dataclass(frozen=True)
-class Component:
+class Component(Generic[T]):
     """A named component: the name, its settings as plain values, and the object that they make."""
 
     name: str
-    fields: Mapping[str, Any]
-    value: Any
+    fields: Section
+    value: T
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the section as a scenario file has it."""
         return {"name": self.name, **self.fields}
 
@@ -51,12 +58,12 @@ class Group:
     """A group of components: which there are, and what the choice means for a run."""
 
     default: str
-    components: Mapping[str, Any]
+    components: Mapping[str, type | Named]
     """Classes by name, or a class with the settings that the name stands for."""
     meaning: Meaning
     in_baseline: str | None
     """The component that a local-only baseline has in its stead; None leaves it the run's own."""
-    seam: Any
+    seam: type | None
     """What a class of one's own must be derived from; None where a class needs only methods."""
     methods: tuple[str, ...] = ()
     """The methods that a class of one's own must have."""
@@ -64,14 +71,14 @@ class Group:
 
 def group(
     default: str,
-    components: Mapping[str, Any],
+    components: Mapping[str, type | Named],
     *,
     affects: Affects = "figures",
     resumable: bool = False,
     in_baseline: str | None = None,
-    seam: Any = None,
+    seam: type | None = None,
     methods: tuple[str, ...] = (),
-) -> Any:
+) -> Component[T]:
     """Return the field of a group. The arguments are those of ``Group`` and ``Meaning``.
 
     Args:
@@ -92,7 +99,8 @@ def group(
         seam=seam,
         methods=methods,
     )
-    return field(metadata={"group": declared})
+    made: Component[T] = field(metadata={"group": declared})
+    return made
 
 
 SOURCE = ("content_key()", "load()")
@@ -127,33 +135,37 @@ class _Strategies(Mapping[str, type]):
 class Components:
     """The components of a scenario. A group is declared by its field here, and nowhere else."""
 
-    strategy: Component = group(
+    strategy: Component[Strategy] = group(
         "knfu",
         _Strategies(),
         affects="exchange",
         in_baseline="local_only",
         methods=("fuse(cohort, state)",),
     )
-    data: Component = group("digits", {**DATA, **TEXT_DATA}, methods=SOURCE)
-    text_canaries: Component = group("none", CANARIES, seam=TextCanaries)
-    public_data: Component = group(
+    data: Component[Source] = group("digits", {**DATA, **TEXT_DATA}, methods=SOURCE)
+    text_canaries: Component[NoCanaries | TextCanaries] = group("none", CANARIES, seam=TextCanaries)
+    public_data: Component[PublicSource] = group(
         "same", PUBLIC_DATA, affects="exchange", in_baseline="same", methods=SOURCE
     )
-    partition: Component = group(
+    partition: Component[Partition] = group(
         "dirichlet", PARTITIONS, methods=("partitioner(clients, rows, seed)",)
     )
-    heads: Component = group("none", HEADS, seam=Heads)
-    privacy: Component = group(
+    heads: Component[Heads] = group("none", HEADS, seam=Heads)
+    privacy: Component[Mechanism] = group(
         "none", PRIVACY, affects="exchange", in_baseline="none", seam=Mechanism
     )
-    attacks: Component = group("none", ATTACKS, affects="exchange", in_baseline="none", seam=Attack)
-    robust: Component = group("none", ROBUST, affects="exchange", in_baseline="none", seam=Robust)
-    codec: Component = group(
+    attacks: Component[Attack] = group(
+        "none", ATTACKS, affects="exchange", in_baseline="none", seam=Attack
+    )
+    robust: Component[Robust] = group(
+        "none", ROBUST, affects="exchange", in_baseline="none", seam=Robust
+    )
+    codec: Component[Codec | StrategyDefault] = group(
         "own", {"own": StrategyDefault, **CODECS}, affects="exchange", in_baseline="own", seam=Codec
     )
     # The baseline has the records that an audit plants; ``planting`` is in its key by itself.
-    audit: Component = group("none", AUDITS, affects="exchange", seam=Audit)
-    engine: Component = group(
+    audit: Component[Audit] = group("none", AUDITS, affects="exchange", seam=Audit)
+    engine: Component[Engine] = group(
         "local",
         ENGINES,
         affects="nothing",
@@ -171,7 +183,7 @@ def names(group_name: str) -> list[str]:
     return list(GROUPS[group_name].components)
 
 
-def find(group_name: str, name: str) -> tuple[Any, dict[str, Any]]:
+def find(group_name: str, name: str) -> tuple[Callable[..., object], dict[str, object]]:
     """Return the class of a component and the settings that its name stands for.
 
     Raises SettingError for a name that the group does not know, and for an import path of what is
@@ -190,7 +202,7 @@ def find(group_name: str, name: str) -> tuple[Any, dict[str, Any]]:
     return cls, {**defaults(cls), **given}
 
 
-def create(group_name: str, section: Mapping[str, Any]) -> Component:
+def create(group_name: str, section: Section) -> Component[object]:
     """Return the component that a section describes: ``name`` and any of its settings."""
     settings = dict(section)
     name = settings.pop("name", None)
@@ -204,7 +216,7 @@ def create(group_name: str, section: Mapping[str, Any]) -> Component:
     return with_value(Component(name, {key: given[key] for key in base}, None), value)
 
 
-def with_value(component: Component, value: Any) -> Component:
+def with_value(component: Component[object], value: T) -> Component[T]:
     """Return a component with another object, whose settings are read from it.
 
     A setting of which the object has no attribute stays as it was.

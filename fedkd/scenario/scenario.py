@@ -10,9 +10,9 @@ that uses it.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import yaml
 
@@ -20,14 +20,24 @@ from fedkd.data.division import EvaluationSets, Public
 from fedkd.errors import SettingError
 from fedkd.federation.protocol import Protocol
 from fedkd.report.report_settings import Report
-from fedkd.scenario.registry import GROUPS, Components, create
+from fedkd.scenario.registry import GROUPS, Components, Section, create
 from fedkd.settings.meaning import UNDECLARED, Affects, Meaning, meanings, setting
 from fedkd.settings.renamed import old_names
-from fedkd.settings.schema import defaults, dotted, flat, parse, to_values, unknown_setting
+from fedkd.settings.schema import (
+    defaults,
+    dotted,
+    flat,
+    parse,
+    section_values,
+    to_values,
+    unknown_setting,
+)
 from fedkd.settings.validators import at_least, check_choices
 from fedkd.storage.checkpoint import Checkpoints
 from fedkd.tasks.text.text_task import Tokens
 from fedkd.training.hyperparameters import DistillationSettings, TrainingSettings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +84,8 @@ class Federation:
 
 
 def section(
-    cls: type, *, affects: Affects = "figures", resumable: bool = False, at_top: bool = False
-) -> Any:
+    cls: type[T], *, affects: Affects = "figures", resumable: bool = False, at_top: bool = False
+) -> T:
     """Return the field of a section of settings.
 
     Args:
@@ -94,7 +104,7 @@ def section(
 class Scenario(Components):
     """A complete, reproducible experiment."""
 
-    name: str = setting(affects="nothing")
+    name: str = field(metadata={"meaning": Meaning(affects="nothing")})
     federation: Federation = section(Federation, at_top=True)
     protocol: Protocol = section(Protocol, at_top=True)
     tokens: Tokens = section(Tokens)
@@ -106,16 +116,14 @@ class Scenario(Components):
     report: Report = section(Report, affects="nothing", resumable=True)
 
     @staticmethod
-    def parse(mapping: Mapping[str, Any]) -> "Scenario":
+    def parse(mapping: Mapping[str, object]) -> "Scenario":
         """Return the scenario that a mapping describes.
 
         Settings that are left out have their defaults.
         """
         rest = dict(mapping)
         name = str(rest.pop("name", "") or "scenario")
-        groups: dict[str, Any] = {
-            group: create(group, _section(rest.pop(group, None), group)) for group in GROUPS
-        }
+        groups = {group: create(group, _section(rest.pop(group, None), group)) for group in GROUPS}
         sections = {key: parse(cls, rest.pop(key, {}) or {}, key) for key, cls in SECTIONS.items()}
         known = {**defaults(Federation), **defaults(Protocol)}
         for key in rest:
@@ -125,16 +133,17 @@ class Scenario(Components):
             key: parse(cls, {k: v for k, v in rest.items() if k in defaults(cls)}, "")
             for key, cls in TOP.items()
         }
-        return Scenario(name=name, **top, **groups, **sections)
+        make: Callable[..., Scenario] = Scenario  # the names of its fields are those of the tables
+        return make(name=name, **top, **groups, **sections)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the scenario as a file has it: ``parse`` of it is the same scenario."""
-        groups: dict[str, Any] = {group: getattr(self, group).to_dict() for group in GROUPS}
+        groups: dict[str, object] = {group: getattr(self, group).to_dict() for group in GROUPS}
         sections = {key: to_values(getattr(self, key)) for key in SECTIONS}
         return {
             "name": self.name,
-            **to_values(self.federation),
-            **to_values(self.protocol),
+            **section_values(self.federation),
+            **section_values(self.protocol),
             **groups,
             **sections,
         }
@@ -143,17 +152,18 @@ class Scenario(Components):
         """Return the scenario as YAML."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, width=100)
 
-    def changed(self, **parts: Any) -> "Scenario":
+    def changed(self, **parts: object) -> "Scenario":
         """Return the scenario with some of its parts replaced."""
-        return dataclasses.replace(self, **parts)
+        replaced: Callable[..., Scenario] = dataclasses.replace
+        return replaced(self, **parts)
 
 
 _SECTION_FIELDS = [f for f in dataclasses.fields(Scenario) if "section" in f.metadata]
-TOP: dict[str, Any] = {
+TOP: dict[str, type] = {
     f.name: f.metadata["section"] for f in _SECTION_FIELDS if f.metadata["at_top"]
 }
 """Sections whose settings stand at the top of a file."""
-SECTIONS: dict[str, Any] = {
+SECTIONS: dict[str, type] = {
     f.name: f.metadata["section"] for f in _SECTION_FIELDS if not f.metadata["at_top"]
 }
 """The other sections by name."""
@@ -183,14 +193,14 @@ def meaning_of(name: str) -> Meaning:
     return _AT_TOP.get(name, UNDECLARED)
 
 
-def with_effect(settings: Mapping[str, Any]) -> dict[str, Any]:
+def with_effect(settings: Mapping[str, object]) -> dict[str, object]:
     """Return those of some settings, by dotted name, that affect a figure."""
     return {
         name: value for name, value in settings.items() if meaning_of(name).affects != "nothing"
     }
 
 
-def deciding(scenario: Scenario) -> dict[str, Any]:
+def deciding(scenario: Scenario) -> dict[str, object]:
     """Return the settings that decide a run's figures, by dotted name."""
     return with_effect(flat(scenario.to_dict()))
 
@@ -225,13 +235,13 @@ def with_resumable(scenario: Scenario, other: Scenario) -> Scenario:
     for name in resumable():
         top, _, rest = name.partition(".")
         if rest:
-            merged[top][rest] = theirs[top][rest]
+            merged[top] = {**_section(merged[top], top), rest: _section(theirs[top], top)[rest]}
         else:
             merged[top] = theirs[top]
     return Scenario.parse(merged)
 
 
-def check_names(stored: Mapping[str, Any], what: str) -> None:
+def check_names(stored: Mapping[str, object], what: str) -> None:
     """Raise SettingError for a scenario of an earlier fedkd, whose runs cannot go on.
 
     ``what`` names the run whose scenario is stored.
@@ -243,12 +253,12 @@ def check_names(stored: Mapping[str, Any], what: str) -> None:
         )
 
 
-def fingerprint(parts: Any) -> str:
+def fingerprint(parts: object) -> str:
     """Return a hash of plain values, equal for equal values."""
     return hashlib.sha256(json.dumps(to_values(parts), sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _section(value: Any, group: str) -> Mapping[str, Any]:
+def _section(value: object, group: str) -> Section:
     """Return a choice's section: a name alone stands for its defaults."""
     if value is None:
         return {"name": GROUPS[group].default}

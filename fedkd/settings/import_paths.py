@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from fedkd.errors import FedkdError, SettingError, one_line, unknown_name
 
@@ -31,7 +31,7 @@ def is_import_path(name: str) -> bool:
     return _PATTERN.fullmatch(name) is not None
 
 
-def import_path(path: str, *, what: str) -> Any:
+def import_path(path: str, *, what: str) -> object:
     """Return the object at ``package.module:attribute``.
 
     ``what`` is the setting that named it, for the error.
@@ -65,7 +65,9 @@ def import_path(path: str, *, what: str) -> Any:
     return getattr(module, attribute)
 
 
-def import_class(path: str, *, what: str, seam: Any = None, methods: Iterable[str] = ()) -> Any:
+def import_class(
+    path: str, *, what: str, seam: type | None = None, methods: Iterable[str] = ()
+) -> type:
     """Return the class at an import path, which is nothing but what is asked for.
 
     Nothing is called: of a class it is known here what it is derived from and which methods it has.
@@ -99,7 +101,7 @@ def import_class(path: str, *, what: str, seam: Any = None, methods: Iterable[st
     return found
 
 
-def imports_in(values: Any, where: str) -> Iterator[tuple[str, str]]:
+def imports_in(values: object, where: str) -> Iterator[tuple[str, str]]:
     """Yield the import paths in plain values, each after the setting that names it.
 
     A share behind a model's name is left out.
@@ -161,7 +163,7 @@ def attribute_errors_to(owner: object, what: str, kind: type[FedkdError]) -> Ite
         raise kind(f"{what} {type(owner).__name__} failed: {one_line(error, files)}") from error
 
 
-def code_hash(thing: Any) -> str:
+def code_hash(thing: object) -> str:
     """Return a hash of the source file that defines a class or function.
 
     It is that of its name where there is no such file.
@@ -170,7 +172,7 @@ def code_hash(thing: Any) -> str:
     changed.
     """
     try:
-        source = Path(inspect.getfile(thing)).read_bytes()
+        source = Path(inspect.getfile(cast(type, thing))).read_bytes()
     except (TypeError, OSError):
         source = repr(thing).encode()
     return hashlib.sha256(source).hexdigest()

@@ -6,8 +6,10 @@ what may change when a run is resumed, and what distinguishes runs in a comparis
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
 
 Affects = Literal["figures", "exchange", "nothing"]
 """What a setting changes: ``figures`` those of every run; ``exchange`` those of runs in which
@@ -22,7 +24,7 @@ class Meaning:
     affects: Affects = "figures"
     resumable: bool = False
     """Whether it may be given anew when a run is resumed; only where it affects nothing."""
-    left_open: tuple[Any, ...] = ()
+    left_open: tuple[object, ...] = ()
     """Values for which the run chooses one when it begins, and writes it to its config.yaml."""
 
     def __post_init__(self) -> None:
@@ -35,16 +37,16 @@ UNDECLARED = Meaning()
 
 
 def setting(
-    default: Any = MISSING,
+    default: T,
     *,
     affects: Affects = "figures",
     resumable: bool = False,
-    left_open: tuple[Any, ...] = (),
-) -> Any:
+    left_open: tuple[object, ...] = (),
+) -> T:
     """Return the field of a setting that declares what it means.
 
     Args:
-        default: Its default; without one it must be given.
+        default: Its default.
         affects: Which figures it changes.
         resumable: Whether it may be given anew when a run is resumed.
         left_open: Values for which the run chooses one when it begins.
@@ -53,7 +55,7 @@ def setting(
     return dataclasses.field(default=default, metadata={"meaning": meaning})
 
 
-def meanings(cls: Any) -> Mapping[str, Meaning]:
+def meanings(cls: type) -> Mapping[str, Meaning]:
     """Return what the settings of a class declare, by name; those that declare nothing are absent.
 
     >>> @dataclass

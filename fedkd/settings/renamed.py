@@ -1,7 +1,6 @@
 """Names that settings, choices and columns had before, each refused with the new one named."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from fedkd.settings.measuring_points import MEASURING_POINTS, column
 
@@ -60,7 +59,7 @@ def setting_hint(name: str) -> str | None:
     return None
 
 
-def old_names(settings: Mapping[str, Any]) -> str:
+def old_names(settings: Mapping[str, object]) -> str:
     """Return the old names in a stored scenario with the new ones, in words; empty without any.
 
     ``settings`` are by dotted name.

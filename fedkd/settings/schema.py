@@ -14,26 +14,30 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
 from fedkd.errors import SettingError
 from fedkd.settings.renamed import setting_hint
 
+T = TypeVar("T")
+TypeHint: TypeAlias = Any
+"""What an annotation says: a class, a union, a ``Literal``; Python has no type for all of them."""
+
 REQUIRED = "???"
 """Stands for the value of a setting without a default (OmegaConf's sign for a missing value)."""
 
 
-def parameters(cls: Any) -> dict[str, inspect.Parameter]:
+def parameters(cls: Callable[..., object]) -> dict[str, inspect.Parameter]:
     """Return the settings of a class by name."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name: p for name, p in inspect.signature(cls).parameters.items() if p.kind in kinds}
 
 
-def defaults(cls: Any) -> dict[str, Any]:
+def defaults(cls: Callable[..., object]) -> dict[str, object]:
     """Return the default of every setting as plain values; REQUIRED where there is none."""
     found = {}
     for name, parameter in parameters(cls).items():
@@ -45,24 +49,29 @@ def defaults(cls: Any) -> dict[str, Any]:
     return found
 
 
-def to_values(value: Any) -> Any:
+def section_values(section: object) -> dict[str, object]:
+    """Return the settings of a section by name; TypeError for what is no dataclass."""
+    if not dataclasses.is_dataclass(section) or isinstance(section, type):
+        raise TypeError(f"{section!r} is no section of settings")
+    return {f.name: to_values(getattr(section, f.name)) for f in dataclasses.fields(section)}
+
+
+def to_values(value: object) -> object:
     """Return settings as plain mappings, lists and scalars."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: to_values(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
+        return section_values(value)
     if isinstance(value, Mapping):
         return {key: to_values(v) for key, v in value.items()}
     return [to_values(v) for v in value] if isinstance(value, tuple | list) else value
 
 
-def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(mapping: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Return nested settings by their dotted names.
 
     >>> flat({"seed": 0, "public": {"size": 10}})
     {'seed': 0, 'public.size': 10}
     """
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for key, value in mapping.items():
         found |= (
             flat(value, f"{prefix}{key}.")
@@ -72,7 +81,7 @@ def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def parse(cls: Any, mapping: Any, where: str) -> Any:
+def parse(cls: Callable[..., T], mapping: object, where: str) -> T:
     """Return an object of class ``cls`` from a mapping of its settings.
 
     ``where`` is the section's name.
@@ -116,12 +125,12 @@ def _placed(message: str, where: str, known: Collection[str]) -> str:
     return f"{where}.{message}" if begins and begins.group() in known else f"{where}: {message}"
 
 
-def check_type(hint: Any, value: Any, where: str) -> Any:
+def check_type(hint: TypeHint, value: object, where: str) -> object:
     """Return a value that is of a type, with sections parsed and lists as tuples.
 
     Raises SettingError for a value of another type.
     """
-    if dataclasses.is_dataclass(hint):
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return parse(hint, value, where)
     if isinstance(value, list):
         value = tuple(value)
@@ -132,13 +141,14 @@ def check_type(hint: Any, value: Any, where: str) -> Any:
         raise SettingError(f"{where} must be {describe_type(hint)}, got {shown!r}") from error
 
 
-def describe_type(hint: Any) -> str:
+def describe_type(hint: TypeHint) -> str:
     """Return a type in the words of a message.
 
     >>> describe_type(int | None), describe_type(Literal["sgd", "adam"])
     ('a whole number or null', 'one of sgd, adam')
     """
-    origin, arguments = get_origin(hint), get_args(hint)
+    origin: object = get_origin(hint)
+    arguments = get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe_type(a) for a in arguments)
     if origin is Literal:

@@ -6,11 +6,12 @@ calls these in ``__post_init__``; parsing a scenario puts the section's name in 
 
 import functools
 import math
+from collections.abc import Hashable
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from fedkd.errors import SettingError
-from fedkd.settings.schema import describe_type
+from fedkd.settings.schema import TypeHint, describe_type
 
 
 def _finite(name: str, value: float) -> None:
@@ -49,7 +50,7 @@ def share(**settings: float) -> None:
             raise SettingError(f"{name} must be above 0 and at most 1, got {value}")
 
 
-def check_choices(settings: Any) -> None:
+def check_choices(settings: object) -> None:
     """Raise unless every field annotated with a ``Literal`` has one of its values.
 
     >>> from dataclasses import dataclass
@@ -60,15 +61,14 @@ def check_choices(settings: Any) -> None:
     Traceback (most recent call last):
     fedkd.errors.SettingError: law must be one of gaussian, laplace or null, got 'normal'
     """
-    cls: Any = type(settings)
-    for name, (hint, allowed) in _choices(cls).items():
+    for name, (hint, allowed) in _choices(cast(Hashable, type(settings))).items():
         value = getattr(settings, name)
         if not any(value == choice and type(value) is type(choice) for choice in allowed):
             raise SettingError(f"{name} must be {describe_type(hint)}, got {value!r}")
 
 
 @functools.cache
-def _choices(cls: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+def _choices(cls: Hashable) -> dict[str, tuple[TypeHint, tuple[object, ...]]]:
     """Return the values of each field whose type is a ``Literal``, alone or with None."""
     found = {}
     for name, hint in get_type_hints(cls).items():

@@ -11,7 +11,6 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,8 +46,8 @@ class Checkpoint:
     """Of which round each client's state is; clients that never took part are missing."""
     sizes: Mapping[str, int]
     """Bytes of the run's growing files."""
-    server: Mapping[str, Any]
-    scenario: Mapping[str, Any]
+    server: Mapping[str, object]
+    scenario: Mapping[str, object]
     """The settings that decide the run's figures, by dotted name."""
     versions: Mapping[str, str]
     """What the run is computed with: versions, the device, and hashes of users' own modules."""
@@ -71,9 +70,9 @@ class CheckpointFolder:
         round_number: int,
         changed: Iterable[int],
         *,
-        server: Mapping[str, Any],
+        server: Mapping[str, object],
         sizes: Mapping[str, int],
-        scenario: Mapping[str, Any],
+        scenario: Mapping[str, object],
         versions: Mapping[str, str],
     ) -> None:
         """Write the checkpoint of a round.
@@ -177,7 +176,7 @@ class CheckpointFolder:
         return self.folder / f"{round_number:06}.checkpoint"
 
 
-def _checked(content: Any, path: Path) -> Checkpoint:
+def _checked(content: object, path: Path) -> Checkpoint:
     """Return what a file holds as a checkpoint. Raises Damaged, with the version that wrote it."""
     values = dict(content) if isinstance(content, Mapping) else {}
     versions = values.get("versions")
@@ -195,7 +194,7 @@ def _checked(content: Any, path: Path) -> Checkpoint:
     return Checkpoint(**values)
 
 
-def storable_copy(value: Any, where: str) -> Any:
+def storable_copy(value: object, where: str) -> object:
     """Return a copy of plain values that shares no memory and drags no larger tensor along.
 
     Raises RunError, with the place, for what a checkpoint cannot hold: reading one back must not

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 
@@ -38,6 +38,26 @@ ADVERSARIES: dict[str, tuple[str, tuple[Content, ...]]] = {
 the audited one, together; ``lab`` has white-box or query access to models."""
 
 
+class AboutAudit(TypedDict, total=False):
+    """The settings of an audit, as a transcript has them."""
+
+    adversaries: list[str]
+    confidence: float
+    seed: int
+    shadows: int
+
+
+class About(TypedDict, total=False):
+    """Facts that a reader of a transcript needs and every adversary knows."""
+
+    kind: str
+    scale: str | None
+    temperature: float
+    codecs: Mapping[str, Mapping[str, object]]
+    """By direction: a codec's name and its settings."""
+    audit: AboutAudit
+
+
 @dataclass(frozen=True)
 class TranscriptEntry:
     """One stored message."""
@@ -60,7 +80,7 @@ class TranscriptWriter:
         self,
         run_dir: Path,
         name: Literal["view", "lab"],
-        about: Mapping[str, Any],
+        about: About,
         resume_after: int | None = None,
     ) -> None:
         """Create the folder, or open it to continue after a checkpoint.
@@ -73,7 +93,7 @@ class TranscriptWriter:
             resume_after: The round of the checkpoint to resume from; entries of later rounds are
                 deleted. None starts an empty transcript.
         """
-        self._folder, self._about = run_dir / name, dict(about)
+        self._folder, self._about = run_dir / name, about
         self._entries: list[TranscriptEntry] = []
         if resume_after is not None and (self._folder / "index.json").exists():
             self._entries = [e for e in _read_index(self._folder)[1] if e.round <= resume_after]
@@ -158,7 +178,7 @@ class Transcript:
 
     adversary: str
     folder: Path
-    about: Mapping[str, Any]
+    about: About
     entries: tuple[TranscriptEntry, ...]
 
     def of(
@@ -235,7 +255,7 @@ def read_ground_truth(run_dir: Path) -> GroundTruth:
         raise Damaged(f"{path} is damaged: {error}") from error
 
 
-def _read_index(folder: Path) -> tuple[dict[str, Any], list[TranscriptEntry]]:
+def _read_index(folder: Path) -> tuple[About, list[TranscriptEntry]]:
     index = read_json(folder / "index.json")
     try:
         if index["format"] != FORMAT:

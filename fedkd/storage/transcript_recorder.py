@@ -9,11 +9,11 @@ written before and after the rounds.
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from fedkd.storage.transcript import TranscriptWriter
+from fedkd.storage.transcript import About, TranscriptWriter
 
 
 class TranscriptRecorder:
@@ -22,7 +22,7 @@ class TranscriptRecorder:
     def __init__(
         self,
         run_dir: Path,
-        about: Mapping[str, Any],
+        about: About,
         public_inputs: np.ndarray,
         *,
         uploads: bool,

@@ -6,7 +6,7 @@ from typing import Literal
 from fedkd.errors import SettingError
 from fedkd.settings.conditions import RunConditions
 from fedkd.settings.meaning import setting
-from fedkd.settings.schema import defaults, to_values
+from fedkd.settings.schema import defaults, section_values
 from fedkd.settings.validators import at_least, at_most, check_choices, positive
 from fedkd.training.losses import LOSSES, ON_LOGITS, LossName
 
@@ -147,7 +147,7 @@ class DistillationSettings(Phase):
 
     def _changed(self) -> str:
         """Return the first setting that changes teachers' rows, with its value."""
-        given, usual = to_values(self), defaults(DistillationSettings)
+        given, usual = section_values(self), defaults(DistillationSettings)
         names = (
             "confidence_gate",
             "margin_weights",

@@ -8,6 +8,7 @@ for: image models (``fedkd.models``), training (``fedkd.training.loop``).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -130,8 +131,7 @@ context of 64."""
 def find_language_factory(name: str) -> LanguageFactory:
     """Return the factory called ``name`` in the zoo, or at ``package.module:factory``."""
     if is_import_path(name):
-        factory: LanguageFactory = import_factory(name)
-        return factory
+        return cast(LanguageFactory, import_factory(name))
     if name not in LANGUAGE_ZOO:
         raise unknown_name("language model", name, LANGUAGE_ZOO)
     return LANGUAGE_ZOO[name]

@@ -8,7 +8,7 @@ models that are measured (``fedkd.audit.secret_exposure``).
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -143,7 +143,7 @@ class TextCanaries(Compatible):
                     )
 
 
-CANARIES: dict[str, Any] = {
+CANARIES: dict[str, type | Named] = {
     "none": NoCanaries,
     "pin": Named(TextCanaries, {"prefix": "my pin is ", "slots": "ddddd"}),
     "phone": Named(TextCanaries, {"prefix": "call me at 555-", "slots": "nd-ddd"}),

@@ -110,7 +110,7 @@ class HubTexts:
         return open_splits(self.path, self.train_split, self.test_split, "fancyzhx/ag_news")
 
 
-TEXT_DATA: dict[str, Any] = {
+TEXT_DATA: dict[str, type | Named] = {
     "sentences": Sentences,
     "ag_news": Named(
         HubTexts, {"path": "fancyzhx/ag_news", "topic_column": "label", "test_split": "test"}

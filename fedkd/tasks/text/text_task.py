@@ -27,7 +27,7 @@ from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.runtime.seeding import numpy_stream, torch_seed
 from fedkd.settings.conditions import RunConditions
 from fedkd.settings.measuring_points import MeasuringPoint, column
-from fedkd.settings.schema import defaults, to_values
+from fedkd.settings.schema import defaults, section_values
 from fedkd.settings.validators import at_least, check_choices, only_with
 from fedkd.tasks.task import Compare, Evaluation, Examples, Task, TaskSetup
 from fedkd.tasks.text.detectors import compare_scores, mark, mark_contexts
@@ -87,7 +87,7 @@ class Tokens:
         if conditions.data_kind == "texts":
             return None
         usual = defaults(Tokens)
-        changed = [name for name, value in to_values(self).items() if value != usual[name]]
+        changed = [name for name, value in section_values(self).items() if value != usual[name]]
         if not changed:
             return None
         data, kind = conditions.name_of("data"), conditions.data_kind
