@@ -23,6 +23,7 @@ from fedkd.training.losses import Scale
 
 Step = Literal[
     "pretrain",
+    "warm_up",
     "distill",
     "adopt",
     "train",
@@ -31,7 +32,9 @@ Step = Literal[
     "inspect",
     "share",
 ]
-"""The steps of a client's part of a round. ``distill`` learns from a teacher on the public set,
+"""The steps of a client's part of a round. Before its first round a client may ``pretrain`` on the
+labels of the public set and ``warm_up`` on its private ones. ``distill`` learns from a teacher on
+the public set,
 ``adopt`` takes over weights, ``train`` learns private labels (some kinds add a term for a teacher
 to its loss), ``evaluate_...`` measures the model at one of the round's two points, ``inspect`` what
 else the researcher asks for at the end of a round, ``share`` makes the knowledge to upload."""

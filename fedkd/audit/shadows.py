@@ -21,6 +21,7 @@ from fedkd.audit.record_canaries import Candidates
 from fedkd.codecs import Codecs
 from fedkd.federation.client import take_part
 from fedkd.federation.context import ClientContext, ClientWorkspace
+from fedkd.federation.local_steps import preparation
 from fedkd.fusion import soften
 from fedkd.knowledge import KnowledgeType, narrowed
 from fedkd.messages import Download, Knowledge, Predictions, Step
@@ -170,9 +171,7 @@ def _train_shadow(
     sent: list[Tensor] = []
     for round_number in range(1, rounds + 1):
         teacher = teachers.get(round_number)
-        before: list[Step] = (
-            ["pretrain"] if round_number == 1 and context.training.public_epochs else []
-        )
+        before: list[Step] = [*preparation(context.training)] if round_number == 1 else []
         if teacher is not None and distills_first and kind.learned_by == "distill":
             before.append("distill")
         after: list[Step] = ["share"] if predicts else []

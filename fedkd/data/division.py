@@ -131,6 +131,8 @@ class EvaluationSets:
     private_fraction: float = 0.2
     """Share of a client's samples set aside to test it on its own label distribution, between 0 and
     1."""
+    private_stratified: bool = False
+    """Set aside this share of each class that a client has, rather than of all its samples."""
     private_size: int = 500
     """Most samples of a client's private test split, >= 1."""
     global_size: int = 1000
@@ -162,6 +164,8 @@ class EvaluationSets:
         del whole["after"]
         if self.validation_fraction == 0:
             del whole["validation_fraction"]
+        if not self.private_stratified:
+            del whole["private_stratified"]
         return whole
 
 
@@ -284,13 +288,29 @@ def _divide(
         split(partition, clients, prepared.labels[private], columns, seed)
     ):
         rows = numpy_stream(seed, "client", client, "split").permutation(private[part])
-        held_out = min(len(rows) - 1, max(1, round(testing.private_fraction * len(rows))))
+        if testing.private_stratified:
+            rows, held_out = _stratified(rows, prepared.labels[rows], testing.private_fraction)
+        else:
+            held_out = round(testing.private_fraction * len(rows))
+        held_out = min(len(rows) - 1, max(1, held_out))
         test.append(np.sort(rows[:held_out][: testing.private_size]))
         rest = rows[held_out:][:samples_per_client]
         validating = _validating(testing.validation_fraction, len(rest))
         validation.append(np.sort(rest[:validating]))
         train.append(np.sort(rest[validating:]))
     return Division(global_test, held_back, tuple(train), tuple(test), tuple(validation))
+
+
+def _stratified(rows: np.ndarray, labels: np.ndarray, fraction: float) -> tuple[np.ndarray, int]:
+    """Return the rows with those set aside first, a ``fraction`` of each class, and their number.
+
+    Among those set aside, and among the others, they stay in sequence.
+    """
+    aside = np.zeros(len(rows), dtype=bool)
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        aside[own[: round(fraction * len(own))]] = True
+    return np.concatenate([rows[aside], rows[~aside]]), int(aside.sum())
 
 
 def _validating(fraction: float, size: int) -> int:

@@ -22,6 +22,7 @@ from fedkd.experiment.make_plan import make_plan
 from fedkd.federation.aggregation import Aggregator
 from fedkd.federation.batched_clients import is_faster, reason_unbatched
 from fedkd.federation.context import ClientContext
+from fedkd.federation.local_steps import preparation
 from fedkd.federation.participation import Participation
 from fedkd.federation.protocol import resolve_round_order
 from fedkd.federation.public_sampling import PublicSampler
@@ -187,7 +188,7 @@ def make_server(
         Participation(scenario.protocol, scenario.federation.clients, scenario.federation.seed),
         template,
         codecs=context.codecs,
-        pretrains=scenario.train.public_epochs > 0,
+        preparation=preparation(scenario.train),
         # References have one point a round: a comparison may ask all its runs for the other.
         measure_after="both" if kind is None or declared.needs.pooled_data else scenario.test.after,
         observer=observer,

@@ -177,6 +177,7 @@ def _teacher(context: ClientContext, download: Download) -> Predictions:
 
 _SAMPLES: Mapping[str, Callable[[ClientContext, Batch], Samples]] = {
     "pretrain": _labeled_samples,
+    "warm_up": _private_samples,
     "distill": _taught_samples,
     "train": _private_samples,
 }
@@ -191,7 +192,7 @@ def _optimize(
         context: What the clients share.
         batch: The clients with their downloads.
         stacked: Their model states, [K, ...] each.
-        step: ``pretrain``, ``train`` or ``distill``.
+        step: ``pretrain``, ``warm_up``, ``train`` or ``distill``.
     """
 
     def check_interrupt() -> None:

@@ -71,17 +71,18 @@ class KnowledgeView:
 
     def private_features(self) -> Float[Tensor, "n d"]:
         """Return the model's features of private samples."""
-        return self._features(self.private_inputs())
+        return self.features_of(self.private_inputs())
 
     def public_features(self) -> Float[Tensor, "N d"]:
         """Return the model's features of public samples."""
-        return self._features(self.public_inputs())
+        return self.features_of(self.public_inputs())
 
     def stream(self, purpose: str) -> np.random.Generator:
         """Return the client's random stream of this round for a purpose."""
         return self._update.stream(purpose)
 
-    def _features(self, inputs: Tensor) -> Tensor:
+    def features_of(self, inputs: Tensor) -> Float[Tensor, "n d"]:
+        """Return the model's features of inputs."""
         head = feature_layer(self._update)
         self.model.eval()
         with torch.no_grad():

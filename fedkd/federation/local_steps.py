@@ -1,4 +1,4 @@
-"""The steps of a client's local update: pretrain, train, adopt, distill, measure, share.
+"""The steps of a client's local update: pretrain, warm up, train, adopt, distill, measure, share.
 
 Each is a function of the update, which it changes: the model, the memory, the metrics.
 """
@@ -17,7 +17,7 @@ from fedkd.federation.context import OPTIMIZER, PRIVACY, ClientContext
 from fedkd.federation.knowledge_view import KnowledgeView, feature_layer, public_logits
 from fedkd.federation.local_update import LocalUpdate
 from fedkd.fusion import smooth, soften
-from fedkd.knowledge import AdoptedKnowledge, PenaltyKnowledge, narrowed
+from fedkd.knowledge import AdoptedKnowledge, ClassifyingKnowledge, PenaltyKnowledge, narrowed
 from fedkd.knowledge.knowledge_type import Penalty
 from fedkd.messages import Packed, Predictions, Step
 from fedkd.models.factory import borrowed_global_generator
@@ -26,20 +26,26 @@ from fedkd.models.heads import phase_parameters
 from fedkd.privacy.mechanisms.mechanism import TrainingLoop
 from fedkd.runtime.seeding import torch_seed
 from fedkd.settings.measuring_points import MeasuringPoint, column
-from fedkd.training.hyperparameters import DistillationSettings, Phase
+from fedkd.training.hyperparameters import DistillationSettings, Phase, TrainingSettings
 from fedkd.training.losses import ON_LOGITS, distillation_target, find_loss, weighted
 from fedkd.training.optimizers import Optimizer
 from fedkd.training.relational_losses import match_similarities
 from fedkd.training.targets import gate_by_confidence, margin_weights
 
 LOSS_METRICS: Mapping[str, str] = {"train": "train_loss", "distill": "distill_loss"}
-"""The metric that a training step's mean loss is recorded as; of pretraining it is not."""
+"""The metric that a training step's mean loss is recorded as; before the first round it is not."""
 
 
 def pretrain(update: LocalUpdate) -> None:
     """Train on the labels of the public set."""
     x, y = update.context.task.public_set()
     optimize_phase(update, "pretrain", len(y), task_loss(update, x, y))
+
+
+def warm_up(update: LocalUpdate) -> None:
+    """Train on private data before the first round, alone."""
+    x, y = update.private_examples
+    optimize_phase(update, "warm_up", len(y), task_loss(update, x, y))
 
 
 def train(update: LocalUpdate) -> None:
@@ -105,6 +111,10 @@ def evaluate(update: LocalUpdate, point: MeasuringPoint) -> None:
 def inspect(update: LocalUpdate) -> None:
     """Measure how right the teacher was, and what of its peers' secrets the model exposes."""
     context, metrics, task = update.context, update.metrics, update.context.task
+    if isinstance(context.kind, ClassifyingKnowledge) and update.teacher is not None:
+        inputs, labels = context.samples(context.division.test[update.client_id])
+        found = context.kind.classify(KnowledgeView(update), update.teacher, inputs)
+        metrics["knowledge_accuracy"] = (found == labels.cpu()).float().mean().item()
     if "distill" in update.download.steps and isinstance(update.teacher, Predictions):
         quality = dict(context.quality(update.teacher))
         if task.classes != len(context.prepared.class_names):
@@ -132,6 +142,7 @@ def share(update: LocalUpdate) -> None:
 
 STEPS: Mapping[Step, Callable[[LocalUpdate], None]] = {
     "pretrain": pretrain,
+    "warm_up": warm_up,
     "distill": distill,
     "adopt": adopt,
     "train": train,
@@ -140,6 +151,12 @@ STEPS: Mapping[Step, Callable[[LocalUpdate], None]] = {
     "inspect": inspect,
     "share": share,
 }
+
+
+def preparation(training: TrainingSettings) -> tuple[Step, ...]:
+    """Return what clients do before their first round."""
+    pretrain: tuple[Step, ...] = ("pretrain",) if training.public_epochs else ()
+    return (*pretrain, "warm_up") if training.warm_up_epochs else pretrain
 
 
 def protect(update: LocalUpdate, knowledge: object) -> None:
@@ -162,7 +179,8 @@ def phase_of(context: ClientContext, purpose: str) -> tuple[Phase, int]:
     if purpose == "distill":
         return context.distillation, context.distillation.epochs
     training = context.training
-    return training, training.public_epochs if purpose == "pretrain" else training.epochs
+    before = {"pretrain": training.public_epochs, "warm_up": training.warm_up_epochs}
+    return training, before.get(purpose, training.epochs)
 
 
 def optimize_phase(
@@ -174,7 +192,7 @@ def optimize_phase(
 
     Args:
         update: The update, whose model is trained in place.
-        purpose: The step: ``pretrain``, ``train`` or ``distill``.
+        purpose: The step: ``pretrain``, ``warm_up``, ``train`` or ``distill``.
         size: Examples to train on.
         batch_loss: Maps indices below ``size`` to the mean loss of those examples.
     """

@@ -21,7 +21,7 @@ from fedkd.privacy.mechanisms.mechanism import ClientRound
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.tasks.task import Examples
 
-TRAINING: frozenset[Step] = frozenset({"pretrain", "distill", "adopt", "train"})
+TRAINING: frozenset[Step] = frozenset({"pretrain", "warm_up", "distill", "adopt", "train"})
 """The steps that change a client's model."""
 MEASURING: frozenset[Step] = frozenset({*EVALUATES.values(), "inspect"})
 """The steps that look at it, and change nothing."""

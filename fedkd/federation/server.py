@@ -88,7 +88,7 @@ class Server:
         template: Request,
         *,
         codecs: Codecs | None = None,
-        pretrains: bool = False,
+        preparation: tuple[Step, ...] = (),
         measure_after: Literal["both", "distillation", "training"] = "both",
         observer: Observer | None = None,
     ) -> None:
@@ -99,12 +99,12 @@ class Server:
             participation: Draws the clients of each round.
             template: What every round's request has in common; clients' cards complete it.
             codecs: How knowledge is coded each way; None is in full precision.
-            pretrains: Whether clients train on the labeled public set before their first round.
+            preparation: What clients do before their first round.
             measure_after: At which of a round's points clients measure their models.
             observer: Looks at the run; None is nobody.
         """
         self.aggregator, self.participation, self.template = aggregator, participation, template
-        self.pretrains, self.observer = pretrains, observer or NoObserver()
+        self.preparation, self.observer = preparation, observer or NoObserver()
         self.accounting = Accounting(aggregator.enforcer)
         self.recorder = RoundRecorder(exchanges=self.kind is not None)
         self.pools = aggregator.declared.needs.pooled_data
@@ -294,12 +294,10 @@ class Server:
 
     def _first_download(self, selection: Selection, client_id: int) -> Download:
         kind, round_number = self.kind, selection.round_number
-        pretrain: list[Step] = (
-            ["pretrain"] if self.pretrains and client_id not in self.trained else []
-        )
+        prepare = self.preparation if client_id not in self.trained else ()
         if kind is None or self.reader is None or self.teachers is None:
             return Download(
-                round=round_number, steps=(*pretrain, "train", *self._evaluate("training"))
+                round=round_number, steps=(*prepare, "train", *self._evaluate("training"))
             )
         learn: list[Step] = []
         end: list[Step] = []
@@ -320,7 +318,7 @@ class Server:
             end = [*self._evaluate("training"), *end]
         return Download(
             round=round_number,
-            steps=(*pretrain, *learn, "train", *end, "share"),
+            steps=(*prepare, *learn, "train", *end, "share"),
             # Kinds that are not distilled are not of public samples.
             public_ids=selection.query_ids if kind.learned_by == "distill" else None,
             teacher=teacher,

@@ -9,6 +9,7 @@ declare any ``KnowledgeType``), and no special case in the client, the server or
 from fedkd.knowledge.class_tables import ClassTables as ClassTables
 from fedkd.knowledge.class_tables import TableCohort as TableCohort
 from fedkd.knowledge.knowledge_type import AdoptedKnowledge as AdoptedKnowledge
+from fedkd.knowledge.knowledge_type import ClassifyingKnowledge as ClassifyingKnowledge
 from fedkd.knowledge.knowledge_type import ClientView as ClientView
 from fedkd.knowledge.knowledge_type import KnowledgeType as KnowledgeType
 from fedkd.knowledge.knowledge_type import Penalty as Penalty

@@ -118,6 +118,9 @@ class ClientView(Protocol):
         They are the input of its last linear layer.
         """
 
+    def features_of(self, inputs: Tensor) -> Float[Tensor, "n d"]:
+        """Return the model's features of inputs, on the CPU."""
+
     def public_features(self) -> Float[Tensor, "N d"]:
         """Return the model's features on the requested public samples, on the CPU.
 
@@ -259,6 +262,14 @@ class PenaltyKnowledge(KnowledgeType, Protocol):
 
     def penalty(self, view: ClientView, teacher: Knowledge | None) -> Penalty | None:
         """Return a term of the training loss; None without one, as in the first round."""
+
+
+@runtime_checkable
+class ClassifyingKnowledge(KnowledgeType, Protocol):
+    """A kind by whose teachers clients can also predict, in place of their model's last layer."""
+
+    def classify(self, view: ClientView, teacher: Knowledge, inputs: Tensor) -> Int[Tensor, "n"]:
+        """Return the class that a teacher gives each input, -1 for none."""
 
 
 @runtime_checkable

@@ -197,6 +197,20 @@ class ClassPrototypes(KnowledgeType):
             common=Prototypes(features=features * present[:, None], counts=present.to(torch.int64))
         )
 
+    def classify(self, view: ClientView, teacher: Knowledge, inputs: Tensor) -> Int[Tensor, "n"]:
+        """Return the class of the prototype that is nearest to each input's features.
+
+        Only classes of the client's private set count.
+        """
+        prototypes = narrowed(teacher, Prototypes)
+        labels = view.private_labels().cpu()
+        own = torch.bincount(labels, minlength=view.classes) > 0
+        counts = own & (prototypes.counts.cpu() > 0)
+        features = self.pooled(view.features_of(inputs))
+        distances = torch.cdist(features, prototypes.features.cpu())
+        nearest = distances.masked_fill(~counts, torch.inf).argmin(dim=1)
+        return nearest if bool(counts.any()) else torch.full_like(nearest, -1)
+
     def penalty(self, view: ClientView, teacher: Knowledge | None) -> Penalty | None:
         """Return the mean squared distance of features from their class's prototype."""
         if teacher is None:

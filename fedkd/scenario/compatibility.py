@@ -200,6 +200,11 @@ def check_privacy(scenario: Scenario, context: ClientContext) -> None:
         mechanism.check(plan)
     except SettingError as error:
         raise SettingError(f"privacy={scenario.privacy.name}: {error}") from error
+    if scenario.train.warm_up_epochs and context.enforcer.joins_training:
+        raise SettingError(
+            f"train.warm_up_epochs={scenario.train.warm_up_epochs} trains on private data before"
+            f" the first round, which privacy={scenario.privacy.name} does not count; leave it out"
+        )
     if not overrides(mechanism, "check_model"):
         return
     for architecture in {a.name: a for a in context.architectures}.values():

@@ -60,9 +60,13 @@ class TrainingSettings(Phase):
     """Epochs on the labeled public set before a client's first round, as in FedMD; needs
     public.labeled=true."""
 
+    warm_up_epochs: int = 0
+    """Epochs on the private set before a client's first round, after those on the public set, as in
+    FedMD; not counted in epochs. The local-only baseline has them too."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(0, public_epochs=self.public_epochs)
+        at_least(0, public_epochs=self.public_epochs, warm_up_epochs=self.warm_up_epochs)
 
     def conflict(self, conditions: RunConditions) -> str | None:
         """Return the conflict of epochs on the public set with one that is empty or unlabeled."""

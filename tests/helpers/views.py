@@ -51,6 +51,9 @@ class View:
     def private_features(self) -> Tensor:
         return self.own_features
 
+    def features_of(self, inputs: Tensor) -> Tensor:
+        return inputs.flatten(1)
+
     def public_features(self) -> Tensor:
         return self.features
 

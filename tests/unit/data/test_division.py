@@ -151,6 +151,25 @@ def test_the_private_test_split_is_of_the_share_and_size_asked_for(digits: Prepa
     assert {len(rows) for rows in division(digits, made("iid"), testing=testing).test} == {30}
 
 
+def test_a_stratified_test_split_takes_its_share_of_every_class(digits: Prepared) -> None:
+    """Of 10 rows of each class 3 are set aside; a plain split takes more of some than of others."""
+    partition = PARTITIONS["n_way"](ways=5, samples_per_class=10)  # type: ignore[call-arg]
+    counts = {}
+    for stratified in (True, False):
+        testing = EvaluationSets(
+            global_size=GLOBAL, private_fraction=0.3, private_stratified=stratified
+        )
+        found = division(digits, partition, testing=testing)
+        counts[stratified] = {
+            int(n) for test in found.test for n in np.bincount(digits.labels[test]) if n
+        }
+        for train, test in zip(found.train, found.test, strict=True):
+            assert not np.intersect1d(train, test).size
+            assert len(test) == round(0.3 * (len(test) + len(train)))
+    assert counts[True] == {3}
+    assert counts[False] > {3}
+
+
 @pytest.mark.parametrize("samples", [None, 40])
 def test_a_validation_split_is_taken_out_of_the_training_samples(
     digits: Prepared, samples: int | None

@@ -10,7 +10,7 @@ from own_mechanisms import Trainer
 from tiny import scenario
 from torch import Tensor
 
-from fedkd.errors import DeadlinePassed, Interrupted
+from fedkd.errors import DeadlinePassed, Interrupted, SettingError
 from fedkd.experiment.build import build
 from fedkd.federation.client import take_part
 from fedkd.federation.context import PRIVACY, ClientContext
@@ -49,6 +49,41 @@ def test_training_changes_the_model_and_records_its_loss() -> None:
     STEPS["train"](update)
     assert not torch.equal(weights(update), before)
     assert update.metrics.keys() == {"train_loss"}
+
+
+def test_warming_up_trains_for_its_own_epochs() -> None:
+    shared = context(train={"epochs": 1, "warm_up_epochs": 3})
+    moved = {}
+    for step in ("warm_up", "train"):
+        update = begun(shared, step)
+        before = weights(update)
+        STEPS[step](update)
+        moved[step] = (weights(update) - before).norm().item()
+        assert update.metrics.keys() == ({"train_loss"} if step == "train" else set())
+    assert moved["warm_up"] > 1.5 * moved["train"] > 0
+
+
+def test_no_warming_up_where_training_is_private() -> None:
+    with pytest.raises(SettingError, match=r"train.warm_up_epochs=3 .* privacy=dp_sgd"):
+        context(train={"warm_up_epochs": 3}, privacy={"name": "dp_sgd", "noise_multiplier": 1.0})
+
+
+def test_prediction_by_prototypes_is_measured_beside_the_last_layer() -> None:
+    """Prototypes that are the client's own class means, but for two that are swapped."""
+    shared = context(strategy="fedproto", public={"size": 0})
+    update = begun(shared, "train", "share")
+    view = KnowledgeView(update)
+    STEPS["train"](update)
+    STEPS["inspect"](update)
+    assert "knowledge_accuracy" not in update.metrics  # in the first round there is no teacher
+    assert shared.kind is not None
+    update.teacher = shared.kind.extract(view)
+    STEPS["inspect"](update)
+    inputs, labels = shared.samples(shared.division.test[0])
+    found = torch.cdist(view.features_of(inputs), update.teacher.features)
+    found[:, update.teacher.counts == 0] = torch.inf
+    expected = (found.argmin(dim=1) == labels).float().mean().item()
+    assert update.metrics["knowledge_accuracy"] == pytest.approx(expected)
 
 
 def test_distilling_brings_predictions_nearer_to_the_teacher() -> None:

@@ -149,11 +149,12 @@ def test_a_round_without_a_usable_upload_leaves_the_last_teachers() -> None:
     assert record.knowledge_sha256 is None
 
 
-def test_pretraining_is_asked_for_until_a_client_has_answered() -> None:
-    server = small_server(pretrains=True)
+def test_preparation_is_asked_for_until_a_client_has_answered() -> None:
+    server = small_server(preparation=("pretrain", "warm_up"))
     play(server, [reply(0), reply(1), lost(2)])
     downloads = next(federated_round(server, 2))
     assert [d.steps[0] for d in downloads.values()] == ["train", "train", "pretrain"]
+    assert downloads[2].steps[:3] == ("pretrain", "warm_up", "train")
 
 
 def test_after_a_lost_reply_both_sides_of_a_delta_codec_start_over() -> None:

@@ -8,7 +8,7 @@ import torch
 from views import View
 
 from fedkd.errors import RunError, UploadRejected
-from fedkd.knowledge import ClassPrototypes, PenaltyKnowledge, Request
+from fedkd.knowledge import ClassifyingKnowledge, ClassPrototypes, PenaltyKnowledge, Request
 from fedkd.knowledge.prototypes import Prototypes
 from fedkd.messages import Fusion, Upload
 
@@ -73,6 +73,22 @@ def test_pooled_prototypes_must_have_the_width_that_was_set():
     kind.check(kind.extract(VIEW), REQUEST, 0)
     with pytest.raises(UploadRejected, match=r"expected prototypes \[3, 2\], got \[3, 4\]"):
         kind.check(KIND.extract(VIEW), REQUEST, 0)
+
+
+def test_an_input_is_of_the_nearest_prototype_among_the_clients_own_classes():
+    """The client has classes 0 and 2. The first input lies on the prototype of class 1, which is
+    not its own, and is nearer to that of 2 than to that of 0."""
+    teacher = prototypes([[0.0] * 4, [6.0] * 4, [4.0] * 4], [1, 1, 1])
+    inputs = torch.tensor([[6.0] * 4, [1.0] * 4, [3.0] * 4])[:, None, None]
+    assert isinstance(KIND, ClassifyingKnowledge)
+    assert KIND.classify(VIEW, teacher, inputs).tolist() == [2, 0, 2]
+    without_2 = prototypes([[0.0] * 4, [6.0] * 4, [4.0] * 4], [1, 1, 0])
+    assert KIND.classify(VIEW, without_2, inputs).tolist() == [0, 0, 0]
+
+
+def test_without_a_prototype_of_its_own_classes_a_client_has_no_answer():
+    teacher = prototypes([[0.0] * 4, [6.0] * 4, [4.0] * 4], [0, 1, 0])
+    assert KIND.classify(VIEW, teacher, torch.zeros(2, 1, 1, 4)).tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize(
