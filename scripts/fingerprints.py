@@ -182,6 +182,14 @@ SCENARIOS: Mapping[str, Sequence[str]] = {
         "distill.epochs=1",
         "text_canaries.visit_times=6",
     ),
+    "swing_kd": (
+        "data.texts=70",
+        "public.size=14",
+        "test.global_size=14",
+        "text_canaries.references=200",
+        "train.epochs=1",
+        "distill.epochs=1",
+    ),
     "swing_study": (
         "data.texts=70",
         "public.size=14",

@@ -4,7 +4,7 @@
                     distilled: the reference; near the ceiling or the run is void, since a secret
                     that was not learned cannot leak
     server_uploads  a student that the server distills from one client's last upload alone, on
-                    that client's secrets
+                    that client's secrets; left out where that is what server_student learns from
     server_history  the same, from the mean of the logarithms of that client's uploads of all
                     rounds, in which noise that is fresh each round averages out; with
                     text_canaries.upload_history=true alone
@@ -12,8 +12,8 @@
     peers           each client's model at the end of the round, on the others' secrets
 
 Clients measure themselves (``Upload.exposures``, no part of the protocol); the students are trained
-here. The same models are asked for secrets that nobody held, the controls. No figure here
-is a guarantee.
+here, of the first client's architecture or of ``text_canaries.student``. The same models are asked
+for secrets that nobody held, the controls. No figure here is a guarantee.
 """
 
 import math
@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fedkd.audit.roc import upper_rate
 from fedkd.errors import Interrupted, SettingError
 from fedkd.federation.context import ClientContext
 from fedkd.fusion import soften
@@ -85,6 +86,14 @@ class Exposures:
                 "text_canaries.upload_history=true would do nothing: rounds=1, and the last upload"
                 " is all that there is"
             )
+        task, student = self.context.task, self.secrets.student
+        if student is not None:
+            if student == self.context.architectures[0].name:
+                raise SettingError(
+                    f"text_canaries.student={student} would do nothing: it is the first client's"
+                    " model; leave it out"
+                )
+            task.probe(task.architecture(student), features=False)
 
     def received(self, round_number: int, upload: Upload) -> None:
         """Take note of what a client measured."""
@@ -145,6 +154,8 @@ class Exposures:
                 found[name].add(values[:inserted], values[inserted:])
         for client_id, upload in sorted(self._uploads.items()):
             probs = self._probs(upload.values, upload.scale)
+            if self._is_teacher(upload.ids, probs):
+                continue
             student = self._student(upload.ids, probs, f"uploads of {client_id}")
             self._ask(student, self.secrets.of(client_id), found["server_uploads"])
         for client_id, history in sorted(self._history.items()):
@@ -161,13 +172,33 @@ class Exposures:
             "chance": chance,
             "void": void_because(found["own_model"].inserted, ceiling),
             "by_adversary": {
-                name: summarized(one.inserted, one.held_out, chance)
+                name: {
+                    **summarized(one.inserted, one.held_out, chance),
+                    **self._sampled(one.inserted),
+                }
                 for name, one in found.items()
                 if one.inserted
             },
             "server_student_bits_per_token": bits,
             "detector": self._detector(),
         }
+
+    def _is_teacher(self, ids: Tensor, probs: Tensor) -> bool:
+        """Return whether one upload, as it came, is all that the last teacher was made of."""
+        return (
+            len(self._uploads) == 1
+            and self._teacher is not None
+            and torch.equal(ids, self._teacher[0])
+            and torch.equal(probs, self._teacher[1])
+        )
+
+    def _sampled(self, exposures: Sequence[float]) -> Mapping[str, Any]:
+        """Return how far the mean may be from what all fillings would say, if some were drawn."""
+        references = self.secrets.references
+        if references is None:
+            return {}
+        low, high = sampling_bounds(exposures, references, self.secrets.ceiling)
+        return {"sampling": {"low": low, "high": high}}
 
     def _detector(self) -> dict[str, float | None] | None:
         shares: dict[str, float | None] = {}
@@ -188,10 +219,11 @@ class Exposures:
         return values
 
     def _student(self, ids: Tensor, probs: Tensor, name: str) -> nn.Module:
-        """Return a fresh model of the first architecture, distilled by forward KL."""
+        """Return a fresh model, distilled by forward KL."""
         context, settings = self.context, self.context.distillation
         seed = torch_seed(context.seed, "exposure", "weights")
-        model = context.task.architecture(context.architectures[0].name).build(seed)
+        architecture = self.secrets.student or context.architectures[0].name
+        model = context.task.architecture(architecture).build(seed)
         model = model.to(context.device)
         asked, target = context.task.ask(ids), probs.to(context.device)
 
@@ -251,6 +283,34 @@ def summarized(
 
 def _of(values: Sequence[float]) -> Mapping[str, float]:
     return {"mean": statistics.fmean(values), "median": median(values), "count": len(values)}
+
+
+def sampling_bounds(
+    exposures: Sequence[float], references: int, ceiling: float
+) -> tuple[float, float]:
+    """Return bounds of the mean exposure that all fillings would give, from a sample of them.
+
+    They are the means of each secret's 95 % bounds by Clopper and Pearson (1934): of m references
+    ``k = m * 2^-exposure - 1`` were preferred to it. An exposure that no k gives was counted among
+    all fillings, and is its own bounds; none is above ``ceiling`` bits.
+
+    >>> low, high = sampling_bounds([math.log2(1000 / 11)], references=1000, ceiling=16.6)
+    >>> round(low, 2), round(high, 2)
+    (5.77, 7.7)
+    """
+    lows, highs, tail = [], [], 0.025
+    for exposure in exposures:
+        rank = references * 2**-exposure
+        count = round(rank) - 1
+        if abs(rank - count - 1) > 1e-6 or count < 0:
+            lows.append(exposure)
+            highs.append(exposure)
+            continue
+        largest = upper_rate(count, references, tail)
+        smallest = 1 - upper_rate(references - count, references, tail)
+        lows.append(max(0.0, -math.log2(largest)))
+        highs.append(ceiling if smallest <= 0 else min(ceiling, -math.log2(smallest)))
+    return statistics.fmean(lows), statistics.fmean(highs)
 
 
 def void_because(own: Sequence[float], ceiling: float) -> str | None:

@@ -211,8 +211,11 @@ def text_lines(summary: Mapping[str, Any]) -> list[str]:
         )
         for name, found in exposure["by_adversary"].items():
             inserted, held_out = found["inserted"], found["held_out"]
+            sampled = found.get("sampling")
+            between = f" ({sampled['low']:.2f} to {sampled['high']:.2f})" if sampled else ""
             lines.append(
-                f"  {name:<15} mean {inserted['mean']:5.2f}  median {inserted['median']:5.2f}  of"
+                f"  {name:<15} mean {inserted['mean']:5.2f}{between}  median"
+                f" {inserted['median']:5.2f}  of"
                 f" {inserted['count']};  held out {held_out['mean']:5.2f}"
             )
         if exposure["detector"] is not None:

@@ -103,6 +103,14 @@ class PlantedSecrets(Protocol):
         """The mean exposure of a secret that the model knows nothing of, in bits."""
 
     @property
+    def references(self) -> int | None:
+        """How many others were drawn to rank a secret among; None where all are known."""
+
+    @property
+    def student(self) -> str | None:
+        """The architecture of the server's students; None is the first client's."""
+
+    @property
     def upload_history(self) -> bool:
         """Whether an adversary is measured that keeps a client's uploads of all rounds."""
 

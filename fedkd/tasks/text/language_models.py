@@ -111,6 +111,9 @@ LANGUAGE_ZOO: dict[str, LanguageFactory] = {
     "gru": lambda vocabulary, context: Gru(vocabulary, width=96, hidden=192, layers=1),
     "gru_wide": lambda vocabulary, context: Gru(vocabulary, width=96, hidden=320, layers=1),
     "gru_deep": lambda vocabulary, context: Gru(vocabulary, width=96, hidden=192, layers=2),
+    "decoder_tiny": lambda vocabulary, context: Decoder(
+        vocabulary, context, width=32, heads=4, layers=1
+    ),
     "decoder_small": lambda vocabulary, context: Decoder(
         vocabulary, context, width=48, heads=4, layers=2
     ),
@@ -124,8 +127,8 @@ LANGUAGE_ZOO: dict[str, LanguageFactory] = {
         vocabulary, context, width=96, heads=4, layers=4
     ),
 }
-"""They have 43, 179, 418, 401, 64, 238, 642 and 461 thousand parameters, with 40 tokens and a
-context of 64."""
+"""They have 43, 179, 418, 401, 17, 64, 238, 642 and 461 thousand parameters, with 40 tokens and
+a context of 64."""
 
 
 def find_language_factory(name: str) -> LanguageFactory:

@@ -10,9 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.data.sources import Named
@@ -20,13 +18,8 @@ from fedkd.errors import SettingError
 from fedkd.runtime.seeding import torch_seed
 from fedkd.settings.conditions import Compatible, RunConditions
 from fedkd.settings.validators import at_least, check_choices, only_with
-from fedkd.tasks.text.exposure import (
-    MOST_CANDIDATES,
-    among_all,
-    by_sampling,
-    chance_exposure,
-    log_perplexity,
-)
+from fedkd.tasks.text.exposure import MOST_CANDIDATES, chance_exposure
+from fedkd.tasks.text.form_secrets import FormSecrets, as_tokens
 from fedkd.tasks.text.text_canaries import (
     DIGITS,
     LETTERS,
@@ -81,12 +74,18 @@ class TextCanaries(Compatible):
     """Secrets behind each prefix that nobody holds, as controls, >= 1."""
     visits: Visits = "fillings"
     """How far public text visits the secrets' context: never (nothing is to be protected then), its
-    prefix, or the prefix with other fillings."""
+    prefix, the prefix with other fillings, or the secrets themselves."""
     visit_times: int | None = 40
     """Times that it visits each prefix; null with visits=never."""
     references: int | None = None
     """Fillings, drawn at random, that a secret is ranked among, >= 100; null is all of them, up to
     a million."""
+    exact_below: int | None = None
+    """Rank among all fillings, by a search, a secret that fewer of the references than this are
+    preferred to, >= 1; null caps exposure at log2 references."""
+    student: str | None = None
+    """Language model of the students that the server distils, by name or package.module:factory;
+    null is the first client's."""
     upload_history: bool = False
     """Whether one more adversary is measured, server_history: it distils the mean of a client's
     uploads of all rounds."""
@@ -99,6 +98,13 @@ class TextCanaries(Compatible):
             raise SettingError(f"visit_times must be given with visits={self.visits}")
         self._check_names()
         size = self.forms[0].size
+        only_with(
+            self.references is not None,
+            "references=null, which ranks among all fillings",
+            exact_below=self.exact_below,
+        )
+        if self.exact_below is not None:
+            at_least(1, exact_below=self.exact_below)
         if self.references is not None:
             at_least(100, references=self.references)
             if self.references >= size:
@@ -155,33 +161,6 @@ CANARIES: dict[str, type | Named] = {
 
 
 @dataclass(frozen=True, eq=False)
-class FormSecrets:
-    """The secrets of one format in a run, and their candidates [R, L] as token sequences.
-
-    ``row_of`` is a secret's row among the candidates. Where references are ``sampled``, the
-    secrets' rows come first.
-    """
-
-    form: CanaryFormat
-    inserted: tuple[Canary, ...]
-    controls: tuple[Canary, ...]
-    candidates: Int[Tensor, "R L"]
-    row_of: dict[int, int]
-    sampled: bool
-    seed: int
-
-    def exposure(self, bits: Float[np.ndarray, "R"], canary: Canary) -> float:
-        """Return a secret's exposure in bits, from the log-perplexities of all candidates.
-
-        Other inserted secrets are no candidates: a model may well have learned them too.
-        """
-        row = self.row_of[canary.index]
-        if self.sampled:
-            return by_sampling(float(bits[row]), bits[len(self.row_of) :])
-        return among_all(bits, row, [self.row_of[other.index] for other in self.inserted])
-
-
-@dataclass(frozen=True, eq=False)
 class Secrets:
     """The secrets of one run, by format."""
 
@@ -202,13 +181,25 @@ class Secrets:
     def candidates(self) -> int:
         """How many candidates an inserted secret is ranked among, itself included."""
         first = self.by_form[0]
-        if self.settings.references is not None:
+        if self.settings.references is not None and self.settings.exact_below is None:
             return self.settings.references + 1
         return first.form.size - len(first.inserted) + 1
 
     @property
+    def references(self) -> int | None:
+        """How many fillings were drawn to rank a secret among; None where all are candidates."""
+        return self.settings.references
+
+    @property
+    def student(self) -> str | None:
+        """The architecture of the server's students; None is the first client's."""
+        return self.settings.student
+
+    @property
     def ceiling(self) -> float:
         """The largest exposure that can be measured, in bits."""
+        if self.settings.exact_below is not None:
+            return math.log2(self.candidates)
         return math.log2(self.settings.references or self.candidates)
 
     @property
@@ -220,7 +211,7 @@ class Secrets:
     def chance(self) -> float:
         """The mean exposure in bits where every rank is as likely."""
         references = self.settings.references
-        if references is None:
+        if references is None or self.settings.exact_below is not None:
             return chance_exposure(self.candidates)
         # The last of its references + 1 ranks counts as 0 bits too.
         return chance_exposure(references) * references / (references + 1)
@@ -258,15 +249,16 @@ class Secrets:
         """
         device = next(model.parameters()).device
         model.eval()
-        bits = [
-            log_perplexity(
-                lambda ids: next_token_logits(model, ids.to(device)).cpu(), one.candidates
-            )
-            for one in self.by_form
-        ]
-        return tuple(
-            tuple(self.by_form[c.form].exposure(bits[c.form], c) for c in group) for group in groups
-        )
+
+        def ask(ids: Tensor) -> Tensor:
+            return next_token_logits(model, ids.to(device)).cpu()
+
+        found: dict[tuple[int, int], float] = {}
+        for index, one in enumerate(self.by_form):
+            asked = [canary for group in groups for canary in group if canary.form == index]
+            values = one.exposures(ask, asked) if asked else []
+            found |= {(index, c.index): v for c, v in zip(asked, values, strict=True)}
+        return tuple(tuple(found[c.form, c.index] for c in group) for group in groups)
 
 
 def plant(
@@ -302,7 +294,7 @@ def _planted(
                 per_client=settings.per_client,
             )
         )
-        indices = [canary.index for canary in drawn]
+        indices, search = [canary.index for canary in drawn], None
         if settings.references is None:
             rows, row_of = candidate_sequences(form, vocabulary, context), {i: i for i in indices}
         else:
@@ -311,6 +303,8 @@ def _planted(
             )
             rows = candidate_sequences(form, vocabulary, context, [*indices, *references])
             row_of = {index: row for row, index in enumerate(indices)}
+            if settings.exact_below is not None:
+                search = as_tokens(form, vocabulary, rows)
         yield FormSecrets(
             form=form,
             inserted=tuple(canary for canary in drawn if canary.client is not None),
@@ -319,6 +313,8 @@ def _planted(
             row_of=row_of,
             sampled=settings.references is not None,
             seed=own,
+            search=search,
+            exact_below=settings.exact_below or 0,
         )
 
 

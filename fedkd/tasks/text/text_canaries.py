@@ -23,7 +23,7 @@ from fedkd.tasks.text.vocabulary import Vocabulary, separator_of
 
 DIGITS = "0123456789"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-Visits = Literal["never", "prefix", "fillings"]
+Visits = Literal["never", "prefix", "fillings", "secrets"]
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,11 @@ def add_contexts(
       leaks next to nothing, and every protection "wins": use it as a control only.
     - ``prefix`` (P1): the prefix alone. A teacher is asked for the first character of the secret.
     - ``fillings`` (P2): the prefix with random fillings, none of them a canary's, held out or not.
+    - ``secrets`` (P3): the clients' own secrets, one after the other, as where a teacher's training
+      text is what it is asked about.
 
-    Raises SettingError where the texts already hold the prefix, or ``times`` would do nothing or is
-    missing.
+    Raises SettingError where the texts already hold the prefix, or ``times`` would do nothing, is
+    missing, or leaves a secret out.
 
     Args:
         texts: the public ones.
@@ -195,6 +197,15 @@ def add_contexts(
     at_least(1, times=times)
     if level == "prefix":
         return _scatter(texts, [form.prefix] * times, seed, "canaries", "public")
+    if level == "secrets":
+        held = [canary.index for canary in canaries if canary.client is not None]
+        if times < len(held):
+            raise SettingError(
+                f"times={times} would leave out some of the {len(held)} secrets of a context, which"
+                f" visits=secrets puts into public text; give {len(held)} or more"
+            )
+        own = [held[i % len(held)] for i in range(times)]
+        return _scatter(texts, form.texts(own), seed, "canaries", "public")
     others = draw_references(
         form, times, {canary.index for canary in canaries}, seed, "public fillings"
     )

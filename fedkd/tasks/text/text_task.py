@@ -329,6 +329,8 @@ class TextTask(Task):
         if secrets is None:
             return None
         canaries = secrets.of(client_id) if whose == "own_model" else secrets.not_of(client_id)
+        if not canaries:
+            return None
         (found,) = secrets.exposures(model, [(*canaries, *secrets.controls)])
         return found
 

@@ -18,6 +18,7 @@ from fedkd.report.folder import stored_records
 from fedkd.scenario.registry import create
 from fedkd.settings.schema import parse
 from fedkd.tasks.text.exposure import chance_exposure
+from fedkd.tasks.text.language_models import LanguageModelSpec
 from fedkd.tasks.text.secrets import TextCanaries, plant
 from fedkd.tasks.text.text_canaries import alphabet_of
 from fedkd.tasks.text.vocabulary import Bytes, Characters
@@ -117,6 +118,47 @@ def _predictions(ids: torch.Tensor, values: torch.Tensor) -> Any:
     return Predictions(ids=ids, values=values, scale="logits")
 
 
+ONE_TEACHER: dict[str, Any] = {
+    "clients": 1,
+    "models": ["tiny_text:small_decoder"],
+    "strategy": {"name": "dsfl", "aggregation": "mean"},
+    "text_canaries": {
+        **CANARIES,
+        "slots": "dddddd",
+        "visits": "secrets",
+        "references": 100,
+        "exact_below": 5,
+        "student": "tiny_text:small_gru",
+    },
+}
+
+
+def test_one_teacher_has_one_student_of_the_model_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    build = LanguageModelSpec.build
+    monkeypatch.setattr(
+        LanguageModelSpec, "build", lambda self, seed: (built.append(self.name), build(self, seed))[1]
+    )
+    found = exposure(tmp_path / "run", **ONE_TEACHER, train={"epochs": 1})
+    assert built[-1] == "tiny_text:small_gru"
+    # The mean of one client's upload is that upload, and there are no peers.
+    assert list(found["by_adversary"]) == ["own_model", "server_student"]
+    assert found["ceiling"] == pytest.approx(math.log2(1_000_000))
+    for one in found["by_adversary"].values():
+        assert one["sampling"]["low"] <= one["inserted"]["mean"] <= one["sampling"]["high"]
+    lines = text_lines({"exposure": found, "bits_per_token": None})
+    assert f"({found['by_adversary']['own_model']['sampling']['low']:.2f} to" in lines[1]
+
+
+def test_a_student_that_is_no_other_model_is_refused() -> None:
+    for student, message in (("tiny_text:small_decoder", "would do nothing"), ("gruu", "gru")):
+        canaries = {**ONE_TEACHER["text_canaries"], "student": student}
+        with pytest.raises(SettingError, match=message):
+            text_experiment(**{**ONE_TEACHER, "text_canaries": canaries})
+
+
 def test_each_client_holds_its_own_secrets_as_often_as_asked() -> None:
     context = text_experiment(text_canaries={**CANARIES, "per_client": 3, "repeats": 2}).context
     secrets = context.task.secrets
@@ -134,13 +176,14 @@ def test_each_client_holds_its_own_secrets_as_often_as_asked() -> None:
 
 
 def test_the_public_text_visits_the_context_as_asked() -> None:
-    for visits, times in (("never", None), ("prefix", 6), ("fillings", 6)):
+    for visits, times in (("never", None), ("prefix", 6), ("fillings", 6), ("secrets", 6)):
         task = text_experiment(
             text_canaries={**CANARIES, "visits": visits, "visit_times": times}
         ).context.task
         # Of a filling, two tokens and what follows are where a secret could be said; of a prefix
         # its end alone.
-        assert int(task.flagged().sum()) == {"never": 0, "prefix": 6, "fillings": 12}[visits]
+        expected = {"never": 0, "prefix": 6, "fillings": 12, "secrets": 12}
+        assert int(task.flagged().sum()) == expected[visits]
 
 
 def test_secrets_may_be_ranked_among_some_fillings() -> None:

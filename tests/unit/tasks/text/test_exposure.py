@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from toy_language import VOCABULARY, Toy
 
 from fedkd.errors import SettingError
 from fedkd.tasks.text.exposure import (
@@ -18,27 +18,6 @@ from fedkd.tasks.text.exposure import (
     rank_of,
 )
 from fedkd.tasks.text.tokens import PAD, stack_sequences
-
-VOCABULARY = 5
-
-
-class Toy:
-    """A causal model with a random distribution for every history: logits depend on the sum of
-    hashed tokens."""
-
-    def __init__(self, seed: int) -> None:
-        stream = torch.Generator().manual_seed(seed)
-        self.table = torch.randn(97, VOCABULARY, generator=stream)
-        self.widest = 0
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        self.widest = max(self.widest, len(ids))
-        history = torch.zeros(len(ids), dtype=torch.int64)
-        rows = []
-        for column in ids.T:
-            history = (history * 31 + column + 1) % 97
-            rows.append(self.table[history])
-        return torch.stack(rows, dim=1)
 
 
 def brute_force(model: Toy, sequence: list[int]) -> float:

@@ -74,6 +74,11 @@ def test_public_text_visits_the_context_at_each_level():
     ]
     assert len(set(filled)) == 500
     assert not set(filled) & set(form.texts(c.index for c in canaries))
+    own = form.texts(c.index for c in canaries if c.client is not None)
+    held = [
+        x for x in add_contexts(TEXTS, form, canaries, "secrets", 0, times=5) if form.prefix in x
+    ]
+    assert held == [own[0], own[1], own[0], own[1], own[0]]
 
 
 @given(st.integers(0, 50))
@@ -128,6 +133,12 @@ def test_candidates_of_different_lengths_are_summed_not_averaged():
         ),
         (lambda: add_contexts(TEXTS, SMALL, (), "never", 0, times=3), "would do nothing"),
         (lambda: add_contexts(TEXTS, SMALL, (), "prefix", 0), "times must be given"),
+        (
+            lambda: add_contexts(
+                TEXTS, PIN, draw_canaries(PIN, [5, 5], seed=0), "secrets", 0, times=1
+            ),
+            "leave out some of the 2 secrets",
+        ),
         (lambda: draw_references(SMALL, 6, {1}, 0, "test"), "more than 6 fillings"),
     ],
 )
