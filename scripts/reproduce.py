@@ -6,6 +6,7 @@
     python scripts/reproduce.py plugins   [--seeds 5] [--jobs 2] --out FOLDER
     python scripts/reproduce.py attacks   [--seeds 3] [--jobs 2] --out FOLDER
     python scripts/reproduce.py swing     [--seeds 3] [--jobs 2] --out FOLDER
+    python scripts/reproduce.py swing_kd  [--seeds 5] [--jobs 2] --out FOLDER
 
 ``digits`` repeats the KnFu study: local training, the plain mean of soft labels, and KnFu, on
 scikit-learn's digits, in three regimes of label skew and data size. Both accuracies are means over
@@ -16,7 +17,9 @@ the 95 % interval of the paired difference excludes the contrary.
 (scripts/orderings.py); ``paper`` is FedMD's comparison with its published figures; ``attacks`` is
 the attacked fraction up to which each fusion rule helps (scripts/break_even.py); ``plugins`` are
 the expected effects of plug-ins on digits (scripts/plugins.py); ``swing`` measures what soft labels
-of text leak, and what prevents it (scripts/swing_study.py), on a small embedded corpus.
+of text leak in a federation, and what prevents it (scripts/swing_study.py), on a small embedded
+corpus; ``swing_kd`` does so between one teacher and a smaller student
+(scripts/swing_kd_study.py).
 
 Runs are stored below --out, and the same command continues them. --data is a folder with mnist/,
 fashion_mnist/ and cifar10/ in the hub's layout; by default they come from the hub. --only selects
@@ -36,7 +39,9 @@ import break_even
 import matplotlib
 import numpy as np
 import shifted
-import swing_page
+import swing_kd_report
+import swing_kd_study
+import swing_report
 import swing_study
 import unseen
 import yaml
@@ -76,6 +81,13 @@ COLORS = {"local only": GREY, "mean": ORANGE, "KnFu": BLUE, "KnFu, first-round E
 FIGURES = ("personal_accuracy", "global_accuracy", "neighbors_first", "neighbors_last")
 OF_MODELS = {shifted.SHIFTED.name: shifted.carry_out, unseen.UNSEEN.name: unseen.carry_out}
 """Studies of plug-ins that measure the models of a run further; their runs are not resumable."""
+OF_SWING = {
+    "swing": (swing_study.FEDERATION, swing_report.write),
+    "swing_kd": (swing_kd_study.ONE_TEACHER, swing_kd_report.write),
+}
+"""Studies of swing, and what writes their reports."""
+FIVE_SEEDS = ("digits", "plugins", "swing_kd")
+"""Studies that are of five seeds by default."""
 STUDIES = {"orderings": ORDERINGS, "paper": (FEDMD,), "plugins": PLUGINS}
 
 Results = dict[tuple[str, str], dict[str, np.ndarray]]
@@ -332,10 +344,10 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "what", choices=["digits", "orderings", "paper", "plugins", "attacks", "swing"]
+        "what", choices=["digits", "orderings", "paper", "plugins", "attacks", *OF_SWING]
     )
     parser.add_argument(
-        "--seeds", type=int, help="paired seeds, 0 to N-1; digits and plugins 5, others 3"
+        "--seeds", type=int, help=f"paired seeds, 0 to N-1; {', '.join(FIVE_SEEDS)} 5, others 3"
     )
     parser.add_argument("--out", type=Path, help="folder of the tables, figures and runs")
     parser.add_argument("--data", type=Path, help="folder of data sets; default: the hub")
@@ -348,8 +360,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def known_names(what: str) -> list[str]:
     """Return the names that --only may select from, none where it has no effect."""
-    if what == "swing":
-        return list(swing_study.BY_NAME)
+    if what in OF_SWING:
+        return list(OF_SWING[what][0].by_name)
     names = [study.name for study in STUDIES.get(what, ())]
     return names + list(OF_MODELS) if what == "plugins" else names
 
@@ -373,9 +385,10 @@ def run_studies(given: argparse.Namespace, seeds: int, names: Sequence[str]) -> 
     console = Console(highlight=False, soft_wrap=True, stderr=True)
     if given.what == "attacks":
         return break_even.report(seeds, given.out, given.jobs, console)
-    if given.what == "swing":
-        measured = swing_study.carry_out(seeds, given.out, given.jobs, console, names)
-        return swing_page.write(measured, given.out)
+    if given.what in OF_SWING:
+        study, write_report = OF_SWING[given.what]
+        measured = study.carry_out(seeds, given.out, given.jobs, console, names)
+        return write_report(measured, given.out)
     chosen = [study for study in STUDIES[given.what] if study.name in names]
     text = print_all(chosen, seeds, given.out, given.jobs, console, given.data)
     for name in names:
@@ -388,7 +401,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit status: 0, 1 (a run failed), 130 (Ctrl-C)."""
     parser = make_parser()
     given = parser.parse_args(arguments)
-    seeds = given.seeds or (5 if given.what in ("digits", "plugins") else 3)
+    seeds = given.seeds or (5 if given.what in FIVE_SEEDS else 3)
     if seeds < 2:
         parser.error("--seeds must be at least 2: an interval needs two runs")
     if given.what == "digits":
@@ -399,8 +412,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = known_names(given.what)
     unknown = [name for name in given.only or () if known and name not in known]
     if unknown:
-        parser.error(f"--only: {', '.join(unknown)} is none of {', '.join(known)}")
-    if given.what == "swing" and "plain" not in (given.only or known):
+        parser.error(f"--only: {', '.join(unknown)} is none of {'; '.join(known)}")
+    if given.what in OF_SWING and "plain" not in (given.only or known):
         parser.error("--only must name 'plain', which the others are compared with")
     names = [name for name in known if name in given.only] if given.only else known
     try:

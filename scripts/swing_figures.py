@@ -1,82 +1,101 @@
-"""Figures of the study of swing: excess exposure, losses and cuts with paired bootstrap intervals.
+"""Figures of the studies of swing by seed: exposures, cuts and losses, intervals and verdicts.
 
-An interval resamples secrets, or models, of all seeds together, each with its pair (SciPy's
-bootstrap, 95 %). Secrets of one client share a model, so intervals are on the narrow side. Not for:
-what follows from them (``swing_report``), nor running anything (``swing_study``).
+What was repeated are seeds: each gives one figure, a mean over its secrets or models, and an
+interval is Student's over seeds (95 %). With fewer than five seeds nothing is judged. Not for: what
+is asked of the figures (``swing_report``, ``swing_kd_report``), nor running anything
+(``swing_study``).
 """
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
-from swing_study import BY_NAME, SETTINGS, Outcome, Results
+from swing_study import Outcome, Results, SwingStudy
 
+from fedkd.report.comparison.statistics import holm, interval, paired
+
+ENOUGH = 5
+"""Seeds from which on a claim is judged."""
+LEVEL = 0.05
 Range = tuple[float, float, float]
 """A figure and its 95 % interval."""
 
 
-def measured(results: Results) -> list[str]:
-    """Return the settings with results by name, where what they are held against has them too."""
-    have = {name for name, _ in results}
-    return [s.name for s in SETTINGS if s.name in have and s.against in have]
+@dataclass(frozen=True)
+class SwingFigures:
+    """The results of a study, by setting and seed; each figure is an array [seeds]."""
+
+    study: SwingStudy
+    results: Results
+    utility: str = "bits_by_model"
+    """Whose bits a token of clean test text count: bits_by_model or student_bits."""
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds there are."""
+        return len({seed for _, seed in self.results})
+
+    @property
+    def measured(self) -> list[str]:
+        """The settings with results, where what they are held against has them too."""
+        have = {name for name, _ in self.results}
+        return [s.name for s in self.study.settings if s.name in have and s.against in have]
+
+    @property
+    def missing(self) -> list[str]:
+        """The settings that were not run, or not what they are held against."""
+        return [s.name for s in self.study.settings if s.name not in self.measured]
+
+    def against(self, name: str) -> str:
+        """Return the setting that another is held against."""
+        return self.study.by_name[name].against
+
+    def outcomes(self, name: str) -> list[Outcome]:
+        """Return a setting's outcomes, seed by seed."""
+        return [self.results[key] for key in sorted(self.results) if key[0] == name]
+
+    def exposure(self, name: str, view: str) -> np.ndarray:
+        """Return the mean exposure in bits of a run's secrets to an adversary."""
+        return np.array([np.mean(one["exposures"][view]) for one in self.outcomes(name)])
+
+    def excess(self, name: str, view: str) -> np.ndarray:
+        """Return the mean exposure in bits above chance."""
+        chance = np.array([one["chance"] for one in self.outcomes(name)])
+        return np.asarray(self.exposure(name, view) - chance)
+
+    def bits(self, name: str) -> np.ndarray:
+        """Return the bits a token of clean test text, a mean over a run's models."""
+        return np.array([np.mean(one[self.utility]) for one in self.outcomes(name)])
+
+    def cut(self, name: str, view: str, *, above_chance: bool = True) -> np.ndarray:
+        """Return the share of exposure, or of what is above chance, that is gone.
+
+        It is a share of what the setting has that ``name`` is held against.
+        """
+        of = self.excess if above_chance else self.exposure
+        return np.asarray(1 - of(name, view) / of(self.against(name), view))
+
+    def loss(self, name: str) -> np.ndarray:
+        """Return the bits a token above those of the setting that ``name`` is held against."""
+        return np.asarray(self.bits(name) - self.bits(self.against(name)))
 
 
-def seeds_of(results: Results, name: str) -> list[Outcome]:
-    """Return a setting's outcomes, seed by seed."""
-    return [results[key] for key in sorted(results) if key[0] == name]
+def over_seeds(values: np.ndarray) -> Range:
+    """Return a mean over seeds with its t-interval, which is without end where there is one seed.
 
-
-def excess(results: Results, name: str, adversary: str) -> np.ndarray:
-    """Return the bits above chance of every secret, seeds one after the other."""
-    return np.concatenate(
-        [np.array(r["exposures"][adversary]) - r["chance"] for r in seeds_of(results, name)]
-    )
-
-
-def losses(results: Results, name: str) -> np.ndarray:
-    """Return the loss in bits a token of the server's student and each client, seed by seed.
-
-    It is against the setting that ``name`` is held against.
+    >>> [round(x, 2) for x in over_seeds(np.array([1.0, 2.0, 3.0]))]  # t = 4.30 with three seeds
+    [2.0, -0.48, 4.48]
     """
-    pairs = zip(seeds_of(results, name), seeds_of(results, BY_NAME[name].against), strict=True)
-    return np.concatenate(
-        [np.array(x["bits_by_model"]) - np.array(y["bits_by_model"]) for x, y in pairs]
-    )
-
-
-def mean(values: np.ndarray) -> Range:
-    """Return a mean with its bootstrap interval."""
-    return _interval((values,), lambda x, axis: np.mean(x, axis=axis))
-
-
-def cut(results: Results, name: str, adversary: str) -> Range:
-    """Return the share of the excess exposure that is gone, with its interval.
-
-    It is a share of the excess of the setting that ``name`` is held against.
-    """
-    pair = (excess(results, name, adversary), excess(results, BY_NAME[name].against, adversary))
-    return _interval(pair, lambda x, y, axis: 1 - np.mean(x, axis=axis) / np.mean(y, axis=axis))
-
-
-def _interval(data: tuple[np.ndarray, ...], statistic: Callable[..., Any]) -> Range:
-    found = float(statistic(*data, axis=0))
-    if (len(data) == 1 and np.ptp(data[0]) == 0) or (len(data) == 2 and np.array_equal(*data)):
-        return found, found, found
-    between = stats.bootstrap(
-        data,
-        statistic,
-        paired=True,
-        n_resamples=5000,
-        method="percentile",
-        random_state=np.random.default_rng(0),
-    ).confidence_interval
-    return found, float(between.low), float(between.high)
+    found = interval([float(value) for value in values])
+    assert found.mean is not None, "each setting has results"
+    half = math.inf if found.half is None else found.half
+    return found.mean, found.mean - half, found.mean + half
 
 
 def percent(value: Range) -> str:
     """Return a share and its interval in words."""
-    return "{} % [{}, {}]".format(*(round(100 * x) for x in value))
+    return "{} % [{}, {}]".format(*(f"{100 * x:.0f}" for x in value))
 
 
 def signed(value: Range) -> str:
@@ -84,20 +103,57 @@ def signed(value: Range) -> str:
     return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*value)
 
 
-def bits(value: Range) -> str:
+def in_bits(value: Range) -> str:
     """Return an exposure and its interval in words."""
     return "{:.2f} bits [{:.2f}, {:.2f}]".format(*value)
 
 
-def above(value: Range, threshold: float) -> str:
-    """Return what an interval says of a figure being at least ``threshold``."""
-    if value[1] >= threshold:
-        return "**holds**"
-    return "**does NOT hold**" if value[2] < threshold else "**not shown**"
+@dataclass(frozen=True)
+class Claim:
+    """A figure by seed, and what is claimed of it: that it is at least, or at most, a threshold."""
+
+    text: str
+    values: np.ndarray
+    threshold: float
+    words: Callable[[Range], str]
+    at_least: bool = True
+
+    @property
+    def claimed(self) -> str:
+        """The threshold in words."""
+        value = f"{self.threshold:.0%}".replace("%", " %") if self.words is percent else ""
+        return f"{value or f'{self.threshold:g}'} or {'more' if self.at_least else 'less'}"
+
+    @property
+    def p_value(self) -> float:
+        """Of the two-sided t-test that the mean over seeds is the threshold."""
+        found = paired(self.values.tolist(), [self.threshold] * len(self.values)).t
+        return 0.0 if found is None else found  # equal figures have no spread, and are not it
+
+    def verdict(self, p_value: float) -> str:
+        """Return what follows from a p-value, once it is corrected."""
+        if p_value >= LEVEL:
+            return "not shown"
+        return (
+            "holds" if (self.values.mean() > self.threshold) == self.at_least else "does NOT hold"
+        )
 
 
-def below(value: Range, threshold: float) -> str:
-    """Return what an interval says of a figure being at most ``threshold``."""
-    if value[2] <= threshold:
-        return "**holds**"
-    return "**does NOT hold**" if value[1] > threshold else "**not shown**"
+def judge(claims: Sequence[Claim]) -> list[str]:
+    """Return each claim with its figure, and from five seeds on with its verdict.
+
+    A claim holds where the test with Holm's correction over all of them says so at 5 %.
+    """
+    lines = [f"{claim.text}: {claim.words(over_seeds(claim.values))}" for claim in claims]
+    if not claims or min(len(claim.values) for claim in claims) < ENOUGH:
+        return lines
+    corrected = holm([claim.p_value for claim in claims])
+    return [
+        f"{line}; {claim.claimed}: **{claim.verdict(p)}** (p {_small(p)})"
+        for line, claim, p in zip(lines, claims, corrected, strict=True)
+        if p is not None
+    ]
+
+
+def _small(p_value: float) -> str:
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"

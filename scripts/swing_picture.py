@@ -1,10 +1,9 @@
-"""The picture of the study of swing: leakage against utility, a point a setting."""
+"""The picture of the study of swing in a federation: leakage against utility, a point a setting."""
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from swing_figures import excess, losses, mean, measured
-from swing_study import BY_NAME, Results
+from swing_figures import SwingFigures, over_seeds
 
 from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
 
@@ -28,15 +27,15 @@ OFFSETS = {
 """Offsets of labels from their points, so that neighbors' do not cover one another; else (5, 4)."""
 
 
-def picture(results: Results) -> Figure:
+def picture(found: SwingFigures) -> Figure:
     """Draw excess exposure against the loss of quality with intervals; numbers name settings."""
-    names = [n for n in measured(results) if BY_NAME[n].against == "plain" and "visited" not in n]
+    names = [n for n in found.measured if found.against(n) == "plain" and "visited" not in n]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         axes = figure.subplots(1, 2, sharey=False)
         for ax, view in zip(axes, TITLES, strict=True):
             for index, name in enumerate(names, start=1):
-                _point(ax, results, name, view, index)
+                _point(ax, found, name, view, index)
             _decorate(ax, TITLES[view])
         axes[0].set_ylabel("Exposure above chance (bits)")
         handles, labels = axes[0].get_legend_handles_labels()
@@ -44,8 +43,8 @@ def picture(results: Results) -> Figure:
         return figure
 
 
-def _point(ax: Axes, results: Results, name: str, view: str, index: int) -> None:
-    leak, lost = mean(excess(results, name, view)), mean(losses(results, name))
+def _point(ax: Axes, found: SwingFigures, name: str, view: str, index: int) -> None:
+    leak, lost = over_seeds(found.excess(name, view)), over_seeds(found.loss(name))
     color = BLUE if name.startswith("swing") else GREY if name == "plain" else ORANGE
     ax.errorbar(
         lost[0],

@@ -1,4 +1,4 @@
-"""Settings of the study of swing distillation on text, and their runs.
+"""Settings of the study of swing in a federation, and the runs of any study of swing.
 
 Every run is one of the product's own (``python -m fedkd.simulate scenario=swing_study SETTINGS``),
 begun, gone on with or left alone by ``compare.py``. Runs of one seed share texts, secrets, initial
@@ -24,6 +24,7 @@ SWING = ("privacy=swing", "privacy.detector=oracle")
 EVERYWHERE = ("privacy=swing", "privacy.detector=everywhere")
 ROUNDS = ("rounds=4", "train.epochs=8", "distill.epochs=5", "text_canaries.upload_history=true")
 DECODERS = ("models=[decoder_small]",)
+OUTCOMES = "outcomes.json"
 MEAN, KNFU = ("dsfl", "strategy.aggregation=mean"), ("knfu",)
 
 
@@ -98,40 +99,69 @@ SETTINGS = (
         against="plain, 4 rounds",
     ),
 )
-BY_NAME = {setting.name: setting for setting in SETTINGS}
 Outcome = dict[str, Any]
 Results = dict[tuple[str, int], Outcome]
 """Figures of a run by the name of its setting and its seed."""
 
 
-def cells(seeds: int, out: Path, only: Sequence[str] = tuple(BY_NAME)) -> list[compare.Cell]:
-    """Return the runs of some settings for seeds from 0 on. Raises SettingError."""
-    methods = [BY_NAME[name].method for name in only]
-    return compare.plan(BASE, methods, [()], list(range(seeds)), out, 1)
+@dataclass(frozen=True)
+class SwingStudy:
+    """Settings that are run over paired seeds, and what all of them have in common."""
+
+    base: tuple[str, ...]
+    settings: tuple[Setting, ...]
+
+    @property
+    def by_name(self) -> dict[str, Setting]:
+        """The settings by name."""
+        return {setting.name: setting for setting in self.settings}
+
+    def cells(self, seeds: int, out: Path, only: Sequence[str] = ()) -> list[compare.Cell]:
+        """Return the runs of some settings, of all by default, for seeds from 0 on.
+
+        Raises SettingError.
+        """
+        methods = [self.by_name[name].method for name in only or self.by_name]
+        return compare.plan(self.base, methods, [()], list(range(seeds)), out, 1)
+
+    def carry_out(
+        self, seeds: int, out: Path, jobs: int, console: Console, only: Sequence[str] = ()
+    ) -> Results:
+        """Run what is not done yet, write the figures, and return them.
+
+        They are written to ``outcomes.json``. Raises RunError where a run failed.
+
+        Args:
+            seeds: How many paired seeds, from 0 on.
+            out: The folder that takes the runs.
+            jobs: Runs at a time.
+            console: Is told how it goes.
+            only: Settings by name; all of them by default.
+        """
+        planned = self.cells(seeds, out, only)
+        failed = compare.run_cells(planned, jobs, console)
+        if failed:
+            raise RunError("; ".join(f"{outcome.task.name}: {outcome.error}" for outcome in failed))
+        names = {setting.label: setting.name for setting in self.settings}
+        found = {(names[c.method.label], c.seed): outcome_of(c.task.folder) for c in planned}
+        rows = [{"setting": name, "seed": seed, **one} for (name, seed), one in found.items()]
+        (out / OUTCOMES).write_text("\n".join(["[", ",\n".join(map(json.dumps, rows)), "]\n"]))
+        return found
 
 
-def carry_out(
-    seeds: int,
-    out: Path,
-    jobs: int,
-    console: Console,
-    only: Sequence[str] = tuple(BY_NAME),
-) -> Results:
-    """Run what is not done yet and return the figures. Raises RunError where a run failed.
+FEDERATION = SwingStudy(BASE, SETTINGS)
 
-    Args:
-        seeds: how many paired seeds, from 0 on.
-        out: the folder that takes the runs.
-        jobs: runs at a time.
-        console: is told how it goes.
-        only: settings by name; all of them by default.
-    """
-    planned = cells(seeds, out, only)
-    failed = compare.run_cells(planned, jobs, console)
-    if failed:
-        raise RunError("; ".join(f"{outcome.task.name}: {outcome.error}" for outcome in failed))
-    names = {BY_NAME[name].label: name for name in only}
-    return {(names[c.method.label], c.seed): outcome_of(c.task.folder) for c in planned}
+
+def read_outcomes(folder: Path) -> Results:
+    """Return the figures that a study wrote into a folder. Raises RunError."""
+    try:
+        rows = json.loads((folder / OUTCOMES).read_text())
+        return {(row.pop("setting"), row.pop("seed")): row for row in rows}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise RunError(
+            f"{folder / OUTCOMES} does not hold the figures of a study of swing:"
+            f" {type(error).__name__}: {error}; scripts/reproduce.py writes it"
+        ) from error
 
 
 def outcome_of(folder: Path) -> Outcome:
@@ -144,9 +174,15 @@ def outcome_of(folder: Path) -> Outcome:
         "ceiling": exposure["ceiling"],
         "chance": exposure["chance"],
         "exposures": {name: one["each"] for name, one in exposure["by_adversary"].items()},
+        "sampling": {
+            name: one["sampling"]
+            for name, one in exposure["by_adversary"].items()
+            if "sampling" in one
+        },
         "controls": {
             name: one["held_out"]["mean"] for name, one in exposure["by_adversary"].items()
         },
+        "student_bits": exposure["server_student_bits_per_token"],
         "bits_by_model": [exposure["server_student_bits_per_token"], *clients.tolist()],
         "detector": exposure["detector"],
         "weights": np.load(folder / "weights.npy")[-1].tolist(),
