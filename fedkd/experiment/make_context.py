@@ -92,7 +92,7 @@ def make_context(
         loss=chosen_loss(declared, scenario.strategy.name, scenario.distill.loss),
         kind=declared.kind,
         needs=declared.needs,
-        enforcer=_enforcer(scenario, declared, task, sizes),
+        enforcer=_enforcer(scenario, declared, task, sizes, _group(scenario, task, division)),
         codecs=_codecs(scenario, declared),
         store=_store(store, architectures, optimizer_states, assigned),
         seed=scenario.federation.seed,
@@ -148,6 +148,7 @@ def _task_setup(
         reference=(first_model, _trained_whole(scenario)),
         seed=scenario.federation.seed,
         device=torch.device("cpu"),
+        separates_records=scenario.privacy.value.hides_single_records,
         public_inputs=None,
     )
 
@@ -169,6 +170,13 @@ def _divide(scenario: Scenario, prepared: Labeled) -> Division:
         testing=scenario.test,
         seed=scenario.federation.seed,
     )
+
+
+def _group(scenario: Scenario, task: Task, division: Division) -> tuple[int, bool]:
+    """Return the most training examples of one record, and whether a setting bounds them."""
+    if not scenario.privacy.value.hides_single_records:
+        return 1, False
+    return max(task.group_size(rows, (client,)) for client, rows in enumerate(division.train))
 
 
 def _codecs(scenario: Scenario, declared: Declaration) -> Codecs | None:
@@ -216,7 +224,11 @@ def _optimizer_states(architecture: ModelSpec, scenario: Scenario) -> dict[str, 
 
 
 def _enforcer(
-    scenario: Scenario, declared: Declaration, task: Task, sizes: Sequence[int]
+    scenario: Scenario,
+    declared: Declaration,
+    task: Task,
+    sizes: Sequence[int],
+    group: tuple[int, bool],
 ) -> PrivacyEnforcer:
     """Return the run's privacy mechanism at work; SettingError where its settings do not fit.
 
@@ -225,6 +237,7 @@ def _enforcer(
         declared: What its strategy declares.
         task: The run's task.
         sizes: Each client's number of training examples, which is public.
+        group: The most training examples of one record, and whether a setting bounds them.
     """
     mechanism, seed, kind = scenario.privacy.value, scenario.federation.seed, declared.kind
     if kind is None:
@@ -247,6 +260,10 @@ def _enforcer(
         all_records=sum(sizes),
         batch_size=scenario.train.batch_size,
         epochs=scenario.train.epochs,
+        group=group[0],
+        group_is_bound=group[1],
+        record=task.record,
+        examples=task.examples,
         chooses=kind.predicts and not kind.all_answer,
         unweighted_mean=predicts and isinstance(scenario.strategy.value, MeanBased),
         temperature=scenario.distill.temperature,

@@ -25,10 +25,10 @@ def epsilon_of(events: Counted, delta: float, accountant: Accountant = "auto") -
     """Return the epsilon >= 0 of all ``events`` at ``delta``, and its accountant's name.
 
     ``auto`` is exact for Gaussian noise, and the best of RDP and, where all events are pure, the
-    plain sum otherwise. ``prv`` (DP-SGD alone) and ``pld`` (with the extra; no votes) are used
-    where they apply, if they say less, up to an epsilon of 200: beyond, they take minutes and
-    gigabytes, and PRV overflows. Without events epsilon is 0; with a NoClaim it is infinite. Order
-    does not matter.
+    plain sum otherwise. ``prv`` (DP-SGD alone, on records of one example) and ``pld`` (with the
+    extra; no votes) are used where they apply, if they say less, up to an epsilon of 200: beyond,
+    they take minutes and gigabytes, and PRV overflows. Without events epsilon is 0; with a NoClaim
+    it is infinite. Order does not matter.
 
     >>> from fedkd.privacy.events import GaussianRows
     >>> row = GaussianRows(rows=1, sensitivity=1.0, sigma=1.0)
@@ -41,7 +41,7 @@ def epsilon_of(events: Counted, delta: float, accountant: Accountant = "auto") -
     found = [_automatic(merged, delta)]
     if found[0][0] > distributions.LARGEST:
         return found[0]
-    alone = all(isinstance(event, DpSgdSteps) for event, _ in merged)
+    alone = all(isinstance(event, DpSgdSteps) and event.group == 1 for event, _ in merged)
     if accountant == "prv" and merged and alone:
         history = [
             (e.noise_multiplier, e.sample_rate, n) for e, n in merged if isinstance(e, DpSgdSteps)

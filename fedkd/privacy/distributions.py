@@ -72,6 +72,23 @@ def pld_gaussian(
     return one.self_compose(times) if times > 1 else one
 
 
+def pld_mixture(noise_multiplier: float, weights: Sequence[float], times: int) -> Any:
+    """Return the privacy loss of ``times`` releases that a record moves by a random whole number.
+
+    Args:
+        noise_multiplier: Deviation of the noise over the sensitivity to one example.
+        weights: The chances that 0, 1, ... of the record's examples are in a release.
+        times: Number of releases.
+    """
+    one = _pld().from_mixture_gaussian_mechanism(
+        noise_multiplier,
+        sensitivities=[float(j) for j in range(len(weights))],
+        sampling_probs=weights,
+        value_discretization_interval=1e-3,
+    )
+    return one.self_compose(times) if times > 1 else one
+
+
 def pld_pure(epsilon: float, times: int) -> Any:
     """Return a privacy loss that dominates ``times`` releases of pure ``epsilon``."""
     from dp_accounting.pld.common import DifferentialPrivacyParameters

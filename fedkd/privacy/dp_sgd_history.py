@@ -21,8 +21,12 @@ STEPS = "steps"
 class StepHistory:
     """Noise multipliers, sample rates and how many steps were made with them, in order."""
 
-    def __init__(self, state: Iterable[Sequence[float]] = ()) -> None:
-        """Continue from a ``state``; SettingError where it is none."""
+    def __init__(self, state: Iterable[Sequence[float]] = (), group: int = 1) -> None:
+        """Continue from a ``state``; SettingError where it is none.
+
+        A record has ``group`` examples at most, which is the run's to say and not stored.
+        """
+        self.group = group
         self._runs: list[tuple[float, float, int]] = []
         for row in state:
             if len(row) != 3 or row[2] != int(row[2]):
@@ -57,7 +61,8 @@ class StepHistory:
     def events(self) -> tuple[DpSgdSteps, ...]:
         """Return the history as events for a ledger."""
         return tuple(
-            DpSgdSteps(noise_multiplier=s, sample_rate=q, steps=n) for s, q, n in self._runs
+            DpSgdSteps(noise_multiplier=s, sample_rate=q, steps=n, group=self.group)
+            for s, q, n in self._runs
         )
 
     def epsilon(self, delta: float, accountant: Accountant = "auto") -> float:
@@ -84,13 +89,18 @@ class StepHistory:
             epsilon: The budget.
             delta: The budget's delta.
         """
-        more = DpSgdSteps(noise_multiplier=noise_multiplier, sample_rate=sample_rate, steps=steps)
+        more = DpSgdSteps(
+            noise_multiplier=noise_multiplier,
+            sample_rate=sample_rate,
+            steps=steps,
+            group=self.group,
+        )
         return epsilon_of([(event, 1) for event in (*self.events(), more)], delta)[0] <= epsilon
 
 
-def history_of(memory: Mapping[str, Tensor]) -> StepHistory:
-    """Return a client's DP-SGD steps so far."""
-    return StepHistory(memory[STEPS].tolist()) if STEPS in memory else StepHistory()
+def history_of(memory: Mapping[str, Tensor], group: int = 1) -> StepHistory:
+    """Return a client's DP-SGD steps so far, of whose records none has more examples."""
+    return StepHistory(memory[STEPS].tolist() if STEPS in memory else (), group)
 
 
 def with_history(memory: Mapping[str, Tensor], history: StepHistory) -> dict[str, Tensor]:

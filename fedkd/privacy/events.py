@@ -16,6 +16,7 @@ import numpy as np
 
 from fedkd.errors import SettingError
 from fedkd.privacy import distributions
+from fedkd.privacy.group_sampling import binomial_weights, group_sampled_cost
 from fedkd.privacy.renyi import (
     ORDERS,
     Renyi,
@@ -191,20 +192,22 @@ class RandomizedLabels:
 class DpSgdSteps:
     """``steps`` of DP-SGD on Poisson samples of ``sample_rate``.
 
-    Gradients are clipped to C; the noise is ``noise_multiplier`` C.
-
-    Steps with an empty sample count like all others.
+    Each example's gradient is clipped to C; the noise is ``noise_multiplier`` C. Steps with an
+    empty sample count like all others.
     """
 
     neighbors: ClassVar[str] = "zero-out"
     noise_multiplier: float
     sample_rate: float
     steps: int
+    group: int = 1
+    """Examples that a record has at most, each in a sample by a coin of its own."""
 
     def __post_init__(self) -> None:
         positive(noise_multiplier=self.noise_multiplier)
         share(sample_rate=self.sample_rate)
         at_least(0, steps=self.steps)
+        at_least(1, group=self.group)
 
     def split(self) -> tuple[Event, int]:
         """Return one step, and the number of steps."""
@@ -213,7 +216,9 @@ class DpSgdSteps:
     @property
     def mu(self) -> float | None:
         """That of Gaussian noise where every sample is in every step; else None."""
-        return math.sqrt(self.steps) / self.noise_multiplier if self.sample_rate == 1 else None
+        if self.sample_rate < 1:
+            return None
+        return self.group * math.sqrt(self.steps) / self.noise_multiplier
 
     @property
     def pure(self) -> float:
@@ -221,11 +226,18 @@ class DpSgdSteps:
         return math.inf if self.steps else 0.0
 
     def cost(self) -> Renyi:
-        """Return the steps' RDP, by Opacus."""
+        """Return the steps' RDP, by Opacus; that of ``group_sampling`` for several examples."""
+        if self.group > 1:
+            return self.steps * group_sampled_cost(
+                self.noise_multiplier, self.sample_rate, self.group
+            )
         return self.steps * sampled_gaussian_cost(self.noise_multiplier, self.sample_rate)
 
     def loss(self, times: int) -> Any | None:
         """Return the steps' loss."""
+        if self.group > 1:
+            weights = binomial_weights(self.sample_rate, self.group)
+            return distributions.pld_mixture(self.noise_multiplier, weights, self.steps * times)
         return distributions.pld_gaussian(
             self.noise_multiplier, self.sample_rate, self.steps * times
         )

@@ -271,14 +271,14 @@ def _neighbors(spent: Spent) -> str:
 
 def _sampling(spent: Spent) -> str:
     """Return the rate at which records are sampled, or between which rates of clients it lies."""
-    rates = set[float]()
-    for spending, _ in spent:
-        if isinstance(spending.event, DpSgdSteps):
-            rates.add(spending.event.sample_rate)
-    if not rates:
+    steps = [s.event for s, _ in spent if isinstance(s.event, DpSgdSteps)]
+    if not steps:
         return "no sampling"
+    rates, group = [event.sample_rate for event in steps], max(event.group for event in steps)
     shown = " to ".join(f"{q:g}" for q in sorted({min(rates), max(rates)}))
-    return f"Poisson samples of records (q = {shown})"
+    if group == 1:
+        return f"Poisson samples of records (q = {shown})"
+    return f"Poisson samples of examples, up to {group} of a record (q = {shown})"
 
 
 def _caveats(spent: Spent, accountant: str) -> tuple[str, ...]:

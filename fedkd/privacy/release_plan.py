@@ -41,6 +41,14 @@ class ReleasePlan:
     """Private samples a step of training."""
     epochs: int = 1
     """Passes over the private set each round."""
+    group: int = 1
+    """Training examples that one record has at most, such as a text's windows."""
+    group_is_bound: bool = False
+    """Whether a setting bounds them; else it is the largest number that any record has."""
+    record: str = "record"
+    """What a record is, such as ``text``."""
+    examples: str = "samples"
+    """What training examples are called, in the plural."""
     chooses: bool = False
     """Whether clients choose the samples that they answer for."""
     unweighted_mean: bool = True
@@ -61,6 +69,7 @@ class ReleasePlan:
             public_size=self.public_size,
             records=self.records,
         )
+        at_least(1, group=self.group)
         at_least(2, classes=self.classes)
 
     def released(self, *, memoize: bool) -> int:

@@ -48,7 +48,7 @@ def after_run(enforcer: PrivacyEnforcer, claims: Sequence[Claim]) -> dict[str, o
         "reason": first.reason,
         "claims": [asdict(claim) for claim in claims],
         "noise": noise,
-        "assumptions": list(mechanism.assumptions),
+        "assumptions": list(mechanism.assumed(enforcer.plan)),
         "outside": list(mechanism.outside),
         "text": claim_lines(claims),
     }

@@ -78,5 +78,5 @@ def claim_text(mechanism: Mechanism, plan: ReleasePlan) -> str:
     """Return claims, noise, assumptions and limits before the run, a line each."""
     lines = claim_lines(planned_claims(mechanism, plan))
     lines += [f"noise: {mechanism.noise_in(plan)[1]}"]
-    lines += [f"assumed: {assumption}" for assumption in mechanism.assumptions]
+    lines += [f"assumed: {assumption}" for assumption in mechanism.assumed(plan)]
     return "\n".join([*lines, *(f"outside the claim: {fact}" for fact in mechanism.outside)])

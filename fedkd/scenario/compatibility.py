@@ -101,6 +101,7 @@ def run_conditions(
         student_augmentation=scenario.distill.student_augmentation,
         is_stored=stores,
         attackers_see_all=scenario.attacks.value.sees_all_uploads,
+        hides_single_records=scenario.privacy.value.hides_single_records,
         trusts_server=scenario.privacy.value.trusts_server,
     )
 

@@ -92,6 +92,8 @@ class RunConditions:
     """Whether the run has a folder; the local-only baseline of a run has none."""
     attackers_see_all: bool = False
     """Whether attackers see every honest upload before they send their own."""
+    hides_single_records: bool = False
+    """Whether privacy hides each record by its own training examples, which hold nothing else."""
     trusts_server: bool = False
     """Whether the privacy mechanism lets the server see raw uploads."""
 

@@ -86,6 +86,8 @@ class TaskSetup:
     """The first client's model, and how long one trains it in a whole run."""
     seed: int
     device: torch.device
+    separates_records: bool = False
+    """Whether a training example may hold the data of one record alone."""
     public_inputs: Tensor | None = None
     """The public set as model inputs, where another process of the machine has made it."""
 
@@ -175,6 +177,8 @@ class Task(Protocol):
     """What a partition deals to clients, in the plural."""
     has_classes: ClassVar[bool] = True
     """Whether targets are classes of private samples, rather than tokens of a vocabulary."""
+    record: ClassVar[str] = "record"
+    """What one row that a partition deals is called, where it makes several training examples."""
     has_reference: ClassVar[bool] = False
     """Whether there are soft labels of a model that learned public data alone, to compare with."""
 
@@ -255,6 +259,14 @@ class Task(Protocol):
     def training_size(self, rows: np.ndarray, owners: Sequence[int]) -> int:
         """Return the number of examples in ``training_set``."""
         return len(self.training_set(rows, owners)[0])
+
+    def group_size(self, rows: np.ndarray, owners: Sequence[int]) -> tuple[int, bool]:
+        """Return the most examples in ``training_set`` that hold data of one row; by default 1.
+
+        With it comes whether a setting bounds them, so that the number does not depend on data.
+        Asked where a mechanism hides single records (``TaskSetup.separates_records``).
+        """
+        return 1, False
 
     def label_counts(self, rows: np.ndarray, owners: Sequence[int]) -> tuple[int, ...]:
         """Return how often each of the C classes is a target in ``training_set``."""

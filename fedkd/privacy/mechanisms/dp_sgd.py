@@ -49,15 +49,17 @@ class DpSgd(Budgeted):
 
     Guarantee: whether one record is in a client's private set is hidden from all who see anything
     made of its model. Neighbors: a record replaced by a null record (zero-out; sizes are public).
-    Each sample's gradient is clipped to ``clip_norm``; batches are Poisson samples. Steps compose
-    over rounds by RDP (Opacus). A client that has no budget left for a round does not train in it.
-    No claim for a client as a whole.
+    Each sample's gradient is clipped to ``clip_norm``; batches are Poisson samples. A text is a
+    record of several samples, its windows, which count together. Steps compose over rounds by RDP
+    (Opacus). A client that has no budget left for a round does not train in it. No claim for a
+    client as a whole.
     """
 
     unit: ClassVar[Unit] = "record"
     neighbors: ClassVar[str] = "zero-out"
     protects_from: ClassVar[tuple[Adversary, ...]] = ADVERSARIES
     layer: ClassVar[Layer] = "model"
+    hides_single_records: ClassVar[bool] = True
     survives_failure: ClassVar[frozenset[str]] = frozenset({STEPS})
     refuses: ClassVar[Mapping[str, str]] = {
         **DERIVED,
@@ -139,22 +141,27 @@ class DpSgd(Budgeted):
         """Return the schedule of one round for a client of so many records."""
         return Schedule.of(records, plan.batch_size, plan.epochs)
 
-    def noise_multiplier_in(self, schedule: Schedule, rounds: int) -> float:
+    def noise_multiplier_in(self, schedule: Schedule, rounds: int, group: int) -> float:
         """Return the noise multiplier as given, or as a budget for ``rounds`` needs it.
 
-        Clients with few records have large samples of them, and need more noise. Solved to a
-        thousandth, on the safe side; the answers are remembered. SettingError where the budget is
-        below what can be counted.
+        Clients with few records have large samples of them, and need more noise, as do records of
+        several samples, ``group`` at most. Solved to a thousandth, on the safe side; the answers
+        are remembered. SettingError where the budget is below what can be counted.
         """
         if self.noise_multiplier is not None:
             return self.noise_multiplier
         assert self.epsilon is not None, "checked when it was made"
-        return _smallest(self.epsilon, self.delta, schedule.sample_rate, schedule.steps * rounds)
+        steps = schedule.steps * rounds
+        return _smallest(self.epsilon, self.delta, schedule.sample_rate, steps, group)
 
-    def spent(self, schedule: Schedule, rounds: int, steps: int) -> tuple[Spending, ...]:
-        """Return what so many steps cost a client whose run is ``rounds`` such rounds."""
-        sigma = self.noise_multiplier_in(schedule, rounds)
-        event = DpSgdSteps(noise_multiplier=sigma, sample_rate=schedule.sample_rate, steps=steps)
+    def spent(self, schedule: Schedule, plan: ReleasePlan, steps: int) -> tuple[Spending, ...]:
+        """Return what so many steps cost a client whose rounds have this schedule."""
+        event = DpSgdSteps(
+            noise_multiplier=self.noise_multiplier_in(schedule, plan.rounds, plan.group),
+            sample_rate=schedule.sample_rate,
+            steps=steps,
+            group=plan.group,
+        )
         return self.spendings((event,))
 
     def planned(self, plan: ReleasePlan) -> tuple[Spending, ...]:
@@ -163,7 +170,7 @@ class DpSgd(Budgeted):
         Its samples are the largest.
         """
         schedule = self.schedule(plan, plan.fewest_records or plan.records)
-        return self.spent(schedule, plan.rounds, plan.rounds * schedule.steps)
+        return self.spent(schedule, plan, plan.rounds * schedule.steps)
 
     def noise_in(self, plan: ReleasePlan) -> tuple[float | None, str]:
         """Return the largest noise multiplier of any client, and in words what it is of."""
@@ -171,7 +178,7 @@ class DpSgd(Budgeted):
             self.schedule(plan, n) for n in (plan.fewest_records or plan.records, plan.records)
         ]
         largest, smallest = (
-            self.noise_multiplier_in(schedule, plan.rounds) for schedule in schedules
+            self.noise_multiplier_in(schedule, plan.rounds, plan.group) for schedule in schedules
         )
         shown = (
             f"{largest:.4g}"
@@ -183,11 +190,26 @@ class DpSgd(Budgeted):
             f"Gaussian on sums of gradients, of {shown} times clip_norm={self.clip_norm:g}",
         )
 
+    def assumed(self, plan: ReleasePlan) -> tuple[str, ...]:
+        """Return what the claim rests on, and what a record is where it is no single sample."""
+        if plan.record == "record":
+            return self.assumptions
+        whose = (
+            "by a setting"
+            if plan.group_is_bound
+            else f"the largest number that any {plan.record} has, which is public"
+        )
+        return (
+            *self.assumptions,
+            f"a record is a {plan.record}, whose {plan.examples} hold nothing of another; it has"
+            f" {plan.group} of them at most ({whose}), and all are counted together",
+        )
+
     def warnings(self, plan: ReleasePlan) -> tuple[str, ...]:
         """Return what should be said before the run."""
         size = plan.fewest_records or plan.records
         schedule = self.schedule(plan, size)
-        sigma = self.noise_multiplier_in(schedule, plan.rounds)
+        sigma = self.noise_multiplier_in(schedule, plan.rounds, plan.group)
         found = []
         everybody = plan.all_records or plan.clients * plan.records
         if self.delta >= 1 / everybody:
@@ -213,8 +235,8 @@ class DpSgd(Budgeted):
         if self.epsilon is None:
             return True
         schedule = self.schedule(turn.plan, turn.records)
-        return history_of(turn.memory).affords(
-            self.noise_multiplier_in(schedule, turn.plan.rounds),
+        return history_of(turn.memory, turn.plan.group).affords(
+            self.noise_multiplier_in(schedule, turn.plan.rounds, turn.plan.group),
             schedule.sample_rate,
             schedule.steps,
             epsilon=self.epsilon,
@@ -228,7 +250,8 @@ class DpSgd(Budgeted):
 
         Steps whose noise was drawn are remembered, also where the training then fails.
         """
-        history, schedule = history_of(turn.memory), self.schedule(turn.plan, turn.records)
+        plan, schedule = turn.plan, self.schedule(turn.plan, turn.records)
+        history = history_of(turn.memory, plan.group)
         stepped = loop.optimizer.as_torch()
         try:
             return optimize_privately(
@@ -237,7 +260,7 @@ class DpSgd(Budgeted):
                 loop.batch_loss,
                 stepped,
                 schedule,
-                noise_multiplier=self.noise_multiplier_in(schedule, turn.plan.rounds),
+                noise_multiplier=self.noise_multiplier_in(schedule, plan.rounds, plan.group),
                 clip_norm=self.clip_norm,
                 batches=loop.batches,
                 noise=turn.stream("train privacy noise"),
@@ -252,7 +275,7 @@ class DpSgd(Budgeted):
         self, knowledge: Knowledge, turn: ClientRound, scores: Float[Tensor, "N"] | None
     ) -> Protected:
         """Return the upload as it is, and all steps of the client's training so far."""
-        spent = self.spendings(history_of(turn.memory).events())
+        spent = self.spendings(history_of(turn.memory, turn.plan.group).events())
         return Protected(knowledge, spent, turn.memory)
 
     def worst_case_spending(
@@ -260,14 +283,16 @@ class DpSgd(Budgeted):
     ) -> tuple[tuple[Spending, int], ...]:
         """Return all steps of one round."""
         schedule = self.schedule(plan, records)
-        spent = self.spent(schedule, plan.rounds, schedule.steps)
+        spent = self.spent(schedule, plan, schedule.steps)
         return tuple((spending, plan.rounds * schedule.steps) for spending in spent)
 
 
 @lru_cache(maxsize=1024)
-def _smallest(epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
+def _smallest(epsilon: float, delta: float, sample_rate: float, steps: int, group: int) -> float:
     def cost(sigma: float) -> float:
-        event = DpSgdSteps(noise_multiplier=sigma, sample_rate=sample_rate, steps=steps)
+        event = DpSgdSteps(
+            noise_multiplier=sigma, sample_rate=sample_rate, steps=steps, group=group
+        )
         return epsilon_of([(event, 1)], delta)[0]
 
     least = least_epsilon(delta)

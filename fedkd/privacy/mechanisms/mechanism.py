@@ -126,6 +126,9 @@ class Mechanism(Compatible):
 
     unit: ClassVar[Unit] = "record"
     """Whose data is hidden."""
+    hides_single_records: ClassVar[bool] = False
+    """Whether a training example must hold one record's data alone, since each is hidden by its
+    own: texts are then not packed behind one another."""
     neighbors: ClassVar[str] = "none"
     """Which two data sets cannot be told apart, in words."""
     protects_from: ClassVar[tuple[Adversary, ...]] = ()
@@ -232,6 +235,10 @@ class Mechanism(Compatible):
     def noise_in(self, plan: ReleasePlan) -> tuple[float | None, str]:
         """Return the noise's standard deviation, if there is one, and what it is of in words."""
         return None, f"as {type(self).__name__} adds it"
+
+    def assumed(self, plan: ReleasePlan) -> tuple[str, ...]:
+        """Return what a claim for such a run rests on; ``assumptions`` by default."""
+        return self.assumptions
 
     def warnings(self, plan: ReleasePlan) -> tuple[str, ...]:
         """Return warnings to be shown before the run."""

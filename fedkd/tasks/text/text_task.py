@@ -26,6 +26,7 @@ from fedkd.models.factory import ModelInfo, ModelSpec
 from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.runtime.seeding import numpy_stream, torch_seed
 from fedkd.settings.conditions import RunConditions
+from fedkd.settings.meaning import setting
 from fedkd.settings.measuring_points import MeasuringPoint, column
 from fedkd.settings.schema import defaults, section_values
 from fedkd.settings.validators import at_least, check_choices, only_with
@@ -36,6 +37,7 @@ from fedkd.tasks.text.language_models import (
     find_language_factory,
     language_traits,
 )
+from fedkd.tasks.text.private_texts import PrivateTexts
 from fedkd.tasks.text.secrets import Secrets, plant
 from fedkd.tasks.text.text_canaries import CanaryFormat, alphabet_of
 from fedkd.tasks.text.tokens import next_token_logits
@@ -66,6 +68,10 @@ class Tokens:
     label_share: float = 0.0
     """Weight of the public text's own next tokens in distillation, from 0 to below 1; the rest is
     the teacher's."""
+    windows_per_text: int | None = setting(None, affects="exchange")
+    """Windows that one private text may have, >= 1, where its windows are its own (dp_sgd); what is
+    left of a longer one is left out. null keeps all, and takes the longest text's number for
+    public."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -76,6 +82,8 @@ class Tokens:
                 f"label_share must be below 1, got {self.label_share}: nothing would be learned"
                 " from teachers"
             )
+        if self.windows_per_text is not None:
+            at_least(1, windows_per_text=self.windows_per_text)
         only_with(
             self.vocabulary == "byte_pairs",
             f"vocabulary={self.vocabulary}",
@@ -85,7 +93,13 @@ class Tokens:
     def conflict(self, conditions: RunConditions) -> str | None:
         """Return the conflict of a changed setting with data that are no texts."""
         if conditions.data_kind == "texts":
-            return None
+            if self.windows_per_text is None or conditions.hides_single_records:
+                return None
+            return (
+                f"tokens.windows_per_text={self.windows_per_text} would do nothing: with"
+                f" privacy={conditions.name_of('privacy')} texts are packed behind one another;"
+                " it is for dp_sgd"
+            )
         usual = defaults(Tokens)
         changed = [name for name, value in section_values(self).items() if value != usual[name]]
         if not changed:
@@ -167,6 +181,7 @@ class TextTask(Task):
     vocabulary: Vocabulary
     context: int
     public: Windows
+    private: PrivateTexts
     positions: Int[Tensor, "N"]
     """The cell of each public position in the flattened windows."""
     secrets: Secrets | None
@@ -184,13 +199,14 @@ class TextTask(Task):
     dealt: ClassVar[str] = "texts"
     has_classes: ClassVar[bool] = False
     has_reference: ClassVar[bool] = True
+    record: ClassVar[str] = "text"
 
     @classmethod
     def conflict(cls, conditions: RunConditions) -> str | None:
         """Return the conflict with settings that are for images."""
         data = conditions.name_of("data")
         source = conditions.components.get("public_data", "same")
-        for setting, is_given, why in (
+        for name, is_given, why in (
             ("public_data", source != "same", "public text is of the texts held back"),
             ("public.corruption", conditions.corruption is not None, "it is for images"),
             ("public.augmented_views", conditions.augmented_views > 1, "text cannot be moved"),
@@ -201,7 +217,7 @@ class TextTask(Task):
             ),
         ):
             if is_given:
-                return f"{setting} does not go with data={data}: {why}; leave it out"
+                return f"{name} does not go with data={data}: {why}; leave it out"
         if conditions.features is not None:
             return (
                 f"strategy={conditions.strategy} needs the features of models, which language"
@@ -260,17 +276,23 @@ class TextTask(Task):
 
     def training_set(self, rows: np.ndarray, owners: Sequence[int]) -> Examples:
         """Return windows of the rows' texts with the canaries of ``owners`` among them."""
-        texts = self.prepared.texts(rows)
-        if self.secrets is not None:
-            for client_id in owners:
-                texts = list(self.secrets.insert_into(texts, client_id))
-        return self._windows(
-            texts, ("training", rows.tobytes(), tuple(owners)), f"the text of client {owners[0]}"
-        )
+        found = self._private(rows, owners)[0]
+        return found.inputs, found.targets
+
+    def group_size(self, rows: np.ndarray, owners: Sequence[int]) -> tuple[int, bool]:
+        """Return the most windows that a text has of its own, and whether a setting bounds them."""
+        return self._private(rows, owners)[1], self.private.most is not None
 
     def test_set(self, rows: np.ndarray) -> Examples:
         """Return windows of the rows' texts."""
-        return self._windows(self.prepared.texts(rows), ("test", rows.tobytes()), "the test text")
+        texts = self.prepared.texts(rows)
+        made: Windows = self._once(
+            ("test", rows.tobytes()),
+            lambda: windows(self.vocabulary, texts, self.context, whose="the test text").to(
+                self.device
+            ),
+        )
+        return made.inputs, made.targets
 
     def public_set(self) -> Examples:
         """Return the public windows and their next tokens."""
@@ -438,13 +460,13 @@ class TextTask(Task):
         )
         return torch.softmax(self.ask().predict(model), dim=-1).cpu()
 
-    def _windows(self, texts: Sequence[str], key: Any, whose: str) -> Examples:
-        def make() -> Examples:
-            found = windows(self.vocabulary, texts, self.context, whose=whose)
-            return found.inputs.to(self.device), found.targets.to(self.device)
-
-        examples: Examples = self._once(key, make)
-        return examples
+    def _private(self, rows: np.ndarray, owners: Sequence[int]) -> tuple[Windows, int]:
+        """Return a training set, and the most windows that one text has of its own."""
+        made: tuple[Windows, int] = self._once(
+            ("private", rows.tobytes(), tuple(owners)),
+            lambda: self.private.cut(rows, owners, self.device),
+        )
+        return made
 
     def _once(self, key: Any, make: Any) -> Any:
         """Return what is made once for all threads."""
@@ -477,7 +499,7 @@ def make_text_task(setup: TaskSetup, prepared: PreparedTexts) -> TextTask:
     if secrets is not None:
         texts = secrets.add_contexts(texts)
     cut = windows(vocabulary, texts, tokens.context, whose="the public text")
-    public = Windows(cut.inputs.to(setup.device), cut.targets.to(setup.device))
+    public = cut.to(setup.device)
     asked = cut.real & ~_skipped(tokens.skip, vocabulary, cut, canaries.forms)
     return TextTask(
         prepared=prepared,
@@ -490,6 +512,14 @@ def make_text_task(setup: TaskSetup, prepared: PreparedTexts) -> TextTask:
         seed=setup.seed,
         device=setup.device,
         label_share=tokens.label_share,
+        private=PrivateTexts(
+            prepared=prepared,
+            vocabulary=vocabulary,
+            context=tokens.context,
+            secrets=secrets,
+            separate=setup.separates_records,
+            most=tokens.windows_per_text,
+        ),
     )
 
 

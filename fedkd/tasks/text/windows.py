@@ -29,6 +29,10 @@ class Windows:
     inputs: Int[Tensor, "n L"]
     targets: Int[Tensor, "n L"]
 
+    def to(self, device: torch.device) -> "Windows":
+        """Return the windows on a device."""
+        return Windows(self.inputs.to(device), self.targets.to(device))
+
     @property
     def real(self) -> Bool[Tensor, "n L"]:
         """Which positions have a target."""
@@ -85,6 +89,39 @@ def windows(
     targets = torch.tensor([[*row[1:], *[IGNORED] * (context + 1 - len(row))] for row in rows])
     inputs = torch.tensor([[*row[:-1], *[separator] * (context + 1 - len(row))] for row in rows])
     return Windows(inputs, targets)
+
+
+def windows_of_each(
+    vocabulary: Vocabulary,
+    texts: Sequence[str],
+    context: int,
+    *,
+    most: int | None = None,
+    whose: str = "the text",
+) -> tuple[Windows, int]:
+    """Return windows that hold one text each, and the most that any text has.
+
+    A text is cut as ``windows`` cuts it, and what is left of its last window is ignored; its
+    windows behind the first ``most`` are left out. Taking a text away changes no other's windows.
+
+    >>> from fedkd.tasks.text.vocabulary import Characters
+    >>> cut, largest = windows_of_each(Characters("ab"), ["a", "ababa"], context=4)
+    >>> cut.inputs.tolist(), largest
+    ([[2, 0, 2, 2], [2, 0, 1, 0], [1, 0, 2, 2]], 2)
+
+    Args:
+        vocabulary: turns texts into tokens.
+        texts: what is cut; empty ones are left out.
+        context: positions of a window, >= 2.
+        most: windows of a text, >= 1; None keeps all.
+        whose: names the texts in an error.
+    """
+    each = [windows(vocabulary, [text], context, whose=whose) for text in filter(None, texts)]
+    if not each:
+        return windows(vocabulary, texts, context, whose=whose), 0  # raises
+    inputs = torch.cat([text.inputs[:most] for text in each])
+    targets = torch.cat([text.targets[:most] for text in each])
+    return Windows(inputs, targets), max(len(text.inputs[:most]) for text in each)
 
 
 def _ended(row: list[int], separator: int, context: int) -> list[int]:

@@ -430,7 +430,7 @@ def test_a_client_whose_budget_is_spent_falls_silent_and_the_record_says_so(
         mechanism, plan = self.enforcer.mechanism, self.enforcer.plan
         assert isinstance(mechanism, DpSgd)
         schedule = Schedule.of(20, 8, 1)
-        before = [mechanism.noise_multiplier_in(schedule, plan.rounds), schedule.sample_rate, 4.0]
+        before = [mechanism.noise_multiplier_in(schedule, plan.rounds, 1), schedule.sample_rate, 4.0]
         steps = (
             {f"{PRIVACY}steps": torch.tensor([before], dtype=torch.float64)}
             if client_id == 1

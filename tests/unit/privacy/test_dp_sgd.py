@@ -540,7 +540,7 @@ def test_mixed_settings_add_up():
 @pytest.mark.parametrize("epsilon", [0.5, 8.0])
 def test_the_noise_for_a_run_spends_its_budget_and_then_the_client_is_silent(epsilon: float):
     settings, schedule, rounds = DpSgd(epsilon=epsilon), Schedule.of(100, 32, 2), 5
-    sigma = settings.noise_multiplier_in(schedule, rounds)
+    sigma = settings.noise_multiplier_in(schedule, rounds, 1)
     history = StepHistory()
     done = 0
     while history.affords(
@@ -556,7 +556,7 @@ def test_the_noise_for_a_run_spends_its_budget_and_then_the_client_is_silent(eps
 def test_budgets_down_to_the_least_that_can_be_counted_are_solved():
     whole, samples = Schedule.of(100, 100, 1), Schedule.of(100, 32, 4)
     for epsilon, schedule in [(0.0036, samples), (0.0001, whole)]:
-        sigma = DpSgd(epsilon=epsilon).noise_multiplier_in(schedule, 5)
+        sigma = DpSgd(epsilon=epsilon).noise_multiplier_in(schedule, 5, 1)
         event = DpSgdSteps(
             noise_multiplier=sigma, sample_rate=schedule.sample_rate, steps=5 * schedule.steps
         )
@@ -571,11 +571,11 @@ def test_budgets_down_to_the_least_that_can_be_counted_are_solved():
 def test_a_client_with_fewer_records_needs_more_noise_and_a_longer_run_too():
     settings = DpSgd(epsilon=8.0)
     sigmas = [
-        settings.noise_multiplier_in(Schedule.of(size, 32, 1), rounds)
+        settings.noise_multiplier_in(Schedule.of(size, 32, 1), rounds, 1)
         for size, rounds in [(400, 5), (100, 5), (100, 20)]
     ]
     assert sigmas == sorted(sigmas)
-    assert DpSgd(noise_multiplier=1.3).noise_multiplier_in(Schedule.of(9, 3, 1), 7) == 1.3
+    assert DpSgd(noise_multiplier=1.3).noise_multiplier_in(Schedule.of(9, 3, 1), 7, 1) == 1.3
 
 
 def plan(**changes: Any) -> ReleasePlan:

@@ -4,10 +4,12 @@ strategy."""
 import json
 import math
 import threading
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from fedkd.errors import SettingError
 from fedkd.experiment.build import build
 from fedkd.experiment.resume import resume
 from fedkd.experiment.run import run
+from fedkd.federation.context import ClientContext
 from fedkd.report import plots
 from fedkd.report.console import ConsoleReport
 from fedkd.report.folder import RunFolder
@@ -169,6 +172,52 @@ def test_a_windows_loss_depends_on_no_other_window() -> None:
     )
 
 
+DP_SGD: dict[str, Any] = {
+    "privacy": {"name": "dp_sgd", "epsilon": 8.0},
+    "models": ["tiny_text:small_decoder"],
+}
+
+
+def private_windows(context: ClientContext, without: int | None = None) -> Counter[Any]:
+    """The windows that client 0 trains on, with or without one of its texts."""
+    rows = np.delete(context.train_rows(0), [] if without is None else without)
+    x, y = context.task.training_set(rows, (0,))
+    return Counter((tuple(a), tuple(b)) for a, b in zip(x.tolist(), y.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("length", [20, 128])
+def test_leaving_a_text_out_changes_its_own_windows_alone_under_dp_sgd(length: int) -> None:
+    context = text_experiment(tokens={"context": length}, **DP_SGD).context
+    everything = private_windows(context)
+    for text in (0, 3, 7):
+        others = private_windows(context, without=text)
+        assert not others - everything
+        assert 1 <= (everything - others).total() <= context.enforcer.plan.group
+
+
+def test_leaving_a_text_out_moves_all_that_are_packed_behind_it() -> None:
+    context = text_experiment(tokens={"context": 128}).context
+    everything = private_windows(context)
+    assert (everything - private_windows(context, without=0)).total() > everything.total() / 2
+
+
+def test_a_text_has_as_many_windows_as_the_claim_counts() -> None:
+    tokens = {"context": 20, "windows_per_text": 2}
+    experiment = text_experiment(tokens=tokens, **DP_SGD)
+    task, plan = experiment.context.task, experiment.context.enforcer.plan
+    each = [len(task.training_set(np.array([row]), (0,))[0]) for row in range(20)]
+    assert max(each) == plan.group == 2
+    unbounded = text_experiment(tokens={"context": 20}, **DP_SGD)
+    free, rows = unbounded.context, unbounded.context.division.train
+    longest = max(
+        len(free.task.training_set(np.array([row]), (0,))[0]) for row in np.concatenate(rows)
+    )
+    assert free.enforcer.plan.group == longest > 2
+    assert f"it has {longest} of them at most (the largest" in unbounded.plan.privacy["reason"]
+    assert "it has 2 of them at most (by a setting)" in experiment.plan.privacy["reason"]
+    assert "up to 2 of a record" in experiment.plan.privacy["reason"]
+
+
 def test_what_is_measured_are_next_tokens() -> None:
     experiment = text_experiment()
     context = experiment.context
@@ -317,6 +366,8 @@ def test_a_round_may_ask_about_some_positions() -> None:
         ({"tokens": {"skip": "oracle"}}, "skip=oracle needs canaries"),
         ({"tokens": {"skip": "pattern"}}, "skip=pattern would do nothing"),
         ({"tokens": {"label_share": 1.0}}, "label_share must be below 1"),
+        ({"tokens": {"windows_per_text": 2}}, "windows_per_text=2 would do nothing"),
+        ({"tokens": {"windows_per_text": 0}}, "windows_per_text must be >= 1"),
         ({"text_canaries": {**CANARIES, "upload_history": True}}, "upload_history=true would do"),
         ({"text_canaries": {**CANARIES, "names": ["anna"]}}, "go together"),
         (
