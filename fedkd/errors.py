@@ -77,3 +77,40 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> SettingError:
     similar = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(repr(n) for n in similar)}?" if similar else "."
     return SettingError(f"unknown {what} {name!r}{hint} Known: {', '.join(names) or 'none'}")
+
+
+TEXT_LIMIT = 500
+"""Most characters that are shown of a text from elsewhere."""
+EXAMINED = 10_000
+"""Most characters of such a text that are looked at."""
+FORMULA = ("=", "+", "-", "@")
+"""With these a spreadsheet takes a text for a formula."""
+
+
+def printable(text: str, limit: int = TEXT_LIMIT) -> str:
+    r"""Return a text from elsewhere as one line that is safe to print and to write into a table.
+
+    White space becomes single spaces. Control characters, among them those that begin escape
+    sequences, and marks that turn the direction of writing are left out; a long text is cut. A note
+    says how many characters there were, and how many of those that were looked at are left out.
+
+    >>> printable("shapes\ndiffer")
+    'shapes differ'
+    >>> printable("\x1b[31mred")
+    '[31mred (1 unprintable)'
+    >>> printable("no " * 1000, limit=40)
+    'no no no no no no... (3,000 characters)'
+    """
+    line = " ".join(text[:EXAMINED].split())
+    shown = line if line.isprintable() else "".join(filter(str.isprintable, line))
+    left_out = len(line) - len(shown)
+    shown = f"'{shown}" if shown.startswith(FORMULA) else shown
+    too_long = len(text) > EXAMINED or len(shown) > limit
+    if not left_out and not too_long:
+        return shown
+    notes = [f"{len(text):,} characters"] if too_long else []
+    notes += [f"{left_out:,} unprintable"] if left_out else []
+    note = f" ({', '.join(notes)})"
+    if len(shown) + len(note) > limit:
+        shown = shown[: max(0, limit - len(note) - 3)].rstrip() + "..."
+    return shown + note

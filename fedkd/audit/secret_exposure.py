@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.audit.roc import upper_rate
-from fedkd.errors import Interrupted, SettingError
+from fedkd.errors import Interrupted, SettingError, UploadRejected
 from fedkd.federation.context import ClientContext
 from fedkd.fusion import soften
 from fedkd.messages import Fusion, Knowledge, Predictions, Upload
@@ -94,6 +94,17 @@ class Exposures:
                     " model; leave it out"
                 )
             task.probe(task.architecture(student), features=False)
+
+    def check(self, upload: Upload) -> None:
+        """Raise UploadRejected where exposures are not of the secrets that a client looks for."""
+        own = len(self.secrets.of(upload.client_id))
+        looked_for = {"own_model": own, "peers": len(self.secrets.inserted) - own}
+        for name, values in upload.exposures.items():
+            expected = looked_for.get(name, 0) + len(self.secrets.controls)
+            if name not in looked_for or len(values) != expected:
+                raise UploadRejected(f"exposures of {len(values)} secrets came as {name}")
+            if not all(math.isfinite(value) for value in values):
+                raise UploadRejected(f"exposures that came as {name} are not finite")
 
     def received(self, round_number: int, upload: Upload) -> None:
         """Take note of what a client measured."""

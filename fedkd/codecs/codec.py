@@ -15,14 +15,12 @@ from numpy.typing import DTypeLike
 
 from fedkd.errors import UploadRejected
 from fedkd.settings.conditions import Compatible, RunConditions
+from fedkd.settings.reply_limits import LIMITS
 
 Arrays = Mapping[str, np.ndarray]
 Coded = dict[str, np.ndarray]
 Parts = dict[str, np.ndarray]
 
-LARGEST_ARRAY = 2**28
-"""Values of the largest array that a message may describe (1 GiB of float32): a few bytes must not
-fill the memory."""
 ROUNDING = 0.05
 """How far rounding may have moved a row of soft labels from summing to 1; others are left for the
 kind to reject."""
@@ -83,9 +81,10 @@ def nothing_coded(arrays: Arrays) -> str | None:
 
 def too_large(arrays: Arrays) -> str | None:
     """Return an objection if an array has more values than a receiver accepts."""
-    found = [name for name, array in arrays.items() if array.size > LARGEST_ARRAY]
+    found = [name for name, array in arrays.items() if array.size > LIMITS.array_values]
+    most = LIMITS.array_values
     return (
-        f"{found[0]} have {arrays[found[0]].size} values, at most {LARGEST_ARRAY} are accepted"
+        f"{found[0]} have {arrays[found[0]].size} values, at most {most} are accepted"
         if found
         else None
     )
@@ -203,11 +202,23 @@ def shape_part(shape: tuple[int, ...]) -> np.ndarray:
     return np.array(shape, np.uint32)
 
 
+def check_described(arrays: Arrays, most: int) -> None:
+    """Raise UploadRejected where coded arrays say that they have more values than ``most`` in all.
+
+    A few bytes must not fill the memory.
+    """
+    shapes = [a for key, a in arrays.items() if key.endswith(":shape") and a.dtype.kind == "u"]
+    described = sum(math.prod(max(n, 1) for n in shape.reshape(-1).tolist()) for shape in shapes)
+    if described > most:
+        raise UploadRejected(f"the arrays have {described:.3g} values, expected at most {most}")
+
+
 def take_shape(name: str, parts: Parts) -> tuple[int, ...]:
     """Return the shape that came; UploadRejected for more axes or values than are accepted."""
     shape = tuple(int(length) for length in take_part(name, parts, "shape", np.uint32))
-    if len(shape) > 32 or math.prod(max(length, 1) for length in shape) > LARGEST_ARRAY:
+    axes, most = LIMITS.axes, LIMITS.array_values
+    if len(shape) > axes or math.prod(max(length, 1) for length in shape) > most:
         raise UploadRejected(
-            f"{name} are of shape {list(shape[:32])}; at most {LARGEST_ARRAY} values are accepted"
+            f"{name} are of shape {list(shape[:axes])}; at most {most} values are accepted"
         )
     return shape

@@ -158,7 +158,8 @@ def make_server(
         classes=context.task.classes,
         public_ids=torch.arange(context.task.public_size),
         temperature=scenario.distill.temperature,
-        train_sizes={},
+        train_sizes={i: context.stated_size(i) for i in range(len(context.architectures))},
+        architectures=tuple(architecture.name for architecture in context.architectures),
         public_labels=context.public_labels.cpu() if labels else None,
         server=_server_models(declared.needs, context),
         shapes={a.name: _shapes(a) for a in context.architectures}

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from fedkd.codecs import Codec
-from fedkd.errors import UploadRejected
+from fedkd.codecs.codec import check_described
+from fedkd.errors import RunError, UploadRejected, one_line
 from fedkd.federation.shared_values import SharedState, SharedValue, restored, shared_state
 from fedkd.knowledge import KnowledgeType, Request
 from fedkd.messages import Packed, Upload
@@ -32,20 +33,18 @@ class UploadReader:
     def read(self, upload: Upload, request: Request) -> Upload:
         """Return an upload with its knowledge decoded. Raises UploadRejected.
 
-        Where decoding fails, the client's earlier uploads are forgotten, so that it starts over.
+        The client's earlier uploads are forgotten then, so that it starts over.
         """
-        if isinstance(upload.knowledge, Packed):
-            upload = self._decoded(upload, upload.knowledge)
-        if upload.declined:
-            raise UploadRejected("a client that declines must send no knowledge")
-        if upload.knowledge is None or upload.privacy is None:
-            raise UploadRejected("an upload needs knowledge and a privacy event")
-        if upload.round != request.round:
-            raise UploadRejected(
-                f"this is round {request.round}, the upload is of round {upload.round}"
-            )
-        self._kind.check(upload.knowledge, request, upload.client_id)
-        return upload
+        try:
+            return self._read(upload, request)
+        except UploadRejected:
+            self.forget(upload.client_id)
+            raise
+        except RunError:
+            raise
+        except Exception as error:  # the codec or the kind did not expect such arrays
+            self.forget(upload.client_id)
+            raise UploadRejected(f"the knowledge cannot be read: {one_line(error)}") from error
 
     def forget(self, client_id: int) -> None:
         """Forget a client's earlier uploads: what it sent last may be lost."""
@@ -58,6 +57,23 @@ class UploadReader:
     def restore(self, state: SharedState) -> None:
         """Go back to what ``state`` remembers."""
         self._memories = restored(state, tensors_to_arrays)
+
+    def _read(self, upload: Upload, request: Request) -> Upload:
+        if isinstance(upload.knowledge, Packed):
+            check_described(
+                upload.knowledge.arrays, self._kind.most_values(request, upload.client_id)
+            )
+            upload = self._decoded(upload, upload.knowledge)
+        if upload.declined:
+            raise UploadRejected("a client that declines must send no knowledge")
+        if upload.knowledge is None or upload.privacy is None:
+            raise UploadRejected("an upload needs knowledge and a privacy event")
+        if upload.round != request.round:
+            raise UploadRejected(
+                f"this is round {request.round}, the upload is of round {upload.round}"
+            )
+        self._kind.check(upload.knowledge, request, upload.client_id)
+        return upload
 
     def _decoded(self, upload: Upload, packed: Packed) -> Upload:
         if self._codec is None:

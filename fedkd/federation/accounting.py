@@ -1,12 +1,17 @@
 """Privacy accounting of a run: what clients and server release is entered in one ledger."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from fedkd.errors import UploadRejected
 from fedkd.messages import Upload
 from fedkd.privacy.claims import ADVERSARIES, Claim, Layer
 from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.privacy.ledger import Ledger, Spending
+from fedkd.privacy.stated_spendings import read_spendings
+from fedkd.settings.reply_limits import LIMITS
+
+WorstCase = tuple[tuple[Spending, int], ...]
+"""What may have been spent in a round, each with how often its smallest event happens at most."""
 
 CUMULATIVE_LAYERS: tuple[Layer, ...] = ("model", "upload")
 """Layers of which a client states each time all that it ever spent there."""
@@ -23,28 +28,53 @@ class Accounting:
     ) -> None:
         """Enter what left a client, whether its upload is accepted or not.
 
-        Where nothing came that states it, all that was asked for may have left the client: a lost
-        reply may have been seen. A client that declined has released nothing.
+        Where nothing came that states it, or what came cannot be read, all that was asked for may
+        have left the client: a lost reply may have been seen. A client that declined has released
+        nothing.
 
         Args:
             client_id: The client.
             upload: What came from it; None if nothing did.
             rows: How many public samples it was asked about.
             train_size: How many examples it trains on.
+
+        Raises:
+            UploadRejected: The upload's privacy event cannot be read, or cannot be true. The worst
+                case is entered then.
         """
         if upload is not None and upload.has_declined:
             return
+        worst = self.enforcer.worst_case_spending(rows, train_size)
         if upload is None or upload.privacy is None:
-            for spending, most in self.enforcer.worst_case_spending(rows, train_size):
-                self.ledger.record(client_id, spending, most)
+            self._record_worst(client_id, worst)
             return
-        spendings = [Spending.from_dict(json.loads(text)) for text in upload.privacy.spent]
+        try:
+            spendings = self._stated(client_id, upload.privacy.spent, worst)
+        except UploadRejected:
+            self._record_worst(client_id, worst)
+            raise
         for layer in CUMULATIVE_LAYERS:
             own = [s for s in spendings if s.layer == layer]
             self.ledger.record_cumulative(client_id, layer, own)
         for spending in spendings:
             if spending.layer not in CUMULATIVE_LAYERS:
                 self.ledger.record(client_id, spending)
+
+    def _stated(
+        self, client_id: int, texts: Sequence[str], worst: WorstCase
+    ) -> tuple[Spending, ...]:
+        """Return what a client states. Raises UploadRejected."""
+        spendings = read_spendings(texts, self.enforcer.possible_spendings(worst))
+        if self.ledger.kinds_with(client_id, spendings) > LIMITS.run_spendings:
+            raise UploadRejected(
+                f"the privacy events of this client state more than {LIMITS.run_spendings}"
+                " different spendings"
+            )
+        return spendings
+
+    def _record_worst(self, client_id: int, worst: WorstCase) -> None:
+        for spending, most in worst:
+            self.ledger.record(client_id, spending, most)
 
     def record_fusion(self, spendings: Iterable[Spending]) -> None:
         """Enter what the server's release of a round costs every client."""

@@ -1,7 +1,7 @@
 """Who takes part in a round: drawn from named streams, so that a round repeats by itself."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Int
 from torch import Tensor
@@ -19,18 +19,20 @@ class Selection:
     invited: tuple[int, ...]
     """The clients that were drawn for the round, with those that then dropped out."""
     participants: tuple[int, ...]
-    """The invited clients that are present."""
+    """The invited clients that are present and take part."""
     trainers: tuple[int, ...]
     """The participants that train and upload: one of each architecture where data is pooled."""
     round_ids: Int[Tensor, "M"]
     """The round's public samples."""
     query_ids: Int[Tensor, "N"]
     """Those of them that clients predict on."""
+    left_out: Mapping[int, str] = field(default_factory=dict)
+    """The invited clients that the run goes on without, and why."""
 
     @property
     def dropped_out(self) -> tuple[int, ...]:
         """The invited clients that are not present."""
-        return tuple(sorted(set(self.invited) - set(self.participants)))
+        return tuple(sorted(set(self.invited) - {*self.participants, *self.left_out}))
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Participation:
     protocol: Protocol
     clients: int
     seed: int
+    left_out: Mapping[int, str] = field(default_factory=dict)
+    """The clients whose cards could not be believed, and why, by client id."""
 
     def invited(self, round_number: int) -> tuple[int, ...]:
         """Return the clients that are asked to take part in a round."""
@@ -63,6 +67,7 @@ class Participation:
         """Raise RunError where fewer clients than ``min_clients`` are present in a round."""
         gone = len(selection.dropped_out)
         reasons = [f"{gone} dropped out"] if gone else []
+        reasons += [f"client {i} is {why}" for i, why in sorted(selection.left_out.items())[:1]]
         self._require(selection.round_number, len(selection.participants), reasons)
 
     def require_answers(self, selection: Selection, failures: Mapping[int, str]) -> None:

@@ -22,14 +22,15 @@ class Reply:
 
 
 def with_missing(replies: Iterable[Reply], asked: Iterable[int]) -> Iterator[Reply]:
-    """Yield the replies as they come, then a failed one for each asked client without a reply.
+    """Yield the first reply of each asked client as it comes, then a failed one where none did.
 
     >>> [(r.client_id, r.error) for r in with_missing([Reply(client_id=1, upload=None)], [0, 1])]
     [(1, ''), (0, 'did not answer')]
     """
     missing = set(asked)
     for reply in replies:
-        missing.discard(reply.client_id)
-        yield reply
+        if reply.client_id in missing:
+            missing.remove(reply.client_id)
+            yield reply
     for client_id in sorted(missing):
         yield Reply(client_id=client_id, upload=None, error="did not answer")

@@ -26,8 +26,7 @@ def federated_round(server: Server, round_number: int) -> Round:
     server.recorder.open(selection, downloads)
     request, uploads = server.request(selection), server.aggregator.gather(selection.trainers)
     for reply in with_missing(replies, downloads):
-        upload = server.receive(reply)
-        server.account(reply.client_id, upload, request)
+        upload = server.account(reply.client_id, server.receive(reply), request)
         server.aggregator.take(uploads, reply.client_id, server.accept(upload, request))
     server.require_answers(selection)
     aggregate = server.aggregator.fuse(uploads, request, asked=len(selection.trainers))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedkd.errors import printable
 from fedkd.federation.participation import Selection
 from fedkd.federation.replies import Reply
 from fedkd.federation.round_records import MEASURES, ClientRecord, RoundRecord, client_figures
@@ -67,6 +68,8 @@ class RoundRecorder:
             )
         for client_id in selection.dropped_out:
             self.set_status(client_id, "absent", "dropped out")
+        for client_id, reason in selection.left_out.items():
+            self.set_status(client_id, "rejected", reason)
         self.note_sent(downloads)
 
     def note_sent(self, downloads: Mapping[int, Download]) -> None:
@@ -84,7 +87,10 @@ class RoundRecorder:
         record, upload = self.records[reply.client_id], reply.upload
         known: dict[str, Any]
         if upload is None:
-            known = {"status": "rejected" if reply.rejected else "failed", "reason": reply.error}
+            known = {
+                "status": "rejected" if reply.rejected else "failed",
+                "reason": printable(reply.error),
+            }
         else:
             metrics: Mapping[str, Any] = upload.metrics
             known = {
@@ -98,8 +104,10 @@ class RoundRecorder:
         self.records[reply.client_id] = record.with_figures(known)
 
     def set_status(self, client_id: int, status: Status, reason: str) -> None:
-        """Set what became of a client in the round, and why."""
-        self.records[client_id] = replace(self.records[client_id], status=status, reason=reason)
+        """Set what became of a client in the round, and why, perhaps in the client's own words."""
+        self.records[client_id] = replace(
+            self.records[client_id], status=status, reason=printable(reason)
+        )
 
     def failures(self) -> dict[int, str]:
         """Return the reasons of the clients that failed in the round, by client id."""

@@ -6,6 +6,7 @@ of it; the tables of a run, the server's reset, the summary, the comparison and 
 follow from there.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from fedkd.errors import UploadRejected
 from fedkd.messages import Status
 from fedkd.settings.measuring_points import MeasuringPoint, column
 
@@ -49,6 +51,8 @@ class Measure:
     """Whether the summary and the comparison show the last round's."""
     is_column: bool
     """Whether ``clients.csv`` has it; a figure by class has a table of its own."""
+    is_share: bool
+    """Whether it is in [0, 1]."""
     parse: Callable[[str], Any]
     """Reads a cell of ``clients.csv``."""
     default: Any
@@ -98,6 +102,7 @@ def measured(
     by_client: bool = False,
     in_summary: bool = False,
     is_column: bool = True,
+    is_share: bool = False,
 ) -> Any:
     """Return the field of a figure. The arguments are those of ``Measure``.
 
@@ -110,6 +115,7 @@ def measured(
         by_client: Whether it comes with the client's upload.
         in_summary: Whether the summary shows it.
         is_column: Whether ``clients.csv`` has it.
+        is_share: Whether it is in [0, 1].
     """
     about = {
         "meaning": meaning,
@@ -119,6 +125,7 @@ def measured(
         "by_client": by_client,
         "in_summary": in_summary,
         "is_column": is_column,
+        "is_share": is_share,
     }
     return field(default=default, metadata={"measure": about})
 
@@ -138,11 +145,11 @@ class PointFigures:
 
     personal_accuracy: float | None = measured(
         "accuracy on its own label distribution",
-        "mean", "std", lasts=True, by_client=True, in_summary=True,
+        "mean", "std", lasts=True, by_client=True, is_share=True, in_summary=True,
     )  # fmt: skip
     global_accuracy: float | None = measured(
         "accuracy on the balanced test set",
-        "mean", "std", lasts=True, by_client=True, in_summary=True,
+        "mean", "std", lasts=True, by_client=True, is_share=True, in_summary=True,
     )  # fmt: skip
     personal_gain: float | None = measured(
         "`personal_accuracy` less that of the local-only baseline after its training in that round",
@@ -154,7 +161,7 @@ class PointFigures:
     )  # fmt: skip
     validation_accuracy: float | None = measured(
         "accuracy on its validation split (`test.validation_fraction`)",
-        "mean", lasts=True, by_client=True, in_summary=True,
+        "mean", lasts=True, by_client=True, is_share=True, in_summary=True,
     )  # fmt: skip
     validation_gain: float | None = measured(
         "`validation_accuracy` less that of the local-only baseline after its training in that"
@@ -171,7 +178,7 @@ class PointFigures:
     )  # fmt: skip
     global_ece: float | None = measured(
         "expected calibration error on the balanced test set",
-        "mean", lasts=True, by_client=True, in_summary=True,
+        "mean", lasts=True, by_client=True, is_share=True, in_summary=True,
     )  # fmt: skip
 
 
@@ -200,17 +207,18 @@ class ClientRecord:
     after_training: PointFigures = field(default=PointFigures(), metadata={"point": "training"})
     teacher_accuracy: float | None = measured(
         "accuracy on the public set of the teacher that it distilled",
-        "mean", by_client=True, in_summary=True,
+        "mean", by_client=True, is_share=True, in_summary=True,
     )  # fmt: skip
     teacher_nll: float | None = measured(
         "negative log-likelihood of that teacher", "mean", by_client=True, in_summary=True
     )
     teacher_ece: float | None = measured(
-        "expected calibration error of that teacher", "mean", by_client=True, in_summary=True
-    )
+        "expected calibration error of that teacher",
+        "mean", by_client=True, is_share=True, in_summary=True,
+    )  # fmt: skip
     teacher_by_class: tuple[float, ...] | None = measured(
         "accuracy of that teacher on each class [C]; NaN for a class without public samples",
-        by_client=True, is_column=False,
+        by_client=True, is_column=False, is_share=True,
     )  # fmt: skip
     knowledge_accuracy: float | None = measured(
         "accuracy on its own label distribution of predicting by what it was taught in place of its"
@@ -291,7 +299,33 @@ MEASURES: tuple[Measure, ...] = tuple(_measures())
 """Every figure of a client, in the columns' order."""
 BY_NAME: Mapping[str, Measure] = {m.name: m for m in MEASURES}
 _RESET = {m.name: m.default for m in MEASURES if not m.lasts}
-_BY_CLIENT = tuple(m.name for m in MEASURES if m.by_client)
+_BY_CLIENT = {m.name: m for m in MEASURES if m.by_client}
+LARGEST_FIGURE = 1e100
+"""The largest finite magnitude of a client's figure: those of any number of clients have a standard
+deviation."""
+_ONE = 1 + 1e-6  # a share that is a sum may be rounded
+
+
+def check_figures(metrics: Mapping[str, float | tuple[float, ...]], classes: int) -> None:
+    """Raise UploadRejected where a figure that a client sent is not what it is declared to be.
+
+    Losses may be infinite or NaN, as those of a client whose training diverged are; a share may be
+    NaN where there is nothing that it is of. ``classes`` is the length of figures by class.
+    """
+    for name, value in metrics.items():
+        measure = _BY_CLIENT.get(name)
+        by_class = measure is not None and not measure.is_column
+        if isinstance(value, tuple) != by_class:
+            raise UploadRejected(f"{name} must be {'a number a class' if by_class else 'a number'}")
+        values = value if isinstance(value, tuple) else (value,)
+        if by_class and len(values) != classes:
+            raise UploadRejected(f"{name} must have {classes} values, got {len(values)}")
+        if name == "seconds" and not 0 <= values[0] <= LARGEST_FIGURE:
+            raise UploadRejected(f"seconds must be a time, got {value}")
+        if measure is not None and measure.is_share and any(v < 0 or v > _ONE for v in values):
+            raise UploadRejected(f"{name} must be from 0 to 1, got {max(values, key=abs)}")
+        if any(math.isfinite(v) and abs(v) > LARGEST_FIGURE for v in values):
+            raise UploadRejected(f"{name} must be at most {LARGEST_FIGURE:g}, got {value}")
 
 
 def _sorted_by_point(

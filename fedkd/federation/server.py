@@ -12,13 +12,14 @@ from typing import Literal, Protocol, TypedDict, runtime_checkable
 from torch import Tensor
 
 from fedkd.codecs import Codecs
-from fedkd.errors import RunError, UploadRejected
+from fedkd.errors import UploadRejected
 from fedkd.federation.acceptance import UploadReader
 from fedkd.federation.accounting import Accounting
 from fedkd.federation.aggregation import Aggregate, Aggregator
 from fedkd.federation.measured_points import measured_points, points_of_round
 from fedkd.federation.participation import Participation, Selection, first_of_each
 from fedkd.federation.protocol import RoundOrder, resolve_round_order
+from fedkd.federation.registration import register
 from fedkd.federation.replies import Reply
 from fedkd.federation.round_recorder import RoundRecorder
 from fedkd.federation.shared_values import SharedState
@@ -43,6 +44,9 @@ from fedkd.settings.measuring_points import MeasuringPoint
 class Observer(Protocol):
     """Looks at a run for the researcher, and changes nothing in it."""
 
+    def check(self, upload: Upload) -> None:
+        """Raise UploadRejected where what a client measured is nothing that was asked for."""
+
     def received(self, round_number: int, upload: Upload) -> None:
         """See a client's reply, with what it measured."""
 
@@ -55,6 +59,11 @@ class Observer(Protocol):
 
 class NoObserver:
     """Sees nothing."""
+
+    def check(self, upload: Upload) -> None:
+        """Raise UploadRejected where a client looked for secrets: there are none."""
+        if upload.exposures:
+            raise UploadRejected("exposures of secrets came in a run without any")
 
     def received(self, round_number: int, upload: Upload) -> None:
         """Look away."""
@@ -128,33 +137,41 @@ class Server:
         """Whether a round begins or ends with learning from teachers."""
         return resolve_round_order(self.participation.protocol, self.kind)
 
-    def register(self, cards: Sequence[ClientCard]) -> None:
-        """Take in the clients' cards before the first round. Raises RunError unless all came."""
-        ordered, clients = sorted(cards, key=lambda c: c.client_id), self.participation.clients
-        if [card.client_id for card in ordered] != list(range(clients)):
-            ids = [card.client_id for card in ordered]
-            raise RunError(
-                f"expected one client for each id from 0 to {clients - 1}, got {ids[:20]}"
-            )
-        counts = {c.client_id: c.label_counts for c in ordered if c.label_counts is not None}
+    def register(self, cards: Sequence[ClientCard], unusable: Sequence[str] = ()) -> None:
+        """Take in the clients' cards before the first round; ``unusable`` says what others sent.
+
+        Who cannot take part is left out. Raises RunError where nobody is left.
+        """
+        found = register(
+            cards,
+            self.template,
+            self.participation.clients,
+            counts_labels=self.aggregator.declared.needs.label_counts,
+            unusable=unusable,
+        )
+        counts = {c.client_id: c.label_counts for c in found.cards if c.label_counts is not None}
         self.template = replace(
             self.template,
-            architectures=tuple(card.architecture for card in ordered),
-            train_sizes={card.client_id: card.train_size for card in ordered},
+            architectures=tuple(card.architecture for card in found.cards),
+            train_sizes={card.client_id: card.train_size for card in found.cards},
             label_counts=counts if self.aggregator.declared.needs.label_counts else None,
         )
-        self.recorder.introduce(ordered, self.aggregator.threat_model.attacker_ids)
+        self.participation = replace(self.participation, left_out=found.left_out)
+        self.recorder.introduce(found.cards, self.aggregator.threat_model.attacker_ids)
 
     def select(self, round_number: int) -> Selection:
         """Draw a round's clients and public samples. Raises RunError where too few are present."""
         invited = self.participation.invited(round_number)
-        participants = self.participation.present(round_number, invited)
+        present = self.participation.present(round_number, invited)
+        left_out = self.participation.left_out
+        participants = tuple(i for i in present if i not in left_out)
         stream = numpy_stream(self.participation.seed, "round", round_number, "public")
         round_ids = self.aggregator.sampler.ids(stream)
         selection = Selection(
             round_number=round_number,
             invited=invited,
             participants=participants,
+            left_out={i: left_out[i] for i in present if i in left_out},
             trainers=first_of_each(self.template.architectures, participants)
             if self.pools
             else participants,
@@ -188,18 +205,33 @@ class Server:
 
         Without one, what the client was sent and sent last may be lost: both sides start over.
         """
+        upload = reply.upload
+        if upload is not None:
+            try:
+                self.observer.check(upload)
+            except UploadRejected as rejected:
+                upload, error = None, str(rejected)
+                reply = replace(reply, upload=None, error=error, rejected=True)
         self.recorder.note_reply(reply)
-        if reply.upload is not None:
-            self.observer.received(reply.upload.round, reply.upload)
-        elif self.reader is not None and self.teachers is not None:
-            self.reader.forget(reply.client_id)
-            self.teachers.note_lost(reply.client_id)
-        return reply.upload
+        if upload is None:
+            self._start_over(reply.client_id)
+        else:
+            self.observer.received(upload.round, upload)
+        return upload
 
-    def account(self, client_id: int, upload: Upload | None, request: Request) -> None:
-        """Enter in the ledger what left a client in this round."""
+    def account(self, client_id: int, upload: Upload | None, request: Request) -> Upload | None:
+        """Enter in the ledger what left a client in this round, and return its upload.
+
+        An upload whose privacy event cannot be read is rejected, and counts as one that was lost.
+        """
         rows, size = len(request.public_ids), request.train_sizes[client_id]
-        self.accounting.record_reply(client_id, upload, rows=rows, train_size=size)
+        try:
+            self.accounting.record_reply(client_id, upload, rows=rows, train_size=size)
+        except UploadRejected as rejected:
+            self.recorder.set_status(client_id, "rejected", str(rejected))
+            self._start_over(client_id)
+            return None
+        return upload
 
     def accept(self, upload: Upload | None, request: Request) -> Upload | None:
         """Return an upload with its knowledge read; None where there is none to use.
@@ -327,6 +359,12 @@ class Server:
 
     def _evaluate(self, point: MeasuringPoint) -> list[Step]:
         return [EVALUATES[point]] if point in self.measured else []
+
+    def _start_over(self, client_id: int) -> None:
+        """Forget what a client was sent and sent last: it may not have arrived."""
+        if self.reader is not None and self.teachers is not None:
+            self.reader.forget(client_id)
+            self.teachers.note_lost(client_id)
 
     def _send(self, client_id: int) -> Packed | None:
         return None if self.teachers is None else self.teachers.send(client_id)

@@ -7,7 +7,6 @@ next round. Node ids are random on Flower's engines, so clients are asked for th
 then sorted by client id everywhere.
 """
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from weakref import WeakKeyDictionary
@@ -22,11 +21,12 @@ from fedkd.federation.round import Downloads, Round, federated_round, finish
 from fedkd.federation.round_records import RoundRecord
 from fedkd.federation.server import Server
 from fedkd.flower import records
+from fedkd.flower.introduction import error_text, introduce
+from fedkd.flower.reply_decoder import Expected, read_upload
+from fedkd.flower.wire_arrays import pack_arrays
 from fedkd.messages import Download, Packed
 from fedkd.settings.measuring_points import MEASURING_POINTS, column
 from fedkd.storage.transcript_recorder import TranscriptRecorder
-
-NODE_PATIENCE_SECONDS = 60.0
 
 Contents = Mapping[int, RecordDict]
 """By client id."""
@@ -121,7 +121,9 @@ class FederatedDistillation(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Take in the last replies, and return the mean accuracies."""
-        self._record = finish(self._round, self._messenger.replies(server_round, replies))
+        self._record = finish(
+            self._round, self._messenger.replies(server_round, replies, shares=False)
+        )
         return mean_accuracies(self._record)
 
     def summary(self) -> None:
@@ -177,36 +179,38 @@ class Messenger:
     def introduce(self, grid: Grid, timeout: float | None) -> None:
         """Ask every node which client it is, and register the clients with the server.
 
-        Raises RunError where there are more or fewer nodes than clients.
+        Raises RunError where there are more or fewer nodes than clients, or no client is left.
         """
-        nodes = _connected(grid, self._server.participation.clients)
-        content = RecordDict({"scenario": self._scenario})
-        asked = [
-            Message(content, dst_node_id=node, message_type="query.describe", group_id="0")
-            for node in nodes
-        ]
-        cards = {}
-        for message in grid.send_and_receive(asked, timeout=timeout):
-            if message.has_error():
-                raise RunError(f"a client cannot start: {_reason(message)}")
-            cards[message.metadata.src_node_id] = records.read_card(message.content)
-        self._nodes = {card.client_id: node for node, card in cards.items()}
+        self._nodes = introduce(grid, self._server, self._scenario, timeout)
         self._clients = {node: client for client, node in self._nodes.items()}
-        self._server.register(list(cards.values()))
 
     def messages(self, round_number: int, kind: str, downloads: Downloads) -> Iterable[Message]:
         """Yield a message for each download, made when its turn comes."""
         for client_id, content in self._contents(downloads):
             yield self._message(client_id, content, kind, round_number)
 
-    def replies(self, round_number: int, messages: Iterable[Message]) -> Iterable[Reply]:
-        """Yield the replies in messages, as they come."""
-        for message in messages:
-            client_id = self._clients[message.metadata.src_node_id]
+    def replies(
+        self, round_number: int, messages: Iterable[Message], *, shares: bool = True
+    ) -> Iterable[Reply]:
+        """Yield the replies in messages, as they come.
+
+        Args:
+            round_number: The round that they are of.
+            messages: What came back.
+            shares: Whether knowledge was asked for.
+        """
+        for client_id, message in self._of_clients(messages):
             if message.has_error():
-                yield Reply(client_id=client_id, upload=None, error=_reason(message))
+                yield Reply(client_id=client_id, upload=None, error=error_text(message))
             else:
-                yield self._read(round_number, client_id, message.content)
+                yield self._read(round_number, client_id, message.content, shares=shares)
+
+    def _of_clients(self, messages: Iterable[Message]) -> Iterable[tuple[int, Message]]:
+        """Yield the messages that are of a client of the run, with it."""
+        for message in messages:
+            client_id = self._clients.get(message.metadata.src_node_id)
+            if client_id is not None:
+                yield client_id, message
 
     def exchange(
         self,
@@ -254,13 +258,12 @@ class Messenger:
         """
         ended: list[Reply] = []
         begun: list[Reply] = []
-        for message in messages:
-            client_id = self._clients[message.metadata.src_node_id]
+        for client_id, message in self._of_clients(messages):
             asked = [into for into, sent in ((ended, ends), (begun, begins)) if client_id in sent]
             failure = Reply(client_id=client_id, upload=None)
             if message.has_error():
                 for into in asked:
-                    into.append(replace(failure, error=_reason(message)))
+                    into.append(replace(failure, error=error_text(message)))
                 continue
             parts = records.split(message.content)
             if len(parts) != len(asked):
@@ -270,7 +273,7 @@ class Messenger:
                 continue
             for into, content in zip(asked, parts, strict=True):
                 of_round = round_number if into is begun else round_number - 1
-                into.append(self._read(of_round, client_id, content))
+                into.append(self._read(of_round, client_id, content, shares=into is begun))
         return ended, begun
 
     def _message(
@@ -300,22 +303,31 @@ class Messenger:
         if self._recorder is not None:
             self._recorder.taught(download.round, client_id, packed.arrays)
         if packed not in self._teachers:
-            self._teachers[packed] = records.pack_arrays(packed.arrays)
+            self._teachers[packed] = pack_arrays(packed.arrays)
         return self._teachers[packed]
 
-    def _read(self, round_number: int, client_id: int, content: RecordDict) -> Reply:
-        """Return the reply that a client's content is."""
-        reply = Reply(client_id=client_id, upload=None, size=records.upload_size(content))
+    def _read(
+        self, round_number: int, client_id: int, content: RecordDict, *, shares: bool
+    ) -> Reply:
+        """Return the reply that a client's content is.
+
+        Args:
+            round_number: The round that it is of.
+            client_id: The client that was asked.
+            content: What came.
+            shares: Whether knowledge was asked for.
+        """
+        expected = Expected(client_id=client_id, round_number=round_number, shares=shares)
         try:
-            sent = records.sent_arrays(content)
-            if self._recorder is not None and sent:
-                self._recorder.uploaded(round_number, client_id, sent)
-            upload = records.read_upload(content)
-        except UploadRejected as error:
-            return replace(reply, error=str(error), rejected=True)
-        if upload.client_id != client_id:
-            return replace(reply, error=f"signed as client {upload.client_id}", rejected=True)
-        return replace(reply, upload=upload)
+            upload = read_upload(content, self._server.template.classes, expected)
+        except UploadRejected as rejected:
+            size = records.unread_size(content)
+            return Reply(
+                client_id=client_id, upload=None, size=size, error=str(rejected), rejected=True
+            )
+        if self._recorder is not None and isinstance(upload.knowledge, Packed):
+            self._recorder.uploaded(round_number, client_id, upload.knowledge.arrays)
+        return Reply(client_id=client_id, upload=upload, size=records.upload_size(content))
 
 
 def mean_accuracies(record: RoundRecord) -> MetricRecord | None:
@@ -330,24 +342,6 @@ def mean_accuracies(record: RoundRecord) -> MetricRecord | None:
     return MetricRecord(means) if means else None
 
 
-def _connected(grid: Grid, expected: int) -> list[int]:
-    """Wait until so many nodes are connected, and return their ids."""
-    deadline = time.monotonic() + NODE_PATIENCE_SECONDS
-    while len(nodes := list(grid.get_node_ids())) < expected:
-        if time.monotonic() > deadline:
-            raise RunError(
-                f"only {len(nodes)} of {expected} clients connected in"
-                f" {NODE_PATIENCE_SECONDS:.0f} s;"
-                " start a node for each client, or set clients to the number of nodes"
-            )
-        time.sleep(0.2)
-    if len(nodes) > expected:
-        raise RunError(
-            f"{len(nodes)} nodes are connected, but clients={expected}; set clients={len(nodes)}"
-        )
-    return nodes
-
-
 def _joined(end: RecordDict | None, beginning: RecordDict | None) -> RecordDict:
     """Return the content of one message to a client that is in one of two rounds, or in both."""
     if end is None or beginning is None:
@@ -355,7 +349,3 @@ def _joined(end: RecordDict | None, beginning: RecordDict | None) -> RecordDict:
         assert content is not None, "a message has something to say"
         return content
     return records.join(end, beginning)
-
-
-def _reason(message: Message) -> str:
-    return message.error.reason or f"error {message.error.code} without a reason"

@@ -67,6 +67,10 @@ class ClassTables(KnowledgeType):
             conditions, "exchanges what images of a class have in common"
         )
 
+    def most_values(self, request: Request, client_id: int) -> int:
+        """Return the values of a whole table."""
+        return request.classes**2
+
     def extract(self, view: ClientView) -> ClassTable:
         """Return the mean soft label, at temperature 1, of each class of the private set."""
         probs = soften(view.private_logits().to(torch.float64), 1.0)

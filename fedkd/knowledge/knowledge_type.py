@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedkd.messages import AcceptedUploads, Fusion, Knowledge, ServerModels, Upload
 from fedkd.settings.conditions import Compatible, LearnedBy, RunConditions
+from fedkd.settings.reply_limits import LIMITS
 from fedkd.training.losses import Scale
 
 Penalty = Callable[
@@ -171,6 +172,13 @@ class KnowledgeType(Compatible, Protocol):
     def adds_penalty(self) -> bool:
         """Whether the kind adds a term to the loss of private training."""
         return self.learned_by == "train"
+
+    def most_values(self, request: Request, client_id: int) -> int:
+        """Return how many numbers a client's knowledge has at most.
+
+        A message that says that it has more is not decoded.
+        """
+        return LIMITS.array_values
 
     @abstractmethod
     def extract(self, view: ClientView) -> Knowledge:

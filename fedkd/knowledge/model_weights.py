@@ -1,5 +1,6 @@
 """Model weights, which clients of federated averaging upload and adopt."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -76,6 +77,11 @@ class ModelWeights(KnowledgeType):
     def adds_penalty(self) -> bool:
         """Whether there is a proximal term."""
         return self.proximal > 0
+
+    def most_values(self, request: Request, client_id: int) -> int:
+        """Return how many numbers a model of the client's architecture is made of."""
+        shapes = request.shapes[request.architectures[client_id]]
+        return sum(math.prod(shape) for shape in shapes.values())
 
     def extract(self, view: ClientView) -> ModelState:
         """Return a copy of the model's state."""

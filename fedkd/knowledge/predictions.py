@@ -77,6 +77,10 @@ class PublicPredictions(RowKnowledge):
             return None
         return conflict_without_classes(conditions, "chooses by the density of images")
 
+    def most_values(self, request: Request, client_id: int) -> int:
+        """Return a row of classes for each public sample asked for."""
+        return len(request.public_ids) * request.classes
+
     def extract(self, view: ClientView) -> Predictions:
         """Return the logits as they are, or their soft labels at the distillation temperature."""
         ids, logits = view.public_ids(), view.public_logits()
@@ -115,6 +119,10 @@ class PublicPredictions(RowKnowledge):
         """Raise UploadRejected on a wrong scale, shape, dtype or id, and on invalid predictions."""
         sent, asked = narrowed(knowledge, Predictions), len(request.public_ids)
         values = sent.values
+        if sent.ids.ndim != 1:
+            raise UploadRejected(
+                f"public ids of shape {list(sent.ids.shape)}; expected a list of them"
+            )
         expected = (len(sent.ids) if self.chooser is not None else asked, request.classes)
         if sent.scale != self.scale:
             raise UploadRejected(f"expected {self.scale}, got {sent.scale}")

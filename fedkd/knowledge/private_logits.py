@@ -91,6 +91,10 @@ class PrivateLogits(KnowledgeType):
             conditions, "exchanges what images of a class have in common"
         )
 
+    def most_values(self, request: Request, client_id: int) -> int:
+        """Return a row of classes for each private sample."""
+        return request.train_sizes[client_id] * request.classes
+
     def extract(self, view: ClientView) -> SampleLogits:
         """Return logits on the private set, with hashes and labels if no teacher came."""
         logits = view.private_logits()

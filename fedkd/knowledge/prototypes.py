@@ -76,6 +76,10 @@ class ClassPrototypes(KnowledgeType):
             conditions, "exchanges what images of a class have in common"
         )
 
+    def most_values(self, request: Request, client_id: int) -> int:
+        """Return the values of a prototype of each class."""
+        return request.classes * self._width(request, client_id)
+
     def extract(self, view: ClientView) -> Prototypes:
         """Return the mean features, in evaluation mode, of each class of the private set."""
         features = self.pooled(view.private_features()).to(torch.float64)
@@ -133,7 +137,7 @@ class ClassPrototypes(KnowledgeType):
     def check(self, knowledge: Knowledge, request: Request, client_id: int) -> None:
         """Raise UploadRejected on wrong shapes, bad values, and counts of another training size."""
         mean = narrowed(knowledge, Prototypes)
-        wide = self.width or request.features[request.architectures[client_id]]
+        wide = self._width(request, client_id)
         if (
             tuple(mean.features.shape) != (request.classes, wide)
             or len(mean.counts) != request.classes
@@ -210,6 +214,9 @@ class ClassPrototypes(KnowledgeType):
         distances = torch.cdist(features, prototypes.features.cpu())
         nearest = distances.masked_fill(~counts, torch.inf).argmin(dim=1)
         return nearest if bool(counts.any()) else torch.full_like(nearest, -1)
+
+    def _width(self, request: Request, client_id: int) -> int:
+        return self.width or request.features[request.architectures[client_id]]
 
     def penalty(self, view: ClientView, teacher: Knowledge | None) -> Penalty | None:
         """Return the mean squared distance of features from their class's prototype."""

@@ -6,7 +6,7 @@ event costs (``fedkd.privacy.composition``), nor when a client is asked.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jaxtyping import Float
@@ -30,8 +30,10 @@ from fedkd.privacy.mechanisms.mechanism import (
     Memory,
     TrainingLoop,
     overrides,
+    unprotected_upload,
 )
 from fedkd.privacy.release_plan import ReleasePlan
+from fedkd.privacy.stated_spendings import single
 from fedkd.privacy.unprotected import Unprotected
 from fedkd.privacy.vouching import basis_of, protected_from, undeclared, vouched
 from fedkd.runtime.seeding import numpy_stream
@@ -134,6 +136,22 @@ class PrivacyEnforcer:
         found = self.mechanism.worst_case_spending(self.plan, rows, size)
         spent = vouched(self.mechanism, (spending for spending, _ in found))
         return tuple(zip(spent, (most for _, most in found), strict=True))
+
+    def possible_spendings(
+        self, worst: Iterable[tuple[Spending, int]]
+    ) -> Mapping[Spending, int] | None:
+        """Return what a client may state, by the smallest spendings; None where it is unknown.
+
+        It is unknown of mechanisms of one's own. ``worst`` is the client's worst case in a round.
+        """
+        if basis_of(self.mechanism) != "reviewed":
+            return None
+        planned = self.mechanism.planned(self.plan)
+        unclaimed = [s for s in planned if isinstance(s.event, NoClaim)]
+        return {
+            **{single(spending)[0]: most for spending, most in worst},
+            **dict.fromkeys((*unclaimed, unprotected_upload()), 1),
+        }
 
     def event(self, spent: Sequence[Spending]) -> PrivacyEvent:
         """Return the event of a release with these spendings."""

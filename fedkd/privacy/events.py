@@ -7,6 +7,7 @@ privacy loss); what a sum means as epsilon is ``fedkd.privacy.composition``'s to
 holds ``fedkd.privacy.ledger``'s.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -339,15 +340,39 @@ def event_values(event: Event) -> dict[str, Any]:
 
 
 def from_dict(content: Mapping[str, Any]) -> Event:
-    """Return the event that ``plain`` wrote; SettingError for what no event has written."""
+    """Return the event that ``event_values`` wrote; SettingError for what no event has written."""
     fields = dict(content)
     kind = fields.pop("kind", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise SettingError(f"unknown privacy event {kind!r}; known are {', '.join(KINDS)}")
-    try:
-        event: Event = KINDS[kind](
-            **{n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
+    expected = {field.name: field.type for field in dataclasses.fields(KINDS[kind])}
+    if set(fields) != set(expected):
+        raise SettingError(
+            f"the privacy event {kind!r} has the fields {', '.join(expected)}, got"
+            f" {', '.join(map(repr, fields)) or 'none'}"
         )
-    except TypeError as error:
-        raise SettingError(f"the privacy event {kind!r} cannot be read: {error}") from error
+    typed = {name: _typed(kind, name, value, expected[name]) for name, value in fields.items()}
+    event: Event = KINDS[kind](**typed)
     return event
+
+
+def _typed(kind: str, name: str, value: Any, expected: Any) -> Any:
+    """Return the value of an event's field. Raises SettingError where it is of another type."""
+    if expected is str and isinstance(value, str):
+        return value
+    if expected is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if expected is float and _is_number(value):
+        return value
+    is_sequence = isinstance(value, list | tuple)
+    if expected == tuple[float, ...] and is_sequence and all(map(_is_cost, value)):
+        return tuple(value)
+    raise SettingError(f"the privacy event {kind!r} has no such {name}: {value!r}")
+
+
+def _is_cost(value: Any) -> bool:
+    return _is_number(value) and value >= 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

@@ -15,7 +15,7 @@ whole client holds for its records. Clients' data is disjoint: the system's epsi
 never the sum. Not for: what an event costs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,18 +63,20 @@ class Spending:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Spending":
-        """Return what ``plain`` wrote; SettingError where it is nothing of the kind."""
+        """Return what ``to_dict`` wrote; SettingError where it is nothing of the kind."""
         try:
             unit, layer, seen_by = content["unit"], content["layer"], tuple(content["seen_by"])
             event = from_dict(content["event"])
             declared_by = str(content.get("declared_by", ""))
+            known = (
+                unit in ("record", "client")
+                and layer in (*LAYERS, "side_release")
+                and set(seen_by) <= set(ADVERSARIES)
+                and len(set(seen_by)) == len(seen_by)
+            )
         except (KeyError, TypeError) as error:
             raise SettingError(f"a privacy event cannot be read: {error!r}") from error
-        if (
-            unit not in ("record", "client")
-            or layer not in (*LAYERS, "side_release")
-            or not set(seen_by) <= set(ADVERSARIES)
-        ):
+        if not known:
             raise SettingError(
                 f"a privacy event has unit={unit!r}, layer={layer!r}, seen_by={list(seen_by)!r}"
             )
@@ -117,6 +119,11 @@ class Ledger:
         own = self._counts.setdefault(client, {}) if stated else {}
         for single, times in stated.items():
             own[single] = max(times, own.get(single, 0))
+
+    def kinds_with(self, client: int, spendings: Iterable[Spending]) -> int:
+        """Return how many different spendings of a client there would be with these."""
+        kinds = {replace(s, event=s.event.split()[0]) for s in spendings}
+        return len(kinds | self._counts.get(client, {}).keys())
 
     @property
     def clients(self) -> tuple[int, ...]:

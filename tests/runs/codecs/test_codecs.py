@@ -14,6 +14,7 @@ from fedkd.errors import SettingError, UploadRejected
 from fedkd.experiment.resume import resume
 from fedkd.experiment.run import run
 from fedkd.flower import records as wire
+from fedkd.flower.wire_arrays import unpack_arrays
 from fedkd.storage.checkpoint import CheckpointFolder
 
 STATEFUL: list[dict[str, Any]] = [
@@ -163,7 +164,7 @@ def test_entropy_bytes_are_those_of_the_arrays_that_travelled(monkeypatch: Any) 
     weigh = wire.upload_size
 
     def watching(content: Any) -> Any:
-        arrays = wire.unpack_arrays(content["knowledge"]) if "knowledge" in content else {}
+        arrays = unpack_arrays(content["knowledge"]) if "knowledge" in content else {}
         seen.append(coded_bytes({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
         return weigh(content)
 

@@ -17,6 +17,7 @@ from fedkd.experiment.run import run
 from fedkd.federation.round_records import PointFigures
 from fedkd.flower import client_app
 from fedkd.flower import records as encoded
+from fedkd.flower.wire_arrays import pack_arrays
 from fedkd.knowledge import KnowledgeType
 from fedkd.messages import Upload
 
@@ -194,7 +195,7 @@ def test_a_message_that_is_no_upload_is_rejected_and_the_round_goes_on(
         if upload.client_id == 1:
             content[spoil] = ConfigRecord({"x": "y"})
             if spoil == "knowledge":
-                content[spoil] = encoded.pack_arrays({"ids": np.zeros(3), "weights": np.zeros(3)})
+                content[spoil] = pack_arrays({"ids": np.zeros(3), "weights": np.zeros(3)})
         return content
 
     monkeypatch.setattr(client_app, "upload_content", spoiled)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedkd.codecs import Cached, Delta, Float16, Full, Quantized, TopK
-from fedkd.codecs.codec import LARGEST_ARRAY
 from fedkd.errors import SettingError, UploadRejected
+from fedkd.settings.reply_limits import LIMITS
 
 every_codec = pytest.mark.parametrize(
     "codec", [c for group in VARIANTS.values() for c in group], ids=title
@@ -47,7 +47,7 @@ def test_settings_that_make_no_sense_are_errors(make: Any, message: str):
         (Quantized(), {"counts": np.zeros(3, int)}, "there are none"),
         (
             Quantized(),
-            {"w": np.broadcast_to(np.float32(0), (LARGEST_ARRAY + 1,))},
+            {"w": np.broadcast_to(np.float32(0), (LIMITS.array_values + 1,))},
             "at most 268435456",
         ),
         (TopK(), {"features": LOGITS}, "features of shape \\[3, 4\\] are none"),

@@ -191,15 +191,25 @@ def test_restoring_comes_before_the_cards_or_after_them() -> None:
     assert later.recorder.records[0].after_training.global_accuracy == 0.25
 
 
-def test_all_clients_must_register_once() -> None:
-    with pytest.raises(RunError, match=r"one client for each id from 0 to 2, got \[0, 0, 1\]"):
-        small_server().register([card(0), card(0), card(1)])
+def test_two_clients_of_one_id_are_both_left_out_and_the_others_go_on() -> None:
+    server = small_server()
+    server.register([card(0), card(0), card(1), card(2)])
+    assert server.participation.left_out == {
+        0: "left out of the run: 2 nodes said that they are client 0"
+    }
+    record = play(server, [reply(1), reply(2)])
+    assert [client.status for client in record.clients] == ["rejected", "ok", "ok"]
+    assert record.clients[0].reason == server.participation.left_out[0]
+    assert server.participation.clients == 3
 
 
 def test_an_observer_sees_what_came_what_was_accepted_and_the_fusion() -> None:
     seen: list[Any] = []
 
     class Watching:
+        def check(self, upload: Upload) -> None:
+            seen.append(("checked", upload.client_id))
+
         def received(self, round_number: int, upload: Upload) -> None:
             seen.append(("received", upload.client_id))
 
@@ -213,4 +223,11 @@ def test_an_observer_sees_what_came_what_was_accepted_and_the_fusion() -> None:
     steps = federated_round(server, 1)
     next(steps)
     steps.send([reply(0), reply(1, privacy=None), lost(2)])
-    assert seen == [("received", 0), ("accepted", 0), ("received", 1), ("fused", 1)]
+    assert seen == [
+        ("checked", 0),
+        ("received", 0),
+        ("accepted", 0),
+        ("checked", 1),
+        ("received", 1),
+        ("fused", 1),
+    ]

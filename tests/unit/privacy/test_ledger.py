@@ -385,7 +385,10 @@ def test_a_record_is_never_less_hidden_than_its_client():
     ("call", "message"),
     [
         (lambda: from_dict({"kind": "gdp"}), "unknown privacy event 'gdp'; known are gaussian"),
-        (lambda: from_dict({"kind": "gaussian"}), "the privacy event 'gaussian' cannot be read"),
+        (
+            lambda: from_dict({"kind": "gaussian"}),
+            "'gaussian' has the fields rows, sensitivity, sigma",
+        ),
         (lambda: Spending.from_dict({"unit": "record"}), "a privacy event cannot be read"),
         (
             lambda: Spending.from_dict({**upload(gaussian()).to_dict(), "unit": "row"}),
