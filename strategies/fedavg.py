@@ -16,9 +16,8 @@ class FedAvg:
         w = sum_j n_j w_j / sum_j n_j
 
     Clients start from the same weights. A client that joins later, or was absent, takes over the
-    newest model before it trains. With ``round_order=train_first`` (the default) accuracies are
-    those of the averaged model; with ``round_order=distill_first`` they are those of each client's
-    model after training from it.
+    newest model before it trains. Figures after distillation are those of the averaged model, those
+    after training of each client's model after training from it.
     """
 
     evaluated_after: ClassVar[str] = "distillation"

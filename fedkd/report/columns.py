@@ -10,14 +10,15 @@ HEAD = """\
 # Columns
 
 What a run's tables hold. `personal_...` is what the console calls *own*: measured on the client's
-own label distribution; `global_...` is *balanced*: measured on the balanced test set. Accuracies,
-gains and shares are in [0, 1] (gains in [-1, 1]), losses and divergences in nats, seconds of the
-clock. What is not known is empty, or null.
+own label distribution; `global_...` is *balanced*: measured on the balanced test set.
+`..._after_distillation` and `..._after_training` are at a round's two points
+([measuring.md](measuring.md)). Accuracies, gains and shares are in [0, 1] (gains in [-1, 1]),
+losses and divergences in nats, seconds of the clock. What is not known is empty, or null.
 
 `clients.csv` has a row a client and round, with `round` and `client` (number of the client from 0)
 before the columns below. `rounds.jsonl` has a line a round: what the last column says is taken over
 clients, attackers left out except in totals and the largest. An absent client counts with its
-latest accuracies. `python scripts/write_columns.py` writes this page from the declaration of the
+latest accuracies at each point. `python scripts/write_columns.py` writes this page from the declaration of the
 figures in `fedkd/federation/round_records.py`.
 
 | column of `clients.csv` | is | in `rounds.jsonl` |
