@@ -213,7 +213,7 @@ KEEPING = {"train": {"epochs": 1, "batch_size": 8, "optimizer_state": "kept"}}
 FIRST = {"strategy": {"name": "knfu", "epd_timing": "first_round"}}
 
 
-@pytest.mark.fast(4)
+@pytest.mark.fast(2)
 @pytest.mark.parametrize(
     "changes",
     [

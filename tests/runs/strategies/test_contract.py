@@ -47,7 +47,7 @@ def test_a_resumed_run_has_the_figures_of_the_uninterrupted_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     absent = {} if declared(name).needs.pooled_data else {"participation": 0.75}
-    changes = {**settings_for(name), **absent, "rounds": 3}
+    changes = {"models": ["mlp"], **settings_for(name), **absent, "rounds": 3}
     run(scenario(**changes), tmp_path / "whole")
     save = CheckpointFolder.save
 

@@ -74,7 +74,7 @@ def test_bounds_never_pass_their_ceilings_and_chance_shows_nothing(first: int, s
 def test_randomized_response_is_bounded_by_its_epsilon_as_often_as_stated() -> None:
     """A coin flipped with probability 1/(1+e): epsilon 1, delta 0. The exact chance of a wrong
     bound is below 5 %."""
-    trials, flip = 60, 1 / (1 + math.e)
+    trials, flip = 30, 1 / (1 + math.e)
     wrong = 0.0
     masses = binom.pmf(np.arange(trials + 1), trials, flip)
     for first, second in product(range(trials + 1), repeat=2):

@@ -50,7 +50,7 @@ def changed(name: str) -> Scenario | None:
     return None
 
 
-@pytest.mark.fast(40)
+@pytest.mark.fast(20)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_setting_changes_what_its_field_declares(name: str) -> None:
     meaning, other = meaning_of(name), changed(name)

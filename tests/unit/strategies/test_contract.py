@@ -479,6 +479,7 @@ def test_two_calls_agree_and_leave_their_inputs_untouched(
     assert_same((state, strategy), kept[1:])
 
 
+@pytest.mark.fast(6)
 @every_rule
 @few
 @given(made_of=numbers(), seed=st.integers(0, 1000), clients=st.integers(1, 6))

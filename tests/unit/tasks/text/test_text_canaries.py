@@ -107,13 +107,12 @@ def test_candidates_of_different_lengths_are_summed_not_averaged():
     assert bits.tolist() == pytest.approx([3.0 * (n - 1) for n in lengths.tolist()])
 
 
-@pytest.mark.fast(1)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (
-            lambda: candidate_sequences(PIN, Bytes(), 14),
-            "a canary of 15 tokens .* context of 14",
+            lambda: candidate_sequences(SMALL, Bytes(), 3),
+            "a canary of [0-9]+ tokens .* context of 3",
         ),
         (lambda: candidate_sequences(PIN, Characters("abc"), 20), "no token for 'm'"),
         (
