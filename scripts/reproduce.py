@@ -5,6 +5,7 @@
     python scripts/reproduce.py paper     [--data FOLDER] [--seeds 3] [--jobs 2] --out FOLDER
     python scripts/reproduce.py plugins   [--seeds 5] [--jobs 2] --out FOLDER
     python scripts/reproduce.py attacks   [--seeds 3] [--jobs 2] --out FOLDER
+    python scripts/reproduce.py knfu      [--data FOLDER] [--seeds 5] [--jobs 2] --out FOLDER
     python scripts/reproduce.py swing     [--seeds 3] [--jobs 2] --out FOLDER
     python scripts/reproduce.py swing_kd  [--seeds 5] [--jobs 2] --out FOLDER
 
@@ -16,14 +17,16 @@ the 95 % interval of the paired difference excludes the contrary.
 ``orderings`` are six orderings of methods on MNIST, Fashion-MNIST and CIFAR-10
 (scripts/orderings.py); ``paper`` is FedMD's comparison with its published figures; ``attacks`` is
 the attacked fraction up to which each fusion rule helps (scripts/break_even.py); ``plugins`` are
-the expected effects of plug-ins on digits (scripts/plugins.py); ``swing`` measures what soft labels
+the expected effects of plug-ins on digits (scripts/plugins.py); ``knfu`` asks which reading of
+KnFu behaves as its abstract says, holds it against its counterparts, and finds from how much data
+on local training wins (scripts/knfu_study.py); ``swing`` measures what soft labels
 of text leak in a federation, and what prevents it (scripts/swing_study.py), on a small embedded
 corpus; ``swing_kd`` does so between one teacher and a smaller student
 (scripts/swing_kd_study.py).
 
 Runs are stored below --out, and the same command continues them. --data is a folder with mnist/,
 fashion_mnist/ and cifar10/ in the hub's layout; by default they come from the hub. --only selects
-orderings, plug-ins or settings of swing by name.
+orderings, plug-ins, parts of knfu or settings of swing by name.
 """
 
 import argparse
@@ -36,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 import break_even
+import knfu_study
 import matplotlib
 import numpy as np
 import shifted
@@ -86,7 +90,7 @@ OF_SWING = {
     "swing_kd": (swing_kd_study.ONE_TEACHER, swing_kd_report.write),
 }
 """Studies of swing, and what writes their reports."""
-FIVE_SEEDS = ("digits", "plugins", "swing_kd")
+FIVE_SEEDS = ("digits", "plugins", "knfu", "swing_kd")
 """Studies that are of five seeds by default."""
 STUDIES = {"orderings": ORDERINGS, "paper": (FEDMD,), "plugins": PLUGINS}
 
@@ -344,7 +348,8 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "what", choices=["digits", "orderings", "paper", "plugins", "attacks", *OF_SWING]
+        "what",
+        choices=["digits", "orderings", "paper", "plugins", "attacks", "knfu", *OF_SWING],
     )
     parser.add_argument(
         "--seeds", type=int, help=f"paired seeds, 0 to N-1; {', '.join(FIVE_SEEDS)} 5, others 3"
@@ -353,7 +358,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, help="folder of data sets; default: the hub")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument(
-        "--only", nargs="+", metavar="NAME", help="orderings, plug-ins or settings of swing by name"
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="orderings, plug-ins, parts of knfu or settings of swing by name",
     )
     return parser
 
@@ -362,6 +370,8 @@ def known_names(what: str) -> list[str]:
     """Return the names that --only may select from, none where it has no effect."""
     if what in OF_SWING:
         return list(OF_SWING[what][0].by_name)
+    if what == "knfu":
+        return list(knfu_study.NAMES)
     names = [study.name for study in STUDIES.get(what, ())]
     return names + list(OF_MODELS) if what == "plugins" else names
 
@@ -389,6 +399,8 @@ def run_studies(given: argparse.Namespace, seeds: int, names: Sequence[str]) -> 
         study, write_report = OF_SWING[given.what]
         measured = study.carry_out(seeds, given.out, given.jobs, console, names)
         return write_report(measured, given.out)
+    if given.what == "knfu":
+        return knfu_study.run(seeds, given.out, given.jobs, console, data=given.data, only=names)
     chosen = [study for study in STUDIES[given.what] if study.name in names]
     text = print_all(chosen, seeds, given.out, given.jobs, console, given.data)
     for name in names:

@@ -33,6 +33,7 @@ FIGURES = {
     "entropy_bytes_up": "the same, entropy-coded",
     "personal_negative_transfer": "clients harmed, %",
     "gap": "test less training loss, nats",
+    "effective_neighbors": "effective neighbors",
 }
 ALWAYS = ("personal_accuracy", "global_accuracy", "bytes_up", "entropy_bytes_up")
 """Figures stored for every study, in addition to those that its table shows."""
@@ -215,6 +216,8 @@ def table(study: Study, results: Results) -> str:
                 shown.append(in_words(interval(list(100 * figures[name])), ".1f"))
             elif name == "gap":
                 shown.append(in_words(interval(list(figures[name])), ".3f"))
+            elif name == "effective_neighbors":
+                shown.append(f"{figures[name].mean():.1f}")
             else:
                 shown.append(f"{figures[name].mean():,.0f}")
         lines.append("| " + " | ".join([setting or "–", method, *shown]) + " |")
