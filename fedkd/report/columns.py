@@ -18,8 +18,8 @@ losses and divergences in nats, seconds of the clock. What is not known is empty
 `clients.csv` has a row a client and round, with `round` and `client` (number of the client from 0)
 before the columns below. `rounds.jsonl` has a line a round: what the last column says is taken over
 clients, attackers left out except in totals and the largest. An absent client counts with its
-latest accuracies at each point. `python scripts/write_columns.py` writes this page from the declaration of the
-figures in `fedkd/federation/round_records.py`.
+latest accuracies at each point. `python scripts/write_columns.py` writes this page from the
+declaration of the figures in `fedkd/federation/round_records.py`.
 
 | column of `clients.csv` | is | in `rounds.jsonl` |
 |---|---|---|

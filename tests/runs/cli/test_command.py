@@ -85,7 +85,11 @@ def test_a_run_writes_all_that_is_promised(capsys: pytest.CaptureFixture[str]) -
     }
     assert promised <= set(rounds[0])
     assert len(clients("out")) == 4 * 2
-    last = [float(row["global_accuracy_after_distillation"]) for row in clients("out") if row["round"] == "2"]
+    last = [
+        float(row["global_accuracy_after_distillation"])
+        for row in clients("out")
+        if row["round"] == "2"
+    ]
     assert rounds[-1]["global_accuracy_after_distillation"] == pytest.approx(np.mean(last))
     weights = np.load(folder / "weights.npy")
     assert weights.shape == (2, 4, 4)

@@ -124,7 +124,10 @@ def test_the_command_works_from_an_installed_wheel_in_an_empty_folder(tmp_path: 
     empty = tmp_path / "empty"
     empty.mkdir()
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    script = "import fedkd, strategies, scenarios; print(fedkd.__file__, strategies.__file__, scenarios.__file__)"
+    script = (
+        "import fedkd, strategies, scenarios\n"
+        "print(fedkd.__file__, strategies.__file__, scenarios.__file__)"
+    )
     where = subprocess.run(
         [str(python), "-c", script],
         cwd=empty,
@@ -158,7 +161,8 @@ def test_the_command_works_from_an_installed_wheel_in_an_empty_folder(tmp_path: 
 
 
 def test_import_fedkd_loads_none_of_the_heavy_libraries() -> None:
-    code = "import fedkd, sys; print([m for m in ('ray', 'flwr.simulation', 'wandb', 'hydra') if m in sys.modules])"
+    heavy = ("ray", "flwr.simulation", "wandb", "hydra")
+    code = f"import fedkd, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
     )
@@ -193,7 +197,8 @@ def test_a_run_loads_neither_ray_nor_flowers_simulation_nor_wandb() -> None:
 
 
 def test_telemetry_is_off() -> None:
-    code = "import fedkd, os; print(os.environ['FLWR_TELEMETRY_ENABLED'], os.environ['RAY_USAGE_STATS_ENABLED'])"
+    switches = ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED")
+    code = f"import fedkd, os; print(*(os.environ[name] for name in {switches}))"
     clean = {k: v for k, v in os.environ.items() if "TELEMETRY" not in k and "USAGE_STATS" not in k}
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -202,9 +202,7 @@ def test_with_a_validation_split_every_client_and_its_twin_have_a_validation_acc
         assert summary[name] == pytest.approx(sum(last) / 4)
 
 
-def test_the_twin_of_a_run_without_a_validation_split_is_cached_under_the_name_that_it_always_had() -> (
-    None
-):
+def test_the_twin_of_a_run_without_a_validation_split_keeps_its_name_in_the_cache() -> None:
     """All that the name depends on says nothing of a validation split; one that is asked for
     changes it."""
     stop = threading.Event()

@@ -112,7 +112,10 @@ def test_what_was_written_after_the_checkpoint_is_gone_before_the_run_goes_on(
     }
 
 
-AGAIN = "rounds 3 to 5 are run again: what the interrupted attempt sent there is no part of what the run claims"
+AGAIN = (
+    "rounds 3 to 5 are run again:"
+    " what the interrupted attempt sent there is no part of what the run claims"
+)
 
 
 @pytest.mark.fast(1)
@@ -178,7 +181,8 @@ def test_a_run_whose_users_modules_were_edited_says_so_when_it_goes_on(
     rule, model = tmp_path / "edited_rule.py", tmp_path / "edited_model.py"
     rule.write_text("from toys import Mean\n\nclass Rule(Mean):\n    pass\n")
     model.write_text(
-        "from toys import linear, nn\n\n\ndef net(shape, classes) -> nn.Module:\n    return linear(shape, classes)\n"
+        "from toys import linear, nn\n\n\n"
+        "def net(shape, classes) -> nn.Module:\n    return linear(shape, classes)\n"
     )
     changes = {"strategy": "edited_rule:Rule", "models": ["edited_model:net"], "rounds": 3}
     ended_after(1, tmp_path / "run", monkeypatch, **changes)

@@ -110,7 +110,8 @@ class Processes:
             f'root-certificates = "{certificate}"' if certificate is not None else "insecure = true"
         )
         (self.folder / "flwr").mkdir(exist_ok=True)
-        text = f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{port}"\n{safe}\n'
+        address = f"127.0.0.1:{port}"
+        text = f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "{address}"\n{safe}\n'
         (self.folder / "flwr" / "config.toml").write_text(text)
 
     def log_path(self, name: str) -> Path:

@@ -430,7 +430,11 @@ def test_a_client_whose_budget_is_spent_falls_silent_and_the_record_says_so(
         mechanism, plan = self.enforcer.mechanism, self.enforcer.plan
         assert isinstance(mechanism, DpSgd)
         schedule = Schedule.of(20, 8, 1)
-        before = [mechanism.noise_multiplier_in(schedule, plan.rounds, 1), schedule.sample_rate, 4.0]
+        before = [
+            mechanism.noise_multiplier_in(schedule, plan.rounds, 1),
+            schedule.sample_rate,
+            4.0,
+        ]
         steps = (
             {f"{PRIVACY}steps": torch.tensor([before], dtype=torch.float64)}
             if client_id == 1
@@ -446,7 +450,9 @@ def test_a_client_whose_budget_is_spent_falls_silent_and_the_record_says_so(
     assert told == [("ok", ""), ("absent", SPENT), ("absent", SPENT)]
     assert epsilons(tmp_path / "run")[-1].max() <= BUDGET
     accuracies = [
-        row["global_accuracy_after_training"] for row in clients(tmp_path / "run") if row["client"] == "1"
+        row["global_accuracy_after_training"]
+        for row in clients(tmp_path / "run")
+        if row["client"] == "1"
     ]
     assert all(accuracies)
 

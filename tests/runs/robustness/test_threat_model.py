@@ -113,7 +113,9 @@ def test_attackers_do_not_count_in_means_and_gains() -> None:
     honest = [c.after_distillation.global_accuracy for c in last.clients if not c.attacker]
     row = round_row(last, None)
     assert row["global_accuracy_after_distillation"] == pytest.approx(sum(honest) / 3)
-    assert row["global_accuracy_after_distillation"] != pytest.approx(mean(last, "global_accuracy_after_distillation"))
+    assert row["global_accuracy_after_distillation"] != pytest.approx(
+        mean(last, "global_accuracy_after_distillation")
+    )
     assert [r["attacker"] for r in client_rows(last, None)] == [c.attacker for c in last.clients]
 
 

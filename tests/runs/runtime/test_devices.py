@@ -71,7 +71,8 @@ ROUNDED: list[
 
 def on_both(cases: list[Case]) -> dict[str, dict[str, Any]]:
     """Return the figures of each case on the CPU and on the pretended device."""
-    paths = f"import sys; sys.path[:0] = [{str(HELPERS)!r}, {str(ROOT)!r}]; import pretend; pretend.main()"
+    folders = [str(HELPERS), str(ROOT)]
+    paths = f"import sys; sys.path[:0] = {folders}; import pretend; pretend.main()"
     done = subprocess.run(
         [sys.executable, "-c", paths],
         input=json.dumps(cases),

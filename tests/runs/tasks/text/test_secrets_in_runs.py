@@ -139,7 +139,9 @@ def test_one_teacher_has_one_student_of_the_model_that_is_named(
     built: list[str] = []
     build = LanguageModelSpec.build
     monkeypatch.setattr(
-        LanguageModelSpec, "build", lambda self, seed: (built.append(self.name), build(self, seed))[1]
+        LanguageModelSpec,
+        "build",
+        lambda self, seed: (built.append(self.name), build(self, seed))[1],
     )
     found = exposure(tmp_path / "run", **ONE_TEACHER, train={"epochs": 1})
     assert built[-1] == "tiny_text:small_gru"

@@ -131,7 +131,8 @@ def test_strategies_of_public_samples_and_of_weights_run_on_tokens(strategy: str
     (record,) = text_records(**changes)
     assert record.knowledge_sha256 is not None
     assert all(
-        client.status == "ok" and client.after_distillation.global_accuracy is not None for client in record.clients
+        client.status == "ok" and client.after_distillation.global_accuracy is not None
+        for client in record.clients
     )
 
 
@@ -270,7 +271,9 @@ def test_nobody_is_asked_about_positions_that_are_skipped(skip: str) -> None:
 def test_the_summary_has_bits_a_token_and_a_twin_without_exchange(tmp_path: Path) -> None:
     summary = run(text_scenario(baseline="local_only"), tmp_path / "run")
     bits = summary["bits_per_token"]
-    assert bits["balanced test"] == pytest.approx(summary["global_nll_after_training"] / math.log(2))
+    assert bits["balanced test"] == pytest.approx(
+        summary["global_nll_after_training"] / math.log(2)
+    )
     assert 0 < bits["own distribution"] < math.log2(40)
     assert summary["local_only"]["global_accuracy_after_training"] > 0
     assert summary["exposure"] is None
