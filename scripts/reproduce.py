@@ -6,6 +6,7 @@
     python scripts/reproduce.py plugins   [--seeds 5] [--jobs 2] --out FOLDER
     python scripts/reproduce.py attacks   [--seeds 3] [--jobs 2] --out FOLDER
     python scripts/reproduce.py knfu      [--data FOLDER] [--seeds 5] [--jobs 2] --out FOLDER
+    python scripts/reproduce.py fedproto  [--data FOLDER] [--seeds 3] [--rounds N] --out FOLDER
     python scripts/reproduce.py swing     [--seeds 3] [--jobs 2] --out FOLDER
     python scripts/reproduce.py swing_kd  [--seeds 5] [--jobs 2] --out FOLDER
 
@@ -15,7 +16,8 @@ clients; the figure after ± is half the width of a 95 % t-interval over seeds. 
 the 95 % interval of the paired difference excludes the contrary.
 
 ``orderings`` are six orderings of methods on MNIST, Fashion-MNIST and CIFAR-10
-(scripts/orderings.py); ``paper`` is FedMD's comparison with its published figures; ``attacks`` is
+(scripts/orderings.py); ``paper`` is FedMD's comparison with its published figures; ``fedproto``
+is Table 1 of FedProto (scripts/fedproto_table.py); ``attacks`` is
 the attacked fraction up to which each fusion rule helps (scripts/break_even.py); ``plugins`` are
 the expected effects of plug-ins on digits (scripts/plugins.py); ``knfu`` asks which reading of
 KnFu behaves as its abstract says, holds it against its counterparts, and finds from how much data
@@ -26,7 +28,7 @@ corpus; ``swing_kd`` does so between one teacher and a smaller student
 
 Runs are stored below --out, and the same command continues them. --data is a folder with mnist/,
 fashion_mnist/ and cifar10/ in the hub's layout; by default they come from the hub. --only selects
-orderings, plug-ins, parts of knfu or settings of swing by name.
+orderings, plug-ins, parts of knfu, FedProto's n or settings of swing by name.
 """
 
 import argparse
@@ -39,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import break_even
+import fedproto_table
 import knfu_study
 import matplotlib
 import numpy as np
@@ -349,19 +352,29 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "what",
-        choices=["digits", "orderings", "paper", "plugins", "attacks", "knfu", *OF_SWING],
+        choices=[
+            "digits",
+            "orderings",
+            "paper",
+            "plugins",
+            "attacks",
+            "knfu",
+            "fedproto",
+            *OF_SWING,
+        ],
     )
     parser.add_argument(
         "--seeds", type=int, help=f"paired seeds, 0 to N-1; {', '.join(FIVE_SEEDS)} 5, others 3"
     )
     parser.add_argument("--out", type=Path, help="folder of the tables, figures and runs")
     parser.add_argument("--data", type=Path, help="folder of data sets; default: the hub")
+    parser.add_argument("--rounds", type=int, help="rounds of fedproto; default: the paper's")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument(
         "--only",
         nargs="+",
         metavar="NAME",
-        help="orderings, plug-ins, parts of knfu or settings of swing by name",
+        help="orderings, plug-ins, parts of knfu, FedProto's n or settings of swing by name",
     )
     return parser
 
@@ -372,6 +385,8 @@ def known_names(what: str) -> list[str]:
         return list(OF_SWING[what][0].by_name)
     if what == "knfu":
         return list(knfu_study.NAMES)
+    if what == "fedproto":
+        return list(fedproto_table.NAMES)
     names = [study.name for study in STUDIES.get(what, ())]
     return names + list(OF_MODELS) if what == "plugins" else names
 
@@ -401,6 +416,10 @@ def run_studies(given: argparse.Namespace, seeds: int, names: Sequence[str]) -> 
         return write_report(measured, given.out)
     if given.what == "knfu":
         return knfu_study.run(seeds, given.out, given.jobs, console, data=given.data, only=names)
+    if given.what == "fedproto":
+        return fedproto_table.report(
+            seeds, given.out, given.jobs, console, given.data, given.rounds, names
+        )
     chosen = [study for study in STUDIES[given.what] if study.name in names]
     text = print_all(chosen, seeds, given.out, given.jobs, console, given.data)
     for name in names:
@@ -416,6 +435,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = given.seeds or (5 if given.what in FIVE_SEEDS else 3)
     if seeds < 2:
         parser.error("--seeds must be at least 2: an interval needs two runs")
+    if given.rounds is not None and (given.what != "fedproto" or given.rounds < 2):
+        parser.error("--rounds is for fedproto, and at least 2: the first round has no prototypes")
     if given.what == "digits":
         print(run_digits(seeds, given.out))
         return 0

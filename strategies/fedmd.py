@@ -17,8 +17,9 @@ class FedMD:
         q(x) = mean_j f_j(x),  loss = mean |f_i(x) - q(x)|, the paper's digest
 
     The paper's order is ``round_order=distill_first`` (digest, then revisit) after pre-training on
-    a labeled public set (``public.labeled=true train.public_epochs=E``); both are settings of the
-    scenario. ``distill.loss`` may be ``mse`` or, with the softened mean as target, ``kl``.
+    a labeled public set and on private data (``public.labeled=true train.public_epochs=E
+    train.warm_up_epochs=W``); all are settings of the scenario. ``distill.loss`` may be ``mse`` or,
+    with the softened mean as target, ``kl``.
     """
 
     evaluated_after: ClassVar[str] = "training"
