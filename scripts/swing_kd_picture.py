@@ -19,13 +19,22 @@ from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
 
 STUDENT = "server_student"
 TICKS = (-0.1, 0.0, 0.1, 1.0)
+LEAKS = (0, 0.5, 1, 2, 4, 8, 16)
+OFFSETS = {NOISES[0]: (-20, 2), NOISES[1]: (-22, -8), NOISES[2]: (4, 2), STRONGEST[1]: (4, -6)}
+"""Of labels from their points, by noise, so that neighbors' do not cover one another."""
 COLORS = {NOISES[0]: "#56B4E9", NOISES[1]: BLUE, NOISES[2]: "#003B6F", STRONGEST[1]: "black"}
 """By noise."""
 LEVELS = {
     PLAIN: ("Transfer text holds the secrets", ""),
     PLAIN_FILLINGS: ("Transfer text holds other fillings", ", other fillings"),
 }
-OTHERS = {"dropped positions": "D", "DP-SGD teacher": "s"} | dict.fromkeys(DETECTORS.values(), "^")
+OTHERS = {
+    "dropped positions": "D",
+    "DP-SGD teacher": "s",
+    DETECTORS["surprisal_gap"]: "^",
+    DETECTORS["confidence"]: "v",
+}
+"""Markers of what is compared with the sweep."""
 
 
 def frontier(found: SwingFigures, margin: float) -> Figure:
@@ -45,7 +54,7 @@ def frontier(found: SwingFigures, margin: float) -> Figure:
                 if name + at in found.measured:
                     _point(ax, found, name + at, ORANGE, marker, name)
             _decorate(ax, title, margin)
-        axes[0].set_ylabel("Student's exposure above chance (bits)")
+        axes[0].set_ylabel("Exposure above chance (bits,\nlinear to 1, then logarithmic)")
         handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
         figure.legend(
             handles.values(), handles.keys(), frameon=False, loc="outside lower center", ncols=4,
@@ -63,7 +72,7 @@ def _sweep(ax: Axes, found: SwingFigures, points: tuple[tuple[int, int], ...], a
                 x, y = _point(ax, found, name, color, "o", f"swing, noise {noise}")
                 joined.append((x, y))
                 ax.annotate(
-                    f"T {temperature}", (x, y), xytext=(4, 4), textcoords="offset points",
+                    f"T {temperature}", (x, y), xytext=OFFSETS[noise], textcoords="offset points",
                     fontsize=6, color=color,
                 )  # fmt: skip
         ax.plot(*zip(*joined, strict=True), color=color, linewidth=0.7) if joined else None
@@ -83,7 +92,7 @@ def _point(
         label: Its name in the legend.
     """
     leak, lost = over_seeds(found.excess(name, STUDENT)), over_seeds(found.loss(name))
-    ax.errorbar(
+    _, _, bars = ax.errorbar(
         lost[0],
         leak[0],
         xerr=[[lost[0] - lost[1]], [lost[2] - lost[0]]],
@@ -94,6 +103,8 @@ def _point(
         linewidth=0.8,
         label=label,
     )
+    for bar in bars:
+        bar.set_alpha(0.4)
     return lost[0], leak[0]
 
 
@@ -103,6 +114,10 @@ def _decorate(ax: Axes, title: str, margin: float) -> None:
     ax.set_xscale("symlog", linthresh=0.1, linscale=1.5)
     ax.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS], fontsize=8)
     ax.set_xticks([], minor=True)
+    ax.set_yscale("symlog", linthresh=1, linscale=0.8)
+    ax.set_yticks(LEAKS, [f"{leak:g}" for leak in LEAKS], fontsize=8)
+    ax.set_yticks([], minor=True)
+    ax.set_ylim(-0.5, 20)
     ax.set_xlim(-0.1, 2.5)
     ax.grid(axis="x", alpha=0.25, linewidth=0.6)
     ax.set_xlabel("Loss against plain, bits a token\n(linear to 0.1, then logarithmic)")

@@ -93,7 +93,10 @@ class Exposures:
                     f"text_canaries.student={student} would do nothing: it is the first client's"
                     " model; leave it out"
                 )
-            task.probe(task.architecture(student), features=False)
+            try:
+                task.probe(task.architecture(student), features=False)
+            except SettingError as error:
+                raise SettingError(f"text_canaries.student={student}: {error}") from error
 
     def check(self, upload: Upload) -> None:
         """Raise UploadRejected where exposures are not of the secrets that a client looks for."""

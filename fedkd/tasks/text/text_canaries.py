@@ -201,8 +201,8 @@ def add_contexts(
         held = [canary.index for canary in canaries if canary.client is not None]
         if times < len(held):
             raise SettingError(
-                f"times={times} would leave out some of the {len(held)} secrets of a context, which"
-                f" visits=secrets puts into public text; give {len(held)} or more"
+                f"visit_times={times} would leave out some of the {len(held)} secrets of a context,"
+                f" which visits=secrets puts into public text; give {len(held)} or more"
             )
         own = [held[i % len(held)] for i in range(times)]
         return _scatter(texts, form.texts(own), seed, "canaries", "public")
