@@ -345,7 +345,7 @@ class TextTask(Task):
     def exposures(self, model: nn.Module, client_id: int, whose: str) -> tuple[float, ...] | None:
         """Return the exposures in bits of a client's secrets, or its peers', to a model.
 
-        Those of the controls follow.
+        Those of the controls follow. None where there are no such secrets.
         """
         secrets = self.secrets
         if secrets is None:
@@ -430,10 +430,7 @@ class TextTask(Task):
         return found
 
     def reference_probs(self) -> Float[Tensor, "N V"]:
-        """Return the soft labels of a model that learned public text alone, on the CPU.
-
-        It is trained once.
-        """
+        """Return the soft labels, on the CPU, of a model that is trained once, on public text."""
         found: Tensor = self._once("reference", self._train_reference)
         return found
 

@@ -155,7 +155,10 @@ def test_one_teacher_has_one_student_of_the_model_that_is_named(
 
 
 def test_a_student_that_is_no_other_model_is_refused() -> None:
-    for student, message in (("tiny_text:small_decoder", "would do nothing"), ("gruu", "student=gruu: unknown")):
+    for student, message in (
+        ("tiny_text:small_decoder", "would do nothing"),
+        ("gruu", "student=gruu: unknown"),
+    ):
         canaries = {**ONE_TEACHER["text_canaries"], "student": student}
         with pytest.raises(SettingError, match=message):
             text_experiment(**{**ONE_TEACHER, "text_canaries": canaries})
