@@ -240,6 +240,17 @@ class Secrets:
             )
         return tuple(texts)
 
+    def to_client(self, model: nn.Module, client_id: int, *, own: bool) -> tuple[float, ...] | None:
+        """Return the exposures in bits of a client's ``own`` secrets, or its peers', to a model.
+
+        Those of the controls follow. None where there are no such secrets.
+        """
+        canaries = self.of(client_id) if own else self.not_of(client_id)
+        if not canaries:
+            return None
+        (found,) = self.exposures(model, [(*canaries, *self.controls)])
+        return found
+
     def exposures(
         self, model: nn.Module, groups: Sequence[Sequence[Canary]]
     ) -> tuple[tuple[float, ...], ...]:

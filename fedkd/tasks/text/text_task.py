@@ -347,14 +347,9 @@ class TextTask(Task):
 
         Those of the controls follow. None where there are no such secrets.
         """
-        secrets = self.secrets
-        if secrets is None:
+        if self.secrets is None:
             return None
-        canaries = secrets.of(client_id) if whose == "own_model" else secrets.not_of(client_id)
-        if not canaries:
-            return None
-        (found,) = secrets.exposures(model, [(*canaries, *secrets.controls)])
-        return found
+        return self.secrets.to_client(model, client_id, own=whose == "own_model")
 
     def ask(self, ids: Int[Tensor, "N"] | None = None) -> AskedPositions:
         """Return public positions by id; all of them by default."""
