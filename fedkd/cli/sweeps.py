@@ -76,8 +76,8 @@ class Sweep:
         """
         self.command, self.goes_on = list(command), goes_on
         self.folders: list[Path] = []
-        self.needs_trust = False
-        """Whether any of the runs imports what is not fedkd's."""
+        self.needs_trust = any(_runs_code(argument) for argument in command)
+        """Whether any of the runs, begun or not, imports what is not fedkd's."""
         self.violated = False
         """Whether an audit refuted the claim of any run."""
 

@@ -24,7 +24,7 @@ from fedkd.models.heads import Heads, OneHead
 from fedkd.models.mlp import mlp
 from fedkd.models.resnet import resnet
 from fedkd.models.vit import vit
-from fedkd.settings.import_paths import import_path, is_import_path
+from fedkd.settings.import_paths import OWN_PACKAGES, import_path, is_allowed, is_import_path
 
 Factory = Callable[[Any, int], nn.Module]
 
@@ -56,35 +56,42 @@ def borrowed_global_generator(seed: int) -> Iterator[None]:
 
 
 def import_factory(path: str) -> object:
-    """Return the factory at an import path, which says of itself that it makes a module.
+    """Return the factory at an import path, and call nothing to see what it does.
 
-    It is a class of modules, or something callable that is annotated to return one: nothing else is
-    called to see what it does. Raises SettingError.
+    It is a class of modules, or something callable that is annotated to return one. A function
+    that does not say what it returns will do where somebody vouches for its module: the user who
+    typed it, ``trust=true``, an operator. Anybody's folder may name what is in fedkd's own
+    packages, so that there nothing passes without its annotation. Raises SettingError.
     """
     factory = import_path(path, what="models")
-    if not _makes_modules(factory):
+    if not _makes_modules(factory, unsaid=not is_allowed(path, OWN_PACKAGES)):
         raise SettingError(
-            f"models: {path} must be a class of torch.nn.Module, or a function that says that it"
-            " returns one, as in def net(input_shape, classes) -> nn.Module (docs/extending.md)"
+            f"models: {path} must be a class of torch.nn.Module, or a function that returns one, as"
+            " in def net(input_shape, classes) -> nn.Module (docs/extending.md)"
         )
     return factory
 
 
-def _makes_modules(factory: Any) -> bool:
+def _makes_modules(factory: Any, *, unsaid: bool) -> bool:
+    """Return whether what is callable makes modules; ``unsaid`` where it does not say so."""
     while isinstance(factory, functools.partial):
         factory = factory.func
     if inspect.isclass(factory):
         return issubclass(factory, nn.Module)
     is_object = callable(factory) and not inspect.isroutine(factory)
     function = inspect.unwrap(type(factory).__call__ if is_object else factory)
-    raw = {"return": getattr(function, "__annotations__", {}).get("return")}
+    if not inspect.isfunction(function):
+        return False
+    raw = {"return": function.__annotations__.get("return", Any)}
     try:  # apart from its arguments, whose annotations may not be there at run time
         hint = typing.get_type_hints(
-            types.SimpleNamespace(__annotations__=raw), getattr(function, "__globals__", {})
+            types.SimpleNamespace(__annotations__=raw), function.__globals__
         )["return"]
     except Exception:  # an annotation is any text
-        return False
-    return inspect.isclass(hint) and issubclass(hint, nn.Module)
+        return unsaid
+    if hint is Any or not inspect.isclass(hint):
+        return unsaid
+    return issubclass(hint, nn.Module) or (unsaid and issubclass(nn.Module, hint))
 
 
 def find_factory(name: str) -> Factory:

@@ -285,7 +285,7 @@ def test_a_sweep_that_was_ended_goes_on_with_what_is_not_complete(
         capsys.readouterr()
         assert main(command) == 130
     assert (
-        "Go on with the sweep: python -m fedkd.simulate 'resume=in parts'"
+        "Go on with the sweep: python -m fedkd.simulate 'resume=in parts' trust=true"
         in capsys.readouterr().out
     )
     assert summary("in parts/1")["status"] == "interrupted"
@@ -294,7 +294,7 @@ def test_a_sweep_that_was_ended_goes_on_with_what_is_not_complete(
     for wrong in ("seed=3", "-m", "run_dir=elsewhere"):
         assert main(["resume=in parts", wrong]) == 2
         assert f"{wrong} cannot be changed in a sweep that goes on" in capsys.readouterr().err
-    assert main(["resume=in parts", "report.plots=false"]) == 0
+    assert main(["resume=in parts", "trust=true", "report.plots=false"]) == 0
     said = capsys.readouterr().out
     assert "in parts/0: complete" in said
     assert "resumed after round 1 of 3" in said
@@ -312,7 +312,9 @@ def test_a_sweep_that_was_ended_goes_on_with_what_is_not_complete(
     assert "already holds a run" in capsys.readouterr().err
     assert Path("in parts/0/summary.json").stat().st_mtime_ns == before
     monkeypatch.chdir("mine")
-    assert main(["resume=../in parts"]) == 0  # everything is there, from wherever it is asked
+    assert (
+        main(["resume=../in parts", "trust=true"]) == 0
+    )  # everything is there, from wherever it is asked
     assert capsys.readouterr().out.count(": complete") == 4
 
 

@@ -1,7 +1,9 @@
 """Models by name: what the zoo builds, what is refused, and that no seed leaks."""
 
+import sys
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,6 +87,10 @@ def with_two_outputs(input_shape: tuple[int, int, int], classes: int) -> nn.Modu
 
 def not_a_module(input_shape: tuple[int, int, int], classes: int) -> Any:
     return lambda x: x.flatten(1)[:, :classes]
+
+
+def that_says_otherwise(input_shape: tuple[int, int, int], classes: int) -> int:
+    raise AssertionError("it was called")
 
 
 def that_raises(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -291,19 +297,48 @@ def test_an_unknown_model_is_refused_and_the_nearest_is_named(name: str, nearest
     [
         ("one_class_too_many", r"logits \[N, C\] with C = 10; for N = 2 it returned \(2, 11\)"),
         ("with_two_outputs", r"logits \[N, C\] with C = 10; for N = 2 it returned tuple"),
-        ("not_a_module", "says that it returns one"),
+        ("not_a_module", "must return a torch.nn.Module, got function"),
+        ("that_says_otherwise", "or a function that returns one"),
         ("that_raises", "could not be built: RuntimeError: no weights found"),
         ("that_explains_itself", "^models: give me larger images$"),
         ("without_parameters", "has no trainable parameter"),
         ("frozen", "has no trainable parameter"),
         ("for_color_only", r"fails on a batch of shape \[2, 1, 8, 8\]: RuntimeError"),
-        ("NOT_CALLABLE", "says that it returns one"),
+        ("NOT_CALLABLE", "or a function that returns one"),
         ("with_dropuot", "unknown models in module .* 'with_dropuot'; did you mean 'with_dropout'"),
     ],
 )
 def test_a_factory_that_does_not_fit_is_refused(name: str, message: str):
     with pytest.raises(SettingError, match=message):
         probe(architecture(here(name)))
+
+
+@pytest.mark.parametrize("returns", ["", "-> 'nn.Module'", "-> 'Missing'", "-> object"])
+def test_ones_own_function_is_a_factory_with_any_annotation_or_none(
+    returns: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "unannotated.py").write_text(
+        f"from torch import nn\n\n\ndef net(shape, classes){returns}:\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert probe(architecture("unannotated:net")).parameters == 65 * 10
+    del sys.modules["unannotated"]
+
+
+@pytest.mark.parametrize("path", ["fedkd.simulate:main", "fedkd.errors:one_line", "os:system"])
+def test_what_anybodys_folder_may_name_is_called_only_where_it_is_annotated(path: str):
+    """A function of fedkd's own packages needs no trust, and what is built in says nothing."""
+    with pytest.raises(SettingError, match="or a function that returns one"):
+        find_factory(path)
+
+
+def test_a_function_of_fedkd_that_does_not_say_what_it_returns_is_no_factory(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("fedkd.models.factory.unsaid", lambda shape, classes: None, raising=False)
+    with pytest.raises(SettingError, match="or a function that returns one"):
+        find_factory("fedkd.models.factory:unsaid")
 
 
 def test_a_module_that_does_not_exist_is_named():
