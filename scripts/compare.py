@@ -281,7 +281,11 @@ def write(
         key: {seed: read_run(folder) for seed, folder in by_seed.items()}
         for key, by_seed in folders.items()
     }
-    by_name = {key[0]: run for key, by_seed in runs.items() for run in by_seed.values()}
+    by_name = {
+        ", ".join([key[0], *(f"{name}={value}" for name, value in key[1]), f"seed {seed}"]): run
+        for key, by_seed in runs.items()
+        for seed, run in by_seed.items()
+    }
     point = point_of_comparison(by_name, given.after)
     length = min(run.length for by_seed in runs.values() for run in by_seed.values())
     at_points: dict[Options, list[Line]] = {}
@@ -289,14 +293,19 @@ def write(
     for after in dict.fromkeys([point, *common_points(by_name)]):
         options = Options(after=after, last=min(given.last, length), reach=given.reach)
         lines = at_points[options] = compare(runs, options)
-        twins = baselines_of(lines, options)
-        made += tables(lines, twins, options)
+        baselines = baselines_of(lines, options)
+        again = bool(made) and given.reach is None  # bytes are the same at both points
+        made += [
+            table
+            for table in tables(lines, baselines, options)
+            if not (again and table.title == "Communication")
+        ]
         settings = dict.fromkeys(line.setting for line in lines)
         names = {
             s: "".join(f"_{slug(f'{key}={value}')}" for key, value in s) + f"_after_{after}"
             for s in settings
         }
-        pictures += draw(lines, twins, out / "plots", names)
+        pictures += draw(lines, baselines, out / "plots", names)
     differs = note_on_point(by_name, point)
     notes = [*([] if differs is None else [differs]), *_notes(next(iter(at_points.values())))]
     common = in_common(configs, flat(Scenario.parse({}).to_dict()))

@@ -5,7 +5,7 @@ from typing import Literal
 
 from fedkd.errors import SettingError
 from fedkd.report.comparison.run_reader import Run
-from fedkd.settings.measuring_points import MEASURING_POINTS, MeasuringPoint
+from fedkd.settings.measuring_points import MEASURING_POINTS, MeasuringPoint, other
 
 After = Literal["auto", "distillation", "training"]
 
@@ -58,14 +58,14 @@ def first_points(runs: Mapping[str, Run]) -> list[MeasuringPoint]:
 
 def note_on_point(runs: Mapping[str, Run], point: MeasuringPoint) -> str | None:
     """Return a note where some run would report another point first; None where none would."""
-    others = [
-        f"{name} (after {run.first})"
+    others = dict.fromkeys(
+        name.partition(", ")[0]
         for name, run in runs.items()
         if not run.is_reference and run.first != point
-    ]
+    )
     if not others:
         return None
     return (
-        f"Everything above is after {point}. Alone, {', '.join(others)} would report the other"
-        " point first (docs/measuring.md)."
+        f"Figures after {point} come first, for all methods alike; alone, {', '.join(others)} would"
+        f" report those after {other(point)} first (docs/measuring.md)."
     )

@@ -57,7 +57,7 @@ def test_where_papers_differ_it_is_after_training_and_says_so() -> None:
     assert point_of_comparison(runs) == "training"
     note = note_on_point(runs, "training")
     assert note is not None
-    assert "dsfl (after distillation)" in note
+    assert "alone, dsfl would report those after distillation first" in note
     assert "fedmd" not in note
     assert note_on_point({"fedmd": run("training")}, "training") is None
 
