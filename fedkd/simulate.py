@@ -2,6 +2,11 @@
 
 import sys
 
+if __name__ == "__main__":
+    from fedkd.runtime.working_folder import put_last
+
+    put_last()  # before anything else is imported
+
 from fedkd.cli.command import compose, main
 
 __all__ = ["compose", "main"]

@@ -247,7 +247,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises RunError if they cannot be read.
     """
     try:
-        config: dict[str, Any] = flat(yaml.safe_load((folder / "config.yaml").read_text()))
+        config: dict[str, Any] = flat(yaml.safe_load((folder / "config.yaml").read_bytes()))
         return {
             **with_effect(config),
             "name": config["name"],

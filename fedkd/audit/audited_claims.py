@@ -42,7 +42,7 @@ def read_claims(run_dir: Path) -> tuple[AuditedClaim, ...]:
     """
     path = run_dir / "summary.json"
     try:
-        summary = json.loads(path.read_text())
+        summary = json.loads(path.read_bytes())
         if summary.get("status") == "running":
             raise SettingError(
                 f"{run_dir} holds a run that has not ended (status running); wait for it, or"
@@ -67,7 +67,11 @@ def read_claims(run_dir: Path) -> tuple[AuditedClaim, ...]:
         raise SettingError(
             f"{run_dir} has no summary.json: it is not the folder of a finished run"
         ) from error
-    except (json.JSONDecodeError, AttributeError, TypeError) as error:
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read: {error.strerror}") from error
+    except SettingError:
+        raise
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise Damaged(f"{path} is damaged: {error}") from error
 
 

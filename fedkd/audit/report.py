@@ -16,8 +16,9 @@ from fedkd.audit.roc import LEVELS, Rate
 from fedkd.audit.roc_plot import draw_roc
 from fedkd.audit.verdicts import LIMITS, Verdict
 from fedkd.errors import StorageError
-from fedkd.report.console import NO_TERMINAL_WIDTH
-from fedkd.report.folder import jsonable
+from fedkd.report.console import open_console
+from fedkd.report.folder import jsonable, write_summary
+from fedkd.report.run_checksums import amended
 
 WORST_FIRST: tuple[Verdict, ...] = ("VIOLATION", "consistent", "uninformative", "no claim")
 
@@ -128,20 +129,14 @@ def _headline(result: AuditResult) -> dict[str, Any]:
 
 def amend_summary(run_dir: Path, entry: Mapping[str, Any]) -> None:
     """Write an audit's entry into a stored run's summary, atomically. Raises StorageError."""
-    path, partial = run_dir / "summary.json", run_dir / "summary.json.partial"
-    summary = {**json.loads(path.read_text()), "audit": entry}
-    try:
-        partial.write_text(json.dumps(jsonable(summary), indent=2, allow_nan=False) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+    summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    with amended(run_dir):
+        write_summary(run_dir, {**summary, "audit": entry})
 
 
 def show(results: Sequence[AuditResult]) -> None:
     """Print every adversary's tables, the attacks left out, and the known limits."""
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console = Console(highlight=False, soft_wrap=True, width=NO_TERMINAL_WIDTH)
+    console = open_console()
     for result in results:
         _show(result, console)
     if any(result.attacks for result in results):

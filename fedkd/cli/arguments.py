@@ -10,9 +10,11 @@ from typing import Any
 import yaml
 
 from fedkd.errors import SettingError, unknown_name
+from fedkd.report.run_checksums import check_run
 from fedkd.scenario.registry import GROUPS, find
 from fedkd.scenario.scenario import check_names, meaning_of, resumable
 from fedkd.scenario.trust import check_trust
+from fedkd.settings.validators import user_path
 
 SWITCHES = ("-m", "--multirun", "--resolve", "--version", "--hydra-help")
 """Hydra's options without a value."""
@@ -148,14 +150,6 @@ def read_scenario(path: Path) -> dict[str, Any]:
     return body
 
 
-def user_path(text: str, what: str) -> Path:
-    """Return the path that a user gave, ``~`` being the home; ``what`` is the option for errors."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:  # nobody knows a home
-        raise SettingError(f"{what}={text}: {error}; write the path without ~") from error
-
-
 def overrides(given: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield each ``key=value`` argument as its key and the values that it lists.
 
@@ -165,7 +159,12 @@ def overrides(given: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     for argument in given:
         key, equals, value = argument.partition("=")
         if equals and not key.startswith("-"):
-            yield key.lstrip("+~"), re.split(r",(?![^\[{(]*[\]})])", value)
+            yield key.lstrip("+~"), split_values(value)
+
+
+def split_values(text: str) -> list[str]:
+    """Return the values between commas, except commas in brackets."""
+    return re.split(r",(?![^\[{(]*[\]})])", text)
 
 
 def check_changes(given: Sequence[str], what: str, cure: str = "") -> None:
@@ -215,6 +214,7 @@ def _config_of(
             f"resume={run_dir}: no run's folder (it has no config.yaml) and no sweep's (it has no"
             " sweep.json); give that of one"
         )
+    check_run(run_dir, "config.yaml")
     check_names(read_scenario(own), f"resume={run_dir}: this run")
     return str(own)
 

@@ -17,6 +17,8 @@ from fedkd.audit.report import amend_summary, show, summary_entry, write
 from fedkd.cli.arguments import read_scenario, trusts
 from fedkd.errors import FedkdError, SettingError
 from fedkd.experiment.auditing import auditor_models
+from fedkd.report.run_checksums import AUDITED, check_run
+from fedkd.runtime.standard_streams import flush_output, notice
 from fedkd.scenario.trust import check_trust
 from fedkd.storage.transcript import ADVERSARIES, read_transcript
 
@@ -24,7 +26,11 @@ VIOLATED = 3
 
 
 def check_folder(run_dir: Path, *, trust: bool) -> None:
-    """Raise SettingError for a run that would import what is not fedkd's, unless one trusts it."""
+    """Raise SettingError for a run that would import what is not fedkd's, unless one trusts it.
+
+    Raises Damaged where a file is not what the run wrote.
+    """
+    check_run(run_dir, "config.yaml", "summary.json", *AUDITED)
     config = run_dir / "config.yaml"
     if config.is_file():
         check_trust(read_scenario(config), str(run_dir), trust=trust)
@@ -73,10 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write(results, given.run_dir)
         amend_summary(given.run_dir, summary_entry(results))
     except SettingError as error:
-        print(f"fedkd: {error}", file=sys.stderr)
+        notice(str(error))
         return 2
     except (FedkdError, OSError) as error:
-        print(f"fedkd: {error}", file=sys.stderr)
+        notice(str(error))
         return 1
     show(results)
+    flush_output()
     return VIOLATED if summary_entry(results)["verdict"] == "VIOLATION" else 0

@@ -15,6 +15,7 @@ from typing import Any
 from fedkd.cli.arguments import Arguments, overrides, parse_arguments, scenario_files, value_of
 from fedkd.cli.sweeps import Sweep, continued, is_violation
 from fedkd.errors import FedkdError, SettingError
+from fedkd.runtime.standard_streams import flush_output, notice
 from fedkd.scenario.registry import GROUPS
 from fedkd.scenario.scenario import Scenario
 
@@ -31,12 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FedkdError as error:
         if os.environ.get("FEDKD_TRACEBACK"):
             traceback.print_exc()
-        print(f"fedkd: {error}", file=sys.stderr)
+        notice(str(error))
         return 2 if isinstance(error, SettingError) else 1
     except KeyboardInterrupt as interruption:
         notes = getattr(interruption, "__notes__", ())
-        print("; ".join(["fedkd: interrupted", *notes]), file=sys.stderr)
+        notice("; ".join(["interrupted", *notes]))
         return 130
+    finally:
+        flush_output()
 
 
 def compose(arguments: Sequence[str]) -> Scenario:
@@ -83,7 +86,7 @@ def _run(arguments: Arguments, sweep: Sweep) -> bool:
 
     for name in ("flwr", "alembic"):
         logging.getLogger(name).propagate = False
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR)
     if arguments.is_one_run:
         # Hydra's own main function would compose the scenario twice, to see that it is no sweep.
         return is_violation(_one_run(compose_scenario(arguments), arguments.resumed))

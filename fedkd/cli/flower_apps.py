@@ -26,7 +26,6 @@ import yaml
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
-from fedkd.cli.arguments import user_path
 from fedkd.cli.command import compose
 from fedkd.data.cache import cache_folder
 from fedkd.errors import SettingError
@@ -40,6 +39,7 @@ from fedkd.scenario.registry import create
 from fedkd.scenario.scenario import Scenario
 from fedkd.scenario.trust import foreign_imports
 from fedkd.settings.import_paths import OWN_PACKAGES
+from fedkd.settings.validators import user_path
 from fedkd.storage.client_states import DiskStore
 
 CONFIG = ("scenario", "overrides", "run-dir")

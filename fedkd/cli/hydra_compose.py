@@ -27,7 +27,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedkd.cli.arguments import Arguments, overrides, read_scenario
+from fedkd.cli.arguments import Arguments, overrides, read_scenario, split_values
 from fedkd.errors import FedkdError, SettingError
 from fedkd.scenario.registry import GROUPS, find, names
 from fedkd.scenario.scenario import SECTIONS, TOP, Scenario
@@ -83,31 +83,40 @@ def run_jobs(
     failures: list[FedkdError] = []
 
     def task(config: DictConfig) -> None:
-        scenario = _parsed(config, arguments.foreign)
-        if arguments.sweeps:  # of an error Hydra says which job it was
-            run_job(_job(scenario, arguments.varied))
-            return
+        job = ""
         try:
-            run_one(scenario)
+            if arguments.sweeps:
+                varied = _varied(arguments.varied)
+                job = " ".join(f"{key}={value}" for key, value in varied.items())
+                scenario = _parsed(config, arguments.foreign)
+                run_job(SweepJob(scenario, varied, Path(HydraConfig.get().runtime.output_dir)))
+            else:
+                run_one(_parsed(config, arguments.foreign))
         except FedkdError as error:
-            failures.append(error)
+            failures.append(type(error)(f"{job}: {error}") if job else error)
+            failures[0].__cause__ = error
+            raise _Failed from error
 
     _register(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us as they are
     forced = [_forced(setting) for setting in arguments.settings]
-    with _one_line(), _command_line(["python -m fedkd.simulate", *forced, *arguments.flags]):
+    shown = ["python -m fedkd.simulate", *forced, *arguments.flags]
+    with _one_line(), _command_line(shown), contextlib.suppress(_Failed):
         hydra.main(version_base="1.3", config_path=ROOT, config_name="fedkd")(task)()
     if failures:
         raise failures[0]
 
 
-def _job(scenario: Scenario, varied: set[str]) -> SweepJob:
-    """Return the job that Hydra is about to run."""
-    own = HydraConfig.get()
-    pairs = (override.lstrip("+~").partition("=") for override in own.overrides.task)
-    written = {key: value for key, _, value in pairs if key in varied}
-    unescaped = {key: re.sub(r"\\(.)", r"\1", value) for key, value in written.items()}
-    return SweepJob(scenario, unescaped, Path(own.runtime.output_dir))
+class _Failed(BaseException):
+    """What ends Hydra's main function after an error of ours. Of an Exception it prints a line."""
+
+
+def _varied(keys: set[str]) -> dict[str, str]:
+    """Return what distinguishes the job that Hydra is about to run, as it was written."""
+    overridden = HydraConfig.get().overrides.task
+    pairs = (override.lstrip("+~").partition("=") for override in overridden)
+    written = {key: value for key, _, value in pairs if key in keys}
+    return {key: re.sub(r"\\(.)", r"\1", value) for key, value in written.items()}
 
 
 def _parsed(config: DictConfig, foreign: str) -> Scenario:
@@ -161,6 +170,14 @@ def _register(arguments: Arguments) -> None:
             _register_scenario(name, path, body)
 
 
+def _quoted(value: str) -> str:
+    """Return a value in quotes where Hydra's grammar has no letter of it, such as an umlaut."""
+    if not value or value[0] in "'\"[{" or "(" in value or re.fullmatch(r"[ -~]*", value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def _chosen(settings: Sequence[str], scenarios: Mapping[str, Path]) -> Collection[str]:
     """Return the scenarios that may be asked for. Of others nothing is looked up or imported."""
     asked = [v for key, values in overrides(settings) if key == "scenario" for v in values]
@@ -208,6 +225,8 @@ def _forced(argument: str) -> str:
     Components (``strategy=fedmd``), Hydra's own settings and arguments with a sign of their own
     stay as they are.
     """
-    key = argument.partition("=")[0]
+    key, equals, value = argument.partition("=")
+    if equals:
+        argument = f"{key}={','.join(map(_quoted, split_values(value)))}"
     composed = "=" in argument and key[:1] not in "+~-" and not key.startswith("hydra")
     return f"++{argument}" if composed and key not in (*GROUPS, "scenario") else argument

@@ -12,16 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedkd.cli.arguments import check_changes, trusts, user_path, value_of
+from fedkd.cli.arguments import check_changes, trusts, value_of
 from fedkd.errors import Damaged, SettingError
 from fedkd.scenario.scenario import Scenario
 from fedkd.scenario.trust import NAMING, distrusted, foreign_imports
 from fedkd.settings.import_paths import import_paths_within, is_allowed
+from fedkd.settings.validators import user_path
 from fedkd.storage.checked_json import read_json, write_json
 
 if TYPE_CHECKING:
     from fedkd.cli.hydra_compose import SweepJob
 
+LONGEST_TAG = 64
+"""Letters that W&B takes."""
 SWEEP_FILE = "sweep.json"
 """Holds, in a sweep's folder, the arguments that it was begun with."""
 _SWEEP_DIR = "hydra.sweep.dir="
@@ -153,5 +156,5 @@ def _with_whole_paths(command: Sequence[str]) -> list[str]:
 
 def _tagged(scenario: Scenario, varied: Mapping[str, str]) -> Scenario:
     """Return a job's scenario with what varies as tags, as in ``privacy.epsilon=4``."""
-    tags = [f"{key}={value}" for key, value in varied.items()]
+    tags = [f"{key}={value}"[:LONGEST_TAG] for key, value in varied.items()]
     return scenario.changed(report=replace(scenario.report, tags=(*scenario.report.tags, *tags)))

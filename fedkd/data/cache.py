@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedkd.errors import Damaged, SettingError, StorageError
-from fedkd.runtime.notices import notice
+from fedkd.runtime.standard_streams import notice
 from fedkd.storage.checked_json import MANIFEST, check_file, read_manifest, write_manifest
 from fedkd.storage.leftovers import Staging, locked
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from fedkd.data.cache import cached
 from fedkd.errors import SettingError
+from fedkd.settings.validators import user_path
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def content_key(source: object, path: str, content_hash: Callable[[], str]) -> s
     A local folder's key is cached as long as no file in it changes, so that a run on prepared data
     need not import ``datasets``.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path, "data.path")
     if not folder.is_dir():
         return content_hash()
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -189,7 +190,7 @@ def open_splits(
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
-    folder = Path(path).expanduser()
+    folder = user_path(path, "data.path")
     looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1 or folder.exists()
     if looks_local and not folder.is_dir():
         raise SettingError(

@@ -14,6 +14,7 @@ from fedkd.experiment.run_report import RunReport, check_account, transcript_rec
 from fedkd.experiment.summary import CODE, conditions_of
 from fedkd.federation.server import ServerState
 from fedkd.report.folder import RunFolder, claimed, recorded_rounds, stored_records
+from fedkd.report.run_checksums import check_run
 from fedkd.scenario.scenario import Scenario, deciding, resumable
 from fedkd.storage.checkpoint import Checkpoint
 
@@ -24,6 +25,7 @@ def resume(scenario: Scenario, run_dir: Path) -> dict[str, object]:
     ``scenario`` is the run's own, of which only what affects no figure may differ. Raises
     SettingError where this is another scenario, RunError where there is no good checkpoint.
     """
+    check_run(run_dir, "config.yaml")
     stop = threading.Event()
     experiment = build(scenario, stop, run_dir)
     if experiment.checkpoints is None:
@@ -32,7 +34,8 @@ def resume(scenario: Scenario, run_dir: Path) -> dict[str, object]:
         )
     check_account(scenario.report)
     with session(experiment), claimed(run_dir):
-        checkpoint, complaints = experiment.checkpoints.load()
+        folder = RunFolder(run_dir, None)
+        checkpoint, complaints = experiment.checkpoints.load(lambda c: folder.check(c.extents))
         check_same(dict(checkpoint.scenario), deciding(experiment.scenario), run_dir)
         others = changed_conditions(experiment, checkpoint)
         complaints += [
@@ -47,7 +50,7 @@ def resume(scenario: Scenario, run_dir: Path) -> dict[str, object]:
         if experiment.exposures is not None:
             experiment.exposures.restore(exposures)
         experiment.server.restore(cast(ServerState, server))
-        folder = RunFolder.reopen(run_dir, checkpoint.sizes, checkpoint.round)
+        folder.reopen(checkpoint.extents)
         records = stored_records(run_dir, checkpoint.round)
         recorder = transcript_recorder(experiment, run_dir, resume_after=checkpoint.round)
         report = RunReport(experiment, folder, recorder, records)

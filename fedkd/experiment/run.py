@@ -25,6 +25,7 @@ from fedkd.report.folder import RunFolder
 from fedkd.report.record_rows import Baseline
 from fedkd.runtime.interrupts import interruptible
 from fedkd.scenario.scenario import Scenario
+from fedkd.settings.validators import user_path
 from fedkd.storage.transcript_recorder import TranscriptRecorder
 
 SEED_IS_SENT = (
@@ -227,7 +228,7 @@ def repeatable(scenario: Scenario) -> Scenario:
 def choose_run_dir(scenario: Scenario, run_dir: Path | None) -> Path:
     """Return the folder of a run: the scenario's, or ``run_dir``, or a new one in ``runs``."""
     if scenario.federation.run_dir is not None:
-        return Path(scenario.federation.run_dir).expanduser()
+        return user_path(scenario.federation.run_dir, "run_dir")
     if run_dir is not None:
         return run_dir
     stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{scenario.name}"

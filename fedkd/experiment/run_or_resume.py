@@ -16,6 +16,7 @@ from fedkd.experiment.resume import differences, resume
 from fedkd.experiment.run import run
 from fedkd.report.comparison.run_reader import status
 from fedkd.report.folder import claimed
+from fedkd.report.run_checksums import check_run
 from fedkd.scenario.scenario import (
     Scenario,
     check_names,
@@ -58,7 +59,7 @@ def ensure(scenario: Scenario, folder: Path) -> dict[str, object]:
     It goes on from its last checkpoint, with what may change on resume as the scenario has it.
     """
     if is_complete(scenario, folder):
-        found: dict[str, object] = json.loads((folder / "summary.json").read_text())
+        found: dict[str, object] = json.loads((folder / "summary.json").read_bytes())
         return found
     if (folder / "config.yaml").is_file():
         stored = _stored(folder, scenario)
@@ -75,6 +76,7 @@ def _stored(folder: Path, scenario: Scenario) -> Scenario | None:
     It may import what ``scenario`` does, which is the user's own, and no more.
     """
     path = folder / "config.yaml"
+    check_run(folder, path.name)
     try:
         text = path.read_text(encoding="utf-8")
         stored = yaml.safe_load(text)

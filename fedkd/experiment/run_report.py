@@ -102,7 +102,7 @@ class RunReport:
             round_number,
             self._changed,
             server={**experiment.server.state(), **_observed(experiment)},
-            sizes=self.folder.sizes(),
+            extents=self.folder.extents(),
             scenario=self._deciding,
             versions=self._conditions,
         )

@@ -1,7 +1,7 @@
 """The console report of a run: its plan, a progress bar, a line per round, and the final table."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 from rich.box import SIMPLE
@@ -19,6 +19,7 @@ from rich.table import Table
 from fedkd.federation.round_records import RoundRecord
 from fedkd.privacy.claims import rounded_up
 from fedkd.report.record_rows import ACCURACIES, Baseline, RunPlan, client_rows, verdict
+from fedkd.runtime.standard_streams import FullableOutput
 from fedkd.settings.measuring_points import MeasuringPoint, column
 
 MOST_CLIENTS_LISTED = 20
@@ -27,14 +28,21 @@ WORDS = {"personal": "own", "global": "balanced"}
 """Words for readers, by the columns' prefixes."""
 
 
+def open_console() -> Console:
+    """Return a console on the standard output, of a width of its own where that is no terminal."""
+    output = cast(IO[str], FullableOutput())
+    console = Console(file=output, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console = Console(file=output, highlight=False, soft_wrap=True, width=NO_TERMINAL_WIDTH)
+    return console
+
+
 class ConsoleReport:
     """Prints a run's progress and results. With ``quiet`` it prints warnings only."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._console = Console(highlight=False, soft_wrap=True)
-        if not self._console.is_terminal:
-            self._console = Console(highlight=False, soft_wrap=True, width=NO_TERMINAL_WIDTH)
+        self._console = open_console()
         self._progress: Progress | None = None
         self._task: Any = None
         self._points: tuple[MeasuringPoint, ...] = ()

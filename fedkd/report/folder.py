@@ -1,6 +1,7 @@
 """Write and read the run folder: every file of a run but the pictures.
 
-Lines are flushed as they come; nothing is overwritten.
+Lines are written as they come; nothing is overwritten. What was written has checksums: those of the
+files that grow in each checkpoint, those of all files beside them once the run ends.
 """
 
 import contextlib
@@ -8,7 +9,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,43 +17,41 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from fedkd.errors import RunError, SettingError
+from fedkd.errors import RunError, SettingError, StorageError
 from fedkd.federation.round_records import ClientRecord, RoundRecord
 from fedkd.report.record_rows import client_record, strategy_figures
+from fedkd.report.run_checksums import GROWING, WEIGHTS, begin_checksums, write_checksums
+from fedkd.storage.atomic_files import digest_of, discard_partial, write_whole
+from fedkd.storage.growing_files import Extent, GrowingArray, GrowingFile
 
 try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-TABLES = ("clients.csv", "teacher_by_class.csv")
-GROWING = ("rounds.jsonl", *TABLES)
+TABLES = GROWING[1:]
+NOTHING: Extent = (0, digest_of(b""))
+"""The extent of a file that was not begun."""
 RUNNING = {"status": "running"}
 """The summary until a run ends, and for good where its process was killed."""
-FILES = ("config.yaml", *GROWING, "summary.json", "weights.npy")
+FILES = ("config.yaml", *GROWING, "summary.json", WEIGHTS)
 
 
 class RunFolder:
     """One run's folder, claimed for it alone.
 
     Everything up to the last finished round is on disk at any moment: ``rounds.jsonl`` and the
-    tables ``clients.csv`` and ``teacher_by_class.csv`` are flushed each round, and ``weights.npy``
-    [rounds so far, K, K] grows by one. ``summary.json`` says ``running`` until the run ends.
+    tables ``clients.csv`` and ``teacher_by_class.csv`` grow each round, and so does ``weights.npy``
+    [rounds so far, K, K]. ``summary.json`` says ``running`` until the run ends.
     """
 
-    def __init__(self, path: Path, held: IO[str] | None, weighed: int = 0) -> None:
-        """Open the files of a folder that ``create`` or ``reopen`` has made ready.
-
-        Args:
-            path: The folder.
-            held: The lock on it.
-            weighed: Rounds in ``weights.npy``.
-        """
+    def __init__(self, path: Path, held: IO[str] | None) -> None:
+        """Describe a run's folder, with the lock on it; ``create`` or ``reopen`` makes it ready."""
         self.path = path
-        self._lock, self._weighed = held, weighed
+        self._lock = held
         self._columns: dict[str, Sequence[str]] = {}
-        (path / "rounds.jsonl").touch()
-        self._write_summary(RUNNING)
+        self._growing = {name: GrowingFile(path / name) for name in GROWING}
+        self._weights = GrowingArray(path / WEIGHTS)
 
     @classmethod
     def create(cls, path: Path, config: str) -> "RunFolder":
@@ -70,9 +68,11 @@ class RunFolder:
                     " folder, or move that one"
                 )
             # This claims the folder, also against a run that begins at the same moment.
-            with (path / "config.yaml").open("x") as file:
+            with (path / "config.yaml").open("x", encoding="utf-8") as file:
                 file.write(config)
-            return cls(path, lock(path))
+            folder = cls(path, lock(path))
+            folder._begin()
+            return folder
         except FileExistsError as error:
             raise SettingError(
                 f"run_dir={path} is a file, or another run has just claimed it; name another folder"
@@ -81,43 +81,48 @@ class RunFolder:
             raise SettingError(
                 f"run_dir={path} cannot be written: {error.strerror}; name another folder"
             ) from error
+        except StorageError as error:
+            raise SettingError(f"run_dir: {error}; name another folder") from error
 
-    @classmethod
-    def reopen(cls, path: Path, sizes: Mapping[str, int], rounds: int) -> "RunFolder":
-        """Return the folder of a run that goes on after ``rounds``, which ``claimed`` holds.
+    def reopen(self, extents: Mapping[str, Extent]) -> None:
+        """Go on with a run, whose folder ``claimed`` holds.
 
-        Its files are cut to the ``sizes`` that they had then. Raises RunError where one is shorter.
+        Its files are cut to the ``extents`` that they had at the checkpoint. Raises RunError where
+        one is not as it was then.
         """
         try:
-            weighed = _cut_weights(path / "weights.npy", rounds)
-            for name in GROWING:
-                _cut(path / name, sizes.get(name, 0))
-            folder = cls(path, None, weighed)
+            for name, file in self._files().items():
+                file.cut(extents.get(name, NOTHING))
+            self._begin()
             for name in TABLES:
-                if (path / name).exists():
-                    folder._continue_table(name)
+                if (self.path / name).exists():
+                    self._continue_table(name)
         except OSError as error:
-            raise RunError(f"{path} cannot be written: {error.strerror}") from error
-        return folder
+            what = error.filename or self.path
+            raise RunError(f"{what} cannot be written: {error.strerror}") from error
 
-    def sizes(self) -> dict[str, int]:
-        """Return the length in bytes of the files that grow."""
-        return {
-            name: (self.path / name).stat().st_size
-            for name in GROWING
-            if (self.path / name).exists()
-        }
+    def _begin(self) -> None:
+        """Write what says that the run is going on, without what killed writers left."""
+        discard_partial(self.path)
+        begin_checksums(self.path)
+        (self.path / "rounds.jsonl").touch()
+        self._write_summary(RUNNING)
 
-    def _append(self, name: str, text: str) -> None:
-        """Write to the end of a file. Nothing waits in a buffer, to be written after a failure."""
-        rest = memoryview(text.encode())
-        with (self.path / name).open("ab", buffering=0) as file:
-            while rest:
-                rest = rest[file.write(rest) :]
+    def _files(self) -> dict[str, GrowingFile | GrowingArray]:
+        return {**self._growing, WEIGHTS: self._weights}
+
+    def extents(self) -> dict[str, Extent]:
+        """Return the lengths and digests of the files that grow."""
+        return {name: file.extent() for name, file in self._files().items()}
+
+    def check(self, extents: Mapping[str, Extent]) -> None:
+        """Raise Damaged where a file that grows is not as it was at a checkpoint."""
+        for name, file in self._files().items():
+            file.check(extents.get(name, NOTHING))
 
     def _continue_table(self, name: str) -> None:
         """Go on with a table that has its first line."""
-        with (self.path / name).open(newline="") as file:
+        with (self.path / name).open(newline="", encoding="utf-8") as file:
             self._columns[name] = next(csv.reader(file))
 
     def add_round(
@@ -137,17 +142,19 @@ class RunFolder:
 
         Raises RunError where the disk does not take it; earlier rounds are whole then.
         """
-        before = self.sizes()
+        for file in self._growing.values():
+            file.mark()
         try:
-            self._append("rounds.jsonl", json.dumps(jsonable(row), allow_nan=False) + "\n")
+            line = json.dumps(jsonable(row), allow_nan=False) + "\n"
+            self._growing["rounds.jsonl"].append(line.encode())
             self._add_rows("clients.csv", clients)
             self._add_rows("teacher_by_class.csv", teachers)
             if weights is not None:
-                self._add_weights(int(row["round"]), weights)
+                self._weights.put(int(row["round"]) - 1, weights)
         except OSError as error:
-            for name in GROWING:
+            for file in self._growing.values():
                 with contextlib.suppress(OSError):
-                    os.truncate(self.path / name, before.get(name, 0))
+                    file.take_back()
             raise RunError(
                 f"{self.path} can no longer be written ({error.strerror}); what was written before"
                 " round"
@@ -164,52 +171,33 @@ class RunFolder:
             self._columns[name] = list(rows[0])
             table.writeheader()
         table.writerows(rows)
-        self._append(name, text.getvalue())
-
-    def _add_weights(self, round_number: int, weights: np.ndarray) -> None:
-        """Write a round's weights, then the header that says that there is one round more.
-
-        Plain writes, not a memory map: a full disk would end a process that writes to a map.
-        """
-        path = self.path / "weights.npy"
-        header = _npy_header((round_number, *weights.shape))
-        with path.open("r+b" if path.exists() else "xb") as file:
-            if self._weighed == 0:
-                file.write(_npy_header((0, *weights.shape)))
-            file.seek(len(header) + self._weighed * weights.nbytes)
-            for _ in range(self._weighed, round_number - 1):  # rounds in which nothing was fused
-                file.write(np.full(weights.shape, np.nan, "<f4").tobytes())
-            file.write(np.ascontiguousarray(weights, dtype="<f4").tobytes())
-            file.flush()
-            file.seek(0)
-            file.write(header)
-        self._weighed = round_number
+        self._growing[name].append(text.getvalue().encode())
 
     def finish(self, summary: Mapping[str, Any], *, quietly: bool = False) -> None:
-        """Write the summary, complete or not at all, and close every file.
+        """Write the summary, complete or not at all, and the checksums; let the folder go.
 
         Raises RunError where the disk does not take it, unless ``quietly``: then something else has
         failed before.
         """
         try:
             self._write_summary(summary)
-        except OSError as error:
+            write_checksums(self.path, {n: f.extent() for n, f in self._growing.items()})
+        except RunError:
             if not quietly:
-                raise RunError(
-                    f"{self.path / 'summary.json'} cannot be written: {error.strerror}"
-                ) from error
+                raise
         finally:
             if self._lock is not None:
                 self._lock.close()
 
     def _write_summary(self, summary: Mapping[str, Any]) -> None:
-        partial = self.path / "summary.json.partial"
-        try:
-            partial.write_text(json.dumps(jsonable(summary), indent=2, allow_nan=False) + "\n")
-            partial.replace(self.path / "summary.json")
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+        """Write the summary, complete or not at all. Raises StorageError."""
+        write_summary(self.path, summary)
+
+
+def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
+    """Write the summary of a run's folder, complete or not at all. Raises StorageError."""
+    content = json.dumps(jsonable(summary), indent=2, allow_nan=False) + "\n"
+    write_whole(path / "summary.json", [content.encode()])
 
 
 @contextmanager
@@ -235,7 +223,10 @@ def lock(path: Path) -> IO[str] | None:
     """
     if fcntl is None:
         return None
-    file = (path / "config.yaml").open("a")
+    try:
+        file = (path / "config.yaml").open("a")
+    except OSError as error:
+        raise SettingError(f"run_dir={path} cannot be written: {error.strerror}") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -258,20 +249,16 @@ def recorded_rounds(path: Path) -> int:
 
 def stored_records(path: Path, rounds: int) -> list[RoundRecord]:
     """Return the records of a run's first rounds, read from its files."""
-    lines = (path / "rounds.jsonl").read_text().splitlines()[:rounds]
+    lines = (path / "rounds.jsonl").read_text(encoding="utf-8").splitlines()[:rounds]
     by_class = _teachers_by_class(path / "teacher_by_class.csv")
     clients: dict[int, list[ClientRecord]] = {}
-    with (path / "clients.csv").open(newline="") as file:
+    with (path / "clients.csv").open(newline="", encoding="utf-8") as file:
         for cells in csv.DictReader(file):
             round_number = int(cells["round"])
             if round_number <= rounds:
                 record = client_record(cells, by_class.get((round_number, int(cells["client"]))))
                 clients.setdefault(round_number, []).append(record)
-    weights = (
-        np.load(path / "weights.npy", mmap_mode="r")
-        if (path / "weights.npy").exists()
-        else np.zeros(0)
-    )
+    weights = np.load(path / WEIGHTS, mmap_mode="r") if (path / WEIGHTS).exists() else np.zeros(0)
     return [
         RoundRecord(
             round=row["round"],
@@ -290,7 +277,7 @@ def _teachers_by_class(path: Path) -> dict[tuple[int, int], tuple[float, ...]]:
     """Return ``teacher_by_class`` by round and client; an empty cell is NaN."""
     if not path.exists():
         return {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = csv.reader(file)
         next(rows)
         return {
@@ -299,45 +286,10 @@ def _teachers_by_class(path: Path) -> dict[tuple[int, int], tuple[float, ...]]:
         }
 
 
-def _cut(path: Path, size: int) -> None:
-    """Cut a file to a size in bytes, and delete one of which nothing is left."""
-    present = path.stat().st_size if path.exists() else 0
-    if present < size:
-        raise RunError(f"{path} is shorter than its checkpoint says; the run cannot go on")
-    if size:
-        os.truncate(path, size)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _cut_weights(path: Path, rounds: int) -> int:
-    """Cut stored weights to so many rounds, if there are more, and return how many there are."""
-    if not path.exists():
-        return 0
-    stored: np.ndarray = np.load(path, mmap_mode="r")
-    remaining = min(rounds, len(stored))
-    shape = (remaining, *stored.shape[1:])
-    del stored
-    header = _npy_header(shape)
-    with path.open("r+b") as file:
-        file.write(header)  # first: a header never promises more than there is
-        file.truncate(len(header) + 4 * math.prod(shape))
-    return remaining
-
-
 def _weights_of(stored: np.ndarray, round_number: int) -> torch.Tensor | None:
     if len(stored) < round_number or np.isnan(stored[round_number - 1]).all():
         return None
     return torch.from_numpy(np.array(stored[round_number - 1]))
-
-
-def _npy_header(shape: tuple[int, ...]) -> bytes:
-    """Return the header of a float32 array file; as long for any number of rounds below 10^20."""
-    out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        out, {"descr": "<f4", "fortran_order": False, "shape": shape}
-    )
-    return out.getvalue()
 
 
 def jsonable(value: Any) -> Any:

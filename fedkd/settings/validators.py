@@ -7,6 +7,7 @@ calls these in ``__post_init__``; parsing a scenario puts the section's name in 
 import functools
 import math
 from collections.abc import Hashable
+from pathlib import Path
 from types import UnionType
 from typing import Literal, Union, cast, get_args, get_origin, get_type_hints
 
@@ -88,3 +89,11 @@ def only_with(condition: bool, reason: str, **settings: object) -> None:
     for name, value in settings.items():
         if value is not None and not condition:
             raise SettingError(f"{name}={value} would do nothing: {reason}")
+
+
+def user_path(text: str, what: str) -> Path:
+    """Return the path that a user gave, ``~`` being the home; ``what`` is the option for errors."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # nobody knows a home
+        raise SettingError(f"{what}={text}: {error}; write the path without ~") from error

@@ -15,6 +15,8 @@ from fedkd.errors import Damaged
 from fedkd.storage.atomic_files import digest_of, file_digest, write_whole
 
 MANIFEST = "checksums.json"
+MOST_BYTES = 1 << 30
+"""More than any file of JSON has; more is not read."""
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -30,6 +32,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises Damaged, which names the file, for anything else.
     """
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise Damaged(f"{path} is damaged: it has {path.stat().st_size} bytes")
         values = json.loads(path.read_bytes())
     except OSError as error:
         raise Damaged(f"{path} cannot be read: {error.strerror}") from error

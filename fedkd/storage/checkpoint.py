@@ -1,14 +1,14 @@
 """Checkpoints of a run: after a round, all that is needed to go on as if nothing had happened.
 
-A checkpoint is one sealed file, ``checkpoints/<round>.checkpoint``: the server's state, the length
-of the run's files, and of which round each client's state is. The states themselves are sealed
-files next to it (``states/``), written as clients finish, so that a checkpoint costs what has
-changed. Random streams need none: they are derived by name. The last two checkpoints are kept, with
-the states that they name.
+A checkpoint is one checksummed file, ``checkpoints/<round>.checkpoint``: the server's state, the
+extents of the run's files, and of which round each client's state is. The states themselves are
+checksummed files next to it (``states/``), written as clients finish, so that a checkpoint costs
+what has changed. Random streams need none: they are derived by name. The last two checkpoints are
+kept, with the states that they name.
 """
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from fedkd import __version__
 from fedkd.errors import Damaged, RunError, StorageError
 from fedkd.settings.validators import at_least
 from fedkd.storage.atomic_files import discard_partial, read_checksummed, write_checksummed
-from fedkd.storage.client_states import DiskStore
+from fedkd.storage.client_states import DiskStore, numbered
+from fedkd.storage.growing_files import Extent
 
 FORMAT = 3
 RETAINED = 2
@@ -42,10 +43,11 @@ class Checkpoint:
     """A run after a round. All values are plain: mappings, lists, numbers, text, tensors."""
 
     round: int
-    clients: Mapping[int, int]
-    """Of which round each client's state is; clients that never took part are missing."""
-    sizes: Mapping[str, int]
-    """Bytes of the run's growing files."""
+    clients: Mapping[int, tuple[int, str]]
+    """Of which round each client's state is, and its digest; clients that never took part are
+    missing."""
+    extents: Mapping[str, Extent]
+    """Lengths and digests of the run's growing files."""
     server: Mapping[str, object]
     scenario: Mapping[str, object]
     """The settings that decide the run's figures, by dotted name."""
@@ -62,8 +64,8 @@ class CheckpointFolder:
     def __init__(self, run_dir: Path) -> None:
         self.folder = run_dir / "checkpoints"
         self.states = DiskStore(run_dir / "states", history=True)
-        self._clients: dict[int, int] = {}
-        self._before: dict[int, int] = {}  # the same at the checkpoint before
+        self._clients: dict[int, tuple[int, str]] = {}
+        self._before: dict[int, tuple[int, str]] = {}  # the same at the checkpoint before
 
     def save(
         self,
@@ -71,7 +73,7 @@ class CheckpointFolder:
         changed: Iterable[int],
         *,
         server: Mapping[str, object],
-        sizes: Mapping[str, int],
+        extents: Mapping[str, Extent],
         scenario: Mapping[str, object],
         versions: Mapping[str, str],
     ) -> None:
@@ -81,7 +83,7 @@ class CheckpointFolder:
             round_number: The round.
             changed: The clients that took part since the checkpoint before.
             server: The server's state.
-            sizes: Bytes of the run's growing files.
+            extents: Lengths and digests of the run's growing files.
             scenario: The settings that decide the run's figures, by dotted name.
             versions: What the run is computed with.
 
@@ -92,13 +94,13 @@ class CheckpointFolder:
         for client_id in touched:
             newest = self.states.newest(client_id)
             if newest is not None:
-                now[client_id] = newest
+                now[client_id] = newest, self.states.digest(client_id, newest)
         payload = io.BytesIO()
         content = {
             "format": FORMAT,
             "round": round_number,
             "clients": now,
-            "sizes": dict(sizes),
+            "extents": dict(extents),
             "server": storable_copy(server, "server"),
             "scenario": dict(scenario),
             "versions": dict(versions),
@@ -114,33 +116,38 @@ class CheckpointFolder:
             self._path(old).unlink(missing_ok=True)
         for client_id in touched:
             if client_id in self._before:
-                self.states.forget(client_id, before=self._before[client_id])
+                self.states.forget(client_id, before=self._before[client_id][0])
 
     def keep_last(self) -> None:
         """Delete all but the last checkpoint of a run that is over."""
         for old in self._numbers()[:-1]:
             self._path(old).unlink(missing_ok=True)
-        for client_id, at in self._clients.items():
+        for client_id, (at, _) in self._clients.items():
             self.states.forget(client_id, before=at)
 
-    def load(self) -> tuple[Checkpoint, list[str]]:
+    def load(
+        self, check: Callable[[Checkpoint], None] = lambda _: None
+    ) -> tuple[Checkpoint, list[str]]:
         """Return the last good checkpoint, and what is wrong with later ones; states go back to it.
 
-        Raises RunError where there is none.
+        ``check`` raises Damaged where something else is not as it was at a checkpoint. Raises
+        RunError where no checkpoint is good.
         """
-        complaints: list[str] = []
+        complaints = self._strays()
+        strays = len(complaints)
         for round_number in reversed(self._numbers()):
             try:
                 checkpoint = self._read(round_number)
-                for client_id, at in checkpoint.clients.items():
-                    self.states.read(client_id, at)
+                for client_id, (at, digest) in checkpoint.clients.items():
+                    self.states.read(client_id, at, digest)
+                check(checkpoint)
             except Damaged as damage:
                 complaints.append(str(damage))
                 continue
             self._go_back(checkpoint)
             return checkpoint, complaints
         why = (
-            "; ".join(complaints)
+            "; ".join(dict.fromkeys(complaints[strays:]))
             or "it was ended before its first checkpoint, or had checkpoint.every=0"
         )
         raise RunError(f"{self.folder.parent} has no checkpoint to go on from: {why}")
@@ -150,10 +157,11 @@ class CheckpointFolder:
         for round_number in self._numbers():
             if round_number > checkpoint.round:
                 self._path(round_number).unlink()
-        for path in self.states.folder.glob("*"):
-            client_id = int(path.name)
-            self.states.forget(client_id, after=checkpoint.clients.get(client_id, 0))
-            discard_partial(path)
+        discard_partial(self.folder)
+        for client_id in self.states.client_ids():
+            at, _ = checkpoint.clients.get(client_id, (0, ""))
+            self.states.forget(client_id, after=at)
+            discard_partial(self.states.client_folder(client_id))
         self._clients = self._before = dict(checkpoint.clients)
 
     def _read(self, round_number: int) -> Checkpoint:
@@ -168,9 +176,24 @@ class CheckpointFolder:
         return _checked(content, self._path(round_number))
 
     def _numbers(self) -> list[int]:
-        return sorted(
-            int(path.stem) for path in self.folder.glob("*.checkpoint") if path.stem.isdigit()
-        )
+        return numbered(self.folder, ".checkpoint")
+
+    def _strays(self) -> list[str]:
+        """Return what lies among checkpoints and states and is none, in words.
+
+        Raises RunError for a folder that is in the place of a file.
+        """
+        for name in (*self.folder.glob("*.checkpoint"), *self.states.folder.glob("*/*.state")):
+            if name.is_dir():
+                raise RunError(f"{name} is a folder where a file of the run belongs; move it away")
+        known = {self._path(number) for number in self._numbers()}
+        known |= {self.states.client_folder(client_id) for client_id in self.states.client_ids()}
+        return [
+            f"{path} is none of the run's files; it is left alone"
+            for folder in (self.folder, self.states.folder)
+            for path in sorted(folder.glob("*"))
+            if path not in known and not path.name.endswith(".partial")
+        ]
 
     def _path(self, round_number: int) -> Path:
         return self.folder / f"{round_number:06}.checkpoint"

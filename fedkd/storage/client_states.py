@@ -8,6 +8,7 @@ message.
 
 import json
 import math
+import re
 import shutil
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fedkd.errors import Damaged, StorageError
-from fedkd.storage.atomic_files import read_checksummed, write_checksummed
+from fedkd.storage.atomic_files import read_checksummed, stored_digest, write_checksummed
 
 ClientState = Mapping[str, Tensor]
 
@@ -84,6 +85,16 @@ class Layout:
             dtype: torch.dtype = getattr(torch, dtype_name)
             slices.append((name, dtype, shape, offset, offset + math.prod(shape) * dtype.itemsize))
         return slices
+
+
+def numbered(folder: Path, suffix: str) -> list[int]:
+    """Return the numbers that name what lies in a folder, of six digits at least, sorted.
+
+    Whatever else lies there is none of fedkd's.
+    """
+    names = (path.name for path in folder.glob(f"*{suffix}"))
+    numbers = (name.removesuffix(suffix) for name in names)
+    return sorted(int(n) for n in numbers if re.fullmatch("[0-9]{6,18}", n))
 
 
 class MemoryStore:
@@ -172,24 +183,40 @@ class DiskStore:
         if not self._history:
             self.forget(client_id, before=round_number)
 
-    def read(self, client_id: int, round_number: int) -> ClientState:
-        """Return a client's state after round ``round_number``. Raises Damaged."""
+    def read(self, client_id: int, round_number: int, digest: str | None = None) -> ClientState:
+        """Return a client's state after round ``round_number``; Damaged if it has another digest.
+
+        Raises Damaged where it is not what was written.
+        """
         path = self._path(client_id, round_number)
-        content = read_checksummed(path)
-        end = content.index(b"\n") + 1
-        fields = tuple(
-            (name, kind, tuple(shape), offset)
-            for name, kind, shape, offset in json.loads(content[:end])
-        )
-        row = np.frombuffer(content, np.uint8, offset=end)
-        return Layout(fields, len(row)).unpack(row)
+        content = read_checksummed(path, digest)
+        try:
+            end = content.index(b"\n") + 1
+            fields = tuple(
+                (name, kind, tuple(shape), offset)
+                for name, kind, shape, offset in json.loads(content[:end])
+            )
+            row = np.frombuffer(content, np.uint8, offset=end)
+            return Layout(fields, len(row)).unpack(row)
+        except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+            raise Damaged(f"{path} is damaged: it holds no client's state") from error
+
+    def digest(self, client_id: int, round_number: int) -> str:
+        """Return the digest of a client's state, as its file says. Raises Damaged."""
+        return stored_digest(self._path(client_id, round_number))
+
+    def client_ids(self) -> list[int]:
+        """Return the ids of the clients that have a folder here, sorted."""
+        return numbered(self.folder, "")
+
+    def client_folder(self, client_id: int) -> Path:
+        """Return the folder of a client's states."""
+        return self._path(client_id, 0).parent
 
     def rounds(self, client_id: int) -> list[int]:
         """Return the rounds of a client's stored states, sorted. Raises Damaged."""
         try:
-            return sorted(
-                int(path.stem) for path in self._path(client_id, 0).parent.glob("*.state")
-            )
+            return numbered(self.client_folder(client_id), ".state")
         except OSError as error:
             raise Damaged(f"{self.folder} cannot be read: {error.strerror}") from error
 

@@ -95,11 +95,13 @@ class TranscriptWriter:
         """
         self._folder, self._about = run_dir / name, about
         self._entries: list[TranscriptEntry] = []
-        if resume_after is not None and (self._folder / "index.json").exists():
-            self._entries = [e for e in _read_index(self._folder)[1] if e.round <= resume_after]
-        elif self._folder.exists() and any(self._folder.iterdir()):
-            raise SettingError(f"{self._folder} already holds a transcript; name another run_dir")
         try:
+            if resume_after is not None and any(self._folder.glob("*.*")):
+                self._entries = [e for e in _read_index(self._folder)[1] if e.round <= resume_after]
+            elif self._folder.exists() and any(self._folder.iterdir()):
+                raise SettingError(
+                    f"{self._folder} already holds a transcript; name another run_dir"
+                )
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"{self._folder} cannot be made: {error.strerror}") from error
@@ -107,7 +109,7 @@ class TranscriptWriter:
         self._by_digest = {entry.digest: entry.file for entry in self._entries}
         indexed = set(self._by_digest.values())
         for path in self._folder.glob("*.npz"):
-            if path.name not in indexed:
+            if path.name not in indexed and path.is_file():
                 path.unlink()
         discard_partial(self._folder)
         self.save()

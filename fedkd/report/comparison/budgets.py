@@ -107,8 +107,8 @@ def _point(folder: Path, run: Run, label: str | None, after: MeasuringPoint) -> 
         after: The point.
     """
     try:
-        summary = json.loads((folder / "summary.json").read_text())
-        config = yaml.safe_load((folder / "config.yaml").read_text())
+        summary = json.loads((folder / "summary.json").read_bytes())
+        config = yaml.safe_load((folder / "config.yaml").read_bytes())
         privacy, audit, chosen = summary["privacy"], summary.get("audit") or {}, config["privacy"]
         return Point(
             label=label or chosen["name"],

@@ -11,11 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from fedkd.errors import RunError, SettingError
+from fedkd.errors import Damaged, RunError, SettingError
 from fedkd.report.record_rows import ACCURACIES, VALIDATION
+from fedkd.report.run_checksums import check_run
 from fedkd.settings.measuring_points import MeasuringPoint, column, other
 from fedkd.settings.renamed import column_hint
+from fedkd.storage.checked_json import MANIFEST
 
+READING = (
+    *(OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, ZeroDivisionError),
+    *(csv.Error, RecursionError),
+)
+"""What readers raise on files that nobody wrote so."""
 NAMES = (*ACCURACIES, VALIDATION)
 
 
@@ -74,13 +81,18 @@ def status(folder: Path) -> str | None:
 
     None where there is no summary.
     """
+    path = folder / "summary.json"
     try:
-        found: Any = json.loads((folder / "summary.json").read_text())
+        check_run(folder, "summary.json")
+        return str(json.loads(path.read_bytes())["status"])
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder / 'summary.json'} cannot be read: {error}") from error
-    return str(found["status"])
+    except Damaged as damage:
+        raise RunError(f"{damage}; resume={folder} writes it again") from damage
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(
+            f"{path} cannot be read: {error}; resume={folder} writes it again"
+        ) from error
 
 
 def runs_below(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -94,6 +106,9 @@ def runs_below(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     others: dict[Path, None] = {}
     for folder in folders:
         below = [path.parent for path in folder.rglob("config.yaml")]
+        # One that has lost its scenario is found as well, to be named by whoever reads it.
+        lost = (path.parent for path in folder.rglob(MANIFEST))
+        below += [run for run in lost if run not in below and (run / "summary.json").exists()]
         for run in sorted(below, key=_by_numbers):
             (done if status(run) == "completed" else others)[run] = None
         if not any(run in done for run in below):
@@ -106,10 +121,14 @@ def read_run(folder: Path) -> Run:
 
     Raises RunError where its files are not those of one.
     """
+    check_run(folder, "config.yaml", "summary.json", "rounds.jsonl", "clients.csv")
     try:
-        summary = json.loads((folder / "summary.json").read_text())
-        rows = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-        with (folder / "clients.csv").open(newline="") as file:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        rows = [
+            json.loads(line)
+            for line in (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        with (folder / "clients.csv").open(newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
         for name in rows[-1]:
             if (hint := column_hint(name)) is not None:
@@ -132,7 +151,7 @@ def read_run(folder: Path) -> Run:
             is_reference=summary["is_reference"],
             seconds=_number(summary["seconds"]),
         )
-    except (OSError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:
+    except READING as error:
         raise RunError(
             f"{folder} does not hold a finished run: {type(error).__name__}: {error}"
         ) from error

@@ -16,7 +16,7 @@ def saved(folder: CheckpointFolder, round_number: int, **server: Any) -> None:
         round_number,
         changed=(),
         server=server,
-        sizes={"rounds.jsonl": 10 * round_number},
+        extents={"rounds.jsonl": (10 * round_number, "ab")},
         scenario={"seed": 0},
         versions={"torch": "2"},
     )
@@ -25,7 +25,8 @@ def saved(folder: CheckpointFolder, round_number: int, **server: Any) -> None:
 def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path) -> None:
     saved(CheckpointFolder(tmp_path), 3, weights=torch.arange(3.0), seen=[1, 2])
     found, complaints = CheckpointFolder(tmp_path).load()
-    assert (found.round, found.sizes, found.scenario) == (3, {"rounds.jsonl": 30}, {"seed": 0})
+    assert (found.round, found.scenario) == (3, {"seed": 0})
+    assert found.extents == {"rounds.jsonl": (30, "ab")}
     assert torch.equal(found.server["weights"], torch.arange(3.0))
     assert (found.server["seen"], found.versions, complaints) == ([1, 2], {"torch": "2"}, [])
 

@@ -1,0 +1,202 @@
+"""Odd paths, no home, full disks and outputs, files in the way: one line, or nothing at all."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from fedkd.cli.command import compose, main
+from fedkd.cli.hydra_compose import _quoted
+from fedkd.data.cache import cache_folder, cached
+from fedkd.errors import RunError, SettingError, StorageError
+from fedkd.experiment.run import choose_run_dir
+from fedkd.report import wandb_run
+from fedkd.report.console import ConsoleReport
+from fedkd.report.report_settings import Report
+from fedkd.report.wandb_run import WandbReport, check_account
+from fedkd.runtime import working_folder
+from fedkd.runtime.standard_streams import printed
+from fedkd.scenario.scenario import Scenario
+from fedkd.storage.leftovers import Staging
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "3", "null", "text", "\ufffe", "{1: ", "[" * 5000])
+def test_a_scenario_file_without_settings_is_refused_in_a_line(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    for given in (["--config", str(tmp_path / "config.yaml")], [f"resume={tmp_path}"]):
+        assert main(given) == 2
+        error = capsys.readouterr().err
+        assert (error.count("\n"), "config.yaml" in error) == (1, True)
+
+
+def test_a_path_with_a_line_break_makes_an_error_of_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--config", "a\nb\x1b[31m.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        "fedkd: --config a\\nb\\x1b[31m.yaml: no such file; give the config.yaml of a run\n"
+    )
+    assert printed("plain ü") == "plain ü"
+
+
+@pytest.mark.parametrize("folder", ["/tmp/ünï", "/tmp/a\nb", "/tmp/it's 日本", "/tmp/\udcc3"])
+def test_a_path_may_have_any_letters(folder: str) -> None:
+    assert compose([f"run_dir={folder}"]).federation.run_dir == folder
+
+
+def test_what_hydra_reads_stays_as_it_is() -> None:
+    for value in ("", "knfu", "[ä,b]", "'ä'", '"ä"', "choice(ä,b)", "~/x y"):
+        assert _quoted(value) == value
+
+
+def test_a_home_that_nobody_knows_is_a_setting_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as without a home
+    for given in (["--config", "~/a.yaml"], ["resume=~/run"], ["--config-dir=~/b"]):
+        assert main(given) == 2
+        assert "write the path without ~" in capsys.readouterr().err
+    scenario = Scenario.parse({"run_dir": "~/run"})
+    with pytest.raises(SettingError, match="write the path without ~"):
+        choose_run_dir(scenario, None)
+    monkeypatch.delenv("FEDKD_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(SettingError, match="set FEDKD_CACHE to a folder"):
+        cache_folder()
+
+
+def test_a_full_disk_under_the_cache_is_a_line_that_names_it() -> None:
+    def fill(folder: Path) -> None:
+        raise OSError("115008 requested and 3968 written")  # as NumPy says it
+
+    with pytest.raises(StorageError, match=r"3968 written; is the disk full\? FEDKD_CACHE"):
+        cached("full", "disk", fill)
+    assert not list((cache_folder() / "full").glob("*"))
+
+
+def test_what_a_killed_run_left_in_the_cache_is_deleted_and_what_lives_is_not(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import os, sys, pathlib; from fedkd.storage.leftovers import Staging;"
+        "s = Staging(pathlib.Path(sys.argv[1]), 'key'); (s.path / 'half').touch(); os._exit(9)"
+    )
+    root = Path(working_folder.__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, env=environment)
+    assert len(list(tmp_path.glob(".key-*"))) == 1
+    with Staging(tmp_path, "alive") as alive, Staging(tmp_path, "other"):
+        assert alive.path.is_dir()
+        assert not list(tmp_path.glob(".key-*"))
+    assert not list(tmp_path.iterdir())
+
+
+class Full:
+    """A standard output whose disk is full."""
+
+    encoding = "utf-8"
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fileno(self) -> int:
+        raise OSError
+
+    def isatty(self) -> bool:
+        return False
+
+
+def test_a_run_goes_on_where_nothing_can_be_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Full())
+    ConsoleReport().say("something")
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "the standard output cannot be written (No space left on device)" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "mode", "said"),
+    [
+        ({"tags": ("x" * 65,)}, None, "run_tags: .*between 1 and 64 characters"),
+        ({"tags": ("",)}, None, "run_tags: .*empty"),
+        ({"project": "a/b"}, None, "Invalid project name"),
+        ({"project": "x" * 200}, None, "Invalid project name"),
+        ({"project": ""}, None, "report.project must not be empty"),
+        ({}, "junk", "mode: .*'online', 'offline'"),
+    ],
+)
+def test_what_wandb_would_refuse_is_refused_before_the_run(
+    options: dict[str, Any], mode: str | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if mode is not None:
+        monkeypatch.setenv("WANDB_MODE", mode)
+    with pytest.raises(SettingError, match=said) as error:
+        check_account(Report(wandb="offline", **options))
+    assert "\n" not in str(error.value)
+    check_account(Report(wandb="disabled", **options))
+
+
+def test_a_run_goes_on_where_wandb_fails_and_ends_where_it_cannot_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    class Broken:
+        summary: ClassVar[dict[str, Any]] = {}
+
+        def log(self, *_: Any, **__: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        finish = log
+
+    monkeypatch.setattr(wandb, "init", lambda **_: Broken())
+    report = WandbReport(Report(wandb="offline"), "name", {}, tmp_path)
+    for number in (1, 2):
+        report.round({"round": number})
+    report.finish({"privacy": {}}, [{"a": 1}], [], [], status=0)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "W&B takes no more of this run" in error
+    (tmp_path / "wandb_id").write_text("junk")
+    monkeypatch.setattr(wandb, "init", lambda **_: Broken().log())
+    with pytest.raises(RunError, match=r"W&B cannot begin the run: .*No space"):
+        WandbReport(Report(wandb="offline"), "name", {}, tmp_path)
+    assert "wandb_id is damaged" in capsys.readouterr().err
+    assert len(wandb_run._run_id(tmp_path / "wandb_id")) == 8
+
+
+def test_a_job_of_a_sweep_with_a_bad_value_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["-m", "seed=0", "rounds=0,1"]) == 2
+    assert capfd.readouterr().err == "fedkd: rounds=0: rounds must be >= 1, got 0\n"
+
+
+def test_the_working_folder_comes_after_the_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for first in ("", str(tmp_path)):
+        monkeypatch.setattr(sys, "path", [first, "/libraries"])
+        working_folder.put_last()
+        assert sys.path == ["/libraries", str(tmp_path)]
+    monkeypatch.setattr(sys, "path", ["/elsewhere", "/libraries"])
+    working_folder.put_last()
+    assert sys.path == ["/elsewhere", "/libraries"]
+    monkeypatch.chdir(Path(working_folder.__file__).parents[2])  # a clone that is worked in
+    monkeypatch.setattr(sys, "path", ["", "/libraries"])
+    working_folder.put_last()
+    assert sys.path == ["", "/libraries"]
