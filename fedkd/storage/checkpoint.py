@@ -186,7 +186,7 @@ class CheckpointFolder:
         for name in (*self.folder.glob("*.checkpoint"), *self.states.folder.glob("*/*.state")):
             if name.is_dir():
                 raise RunError(f"{name} is a folder where a file of the run belongs; move it away")
-        known = {self._path(number) for number in self._numbers()}
+        known = {self._path(round_number) for round_number in self._numbers()}
         known |= {self.states.client_folder(client_id) for client_id in self.states.client_ids()}
         return [
             f"{path} is none of the run's files; it is left alone"
