@@ -167,16 +167,13 @@ def test_an_unfinished_run_goes_on_to_the_figures_of_the_whole_one(
 
 
 def test_a_run_that_was_ended_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
-    task = Task("one", scenario(), tmp_path / "seed0")
-    for text in ("", scenario().text()):
-        task.folder.mkdir(exist_ok=True)
+    for name, text in (("empty", ""), ("whole", scenario().text())):
+        task = Task("one", scenario(), tmp_path / name)
+        task.folder.mkdir()
         (task.folder / "config.yaml").write_text(text)
         assert not is_done(task)
         carry_out(task)
         assert is_done(task)
-        (task.folder / "summary.json").unlink()
-        for path in (task.folder / "checkpoints").iterdir():
-            path.unlink()
 
 
 def test_the_local_engine_shares_the_cores_among_the_runs_unless_told_otherwise() -> None:
