@@ -285,12 +285,9 @@ class TextTask(Task):
 
     def test_set(self, rows: np.ndarray) -> Examples:
         """Return windows of the rows' texts."""
-        texts = self.prepared.texts(rows)
+        cut = partial(windows, self.vocabulary, self.prepared.texts(rows), self.context)
         made: Windows = self._once(
-            ("test", rows.tobytes()),
-            lambda: windows(self.vocabulary, texts, self.context, whose="the test text").to(
-                self.device
-            ),
+            ("test", rows.tobytes()), lambda: cut(whose="the test text").to(self.device)
         )
         return made.inputs, made.targets
 
