@@ -32,6 +32,7 @@ from fedkd.privacy.mechanisms.mechanism import (
     overrides,
     unprotected_upload,
 )
+from fedkd.privacy.noise_streams import ScaledNoise
 from fedkd.privacy.release_plan import ReleasePlan
 from fedkd.privacy.stated_spendings import single
 from fedkd.privacy.unprotected import Unprotected
@@ -55,6 +56,8 @@ class PrivacyEnforcer:
     mechanism: Mechanism = field(default_factory=Unprotected)
     plan: ReleasePlan = NO_PLAN
     seed: int
+    noise_factor: float = 1.0
+    """By which all noise is multiplied; another than 1 in audits alone."""
 
     @property
     def protects_from(self) -> tuple[Adversary, ...]:
@@ -94,6 +97,7 @@ class PrivacyEnforcer:
             round_number=round_number,
             records=records,
             memory=memory,
+            noise_factor=self.noise_factor,
         )
 
     def train(
@@ -180,6 +184,8 @@ class PrivacyEnforcer:
         if self.central is None:
             return strategy.fuse(cohort, state), ()
         stream = numpy_stream(self.seed, "round", cohort.round, "server noise")
+        if self.noise_factor != 1:
+            stream = ScaledNoise(stream, self.noise_factor)
         fusion, spent = self.mechanism.protect_fusion(
             strategy, cohort, state, asked, self.plan, stream
         )

@@ -19,6 +19,7 @@ from fedkd.privacy.composition import Accountant
 from fedkd.privacy.detection import Detector, Hints
 from fedkd.privacy.events import Event, NoClaim
 from fedkd.privacy.ledger import Spending
+from fedkd.privacy.noise_streams import ScaledNoise
 from fedkd.privacy.release_plan import ReleasePlan
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.conditions import Compatible, RunConditions
@@ -70,12 +71,15 @@ class ClientRound:
     records: int
     """Public size of the client's private set."""
     memory: Memory
+    noise_factor: float = 1.0
+    """By which all noise is multiplied; another than 1 in audits alone."""
 
     def stream(self, purpose: str) -> np.random.Generator:
         """Return the random stream of this client, round and purpose."""
-        return numpy_stream(
+        stream = numpy_stream(
             self.seed, "client", self.client_id, "round", self.round_number, purpose
         )
+        return stream if self.noise_factor == 1 else ScaledNoise(stream, self.noise_factor)
 
 
 @dataclass(frozen=True, kw_only=True)
