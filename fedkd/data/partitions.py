@@ -419,7 +419,7 @@ def _run_partitioner(
         raise SettingError(
             f"partition: {name} cannot deal {len(table['row'])} rows to {clients} clients: {reason}"
             " Use fewer clients, or a partition that asks for less (a larger alpha, a smaller"
-            " min_samples)"
+            " min_samples or samples_per_class)"
         ) from error
     except Exception as error:  # a user's own partitioner may raise anything
         raise SettingError(f"partition: {name} failed: {one_line(error)}") from error
