@@ -3,7 +3,7 @@
 Also what each rule costs where nobody attacks, under mild and under strong label skew.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,9 @@ COMMON = (
     "distill.loss=kl",
 )
 BASE = (*MILD, *COMMON)
+COSTS = "costs"
+NAMES = (COSTS, *ATTACKS)
+"""The parts of the report."""
 
 
 def _methods(attack: str = "") -> str:
@@ -140,39 +143,45 @@ def break_even(by_fraction: Mapping[str, np.ndarray], alone: np.ndarray) -> str:
     return reached
 
 
-def report(seeds: int, out: Path, jobs: int, console: Console) -> str:
-    """Run the studies that are not complete, and return the table in Markdown.
+def report(seeds: int, out: Path, jobs: int, console: Console, only: Sequence[str] = NAMES) -> str:
+    """Run the studies that are not complete, and return their tables in Markdown.
 
     Args:
         seeds: The number of seeds.
         out: The folder of the runs and figures.
         jobs: Runs at a time.
         console: Where progress is printed.
+        only: The parts: what rules cost where nobody attacks, and the attacks.
     """
     clean = carry_out(CLEAN, seeds, out, jobs, console)
     strong = carry_out(STRONG, seeds, out, jobs, console)
-    found = {attack: carry_out(attacked(attack), seeds, out, jobs, console) for attack in ATTACKS}
+    attacks = [attack for attack in ATTACKS if attack in only]
+    found = {attack: carry_out(attacked(attack), seeds, out, jobs, console) for attack in attacks}
     for name, by_point in {"clean": clean, "strong_skew": strong, **found}.items():
         write_csv(by_point, out / f"{name}.csv")
-    of_costs = ["## What a rule costs where nobody attacks"]
-    of_attacks = ["## Attacked fraction by fusion rule"]
+    of_costs = ["## What a rule costs where nobody attacks"] if COSTS in only else []
+    of_attacks = ["## Attacked fraction by fusion rule"] if attacks else []
     for point, results in clean.items():
         attacked_at = {attack: by_point[point] for attack, by_point in found.items()}
-        of_costs += [f"After {point}:", costs(results, strong[point])]
-        of_attacks += [f"After {point}:", table(results, strong[point], attacked_at)]
-    alone_of = next(iter(clean.values()))["local_only", ""]["global_accuracy"]
-    alone = in_words(interval(list(100 * alone_of)), ".1f")
-    text = "\n\n".join([
-        *of_costs,
-        f"Accuracy in %, means over clients, then over {seeds} paired seeds ± half of the 95 %"
-        " t-interval; in parentheses the paired difference from the mean, in points. Mild skew:"
-        f" `{' '.join(MILD)}`; strong: `{' '.join(SKEWED)}`.",
-        *of_attacks,
-        f"Balanced test in %, means over honest clients, then over {seeds} paired seeds ± half of"
-        " the 95 % t-interval."
-        f" Local training alone: {alone} (all clients). Lie: `attacks.z=1.5`."
-        " Pays up to: the largest fraction up to which the mean over seeds stays above local"
-        " training.",
-    ])  # fmt: skip
+        if of_costs:
+            of_costs += [f"After {point}:", costs(results, strong[point])]
+        if of_attacks:
+            of_attacks += [f"After {point}:", table(results, strong[point], attacked_at)]
+    if of_costs:
+        of_costs.append(
+            f"Accuracy in %, means over clients, then over {seeds} paired seeds ± half of the 95 %"
+            " t-interval; in parentheses the paired difference from the mean, in points. Mild"
+            f" skew: `{' '.join(MILD)}`; strong: `{' '.join(SKEWED)}`."
+        )
+    if of_attacks:
+        alone = next(iter(clean.values()))["local_only", ""]["global_accuracy"]
+        of_attacks.append(
+            f"Balanced test in %, means over honest clients, then over {seeds} paired seeds ± half"
+            " of the 95 % t-interval. Local training alone:"
+            f" {in_words(interval(list(100 * alone)), '.1f')} (all clients). Lie: `attacks.z=1.5`."
+            " Pays up to: the largest fraction up to which the mean over seeds stays above local"
+            " training."
+        )
+    text = "\n\n".join([*of_costs, *of_attacks])
     (out / "break_even.md").write_text(text + "\n")
     return text + "\n"

@@ -28,7 +28,8 @@ corpus; ``swing_kd`` does so between one teacher and a smaller student
 
 Runs are stored below --out, and the same command continues them. --data is a folder with mnist/,
 fashion_mnist/ and cifar10/ in the hub's layout; by default they come from the hub. --only selects
-orderings, plug-ins, parts of knfu, FedProto's n or settings of swing by name.
+orderings, plug-ins, attacks (or ``costs``: what rules cost without any), parts of knfu, FedProto's
+n or settings of swing by name.
 """
 
 import argparse
@@ -374,7 +375,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--only",
         nargs="+",
         metavar="NAME",
-        help="orderings, plug-ins, parts of knfu, FedProto's n or settings of swing by name",
+        help="orderings, plug-ins, attacks, parts of knfu or settings of swing by name",
     )
     return parser
 
@@ -385,6 +386,8 @@ def known_names(what: str) -> list[str]:
         return list(OF_SWING[what][0].by_name)
     if what == "knfu":
         return list(knfu_study.NAMES)
+    if what == "attacks":
+        return list(break_even.NAMES)
     if what == "fedproto":
         return list(fedproto_table.NAMES)
     names = [study.name for study in STUDIES.get(what, ())]
@@ -409,7 +412,7 @@ def run_studies(given: argparse.Namespace, seeds: int, names: Sequence[str]) -> 
     """
     console = Console(highlight=False, soft_wrap=True, stderr=True)
     if given.what == "attacks":
-        return break_even.report(seeds, given.out, given.jobs, console)
+        return break_even.report(seeds, given.out, given.jobs, console, names)
     if given.what in OF_SWING:
         study, write_report = OF_SWING[given.what]
         measured = study.carry_out(seeds, given.out, given.jobs, console, names)
