@@ -15,7 +15,7 @@ from typing import Any
 from fedkd.cli.arguments import Arguments, overrides, parse_arguments, scenario_files, value_of
 from fedkd.cli.sweeps import Sweep, continued, is_violation
 from fedkd.errors import FedkdError, SettingError
-from fedkd.runtime.standard_streams import flush_output, notice
+from fedkd.runtime.standard_streams import FULL, flush_output, give_up_output, notice
 from fedkd.scenario.registry import GROUPS
 from fedkd.scenario.scenario import Scenario
 
@@ -34,6 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         notice(str(error))
         return 2 if isinstance(error, SettingError) else 1
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        notice(f"{error.filename or 'the standard output'} cannot be written: {error.strerror}")
+        give_up_output()
+        return 1
     except KeyboardInterrupt as interruption:
         notes = getattr(interruption, "__notes__", ())
         notice("; ".join(["interrupted", *notes]))

@@ -57,6 +57,14 @@ def flush_output() -> None:
             sys.stdout.flush()
 
 
+def give_up_output() -> None:
+    """Let all that is printed from now on, and what waits in the buffer, go nowhere."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no file has no buffer to lose
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 @contextlib.contextmanager
 def _given_up_when_full() -> Any:
     try:
@@ -65,7 +73,4 @@ def _given_up_when_full() -> Any:
         if error.errno not in FULL:
             raise
         notice(f"the standard output cannot be written ({error.strerror}); nothing more is printed")
-        with contextlib.suppress(OSError, ValueError):  # what is no file has no buffer to lose
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
+        give_up_output()

@@ -1,5 +1,8 @@
 """Checkpoints: the last good one is found, and what it cannot hold is refused."""
 
+import dataclasses
+import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import torch
 
 from fedkd.errors import RunError, SettingError
 from fedkd.storage import checkpoint as module
+from fedkd.storage.atomic_files import write_checksummed
 from fedkd.storage.checkpoint import CheckpointFolder, Checkpoints, storable_copy
 
 
@@ -62,6 +66,37 @@ def test_one_of_another_version_is_refused_with_what_to_do(
         saved(CheckpointFolder(tmp_path), 1)
     with pytest.raises(RunError, match="is of another version of fedkd; use the one that wrote it"):
         CheckpointFolder(tmp_path).load()
+
+
+@pytest.mark.parametrize("field", ["clients", "more"])
+def test_one_with_a_field_more_or_less_says_which_version_made_it(
+    field: str, tmp_path: Path
+) -> None:
+    content: dict[str, Any] = {name.name: {} for name in dataclasses.fields(module.Checkpoint)}
+    content |= {"format": module.FORMAT, "round": 1, "versions": {"fedkd": "9.9"}}
+    content[field] = content.pop(field, {}) if field == "more" else None
+    if field == "clients":
+        del content[field]
+    payload = io.BytesIO()
+    torch.save(content, payload)
+    (tmp_path / "checkpoints").mkdir()
+    path = tmp_path / "checkpoints" / "000001.checkpoint"
+    write_checksummed(path, [payload.getvalue()])
+    with pytest.raises(RunError, match=rf"other fields .*\({field}\); use the version .* \(9\.9\)"):
+        CheckpointFolder(tmp_path).load()
+
+
+def test_another_runs_state_is_not_taken_for_this_ones(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        folder = CheckpointFolder(tmp_path / name)
+        folder.states.put(0, 1, {"weights": torch.full((3,), float(len(name)))})
+        folder.save(1, changed=[0], server={}, extents={}, scenario={}, versions={})
+    one, other = (tmp_path / n / "states" / "000000" / "000001.state" for n in ("one", "other"))
+    shutil.copy(other, one)
+    with pytest.raises(
+        RunError, match=r"000001\.state is damaged: it is not the one that this run"
+    ):
+        CheckpointFolder(tmp_path / "one").load()
 
 
 def test_without_any_the_reason_is_said(tmp_path: Path) -> None:
