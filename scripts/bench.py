@@ -140,7 +140,7 @@ def _idle_client_app(values: torch.Tensor) -> Any:
         upload = Upload(
             client_id=int(context.node_config["partition-id"]),
             round=download.round,
-            metrics={"personal_accuracy": 0.5, "global_accuracy": 0.5, "seconds": 0.0},
+            metrics={"global_accuracy_after_training": 0.5, "seconds": 0.0},
             privacy=PrivacyEvent(mechanism="none", claims=False, reason=""),
             knowledge=Predictions(ids=download.public_ids, values=values, scale="logits"),
         )

@@ -221,8 +221,9 @@ class ClientRecord:
         by_client=True, is_column=False, is_share=True,
     )  # fmt: skip
     knowledge_accuracy: float | None = measured(
-        "accuracy on its own label distribution of predicting by what it was taught in place of its"
-        " model's last layer: with FedProto, the nearest prototype of its own classes",
+        "accuracy on its own label distribution, at the end of the round, of predicting by what it"
+        " was taught in place of its model's last layer: with FedProto, the nearest prototype of its"
+        " own classes",
         "mean", "std", by_client=True, in_summary=True,
     )  # fmt: skip
     train_loss: float | None = measured(

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fedkd.data.sources import Rows
+from fedkd.settings.measuring_points import MEASURING_POINTS, column
 from fedkd.tasks.text.language_models import Decoder, Gru
 
 
@@ -204,8 +205,9 @@ def filled(wanted: bool) -> Iterator[None]:
 
 
 VOLATILE = ("seconds",)
-LOSSES = ("train_loss", "distill_loss", "personal_nll", "global_nll")
-ACCURACIES = ("personal_accuracy", "global_accuracy")
+OF_TESTS = [(where, point) for where in ("personal", "global") for point in MEASURING_POINTS]
+LOSSES = ("train_loss", "distill_loss", *(column(f"{where}_nll", p) for where, p in OF_TESTS))
+ACCURACIES = tuple(column(f"{where}_accuracy", p) for where, p in OF_TESTS)
 
 
 def figures(folder: Path) -> dict[str, Any]:
@@ -236,10 +238,10 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> tuple[float, floa
     losses, accuracies = 0.0, 0.0
     for a, b in zip(one["clients"], other["clients"], strict=True):
         for name in LOSSES:
-            if a.get(name) and b.get(name):
+            if a[name] and b[name]:
                 x, y = float(a[name]), float(b[name])
                 losses = max(losses, abs(x - y) / max(abs(x), 1e-3))
         for name in ACCURACIES:
-            if a.get(name) and b.get(name):
+            if a[name] and b[name]:
                 accuracies = max(accuracies, abs(float(a[name]) - float(b[name])))
     return (math.inf if math.isnan(losses) else losses), accuracies
