@@ -139,19 +139,23 @@ class Claim:
         )
 
 
-def judge(claims: Sequence[Claim]) -> list[str]:
-    """Return each claim with its figure, and from five seeds on with its verdict.
+def judged(claims: Sequence[Claim]) -> list[tuple[str, str]]:
+    """Return each claim's verdict and p-value, both "" where there are fewer than five seeds.
 
     A claim holds where the test with Holm's correction over all of them says so at 5 %.
     """
-    lines = [f"{claim.text}: {claim.words(over_seeds(claim.values))}" for claim in claims]
     if not claims or min(len(claim.values) for claim in claims) < ENOUGH:
-        return lines
-    corrected = holm([claim.p_value for claim in claims])
+        return [("", "")] * len(claims)
+    corrected = [p for p in holm([claim.p_value for claim in claims]) if p is not None]
+    return [(c.verdict(p), f"p {_small(p)}") for c, p in zip(claims, corrected, strict=True)]
+
+
+def judge(claims: Sequence[Claim]) -> list[str]:
+    """Return each claim with its figure, and from five seeds on with its verdict."""
     return [
-        f"{line}; {claim.claimed}: **{claim.verdict(p)}** (p {_small(p)})"
-        for line, claim, p in zip(lines, claims, corrected, strict=True)
-        if p is not None
+        f"{claim.text}: {claim.words(over_seeds(claim.values))}"
+        + (f"; {claim.claimed}: **{verdict}** ({p})" if verdict else "")
+        for claim, (verdict, p) in zip(claims, judged(claims), strict=True)
     ]
 
 

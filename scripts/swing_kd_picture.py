@@ -12,6 +12,7 @@ from swing_kd_study import (
     STRONGEST,
     SWEEP,
     SWEEP_FILLINGS,
+    TEMPERATURES,
     name_of,
 )
 
@@ -20,8 +21,10 @@ from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
 STUDENT = "server_student"
 TICKS = (-0.1, 0.0, 0.1, 1.0)
 LEAKS = (0, 0.5, 1, 2, 4, 8, 16)
-OFFSETS = {NOISES[0]: (-20, 2), NOISES[1]: (-22, -8), NOISES[2]: (4, 2), STRONGEST[1]: (4, -6)}
+OFFSETS = {NOISES[0]: (-20, 2), NOISES[1]: (4, -7), NOISES[2]: (4, 2), STRONGEST[1]: (4, -6)}
 """Of labels from their points, by noise, so that neighbors' do not cover one another."""
+BELOW = {(TEMPERATURES[3], NOISES[1]): (-26, -8)}
+"""Of those that would."""
 COLORS = {NOISES[0]: "#56B4E9", NOISES[1]: BLUE, NOISES[2]: "#003B6F", STRONGEST[1]: "black"}
 """By noise."""
 LEVELS = {
@@ -72,10 +75,15 @@ def _sweep(ax: Axes, found: SwingFigures, points: tuple[tuple[int, int], ...], a
                 x, y = _point(ax, found, name, color, "o", f"swing, noise {noise}")
                 joined.append((x, y))
                 ax.annotate(
-                    f"T {temperature}", (x, y), xytext=OFFSETS[noise], textcoords="offset points",
-                    fontsize=6, color=color,
-                )  # fmt: skip
-        ax.plot(*zip(*joined, strict=True), color=color, linewidth=0.7) if joined else None
+                    f"T {temperature}",
+                    (x, y),
+                    xytext=BELOW.get((temperature, noise), OFFSETS[noise]),
+                    textcoords="offset points",
+                    fontsize=6,
+                    color=color,
+                )
+        if joined:
+            ax.plot(*zip(*joined, strict=True), color=color, linewidth=0.7)
 
 
 def _point(

@@ -10,6 +10,7 @@ figures in the text are those of the runs; the words around them are those of sw
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
@@ -17,8 +18,7 @@ from string import Template
 import swing_kd_report
 import swing_report
 from swing_figures import ENOUGH, SwingFigures, in_bits, over_seeds, percent, signed
-from swing_kd_report import MARGIN, READINGS, is_matched, points, verdicts
-from swing_kd_study import PLAIN
+from swing_kd_report import MARGIN, READINGS, cell, is_matched, points, verdicts
 from swing_study import Results, read_outcomes
 
 from fedkd.errors import FedkdError
@@ -28,12 +28,14 @@ TEMPLATE = Path(__file__).with_suffix(".md")
 ROWS = (
     ("swing, T 10 and noise 2", "swing, T 10, noise 2", "swing, oracle"),
     ("swing, T 100 and noise 5", "swing, T 100, noise 5", ""),
-    ("swing, T 1000 and noise 20", "swing, T 1000, noise 20", ""),
+    ("the same, other fillings", "swing, T 100, noise 5, other fillings", ""),
+    ("T 100 alone", "swing, T 100, noise 0", ""),
     ("T 10 alone", "swing, T 10, noise 0", "temperature alone"),
     ("noise 2 alone", "swing, T 1, noise 2", "noise alone"),
     ("swing by `surprisal_gap`", "swing, surprisal gap", "swing, surprisal gap"),
     ("swing by `confidence`", "swing, confidence", "swing, confidence"),
     ("flagged positions dropped", "dropped positions", "dropped positions"),
+    ("T 10 and noise 2, own labels", "swing, T 10, noise 2, own share 0.5", ""),
     ("DP-SGD teachers, epsilon 8", "DP-SGD teacher", "DP-SGD teachers"),
 )
 """The table at the top: a row's words, and its setting in each study."""
@@ -46,14 +48,11 @@ def overview(one: SwingFigures, many: SwingFigures) -> str:
         " student | student of uploads | loss |",
         "|---|---|---|---|---|---|---|",
     ]
-    judged = verdicts(one)
     for words, setting, federated in ROWS:
         cells = ["–"] * 6
         if setting in one.measured:
             for i, reading in enumerate(READINGS):
-                cut = over_seeds(one.cut(setting, swing_kd_report.STUDENT, above_chance=reading))
-                verdict = judged.get((setting, reading))
-                cells[i] = percent(cut) + (f", {verdict}" if verdict else "")
+                cells[i] = cell(one, setting, reading).partition(" (p")[0]
             cells[2] = signed(over_seeds(one.loss(setting)))
         if federated in many.measured:
             for i, view in ((3, "server_student"), (4, "server_uploads")):
@@ -64,29 +63,28 @@ def overview(one: SwingFigures, many: SwingFigures) -> str:
 
 
 def found_in_sweep(one: SwingFigures) -> str:
-    """Return how many points of the sweep hold what is claimed, at matched utility or not."""
-    judged, lines = verdicts(one), []
-    at_level = {
+    """Return where in the sweep the claim holds, for each level of the transfer text."""
+    found, lines = verdicts(one), []
+    levels = {
         "Where the transfer text holds the secrets": [p for p in points(one) if "other" not in p],
         "Where it holds other fillings": [p for p in points(one) if "other" in p],
     }
-    for where, names in at_level.items():
+    for where, names in levels.items():
         matched = [name for name in names if is_matched(one, name)]
+        answers = []
         for reading, words in READINGS.items():
             by_verdict = {
-                verdict: [n for n in matched if judged[n, reading] == verdict]
+                verdict: [n for n in matched if found[n, reading][0] == verdict]
                 for verdict in ("holds", "not shown", "does NOT hold")
             }
-            told = "; ".join(
-                f"{verdict} at {len(there)}" + (f" ({_short(there)})" if there else "")
-                for verdict, there in by_verdict.items()
-            )
-            lines.append(
-                f"- {where}, {len(matched)} of {len(names)} pairs of temperature and noise keep the"
-                f" student within {MARGIN} bits a token of plain distillation, on average. *At"
-                f" least 80 % of {words} is gone* {told}."
-            )
-    return "\n".join(lines)
+            told = [f"{v} at {_short(there)}" for v, there in by_verdict.items() if there]
+            answers.append(f"*at least 80 % of {words} is gone* {'; '.join(told) or 'not judged'}")
+        lines.append(
+            f"{where}, {len(matched)} of {len(names)} pairs of temperature and noise leave the"
+            f" student within {MARGIN} bits a token of plain distillation, on average. Of these"
+            f" (temperature/noise), {'. And '.join(answers)}."
+        )
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _short(names: Sequence[str]) -> str:
@@ -112,11 +110,16 @@ def page(one_teacher: Results, federation: Results, pictures: str = "") -> str:
     minutes = [
         sum(r["seconds"] for r in found.values()) / 60 for found in (one_teacher, federation)
     ]
-    leak = over_seeds(one.excess(PLAIN, swing_kd_report.STUDENT))
-    judged = (
-        "it is not judged" if many.seeds < ENOUGH else "it is judged with a correction of its own"
-    )
-    return Template(TEMPLATE.read_text()).substitute(
+    judged = "not judged" if many.seeds < ENOUGH else "judged"
+    leaks = [
+        in_bits(over_seeds(found.excess("plain", view)))
+        for found, view in (
+            (one, "server_student"),
+            (many, "server_student"),
+            (many, "server_uploads"),
+        )
+    ]
+    text = Template(TEMPLATE.read_text()).substitute(
         overview=overview(one, many),
         sweep=found_in_sweep(one),
         one_summary=swing_kd_report.summary(one_teacher),
@@ -127,9 +130,29 @@ def page(one_teacher: Results, federation: Results, pictures: str = "") -> str:
         federation_seeds=many.seeds,
         federation_judged=judged,
         claims=len(swing_kd_report.claims(one)),
-        one_leak=in_bits(leak),
+        one_leak=leaks[0],
+        federation_leak=leaks[1],
+        uploads_leak=leaks[2],
         pictures=pictures,
         margin=f"{MARGIN}",
+    )
+    return "\n\n".join(map(_wrapped, text.split("\n\n")))
+
+
+def _wrapped(block: str) -> str:
+    """Return a paragraph or list in lines of 120 characters, and other blocks as they are."""
+    start = block.lstrip("\n")[:1]
+    if start in "|#! ":
+        return block
+    if start != "-":
+        return _fill(block)
+    items = block.replace("\n  ", " ").split("\n")
+    return "\n".join(_fill(item, "  ") for item in items)
+
+
+def _fill(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text, 120, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
     )
 
 

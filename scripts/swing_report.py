@@ -4,6 +4,7 @@ Not for: figures and intervals (``swing_figures``), the page around them (``swin
 """
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
@@ -84,12 +85,17 @@ def validity(found: SwingFigures) -> list[str]:
     return lines
 
 
-def detectors(found: SwingFigures) -> list[str]:
+def swung(found: SwingFigures) -> list[str]:
+    """Return the settings with results that are swing in one round, one for each detector."""
+    return [n for n in found.measured if n.startswith("swing, ") and "rounds" not in n]
+
+
+def detectors(found: SwingFigures, names: Iterable[str]) -> list[str]:
     """Return a line on each detector's recall and precision, at a score of 0.5."""
     lines = []
-    for name in found.measured:
+    for name in [name for name in names if name in found.measured]:
         shares = [r["detector"] for r in found.outcomes(name) if r["detector"]]
-        if name.startswith("swing, ") and "rounds" not in name and shares:
+        if shares:
             recall = np.mean([one["recall"] for one in shares])
             precisions = [one["precision"] for one in shares if one["precision"] is not None]
             precision = f"{np.mean(precisions):.2f}" if precisions else "–"
@@ -100,8 +106,7 @@ def detectors(found: SwingFigures) -> list[str]:
 def claims(found: SwingFigures) -> list[Claim]:
     """Return what is claimed of swing, as far as its settings have results."""
     have, asked = found.measured, list[Claim]()
-    swung = [n for n in have if n.startswith("swing, ") and "rounds" not in n]
-    for name in [*swung, *(n for n in ("temperature alone", "noise alone") if n in have)]:
+    for name in [*swung(found), *(n for n in ("temperature alone", "noise alone") if n in have)]:
         for view, words in ASKED.items():
             text = f"Cut by {name} of the excess exposure to {words}"
             asked.append(Claim(text, found.cut(name, view), CUT, percent))
@@ -121,9 +126,7 @@ def differences(found: SwingFigures) -> list[Claim]:
             ("server_history", "a student of all rounds' uploads"),
         ):
             back = found.excess(FRESH, view) - found.excess(FIXED, view)
-            text = (
-                f"More exposure to {words} where noise is fresh each round than where it is fixed"
-            )
+            text = f"Change of exposure to {words} where noise is fresh each round and not fixed"
             asked.append(Claim(text, back, 0, in_bits))
     return asked
 
@@ -144,8 +147,8 @@ def neighbors(found: SwingFigures, name: str) -> Claim:
             np.mean([r for (i, j), r in zip(others, of_pair, strict=True) if j == nearest[i]])
         )
     text = (
-        f"More exposure to the nearest semantic neighbor by {name} than by the mean (its weight"
-        f" there {np.mean(weights):.2f}, the mean's {1 / len(w):.2f})"
+        f"Change of exposure to the nearest semantic neighbor by {name} against the mean (its"
+        f" weight there {np.mean(weights):.2f}, the mean's {1 / len(w):.2f})"
     )
     return Claim(text, np.array(by_seed), 0, in_bits)
 
@@ -168,7 +171,7 @@ def summary(results: Results) -> str:
     found = figures_of(results)
     # Unjudged, the claims' figures are those of the table.
     asked = [*(claims(found) if found.seeds >= ENOUGH else []), *differences(found)]
-    lines = [*validity(found), *detectors(found), *judge(asked)]
+    lines = [*validity(found), *detectors(found, swung(found)), *judge(asked)]
     return "\n".join([table(found), "", notes(found), "", *(f"- {line}." for line in lines)])
 
 

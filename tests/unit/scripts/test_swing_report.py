@@ -107,9 +107,7 @@ def test_a_verdict_is_corrected_for_the_number_of_claims() -> None:
 def test_one_teachers_report_judges_both_readings_of_the_claim(tmp_path: Path) -> None:
     text = swing_kd_report.write(one_teacher(5), tmp_path)
     for part in (
-        "Cut by swing, T 10, noise 2 of exposure: 69 % [69, 70]; 80 % or more: **does NOT hold**",
-        "Cut by swing, T 10, noise 2 of what is above chance: 87 % [86, 87]; 80 % or more:"
-        " **holds**",
+        "| 69 % [69, 70], does NOT hold (p < 0.001) | 87 % [86, 87], holds (p < 0.001) |",
         "+0.010 [+0.010, +0.010] | matched |",
         "+0.200 [+0.200, +0.200] | worse |",
         "Not run: swing, T 1, noise 2",
@@ -119,7 +117,7 @@ def test_one_teachers_report_judges_both_readings_of_the_claim(tmp_path: Path) -
     assert {x.name for x in tmp_path.iterdir()} == {
         f"swing_kd.{suffix}" for suffix in ("md", "csv", "png", "pdf")
     }
-    assert "does NOT" not in swing_kd_report.summary(one_teacher(4))
+    assert "does NOT hold (p" not in swing_kd_report.summary(one_teacher(4))
 
 
 def test_a_study_without_a_leak_or_without_memory_is_void() -> None:
