@@ -43,9 +43,8 @@ runs: $(STAMP)
 	$(BIN)/python -m pytest $(HALF) -m "not slow" tests/runs
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest $(ALL) -m "slow and not alone"
-	$(BIN)/python -m pytest -m "slow and alone"
-	$(BIN)/python -m pytest $(ALL) -m "hypothesis and not slow" --hypothesis-profile=slow $(UNIT)
+	$(BIN)/python -m pytest $(ALL) -m "(slow or hypothesis) and not alone" --hypothesis-profile=slow
+	$(BIN)/python -m pytest -m "slow and alone" tests/runs tests/slow
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

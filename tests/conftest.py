@@ -43,7 +43,7 @@ SHAPE_CHECKED = (
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors are tiny, and each core has its own worker
 settings.register_profile("fast", max_examples=8, deadline=None, derandomize=True)
-settings.register_profile("slow", max_examples=25, deadline=None, derandomize=True)
+settings.register_profile("slow", max_examples=15, deadline=None, derandomize=True)
 settings.load_profile("fast")
 
 
@@ -67,6 +67,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         ):
             item.add_marker(pytest.mark.slow)
         seen[function] += 1
+        if item.get_closest_marker("alone") and item.path.is_relative_to(TESTS / "unit"):
+            raise pytest.UsageError(
+                f"{item.nodeid}: what runs alone is in tests/runs or tests/slow"
+            )
 
 
 @pytest.fixture(scope="session", autouse=True)

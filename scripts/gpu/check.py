@@ -461,7 +461,7 @@ def all_cases(checks: Checks, dry_run: bool) -> None:
     private_training_cases(checks)
     engine_and_resume_cases(checks)
     checks.case("swing_text", lambda: swing_text(checks, dry_run), 25)
-    component_cases(checks)
+    component_cases(checks, dry_run)
     checks.case("TF32", lambda: with_tf32(checks), 4)
     if not dry_run:  # starts of processes, half a minute; the tests have the same on the CPU
         checks.case("the command", lambda: command(checks), 25)
@@ -514,10 +514,11 @@ def engine_and_resume_cases(checks: Checks) -> None:
     checks.case("resume, files", lambda: resumes(checks, on_disk), 4)
 
 
-def component_cases(checks: Checks) -> None:
-    """Compare every strategy, head and mechanism with the CPU."""
+def component_cases(checks: Checks, dry_run: bool) -> None:
+    """Compare every strategy, head and mechanism with the CPU; in a dry run a few of them."""
+    every = 4 if dry_run else 1
     changes: dict[str, Any]
-    for name in registry.names("strategy"):
+    for name in registry.names("strategy")[::every]:
         changes = settings_for(name)
         checks.case(f"strategy {name}", lambda: same_as_cpu(checks, changes), 2)
     for heads, models in (("dual", ["mlp", "cnn"]), ("self_distillation", ["cnn", "resnet"])):
@@ -533,7 +534,7 @@ def component_cases(checks: Checks) -> None:
     }
     for name, changes in others.items():
         checks.case(name, lambda: same_as_cpu(checks, changes), 2)
-    for name in ("gaussian", "laplace", "krr", "central_gaussian", "gnmax", "swing"):
+    for name in ("gaussian", "laplace", "krr", "central_gaussian", "gnmax", "swing")[::every]:
         privacy = {"name": name} if name == "swing" else {"name": name, "epsilon": 8}
         changes = {"models": ["mlp"], "strategy": SOFT_MEAN, "privacy": privacy, "rounds": 1}
         # A release may depend on one comparison with a threshold: it is only roughly the CPU's.

@@ -347,6 +347,7 @@ def test_a_claim_that_was_tampered_with_is_refuted_afterwards(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_and_trigger")
 def test_ray_finds_the_same_to_the_bit(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     audit = {**CANARIES, "adversaries": ["server", "lab"], "shadows": 4}

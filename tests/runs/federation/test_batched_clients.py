@@ -65,6 +65,7 @@ def test_the_knowledge_is_the_same_at_any_number_of_workers() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_and_trigger")
 def test_the_knowledge_is_the_same_on_ray() -> None:
     local = records(**MIXED, batch_clients=["mlp"])[-1].knowledge_sha256
     assert (

@@ -2,11 +2,9 @@
 happens to workers."""
 
 import json
-import os
 import re
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from fedkd.experiment.build import build
 from fedkd.experiment.resume import resume
 from fedkd.experiment.run import execute, run
 from fedkd.federation.round_records import RoundRecord
-from fedkd.flower.ray_grid import Ray, RayGrid
+from fedkd.flower.ray_grid import RayGrid
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +31,7 @@ def test_the_grid_implements_all_of_flowers_grid() -> None:
     assert issubclass(RayGrid, Grid)
 
 
+@pytest.mark.usefixtures("ray_and_trigger")
 def test_the_knowledge_is_that_of_the_local_engine_at_1_2_and_4_workers() -> None:
     mixed = {
         "models": ["mlp", "cnn", "toys:dropping"],
@@ -52,15 +51,12 @@ def test_the_knowledge_is_that_of_the_local_engine_at_1_2_and_4_workers() -> Non
     assert local[1] is not None
 
 
-@pytest.fixture(scope="module")
-def trigger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A file that tells the next fragile client what to do; and one Ray for the tests that use
-    it."""
-    path = tmp_path_factory.mktemp("trigger") / "what"
-    os.environ["FEDKD_TEST_TRIGGER"] = str(path)
-    with Ray(workers=2).session():
-        yield path
-    del os.environ["FEDKD_TEST_TRIGGER"]
+@pytest.fixture
+def trigger(ray_and_trigger: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that tells the next fragile client what to do."""
+    monkeypatch.setenv("FEDKD_TEST_TRIGGER", str(ray_and_trigger))
+    ray_and_trigger.unlink(missing_ok=True)
+    return ray_and_trigger
 
 
 def run_with(

@@ -22,7 +22,6 @@ from fedkd.experiment.run import Driver, run
 from fedkd.federation.client import Upload, take_part
 from fedkd.federation.context import OPTIMIZER, PRIVACY, ClientContext
 from fedkd.federation.local_update import LocalUpdate
-from fedkd.flower.ray_grid import Ray
 from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.knowledge import PublicPredictions
 from fedkd.messages import Download, Packed, Predictions
@@ -203,7 +202,7 @@ PERSISTENT = {
 }
 
 
-@pytest.mark.fast(2)
+@pytest.mark.fast(1)
 @pytest.mark.parametrize("name", PERSISTENT)
 def test_a_run_that_was_ended_and_resumed_has_spent_what_the_whole_one_has(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -250,15 +249,14 @@ def test_a_run_does_not_go_on_with_settings_that_change_what_was_spent(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_and_trigger")
 def test_ray_spends_what_the_local_engine_spends(folders: dict[str, Path], tmp_path: Path):
-    with Ray(workers=2).session():
-        for name in ("dp_sgd", "gaussian"):
-            run(scenario(**protected(name), engine={"name": "ray", "workers": 2}), tmp_path / name)
-            np.testing.assert_array_equal(epsilons(tmp_path / name), epsilons(folders[name]))
-            assert (
-                stored(tmp_path / name)["knowledge_sha256"]
-                == stored(folders[name])["knowledge_sha256"]
-            )
+    for name in ("dp_sgd", "gaussian"):
+        run(scenario(**protected(name), engine={"name": "ray", "workers": 2}), tmp_path / name)
+        np.testing.assert_array_equal(epsilons(tmp_path / name), epsilons(folders[name]))
+        assert (
+            stored(tmp_path / name)["knowledge_sha256"] == stored(folders[name])["knowledge_sha256"]
+        )
 
 
 def states(folder: Path, client_id: int) -> dict[str, Tensor]:
@@ -389,7 +387,8 @@ def test_a_reply_that_is_lost_has_left_its_client_all_the_same(
     assert spent[-1, 0] == pytest.approx(BUDGET, rel=0.02)
 
 
-@pytest.mark.parametrize("lost", [{2}, {3}, {1, 2, 3}], ids=str)
+@pytest.mark.fast(1)
+@pytest.mark.parametrize("lost", [{1, 2, 3}, {2}, {3}], ids=str)
 def test_steps_behind_a_lost_reply_are_spent(
     lost: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

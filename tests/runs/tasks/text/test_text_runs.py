@@ -94,6 +94,7 @@ def test_a_run_repeats_with_any_number_of_workers_and_when_it_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_and_trigger")
 def test_text_runs_on_ray_to_the_figures_of_the_local_engine(tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "rounds": 2,
