@@ -87,7 +87,7 @@ def by_largest_of_row(divergences: Pairwise) -> Pairwise:
     return divergences / torch.where(largest > 0, largest, torch.ones_like(largest))
 
 
-def unscaled(divergences: Pairwise) -> Pairwise:
+def _unscaled(divergences: Pairwise) -> Pairwise:
     """Return the divergences as they are."""
     return divergences
 
@@ -101,7 +101,7 @@ DIVERGENCES: dict[str, Callable[[Distributions], Pairwise]] = {
 }
 
 SCALES: dict[str, Callable[[Pairwise], Pairwise]] = {
-    "none": unscaled,
+    "none": _unscaled,
     "largest": by_largest,
     "row": by_largest_of_row,
 }

@@ -153,7 +153,8 @@ UPLOADS: dict[str, tuple[Change, str]] = {
         "NaN is no number"),
     "an event that takes hours to count": (
         spent(one_spending(event={
-            "kind": "dp_sgd", "noise_multiplier": 1e6, "sample_rate": 0.5, "steps": 1})),
+            "kind": "dp_sgd", "noise_multiplier": 1e6, "sample_rate": 0.5, "steps": 1,
+            "group": 1})),
         "cannot spend"),
     "an event of noise that the run has not": (
         spent(one_spending(event={

@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
-from fusion_problems import Problem, assert_rows_are_distributions, law, problems
+from fusion_problems import CLOSE, Problem, assert_rows_are_distributions, law, problems
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkd.fusion import (
     DIVERGENCES,
+    by_largest,
+    by_largest_of_row,
     pairwise_cosine,
     pairwise_js,
     pairwise_kl,
@@ -96,6 +98,25 @@ def test_js_is_at_most_ln_2_times_the_total_variation(problem: Problem):
 def test_l2_and_tv_obey_the_triangle_inequality(divergence: str, problem: Problem):
     apart = DIVERGENCES[divergence](problem.distributions)
     assert (apart[:, None, :] <= apart[:, :, None] + apart[None, :, :] + 1e-5).all()
+
+
+@law(by_largest, by_largest_of_row)
+@given(problem=problems(fewest_clients=2), factor=st.floats(0.1, 10))
+def test_scaled_divergences_reach_1_and_do_not_depend_on_their_unit(
+    problem: Problem, factor: float
+):
+    whole, rows = by_largest(problem.apart), by_largest_of_row(problem.apart)
+    assert whole.max() == (1 if problem.apart.any() else 0)
+    assert torch.equal(rows.amax(dim=1), problem.apart.any(dim=1).float())
+    torch.testing.assert_close(by_largest(factor * problem.apart), whole, **CLOSE)
+    torch.testing.assert_close(by_largest_of_row(factor * problem.apart), rows, **CLOSE)
+
+
+@law(by_largest, by_largest_of_row)
+def test_clients_that_are_all_alike_stay_at_0():
+    nothing = torch.zeros(3, 3)
+    assert torch.equal(by_largest(nothing), nothing)
+    assert torch.equal(by_largest_of_row(nothing), nothing)
 
 
 @law(smooth)

@@ -68,6 +68,8 @@ class Spec:
 SPECS: dict[str, Spec] = {
     "argmax_histogram": Spec(lambda p: (p.probs,), ("KNC",), "KC", breaks_ties_by_class=True),
     "average_states": Spec(lambda p: (p.logits, p.weights[0]), ("KNC", "K"), "NC"),
+    "by_largest": Spec(lambda p: (p.apart,), ("KK",), "KK"),
+    "by_largest_of_row": Spec(lambda p: (p.apart,), ("KK",), "KK"),
     "effective_neighbors": Spec(lambda p: (p.weights,), ("KK",), "K"),
     "filtered_mean": Spec(
         lambda p: (p.logits,), ("KNC",), "NC K", {"tolerate": 0.3, "threshold": 0.5}

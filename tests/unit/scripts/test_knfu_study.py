@@ -11,7 +11,8 @@ from studies import Study
 from strategies.knfu import KnFu
 
 
-@pytest.mark.parametrize("study", [AXES, *COUNTERPARTS.values()], ids=lambda study: study.name)
+@pytest.mark.fast(1)
+@pytest.mark.parametrize("study", [*COUNTERPARTS.values(), AXES], ids=lambda study: study.name)
 def test_every_study_of_knfu_plans_valid_runs_that_its_claims_speak_of(
     study: Study, tmp_path: Path
 ) -> None:
@@ -21,6 +22,7 @@ def test_every_study_of_knfu_plans_valid_runs_that_its_claims_speak_of(
         assert {claim.ours, claim.theirs} <= keys
 
 
+@pytest.mark.slow
 def test_the_readings_are_all_combinations_of_four_settings(tmp_path: Path) -> None:
     cells = readings_at(MUCH).cells(1, tmp_path, 2)
     rules = {c.task.scenario.strategy.value for c in cells if c.method.strategy == "knfu"}
