@@ -39,6 +39,9 @@ class Judgment:
     """The largest lower bound on epsilon of all attacks."""
     ceiling: float | None
     """The largest lower bound that so many candidates could show."""
+    power: float | None
+    """The largest lower bound of the same attacks on the same run without its noise: a claim above
+    it would have passed with none. None where that was not measured."""
     verdict: Verdict
     reason: str
 

@@ -37,7 +37,7 @@ from fedkd.audit.roc import (
     roc_of,
     tpr_at,
 )
-from fedkd.audit.verdicts import judge
+from fedkd.audit.verdicts import in_words, judge
 from fedkd.errors import SettingError
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.storage.transcript import GroundTruth, read_ground_truth, read_transcript
@@ -118,6 +118,7 @@ def audit_run(
     confidence: float = 0.95,
     seed: int = 0,
     models: AuditorModels | None = None,
+    power: float | None = None,
 ) -> AuditResult:
     """Attack a stored run as one adversary, and judge the run's claims against it.
 
@@ -129,6 +130,7 @@ def audit_run(
         confidence: Of all bounds jointly.
         seed: Of surrogates and hold-outs.
         models: Models for attacks that need more than surrogates, or None.
+        power: What the same attacks show without the run's noise; None where that is not known.
     """
     transcript, truth = read_transcript(run_dir, adversary), read_ground_truth(run_dir)
     claims = read_claims(run_dir)
@@ -139,12 +141,7 @@ def audit_run(
     }
     no_labels = [] if labels else [f"label inference: {adversary} sees no upload of soft labels"]
     scores, skipped = attack_scores(transcript, truth, uploads, models or AuditorModels(), seed)
-    tests = _Tests(
-        delta=_bound_delta(claims),
-        bound_confidence=bonferroni(confidence, max(1, TESTS_PER_ATTACK * len(scores))),
-        interval_confidence=bonferroni(confidence, max(1, len(scores))),
-        seed=seed,
-    )
+    tests = _tests(claims, confidence, len(scores), seed)
     attacks = tuple(_attack_result(n, s, truth.included, tests) for n, s in scores.items())
     curves = {name: roc_of(found, truth.included) for name, found in scores.items()}
     blind, blind_curve = _blind_baseline(scores, truth, confidence, tests)
@@ -161,8 +158,51 @@ def audit_run(
         curves=curves,
         blind=blind,
         labels=labels,
-        judgments=tuple(_judgment(c, adversary, attacks, canaries, tests) for c in relevant),
+        judgments=tuple(_judgment(c, adversary, attacks, canaries, tests, power) for c in relevant),
         skipped=(*no_labels, *skipped),
+    )
+
+
+def shown_bound(
+    view_dir: Path,
+    run_dir: Path,
+    adversary: str,
+    confidence: float,
+    seed: int,
+    models: AuditorModels,
+) -> float:
+    """Return the largest lower bound on epsilon that an adversary's attacks show; 0 without any.
+
+    Args:
+        view_dir: The folder of what travelled, with its ground truth.
+        run_dir: The folder of the run whose claims fix delta.
+        adversary: Whose transcript is read.
+        confidence: Of all bounds jointly.
+        seed: Of surrogates and hold-outs.
+        models: The auditor's.
+    """
+    transcript, truth = read_transcript(view_dir, adversary), read_ground_truth(view_dir)
+    uploads = upload_probs(transcript) if adversary == "server" else {}
+    scores, _ = attack_scores(transcript, truth, uploads, models, seed)
+    tests = _tests(read_claims(run_dir), confidence, len(scores), seed)
+    found = (_attack_result(n, s, truth.included, tests).one_run for n, s in scores.items())
+    return max(found, default=0.0)
+
+
+def _tests(claims: Sequence[AuditedClaim], confidence: float, attacks: int, seed: int) -> _Tests:
+    """Return the levels of the tests of so many attacks.
+
+    Args:
+        claims: The run's claims.
+        confidence: Of all bounds jointly.
+        attacks: Their number.
+        seed: Of hold-outs.
+    """
+    return _Tests(
+        delta=_bound_delta(claims),
+        bound_confidence=bonferroni(confidence, max(1, TESTS_PER_ATTACK * attacks)),
+        interval_confidence=bonferroni(confidence, max(1, attacks)),
+        seed=seed,
     )
 
 
@@ -278,6 +318,7 @@ def _judgment(
     attacks: Sequence[AttackResult],
     canaries: int,
     tests: _Tests,
+    power: float | None,
 ) -> Judgment:
     """Return the verdict on a claim, with the reason.
 
@@ -287,6 +328,7 @@ def _judgment(
         attacks: The results of its attacks.
         canaries: The number of candidates.
         tests: Levels of the tests.
+        power: What the attacks show without the run's noise, where that is known.
     """
     bound = max((attack.one_run for attack in attacks), default=None)
     if claim.epsilon is None or not covers(claim, adversary):
@@ -295,10 +337,12 @@ def _judgment(
             if claim.epsilon is None
             else f"the claim is against {claim.adversary}"
         )
-        return Judgment(claim, bound, None, "no claim", f"{why}; this audit is of {adversary}")
+        return Judgment(
+            claim, bound, None, power, "no claim", f"{why}; this audit is of {adversary}"
+        )
     if bound is None:
-        return Judgment(claim, None, 0.0, "uninformative", "no attack could be made")
+        return Judgment(claim, None, 0.0, power, "uninformative", "no attack could be made")
     ceiling = _run_ceiling(canaries, tests)
-    verdict = judge(claim.epsilon, bound, ceiling)
-    reason = f"{canaries} canaries can show epsilon {ceiling:.2f} at most"
-    return Judgment(claim, bound, ceiling, verdict, reason)
+    verdict = judge(claim.epsilon, bound, ceiling, power)
+    reason = f"{canaries} canaries can show epsilon {ceiling:.2f} at most; {in_words(power)}"
+    return Judgment(claim, bound, ceiling, power, verdict, reason)

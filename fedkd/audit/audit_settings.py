@@ -56,6 +56,11 @@ class Audit(Compatible, Protocol):
         return 0
 
     @property
+    def power(self) -> bool:
+        """Whether the attacks are also made on the same run without its noise."""
+        return False
+
+    @property
     def asks_models(self) -> bool:
         """Whether raw models are asked about candidates at the end."""
         return "lab" in (self.adversaries or ())
@@ -99,6 +104,11 @@ class Audit(Compatible, Protocol):
                 f" attacks={conditions.name_of('attacks')} attackers' uploads are made at the"
                 " server; leave one of them out"
             )
+        if self.power and not conditions.is_claimed:
+            return (
+                f"audit.power=true would do nothing: privacy={conditions.name_of('privacy')} claims"
+                " nothing"
+            )
         if conditions.trusts_server and "server" in (self.adversaries or ()):
             return (
                 f"audit.adversaries=[server]: with privacy={conditions.name_of('privacy')} the"
@@ -138,6 +148,10 @@ class Store(Audit):
     """Shadow models of every client, trained at the end for LiRA offline and online by an auditor
     who knows all of a client's records but the coins: an even number from 4 to 256, or 0 for none.
     Each costs a client's whole training, and for the server's attack a surrogate."""
+    power: bool = False
+    """Whether the run is made once more at its end without any noise of its mechanism, and attacked
+    in the same way: the smallest claim that this audit would have refuted then stands beside its
+    verdict. Costs the run again, with its shadow models."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -148,6 +162,8 @@ class Store(Audit):
             raise SettingError(
                 f"shadows={self.shadows} would do nothing: audit=store has no candidates"
             )
+        if self.power and not self.has_candidates:
+            raise SettingError("power=true would do nothing: audit=store has no candidates")
         if self.shadows and self.adversaries == ("clients",):
             raise SettingError(
                 f"shadows={self.shadows} would do nothing: other clients see no single client's"

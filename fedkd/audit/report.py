@@ -14,13 +14,11 @@ from rich.table import Table
 from fedkd.audit.audit_result import AttackResult, AuditResult, Judgment
 from fedkd.audit.roc import LEVELS, Rate
 from fedkd.audit.roc_plot import draw_roc
-from fedkd.audit.verdicts import LIMITS, Verdict
+from fedkd.audit.verdicts import LIMITS, WORST_FIRST, Verdict, in_words
 from fedkd.errors import StorageError
 from fedkd.report.console import open_console
 from fedkd.report.folder import jsonable, write_summary
 from fedkd.report.run_checksums import amended
-
-WORST_FIRST: tuple[Verdict, ...] = ("VIOLATION", "consistent", "uninformative", "no claim")
 
 
 def write(results: Sequence[AuditResult], run_dir: Path, *, plots: bool = True) -> None:
@@ -81,7 +79,7 @@ def summary_entry(results: Sequence[AuditResult]) -> dict[str, Any]:
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
     """Return the gravest of the verdicts, "no claim" without any.
 
-    >>> worst(["no claim", "VIOLATION", "consistent"])
+    >>> worst(["no claim", "VIOLATION", "uninformative"])
     'VIOLATION'
     """
     return min(verdicts, key=WORST_FIRST.index, default="no claim")
@@ -115,6 +113,7 @@ def _headline(result: AuditResult) -> dict[str, Any]:
         "blind_label_total_variation": _mean([found.blind_total_variation for found in labels]),
         "lower_bound": max((attack.one_run for attack in result.attacks), default=None),
         "ceiling": result.ceiling,
+        "power": next((j.power for j in result.judgments), None),
         "claimed_epsilon": min(claimed, default=None),
         "verdict": worst(j.verdict for j in result.judgments),
         "attacks": {
@@ -155,6 +154,8 @@ def _show(result: AuditResult, console: Console) -> None:
     if result.labels:
         console.print(_label_line(result))
     console.print(_claim_table(result))
+    if any(j.verdict.startswith("consistent") for j in result.judgments):
+        console.print(f"Power: {in_words(result.judgments[0].power)}.", markup=False)
     for reason in result.skipped:
         console.print(f"Not done: {reason}", markup=False)
 
@@ -202,6 +203,7 @@ def _claim_table(result: AuditResult) -> Table:
         "delta",
         "audited eps >=",
         "ceiling",
+        "power",
         "verdict",
     ]
     rows = [
@@ -213,6 +215,7 @@ def _claim_table(result: AuditResult) -> Table:
             f"{judgment.claim.delta or ''}",
             _two_decimals(judgment.lower_bound),
             _two_decimals(judgment.ceiling),
+            _two_decimals(judgment.power),
             judgment.verdict,
         ]
         for judgment in result.judgments

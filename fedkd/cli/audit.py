@@ -12,11 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedkd.audit.audit_run import audit_run, plan_audit
+from fedkd.audit.audit_run import plan_audit
 from fedkd.audit.report import amend_summary, show, summary_entry, write
 from fedkd.cli.arguments import read_scenario, trusts
 from fedkd.errors import FedkdError, SettingError
-from fedkd.experiment.auditing import auditor_models
+from fedkd.experiment.audit_power import run_without_noise
+from fedkd.experiment.auditing import attack, auditor_models, stored_scenario
 from fedkd.report.run_checksums import AUDITED, check_run
 from fedkd.runtime.standard_streams import flush_output, notice
 from fedkd.scenario.trust import check_trust
@@ -64,6 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--shadows", type=int, help="shadow models of every client for LiRA (the run's own number)"
     )
+    parser.add_argument(
+        "--power",
+        action="store_true",
+        help="run once more without noise, and say which claims these attacks would have refuted"
+        " then (once run so, every later audit says it)",
+    )
     try:
         rest, trust = trusts(sys.argv[1:] if arguments is None else arguments)
         given = parser.parse_args(rest)
@@ -71,11 +78,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plan = plan_audit(
             given.run_dir, given.adversary, given.confidence, given.seed, given.shadows
         )
-        models = auditor_models(given.run_dir, plan.shadows, plan.seed)
-        results = [
-            audit_run(given.run_dir, adversary, plan.confidence, plan.seed, models)
-            for adversary in plan.adversaries
-        ]
+        models, scenario = (
+            auditor_models(given.run_dir, plan.shadows, plan.seed),
+            stored_scenario(given.run_dir),
+        )
+        if given.power:
+            if scenario is None:
+                raise SettingError(f"--power: {given.run_dir} has no config.yaml to run again")
+            run_without_noise(scenario, given.run_dir)
+        results = attack(scenario, given.run_dir, plan, models)
         write(results, given.run_dir)
         amend_summary(given.run_dir, summary_entry(results))
     except SettingError as error:

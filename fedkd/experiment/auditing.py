@@ -15,7 +15,7 @@ import yaml
 
 from fedkd.audit.attack_scores import AuditorModels
 from fedkd.audit.audit_result import AuditResult
-from fedkd.audit.audit_run import audit_run
+from fedkd.audit.audit_run import AuditPlan, audit_run
 from fedkd.audit.audit_settings import Audit
 from fedkd.audit.decoding import teachers_by_client
 from fedkd.audit.report import summary_entry, write
@@ -79,18 +79,51 @@ def finish(
     audit = _audit(experiment)
     if audit is None:
         return [], None
-    named = adversaries(experiment)
-    if "lab" in named:
-        _keep_lab(experiment, run_dir)
+    store_lab(experiment, run_dir)
     seed = experiment.scenario.federation.seed
     models = AuditorModels(context=experiment.context)
     if audit.shadows:
         models = shadow_models(
             experiment.scenario, experiment.context, run_dir, audit.shadows, seed
         )
-    results = [audit_run(run_dir, adversary, audit.confidence, seed, models) for adversary in named]
+    if audit.power and experiment.context.enforcer.claims:
+        from fedkd.experiment.audit_power import run_without_noise
+
+        run_without_noise(experiment.scenario, run_dir)
+    plan = AuditPlan(adversaries(experiment), audit.confidence, seed, audit.shadows)
+    results = attack(experiment.scenario, run_dir, plan, models)
     write(results, run_dir, plots=plots)
     return results, {**summary_entry(results), **audit.findings(run_dir)}
+
+
+def attack(
+    scenario: Scenario | None, run_dir: Path, plan: AuditPlan, models: AuditorModels
+) -> list[AuditResult]:
+    """Return the results of every adversary's attacks, with their power where it was measured.
+
+    Args:
+        scenario: The run's scenario; None where it is not known any more.
+        run_dir: The run's folder.
+        plan: Who attacks, and how.
+        models: The auditor's.
+    """
+    from fedkd.experiment.audit_power import FOLDER, power_of
+
+    silent = models
+    if plan.shadows and scenario is not None and (run_dir / FOLDER / "view").is_dir():
+        context = _context_of(scenario, noise_factor=0.0)
+        silent = shadow_models(scenario, context, run_dir / FOLDER, plan.shadows, plan.seed)
+    return [
+        audit_run(
+            run_dir,
+            adversary,
+            plan.confidence,
+            plan.seed,
+            models,
+            power_of(run_dir, adversary, confidence=plan.confidence, seed=plan.seed, models=silent),
+        )
+        for adversary in plan.adversaries
+    ]
 
 
 def shadow_models(
@@ -129,29 +162,41 @@ def shadow_models(
     return AuditorModels(context=context, shadows=shadows)
 
 
+def stored_scenario(run_dir: Path) -> Scenario | None:
+    """Return the scenario of a run's ``config.yaml``; None where there is no such file."""
+    if not (run_dir / "config.yaml").is_file():
+        return None
+    return Scenario.parse(yaml.safe_load((run_dir / "config.yaml").read_text()))
+
+
 def auditor_models(run_dir: Path, count: int, seed: int) -> AuditorModels:
     """Return the auditor's models of a finished run, made again from its ``config.yaml``.
 
     Where there is no such file only surrogates are left. Raises SettingError where it cannot be
     built again.
     """
-    if not (run_dir / "config.yaml").is_file():
+    scenario = stored_scenario(run_dir)
+    if scenario is None:
         if count:
             raise SettingError(
                 f"shadows={count}: {run_dir} has no config.yaml to train shadow models from"
             )
         return AuditorModels()
-    scenario = Scenario.parse(yaml.safe_load((run_dir / "config.yaml").read_text()))
-
-    def nothing(layouts: Mapping[str, Layout], architectures: Sequence[str]) -> ClientStore:
-        return MemoryStore(layouts, architectures, ())
-
-    context = make_context(scenario, nothing, threading.Event())
+    context = _context_of(scenario)
     return (
         shadow_models(scenario, context, run_dir, count, seed)
         if count
         else AuditorModels(context=context)
     )
+
+
+def _context_of(scenario: Scenario, noise_factor: float = 1.0) -> ClientContext:
+    """Return what a scenario's clients share, with none of their states."""
+
+    def nothing(layouts: Mapping[str, Layout], architectures: Sequence[str]) -> ClientStore:
+        return MemoryStore(layouts, architectures, ())
+
+    return make_context(scenario, nothing, threading.Event(), noise_factor=noise_factor)
 
 
 def adversaries(experiment: Experiment) -> tuple[str, ...]:
@@ -209,8 +254,10 @@ def _named(codec: Codec) -> Mapping[str, object]:
     return {"name": name, **{key: to_values(getattr(codec, key)) for key in defaults(own)}}
 
 
-def _keep_lab(experiment: Experiment, run_dir: Path) -> None:
-    """Store every model's answers to all candidates, as it is after the last round."""
+def store_lab(experiment: Experiment, run_dir: Path) -> None:
+    """Store every model's answers to all candidates after the last round, for the lab if any."""
+    if "lab" not in adversaries(experiment):
+        return
     context, candidates = experiment.context, experiment.candidates
     assert candidates is not None, "checked with the settings"
     # An engine with other processes keeps states in files, which this process sees too.

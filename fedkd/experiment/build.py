@@ -69,7 +69,13 @@ class Experiment:
         return (self.plan.rounds - done) * phases * taking_part + self.plan.clients
 
 
-def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None) -> Experiment:
+def build(
+    scenario: Scenario,
+    stop: threading.Event,
+    run_dir: Path | None = None,
+    *,
+    noise_factor: float = 1.0,
+) -> Experiment:
     """Return the experiment of a scenario.
 
     Args:
@@ -77,6 +83,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
         stop: Ends the run's training between two batches.
         run_dir: The folder of checkpoints and states. Without one there are no checkpoints, no
             audit is stored, and states that must be in files are in a temporary folder.
+        noise_factor: By which all privacy noise is multiplied; another than 1 in audits alone.
 
     Raises:
         SettingError: The scenario cannot work.
@@ -88,7 +95,7 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
     temporary = tempfile.TemporaryDirectory(prefix="fedkd-states-") if run_dir is None else None
     states = Path(temporary.name) if temporary is not None else cast(Path, run_dir) / "states"
     disk = checkpoints.states if checkpoints is not None else DiskStore(states)
-    context = _context(scenario, stop, disk, checkpointed=stored)
+    context = _context(scenario, stop, disk, checkpointed=stored, noise_factor=noise_factor)
     check_context(scenario, declared, context)
     scenario = _choose_batches(scenario, context)
     context = replace(context, batch_clients=named_batches(scenario))
@@ -111,7 +118,12 @@ def build(scenario: Scenario, stop: threading.Event, run_dir: Path | None = None
 
 
 def _context(
-    scenario: Scenario, stop: threading.Event, disk: DiskStore, *, checkpointed: bool
+    scenario: Scenario,
+    stop: threading.Event,
+    disk: DiskStore,
+    *,
+    checkpointed: bool,
+    noise_factor: float,
 ) -> ClientContext:
     """Return what clients share, with the store of states that the scenario asks for.
 
@@ -120,6 +132,7 @@ def _context(
         stop: Ends clients' training between two batches.
         disk: The store in files.
         checkpointed: Whether states in memory are written to files as well.
+        noise_factor: By which all privacy noise is multiplied.
     """
     here = scenario.engine.value.here
 
@@ -130,7 +143,7 @@ def _context(
         return BackedStore(memory, disk) if checkpointed else memory
 
     device = choose_device(scenario.federation.device) if here else torch.device("cpu")
-    return make_context(scenario, store, stop, device=device)
+    return make_context(scenario, store, stop, device=device, noise_factor=noise_factor)
 
 
 def make_server(

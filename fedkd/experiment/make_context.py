@@ -40,6 +40,7 @@ def make_context(
     *,
     device: torch.device | None = None,
     public_inputs: torch.Tensor | None = None,
+    noise_factor: float = 1.0,
 ) -> ClientContext:
     """Return what the scenario's clients share on this machine.
 
@@ -49,6 +50,7 @@ def make_context(
         stop: Ends clients' training between two batches.
         device: Where models compute; None is the scenario's choice.
         public_inputs: The public set as model inputs, where another process has made it.
+        noise_factor: By which all privacy noise is multiplied; another than 1 in audits alone.
 
     Raises:
         SettingError: Data, models or settings do not fit one another.
@@ -68,9 +70,8 @@ def make_context(
             public_inputs=public_inputs,
         )
     )
-    sizes = tuple(
-        task.training_size(rows, (client_id,)) for client_id, rows in enumerate(division.train)
-    )
+    sizes = tuple(task.training_size(rows, (i,)) for i, rows in enumerate(division.train))
+    enforcer = _enforcer(scenario, declared, task, sizes, _group(scenario, task, division))
     architectures = {model: task.architecture(model) for model in dict.fromkeys(assigned)}
     features = declared.needs.features is not None
     optimizer_states = {
@@ -92,7 +93,7 @@ def make_context(
         loss=chosen_loss(declared, scenario.strategy.name, scenario.distill.loss),
         kind=declared.kind,
         needs=declared.needs,
-        enforcer=_enforcer(scenario, declared, task, sizes, _group(scenario, task, division)),
+        enforcer=replace(enforcer, noise_factor=noise_factor),
         codecs=_codecs(scenario, declared),
         store=_store(store, architectures, optimizer_states, assigned),
         seed=scenario.federation.seed,

@@ -99,5 +99,5 @@ def _audit_warnings(scenario: Scenario) -> tuple[str, ...]:
         return ()
     return (
         "audit.adversaries names the lab: raw answers of the clients' models are stored in lab/; no"
-        " claim covers them",
+        " claim but dp_sgd's covers them",
     )

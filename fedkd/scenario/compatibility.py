@@ -102,6 +102,7 @@ def run_conditions(
         is_stored=stores,
         attackers_see_all=scenario.attacks.value.sees_all_uploads,
         hides_single_records=scenario.privacy.value.hides_single_records,
+        is_claimed=bool(scenario.privacy.value.protects_from),
         trusts_server=scenario.privacy.value.trusts_server,
     )
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -269,7 +270,7 @@ def test_a_planted_bug_in_a_claimed_mechanism_ends_the_command_with_status_3(
     assert main([str(run_dir)]) == 3
     right = ["privacy=gaussian", "privacy.epsilon=0.3", f"run_dir={tmp_path / 'right'}"]
     assert simulate([*settings, *right]) == 0
-    assert without_time(tmp_path / "right")["verdict"] == "consistent"
+    assert without_time(tmp_path / "right")["verdict"] == "consistent (power unknown)"
 
 
 @pytest.mark.slow
@@ -289,9 +290,56 @@ def test_an_unprotected_overfitted_run_is_attacked_and_dp_sgd_brings_the_attack_
     for adversary in ("server", "lab"):
         assert protected_by[adversary]["auc_low"] < 0.5 < protected_by[adversary]["auc_high"]
         assert protected_by[adversary]["lower_bound"] == 0
-    assert protected_by["server"]["verdict"] == "consistent"
+    assert protected_by["server"]["verdict"] == "consistent (power unknown)"
     assert protected_by["server"]["claimed_epsilon"] <= 1.0
     assert protected_by["lab"]["claimed_epsilon"] <= 1.0
+
+
+@pytest.mark.slow
+def test_an_audit_says_what_it_would_have_refuted_without_the_noise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Clipped alone, models of so many epochs know their canaries; with tiny steps they do not."""
+    found = {}
+    for name, rate in (("long", 3e-2), ("short", 1e-6)):
+        private: dict[str, Any] = {
+            "train": {"epochs": 10, "batch_size": 60, "learning_rate": rate},
+            "privacy": {"name": "dp_sgd", "epsilon": 0.5, "clip_norm": 1.0},
+            "audit": {**OVERFITTED["audit"], "adversaries": ["lab"], "power": True},
+        }
+        run(fast(**{**OVERFITTED, **private}), tmp_path / name)
+        found[name] = without_time(tmp_path / name)
+    assert found["long"]["verdict"] == "consistent (absent noise would show)"
+    assert found["long"]["power"] > 0.5 >= found["long"]["claimed_epsilon"]
+    assert found["short"]["verdict"] == "consistent (absent noise would not show)"
+    assert found["short"]["power"] <= 0.5
+    capsys.readouterr()
+    assert main([str(tmp_path / "long")]) == 0  # from the files alone
+    assert without_time(tmp_path / "long") == found["long"]
+    printed = capsys.readouterr().out
+    assert f"claims below epsilon {found['long']['power']:.2f}" in printed
+    shutil.rmtree(tmp_path / "long" / "power")
+    assert main([str(tmp_path / "long")]) == 0
+    assert without_time(tmp_path / "long")["verdict"] == "consistent (power unknown)"
+    assert main([str(tmp_path / "long"), "--power"]) == 0
+    assert without_time(tmp_path / "long") == found["long"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"audit": {**CANARIES, "power": True}}, "power=true would do nothing: privacy=none"),
+        (
+            {"audit": {**STORE, "power": True}, "privacy": {"name": "dp_sgd", "epsilon": 1.0}},
+            "audit=store has no candidates",
+        ),
+    ],
+)
+def test_power_without_noise_or_candidates_is_refused(
+    changes: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError, match=reason):
+        build(fast(**changes), threading.Event(), tmp_path / "run")
 
 
 def unclipped(self: DPOptimizer) -> None:

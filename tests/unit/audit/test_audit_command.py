@@ -112,10 +112,11 @@ def test_a_consistent_run_writes_its_files_and_ends_with_status_0(tmp_path: Path
     assert main([str(run)]) == 0
     report = json.loads((run / "audit.json").read_text())
     (audit,) = report["audits"]
-    assert [claim["verdict"] for claim in audit["claims"]] == ["consistent"]
+    assert [claim["verdict"] for claim in audit["claims"]] == ["consistent (power unknown)"]
     assert set(audit["labels"]) == {"0", "1", "2", "3"}
     assert len(report["limits"]) == 3
-    assert json.loads((run / "summary.json").read_text())["audit"]["verdict"] == "consistent"
+    entry = json.loads((run / "summary.json").read_text())["audit"]
+    assert (entry["verdict"], entry["power"]) == ("consistent (power unknown)", None)
     with (run / "audit.csv").open() as file:
         names = [row["attack"] for row in csv.DictReader(file)]
     assert names == [
@@ -149,7 +150,7 @@ def test_other_clients_have_the_teacher_only(tmp_path: Path) -> None:
     result = audit_run(stored(tmp_path / "run", leak=0.0), "clients")
     assert [attack.name for attack in result.attacks] == ["surrogate: loss threshold"]
     assert result.labels == {}
-    assert result.judgments[0].verdict == "consistent"
+    assert result.judgments[0].verdict == "consistent (power unknown)"
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,11 @@ def test_guesses_are_the_extremes() -> None:
 
 def test_the_verdict_compares_bound_claim_and_ceiling() -> None:
     assert judge(8.0, 8.01, 57) == "VIOLATION"
-    assert judge(8.0, 8.0, 57) == "consistent"
+    assert judge(8.0, 8.0, 57) == "consistent (power unknown)"
+    assert judge(8.0, 0.0, 57, power=8.0) == "consistent (absent noise would not show)"
+    assert judge(8.0, 0.0, 57, power=8.1) == "consistent (absent noise would show)"
+    assert judge(8.0, 8.1, 57, power=9.0) == "VIOLATION"
+    assert judge(8.0, 0.0, 8.0, power=7.0) == "uninformative"
     assert judge(8.0, 0.0, 3.5) == "uninformative"
     assert judge(3.4902, 0.0, 3.4902) == "uninformative"
     assert judge(None, 50.0, 57) == "no claim"

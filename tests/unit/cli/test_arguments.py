@@ -143,6 +143,6 @@ def test_a_sweep_from_elsewhere_that_runs_code_goes_on_only_with_trust(
 
 def test_a_violation_is_what_an_audit_says_of_a_claim() -> None:
     assert is_violation({"audit": {"verdict": "VIOLATION"}})
-    assert not is_violation({"audit": {"verdict": "consistent"}})
+    assert not is_violation({"audit": {"verdict": "consistent (power unknown)"}})
     assert not is_violation({"audit": None})
     assert not is_violation({})
