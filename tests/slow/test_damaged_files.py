@@ -294,12 +294,14 @@ def test_what_is_in_the_cache_is_made_again_with_one_line(
     def made() -> Any:
         stop = threading.Event()
         experiment = build(scenario(**tiny), stop)
-        context = experiment.context
-        found = [context.prepared.images.tolist(), context.prepared.labels.tolist()]
+        context, division = experiment.context, experiment.context.division
+        arrays = [context.prepared.images, context.prepared.labels, division.global_test]
+        arrays += [division.held_back, *division.train, *division.test, *division.validation]
+        found = [array.tobytes() for array in arrays]
         if kind == "baselines":
             alone = local_only_baseline(experiment, stop, lambda e, on: execute(e, on, stop))
-            found.append(vars(alone))
-        return repr((found, context.division))
+            found += [alone.personal_accuracy.tobytes(), alone.global_accuracy.tobytes()]
+        return found
 
     expected = made()
     (folder,) = (small_cache / kind).iterdir()
