@@ -14,7 +14,6 @@ import shlex
 import shutil
 import threading
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -32,6 +31,7 @@ from fedkd.errors import SettingError
 from fedkd.experiment.make_context import make_context
 from fedkd.experiment.run import Driver, choose_run_dir, run
 from fedkd.federation.context import ClientContext
+from fedkd.flower.attributed_grid import AttributedGrid
 from fedkd.flower.client_app import make_client_app, scenario_text
 from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.runtime.devices import set_deterministic
@@ -132,23 +132,6 @@ def states_folder(run_id: int) -> Path:
     return folder / str(run_id)
 
 
-class WholePhases:
-    """A Grid over Flower's that gets lists of messages, since Flower's reads them twice."""
-
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the ids of the connected nodes."""
-        return self._grid.get_node_ids()
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Send a phase's messages and return the replies."""
-        return self._grid.send_and_receive(list(messages), timeout=timeout)
-
-
 client_app = make_client_app(find_context, admit)
 server_app = ServerApp()
 
@@ -162,7 +145,7 @@ def main(grid: Grid, context: Context) -> None:
     path = choose_run_dir(scenario, folder).absolute()
 
     def start(strategy: FederatedDistillation) -> object:
-        return strategy.start(cast(Grid, WholePhases(grid)))
+        return strategy.start(cast(Grid, AttributedGrid(grid)))
 
     try:
         run(on_flower(scenario), path, Driver("flower", start))

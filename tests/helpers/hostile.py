@@ -8,19 +8,23 @@ import json
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
+from fedkd.federation.round_records import RoundRecord
 from fedkd.flower.engine_run import FIRST_CLIENT_NODE_ID
 from fedkd.flower.local_grid import LocalGrid
 from fedkd.flower.wire_arrays import RAW
 
+DTYPES_READ = ("float16", "float32", "float64", "int8", "int32", "int64", "uint8", "uint16")
 NAN, INF = float("nan"), float("inf")
 TEXTS = [
     "", "x" * 5000, "\x1b[31mred\x1b[0m", "a\x00b", "\u202eleft", "=1+1", "a\r\nb", "float32,",
@@ -117,7 +121,7 @@ def rebuilt(records: dict[str, Any]) -> RecordDict:
 def spoil(content: RecordDict, stream: random.Random) -> RecordDict:
     """Return a content of which one to three things are as no honest client sends them."""
     records = copied(content)
-    for _ in range(stream.randint(1, 3)):
+    for _ in range(stream.choice([1, 1, 2, 3])):
         if not records:
             break
         names = sorted(records)
@@ -180,8 +184,10 @@ def _spoil_array(fields: dict[str, Any], stream: random.Random) -> None:
     name = stream.choice(sorted(fields)) if fields else "logits"
     old = fields.get(name) or Array("float32", (0,), RAW, b"")
     dtype, shape, stype, data = old.dtype, tuple(old.shape), old.stype, old.data
-    how = stream.randrange(7)
-    if how == 0:
+    how = stream.randrange(11)
+    if how >= 7:
+        data = _extreme(dtype, data, stream)
+    elif how == 0:
         dtype = stream.choice(DTYPES)
     elif how == 1:
         shape = stream.choice(SHAPES)
@@ -199,6 +205,28 @@ def _spoil_array(fields: dict[str, Any], stream: random.Random) -> None:
     else:
         name = stream.choice([*TEXTS, "ids", "probs", "logits", "logits:shape", "codec:message"])
     fields[name] = Array(dtype=dtype, shape=shape, stype=stype, data=bytes(data))
+
+
+def _extreme(dtype: str, data: bytes, stream: random.Random) -> bytes:
+    """Return values of the same type and number that are rare, some of which may be accepted."""
+    if dtype not in DTYPES_READ or len(data) % np.dtype(dtype).itemsize:
+        return data
+    values = np.frombuffer(data, dtype).copy()
+    largest = np.finfo(dtype).max if values.dtype.kind == "f" else np.iinfo(dtype).max
+    rare = [0, 1, -1, 1e6, -1e6, 1e-30, 1e-7, largest / 4, -largest / 4, NAN, INF, 0.25]
+    value = stream.choice(rare)
+    with np.errstate(all="ignore"):
+        if stream.random() < 0.5 or not values.size:
+            values[:] = np.array(value).astype(dtype)
+        else:
+            values[stream.randrange(values.size)] = np.array(value).astype(dtype)
+    return values.tobytes()
+
+
+def exchanged(record: RoundRecord, clients: Iterable[int]) -> list[Any]:
+    """Return a round's figures of some clients, and what was taught."""
+    chosen = [replace(record.clients[i], seconds=0.0) for i in clients]
+    return [record.knowledge_sha256, *chosen]
 
 
 @contextmanager
