@@ -165,7 +165,7 @@ def _spoil_record(records: dict[str, Any], name: str, stream: random.Random) -> 
 def _statement(honest: list[str], stream: random.Random) -> str:
     try:
         spending = json.loads(stream.choice(honest)) if honest else {}
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         spending = {}
     how = stream.random()
     if how < 0.4 or not isinstance(spending, dict):

@@ -5,6 +5,9 @@ import re
 import pytest
 from paths import ROOT
 
+from fedkd.settings.reply_limits import DTYPES, LIMITS, ReplyLimits
+from fedkd.settings.schema import documentation
+
 DOCUMENTS = [
     "README.md",
     "CHANGELOG.md",
@@ -57,3 +60,11 @@ def test_every_column_of_a_run_is_explained() -> None:
         *round_row(RoundRecord(round=1, clients=(client,), seconds=0), None),
     }
     assert columns <= set(re.findall(r"`(\w+)`", document()))
+
+
+def test_the_document_on_security_has_every_limit_of_a_clients_message() -> None:
+    text = (ROOT / "docs" / "security.md").read_text()
+    for name, meaning in documentation(ReplyLimits).items():
+        assert f"| {meaning} | {getattr(LIMITS, name):,} |" in text
+    for name in DTYPES:
+        assert f"`{name}`" in text
