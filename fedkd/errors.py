@@ -26,6 +26,10 @@ class RunError(FedkdError):
     """A run cannot continue. Files written so far stay. The command exits with status 1."""
 
 
+class NotFinite(RunError):
+    """A strategy's result is infinite or no number. Perhaps one client's upload made it so."""
+
+
 class StorageError(RunError):
     """A file cannot be written. No client is to blame, so the run ends."""
 

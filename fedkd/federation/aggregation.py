@@ -4,16 +4,17 @@ Uploads are stacked once all are there, or handed on as they come where the stra
 A threat model and a trusted server's mechanism act here, between the uploads and the rule.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import cast
 
+import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from fedkd.errors import RunError
+from fedkd.errors import NotFinite, RunError
 from fedkd.federation.public_sampling import PublicSampler
-from fedkd.knowledge import Request, RowKnowledge, Teachers
+from fedkd.knowledge import KnowledgeType, Request, RowKnowledge, Teachers
 from fedkd.messages import AcceptedUploads, Cohort, Fusion, StrategyState, Upload
 from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.privacy.ledger import Spending
@@ -38,6 +39,14 @@ class StackedUploads:
         """Take a client's upload, None where nothing usable came."""
         if upload is not None:
             self.accepted[client_id] = upload
+
+    def discard_largest(self, kind: KnowledgeType | None) -> tuple[int, float]:
+        """Discard the upload with the largest number, and return its client and that number."""
+        assert kind is not None, "uploads are of a kind"
+        largest = {i: _largest(kind.encode(u.knowledge)) for i, u in self.accepted.items()}
+        client_id = max(sorted(largest), key=lambda i: largest[i])
+        del self.accepted[client_id]
+        return client_id, largest[client_id]
 
 
 class StreamedUploads:
@@ -83,6 +92,8 @@ class Aggregate:
     teachers: Teachers
     spent: tuple[Spending, ...] = ()
     """What a trusted server's release costs every client."""
+    left_out: Mapping[int, str] = field(default_factory=dict)
+    """The clients whose accepted uploads were left out of the fusion, and why."""
 
 
 class Aggregator:
@@ -142,6 +153,28 @@ class Aggregator:
     def fuse(
         self, uploads: "StackedUploads | StreamedUploads", request: Request, asked: int
     ) -> Aggregate | None:
+        """Fuse the uploads of a round, where necessary without some. Raises RunError.
+
+        While the result is not finite, the upload with the largest number is left out, up to half
+        of them: one client's upload may be finite and make all others' worthless.
+        """
+        left_out: dict[int, str] = {}
+        stacked = isinstance(uploads, StackedUploads) and self.enforcer.central is None
+        most = len(uploads.client_ids) // 2 if stacked else 0
+        while True:
+            try:
+                found = self._fuse(uploads, request, asked)
+            except NotFinite as error:
+                if len(left_out) == most or not isinstance(uploads, StackedUploads):
+                    raise
+                client_id, largest = uploads.discard_largest(self.kind)
+                left_out[client_id] = f"{error} with its numbers up to {largest:.3g}"
+                continue
+            return None if found is None else replace(found, left_out=left_out)
+
+    def _fuse(
+        self, uploads: "StackedUploads | StreamedUploads", request: Request, asked: int
+    ) -> Aggregate | None:
         """Fuse the uploads of a round, and keep the strategy's new state. Raises RunError.
 
         Returns None where there is nothing to fuse. A trusted server releases noise even where no
@@ -174,6 +207,12 @@ class Aggregator:
         if self.enforcer.central is not None:
             return self.enforcer.fuse(self.strategy, cohort, self.state, asked)
         return self.threat_model.fuse(self.strategy, cohort, self.state), ()
+
+
+def _largest(arrays: Mapping[str, np.ndarray]) -> float:
+    """Return the largest magnitude of the floating point numbers in arrays."""
+    floats = [array for array in arrays.values() if array.dtype.kind == "f" and array.size]
+    return max((float(np.abs(array).max()) for array in floats), default=0.0)
 
 
 def _check_parts(fusion: object) -> None:

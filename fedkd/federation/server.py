@@ -260,6 +260,8 @@ class Server:
         """Record a round's fusion, account for its release, and store its teachers."""
         self.observer.fused(request.round, aggregate.fusion, request.public_ids)
         self.accounting.record_fusion(aggregate.spent)
+        for client_id, reason in aggregate.left_out.items():
+            self.recorder.set_status(client_id, "rejected", reason)
         self.recorder.note_fusion(aggregate.fusion, aggregate.client_ids)
         if self.teachers is not None:
             self.teachers.store(aggregate.teachers)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedkd.errors import RunError, UploadRejected
+from fedkd.errors import NotFinite, RunError, UploadRejected
 from fedkd.knowledge.knowledge_type import (
     ClientView,
     KnowledgeType,
@@ -145,7 +145,7 @@ class ModelWeights(KnowledgeType):
                     f" {set(request.architectures)}"
                 )
             if any(t.is_floating_point() and not torch.isfinite(t).all() for t in state.values()):
-                raise RunError(f"fuse returned weights for {name} that are not finite")
+                raise NotFinite(f"fuse returned weights for {name} that are not finite")
 
     def teachers(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fedkd.errors import RunError, UploadRejected
+from fedkd.errors import NotFinite, RunError, UploadRejected
 from fedkd.fusion import soften
 from fedkd.knowledge.knowledge_type import (
     ClientView,
@@ -206,7 +206,7 @@ class PublicPredictions(RowKnowledge):
                 f" {list(shapes[0])} (common)"
             )
         if not torch.isfinite(teachers).all():
-            raise RunError("fuse returned teachers that are not finite")
+            raise NotFinite("fuse returned teachers that are not finite")
         if scale == "probs" and not are_distributions(teachers, 2 * TOLERANCE):
             raise RunError(
                 "fuse returned teachers that are no soft labels; declare teaches = 'logits' to"

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from fedkd.errors import RunError, UploadRejected
+from fedkd.errors import NotFinite, RunError, UploadRejected
 from fedkd.fusion import soften
 from fedkd.knowledge.knowledge_type import (
     ClientView,
@@ -210,7 +210,7 @@ class PrivateLogits(KnowledgeType):
                     f" {[samples]}"
                 )
             if not torch.isfinite(logits).all():
-                raise RunError(f"fuse returned logits for client {client_id} that are not finite")
+                raise NotFinite(f"fuse returned logits for client {client_id} that are not finite")
 
     def teachers(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedkd.errors import RunError, UploadRejected
+from fedkd.errors import NotFinite, RunError, UploadRejected
 from fedkd.knowledge.knowledge_type import (
     ClientView,
     KnowledgeType,
@@ -190,7 +190,7 @@ class ClassPrototypes(KnowledgeType):
                 f" expected {[request.classes, 'd']} and {[request.classes]}"
             )
         if not torch.isfinite(features).all():
-            raise RunError("fuse returned features that are not finite")
+            raise NotFinite("fuse returned features that are not finite")
 
     def teachers(
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
