@@ -345,8 +345,10 @@ def from_dict(content: Mapping[str, Any]) -> Event:
     kind = fields.pop("kind", None)
     if not isinstance(kind, str) or kind not in KINDS:
         raise SettingError(f"unknown privacy event {kind!r}; known are {', '.join(KINDS)}")
-    expected = {field.name: field.type for field in dataclasses.fields(KINDS[kind])}
-    if set(fields) != set(expected):
+    known = dataclasses.fields(KINDS[kind])
+    expected = {field.name: field.type for field in known}
+    needed = {field.name for field in known if field.default is dataclasses.MISSING}
+    if not needed <= set(fields) <= set(expected):
         raise SettingError(
             f"the privacy event {kind!r} has the fields {', '.join(expected)}, got"
             f" {', '.join(map(repr, fields)) or 'none'}"

@@ -24,6 +24,8 @@ USUAL = (1e-6, 1e9)
 counts epsilon overflows, or takes hours."""
 USUAL_STEPS = (0.1, 100.0)
 """The same for noise multipliers: RDP of others takes minutes."""
+MOST_OF_A_GROUP = 1000
+"""The most examples of one group, whose sums of as many terms take long."""
 _BRACKET = re.compile(r"[\[\]{}]")
 
 
@@ -100,6 +102,8 @@ def _usual(spending: Spending) -> Spending:
         raise UploadRejected("votes are counted at the server, and came from a client")
     else:
         low, high = USUAL_STEPS if isinstance(event, DpSgdSteps) else USUAL
+        if isinstance(event, DpSgdSteps) and event.group > MOST_OF_A_GROUP:
+            raise UploadRejected(f"the privacy event is of groups of more than {MOST_OF_A_GROUP}")
         for name, value in _numbers(event).items():
             if name != "sample_rate" and not low <= value <= high:
                 raise UploadRejected(f"the privacy event has {name}={value:g}, which is not usual")
