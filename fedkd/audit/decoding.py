@@ -80,11 +80,27 @@ def _decoded(
     for _, sent in transcript.of(direction, client):
         try:
             arrays, memory = codec.decode(sent, memory)
-        except UploadRejected:
+            ids, rows = _soft_labels(arrays)
+        except (UploadRejected, ValueError, TypeError, LookupError):
             continue
-        for public_id, probs in zip(*_soft_labels(arrays), strict=True):
+        known = next(iter(gathered.values()), None)
+        if not _are_rows(ids, rows, None if known is None else len(known[0])):
+            continue
+        for public_id, probs in zip(ids, rows, strict=True):
             gathered.setdefault(int(public_id), []).append(probs)
     return gathered
+
+
+def _are_rows(ids: np.ndarray, rows: np.ndarray, classes: int | None) -> bool:
+    """Return whether these are soft labels of as many ids, of ``classes`` where that is known."""
+    return (
+        ids.ndim == 1
+        and ids.dtype.kind in "iu"
+        and rows.ndim == 2
+        and len(rows) == len(ids)
+        and (classes is None or rows.shape[1] == classes)
+        and bool(np.isfinite(rows).all())
+    )
 
 
 def _soft_labels(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -222,9 +222,9 @@ class ClientRecord:
     )  # fmt: skip
     knowledge_accuracy: float | None = measured(
         "accuracy on its own label distribution, at the end of the round, of predicting by what it"
-        " was taught in place of its model's last layer: with FedProto, the nearest prototype of its"
-        " own classes",
-        "mean", "std", by_client=True, in_summary=True,
+        " was taught in place of its model's last layer: with FedProto, the nearest prototype of"
+        " its own classes",
+        "mean", "std", by_client=True, is_share=True, in_summary=True,
     )  # fmt: skip
     train_loss: float | None = measured(
         "private training's loss, mean over the steps of the round", "mean", by_client=True
