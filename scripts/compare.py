@@ -13,7 +13,8 @@ strategy, optionally with settings after it and a label before it; commas separa
 
 Called again with the same --out, it skips finished runs and resumes the others. A run that fails is
 reported and does not stop the others. Exit status: 0, 1 (a run failed), 2 (bad input),
-130 (Ctrl-C). docs/comparing.md says what the figures are.
+130 (Ctrl-C), 143 (SIGTERM), 138 (SIGUSR1, after the rounds at work).
+docs/comparing.md says what the figures are.
 """
 
 import argparse
@@ -42,6 +43,7 @@ from fedkd.report.comparison.one_point import (
 from fedkd.report.comparison.pictures import draw
 from fedkd.report.comparison.run_reader import read_run, runs_below
 from fedkd.report.comparison.tables import Table, tables, write_csv
+from fedkd.runtime.interrupts import described, exit_status
 from fedkd.runtime.parallel import available_cores
 from fedkd.scenario.scenario import Scenario, with_effect
 from fedkd.settings.schema import flat
@@ -466,9 +468,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FedkdError, OSError) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("compare: interrupted; the same command continues from here", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interruption:
+        said = described(interruption)
+        print(f"compare: {said}; the same command continues from here", file=sys.stderr)
+        return exit_status(interruption)
 
 
 if __name__ == "__main__":

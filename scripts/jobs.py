@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,8 +21,11 @@ from typing import Any
 from fedkd.errors import FedkdError
 from fedkd.experiment.run_or_resume import ensure, is_complete
 from fedkd.flower.local_grid import Local
+from fedkd.runtime.interrupts import AFTER_ROUND, asked_to_end, end_if_asked, interruptible
 from fedkd.scenario.scenario import Scenario
 
+EVERY = 1.0
+"""Seconds from one look at whether the runs are to end to the next."""
 PATIENCE = 20.0
 """Seconds that interrupted runs have to write their finished rounds."""
 
@@ -75,16 +79,29 @@ def run_all(
 ) -> list[Outcome]:
     """Carry out tasks in ``jobs`` processes, and return their outcomes in the order of their ends.
 
-    ``on_end`` is called with each outcome. On KeyboardInterrupt the runs are interrupted too, and
-    write their finished rounds, before it is raised again.
+    ``on_end`` is called with each outcome. On KeyboardInterrupt, and the signals that are one, the
+    runs are interrupted too, and write their finished rounds, before it is raised again. SIGUSR1
+    lets each run end the round that it is at.
     """
+    with interruptible(threading.Event()):
+        outcomes = _run_all(tasks, jobs, on_end)
+        end_if_asked()
+    return outcomes
+
+
+def _run_all(tasks: Sequence[Task], jobs: int, on_end: Callable[[Outcome], None]) -> list[Outcome]:
     waiting, outcomes = deque(tasks), list[Outcome]()
     workers = [_Worker() for _ in range(min(jobs, len(tasks)))]
     try:
         for worker in workers:
             worker.take(waiting.popleft())
         while any(worker.task is not None for worker in workers):
-            ready = wait([worker.connection for worker in workers if worker.task is not None])
+            at_work = [worker.connection for worker in workers if worker.task is not None]
+            ready = wait(at_work, timeout=EVERY)
+            if asked_to_end():
+                waiting.clear()
+                for worker in workers:
+                    worker.end_after_round()
             for worker in [worker for worker in workers if worker.connection in ready]:
                 outcomes.append(worker.outcome())
                 on_end(outcomes[-1])
@@ -108,6 +125,8 @@ class _Worker:
     """
 
     task: Task | None = None
+    is_asked: bool = False
+    """Whether it has been asked to end after the round at work."""
     connection: Connection = field(init=False)
     _process: Any = field(init=False)
 
@@ -138,6 +157,8 @@ class _Worker:
         try:
             return Outcome(task, self.connection.recv())
         except (EOFError, OSError):
+            if self.is_asked or asked_to_end():
+                return Outcome(task, "it was asked to end after its round, and can go on")
             self._process.join(PATIENCE)
             code = self._process.exitcode
             by = f"by signal {-code}" if code is not None and code < 0 else f"with status {code}"
@@ -146,6 +167,13 @@ class _Worker:
     def is_alive(self) -> bool:
         """Return whether the process is running."""
         return bool(self._process.is_alive())
+
+    def end_after_round(self) -> None:
+        """Pass SIGUSR1 on, once."""
+        if self.task is None or self.is_asked or AFTER_ROUND is None or not self.is_alive():
+            return
+        self.is_asked = True
+        os.kill(self._process.pid, AFTER_ROUND)
 
     def stop(self) -> None:
         """Ask the process to end, interrupting its run."""
@@ -167,11 +195,13 @@ def _work(connection: Connection) -> None:
         os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        while True:
-            name, values, folder = connection.recv()
-            if connection.poll():  # the connection is closed: the task was cancelled
-                return
-            connection.send(_attempt(Task(name, Scenario.parse(values), Path(folder))))
+        with interruptible(threading.Event()):
+            while True:
+                name, values, folder = connection.recv()
+                if connection.poll():  # the connection is closed: the task was cancelled
+                    return
+                connection.send(_attempt(Task(name, Scenario.parse(values), Path(folder))))
+                end_if_asked()
     except (EOFError, OSError, KeyboardInterrupt):
         return
 

@@ -14,7 +14,8 @@ mechanism may have settings of its own and a label, as compare.py's methods do:
 
 Mechanisms without a budget (swing) are run once per seed. If the scenario audits its runs, the
 server attacks, or the other clients if a mechanism trusts the server. Exit status: 0, 1 (a run
-failed), 2 (bad input), 130 (Ctrl-C). docs/privacy.md says what the figures mean.
+failed), 2 (bad input), 130 (Ctrl-C), 143 (SIGTERM), 138 (SIGUSR1). docs/privacy.md says what the
+figures mean.
 """
 
 import argparse
@@ -42,6 +43,7 @@ from fedkd.report.comparison.budgets import (
 )
 from fedkd.report.comparison.one_point import After
 from fedkd.report.comparison.run_reader import runs_below
+from fedkd.runtime.interrupts import described, exit_status
 from fedkd.runtime.parallel import available_cores
 from fedkd.scenario.registry import find
 from fedkd.scenario.scenario import Scenario
@@ -288,9 +290,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FedkdError, OSError) as error:
         print(f"privacy_report: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("privacy_report: interrupted; the same command continues from here", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interruption:
+        said = described(interruption)
+        print(f"privacy_report: {said}; the same command continues from here", file=sys.stderr)
+        return exit_status(interruption)
 
 
 if __name__ == "__main__":

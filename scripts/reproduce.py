@@ -66,6 +66,7 @@ from fedkd.experiment.build import build
 from fedkd.experiment.run import execute
 from fedkd.federation.round_records import RoundRecord
 from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
+from fedkd.runtime.interrupts import described, exit_status
 from fedkd.scenario.scenario import Scenario
 from fedkd.settings.measuring_points import MEASURING_POINTS, MeasuringPoint
 
@@ -457,9 +458,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FedkdError as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("reproduce: interrupted; the same command continues from here", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interruption:
+        said = described(interruption)
+        print(f"reproduce: {said}; the same command continues from here", file=sys.stderr)
+        return exit_status(interruption)
     return 0
 
 

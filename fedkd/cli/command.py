@@ -7,6 +7,7 @@ runs of ``-m`` are ``sweeps``'.
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from fedkd.cli.arguments import Arguments, overrides, parse_arguments, scenario_files, value_of
 from fedkd.cli.sweeps import Sweep, continued, is_violation
 from fedkd.errors import FedkdError, SettingError
+from fedkd.runtime.interrupts import described, exit_status, interruptible
 from fedkd.runtime.standard_streams import FULL, flush_output, give_up_output, notice
 from fedkd.scenario.registry import GROUPS
 from fedkd.scenario.scenario import Scenario
@@ -23,12 +25,14 @@ from fedkd.scenario.scenario import Scenario
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
-    0, 1 (the run failed), 2 (bad input), 3 (an audit found a claim violated), 130 (Ctrl-C). An
-    error is one line; its traceback comes before it where the environment has FEDKD_TRACEBACK.
+    0, 1 (the run failed), 2 (bad input), 3 (an audit found a claim violated), 130 (Ctrl-C), 143
+    (SIGTERM), 138 (SIGUSR1, after the round). An error is one line; its traceback comes before it
+    where the environment has FEDKD_TRACEBACK.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _main(given)
+        with interruptible(threading.Event()):
+            return _main(given)
     except FedkdError as error:
         if os.environ.get("FEDKD_TRACEBACK"):
             traceback.print_exc()
@@ -42,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as interruption:
         notes = getattr(interruption, "__notes__", ())
-        notice("; ".join(["interrupted", *notes]))
-        return 130
+        notice("; ".join([described(interruption), *notes]))
+        return exit_status(interruption)
     finally:
         flush_output()
 

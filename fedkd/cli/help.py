@@ -31,7 +31,8 @@ options
   --help             this text; with strategy=knfu before it, that on this strategy alone
 
 Exit status: 0 done, 1 the run failed, 2 bad input (nothing was run), 3 an audit refutes what the
-run claims, 130 interrupted (finished rounds are on disk)."""
+run claims, 130 interrupted by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1, which lets the round at work
+end (finished rounds are on disk, and the line to go on is printed)."""
 
 
 def manual(scenarios: Mapping[str, Path]) -> str:

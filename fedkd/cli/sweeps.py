@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedkd.cli.arguments import check_changes, trusts, value_of
 from fedkd.errors import Damaged, SettingError
+from fedkd.runtime.interrupts import end_if_asked
 from fedkd.scenario.scenario import Scenario
 from fedkd.scenario.trust import NAMING, distrusted, foreign_imports
 from fedkd.settings.import_paths import import_paths_within, is_allowed
@@ -89,6 +90,7 @@ class Sweep:
         from fedkd.experiment.run import choose_run_dir, run
         from fedkd.experiment.run_or_resume import ensure, is_complete
 
+        end_if_asked()
         self.folders.append(job.folder)
         self.needs_trust |= bool(foreign_imports(job.scenario.to_dict()))
         _list_run(job.folder, job.varied, self.command)

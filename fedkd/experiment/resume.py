@@ -7,13 +7,14 @@ from typing import cast
 
 from torch import Tensor
 
-from fedkd.errors import SettingError
+from fedkd.errors import RunError, SettingError
 from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.run import conduct, session, warned
 from fedkd.experiment.run_report import RunReport, check_account, transcript_recorder
 from fedkd.experiment.summary import CODE, conditions_of
 from fedkd.federation.server import ServerState
-from fedkd.report.folder import RunFolder, claimed, recorded_rounds, stored_records
+from fedkd.report.comparison.run_reader import status
+from fedkd.report.folder import RUNNING, RunFolder, claimed, recorded_rounds, stored_records
 from fedkd.report.run_checksums import check_run
 from fedkd.scenario.scenario import Scenario, deciding, resumable
 from fedkd.storage.checkpoint import Checkpoint
@@ -33,6 +34,7 @@ def resume(scenario: Scenario, run_dir: Path) -> dict[str, object]:
             f"resume={run_dir}: this run has checkpoint.every=0 and so nothing to go on from"
         )
     check_account(scenario.report)
+    ended_without_a_word = how_it_ended(run_dir, here=experiment.scenario.engine.value.here)
     with session(experiment), claimed(run_dir):
         folder = RunFolder(run_dir, None)
         checkpoint, complaints = experiment.checkpoints.load(lambda c: folder.check(c.extents))
@@ -54,8 +56,26 @@ def resume(scenario: Scenario, run_dir: Path) -> dict[str, object]:
         records = stored_records(run_dir, checkpoint.round)
         recorder = transcript_recorder(experiment, run_dir, resume_after=checkpoint.round)
         report = RunReport(experiment, folder, recorder, records)
+        complaints += ended_without_a_word
         report.begin(complaints)
         return conduct(report, stop)
+
+
+def how_it_ended(run_dir: Path, *, here: bool) -> list[str]:
+    """Return what to say of an attempt whose process ended before it could say anything itself.
+
+    ``here`` is whether clients run in the process of the run.
+    """
+    try:
+        if status(run_dir) != RUNNING["status"]:
+            return []
+    except (RunError, KeyError, TypeError):  # it is damaged, and written anew when the run ends
+        return []
+    alone = "; with engine=ray a client that ends its process fails alone" if here else ""
+    return [
+        "the attempt before ended without a word: its process was killed, or a client ended it"
+        f"{alone}"
+    ]
 
 
 def changed_conditions(experiment: Experiment, checkpoint: Checkpoint) -> dict[str, str | None]:

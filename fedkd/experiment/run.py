@@ -23,7 +23,8 @@ from fedkd.flower.server_app import make_server_app
 from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.report.folder import RunFolder
 from fedkd.report.record_rows import Baseline
-from fedkd.runtime.interrupts import interruptible
+from fedkd.runtime.interrupts import asked_to_end, end_if_asked, interruptible
+from fedkd.runtime.left_behind import Surroundings
 from fedkd.scenario.scenario import Scenario
 from fedkd.settings.validators import user_path
 from fedkd.storage.transcript_recorder import TranscriptRecorder
@@ -97,7 +98,7 @@ def conduct(
     report: RunReport, stop: threading.Event, driver: Driver | None = None
 ) -> dict[str, object]:
     """Run what is left of an experiment after the report's records, and return its summary."""
-    experiment, status = report.experiment, "failed"
+    experiment, status, surroundings = report.experiment, "failed", Surroundings()
     try:
         with interruptible(stop):
             if experiment.scenario.federation.baseline != "none" and experiment.plan.exchanges:
@@ -113,6 +114,7 @@ def conduct(
         interruption.add_note(report.what_is_left())
         raise
     finally:
+        surroundings.tell_what_is_new()
         summary = report.finish(status, None if driver is None else driver.name)
     return summary
 
@@ -120,18 +122,25 @@ def conduct(
 def _run_rounds(report: RunReport, stop: threading.Event, driver: Driver | None) -> None:
     """Run the rounds that the report has no record of."""
     experiment, console, done = report.experiment, report.console, len(report.records)
+
+    def add(record: RoundRecord) -> None:
+        is_last = asked_to_end() and record.round < experiment.plan.rounds
+        report.add(record, is_last=is_last)
+        if is_last:
+            end_if_asked()
+
     if driver is not None:
         text = experiment.scenario.text()
         driver.start(
             FederatedDistillation(
-                experiment.server, text, report.add, joined=True, recorder=report.recorder
+                experiment.server, text, add, joined=True, recorder=report.recorder
             )
         )
     elif done < experiment.plan.rounds:
         console.start(experiment.plan.strategy, experiment.messages(done))
         execute(
             experiment,
-            report.add,
+            add,
             stop,
             lambda _: console.advance(),
             first_round=done + 1,
@@ -165,25 +174,25 @@ def execute(
     engine: Engine = experiment.scenario.engine.value
     history = experiment.checkpoints is not None
     public = None if engine.here or context.kind is None else context.task.sendable
-    engine.run(
-        EngineRun(
-            server_app=make_server_app(strategy),
-            client_pool=client_pool(context),
-            create_clients=create_clients,
-            spec=WorkerSpec(
-                scenario=text,
-                states=experiment.states.absolute(),
-                history=history,
-                public_inputs=public,
-            ),
-            architectures=experiment.plan.architectures,
-            cost=lambda: round_costs(context),
-            device=experiment.scenario.federation.device,
-            deadline=experiment.scenario.protocol.deadline,
-            stop=stop,
-            on_reply=on_reply,
-        )
+    engine_run = EngineRun(
+        server_app=make_server_app(strategy),
+        client_pool=client_pool(context),
+        create_clients=create_clients,
+        spec=WorkerSpec(
+            scenario=text,
+            states=experiment.states.absolute(),
+            history=history,
+            public_inputs=public,
+        ),
+        architectures=experiment.plan.architectures,
+        cost=lambda: round_costs(context),
+        device=experiment.scenario.federation.device,
+        deadline=experiment.scenario.protocol.deadline,
+        stop=stop,
+        on_reply=on_reply,
     )
+    with interruptible(stop):  # engines tell a real Ctrl-C from a client's exception by ``stop``
+        engine.run(engine_run)
 
 
 def _baseline(report: RunReport, stop: threading.Event) -> Baseline:
@@ -194,12 +203,16 @@ def _baseline(report: RunReport, stop: threading.Event) -> Baseline:
     else:
         plan = experiment.plan
         console.start("local-only baseline", (plan.rounds + 1) * plan.clients)
+
+    def run_alone(alone: Experiment, on_round: Callable[[RoundRecord], None]) -> None:
+        def add(record: RoundRecord) -> None:
+            end_if_asked()  # at once: what there is of a baseline is not kept
+            on_round(record)
+
+        execute(alone, add, stop, lambda _: console.advance())
+
     try:
-        return local_only_baseline(
-            experiment,
-            stop,
-            lambda alone, on_round: execute(alone, on_round, stop, lambda _: console.advance()),
-        )
+        return local_only_baseline(experiment, stop, run_alone)
     finally:
         console.stop()
 

@@ -72,12 +72,14 @@ class RunReport:
             config = self.experiment.scenario.to_dict()
             self._wandb = WandbReport(options, plan.name, config, self.folder.path)
 
-    def add(self, record: RoundRecord) -> None:
-        """Write and show a finished round."""
+    def add(self, record: RoundRecord, *, is_last: bool = False) -> None:
+        """Write and show a finished round, with a checkpoint where it is the last for now."""
         plan, exposures = self.experiment.plan, self.experiment.exposures
         if exposures is not None and record.round == plan.rounds:
             self.console.say("measuring the exposure of secrets")
             record = replace(record, exposure=exposures.result())
+        if self.records and record.weights is not None:  # K x K of each round are in the folder
+            self.records[-1] = replace(self.records[-1], weights=None)
         self.records.append(record)
         row = round_row(record, self.baseline)
         weights = None if record.weights is None else record.weights.numpy()
@@ -86,16 +88,16 @@ class RunReport:
         self._changed.update(self.experiment.server.recorder.participants)
         if self.recorder is not None:
             self.recorder.save()
-        self._checkpoint(record.round)
+        self._checkpoint(record.round, is_last=is_last)
         self.console.round(row, plan.rounds)
         if self._wandb is not None:
             self._wandb.round(row)
 
-    def _checkpoint(self, round_number: int) -> None:
+    def _checkpoint(self, round_number: int, *, is_last: bool) -> None:
         """Write the checkpoint of a round where one is due."""
         experiment, every = self.experiment, self.experiment.scenario.checkpoint.every
         if experiment.checkpoints is None or (
-            round_number % every and round_number != experiment.plan.rounds
+            round_number % every and round_number != experiment.plan.rounds and not is_last
         ):
             return
         experiment.checkpoints.save(

@@ -121,17 +121,26 @@ def client_of(message: Message) -> int:
     return message.metadata.dst_node_id - FIRST_CLIENT_NODE_ID
 
 
-def answer(app: ClientApp, message: Message, context: Context) -> Message:
+def answer(app: ClientApp, message: Message, context: Context, stop: threading.Event) -> Message:
     """Return a client's reply, or its exception as Flower reports one.
 
-    A client never ends the run. What is no fault of the client's (the disk is full, a state cannot
-    be read) does: RunError passes.
+    A client never ends the run, whatever it raises: SystemExit and KeyboardInterrupt too. What is
+    no fault of the client's (the disk is full, a state cannot be read) does: RunError passes. So
+    does any exception once ``stop`` is set, as a real Ctrl-C does by its signal.
+
+    Args:
+        app: The clients.
+        message: What one of them is asked.
+        context: The client's.
+        stop: Set when the run is interrupted.
     """
     try:
         return app(message, context)
     except RunError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if stop.is_set():
+            raise
         return failed(message, one_line(error))
 
 

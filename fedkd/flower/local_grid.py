@@ -16,12 +16,22 @@ from flwr.app import Message
 
 from fedkd.errors import Interrupted
 from fedkd.flower.engine_grid import EngineGrid, message_identity, server_context
-from fedkd.flower.engine_run import ClientPool, EngineRun, OnReply, answer, client_context
+from fedkd.flower.engine_run import (
+    ClientPool,
+    EngineRun,
+    OnReply,
+    answer,
+    client_context,
+    client_of,
+)
 from fedkd.runtime.devices import choose_device, deterministic
 from fedkd.runtime.parallel import available_cores
+from fedkd.runtime.standard_streams import notice
 from fedkd.settings.validators import at_least
 
 DEFAULT_MOST_WORKERS = 8
+PATIENCE_SECONDS = 10.0
+"""How long a run that ends waits for the clients that are still at work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +107,23 @@ class LocalGrid(EngineGrid):
         self._client_pool, self._stop, self._on_reply = client_pool, stop, on_reply
         self._contexts = {node: client_context(i, clients) for i, node in enumerate(self.node_ids)}
         self._workers = workers
+        self._pending: set[Future[list[Message]]] = set()
+        self._at_work: set[int] = set()
         self._threads = ThreadPoolExecutor(
             workers, "fedkd-client", initializer=torch.set_num_threads, initargs=(1,)
         )
 
     def shut_down(self) -> None:
-        """End the threads; a client that is at work ends with its batch once ``stop`` is set."""
-        self._threads.shutdown(cancel_futures=True)
+        """End the threads; a client that is at work ends with its batch once ``stop`` is set.
+
+        One that does not is named and left: a thread cannot be ended.
+        """
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if wait(self._pending, timeout=PATIENCE_SECONDS).not_done:
+            notice(
+                f"clients {sorted(self._at_work)} are still at work after {PATIENCE_SECONDS:g} s"
+                " and are left; with engine=ray such a client's process is ended"
+            )
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the ids of all client nodes."""
@@ -125,15 +145,15 @@ class LocalGrid(EngineGrid):
             for together in groups:
                 yield from self._answer(together)
             return
-        pending: set[Future[list[Message]]] = set()
         for together in groups:
-            pending.add(self._threads.submit(self._answer, together))
-            if len(pending) >= 2 * self._workers:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            self._pending.add(self._threads.submit(self._answer, together))
+            if len(self._pending) >= 2 * self._workers:
+                done, self._pending = wait(self._pending, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield from future.result()
-        for future in as_completed(pending):
+        for future in as_completed(self._pending):
             yield from future.result()
+        self._pending = set()
 
     def _answer(self, together: list[Message]) -> list[Message]:
         """Return the replies of a group's clients."""
@@ -143,7 +163,9 @@ class LocalGrid(EngineGrid):
             self._client_pool.prepare(together)
         replies = []
         for message in together:
-            context = self._contexts[message.metadata.dst_node_id]
-            replies.append(answer(self._client_pool.app, message, context))
+            context, client_id = self._contexts[message.metadata.dst_node_id], client_of(message)
+            self._at_work.add(client_id)
+            replies.append(answer(self._client_pool.app, message, context, self._stop))
+            self._at_work.discard(client_id)
             self._on_reply(replies[-1])
         return replies

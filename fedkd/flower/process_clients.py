@@ -1,6 +1,5 @@
 """Clients of one process: Flower's app over their context, with batched training if chosen."""
 
-import contextlib
 from collections.abc import Sequence
 
 from flwr.app import Message
@@ -30,12 +29,15 @@ def client_pool(context: ClientContext) -> ClientPool:
 
     def prepare(messages: Sequence[Message]) -> None:
         if len(messages) > 1:
-            # A client that raises fails alone, when its own message is handled.
-            with contextlib.suppress(Exception):
+            try:
                 train_batch(
                     context,
                     [(client_of(message), _download(message, context)) for message in messages],
                 )
+            except BaseException:
+                # A client that raises fails alone, when its own message is handled.
+                if context.stopped():
+                    raise
 
     return ClientPool(app, group, prepare)
 

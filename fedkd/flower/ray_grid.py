@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import sys
+import threading
 import time
 import uuid
 import warnings
@@ -40,6 +41,7 @@ from fedkd.flower.engine_run import (
     failed,
 )
 from fedkd.flower.placement import Slot, assign_workers, tiles
+from fedkd.flower.ray_processes import end_abandoned, shut_down, started_by_us
 from fedkd.runtime.devices import deterministic
 from fedkd.runtime.parallel import available_cores
 from fedkd.settings.validators import at_least
@@ -93,19 +95,22 @@ class Ray:
     @contextmanager
     def session(self, architectures: Sequence[str] = (), device: str = "cpu") -> Iterator[None]:
         """Start Ray here, or attach to the cluster; at the end stop what was started."""
-        import ray
+        with started_by_us():  # it looks at signals when it is imported, too
+            import ray
 
         costs = [1.0] * len(architectures)
         if ray.is_initialized():
             self._slots(architectures, costs, device)
             yield
             return
-        self._connect()
+        end_abandoned()
+        with started_by_us():
+            self._connect()
         try:
             self._slots(architectures, costs, device)
             yield
         finally:
-            ray.shutdown()
+            shut_down(ray.shutdown)
 
     def run(self, engine_run: EngineRun) -> None:
         """Run a ServerApp to its end over the run's clients."""
@@ -143,7 +148,7 @@ class Ray:
             else:
                 cores = self.workers or available_cores()
                 ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        except Exception as error:  # where a machine is too busy, Ray raises no other kind
             reason = " ".join(str(error).split())[:300]
             if self.address is None:
                 failure = f"cannot start Ray on this machine: {reason}"
@@ -251,6 +256,7 @@ class Actor:
             )
         self._client_pool = actor_spec.create_clients(replace(spec, public_inputs=public_inputs))
         self._clients = actor_spec.clients
+        self._stop = threading.Event()  # is never set: this process is ended instead
 
     def ready(self) -> int:
         """Return the process's id once the clients are there."""
@@ -272,7 +278,7 @@ class Actor:
                 for message in together:
                     context = client_context(client_of(message), self._clients)
                     try:
-                        yield answer(pool.app, message, context)
+                        yield answer(pool.app, message, context, self._stop)
                     except RunError as error:
                         yield error
                         return

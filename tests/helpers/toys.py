@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -122,6 +125,10 @@ class Hoarding(Mean):
         )
 
 
+class OfItsOwn(BaseException):
+    """What ``except Exception`` does not catch."""
+
+
 class _Fragile(nn.Module):
     """A model that does what the file named by FEDKD_TEST_TRIGGER says, once, when it is trained
     next."""
@@ -150,21 +157,30 @@ def _taken(path: Path) -> str:
     return what
 
 
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+DEEDS: dict[str, Callable[[], object]] = {
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "exit": lambda: sys.exit(3),
+    "interrupt": lambda: _raise(KeyboardInterrupt()),
+    "generator exit": lambda: _raise(GeneratorExit()),
+    "of its own": lambda: _raise(OfItsOwn("neither")),
+    "thread": lambda: threading.Thread(target=time.sleep, args=(600,), name="left").start(),
+    "child": lambda: subprocess.Popen([sys.executable, "-c", "import time; time.sleep(20)"]),
+    "hard exit": lambda: os._exit(3),
+    "raise": lambda: _raise(RuntimeError("as the test wants")),
+    "memory": lambda: torch.empty(2**50),
+    "hang": lambda: time.sleep(600),
+    "slow": lambda: time.sleep(4.0),
+}
+"""What a fragile client can be made to do."""
+
+
 def _do(what: str) -> None:
-    if what == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if what == "exit":
-        sys.exit(3)
-    if what == "hard exit":
-        os._exit(3)
-    if what == "raise":
-        raise RuntimeError("as the test wants")
-    if what == "memory":
-        torch.empty(2**50)
-    if what == "hang":
-        time.sleep(600)
-    if what == "slow":
-        time.sleep(4.0)
+    if what in DEEDS:
+        DEEDS[what]()
 
 
 def fragile(input_shape: tuple[int, int, int], classes: int) -> nn.Module:

@@ -32,16 +32,26 @@ def heed_ctrl_c() -> None:
 
 @pytest.mark.alone
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_ends_within_two_seconds_and_keeps_every_finished_round(
-    tmp_path: Path, workers: int
+@pytest.mark.parametrize(
+    ("code", "workers", "said"),
+    [
+        (signal.SIGINT, 1, "interrupted"),
+        (signal.SIGTERM, 2, "interrupted by SIGTERM"),
+        (signal.SIGUSR1, 1, "interrupted by SIGUSR1"),
+    ],
+)
+def test_a_signal_ends_a_run_within_two_seconds_and_keeps_every_finished_round(
+    tmp_path: Path, code: signal.Signals, workers: int, said: str
 ) -> None:
+    """SIGUSR1 writes a checkpoint of the last round that is not due; the others lose a round at
+    most."""
     command = [
         sys.executable,
         "-m",
         "fedkd.simulate",
         *LONG,
         f"engine.workers={workers}",
+        f"checkpoint.every={1000 if code == signal.SIGUSR1 else 1}",
         "run_dir=out",
     ]
     process = subprocess.Popen(
@@ -60,7 +70,7 @@ def test_ctrl_c_ends_within_two_seconds_and_keeps_every_finished_round(
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(code)
         asked = time.monotonic()
         _, error = process.communicate(timeout=20)
         took = time.monotonic() - asked
@@ -68,17 +78,21 @@ def test_ctrl_c_ends_within_two_seconds_and_keeps_every_finished_round(
         if process.poll() is None:
             process.kill()
     assert took < 2.0, error
-    assert process.returncode == 130
+    assert process.returncode == 128 + code
     rows = [json.loads(line) for line in rounds.read_text().splitlines()]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["status"] == "interrupted"
     assert summary["rounds"] == len(rows) >= 3
     go_on = "to go on: python -m fedkd.simulate resume=out"
-    assert error.strip() == f"fedkd: interrupted; finished rounds: {len(rows)}, in out; {go_on}"
+    assert error.strip() == f"fedkd: {said}; finished rounds: {len(rows)}, in out; {go_on}"
     assert summary["knowledge_sha256"] == rows[-1]["knowledge_sha256"]
     clients = (tmp_path / "out" / "clients.csv").read_text().splitlines()
     assert len(clients) == 1 + 4 * len(rows)
     assert not np.isnan(np.load(tmp_path / "out" / "weights.npy")[: len(rows)]).any()
+    if code == signal.SIGUSR1:
+        assert [path.stem for path in (tmp_path / "out" / "checkpoints").iterdir()] == [
+            f"{len(rows):06}"
+        ]
 
 
 @pytest.mark.slow

@@ -107,15 +107,25 @@ def test_with_fewer_clients_than_it_must_have_a_run_ends_and_says_why() -> None:
         records(dropout=0.5, min_clients=4, rounds=20)
 
 
-def test_a_client_that_exits_fails_like_any_other(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("what", "workers", "said"),
+    [
+        ("exit", 1, "SystemExit: 3"),
+        ("interrupt", 1, "KeyboardInterrupt"),
+        ("generator exit", 2, "GeneratorExit"),
+        ("of its own", 1, "OfItsOwn: neither"),
+    ],
+)
+def test_a_client_that_raises_what_is_no_exception_fails_like_any_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str, workers: int, said: str
 ) -> None:
     trigger = tmp_path / "trigger"
-    trigger.write_text("exit")
+    trigger.write_text(what)
     monkeypatch.setattr("fedkd.tasks.task.probe", _without(trigger, monkeypatch))
-    run = records(models=["mlp*3", "toys:fragile*1"])
+    engine = {"name": "local", "workers": workers}
+    run = records(models=["mlp*3", "toys:fragile*1"], engine=engine)
     assert [c.status for c in run[0].clients] == ["ok", "ok", "ok", "failed"]
-    assert run[0].clients[3].reason.startswith("SystemExit: 3")
+    assert run[0].clients[3].reason.startswith(said)
     assert [c.status for c in run[1].clients] == ["ok"] * 4
 
 

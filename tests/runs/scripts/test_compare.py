@@ -8,8 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import compare
 import jobs
@@ -23,6 +24,7 @@ from fedkd.errors import RunError, SettingError
 from fedkd.experiment import run_report
 from fedkd.report.comparison.run_reader import read_run, status
 from fedkd.report.folder import claimed
+from fedkd.runtime.interrupts import EndedBySignal
 
 NLL = "global_nll_after_training"
 SMALL = [
@@ -313,6 +315,55 @@ def test_a_real_comparison_is_resumed_by_a_second_call(tmp_path: Path) -> None:
     text = (tmp_path / "comparison.md").read_text()
     assert "| flat | 2 |" in text
     assert "Runs of fedmd, flat have no local-only baseline" in text
+
+
+class FakeWorker:
+    """A worker whose run ends when it is asked to, and not before."""
+
+    all: ClassVar[list["FakeWorker"]] = []
+
+    def __init__(self) -> None:
+        self.task: Task | None = None
+        self.taken: list[str] = []
+        self.connection, self._process = Pipe()
+        self.all.append(self)
+
+    def take(self, task: Task) -> None:
+        self.task = task
+        self.taken.append(task.name)
+        if task.name == "b":
+            signal.raise_signal(signal.SIGUSR1)
+
+    def end_after_round(self) -> None:
+        self._process.send("asked")
+
+    def outcome(self) -> Outcome:
+        task, self.task = self.task, None
+        assert task is not None
+        return Outcome(task, self.connection.recv())
+
+    def is_alive(self) -> bool:
+        return True
+
+    def stop(self) -> None:
+        self.connection.close()
+
+    def join(self) -> None:
+        self._process.close()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there is no such signal here")
+def test_sigusr1_lets_runs_end_their_round_and_begins_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(jobs, "_Worker", FakeWorker)
+    monkeypatch.setattr(jobs, "EVERY", 0.01)
+    tasks = [Task(name, scenario(), tmp_path / name) for name in "abc"]
+    ended: list[str] = []
+    with pytest.raises(EndedBySignal, match="SIGUSR1"):
+        run_all(tasks, 2, lambda outcome: ended.append(outcome.error))
+    assert [worker.taken for worker in FakeWorker.all] == [["a"], ["b"]]
+    assert ended == ["asked", "asked"]
 
 
 @pytest.mark.slow

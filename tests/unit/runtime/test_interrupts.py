@@ -1,4 +1,4 @@
-"""Ctrl-C sets what a run looks at, whatever becomes of its exception."""
+"""Signals set what a run looks at, whatever becomes of their exceptions."""
 
 import signal
 import threading
@@ -7,7 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from fedkd.errors import Interrupted
-from fedkd.runtime.interrupts import interruptible
+from fedkd.runtime.interrupts import (
+    EndedBySignal,
+    asked_to_end,
+    end_if_asked,
+    exit_status,
+    interruptible,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +76,58 @@ def test_a_run_in_a_thread_leaves_the_handler_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [signal.default_int_handler]
+
+
+@pytest.mark.parametrize("code", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_and_sighup_end_a_run_as_ctrl_c_does(code: signal.Signals) -> None:
+    outer, inner = threading.Event(), threading.Event()
+    with (
+        pytest.raises(KeyboardInterrupt, match=code.name) as ended,
+        interruptible(outer),
+        interruptible(inner),
+    ):
+        signal.raise_signal(code)
+    assert outer.is_set()
+    assert inner.is_set()
+    assert exit_status(ended.value) == 128 + code
+    assert signal.getsignal(code) == signal.SIG_DFL
+
+
+def test_a_lost_sigterm_is_told_from_ctrl_c() -> None:
+    def work() -> None:
+        stop = threading.Event()
+        with interruptible(stop):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt:  # as a destructor does
+                assert stop.is_set()
+            raise Interrupted
+
+    with pytest.raises(EndedBySignal, match="SIGTERM"):
+        work()
+
+
+def test_a_handler_of_sigterm_that_was_there_is_called() -> None:
+    called = []
+    before = signal.signal(signal.SIGTERM, lambda code, frame: called.append(code))
+    try:
+        with interruptible(threading.Event()):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert called == [signal.SIGTERM]
+
+
+def test_sigusr1_asks_for_an_end_and_stops_nothing() -> None:
+    stop = threading.Event()
+    with interruptible(stop):
+        with interruptible(stop):
+            end_if_asked()
+            signal.raise_signal(signal.SIGUSR1)
+            assert asked_to_end()
+        with pytest.raises(EndedBySignal, match="SIGUSR1") as ended:
+            end_if_asked()
+    assert not stop.is_set()
+    assert exit_status(ended.value) == 128 + signal.SIGUSR1
+    assert not asked_to_end()  # the next command was asked for nothing
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
