@@ -63,9 +63,9 @@ class RoundRecorder:
         if not self._exchanges and len(self.records) <= WEIGHTS_LIMIT:
             self._weights = torch.eye(len(self.records))
         for client_id, record in self.records.items():
-            self.records[client_id] = record.at_round_start(
-                effective_neighbors=own, self_weight=own
-            )
+            begun = record.at_round_start(effective_neighbors=own, self_weight=own)
+            if begun != record:  # who stays away has one record for all of those rounds
+                self.records[client_id] = begun
         for client_id in selection.dropped_out:
             self.set_status(client_id, "absent", "dropped out")
         for client_id, reason in selection.left_out.items():
