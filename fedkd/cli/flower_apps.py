@@ -48,6 +48,8 @@ ALLOWED = "allowed-imports"
 """The key of a node's configuration: modules, packages or import paths, between commas."""
 ALLOWED_HERE = "FEDKD_ALLOWED_IMPORTS"
 """The environment variable with more of them, for the nodes of Flower's simulation."""
+START_SECONDS = 60.0
+"""What a phase may take beside its clients' own time."""
 DAYS_OF_STATES = 7
 """Days after which a run's client states are deleted where its ServerApp could not do so."""
 
@@ -132,6 +134,16 @@ def states_folder(run_id: int) -> Path:
     return folder / str(run_id)
 
 
+def patience(scenario: Scenario) -> float | None:
+    """Return the seconds after which a phase goes on without the clients that did not answer.
+
+    None without a deadline: as long as it takes. Clients may be simulated one after the other, and
+    what a process needs to start is no part of a client's own time.
+    """
+    deadline = scenario.protocol.deadline
+    return None if deadline is None else START_SECONDS + deadline * scenario.federation.clients
+
+
 client_app = make_client_app(find_context, admit)
 server_app = ServerApp()
 
@@ -145,7 +157,7 @@ def main(grid: Grid, context: Context) -> None:
     path = choose_run_dir(scenario, folder).absolute()
 
     def start(strategy: FederatedDistillation) -> object:
-        return strategy.start(cast(Grid, AttributedGrid(grid)))
+        return strategy.start(cast(Grid, AttributedGrid(grid)), timeout=patience(scenario))
 
     try:
         run(on_flower(scenario), path, Driver("flower", start))

@@ -70,8 +70,12 @@ class FederatedDistillation(Strategy):
     def start(  # type: ignore[override]
         self, grid: Grid, timeout: float | None = None, **_: object
     ) -> Result:
-        """Ask every client for its card, then run the rounds. Flower's result has no arrays."""
-        self._messenger.introduce(grid, timeout)
+        """Ask every client for its card, then run the rounds. Flower's result has no arrays.
+
+        ``timeout`` is how long a phase of a round waits for replies. Cards take as long as clients
+        need to get their data.
+        """
+        self._messenger.introduce(grid, None)
         result = Result()
         if self.joined:
             self._run_joined(grid, timeout, result)

@@ -27,7 +27,13 @@ from tiny import scenario
 
 import fedkd
 from fedkd.cli.command import compose
-from fedkd.cli.flower_apps import DAYS_OF_STATES, configured, states_folder
+from fedkd.cli.flower_apps import (
+    DAYS_OF_STATES,
+    START_SECONDS,
+    configured,
+    patience,
+    states_folder,
+)
 from fedkd.data.cache import cache_folder
 from fedkd.errors import RunError, SettingError
 from fedkd.experiment.build import build
@@ -236,3 +242,8 @@ class ThreeNodes:
 
 def pyproject() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_a_phase_is_given_up_after_a_deadline_alone_and_then_with_time_for_every_client() -> None:
+    assert patience(scenario(clients=3)) is None
+    assert patience(scenario(clients=3, deadline=10.0)) == START_SECONDS + 30.0
