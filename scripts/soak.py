@@ -19,7 +19,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jobs import search_here
@@ -77,9 +76,9 @@ class Soaking:
     def run(self, scenario: Scenario) -> Mapping[str, object]:
         """Run a scenario and return its summary; its samples are there then."""
 
-        def add(report: RunReport, record: RoundRecord, **options: Any) -> None:
+        def add(report: RunReport, record: RoundRecord, *, is_last: bool = False) -> None:
             began = time.perf_counter()
-            self._add(report, record, **options)
+            self._add(report, record, is_last=is_last)
             self.note(record.round, time.perf_counter() - began)
 
         RunReport.add = add  # type: ignore[method-assign]
