@@ -81,7 +81,7 @@ class Soaking:
             self._add(report, record, is_last=is_last)
             self.note(record.round, time.perf_counter() - began)
 
-        RunReport.add = add  # type: ignore[method-assign]
+        RunReport.add = add  # type: ignore[method-assign, assignment]
         try:
             return run(scenario, self._folder)
         finally:
