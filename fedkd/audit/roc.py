@@ -2,19 +2,14 @@
 
 Members and non-members must be random halves of one pool (``random_halves``): an attack on training
 against test records measures the difference of the two sets, as ``blind_scores`` shows. Not for:
-bounds on epsilon (``fedkd.audit.bounds``).
+bounds on epsilon (``fedkd.audit.bounds``). scikit-learn and SciPy's statistics take a second to
+import: a run without an audit does without them.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import beta, mannwhitneyu, norm, rankdata
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score, roc_curve
-from sklearn.model_selection import train_test_split
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from fedkd.errors import SettingError
 
@@ -75,6 +70,8 @@ def lower_rate(successes: int, trials: int, tail: float = 0.05) -> float:
     >>> round(lower_rate(95, 100), 6)
     0.897747
     """
+    from scipy.stats import beta
+
     _check_counts(successes, trials)
     return 0.0 if successes == 0 else float(beta.ppf(tail, successes, trials - successes + 1))
 
@@ -84,6 +81,8 @@ def upper_rate(successes: int, trials: int, tail: float = 0.05) -> float:
 
     It is 1 without a failure.
     """
+    from scipy.stats import beta
+
     _check_counts(successes, trials)
     return (
         1.0 if successes == trials else float(beta.ppf(1 - tail, successes + 1, trials - successes))
@@ -95,6 +94,8 @@ def roc_of(scores: Values, included: Members) -> Roc:
 
     Raises SettingError unless there are members and non-members, and every score is finite.
     """
+    from sklearn.metrics import roc_auc_score, roc_curve
+
     _check_scores(scores, included)
     false, true, _ = roc_curve(included, scores, drop_intermediate=False)
     auc = float(roc_auc_score(included, scores))
@@ -115,6 +116,8 @@ def auc_interval(
     >>> auc_interval(scores, included)  # their variance is 1/8
     (0.05704..., 1.0)
     """
+    from scipy.stats import norm, rankdata
+
     _check_scores(scores, included)
     members, others = scores[included], scores[~included]
     ranks, own, theirs = rankdata(scores), rankdata(members), rankdata(others)
@@ -153,6 +156,11 @@ def blind_scores(
     members and non-members differ: then no membership attack on them measures a model (Das et al.
     2024, arXiv 2406.16201). Raises SettingError with fewer than ``FEWEST`` of either.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import train_test_split
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     members = int(included.sum())
     if min(members, len(included) - members) < FEWEST:
         raise SettingError(
@@ -169,6 +177,8 @@ def blind_scores(
 
 def chance(scores: Values, included: Members) -> float:
     """Return the two-sided p-value of the AUC against 1/2 (Mann and Whitney 1947)."""
+    from scipy.stats import mannwhitneyu
+
     _check_scores(scores, included)
     return float(mannwhitneyu(scores[included], scores[~included], method="asymptotic").pvalue)
 
