@@ -42,7 +42,7 @@ SHAPE_CHECKED = (
 """Modules and packages whose annotated shapes are enforced in the unit tier."""
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors are tiny, and each core has its own worker
-settings.register_profile("fast", max_examples=8, deadline=None, derandomize=True)
+settings.register_profile("fast", max_examples=5, deadline=None, derandomize=True)
 settings.register_profile("slow", max_examples=15, deadline=None, derandomize=True)
 settings.load_profile("fast")
 

@@ -9,12 +9,12 @@ from paths import ROOT
 
 def test_what_checks_and_measures_a_gpu_runs_on_the_cpu_in_small(tmp_path: Path) -> None:
     done = subprocess.run(
-        ["bash", "scripts/gpu/check.sh", "--dry-run", "--out", str(tmp_path)],
+        ["bash", "scripts/gpu/check.sh", "--dry-run", "--seconds", "1500", "--out", str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "PYTHON": sys.executable},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1500,
     )
 
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-1000:]}"

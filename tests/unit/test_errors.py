@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fedkd.errors import TEXT_LIMIT, printable
 
 
-@given(st.text(max_size=3000), st.integers(60, 600))
+@given(st.text(max_size=400), st.integers(60, 150))
 def test_any_text_becomes_one_printable_line_of_bounded_length(text: str, limit: int) -> None:
     line = printable(text, limit)
     assert line.isprintable()

@@ -98,6 +98,7 @@ def test_models_that_know_nothing_show_nothing(tmp_path: Path) -> None:
         assert attack.one_run < 0.5
 
 
+@pytest.mark.slow
 def test_label_distributions_are_read_off_uploads_through_their_codec(tmp_path: Path) -> None:
     run = stored(tmp_path / "run", leak=0.0, codec="float16")
     rows = upload_probs(read_transcript(run, "server"))

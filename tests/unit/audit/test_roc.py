@@ -110,6 +110,7 @@ def test_the_blind_baseline_finds_halves_that_differ_and_nothing_in_random_ones(
         blind_scores(features[:6], np.array([True, True, False, False, False, True]))
 
 
+@pytest.mark.slow
 def test_intervals_of_the_blind_baseline_cover_chance_where_inclusion_is_fair() -> None:
     stream = np.random.default_rng(3)
     few = stream.normal(size=(100, 3)) @ stream.normal(

@@ -338,6 +338,7 @@ def test_momentum_and_adam_keep_their_state_in_the_plain_optimizer():
         assert len(optimizer.state_dict()["state"]) == len(list(model.parameters()))
 
 
+@pytest.mark.slow
 def test_private_training_learns_where_there_is_little_noise():
     model = build()
     x, y = samples()

@@ -82,6 +82,7 @@ def test_pld_counts_a_group_too_and_prv_leaves_it() -> None:
     assert epsilon_of([(event, 1)], DELTA, "prv") == epsilon_of([(event, 1)], DELTA)
 
 
+@pytest.mark.slow
 def test_noise_for_a_budget_is_solved_for_the_group() -> None:
     schedule, epsilons = Schedule.of(40, 8, 2), []
     for group in (1, 3):

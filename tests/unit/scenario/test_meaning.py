@@ -68,6 +68,7 @@ def test_a_setting_changes_what_its_field_declares(name: str) -> None:
     assert resumed == (other if meaning.resumable else DEFAULT)
 
 
+@pytest.mark.slow
 def test_most_settings_are_tried_with_another_value() -> None:
     tried = [name for name in NAMES if changed(name) is not None]
     assert len(tried) > 0.65 * len(NAMES)

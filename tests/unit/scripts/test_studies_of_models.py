@@ -1,5 +1,6 @@
 """The study that asks an aggregator about a client never met, on made-up predictions."""
 
+import pytest
 import torch
 import unseen
 from torch import Tensor
@@ -16,6 +17,7 @@ def predictions(samples: int, seed: int) -> tuple[Tensor, Tensor]:
     return logits.softmax(dim=-1), labels
 
 
+@pytest.mark.slow
 def test_an_aggregator_that_can_tell_who_is_right_beats_the_mean_on_other_samples() -> None:
     public, labels = predictions(200, 1)
     asked, truth = predictions(100, 2)

@@ -104,6 +104,7 @@ def test_a_verdict_is_corrected_for_the_number_of_claims() -> None:
     assert "80 % or more: **does NOT hold**" in judge([Claim("Cut", values - 0.5, 0.8, percent)])[0]
 
 
+@pytest.mark.slow
 def test_one_teachers_report_judges_both_readings_of_the_claim(tmp_path: Path) -> None:
     text = swing_kd_report.write(one_teacher(5), tmp_path)
     for part in (

@@ -89,6 +89,7 @@ def student_exposures(protection: Swing, seeds: int) -> np.ndarray:
     return np.array(found)
 
 
+@pytest.mark.slow
 def test_a_temperature_alone_leaves_a_perfect_students_exposure_where_it_was():
     """Fact 2: a temperature is monotone, and exposure is a rank. Noise is what takes the ranking
     apart."""
