@@ -18,6 +18,7 @@ from fedkd import __version__
 from fedkd.data.cache import cached, is_cached
 from fedkd.experiment.build import Experiment, build
 from fedkd.federation.round_records import RoundRecord
+from fedkd.privacy.mechanisms.mechanism import overrides
 from fedkd.report.record_rows import ACCURACIES, VALIDATION, Baseline
 from fedkd.scenario.registry import GROUPS, Component, create, with_value
 from fedkd.scenario.scenario import SECTIONS, TOP, Scenario, fingerprint, meaning_of
@@ -26,6 +27,7 @@ from fedkd.settings.schema import defaults, dotted, flat
 
 Execute = Callable[[Experiment, Callable[[RoundRecord], None]], None]
 
+PRIVATE_BASELINE = "local_only_private"
 FORMAT = 2
 
 
@@ -67,6 +69,8 @@ def baseline_key(experiment: Experiment) -> str:
         type(context.task),
         *(context.task.factory(name) for name in context.traits),
     )
+    if is_private(scenario):
+        own_code = (*own_code, type(scenario.privacy.value))
     parts = {
         "format": FORMAT,
         "settings": baseline_settings(scenario),
@@ -84,8 +88,15 @@ def baseline_settings(scenario: Scenario) -> dict[str, object]:
     return {
         name: value
         for name, value in flat(baseline_scenario(scenario).to_dict()).items()
-        if meaning_of(name).affects == "figures"
+        if meaning_of(name).affects == "figures" or is_private(scenario)
     }
+
+
+def is_private(scenario: Scenario) -> bool:
+    """Return whether the baseline's clients train with the run's privacy mechanism."""
+    mechanism = scenario.privacy.value
+    trains = overrides(mechanism, "train_privately") and not mechanism.is_unlimited
+    return scenario.federation.baseline == PRIVATE_BASELINE and trains
 
 
 def baseline_scenario(scenario: Scenario) -> Scenario:
@@ -94,7 +105,7 @@ def baseline_scenario(scenario: Scenario) -> Scenario:
     What affects the exchange alone has its default, or what its group names for a baseline. Without
     a run folder nothing is stored or attacked.
     """
-    groups = {name: _component(scenario, name) for name in GROUPS}
+    groups: dict[str, object] = {name: _component(scenario, name) for name in GROUPS}
     public = scenario.public
     if scenario.train.public_epochs == 0:  # else clients are pre-trained on public samples
         public = public.for_local_training()
@@ -103,6 +114,10 @@ def baseline_scenario(scenario: Scenario) -> Scenario:
         name: replace(value, **_without_exchange("" if name in TOP else name, type(value)))
         for name, value in sections.items()
     }
+    if is_private(scenario):  # a mechanism acts in training, by what bounds a record's examples
+        groups["privacy"], alone["tokens"] = scenario.privacy, scenario.tokens
+        section = alone["federation"]
+        alone["federation"] = replace(section, baseline=PRIVATE_BASELINE)
     return scenario.changed(**groups, **alone)
 
 

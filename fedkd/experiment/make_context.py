@@ -241,12 +241,12 @@ def _enforcer(
         group: The most training examples of one record, and whether a setting bounds them.
     """
     mechanism, seed, kind = scenario.privacy.value, scenario.federation.seed, declared.kind
-    if kind is None:
+    if kind is None and scenario.federation.baseline != "local_only_private":
         return PrivacyEnforcer(mechanism=NothingLeaves(), seed=seed)
     if mechanism.is_unlimited:
         return PrivacyEnforcer(mechanism=Unlimited(), seed=seed)
     public, samples = scenario.public, task.public_size // scenario.public.augmented_views
-    predicts = kind.predicts
+    predicts = kind is not None and kind.predicts
     plan = ReleasePlan(
         clients=scenario.federation.clients,
         rounds=scenario.protocol.rounds,
@@ -255,7 +255,7 @@ def _enforcer(
         else samples,
         public_size=max(1, task.public_size),
         classes=task.classes,
-        scale=kind.upload_scale or "probs",
+        scale=(kind and kind.upload_scale) or "probs",
         records=max(sizes),
         fewest_records=min(sizes),
         all_records=sum(sizes),
@@ -265,7 +265,7 @@ def _enforcer(
         group_is_bound=group[1],
         record=task.record,
         examples=task.examples,
-        chooses=kind.predicts and not kind.all_answer,
+        chooses=predicts and kind is not None and not kind.all_answer,
         unweighted_mean=predicts and isinstance(scenario.strategy.value, MeanBased),
         temperature=scenario.distill.temperature,
         has_reference=task.has_reference,

@@ -62,6 +62,7 @@ def summarize(
         "after": plan.after,
         "measured_after": list(plan.measured),
         **figures,
+        "baseline": None if alone is None else scenario.federation.baseline,
         "local_only": alone,
         "bytes_up": sum(row["bytes_up"] for row in rows),
         "bytes_down": sum(row["bytes_down"] for row in rows),

@@ -184,7 +184,7 @@ class ConsoleReport:
             traffic = ("", "")
         if baseline is not None:
             alone = _spreads(summary["local_only"], "training")
-            table.add_row("local_only", "training", *alone, "", "0 B", "0 B")
+            table.add_row(summary["baseline"], "training", *alone, "", "0 B", "0 B")
         self._console.print(table)
         if plan.clients <= MOST_CLIENTS_LISTED:
             self._console.print(_clients_table(last, baseline, plan))
@@ -269,8 +269,8 @@ def accuracies_at(row: Mapping[str, Any], point: MeasuringPoint) -> str:
 
 def _clients_table(last: RoundRecord, baseline: Baseline | None, plan: RunPlan) -> Table:
     table = Table(
-        title=f"By client after {plan.after}: gain over local-only in points; who teaches it in"
-        " the last round",
+        title=f"By client after {plan.after}: gain over {plan.scenario['baseline']} in points;"
+        " who teaches it in the last round",
         title_justify="left",
         box=SIMPLE,
         padding=(0, 1, 0, 0),

@@ -76,7 +76,7 @@ def accuracy_by_round(
             _band(ax, rounds, 100 * ours, color, style, label)
         if baseline is not None:
             alone = 100 * getattr(baseline, name)[: len(rounds)]
-            _band(ax, rounds, alone, ORANGE, "s--", "local_only, after training")
+            _band(ax, rounds, alone, ORANGE, "s--", f"{plan.scenario['baseline']}, after training")
         ax.set_title(TITLES[name])
         ax.set_xlabel("Round")
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -181,7 +181,7 @@ def gain_by_client(plan: RunPlan, last: RoundRecord, baseline: Baseline) -> Figu
         ]
         ax.set_xticks(x, [f"{i}\n{name}" for i, name in enumerate(names)], fontsize=8)
     ax.set_xlabel("Client")
-    ax.set_ylabel("Gain over local-only\n(points of accuracy)")
+    ax.set_ylabel(f"Gain over {plan.scenario['baseline']}\n(points of accuracy)")
     when = f"after {plan.after} of round {last.round}"
     ax.set_title(f"Gain by client {when} ({plan.strategy})")
     ax.grid(axis="y", alpha=0.25, linewidth=0.6)

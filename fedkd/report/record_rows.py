@@ -243,6 +243,8 @@ def verdict(last: Mapping[str, Any], strategy: str, points: Sequence[MeasuringPo
 
 def _verdict_at(last: Mapping[str, Any], strategy: str, point: MeasuringPoint) -> str:
     gains = {name: last.get(column(f"{name}_gain", point)) for name in ("personal", "global")}
+    private = last.get("baseline") == "local_only_private"
+    alone = "private local training" if private else "local training"
     if None in gains.values():
         return ""
     parts = []
@@ -254,9 +256,7 @@ def _verdict_at(last: Mapping[str, Any], strategy: str, point: MeasuringPoint) -
         harmed = 100 * last[column(f"{name}_negative_transfer", point)]
         word = "equals" if abs(points) < 0.05 else "beats" if points > 0 else "LOSES to"
         size = "" if word == "equals" else f" by {abs(points):.1f} points"
-        parts.append(
-            f"{word} local training{size} {where} ({harmed:.0f} % of the clients are worse off)"
-        )
+        parts.append(f"{word} {alone}{size} {where} ({harmed:.0f} % of the clients are worse off)")
     return f"After {point}, {strategy} {parts[0]}, and {parts[1]}."
 
 

@@ -40,6 +40,7 @@ def check_scenario(scenario: Scenario, declared: Declaration, *, stores: bool) -
     loss = chosen_loss(declared, name, distill.loss, distill.loss_skew)
     count_foreign(scenario.public, scenario.public_data.value)
     check_parts(scenario, declared, run_conditions(scenario, declared, loss, stores=stores))
+    check_baseline(scenario)
     check_order(scenario.protocol, declared.kind)
     check_participation(scenario.protocol, scenario.federation.clients)
     return loss
@@ -102,9 +103,24 @@ def run_conditions(
         is_stored=stores,
         attackers_see_all=scenario.attacks.value.sees_all_uploads,
         hides_single_records=scenario.privacy.value.hides_single_records,
+        is_private_baseline=kind is None and not stores and _protects_baseline(scenario),
         is_claimed=bool(scenario.privacy.value.protects_from),
         trusts_server=scenario.privacy.value.trusts_server,
     )
+
+
+def _protects_baseline(scenario: Scenario) -> bool:
+    return scenario.federation.baseline == "local_only_private"
+
+
+def check_baseline(scenario: Scenario) -> None:
+    """Raise SettingError where a private baseline would be the plain one."""
+    mechanism, name = scenario.privacy.value, scenario.privacy.name
+    if _protects_baseline(scenario) and not overrides(mechanism, "train_privately"):
+        raise SettingError(
+            f"baseline=local_only_private would do nothing: privacy={name} does not touch training;"
+            " say baseline=local_only"
+        )
 
 
 def check_parts(scenario: Scenario, declared: Declaration, conditions: RunConditions) -> None:

@@ -66,9 +66,13 @@ class Federation:
     """Models whose clients are trained in one batched call: auto takes those for which a short
     trial on this machine says that it is faster, and config.yaml names them; sums then round
     otherwise than one by one."""
-    baseline: Literal["local_only", "none"] = setting("local_only", affects="exchange")
-    """Compute (once, then cached) the same clients without any exchange, to compare with; none
-    leaves it out."""
+    baseline: Literal["local_only", "local_only_private", "none"] = setting(
+        "local_only", affects="exchange"
+    )
+    """Compute (once, then cached) the same clients without any exchange, to compare with. A gain
+    over local_only mixes what exchange gives and what protection costs; local_only_private trains
+    with the same mechanism and noise (dp_sgd), so that exchange alone is left. none leaves it
+    out."""
     run_dir: str | None = setting(None, affects="nothing")
     """Folder of the run's results; null is runs/<date>_<time>_<scenario>. One that holds a run is
     never overwritten."""

@@ -94,6 +94,8 @@ class RunConditions:
     """Whether attackers see every honest upload before they send their own."""
     hides_single_records: bool = False
     """Whether privacy hides each record by its own training examples, which hold nothing else."""
+    is_private_baseline: bool = False
+    """Whether the run is a baseline without exchange whose training the mechanism protects."""
     is_claimed: bool = False
     """Whether the privacy mechanism claims anything, whatever its budget."""
     trusts_server: bool = False

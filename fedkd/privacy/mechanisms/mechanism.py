@@ -187,6 +187,8 @@ class Mechanism(Compatible):
     def conflict(self, conditions: RunConditions) -> str | None:
         """Return why the mechanism cannot be part of such a run, and the cure; None if it can."""
         chosen, name = conditions.name_of("privacy"), conditions.strategy
+        if conditions.is_private_baseline:
+            return None
         if not conditions.exchanges:
             return f"privacy={chosen} would do nothing: strategy={name} exchanges nothing"
         if self.is_unlimited:
