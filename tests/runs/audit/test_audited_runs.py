@@ -82,7 +82,7 @@ def test_a_client_that_was_left_a_canary_trains_on_it_and_others_do_not(tmp_path
     torch.testing.assert_close(plain.public_inputs, context.public_inputs, rtol=0, atol=0)
 
 
-@pytest.mark.fast(1)
+@pytest.mark.fast(0)
 @pytest.mark.parametrize("name", ["canaries", "members"])
 def test_an_excluded_candidate_is_a_null_record_of_dp_sgd(name: str, tmp_path: Path) -> None:
     """All clients have 20 records before exclusion: one rate, one noise and one stated size,

@@ -253,6 +253,7 @@ def test_a_table_that_began_after_the_checkpoint_begins_again(
     assert figures(tmp_path / "parts") == figures(whole)
 
 
+@pytest.mark.slow
 def test_kept_moments_matter_to_the_figures(tmp_path: Path) -> None:
     run(scenario(**KEEPING), tmp_path / "kept")
     assert figures(tmp_path / "kept")["rounds"][-1] != figures(finished_run())["rounds"][-1]

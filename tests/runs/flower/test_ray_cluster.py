@@ -88,6 +88,7 @@ def test_the_engine_attaches_to_a_running_cluster_of_two_nodes(
 def test_declared_gpus_are_shared_out_by_architecture(cluster: str) -> None:
     shares = {"mlp": 0.25, "cnn": 0.5}
     setting = scenario(
+        models=["mlp", "cnn"],
         engine=ray_engine(address=cluster, workers=4, gpus_per_client=shares),
         device="cpu",
         clients=6,

@@ -163,7 +163,7 @@ def test_without_a_mechanism_the_same_fields_are_empty(tmp_path: Path):
     assert set(NAMES) <= set(privacy)
 
 
-@pytest.mark.fast(2)
+@pytest.mark.fast(1)
 @pytest.mark.parametrize("name", BUDGETED)
 def test_an_infinite_budget_is_no_protection_and_says_so(name: str, tmp_path: Path):
     changes = {"strategy": SOFT_MEAN, "models": ["mlp"]}
@@ -227,7 +227,7 @@ def test_a_run_that_was_ended_and_resumed_has_spent_what_the_whole_one_has(
     assert parts["knowledge_sha256"] == whole["knowledge_sha256"]
 
 
-@pytest.mark.fast(2)
+@pytest.mark.fast(1)
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -291,6 +291,7 @@ def test_only_training_on_private_data_spends_and_the_state_holds_no_gradients(t
         }
 
 
+@pytest.mark.slow
 def test_an_optimizer_that_is_kept_goes_on_through_private_rounds(tmp_path: Path):
     changes = protected("dp_sgd", train={"epochs": 2, "batch_size": 8, "optimizer_state": "kept"})
     run(scenario(**changes), tmp_path / "run")
@@ -323,6 +324,7 @@ def test_clients_and_rounds_whose_seeds_share_their_low_bits_do_not_share_noise(
     assert abs(np.corrcoef(moved)[0, 1]) < 0.1
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize(("last", "drawn"), [(4, 2), (5, 3)])
 def test_steps_of_a_round_that_fails_are_spent_all_the_same(
     last: int, drawn: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -106,7 +106,7 @@ def test_text_runs_on_ray_to_the_figures_of_the_local_engine(tmp_path: Path) -> 
     assert figures(tmp_path / "ray") == figures(tmp_path / "local")
 
 
-@pytest.mark.fast(2)
+@pytest.mark.fast(1)
 @pytest.mark.parametrize(
     "strategy",
     [
