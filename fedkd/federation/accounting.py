@@ -7,7 +7,7 @@ from fedkd.messages import Upload
 from fedkd.privacy.claims import ADVERSARIES, Claim, Layer
 from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.privacy.ledger import Ledger, Spending
-from fedkd.privacy.stated_spendings import read_spendings
+from fedkd.privacy.stated_spendings import Possible, read_spendings
 from fedkd.settings.reply_limits import LIMITS
 
 WorstCase = tuple[tuple[Spending, int], ...]
@@ -22,6 +22,7 @@ class Accounting:
 
     def __init__(self, enforcer: PrivacyEnforcer) -> None:
         self.enforcer, self.ledger = enforcer, Ledger()
+        self._rounds: dict[tuple[int, int], tuple[WorstCase, Possible | None]] = {}
 
     def record_reply(
         self, client_id: int, upload: Upload | None, *, rows: int, train_size: int
@@ -44,12 +45,12 @@ class Accounting:
         """
         if upload is not None and upload.has_declined:
             return
-        worst = self.enforcer.worst_case_spending(rows, train_size)
+        worst, possible = self._of_round(rows, train_size)
         if upload is None or upload.privacy is None:
             self._record_worst(client_id, worst)
             return
         try:
-            spendings = self._stated(client_id, upload.privacy.spent, worst)
+            spendings = self._stated(client_id, upload.privacy.spent, possible)
         except UploadRejected:
             self._record_worst(client_id, worst)
             raise
@@ -60,11 +61,23 @@ class Accounting:
             if spending.layer not in CUMULATIVE_LAYERS:
                 self.ledger.record(client_id, spending)
 
+    def _of_round(self, rows: int, train_size: int) -> tuple[WorstCase, Possible | None]:
+        """Return the worst case of a round, and what may be stated; found once for clients alike.
+
+        Args:
+            rows: Public samples asked about.
+            train_size: Examples trained on.
+        """
+        if (rows, train_size) not in self._rounds:
+            worst = self.enforcer.worst_case_spending(rows, train_size)
+            self._rounds[rows, train_size] = worst, self.enforcer.possible_spendings(worst)
+        return self._rounds[rows, train_size]
+
     def _stated(
-        self, client_id: int, texts: Sequence[str], worst: WorstCase
+        self, client_id: int, texts: Sequence[str], possible: Possible | None
     ) -> tuple[Spending, ...]:
         """Return what a client states. Raises UploadRejected."""
-        spendings = read_spendings(texts, self.enforcer.possible_spendings(worst))
+        spendings = read_spendings(texts, possible)
         if self.ledger.kinds_with(client_id, spendings) > LIMITS.run_spendings:
             raise UploadRejected(
                 f"the privacy events of this client state more than {LIMITS.run_spendings}"
