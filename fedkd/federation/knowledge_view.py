@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fedkd.federation.local_update import LocalUpdate
 from fedkd.messages import Knowledge
 from fedkd.models.features import forward_with_features
-from fedkd.training.loop import PREDICTION_BATCH, predict
+from fedkd.training.loop import predict, prediction_batches
 
 
 def public_ids(update: LocalUpdate) -> Int[Tensor, "N"]:
@@ -88,6 +88,6 @@ class KnowledgeView:
         with torch.no_grad():
             parts = [
                 forward_with_features(self.model, head, batch)[1]
-                for batch in torch.split(inputs, PREDICTION_BATCH)
+                for batch in prediction_batches(inputs)
             ]
         return torch.cat(parts).cpu()
