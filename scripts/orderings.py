@@ -39,7 +39,7 @@ EXCHANGE = Study(
 
 SKEW = Study(
     name="skew",
-    title="2. Under strong skew with enough data fusion does not pay; with scarce data it does",
+    title="2. Skew and data size: where fusion pays, and at which point of a round",
     data="mnist",
     base=(
         *SMALL,
