@@ -64,7 +64,7 @@ TABLE: dict[str, dict[Engine, Outcome]] = {
     "lies": {"local": "rejected", "ray": "rejected", "deployed": "rejected"},
     "leaves a thread": {"local": "nothing", "ray": "nothing"},
     "leaves a process": {"local": "nothing", "ray": "nothing"},
-    "ends its process": {"local": "ends", "ray": "fails"},
+    "ends its process": {"local": "ends", "ray": "fails", "deployed": "fails"},
     "is killed": {"local": "ends", "ray": "fails"},
     "hangs": {"local": "waits", "ray": "fails"},
 }
@@ -243,7 +243,7 @@ def flower_stage(engine: Engine, place: Path) -> Iterator[Stage]:
             if alive():
                 owner.do("flwr", "stop", runs[-1], "here", seconds=120)
 
-        yield Stage(place / "run", fault, begin, alive, end, can_resume=False, seconds=300)
+        yield Stage(place / "run", fault, begin, alive, end, can_resume=False, seconds=480)
 
 
 def _simulation(owner: Processes) -> list[str]:
