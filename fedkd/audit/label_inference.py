@@ -27,6 +27,9 @@ class LabelInference:
     blind_kl: float
     """The same KL for an adversary without uploads, who guesses the uniform distribution."""
     blind_total_variation: float
+    exact: bool = False
+    """Whether every class is right to less than half a record, and the uniform guess is not: so
+    near comes no upload with noise that is worth its name."""
 
 
 def infer_labels(
@@ -59,7 +62,13 @@ def infer_labels(
         total_variation=_total_variation(truth, estimate),
         blind_kl=_kl(truth, blind),
         blind_total_variation=_total_variation(truth, blind),
+        exact=_is_exact(truth, estimate, label_counts)
+        and not _is_exact(truth, blind, label_counts),
     )
+
+
+def _is_exact(truth: Shares, estimate: Shares, label_counts: Int[np.ndarray, "C"]) -> bool:
+    return bool(np.abs(truth - estimate).max() * label_counts.sum() < 0.5)
 
 
 def _kl(truth: Shares, estimate: Shares) -> float:

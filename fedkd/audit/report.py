@@ -61,6 +61,7 @@ def _to_dict(result: AuditResult) -> dict[str, Any]:
         "labels": {
             str(client): dataclasses.asdict(found) for client, found in result.labels.items()
         },
+        "contradictions": list(contradictions(result)),
         "skipped": list(result.skipped),
     }
 
@@ -154,10 +155,28 @@ def _show(result: AuditResult, console: Console) -> None:
     if result.labels:
         console.print(_label_line(result))
     console.print(_claim_table(result))
+    for line in contradictions(result):
+        console.print(line, markup=False)
     if any(j.verdict.startswith("consistent") for j in result.judgments):
         console.print(f"Power: {in_words(result.judgments[0].power)}.", markup=False)
     for reason in result.skipped:
         console.print(f"Not done: {reason}", markup=False)
+
+
+def contradictions(result: AuditResult) -> tuple[str, ...]:
+    """Return what an audit found that does not go with a claim against this adversary.
+
+    A sign that something is wrong, and no bound: verdicts do not rest on it. Under a claim no
+    client's label counts can be read off its uploads to the record.
+    """
+    claimed = [j.claim for j in result.judgments if j.verdict != "no claim"]
+    exact = [client for client, found in result.labels.items() if found.exact]
+    if not claimed or not exact or len(exact) < len(result.labels):
+        return ()
+    return (
+        f"CONTRADICTS the claim of epsilon {claimed[0].epsilon:.4g}: the label counts of all"
+        f" {len(exact)} clients stand in their uploads, right to the record.",
+    )
 
 
 def _attack_table(result: AuditResult) -> Table:

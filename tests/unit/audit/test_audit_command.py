@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from fedkd.audit.audit_run import audit_run
 from fedkd.audit.audited_claims import AuditedClaim, covers, read_claims
 from fedkd.audit.decoding import upload_probs
+from fedkd.audit.label_inference import infer_labels
 from fedkd.audit.one_run import Guesses, one_run_bound
+from fedkd.audit.report import contradictions
 from fedkd.cli.audit import main
 from fedkd.codecs import Float16
 from fedkd.errors import SettingError
@@ -126,6 +129,20 @@ def test_a_consistent_run_writes_its_files_and_ends_with_status_0(tmp_path: Path
     head = "audit_of,mechanism,unit,neighbors,adversary,epsilon,delta,"
     assert (run / "audit_claims.csv").read_text().startswith(head)
     assert (run / "plots" / "audit_roc_server.png").stat().st_size > 1000
+
+
+def test_label_counts_that_stand_in_uploads_contradict_a_claim(tmp_path: Path) -> None:
+    result = audit_run(stored(tmp_path / "run", leak=0.0), "server")
+    (line,) = contradictions(result)  # these uploads are nearly the counts themselves
+    assert line.startswith("CONTRADICTS the claim of epsilon")
+    told = result.labels
+    blurred = {**told, 0: replace(told[0], exact=False)}
+    assert contradictions(replace(result, labels=blurred)) == ()
+    unclaimed = audit_run(stored(tmp_path / "raw", leak=0.0, epsilon=None), "server")
+    assert contradictions(replace(unclaimed, labels=told)) == ()
+    assert infer_labels(np.tile([0.8, 0.2], (3, 1)), np.array([8, 2])).exact
+    assert not infer_labels(np.tile([0.7, 0.3], (3, 1)), np.array([8, 2])).exact
+    assert not infer_labels(np.tile([0.5, 0.5], (3, 1)), np.array([5, 5])).exact
 
 
 def test_a_violated_claim_ends_with_status_3(
