@@ -98,8 +98,8 @@ BUGS = (
     Bug(
         "storage",
         "fedkd/storage/checkpoint.py",
-        "self.states.forget(client_id, before=self._before[client_id])",
-        "self.states.forget(client_id, before=now[client_id])",
+        "self.states.forget(client_id, before=self._before[client_id][0])",
+        "self.states.forget(client_id, before=now[client_id][0])",
         "the checkpoint before the last has no states to go back to",
     ),
     Bug(

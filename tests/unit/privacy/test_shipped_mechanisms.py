@@ -44,7 +44,7 @@ def test_all_mechanisms_that_claim_are_audited() -> None:
     assert claims >= {"dp_sgd", "gaussian", "laplace", "krr", "central_gaussian", "gnmax"}
 
 
-@pytest.mark.fast(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_shipped_mechanism_keeps_its_claim_and_a_third_of_its_noise_does_not(name: str) -> None:
     kind, settings = CASES[name]
