@@ -32,6 +32,7 @@ from rich.console import Console
 
 from fedkd.cli.command import compose
 from fedkd.errors import FedkdError, RunError, SettingError
+from fedkd.report.comparison.between_methods import pairs, table_of_pairs
 from fedkd.report.comparison.figures import Line, Options, Setting, baselines_of, compare
 from fedkd.report.comparison.grouping import in_common, sort_runs
 from fedkd.report.comparison.one_point import (
@@ -297,10 +298,12 @@ def write(
         lines = at_points[options] = compare(runs, options)
         baselines = baselines_of(lines, options)
         again = bool(made) and given.reach is None  # bytes are the same at both points
+        first, *others = tables(lines, baselines, options)
+        between = table_of_pairs(pairs(lines, options, given.against), options)
         made += [
             table
-            for table in tables(lines, baselines, options)
-            if not (again and table.title == "Communication")
+            for table in (first, between, *others)
+            if table is not None and not (again and table.title == "Communication")
         ]
         settings = dict.fromkeys(line.setting for line in lines)
         names = {
@@ -395,6 +398,11 @@ def parser() -> argparse.ArgumentParser:
         choices=get_args(After),
         default="auto",
         help="the point of a round that comes first; auto is that of the methods' papers",
+    )
+    made.add_argument(
+        "--against",
+        metavar="METHOD",
+        help="hold each method against this one; by default all are held against each other",
     )
     made.add_argument(
         "--reach",

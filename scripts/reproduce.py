@@ -65,6 +65,7 @@ from fedkd.errors import FedkdError
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute
 from fedkd.federation.round_records import RoundRecord
+from fedkd.report.comparison.verdicts import judge
 from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
 from fedkd.runtime.interrupts import described, exit_status
 from fedkd.scenario.scenario import Scenario
@@ -189,27 +190,43 @@ class Conclusion:
     figure: str
     equal: bool = False
 
-    def judge(self, by_point: ByPoint) -> str:
-        """Return the text with its verdict at each point of a round."""
-        judged = [f"after {p}: {self.verdict_on(results)}" for p, results in by_point.items()]
-        return f"{self.text}; {'; '.join(judged)}"
-
-    def verdict_on(self, results: Results) -> str:
-        """Return the verdict by the paired differences at one point.
-
-        Methods are equal if the mean difference is at most 2 points and the interval contains 0.
-        """
+    def difference(self, results: Results) -> np.ndarray:
+        """Return the paired differences at one point [seeds]."""
         ours, theirs = (results[self.regime, m][self.figure] for m in (self.ours, self.theirs))
-        mean, half = interval(ours - theirs)
-        if self.equal:
-            holds = abs(mean) <= 0.02 and mean - half <= 0 <= mean + half
-            verdict = "holds" if holds else "does NOT hold"
+        return ours - theirs
+
+    def are_equal(self, results: Results) -> str:
+        """Return whether the methods are equal.
+
+        They are if the mean difference is at most 2 points and the interval contains 0.
+        """
+        mean, half = interval(self.difference(results))
+        holds = abs(mean) <= 0.02 and mean - half <= 0 <= mean + half
+        return "holds" if holds else "does NOT hold"
+
+    def shown(self, results: Results) -> str:
+        """Return the difference with its interval."""
+        size = _points(interval(self.difference(results)))
+        return f"{self.ours} less {self.theirs}: {size} points"
+
+
+def judged(by_point: ByPoint) -> list[str]:
+    """Return each conclusion with its verdicts; those that are no equality are one family."""
+    asked = [(c, p) for c in CONCLUSIONS for p in by_point]
+    tested = [(c, p) for c, p in asked if not c.equal]
+    found = dict(
+        zip(tested, judge([list(c.difference(by_point[p])) for c, p in tested]), strict=True)
+    )
+    lines: dict[str, list[str]] = {}
+    for conclusion, point in asked:
+        shown = conclusion.shown(by_point[point])
+        if conclusion.equal:
+            said = f"{conclusion.are_equal(by_point[point])} ({shown})"
         else:
-            verdict = (
-                "holds" if mean - half > 0 else "does NOT hold" if mean + half < 0 else "not shown"
-            )
-        difference = f"{self.ours} less {self.theirs}: {_points((mean, half))} points"
-        return f"{verdict} ({difference})"
+            verdict = found[conclusion, point]
+            said = f"{verdict.word} ({'; '.join(x for x in (shown, verdict.p) if x)})"
+        lines.setdefault(conclusion.text, []).append(f"after {point}: {said}")
+    return [f"{text}; {'; '.join(said)}" for text, said in lines.items()]
 
 
 OWN, BALANCED = "personal_accuracy", "global_accuracy"
@@ -276,7 +293,7 @@ def conclusions(by_point: ByPoint) -> list[str]:
         "holds" if (drift["neighbors_last"] > drift["neighbors_first"]).all() else "does NOT hold"
     )
     return [
-        *(conclusion.judge(by_point) for conclusion in CONCLUSIONS),
+        *judged(by_point),
         f"With scarce data, an EPD made again each round drifts to uniform weights: {verdict}"
         f" (effective neighbors {first:.1f} in the first round, {last:.1f} in the last, of 10)",
     ]

@@ -18,6 +18,7 @@ from fedkd.errors import RunError
 from fedkd.report.comparison.one_point import common_points
 from fedkd.report.comparison.run_reader import Run, mean_over_clients, read_run
 from fedkd.report.comparison.statistics import Interval, interval
+from fedkd.report.comparison.verdicts import judge
 from fedkd.settings.measuring_points import MeasuringPoint
 
 Key = tuple[str, str]
@@ -60,34 +61,54 @@ class Claim:
     beyond: tuple[Key, Key] | None = None
     """Not for bytes."""
 
-    def judge(self, by_point: ByPoint) -> str:
-        """Return the claim's text with its verdict at each point of a round."""
-        if self.figure not in AT_POINTS:
-            return f"{self.text}: {self.verdict_on(next(iter(by_point.values())))}."
-        judged = [f"after {p}: {self.verdict_on(results)}" for p, results in by_point.items()]
-        return f"{self.text}; {'; '.join(judged)}."
-
-    def verdict_on(self, results: Results) -> str:
-        """Return the claim's verdict by the 95 % interval at one point, and the figures."""
+    def excess(self, results: Results) -> np.ndarray:
+        """Return by how much the figure is above ``least`` at one point [seeds]."""
         ours, theirs = (results[key][self.figure] for key in (self.ours, self.theirs))
-        if self.figure in PERCENT or self.figure == "gap":
-            points = self.figure in PERCENT
-            difference = ours - theirs
-            if self.beyond is not None:
-                first, second = (results[key][self.figure] for key in self.beyond)
-                difference = difference - (first - second)
-            found = interval(list(100 * difference if points else difference))
-            beyond = "" if self.beyond is None else f", beyond that at {self.beyond[0][1]}"
-            size = (
-                f"{in_words(found, '+.1f')} points" if points else f"{in_words(found, '+.3f')} nats"
-            )
-            shown = f"{self.ours[0]} less {self.theirs[0]}{beyond}: {size}"
-            wanted = "" if self.least == 0 else f"; asked for: above {self.least:+g}"
-        else:
-            found = interval(list(theirs / ours))
-            shown = f"{self.theirs[0]} / {self.ours[0]}: {in_words(found, '.1f')}"
-            wanted = f"; asked for: {self.least:g}"
-        return f"**{verdict(found, self.least)}** ({shown}{wanted})"
+        if self.figure not in AT_POINTS:
+            return theirs / ours - self.least
+        difference = ours - theirs
+        if self.beyond is not None:
+            first, second = (results[key][self.figure] for key in self.beyond)
+            difference = difference - (first - second)
+        return (100 * difference if self.figure in PERCENT else difference) - self.least
+
+    def shown(self, results: Results) -> str:
+        """Return the figure at one point with its 95 % interval, and what is asked of it."""
+        found = interval(list(self.excess(results) + self.least))
+        if self.figure not in AT_POINTS:
+            ratio = f"{self.theirs[0]} / {self.ours[0]}: {in_words(found, '.1f')}"
+            return f"{ratio}; asked for: {self.least:g}"
+        beyond = "" if self.beyond is None else f", beyond that at {self.beyond[0][1]}"
+        form, unit = ("+.1f", "points") if self.figure in PERCENT else ("+.3f", "nats")
+        wanted = "" if self.least == 0 else f"; asked for: above {self.least:+g}"
+        size = f"{in_words(found, form)} {unit}"
+        return f"{self.ours[0]} less {self.theirs[0]}{beyond}: {size}{wanted}"
+
+
+def judged(claims: Sequence[Claim], by_point: ByPoint) -> tuple[list[str], int]:
+    """Return each claim with its verdict at each point of a round, and how many were tested.
+
+    All of them are one family (``verdicts.judge``); the intervals shown are not corrected.
+    """
+    asked: list[tuple[Claim, str, Results]] = []
+    for claim in claims:
+        points = list(by_point.items()) if claim.figure in AT_POINTS else [("", _any(by_point))]
+        asked += [(claim, f"after {p}: " if p else "", results) for p, results in points]
+    verdicts = judge([list(claim.excess(results)) for claim, _, results in asked])
+    by_claim: dict[Claim, list[str]] = {}
+    for (claim, when, results), verdict in zip(asked, verdicts, strict=True):
+        shown = "; ".join(part for part in (claim.shown(results), verdict.p) if part)
+        by_claim.setdefault(claim, []).append(f"{when}**{verdict.word}** ({shown})")
+    tested = sum(verdict.p_value is not None for verdict in verdicts)
+    return [f"{c.text}{_mark(c)} {'; '.join(said)}." for c, said in by_claim.items()], tested
+
+
+def _mark(claim: Claim) -> str:
+    return ";" if claim.figure in AT_POINTS else ":"
+
+
+def _any(by_point: ByPoint) -> Results:
+    return next(iter(by_point.values()))
 
 
 @dataclass(frozen=True)
@@ -130,21 +151,6 @@ class Study:
             ]
         methods, grid = compare.parse_methods(self.methods), compare.parse_grid(self.grid)
         return compare.plan(base, methods, grid, list(range(seeds)), out / self.name, jobs)
-
-
-def verdict(found: Interval, least: float) -> str:
-    """Return the verdict on the claim that a figure is above ``least``.
-
-    >>> [verdict(Interval(2.0, half, 3), 0.0) for half in (1.0, 3.0)]
-    ['holds', 'not shown']
-    >>> verdict(Interval(-2.0, 1.0, 3), 0.0)
-    'does NOT hold'
-    """
-    if found.mean is None or found.half is None:
-        return "not shown"
-    if found.mean - found.half > least:
-        return "holds"
-    return "does NOT hold" if found.mean + found.half < least else "not shown"
 
 
 def carry_out(
@@ -243,8 +249,10 @@ def report(study: Study, by_point: ByPoint, seeds: int) -> str:
         parts += [f"After {point}:", table(study, results)]
     if study.remark:
         parts.append(study.remark)
-    parts.append("\n".join(f"- {claim.judge(by_point)}" for claim in study.claims))
-    parts.append(f"{seeds} paired seeds.")
+    lines, tested = judged(study.claims, by_point)
+    parts.append("\n".join(f"- {line}" for line in lines))
+    family = f" Verdicts: Holm's correction over {tested} tests." if tested else ""
+    parts.append(f"{seeds} paired seeds.{family}")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

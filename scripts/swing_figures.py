@@ -13,11 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from swing_study import Outcome, Results, SwingStudy
 
-from fedkd.report.comparison.statistics import holm, interval, paired
+from fedkd.report.comparison import verdicts
+from fedkd.report.comparison.statistics import interval
 
-ENOUGH = 5
-"""Seeds from which on a claim is judged."""
-LEVEL = 0.05
 Range = tuple[float, float, float]
 """A figure and its 95 % interval."""
 
@@ -125,18 +123,9 @@ class Claim:
         return f"{value or f'{self.threshold:g}'} or {'more' if self.at_least else 'less'}"
 
     @property
-    def p_value(self) -> float:
-        """Of the two-sided t-test that the mean over seeds is the threshold."""
-        found = paired(self.values.tolist(), [self.threshold] * len(self.values)).t
-        return 0.0 if found is None else found  # equal figures have no spread, and are not it
-
-    def verdict(self, p_value: float) -> str:
-        """Return what follows from a p-value, once it is corrected."""
-        if p_value >= LEVEL:
-            return "not shown"
-        return (
-            "holds" if (self.values.mean() > self.threshold) == self.at_least else "does NOT hold"
-        )
+    def excess(self) -> np.ndarray:
+        """By how much the figure is on the claimed side of the threshold [seeds]."""
+        return (self.values - self.threshold) * (1 if self.at_least else -1)
 
 
 def judged(claims: Sequence[Claim]) -> list[tuple[str, str]]:
@@ -144,10 +133,8 @@ def judged(claims: Sequence[Claim]) -> list[tuple[str, str]]:
 
     A claim holds where the test with Holm's correction over all of them says so at 5 %.
     """
-    if not claims or min(len(claim.values) for claim in claims) < ENOUGH:
-        return [("", "")] * len(claims)
-    corrected = [p for p in holm([claim.p_value for claim in claims]) if p is not None]
-    return [(c.verdict(p), f"p {_small(p)}") for c, p in zip(claims, corrected, strict=True)]
+    found = verdicts.judge([claim.excess.tolist() for claim in claims])
+    return [(v.word, v.p) if v.p else ("", "") for v in found]
 
 
 def judge(claims: Sequence[Claim]) -> list[str]:
@@ -157,7 +144,3 @@ def judge(claims: Sequence[Claim]) -> list[str]:
         + (f"; {claim.claimed}: **{verdict}** ({p})" if verdict else "")
         for claim, (verdict, p) in zip(claims, judged(claims), strict=True)
     ]
-
-
-def _small(p_value: float) -> str:
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from swing_figures import ENOUGH, Claim, SwingFigures, judged, over_seeds, percent, signed
+from swing_figures import Claim, SwingFigures, judged, over_seeds, percent, signed
 from swing_kd_picture import frontier
 from swing_kd_study import (
     DETECTORS,
@@ -22,6 +22,7 @@ from swing_kd_study import (
 from swing_report import detectors, write_csv
 from swing_study import Results
 
+from fedkd.report.comparison.verdicts import ENOUGH
 from fedkd.report.plots import STYLE
 
 CUT = 0.8

@@ -17,11 +17,12 @@ from string import Template
 
 import swing_kd_report
 import swing_report
-from swing_figures import ENOUGH, SwingFigures, in_bits, over_seeds, percent, signed
+from swing_figures import SwingFigures, in_bits, over_seeds, percent, signed
 from swing_kd_report import MARGIN, READINGS, cell, is_matched, points, verdicts
 from swing_study import Results, read_outcomes
 
 from fedkd.errors import FedkdError
+from fedkd.report.comparison.verdicts import ENOUGH
 
 DOCS = Path(__file__).parent.parent / "docs"
 TEMPLATE = Path(__file__).with_suffix(".md")

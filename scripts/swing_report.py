@@ -10,7 +10,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from swing_figures import (
-    ENOUGH,
     Claim,
     SwingFigures,
     in_bits,
@@ -22,6 +21,7 @@ from swing_figures import (
 from swing_picture import picture
 from swing_study import FEDERATION, Results
 
+from fedkd.report.comparison.verdicts import ENOUGH
 from fedkd.report.plots import STYLE
 
 CUT, LOSS = 0.8, 0.01

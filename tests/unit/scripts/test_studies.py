@@ -19,20 +19,20 @@ from jobs import carry_out as carry_out_task
 from orderings import FEDMD, ORDERINGS
 from plugins import CHOICE, GATE, PLUGINS
 from rich.console import Console
-from studies import Claim, Study, carry_out, report, table
+from studies import Claim, Study, carry_out, judged, report, table
 
 RESULTS = {
     ("ours", ""): {
-        "global_accuracy": np.array([0.80, 0.82, 0.81]),
-        "bytes_up": np.array([10.0, 10.0, 10.0]),
+        "global_accuracy": np.array([0.80, 0.82, 0.81, 0.80, 0.82]),
+        "bytes_up": np.array([10.0, 10.0, 10.0, 10.0, 10.0]),
     },
     ("theirs", ""): {
-        "global_accuracy": np.array([0.70, 0.71, 0.70]),
-        "bytes_up": np.array([120.0, 110.0, 130.0]),
+        "global_accuracy": np.array([0.70, 0.71, 0.70, 0.69, 0.72]),
+        "bytes_up": np.array([120.0, 110.0, 130.0, 120.0, 120.0]),
     },
     ("wild", ""): {
-        "global_accuracy": np.array([0.10, 0.95, 0.60]),
-        "bytes_up": np.array([1.0, 1.0, 1.0]),
+        "global_accuracy": np.array([0.10, 0.95, 0.60, 0.90, 0.20]),
+        "bytes_up": np.array([1.0, 1.0, 1.0, 1.0, 1.0]),
     },
 }
 
@@ -42,21 +42,49 @@ def planned(study: Study) -> list[Cell]:
     return study.cells(3, Path("out"), jobs=2)
 
 
-def judged(figure: str, ours: str, theirs: str, least: float) -> str:
-    text = Claim("It is so", figure, (ours, ""), (theirs, ""), least).verdict_on(RESULTS)
+def verdict_of(figure: str, ours: str, theirs: str, least: float, seeds: int = 5) -> str:
+    results = {
+        key: {name: values[:seeds] for name, values in of.items()} for key, of in RESULTS.items()
+    }
+    claim = Claim("It is so", figure, (ours, ""), (theirs, ""), least)
+    [text], tested = judged([claim], {"training": results})
+    assert tested == (1 if seeds >= 5 else 0)
     return re.search(r"\*\*(.*)\*\*", text).group(1)
 
 
-def test_verdicts_are_those_of_the_paired_interval() -> None:
-    # Differences 10, 11, 11 points: mean 10.67, s 0.577, half 4.303 * 0.577 / sqrt(3) = 1.43.
-    assert judged("global_accuracy", "ours", "theirs", 9.0) == "holds"
-    assert judged("global_accuracy", "ours", "theirs", 9.5) == "not shown"
-    assert judged("global_accuracy", "ours", "theirs", 12.5) == "does NOT hold"
-    assert judged("global_accuracy", "ours", "wild", 0.0) == "not shown"
-    assert judged("global_accuracy", "theirs", "ours", -12.5) == "holds"
-    # Ratios 12, 11, 13: mean 12, half 2.48.
-    assert judged("bytes_up", "ours", "theirs", 9.0) == "holds"
-    assert judged("bytes_up", "ours", "theirs", 10.0) == "not shown"
+def test_verdicts_are_those_of_the_paired_test() -> None:
+    # Differences 10, 11, 11, 11, 10 points: mean 10.6, s 0.55, half 2.776 * 0.55 / sqrt(5) = 0.68.
+    assert verdict_of("global_accuracy", "ours", "theirs", 9.9) == "holds"
+    assert verdict_of("global_accuracy", "ours", "theirs", 10.0) == "not shown"
+    assert verdict_of("global_accuracy", "ours", "theirs", 11.3) == "does NOT hold"
+    assert verdict_of("global_accuracy", "ours", "wild", 0.0) == "not shown"
+    assert verdict_of("global_accuracy", "theirs", "ours", -11.3) == "holds"
+    # Ratios 12, 11, 13, 12, 12: mean 12, half 0.88.
+    assert verdict_of("bytes_up", "ours", "theirs", 11.1) == "holds"
+    assert verdict_of("bytes_up", "ours", "theirs", 11.2) == "not shown"
+
+
+def test_fewer_than_five_seeds_give_an_interval_and_no_verdict() -> None:
+    assert verdict_of("global_accuracy", "ours", "theirs", 0.0, 4) == "too few seeds for a verdict"
+
+
+def test_claims_of_a_report_are_one_family_over_both_points() -> None:
+    narrow = {  # 0.5, 1.5, 0.4, 1.2 and 0.3 points: p 0.03 alone
+        ("a", ""): {"global_accuracy": 0.01 * np.array([50.5, 51.5, 50.4, 51.2, 50.3])},
+        ("b", ""): {"global_accuracy": np.full(5, 0.5)},
+    }
+    claim = Claim("A leads", "global_accuracy", ("a", ""), ("b", ""))
+    [alone], one = judged([claim], {"training": narrow})
+    [both], two = judged([claim], {"distillation": narrow, "training": narrow})
+    assert (one, two) == (1, 2)
+    assert "**holds** (a less b: +0.8 ± 0.7 points; p 0.0" in alone
+    assert both.count("**not shown**") == 2
+    study = Study(
+        name="s", title="S", base=(), methods="", claims=(claim,), figures=("global_accuracy",)
+    )
+    assert "Holm's correction over 2 tests" in report(
+        study, {"distillation": narrow, "training": narrow}, 5
+    )
 
 
 def test_tables_have_a_line_for_each_method_and_setting() -> None:
@@ -64,7 +92,7 @@ def test_tables_have_a_line_for_each_method_and_setting() -> None:
         name="s", title="S", base=(), methods="", claims=(), figures=("global_accuracy", "bytes_up")
     )
     lines = table(study, RESULTS).splitlines()
-    assert lines[2] == "| – | ours | 81.0 ± 2.5 | 10 |"
+    assert lines[2] == "| – | ours | 81.0 ± 1.2 | 10 |"
     assert len(lines) == 2 + 3
 
 
@@ -134,10 +162,10 @@ def test_the_table_of_attacks_has_a_column_under_strong_skew_without_attackers()
 
 def test_a_claim_beyond_another_difference_is_judged_by_the_difference_of_both() -> None:
     results = {
-        ("a", "0.75"): {"global_accuracy": np.array([0.80, 0.81])},
-        ("b", "0.75"): {"global_accuracy": np.array([0.70, 0.70])},
-        ("a", "0.25"): {"global_accuracy": np.array([0.90, 0.92])},
-        ("b", "0.25"): {"global_accuracy": np.array([0.70, 0.71])},
+        ("a", "0.75"): {"global_accuracy": np.array([0.80, 0.81, 0.80, 0.81, 0.80])},
+        ("b", "0.75"): {"global_accuracy": np.array([0.70, 0.70, 0.70, 0.70, 0.70])},
+        ("a", "0.25"): {"global_accuracy": np.array([0.90, 0.92, 0.90, 0.92, 0.90])},
+        ("b", "0.25"): {"global_accuracy": np.array([0.70, 0.71, 0.70, 0.71, 0.70])},
     }
     claim = Claim(
         "It grows",
@@ -148,8 +176,9 @@ def test_a_claim_beyond_another_difference_is_judged_by_the_difference_of_both()
         (("a", "0.25"), ("b", "0.25")),
     )
     # 10 - 20 and 11 - 21 points.
-    assert "**does NOT hold** (a less b, beyond that at 0.25: -10.0 ± 0.0 points)" in claim.judge(
-        {"training": results}
+    [text], _ = judged([claim], {"training": results})
+    assert (
+        "**does NOT hold** (a less b, beyond that at 0.25: -10.0 ± 0.0 points; p < 0.001)" in text
     )
 
 
