@@ -95,7 +95,8 @@ def run_jobs(
         except FedkdError as error:
             failures.append(type(error)(f"{job}: {error}") if job else error)
             failures[0].__cause__ = error
-            raise _Failed from error
+            if not arguments.sweeps:  # the other jobs of a sweep go on
+                raise _Failed from error
 
     _register(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us as they are
