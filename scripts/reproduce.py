@@ -65,7 +65,7 @@ from fedkd.errors import FedkdError
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute
 from fedkd.federation.round_records import RoundRecord
-from fedkd.report.comparison.verdicts import judge
+from fedkd.report.comparison.family_verdicts import judge
 from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
 from fedkd.runtime.interrupts import described, exit_status
 from fedkd.scenario.scenario import Scenario

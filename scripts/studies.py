@@ -18,7 +18,7 @@ from fedkd.errors import RunError
 from fedkd.report.comparison.one_point import common_points
 from fedkd.report.comparison.run_reader import Run, mean_over_clients, read_run
 from fedkd.report.comparison.statistics import Interval, interval
-from fedkd.report.comparison.verdicts import judge
+from fedkd.report.comparison.family_verdicts import judge
 from fedkd.settings.measuring_points import MeasuringPoint
 
 Key = tuple[str, str]
@@ -88,7 +88,7 @@ class Claim:
 def judged(claims: Sequence[Claim], by_point: ByPoint) -> tuple[list[str], int]:
     """Return each claim with its verdict at each point of a round, and how many were tested.
 
-    All of them are one family (``verdicts.judge``); the intervals shown are not corrected.
+    All of them are one family (``family_verdicts.judge``); the intervals shown are not corrected.
     """
     asked: list[tuple[Claim, str, Results]] = []
     for claim in claims:

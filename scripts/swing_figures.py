@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from swing_study import Outcome, Results, SwingStudy
 
-from fedkd.report.comparison import verdicts
+from fedkd.report.comparison import family_verdicts
 from fedkd.report.comparison.statistics import interval
 
 Range = tuple[float, float, float]
@@ -133,7 +133,7 @@ def judged(claims: Sequence[Claim]) -> list[tuple[str, str]]:
 
     A claim holds where the test with Holm's correction over all of them says so at 5 %.
     """
-    found = verdicts.judge([claim.excess.tolist() for claim in claims])
+    found = family_verdicts.judge([claim.excess.tolist() for claim in claims])
     return [(v.word, v.p) if v.p else ("", "") for v in found]
 
 

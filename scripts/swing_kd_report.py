@@ -22,7 +22,7 @@ from swing_kd_study import (
 from swing_report import detectors, write_csv
 from swing_study import Results
 
-from fedkd.report.comparison.verdicts import ENOUGH
+from fedkd.report.comparison.family_verdicts import ENOUGH
 from fedkd.report.plots import STYLE
 
 CUT = 0.8

@@ -22,7 +22,7 @@ from swing_kd_report import MARGIN, READINGS, cell, is_matched, points, verdicts
 from swing_study import Results, read_outcomes
 
 from fedkd.errors import FedkdError
-from fedkd.report.comparison.verdicts import ENOUGH
+from fedkd.report.comparison.family_verdicts import ENOUGH
 
 DOCS = Path(__file__).parent.parent / "docs"
 TEMPLATE = Path(__file__).with_suffix(".md")

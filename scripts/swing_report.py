@@ -21,7 +21,7 @@ from swing_figures import (
 from swing_picture import picture
 from swing_study import FEDERATION, Results
 
-from fedkd.report.comparison.verdicts import ENOUGH
+from fedkd.report.comparison.family_verdicts import ENOUGH
 from fedkd.report.plots import STYLE
 
 CUT, LOSS = 0.8, 0.01
