@@ -15,10 +15,10 @@ import numpy as np
 from rich.console import Console
 
 from fedkd.errors import RunError
+from fedkd.report.comparison.family_verdicts import judge
 from fedkd.report.comparison.one_point import common_points
 from fedkd.report.comparison.run_reader import Run, mean_over_clients, read_run
 from fedkd.report.comparison.statistics import Interval, interval
-from fedkd.report.comparison.family_verdicts import judge
 from fedkd.settings.measuring_points import MeasuringPoint
 
 Key = tuple[str, str]

@@ -15,6 +15,7 @@ from fedkd.codecs import Codecs, codecs_of
 from fedkd.data.division import Division, divide
 from fedkd.data.prepare import Labeled, prepare
 from fedkd.federation.context import OPTIMIZER, ClientContext
+from fedkd.knowledge import KnowledgeType
 from fedkd.models.factory import ModelSpec, assign
 from fedkd.models.heads import phase_parameters
 from fedkd.privacy.enforcement import PrivacyEnforcer
@@ -265,9 +266,17 @@ def _enforcer(
         group_is_bound=group[1],
         record=task.record,
         examples=task.examples,
+        kind_declares=_declaring(kind),
         chooses=predicts and kind is not None and not kind.all_answer,
         unweighted_mean=predicts and isinstance(scenario.strategy.value, MeanBased),
         temperature=scenario.distill.temperature,
         has_reference=task.has_reference,
     )
     return PrivacyEnforcer(name=scenario.privacy.name, mechanism=mechanism, plan=plan, seed=seed)
+
+
+def _declaring(kind: KnowledgeType | None) -> str:
+    """Return the class of a kind of one's own that says what its uploads depend on, or ""."""
+    if kind is None or not kind.reveals_model_only or type(kind).__module__.startswith("fedkd."):
+        return ""
+    return type(kind).__name__

@@ -164,7 +164,8 @@ class KnowledgeType(Compatible, Protocol):
     def reveals_model_only(self) -> bool:
         """Whether an upload depends on private data through the model alone.
 
-        False also where the kind adds a term to the loss of private training.
+        False also where the kind adds a term to the loss of private training. A kind of one's own
+        that overrides it answers for it: a claim that rests on it names the class.
         """
         return False
 

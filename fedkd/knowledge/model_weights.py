@@ -70,8 +70,11 @@ class ModelWeights(KnowledgeType):
 
     @property
     def reveals_model_only(self) -> bool:
-        """Whether there is no proximal term, which is not of single samples."""
-        return self.proximal == 0
+        """Whether there is no proximal term, which is not of single samples.
+
+        Of this class alone: one derived from it may upload more, and says itself if it does not.
+        """
+        return type(self) is ModelWeights and self.proximal == 0
 
     @property
     def adds_penalty(self) -> bool:

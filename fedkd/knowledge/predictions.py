@@ -68,8 +68,11 @@ class PublicPredictions(RowKnowledge):
 
     @property
     def reveals_model_only(self) -> bool:
-        """Whether no client chooses: a choice may depend on private samples."""
-        return self.all_answer
+        """Whether no client chooses: a choice may depend on private samples.
+
+        Of this class alone: one derived from it may upload more, and says itself if it does not.
+        """
+        return type(self) is PublicPredictions and self.all_answer
 
     def conflict(self, conditions: RunConditions) -> str | None:
         """Return the conflict of a chooser with data without classes."""

@@ -49,6 +49,8 @@ class ReleasePlan:
     """What a record is, such as ``text``."""
     examples: str = "samples"
     """What training examples are called, in the plural."""
+    kind_declares: str = ""
+    """Class of a kind of one's own that says that uploads depend on the model alone."""
     chooses: bool = False
     """Whether clients choose the samples that they answer for."""
     unweighted_mean: bool = True

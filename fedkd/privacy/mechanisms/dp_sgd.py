@@ -192,15 +192,21 @@ class DpSgd(Budgeted):
 
     def assumed(self, plan: ReleasePlan) -> tuple[str, ...]:
         """Return what the claim rests on, and what a record is where it is no single sample."""
+        assumed = self.assumptions
+        if plan.kind_declares:
+            assumed += (
+                f"uploads depend on private data through the model alone, as {plan.kind_declares}"
+                " declares; not reviewed by fedkd",
+            )
         if plan.record == "record":
-            return self.assumptions
+            return assumed
         whose = (
             "by a setting"
             if plan.group_is_bound
             else f"the largest number that any {plan.record} has, which is public"
         )
         return (
-            *self.assumptions,
+            *assumed,
             f"a record is a {plan.record}, whose {plan.examples} hold nothing of another; it has"
             f" {plan.group} of them at most ({whose}), and all are counted together",
         )

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedkd.errors import SettingError
+from fedkd.report.comparison.family_verdicts import ENOUGH, Verdict, judge
 from fedkd.report.comparison.figures import Line, Options, Setting, figures
 from fedkd.report.comparison.statistics import Interval, interval
 from fedkd.report.comparison.tables import NOTHING, Table, points
-from fedkd.report.comparison.family_verdicts import ENOUGH, Verdict, judge
 from fedkd.report.record_rows import ACCURACIES
 
 WORDS = {"holds": "ahead", "does NOT hold": "behind"}

@@ -10,9 +10,9 @@ from scipy import stats
 
 from fedkd.errors import SettingError
 from fedkd.report.comparison.between_methods import Pair, pairs, table_of_pairs
+from fedkd.report.comparison.family_verdicts import judge
 from fedkd.report.comparison.figures import Line, Options, Setting, compare
 from fedkd.report.comparison.run_reader import Run
-from fedkd.report.comparison.family_verdicts import judge
 from fedkd.settings.measuring_points import MeasuringPoint
 
 OPTIONS = Options(after="distillation", last=1)
