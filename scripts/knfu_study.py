@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
-from studies import ByPoint, Claim, Results, Study, carry_out, in_words, write_report
+from studies import ByPoint, Claim, Results, Study, carry_out, in_words, write_reports
 
 from fedkd.report.comparison.statistics import interval
 from fedkd.report.plots import STYLE
@@ -364,14 +364,15 @@ def run(
         text += f"\n{seeds} paired seeds.\n"
         (out / "knfu_readings.md").write_text(text)
         parts.append(text)
-    for data_set, study in COUNTERPARTS.items():
-        if data_set.name in only:
-            repeated = seeds * data_set.seeds
-            by_point = carry_out(study, repeated, out, jobs, console, data)
-            parts.append(write_report(study, by_point, repeated, out))
+    held = [
+        (study, carry_out(study, seeds * data_set.seeds, out, jobs, console, data))
+        for data_set, study in COUNTERPARTS.items()
+        if data_set.name in only
+    ]
+    parts += write_reports(held, out)
     if "axes" in only:
         by_point = carry_out(AXES, seeds, out, jobs, console, data)
-        text = f"{write_report(AXES, by_point, seeds, out)}\n{crossings(by_point)}\n"
+        text = f"{write_reports([(AXES, by_point)], out)[0]}\n{crossings(by_point)}\n"
         (out / f"{AXES.name}.md").write_text(text)
         for suffix in ("png", "pdf"):
             with matplotlib.rc_context(STYLE):

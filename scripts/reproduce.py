@@ -59,7 +59,7 @@ from plugins import PLUGINS
 from rich.console import Console
 from rich.progress import track
 from scipy import stats
-from studies import print_all
+from studies import print_all, report_stored
 
 from fedkd.errors import FedkdError
 from fedkd.experiment.build import build
@@ -395,6 +395,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="orderings, plug-ins, attacks, parts of knfu or settings of swing by name",
     )
+    parser.add_argument(
+        "--stored",
+        type=Path,
+        metavar="FOLDER",
+        help="print orderings, plugins or paper again from the CSV files of a folder; run nothing",
+    )
     return parser
 
 
@@ -435,6 +441,9 @@ def run_studies(given: argparse.Namespace, seeds: int, names: Sequence[str]) -> 
         study, write_report = OF_SWING[given.what]
         measured = study.carry_out(seeds, given.out, given.jobs, console, names)
         return write_report(measured, given.out)
+    if given.stored is not None:
+        chosen = [study for study in STUDIES[given.what] if study.name in names]
+        return report_stored(chosen, given.stored)
     if given.what == "knfu":
         return knfu_study.run(seeds, given.out, given.jobs, console, data=given.data, only=names)
     if given.what == "fedproto":
@@ -461,7 +470,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.what == "digits":
         print(run_digits(seeds, given.out))
         return 0
-    if given.out is None:
+    if given.stored is not None and given.what not in STUDIES:
+        parser.error(f"--stored goes with {', '.join(STUDIES)}, not with {given.what}")
+    if given.out is None and given.stored is None:
         parser.error(f"{given.what} needs --out FOLDER for its runs")
     known = known_names(given.what)
     unknown = [name for name in given.only or () if known and name not in known]

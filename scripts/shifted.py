@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from plugins import BASE, MEAN, MILD
-from studies import Claim, Study, write_report
+from studies import Claim, Study, write_reports
 from trained import trained
 
 from fedkd.data.shifts import shifted
@@ -59,7 +59,7 @@ def carry_out(seeds: int, out: Path) -> str:
     results = {
         (name, ""): {"global_accuracy": np.array([run[name] for run in runs])} for name in METHODS
     }
-    return write_report(SHIFTED, {"distillation": results}, seeds, out)
+    return write_reports([(SHIFTED, {"distillation": results})], out)[0]
 
 
 def one_seed(seed: int, *settings: str) -> Mapping[str, float]:

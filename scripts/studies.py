@@ -9,6 +9,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import compare
 import numpy as np
@@ -19,7 +20,7 @@ from fedkd.report.comparison.family_verdicts import judge
 from fedkd.report.comparison.one_point import common_points
 from fedkd.report.comparison.run_reader import Run, mean_over_clients, read_run
 from fedkd.report.comparison.statistics import Interval, interval
-from fedkd.settings.measuring_points import MeasuringPoint
+from fedkd.settings.measuring_points import MEASURING_POINTS, MeasuringPoint
 
 Key = tuple[str, str]
 """A method's label, and the values of the varied settings with commas between them, perhaps ""."""
@@ -85,22 +86,28 @@ class Claim:
         return f"{self.ours[0]} less {self.theirs[0]}{beyond}: {size}{wanted}"
 
 
-def judged(claims: Sequence[Claim], by_point: ByPoint) -> tuple[list[str], int]:
+def judged(claims: Sequence[tuple[Claim, ByPoint]]) -> tuple[list[str], int]:
     """Return each claim with its verdict at each point of a round, and how many were tested.
 
     All of them are one family (``family_verdicts.judge``); the intervals shown are not corrected.
     """
-    asked: list[tuple[Claim, str, Results]] = []
-    for claim in claims:
-        points = list(by_point.items()) if claim.figure in AT_POINTS else [("", _any(by_point))]
-        asked += [(claim, f"after {p}: " if p else "", results) for p, results in points]
-    verdicts = judge([list(claim.excess(results)) for claim, _, results in asked])
-    by_claim: dict[Claim, list[str]] = {}
-    for (claim, when, results), verdict in zip(asked, verdicts, strict=True):
-        shown = "; ".join(part for part in (claim.shown(results), verdict.p) if part)
-        by_claim.setdefault(claim, []).append(f"{when}**{verdict.word}** ({shown})")
+    asked: list[tuple[int, str, Results]] = []
+    for i, (claim, by_point) in enumerate(claims):
+        if claim.figure in AT_POINTS:
+            asked += [(i, f"after {point}: ", results) for point, results in by_point.items()]
+        else:
+            asked.append((i, "", _any(by_point)))
+    verdicts = judge([list(claims[i][0].excess(results)) for i, _, results in asked])
+    said: list[list[str]] = [[] for _ in claims]
+    for (i, when, results), verdict in zip(asked, verdicts, strict=True):
+        shown = "; ".join(part for part in (claims[i][0].shown(results), verdict.p) if part)
+        said[i].append(f"{when}**{verdict.word}** ({shown})")
     tested = sum(verdict.p_value is not None for verdict in verdicts)
-    return [f"{c.text}{_mark(c)} {'; '.join(said)}." for c, said in by_claim.items()], tested
+    lines = [
+        f"{claim.text}{_mark(claim)} {'; '.join(parts)}."
+        for (claim, _), parts in zip(claims, said, strict=True)
+    ]
+    return lines, tested
 
 
 def _mark(claim: Claim) -> str:
@@ -242,16 +249,37 @@ def in_words(value: Interval, form: str) -> str:
     return mean if value.half is None else f"{mean} ± {value.half:{form.lstrip('+')}}"
 
 
-def report(study: Study, by_point: ByPoint, seeds: int) -> str:
-    """Return a study's report in Markdown: a table for each point of a round, judged claims."""
+def reports(studies: Sequence[tuple[Study, ByPoint]]) -> list[str]:
+    """Return the studies' reports in Markdown, their claims judged as one family.
+
+    Each has a table for each point of a round, and its claims. Claims on methods that are not among
+    the figures are left out.
+    """
+    claims = [
+        [(claim, by_point) for claim in study.claims if _keys(claim) <= set(_any(by_point))]
+        for study, by_point in studies
+    ]
+    lines, tested = judged([pair for of in claims for pair in of])
+    told = iter(lines)
+    return [
+        _report(study, by_point, [next(told) for _ in of], tested)
+        for (study, by_point), of in zip(studies, claims, strict=True)
+    ]
+
+
+def _keys(claim: Claim) -> set[Key]:
+    return {claim.ours, claim.theirs, *(claim.beyond or ())}
+
+
+def _report(study: Study, by_point: ByPoint, lines: Sequence[str], tested: int) -> str:
     parts = [f"## {study.title}"]
     for point, results in by_point.items():
         parts += [f"After {point}:", table(study, results)]
     if study.remark:
         parts.append(study.remark)
-    lines, tested = judged(study.claims, by_point)
     parts.append("\n".join(f"- {line}" for line in lines))
-    family = f" Verdicts: Holm's correction over {tested} tests." if tested else ""
+    seeds = len(next(iter(next(iter(_any(by_point).values())).values())))
+    family = f" Verdicts: Holm's correction over {tested} tests." if tested and lines else ""
     parts.append(f"{seeds} paired seeds.{family}")
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -270,19 +298,49 @@ def write_csv(by_point: ByPoint, path: Path) -> None:
                     rows.writerow([point, setting, method, seed, *found])
 
 
-def write_report(study: Study, by_point: ByPoint, seeds: int, out: Path) -> str:
-    """Write a study's report and each seed's figures, and return the report.
+def read_csv(path: Path) -> ByPoint:
+    """Return the figures that ``write_csv`` wrote. Raises RunError where they cannot be read."""
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        found: dict[MeasuringPoint, dict[Key, dict[str, list[float]]]] = {}
+        for row in rows:
+            of = found.setdefault(as_point(row.pop("after")), {})
+            key = (row.pop("method"), row.pop("setting"))
+            del row["seed"]
+            for name, value in row.items():
+                of.setdefault(key, {}).setdefault(name, []).append(float(value))
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise RunError(f"{path}: no figures of a study: {type(error).__name__}: {error}") from error
+    return {
+        point: {
+            key: {name: np.array(values) for name, values in figures.items()}
+            for key, figures in of.items()
+        }
+        for point, of in found.items()
+    }
 
-    Args:
-        study: The study.
-        by_point: Its figures at each point of a round.
-        seeds: The number of seeds.
-        out: The folder of all studies.
+
+def as_point(text: str) -> MeasuringPoint:
+    """Return the measuring point that a text names. Raises ValueError."""
+    return MEASURING_POINTS[MEASURING_POINTS.index(cast(MeasuringPoint, text))]
+
+
+def report_stored(studies: Sequence[Study], folder: Path) -> str:
+    """Return the reports of studies from the figures in a folder; nothing is run.
+
+    Raises RunError where figures cannot be read.
     """
-    text = report(study, by_point, seeds)
-    write_csv(by_point, out / f"{study.name}.csv")
-    (out / f"{study.name}.md").write_text(text)
-    return text
+    return "\n".join(reports([(s, read_csv(folder / f"{s.name}.csv")) for s in studies]))
+
+
+def write_reports(studies: Sequence[tuple[Study, ByPoint]], out: Path) -> list[str]:
+    """Write studies' reports and each seed's figures, and return the reports (``reports``)."""
+    made = reports(studies)
+    for (study, by_point), text in zip(studies, made, strict=True):
+        write_csv(by_point, out / f"{study.name}.csv")
+        (out / f"{study.name}.md").write_text(text)
+    return made
 
 
 def print_all(
@@ -303,8 +361,9 @@ def print_all(
         console: Where progress is printed.
         data: A folder of data sets, or None for the hub.
     """
-    reports = []
+    found = []
     for study in studies:
-        results = carry_out(study, seeds, out, jobs, console, data)
-        reports.append(write_report(study, results, seeds, out))
-    return "\n".join(reports)
+        by_point = carry_out(study, seeds, out, jobs, console, data)
+        write_csv(by_point, out / f"{study.name}.csv")
+        found.append((study, by_point))
+    return "\n".join(write_reports(found, out))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from plugins import BASE, SKEWED
-from studies import Claim, Study, write_report
+from studies import Claim, Study, write_reports
 from torch import Tensor
 from trained import trained
 
@@ -50,7 +50,7 @@ def carry_out(seeds: int, out: Path) -> str:
     results = {
         (name, ""): {"personal_accuracy": np.array([run[name] for run in runs])} for name in runs[0]
     }
-    return write_report(UNSEEN, {"training": results}, seeds, out)
+    return write_reports([(UNSEEN, {"training": results})], out)[0]
 
 
 def one_seed(seed: int, *settings: str) -> Mapping[str, float]:

@@ -19,7 +19,9 @@ from jobs import carry_out as carry_out_task
 from orderings import FEDMD, ORDERINGS
 from plugins import CHOICE, GATE, PLUGINS
 from rich.console import Console
-from studies import Claim, Study, carry_out, judged, report, table
+from studies import Claim, Study, carry_out, judged, read_csv, reports, table, write_csv
+
+from fedkd.errors import RunError
 
 RESULTS = {
     ("ours", ""): {
@@ -47,7 +49,7 @@ def verdict_of(figure: str, ours: str, theirs: str, least: float, seeds: int = 5
         key: {name: values[:seeds] for name, values in of.items()} for key, of in RESULTS.items()
     }
     claim = Claim("It is so", figure, (ours, ""), (theirs, ""), least)
-    [text], tested = judged([claim], {"training": results})
+    [text], tested = judged([(claim, {"training": results})])
     assert tested == (1 if seeds >= 5 else 0)
     return re.search(r"\*\*(.*)\*\*", text).group(1)
 
@@ -74,17 +76,36 @@ def test_claims_of_a_report_are_one_family_over_both_points() -> None:
         ("b", ""): {"global_accuracy": np.full(5, 0.5)},
     }
     claim = Claim("A leads", "global_accuracy", ("a", ""), ("b", ""))
-    [alone], one = judged([claim], {"training": narrow})
-    [both], two = judged([claim], {"distillation": narrow, "training": narrow})
+    [alone], one = judged([(claim, {"training": narrow})])
+    [both], two = judged([(claim, {"distillation": narrow, "training": narrow})])
     assert (one, two) == (1, 2)
     assert "**holds** (a less b: +0.8 ± 0.7 points; p 0.0" in alone
     assert both.count("**not shown**") == 2
     study = Study(
         name="s", title="S", base=(), methods="", claims=(claim,), figures=("global_accuracy",)
     )
-    assert "Holm's correction over 2 tests" in report(
-        study, {"distillation": narrow, "training": narrow}, 5
+    [text] = reports([(study, {"distillation": narrow, "training": narrow})])
+    assert "Holm's correction over 2 tests" in text
+    first, second = reports([(study, {"training": narrow})] * 2)
+    assert "Holm's correction over 2 tests" in first
+    assert "**not shown**" in second
+
+
+def test_reports_of_stored_figures_are_those_of_the_runs(tmp_path: Path) -> None:
+    by_point = {"distillation": RESULTS, "training": RESULTS}
+    write_csv(by_point, tmp_path / "s.csv")
+    claims = (
+        Claim("Ours leads", "global_accuracy", ("ours", ""), ("theirs", "")),
+        Claim("Nobody has it", "global_accuracy", ("ours", ""), ("absent", "")),
     )
+    study = Study(name="s", title="S", base=(), methods="", claims=claims, figures=("bytes_up",))
+    [text] = reports([(study, by_point)])
+    assert [text] == reports([(study, read_csv(tmp_path / "s.csv"))])
+    assert "Ours leads" in text
+    assert "Nobody has it" not in text
+    (tmp_path / "s.csv").write_text("after,setting\nnoon,x\n")
+    with pytest.raises(RunError, match=r"s\.csv: no figures of a study"):
+        read_csv(tmp_path / "s.csv")
 
 
 def test_tables_have_a_line_for_each_method_and_setting() -> None:
@@ -176,7 +197,7 @@ def test_a_claim_beyond_another_difference_is_judged_by_the_difference_of_both()
         (("a", "0.25"), ("b", "0.25")),
     )
     # 10 - 20 and 11 - 21 points.
-    [text], _ = judged([claim], {"training": results})
+    [text], _ = judged([(claim, {"training": results})])
     assert (
         "**does NOT hold** (a less b, beyond that at 0.25: -10.0 ± 0.0 points; p < 0.001)" in text
     )
@@ -224,4 +245,4 @@ def test_a_miniature_reports_harm_and_the_gap(
     assert list(results) == ["distillation", "training"]
     for figures in (figures for at in results.values() for figures in at.values()):
         assert all(np.isfinite(figures[name]).all() for name in study.figures)
-    assert "- " + study.claims[0].text in report(study, results, 2)
+    assert "- " + study.claims[0].text in reports([(study, results)])[0]
