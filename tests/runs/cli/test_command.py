@@ -337,6 +337,15 @@ def test_a_sweep_goes_on_past_a_run_that_fails(capsys: pytest.CaptureFixture[str
     assert "sweep/1: complete" in capsys.readouterr().out
 
 
+def test_a_bad_value_of_one_job_of_a_sweep_is_named_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = [*TINY, "-m", "rounds=0,1", "baseline=none", "hydra.sweep.dir=sweep"]
+    assert main(command) == 2
+    assert capsys.readouterr().err == "fedkd: rounds=0: rounds must be >= 1, got 0\n"
+    assert summary("sweep/1")["status"] == "completed"
+
+
 def test_the_twin_is_computed_once(capsys: pytest.CaptureFixture[str]) -> None:
     setting = [*LEAST, "seed=77"]
     assert main([*setting, "run_dir=one"]) == 0

@@ -79,7 +79,11 @@ def test_a_run_in_a_thread_leaves_the_handler_alone() -> None:
 
 
 @pytest.mark.parametrize("code", [signal.SIGTERM, signal.SIGHUP])
-def test_sigterm_and_sighup_end_a_run_as_ctrl_c_does(code: signal.Signals) -> None:
+def test_sigterm_and_sighup_end_a_run_as_ctrl_c_does(
+    code: signal.Signals, request: pytest.FixtureRequest
+) -> None:
+    before = signal.signal(code, signal.SIG_DFL)  # it is ignored where nohup started the tests
+    request.addfinalizer(lambda: signal.signal(code, before))
     outer, inner = threading.Event(), threading.Event()
     with (
         pytest.raises(KeyboardInterrupt, match=code.name) as ended,
