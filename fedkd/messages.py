@@ -160,7 +160,8 @@ class Upload:
     """Client to server: knowledge with its privacy event, and measurements for the record.
 
     ``metrics`` (accuracies, losses, seconds) and ``exposures`` are for the researcher's record.
-    They are no part of the protocol and of no privacy claim: a real client would keep them.
+    They are no part of the protocol and of no privacy claim. A client that keeps them
+    (``report.client_metrics``) sends its seconds alone.
     """
 
     client_id: int

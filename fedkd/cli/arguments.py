@@ -12,7 +12,7 @@ import yaml
 from fedkd.errors import SettingError, unknown_name
 from fedkd.report.run_checksums import check_run
 from fedkd.scenario.registry import GROUPS, find
-from fedkd.scenario.scenario import check_names, meaning_of, resumable
+from fedkd.scenario.scenario import check_names, meaning_of, resumable_in_words
 from fedkd.scenario.trust import check_trust
 from fedkd.settings.validators import user_path
 
@@ -176,7 +176,7 @@ def check_changes(given: Sequence[str], what: str, cure: str = "") -> None:
         if not meaning_of(argument.partition("=")[0].lstrip("+~")).resumable:
             raise SettingError(
                 f"{argument} cannot be changed in {what} that goes on; with resume only"
-                f" {', '.join(resumable())} can{cure}"
+                f" {resumable_in_words()} can{cure}"
             )
 
 

@@ -79,13 +79,25 @@ def on_flower(scenario: Scenario) -> Scenario:
     """Return the scenario without the settings of fedkd's own engines and checkpoints.
 
     Client states are on the nodes, so that a run here cannot be resumed. The local-only baseline
-    runs in this process.
+    runs in this process. With privacy, clients keep what they measure.
     """
-    return scenario.changed(
+    return with_metrics_kept(scenario).changed(
         federation=replace(scenario.federation, run_dir=None, client_store="memory"),
         engine=create("engine", {"name": "local"}),
         checkpoint=replace(scenario.checkpoint, every=0),
     )
+
+
+def with_metrics_kept(scenario: Scenario) -> Scenario:
+    """Return the scenario with what ``report.client_metrics=auto`` is on Flower's engines.
+
+    With privacy it is none: messages go to nodes of others, and no claim covers what a client
+    measures on its private data.
+    """
+    report = scenario.report
+    if report.client_metrics != "auto" or scenario.privacy.name == "none":
+        return scenario
+    return scenario.changed(report=replace(report, client_metrics="none"))
 
 
 def admit(message: Message, node: Context) -> None:
@@ -117,9 +129,9 @@ def find_context(message: Message) -> ClientContext:
 
 @lru_cache(maxsize=1)
 def _context(text: str, run_id: int) -> ClientContext:
-    return make_context(
-        Scenario.parse(yaml.safe_load(text)), DiskStore(states_folder(run_id)), threading.Event()
-    )
+    # A node settles for itself what leaves it, whatever engine the message was written for.
+    scenario = with_metrics_kept(Scenario.parse(yaml.safe_load(text)))
+    return make_context(scenario, DiskStore(states_folder(run_id)), threading.Event())
 
 
 def states_folder(run_id: int) -> Path:

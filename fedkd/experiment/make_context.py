@@ -103,6 +103,7 @@ def make_context(
         optimizer_states=optimizer_states,
         batch_clients=named_batches(scenario),
         stopped=stop.is_set,
+        sends_metrics=scenario.report.sends_metrics,
         last_round=scenario.protocol.rounds,
     )
 

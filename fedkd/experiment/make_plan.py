@@ -48,7 +48,8 @@ def make_plan(scenario: Scenario, context: ClientContext, server: Server, loss: 
         engine=f"{scenario.engine.name} engine, {scenario.engine.value.describe()}",
         loss=loss,
         exchanges=context.kind is not None,
-        privacy=statements.before_run(context.enforcer),
+        privacy=statements.before_run(context.enforcer, sends_metrics=context.sends_metrics),
+        sends_metrics=context.sends_metrics,
         is_reference=is_reference,
         measured=server.measured,
         after=reported_point(

@@ -16,7 +16,7 @@ from fedkd.federation.server import ServerState
 from fedkd.report.comparison.run_reader import status
 from fedkd.report.folder import RUNNING, RunFolder, claimed, recorded_rounds, stored_records
 from fedkd.report.run_checksums import check_run
-from fedkd.scenario.scenario import Scenario, deciding, resumable
+from fedkd.scenario.scenario import Scenario, deciding, resumable_in_words
 from fedkd.storage.checkpoint import Checkpoint
 
 
@@ -147,7 +147,7 @@ def check_same(before: dict[str, object], now: dict[str, object], run_dir: Path)
     if shown:
         raise SettingError(
             f"resume={run_dir}: a run goes on with the settings that it began with, except"
-            f" {', '.join(resumable())}; {shown}"
+            f" {resumable_in_words()}; {shown}"
         )
 
 

@@ -76,7 +76,12 @@ def summarize(
         "knowledge_sha256": next(
             (r.knowledge_sha256 for r in reversed(records) if r.knowledge_sha256), None
         ),
-        "privacy": after_run(experiment.context.enforcer, experiment.server.accounting.claims()),
+        "client_metrics": "sent" if experiment.context.sends_metrics else "kept by the clients",
+        "privacy": after_run(
+            experiment.context.enforcer,
+            experiment.server.accounting.claims(),
+            sends_metrics=experiment.context.sends_metrics,
+        ),
         **experiment.context.task.summary(last, plan.after),
         "seconds": seconds,
         "device": plan.device,

@@ -16,6 +16,7 @@ from fedkd.federation.local_steps import STEPS
 from fedkd.federation.local_update import (
     MEASURING,
     TRAINING,
+    LocalUpdate,
     begin_update,
     is_declined,
     precomputed_weights,
@@ -56,7 +57,7 @@ def take_part(context: ClientContext, client_id: int, download: Download) -> Upl
         return Upload(
             client_id=client_id,
             round=download.round,
-            metrics={**update.metrics, "seconds": time.perf_counter() - started},
+            metrics=_metrics(update, started),
             declined=SPENT,
         )
     if precomputed is not None:
@@ -74,11 +75,17 @@ def take_part(context: ClientContext, client_id: int, download: Download) -> Upl
     return Upload(
         client_id=client_id,
         round=download.round,
-        metrics={**update.metrics, "seconds": time.perf_counter() - started},
+        metrics=_metrics(update, started),
         privacy=update.event,
         knowledge=update.knowledge,
-        exposures=update.exposures,
+        exposures=update.exposures if context.sends_metrics else {},
     )
+
+
+def _metrics(update: LocalUpdate, started: float) -> dict[str, float | tuple[float, ...]]:
+    """Return what leaves a client of what it measured: its time alone where it keeps the rest."""
+    seconds = {"seconds": time.perf_counter() - started}
+    return {**update.metrics, **seconds} if update.context.sends_metrics else {**seconds}
 
 
 def example_arrays(context: ClientContext) -> dict[str, np.ndarray]:

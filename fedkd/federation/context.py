@@ -130,6 +130,8 @@ class ClientContext:
     """Architectures whose clients are trained several at once
     (``fedkd.federation.batched_clients``)."""
     stopped: Callable[[], bool] = lambda: False
+    sends_metrics: bool = True
+    """Whether clients send what they measure, for the researcher's record."""
     last_round: int | None = None
     """The round in which secrets are looked for, where there are any."""
     workspace: ClientWorkspace = field(default_factory=ClientWorkspace, repr=False)

@@ -6,11 +6,14 @@ from dataclasses import asdict
 from fedkd.privacy.claims import Claim, claim_lines
 from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.privacy.unprotected import nothing_claimed
-from fedkd.privacy.vouching import basis_of, claim_text
+from fedkd.privacy.vouching import basis_of, claim_text, outside
 
 
-def before_run(enforcer: PrivacyEnforcer) -> dict[str, object]:
-    """Return what is said of privacy before the run."""
+def before_run(enforcer: PrivacyEnforcer, *, sends_metrics: bool) -> dict[str, object]:
+    """Return what is said of privacy before the run.
+
+    ``sends_metrics`` says whether clients send what they measure.
+    """
     mechanism = enforcer.mechanism
     if mechanism.no_claim_reason:
         return nothing_claimed(mechanism.no_claim_reason)
@@ -18,16 +21,19 @@ def before_run(enforcer: PrivacyEnforcer) -> dict[str, object]:
     return {
         "mechanism": enforcer.name,
         "declared_by": type(mechanism).__name__ if declared else "",
-        "reason": claim_text(mechanism, enforcer.plan),
+        "reason": claim_text(mechanism, enforcer.plan, sends_metrics=sends_metrics),
         "unit": mechanism.unit,
         "adversary": next(iter(enforcer.protects_from), None),
     }
 
 
-def after_run(enforcer: PrivacyEnforcer, claims: Sequence[Claim]) -> dict[str, object]:
+def after_run(
+    enforcer: PrivacyEnforcer, claims: Sequence[Claim], *, sends_metrics: bool
+) -> dict[str, object]:
     """Return what the ledger's claims amount to at the end of a run.
 
     The first fields are those of the claim against the first adversary protected from.
+    ``sends_metrics`` says whether clients sent what they measured.
     """
     mechanism = enforcer.mechanism
     if mechanism.no_claim_reason:
@@ -49,7 +55,7 @@ def after_run(enforcer: PrivacyEnforcer, claims: Sequence[Claim]) -> dict[str, o
         "claims": [asdict(claim) for claim in claims],
         "noise": noise,
         "assumptions": list(mechanism.assumed(enforcer.plan)),
-        "outside": list(mechanism.outside),
+        "outside": list(outside(mechanism, sends_metrics=sends_metrics)),
         "text": claim_lines(claims),
     }
 

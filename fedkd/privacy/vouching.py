@@ -20,6 +20,15 @@ REVIEWED = frozenset({*MECHANISMS.values(), Unprotected, Unlimited, NothingLeave
 DECLARATIONS = ("events", "sensitivity", "planned")
 """What a mechanism of one's own must say itself, one of them, to claim anything."""
 
+METRICS_SENT = (
+    "accuracies, losses and label leakage, which clients send for the researcher's record: this is"
+    " a simulation, a real client keeps them"
+)
+METRICS_KEPT = (
+    "how long a client works and whether it fails, which the server learns; the accuracies, losses"
+    " and label leakage that it measures stay with it and are not sent"
+)
+
 Basis = Literal["reviewed", "declared", "none"]
 
 
@@ -74,9 +83,20 @@ def planned_claims(mechanism: Mechanism, plan: ReleasePlan) -> tuple[Claim, ...]
     return tuple(ledger.claim(mechanism.unit, who, mechanism.delta) for who in ADVERSARIES)
 
 
-def claim_text(mechanism: Mechanism, plan: ReleasePlan) -> str:
+def outside(mechanism: Mechanism, *, sends_metrics: bool) -> tuple[str, ...]:
+    """Return what is outside the claims of a run: what clients measured, and the mechanism's own.
+
+    Where nothing is claimed there is nothing that what clients measured is outside of.
+    """
+    if not protected_from(mechanism):
+        return mechanism.outside
+    return (METRICS_SENT if sends_metrics else METRICS_KEPT, *mechanism.outside)
+
+
+def claim_text(mechanism: Mechanism, plan: ReleasePlan, *, sends_metrics: bool = True) -> str:
     """Return claims, noise, assumptions and limits before the run, a line each."""
     lines = claim_lines(planned_claims(mechanism, plan))
     lines += [f"noise: {mechanism.noise_in(plan)[1]}"]
     lines += [f"assumed: {assumption}" for assumption in mechanism.assumed(plan)]
-    return "\n".join([*lines, *(f"outside the claim: {fact}" for fact in mechanism.outside)])
+    facts = outside(mechanism, sends_metrics=sends_metrics)
+    return "\n".join([*lines, *(f"outside the claim: {fact}" for fact in facts)])

@@ -85,7 +85,8 @@ class ConsoleReport:
             **_component_lines(plan, "heads"),
             "public set": plan.public_set,
             "rounds": f"{plan.rounds}, {plan.scenario['round_order']}",
-            "measured": f"after {' and after '.join(plan.reported)}",
+            "measured": f"after {' and after '.join(plan.reported)}"
+            + ("" if plan.sends_metrics else "; the figures stay with the clients"),
             **_threat_lines(plan),
             "privacy": f"{plan.privacy['mechanism']}: {plan.privacy['reason']}",
             "runs on": f"{plan.engine}, {plan.device}",

@@ -45,10 +45,10 @@ def draw_run(
         folder: Where the files are written.
     """
     with matplotlib.rc_context(STYLE):
-        figures = {
-            "accuracy": accuracy_by_round(plan, records, baseline),
-            "partition": partition(plan),
-        }
+        figures = (
+            {"accuracy": accuracy_by_round(plan, records, baseline)} if plan.sends_metrics else {}
+        )
+        figures["partition"] = partition(plan)
         last = next((r for r in reversed(records) if r.weights is not None), None)
         if last is not None and last.weights is not None and plan.exchanges:
             figures["weights"] = fusion_weights(plan, last.weights.numpy(), last.round)

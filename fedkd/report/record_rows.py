@@ -91,6 +91,8 @@ class RunPlan:
     """The points of a round at which clients' models are measured, in the sequence of time."""
     after: MeasuringPoint = "training"
     """The one that is reported first."""
+    sends_metrics: bool = True
+    """Whether clients send what they measure."""
 
     @property
     def reported(self) -> tuple[MeasuringPoint, ...]:

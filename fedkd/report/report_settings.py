@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from fedkd.settings.conditions import RunConditions
+from fedkd.settings.meaning import setting
 from fedkd.settings.validators import check_choices
+
+KEPT = (
+    "report.client_metrics=none (which auto is on Flower's engines with privacy) lets clients keep"
+    " their figures"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +27,10 @@ class Report:
     """Which of a round's two points comes first on the console, in pictures and in comparisons;
     auto is the one at which the method's paper evaluates, or the last of the round where that is
     not known."""
+    client_metrics: Literal["auto", "simulation", "none"] = setting("auto", affects="exchange")
+    """Whether clients send what they measure (accuracies, losses, label leakage) for the
+    researcher's record. auto: not on Flower's engines with privacy, else they do; simulation: they
+    do there too, as a real client would not; none: they never do."""
     project: str = "fedkd"
     """The W&B project."""
     group: str | None = None
@@ -29,3 +40,32 @@ class Report:
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def sends_metrics(self) -> bool:
+        """Whether clients send what they measure, on the engine that the settings are for."""
+        return self.client_metrics != "none"
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return why the settings cannot be part of such a run, and the cure; None if they can."""
+        if self.client_metrics == "simulation" and not conditions.is_chosen("privacy"):
+            return (
+                "report.client_metrics=simulation would do nothing: without privacy clients send"
+                " their figures anyway; leave it out"
+            )
+        if self.sends_metrics:
+            return None
+        private = conditions.is_chosen("privacy")
+        cure = f"or report.client_metrics={'simulation' if private else 'auto'}"
+        if not conditions.exchanges:
+            return (
+                f"{KEPT}, and strategy={conditions.strategy} exchanges nothing else; leave it out,"
+                f" {cure}"
+            )
+        if self.after != "auto":
+            return f"report.after={self.after} would do nothing: {KEPT}; leave it out, {cure}"
+        if conditions.has_secrets:
+            return f"{KEPT}, and text_canaries needs them; say text_canaries=none, {cure}"
+        if conditions.has_baseline:
+            return f"{KEPT}, and a baseline has nothing to compare with; say baseline=none, {cure}"
+        return None

@@ -100,6 +100,7 @@ def run_conditions(
         augmented_views=public.augmented_views,
         corruption=public.corruption,
         student_augmentation=scenario.distill.student_augmentation,
+        has_baseline=scenario.federation.baseline != "none",
         is_stored=stores,
         attackers_see_all=scenario.attacks.value.sees_all_uploads,
         hides_single_records=scenario.privacy.value.hides_single_records,
@@ -128,7 +129,7 @@ def check_parts(scenario: Scenario, declared: Declaration, conditions: RunCondit
 
     Each part is asked for its own ``conflict``: sections, the task, the kind, the components.
     """
-    sections = (scenario.tokens, scenario.public, scenario.train, scenario.distill)
+    sections = (scenario.tokens, scenario.public, scenario.train, scenario.distill, scenario.report)
     components = [getattr(scenario, group).value for group in CHECKED]
     parts: list[Compatible | type[Task]] = [
         find_task(scenario.data.value),

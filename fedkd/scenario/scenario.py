@@ -233,6 +233,17 @@ def resumable() -> tuple[str, ...]:
     return (*groups, *sections, *single)
 
 
+def resumable_in_words() -> str:
+    """Return what may be given anew when a run is resumed, for messages."""
+    fixed = [dotted(name, key) for name in resumable() if name in SECTIONS for key in _fixed(name)]
+    return ", ".join(resumable()) + (f" (without {', '.join(fixed)})" if fixed else "")
+
+
+def _fixed(section_name: str) -> list[str]:
+    """Return the settings of a section that declare that they may not change on resume."""
+    return [key for key, meaning in _IN_SECTIONS[section_name].items() if not meaning.resumable]
+
+
 def with_resumable(scenario: Scenario, other: Scenario) -> Scenario:
     """Return a scenario with what may change when a run is resumed as ``other`` has it."""
     merged, theirs = scenario.to_dict(), other.to_dict()
@@ -240,6 +251,10 @@ def with_resumable(scenario: Scenario, other: Scenario) -> Scenario:
         top, _, rest = name.partition(".")
         if rest:
             merged[top] = {**_section(merged[top], top), rest: _section(theirs[top], top)[rest]}
+        elif top in SECTIONS:
+            mine = _section(merged[top], top)
+            fixed = {key: mine[key] for key in _fixed(top)}
+            merged[top] = {**_section(theirs[top], top), **fixed}
         else:
             merged[top] = theirs[top]
     return Scenario.parse(merged)

@@ -88,6 +88,8 @@ class RunConditions:
     student_augmentation: str = "none"
     """How students see public samples otherwise than their teachers did."""
 
+    has_baseline: bool = False
+    """Whether the run is compared with a local-only baseline."""
     is_stored: bool = True
     """Whether the run has a folder; the local-only baseline of a run has none."""
     attackers_see_all: bool = False

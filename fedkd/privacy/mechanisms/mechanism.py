@@ -42,16 +42,10 @@ TRUSTED_SERVER = (
     "which clients are asked in a round does not depend on their data",
     CHOSEN_BLINDLY,
 )
-OUTSIDE = (
-    "the size of each client's private set, and when it takes part: both are public",
-    "accuracies, losses and label leakage that are recorded for the researcher: a real client"
-    " keeps them",
-)
+OUTSIDE = ("the size of each client's private set, and when it takes part: both are public",)
 OUTSIDE_SERVER = (
     "the size of each client's private set, and when it is asked: both are public",
-    "accuracies, losses, label leakage, statuses and fusion weights that are recorded for the"
-    " researcher: a real client"
-    " or server keeps them",
+    "statuses and fusion weights that are recorded for the researcher: a real server keeps them",
     "traffic: a client that was rejected, failed or late is not sent the round's teacher",
     "that a run ends where fewer than min_clients answer",
 )
