@@ -20,6 +20,9 @@ from fedkd.report.console import open_console
 from fedkd.report.folder import jsonable, write_summary
 from fedkd.report.run_checksums import amended
 
+LONGEST_WORD = len("uninformative")
+"""Of a verdict, which is not broken."""
+
 
 def write(results: Sequence[AuditResult], run_dir: Path, *, plots: bool = True) -> None:
     """Write the audit's files, replacing those of an earlier audit. Raises StorageError."""
@@ -216,10 +219,8 @@ def _label_line(result: AuditResult) -> str:
 def _claim_table(result: AuditResult) -> Table:
     names = [
         "mechanism",
-        "unit",
-        "against",
-        "claimed eps",
-        "delta",
+        "of a",
+        "claimed eps (delta)",
         "audited eps >=",
         "ceiling",
         "power",
@@ -228,10 +229,8 @@ def _claim_table(result: AuditResult) -> Table:
     rows = [
         [
             judgment.claim.mechanism,
-            judgment.claim.unit,
-            judgment.claim.adversary,
-            _two_decimals(judgment.claim.epsilon),
-            f"{judgment.claim.delta or ''}",
+            f"{judgment.claim.unit} against {judgment.claim.adversary}",
+            _claimed(judgment),
             _two_decimals(judgment.lower_bound),
             _two_decimals(judgment.ceiling),
             _two_decimals(judgment.power),
@@ -276,12 +275,23 @@ def _attacks_with_blind(result: AuditResult) -> list[AttackResult]:
 
 
 def _table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table whose cells wrap where the terminal is narrow, and are never cut."""
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for index, name in enumerate(names):
-        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+        table.add_column(
+            name,
+            justify="right" if index else "left",
+            overflow="fold",
+            min_width=LONGEST_WORD if name == "verdict" else None,
+        )
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _claimed(judgment: Judgment) -> str:
+    delta = f" ({judgment.claim.delta:g})" if judgment.claim.delta else ""
+    return f"{_two_decimals(judgment.claim.epsilon)}{delta}"
 
 
 def _rate(rate: Rate) -> str:

@@ -267,7 +267,7 @@ def test_a_planted_bug_in_a_claimed_mechanism_ends_the_command_with_status_3(
     entry = without_time(run_dir)
     assert entry["verdict"] == "VIOLATION"
     assert entry["lower_bound"] > entry["claimed_epsilon"] == pytest.approx(0.3)
-    assert main([str(run_dir)]) == 3
+    assert main([str(run_dir), "trust=true"]) == 3
     right = ["privacy=gaussian", "privacy.epsilon=0.3", f"run_dir={tmp_path / 'right'}"]
     assert simulate([*settings, *right]) == 0
     assert without_time(tmp_path / "right")["verdict"] == "consistent (power unknown)"
@@ -390,6 +390,8 @@ def test_a_claim_that_was_tampered_with_is_refuted_afterwards(tmp_path: Path) ->
         "delta": 1e-5,
     }
     path.write_text(json.dumps({**summary, "privacy": claim}))
+    assert main([str(tmp_path / "run")]) == 1  # the file is not as the run wrote it
+    (tmp_path / "run" / "checksums.json").unlink()
     assert main([str(tmp_path / "run")]) == 3
     assert without_time(tmp_path / "run")["verdict"] == "VIOLATION"
 

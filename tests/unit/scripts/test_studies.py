@@ -2,24 +2,18 @@
 scenarios."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import compare
 import numpy as np
 import pytest
 from break_even import ATTACKS, CLEAN, FRACTIONS, RULES, STRONG, attacked, break_even, costs
 from break_even import table as attacks_table
 from compare import Cell
-from jobs import Outcome, Task
-from jobs import carry_out as carry_out_task
 from orderings import FEDMD, ORDERINGS
-from plugins import CHOICE, GATE, PLUGINS
-from rich.console import Console
-from studies import Claim, Study, carry_out, judged, read_csv, reports, table, write_csv
+from plugins import CHOICE, PLUGINS
+from studies import Claim, Study, judged, read_csv, reports, table, write_csv
 
 from fedkd.errors import RunError
 
@@ -219,30 +213,3 @@ def test_methods_of_a_plug_in_hold_the_same_data_and_ask_about_equally_much(stud
             public, rounds = scenario.public, scenario.protocol.rounds
             first_round = public.per_round if public.sampling == "random" else public.size
             assert first_round + (rounds - 1) * public.per_round == 400
-
-
-@pytest.mark.slow
-def test_a_miniature_reports_harm_and_the_gap(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def here(tasks: Sequence[Task], jobs: int, on_end: Any) -> list[Outcome]:
-        for task in tasks:
-            carry_out_task(task)
-            on_end(Outcome(task))
-        return [Outcome(task) for task in tasks]
-
-    monkeypatch.setattr(compare, "run_all", here)
-    small = (
-        "clients=3",
-        "rounds=1",
-        "train.epochs=1",
-        "distill.epochs=1",
-        "public.size=40",
-        "test.global_size=50",
-    )
-    study = replace(GATE, base=(*GATE.base, *small), figures=("personal_negative_transfer", "gap"))
-    results = carry_out(study, 2, tmp_path, 1, Console(quiet=True))
-    assert list(results) == ["distillation", "training"]
-    for figures in (figures for at in results.values() for figures in at.values()):
-        assert all(np.isfinite(figures[name]).all() for name in study.figures)
-    assert "- " + study.claims[0].text in reports([(study, results)])[0]
