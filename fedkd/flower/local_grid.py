@@ -119,7 +119,8 @@ class LocalGrid(EngineGrid):
         One that does not is named and left: a thread cannot be ended.
         """
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if wait(self._pending, timeout=PATIENCE_SECONDS).not_done:
+        begun = [future for future in self._pending if not future.cancelled()]
+        if wait(begun, timeout=PATIENCE_SECONDS).not_done:  # nobody notifies of a cancelled one
             notice(
                 f"clients {sorted(self._at_work)} are still at work after {PATIENCE_SECONDS:g} s"
                 " and are left; with engine=ray such a client's process is ended"

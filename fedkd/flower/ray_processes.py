@@ -116,11 +116,20 @@ def _end(processes: list[int]) -> list[int]:
     mine = os.getpid()
     found = [pid for pid in processes if pid != mine and _signal(pid, signal.SIGTERM)]
     deadline = time.monotonic() + END_SECONDS
-    while any(_signal(pid, 0) for pid in found) and time.monotonic() < deadline:
+    while any(_is_running(pid) for pid in found) and time.monotonic() < deadline:
         time.sleep(0.1)
     for pid in found:
         _signal(pid, signal.SIGKILL)
     return found
+
+
+def _is_running(pid: int) -> bool:
+    """Return whether a process runs; one that has ended may wait for its parent to notice."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in ("Z", "X")
 
 
 def _signal(pid: int, code: int) -> bool:

@@ -1,6 +1,7 @@
 """The local engine is a Flower Grid, and Flower's own apps run on it."""
 
 import threading
+import time
 
 import pytest
 from flwr.app import Context, Message, RecordDict
@@ -74,6 +75,29 @@ def test_a_client_that_raises_is_an_error_reply_with_the_reason(workers: int) ->
     (failed,) = [r for r in replies if r.has_error()]
     assert len(replies) == 3
     assert "ValueError: client one fails" in str(failed.error.reason)
+
+
+def test_clients_whose_turn_has_not_come_do_not_keep_a_grid_from_ending() -> None:
+    """Two are at work until a third reads their end; six more wait for their turn."""
+    at_work, may_end = threading.Semaphore(0), threading.Event()
+    app = ClientApp()
+
+    @app.query("id")
+    def _id(message: Message, context: Context) -> Message:
+        at_work.release()
+        may_end.wait(timeout=5)
+        return Message(RecordDict(), reply_to=message)
+
+    with message_identity():
+        local = grid(app, workers=2, clients=8)
+        replies = local.answers(asked(list(local.get_node_ids())))
+        reader = threading.Thread(target=lambda: next(iter(replies), None), daemon=True)
+        reader.start()
+        assert all(at_work.acquire(timeout=5) for _ in range(2))
+        threading.Timer(0.05, may_end.set).start()
+        began = time.monotonic()
+        local.shut_down()
+        assert time.monotonic() - began < 3
 
 
 def test_a_stopped_grid_answers_nothing() -> None:
