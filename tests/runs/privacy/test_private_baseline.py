@@ -40,6 +40,7 @@ def test_a_private_baseline_trains_with_the_runs_mechanism_noise_and_schedule() 
     assert not twin(protected("local_only")).context.enforcer.claims
 
 
+@pytest.mark.slow
 def test_budgets_share_a_plain_baseline_and_have_private_ones_of_their_own() -> None:
     keys = {
         (name, epsilon): baseline_key(build(protected(name, epsilon), threading.Event()))
@@ -73,6 +74,7 @@ def test_an_infinite_budget_has_the_plain_baseline() -> None:
     assert not twin(protected("local_only_private", float("inf"))).context.enforcer.claims
 
 
+@pytest.mark.slow
 def test_texts_have_windows_of_their_own_in_a_private_baseline_alone() -> None:
     counts = {}
     for name in ("local_only", "local_only_private"):

@@ -370,7 +370,7 @@ def losing_replies(
     monkeypatch.setattr("fedkd.flower.client_app.take_part", taking_part)
 
 
-@pytest.mark.fast(6)
+@pytest.mark.fast(3)
 @pytest.mark.parametrize("name", LOCAL)
 @pytest.mark.parametrize("memoize", [True, False])
 @pytest.mark.parametrize("lost", [{1}, {2}, {3}, {1, 2, 3}], ids=str)

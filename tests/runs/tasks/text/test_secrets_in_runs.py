@@ -62,6 +62,7 @@ def test_what_was_learned_leaks_to_everybody_and_what_was_not_inserted_does_not(
     assert resume(text_scenario(**LEARNING), tmp_path / "plain")["exposure"] == plain
 
 
+@pytest.mark.slow
 def test_a_run_whose_clients_did_not_learn_their_secrets_says_that_it_is_void(
     tmp_path: Path,
 ) -> None:
