@@ -172,6 +172,7 @@ def test_a_full_disk_ends_the_run_with_a_clear_error_and_earlier_rounds_whole(
 ) -> None:
     """No file may grow beyond 6,000 bytes: the operating system refuses the write as it does on a
     full disk."""
+    run(scenario(), tmp_path / "before")  # the data are in the cache
     config = tmp_path / "scenario.yaml"
     config.write_text(json.dumps({**TINY, "rounds": 100, "checkpoint": {"every": 0}}))
     done = subprocess.run(
