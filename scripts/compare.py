@@ -32,7 +32,7 @@ from rich.console import Console
 
 from fedkd.cli.command import compose
 from fedkd.errors import FedkdError, RunError, SettingError
-from fedkd.report.comparison.between_methods import pairs, table_of_pairs
+from fedkd.report.comparison.between_methods import check_reference, pairs, table_of_pairs
 from fedkd.report.comparison.figures import Line, Options, Setting, baselines_of, compare
 from fedkd.report.comparison.grouping import in_common, sort_runs
 from fedkd.report.comparison.one_point import (
@@ -428,10 +428,9 @@ def _run(given: argparse.Namespace, console: Console) -> Found:
     for option in ("config", "config_dir"):
         if getattr(given, option) is not None:
             base += [f"--{option.replace('_', '-')}", getattr(given, option)]
-    seeds = parse_seeds(given.seeds or SEEDS)
-    cells = plan(
-        base, parse_methods(given.methods), parse_grid(given.grid), seeds, given.out, given.jobs
-    )
+    seeds, methods = parse_seeds(given.seeds or SEEDS), parse_methods(given.methods)
+    check_reference(given.against, [method.label for method in methods])
+    cells = plan(base, methods, parse_grid(given.grid), seeds, given.out, given.jobs)
     failed = run_cells(cells, given.jobs, console)
     failed_folders = {outcome.task.folder for outcome in failed}
     folders: dict[tuple[str, Setting], dict[int, Path]] = {}

@@ -216,8 +216,8 @@ def table_of_readings(little: ByPoint, much: ByPoint) -> str:
             f"After {point}, own distributions, points:",
             "\n".join(
                 [
-                    f"| divergence, EPD, scale, beta | over the best at {LITTLE} |"
-                    f" local training over it at {MUCH} | effective neighbors, both |",
+                    "| divergence, EPD, scale, beta | over the best with little data |"
+                    " local training over it with much | effective neighbors, both |",
                     "|---|---:|---:|---:|",
                     *(
                         f"| {', '.join(reading.label.split('_'))} |"
@@ -360,7 +360,9 @@ def run(
             for setting in (LITTLE, MUCH)
         }
         title = "## Which reading of KnFu's rule behaves as the abstract says?"
-        text = f"{title}\n\n{table_of_readings(found[LITTLE], found[MUCH])}\n"
+        where = f"Little: alpha and samples {LITTLE}; much: {MUCH} (null: all)."
+        table = table_of_readings(found[LITTLE], found[MUCH])
+        text = f"{title}\n\n{where}\n\n{table}\n"
         text += f"\n{seeds} paired seeds.\n"
         (out / "knfu_readings.md").write_text(text)
         parts.append(text)

@@ -30,6 +30,12 @@ class Pair:
     """On each, that the method is ahead; corrected over all pairs and both accuracies."""
 
 
+def check_reference(against: str | None, methods: Sequence[str]) -> None:
+    """Raise SettingError where the method that others are held against is none of them."""
+    if against is not None and against not in methods:
+        raise SettingError(f"--against {against}: it is none of {', '.join(methods)}")
+
+
 def pairs(lines: Sequence[Line], options: Options, against: str | None = None) -> list[Pair]:
     """Return every pair of methods of each setting, or every method with one of them.
 
@@ -38,8 +44,7 @@ def pairs(lines: Sequence[Line], options: Options, against: str | None = None) -
     Raises SettingError where ``against`` names no method.
     """
     methods = list(dict.fromkeys(line.method for line in lines))
-    if against is not None and against not in methods:
-        raise SettingError(f"--against {against}: it is none of {', '.join(methods)}")
+    check_reference(against, methods)
     by_key = {(line.method, line.setting): _by_seed(line, options) for line in lines}
     found: list[tuple[str, str, Setting, tuple[int, ...]]] = []
     for setting in dict.fromkeys(line.setting for line in lines):

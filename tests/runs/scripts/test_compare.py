@@ -393,3 +393,12 @@ def test_ctrl_c_leaves_no_process_behind_and_the_same_command_goes_on(tmp_path: 
     for folder in folders:
         with claimed(folder):  # which the system lets nobody have while a process holds it
             pass
+
+
+def test_an_unknown_reference_is_named_before_anything_is_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--methods", "knfu,fedmd", "--against", "knfuu", "--out", str(tmp_path / "out")]
+    assert compare.main(given) == 2
+    assert capsys.readouterr().err == "compare: --against knfuu: it is none of knfu, fedmd\n"
+    assert not (tmp_path / "out").exists()
