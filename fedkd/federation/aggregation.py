@@ -226,5 +226,5 @@ def _check_parts(fusion: object) -> None:
             f"fuse returned {what}, expected a fedkd.messages.Fusion(weights=..., teachers=...)"
         )
     for name, value in fusion.metrics.items():
-        if not isinstance(value, int | float):
+        if not (isinstance(name, str) and name and isinstance(value, int | float)):
             raise RunError(f"fuse returned metrics with {name}={value!r}, expected numbers by name")

@@ -359,6 +359,8 @@ class RoundRecord:
     knowledge_sha256: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What the strategy reports of the round, such as the accuracy of a server's model."""
+    own: Mapping[str, float] = field(default_factory=dict)
+    """What the user measures of the round, by a callback of a run from Python."""
     exposure: Mapping[str, Any] | None = None
     """How far secrets in clients' texts came out, in the last round of a run that has some
     (``fedkd.audit.secret_exposure``)."""

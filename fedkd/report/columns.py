@@ -33,7 +33,9 @@ Of the round as a whole, in `rounds.jsonl` alone:
 """
 
 TAIL = """
-A strategy's own figures stand with them in `rounds.jsonl`. `teacher_by_class.csv` has a row a
+What a strategy reports (`Fusion(metrics=...)`) stands with them in `rounds.jsonl` as
+`strategy/NAME`, and what a callback of your own measures as `own/NAME`: whatever they are called,
+they overwrite none of these columns. `teacher_by_class.csv` has a row a
 client and round: its teacher's accuracy on the public samples of each class.
 """
 

@@ -19,7 +19,7 @@ import torch
 
 from fedkd.errors import RunError, SettingError, StorageError
 from fedkd.federation.round_records import ClientRecord, RoundRecord
-from fedkd.report.record_rows import client_record, strategy_figures
+from fedkd.report.record_rows import client_record, figures_by_others
 from fedkd.report.run_checksums import GROWING, WEIGHTS, begin_checksums, write_checksums
 from fedkd.storage.atomic_files import digest_of, discard_partial, write_whole
 from fedkd.storage.growing_files import Extent, GrowingArray, GrowingFile
@@ -267,7 +267,7 @@ def stored_records(path: Path, rounds: int) -> list[RoundRecord]:
             weights=_weights_of(weights, row["round"]),
             knowledge_sha256=row["knowledge_sha256"],
             exposure=row.get("exposure"),
-            metrics=strategy_figures(row),
+            **figures_by_others(row),
         )
         for row in map(json.loads, lines)
     ]

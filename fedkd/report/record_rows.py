@@ -41,6 +41,11 @@ OF_THE_ROUND = {
     "exposure": "how far secrets in texts came out, in the last round of a run that has some",
 }
 """The columns of ``rounds.jsonl`` that are of the round as a whole."""
+PREFIXES = {"metrics": "strategy/", "own": "own/"}
+"""Fields of ``RoundRecord`` whose figures others name, and how their columns begin.
+
+No figure of fedkd has a slash in its name, so that theirs overwrite none.
+"""
 ROUND_COLUMNS = frozenset((*OF_THE_ROUND, *(c for m in MEASURES for c in m.round_columns())))
 
 
@@ -125,13 +130,32 @@ def round_row(record: RoundRecord, baseline: Baseline | None) -> dict[str, Any]:
     row["knowledge_sha256"] = record.knowledge_sha256
     if record.exposure is not None:
         row["exposure"] = record.exposure
-    row.update(record.metrics)
-    return row
+    return {**row, **named_by_others(record)}
 
 
-def strategy_figures(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the figures of a row of ``rounds.jsonl`` that the strategy reported."""
-    return {name: value for name, value in row.items() if name not in ROUND_COLUMNS}
+def named_by_others(record: RoundRecord) -> dict[str, float]:
+    """Return the figures of a round whose names are not fedkd's, as columns with their prefix."""
+    return {
+        f"{prefix}{name}": value
+        for part, prefix in PREFIXES.items()
+        for name, value in getattr(record, part).items()
+    }
+
+
+def figures_by_others(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return those figures of a row of ``rounds.jsonl``, by the field of a record they belong to.
+
+    >>> figures_by_others({"round": 1, "strategy/round": 5, "own/f1": 0.5})
+    {'metrics': {'round': 5}, 'own': {'f1': 0.5}}
+    """
+    return {
+        part: {
+            name.removeprefix(prefix): value
+            for name, value in row.items()
+            if name.startswith(prefix)
+        }
+        for part, prefix in PREFIXES.items()
+    }
 
 
 def _over_clients(

@@ -19,9 +19,11 @@ from fedkd.report.folder import RunFolder, stored_records
 from fedkd.report.record_rows import (
     CLIENT_COLUMNS,
     FINAL,
+    PREFIXES,
     ROUND_COLUMNS,
     Baseline,
     client_rows,
+    figures_by_others,
     round_row,
     teacher_rows,
 )
@@ -92,7 +94,8 @@ def test_a_record_comes_back_from_the_tables_as_it_was(tmp_path: Path) -> None:
     record = a_round(
         dataclasses.replace(ClientRecord.of_figures(full), client_id=0),
         client(1, teacher_by_class=(0.5, math.nan)),
-        metrics={"server_accuracy": 0.25},
+        metrics={"server_accuracy": 0.25, "round": 5},
+        own={"f1": 0.5},
         knowledge_sha256="abc",
     )
     folder = RunFolder.create(tmp_path / "run", "")
@@ -102,9 +105,22 @@ def test_a_record_comes_back_from_the_tables_as_it_was(tmp_path: Path) -> None:
     (found,) = stored_records(tmp_path / "run", 1)
     assert found.clients[0] == record.clients[0]
     assert math.isnan(found.clients[1].teacher_by_class[1])  # type: ignore[index]
-    assert (found.metrics, found.knowledge_sha256) == (record.metrics, "abc")
+    assert (found.metrics, found.own) == (record.metrics, record.own)
+    assert (found.round, found.knowledge_sha256) == (1, "abc")
     with (tmp_path / "run" / "clients.csv").open(newline="") as file:
         assert tuple(next(csv.reader(file))) == CLIENT_COLUMNS
+
+
+def test_figures_that_others_name_overwrite_none_of_fedkds() -> None:
+    record = a_round(client(0, global_accuracy_after_training=0.25))
+    row = round_row(record, None)
+    theirs = dict.fromkeys(row, 2.0)
+    for part, prefix in PREFIXES.items():
+        found = round_row(dataclasses.replace(record, **{part: theirs}), None)
+        assert {name: found[name] for name in row} == row
+        assert {name for name in found if name not in row} == {f"{prefix}{name}" for name in row}
+        assert figures_by_others(found) == {**figures_by_others(row), part: theirs}
+    assert not any("/" in name for name in ROUND_COLUMNS)
 
 
 def test_a_round_begins_with_what_lasts_and_nothing_else() -> None:
