@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE :=
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 HALF := $(if $(filter 1 2 3,$(CORES)),-n 0,-n $(shell expr $(CORES) / 2) --dist worksteal)
 ALL := -n $(CORES) --dist worksteal
-UNIT := tests/unit fedkd scripts/compare.py
+UNIT := tests/unit fedkd
 
 .PHONY: help install demo test unit runs slow lint bench clean
 

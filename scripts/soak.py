@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from jobs import search_here
 from measuring import own_memory_gb, own_peak_gb
 
 from fedkd.cli.command import compose
@@ -29,6 +28,7 @@ from fedkd.errors import FedkdError
 from fedkd.experiment.run import run
 from fedkd.experiment.run_report import RunReport
 from fedkd.federation.round_records import RoundRecord
+from fedkd.runtime.working_folder import search_here
 from fedkd.scenario.scenario import Scenario
 from fedkd.settings.validators import at_least
 

@@ -1,7 +1,7 @@
 """The page of both studies of swing (docs/swing.md), printed from what they wrote.
 
-    python scripts/reproduce.py swing_kd --seeds 5 --out A
-    python scripts/reproduce.py swing --seeds 3 --out B
+    fedkd reproduce swing_kd --seeds 5 --out A
+    fedkd reproduce swing --seeds 3 --out B
     python scripts/swing_page.py --one-teacher A --federation B
 
 The third writes docs/swing.md, with each seed's figures and the pictures in docs/results. All
@@ -15,12 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
-import swing_kd_report
-import swing_report
-from swing_figures import SwingFigures, in_bits, over_seeds, percent, signed
-from swing_kd_report import MARGIN, READINGS, cell, is_matched, points, verdicts
-from swing_study import Results, read_outcomes
-
+from fedkd.cli.studies import swing_kd_report, swing_report
+from fedkd.cli.studies.swing_figures import SwingFigures, in_bits, over_seeds, percent, signed
+from fedkd.cli.studies.swing_kd_report import MARGIN, READINGS, cell, is_matched, points, verdicts
+from fedkd.cli.studies.swing_study import Results, read_outcomes
 from fedkd.errors import FedkdError
 from fedkd.report.comparison.family_verdicts import ENOUGH
 
@@ -163,10 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--one-teacher", type=Path, required=True, help="--out of reproduce.py swing_kd"
+        "--one-teacher", type=Path, required=True, help="--out of fedkd reproduce swing_kd"
     )
     parser.add_argument(
-        "--federation", type=Path, required=True, help="--out of reproduce.py swing"
+        "--federation", type=Path, required=True, help="--out of fedkd reproduce swing"
     )
     given = parser.parse_args(arguments)
     try:

@@ -263,7 +263,7 @@ def verdict(last: Mapping[str, Any], strategy: str, points: Sequence[MeasuringPo
     """Return in words whether fusion beat local training at each point, for how many clients."""
     found = [text for point in points if (text := _verdict_at(last, strategy, point))]
     if found:
-        found.append("One seed is no test; scripts/compare.py makes one over several.")
+        found.append("One seed is no test; fedkd compare makes one over several.")
     return " ".join(found)
 
 

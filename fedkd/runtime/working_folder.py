@@ -26,3 +26,19 @@ def put_last() -> None:
         sys.path.insert(0, first)
     else:
         sys.path.append(first or str(here))
+
+
+def search_here() -> None:
+    """Append the working folder to Python's path, for commands that ``python -m`` does not start.
+
+    Import paths in settings may then name modules in it. It comes last, so that no user's file
+    shadows a library's.
+    """
+    from pathlib import Path
+
+    try:
+        here = str(Path.cwd())
+    except OSError:  # it was deleted
+        return
+    if here not in sys.path:
+        sys.path.append(here)

@@ -29,7 +29,7 @@ from fedkd.storage.transcript import Transcript
 
 ROOT = next(p for p in Path(__file__).resolve().parents if (p / "pyproject.toml").is_file())
 sys.path.insert(0, str(ROOT / "scripts"))
-from compare import read_config  # noqa: E402
+from fedkd.cli.compare import read_config  # noqa: E402
 
 CHANGES: dict[str, Any] = {
     "clients": 3,

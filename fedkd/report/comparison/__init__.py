@@ -2,5 +2,5 @@
 
 ``run_reader`` reads a folder, ``figures`` computes the figures of one run, ``statistics`` those of
 several; ``tables`` and ``pictures`` show them. Not for: running anything, which
-``scripts/compare.py`` does.
+``fedkd.cli.compare`` does.
 """

@@ -3,7 +3,7 @@
 Accuracy, what was spent, and how an attack did.
 
 A run says by its own files which mechanism and budget it had. Runs that are put on one axis must
-differ in nothing else. Not for: running them (``scripts/privacy_report.py``), and drawing
+differ in nothing else. Not for: running them (``fedkd.cli.privacy_report``), and drawing
 (``budget_picture``).
 """
 

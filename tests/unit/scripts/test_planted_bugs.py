@@ -26,7 +26,7 @@ def test_the_tests_of_its_own_room_come_first() -> None:
     (fusion,) = (bug for bug in BUGS if bug.package == "fusion")
     assert planted_bugs.stages(fusion, []) == [
         ["tests/unit/fusion"],
-        ["tests/unit", "fedkd", "scripts/compare.py"],
+        ["tests/unit", "fedkd"],
         ["tests/runs"],
     ]
     assert planted_bugs.stages(fusion, ["tests/runs"]) == [["tests/runs"]]

@@ -8,8 +8,16 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from studies import ACCURACIES, FIGURES, Results, Study, carry_out, in_words, write_csv
 
+from fedkd.cli.studies.study import (
+    ACCURACIES,
+    FIGURES,
+    Results,
+    Study,
+    carry_out,
+    in_words,
+    write_csv,
+)
 from fedkd.report.comparison.statistics import interval
 
 RULES = {

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from swing_figures import (
-    Claim,
+
+from fedkd.cli.studies.swing_figures import (
+    SwingClaim,
     SwingFigures,
     in_bits,
     judge,
@@ -18,9 +19,8 @@ from swing_figures import (
     percent,
     signed,
 )
-from swing_picture import picture
-from swing_study import FEDERATION, Results
-
+from fedkd.cli.studies.swing_picture import picture
+from fedkd.cli.studies.swing_study import FEDERATION, Results
 from fedkd.report.comparison.family_verdicts import ENOUGH
 from fedkd.report.plots import STYLE
 
@@ -63,10 +63,10 @@ def table(found: SwingFigures) -> str:
 
 def validity(found: SwingFigures) -> list[str]:
     """Return whether there is anything to protect; the study is void where there is not."""
-    plain = found.outcomes("plain")
-    ceiling, chance = plain[0]["ceiling"], plain[0]["chance"]
+    unprotected = found.outcomes("plain")
+    ceiling, chance = unprotected[0]["ceiling"], unprotected[0]["chance"]
     own = found.exposure("plain", "own_model").mean()
-    controls = np.mean([r["controls"]["own_model"] for r in plain])
+    controls = np.mean([r["controls"]["own_model"] for r in unprotected])
     leak = over_seeds(found.excess("plain", "server_student"))
     valid = own >= 0.9 * ceiling and leak[0] > 1
     lines = [
@@ -103,21 +103,21 @@ def detectors(found: SwingFigures, names: Iterable[str]) -> list[str]:
     return lines
 
 
-def claims(found: SwingFigures) -> list[Claim]:
+def claims(found: SwingFigures) -> list[SwingClaim]:
     """Return what is claimed of swing, as far as its settings have results."""
-    have, asked = found.measured, list[Claim]()
+    have, asked = found.measured, list[SwingClaim]()
     for name in [*swung(found), *(n for n in ("temperature alone", "noise alone") if n in have)]:
         for view, words in ASKED.items():
             text = f"Cut by {name} of the excess exposure to {words}"
-            asked.append(Claim(text, found.cut(name, view), CUT, percent))
+            asked.append(SwingClaim(text, found.cut(name, view), CUT, percent))
         text = f"Loss by {name} in bits a token"
-        asked.append(Claim(text, found.loss(name), LOSS, signed, at_least=False))
+        asked.append(SwingClaim(text, found.loss(name), LOSS, signed, at_least=False))
     return asked
 
 
-def differences(found: SwingFigures) -> list[Claim]:
+def differences(found: SwingFigures) -> list[SwingClaim]:
     """Return what is asked beside the table: of KnFu's neighbors, and of noise that is fresh."""
-    have, asked = found.measured, list[Claim]()
+    have, asked = found.measured, list[SwingClaim]()
     asked += [neighbors(found, n) for n in ("KnFu, beta 10", "KnFu, beta 100") if n in have]
     if FIXED in have and FRESH in have:
         for view, words in (
@@ -127,19 +127,19 @@ def differences(found: SwingFigures) -> list[Claim]:
         ):
             back = found.excess(FRESH, view) - found.excess(FIXED, view)
             text = f"Change of exposure to {words} where noise is fresh each round and not fixed"
-            asked.append(Claim(text, back, 0, in_bits))
+            asked.append(SwingClaim(text, back, 0, in_bits))
     return asked
 
 
-def neighbors(found: SwingFigures, name: str) -> Claim:
+def neighbors(found: SwingFigures, name: str) -> SwingClaim:
     """Return that the nearest other client by KnFu's weights gives more than under the mean."""
     by_seed, weights = [], []
-    for knfu, plain in zip(found.outcomes(name), found.outcomes("plain"), strict=True):
+    for knfu, mean in zip(found.outcomes(name), found.outcomes("plain"), strict=True):
         w = np.array(knfu["weights"])
         clients = range(len(w))
         nearest = [max((j for j in clients if j != i), key=lambda j: w[i, j]) for i in clients]
         weights += [w[i, j] for i, j in enumerate(nearest)]
-        change = np.array(knfu["exposures"]["peers"]) - np.array(plain["exposures"]["peers"])
+        change = np.array(knfu["exposures"]["peers"]) - np.array(mean["exposures"]["peers"])
         # A client's figures are of the others' secrets, form by form, then by owner.
         others = [(i, j) for i in clients for j in clients if j != i]
         of_pair = change.reshape(len(w), -1, len(w) - 1).swapaxes(1, 2).reshape(len(others), -1)
@@ -150,7 +150,7 @@ def neighbors(found: SwingFigures, name: str) -> Claim:
         f"Change of exposure to the nearest semantic neighbor by {name} against the mean (its"
         f" weight there {np.mean(weights):.2f}, the mean's {1 / len(w):.2f})"
     )
-    return Claim(text, np.array(by_seed), 0, in_bits)
+    return SwingClaim(text, np.array(by_seed), 0, in_bits)
 
 
 def notes(found: SwingFigures) -> str:

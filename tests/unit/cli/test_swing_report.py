@@ -6,15 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import swing_kd_report
 import swing_page
-import swing_report
 from scipy import stats
-from swing_figures import Claim, SwingFigures, judge, over_seeds, percent
-from swing_kd_study import ONE_TEACHER
-from swing_report import neighbors, validity
-from swing_study import FEDERATION, OUTCOMES, read_outcomes
 
+from fedkd.cli.studies import swing_kd_report, swing_report
+from fedkd.cli.studies.swing_figures import SwingClaim, SwingFigures, judge, over_seeds, percent
+from fedkd.cli.studies.swing_kd_study import ONE_TEACHER
+from fedkd.cli.studies.swing_report import neighbors, validity
+from fedkd.cli.studies.swing_study import FEDERATION, OUTCOMES, read_outcomes
 from fedkd.errors import RunError
 
 
@@ -98,11 +97,14 @@ def test_fewer_than_five_seeds_are_not_judged() -> None:
 def test_a_verdict_is_corrected_for_the_number_of_claims() -> None:
     """p is 0.02 for one claim alone, and 0.08 among four."""
     values = np.array([0.81, 0.83, 0.82, 0.84, 0.805])
-    claim = Claim("Cut", values, 0.8, percent)
+    claim = SwingClaim("Cut", values, 0.8, percent)
     assert 0.0125 < stats.ttest_1samp(values, 0.8).pvalue < 0.05
     assert "**holds**" in judge([claim])[0]
     assert all("**not shown**" in line for line in judge([claim] * 4))
-    assert "80 % or more: **does NOT hold**" in judge([Claim("Cut", values - 0.5, 0.8, percent)])[0]
+    assert (
+        "80 % or more: **does NOT hold**"
+        in judge([SwingClaim("Cut", values - 0.5, 0.8, percent)])[0]
+    )
 
 
 @pytest.mark.slow

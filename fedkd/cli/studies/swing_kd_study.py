@@ -5,7 +5,7 @@ sweep of temperature and noise, plain distillation, and what competes with swing
 what the transfer text visits. Not for: what the outcomes say (``swing_kd_report``).
 """
 
-from swing_study import SWING, Setting, SwingStudy
+from fedkd.cli.studies.swing_study import SWING, Setting, SwingStudy
 
 BASE = ("scenario=swing_kd", "engine.workers=1")
 PLAIN, PLAIN_FILLINGS, PLAIN_SHARE = "plain", "plain, other fillings", "plain, own share 0.5"

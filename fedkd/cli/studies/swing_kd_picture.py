@@ -3,8 +3,9 @@
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from swing_figures import SwingFigures, over_seeds
-from swing_kd_study import (
+
+from fedkd.cli.studies.swing_figures import SwingFigures, over_seeds
+from fedkd.cli.studies.swing_kd_study import (
     DETECTORS,
     NOISES,
     PLAIN,
@@ -15,7 +16,6 @@ from swing_kd_study import (
     TEMPERATURES,
     name_of,
 )
-
 from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
 
 STUDENT = "server_student"
@@ -49,10 +49,10 @@ def frontier(found: SwingFigures, margin: float) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.6), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
-        for ax, (plain, (title, at)) in zip(axes, LEVELS.items(), strict=True):
-            _sweep(ax, found, SWEEP if plain == PLAIN else SWEEP_FILLINGS, at)
-            if plain in found.measured:
-                _point(ax, found, plain, GREY, "o", "plain")
+        for ax, (level, (title, at)) in zip(axes, LEVELS.items(), strict=True):
+            _sweep(ax, found, SWEEP if level == PLAIN else SWEEP_FILLINGS, at)
+            if level in found.measured:
+                _point(ax, found, level, GREY, "o", "plain")
             for name, marker in OTHERS.items():
                 if name + at in found.measured:
                     _point(ax, found, name + at, ORANGE, marker, name)

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import compare
 import numpy as np
 import torch.nn.functional as F
 from rich.console import Console
-from studies import Study
 from torch import Tensor, nn
 
+from fedkd.cli import compare
+from fedkd.cli.studies.study import Study
 from fedkd.errors import RunError
 from fedkd.report.comparison.run_reader import read_run
 
@@ -34,12 +34,12 @@ PUBLISHED: Mapping[str, tuple[str, str, str]] = {
 }
 """Mean and standard deviation by n, as the paper's Table 1 gives them."""
 TEST_PER_CLASS = 40
-ONE, THREE = "models=[fedproto_table:cnn20]", "fedproto_table:cnn18,fedproto_table:cnn20"
+ONE, THREE = f"models=[{__name__}:cnn20]", f"{__name__}:cnn18,{__name__}:cnn20"
 SETTINGS: Mapping[str, str] = {
     "local_only": f"local_only {ONE}",
     "fedavg": f"fedavg {ONE}",
     "fedproto": f"fedproto strategy.mean=plain {ONE}",
-    "fedproto-mh": f"fedproto strategy.mean=plain models=[{THREE},fedproto_table:cnn22]",
+    "fedproto-mh": f"fedproto strategy.mean=plain models=[{THREE},{__name__}:cnn22]",
 }
 
 

@@ -4,15 +4,15 @@ Sizes are small: all studies take about an hour on two cores. Each uses real ima
 nearest to its paper's that is feasible; comments say what differs.
 """
 
-from studies import Claim, Study
+from fedkd.cli.studies.study import Study, StudyClaim
 
 SMALL = ("clients=10", "test.global_size=1000", "test.private_size=100")
 
 
 def _claim(
     text: str, figure: str, ours: str, theirs: str, least: float = 0.0, setting: str = ""
-) -> Claim:
-    return Claim(text, figure, (ours, setting), (theirs, setting), least)
+) -> StudyClaim:
+    return StudyClaim(text, figure, (ours, setting), (theirs, setting), least)
 
 
 EXCHANGE = Study(

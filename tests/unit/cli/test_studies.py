@@ -8,13 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from break_even import ATTACKS, CLEAN, FRACTIONS, RULES, STRONG, attacked, break_even, costs
-from break_even import table as attacks_table
-from compare import Cell
-from orderings import FEDMD, ORDERINGS
-from plugins import CHOICE, PLUGINS
-from studies import Claim, Study, judged, read_csv, reports, table, write_csv
 
+from fedkd.cli.compare import Cell
+from fedkd.cli.studies.break_even import (
+    ATTACKS,
+    CLEAN,
+    FRACTIONS,
+    RULES,
+    STRONG,
+    attacked,
+    break_even,
+    costs,
+)
+from fedkd.cli.studies.break_even import table as attacks_table
+from fedkd.cli.studies.orderings import FEDMD, ORDERINGS
+from fedkd.cli.studies.plugins import CHOICE, PLUGINS
+from fedkd.cli.studies.study import Study, StudyClaim, judged, read_csv, reports, table, write_csv
 from fedkd.errors import RunError
 
 RESULTS = {
@@ -42,7 +51,7 @@ def verdict_of(figure: str, ours: str, theirs: str, least: float, seeds: int = 5
     results = {
         key: {name: values[:seeds] for name, values in of.items()} for key, of in RESULTS.items()
     }
-    claim = Claim("It is so", figure, (ours, ""), (theirs, ""), least)
+    claim = StudyClaim("It is so", figure, (ours, ""), (theirs, ""), least)
     [text], tested = judged([(claim, {"training": results})])
     assert tested == (1 if seeds >= 5 else 0)
     return re.search(r"\*\*(.*)\*\*", text).group(1)
@@ -69,7 +78,7 @@ def test_claims_of_a_report_are_one_family_over_both_points() -> None:
         ("a", ""): {"global_accuracy": 0.01 * np.array([50.5, 51.5, 50.4, 51.2, 50.3])},
         ("b", ""): {"global_accuracy": np.full(5, 0.5)},
     }
-    claim = Claim("A leads", "global_accuracy", ("a", ""), ("b", ""))
+    claim = StudyClaim("A leads", "global_accuracy", ("a", ""), ("b", ""))
     [alone], one = judged([(claim, {"training": narrow})])
     [both], two = judged([(claim, {"distillation": narrow, "training": narrow})])
     assert (one, two) == (1, 2)
@@ -89,8 +98,8 @@ def test_reports_of_stored_figures_are_those_of_the_runs(tmp_path: Path) -> None
     by_point = {"distillation": RESULTS, "training": RESULTS}
     write_csv(by_point, tmp_path / "s.csv")
     claims = (
-        Claim("Ours leads", "global_accuracy", ("ours", ""), ("theirs", "")),
-        Claim("Nobody has it", "global_accuracy", ("ours", ""), ("absent", "")),
+        StudyClaim("Ours leads", "global_accuracy", ("ours", ""), ("theirs", "")),
+        StudyClaim("Nobody has it", "global_accuracy", ("ours", ""), ("absent", "")),
     )
     study = Study(name="s", title="S", base=(), methods="", claims=claims, figures=("bytes_up",))
     [text] = reports([(study, by_point)])
@@ -98,8 +107,10 @@ def test_reports_of_stored_figures_are_those_of_the_runs(tmp_path: Path) -> None
     assert "Ours leads" in text
     assert "Nobody has it" not in text
     (tmp_path / "s.csv").write_text("after,setting\nnoon,x\n")
-    with pytest.raises(RunError, match=r"s\.csv: no figures of a study"):
+    with pytest.raises(RunError, match=r"s\.csv holds no figures of a study"):
         read_csv(tmp_path / "s.csv")
+    with pytest.raises(RunError, match=r"t\.csv, the figures of a study, cannot be read: No such"):
+        read_csv(tmp_path / "t.csv")
 
 
 def test_tables_have_a_line_for_each_method_and_setting() -> None:
@@ -182,7 +193,7 @@ def test_a_claim_beyond_another_difference_is_judged_by_the_difference_of_both()
         ("a", "0.25"): {"global_accuracy": np.array([0.90, 0.92, 0.90, 0.92, 0.90])},
         ("b", "0.25"): {"global_accuracy": np.array([0.70, 0.71, 0.70, 0.71, 0.70])},
     }
-    claim = Claim(
+    claim = StudyClaim(
         "It grows",
         "global_accuracy",
         ("a", "0.75"),

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fedproto_table import (
+from torch import nn
+
+from fedkd.cli.studies.fedproto_table import (
     NAMES,
     PUBLISHED,
     SETTINGS,
@@ -19,8 +21,6 @@ from fedproto_table import (
     study_of,
     table,
 )
-from torch import nn
-
 from fedkd.models.features import find_head, forward_with_features
 
 

@@ -4,10 +4,10 @@ images."""
 from pathlib import Path
 
 import pytest
-import shifted
 import torch
-import unseen
 from torch import Tensor
+
+from fedkd.cli.studies import shifted, unseen
 
 
 def test_every_seed_leaves_each_client_out_once(

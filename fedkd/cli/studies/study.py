@@ -1,7 +1,7 @@
 """Studies: methods over settings and seeds, with claims that are judged by paired differences.
 
 A study is data: the settings that its runs share, its methods and varied settings in the notation
-of ``compare.py``, and claims. Runs are carried out as by ``compare.py``: in parallel and
+of ``fedkd compare``, and claims. Runs are carried out as by ``fedkd compare``: in parallel and
 resumable, with figures from the run folders.
 """
 
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import compare
 import numpy as np
 from rich.console import Console
 
+from fedkd.cli import compare
 from fedkd.errors import RunError
 from fedkd.report.comparison.family_verdicts import judge
 from fedkd.report.comparison.one_point import common_points
@@ -46,7 +46,7 @@ AT_POINTS = (*PERCENT, "gap")
 
 
 @dataclass(frozen=True)
-class Claim:
+class StudyClaim:
     """A claim that one method is better than another by more than ``least``.
 
     It is about the difference ``ours`` minus ``theirs``, in points or nats, or about the ratio
@@ -86,7 +86,7 @@ class Claim:
         return f"{self.ours[0]} less {self.theirs[0]}{beyond}: {size}{wanted}"
 
 
-def judged(claims: Sequence[tuple[Claim, ByPoint]]) -> tuple[list[str], int]:
+def judged(claims: Sequence[tuple[StudyClaim, ByPoint]]) -> tuple[list[str], int]:
     """Return each claim with its verdict at each point of a round, and how many were tested.
 
     All of them are one family (``family_verdicts.judge``); the intervals shown are not corrected.
@@ -110,7 +110,7 @@ def judged(claims: Sequence[tuple[Claim, ByPoint]]) -> tuple[list[str], int]:
     return lines, tested
 
 
-def _mark(claim: Claim) -> str:
+def _mark(claim: StudyClaim) -> str:
     return ";" if claim.figure in AT_POINTS else ":"
 
 
@@ -127,10 +127,10 @@ class Study:
     base: tuple[str, ...]
     """Settings of all runs."""
     methods: str
-    """In the notation of ``compare.py``."""
-    claims: tuple[Claim, ...]
+    """In the notation of ``fedkd compare``."""
+    claims: tuple[StudyClaim, ...]
     grid: tuple[str, ...] = ()
-    """Varied settings with their values, in the notation of ``compare.py``."""
+    """Varied settings with their values, in the notation of ``fedkd compare``."""
     data: str = ""
     """Data set whose folder ``--data`` may give; empty for embedded data."""
     figures: tuple[str, ...] = ACCURACIES
@@ -267,7 +267,7 @@ def reports(studies: Sequence[tuple[Study, ByPoint]]) -> list[str]:
     ]
 
 
-def _keys(claim: Claim) -> set[Key]:
+def _keys(claim: StudyClaim) -> set[Key]:
     return {claim.ours, claim.theirs, *(claim.beyond or ())}
 
 
@@ -310,8 +310,14 @@ def read_csv(path: Path) -> ByPoint:
             del row["seed"]
             for name, value in row.items():
                 of.setdefault(key, {}).setdefault(name, []).append(float(value))
-    except (OSError, KeyError, ValueError, csv.Error) as error:
-        raise RunError(f"{path}: no figures of a study: {type(error).__name__}: {error}") from error
+    except OSError as error:
+        raise RunError(
+            f"{path}, the figures of a study, cannot be read: {error.strerror}"
+        ) from error
+    except (KeyError, ValueError, csv.Error) as error:
+        raise RunError(
+            f"{path} holds no figures of a study: {type(error).__name__}: {error}"
+        ) from error
     return {
         point: {
             key: {name: np.array(values) for name, values in figures.items()}

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from swing_study import Outcome, Results, SwingStudy
 
+from fedkd.cli.studies.swing_study import Outcome, Results, SwingStudy
 from fedkd.report.comparison import family_verdicts
 from fedkd.report.comparison.statistics import interval
 
@@ -107,7 +107,7 @@ def in_bits(value: Range) -> str:
 
 
 @dataclass(frozen=True)
-class Claim:
+class SwingClaim:
     """A figure by seed, and what is claimed of it: that it is at least, or at most, a threshold."""
 
     text: str
@@ -128,7 +128,7 @@ class Claim:
         return (self.values - self.threshold) * (1 if self.at_least else -1)
 
 
-def judged(claims: Sequence[Claim]) -> list[tuple[str, str]]:
+def judged(claims: Sequence[SwingClaim]) -> list[tuple[str, str]]:
     """Return each claim's verdict and p-value, both "" where there are fewer than five seeds.
 
     A claim holds where the test with Holm's correction over all of them says so at 5 %.
@@ -137,7 +137,7 @@ def judged(claims: Sequence[Claim]) -> list[tuple[str, str]]:
     return [(v.word, v.p) if v.p else ("", "") for v in found]
 
 
-def judge(claims: Sequence[Claim]) -> list[str]:
+def judge(claims: Sequence[SwingClaim]) -> list[str]:
     """Return each claim with its figure, and from five seeds on with its verdict."""
     return [
         f"{claim.text}: {claim.words(over_seeds(claim.values))}"

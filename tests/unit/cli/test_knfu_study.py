@@ -2,12 +2,21 @@
 
 from pathlib import Path
 
-import knfu_study
 import numpy as np
 import pytest
-from knfu_study import AXES, COUNTERPARTS, LITTLE, MUCH, crossing, rank, readings, readings_at
-from studies import Study
 
+from fedkd.cli.studies import knfu_study
+from fedkd.cli.studies.knfu_study import (
+    AXES,
+    COUNTERPARTS,
+    LITTLE,
+    MUCH,
+    crossing,
+    rank,
+    readings,
+    readings_at,
+)
+from fedkd.cli.studies.study import Study
 from strategies.knfu import KnFu
 
 

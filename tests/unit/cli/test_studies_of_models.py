@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-import unseen
 from torch import Tensor
+
+from fedkd.cli.studies import unseen
 
 
 def predictions(samples: int, seed: int) -> tuple[Tensor, Tensor]:

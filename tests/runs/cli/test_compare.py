@@ -12,16 +12,14 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any, ClassVar
 
-import compare
-import jobs
-import privacy_report
 import pytest
-from jobs import Outcome, Task, carry_out, is_done, run_all
 from paths import ROOT
 from tiny import scenario
 
+from fedkd.cli import compare, privacy_report
 from fedkd.errors import RunError, SettingError
-from fedkd.experiment import run_report
+from fedkd.experiment import jobs, run_report
+from fedkd.experiment.jobs import Outcome, RunTask, carry_out, is_done, run_all
 from fedkd.report.comparison.run_reader import read_run, status
 from fedkd.report.folder import claimed
 from fedkd.runtime.interrupts import EndedBySignal
@@ -124,27 +122,31 @@ def test_modules_in_the_current_folder_are_found(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    name = f"found_here_by_{script.__name__}"
+    name = f"found_here_by_{script.__name__.rpartition('.')[2]}"
     Path(f"{name}.py").write_text("")
     assert script.main([*SMALL, option, f"mine={name}:Mine", "--out", "out"]) == 2
     assert f"in module {name} 'Mine'" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_done_and_one_of_other_settings_is_refused(tmp_path: Path) -> None:
-    task = Task("one", scenario(strategy="fedmd"), tmp_path / "seed0")
+    task = RunTask("one", scenario(strategy="fedmd"), tmp_path / "seed0")
     assert not is_done(task)
     carry_out(task)
     assert is_done(task)
     elsewhere = scenario(strategy="fedmd", engine={"name": "local", "workers": 2})
-    assert is_done(Task("one", elsewhere, task.folder))  # figures are the same wherever clients run
+    assert is_done(
+        RunTask("one", elsewhere, task.folder)
+    )  # figures are the same wherever clients run
     with pytest.raises(SettingError, match=r"holds a run with other settings.*rounds was 2, is 3"):
-        is_done(Task("one", scenario(strategy="fedmd", rounds=3), task.folder))
+        is_done(RunTask("one", scenario(strategy="fedmd", rounds=3), task.folder))
 
 
 def test_an_unfinished_run_goes_on_to_the_figures_of_the_whole_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, parts = (Task(name, scenario(rounds=3), tmp_path / name) for name in ("whole", "parts"))
+    whole, parts = (
+        RunTask(name, scenario(rounds=3), tmp_path / name) for name in ("whole", "parts")
+    )
     carry_out(whole)
 
     def ending(record: Any, baseline: Any) -> dict[str, Any]:
@@ -170,7 +172,7 @@ def test_an_unfinished_run_goes_on_to_the_figures_of_the_whole_one(
 
 def test_a_run_that_was_ended_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
     for name, text in (("empty", ""), ("whole", scenario().text())):
-        task = Task("one", scenario(), tmp_path / name)
+        task = RunTask("one", scenario(), tmp_path / name)
         task.folder.mkdir()
         (task.folder / "config.yaml").write_text(text)
         assert not is_done(task)
@@ -195,7 +197,7 @@ def test_a_comparison_of_one_run_in_this_process(
 ) -> None:
     """With the processes taken out of the way; a slow test keeps them in."""
 
-    def here(tasks: Sequence[Task], jobs: int, on_end: Any) -> list[Outcome]:
+    def here(tasks: Sequence[RunTask], jobs: int, on_end: Any) -> list[Outcome]:
         found = []
         for task in tasks:
             if task.scenario.strategy.name == "fedmd":
@@ -272,7 +274,7 @@ def test_one_run_that_fails_or_takes_its_process_with_it_does_not_end_the_others
         "deadly": {"models": ["toys:deadly"]},
         "too": {"seed": 1},
     }
-    tasks = [Task(name, scenario(**change), tmp_path / name) for name, change in changes.items()]
+    tasks = [RunTask(name, scenario(**change), tmp_path / name) for name, change in changes.items()]
     errors = {outcome.task.name: outcome.error for outcome in run_all(tasks, jobs=2)}
     assert errors["fine"] == errors["too"] == ""
     assert "min_clients=1" in errors["failing"]
@@ -323,12 +325,12 @@ class FakeWorker:
     all: ClassVar[list["FakeWorker"]] = []
 
     def __init__(self) -> None:
-        self.task: Task | None = None
+        self.task: RunTask | None = None
         self.taken: list[str] = []
         self.connection, self._process = Pipe()
         self.all.append(self)
 
-    def take(self, task: Task) -> None:
+    def take(self, task: RunTask) -> None:
         self.task = task
         self.taken.append(task.name)
         if task.name == "b":
@@ -358,7 +360,7 @@ def test_sigusr1_lets_runs_end_their_round_and_begins_no_other(
 ) -> None:
     monkeypatch.setattr(jobs, "_Worker", FakeWorker)
     monkeypatch.setattr(jobs, "EVERY", 0.01)
-    tasks = [Task(name, scenario(), tmp_path / name) for name in "abc"]
+    tasks = [RunTask(name, scenario(), tmp_path / name) for name in "abc"]
     ended: list[str] = []
     with pytest.raises(EndedBySignal, match="SIGUSR1"):
         run_all(tasks, 2, lambda outcome: ended.append(outcome.error))

@@ -1,8 +1,8 @@
 """Settings of the study of swing in a federation, and the runs of any study of swing.
 
 Every run is one of the product's own (``python -m fedkd.simulate scenario=swing_study SETTINGS``),
-begun, gone on with or left alone by ``compare.py``. Runs of one seed share texts, secrets, initial
-weights and the order of batches, so that all else is paired. Not for: what the outcomes say
+begun, gone on with or left alone as by ``fedkd compare``. Runs of one seed share texts, secrets,
+initial weights and the order of batches, so that all else is paired. Not for: what the outcomes say
 (``swing_report``).
 """
 
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import compare
 import numpy as np
 from rich.console import Console
 
+from fedkd.cli import compare
 from fedkd.errors import RunError
 from fedkd.report.comparison.run_reader import read_run
 
@@ -160,7 +160,7 @@ def read_outcomes(folder: Path) -> Results:
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise RunError(
             f"{folder / OUTCOMES} does not hold the figures of a study of swing:"
-            f" {type(error).__name__}: {error}; scripts/reproduce.py writes it"
+            f" {type(error).__name__}: {error}; fedkd reproduce writes it"
         ) from error
 
 

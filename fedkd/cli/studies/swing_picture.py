@@ -3,8 +3,8 @@
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from swing_figures import SwingFigures, over_seeds
 
+from fedkd.cli.studies.swing_figures import SwingFigures, over_seeds
 from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
 
 TICKS = (-0.3, 0.0, 0.1, 0.3, 1.0, 3.0)

@@ -4,7 +4,7 @@ Within a study the same clients hold the same samples, and only the named settin
 effect could not be measured as it was published, the remark says what is measured instead.
 """
 
-from studies import Claim, Study
+from fedkd.cli.studies.study import Study, StudyClaim
 
 MEAN = "dsfl strategy.aggregation=mean"
 BASE = (
@@ -23,8 +23,8 @@ SKEWED = ("partition=inner_dirichlet", "partition.alpha=0.1", "samples_per_clien
 MILD = ("partition=inner_dirichlet", "partition.alpha=1", "samples_per_client=40")
 
 
-def _claim(text: str, figure: str, ours: str, theirs: str, setting: str = "") -> Claim:
-    return Claim(text, figure, (ours, setting), (theirs, setting))
+def _claim(text: str, figure: str, ours: str, theirs: str, setting: str = "") -> StudyClaim:
+    return StudyClaim(text, figure, (ours, setting), (theirs, setting))
 
 
 GATE = Study(
@@ -56,7 +56,7 @@ MARGIN = Study(
         _claim(
             "They pay where three quarters are noise", "global_accuracy", "margin", "plain", "0.75"
         ),
-        Claim(
+        StudyClaim(
             "Their gain grows with the share of noise",
             "global_accuracy",
             ("margin", "0.75"),

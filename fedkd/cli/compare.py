@@ -1,11 +1,11 @@
 r"""Compare methods over settings and seeds: run them all, then write tables and plots.
 
-    python scripts/compare.py scenario=digits --methods local_only,fedmd,dsfl,knfu \
+    fedkd compare scenario=digits --methods local_only,fedmd,dsfl,knfu \
         --grid partition.alpha=0.1,1 --seeds 0,1,2 --jobs 2 --out results/compare
-    python scripts/compare.py --runs runs/2026-11-25_sweep --out results/compare
+    fedkd compare --runs runs/2026-11-25_sweep --out results/compare
 
 The second reads finished runs, such as those of
-`python -m fedkd.simulate -m strategy=knfu,fedmd seed=0,1,2`: any folders, with all runs below them,
+`fedkd sweep strategy=knfu,fedmd seed=0,1,2`: any folders, with all runs below them,
 grouped into methods and settings by the settings in which they differ. In the first, a method is a
 strategy, optionally with settings after it and a label before it; commas separate methods:
 
@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from jobs import Outcome, Task, is_done, run_all, search_here, with_threads
 from rich.console import Console
 
 from fedkd.cli.command import compose
 from fedkd.errors import FedkdError, RunError, SettingError
+from fedkd.experiment.jobs import Outcome, RunTask, is_done, run_all, with_threads
 from fedkd.report.comparison.between_methods import check_reference, pairs, table_of_pairs
 from fedkd.report.comparison.figures import Line, Options, Setting, baselines_of, compare
 from fedkd.report.comparison.grouping import in_common, sort_runs
@@ -46,6 +46,7 @@ from fedkd.report.comparison.run_reader import read_run, runs_below
 from fedkd.report.comparison.tables import Table, tables, write_csv
 from fedkd.runtime.interrupts import described, exit_status
 from fedkd.runtime.parallel import available_cores
+from fedkd.runtime.working_folder import search_here
 from fedkd.scenario.scenario import Scenario, with_effect
 from fedkd.settings.schema import flat
 from fedkd.settings.validators import at_least, share
@@ -72,7 +73,7 @@ class Cell:
     method: Method
     setting: Setting
     seed: int
-    task: Task
+    task: RunTask
 
 
 def split_commas(text: str) -> list[str]:
@@ -210,7 +211,7 @@ def plan(
         folder = out / "runs" / slug(method.label) / slug(",".join(varied) or "all")
         for seed in seeds:
             seeded = scenario.changed(federation=replace(scenario.federation, seed=seed))
-            task = Task(f"{name}, seed {seed}", seeded, folder / f"seed{seed}")
+            task = RunTask(f"{name}, seed {seed}", seeded, folder / f"seed{seed}")
             cells.append(Cell(method, setting, seed, task))
     folders = {cell.task.folder: cell.task.name for cell in cells}
     if len(folders) < len(cells):
@@ -359,12 +360,14 @@ def _notes(lines: Sequence[Line]) -> list[str]:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     made = argparse.ArgumentParser(
-        prog="compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="fedkd compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
         "settings",
         nargs="*",
-        help="scenario=NAME and settings of all runs, as for fedkd.simulate",
+        help="scenario=NAME and settings of all runs, as for fedkd run",
     )
     made.add_argument("--config", help="a scenario file, in place of scenario=NAME")
     made.add_argument("--config-dir", help="a folder of scenario files")

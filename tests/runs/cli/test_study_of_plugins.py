@@ -5,21 +5,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import compare
 import numpy as np
 import pytest
-from jobs import Outcome, Task
-from jobs import carry_out as carry_out_task
-from plugins import GATE
 from rich.console import Console
-from studies import carry_out, reports
+
+from fedkd.cli import compare
+from fedkd.cli.studies.plugins import GATE
+from fedkd.cli.studies.study import carry_out, reports
+from fedkd.experiment.jobs import Outcome, RunTask
+from fedkd.experiment.jobs import carry_out as carry_out_task
 
 
 @pytest.mark.slow
 def test_a_miniature_reports_harm_and_the_gap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def here(tasks: Sequence[Task], jobs: int, on_end: Any) -> list[Outcome]:
+    def here(tasks: Sequence[RunTask], jobs: int, on_end: Any) -> list[Outcome]:
         for task in tasks:
             carry_out_task(task)
             on_end(Outcome(task))

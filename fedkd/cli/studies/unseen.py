@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from plugins import BASE, SKEWED
-from studies import Claim, Study, write_reports
 from torch import Tensor
-from trained import trained
 
+from fedkd.cli.studies.plugins import BASE, SKEWED
+from fedkd.cli.studies.study import Study, StudyClaim, write_reports
+from fedkd.cli.studies.trained import trained
 from fedkd.messages import Cohort
 from fedkd.runtime.devices import deterministic
 from fedkd.training.loop import predict
@@ -31,7 +31,7 @@ UNSEEN = Study(
     methods="",
     figures=("personal_accuracy",),
     claims=(
-        Claim(
+        StudyClaim(
             "On a client that it never met, the learned aggregator is above uniform",
             "personal_accuracy",
             ("learned", ""),

@@ -16,8 +16,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
-from studies import ByPoint, Claim, Results, Study, carry_out, in_words, write_reports
 
+from fedkd.cli.studies.study import (
+    ByPoint,
+    Results,
+    Study,
+    StudyClaim,
+    carry_out,
+    in_words,
+    write_reports,
+)
 from fedkd.report.comparison.statistics import interval
 from fedkd.report.plots import STYLE
 
@@ -60,7 +68,7 @@ AXES = Study(
     grid=(f"partition.alpha={','.join(SKEWS)}", f"samples_per_client={','.join(map(str, SIZES))}"),
     claims=(
         *(
-            Claim(
+            StudyClaim(
                 f"Strong skew and much data, own distribution: local training beats {method}",
                 "personal_accuracy",
                 ("local_only", "0.1, 2500"),
@@ -69,7 +77,7 @@ AXES = Study(
             for method in ("mean", "fedmd", "knfu", "nearest")
         ),
         *(
-            Claim(
+            StudyClaim(
                 f"Mild skew and little data, own distribution: {method} beats local training",
                 "personal_accuracy",
                 (method, "1, 20"),
@@ -110,7 +118,7 @@ def counterparts(data: DataSet) -> Study:
         methods=", ".join(("local_only", *OTHERS, *KNFU)),
         figures=(*ACCURACIES, "effective_neighbors"),
         claims=tuple(
-            Claim(f"{ours} beats {theirs}, {WHERE[figure]}", figure, (ours, ""), (theirs, ""))
+            StudyClaim(f"{ours} beats {theirs}, {WHERE[figure]}", figure, (ours, ""), (theirs, ""))
             for figure in ACCURACIES
             for ours in ("knfu", "nearest")
             for theirs in ("local_only", *NAMES_OF_OTHERS)
@@ -233,7 +241,14 @@ def table_of_readings(little: ByPoint, much: ByPoint) -> str:
 
 
 def gains(results: Results, method: str, alpha: str, figure: str) -> list[np.ndarray]:
-    """Return a method's gain over local training by size [sizes][seeds], in points."""
+    """Return a method's gain over local training by size [sizes][seeds], in points.
+
+    Args:
+        results: Figures at one point of a round.
+        method: The method's label.
+        alpha: The skew.
+        figure: The accuracy's name.
+    """
     return [
         100
         * (

@@ -31,7 +31,7 @@ PATIENCE = 20.0
 
 
 @dataclass(frozen=True)
-class Task:
+class RunTask:
     """A scenario to run, and the folder of its run."""
 
     name: str
@@ -48,34 +48,23 @@ class Task:
 class Outcome:
     """The end of a task."""
 
-    task: Task
+    task: RunTask
     error: str = ""
     """Empty if the run is complete."""
 
 
-def search_here() -> None:
-    """Append the current folder to ``sys.path``, as `python -m fedkd.simulate` does.
-
-    Import paths in settings may then name modules in it. It comes last, so that no user's file
-    shadows a script's own module.
-    """
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-
-
-def is_done(task: Task) -> bool:
+def is_done(task: RunTask) -> bool:
     """Return whether a task's run is complete. Raises SettingError if its folder holds another."""
     return is_complete(task.scenario, task.folder)
 
 
-def carry_out(task: Task) -> None:
+def carry_out(task: RunTask) -> None:
     """Run a task, or resume the run in its folder from its last checkpoint. Raises FedkdError."""
     ensure(task.scenario, task.folder)
 
 
 def run_all(
-    tasks: Sequence[Task], jobs: int, on_end: Callable[[Outcome], None] = lambda _: None
+    tasks: Sequence[RunTask], jobs: int, on_end: Callable[[Outcome], None] = lambda _: None
 ) -> list[Outcome]:
     """Carry out tasks in ``jobs`` processes, and return their outcomes in the order of their ends.
 
@@ -89,7 +78,9 @@ def run_all(
     return outcomes
 
 
-def _run_all(tasks: Sequence[Task], jobs: int, on_end: Callable[[Outcome], None]) -> list[Outcome]:
+def _run_all(
+    tasks: Sequence[RunTask], jobs: int, on_end: Callable[[Outcome], None]
+) -> list[Outcome]:
     waiting, outcomes = deque(tasks), list[Outcome]()
     workers = [_Worker() for _ in range(min(jobs, len(tasks)))]
     try:
@@ -124,7 +115,7 @@ class _Worker:
     Ctrl-C does not reach it; the parent process interrupts it.
     """
 
-    task: Task | None = None
+    task: RunTask | None = None
     is_asked: bool = False
     """Whether it has been asked to end after the round at work."""
     connection: Connection = field(init=False)
@@ -142,7 +133,7 @@ class _Worker:
             signal.signal(signal.SIGINT, before)
         other_end.close()
 
-    def take(self, task: Task) -> None:
+    def take(self, task: RunTask) -> None:
         """Start a task."""
         self.task = task
         try:
@@ -200,13 +191,13 @@ def _work(connection: Connection) -> None:
                 name, values, folder = connection.recv()
                 if connection.poll():  # the connection is closed: the task was cancelled
                     return
-                connection.send(_attempt(Task(name, Scenario.parse(values), Path(folder))))
+                connection.send(_attempt(RunTask(name, Scenario.parse(values), Path(folder))))
                 end_if_asked()
     except (EOFError, OSError, KeyboardInterrupt):
         return
 
 
-def _attempt(task: Task) -> str:
+def _attempt(task: RunTask) -> str:
     """Carry out a task, and return its error in one line, or ""; the log takes a traceback."""
     standard_streams = [os.dup(1), os.dup(2)]
     task.log.parent.mkdir(parents=True, exist_ok=True)

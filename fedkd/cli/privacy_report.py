@@ -1,14 +1,14 @@
 r"""Compare privacy mechanisms: accuracy and attack success by privacy budget, over paired seeds.
 
-    python scripts/privacy_report.py scenario=privacy_budget --epsilons 0.5,1,2,4,8,inf \
+    fedkd privacy-report scenario=privacy_budget --epsilons 0.5,1,2,4,8,inf \
         --mechanisms dp_sgd,central_gaussian,gnmax,swing --seeds 0,1,2 --jobs 2 \
         --out results/privacy
-    python scripts/privacy_report.py --runs runs/2026-11-25_sweep --out results/privacy
+    fedkd privacy-report --runs runs/2026-11-25_sweep --out results/privacy
 
 The first carries out runs: called again with the same --out, it skips finished runs and resumes the
 others. The second reads finished runs, such as those of
-`python -m fedkd.simulate -m privacy.epsilon=...`: any folders, with all runs below them. A
-mechanism may have settings of its own and a label, as compare.py's methods do:
+`fedkd sweep privacy.epsilon=...`: any folders, with all runs below them. A
+mechanism may have settings of its own and a label, as those of fedkd compare have:
 
     --mechanisms "dp_sgd, tight=dp_sgd privacy.clip_norm=0.5, gaussian privacy.memoize=true"
 
@@ -25,12 +25,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from compare import Method, parse_methods, parse_seeds, read_config, slug
-from jobs import Outcome, Task, is_done, run_all, search_here, with_threads
 from rich.console import Console
 
 from fedkd.cli.command import compose
+from fedkd.cli.compare import Method, parse_methods, parse_seeds, read_config, slug
 from fedkd.errors import FedkdError, SettingError
+from fedkd.experiment.jobs import Outcome, RunTask, is_done, run_all, with_threads
 from fedkd.privacy.mechanisms import CentralGaussian, GnMax
 from fedkd.report.comparison.budget_picture import draw_budgets
 from fedkd.report.comparison.budgets import (
@@ -45,6 +45,7 @@ from fedkd.report.comparison.one_point import After
 from fedkd.report.comparison.run_reader import runs_below
 from fedkd.runtime.interrupts import described, exit_status
 from fedkd.runtime.parallel import available_cores
+from fedkd.runtime.working_folder import search_here
 from fedkd.scenario.registry import find
 from fedkd.scenario.scenario import Scenario
 from fedkd.settings.validators import at_least
@@ -54,11 +55,11 @@ EPSILONS = "0.5,1,2,4,8,inf"
 
 
 @dataclass(frozen=True)
-class Cell:
+class BudgetCell:
     """One run of a report."""
 
     label: str
-    task: Task
+    task: RunTask
 
 
 def parse_epsilons(text: str) -> list[float]:
@@ -87,7 +88,7 @@ def plan(
     seeds: Sequence[int],
     out: Path,
     jobs: int,
-) -> list[Cell]:
+) -> list[BudgetCell]:
     """Return all runs of a report, each with its checked scenario and its folder.
 
     Raises SettingError for mistakes that can be found before training.
@@ -120,8 +121,8 @@ def plan(
             folder /= "all" if epsilon is None else f"epsilon={epsilon:g}"
             for seed in seeds:
                 seeded = scenario.changed(federation=replace(scenario.federation, seed=seed))
-                task = Task(f"{name}, seed {seed}", seeded, folder / f"seed{seed}")
-                cells.append(Cell(mechanism.label, task))
+                task = RunTask(f"{name}, seed {seed}", seeded, folder / f"seed{seed}")
+                cells.append(BudgetCell(mechanism.label, task))
     if len({cell.task.folder for cell in cells}) < len(cells):
         raise SettingError(
             "two mechanisms would share a folder; give them labels of letters and digits"
@@ -157,7 +158,7 @@ def _instead_of_epsilon(fields: Mapping[str, Any]) -> set[str]:
     return {"sigma", "noise_multiplier", "label_epsilon", "epsilon"} & set(fields)
 
 
-def run_cells(cells: Sequence[Cell], jobs: int, console: Console) -> list[Outcome]:
+def run_cells(cells: Sequence[BudgetCell], jobs: int, console: Console) -> list[Outcome]:
     """Carry out the runs that are not complete, print their progress, and return the failures."""
     to_do = [cell.task for cell in cells if not is_done(cell.task)]
     console.print(f"{len(cells)} runs, {len(cells) - len(to_do)} of them done before")
@@ -206,14 +207,14 @@ def notes_on(found: Sequence[BudgetPoint], failed: Sequence[Outcome]) -> list[st
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     made = argparse.ArgumentParser(
-        prog="privacy_report",
+        prog="fedkd privacy-report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
         "settings",
         nargs="*",
-        help="scenario=NAME and settings of all runs, as for fedkd.simulate",
+        help="scenario=NAME and settings of all runs, as for fedkd run",
     )
     made.add_argument("--config", help="a scenario file, in place of scenario=NAME")
     made.add_argument("--config-dir", help="a folder of scenario files")

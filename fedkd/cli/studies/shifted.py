@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from plugins import BASE, MEAN, MILD
-from studies import Claim, Study, write_reports
-from trained import trained
 
+from fedkd.cli.studies.plugins import BASE, MEAN, MILD
+from fedkd.cli.studies.study import Study, StudyClaim, write_reports
+from fedkd.cli.studies.trained import trained
 from fedkd.data.shifts import shifted
 from fedkd.runtime.devices import deterministic
 from fedkd.runtime.seeding import numpy_stream
@@ -35,13 +35,13 @@ SHIFTED = Study(
     methods="",
     figures=("global_accuracy",),
     claims=(
-        Claim(
+        StudyClaim(
             "On moved images hard views beat random ones",
             "global_accuracy",
             ("hard", ""),
             ("random_view", ""),
         ),
-        Claim(
+        StudyClaim(
             "On moved images hard views beat no augmentation",
             "global_accuracy",
             ("hard", ""),

@@ -9,9 +9,17 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from swing_figures import Claim, SwingFigures, judged, over_seeds, percent, signed
-from swing_kd_picture import frontier
-from swing_kd_study import (
+
+from fedkd.cli.studies.swing_figures import (
+    SwingClaim,
+    SwingFigures,
+    judged,
+    over_seeds,
+    percent,
+    signed,
+)
+from fedkd.cli.studies.swing_kd_picture import frontier
+from fedkd.cli.studies.swing_kd_study import (
     DETECTORS,
     ONE_TEACHER,
     PLAIN,
@@ -19,9 +27,8 @@ from swing_kd_study import (
     SWEEP_FILLINGS,
     name_of,
 )
-from swing_report import detectors, write_csv
-from swing_study import Results
-
+from fedkd.cli.studies.swing_report import detectors, write_csv
+from fedkd.cli.studies.swing_study import Results
 from fedkd.report.comparison.family_verdicts import ENOUGH
 from fedkd.report.plots import STYLE
 
@@ -83,10 +90,10 @@ def table(found: SwingFigures) -> str:
     return "\n".join(lines)
 
 
-def claims(found: SwingFigures) -> list[Claim]:
+def claims(found: SwingFigures) -> list[SwingClaim]:
     """Return the claim in both readings at every point of the sweep."""
     return [
-        Claim(
+        SwingClaim(
             f"Cut by {name} of {words}",
             found.cut(name, STUDENT, above_chance=reading),
             CUT,

@@ -7,10 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import privacy_report
 import pytest
-from compare import parse_methods
 
+from fedkd.cli import privacy_report
+from fedkd.cli.compare import parse_methods
 from fedkd.errors import SettingError
 from fedkd.report.comparison import budget_picture
 from fedkd.report.comparison.budgets import Point, budget_text, check_alike, entries, table

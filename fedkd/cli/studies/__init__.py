@@ -1,0 +1,1 @@
+"""Studies that ``fedkd reproduce`` carries out: their settings, claims and reports."""
