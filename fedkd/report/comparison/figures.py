@@ -20,7 +20,9 @@ SELECTIONS = ("last", "mean_of_last", "validation_best")
 accuracy."""
 
 BASELINE = "local-only baseline"
-"""The name of the line of baselines."""
+"""The name of the line of baselines that were trained without protection."""
+BASELINES = {"local_only": BASELINE, "local_only_private": f"{BASELINE}, private"}
+"""The name of a line of baselines by how they were trained, ``baseline`` of the scenario."""
 
 Setting = tuple[tuple[str, str], ...]
 """What distinguishes a setting from the others of a comparison: ``(("partition.alpha",
@@ -175,7 +177,7 @@ def compare(runs: Mapping[tuple[str, Setting], Mapping[int, Run]], options: Opti
 
 
 def baselines_of(lines: Sequence[Line], options: Options) -> list[Line]:
-    """Return the local-only baselines as lines, one a setting.
+    """Return the local-only baselines as lines, one a setting and way to train them.
 
     Their seeds are those for which some method's run has a baseline.
 
@@ -189,7 +191,9 @@ def baselines_of(lines: Sequence[Line], options: Options) -> list[Line]:
         for seed, run in line.runs.items():
             alone = baseline_run(run)
             if alone is not None:
-                found.setdefault((BASELINE, line.setting), {}).setdefault(seed, alone)
+                found.setdefault(
+                    (BASELINES.get(run.baseline, BASELINE), line.setting), {}
+                ).setdefault(seed, alone)
     return compare(found, options)
 
 

@@ -47,6 +47,8 @@ class Run:
     """The point that it reports first: that of its method's paper, where it is known."""
     is_reference: bool = False
     """Whether it is no federation, but training alone or on all data."""
+    baseline: str = "local_only"
+    """How the local-only baseline was trained, where there is one: the setting's value."""
     after: MeasuringPoint | None = None
     """The point at which figures without a point in their names are (``at``)."""
 
@@ -149,6 +151,7 @@ def read_run(folder: Path) -> Run:
             measured=tuple(summary["measured_after"]),
             first=summary["after"],
             is_reference=summary["is_reference"],
+            baseline=summary.get("baseline") or "local_only",
             seconds=_number(summary["seconds"]),
         )
     except READING as error:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,11 @@ def test_the_twin_is_its_run_less_the_gains_and_is_left_out_beside_a_method_that
     both = compare({("some", ONE): {0: run}, ("alone", ONE): {0: silent}}, OPTIONS)
     assert [line.method for line in baselines_of(both[:1], OPTIONS)] == [BASELINE]
     assert baselines_of(both, OPTIONS) == []
+    private = compare({("some", ONE): {0: replace(run, baseline="local_only_private")}}, OPTIONS)
+    assert [line.method for line in baselines_of([*both[:1], *private], OPTIONS)] == [
+        BASELINE,
+        "local-only baseline, private",
+    ]
     assert both[1].tests["global_accuracy"] == Paired(None, None)
 
 

@@ -1,0 +1,8 @@
+"""Run ``fedkd reproduce`` from a checkout, for documents and programs that name this path."""
+
+import sys
+
+from fedkd.cli.reproduce import main
+
+if __name__ == "__main__":
+    sys.exit(main())
