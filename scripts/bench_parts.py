@@ -23,10 +23,10 @@ from fedkd.messages import Cohort
 from fedkd.report.report_settings import Report
 from fedkd.runtime.devices import deterministic
 from fedkd.storage.checkpoint import Checkpoints
+from fedkd.strategies.fedmd import FedMD
+from fedkd.strategies.knfu import KnFu
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import optimize
-from strategies.fedmd import FedMD
-from strategies.knfu import KnFu
 
 SAMPLES, BATCH = 40, 8
 UPLOADS, PUBLIC, CLASSES = 100, 10_000, 100

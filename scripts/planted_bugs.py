@@ -168,7 +168,7 @@ def copy_tree(folder: Path) -> None:
     """Copy all that tests read into an empty folder, without the tests of this script."""
     ignored = shutil.ignore_patterns("__pycache__", "test_planted_bugs.py")
     for name in COPIED:
-        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored, symlinks=True)
     for path in ROOT.glob("*"):
         if path.is_file():
             shutil.copy2(path, folder / path.name)

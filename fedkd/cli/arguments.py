@@ -12,14 +12,25 @@ import yaml
 from fedkd.errors import SettingError, unknown_name
 from fedkd.report.run_checksums import check_run
 from fedkd.scenario.registry import GROUPS, find
-from fedkd.scenario.scenario import check_names, meaning_of, resumable_in_words
+from fedkd.scenario.scenario import (
+    SECTIONS,
+    TOP,
+    check_names,
+    meaning_of,
+    resumable_in_words,
+)
 from fedkd.scenario.trust import check_trust
+from fedkd.settings.schema import defaults
 from fedkd.settings.validators import user_path
 
 SWITCHES = ("-m", "--multirun", "--resolve", "--version", "--hydra-help")
 """Hydra's options without a value."""
 OPTIONS = ("--cfg", "-c", "--package", "-p", "--info", "-i")
 """Hydra's options with a value."""
+SHIPPED = Path(str(files("fedkd.scenarios")))
+"""fedkd's own scenarios."""
+HERE = Path("scenarios")
+"""Where the working folder may have more of them."""
 _SWEEP = re.compile(r"(choice|range|interval|glob)\(")
 """How a value begins that Hydra takes for several."""
 
@@ -89,9 +100,14 @@ def parse_arguments(given: Sequence[str], foreign: str = "") -> Arguments:
 
 
 def scenario_files(folder: str | None = None) -> dict[str, Path]:
-    """Return the scenario files by name: fedkd's, and those of a user's folder, which win."""
-    own = Path(str(files("scenarios")))
-    found = {path.stem: path for path in sorted(own.glob("*.yaml"))}
+    """Return the scenario files by name: fedkd's, those of the working folder, the user's folder's.
+
+    A file in ``scenarios/`` of the working folder never takes the place of one of fedkd's. Those of
+    the folder that the user names win.
+    """
+    found = {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+    for path in sorted(HERE.glob("*.yaml")):
+        found.setdefault(path.stem, path)
     if folder is not None:
         users = user_path(folder, "--config-dir")
         if not users.is_dir():
@@ -100,6 +116,27 @@ def scenario_files(folder: str | None = None) -> dict[str, Path]:
             )
         found |= {path.stem: path for path in sorted(users.glob("*.yaml"))}
     return found
+
+
+def check_one_scenario(name: str, path: Path) -> None:
+    """Raise SettingError where the working folder has another scenario of the name of fedkd's own.
+
+    One that says the same is no second meaning, and neither is a file that is no scenario.
+    """
+    here = HERE / f"{name}.yaml"
+    if path.parent != SHIPPED or not here.is_file() or here.read_bytes() == path.read_bytes():
+        return
+    try:
+        body = read_scenario(here)
+    except SettingError:
+        return
+    settings = [key for cls in TOP.values() for key in defaults(cls)]
+    known = {*GROUPS, *SECTIONS, *settings, "name"}
+    if 2 * len(known & body.keys()) >= len(body):
+        raise SettingError(
+            f"scenario={name} is one of fedkd's own, and {here} of this folder is another; rename"
+            f" that file, or run it by --config {here}"
+        )
 
 
 def value_of(given: Sequence[str], option: str) -> tuple[list[str], str | None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from fedkd.errors import SettingError
 from fedkd.models.factory import ZOO
 from fedkd.scenario.registry import GROUPS, find, names
 from fedkd.scenario.scenario import SECTIONS, TOP
@@ -78,7 +79,13 @@ def _choices(group: str, of_group: Sequence[str]) -> str:
     needs = f" with {methods}: docs/extending.md" if methods else ""
     lines = [f"{group}=NAME, with its own settings; or {group}=package.module:Class{needs}"]
     for name in of_group:
-        cls, fields = find(group, name)
+        try:
+            cls, fields = find(group, name)
+        except SettingError as error:
+            if len(of_group) == 1:
+                raise
+            lines += [f"  {group}={name}", f"      ({error})"]
+            continue
         lines += [
             f"  {group}={name}",
             f"      {_first_line(cls)}",
@@ -113,6 +120,6 @@ def _first_line(thing: object) -> str:
 def _scenario(name: str, path: Path) -> str:
     try:
         about = (yaml.safe_load(path.read_text()) or {}).get("description", "")
-    except (OSError, yaml.YAMLError, AttributeError):
+    except (OSError, ValueError, yaml.YAMLError, AttributeError):
         about = "(cannot be read)"
     return f"  {name:<18} {about}"

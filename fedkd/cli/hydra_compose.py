@@ -27,16 +27,22 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedkd.cli.arguments import Arguments, overrides, read_scenario, split_values
+from fedkd.cli.arguments import (
+    Arguments,
+    check_one_scenario,
+    overrides,
+    read_scenario,
+    split_values,
+)
 from fedkd.errors import FedkdError, SettingError
 from fedkd.scenario.registry import GROUPS, find, names
 from fedkd.scenario.scenario import SECTIONS, TOP, Scenario
-from fedkd.scenario.trust import check_trust
+from fedkd.scenario.trust import check_trust, names_strategy_here
 from fedkd.settings.import_paths import is_import_path
 from fedkd.settings.schema import defaults
 
 DEFAULT_SCENARIO = "digits"
-ROOT = str(files("scenarios"))
+ROOT = str(files("fedkd.scenarios"))
 """Hydra's folder of configurations. It has no subfolders, which Hydra would take for groups."""
 OWN = {
     "run": {"dir": "."},
@@ -163,9 +169,13 @@ def _register(arguments: Arguments) -> None:
     for key, values in overrides(settings):
         wanted += [(key, value) for value in values if key in GROUPS and is_import_path(value)]
     for group, name in wanted:
+        is_here = group == "strategy" and names_strategy_here(name)
+        if is_here and not _may_be_chosen(group, name, settings):
+            continue
         _store({"name": name, **find(group, name)[1]}, group=group, name=name)
     for name, path in scenarios.items():
         if name in _chosen(settings, scenarios):
+            check_one_scenario(name, path)
             body = read_scenario(path)
             check_trust(body, str(path), trust=not arguments.foreign)
             _register_scenario(name, path, body)
@@ -185,6 +195,12 @@ def _chosen(settings: Sequence[str], scenarios: Mapping[str, Path]) -> Collectio
     if any("(" in value for value in asked):  # which ones, Hydra works out
         return scenarios
     return [value.strip().strip("'\"") for value in asked] or [DEFAULT_SCENARIO]
+
+
+def _may_be_chosen(group: str, name: str, settings: Sequence[str]) -> bool:
+    """Return whether settings may choose a component; a function of Hydra's may choose any."""
+    values = [v for key, values in overrides(settings) if key == group for v in values]
+    return any("(" in value or value.strip().strip("'\"") == name for value in values)
 
 
 _stored: dict[tuple[str, str], str] = {}

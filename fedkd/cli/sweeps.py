@@ -6,6 +6,7 @@ varies from run to run. Which combinations there are is Hydra's business (``hydr
 
 import contextlib
 import csv
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from fedkd.cli.arguments import check_changes, trusts, value_of
 from fedkd.errors import Damaged, SettingError
 from fedkd.runtime.interrupts import end_if_asked
 from fedkd.scenario.scenario import Scenario
-from fedkd.scenario.trust import NAMING, distrusted, foreign_imports
+from fedkd.scenario.trust import NAMING, distrusted, foreign_imports, names_strategy_here
 from fedkd.settings.import_paths import import_paths_within, is_allowed
 from fedkd.settings.validators import user_path
 from fedkd.storage.checked_json import read_json, write_json
@@ -67,7 +68,9 @@ def _runs_code(argument: str) -> bool:
     key = argument.partition("=")[0].lstrip("+~")
     of_hydra = "@" in key or ("hydra" in key and not argument.startswith(_SWEEP_DIR))
     named = import_paths_within(argument) if key.partition(".")[0] in NAMING else []
-    return of_hydra or any(not is_allowed(path) for path in named)
+    is_strategy = key.partition(".")[0] == "strategy"
+    here = is_strategy and any(map(names_strategy_here, re.findall(r"\w+", argument)))
+    return of_hydra or here or any(not is_allowed(path) for path in named)
 
 
 class Sweep:

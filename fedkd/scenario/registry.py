@@ -1,15 +1,12 @@
 """Components by name: each a settings class, such as a strategy, a data set or an attack.
 
 A component is a section of the scenario that is replaced whole: its ``name`` decides which class
-its other settings belong to. ``Components`` declares the groups, each once. A strategy is found in
-the ``strategies`` package by its file's name. Any component may also be a class anywhere on
-Python's path, ``package.module:Class``.
+its other settings belong to. ``Components`` declares the groups, each once. A strategy is found by
+its file's name (``strategy_files``). Any component may also be a class anywhere on Python's path,
+``package.module:Class``.
 """
 
-import importlib
-import inspect
-import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Generic, TypeVar
 
@@ -27,6 +24,7 @@ from fedkd.privacy import PRIVACY
 from fedkd.privacy.mechanisms import Mechanism
 from fedkd.robustness.aggregators import ROBUST, Robust
 from fedkd.robustness.attacks import ATTACKS, Attack
+from fedkd.scenario.strategy_files import Strategies, check_one_meaning
 from fedkd.settings.import_paths import import_class, is_import_path
 from fedkd.settings.meaning import Affects, Meaning
 from fedkd.settings.renamed import CHOICES
@@ -67,6 +65,8 @@ class Group:
     """What a class of one's own must be derived from; None where a class needs only methods."""
     methods: tuple[str, ...] = ()
     """The methods that a class of one's own must have."""
+    check: Callable[[str], None] = lambda name: None
+    """Raises SettingError for a name that may mean two things."""
 
 
 def group(
@@ -78,6 +78,7 @@ def group(
     in_baseline: str | None = None,
     seam: type | None = None,
     methods: tuple[str, ...] = (),
+    check: Callable[[str], None] = lambda name: None,
 ) -> Component[T]:
     """Return the field of a group. The arguments are those of ``Group`` and ``Meaning``.
 
@@ -89,6 +90,7 @@ def group(
         in_baseline: What a local-only baseline has in its stead.
         seam: What a class of one's own must be derived from.
         methods: The methods that one must have, as they are written.
+        check: Raises SettingError for a name that may mean two things.
     """
     meaning = Meaning(affects=affects, resumable=resumable)
     declared = Group(
@@ -98,6 +100,7 @@ def group(
         in_baseline=in_baseline,
         seam=seam,
         methods=methods,
+        check=check,
     )
     made: Component[T] = field(metadata={"group": declared})
     return made
@@ -107,40 +110,17 @@ SOURCE = ("content_key()", "load()")
 """The methods of a data set."""
 
 
-class _Strategies(Mapping[str, type]):
-    """The strategies of the ``strategies`` package, each imported once it is looked up."""
-
-    def __iter__(self) -> Iterator[str]:
-        import strategies
-
-        found = (module.name for module in pkgutil.iter_modules(strategies.__path__))
-        return iter(sorted(name for name in found if not name.startswith("_")))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __getitem__(self, name: str) -> type:
-        module = importlib.import_module(f"strategies.{name}")
-        own = [c for c in vars(module).values() if inspect.isclass(c)]
-        found = [c for c in own if c.__module__ == module.__name__ and hasattr(c, "fuse")]
-        if len(found) != 1:
-            raise SettingError(
-                f"strategies/{name}.py must define one class with a method fuse,"
-                f" it has {len(found)}"
-            )
-        return found[0]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Components:
     """The components of a scenario. A group is declared by its field here, and nowhere else."""
 
     strategy: Component[Strategy] = group(
         "knfu",
-        _Strategies(),
+        Strategies(),
         affects="exchange",
         in_baseline="local_only",
         methods=("fuse(cohort, state)",),
+        check=check_one_meaning,
     )
     data: Component[Source] = group("digits", {**DATA, **TEXT_DATA}, methods=SOURCE)
     text_canaries: Component[NoCanaries | TextCanaries] = group("none", CANARIES, seam=TextCanaries)
@@ -195,7 +175,7 @@ def find(group_name: str, name: str) -> tuple[Callable[..., object], dict[str, o
         return cls, defaults(cls)
     if (group_name, name) in CHOICES:
         raise SettingError(f"{group_name}={name} is now {group_name}={CHOICES[group_name, name]}")
-    if name not in names(group_name):
+    if name not in GROUPS[group_name].components:
         raise unknown_name(group_name, name, names(group_name))
     entry = GROUPS[group_name].components[name]
     cls, given = (entry.cls, entry.fields) if isinstance(entry, Named) else (entry, {})
@@ -210,6 +190,7 @@ def create(group_name: str, section: Section) -> Component[object]:
         raise SettingError(
             f"{group_name}.name must say which one, of {', '.join(names(group_name))}; got {name!r}"
         )
+    GROUPS[group_name].check(name)
     cls, base = find(group_name, name)
     given = {**base, **settings}
     value = parse(cls, given, group_name)

@@ -2,7 +2,7 @@
 
 A scenario that the user typed, or chose by ``scenario=``, is the user's own. That of a stored run
 or sweep, of a file, or of a message is not: before anything of it is looked up, its import paths
-are read off as text.
+are read off as text. So is the name of a strategy in the working folder.
 """
 
 from collections.abc import Collection, Mapping
@@ -10,6 +10,7 @@ from typing import Any
 
 from fedkd.errors import SettingError
 from fedkd.scenario.registry import GROUPS
+from fedkd.scenario.strategy_files import FOLDER, strategy_here
 from fedkd.settings.import_paths import OWN_PACKAGES, imports_in, is_allowed
 
 NAMING = ("models", "batch_clients", *GROUPS)
@@ -30,7 +31,16 @@ def foreign_imports(
         for where, path in imports_in(stored.get(name), name)
         if not is_allowed(path, allowed)
     ]
+    chosen = stored.get("strategy")
+    name = chosen.get("name") if isinstance(chosen, Mapping) else chosen
+    if names_strategy_here(name) and not is_allowed(f"{FOLDER}.{name}", allowed):
+        found.append(f"strategy={name}")
     return tuple(dict.fromkeys(found))
+
+
+def names_strategy_here(name: object) -> bool:
+    """Return whether a name is that of a strategy in the working folder, whose import runs code."""
+    return isinstance(name, str) and strategy_here(name) is not None
 
 
 def check_trust(stored: Any, where: str, *, trust: bool) -> None:

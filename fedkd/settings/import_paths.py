@@ -13,11 +13,12 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 from fedkd.errors import FedkdError, SettingError, one_line, unknown_name
 
-OWN_PACKAGES = ("fedkd", "strategies")
+OWN_PACKAGES = ("fedkd",)
 """What every scenario may name: the code that runs anyway."""
 _PATTERN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -37,21 +38,7 @@ def import_path(path: str, *, what: str) -> object:
     ``what`` is the setting that named it, for the error.
     """
     module_name, _, attribute = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise SettingError(
-                f"{what}={path}: there is no module {error.name!r} on Python's path;"
-                " run from the folder that holds it, or install it"
-            ) from error
-        raise SettingError(
-            f"{what}={path}: {module_name} needs {error.name!r}, which is not installed"
-        ) from error
-    except Exception as error:
-        raise SettingError(
-            f"{what}={path}: importing {module_name} failed: {type(error).__name__}: {error}"
-        ) from error
+    module = imported(module_name, f"{what}={path}")
     if not hasattr(module, attribute):
         inside = module_name + "."  # what it imports from elsewhere is not meant
         known = [
@@ -63,6 +50,30 @@ def import_path(path: str, *, what: str) -> object:
         ]
         raise unknown_name(f"{what} in module {module_name}", attribute, known)
     return getattr(module, attribute)
+
+
+def imported(module_name: str, asked: str, shown: str = "") -> ModuleType:
+    """Return a module. Raises SettingError where there is none, or its import fails.
+
+    ``asked`` is what names it, as in ``strategy=my_rule:Rule``; ``shown`` is what errors call it,
+    where that is not its name.
+    """
+    shown = shown or module_name
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise SettingError(
+                f"{asked}: there is no module {error.name!r} on Python's path;"
+                " run from the folder that holds it, or install it"
+            ) from error
+        raise SettingError(
+            f"{asked}: {shown} needs {error.name!r}, which is not installed"
+        ) from error
+    except Exception as error:
+        raise SettingError(
+            f"{asked}: importing {shown} failed: {type(error).__name__}: {error}"
+        ) from error
 
 
 def import_class(
@@ -133,7 +144,7 @@ def import_paths_within(text: str) -> list[str]:
 def is_allowed(path: str, allowed: Collection[str] = OWN_PACKAGES) -> bool:
     """Return whether an import path is, or lies in, one of the modules or packages allowed.
 
-    >>> is_allowed("strategies.knfu:Knfu"), is_allowed("strategies_of_mine:Rule")
+    >>> is_allowed("fedkd.strategies.knfu:KnFu"), is_allowed("fedkd_of_mine:Rule")
     (True, False)
     >>> is_allowed("mine.rules:Rule", ["mine"]), is_allowed("mine:Other", ["mine:Rule"])
     (True, False)

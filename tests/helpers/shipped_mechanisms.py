@@ -25,11 +25,11 @@ from fedkd.privacy.mechanisms.row_noise import RowNoise
 from fedkd.privacy.mechanisms.trusted_server import TrustedServer
 from fedkd.privacy.release_plan import ReleasePlan
 from fedkd.privacy.vouching import protected_from
+from fedkd.strategies.dsfl import DSFL
+from fedkd.strategies.fedmd import FedMD
 from fedkd.strategy import MeanBased
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.optimizers import Optimizer
-from strategies.dsfl import DSFL
-from strategies.fedmd import FedMD
 
 DELTA = 1e-5
 EPSILON = 2.0

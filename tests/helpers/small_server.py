@@ -16,8 +16,8 @@ from fedkd.federation.round_records import RoundRecord
 from fedkd.federation.server import Server
 from fedkd.knowledge import Request
 from fedkd.messages import ClientCard, Predictions, PrivacyEvent, Upload
+from fedkd.strategies.fedmd import FedMD
 from fedkd.strategy import declaration
-from strategies.fedmd import FedMD
 
 UNPROTECTED = PrivacyEvent(mechanism="none", claims=False, reason="raw")
 

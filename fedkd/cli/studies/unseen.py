@@ -18,8 +18,8 @@ from fedkd.cli.studies.study import Study, StudyClaim, write_reports
 from fedkd.cli.studies.trained import trained
 from fedkd.messages import Cohort
 from fedkd.runtime.devices import deterministic
+from fedkd.strategies.learned import Learned, initial_weights, shares_of
 from fedkd.training.loop import predict
-from strategies.learned import Learned, initial_weights, shares_of
 
 ROUNDS = 5
 """Rounds of the aggregator's training."""

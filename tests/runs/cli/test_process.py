@@ -96,7 +96,9 @@ def test_a_signal_ends_a_run_within_two_seconds_and_keeps_every_finished_round(
 
 
 @pytest.mark.slow
-def test_the_command_works_from_an_installed_wheel_in_an_empty_folder(tmp_path: Path) -> None:
+def test_the_command_works_from_an_installed_wheel_beside_folders_of_ones_own(
+    tmp_path: Path,
+) -> None:
     """The wheel goes into an environment of its own, which borrows the dependencies of this one."""
     subprocess.run(
         [
@@ -135,12 +137,17 @@ def test_the_command_works_from_an_installed_wheel_in_an_empty_folder(tmp_path: 
     )
     others = [p for p in sys.path if p.endswith("site-packages")]
     (site / "others.pth").write_text("\n".join(others) + "\n")
+    assert not (site / "strategies").exists()
+    assert not (site / "scenarios").exists()
     empty = tmp_path / "empty"
-    empty.mkdir()
+    for name in ("strategies", "scenarios"):
+        (empty / name).mkdir(parents=True)
+        (empty / name / "__init__.py").touch()
+    (empty / "strategies" / "mine.py").touch()
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     script = (
-        "import fedkd, strategies, scenarios\n"
-        "print(fedkd.__file__, strategies.__file__, scenarios.__file__)"
+        "import fedkd, fedkd.strategies, fedkd.scenarios as scenarios\n"
+        "print(fedkd.__file__, fedkd.strategies.__file__, scenarios.__file__)"
     )
     where = subprocess.run(
         [str(python), "-c", script],

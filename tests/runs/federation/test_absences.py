@@ -20,7 +20,7 @@ from fedkd.experiment.run import run
 from fedkd.federation.protocol import Protocol
 from fedkd.federation.round_records import PointFigures
 from fedkd.storage import atomic_files
-from strategies.fedmd import FedMD
+from fedkd.strategies.fedmd import FedMD
 
 
 def test_a_client_that_drops_out_is_absent_says_so_and_keeps_its_model() -> None:

@@ -13,8 +13,8 @@ from fedkd.messages import Cohort
 from fedkd.robustness.aggregators import ROBUST, Median
 from fedkd.robustness.attacks import ATTACKS, SignFlip, choose_attackers
 from fedkd.robustness.threat_model import ThreatModel
-from strategies.dsfl import DSFL
-from strategies.fedmd import FedMD
+from fedkd.strategies.dsfl import DSFL
+from fedkd.strategies.fedmd import FedMD
 
 
 def cohort(clients: tuple[int, ...] = (0, 2, 3, 5, 7)) -> Cohort:

@@ -17,7 +17,7 @@ from fedkd.cli.studies.knfu_study import (
     readings_at,
 )
 from fedkd.cli.studies.study import Study
-from strategies.knfu import KnFu
+from fedkd.strategies.knfu import KnFu
 
 
 @pytest.mark.fast(1)

@@ -160,7 +160,7 @@ def test_a_node_imports_what_its_operator_allows_and_no_more(
         return SimpleNamespace(content={"scenario": {"text": yaml.safe_dump(settings)}})
 
     asks = message(strategy="harm:Rule", models=["mlp", "harm.nets:deep"])
-    admit(message(strategy="strategies.knfu:Knfu", models=["fedkd.models.mlp:mlp"]), node())
+    admit(message(strategy="fedkd.strategies.knfu:KnFu", models=["fedkd.models.mlp:mlp"]), node())
     with pytest.raises(SettingError, match=r"asks for models=harm.nets:deep, strategy=harm:Rule"):
         admit(asks, node())
     with pytest.raises(SettingError, match=r"asks for models=harm.nets:deep; .*allowed-imports"):

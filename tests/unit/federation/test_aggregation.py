@@ -15,8 +15,8 @@ from fedkd.messages import Fusion
 from fedkd.robustness.aggregators import Median
 from fedkd.robustness.attacks.no_attack import NoAttack
 from fedkd.robustness.threat_model import ThreatModel, threat_model
+from fedkd.strategies.fedmd import FedMD
 from fedkd.strategy import declaration
-from strategies.fedmd import FedMD
 
 REQUEST = Request(
     round=1,

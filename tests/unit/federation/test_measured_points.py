@@ -8,10 +8,10 @@ from fedkd.federation.measured_points import measured_points, points_of_round, r
 from fedkd.federation.round import federated_round
 from fedkd.knowledge import find_kind
 from fedkd.messages import Step
-from strategies.centralized import Centralized
-from strategies.fd import FD
-from strategies.knfu import KnFu
-from strategies.local_only import LocalOnly
+from fedkd.strategies.centralized import Centralized
+from fedkd.strategies.fd import FD
+from fedkd.strategies.knfu import KnFu
+from fedkd.strategies.local_only import LocalOnly
 
 BOTH = ("training", "distillation")
 

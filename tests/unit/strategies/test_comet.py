@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.messages import Cohort, Fusion
-from strategies.comet import COMET
-from strategies.comet import clusters_of as clusters_of_sets
+from fedkd.strategies.comet import COMET
+from fedkd.strategies.comet import clusters_of as clusters_of_sets
 
 
 def fused(probs: Tensor, **settings: Any) -> Fusion:

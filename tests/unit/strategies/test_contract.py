@@ -29,8 +29,8 @@ from fedkd.fusion import mix, soften
 from fedkd.knowledge import PublicPredictions, Request
 from fedkd.messages import Cohort, Fusion, Predictions, Upload
 from fedkd.scenario import registry
+from fedkd.strategies.scarlet import sharpen
 from fedkd.strategy import Streaming, declaration
-from strategies.scarlet import sharpen
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.messages import Cohort
-from strategies.dsfl import DSFL
+from fedkd.strategies.dsfl import DSFL
 
 TWO_CLIENTS = torch.tensor([[[0.9, 0.1], [0.5, 0.5]], [[0.3, 0.7], [0.1, 0.9]]])
 """Soft labels on two samples, with the means (0.6, 0.4) and (0.3, 0.7)."""

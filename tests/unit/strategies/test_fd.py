@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fedkd.errors import SettingError
 from fedkd.knowledge import TableCohort
-from strategies.fd import FD
+from fedkd.strategies.fd import FD
 
 
 def cohort_from(seed: int, clients: int, classes: int = 3, missing: float = 0.0) -> TableCohort:

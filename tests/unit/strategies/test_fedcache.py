@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from fedkd.errors import SettingError
 from fedkd.knowledge import PrivateLogitsCohort
 from fedkd.knowledge.private_logits import SampleLogits
-from strategies import fedcache
-from strategies.fedcache import FedCache, nearest
+from fedkd.strategies import fedcache
+from fedkd.strategies.fedcache import FedCache, nearest
 
 
 def upload(

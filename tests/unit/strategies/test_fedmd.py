@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from fedkd.messages import Cohort
+from fedkd.strategies.fedmd import FedMD
 from fedkd.strategy import chosen_loss, declaration
 from fedkd.training.losses import mae
-from strategies.fedmd import FedMD
 
 THREE_CLIENTS = torch.tensor(
     [[[3.0, 0.0], [1.0, -1.0]], [[0.0, 6.0], [4.0, 1.0]], [[-6.0, 3.0], [1.0, 3.0]]]

@@ -7,7 +7,7 @@ import torch
 
 from fedkd.errors import SettingError
 from fedkd.knowledge import PrototypeCohort
-from strategies.fedproto import FedProto
+from fedkd.strategies.fedproto import FedProto
 
 
 def cohort_of(features: Any, counts: Any) -> PrototypeCohort:

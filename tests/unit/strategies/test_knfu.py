@@ -15,7 +15,7 @@ from torch import Tensor
 from fedkd.errors import SettingError
 from fedkd.fusion import effective_neighbors, soften
 from fedkd.messages import Cohort, Fusion
-from strategies.knfu import KnFu
+from fedkd.strategies.knfu import KnFu
 
 EPDS = ("mean_soft_label", "argmax_histogram", "label_histogram")
 DIVERGENCES = ("kl", "js", "tv", "cosine", "l2")

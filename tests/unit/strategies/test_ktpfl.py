@@ -12,7 +12,7 @@ from torch import Tensor
 from fedkd.errors import SettingError
 from fedkd.fusion import mix
 from fedkd.messages import Cohort
-from strategies.ktpfl import KTpFL
+from fedkd.strategies.ktpfl import KTpFL
 
 
 def cohort_of(

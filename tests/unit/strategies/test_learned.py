@@ -13,7 +13,7 @@ from torch import Tensor
 from fedkd.errors import SettingError
 from fedkd.fusion import mean_over_clients
 from fedkd.messages import Cohort
-from strategies.learned import (
+from fedkd.strategies.learned import (
     HEADS,
     WIDTH,
     Learned,

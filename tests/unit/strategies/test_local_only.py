@@ -6,8 +6,8 @@ from torch import Tensor
 
 from fedkd.fusion import effective_neighbors, mix, soften
 from fedkd.messages import Cohort
+from fedkd.strategies.local_only import LocalOnly
 from fedkd.strategy import Needs, chosen_loss, declaration
-from strategies.local_only import LocalOnly
 
 LOGITS = torch.tensor([[[0.0, 0.0], [2.0, -1.0]], [[1.0, 3.0], [0.0, 5.0]]])
 

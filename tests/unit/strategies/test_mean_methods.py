@@ -12,12 +12,12 @@ from torch import Tensor
 from fedkd.errors import SettingError
 from fedkd.fusion import soften
 from fedkd.messages import Cohort, Fusion
+from fedkd.strategies.cronus import Cronus
+from fedkd.strategies.dsfl import DSFL
+from fedkd.strategies.feddf_logits import FedDFLogits
+from fedkd.strategies.fedmd import FedMD
 from fedkd.strategy import MeanBased, Streaming, chosen_loss, declaration
 from fedkd.training.losses import distillation_target, kl
-from strategies.cronus import Cronus
-from strategies.dsfl import DSFL
-from strategies.feddf_logits import FedDFLogits
-from strategies.fedmd import FedMD
 
 STREAMED: tuple[tuple[str, Any], ...] = (
     ("fedmd", FedMD()),

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedkd.errors import SettingError
 from fedkd.fusion import mean_over_clients
 from fedkd.messages import Cohort
-from strategies.routed import Routed, gradient, imbalance, likelihood, route, router_inputs
+from fedkd.strategies.routed import Routed, gradient, imbalance, likelihood, route, router_inputs
 
 
 def cohort_of(

@@ -12,8 +12,8 @@ from torch import Tensor
 from fedkd.codecs import Cached, Full
 from fedkd.errors import SettingError
 from fedkd.messages import Cohort
+from fedkd.strategies.scarlet import Scarlet, sharpen
 from fedkd.strategy import SelectsQueries
-from strategies.scarlet import Scarlet, sharpen
 
 
 def soft(seed: int, *shape: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedkd.errors import SettingError
 from fedkd.knowledge import Request
 from fedkd.messages import Cohort, Fusion
-from strategies.selective_fd import SelectiveFD
+from fedkd.strategies.selective_fd import SelectiveFD
 
 
 def cohort_of(probs: Tensor, answered: Tensor | None = None) -> Cohort:

@@ -20,10 +20,10 @@ from fedkd.federation.server_models import PublicSetModels
 from fedkd.fusion import soften
 from fedkd.knowledge import WeightsCohort
 from fedkd.messages import Cohort, Predictions, ServerModels
-from strategies.cfd import CFD
-from strategies.fedavg import FedAvg
-from strategies.feddf import FedDF
-from strategies.fedgems import FedGEMS, select
+from fedkd.strategies.cfd import CFD
+from fedkd.strategies.fedavg import FedAvg
+from fedkd.strategies.feddf import FedDF
+from fedkd.strategies.fedgems import FedGEMS, select
 
 
 @dataclass

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.knowledge import WeightsCohort
-from strategies.centralized import Centralized
-from strategies.fedavg import FedAvg
-from strategies.fedprox import FedProx
+from fedkd.strategies.centralized import Centralized
+from fedkd.strategies.fedavg import FedAvg
+from fedkd.strategies.fedprox import FedProx
 
 State = Mapping[str, Tensor]
 
