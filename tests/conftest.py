@@ -1,5 +1,6 @@
 """What all tests share: a cache, shape checks in the unit tier, how many examples a law gets."""
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -71,6 +72,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(
                 f"{item.nodeid}: what runs alone is in tests/runs or tests/slow"
             )
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage less often: each full search passes over PyTorch's and all tests' objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)
