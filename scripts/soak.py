@@ -2,6 +2,7 @@
 
     python scripts/soak.py --rounds 2000 --clients 3
     python scripts/soak.py --rounds 3 --clients 10000 participation=0.05 strategy=fedmd
+    python scripts/soak.py --minutes 15 --rounds 1000 --clients 10000 participation=0.05
     python scripts/soak.py --rounds 200 --clients 4 privacy=dp_sgd privacy.epsilon=100
 
 runs a federation of tiny clients into a folder, as the command does, with a checkpoint each round,
@@ -11,12 +12,14 @@ of `python -m fedkd.simulate`. Not for: speed against other programs (``bench.py
 """
 
 import argparse
+import contextlib
 import gc
+import math
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,7 +33,7 @@ from fedkd.experiment.run_report import RunReport
 from fedkd.federation.round_records import RoundRecord
 from fedkd.runtime.working_folder import search_here
 from fedkd.scenario.scenario import Scenario
-from fedkd.settings.validators import at_least
+from fedkd.settings.validators import at_least, positive
 
 POINTS = 12
 """Rows of the table."""
@@ -56,16 +59,22 @@ class Sample:
     """The size of the run's folder."""
 
 
+class Enough(BaseException):
+    """What ends a run whose time is up, after a round."""
+
+
 class Soaking:
     """Takes a sample at the end of each round of a run in this process."""
 
-    def __init__(self, folder: Path, rounds: int) -> None:
+    def __init__(self, folder: Path, rounds: int, seconds: float = math.inf) -> None:
         """Begin before the run.
 
         Args:
             folder: The run's folder.
             rounds: How many it will have. Files are counted in a few of them alone.
+            seconds: After so long it ends with the round.
         """
+        self._until = time.perf_counter() + seconds
         self.samples: list[Sample] = []
         self._folder = folder
         self._counted = {*np.linspace(1, rounds, min(rounds, 60)).round().astype(int).tolist()}
@@ -73,17 +82,20 @@ class Soaking:
         self._before, self._written = time.perf_counter(), written()
         self._add = RunReport.add
 
-    def run(self, scenario: Scenario) -> Mapping[str, object]:
-        """Run a scenario and return its summary; its samples are there then."""
+    def run(self, scenario: Scenario) -> None:
+        """Run a scenario to its last round, or until its time is up."""
 
         def add(report: RunReport, record: RoundRecord, *, is_last: bool = False) -> None:
             began = time.perf_counter()
             self._add(report, record, is_last=is_last)
             self.note(record.round, time.perf_counter() - began)
+            if time.perf_counter() > self._until:
+                raise Enough
 
         RunReport.add = add  # type: ignore[method-assign, assignment]
         try:
-            return run(scenario, self._folder)
+            with contextlib.suppress(Enough):
+                run(scenario, self._folder)
         finally:
             RunReport.add = self._add  # type: ignore[method-assign]
 
@@ -207,14 +219,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("settings", nargs="*", metavar="key=value")
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--clients", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=1e6, help="ends it after the round")
     parser.add_argument("--out", type=Path, help="the run's folder; a temporary one without it")
     given = parser.parse_intermixed_args(arguments)
     search_here()
     try:
         at_least(1, **{"--rounds": given.rounds, "--clients": given.clients})
+        positive(**{"--minutes": given.minutes})
         scenario = scenario_of(given.rounds, given.clients, given.settings)
         with tempfile.TemporaryDirectory() as spare:
-            soaking = Soaking(given.out or Path(spare) / "run", given.rounds)
+            soaking = Soaking(given.out or Path(spare) / "run", given.rounds, 60 * given.minutes)
             soaking.run(scenario)
     except FedkdError as error:
         print(f"soak: {error}", file=sys.stderr)

@@ -52,16 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flush_output()
 
 
-def compose(arguments: Sequence[str]) -> Scenario:
+def compose(arguments: Sequence[str], resumed: str = "") -> Scenario:
     """Return the scenario that the command would run with these arguments. Raises SettingError.
 
     Takes all of the command's settings, ``--config`` and ``--config-dir``, but no sweep and none of
-    Hydra's flags.
+    Hydra's flags. ``resumed`` is the folder of a run that goes on, with what may change on resume.
     """
     from fedkd.cli.hydra_compose import compose_scenario
 
-    parsed = parse_arguments(arguments)
-    if parsed.flags or parsed.resumed:
+    parsed = parse_arguments([f"resume={resumed}", *arguments] if resumed else arguments)
+    if parsed.flags or (parsed.resumed and not resumed):
         raise SettingError(
             f"{parsed.flags[0] if parsed.flags else 'resume'} is for the command alone"
         )

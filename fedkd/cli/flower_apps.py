@@ -14,6 +14,7 @@ import shlex
 import shutil
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -29,10 +30,12 @@ from fedkd.cli.command import compose
 from fedkd.data.cache import cache_folder
 from fedkd.errors import SettingError
 from fedkd.experiment.make_context import make_context
+from fedkd.experiment.resume import resume
 from fedkd.experiment.run import Driver, choose_run_dir, run
 from fedkd.federation.context import ClientContext
 from fedkd.flower.attributed_grid import AttributedGrid
 from fedkd.flower.client_app import make_client_app, scenario_text
+from fedkd.flower.node_states import KEPT, go_back, states_name
 from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.runtime.devices import set_deterministic
 from fedkd.scenario.registry import create
@@ -42,7 +45,7 @@ from fedkd.settings.import_paths import OWN_PACKAGES
 from fedkd.settings.validators import user_path
 from fedkd.storage.client_states import DiskStore
 
-CONFIG = ("scenario", "overrides", "run-dir")
+CONFIG = ("scenario", "overrides", "run-dir", "resume")
 """The keys of Flower's run configuration that are read."""
 ALLOWED = "allowed-imports"
 """The key of a node's configuration: modules, packages or import paths, between commas."""
@@ -63,28 +66,51 @@ def configured(context: Context) -> tuple[Scenario, Path | None]:
     such as ``"rounds=2 strategy.beta=3"``; ``run-dir`` is a folder, empty for a new one in
     ``runs``.
     """
-    given = {key: str(context.run_config.get(key, "")).strip() for key in CONFIG}
-    name = given["scenario"]
+    name, folder = _given(context, "scenario"), _given(context, "run-dir")
     is_file = name.endswith((".yaml", ".yml"))
     chosen = ["--config", name] if is_file else [f"scenario={name}"] if name else []
+    scenario = compose([*chosen, *_overrides(context)])
+    return scenario, user_path(folder, "run-dir") if folder else None
+
+
+def resumed(context: Context) -> tuple[Scenario, Path] | None:
+    """Return the scenario and the folder of the run that is to go on; None for a new run.
+
+    Raises SettingError.
+
+    ``resume`` is its folder; ``scenario`` is left aside then, and ``overrides`` is what may differ.
+    """
+    folder, run_dir = _given(context, "resume"), _given(context, "run-dir")
+    if not folder:
+        return None
+    if run_dir:
+        raise SettingError(f"run-dir={run_dir}: a run goes on in its own folder; leave run-dir out")
+    return compose(_overrides(context), resumed=folder), user_path(folder, "resume")
+
+
+def _given(context: Context, key: str) -> str:
+    return str(context.run_config.get(key, "")).strip()
+
+
+def _overrides(context: Context) -> list[str]:
+    given = _given(context, "overrides")
     try:
-        overrides = shlex.split(given["overrides"])
+        return shlex.split(given)
     except ValueError as error:
-        raise SettingError(f"overrides={given['overrides']!r} cannot be read: {error}") from error
-    folder = given["run-dir"]
-    return compose([*chosen, *overrides]), user_path(folder, "run-dir") if folder else None
+        raise SettingError(f"overrides={given!r} cannot be read: {error}") from error
 
 
 def on_flower(scenario: Scenario) -> Scenario:
-    """Return the scenario without the settings of fedkd's own engines and checkpoints.
+    """Return the scenario without the settings of fedkd's own engines.
 
-    Client states are on the nodes, so that a run here cannot be resumed. The local-only baseline
-    runs in this process. With privacy, clients keep what they measure.
+    Client states are on the nodes, which keep those of the last rounds: there is a checkpoint each
+    round or none. The local-only baseline runs in this process. With privacy, clients keep what
+    they measure.
     """
     return with_metrics_kept(scenario).changed(
         federation=replace(scenario.federation, run_dir=None, client_store="memory"),
         engine=create("engine", {"name": "local"}),
-        checkpoint=replace(scenario.checkpoint, every=0),
+        checkpoint=replace(scenario.checkpoint, every=min(1, scenario.checkpoint.every)),
     )
 
 
@@ -120,21 +146,32 @@ def admit(message: Message, node: Context) -> None:
         )
 
 
+def receive(message: Message, node: Context) -> None:
+    """Raise SettingError for a message that this node refuses; go back where a run is resumed."""
+    admit(message, node)
+    if "resumed" in message.content:
+        client_id = int(cast(int, node.node_config["partition-id"]))
+        go_back(message, client_id, DiskStore(states_folder(states_name(message))))
+
+
 def find_context(message: Message) -> ClientContext:
     """Return what the clients of the message's run share on this machine, built once a process."""
-    context = _context(scenario_text(message), message.metadata.run_id)
+    context = _context(scenario_text(message), states_name(message))
     set_deterministic(context.device)  # as on fedkd's own engines: the same sums everywhere
     return context
 
 
 @lru_cache(maxsize=1)
-def _context(text: str, run_id: int) -> ClientContext:
+def _context(text: str, states: str) -> ClientContext:
     # A node settles for itself what leaves it, whatever engine the message was written for.
     scenario = with_metrics_kept(Scenario.parse(yaml.safe_load(text)))
-    return make_context(scenario, DiskStore(states_folder(run_id)), threading.Event())
+    newest = KEPT if scenario.checkpoint.every else 1
+    return make_context(
+        scenario, DiskStore(states_folder(states), newest=newest), threading.Event()
+    )
 
 
-def states_folder(run_id: int) -> Path:
+def states_folder(run_id: int | str) -> Path:
     """Return the folder of a run's client states; those of runs that ended long ago are deleted."""
     folder = cache_folder() / "flower"
     oldest = time.time() - DAYS_OF_STATES * 24 * 3600
@@ -156,22 +193,37 @@ def patience(scenario: Scenario) -> float | None:
     return None if deadline is None else START_SECONDS + deadline * scenario.federation.clients
 
 
-client_app = make_client_app(find_context, admit)
+client_app = make_client_app(find_context, receive)
 server_app = ServerApp()
 
 
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the configured scenario on Flower's nodes and write its run folder."""
+    """Run the configured scenario on Flower's nodes, or go on with a run, and write its folder."""
     torch.set_num_threads(1)
-    scenario, folder = configured(context)
+    going_on = resumed(context)
+    scenario, folder = going_on or configured(context)
     # A SuperLink's working folder is easily forgotten.
     path = choose_run_dir(scenario, folder).absolute()
+    used = {str(context.run_id)}
 
     def start(strategy: FederatedDistillation) -> object:
+        if strategy.nodes is not None:
+            used.add(strategy.nodes.name)
         return strategy.start(cast(Grid, AttributedGrid(grid)), timeout=patience(scenario))
 
+    driver = Driver("flower", start, str(context.run_id))
+    go_on = resume if going_on else run
     try:
-        run(on_flower(scenario), path, Driver("flower", start))
-    finally:
-        shutil.rmtree(states_folder(context.run_id), ignore_errors=True)
+        go_on(on_flower(scenario), path, driver)
+    except BaseException:
+        if not any((path / "checkpoints").glob("*.checkpoint")):
+            _delete_states(used)
+        raise
+    _delete_states(used)
+
+
+def _delete_states(runs: Iterable[str]) -> None:
+    """Delete the client states of runs that will not go on, as far as they are on this machine."""
+    for run_id in runs:
+        shutil.rmtree(states_folder(run_id), ignore_errors=True)

@@ -28,6 +28,7 @@ from fedkd.federation.protocol import resolve_round_order
 from fedkd.federation.public_sampling import PublicSampler
 from fedkd.federation.server import Observer, Server
 from fedkd.federation.server_models import PublicSetModels
+from fedkd.flower.node_states import NodeStates
 from fedkd.knowledge import Request
 from fedkd.models.factory import ModelSpec
 from fedkd.report.record_rows import RunPlan
@@ -59,6 +60,8 @@ class Experiment:
     """The candidates of an audit with their inclusion bits, for the auditor alone."""
     exposures: Exposures | None = None
     """The observer that measures how far secrets come out, where there are any."""
+    nodes: NodeStates | None = None
+    """The client states on Flower's nodes, where the clients are there."""
     _temporary: object = None
 
     def messages(self, done: int = 0) -> int:

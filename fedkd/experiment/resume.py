@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -9,10 +10,12 @@ from torch import Tensor
 
 from fedkd.errors import RunError, SettingError
 from fedkd.experiment.build import Experiment, build
-from fedkd.experiment.run import conduct, session, warned
+from fedkd.experiment.run import Driver, conduct, driven, session, warned
 from fedkd.experiment.run_report import RunReport, check_account, transcript_recorder
 from fedkd.experiment.summary import CODE, conditions_of
+from fedkd.federation.round_records import RoundRecord
 from fedkd.federation.server import ServerState
+from fedkd.flower.node_states import NodeStates
 from fedkd.report.comparison.run_reader import status
 from fedkd.report.folder import RUNNING, RunFolder, claimed, recorded_rounds, stored_records
 from fedkd.report.run_checksums import check_run
@@ -20,24 +23,29 @@ from fedkd.scenario.scenario import Scenario, deciding, resumable_in_words
 from fedkd.storage.checkpoint import Checkpoint
 
 
-def resume(scenario: Scenario, run_dir: Path) -> dict[str, object]:
+def resume(scenario: Scenario, run_dir: Path, driver: Driver | None = None) -> dict[str, object]:
     """Go on with the run in ``run_dir`` from its last good checkpoint and return its summary.
 
-    ``scenario`` is the run's own, of which only what affects no figure may differ. Raises
-    SettingError where this is another scenario, RunError where there is no good checkpoint.
+    ``scenario`` is the run's own, of which only what affects no figure may differ; ``driver`` has
+    nodes with the clients' states. Raises SettingError where this is another scenario, or the
+    states are elsewhere, RunError where there is no good checkpoint.
     """
     check_run(run_dir, "config.yaml")
     stop = threading.Event()
     experiment = build(scenario, stop, run_dir)
-    if experiment.checkpoints is None:
+    checkpoints = experiment.checkpoints
+    if checkpoints is None:
         raise SettingError(
             f"resume={run_dir}: this run has checkpoint.every=0 and so nothing to go on from"
         )
     check_account(scenario.report)
-    ended_without_a_word = how_it_ended(run_dir, here=experiment.scenario.engine.value.here)
+    if driver is not None:
+        experiment = driven(experiment, driver)
+    here = driver is None and experiment.scenario.engine.value.here
+    ended_without_a_word = how_it_ended(run_dir, here=here)
     with session(experiment), claimed(run_dir):
         folder = RunFolder(run_dir, None)
-        checkpoint, complaints = experiment.checkpoints.load(lambda c: folder.check(c.extents))
+        checkpoint, complaints = checkpoints.load(lambda c: folder.check(c.extents))
         check_same(dict(checkpoint.scenario), deciding(experiment.scenario), run_dir)
         others = changed_conditions(experiment, checkpoint)
         complaints += [
@@ -48,17 +56,46 @@ def resume(scenario: Scenario, run_dir: Path) -> dict[str, object]:
         ]
         experiment = _with_warnings(experiment, checkpoint, run_dir, tuple(others))
         server = dict(checkpoint.server)
+        states = str(server.pop("nodes", ""))
+        check_place(run_dir, states, driver)
         exposures = cast("Mapping[str, Mapping[str, Tensor]]", server.pop("exposures", {}))
         if experiment.exposures is not None:
             experiment.exposures.restore(exposures)
         experiment.server.restore(cast(ServerState, server))
         folder.reopen(checkpoint.extents)
         records = stored_records(run_dir, checkpoint.round)
+        if driver is not None:
+            experiment = replace(experiment, nodes=_went_before(states, records))
         recorder = transcript_recorder(experiment, run_dir, resume_after=checkpoint.round)
         report = RunReport(experiment, folder, recorder, records)
         complaints += ended_without_a_word
         report.begin(complaints)
-        return conduct(report, stop)
+        return conduct(report, stop, driver)
+
+
+def check_place(run_dir: Path, states: str, driver: Driver | None) -> None:
+    """Raise SettingError where a run's clients are not where it is to go on.
+
+    Args:
+        run_dir: The run's folder.
+        states: The name of its client states on Flower's nodes; empty where they are in the folder.
+        driver: Flower on nodes of its own; None on an engine of fedkd's.
+    """
+    if bool(states) == (driver is not None):
+        return
+    if driver is None:
+        where, go_on = "on Flower's nodes", f"flwr run . -c 'resume=\"{run_dir}\"'"
+    else:
+        where, go_on = "in its folder", f"python -m fedkd.simulate resume={run_dir}"
+    raise SettingError(
+        f"resume={run_dir}: the states of this run's clients are {where}; go on with: {go_on}"
+    )
+
+
+def _went_before(states: str, records: Sequence[RoundRecord]) -> NodeStates:
+    """Return the client states that a run on Flower's nodes goes on with."""
+    took_part = {c.client_id for record in records for c in record.clients if c.status == "ok"}
+    return NodeStates(name=states, after=len(records), clients=tuple(sorted(took_part)))
 
 
 def how_it_ended(run_dir: Path, *, here: bool) -> list[str]:
@@ -97,7 +134,9 @@ def _with_warnings(
                 f"the {name} has changed: from round {checkpoint.round + 1} on this is another"
                 " experiment",
             )
-    warning = run_again(experiment, checkpoint.round, recorded_rounds(run_dir), others)
+    # A message to a node joins two rounds, of which the first is not recorded yet.
+    recorded = recorded_rounds(run_dir) + (experiment.nodes is not None)
+    warning = run_again(experiment, checkpoint.round, recorded, others)
     return experiment if warning is None else warned(experiment, warning)
 
 

@@ -17,7 +17,8 @@ from fedkd.experiment.client_worker import create_clients
 from fedkd.experiment.round_costs import round_costs
 from fedkd.experiment.run_report import RunReport, check_account, transcript_recorder
 from fedkd.federation.round_records import RoundRecord
-from fedkd.flower.engine_run import Engine, EngineRun, OnReply, WorkerSpec
+from fedkd.flower.engine_run import RUN_ID, Engine, EngineRun, OnReply, WorkerSpec
+from fedkd.flower.node_states import NodeStates
 from fedkd.flower.process_clients import client_pool
 from fedkd.flower.server_app import make_server_app
 from fedkd.flower.strategy_adapter import FederatedDistillation
@@ -43,6 +44,8 @@ class Driver:
     """What the report calls it."""
     start: Callable[[FederatedDistillation], object]
     """Runs a strategy from its first round to its last."""
+    states: str = str(RUN_ID)
+    """Flower's id of its run, by which nodes name their clients' states."""
 
 
 def run(
@@ -58,7 +61,7 @@ def run(
     path, stop = choose_run_dir(scenario, run_dir), threading.Event()
     experiment = build(scenario, stop, path)
     if driver is not None:
-        experiment = _driven(experiment, driver)
+        experiment = driven(experiment, driver)
     check_account(scenario.report)
     with session(experiment):
         folder = RunFolder.create(path, repeatable(experiment.scenario).text())
@@ -67,9 +70,13 @@ def run(
         return conduct(report, stop, driver)
 
 
-def _driven(experiment: Experiment, driver: Driver) -> Experiment:
+def driven(experiment: Experiment, driver: Driver) -> Experiment:
     """Return an experiment as a driver runs it. Raises SettingError for what it cannot do."""
-    experiment = replace(experiment, plan=replace(experiment.plan, engine=driver.name))
+    experiment = replace(
+        experiment,
+        plan=replace(experiment.plan, engine=driver.name),
+        nodes=NodeStates(name=driver.states),
+    )
     if experiment.scenario.audit.value.asks_models:
         raise SettingError(
             f"audit.adversaries=[lab]: the models of {driver.name} are on other machines; leave it"
@@ -114,7 +121,8 @@ def conduct(
         interruption.add_note(report.what_is_left())
         raise
     finally:
-        surroundings.tell_what_is_new()
+        if driver is None:  # else clients are elsewhere, and Flower's threads are its own
+            surroundings.tell_what_is_new()
         summary = report.finish(status, None if driver is None else driver.name)
     return summary
 
@@ -129,14 +137,22 @@ def _run_rounds(report: RunReport, stop: threading.Event, driver: Driver | None)
         if is_last:
             end_if_asked()
 
+    if done == experiment.plan.rounds:
+        return
     if driver is not None:
         text = experiment.scenario.text()
         driver.start(
             FederatedDistillation(
-                experiment.server, text, add, joined=True, recorder=report.recorder
+                experiment.server,
+                text,
+                add,
+                first_round=done + 1,
+                joined=True,
+                recorder=report.recorder,
+                nodes=experiment.nodes,
             )
         )
-    elif done < experiment.plan.rounds:
+    else:
         console.start(experiment.plan.strategy, experiment.messages(done))
         execute(
             experiment,

@@ -103,7 +103,7 @@ class RunReport:
         experiment.checkpoints.save(
             round_number,
             self._changed,
-            server={**experiment.server.state(), **_observed(experiment)},
+            server={**experiment.server.state(), **_observed(experiment), **_nodes(experiment)},
             extents=self.folder.extents(),
             scenario=self._deciding,
             versions=self._conditions,
@@ -114,9 +114,13 @@ class RunReport:
         """Return where an interrupted run's finished rounds are, and how it goes on if it can."""
         checkpoints, path = self.experiment.checkpoints, self.folder.path
         found = checkpoints is not None and any(checkpoints.folder.glob("*.checkpoint"))
-        command = f"python -m fedkd.simulate {shlex.quote(f'resume={path}')}"
-        if foreign_imports(self.experiment.scenario.to_dict()):
-            command += " trust=true"
+        trust = bool(foreign_imports(self.experiment.scenario.to_dict()))
+        if self.experiment.nodes is None:
+            command = f"python -m fedkd.simulate {shlex.quote(f'resume={path}')}"
+            command += " trust=true" if trust else ""
+        else:
+            choice = f'resume="{path}"' + (' overrides="trust=true"' if trust else "")
+            command = f"flwr run . -c {shlex.quote(choice)}"
         go_on = f"; to go on: {command}" if found else ""
         return f"finished rounds: {len(self.records)}, in {path}{go_on}"
 
@@ -174,6 +178,11 @@ def _observed(experiment: Experiment) -> dict[str, Any]:
     """Return what the observer of a run remembers of its rounds; nothing without one."""
     state = {} if experiment.exposures is None else experiment.exposures.state()
     return {"exposures": state} if state else {}
+
+
+def _nodes(experiment: Experiment) -> dict[str, Any]:
+    """Return where client states are that are not in the run's folder."""
+    return {} if experiment.nodes is None else {"nodes": experiment.nodes.name}
 
 
 def _audit(experiment: Experiment, run_dir: Path, summary: dict[str, Any]) -> list[Path]:

@@ -1,6 +1,8 @@
 """The teachers of the last fusion, encoded for each client, and who has not been sent them yet."""
 
-from typing import TypedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, TypedDict
 
 from torch import Tensor
 
@@ -24,6 +26,13 @@ class TeacherState(TypedDict):
     memories: SharedState
     common: Tensors | None
     personal: SharedState
+
+
+class Marks(NamedTuple):
+    """Who has been sent the last teachers, and what each client's next is a difference to."""
+
+    unsent: frozenset[int]
+    memories: Mapping[int, SharedValue[Arrays]]
 
 
 class TeacherStore:
@@ -83,6 +92,30 @@ class TeacherStore:
         """Note that what was sent to a client last may not have reached it."""
         self._unsent.add(client_id)
         self._memories.pop(client_id, None)
+
+    def marks(self) -> Marks:
+        """Return who has been sent what."""
+        return Marks(frozenset(self._unsent), dict(self._memories))
+
+    @contextmanager
+    def as_before(self, client_ids: Sequence[int], marks: Marks) -> Iterator[None]:
+        """End a round as if these clients had not been sent a teacher in the next one yet.
+
+        ``marks`` are those of before the next round began.
+        """
+        now = self.marks()
+        self._mark(client_ids, marks)
+        yield
+        self._mark(client_ids, now)
+
+    def _mark(self, client_ids: Sequence[int], marks: Marks) -> None:
+        for client_id in client_ids:
+            self._unsent.discard(client_id)
+            self._memories.pop(client_id, None)
+            if client_id in marks.unsent:
+                self._unsent.add(client_id)
+            if client_id in marks.memories:
+                self._memories[client_id] = marks.memories[client_id]
 
     def state(self, *, teachers: bool) -> TeacherState:
         """Return the store for a checkpoint, with or without the ``teachers`` themselves."""

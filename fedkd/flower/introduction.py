@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedkd.errors import RunError, UploadRejected, printable
@@ -15,7 +15,7 @@ NODE_PATIENCE_SECONDS = 60.0
 
 
 def introduce(
-    grid: Grid, server: Server, scenario: ConfigRecord, timeout: float | None
+    grid: Grid, server: Server, question: RecordDict, timeout: float | None
 ) -> dict[int, int]:
     """Ask every node which client it is, register the clients, and return their nodes by client id.
 
@@ -24,7 +24,7 @@ def introduce(
     Args:
         grid: Carries the messages.
         server: Registers the clients.
-        scenario: The record of the scenario's text.
+        question: What every node is asked.
         timeout: Seconds to wait for answers; None is as long as it takes.
 
     Raises:
@@ -32,9 +32,8 @@ def introduce(
     """
     clients = server.participation.clients
     nodes = _connected(grid, clients)
-    content = RecordDict({"scenario": scenario})
     asked = [
-        Message(content, dst_node_id=node, message_type="query.describe", group_id="0")
+        Message(question, dst_node_id=node, message_type="query.describe", group_id="0")
         for node in nodes
     ]
     cards: dict[int, ClientCard] = {}

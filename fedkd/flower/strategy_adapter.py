@@ -9,6 +9,7 @@ then sorted by client id everywhere.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import cast
 from weakref import WeakKeyDictionary
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -22,6 +23,7 @@ from fedkd.federation.round_records import RoundRecord
 from fedkd.federation.server import Server
 from fedkd.flower import records
 from fedkd.flower.introduction import error_text, introduce
+from fedkd.flower.node_states import NodeStates
 from fedkd.flower.reply_decoder import Expected, read_upload
 from fedkd.flower.wire_arrays import pack_arrays
 from fedkd.messages import Download, Packed
@@ -50,6 +52,7 @@ class FederatedDistillation(Strategy):
         first_round: int = 1,
         joined: bool = False,
         recorder: TranscriptRecorder | None = None,
+        nodes: NodeStates | None = None,
     ) -> None:
         """Begin before the clients have told who they are.
 
@@ -60,11 +63,18 @@ class FederatedDistillation(Strategy):
             first_round: The first round to run: the next one where a run is resumed.
             joined: Whether the end of a round travels with the beginning of the next.
             recorder: Stores what travels.
+            nodes: The client states on Flower's nodes; None where clients are in our processes.
         """
         self.server, self.scenario_text, self.on_round = server, scenario_text, on_round
+        self.nodes = nodes
         self.joined = joined and server.round_order == "train_first" and server.kind is not None
         self.rounds = range(first_round, server.participation.protocol.rounds + 1)
-        self._messenger = Messenger(server, scenario_text, recorder)
+        scenario = ConfigRecord({"text": scenario_text})
+        self._question = RecordDict({"scenario": scenario})
+        if nodes is not None:
+            scenario = nodes.named(scenario_text)
+            self._question = nodes.question(scenario)
+        self._messenger = Messenger(server, scenario, recorder)
 
     # Flower's start asks for initial arrays; knowledge starts with none
     def start(  # type: ignore[override]
@@ -75,7 +85,7 @@ class FederatedDistillation(Strategy):
         ``timeout`` is how long a phase of a round waits for replies. Cards take as long as clients
         need to get their data.
         """
-        self._messenger.introduce(grid, None)
+        self._messenger.introduce(grid, self._question, None)
         result = Result()
         if self.joined:
             self._run_joined(grid, timeout, result)
@@ -141,14 +151,18 @@ class FederatedDistillation(Strategy):
 
     def _run_joined(self, grid: Grid, timeout: float | None, result: Result) -> None:
         """Run the rounds with one message at the turn of two of them."""
-        ending: Round | None = None
+        teachers, ending = self.server.teachers, cast("Round | None", None)
+        assert teachers is not None, "messages are joined where teachers are sent"
         last: Downloads = {}
         for round_number in range(self.rounds.start, self.rounds.stop + 1):
             beginning = federated_round(self.server, round_number)
+            before = teachers.marks()
             first, too_few = self._begin(beginning, round_number)
             ended, begun = self._messenger.exchange(grid, timeout, round_number, last, first)
             if ending is not None:
-                self._report(finish(ending, ended), result)
+                sent = [i for i, download in first.items() if download.teacher is not None]
+                with teachers.as_before(sent, before):  # a checkpoint is of the end of its round
+                    self._report(finish(ending, ended), result)
             if too_few is not None:
                 raise too_few
             if round_number in self.rounds:
@@ -171,21 +185,20 @@ class Messenger:
     """Writes downloads as messages to nodes, and reads their replies."""
 
     def __init__(
-        self, server: Server, scenario_text: str, recorder: TranscriptRecorder | None
+        self, server: Server, scenario: ConfigRecord, recorder: TranscriptRecorder | None
     ) -> None:
-        self._server, self._recorder = server, recorder
-        self._scenario = ConfigRecord({"text": scenario_text})
+        self._server, self._recorder, self._scenario = server, recorder, scenario
         self._nodes: dict[int, int] = {}
         self._clients: dict[int, int] = {}
         # Clients with one teacher get one record, which is encoded once.
         self._teachers: WeakKeyDictionary[Packed, ArrayRecord] = WeakKeyDictionary()
 
-    def introduce(self, grid: Grid, timeout: float | None) -> None:
+    def introduce(self, grid: Grid, question: RecordDict, timeout: float | None) -> None:
         """Ask every node which client it is, and register the clients with the server.
 
         Raises RunError where there are more or fewer nodes than clients, or no client is left.
         """
-        self._nodes = introduce(grid, self._server, self._scenario, timeout)
+        self._nodes = introduce(grid, self._server, question, timeout)
         self._clients = {node: client for client, node in self._nodes.items()}
 
     def messages(self, round_number: int, kind: str, downloads: Downloads) -> Iterable[Message]:

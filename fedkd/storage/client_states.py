@@ -151,12 +151,12 @@ class DiskStore:
     """Client states on disk: a folder per client with a checksummed file per round.
 
     Other processes can read them. With ``history``, states of earlier rounds stay until ``forget``
-    deletes them, for checkpoints; otherwise the newest replaces them.
+    deletes them, for checkpoints; otherwise each client's ``newest`` stay.
     """
 
-    def __init__(self, folder: Path, *, history: bool = False) -> None:
+    def __init__(self, folder: Path, *, history: bool = False, newest: int = 1) -> None:
         self.folder = folder
-        self._history = history
+        self._history, self._newest = history, newest
         self._known: set[int] = set()
         self._lock = threading.Lock()
 
@@ -181,7 +181,8 @@ class DiskStore:
             self._known.add(client_id)
         write_checksummed(path, [about, row.data])
         if not self._history:
-            self.forget(client_id, before=round_number)
+            newest = [n for n in self.rounds(client_id) if n <= round_number][-self._newest :]
+            self.forget(client_id, before=newest[0])
 
     def read(self, client_id: int, round_number: int, digest: str | None = None) -> ClientState:
         """Return a client's state after round ``round_number``; Damaged if it has another digest.
