@@ -10,9 +10,10 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-# Flower and Ray read these when they are first imported, which is always later than this line.
+# Flower, Ray and MLflow read these when they are first imported, always later than this line.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 # ``strategies`` and ``scenarios`` are symbolic links to the folders beside this one. A checkout
 # without such links, as on Windows, and the bundle that Flower makes have those folders alone.

@@ -15,7 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from fedkd.cli.arguments import (
 )
 from fedkd.errors import FedkdError, SettingError
 from fedkd.scenario.registry import GROUPS, find, names
+from fedkd.scenario.run_names import named_by_data, naming
 from fedkd.scenario.scenario import SECTIONS, TOP, Scenario
 from fedkd.scenario.trust import check_trust, names_strategy_here
 from fedkd.settings.import_paths import is_import_path
@@ -71,7 +72,7 @@ def compose_scenario(arguments: Arguments) -> Scenario:
     _register(arguments)
     forced = [_forced(setting) for setting in arguments.settings]
     with _one_line(), hydra.initialize_config_dir(ROOT, version_base="1.3"):
-        return _parsed(hydra.compose("fedkd", overrides=forced), arguments.foreign)
+        return _parsed(hydra.compose("fedkd", overrides=forced), arguments)
 
 
 def run_jobs(
@@ -94,10 +95,10 @@ def run_jobs(
             if arguments.sweeps:
                 varied = _varied(arguments.varied)
                 job = " ".join(f"{key}={value}" for key, value in varied.items())
-                scenario = _parsed(config, arguments.foreign)
+                scenario = _parsed(config, arguments)
                 run_job(SweepJob(scenario, varied, Path(HydraConfig.get().runtime.output_dir)))
             else:
-                run_one(_parsed(config, arguments.foreign))
+                run_one(_parsed(config, arguments))
         except FedkdError as error:
             failures.append(type(error)(f"{job}: {error}") if job else error)
             failures[0].__cause__ = error
@@ -126,10 +127,21 @@ def _varied(keys: set[str]) -> dict[str, str]:
     return {key: re.sub(r"\\(.)", r"\1", value) for key, value in written.items()}
 
 
-def _parsed(config: DictConfig, foreign: str) -> Scenario:
+def _parsed(config: DictConfig, arguments: Arguments) -> Scenario:
     composed: Any = OmegaConf.to_container(config, resolve=True)
-    check_trust(composed, f"resume={foreign}", trust=not foreign)
-    return Scenario.parse(composed)
+    check_trust(composed, f"resume={arguments.foreign}", trust=not arguments.foreign)
+    scenario = Scenario.parse({**composed, "name": _scenario_name(composed)})
+    report, given = scenario.report, [key for key, _ in overrides(arguments.settings)]
+    if arguments.resumed is not None:
+        return scenario
+    return scenario.changed(report=replace(report, named_by=naming([*report.named_by, *given])))
+
+
+def _scenario_name(composed: Mapping[str, Any]) -> str:
+    """Return the name of a composed scenario, which is none of another data set."""
+    data = composed.get("data")
+    name = str(composed.get("name", ""))
+    return named_by_data(name, data, names("data")) if isinstance(data, Mapping) else name
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from fedkd.models.factory import ModelInfo
 from fedkd.privacy import statements
 from fedkd.report.record_rows import RunPlan
 from fedkd.runtime.devices import describe_device
+from fedkd.scenario.run_names import run_name
 from fedkd.scenario.scenario import Scenario
 
 
@@ -31,6 +32,7 @@ def make_plan(scenario: Scenario, context: ClientContext, server: Server, loss: 
     is_reference = context.kind is None or server.pools
     return RunPlan(
         name=scenario.name,
+        title=run_name(scenario),
         scenario=scenario.to_dict(),
         strategy=scenario.strategy.name.rpartition(":")[2],
         rounds=scenario.protocol.rounds,

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedkd.errors import RunError, SettingError
 from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.run import Driver, conduct, driven, session, warned
-from fedkd.experiment.run_report import RunReport, check_account, transcript_recorder
+from fedkd.experiment.run_report import RunReport, transcript_recorder
 from fedkd.experiment.summary import CODE, conditions_of
 from fedkd.federation.round_records import RoundRecord
 from fedkd.federation.server import ServerState
@@ -19,6 +19,7 @@ from fedkd.flower.node_states import NodeStates
 from fedkd.report.comparison.run_reader import status
 from fedkd.report.folder import RUNNING, RunFolder, claimed, recorded_rounds, stored_records
 from fedkd.report.run_checksums import check_run
+from fedkd.report.sinks import check as check_sinks
 from fedkd.scenario.scenario import Scenario, deciding, resumable_in_words
 from fedkd.storage.checkpoint import Checkpoint
 
@@ -38,7 +39,7 @@ def resume(scenario: Scenario, run_dir: Path, driver: Driver | None = None) -> d
         raise SettingError(
             f"resume={run_dir}: this run has checkpoint.every=0 and so nothing to go on from"
         )
-    check_account(scenario.report)
+    check_sinks(scenario.report)
     if driver is not None:
         experiment = driven(experiment, driver)
     here = driver is None and experiment.scenario.engine.value.here

@@ -15,7 +15,7 @@ from fedkd.experiment.baseline import is_computed, local_only_baseline
 from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.client_worker import create_clients
 from fedkd.experiment.round_costs import round_costs
-from fedkd.experiment.run_report import RunReport, check_account, transcript_recorder
+from fedkd.experiment.run_report import RunReport, transcript_recorder
 from fedkd.federation.round_records import RoundRecord
 from fedkd.flower.engine_run import RUN_ID, Engine, EngineRun, OnReply, WorkerSpec
 from fedkd.flower.node_states import NodeStates
@@ -24,8 +24,10 @@ from fedkd.flower.server_app import make_server_app
 from fedkd.flower.strategy_adapter import FederatedDistillation
 from fedkd.report.folder import RunFolder
 from fedkd.report.record_rows import Baseline
+from fedkd.report.sinks import check as check_sinks
 from fedkd.runtime.interrupts import asked_to_end, end_if_asked, interruptible
 from fedkd.runtime.left_behind import Surroundings
+from fedkd.scenario.run_names import folder_name, run_name
 from fedkd.scenario.scenario import Scenario
 from fedkd.settings.validators import user_path
 from fedkd.storage.transcript_recorder import TranscriptRecorder
@@ -62,7 +64,7 @@ def run(
     experiment = build(scenario, stop, path)
     if driver is not None:
         experiment = driven(experiment, driver)
-    check_account(scenario.report)
+    check_sinks(scenario.report)
     with session(experiment):
         folder = RunFolder.create(path, repeatable(experiment.scenario).text())
         report = RunReport(experiment, folder, transcript_recorder(experiment, path))
@@ -260,7 +262,8 @@ def choose_run_dir(scenario: Scenario, run_dir: Path | None) -> Path:
         return user_path(scenario.federation.run_dir, "run_dir")
     if run_dir is not None:
         return run_dir
-    stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{scenario.name}"
+    name = folder_name(f"{scenario.name} {run_name(scenario)}")
+    stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{name}"
     candidate, copies = Path("runs") / stem, 1
     while candidate.exists():
         copies += 1

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedkd.errors import FedkdError
 from fedkd.experiment.build import Experiment
@@ -17,16 +17,15 @@ from fedkd.report.record_rows import (
     Baseline,
     client_rows,
     epsilon_rows,
+    local_only_figures,
     round_row,
     teacher_rows,
 )
-from fedkd.report.report_settings import Report
+from fedkd.report.sinks import Ending, SinkRound, SinkRun, Sinks
+from fedkd.report.sinks import begin as begin_sinks
 from fedkd.scenario.scenario import deciding
 from fedkd.scenario.trust import foreign_imports
 from fedkd.storage.transcript_recorder import TranscriptRecorder
-
-if TYPE_CHECKING:  # W&B is loaded by those runs alone that log to it
-    from fedkd.report.wandb_run import WandbReport
 
 
 class RunReport:
@@ -49,9 +48,9 @@ class RunReport:
         """
         self.experiment, self.folder, self.recorder = experiment, folder, recorder
         self.records = list(records)
-        self.console = ConsoleReport(quiet=not experiment.scenario.report.console)
+        self.console = ConsoleReport(quiet=experiment.scenario.report.verbosity == "quiet")
         self.baseline: Baseline | None = None
-        self._wandb: WandbReport | None = None
+        self._sinks = Sinks([])
         self._changed: set[int] = set()
         # Those of now: what is edited while the run goes on has been imported before.
         self._conditions = conditions_of(experiment)
@@ -59,18 +58,25 @@ class RunReport:
         self._started = time.perf_counter() - sum(record.seconds for record in self.records)
 
     def begin(self, complaints: Sequence[str] = ()) -> None:
-        """Print the plan and what is wrong with earlier checkpoints; begin the W&B run."""
-        plan, options = self.experiment.plan, self.experiment.scenario.report
+        """Print the plan and what is wrong with earlier checkpoints; begin W&B and the like."""
+        plan, scenario = self.experiment.plan, self.experiment.scenario
         self.console.plan(plan, str(self.folder.path))
         for complaint in complaints:
             self.console.say(complaint)
         if self.records:
             self.console.say(f"resumed after round {len(self.records)} of {plan.rounds}")
-        if options.wandb != "disabled":
-            from fedkd.report.wandb_run import WandbReport
-
-            config = self.experiment.scenario.to_dict()
-            self._wandb = WandbReport(options, plan.name, config, self.folder.path)
+        self._sinks = begin_sinks(
+            scenario.report,
+            SinkRun(
+                name=plan.title,
+                scenario=plan.name,
+                strategy=plan.strategy,
+                description=scenario.federation.description,
+                settings=scenario.to_dict(),
+                folder=self.folder.path,
+                rounds_before=len(self.records),
+            ),
+        )
 
     def add(self, record: RoundRecord, *, is_last: bool = False) -> None:
         """Write and show a finished round, with a checkpoint where it is the last for now."""
@@ -90,8 +96,7 @@ class RunReport:
             self.recorder.save()
         self._checkpoint(record.round, is_last=is_last)
         self.console.round(row, plan.rounds)
-        if self._wandb is not None:
-            self._wandb.round(row)
+        self._sinks.round(SinkRound(row=row, alone=local_only_figures(record, self.baseline)))
 
     def _checkpoint(self, round_number: int, *, is_last: bool) -> None:
         """Write the checkpoint of a round where one is due."""
@@ -136,11 +141,26 @@ class RunReport:
             summary["engine"] = {"name": engine}
         self.folder.finish(summary, quietly=status == "failed")
         pictures = self._show(summary) if status == "completed" else []
-        if self._wandb is not None:
-            last = client_rows(self.records[-1], self.baseline) if self.records else []
-            spent = epsilon_rows(self.records)
-            self._wandb.finish(summary, last, spent, pictures, status=int(status != "completed"))
+        self._sinks.finish(self._ending(summary, pictures))
+        for line in self._sinks.lines():
+            self.console.say(line)
         return summary
+
+    def _ending(self, summary: dict[str, Any], pictures: list[Path]) -> Ending:
+        """Return what the sinks are told at the end of the run."""
+        return Ending(
+            summary=summary,
+            rounds=[
+                SinkRound(
+                    row=round_row(record, self.baseline),
+                    alone=local_only_figures(record, self.baseline),
+                )
+                for record in self.records
+            ],
+            clients=[row for record in self.records for row in client_rows(record, self.baseline)],
+            spent=epsilon_rows(self.records),
+            pictures=pictures,
+        )
 
     def _show(self, summary: dict[str, Any]) -> list[Path]:
         """Draw and print the figures of a completed run, audit it, and return the pictures."""
@@ -150,14 +170,6 @@ class RunReport:
         last = self.records[-1]
         self.console.summary(plan, summary, last, self.baseline, str(path), bool(pictures))
         return [*pictures, *_audit(self.experiment, path, summary)]
-
-
-def check_account(options: Report) -> None:
-    """Raise SettingError where a run could not log to W&B."""
-    if options.wandb != "disabled":
-        from fedkd.report.wandb_run import check_account
-
-        check_account(options)
 
 
 def transcript_recorder(
@@ -198,7 +210,7 @@ def _audit(experiment: Experiment, run_dir: Path, summary: dict[str, Any]) -> li
         return []
     summary["audit"] = entry
     amend_summary(run_dir, entry)
-    if options.console:
+    if options.verbosity != "quiet":
         show(studies)
     return sorted((run_dir / "plots").glob("audit_roc_*.png")) if options.plots else []
 

@@ -6,16 +6,13 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-
 from fedkd import __version__
 from fedkd.experiment.build import Experiment
 from fedkd.federation.round_records import RoundRecord
 from fedkd.privacy.statements import after_run
-from fedkd.report.record_rows import ACCURACIES, FINAL, Baseline, round_row
+from fedkd.report.record_rows import FINAL, Baseline, local_only_figures, round_row
 from fedkd.scenario.registry import GROUPS
 from fedkd.settings.import_paths import code_hash, is_import_path
-from fedkd.settings.measuring_points import column
 
 CODE = "code of "
 """How the hash of a user's module is named in a checkpoint: ``code of my_rule:Agree``."""
@@ -43,14 +40,7 @@ def summarize(
     rows = [round_row(record, baseline) for record in records]
     last: Mapping[str, Any] = rows[-1] if rows else {}
     figures = {name: last.get(name) for name in FINAL}
-    alone: dict[str, float] | None = None
-    if baseline is not None and records:
-        alone, honest = {}, [not client.attacker for client in records[-1].clients]
-        for name in ACCURACIES:
-            values = getattr(baseline, name)[len(records) - 1][honest]
-            known = values[~np.isnan(values)]  # a client that has not taken part yet has no figure
-            alone[column(name, "training")] = float(known.mean())
-            alone[column(f"{name}_std", "training")] = float(known.std())
+    alone = local_only_figures(records[-1], baseline) if records else {}
     return {
         "status": status,
         "scenario": plan.name,
@@ -62,8 +52,8 @@ def summarize(
         "after": plan.after,
         "measured_after": list(plan.measured),
         **figures,
-        "baseline": None if alone is None else scenario.federation.baseline,
-        "local_only": alone,
+        "baseline": scenario.federation.baseline if alone else None,
+        "local_only": alone or None,
         "bytes_up": sum(row["bytes_up"] for row in rows),
         "bytes_down": sum(row["bytes_down"] for row in rows),
         "entropy_bytes_up": sum(row["entropy_bytes_up"] for row in rows),

@@ -67,6 +67,9 @@ class RunPlan:
     """What will run, for those who report it."""
 
     name: str
+    """The scenario's."""
+    title: str
+    """The run's: what distinguishes it from its scenario."""
     scenario: Mapping[str, Any]
     strategy: str
     rounds: int
@@ -211,6 +214,22 @@ def client_gains(
     values = (None if c.attacker else getattr(c.after(point), name) for c in record.clients)
     pairs = zip(values, known[record.round - 1].tolist(), strict=True)
     return [None if value is None or np.isnan(alone) else value - alone for value, alone in pairs]
+
+
+def local_only_figures(record: RoundRecord, baseline: Baseline | None) -> dict[str, float]:
+    """Return the accuracies of the local-only baseline in a round, over clients, by column.
+
+    Attackers are left out, as they are of the round's own. Empty without a baseline.
+    """
+    if baseline is None:
+        return {}
+    found, honest = {}, [not client.attacker for client in record.clients]
+    for name in ACCURACIES:
+        values = getattr(baseline, name)[record.round - 1][honest]
+        known = values[~np.isnan(values)]  # a client that has not taken part yet has no figure
+        found[column(name, "training")] = float(known.mean())
+        found[column(f"{name}_std", "training")] = float(known.std())
+    return found
 
 
 def client_row(client: ClientRecord, round_number: int) -> dict[str, Any]:

@@ -13,16 +13,27 @@ KEPT = (
 )
 
 
+PROJECT = "fedkd"
+"""The W&B project and MLflow experiment of those who name none."""
+Verbosity = Literal["quiet", "normal", "verbose"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """What a run reports besides its files."""
 
-    console: bool = True
-    """Print the plan, a line a round and the final table."""
+    console: bool | Verbosity = "normal"
+    """How much is printed: warnings and the results' folder (quiet, or false); the plan, a line a
+    round and the final table as well (normal, or true); or what every client did in every round
+    (verbose). console.log in the run's folder has at least what normal prints, with times."""
     plots: bool = True
     """Draw the pictures (PNG and PDF) when the run ends."""
     wandb: Literal["disabled", "offline", "online"] = "disabled"
     """Log to Weights & Biases; offline needs neither an account nor a network."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard into the run's folder."""
+    mlflow: str | None = None
+    """Log to MLflow at this tracking URI, as in sqlite:///mlflow.db or http://localhost:5000."""
     after: Literal["auto", "distillation", "training"] = "auto"
     """Which of a round's two points comes first on the console, in pictures and in comparisons;
     auto is the one at which the method's paper evaluates, or the last of the round where that is
@@ -31,15 +42,35 @@ class Report:
     """Whether clients send what they measure (accuracies, losses, label leakage) for the
     researcher's record. auto: not on Flower's engines with privacy, else they do; simulation: they
     do there too, as a real client would not; none: they never do."""
-    project: str = "fedkd"
-    """The W&B project."""
+    name: str | None = None
+    """The run's name in its folder and in W&B, TensorBoard and MLflow; null is what distinguishes
+    it from its scenario, as in knfu beta=3 seed=1."""
+    named_by: tuple[str, ...] = ()
+    """Settings that such a name shows, by dotted name; the command fills in those that it is
+    given."""
+    project: str | None = None
+    """The W&B project and MLflow's experiment; null is WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME, or
+    fedkd."""
+    entity: str | None = None
+    """The W&B user or team; null is WANDB_ENTITY, or the account's own."""
     group: str | None = None
     """The W&B group; null is the scenario's name, so that a sweep's runs stand together."""
+    job_type: str | None = None
+    """The W&B job type; null is the strategy's name, so that a table can be grouped by method."""
     tags: tuple[str, ...] = ()
-    """W&B tags; a sweep adds what it varies, as in privacy.epsilon=4."""
+    """Tags in W&B and MLflow; a sweep adds what it varies, as in privacy.epsilon=4."""
+    notes: str | None = None
+    """The notes of the run in W&B and MLflow; null is the scenario's description."""
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def verbosity(self) -> Verbosity:
+        """How much is printed; true and false are the words of earlier versions."""
+        if isinstance(self.console, bool):
+            return "normal" if self.console else "quiet"
+        return self.console
 
     @property
     def sends_metrics(self) -> bool:

@@ -5,19 +5,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 
 from fedkd.cli.command import compose, main
 from fedkd.cli.hydra_compose import _quoted
 from fedkd.data.cache import cache_folder, cached
-from fedkd.errors import RunError, SettingError, StorageError
+from fedkd.errors import SettingError, StorageError
 from fedkd.experiment.run import choose_run_dir
-from fedkd.report import wandb_run
 from fedkd.report.console import ConsoleReport
-from fedkd.report.report_settings import Report
-from fedkd.report.wandb_run import WandbReport, check_account
 from fedkd.runtime import working_folder
 from fedkd.runtime.standard_streams import printed
 from fedkd.scenario.scenario import Scenario
@@ -124,57 +120,6 @@ def test_a_run_goes_on_where_nothing_can_be_printed(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "the standard output cannot be written (No space left on device)" in error
-
-
-@pytest.mark.parametrize(
-    ("options", "mode", "said"),
-    [
-        ({"tags": ("x" * 65,)}, None, "run_tags: .*between 1 and 64 characters"),
-        ({"tags": ("",)}, None, "run_tags: .*empty"),
-        ({"project": "a/b"}, None, "Invalid project name"),
-        ({"project": "x" * 200}, None, "Invalid project name"),
-        ({"project": ""}, None, "report.project must not be empty"),
-        ({}, "junk", "mode: .*'online', 'offline'"),
-    ],
-)
-def test_what_wandb_would_refuse_is_refused_before_the_run(
-    options: dict[str, Any], mode: str | None, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if mode is not None:
-        monkeypatch.setenv("WANDB_MODE", mode)
-    with pytest.raises(SettingError, match=said) as error:
-        check_account(Report(wandb="offline", **options))
-    assert "\n" not in str(error.value)
-    check_account(Report(wandb="disabled", **options))
-
-
-def test_a_run_goes_on_where_wandb_fails_and_ends_where_it_cannot_begin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import wandb
-
-    class Broken:
-        summary: ClassVar[dict[str, Any]] = {}
-
-        def log(self, *_: Any, **__: Any) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        finish = log
-
-    monkeypatch.setattr(wandb, "init", lambda **_: Broken())
-    report = WandbReport(Report(wandb="offline"), "name", {}, tmp_path)
-    for number in (1, 2):
-        report.round({"round": number})
-    report.finish({"privacy": {}}, [{"a": 1}], [], [], status=0)
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "W&B takes no more of this run" in error
-    (tmp_path / "wandb_id").write_text("junk")
-    monkeypatch.setattr(wandb, "init", lambda **_: Broken().log())
-    with pytest.raises(RunError, match=r"W&B cannot begin the run: .*No space"):
-        WandbReport(Report(wandb="offline"), "name", {}, tmp_path)
-    assert "wandb_id is damaged" in capsys.readouterr().err
-    assert len(wandb_run._run_id(tmp_path / "wandb_id")) == 8
 
 
 def test_the_working_folder_comes_after_the_libraries(

@@ -1,0 +1,101 @@
+"""Names of runs: what distinguishes a run from its scenario, in a few words."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+import yaml
+
+from fedkd.scenario.scenario import Scenario, meaning_of
+from fedkd.settings.schema import flat
+
+LONGEST = 100
+"""Letters of a folder's name."""
+ALWAYS = ("scenario", "strategy", "strategy.name", "seed")
+"""Settings that need not be listed: the strategy and the seed stand in every name."""
+
+
+def run_name(scenario: Scenario) -> str:
+    """Return the name of a run: what the user calls it, or its strategy, changes and seed.
+
+    >>> chosen = {"strategy": {"name": "knfu", "beta": 3.0}, "seed": 1}
+    >>> named_by = ["strategy.beta", "partition.alpha"]
+    >>> run_name(Scenario.parse({**chosen, "report": {"named_by": named_by}}))
+    'knfu beta=3 partition.alpha=0.5 seed=1'
+    """
+    if scenario.report.name:
+        return scenario.report.name
+    settings = flat(scenario.to_dict())
+    found: dict[str, str] = {}
+    for key in scenario.report.named_by:
+        for name, value in settings.items():
+            if (name == key or name.startswith(f"{key}.")) and name not in ALWAYS:
+                found[name] = as_written(value)
+    chosen = [key for key in found if key.endswith(".name")]
+    for key in chosen:  # the settings of a component that is named as a whole are its defaults
+        listed = scenario.report.named_by
+        prefix = key.removesuffix("name")
+        for name in [n for n in found if n.startswith(prefix) and n != key and n not in listed]:
+            del found[name]
+    strategy = scenario.strategy.name.rpartition(":")[2]
+    words = [f"{_short(key)}={value}" for key, value in found.items()]
+    return " ".join([strategy, *words, f"seed={scenario.federation.seed}"])
+
+
+def folder_name(name: str) -> str:
+    """Return a run's name as that of a folder.
+
+    >>> folder_name("knfu beta=3 models=[mlp*7,a.b:c]")
+    'knfu_beta=3_models=_mlp_7,a.b_c_'
+    """
+    return re.sub(r"[^\w.,=+-]", "_", name)[:LONGEST]
+
+
+def naming(keys: Sequence[str]) -> tuple[str, ...]:
+    """Return those of some settings that a run's name shows: they affect a figure.
+
+    >>> naming(["strategy.beta", "seed", "report.console", "engine.workers", "strategy.beta"])
+    ('strategy.beta',)
+    """
+    own = (key for key in keys if key not in ALWAYS and key.partition(".")[0] != "hydra")
+    shown = (key for key in own if meaning_of(key).affects != "nothing")
+    return tuple(dict.fromkeys(shown))
+
+
+def named_by_data(scenario: str, data: Mapping[str, object], known: Sequence[str]) -> str:
+    """Return a scenario's name; that of its data, where it has the name of a data set it is not of.
+
+    >>> named_by_data("digits", {"name": "images", "path": "~/cifar100"}, ["digits", "images"])
+    'cifar100'
+    >>> named_by_data("knfu_mnist", {"name": "images"}, ["digits", "mnist"])
+    'knfu_mnist'
+
+    Args:
+        scenario: The scenario's name.
+        data: The section of its data.
+        known: The names of data sets.
+    """
+    name = str(data.get("name", scenario))
+    if scenario == name or scenario not in known:
+        return scenario
+    path = data.get("path")
+    if isinstance(path, str) and (last := PurePosixPath(path.replace("\\", "/")).name):
+        return last
+    return name.rpartition(":")[2]
+
+
+def as_written(value: object) -> str:
+    """Return a setting's value as it is written on the command line.
+
+    >>> as_written(3.0), as_written(["mlp", "cnn"]), as_written(None), as_written(0.1)
+    ('3', '[mlp,cnn]', 'null', '0.1')
+    """
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    return text.removesuffix("\n").removesuffix("\n...").replace(", ", ",")
+
+
+def _short(key: str) -> str:
+    """Return a setting's name without what its value or the strategy's name says already."""
+    return key.removesuffix(".name").removeprefix("strategy.")
