@@ -4,9 +4,10 @@ Not for: the checks themselves, which stand where a value is used (``fedkd.setti
 has the common ones).
 """
 
+import contextlib
 import difflib
 import traceback
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 
@@ -16,6 +17,15 @@ class FedkdError(Exception):
 
 class SettingError(FedkdError, ValueError):
     """A setting is unusable. The command exits with status 2 before any training."""
+
+
+class SettingErrors(SettingError):
+    """Several settings are unusable: the arguments are a message for each."""
+
+    def __str__(self) -> str:
+        """Return all messages in one text."""
+        listed = " ".join(f"({i}) {message}" for i, message in enumerate(self.args, 1))
+        return f"{len(self.args)} settings are wrong: {listed}"
 
 
 class UploadRejected(FedkdError):
@@ -47,6 +57,43 @@ class Interrupted(BaseException):
 
     A BaseException, as KeyboardInterrupt is, so that ``except Exception`` does not catch it.
     """
+
+
+def messages(error: FedkdError) -> tuple[str, ...]:
+    """Return the messages of an error, of which each fills a line."""
+    return error.args if isinstance(error, SettingErrors) else (str(error),)
+
+
+class WrongSettings:
+    """Collect the errors of settings that are checked one after the other.
+
+    >>> wrong = WrongSettings()
+    >>> with wrong.collected():
+    ...     raise SettingError("rounds must be >= 1, got 0")
+    >>> wrong.raise_any()
+    Traceback (most recent call last):
+    fedkd.errors.SettingError: rounds must be >= 1, got 0
+    """
+
+    def __init__(self) -> None:
+        """Begin without any error."""
+        self._errors: list[SettingError] = []
+
+    @contextlib.contextmanager
+    def collected(self) -> Iterator[None]:
+        """Keep a SettingError of the block for later."""
+        try:
+            yield
+        except SettingError as error:
+            self._errors.append(error)
+
+    def raise_any(self) -> None:
+        """Raise the error that was kept, or one SettingErrors of several."""
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            found = dict.fromkeys(text for error in self._errors for text in messages(error))
+            raise SettingErrors(*found) from self._errors[0]
 
 
 def one_line(error: BaseException, files: Collection[str] | None = None) -> str:

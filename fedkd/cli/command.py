@@ -15,7 +15,7 @@ from typing import Any
 
 from fedkd.cli.arguments import Arguments, overrides, parse_arguments, scenario_files, value_of
 from fedkd.cli.sweeps import Sweep, continued, is_violation
-from fedkd.errors import FedkdError, SettingError
+from fedkd.errors import FedkdError, SettingError, messages
 from fedkd.runtime.interrupts import described, exit_status, interruptible
 from fedkd.runtime.standard_streams import FULL, flush_output, give_up_output, notice
 from fedkd.scenario.registry import GROUPS
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FedkdError as error:
         if os.environ.get("FEDKD_TRACEBACK"):
             traceback.print_exc()
-        notice(str(error))
+        for message in messages(error):
+            notice(message)
         return 2 if isinstance(error, SettingError) else 1
     except OSError as error:
         if error.errno not in FULL:

@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 import yaml
 
 from fedkd.data.division import EvaluationSets, Public
-from fedkd.errors import SettingError
+from fedkd.errors import SettingError, WrongSettings
 from fedkd.federation.protocol import Protocol
 from fedkd.report.report_settings import Report
 from fedkd.scenario.registry import GROUPS, Components, Section, create
@@ -52,7 +52,7 @@ class Federation:
     """Most training samples of a client; null keeps all that the partition deals."""
     models: tuple[str, ...] = ("mlp", "cnn", "resnet")
     """Architectures by name or package.module:factory, given to clients in turn, or by shares as in
-    [mlp*7,cnn*3]."""
+    [mlp*7,cnn*3]. A factory may be given arguments, as in [zoo:Net(width=32)]."""
     seed: int = 0
     """Every random stream of the run derives from it, >= 0."""
     device: Literal["auto", "cpu", "cuda"] = setting("auto", affects="nothing", resumable=True)
@@ -125,20 +125,25 @@ class Scenario(Components):
 
         Settings that are left out have their defaults.
         """
-        rest = dict(mapping)
+        rest, wrong = dict(mapping), WrongSettings()
         name = str(rest.pop("name", "") or "scenario")
-        groups = {group: create(group, _section(rest.pop(group, None), group)) for group in GROUPS}
-        sections = {key: parse(cls, rest.pop(key, {}) or {}, key) for key, cls in SECTIONS.items()}
-        known = {**defaults(Federation), **defaults(Protocol)}
+        parts: dict[str, object] = {}
+        for group in GROUPS:
+            with wrong.collected():
+                parts[group] = create(group, _section(rest.pop(group, None), group))
+        for key, cls in SECTIONS.items():
+            with wrong.collected():
+                parts[key] = parse(cls, rest.pop(key, {}) or {}, key)
         for key in rest:
-            if key not in known:
-                raise unknown_setting(str(key), [*known, *SECTIONS, *GROUPS])
-        top = {
-            key: parse(cls, {k: v for k, v in rest.items() if k in defaults(cls)}, "")
-            for key, cls in TOP.items()
-        }
+            with wrong.collected():
+                check_key(str(key))
+        for key, cls in TOP.items():
+            with wrong.collected():
+                own = {k: v for k, v in rest.items() if k in defaults(cls)}
+                parts[key] = parse(cls, own, "")
+        wrong.raise_any()
         make: Callable[..., Scenario] = Scenario  # the names of its fields are those of the tables
-        return make(name=name, **top, **groups, **sections)
+        return make(name=name, **parts)
 
     def to_dict(self) -> dict[str, object]:
         """Return the scenario as a file has it: ``parse`` of it is the same scenario."""
@@ -171,6 +176,21 @@ SECTIONS: dict[str, type] = {
     f.name: f.metadata["section"] for f in _SECTION_FIELDS if not f.metadata["at_top"]
 }
 """The other sections by name."""
+
+
+def check_key(key: str) -> None:
+    """Raise SettingError for the dotted name of a setting that no scenario has.
+
+    The settings of a component are its class's, and not looked up here.
+    """
+    top, _, rest = key.partition(".")
+    at_top = [name for cls in TOP.values() for name in defaults(cls)]
+    if top in SECTIONS:
+        known = [dotted(top, name) for name in defaults(SECTIONS[top])]
+        if rest and dotted(top, rest.partition(".")[0]) not in known:
+            raise unknown_setting(key, known)
+    elif top not in GROUPS and top not in at_top:
+        raise unknown_setting(key, [*at_top, *SECTIONS, *GROUPS])
 
 
 _OWN = meanings(Scenario)

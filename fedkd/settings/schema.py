@@ -6,26 +6,25 @@ carry a string below them that says what they are. Nothing else describes a sett
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
+import enum
 import inspect
 import itertools
+import os
 import re
 import textwrap
-import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
-from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
-from fedkd.errors import SettingError
+from fedkd.errors import SettingError, WrongSettings, messages
 from fedkd.settings.renamed import setting_hint
+from fedkd.settings.setting_types import TypeHint, of_type
 
 T = TypeVar("T")
-TypeHint: TypeAlias = Any
-"""What an annotation says: a class, a union, a ``Literal``; Python has no type for all of them."""
 
 REQUIRED = "???"
 """Stands for the value of a setting without a default (OmegaConf's sign for a missing value)."""
@@ -62,6 +61,12 @@ def to_values(value: object) -> object:
         return section_values(value)
     if isinstance(value, Mapping):
         return {key: to_values(v) for key, v in value.items()}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, set | frozenset):
+        return [to_values(v) for v in sorted(value)]
     return [to_values(v) for v in value] if isinstance(value, tuple | list) else value
 
 
@@ -91,78 +96,94 @@ def parse(cls: Callable[..., T], mapping: object, where: str) -> T:
     """
     if not isinstance(mapping, Mapping):
         raise SettingError(f"{where} must be a section of settings, got {mapping!r}")
-    known = parameters(cls)
+    known, wrong = parameters(cls), WrongSettings()
     for name in mapping:
         if name not in known:
-            why = getattr(cls, "refuses", {}).get(name)
-            if why is not None:
-                raise SettingError(f"there is no setting {dotted(where, name)!r}: {why}")
-            raise unknown_setting(
-                f"{where}.{name}" if where else str(name), [dotted(where, k) for k in known]
-            )
-    hints = typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)
-    values = {}
+            with wrong.collected():
+                raise _unknown(cls, where, str(name), known)
+    hints, values = _hints(cls, where), {}
     for name, parameter in known.items():
-        if name in mapping and mapping[name] != REQUIRED:
-            values[name] = check_type(hints.get(name, Any), mapping[name], dotted(where, name))
-        elif parameter.default is inspect.Parameter.empty:
-            raise SettingError(
-                f"{dotted(where, name)} has no default; give it as {dotted(where, name)}=VALUE"
-            )
+        with wrong.collected():
+            if name in mapping and mapping[name] != REQUIRED:
+                values[name] = check_type(hints.get(name, Any), mapping[name], dotted(where, name))
+            elif parameter.default is inspect.Parameter.empty:
+                raise SettingError(
+                    f"{dotted(where, name)} has no default; give it as {dotted(where, name)}=VALUE"
+                )
+    wrong.raise_any()
+    with in_section(where, known):
+        try:
+            return cls(**values)
+        except (ValueError, TypeError) as error:
+            raise (
+                error if isinstance(error, SettingError) else SettingError(f"{where}: {error}")
+            ) from error
+
+
+def _unknown(
+    cls: Callable[..., object], where: str, name: str, known: Collection[str]
+) -> SettingError:
+    """Return the error for a setting that a class does not have.
+
+    Args:
+        cls: The class.
+        where: The section's name.
+        name: The setting's.
+        known: Those of the settings that it has.
+    """
+    why = getattr(cls, "refuses", {}).get(name)
+    if why is not None:
+        return SettingError(f"there is no setting {dotted(where, name)!r}: {why}")
+    return unknown_setting(dotted(where, name), [dotted(where, k) for k in known])
+
+
+def _hints(cls: Callable[..., object], where: str) -> dict[str, TypeHint]:
+    """Return the types of a class's settings; SettingError where they name what is not there."""
     try:
-        return cls(**values)
+        return typing.get_type_hints(
+            cls if dataclasses.is_dataclass(cls) else cls.__init__,
+            include_extras=True,
+        )
+    except (NameError, AttributeError, TypeError) as error:
+        raise SettingError(
+            f"{where}: the types of the settings of {getattr(cls, '__name__', cls)} cannot be"
+            f" read: {error}; import them outside TYPE_CHECKING"
+        ) from error
+
+
+@contextlib.contextmanager
+def in_section(where: str, known: Collection[str]) -> Iterator[None]:
+    """Put a section's name before the settings that a SettingError of the block begins with.
+
+    ``known`` are the settings of the section.
+
+    >>> with in_section("partition", ["alpha"]):
+    ...     raise SettingError("alpha must be > 0, got -1.0")
+    Traceback (most recent call last):
+    fedkd.errors.SettingError: partition.alpha must be > 0, got -1.0
+    """
+    try:
+        yield
     except SettingError as error:
-        raise SettingError(_placed(str(error), where, known)) from error
-    except (ValueError, TypeError) as error:
-        raise SettingError(f"{where}: {error}") from error
+        placed = [_placed(message, where, known) for message in messages(error)]
+        if not where or placed == list(messages(error)):
+            raise
+        raise SettingError("; ".join(placed)) from error
 
 
 def _placed(message: str, where: str, known: Collection[str]) -> str:
     """Return a class's complaint with its section before the setting that it begins with."""
-    if not where:
+    if re.match(rf"{re.escape(where)}\b[.:=]", message):
         return message
     begins = re.match(r"\w*", message)
     return f"{where}.{message}" if begins and begins.group() in known else f"{where}: {message}"
 
 
 def check_type(hint: TypeHint, value: object, where: str) -> object:
-    """Return a value that is of a type, with sections parsed and lists as tuples.
-
-    Raises SettingError for a value of another type.
-    """
+    """Return a value that is of a type, with sections parsed. Raises SettingError for another."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return parse(hint, value, where)
-    if isinstance(value, list):
-        value = tuple(value)
-    try:
-        return TypeAdapter(hint).validate_python(value, strict=True)
-    except ValidationError as error:
-        shown = list(value) if isinstance(value, tuple) else value
-        raise SettingError(f"{where} must be {describe_type(hint)}, got {shown!r}") from error
-
-
-def describe_type(hint: TypeHint) -> str:
-    """Return a type in the words of a message.
-
-    >>> describe_type(int | None), describe_type(Literal["sgd", "adam"])
-    ('a whole number or null', 'one of sgd, adam')
-    """
-    origin: object = get_origin(hint)
-    arguments = get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(describe_type(a) for a in arguments)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments))
-    if origin in (tuple, list):
-        return f"a list, as in [a,b], of which each is {describe_type(arguments[0])}"
-    names = {
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        bool: "true or false",
-        type(None): "null",
-    }
-    return names.get(hint, getattr(hint, "__name__", str(hint)))
+    return of_type(hint, value, where)
 
 
 def dotted(where: str, name: str) -> str:

@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from fedkd.errors import SettingError
-from fedkd.settings.schema import TypeHint, describe_type
+from fedkd.settings.setting_types import TypeHint, describe_type
 
 
 def _finite(name: str, value: float) -> None:

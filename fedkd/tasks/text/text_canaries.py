@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedkd.errors import SettingError
 from fedkd.runtime.seeding import numpy_stream
-from fedkd.settings.schema import describe_type
+from fedkd.settings.setting_types import describe_type
 from fedkd.settings.validators import at_least
 from fedkd.tasks.text.exposure import MOST_CANDIDATES
 from fedkd.tasks.text.tokens import PAD, stack_sequences

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from fedkd.errors import SettingError
+from fedkd.errors import SettingError, SettingErrors
 from fedkd.scenario.registry import GROUPS
 from fedkd.scenario.scenario import SECTIONS, Scenario, fingerprint
 
@@ -45,6 +45,28 @@ def test_a_component_may_be_given_by_its_name_alone() -> None:
 def test_a_mistake_is_named_as_it_is_written(mapping: dict[str, object], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         Scenario.parse(mapping)
+
+
+def test_one_value_stands_for_a_list_of_one_where_nothing_else_is_meant() -> None:
+    scenario = Scenario.parse({"models": "mlp", "batch_clients": "auto"})
+    assert (scenario.federation.models, scenario.federation.batch_clients) == (("mlp",), "auto")
+    assert scenario.to_dict()["models"] == ["mlp"]
+    with pytest.raises(SettingError, match="batch_clients must be one of never, auto or a list"):
+        Scenario.parse({"batch_clients": "nevr"})
+
+
+def test_all_mistakes_of_a_scenario_are_named_at_once() -> None:
+    wrong = {"rouns": 3, "public": {"sise": 3}, "clients": 0, "codec": 3, "train": {"epochs": "a"}}
+    with pytest.raises(SettingErrors) as raised:
+        Scenario.parse({**wrong, "partition": {"name": "dirichlet", "alpha": -1.0}})
+    assert sorted(message.partition(" ")[0] for message in raised.value.args) == [
+        "clients",
+        "codec",
+        "partition.alpha",
+        "there",
+        "there",
+        "train.epochs",
+    ]
 
 
 def test_equal_values_have_one_fingerprint() -> None:
