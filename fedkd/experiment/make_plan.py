@@ -71,6 +71,7 @@ def run_warnings(scenario: Scenario, context: ClientContext) -> tuple[str, ...]:
     return (
         *_size_warnings(scenario.federation.samples_per_client, sizes),
         *_thread_warnings(scenario, context.traits),
+        *_output_warnings(context.traits),
         *statements.warnings(context.enforcer),
         *_audit_warnings(scenario),
     )
@@ -94,6 +95,16 @@ def _thread_warnings(scenario: Scenario, traits: Mapping[str, ModelInfo]) -> tup
     return (
         f"{', '.join(random_models)} draws from torch's global generator in training (dropout?);"
         " such clients train one at a time, so that the run repeats",
+    )
+
+
+def _output_warnings(traits: Mapping[str, ModelInfo]) -> tuple[str, ...]:
+    soft = [model for model, trait in traits.items() if trait.sums_to_one]
+    if not soft:
+        return ()
+    return (
+        f"{', '.join(soft)} puts out rows that sum to 1, as after a softmax, and they are taken for"
+        " logits; leave the softmax out",
     )
 
 

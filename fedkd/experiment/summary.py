@@ -12,7 +12,7 @@ from fedkd.federation.round_records import RoundRecord
 from fedkd.privacy.statements import after_run
 from fedkd.report.record_rows import FINAL, Baseline, local_only_figures, round_row
 from fedkd.scenario.registry import GROUPS
-from fedkd.settings.import_paths import code_hash, is_import_path
+from fedkd.settings.import_paths import code_hash, is_import_path, path_of
 
 CODE = "code of "
 """How the hash of a user's module is named in a checkpoint: ``code of my_rule:Agree``."""
@@ -100,7 +100,9 @@ def conditions_of(experiment: Experiment) -> dict[str, str]:
     own: dict[str, Any] = {
         choice.name: type(choice.value) for choice in choices if is_import_path(choice.name)
     }
-    own |= {name: context.task.factory(name) for name in context.traits if is_import_path(name)}
+    own |= {
+        name: context.task.factory(name) for name in context.traits if is_import_path(path_of(name))
+    }
     task = type(context.task)
     if not task.__module__.startswith("fedkd."):
         own[f"{task.__module__}:{task.__qualname__}"] = task

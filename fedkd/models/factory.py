@@ -9,7 +9,7 @@ import inspect
 import threading
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast, runtime_checkable
@@ -17,14 +17,22 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import nn
 
-from fedkd.errors import SettingError, unknown_name
+from fedkd.errors import SettingError
 from fedkd.models.cnn import cnn
 from fedkd.models.features import find_head
 from fedkd.models.heads import Heads, OneHead
 from fedkd.models.mlp import mlp
+from fedkd.models.model_names import split_arguments, split_share, with_arguments
 from fedkd.models.resnet import resnet
 from fedkd.models.vit import vit
-from fedkd.settings.import_paths import OWN_PACKAGES, import_path, is_allowed, is_import_path
+from fedkd.settings.import_paths import (
+    OWN_PACKAGES,
+    import_path,
+    is_allowed,
+    is_import_path,
+    path_of,
+    unknown_component,
+)
 
 Factory = Callable[[Any, int], nn.Module]
 
@@ -95,12 +103,30 @@ def _makes_modules(factory: Any, *, unsaid: bool) -> bool:
 
 
 def find_factory(name: str) -> Factory:
-    """Return the factory called ``name`` in the zoo, or at ``package.module:factory``."""
-    if is_import_path(name):
-        return cast(Factory, import_factory(name))
-    if name not in ZOO:
-        raise unknown_name("model", name, ZOO)
-    return ZOO[name]
+    """Return the factory called ``name`` in the zoo, or at ``package.module:factory``.
+
+    Arguments behind the name are filled in, as in ``zoo:Net(width=32)``.
+    """
+    return cast(Factory, named_factory(name, ZOO, "model"))
+
+
+def named_factory(name: str, zoo: Mapping[str, Callable[..., nn.Module]], kind: str) -> object:
+    """Return the factory of a model, with the arguments that its name carries.
+
+    Args:
+        name: The model's name.
+        zoo: fedkd's own factories by name.
+        kind: What such a model is called, for messages.
+
+    Raises:
+        SettingError: There is no such factory, or it has no such argument.
+    """
+    path, arguments = split_arguments(name)
+    if not is_import_path(path):
+        if path not in zoo:
+            raise unknown_component(kind, path, zoo)
+        return with_arguments(zoo[path], arguments, path)
+    return with_arguments(cast(Any, import_factory(path)), arguments, path)
 
 
 @runtime_checkable
@@ -144,12 +170,19 @@ class ImageModelSpec:
                 raise SettingError(
                     f"models: {self.name} must return a torch.nn.Module, got {type(model).__name__}"
                 )
+            if is_import_path(path_of(self.name)):
+                model.register_forward_hook(_logits_of)
             return self.heads.put_on(model, torch.zeros(2, *self.input_shape))
 
     def example(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
         """Return ``count`` images of zeros, or of normal noise."""
         shape = (count, *self.input_shape)
         return torch.zeros(shape) if generator is None else torch.randn(shape, generator=generator)
+
+
+def _logits_of(model: nn.Module, inputs: object, output: object) -> object:
+    """Return the logits in what a model puts out, as those of transformers; None for a tensor."""
+    return None if isinstance(output, torch.Tensor) else getattr(output, "logits", None)
 
 
 @dataclass(frozen=True)
@@ -166,6 +199,8 @@ class ModelInfo:
     draws_randomness: bool
     head: str | None = None
     features: int | None = None
+    sums_to_one: bool = False
+    """Whether rows of outputs are probabilities, as after a softmax, where logits are expected."""
 
 
 def probe(architecture: ImageModelSpec, *, features: bool = False) -> ModelInfo:
@@ -217,7 +252,18 @@ def probe(architecture: ImageModelSpec, *, features: bool = False) -> ModelInfo:
         draws_randomness=draws_randomness,
         head=head,
         features=layer.in_features if isinstance(layer, nn.Linear) else None,
+        sums_to_one=sums_to_one(logits),
     )
+
+
+def sums_to_one(outputs: torch.Tensor) -> bool:
+    """Return whether all rows of outputs are at least 0 and sum to 1.
+
+    >>> sums_to_one(torch.tensor([[0.2, 0.8]])), sums_to_one(torch.tensor([[-1.0, 2.0]]))
+    (True, False)
+    """
+    sums = outputs.sum(dim=-1)
+    return bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
 
 
 def assign(models: tuple[str, ...], clients: int) -> tuple[str, ...]:
@@ -235,10 +281,10 @@ def assign(models: tuple[str, ...], clients: int) -> tuple[str, ...]:
     """
     if not models:
         raise SettingError("models must name at least one model")
-    shares = [_share(model) for model in models]
+    shares = [split_share(model) for model in models]
     given = [share is not None for _, share in shares]
     if not any(given):
-        return tuple(models[i % len(models)] for i in range(clients))
+        return tuple(shares[i % len(shares)][0] for i in range(clients))
     if not all(given):
         raise SettingError(
             f"models: give every model a share (name*share) or none, got {', '.join(models)}"
@@ -251,16 +297,3 @@ def assign(models: tuple[str, ...], clients: int) -> tuple[str, ...]:
     return tuple(
         name for (name, _), count in zip(shares, counts, strict=True) for _ in range(count)
     )
-
-
-def _share(model: str) -> tuple[str, float | None]:
-    name, star, text = model.partition("*")
-    if not star:
-        return name.strip(), None
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share < float("inf"):
-        raise SettingError(f"models: the share in {model!r} must be a number > 0, as in mlp*2")
-    return name.strip(), share

@@ -16,7 +16,7 @@ from fedkd.data.partitions import PARTITIONS, Partition
 from fedkd.data.prepare import Source
 from fedkd.data.public import PUBLIC_DATA, PublicSource
 from fedkd.data.sources import DATA, Named
-from fedkd.errors import SettingError, unknown_name
+from fedkd.errors import SettingError
 from fedkd.flower.engine_run import Engine
 from fedkd.flower.engines import ENGINES
 from fedkd.models.heads import HEADS, Heads
@@ -25,7 +25,7 @@ from fedkd.privacy.mechanisms import Mechanism
 from fedkd.robustness.aggregators import ROBUST, Robust
 from fedkd.robustness.attacks import ATTACKS, Attack
 from fedkd.scenario.strategy_files import Strategies, check_one_meaning
-from fedkd.settings.import_paths import import_class, is_import_path
+from fedkd.settings.import_paths import import_class, is_import_path, unknown_component
 from fedkd.settings.meaning import Affects, Meaning
 from fedkd.settings.renamed import CHOICES
 from fedkd.settings.schema import defaults, parse, to_values
@@ -176,7 +176,7 @@ def find(group_name: str, name: str) -> tuple[Callable[..., object], dict[str, o
     if (group_name, name) in CHOICES:
         raise SettingError(f"{group_name}={name} is now {group_name}={CHOICES[group_name, name]}")
     if name not in GROUPS[group_name].components:
-        raise unknown_name(group_name, name, names(group_name))
+        raise unknown_component(group_name, name, names(group_name))
     entry = GROUPS[group_name].components[name]
     cls, given = (entry.cls, entry.fields) if isinstance(entry, Named) else (entry, {})
     return cls, {**defaults(cls), **given}

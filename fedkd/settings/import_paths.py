@@ -5,7 +5,9 @@ compared with what may be imported first (``foreign_imports``), and what was imp
 what is asked for before it is called (``import_class``).
 """
 
+import ast
 import contextlib
+import functools
 import hashlib
 import importlib
 import inspect
@@ -32,13 +34,64 @@ def is_import_path(name: str) -> bool:
     return _PATTERN.fullmatch(name) is not None
 
 
+def path_of(model: str) -> str:
+    """Return the import path in a model's name, without arguments and share.
+
+    >>> path_of("my:net*3"), path_of("my:Net(width=32)*2"), path_of("mlp")
+    ('my:net', 'my:Net', 'mlp')
+    """
+    return re.split(r"[*(]", model, maxsplit=1)[0].strip()
+
+
+def unknown_component(kind: str, name: str, known: Iterable[str]) -> SettingError:
+    """Return the error for an unknown name, or for something of one's own that is named wrongly.
+
+    That is a file's path in place of a module's, or a file beside the user without what is meant in
+    it.
+
+    Args:
+        kind: What the name stands for, such as ``strategy``.
+        name: The name.
+        known: The names that there are.
+    """
+    file, colon, attribute = name.partition(":")
+    module = file.removesuffix(".py").replace("\\", "/").strip("./").replace("/", ".")
+    if not module or not all(part.isidentifier() for part in module.split(".")):
+        return unknown_name(kind, name, known)
+    path = Path(*module.split(".")).with_suffix(".py")
+    inside = [attribute] if attribute.isidentifier() else _names_in(path)
+    if not (colon or path.is_file()) or (colon and module == file):
+        return unknown_name(kind, name, known)
+    written = " or ".join(f"{module}:{one}" for one in inside) or f"{module}:NAME"
+    return SettingError(f"unknown {kind} {name!r}: what {path} holds is called {written}")
+
+
+def _names_in(file: Path) -> list[str]:
+    """Return the public classes and functions of a Python file, which is read and not imported."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError):
+        return []
+    definitions = (ast.ClassDef, ast.FunctionDef)
+    return [
+        node.name
+        for node in tree.body
+        if isinstance(node, definitions) and not node.name.startswith("_")
+    ]
+
+
 def import_path(path: str, *, what: str) -> object:
     """Return the object at ``package.module:attribute``.
 
     ``what`` is the setting that named it, for the error.
     """
     module_name, _, attribute = path.partition(":")
-    module = imported(module_name, f"{what}={path}")
+    try:
+        module = imported(module_name, f"{what}={path}")
+    except SettingError as error:
+        if module_name.endswith(".py"):
+            raise unknown_component(what, path, ()) from error
+        raise
     if not hasattr(module, attribute):
         inside = module_name + "."  # what it imports from elsewhere is not meant
         known = [
@@ -115,12 +168,12 @@ def import_class(
 def imports_in(values: object, where: str) -> Iterator[tuple[str, str]]:
     """Yield the import paths in plain values, each after the setting that names it.
 
-    A share behind a model's name is left out.
+    What follows a model's name is left out.
 
     >>> list(imports_in({"name": "my:Rule", "beta": 2}, "strategy"))
     [('strategy', 'my:Rule')]
-    >>> list(imports_in(["mlp*2", "my:net*3"], "models"))
-    [('models', 'my:net')]
+    >>> list(imports_in(["mlp*2", "my:net*3", "my:Net(width=32)"], "models"))
+    [('models', 'my:net'), ('models', 'my:Net')]
     """
     if isinstance(values, Mapping):
         for key, value in values.items():
@@ -128,7 +181,7 @@ def imports_in(values: object, where: str) -> Iterator[tuple[str, str]]:
     elif isinstance(values, list | tuple):
         for value in values:
             yield from imports_in(value, where)
-    elif isinstance(values, str) and is_import_path(path := values.partition("*")[0].strip()):
+    elif isinstance(values, str) and is_import_path(path := path_of(values)):
         yield where, path
 
 
@@ -182,6 +235,8 @@ def code_hash(thing: object) -> str:
     For the keys of caches: what a user's factory or partition made is made again once its file has
     changed.
     """
+    while isinstance(thing, functools.partial):
+        thing = thing.func
     try:
         source = Path(inspect.getfile(cast(type, thing))).read_bytes()
     except (TypeError, OSError):

@@ -15,9 +15,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedkd.errors import SettingError, unknown_name
-from fedkd.models.factory import ModelInfo, borrowed_global_generator, import_factory
-from fedkd.settings.import_paths import is_import_path
+from fedkd.errors import SettingError
+from fedkd.models.factory import (
+    ModelInfo,
+    borrowed_global_generator,
+    named_factory,
+    sums_to_one,
+)
 from fedkd.tasks.text.tokens import next_token_logits
 
 LanguageFactory = Callable[[int, int], nn.Module]
@@ -133,11 +137,7 @@ a context of 64."""
 
 def find_language_factory(name: str) -> LanguageFactory:
     """Return the factory called ``name`` in the zoo, or at ``package.module:factory``."""
-    if is_import_path(name):
-        return cast(LanguageFactory, import_factory(name))
-    if name not in LANGUAGE_ZOO:
-        raise unknown_name("language model", name, LANGUAGE_ZOO)
-    return LANGUAGE_ZOO[name]
+    return cast(LanguageFactory, named_factory(name, LANGUAGE_ZOO, "language model"))
 
 
 @dataclass(frozen=True)
@@ -207,8 +207,12 @@ def language_traits(architecture: LanguageModelSpec) -> ModelInfo:
     model = architecture.build(seed=0).train()
     with borrowed_global_generator(0):
         before = torch.get_rng_state()
-        next_token_logits(model, architecture.example(2))
+        logits = next_token_logits(model, architecture.example(2))
         draws_randomness = not torch.equal(before, torch.get_rng_state())
     if not any(p.requires_grad for p in model.parameters()):
         raise SettingError(f"models: {architecture.name} has no trainable parameter")
-    return ModelInfo(parameters=parameters, draws_randomness=draws_randomness)
+    return ModelInfo(
+        parameters=parameters,
+        draws_randomness=draws_randomness,
+        sums_to_one=sums_to_one(logits),
+    )

@@ -51,6 +51,15 @@ def test_clients_with_fewer_samples_than_asked_for_are_a_warning() -> None:
     assert "deals fewer to 4 of 4 clients" in warning
 
 
+def test_a_model_that_puts_out_probabilities_is_a_warning() -> None:
+    chosen = scenario(strategy="fedmd")
+    context = build(chosen, threading.Event()).context
+    traits = {name: replace(trait, sums_to_one=True) for name, trait in context.traits.items()}
+    (warning,) = run_warnings(chosen, replace(context, traits=traits))
+    assert warning.startswith(", ".join(traits) + " puts out rows that sum to 1")
+    assert run_warnings(chosen, context) == ()
+
+
 def test_an_unknown_model_and_an_unbatchable_one_are_refused() -> None:
     with pytest.raises(SettingError, match="model"):
         build(scenario(models=["mlpp"]), threading.Event())

@@ -23,6 +23,7 @@ from fedkd.models.factory import (
     find_factory,
     probe,
 )
+from fedkd.scenario.trust import foreign_imports
 
 GREY_8, GREY_28, COLOR_32 = (1, 8, 8), (1, 28, 28), (3, 32, 32)
 SHAPES = [GREY_8, GREY_28, COLOR_32]
@@ -113,6 +114,41 @@ def for_color_only(input_shape: tuple[int, int, int], classes: int) -> nn.Module
     return nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes)
     )
+
+
+class Sized(nn.Module):
+    """Takes arguments."""
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        classes: int,
+        width: int = 4,
+        act: str = "relu",
+        sizes: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.said = (width, act, sizes)
+        self.inner = nn.Sequential(linear(input_shape, width), nn.ReLU(), nn.Linear(width, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x)
+        return logits
+
+
+class Output:
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+class LikeTransformers(Sized):
+    def forward(self, x: Tensor) -> Any:
+        return Output(self.inner(x))
+
+
+class Softened(Sized):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(self.inner(x), dim=1)
 
 
 NOT_CALLABLE = 3
@@ -344,6 +380,72 @@ def test_a_function_of_fedkd_that_does_not_say_what_it_returns_is_no_factory(
 def test_a_module_that_does_not_exist_is_named():
     with pytest.raises(SettingError, match="there is no module 'no_such_module'"):
         find_factory("no_such_module:model")
+
+
+# What a factory is given beside shape and classes.
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("width=3", (3, "relu", ())),
+        ("width=3, act=gelu", (3, "gelu", ())),
+        ("act='a (b)', sizes=[1,2]", (4, "a (b)", [1, 2])),
+        ("act=null,sizes=[true,-1.5e3]", (4, None, [True, -1500.0])),
+        ("", (4, "relu", ())),
+    ],
+)
+def test_a_model_may_be_given_arguments(written: str, said: tuple[object, ...]):
+    model: Any = architecture(f"{here('Sized')}({written})").build(0)
+    assert model.said == said
+
+
+def test_models_of_other_arguments_are_other_architectures_and_may_have_shares():
+    one, two = f"{here('Sized')}(width=3)", f"{here('Sized')}(width=5)"
+    assert assign((f"{one}*1", f"{two} * 2"), 3) == (one, two, two)
+    assert assign((one, "mlp"), 2) == (one, "mlp")
+    assert [probe(architecture(name)).parameters for name in (one, two)] == [
+        65 * width + 10 * width + 10 for width in (3, 5)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("widht=3", "unknown argument of .*Sized 'widht'; did you mean 'width'"),
+        ("classes=3", "unknown argument of .*Sized 'classes'"),
+        ("3", "the arguments in .* must have names, as in zoo:Net"),
+        ("width=3, **x", "must give each argument once"),
+        ("width=open('x')", r"\"open\('x'\)\" in .* must be a number, text"),
+        ("width=__import__('os').getpid()", "must be a number, text"),
+        ("width=1 if True else 2", "must be a number, text"),
+        ("width=3, width=4", "must give each argument once, as in zoo:Net"),
+        ("width=", "cannot be read, as in zoo:Net"),
+        ("width=3)(", "must have names, as in zoo:Net"),
+        ("width=3).x(", "must have names, as in zoo:Net"),
+    ],
+)
+def test_arguments_are_read_and_never_evaluated(written: str, message: str):
+    with pytest.raises(SettingError, match=message):
+        probe(architecture(f"{here('Sized')}({written})"))
+
+
+@pytest.mark.parametrize("path", ["os:system(command=ls)", "os:system (x=1)*2", " os:system(x=1)"])
+def test_arguments_hide_no_import_path_from_the_check_of_trust(path: str):
+    assert foreign_imports({"models": [path]}) == ("models=os:system",)
+
+
+def test_an_object_with_logits_is_accepted():
+    name = here("LikeTransformers")
+    assert probe(architecture(name)).parameters == probe(architecture(here("Sized"))).parameters
+    model, like = (architecture(here(n)).build(0) for n in ("Sized", "LikeTransformers"))
+    x = torch.randn(3, *GREY_8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model(x), like(x))
+
+
+def test_a_softmax_in_place_of_logits_is_noticed():
+    assert probe(architecture(here("Softened"))).sums_to_one
+    assert not probe(architecture(here("Sized"))).sums_to_one
 
 
 # Who gets which model.

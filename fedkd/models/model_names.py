@@ -1,0 +1,96 @@
+"""Names of models as settings write them: ``cnn``, ``zoo:Net(width=32)``, ``mlp*2``.
+
+A name may carry arguments of its factory, as a call with keywords whose values are numbers, text,
+true, false, null, or lists of these. It is read, never evaluated. The whole text is the name of the
+architecture, in records too, so that two widths are two architectures. Not for: finding factories
+(``fedkd.models.factory``).
+"""
+
+import ast
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from fedkd.errors import SettingError, unknown_name
+
+T = TypeVar("T")
+_YAML = {"true": True, "false": False, "null": None}
+_AT_LEAST = "as in zoo:Net(width=32)"
+
+
+def split_share(text: str) -> tuple[str, float | None]:
+    """Return a model's name without its share of the clients, and the share.
+
+    >>> split_share("mlp*2"), split_share("zoo:Net(width=32)")
+    (('mlp', 2.0), ('zoo:Net(width=32)', None))
+    """
+    name, closed, rest = text.rpartition(")")
+    before, star, share_text = rest.partition("*") if closed else text.partition("*")
+    name = f"{name}){before}" if closed else before
+    if not star:
+        return text.strip(), None
+    try:
+        share = float(share_text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < float("inf"):
+        raise SettingError(f"models: the share in {text!r} must be a number > 0, as in mlp*2")
+    return name.strip(), share
+
+
+def split_arguments(name: str) -> tuple[str, dict[str, object]]:
+    """Return the name of a model's factory, and the arguments that are written behind it.
+
+    >>> split_arguments("zoo:Net(width=32, act=relu, bias=false, sizes=[3,5])")
+    ('zoo:Net', {'width': 32, 'act': 'relu', 'bias': False, 'sizes': [3, 5]})
+    """
+    factory, bracket, rest = name.partition("(")
+    if not bracket:
+        return name, {}
+    try:
+        call = ast.parse(f"f({rest}", mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        raise SettingError(f"models: {name!r} cannot be read, {_AT_LEAST}") from error
+    if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
+        raise SettingError(f"models: the arguments in {name!r} must have names, {_AT_LEAST}")
+    arguments: dict[str, object] = {}
+    for keyword in call.keywords:
+        if keyword.arg is None or keyword.arg in arguments:
+            raise SettingError(f"models: {name!r} must give each argument once, {_AT_LEAST}")
+        arguments[keyword.arg] = _value(keyword.value, name)
+    return factory.strip(), arguments
+
+
+def _value(node: ast.expr, name: str) -> object:
+    """Return what an argument's value says; ``name`` is the model's, for messages."""
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(part, name) for part in node.elts]
+    if isinstance(node, ast.Name):
+        return _YAML.get(node.id, node.id)
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise SettingError(
+            f"models: {ast.unparse(node)!r} in {name!r} must be a number, text, true, false, null,"
+            " or a list of these"
+        ) from error
+
+
+def with_arguments(factory: Callable[..., T], arguments: Mapping[str, Any], name: str) -> Any:
+    """Return a factory with arguments of its own filled in; SettingError for one it does not have.
+
+    Args:
+        factory: The factory, whose first two arguments are fedkd's.
+        arguments: By name.
+        name: The model's name, for messages.
+    """
+    if not arguments:
+        return factory
+    known = list(inspect.signature(factory).parameters.values())[2:]
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known)
+    names = [p.name for p in known if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    for argument in arguments:
+        if argument not in names and not open_ended:
+            raise unknown_name(f"argument of {name}", argument, names)
+    return functools.partial(factory, **arguments)
