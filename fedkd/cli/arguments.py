@@ -9,12 +9,13 @@ from typing import Any
 
 import yaml
 
-from fedkd.errors import SettingError, unknown_name
+from fedkd.errors import SettingError, WrongSettings, unknown_name
 from fedkd.report.run_checksums import check_run
 from fedkd.scenario.registry import GROUPS, find
 from fedkd.scenario.scenario import (
     SECTIONS,
     TOP,
+    check_key,
     check_names,
     meaning_of,
     resumable_in_words,
@@ -94,8 +95,22 @@ def parse_arguments(given: Sequence[str], foreign: str = "") -> Arguments:
         scenarios = {**scenarios, "config": file}
         settings = ["scenario=config", *settings]
     _check_names(settings, scenarios)
-    return Arguments(
+    arguments = Arguments(
         settings=settings, flags=flags, resumed=run_dir, scenarios=scenarios, foreign=foreign
+    )
+    if arguments.varied and not arguments.sweeps:
+        raise _several_values(arguments)
+    return arguments
+
+
+def _several_values(arguments: Arguments) -> SettingError:
+    """Return the error for a setting that lists several values where one run is asked for."""
+    key = min(arguments.varied)
+    written = next(s for s in arguments.settings if s.lstrip("+~").startswith(f"{key}="))
+    values = written.partition("=")[2]
+    as_list = "" if _SWEEP.match(values) else f", or write {key}=[{values}] if it is a list"
+    return SettingError(
+        f"{written} gives {key} several values: add -m to run each of them{as_list}"
     )
 
 
@@ -200,8 +215,26 @@ def overrides(given: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def split_values(text: str) -> list[str]:
-    """Return the values between commas, except commas in brackets."""
-    return re.split(r",(?![^\[{(]*[\]})])", text)
+    """Return the values between commas, except commas in brackets and quotes.
+
+    >>> split_values("[mlp,cnn],zoo:Net(width=8,depth=2)"), split_values("'a,b'")
+    (['[mlp,cnn]', 'zoo:Net(width=8,depth=2)'], ["'a,b'"])
+    """
+    parts, depth, quote, begin, escaped = [], 0, "", 0, False
+    for i, letter in enumerate(text):
+        if quote:
+            quote = "" if letter == quote and not escaped else quote
+        elif letter in "'\"" and text[:i].rstrip()[-1:] in ("", *"[{(,:="):
+            quote = letter
+        elif letter in "[{(":
+            depth += 1
+        elif letter in ")}]":
+            depth -= 1
+        elif letter == "," and depth <= 0:
+            parts.append(text[begin:i])
+            begin = i + 1
+        escaped = letter == "\\" and not escaped
+    return [*parts, text[begin:]]
 
 
 def check_changes(given: Sequence[str], what: str, cure: str = "") -> None:
@@ -264,10 +297,16 @@ def _existing(config: str) -> Path:
 
 
 def _check_names(settings: Sequence[str], scenarios: Mapping[str, Path]) -> None:
-    """Raise SettingError for a scenario or a component that does not exist."""
+    """Raise SettingError for scenarios, components and settings that do not exist."""
+    wrong = WrongSettings()
     for key, values in overrides(settings):
         for value in (v.strip().strip("'\"") for v in values):
-            if key == "scenario" and value not in scenarios:
-                raise unknown_name("scenario", value, scenarios)
-            if key in GROUPS and "(" not in value:
-                find(key, value)
+            with wrong.collected():
+                if key == "scenario" and value not in scenarios:
+                    raise unknown_name("scenario", value, scenarios)
+                if key in GROUPS and "(" not in value:
+                    find(key, value)
+        with wrong.collected():
+            if key not in ("scenario", "name") and key.partition(".")[0] != "hydra":
+                check_key(key)
+    wrong.raise_any()

@@ -11,6 +11,7 @@ leaves none of its settings.
 """
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -193,12 +195,57 @@ def _register(arguments: Arguments) -> None:
             _register_scenario(name, path, body)
 
 
+_FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list)\((.*)\)")
+"""A function of Hydra's, and what it is given."""
+
+
 def _quoted(value: str) -> str:
-    """Return a value in quotes where Hydra's grammar has no letter of it, such as an umlaut."""
-    if not value or value[0] in "'\"[{" or "(" in value or re.fullmatch(r"[ -~]*", value):
+    """Return a value in quotes, or with its members in quotes, where Hydra's grammar has no words.
+
+    Such are an umlaut, a home as in ``~/data``, a model with arguments. What begins with a quote
+    stays as it is.
+    """
+    if _is_readable(value) or value[:1] in ("'", '"'):
         return value
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    if value[:1] + value[-1:] == "[]":
+        return f"[{_members(value[1:-1])}]"
+    if value[:1] + value[-1:] == "{}":
+        return f"{{{_members(value[1:-1], behind=':')}}}"
+    function = _FUNCTION.fullmatch(value)
+    if function is not None:
+        return f"{function[1]}({_members(function[2], behind='=')})"
+    return value if value[:1] in ("[", "{") else _in_quotes(value)
+
+
+def _members(text: str, behind: str = "") -> str:
+    """Return the members of a list with quotes where needed, of each what is behind its name."""
+    written = []
+    for member in split_values(text):
+        name = re.match(rf"\s*\w+\s*{behind}", member) if behind else None
+        begin = name.end() if name is not None else 0
+        written.append(member[:begin] + _quoted(member[begin:].strip()))
+    return ",".join(written)
+
+
+def _in_quotes(text: str) -> str:
+    """Return a text as Hydra reads it: backslashes are doubled only before a quote."""
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    trailing = escaped[len(escaped.rstrip("\\")) :]
+    return f"'{escaped}{trailing}'"
+
+
+def _is_readable(value: str) -> bool:
+    """Return whether Hydra's grammar reads a value, as one or as several."""
+    try:
+        read = _grammar().parse_override(f"k={value}")
+    except (HydraException, RecursionError):
+        return False
+    return read is not None
+
+
+@functools.cache
+def _grammar() -> OverridesParser:
+    return OverridesParser.create()
 
 
 def _chosen(settings: Sequence[str], scenarios: Mapping[str, Path]) -> Collection[str]:
@@ -256,6 +303,13 @@ def _forced(argument: str) -> str:
     """
     key, equals, value = argument.partition("=")
     if equals:
-        argument = f"{key}={','.join(map(_quoted, split_values(value)))}"
+        values = [_quoted(one) for one in split_values(value)]
+        if not all(map(_is_readable, values)):
+            raise SettingError(
+                f"{argument} cannot be read: quotes or brackets are open, or stand where none can;"
+                f" a list is {key}=[a,b], and text with such signs has quotes of its own,"
+                f" '{key}=\"...\"'"
+            )
+        argument = f"{key}={','.join(values)}"
     composed = "=" in argument and key[:1] not in "+~-" and not key.startswith("hydra")
     return f"++{argument}" if composed and key not in (*GROUPS, "scenario") else argument

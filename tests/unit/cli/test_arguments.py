@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from fedkd.cli.arguments import check_changes, overrides, parse_arguments, value_of
+from fedkd.cli.command import main
 from fedkd.cli.hydra_compose import compose_scenario
 from fedkd.cli.sweeps import SWEEP_FILE, continued, is_violation
 from fedkd.errors import SettingError
+from fedkd.models.factory import find_factory
 from fedkd.storage.checked_json import write_json
 
 
@@ -21,8 +23,8 @@ def test_settings_and_options_are_told_apart_wherever_they_stand() -> None:
     ("given", "one"),
     [
         (["seed=1", "models=[mlp,cnn]"], True),
-        (["seed=0,1"], False),
-        (["seed=range(1,4)"], False),
+        (["-m", "seed=0,1"], False),
+        (["models=zoo:Net(width=8,depth=2)", 'description="a, b"'], True),
         (["--cfg", "job"], False),
         (["hydra.sweep.dir=here"], False),
     ],
@@ -42,6 +44,16 @@ def test_what_needs_no_main_function_of_hydras_is_one_run(given: list[str], one:
         (["--config-dir", "none"], "--config-dir none: no such folder"),
         (["scenario=digitz"], "unknown scenario 'digitz'; did you mean 'digits'"),
         (["strategy=knfu,knfuu"], "unknown strategy 'knfuu'"),
+        (
+            ["models=mlp,cnn"],
+            r"models=mlp,cnn gives models several .*-m.* write models=\[mlp,cnn\]",
+        ),
+        (
+            ["seed=range(1,4)"],
+            r"seed=range\(1,4\) gives seed several values: add -m to run each of",
+        ),
+        (["roundz=3"], "there is no setting 'roundz'; did you mean rounds"),
+        (["train.epoch=3"], "there is no setting 'train.epoch'; did you mean train.epochs"),
         (["resume=none"], "resume=none: no run's folder"),
         (["resume=none", "-m"], "goes on with one run and its own scenario"),
         (["resume=none", "seed=3"], "seed=3 cannot be changed in a run that goes on"),
@@ -50,6 +62,46 @@ def test_what_needs_no_main_function_of_hydras_is_one_run(given: list[str], one:
 def test_a_mistake_is_refused_with_what_to_do(given: list[str], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         parse_arguments(given)
+
+
+def test_all_names_that_do_not_exist_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["seeed=1", "strategy=knfuu", "train.epoch=4", "rounds=2", "partition.alhpa=1"]
+    assert main(given) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(";")[0] for line in said] == [
+        "fedkd: there is no setting 'seeed'",
+        "fedkd: unknown strategy 'knfuu'",
+        "fedkd: there is no setting 'train.epoch'",
+    ]
+    assert main(["seed=-1", "partition.alhpa=1", "test.global_size=a", "distill.epochs=true"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in said[1:]] == [
+        "test.global_size",
+        "distill.epochs",
+        "seed",
+    ]
+    assert "no setting 'partition.alhpa'" in said[0]
+
+
+def test_a_component_of_ones_own_in_the_wrong_form_is_told_the_right_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sized.py").write_text("class Sure: pass\n\nclass _Not: pass\n")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "net.py").write_text("def tiny(): pass\n")
+    for written, right in {
+        "sized": "sized:Sure",
+        "sized.py": "sized:Sure",
+        "sized.py:Sure": "sized:Sure",
+        "own/net:tiny": "own.net:tiny",
+        "./own/net.py:tiny": "own.net:tiny",
+        "own.net": "own.net:tiny",
+    }.items():
+        with pytest.raises(SettingError, match=f"{written}': what .*py holds is called {right}$"):
+            parse_arguments([f"strategy={written}"])
+        with pytest.raises(SettingError, match=f"{written}': what .*py holds is called {right}$"):
+            find_factory(written)
 
 
 def test_a_run_of_an_earlier_version_is_refused_with_the_names_that_changed(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedkd.cli.command import compose, main
-from fedkd.cli.hydra_compose import _quoted
+from fedkd.cli.hydra_compose import _forced, _grammar, _quoted
 from fedkd.data.cache import cache_folder, cached
 from fedkd.errors import SettingError, StorageError
 from fedkd.experiment.run import choose_run_dir
@@ -47,9 +47,45 @@ def test_a_path_may_have_any_letters(folder: str) -> None:
     assert compose([f"run_dir={folder}"]).federation.run_dir == folder
 
 
-def test_what_hydra_reads_stays_as_it_is() -> None:
-    for value in ("", "knfu", "[ä,b]", "'ä'", '"ä"', "choice(ä,b)", "~/x y"):
-        assert _quoted(value) == value
+@pytest.mark.parametrize(
+    "value",
+    ["", "knfu", "[a,b]", "'ä'", '"ä"', "choice(a,b)", "range(1,3)", "{a:1}", "null", "a b"],
+)
+def test_what_hydra_reads_stays_as_it_is(value: str) -> None:
+    assert _quoted(value) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("~/data", "~/data"),
+        ("[~/a,~/b c,d]", ["~/a", "~/b c", "d"]),
+        (
+            "{path: ~/x,name: mnist,sizes: [1,~]}",
+            {"path": "~/x", "name": "mnist", "sizes": [1, "~"]},
+        ),
+        ("it's (not) #1=2!", "it's (not) #1=2!"),
+        ("C:\\ü\\", "C:\\ü\\"),
+        ("a\\'ü", "a\\'ü"),
+        ("zoo:Net(width=32)", "zoo:Net(width=32)"),
+        ("[zoo:Net(w=[3,4],a='x')*2,mlp]", ["zoo:Net(w=[3,4],a='x')*2", "mlp"]),
+        ("[ä,b]", ["ä", "b"]),
+    ],
+)
+def test_what_hydra_cannot_read_is_put_in_quotes(value: str, read: object) -> None:
+    assert _grammar().parse_override(f"key={_quoted(value)}").value() == read
+
+
+def test_what_a_sweep_runs_over_is_put_in_quotes_one_by_one() -> None:
+    for value in ("choice(~/a,zoo:Net(width=1))", "sort(~/a,zoo:Net(width=1),reverse=true)"):
+        assert "('~/a','zoo:Net(width=1)'" in _quoted(value)
+    assert _forced("data.path=~/a,~/b") == "++data.path='~/a','~/b'"
+
+
+@pytest.mark.parametrize("value", ["[mlp", "{a", '"x', "[a,b]c]d[", "['a]"])
+def test_brackets_and_quotes_that_stay_open_are_named(value: str) -> None:
+    with pytest.raises(SettingError, match=r"cannot be read: quotes or brackets are open.*models="):
+        compose([f"models={value}"])
 
 
 def test_a_home_that_nobody_knows_is_a_setting_to_change(
