@@ -75,7 +75,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Look for garbage less often: each full search passes over PyTorch's and all tests' objects."""
+    """Look for garbage less often: a full search passes over all objects of PyTorch and tests."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

@@ -44,6 +44,7 @@ from fedkd.flower.placement import Slot, assign_workers, tiles
 from fedkd.flower.ray_processes import end_abandoned, shut_down, started_by_us
 from fedkd.runtime.devices import deterministic
 from fedkd.runtime.parallel import available_cores
+from fedkd.settings.optional_libraries import require
 from fedkd.settings.validators import at_least
 
 START_SECONDS = 120.0
@@ -95,6 +96,7 @@ class Ray:
     @contextmanager
     def session(self, architectures: Sequence[str] = (), device: str = "cpu") -> Iterator[None]:
         """Start Ray here, or attach to the cluster; at the end stop what was started."""
+        require("ray", "engine=ray")
         with started_by_us():  # it looks at signals when it is imported, too
             import ray
 

@@ -2,19 +2,15 @@
 
 PRV is Opacus' (Gopi et al. 2021, arXiv 2106.02848) and counts DP-SGD only. PLD is Google's
 dp-accounting, the optional extra ``fedkd[pld]``, and counts all but data-dependent votes. Both are
-slower than RDP, and about a tenth below it. dp-accounting wants attrs < 24, which the exact
-versions of ``constraints.txt`` do not: install the extra without them.
+slower than RDP, and about a tenth below it.
 """
 
-import importlib.util
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from fedkd.errors import SettingError
 from fedkd.privacy.gaussian_dp import check_delta
-
-NO_PLD = "accountant=pld needs dp-accounting: pip install 'fedkd[pld]', without constraints.txt"
+from fedkd.settings.optional_libraries import is_installed, require
 
 LARGEST_PURE = 36.0
 """A pure epsilon of one release from which it is as good as open (e^-36 is below a double's
@@ -31,7 +27,7 @@ Triple = tuple[float, float, int]
 
 def has_pld() -> bool:
     """Return whether the extra ``fedkd[pld]`` is installed."""
-    return importlib.util.find_spec("dp_accounting") is not None
+    return is_installed("dp_accounting")
 
 
 def prv_epsilon(history: Sequence[Triple], delta: float, error: float = 0.01) -> float:
@@ -39,6 +35,7 @@ def prv_epsilon(history: Sequence[Triple], delta: float, error: float = 0.01) ->
 
     It is at most ``error`` above the truth.
     """
+    require("opacus", "accountant=prv")
     from opacus.accountants import PRVAccountant
 
     check_delta(delta)
@@ -120,8 +117,7 @@ def pld_epsilon(losses: Sequence[Any], delta: float) -> float:
 
 
 def _pld() -> Any:
-    if not has_pld():
-        raise SettingError(NO_PLD)
+    require("dp_accounting", "accountant=pld")
     from dp_accounting.pld import privacy_loss_distribution
 
     return privacy_loss_distribution

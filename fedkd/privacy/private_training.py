@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fedkd.errors import SettingError
 from fedkd.privacy.dp_sgd_history import StepHistory
 from fedkd.privacy.sampling_schedule import Schedule
+from fedkd.settings.optional_libraries import require
 
 LEFT_ON_MODULES = (
     "activations",
@@ -228,6 +229,7 @@ def _sample_gradients(model: nn.Module) -> Iterator[None]:
 
     Afterwards nothing of it is left.
     """
+    require("opacus", "privacy=dp_sgd")
     from opacus.grad_sample import GradSampleHooks
 
     # Private samples never require gradients of their own, so the hooks are meant to fire so.

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 
 from fedkd.errors import SettingError
-from fedkd.privacy import distributions
 from fedkd.privacy.composition import Accountant
 from fedkd.privacy.gaussian_dp import check_delta
+from fedkd.settings.optional_libraries import require
 from fedkd.settings.validators import at_least, check_choices, positive
 from fedkd.training.losses import Scale
 
@@ -135,8 +135,8 @@ def check_client_delta(delta: float, plan: ReleasePlan) -> None:
 
 def check_accountant(accountant: Accountant) -> None:
     """Raise where an accountant is asked for that is not installed."""
-    if accountant == "pld" and not distributions.has_pld():
-        raise SettingError(distributions.NO_PLD)
+    if accountant == "pld":
+        require("dp_accounting", "accountant=pld")
 
 
 def check_memoize(plan: ReleasePlan, memoize: bool) -> None:

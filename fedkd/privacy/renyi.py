@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fedkd.errors import SettingError
 from fedkd.privacy.gaussian_dp import check_delta
 from fedkd.privacy.lazy_scipy import logsumexp
+from fedkd.settings.optional_libraries import require
 from fedkd.settings.validators import at_least, positive
 
 Renyi = NDArray[np.float64]
@@ -104,6 +105,7 @@ def sampled_gaussian_cost(noise_multiplier: float, sample_rate: float) -> Renyi:
     positive(noise_multiplier=noise_multiplier)
     if not 0 < sample_rate <= 1:
         raise SettingError(f"sample_rate must be above 0 and at most 1, got {sample_rate}")
+    require("opacus", "privacy=dp_sgd")
     return _sampled_gaussian(noise_multiplier, sample_rate).copy()
 
 

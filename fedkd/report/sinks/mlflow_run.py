@@ -20,9 +20,9 @@ from fedkd.report.sinks.sink import (
     SinkRound,
     SinkRun,
     infinity_as_text,
-    not_installed,
     reason,
 )
+from fedkd.settings.optional_libraries import not_installed
 from fedkd.settings.schema import flat
 from fedkd.storage.atomic_files import write_whole
 
@@ -39,7 +39,7 @@ def check(options: Report) -> None:
     try:
         import mlflow  # noqa: F401
     except ImportError as error:
-        raise not_installed(f"report.mlflow={options.mlflow}", "mlflow", "mlflow") from error
+        raise not_installed(f"report.mlflow={options.mlflow}", "mlflow") from error
 
 
 def begin(options: Report, run: SinkRun) -> "MlflowRun":

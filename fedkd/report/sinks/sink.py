@@ -8,8 +8,6 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from fedkd.errors import SettingError
-
 SECTIONS = {
     "accuracy": ("accuracy",),
     "gain": ("gain", "negative_transfer"),
@@ -130,13 +128,6 @@ def reason(error: Exception) -> str:
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def not_installed(setting: str, package: str, extra: str) -> SettingError:
-    """Return the refusal of a setting whose package is missing, with the line that installs it."""
-    return SettingError(
-        f"{setting} needs {package}, which is not installed: pip install 'fedkd[{extra}]'"
-    )
 
 
 def infinity_as_text(value: Any) -> Any:

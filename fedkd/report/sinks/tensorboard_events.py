@@ -18,9 +18,9 @@ from fedkd.report.sinks.sink import (
     SinkRound,
     SinkRun,
     infinity_as_text,
-    not_installed,
     reason,
 )
+from fedkd.settings.optional_libraries import not_installed
 
 FOLDER = "tensorboard"
 ALONE = "local_only"
@@ -32,7 +32,7 @@ def check(options: Report) -> None:
     try:
         import tensorboardX  # noqa: F401
     except ImportError as error:
-        raise not_installed("report.tensorboard=true", "tensorboardX", "tensorboard") from error
+        raise not_installed("report.tensorboard=true", "tensorboardX") from error
 
 
 def begin(options: Report, run: SinkRun) -> "TensorboardEvents":

@@ -24,11 +24,11 @@ from fedkd.report.sinks.sink import (
     SinkRound,
     SinkRun,
     infinity_as_text,
-    not_installed,
     reason,
 )
 from fedkd.runtime.standard_streams import notice
 from fedkd.settings.measuring_points import MEASURING_POINTS, column
+from fedkd.settings.optional_libraries import not_installed
 from fedkd.storage.atomic_files import write_whole
 
 STEP = "round"
@@ -44,7 +44,7 @@ def check(options: Report) -> None:
     try:
         import wandb
     except ImportError as error:
-        raise not_installed(f"report.wandb={options.wandb}", "wandb", "wandb") from error
+        raise not_installed(f"report.wandb={options.wandb}", "wandb") from error
     if options.project == "":
         raise SettingError("report.project must not be empty")
     try:

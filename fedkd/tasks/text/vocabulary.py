@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 from fedkd.errors import SettingError
+from fedkd.settings.optional_libraries import require
 
 
 @runtime_checkable
@@ -141,12 +142,9 @@ def learn_byte_pairs(texts: Sequence[str], size: int) -> BytePairs:
             "a vocabulary of byte pairs must have >= 257 tokens (all bytes, a separator), got"
             f" {size}"
         )
-    try:
-        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    except ImportError as error:
-        raise SettingError(
-            "byte pairs need the tokenizers library: pip install 'fedkd[text]'"
-        ) from error
+    require("tokenizers", "a vocabulary of byte pairs")
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from paths import HELPERS, ROOT
 
+from fedkd.settings.optional_libraries import EXTRAS
+
 LONG = [
     "rounds=1000",
     "clients=4",
@@ -22,6 +24,20 @@ LONG = [
     "test.global_size=50",
     "baseline=none",
 ]
+
+
+WITHOUT_EXTRAS = """
+import sys
+
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {hidden}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+
+sys.meta_path.insert(0, Finder())
+"""
 
 
 def heed_ctrl_c() -> None:
@@ -99,7 +115,10 @@ def test_a_signal_ends_a_run_within_two_seconds_and_keeps_every_finished_round(
 def test_the_command_works_from_an_installed_wheel_beside_folders_of_ones_own(
     tmp_path: Path,
 ) -> None:
-    """The wheel goes into an environment of its own, which borrows the dependencies of this one."""
+    """The wheel goes into an environment of its own, which borrows the dependencies of this one.
+
+    All but those of the extras, which the default scenario does without.
+    """
     subprocess.run(
         [
             sys.executable,
@@ -137,6 +156,7 @@ def test_the_command_works_from_an_installed_wheel_beside_folders_of_ones_own(
     )
     others = [p for p in sys.path if p.endswith("site-packages")]
     (site / "others.pth").write_text("\n".join(others) + "\n")
+    (site / "sitecustomize.py").write_text(WITHOUT_EXTRAS.format(hidden=sorted(EXTRAS)))
     assert not (site / "strategies").exists()
     assert not (site / "scenarios").exists()
     empty = tmp_path / "empty"
