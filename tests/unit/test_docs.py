@@ -1,16 +1,22 @@
 """What the documents name exists."""
 
 import re
+import tomllib
 
 import pytest
+import yaml
 from paths import ROOT
 
+import fedkd
 from fedkd.settings.reply_limits import DTYPES, LIMITS, ReplyLimits
 from fedkd.settings.schema import documentation
 
 DOCUMENTS = [
     "README.md",
     "CHANGELOG.md",
+    "CODE_OF_CONDUCT.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
     "strategies/README.md",
     *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
 ]
@@ -69,3 +75,22 @@ def test_the_document_on_security_has_every_limit_of_a_clients_message() -> None
         assert f"| {meaning} | {getattr(LIMITS, name):,} |" in text
     for name in DTYPES:
         assert f"`{name}`" in text
+
+
+def test_the_version_is_the_same_wherever_it_stands() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert project["version"] == citation["version"] == fedkd.__version__
+    assert [author["name"] for author in citation["authors"]] == [
+        author["name"] for author in project["authors"]
+    ]
+
+
+def test_the_workflow_runs_what_is_said_to_be_supported() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    job = workflow["jobs"]["run"]
+    assert {"run": "bash .ci/run"}.items() <= job["steps"][-1].items()
+    assert job["strategy"]["matrix"] == {
+        "os": ["ubuntu-latest", "macos-latest"],
+        "python": ["3.11", "3.12", "3.13"],
+    }

@@ -124,7 +124,6 @@ def test_the_command_works_from_an_installed_wheel_beside_folders_of_ones_own(
             sys.executable,
             "-m",
             "build",
-            "--wheel",
             "--no-isolation",
             "--outdir",
             str(tmp_path / "dist"),
@@ -135,6 +134,9 @@ def test_the_command_works_from_an_installed_wheel_beside_folders_of_ones_own(
         timeout=300,
     )
     (wheel,) = (tmp_path / "dist").glob("fedkd-*.whl")
+    (source,) = (tmp_path / "dist").glob("fedkd-*.tar.gz")
+    check = [sys.executable, "-m", "twine", "check", "--strict", str(wheel), str(source)]
+    subprocess.run(check, check=True, capture_output=True, timeout=300)
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / "bin" / "python"
     site = next((tmp_path / "env" / "lib").glob("python*/site-packages"))
