@@ -24,19 +24,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from rich.console import Console
 
 from fedkd.cli.command import compose
+from fedkd.cli.options import SEEDS, add_compare
 from fedkd.errors import FedkdError, RunError, SettingError
 from fedkd.experiment.jobs import Outcome, RunTask, is_done, run_all, with_threads
 from fedkd.report.comparison.between_methods import check_reference, pairs, table_of_pairs
 from fedkd.report.comparison.figures import Line, Options, Setting, baselines_of, compare
 from fedkd.report.comparison.grouping import in_common, sort_runs
 from fedkd.report.comparison.one_point import (
-    After,
     common_points,
     note_on_point,
     point_of_comparison,
@@ -51,8 +51,6 @@ from fedkd.scenario.scenario import Scenario, with_effect
 from fedkd.settings.schema import flat
 from fedkd.settings.validators import at_least, share
 
-LAST = 3
-SEEDS = "0,1,2"
 RESERVED = ("strategy", "seed", "run_dir")
 """Settings that options of this command set."""
 
@@ -364,54 +362,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument(
-        "settings",
-        nargs="*",
-        help="scenario=NAME and settings of all runs, as for fedkd run",
-    )
-    made.add_argument("--config", help="a scenario file, in place of scenario=NAME")
-    made.add_argument("--config-dir", help="a folder of scenario files")
-    made.add_argument("--methods", help="strategies, with labels and settings of their own")
-    made.add_argument(
-        "--grid",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=V,V",
-        help="settings that vary",
-    )
-    made.add_argument("--seeds", help=f"default: {SEEDS}")
-    made.add_argument("--jobs", type=int, default=1, help="runs at a time; default: 1")
-    made.add_argument(
-        "--runs",
-        type=Path,
-        nargs="+",
-        action="extend",
-        default=[],
-        help="read these run folders; run nothing",
-    )
-    made.add_argument(
-        "--out", type=Path, required=True, help="folder of the runs, tables and plots"
-    )
-    made.add_argument(
-        "--last", type=int, default=LAST, help=f"rounds in the mean of the last; default: {LAST}"
-    )
-    made.add_argument(
-        "--after",
-        choices=get_args(After),
-        default="auto",
-        help="the point of a round that comes first; auto is that of the methods' papers",
-    )
-    made.add_argument(
-        "--against",
-        metavar="METHOD",
-        help="hold each method against this one; by default all are held against each other",
-    )
-    made.add_argument(
-        "--reach",
-        type=float,
-        help="count the bytes until this accuracy is reached, as in 0.8",
-    )
+    add_compare(made)
     return made
 
 

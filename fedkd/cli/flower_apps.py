@@ -13,9 +13,7 @@ import os
 import shlex
 import shutil
 import threading
-import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +42,7 @@ from fedkd.scenario.trust import foreign_imports
 from fedkd.settings.import_paths import OWN_PACKAGES
 from fedkd.settings.validators import user_path
 from fedkd.storage.client_states import DiskStore
+from fedkd.storage.leftovers import delete_unchanged
 
 CONFIG = ("scenario", "overrides", "run-dir", "resume")
 """The keys of Flower's run configuration that are read."""
@@ -53,6 +52,7 @@ ALLOWED_HERE = "FEDKD_ALLOWED_IMPORTS"
 """The environment variable with more of them, for the nodes of Flower's simulation."""
 START_SECONDS = 60.0
 """What a phase may take beside its clients' own time."""
+DAY = 24 * 3600.0
 DAYS_OF_STATES = 7
 """Days after which a run's client states are deleted where its ServerApp could not do so."""
 
@@ -174,13 +174,9 @@ def _context(text: str, states: str) -> ClientContext:
 def states_folder(run_id: int | str) -> Path:
     """Return the folder of a run's client states; those of runs that ended long ago are deleted."""
     folder = cache_folder() / "flower"
-    oldest = time.time() - DAYS_OF_STATES * 24 * 3600
-    for other in folder.glob("*"):
-        with suppress(OSError):  # another process was faster
-            written = max(path.stat().st_mtime for path in (other, *other.glob("*")))
-            if other.name != str(run_id) and written < oldest:
-                shutil.rmtree(other, ignore_errors=True)
-    return folder / str(run_id)
+    own = folder / str(run_id)
+    delete_unchanged((other for other in folder.glob("*") if other != own), DAYS_OF_STATES * DAY)
+    return own
 
 
 def patience(scenario: Scenario) -> float | None:

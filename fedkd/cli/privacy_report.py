@@ -23,12 +23,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from rich.console import Console
 
 from fedkd.cli.command import compose
 from fedkd.cli.compare import Method, parse_methods, parse_seeds, read_config, slug
+from fedkd.cli.options import add_privacy_report
 from fedkd.errors import FedkdError, SettingError
 from fedkd.experiment.jobs import Outcome, RunTask, is_done, run_all, with_threads
 from fedkd.privacy.mechanisms import CentralGaussian, GnMax
@@ -41,7 +42,6 @@ from fedkd.report.comparison.budgets import (
     table,
     write_runs,
 )
-from fedkd.report.comparison.one_point import After
 from fedkd.report.comparison.run_reader import runs_below
 from fedkd.runtime.interrupts import described, exit_status
 from fedkd.runtime.parallel import available_cores
@@ -49,9 +49,6 @@ from fedkd.runtime.working_folder import search_here
 from fedkd.scenario.registry import find
 from fedkd.scenario.scenario import Scenario
 from fedkd.settings.validators import at_least
-
-MECHANISMS = "dp_sgd,central_gaussian,gnmax,swing"
-EPSILONS = "0.5,1,2,4,8,inf"
 
 
 @dataclass(frozen=True)
@@ -211,34 +208,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument(
-        "settings",
-        nargs="*",
-        help="scenario=NAME and settings of all runs, as for fedkd run",
-    )
-    made.add_argument("--config", help="a scenario file, in place of scenario=NAME")
-    made.add_argument("--config-dir", help="a folder of scenario files")
-    made.add_argument("--mechanisms", default=MECHANISMS, help=f"default: {MECHANISMS}")
-    made.add_argument(
-        "--epsilons", default=EPSILONS, help=f"budgets; inf is no protection; default: {EPSILONS}"
-    )
-    made.add_argument("--seeds", default="0,1,2", help="default: 0,1,2")
-    made.add_argument("--jobs", type=int, default=1, help="runs at a time; default: 1")
-    made.add_argument(
-        "--runs",
-        type=Path,
-        nargs="+",
-        action="extend",
-        default=[],
-        help="read these run folders; run nothing",
-    )
-    made.add_argument(
-        "--after",
-        choices=get_args(After),
-        default="auto",
-        help="the point of a round to report; auto is that of the methods' papers",
-    )
-    made.add_argument("--out", type=Path, required=True, help="folder of the runs, table and plot")
+    add_privacy_report(made)
     return made
 
 

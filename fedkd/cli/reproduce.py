@@ -31,10 +31,10 @@ n or settings of swing by name.
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
+from fedkd.cli.options import FIVE_SEEDS, add_reproduce
 from fedkd.cli.studies import (
     break_even,
     fedproto_table,
@@ -60,8 +60,6 @@ OF_SWING = {
     "swing_kd": (swing_kd_study.ONE_TEACHER, swing_kd_report.write),
 }
 """Studies of swing, and what writes their reports."""
-FIVE_SEEDS = ("digits", "plugins", "knfu", "swing_kd")
-"""Studies that are of five seeds by default."""
 STUDIES = {"orderings": ORDERINGS, "paper": (FEDMD,), "plugins": PLUGINS}
 
 
@@ -72,38 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "what",
-        choices=[
-            "digits",
-            "orderings",
-            "paper",
-            "plugins",
-            "attacks",
-            "knfu",
-            "fedproto",
-            *OF_SWING,
-        ],
-    )
-    parser.add_argument(
-        "--seeds", type=int, help=f"paired seeds, 0 to N-1; {', '.join(FIVE_SEEDS)} 5, others 3"
-    )
-    parser.add_argument("--out", type=Path, help="folder of the tables, figures and runs")
-    parser.add_argument("--data", type=Path, help="folder of data sets; default: the hub")
-    parser.add_argument("--rounds", type=int, help="rounds of fedproto; default: the paper's")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        metavar="NAME",
-        help="orderings, plug-ins, attacks, parts of knfu or settings of swing by name",
-    )
-    parser.add_argument(
-        "--stored",
-        type=Path,
-        metavar="FOLDER",
-        help="print orderings, plugins or paper again from the CSV files of a folder; run nothing",
-    )
+    add_reproduce(parser)
     return parser
 
 

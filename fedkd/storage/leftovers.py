@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -56,11 +56,32 @@ class Staging:
 
 def delete_abandoned(parent: Path) -> None:
     """Delete the temporary folders in ``parent`` whose process has ended."""
-    for path in parent.glob(".*-*"):
+    for path in abandoned(parent):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def abandoned(parent: Path) -> Iterator[Path]:
+    """Yield the temporary folders in ``parent`` whose process has ended."""
+    for path in sorted(parent.glob(".*-*")):
         with contextlib.suppress(OSError):  # another process was faster
             age = time.time() - path.stat().st_mtime
             if path.is_dir() and not path.is_symlink() and _is_free(path, age):
-                shutil.rmtree(path, ignore_errors=True)
+                yield path
+
+
+def delete_unchanged(folders: Iterable[Path], seconds: float) -> list[Path]:
+    """Delete the folders in which nothing has changed for so long, and return them.
+
+    For folders that no process holds with a lock. Those that cannot be deleted stay.
+    """
+    deleted = []
+    for folder in folders:
+        with contextlib.suppress(OSError):  # another process was faster
+            changed = max(path.stat().st_mtime for path in (folder, *folder.glob("*")))
+            if time.time() - changed > seconds and folder.is_dir() and not folder.is_symlink():
+                shutil.rmtree(folder)
+                deleted.append(folder)
+    return deleted
 
 
 @contextlib.contextmanager
