@@ -46,7 +46,7 @@ def read_claims(run_dir: Path) -> tuple[AuditedClaim, ...]:
         if summary.get("status") == "running":
             raise SettingError(
                 f"{run_dir} holds a run that has not ended (status running); wait for it, or"
-                " continue it with resume="
+                " continue it with fedkd resume"
             )
         stored = summary.get("privacy") or {}
         mechanism = str(stored.get("mechanism", "none"))

@@ -1,4 +1,4 @@
-"""``python -m fedkd.audit RUN_DIR``: audit a stored run; status 3 where a claim is violated.
+"""``fedkd audit RUN_DIR``: audit a stored run; status 3 where a claim is violated.
 
 Writes ``audit.json``, ``audit.csv`` (attacks), ``audit_claims.csv`` (claimed against audited), a
 picture for each adversary in ``plots/`` and the ``audit`` of ``summary.json``; an earlier audit's
@@ -15,6 +15,7 @@ from pathlib import Path
 from fedkd.audit.audit_run import plan_audit
 from fedkd.audit.report import amend_summary, show, summary_entry, write
 from fedkd.cli.arguments import read_scenario, trusts
+from fedkd.cli.sweeps import SWEEP_FILE
 from fedkd.errors import FedkdError, SettingError
 from fedkd.experiment.audit_power import run_without_noise
 from fedkd.experiment.auditing import attack, auditor_models, stored_scenario
@@ -31,6 +32,10 @@ def check_folder(run_dir: Path, *, trust: bool) -> None:
 
     Raises Damaged where a file is not what the run wrote.
     """
+    if not run_dir.is_dir():
+        raise SettingError(f"{run_dir}: no such folder; give that of a run")
+    if (run_dir / SWEEP_FILE).is_file():
+        raise SettingError(f"{run_dir} is a sweep's folder; audit its runs one by one")
     check_run(run_dir, "config.yaml", "summary.json", *AUDITED)
     config = run_dir / "config.yaml"
     if config.is_file():
@@ -48,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0, 1 (it failed), 2 (bad input), 3 (a claim is violated).
     """
     parser = argparse.ArgumentParser(
-        prog="python -m fedkd.audit", description="Audit a stored run's privacy."
+        prog="fedkd audit", description="Audit a stored run's privacy."
     )
     parser.add_argument("run_dir", type=Path, help="the run's folder, with a stored view")
     parser.epilog = "trust=true: the run may import what is not fedkd's, which runs its code"

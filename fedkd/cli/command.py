@@ -9,16 +9,15 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedkd.cli.arguments import Arguments, overrides, parse_arguments, scenario_files, value_of
+from fedkd.cli.arguments import Arguments, parse_arguments, scenario_files, value_of
 from fedkd.cli.sweeps import Sweep, continued, is_violation
 from fedkd.errors import FedkdError, SettingError, messages
 from fedkd.runtime.interrupts import described, exit_status, interruptible
 from fedkd.runtime.standard_streams import FULL, flush_output, give_up_output, notice
-from fedkd.scenario.registry import GROUPS
 from fedkd.scenario.scenario import Scenario
 
 
@@ -30,9 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where the environment has FEDKD_TRACEBACK.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    return reported(lambda: carry_out(given))
+
+
+def reported(act: Callable[[], int]) -> int:
+    """Return the exit status of what a command does, and write its error as one line."""
     try:
         with interruptible(threading.Event()):
-            return _main(given)
+            return act()
     except FedkdError as error:
         if os.environ.get("FEDKD_TRACEBACK"):
             traceback.print_exc()
@@ -69,26 +73,27 @@ def compose(arguments: Sequence[str], resumed: str = "") -> Scenario:
     return compose_scenario(parsed)
 
 
-def _main(given: list[str]) -> int:
+def carry_out(given: Sequence[str]) -> int:
+    """Do what arguments ask for, and return 0, or 3 where an audit refuted a claim.
+
+    Raises FedkdError.
+    """
     if "-h" in given or "--help" in given:
-        _help(given)
+        from fedkd.cli.help import manual
+        from fedkd.cli.help_topics import text_of
+
+        scenarios = scenario_files(value_of(given, "--config-dir")[1])
+        print(text_of(given) or manual(scenarios))
         return 0
     command, foreign = continued(given)
-    if _run(parse_arguments(command, foreign), Sweep(command, goes_on=command != given)):
+    goes_on = command != list(given)
+    if _run(parse_arguments(command, foreign), Sweep(command, goes_on=goes_on)):
         print(
             "fedkd: VIOLATION: the audit refutes what the run claims; its table says which",
             file=sys.stderr,
         )
         return 3
     return 0
-
-
-def _help(given: list[str]) -> None:
-    from fedkd.cli.help import manual, manual_of
-
-    chosen = {key: values for key, values in overrides(given) if key in GROUPS}
-    scenarios = scenario_files(value_of(given, "--config-dir")[1])
-    print(manual_of(chosen) if chosen else manual(scenarios))
 
 
 def _run(arguments: Arguments, sweep: Sweep) -> bool:

@@ -3,6 +3,8 @@
 Written from the settings classes, so that it cannot say less or more than the program does.
 """
 
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from fedkd.errors import SettingError
 from fedkd.models.factory import ZOO
 from fedkd.scenario.registry import GROUPS, find, names
 from fedkd.scenario.scenario import SECTIONS, TOP
-from fedkd.settings.schema import REQUIRED, defaults, documentation
+from fedkd.settings.schema import REQUIRED, defaults, documentation, dotted
 from fedkd.tasks.text.language_models import LANGUAGE_ZOO
 
 USAGE = """\
@@ -29,52 +31,59 @@ options
   --config FILE      run a scenario file, such as the config.yaml of a run
   -m                 sweep over values given as a,b,c
   --cfg job          print the scenario and stop
-  --help             this text; with strategy=knfu before it, that on this strategy alone
+  --help             this text; with a topic before it, such as train, privacy, strategy=knfu or
+                     scenario=knfu_mnist, that on the topic alone
 
 Exit status: 0 done, 1 the run failed, 2 bad input (nothing was run), 3 an audit refutes what the
 run claims, 130 interrupted by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1, which lets the round at work
 end (finished rounds are on disk, and the line to go on is printed)."""
 
 
+CHAPTERS = ("scenarios", "settings", *SECTIONS, *GROUPS, "models")
+"""What the whole text consists of; each is a topic of its own."""
+
+
 def manual(scenarios: Mapping[str, Path]) -> str:
     """Return the whole text."""
-    parts = [
-        USAGE,
-        "scenarios (scenario=NAME)\n" + "\n".join(_scenario(*item) for item in scenarios.items()),
+    contents = textwrap.fill(
+        f"contents (each alone: python -m fedkd.simulate NAME --help): {', '.join(CHAPTERS)}",
+        100,
+        subsequent_indent="  ",
+    )
+    return "\n\n".join([USAGE, contents, *(chapter(name, scenarios) for name in CHAPTERS)])
+
+
+def chapter(name: str, scenarios: Mapping[str, Path]) -> str:
+    """Return one of ``CHAPTERS``: all of a kind of name, or the settings of a section."""
+    if name == "scenarios":
+        listed = "\n".join(_scenario(*item) for item in scenarios.items())
+        return f"scenarios (scenario=NAME)\n{listed}"
+    if name == "settings":
+        top = [line for cls in TOP.values() for line in settings_of(cls, "", defaults(cls))]
+        return "\n".join(["settings", *top])
+    if name in SECTIONS:
+        cls = SECTIONS[name]
+        return "\n".join([first_line(cls), *settings_of(cls, name, defaults(cls))])
+    return _models() if name == "models" else choices(name, names(name))
+
+
+def _models() -> str:
+    lines = [
+        "models (models=[NAME,...]), or package.module:factory(input_shape, classes):"
+        " docs/extending.md",
+        *(f"  {name:<10} {first_line(factory)}" for name, factory in ZOO.items()),
+        "",
+        "language models (with data of texts), or package.module:factory(vocabulary_size, context)",
+        f"  {', '.join(LANGUAGE_ZOO)}",
     ]
-    top = [line for cls in TOP.values() for line in _settings(cls, "", defaults(cls))]
-    parts.append("\n".join(["settings", *top]))
-    for section, cls in SECTIONS.items():
-        parts.append("\n".join([_first_line(cls), *_settings(cls, section, defaults(cls))]))
-    parts += [_choices(group, names(group)) for group in GROUPS]
-    models = [f"  {name:<10} {_first_line(factory)}" for name, factory in ZOO.items()]
-    parts.append(
-        "\n".join(
-            [
-                "models (models=[NAME,...]), or package.module:factory(input_shape, classes):"
-                " docs/extending.md",
-                *models,
-            ]
-        )
-    )
-    parts.append(
-        "language models (with data of texts), or package.module:factory(vocabulary_size,"
-        " context)\n"
-        f"  {', '.join(LANGUAGE_ZOO)}"
-    )
-    return "\n\n".join(parts)
+    return "\n".join(lines)
 
 
-def manual_of(chosen: Mapping[str, Sequence[str]]) -> str:
-    """Return the text on some components alone, by group.
+def choices(group: str, of_group: Sequence[str]) -> str:
+    """Return what a group's components are, with their settings.
 
     Raises SettingError for one that does not exist.
     """
-    parts = [_choices(group, of_group) for group, of_group in chosen.items()]
-    return "\n\n".join([*parts, "Everything else: python -m fedkd.simulate --help"])
-
-
-def _choices(group: str, of_group: Sequence[str]) -> str:
     methods = " and ".join(GROUPS[group].methods)
     needs = f" with {methods}: docs/extending.md" if methods else ""
     lines = [f"{group}=NAME, with its own settings; or {group}=package.module:Class{needs}"]
@@ -88,38 +97,61 @@ def _choices(group: str, of_group: Sequence[str]) -> str:
             continue
         lines += [
             f"  {group}={name}",
-            f"      {_first_line(cls)}",
-            *_settings(cls, group, fields, indent=4),
+            f"      {first_line(cls)}",
+            *settings_of(cls, group, fields, indent=4),
         ]
     return "\n".join(lines)
 
 
-def _settings(
+def settings_of(
     cls: object, section: str, values: Mapping[str, object], indent: int = 2
 ) -> list[str]:
+    """Return a line for each setting with its value, and one with what it means.
+
+    Args:
+        cls: The settings' class.
+        section: The section that they are in; empty for those at the top.
+        values: Their values by name.
+        indent: Spaces before each line.
+    """
     documented = documentation(cls) if isinstance(cls, type) else {}
     lines = []
     for name, value in values.items():
-        full = f"{section}.{name}" if section else name
-        lines.append(f"{' ' * indent}{full}={_shown(value)}")
+        full = dotted(section, name)
+        lines.append(f"{' ' * indent}{full}={shown(value)}")
         if name in documented:
             lines.append(f"{' ' * (indent + 4)}{documented[name]}")
     return lines
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as it is written on the command line."""
     if value == REQUIRED:
         return "(required)"
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
 
 
-def _first_line(thing: object) -> str:
+def first_line(thing: object) -> str:
+    """Return the first line of what a class or function says of itself."""
     return (thing.__doc__ or "").strip().partition("\n")[0]
 
 
 def _scenario(name: str, path: Path) -> str:
+    return f"  {name:<18} {description_of(path)}"
+
+
+def first_sentence(text: str) -> str:
+    """Return a text up to its first full stop, colon or semicolon.
+
+    >>> first_sentence("Folder of the run; null is new. More.")
+    'Folder of the run'
+    """
+    return re.split(r"(?<=[\w`])[.;:](?: |$)", text, maxsplit=1)[0]
+
+
+def description_of(path: Path) -> str:
+    """Return what a scenario file says of itself."""
     try:
-        about = (yaml.safe_load(path.read_text()) or {}).get("description", "")
+        return str((yaml.safe_load(path.read_text()) or {}).get("description", ""))
     except (OSError, ValueError, yaml.YAMLError, AttributeError):
-        about = "(cannot be read)"
-    return f"  {name:<18} {about}"
+        return "(cannot be read)"

@@ -7,7 +7,6 @@ varies from run to run. Which combinations there are is Hydra's business (``hydr
 import contextlib
 import csv
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fedkd.cli.arguments import check_changes, trusts, value_of
 from fedkd.errors import Damaged, SettingError
 from fedkd.runtime.interrupts import end_if_asked
+from fedkd.runtime.invocation import command_line
 from fedkd.scenario.scenario import Scenario
 from fedkd.scenario.trust import NAMING, distrusted, foreign_imports, names_strategy_here
 from fedkd.settings.import_paths import import_paths_within, is_allowed
@@ -120,12 +120,11 @@ class Sweep:
         sweep = sweep.relative_to(here) if sweep.is_relative_to(here) else sweep
         if len(self.folders) > 1:
             comparison = str(sweep / "comparison")
-            compare = ["python", "scripts/compare.py", "--runs", str(sweep), "--out", comparison]
-            print(f"Compare the runs: {shlex.join(compare)}")
+            compare = ["compare", "--runs", str(sweep), "--out", comparison]
+            print(f"Compare the runs: {command_line(compare)}")
         if not ended:
-            go_on = ["python", "-m", "fedkd.simulate", f"resume={sweep}"]
-            go_on += ["trust=true"] if self.needs_trust else []
-            print(f"Go on with the sweep: {shlex.join(go_on)}")
+            go_on = ["resume", str(sweep), *(["trust=true"] if self.needs_trust else [])]
+            print(f"Go on with the sweep: {command_line(go_on)}")
 
 
 def is_violation(summary: Mapping[str, Any]) -> bool:

@@ -35,7 +35,7 @@ def cache_folder() -> Path:
 
 def is_cached(kind: str, key: str) -> bool:
     """Return whether the cache has an undamaged entry ``kind/key``."""
-    return _complaint(cache_folder() / kind / key, f"{kind}/{key}") == ""
+    return complaint_about(cache_folder() / kind / key, f"{kind}/{key}") == ""
 
 
 def cached(kind: str, key: str, make: Callable[[Path], object]) -> Path:
@@ -47,7 +47,7 @@ def cached(kind: str, key: str, make: Callable[[Path], object]) -> Path:
     written, StorageError if it can no longer.
     """
     folder, of = cache_folder() / kind / key, f"{kind}/{key}"
-    complaint = _complaint(folder, of)
+    complaint = complaint_about(folder, of)
     if complaint == "":
         return folder
     try:
@@ -77,7 +77,7 @@ def cached(kind: str, key: str, make: Callable[[Path], object]) -> Path:
 def _put(staging: Path, folder: Path, of: str) -> None:
     """Rename a finished entry to its place, unless another process has put a good one there."""
     with locked(folder.parent):  # so that nobody takes away what another has just put there
-        if _complaint(folder, of) == "":
+        if complaint_about(folder, of) == "":
             return
         if folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)
@@ -86,7 +86,7 @@ def _put(staging: Path, folder: Path, of: str) -> None:
         staging.rename(folder)
 
 
-def _complaint(folder: Path, of: str) -> str | None:
+def complaint_about(folder: Path, of: str) -> str | None:
     """Return what is wrong with an entry: nothing if it is good, None where there is none."""
     if not os.path.lexists(folder):
         return None

@@ -20,6 +20,7 @@ from fedkd.report.comparison.run_reader import status
 from fedkd.report.folder import RUNNING, RunFolder, claimed, recorded_rounds, stored_records
 from fedkd.report.run_checksums import check_run
 from fedkd.report.sinks import check as check_sinks
+from fedkd.runtime.invocation import command_line
 from fedkd.scenario.scenario import Scenario, deciding, resumable_in_words
 from fedkd.storage.checkpoint import Checkpoint
 
@@ -87,7 +88,7 @@ def check_place(run_dir: Path, states: str, driver: Driver | None) -> None:
     if driver is None:
         where, go_on = "on Flower's nodes", f"flwr run . -c 'resume=\"{run_dir}\"'"
     else:
-        where, go_on = "in its folder", f"python -m fedkd.simulate resume={run_dir}"
+        where, go_on = "in its folder", command_line(["resume", str(run_dir)])
     raise SettingError(
         f"resume={run_dir}: the states of this run's clients are {where}; go on with: {go_on}"
     )

@@ -23,6 +23,7 @@ from fedkd.report.record_rows import (
 )
 from fedkd.report.sinks import Ending, SinkRound, SinkRun, Sinks
 from fedkd.report.sinks import begin as begin_sinks
+from fedkd.runtime.invocation import command_line
 from fedkd.scenario.scenario import deciding
 from fedkd.scenario.trust import foreign_imports
 from fedkd.storage.transcript_recorder import TranscriptRecorder
@@ -121,8 +122,7 @@ class RunReport:
         found = checkpoints is not None and any(checkpoints.folder.glob("*.checkpoint"))
         trust = bool(foreign_imports(self.experiment.scenario.to_dict()))
         if self.experiment.nodes is None:
-            command = f"python -m fedkd.simulate {shlex.quote(f'resume={path}')}"
-            command += " trust=true" if trust else ""
+            command = command_line(["resume", str(path), *(["trust=true"] if trust else [])])
         else:
             choice = f'resume="{path}"' + (' overrides="trust=true"' if trust else "")
             command = f"flwr run . -c {shlex.quote(choice)}"

@@ -119,6 +119,23 @@ def _shown(hint: TypeHint) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
+def choices_within(hint: TypeHint) -> list[str]:
+    """Return the values that a type lists, as they are written; none where it lists none.
+
+    >>> choices_within(int | None), choices_within(Literal["fast", "exact"]), choices_within(bool)
+    (['null'], ['fast', 'exact'], ['true', 'false'])
+    """
+    listed: list[str] = []
+    for one in get_args(hint) if get_origin(hint) in _UNIONS else (hint,):
+        if one is bool:
+            listed += ["true", "false"]
+        elif one is type(None):
+            listed.append("null")
+        elif get_origin(one) is Literal:
+            listed += map(str, get_args(one))
+    return listed
+
+
 def describe_type(hint: TypeHint) -> str:
     """Return a type in the words of a message.
 

@@ -210,7 +210,9 @@ def read_transcript(run_dir: Path, adversary: str) -> Transcript:
     name, contents = ADVERSARIES[adversary]
     folder = run_dir / name
     if not (folder / "index.json").is_file():
-        raise SettingError(f"{run_dir} holds no {name}/ to audit; store one with the run")
+        whose = "" if name == VIEW else f" audit.adversaries=[{adversary}]"
+        choice = f"audit={'store|' if name == VIEW else ''}canaries|members{whose}"
+        raise SettingError(f"{run_dir} holds no {name}/ to audit; a run with {choice} stores one")
     about, entries = _read_index(folder)
     seen = sorted((e for e in entries if e.what in contents), key=_sort_key)
     return Transcript(adversary, folder, about, tuple(seen))

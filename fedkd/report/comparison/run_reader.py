@@ -90,10 +90,10 @@ def status(folder: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Damaged as damage:
-        raise RunError(f"{damage}; resume={folder} writes it again") from damage
+        raise RunError(f"{damage}; fedkd resume {folder} writes it again") from damage
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(
-            f"{path} cannot be read: {error}; resume={folder} writes it again"
+            f"{path} cannot be read: {error}; fedkd resume {folder} writes it again"
         ) from error
 
 

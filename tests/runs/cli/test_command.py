@@ -15,6 +15,7 @@ from paths import HELPERS
 from fedkd.cli.command import compose, main
 from fedkd.report.console import ConsoleReport
 from fedkd.report.folder import RunFolder
+from fedkd.runtime.invocation import command_line
 
 TINY = [
     "clients=4",
@@ -142,7 +143,7 @@ def test_an_interrupted_run_says_how_it_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(ConsoleReport, "round", interrupted)
         assert main([*TINY, "clients=2", "run_dir=a run"]) == 130
-    go_on = "to go on: python -m fedkd.simulate 'resume=a run'"
+    go_on = "to go on: " + command_line(["resume", "a run"])
     assert capsys.readouterr().err == f"fedkd: interrupted; finished rounds: 1, in a run; {go_on}\n"
     assert main(["resume=a run"]) == 0
     assert "Results: a run" in capsys.readouterr().out
@@ -251,7 +252,8 @@ def test_a_sweep_runs_every_combination_says_what_varies_and_shares_the_twin(
         "2,toys:Mean,0",
         "3,toys:Mean,1",
     ]
-    assert f"compare.py --runs {sweep} --out {sweep / 'comparison'}" in capsys.readouterr().out
+    comparing = command_line(["compare", "--runs", str(sweep), "--out", str(sweep / "comparison")])
+    assert f"Compare the runs: {comparing}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -284,10 +286,8 @@ def test_a_sweep_that_was_ended_goes_on_with_what_is_not_complete(
         patched.setattr(RunFolder, "add_round", add_round)
         capsys.readouterr()
         assert main(command) == 130
-    assert (
-        "Go on with the sweep: python -m fedkd.simulate 'resume=in parts' trust=true"
-        in capsys.readouterr().out
-    )
+    go_on = command_line(["resume", "in parts", "trust=true"])
+    assert f"Go on with the sweep: {go_on}" in capsys.readouterr().out
     assert summary("in parts/1")["status"] == "interrupted"
     before = Path("in parts/0/summary.json").stat().st_mtime_ns
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from paths import HELPERS, ROOT
 
+from fedkd.runtime.invocation import command_line
 from fedkd.settings.optional_libraries import EXTRAS
 
 LONG = [
@@ -99,7 +100,7 @@ def test_a_signal_ends_a_run_within_two_seconds_and_keeps_every_finished_round(
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["status"] == "interrupted"
     assert summary["rounds"] == len(rows) >= 3
-    go_on = "to go on: python -m fedkd.simulate resume=out"
+    go_on = "to go on: " + command_line(["resume", "out"])
     assert error.strip() == f"fedkd: {said}; finished rounds: {len(rows)}, in out; {go_on}"
     assert summary["knowledge_sha256"] == rows[-1]["knowledge_sha256"]
     clients = (tmp_path / "out" / "clients.csv").read_text().splitlines()
