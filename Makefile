@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+DOCS := .venv/docs-installed
 # Tests start many processes: each would compile all modules anew, were compiled files not kept.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -11,13 +12,14 @@ HALF := $(if $(filter 1 2 3,$(CORES)),-n 0,-n $(shell expr $(CORES) / 2) --dist 
 ALL := -n $(CORES) --dist worksteal
 UNIT := tests/unit fedkd
 
-.PHONY: help install demo test unit runs slow lint bench clean
+.PHONY: help install demo test unit runs slow lint docs bench clean
 
 help:
 	@echo "make demo     run the default scenario on embedded data (under a minute once installed)"
 	@echo "make test     run the fast tests"
 	@echo "make slow     run the slow tests"
 	@echo "make lint     format check, linter, types and import contracts"
+	@echo "make docs     build the site of the documents, in build/site"
 	@echo "make bench    measure against the plain PyTorch loop"
 	@echo "make clean    remove the environment and caches of this folder"
 
@@ -51,6 +53,16 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Not -e '.[docs]': that would install fedkd anew, perhaps while a run imports it.
+$(DOCS): pyproject.toml constraints.txt $(STAMP)
+	$(BIN)/python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+	  print(*project['optional-dependencies']['docs'])" | \
+	  xargs $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+	@touch $(DOCS)
+
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(STAMP)
 	$(BIN)/python scripts/bench.py

@@ -18,7 +18,7 @@ DOCUMENTS = [
     "CONTRIBUTING.md",
     "SECURITY.md",
     "strategies/README.md",
-    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))),
 ]
 
 
@@ -30,6 +30,7 @@ def test_every_path_and_link_leads_somewhere(document: str) -> None:
     paths -= {*written, "scenarios/mine.yaml"}  # those that the reader writes
     missing = [path for path in sorted(paths) if not (ROOT / path).exists()]
     folder = (ROOT / document).parent
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
     missing += [link for link in links if not (folder / link).exists()]
     assert not missing
@@ -54,6 +55,13 @@ def test_the_page_of_columns_is_what_the_figures_declare() -> None:
     from fedkd.report.columns import document
 
     assert (ROOT / "docs/columns.md").read_text() == document()
+
+
+def test_the_page_of_settings_is_what_the_classes_declare() -> None:
+    from write_settings import document
+
+    written = (ROOT / "docs/settings.md").read_text()
+    assert written == document(), "python scripts/write_settings.py writes it anew"
 
 
 def test_every_column_of_a_run_is_explained() -> None:
