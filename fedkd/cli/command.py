@@ -17,7 +17,13 @@ from fedkd.cli.arguments import Arguments, parse_arguments, scenario_files, valu
 from fedkd.cli.sweeps import Sweep, continued, is_violation
 from fedkd.errors import FedkdError, SettingError, messages
 from fedkd.runtime.interrupts import described, exit_status, interruptible
-from fedkd.runtime.standard_streams import FULL, flush_output, give_up_output, notice
+from fedkd.runtime.standard_streams import (
+    FULL,
+    flush_output,
+    give_up_output,
+    notice,
+    replace_unwritable,
+)
 from fedkd.scenario.scenario import Scenario
 
 
@@ -34,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def reported(act: Callable[[], int]) -> int:
     """Return the exit status of what a command does, and write its error as one line."""
+    replace_unwritable()
     try:
         with interruptible(threading.Event()):
             return act()

@@ -319,7 +319,7 @@ def write(
         *(f"- {note}" for note in (*notes, *remarks)),
     ])  # fmt: skip
     images = "\n".join(f"\n![{path.stem}](plots/{path.name})" for path in pictures)
-    (out / "comparison.md").write_text(f"# Comparison\n\n{text}\n{images}\n")
+    (out / "comparison.md").write_text(f"# Comparison\n\n{text}\n{images}\n", encoding="utf-8")
     (out / "comparison.tex").write_text("\n".join(table.latex() for table in made))
     write_csv(at_points, out)
     return text

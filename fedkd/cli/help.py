@@ -152,6 +152,6 @@ def first_sentence(text: str) -> str:
 def description_of(path: Path) -> str:
     """Return what a scenario file says of itself."""
     try:
-        return str((yaml.safe_load(path.read_text()) or {}).get("description", ""))
+        return str((yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("description", ""))
     except (OSError, ValueError, yaml.YAMLError, AttributeError):
         return "(cannot be read)"

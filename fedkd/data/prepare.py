@@ -128,7 +128,7 @@ def prepare(source: Source) -> Prepared | PreparedTexts:
 
 def _read(folder: Path) -> Prepared | PreparedTexts:
     """Return the prepared data set in a folder of the cache."""
-    about = json.loads((folder / "about.json").read_text())
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     columns = {
         name: np.load(folder / f"column_{i}.npy", mmap_mode="r")
         for i, name in enumerate(about["columns"])

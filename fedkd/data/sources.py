@@ -160,7 +160,7 @@ def content_key(source: object, path: str, content_hash: Callable[[], str]) -> s
     entry = cached(
         "sources", stats_hash, lambda staging: (staging / "key").write_text(content_hash())
     )
-    return (entry / "key").read_text()
+    return (entry / "key").read_text(encoding="utf-8")
 
 
 def splits_hash(columns: object, splits: Mapping[str, Any]) -> str:

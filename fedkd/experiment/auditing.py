@@ -166,7 +166,7 @@ def stored_scenario(run_dir: Path) -> Scenario | None:
     """Return the scenario of a run's ``config.yaml``; None where there is no such file."""
     if not (run_dir / "config.yaml").is_file():
         return None
-    return Scenario.parse(yaml.safe_load((run_dir / "config.yaml").read_text()))
+    return Scenario.parse(yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")))
 
 
 def auditor_models(run_dir: Path, count: int, seed: int) -> AuditorModels:

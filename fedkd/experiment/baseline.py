@@ -51,7 +51,7 @@ def local_only_baseline(
         (folder / "baseline.json").write_text(json.dumps(arrays))
 
     folder = cached("baselines", baseline_key(experiment), make)
-    stored = json.loads((folder / "baseline.json").read_text())
+    stored = json.loads((folder / "baseline.json").read_text(encoding="utf-8"))
     return Baseline(**{name: np.array(values, dtype=np.float64) for name, values in stored.items()})
 
 

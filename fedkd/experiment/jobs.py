@@ -201,7 +201,7 @@ def _attempt(task: RunTask) -> str:
     """Carry out a task, and return its error in one line, or ""; the log takes a traceback."""
     standard_streams = [os.dup(1), os.dup(2)]
     task.log.parent.mkdir(parents=True, exist_ok=True)
-    with task.log.open("a") as log:
+    with task.log.open("a", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:

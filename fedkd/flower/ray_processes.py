@@ -72,7 +72,9 @@ def owner() -> str:
 def _identity(pid: int) -> str:
     try:
         namespace = Path("/proc/self/ns/pid").readlink()
-        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        started = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        )
     except OSError:
         return ""
     return f"{namespace} {pid} {started}"
@@ -119,14 +121,14 @@ def _end(processes: list[int]) -> list[int]:
     while any(_is_running(pid) for pid in found) and time.monotonic() < deadline:
         time.sleep(0.1)
     for pid in found:
-        _signal(pid, signal.SIGKILL)
+        _signal(pid, getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has the second alone
     return found
 
 
 def _is_running(pid: int) -> bool:
     """Return whether a process runs; one that has ended may wait for its parent to notice."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except (OSError, IndexError):
         return False
     return state not in ("Z", "X")

@@ -224,7 +224,7 @@ def lock(path: Path) -> IO[str] | None:
     if fcntl is None:
         return None
     try:
-        file = (path / "config.yaml").open("a")
+        file = (path / "config.yaml").open("a", encoding="utf-8")
     except OSError as error:
         raise SettingError(f"run_dir={path} cannot be written: {error.strerror}") from error
     try:

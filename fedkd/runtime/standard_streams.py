@@ -38,6 +38,7 @@ class FullableOutput:
     def write(self, text: str) -> int:
         """Write a text, or nothing where it is full."""
         if sys.stdout is not None:
+            replace_unwritable()
             with _given_up_when_full():
                 sys.stdout.write(text)
         return len(text)
@@ -45,6 +46,16 @@ class FullableOutput:
     def flush(self) -> None:
         """Write what waits in the buffer, or give it up."""
         flush_output()
+
+
+def replace_unwritable() -> None:
+    """Let the standard output write a question mark for what its encoding has no letter of.
+
+    Such as a line of a table, where it goes to a file on Windows.
+    """
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None and sys.stdout.errors in ("strict", "surrogateescape"):
+        reconfigure(errors="replace")
 
 
 def flush_output() -> None:

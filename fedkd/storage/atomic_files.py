@@ -131,7 +131,11 @@ def _digest_in(header: bytes, path: Path) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Wait until a folder's new names are on the disk, where a folder can be opened."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows opens none
+        return
     try:
         os.fsync(descriptor)
     finally:

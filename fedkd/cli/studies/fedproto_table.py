@@ -241,7 +241,7 @@ def _mean_and_deviation(runs: list[np.ndarray]) -> str:
 
 def write_csv(found: Mapping[tuple[str, str], list[Readings]], path: Path) -> None:
     """Write each client's readings, unrounded."""
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["n", "method", "seed", "client", "head", "nearest", "script"])
         for (method, ways), runs in found.items():

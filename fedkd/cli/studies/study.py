@@ -287,7 +287,7 @@ def _report(study: Study, by_point: ByPoint, lines: Sequence[str], tested: int) 
 def write_csv(by_point: ByPoint, path: Path) -> None:
     """Write each seed's figures, unrounded."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         names = list(next(iter(next(iter(by_point.values())).values())))
         rows.writerow(["after", "setting", "method", "seed", *names])
@@ -301,7 +301,7 @@ def write_csv(by_point: ByPoint, path: Path) -> None:
 def read_csv(path: Path) -> ByPoint:
     """Return the figures that ``write_csv`` wrote. Raises RunError where they cannot be read."""
     try:
-        with path.open(newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         found: dict[MeasuringPoint, dict[Key, dict[str, list[float]]]] = {}
         for row in rows:

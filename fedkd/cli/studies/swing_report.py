@@ -185,7 +185,7 @@ def write_csv(found: SwingFigures, views: tuple[str, ...], path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     names = list(found.study.by_name)
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(
             ["setting", "seed", *(f"excess_{v}" for v in views), "bits_a_token", "seconds"]

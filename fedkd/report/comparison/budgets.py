@@ -276,7 +276,7 @@ def budget_text(entry: BudgetPoint) -> str:
 
 def write_runs(found: Sequence[BudgetPoint], path: Path) -> None:
     """Write every run's figures, unrounded, a row a run; an empty cell is unknown."""
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow([field.name for field in fields(Point)])
         for entry in found:

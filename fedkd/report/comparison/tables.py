@@ -351,7 +351,7 @@ def write_csv(at_points: Mapping[Options, Sequence[Line]], folder: Path) -> None
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         table.writeheader()
         table.writerows(rows)

@@ -76,7 +76,7 @@ class MlflowRun:
     def _known(self, path: Path) -> str | None:
         """Return the id of a run that goes on; None where there is none at this URI."""
         with contextlib.suppress(Exception):  # there is no file, or it is of another URI
-            found = str(self._client.get_run(path.read_text()).info.run_id)
+            found = str(self._client.get_run(path.read_text(encoding="utf-8")).info.run_id)
             self._client.update_run(found, status="RUNNING")
             return found
         return None

@@ -85,7 +85,7 @@ def _project(options: Report) -> str:
 def _run_id(path: Path) -> str:
     """Return W&B's id of a run, in a file, so that a resumed run continues the same one."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        found = path.read_text()
+        found = path.read_text(encoding="utf-8")
         if re.fullmatch("[0-9a-f]{8}", found):
             return found
     if path.exists():
