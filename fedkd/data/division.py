@@ -148,14 +148,17 @@ class EvaluationSets:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        share(private_fraction=self.private_fraction)
-        if self.private_fraction == 1:
-            raise SettingError("private_fraction=1 leaves nothing to train on")
+        if not 0 < self.private_fraction < 1:
+            raise SettingError(
+                f"private_fraction must be above 0 and below 1, got {self.private_fraction}: a"
+                " client trains on the rest"
+            )
         at_least(1, private_size=self.private_size, global_size=self.global_size)
         at_least(0, validation_fraction=self.validation_fraction)
         if self.validation_fraction >= 1:
             raise SettingError(
-                f"validation_fraction={self.validation_fraction} leaves nothing to train on"
+                "validation_fraction must be 0 or more and below 1, got"
+                f" {self.validation_fraction}: a client trains on the rest"
             )
 
     def key(self) -> dict[str, float]:
@@ -268,18 +271,12 @@ def _divide(
     train_rows = np.arange(prepared.train_size)
     test_rows = np.arange(prepared.train_size, len(prepared.labels))
     test_pool = test_rows if len(test_rows) else train_rows
-    balanced = _balanced if prepared.has_even_classes else _nearly_balanced
-    global_test = balanced(prepared, test_pool, testing.global_size, seed)
+    others = 0 if len(test_rows) else public.reserved_rows + 2 * clients
+    global_test = _global_test(prepared, test_pool, testing.global_size, others, seed)
     pool = np.setdiff1d(train_rows, global_test)
     reserved_rows = public.reserved_rows
     if reserved_rows >= len(pool):
-        setting = "size" if public.reserved is None else "reserved"
-        raise SettingError(
-            f"public.{setting}={reserved_rows} leaves nothing for the clients: there are"
-            f" {len(pool)} training samples;"
-            f" use at most {max(0, len(pool) - 2 * clients)}, so that each of {clients} clients"
-            " has two"
-        )
+        raise _too_many_reserved(public, len(pool), clients)
     pool = numpy_stream(seed, "public", "choice").permutation(pool)
     held_back, private = np.sort(pool[:reserved_rows]), np.sort(pool[reserved_rows:])
     columns = {name: values[private] for name, values in prepared.columns.items()}
@@ -318,6 +315,36 @@ def _validating(fraction: float, size: int) -> int:
     return min(size - 1, max(1, round(fraction * size))) if fraction else 0
 
 
+def _too_many_reserved(public: Public, samples: int, clients: int) -> SettingError:
+    """Return the error for public samples that leave none of so many to the clients."""
+    setting = "size" if public.reserved is None else "reserved"
+    most = samples - 2 * clients
+    cure = f"use at most {most}, so that each of {clients} clients has two"
+    if most < 0:
+        cure = f"{clients} clients need two each: lower clients or test.global_size first"
+    return SettingError(
+        f"public.{setting}={public.reserved_rows} leaves nothing for the clients: there are"
+        f" {samples} training samples; {cure}"
+    )
+
+
+def _global_test(
+    prepared: Labeled, pool: np.ndarray, size: int, others: int, seed: int
+) -> np.ndarray:
+    """Return the rows of the balanced test set.
+
+    Args:
+        prepared: The data set.
+        pool: The rows that they are drawn from.
+        size: How many there are.
+        others: Rows of the pool that must be left for the public set and the clients.
+        seed: The scenario's.
+    """
+    if prepared.has_even_classes:
+        return _balanced(prepared, pool, size, others, seed)
+    return _nearly_balanced(prepared, pool, size, seed)
+
+
 def _nearly_balanced(prepared: Labeled, pool: np.ndarray, size: int, seed: int) -> np.ndarray:
     """Return ``size`` rows of ``pool``, as many of each class as there can be without half of any.
 
@@ -335,23 +362,33 @@ def _nearly_balanced(prepared: Labeled, pool: np.ndarray, size: int, seed: int) 
     return np.sort(np.array([row for *_, row in sorted(ranked)[:size]], dtype=np.int64))
 
 
-def _balanced(prepared: Labeled, pool: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Return ``size`` rows of ``pool`` (rounded down to a multiple of C), as many of each class."""
+def _balanced(prepared: Labeled, pool: np.ndarray, size: int, others: int, seed: int) -> np.ndarray:
+    """Return ``size`` rows of ``pool`` (rounded down to a multiple of C), as many of each class.
+
+    Args:
+        prepared: The data set.
+        pool: The rows that they are drawn from.
+        size: How many there are.
+        others: Rows of the pool that must be left.
+        seed: The scenario's.
+    """
     classes = len(prepared.class_names)
     each = size // classes
     if each == 0:
         raise SettingError(
-            f"test.global_size={size} is less than one sample for each of {classes} classes"
+            f"test.global_size={size} is less than one sample for each of {classes} classes; use at"
+            f" least {classes}"
+        )
+    rows = [pool[prepared.labels[pool] == label] for label in range(classes)]
+    sizes = [len(of_class) for of_class in rows]
+    smallest = min(range(classes), key=lambda label: sizes[label])
+    if sizes[smallest] < each:
+        room = (len(pool) - others) // classes
+        most = classes * min(sizes[smallest], room if room > 0 else sizes[smallest])
+        raise SettingError(
+            f"test.global_size={size} needs {each} samples of every class, but there are"
+            f" {sizes[smallest]} of class {prepared.class_names[smallest]!r}; "
+            + (f"use at most {most}" if most else "leave the class out of the data set")
         )
     stream = numpy_stream(seed, "test", "global")
-    chosen = []
-    for label in range(classes):
-        rows = pool[prepared.labels[pool] == label]
-        if len(rows) < each:
-            raise SettingError(
-                f"test.global_size={size} needs {each} samples of every class, but there are"
-                f" {len(rows)} of class"
-                f" {prepared.class_names[label]!r}; use at most {len(rows) * classes}"
-            )
-        chosen.append(stream.choice(rows, each, replace=False))
-    return np.sort(np.concatenate(chosen))
+    return np.sort(np.concatenate([stream.choice(r, each, replace=False) for r in rows]))

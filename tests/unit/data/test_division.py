@@ -1,5 +1,7 @@
 """Who has which rows: disjoint, complete, skewed as asked for, and the same for the same seed."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from flwr_datasets.partitioner import SizePartitioner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fedkd.data.division import Division, EvaluationSets, Public, divide
+from fedkd.data.division import Division, EvaluationSets, Public, _global_test, divide
 from fedkd.data.partitions import PARTITIONS, Partition
 from fedkd.data.prepare import Prepared, prepare
 from fedkd.data.samples import inputs, statistics
@@ -327,3 +331,75 @@ def test_inputs_are_normalized_with_the_statistics_of_the_public_set(digits: Pre
     assert np.allclose(
         one[0, 0].numpy(), (pixels - normalization.mean[0]) / normalization.std[0], atol=1e-5
     )
+
+
+@dataclass(frozen=True)
+class OfSizes:
+    """Labels alone, of classes of given sizes; the last ``test`` rows are the test split."""
+
+    labels: np.ndarray
+    train_size: int
+    class_names: tuple[str, ...]
+    has_even_classes: bool
+    key: str = "sizes"
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize("even", [True, False])
+@given(data=st.data())
+@settings(max_examples=60)
+def test_the_largest_test_set_that_a_message_names_is_one(even: bool, data: st.DataObject) -> None:
+    """At once: with the number in the message nothing is refused, and with one more class of it
+    something is."""
+    sizes = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=8))
+    split, clients = data.draw(st.booleans()), data.draw(st.integers(1, 5))
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    labels = labels[np.random.default_rng(0).permutation(len(labels))]
+    train = np.zeros(30, dtype=np.int64) if split else labels[:0]
+    prepared = OfSizes(
+        np.concatenate([train, labels]),
+        len(train) or len(labels),
+        tuple(map(str, range(len(sizes)))),
+        even,
+    )
+    reserved = data.draw(st.integers(0, 10))
+
+    def drawn(size: int) -> tuple[int, int]:
+        left = prepared.train_size if not split else 0
+        pool = np.arange(len(train), len(prepared.labels))
+        found = _global_test(prepared, pool, size, 0 if split else reserved + 2 * clients, 0)
+        return len(found), left - len(found)
+
+    asked = data.draw(st.integers(len(sizes), 400))
+    try:
+        drawn(asked)
+    except SettingError as error:
+        most = int(str(error).rpartition("use at most ")[2])
+        size, left = drawn(most)
+        assert size == most
+        could_fit = not split and len(labels) - reserved - 2 * clients >= len(sizes)
+        assert left >= reserved + 2 * clients or not (could_fit and even)
+
+
+def test_the_smallest_class_is_named_whichever_comes_first(digits: Prepared) -> None:
+    labels = np.repeat(np.arange(3), [29, 26, 40])
+    prepared = OfSizes(labels, len(labels), ("a", "b", "c"), has_even_classes=True)
+    with pytest.raises(SettingError, match=r"there are 26 of class 'b'; use at most 75"):
+        _global_test(prepared, np.arange(95), 300, 20, 0)
+    with pytest.raises(SettingError, match="at least 3"):
+        _global_test(prepared, np.arange(95), 2, 20, 0)
+    with pytest.raises(SettingError, match="there are 0 of class 'c'; leave the class out"):
+        _global_test(prepared, np.arange(50), 30, 0, 0)
+
+
+def test_too_few_samples_for_any_public_set_name_what_to_lower(digits: Prepared) -> None:
+    few = {"testing": EvaluationSets(global_size=1740), "clients": 30}
+    with pytest.raises(SettingError, match=r"public.size=300 .*are 57 .*lower clients or test.glo"):
+        division(digits, made("iid"), **few)
+
+
+@pytest.mark.parametrize("name", ["private_fraction", "validation_fraction"])
+def test_a_share_that_leaves_nothing_to_train_on_is_out_of_range(name: str) -> None:
+    for value in (1.0, 1.5):
+        with pytest.raises(SettingError, match=rf"^{name} must be .* below 1, got {value}"):
+            EvaluationSets(**{name: value})
