@@ -17,6 +17,7 @@ from fedkd.data.sources import Rows
 from fedkd.data.texts import PreparedTexts, TextRows, write_texts
 from fedkd.errors import SettingError
 from fedkd.settings.import_paths import attribute_errors_to, code_hash
+from fedkd.settings.schema import parameters, to_values
 
 FORMAT = 1
 """Version of the prepared form; a new one makes older caches unread."""
@@ -114,8 +115,9 @@ def prepare(source: Source) -> Prepared | PreparedTexts:
     with attribute_errors_to(source, "data", SettingError):
         key = str(source.content_key())
     if type(source).__module__.partition(".")[0] != "fedkd":
-        # A user's data set is loaded again when its source file changes.
-        key = hashlib.sha256(f"{key} {code_hash(type(source))}".encode()).hexdigest()[:32]
+        # A user's data set is loaded again when its source file or its settings change.
+        about = f"{key} {_settings_of(source)} {code_hash(type(source))}"
+        key = hashlib.sha256(about.encode()).hexdigest()[:32]
 
     def make(folder: Path) -> None:
         with attribute_errors_to(source, "data", SettingError):
@@ -124,6 +126,13 @@ def prepare(source: Source) -> Prepared | PreparedTexts:
         _write(rows, folder)
 
     return _read(cached("data", f"{key}-{FORMAT}", make))
+
+
+def _settings_of(source: Source) -> str:
+    """Return the settings of a data set as text: those that its class declares, by name."""
+    names = parameters(type(source))
+    values = {name: to_values(getattr(source, name, None)) for name in names}
+    return json.dumps(values, sort_keys=True, default=str)
 
 
 def _read(folder: Path) -> Prepared | PreparedTexts:

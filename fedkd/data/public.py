@@ -12,6 +12,7 @@ Not for: dividing rows among clients (``fedkd.data.division``), or sampling the 
 round (``fedkd.federation.public_sampling``).
 """
 
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -252,7 +253,9 @@ def _foreign_images(
     try:
         other = prepare_images(source)
     except SettingError as error:
-        raise SettingError(f"public_data: {error}") from error
+        message = re.sub(r"(?<![\w./])data([.:])", r"public_data\1", str(error))
+        placed = message if message.startswith("public_data") else f"public_data: {message}"
+        raise SettingError(placed) from error
     if other.key == prepared.key:
         raise SettingError(
             "public_data names the clients' own data set; for reserved rows of it, set"

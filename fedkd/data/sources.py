@@ -3,19 +3,16 @@
 Not for: preparing them (``fedkd.data.prepare``) or dividing them (``fedkd.data.division``).
 """
 
-import contextlib
-import hashlib
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from fedkd.data.cache import cached
+from fedkd.data.hub_splits import content_key, open_splits, splits_hash
+from fedkd.data.image_pixels import one_shape, pixels_of
 from fedkd.errors import SettingError
-from fedkd.settings.validators import user_path
+from fedkd.settings.validators import at_least, check_choices
 
 
 @dataclass(frozen=True)
@@ -71,47 +68,70 @@ class HubImages:
     """Split that the private sets and the public set are taken from."""
     test_split: str | None = "test"
     """Split that the global test set is drawn from; null takes it from the training split."""
+    size: int | tuple[int, int] | None = None
+    """Height and width that images are resized to, one number for squares; null leaves them, and
+    all must be of one size. Bilinear; the aspect ratio may change."""
+    mode: Literal["grey", "rgb"] | None = None
+    """Channels that images are converted to; null leaves grey images grey and makes all others rgb,
+    and all must be of one mode."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        for side in self._sides or ():
+            at_least(1, size=side)
+
+    @property
+    def _sides(self) -> tuple[int, int] | None:
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     def content_key(self) -> str:
-        """Return a hash of the rows and of the chosen columns."""
+        """Return a hash of the rows, of the chosen columns, and of how images are converted."""
         return content_key(self, self.path, self._content_hash)
 
     def _content_hash(self) -> str:
-        return splits_hash((self.image_column, self.label_column), self._splits)
+        columns = (self.image_column, self.label_column)
+        converted = () if self.size is None and self.mode is None else (self._sides, self.mode)
+        return splits_hash(columns + converted, self._splits)
 
     def load(self) -> Rows:
         """Return all rows, decoded. Raises SettingError for images of several shapes."""
         splits = self._splits
         train = splits["train"]
         image_column, label_column = self._columns(train)
-        images = [_decode(dataset, image_column) for dataset in splits.values()]
-        shapes = sorted({x.shape[1:] for x in images})
-        if len(shapes) != 1:
-            raise SettingError(
-                f"data.path={self.path}: the splits' images differ in shape: {shapes}"
-            )
-        labels = np.concatenate([np.asarray(d[label_column]) for d in splits.values()])
-        feature = train.features[label_column]
-        names = getattr(feature, "names", None)
-        if names is None:
-            names, labels = np.unique(labels, return_inverse=True)
-        if labels.min() < 0:
-            raise SettingError(
-                f"data.path={self.path}: column {label_column!r} has rows without a label (below 0)"
-            )
+        images = one_shape(
+            [
+                pixels
+                for dataset in splits.values()
+                for pixels in pixels_of(dataset, image_column, self._sides, self.mode)
+            ],
+            image_column,
+        )
+        labels, names = self._labels(splits, label_column)
         others = {
             name: np.concatenate([np.asarray(d[name]) for d in splits.values()])
             for name in train.column_names
             if name not in (image_column, label_column)
             and getattr(train.features[name], "dtype", "") in ("string", "int64", "int32")
         }
-        return Rows(
-            np.concatenate(images),
-            labels.astype(np.int64),
-            len(train),
-            tuple(str(n) for n in names),
-            others,
-        )
+        return Rows(images, labels, len(train), names, others)
+
+    def _labels(self, splits: Mapping[str, Any], column: str) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return the classes of all rows, and their names."""
+        values = np.concatenate([np.asarray(split[column]) for split in splits.values()])
+        names = getattr(splits["train"].features[column], "names", None)
+        is_whole = values.dtype.kind in "iubU" or all(isinstance(v, str) for v in values)
+        if values.ndim != 1 or not is_whole:
+            raise SettingError(
+                f"data.label_column={column} holds {_held(splits['train'].features[column])};"
+                " labels are whole numbers or text, one for every row"
+            )
+        if names is None:
+            names, values = np.unique(values, return_inverse=True)
+        if values.min() < 0:
+            raise SettingError(
+                f"data.path={self.path}: column {column!r} has rows without a label (below 0)"
+            )
+        return values.astype(np.int64), tuple(map(str, names))
 
     def _columns(self, dataset: Any) -> tuple[str, str]:
         """Return the names of the image column and of the label column."""
@@ -122,6 +142,12 @@ class HubImages:
         labels = [n for n, f in features.items() if isinstance(f, ClassLabel)]
         if "label" in features and "label" not in labels[:1]:
             labels.insert(0, "label")
+        if self.image_column in features and self.image_column not in images:
+            raise SettingError(
+                f"data.image_column={self.image_column} holds"
+                f" {_held(features[self.image_column])}; columns of images in {self.path} are"
+                f" {', '.join(images) or 'none'}"
+            )
         chosen = []
         for setting, given, found in (
             ("image_column", self.image_column, images),
@@ -142,120 +168,18 @@ class HubImages:
     @property
     def _splits(self) -> dict[str, Any]:
         """The chosen splits as ``datasets`` reads them, training first."""
-        return open_splits(self.path, self.train_split, self.test_split, "ylecun/mnist")
-
-
-def content_key(source: object, path: str, content_hash: Callable[[], str]) -> str:
-    """Return the key of the content of a data set of the hub, or of a folder in its layout.
-
-    A local folder's key is cached as long as no file in it changes, so that a run on prepared data
-    need not import ``datasets``.
-    """
-    folder = user_path(path, "data.path")
-    if not folder.is_dir():
-        return content_hash()
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    stats_hash = hashlib.sha256(repr((source, stats)).encode()).hexdigest()[:32]
-    entry = cached(
-        "sources", stats_hash, lambda staging: (staging / "key").write_text(content_hash())
-    )
-    return (entry / "key").read_text(encoding="utf-8")
-
-
-def splits_hash(columns: object, splits: Mapping[str, Any]) -> str:
-    """Return a hash of the rows in the files of ``splits``, and of the chosen columns."""
-    digest = hashlib.sha256(repr(columns).encode())
-    for split, dataset in splits.items():
-        digest.update(split.encode())
-        for file in dataset.cache_files:
-            with Path(file["filename"]).open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:32]
-
-
-def open_splits(
-    path: str, train_split: str, test_split: str | None, example: str
-) -> dict[str, Any]:
-    """Return splits as ``datasets`` reads them, training first.
-
-    Raises SettingError if they cannot be read.
-
-    Args:
-        path: A hub id or a local folder.
-        train_split: The name of the training split.
-        test_split: The name of the test split, or None.
-        example: A hub id, for messages.
-    """
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
-
-    folder = user_path(path, "data.path")
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1 or folder.exists()
-    if looks_local and not folder.is_dir():
-        raise SettingError(
-            f"data.path={path}: no such folder; give a folder that holds the data set as on the hub"
-            f" ({{train,test}}.parquet, or train/CLASS/NAME.png), or a hub id such as {example}"
+        return open_splits(
+            self.path, self.train_split, self.test_split, "ylecun/mnist", "train/CLASS/NAME.png"
         )
-    with _quiet():
-        try:
-            dataset = load_dataset(str(folder) if looks_local else path)
-        except DatasetNotFoundError as error:
-            raise SettingError(f"data.path={path}: the hub has no such data set") from error
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise SettingError(
-                f"data.path={path} could not be read: {reason}. Give a hub id that this machine"
-                " can reach, or a local folder with {train,test}.parquet or train/CLASS/NAME.png;"
-                " for other forms, such as NumPy's, write a data set of your own"
-                " (docs/extending.md)"
-            ) from error
-    wanted = {"train": train_split, **({"test": test_split} if test_split else {})}
-    for setting, split in wanted.items():
-        if split not in dataset:
-            raise SettingError(
-                f"data.{setting}_split={split}: the splits of {path} are {', '.join(dataset)}"
-            )
-    return {role: dataset[split] for role, split in wanted.items()}
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the progress bars and log lines of ``datasets`` within the context."""
-    import datasets
-
-    bars, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
-    hub = logging.getLogger("huggingface_hub")
-    hub_level = hub.level
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(logging.ERROR)
-    hub.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        hub.setLevel(hub_level)
-        datasets.logging.set_verbosity(level)
-        if not bars:
-            datasets.enable_progress_bars()
-
-
-def _decode(dataset: Any, column: str) -> np.ndarray:
-    """Return the images of a split [n, height, width, channels] as uint8.
-
-    Grey images have one channel; all others are converted to RGB.
-    """
-    arrays = []
-    for image in dataset.with_format(None)[column]:
-        mode = "L" if image.mode in ("L", "1", "I;16") else "RGB"
-        array = np.asarray(image.convert(mode), dtype=np.uint8)
-        arrays.append(array if array.ndim == 3 else array[..., None])
-    shapes = {a.shape for a in arrays}
-    if len(shapes) != 1:
-        raise SettingError(
-            f"data: column {column!r} holds images of {len(shapes)} shapes, for example"
-            f" {sorted(shapes)[:3]}; all must be of one size"
-        )
-    return np.stack(arrays)
+def _held(feature: Any) -> str:
+    """Return what a column of the data set library holds, in words."""
+    names = getattr(feature, "names", None)
+    if names is not None:
+        return f"{len(names)} classes"
+    dtype = str(getattr(feature, "dtype", None) or type(feature).__name__)
+    return "images" if dtype == "PIL.Image.Image" else dtype
 
 
 @dataclass(frozen=True)

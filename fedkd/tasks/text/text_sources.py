@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fedkd.data.sources import Named, content_key, open_splits, splits_hash
+from fedkd.data.hub_splits import content_key, open_splits, splits_hash
+from fedkd.data.sources import Named
 from fedkd.data.texts import TextRows
 from fedkd.errors import SettingError
 from fedkd.settings.validators import at_least
@@ -107,7 +108,8 @@ class HubTexts:
 
     @property
     def _splits(self) -> Mapping[str, Any]:
-        return open_splits(self.path, self.train_split, self.test_split, "fancyzhx/ag_news")
+        layout = "train.csv, train.jsonl or train.txt"
+        return open_splits(self.path, self.train_split, self.test_split, "fancyzhx/ag_news", layout)
 
 
 TEXT_DATA: dict[str, type | Named] = {

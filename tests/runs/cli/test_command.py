@@ -508,7 +508,7 @@ BAD = {
     "public.labeled=true": r"public.labeled=true would do nothing",
     "data=mnist data.path=/none": r"data.path=/none: no such folder",
     "public_data=nois": r"unknown public_data 'nois'; did you mean 'noise'",
-    "public_data=mnist public_data.path=/none": r"public_data: data.path=/none: no such folder",
+    "public_data=mnist public_data.path=/none": r"public_data.path=/none: no such folder",
     "public_data=digits": r"public_data names the clients' own data set",
     "public_data=noise public.labeled=true": r"public.labeled=true needs public_data=same",
     "public.foreign_share=0.5": r"public.foreign_share=0.5 would do nothing: public_data=same",

@@ -1,6 +1,7 @@
 """Data sets: digits embedded, others through the data set library from a folder in the hub's
 layout."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
 from fedkd.data import prepare as preparing
+from fedkd.data.hub_splits import splits_hash
 from fedkd.data.prepare import check_rows, prepare
 from fedkd.data.sources import DATA, Digits, HubImages, Rows
 from fedkd.errors import SettingError
+from fedkd.tasks.text.text_sources import HubTexts
 
 
 def write(
@@ -90,8 +93,13 @@ def test_other_content_is_another_key(tmp_path: Path) -> None:
 
 def test_a_set_with_one_split_is_read_when_asked_to(tmp_path: Path) -> None:
     write(tmp_path / "set", {"train": 12})
-    with pytest.raises(SettingError, match=r"data.test_split=test: the splits of .* are train"):
+    with pytest.raises(
+        SettingError,
+        match=r"data.test_split=test: the splits of .* are train; say data.test_split=null",
+    ):
         HubImages(path=str(tmp_path / "set")).load()
+    with pytest.raises(SettingError, match=r"say data.train_split=train$"):
+        HubImages(path=str(tmp_path / "set"), train_split="training").load()
     assert HubImages(path=str(tmp_path / "set"), test_split=None).load().train_size == 12
 
 
@@ -210,6 +218,32 @@ def test_a_users_data_set_is_loaded_again_once_its_file_has_changed(
     assert prepare(Changing()).key != first
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shaded:
+    """A data set whose key forgets a setting."""
+
+    shade: int = 0
+    path: Path = Path("x")
+
+    def content_key(self) -> str:
+        return "shaded"
+
+    def load(self) -> Rows:
+        made = rows()
+        return replace(made, images=made.images * 0 + np.uint8(self.shade))
+
+
+class Plain(Shaded):
+    def __init__(self, shade: int = 0) -> None:
+        object.__setattr__(self, "shade", shade)
+
+
+@pytest.mark.parametrize("cls", [Shaded, Plain])
+def test_a_setting_that_the_key_forgets_brings_no_stale_rows(cls: Any) -> None:
+    assert [int(prepare(cls(shade=s)).images.max()) for s in (3, 5, 3)] == [3, 5, 3]
+    assert prepare(cls(shade=3)).key == prepare(cls(shade=3)).key != prepare(cls(shade=5)).key
+
+
 def test_a_folder_that_holds_arrays_is_told_what_can_be_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", images=np.zeros(3))
     with pytest.raises(
@@ -217,3 +251,92 @@ def test_a_folder_that_holds_arrays_is_told_what_can_be_read(tmp_path: Path) -> 
         match=r"train/CLASS/NAME.png; for other forms, such as NumPy's, write a data set",
     ):
         HubImages(path=str(tmp_path)).load()
+
+
+def write_pictures(folder: Path, sizes: dict[str, tuple[int, ...]]) -> np.ndarray:
+    """Write a picture of each shape as train/CLASS/NAME.png; return the pixels of the first."""
+    stream, first = np.random.default_rng(0), None
+    for i, (name, shape) in enumerate(sizes.items()):
+        pixels = stream.integers(0, 256, shape, dtype=np.uint8)
+        first = pixels if first is None else first
+        (folder / "train" / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
+        Pillow.fromarray(pixels).save(folder / "train" / f"class{i % 2}" / f"{name}.png")
+    assert first is not None
+    return first
+
+
+def test_pictures_of_several_sizes_and_modes_are_made_alike_when_asked_to(tmp_path: Path) -> None:
+    pixels = write_pictures(tmp_path, {"a": (6, 4), "b": (6, 4, 3), "c": (9, 4), "d": (6, 4)})
+    given: dict[str, Any] = {"path": str(tmp_path), "test_split": None}
+    with pytest.raises(
+        SettingError,
+        match=r"2 sizes, for example 6 x 4, 9 x 4 and 3 grey and 1 in color; all must be alike: say"
+        r" data.size=\[6,4\] .* data.mode=rgb or data.mode=grey",
+    ):
+        HubImages(**given).load()
+    made = HubImages(**given, size=(6, 4), mode="grey").load()
+    assert made.images.shape == (4, 6, 4, 1)
+    assert np.array_equal(made.images[0, ..., 0], pixels)
+    square = HubImages(**given, size=5, mode="rgb").load().images
+    expected = Pillow.fromarray(pixels).convert("RGB").resize((5, 5), Pillow.Resampling.BILINEAR)
+    assert np.array_equal(square[0], np.asarray(expected))
+    keys = {
+        HubImages(**given, size=size, mode=mode).content_key()
+        for size in (None, 5, (5, 5), (5, 6))
+        for mode in (None, "grey")
+    }
+    assert len(keys) == 6  # 5 and [5,5] are one
+    with pytest.raises(SettingError, match="size must be >= 1, got 0"):
+        HubImages(**given, size=(4, 0))
+
+
+def test_sizes_do_not_change_the_key_of_what_is_not_resized(tmp_path: Path) -> None:
+    write(tmp_path / "set", {"train": 12, "test": 6})
+    plain = HubImages(path=str(tmp_path / "set"))
+    assert plain.content_key() == splits_hash((None, None), plain._splits)
+
+
+def test_a_column_of_something_else_is_told_what_it_holds(tmp_path: Path) -> None:
+    write(tmp_path / "set", {"train": 12})
+    given: dict[str, Any] = {"path": str(tmp_path / "set"), "test_split": None}
+    with pytest.raises(
+        SettingError, match=r"image_column=label holds 3 classes; columns of images in .* are image"
+    ):
+        HubImages(**given, image_column="label").load()
+    with pytest.raises(SettingError, match=r"image_column=writer holds string; columns of images"):
+        HubImages(**given, image_column="writer").load()
+    with pytest.raises(
+        SettingError, match=r"label_column=image holds images; labels are whole num"
+    ):
+        HubImages(**given, label_column="image").load()
+
+
+def test_a_hub_that_has_no_address_here_is_not_asked_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unknown(*_: Any) -> Any:
+        raise OSError("Name or service not known")
+
+    def refused(*_: Any) -> Any:
+        raise AssertionError("it waits to ask again")
+
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    monkeypatch.setattr("time.sleep", refused)
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SettingError, match=r"this machine cannot reach the hub.* has no copy of i"):
+        HubImages(path="nobody/nothing").load()
+
+
+def test_a_damaged_parquet_file_is_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.parquet").write_text("hello")
+    with pytest.raises(SettingError, match=r"minimum file footer \(8 bytes\)\. Give a hub id"):
+        HubImages(path=str(tmp_path)).load()
+    assert capfd.readouterr().err == ""
+
+
+def test_texts_are_told_the_files_of_texts(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"could not be read.*or train.csv, train.jsonl or tra"):
+        HubTexts(path=str(tmp_path)).load()
