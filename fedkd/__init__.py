@@ -5,8 +5,24 @@ on a public set instead of weights; a server strategy fuses them. ``docs/archite
 where things live.
 """
 
+import importlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedkd.cli.python_entry import load as load
+    from fedkd.cli.python_entry import resume as resume
+    from fedkd.cli.python_entry import run as run
+    from fedkd.cli.stored_runs import MethodComparison as MethodComparison
+    from fedkd.cli.stored_runs import StoredRuns as StoredRuns
+    from fedkd.errors import FedkdError as FedkdError
+    from fedkd.errors import RunError as RunError
+    from fedkd.errors import RunWarning as RunWarning
+    from fedkd.errors import SettingError as SettingError
+    from fedkd.experiment.export_model import export as export
+    from fedkd.experiment.round_watchers import RoundView as RoundView
+    from fedkd.experiment.stored_run import StoredRun as StoredRun
 
 __version__ = "0.1.0"
 
@@ -20,3 +36,48 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 _here = Path(__file__).resolve().parent
 if not (_here / "strategies").is_dir():
     __path__.append(str(_here.parent))
+
+_WHERE = {
+    "FedkdError": "fedkd.errors",
+    "MethodComparison": "fedkd.cli.stored_runs",
+    "RoundView": "fedkd.experiment.round_watchers",
+    "RunError": "fedkd.errors",
+    "RunWarning": "fedkd.errors",
+    "SettingError": "fedkd.errors",
+    "StoredRun": "fedkd.experiment.stored_run",
+    "StoredRuns": "fedkd.cli.stored_runs",
+    "export": "fedkd.experiment.export_model",
+    "load": "fedkd.cli.python_entry",
+    "resume": "fedkd.cli.python_entry",
+    "run": "fedkd.cli.python_entry",
+}
+"""The modules of what is imported once it is asked for: ``import fedkd`` loads nothing heavy."""
+
+__all__ = [
+    "FedkdError",
+    "MethodComparison",
+    "RoundView",
+    "RunError",
+    "RunWarning",
+    "SettingError",
+    "StoredRun",
+    "StoredRuns",
+    "__version__",
+    "export",
+    "load",
+    "resume",
+    "run",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Return a public name, whose module is imported now."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'fedkd' has no attribute {name!r}")
+    found: object = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -36,6 +36,14 @@ class RunError(FedkdError):
     """A run cannot continue. Files written so far stay. The command exits with status 1."""
 
 
+class StoppedEarly(FedkdError):
+    """A callback asked the run to end after a round. Not an error: the run's folder says so."""
+
+
+class RunWarning(UserWarning):
+    """What is doubtful about a run that was begun from Python."""
+
+
 class NotFinite(RunError):
     """A strategy's result is infinite or no number. Perhaps one client's upload made it so."""
 

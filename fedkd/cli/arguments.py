@@ -278,7 +278,8 @@ def _config_of(
             "resume=RUN_DIR goes on with one run and its own scenario; leave out --config and -m"
         )
     own = run_dir / "config.yaml"
-    check_changes(settings, "a run", f". For another experiment use --config {own}")
+    fixed = [setting for setting in settings if not setting.startswith("rounds=")]
+    check_changes(fixed, "a run", f". For another experiment use --config {own}")
     if not own.is_file():
         raise SettingError(
             f"resume={run_dir}: no run's folder (it has no config.yaml) and no sweep's (it has no"

@@ -16,7 +16,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from fedkd.cli.arguments import (
 )
 from fedkd.errors import FedkdError, SettingError
 from fedkd.scenario.registry import GROUPS, find, names
-from fedkd.scenario.run_names import named_by_data, naming
+from fedkd.scenario.run_names import parse_named
 from fedkd.scenario.scenario import SECTIONS, TOP, Scenario
 from fedkd.scenario.trust import check_trust, names_strategy_here
 from fedkd.settings.import_paths import is_import_path
@@ -71,10 +71,15 @@ class SweepJob:
 
 def compose_scenario(arguments: Arguments) -> Scenario:
     """Return the scenario of one run. Raises SettingError."""
+    return _scenario_of(composed(arguments), arguments)
+
+
+def composed(arguments: Arguments) -> dict[str, Any]:
+    """Return the settings of one run, whole, as a file has them. Raises SettingError."""
     _register(arguments)
     forced = [_forced(setting) for setting in arguments.settings]
     with _one_line(), hydra.initialize_config_dir(ROOT, version_base="1.3"):
-        return _parsed(hydra.compose("fedkd", overrides=forced), arguments)
+        return _contents(hydra.compose("fedkd", overrides=forced), arguments)
 
 
 def run_jobs(
@@ -130,20 +135,20 @@ def _varied(keys: set[str]) -> dict[str, str]:
 
 
 def _parsed(config: DictConfig, arguments: Arguments) -> Scenario:
-    composed: Any = OmegaConf.to_container(config, resolve=True)
-    check_trust(composed, f"resume={arguments.foreign}", trust=not arguments.foreign)
-    scenario = Scenario.parse({**composed, "name": _scenario_name(composed)})
-    report, given = scenario.report, [key for key, _ in overrides(arguments.settings)]
-    if arguments.resumed is not None:
-        return scenario
-    return scenario.changed(report=replace(report, named_by=naming([*report.named_by, *given])))
+    return _scenario_of(_contents(config, arguments), arguments)
 
 
-def _scenario_name(composed: Mapping[str, Any]) -> str:
-    """Return the name of a composed scenario, which is none of another data set."""
-    data = composed.get("data")
-    name = str(composed.get("name", ""))
-    return named_by_data(name, data, names("data")) if isinstance(data, Mapping) else name
+def _contents(config: DictConfig, arguments: Arguments) -> dict[str, Any]:
+    found: Any = OmegaConf.to_container(config, resolve=True)
+    check_trust(found, f"resume={arguments.foreign}", trust=not arguments.foreign)
+    contents: dict[str, Any] = found
+    return contents
+
+
+def _scenario_of(contents: dict[str, Any], arguments: Arguments) -> Scenario:
+    """Return the scenario of composed settings; a run that goes on has been named before."""
+    given = [key for key, _ in overrides(arguments.settings)]
+    return parse_named(contents, given, anew=arguments.resumed is None)
 
 
 @contextlib.contextmanager

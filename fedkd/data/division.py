@@ -226,7 +226,7 @@ def divide(
         "seed": seed,
         "flwr-datasets": version("flwr-datasets"),
     }
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps(about, sort_keys=True, default=repr).encode()).hexdigest()[:32]
 
     def make(folder: Path) -> None:
         division = _divide(prepared, partition, clients, samples_per_client, public, testing, seed)

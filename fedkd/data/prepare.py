@@ -135,6 +135,12 @@ def _settings_of(source: Source) -> str:
     return json.dumps(values, sort_keys=True, default=str)
 
 
+def store_rows(source: Source, rows: Rows | TextRows) -> None:
+    """Put the rows of a data set of fedkd's into the cache. Raises SettingError for wrong ones."""
+    check_rows(rows, type(source).__name__)
+    cached("data", f"{source.content_key()}-{FORMAT}", lambda folder: _write(rows, folder))
+
+
 def _read(folder: Path) -> Prepared | PreparedTexts:
     """Return the prepared data set in a folder of the cache."""
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))

@@ -5,7 +5,7 @@ Not for: preparing them (``fedkd.data.prepare``) or dividing them (``fedkd.data.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -50,6 +50,28 @@ class Digits:
         images = (digits.images * 15).astype(np.uint8)[..., None]
         return Rows(
             images, digits.target.astype(np.int64), len(images), tuple(map(str, range(10))), {}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrays:
+    """Images that were given from Python, by their hash: fedkd.run(..., data=(X, y))."""
+
+    lies_in_cache: ClassVar[bool] = True
+
+    sha256: str
+    """SHA-256 of images and labels, under which the cache has them. fedkd.run writes it."""
+
+    def content_key(self) -> str:
+        """Return the hash."""
+        return f"arrays-{self.sha256[:32]}"
+
+    def load(self) -> Rows:
+        """Raise SettingError: what is not in the cache is nowhere."""
+        raise SettingError(
+            f"data=arrays: the cache has no arrays of SHA-256 {self.sha256[:12]} (any more); give"
+            " them again from Python, as in fedkd.run(..., data=(X, y)) or"
+            " fedkd.resume(FOLDER, data=(X, y))"
         )
 
 
@@ -196,4 +218,5 @@ DATA: dict[str, Named] = {
     "fashion_mnist": Named(HubImages, {"path": "zalando-datasets/fashion_mnist"}),
     "cifar10": Named(HubImages, {"path": "uoft-cs/cifar10"}),
     "images": Named(HubImages, {}),
+    "arrays": Named(Arrays, {}),
 }

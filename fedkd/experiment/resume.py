@@ -10,7 +10,14 @@ from torch import Tensor
 
 from fedkd.errors import RunError, SettingError
 from fedkd.experiment.build import Experiment, build
-from fedkd.experiment.run import Driver, conduct, driven, session, warned
+from fedkd.experiment.more_rounds import (
+    check_more_rounds,
+    check_not_fewer,
+    rewrite_scenario,
+    stored_rounds,
+    without_rounds,
+)
+from fedkd.experiment.run import Driver, Onlookers, conduct, driven, session, warned
 from fedkd.experiment.run_report import RunReport, transcript_recorder
 from fedkd.experiment.summary import CODE, conditions_of
 from fedkd.federation.round_records import RoundRecord
@@ -25,14 +32,29 @@ from fedkd.scenario.scenario import Scenario, deciding, resumable_in_words
 from fedkd.storage.checkpoint import Checkpoint
 
 
-def resume(scenario: Scenario, run_dir: Path, driver: Driver | None = None) -> dict[str, object]:
+def resume(
+    scenario: Scenario,
+    run_dir: Path,
+    driver: Driver | None = None,
+    onlookers: Onlookers | None = None,
+) -> dict[str, object]:
     """Go on with the run in ``run_dir`` from its last good checkpoint and return its summary.
 
-    ``scenario`` is the run's own, of which only what affects no figure may differ; ``driver`` has
-    nodes with the clients' states. Raises SettingError where this is another scenario, or the
-    states are elsewhere, RunError where there is no good checkpoint.
+    Args:
+        scenario: The run's own, of which only what affects no figure may differ, or more rounds
+            (``fedkd.experiment.more_rounds``).
+        run_dir: The run's folder.
+        driver: Has nodes with the clients' states; None is an engine of fedkd's.
+        onlookers: Callbacks and the console; None is no callback.
+
+    Raises:
+        SettingError: This is another scenario, or the states are elsewhere.
+        RunError: There is no good checkpoint.
     """
+    onlookers = onlookers or Onlookers()
     check_run(run_dir, "config.yaml")
+    rounds, done = scenario.protocol.rounds, recorded_rounds(run_dir)
+    check_not_fewer(rounds, stored_rounds(run_dir), done, run_dir)
     stop = threading.Event()
     experiment = build(scenario, stop, run_dir)
     checkpoints = experiment.checkpoints
@@ -48,7 +70,7 @@ def resume(scenario: Scenario, run_dir: Path, driver: Driver | None = None) -> d
     with session(experiment), claimed(run_dir):
         folder = RunFolder(run_dir, None)
         checkpoint, complaints = checkpoints.load(lambda c: folder.check(c.extents))
-        check_same(dict(checkpoint.scenario), deciding(experiment.scenario), run_dir)
+        _check_scenario(experiment, checkpoint, run_dir)
         others = changed_conditions(experiment, checkpoint)
         complaints += [
             f"{name} was {checkpoint.versions[name]} when the run began and is {now} now; the last"
@@ -64,15 +86,17 @@ def resume(scenario: Scenario, run_dir: Path, driver: Driver | None = None) -> d
         if experiment.exposures is not None:
             experiment.exposures.restore(exposures)
         experiment.server.restore(cast(ServerState, server))
+        if stored_rounds(run_dir) != experiment.plan.rounds:
+            rewrite_scenario(run_dir, experiment.scenario)
         folder.reopen(checkpoint.extents)
         records = stored_records(run_dir, checkpoint.round)
         if driver is not None:
             experiment = replace(experiment, nodes=_went_before(states, records))
         recorder = transcript_recorder(experiment, run_dir, resume_after=checkpoint.round)
-        report = RunReport(experiment, folder, recorder, records)
+        report = RunReport(experiment, folder, recorder, records, onlookers.console)
         complaints += ended_without_a_word
         report.begin(complaints)
-        return conduct(report, stop, driver)
+        return conduct(report, stop, driver, onlookers.watchers)
 
 
 def check_place(run_dir: Path, states: str, driver: Driver | None) -> None:
@@ -98,6 +122,14 @@ def _went_before(states: str, records: Sequence[RoundRecord]) -> NodeStates:
     """Return the client states that a run on Flower's nodes goes on with."""
     took_part = {c.client_id for record in records for c in record.clients if c.status == "ok"}
     return NodeStates(name=states, after=len(records), clients=tuple(sorted(took_part)))
+
+
+def _check_scenario(experiment: Experiment, checkpoint: Checkpoint, run_dir: Path) -> None:
+    """Raise SettingError where a checkpoint is another scenario's, save for fewer rounds."""
+    before, now = dict(checkpoint.scenario), deciding(experiment.scenario)
+    check_same(without_rounds(before), without_rounds(now), run_dir)
+    if before.get("rounds") != now["rounds"]:
+        check_more_rounds(experiment, cast(int, before["rounds"]), run_dir)
 
 
 def how_it_ended(run_dir: Path, *, here: bool) -> list[str]:
@@ -136,10 +168,21 @@ def _with_warnings(
                 f"the {name} has changed: from round {checkpoint.round + 1} on this is another"
                 " experiment",
             )
+    recorded = recorded_rounds(run_dir)
+    if recorded == checkpoint.round and _ended_between_rounds(run_dir):
+        return experiment
     # A message to a node joins two rounds, of which the first is not recorded yet.
-    recorded = recorded_rounds(run_dir) + (experiment.nodes is not None)
+    recorded += experiment.nodes is not None
     warning = run_again(experiment, checkpoint.round, recorded, others)
     return experiment if warning is None else warned(experiment, warning)
+
+
+def _ended_between_rounds(run_dir: Path) -> bool:
+    """Return whether a run ended when it had begun no further round."""
+    try:
+        return status(run_dir) in ("completed", "stopped")
+    except RunError:
+        return False
 
 
 def run_again(

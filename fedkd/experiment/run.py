@@ -6,16 +6,17 @@ Not for: going on with a run (``resume``), and who hears of its rounds (``run_re
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from fedkd.errors import RunError, SettingError
+from fedkd.errors import RunError, SettingError, StoppedEarly
 from fedkd.experiment.baseline import is_computed, local_only_baseline
 from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.client_worker import create_clients
 from fedkd.experiment.round_costs import round_costs
-from fedkd.experiment.run_report import RunReport, transcript_recorder
+from fedkd.experiment.round_watchers import RoundWatchers
+from fedkd.experiment.run_report import RunConsole, RunReport, transcript_recorder
 from fedkd.federation.round_records import RoundRecord
 from fedkd.flower.engine_run import RUN_ID, Engine, EngineRun, OnReply, WorkerSpec
 from fedkd.flower.node_states import NodeStates
@@ -27,6 +28,7 @@ from fedkd.report.record_rows import Baseline
 from fedkd.report.sinks import check as check_sinks
 from fedkd.runtime.interrupts import asked_to_end, end_if_asked, interruptible
 from fedkd.runtime.left_behind import Surroundings
+from fedkd.scenario.repeatability import header
 from fedkd.scenario.run_names import folder_name, run_name
 from fedkd.scenario.scenario import Scenario
 from fedkd.settings.validators import user_path
@@ -50,26 +52,50 @@ class Driver:
     """Flower's id of its run, by which nodes name their clients' states."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Onlookers:
+    """Who hears of a run's rounds besides its folder."""
+
+    watchers: RoundWatchers = field(default_factory=RoundWatchers)
+    """The user's callbacks."""
+    console: RunConsole | None = None
+    """Shows the progress; None is what the scenario's report says."""
+
+
 def run(
-    scenario: Scenario, run_dir: Path | None = None, driver: Driver | None = None
+    scenario: Scenario,
+    run_dir: Path | None = None,
+    driver: Driver | None = None,
+    onlookers: Onlookers | None = None,
 ) -> dict[str, object]:
     """Run a scenario to its end and return its summary; every result is in the run folder.
 
-    ``run_dir`` is used where the scenario names none. ``driver`` takes the place of the scenario's
-    engine, which then computes the local-only baseline alone. On an interruption what is finished
-    is on disk, and the summary says so. Raises SettingError before any training, RunError
-    afterwards.
+    On an interruption what is finished is on disk, and the summary says so.
+
+    Args:
+        scenario: What is run.
+        run_dir: The folder, where the scenario names none.
+        driver: Takes the place of the scenario's engine, which then computes the local-only
+            baseline alone.
+        onlookers: Callbacks and the console; None is no callback.
+
+    Raises:
+        SettingError: It cannot work; nothing was trained.
+        RunError: It cannot go on.
     """
+    onlookers = onlookers or Onlookers()
     path, stop = choose_run_dir(scenario, run_dir), threading.Event()
     experiment = build(scenario, stop, path)
     if driver is not None:
         experiment = driven(experiment, driver)
     check_sinks(scenario.report)
     with session(experiment):
-        folder = RunFolder.create(path, repeatable(experiment.scenario).text())
-        report = RunReport(experiment, folder, transcript_recorder(experiment, path))
+        config = header(experiment.scenario) + repeatable(experiment.scenario).text()
+        folder = RunFolder.create(path, config)
+        recorder = transcript_recorder(experiment, path)
+        report = RunReport(experiment, folder, recorder, console=onlookers.console)
         report.begin()
-        return conduct(report, stop, driver)
+        return conduct(report, stop, driver, onlookers.watchers)
 
 
 def driven(experiment: Experiment, driver: Driver) -> Experiment:
@@ -104,20 +130,33 @@ def session(experiment: Experiment) -> AbstractContextManager[None]:
 
 
 def conduct(
-    report: RunReport, stop: threading.Event, driver: Driver | None = None
+    report: RunReport,
+    stop: threading.Event,
+    driver: Driver | None = None,
+    watchers: RoundWatchers | None = None,
 ) -> dict[str, object]:
-    """Run what is left of an experiment after the report's records, and return its summary."""
+    """Run what is left of an experiment after the report's records, and return its summary.
+
+    Args:
+        report: Writes and shows the rounds.
+        stop: Set when the run is interrupted.
+        driver: Takes the place of the scenario's engine.
+        watchers: The user's callbacks.
+    """
     experiment, status, surroundings = report.experiment, "failed", Surroundings()
+    why: str | None = None
     try:
         with interruptible(stop):
             if experiment.scenario.federation.baseline != "none" and experiment.plan.exchanges:
                 report.baseline = _baseline(report, stop)
-            _run_rounds(report, stop, driver)
+            _run_rounds(report, stop, driver, watchers or RoundWatchers())
             if experiment.checkpoints is not None:
                 experiment.checkpoints.keep_last()
             if experiment.plan.exchanges:
                 check_alive(report.records)
         status = "completed"
+    except StoppedEarly as stopped:
+        status, why = "stopped", str(stopped)
     except (KeyboardInterrupt, SystemExit) as interruption:  # the latter by `flwr stop`
         status = "interrupted"
         interruption.add_note(report.what_is_left())
@@ -125,19 +164,26 @@ def conduct(
     finally:
         if driver is None:  # else clients are elsewhere, and Flower's threads are its own
             surroundings.tell_what_is_new()
-        summary = report.finish(status, None if driver is None else driver.name)
+        summary = report.finish(status, None if driver is None else driver.name, why)
     return summary
 
 
-def _run_rounds(report: RunReport, stop: threading.Event, driver: Driver | None) -> None:
+def _run_rounds(
+    report: RunReport, stop: threading.Event, driver: Driver | None, watchers: RoundWatchers
+) -> None:
     """Run the rounds that the report has no record of."""
     experiment, console, done = report.experiment, report.console, len(report.records)
 
     def add(record: RoundRecord) -> None:
-        is_last = asked_to_end() and record.round < experiment.plan.rounds
-        report.add(record, is_last=is_last)
+        seen = watchers.see(experiment, record, report.baseline)
+        ends = asked_to_end() or seen.stopped is not None or seen.error is not None
+        is_last = ends and record.round < experiment.plan.rounds
+        report.add(seen.record, is_last=is_last)
+        if seen.error is not None:
+            raise RunError(f"{seen.error}; {report.what_is_left()}") from seen.error.__cause__
         if is_last:
             end_if_asked()
+            raise StoppedEarly(seen.stopped)
 
     if done == experiment.plan.rounds:
         return

@@ -2,10 +2,10 @@
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fedkd.errors import FedkdError
 from fedkd.experiment.build import Experiment
@@ -15,6 +15,7 @@ from fedkd.report.console import ConsoleReport
 from fedkd.report.folder import RunFolder
 from fedkd.report.record_rows import (
     Baseline,
+    RunPlan,
     client_rows,
     epsilon_rows,
     local_only_figures,
@@ -29,6 +30,48 @@ from fedkd.scenario.trust import foreign_imports
 from fedkd.storage.transcript_recorder import TranscriptRecorder
 
 
+class RunConsole(Protocol):
+    """Shows a run while it goes on: ``fedkd.report.console``, or another in its place."""
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+
+    def plan(self, plan: RunPlan, folder: str) -> None:
+        """Show what will run, with its warnings, and the folder of its results."""
+
+    def start(self, what: str, messages: int) -> None:
+        """Begin to show progress over so many client messages."""
+
+    def advance(self) -> None:
+        """Show that a message was answered."""
+
+    def round(self, row: Mapping[str, Any], rounds: int) -> None:
+        """Show a finished round by its row."""
+
+    def stop(self) -> None:
+        """End to show progress."""
+
+    def summary(
+        self,
+        plan: RunPlan,
+        summary: Mapping[str, Any],
+        last: RoundRecord | None,
+        baseline: Baseline | None,
+        folder: str,
+        drawn: bool,
+    ) -> None:
+        """Show what the run came to.
+
+        Args:
+            plan: The run's.
+            summary: The run's.
+            last: The record of the last round, or None without rounds.
+            baseline: Local-only training, or None.
+            folder: The folder of the results.
+            drawn: Whether plots were drawn.
+        """
+
+
 class RunReport:
     """The records of a run, and what is made of each: rows, a checkpoint, a line on the console."""
 
@@ -38,6 +81,7 @@ class RunReport:
         folder: RunFolder,
         recorder: TranscriptRecorder | None = None,
         records: Sequence[RoundRecord] = (),
+        console: RunConsole | None = None,
     ) -> None:
         """Make the report of a run.
 
@@ -46,10 +90,12 @@ class RunReport:
             folder: The run's folder.
             recorder: Stores what travels, where the run is audited.
             records: The rounds that a resumed run has finished before.
+            console: Shows the run; None is the console, as the scenario's report says.
         """
         self.experiment, self.folder, self.recorder = experiment, folder, recorder
         self.records = list(records)
-        self.console = ConsoleReport(quiet=experiment.scenario.report.verbosity == "quiet")
+        quiet = experiment.scenario.report.verbosity == "quiet"
+        self.console: RunConsole = console or ConsoleReport(quiet=quiet)
         self.baseline: Baseline | None = None
         self._sinks = Sinks([])
         self._changed: set[int] = set()
@@ -129,18 +175,23 @@ class RunReport:
         go_on = f"; to go on: {command}" if found else ""
         return f"finished rounds: {len(self.records)}, in {path}{go_on}"
 
-    def finish(self, status: str, engine: str | None = None) -> dict[str, Any]:
+    def finish(
+        self, status: str, engine: str | None = None, stopped: str | None = None
+    ) -> dict[str, Any]:
         """Write and show what the run came to, and return its summary.
 
-        ``engine`` names what ran the rounds in place of the scenario's.
+        ``engine`` names what ran the rounds in place of the scenario's, ``stopped`` why a callback
+        ended the run early.
         """
         self.console.stop()
         seconds = time.perf_counter() - self._started
         summary = summarize(self.experiment, self.records, self.baseline, status, seconds)
         if engine is not None:
             summary["engine"] = {"name": engine}
+        if stopped is not None:
+            summary["stopped"] = stopped
         self.folder.finish(summary, quietly=status == "failed")
-        pictures = self._show(summary) if status == "completed" else []
+        pictures = self._show(summary) if status in ("completed", "stopped") else []
         self._sinks.finish(self._ending(summary, pictures))
         for line in self._sinks.lines():
             self.console.say(line)
@@ -169,6 +220,8 @@ class RunReport:
         pictures = _pictures(self.experiment, self.records, self.baseline, path, wanted)
         last = self.records[-1]
         self.console.summary(plan, summary, last, self.baseline, str(path), bool(pictures))
+        if summary["status"] != "completed":  # an audit is of a whole run
+            return pictures
         return [*pictures, *_audit(self.experiment, path, summary)]
 
 

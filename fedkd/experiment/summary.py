@@ -12,6 +12,7 @@ from fedkd.federation.round_records import RoundRecord
 from fedkd.privacy.statements import after_run
 from fedkd.report.record_rows import FINAL, Baseline, local_only_figures, round_row
 from fedkd.scenario.registry import GROUPS
+from fedkd.scenario.repeatability import only_here
 from fedkd.settings.import_paths import code_hash, is_import_path, path_of
 
 CODE = "code of "
@@ -76,6 +77,7 @@ def summarize(
         "seconds": seconds,
         "device": plan.device,
         "engine": scenario.engine.to_dict(),
+        "only_in_session": list(only_here(scenario)),
         "versions": versions(),
     }
 

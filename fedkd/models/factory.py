@@ -33,6 +33,7 @@ from fedkd.settings.import_paths import (
     path_of,
     unknown_component,
 )
+from fedkd.settings.session_objects import is_session_name
 
 Factory = Callable[[Any, int], nn.Module]
 
@@ -72,7 +73,8 @@ def import_factory(path: str) -> object:
     packages, so that there nothing passes without its annotation. Raises SettingError.
     """
     factory = import_path(path, what="models")
-    if not _makes_modules(factory, unsaid=not is_allowed(path, OWN_PACKAGES)):
+    trusted = is_session_name(path) or not is_allowed(path, OWN_PACKAGES)
+    if not _makes_modules(factory, unsaid=trusted):
         raise SettingError(
             f"models: {path} must be a class of torch.nn.Module, or a function that returns one, as"
             " in def net(input_shape, classes) -> nn.Module (docs/extending.md)"
@@ -158,6 +160,16 @@ class ImageModelSpec:
     def without_heads(self) -> "ImageModelSpec":
         """The same without further heads."""
         return replace(self, heads=OneHead())
+
+    @property
+    def arguments(self) -> tuple[object, ...]:
+        """What the factory is called with."""
+        return self.input_shape, self.classes
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the factory's module is the model: it has no further heads."""
+        return self.without_heads == self
 
     def build(self, seed: int) -> nn.Module:
         """Return a fresh module whose initial weights depend on ``seed`` alone.

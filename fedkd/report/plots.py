@@ -3,7 +3,7 @@
 Each function draws one matplotlib Figure; ``draw_run`` writes them all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from fedkd.errors import unknown_name
 from fedkd.federation.round_records import RoundRecord
 from fedkd.report.record_rows import ACCURACIES, Baseline, RunPlan, client_gains
 
@@ -44,21 +45,39 @@ def draw_run(
         baseline: Local-only training, or None.
         folder: Where the files are written.
     """
+    drawings = drawings_of(plan, records, baseline)
+    folder.mkdir(exist_ok=True)
     with matplotlib.rc_context(STYLE):
-        figures = (
-            {"accuracy": accuracy_by_round(plan, records, baseline)} if plan.sends_metrics else {}
-        )
-        figures["partition"] = partition(plan)
-        last = next((r for r in reversed(records) if r.weights is not None), None)
-        if last is not None and last.weights is not None and plan.exchanges:
-            figures["weights"] = fusion_weights(plan, last.weights.numpy(), last.round)
-        if baseline is not None:
-            figures["gain"] = gain_by_client(plan, records[-1], baseline)
-        folder.mkdir(exist_ok=True)
-        for name, figure in figures.items():
+        for name, draw in drawings.items():
+            figure = draw()
             figure.savefig(folder / f"{name}.png")
             figure.savefig(folder / f"{name}.pdf")
-    return [folder / f"{name}.png" for name in figures]
+    return [folder / f"{name}.png" for name in drawings]
+
+
+def drawings_of(
+    plan: RunPlan, records: Sequence[RoundRecord], baseline: Baseline | None
+) -> dict[str, Callable[[], Figure]]:
+    """Return what draws each plot that a run has data for, by the plot's name."""
+    found: dict[str, Callable[[], Figure]] = {}
+    if plan.sends_metrics:
+        found["accuracy"] = lambda: accuracy_by_round(plan, records, baseline)
+    found["partition"] = lambda: partition(plan)
+    last = next((r for r in reversed(records) if r.weights is not None), None)
+    if last is not None and last.weights is not None and plan.exchanges:
+        weights, at = last.weights.numpy(), last.round
+        found["weights"] = lambda: fusion_weights(plan, weights, at)
+    if baseline is not None:
+        found["gain"] = lambda: gain_by_client(plan, records[-1], baseline)
+    return found
+
+
+def draw(name: str, drawings: Mapping[str, Callable[[], Figure]]) -> Figure:
+    """Return the plot of a name, which notebooks show as a picture. Raises SettingError."""
+    if name not in drawings:
+        raise unknown_name("plot", name, drawings)
+    with matplotlib.rc_context(STYLE):
+        return drawings[name]()
 
 
 def accuracy_by_round(

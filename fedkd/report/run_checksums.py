@@ -69,6 +69,17 @@ def amended(folder: Path) -> Iterator[None]:
     _write(folder, {**others, **_those_of(folder, changing)})
 
 
+@contextlib.contextmanager
+def amended_scenario(folder: Path) -> Iterator[None]:
+    """Write the checksum again of the scenario of a run that goes on as another says.
+
+    In between there is none, as in ``amended``. Raises StorageError.
+    """
+    _write(folder, {})
+    yield
+    begin_checksums(folder)
+
+
 def _those_of(folder: Path, names: tuple[str, ...]) -> dict[str, Extent]:
     return {name: file_digest(folder / name) for name in names if (folder / name).is_file()}
 

@@ -6,6 +6,7 @@ its file's name (``strategy_files``). Any component may also be a class anywhere
 ``package.module:Class``.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Generic, TypeVar
@@ -25,10 +26,16 @@ from fedkd.privacy.mechanisms import Mechanism
 from fedkd.robustness.aggregators import ROBUST, Robust
 from fedkd.robustness.attacks import ATTACKS, Attack
 from fedkd.scenario.strategy_files import Strategies, check_one_meaning
-from fedkd.settings.import_paths import import_class, is_import_path, unknown_component
+from fedkd.settings.import_paths import (
+    check_class,
+    import_class,
+    is_import_path,
+    unknown_component,
+)
 from fedkd.settings.meaning import Affects, Meaning
 from fedkd.settings.renamed import CHOICES
 from fedkd.settings.schema import defaults, parse, to_values
+from fedkd.settings.session_objects import held, is_held
 from fedkd.strategy import Strategy
 from fedkd.tasks.text.secrets import CANARIES, NoCanaries, TextCanaries
 from fedkd.tasks.text.text_sources import TEXT_DATA
@@ -191,10 +198,27 @@ def create(group_name: str, section: Section) -> Component[object]:
             f"{group_name}.name must say which one, of {', '.join(names(group_name))}; got {name!r}"
         )
     GROUPS[group_name].check(name)
+    if is_held(name) and not inspect.isclass(held(name, what=group_name)):
+        return _of_session(group_name, name, settings)
     cls, base = find(group_name, name)
     given = {**base, **settings}
     value = parse(cls, given, group_name)
     return with_value(Component(name, {key: given[key] for key in base}, None), value)
+
+
+def _of_session(group_name: str, name: str, settings: Section) -> Component[object]:
+    """Return the component that an object of this session is, as it is.
+
+    Raises SettingError where it is no such component, or its settings are to be others.
+    """
+    value, group = held(name, what=group_name), GROUPS[group_name]
+    check_class(type(value), name, what=group_name, seam=group.seam, methods=group.methods)
+    if settings:
+        raise SettingError(
+            f"{group_name}.{next(iter(settings))} cannot be set: the object that was given is used"
+            f" as it is; give another {type(value).__name__}"
+        )
+    return Component(name, {}, value)
 
 
 def with_value(component: Component[object], value: T) -> Component[T]:

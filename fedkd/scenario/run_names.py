@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Any
 
 import yaml
 
+from fedkd.scenario.registry import names
 from fedkd.scenario.scenario import Scenario, meaning_of
 from fedkd.settings.schema import flat
 
@@ -60,6 +63,26 @@ def naming(keys: Sequence[str]) -> tuple[str, ...]:
     own = (key for key in keys if key not in ALWAYS and key.partition(".")[0] != "hydra")
     shown = (key for key in own if meaning_of(key).affects != "nothing")
     return tuple(dict.fromkeys(shown))
+
+
+def parse_named(
+    contents: Mapping[str, Any], given: Sequence[str], *, anew: bool = True
+) -> Scenario:
+    """Return the scenario of settings in a file's form, which knows what its run's name shows.
+
+    Args:
+        contents: The settings.
+        given: The names of those that the user gave.
+        anew: Whether a run begins; one that goes on has been named before.
+    """
+    data, name = contents.get("data"), str(contents.get("name", ""))
+    if isinstance(data, Mapping):
+        name = named_by_data(name, data, names("data"))
+    scenario = Scenario.parse({**contents, "name": name})
+    if not anew:
+        return scenario
+    report = scenario.report
+    return scenario.changed(report=replace(report, named_by=naming([*report.named_by, *given])))
 
 
 def named_by_data(scenario: str, data: Mapping[str, object], known: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import cast
 
 from fedkd.errors import FedkdError, SettingError, one_line, unknown_name
+from fedkd.settings.session_objects import held, is_given, is_session_name, session_text
 
 OWN_PACKAGES = ("fedkd",)
 """What every scenario may name: the code that runs anyway."""
@@ -85,6 +86,8 @@ def import_path(path: str, *, what: str) -> object:
 
     ``what`` is the setting that named it, for the error.
     """
+    if is_session_name(path):
+        return held(path, what=what)
     module_name, _, attribute = path.partition(":")
     try:
         module = imported(module_name, f"{what}={path}")
@@ -151,6 +154,22 @@ def import_class(
             f"{what}={path} must name a class, as in package.module:Class; it is a"
             f" {type(found).__name__}"
         )
+    check_class(found, path, what=what, seam=seam, methods=methods)
+    return found
+
+
+def check_class(
+    found: type, path: str, *, what: str, seam: type | None = None, methods: Iterable[str] = ()
+) -> None:
+    """Raise SettingError where a class is not derived from its seam, or lacks a method.
+
+    Args:
+        found: The class.
+        path: Its name, for the error.
+        what: The setting that named it.
+        seam: A class that it must be derived from; None for none.
+        methods: The methods that it must have, as they are written.
+    """
     if seam is not None and seam not in found.__mro__:
         raise SettingError(
             f"{what}={path} must be derived from {seam.__module__}.{seam.__qualname__}"
@@ -162,7 +181,6 @@ def import_class(
             f"{what}={path}: {found.__name__} has no method {' and no method '.join(missing)}"
             " (docs/extending.md)"
         )
-    return found
 
 
 def imports_in(values: object, where: str) -> Iterator[tuple[str, str]]:
@@ -230,15 +248,17 @@ def attribute_errors_to(owner: object, what: str, kind: type[FedkdError]) -> Ite
 def code_hash(thing: object) -> str:
     """Return a hash of the source file that defines a class or function.
 
-    It is that of its name where there is no such file.
+    It is that of its name where there is no such file. What no module holds is like nothing else.
 
     For the keys of caches: what a user's factory or partition made is made again once its file has
     changed.
     """
+    given = thing
     while isinstance(thing, functools.partial):
         thing = thing.func
+    own = session_text(given if is_given(given) else thing)
     try:
         source = Path(inspect.getfile(cast(type, thing))).read_bytes()
     except (TypeError, OSError):
         source = repr(thing).encode()
-    return hashlib.sha256(source).hexdigest()
+    return hashlib.sha256(source + own.encode()).hexdigest()

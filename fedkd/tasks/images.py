@@ -1,6 +1,6 @@
 """Images with labels as a task: a public sample is an image, a class a label."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -120,6 +120,15 @@ class ImageTask(Task):
         """The public set as model inputs."""
         found: np.ndarray = self.public_inputs.numpy()
         return found
+
+    def preprocessing(self) -> Mapping[str, object]:
+        """Return the inputs' shape, and the mean and standard deviation of each channel."""
+        return {
+            "input_shape": list(self.prepared.input_shape),
+            "scale": 255,
+            "mean": list(self.normalization.mean),
+            "std": list(self.normalization.std),
+        }
 
     def architecture(self, name: str, *, without_heads: bool = False) -> ImageModelSpec:
         """Return the architecture for images of this shape and these classes."""

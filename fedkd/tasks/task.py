@@ -231,6 +231,10 @@ class Task(Protocol):
         """Return the public set in words; ``source`` is the name chosen as ``public_data``."""
         return f"{self.public_size} samples"
 
+    def preprocessing(self) -> Mapping[str, object]:
+        """Return what turns raw samples into a model's inputs, as plain values; by default {}."""
+        return {}
+
     @abstractmethod
     def architecture(self, name: str, *, without_heads: bool = False) -> ModelSpec:
         """Return the specification of models of a name; further heads are left out on request."""

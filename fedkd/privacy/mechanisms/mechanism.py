@@ -244,6 +244,30 @@ class Mechanism(Compatible):
         """Return warnings to be shown before the run."""
         return ()
 
+    def reason_against_rounds(self, before: ReleasePlan, now: ReleasePlan) -> str | None:
+        """Return why a run planned as ``before`` cannot go on with more rounds; None if it can.
+
+        By default a budget is a reason, and so is a cost or noise that the plans differ in. A class
+        of one's own must say itself that there is none.
+        """
+        budget = getattr(self, "epsilon", None)
+        if budget is not None:
+            return (
+                f"its noise was solved for epsilon={budget:g} over {before.rounds} rounds, and more"
+                " of them would cost more"
+            )
+        if not type(self).__module__.startswith("fedkd."):
+            return (
+                f"{type(self).__name__} does not say that its noise is the same for any number of"
+                " rounds (its method reason_against_rounds, docs/extending.md)"
+            )
+        if (self.events(before, before.rows), self.noise_in(before)) != (
+            self.events(now, now.rows),
+            self.noise_in(now),
+        ):
+            return f"its noise was chosen for {before.rounds} rounds"
+        return None
+
     # At a client.
 
     def joins_training(self, plan: ReleasePlan) -> bool:

@@ -21,17 +21,20 @@ ALWAYS = ("data.name", "partition.name", "partition.alpha", "clients", "models",
 Config = Mapping[str, Any]
 
 
-def sort_runs(configs: Mapping[Path, Config]) -> dict[tuple[str, Setting], dict[int, Path]]:
+def sort_runs(
+    configs: Mapping[Path, Config], by: str = "strategy"
+) -> dict[tuple[str, Setting], dict[int, Path]]:
     """Return runs by method and setting, then by seed.
 
     Raises SettingError where two differ in no setting and seed.
 
     A method is a strategy with those of its own settings that differ, and with any other setting of
     which each strategy has one value of its own, such as a loss. What else differs is a setting.
+    ``by`` puts another group of components, or a single setting, in the strategy's stead.
     """
     different = differing(configs.values())
-    labels = {folder: _method(config, different) for folder, config in configs.items()}
-    others = [key for key in different if not key.startswith("strategy.")]
+    labels = {folder: _method(config, different, by) for folder, config in configs.items()}
+    others = [key for key in different if not _is_of(key, by)]
     bound = [
         key for key in others if _is_bound({(labels[f], _text(c, key)) for f, c in configs.items()})
     ]
@@ -95,13 +98,19 @@ def in_common(configs: Iterable[Config], defaults: Config) -> str:
     return f"All runs: {said}. What is not named is a default."
 
 
-def _method(config: Config, different: Iterable[str]) -> str:
+def _is_of(key: str, by: str) -> bool:
+    """Return whether a setting is the one, or of the group, that tells methods apart."""
+    return key == by or key.startswith(f"{by}.")
+
+
+def _method(config: Config, different: Iterable[str], by: str) -> str:
     fields = [
         key
         for key in different
-        if key.startswith("strategy.") and key != "strategy.name" and key in config
+        if _is_of(key, by) and key not in (f"{by}.name", by) and key in config
     ]
-    return " ".join([config["strategy.name"], *(_assigned(config, key) for key in fields)])
+    name = f"{by}.name" if f"{by}.name" in config else by
+    return " ".join([_text(config, name), *(_assigned(config, key) for key in fields)])
 
 
 def _is_bound(pairs: set[tuple[str, str]]) -> bool:

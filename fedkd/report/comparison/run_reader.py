@@ -107,15 +107,23 @@ def runs_below(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     done: dict[Path, None] = {}
     others: dict[Path, None] = {}
     for folder in folders:
-        below = [path.parent for path in folder.rglob("config.yaml")]
-        # One that has lost its scenario is found as well, to be named by whoever reads it.
-        lost = (path.parent for path in folder.rglob(MANIFEST))
-        below += [run for run in lost if run not in below and (run / "summary.json").exists()]
-        for run in sorted(below, key=_by_numbers):
+        below = run_folders(folder)
+        for run in below:
             (done if status(run) == "completed" else others)[run] = None
         if not any(run in done for run in below):
             raise SettingError(f"--runs {folder}: there is no finished run in or below it")
     return list(done), list(others)
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """Return the folders of runs in and below a folder, in the order of their numbers.
+
+    One that has lost its scenario is found as well, to be named by whoever reads it.
+    """
+    below = [path.parent for path in folder.rglob("config.yaml")]
+    lost = (path.parent for path in folder.rglob(MANIFEST))
+    below += [run for run in lost if run not in below and (run / "summary.json").exists()]
+    return sorted(below, key=_by_numbers)
 
 
 def read_run(folder: Path) -> Run:

@@ -148,6 +148,16 @@ class LanguageModelSpec:
     vocabulary_size: int
     context: int
 
+    @property
+    def arguments(self) -> tuple[object, ...]:
+        """What the factory is called with."""
+        return self.vocabulary_size, self.context
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the factory's module is the model: it has no further heads."""
+        return True
+
     def build(self, seed: int) -> nn.Module:
         """Return a fresh module whose initial weights depend on ``seed`` alone."""
         factory = find_language_factory(self.name)

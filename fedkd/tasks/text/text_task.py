@@ -262,6 +262,11 @@ class TextTask(Task):
         """The next token at each public position."""
         return self.public.targets.flatten()[self.positions]
 
+    def preprocessing(self) -> Mapping[str, object]:
+        """Return the context and each token's UTF-8 in hexadecimal; the last is the separator."""
+        tokens = [self.vocabulary.token_bytes(t).hex() for t in range(self.vocabulary.size)]
+        return {"context": self.context, "tokens": tokens}
+
     def architecture(self, name: str, *, without_heads: bool = False) -> LanguageModelSpec:
         """Return the architecture for this vocabulary and context."""
         return LanguageModelSpec(name, self.vocabulary.size, self.context)

@@ -126,6 +126,7 @@ def test_the_data_sets_of_the_command_are_those_of_the_hub() -> None:
         "fashion_mnist": "zalando-datasets/fashion_mnist",
         "cifar10": "uoft-cs/cifar10",
         "images": None,
+        "arrays": None,
     }
 
 
