@@ -267,6 +267,8 @@ def _plain(value: object, key: str) -> object:
     """Return a setting as YAML has it. Raises SettingError for what it has no word for."""
     if isinstance(value, np.generic):
         return value.item()
+    if key == "start_from" and hasattr(value, "folder"):  # a run
+        value = value.folder
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):

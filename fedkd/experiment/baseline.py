@@ -80,6 +80,8 @@ def baseline_key(experiment: Experiment) -> str:
         "device": experiment.plan.device,
         "versions": [__version__, version("torch"), version("flwr-datasets")],
     }
+    if context.start is not None:
+        parts["start"] = context.start.sha256
     return fingerprint(parts)
 
 

@@ -19,6 +19,7 @@ from fedkd.audit.secret_exposure import Exposures
 from fedkd.errors import SettingError, unknown_name
 from fedkd.experiment.make_context import audit_candidates, make_context, named_batches
 from fedkd.experiment.make_plan import make_plan
+from fedkd.experiment.start_models import check_start
 from fedkd.federation.aggregation import Aggregator
 from fedkd.federation.batched_clients import is_faster, reason_unbatched
 from fedkd.federation.context import ClientContext
@@ -100,6 +101,7 @@ def build(
     disk = checkpoints.states if checkpoints is not None else DiskStore(states)
     context = _context(scenario, stop, disk, checkpointed=stored, noise_factor=noise_factor)
     check_context(scenario, declared, context)
+    check_start(scenario, context)
     scenario = _choose_batches(scenario, context)
     context = replace(context, batch_clients=named_batches(scenario))
     exposures = None

@@ -24,7 +24,9 @@ from fedkd.privacy.release_plan import ReleasePlan
 from fedkd.privacy.unprotected import NothingLeaves, Unlimited
 from fedkd.runtime.devices import choose_device
 from fedkd.scenario.scenario import Scenario
+from fedkd.settings.validators import user_path
 from fedkd.storage.client_states import ClientStore, Layout
+from fedkd.storage.start_states import StartStates
 from fedkd.strategy import Declaration, MeanBased, chosen_loss, declaration
 from fedkd.tasks.find_task import find_task
 from fedkd.tasks.task import Task, TaskSetup
@@ -106,7 +108,16 @@ def make_context(
         stopped=stop.is_set,
         sends_metrics=scenario.report.sends_metrics,
         last_round=scenario.protocol.rounds,
+        start=_start(scenario),
     )
+
+
+def _start(scenario: Scenario) -> StartStates | None:
+    """Return the models that clients begin with. Raises SettingError where one is missing."""
+    named = scenario.federation.start_from
+    if named is None:
+        return None
+    return StartStates(user_path(named, "start_from"), scenario.federation.clients)
 
 
 def audit_candidates(scenario: Scenario) -> Candidates | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedkd import __version__
 from fedkd.experiment.build import Experiment
+from fedkd.experiment.start_models import about_start
 from fedkd.federation.round_records import RoundRecord
 from fedkd.privacy.statements import after_run
 from fedkd.report.record_rows import FINAL, Baseline, local_only_figures, round_row
@@ -17,6 +18,10 @@ from fedkd.settings.import_paths import code_hash, is_import_path, path_of
 
 CODE = "code of "
 """How the hash of a user's module is named in a checkpoint: ``code of my_rule:Agree``."""
+
+
+START = "models of start_from"
+"""How the hash of the models that a run began with is named in a checkpoint."""
 
 
 def summarize(
@@ -77,6 +82,7 @@ def summarize(
         "seconds": seconds,
         "device": plan.device,
         "engine": scenario.engine.to_dict(),
+        "start_from": about_start(experiment.context),
         "only_in_session": list(only_here(scenario)),
         "versions": versions(),
     }
@@ -109,4 +115,5 @@ def conditions_of(experiment: Experiment) -> dict[str, str]:
     if not task.__module__.startswith("fedkd."):
         own[f"{task.__module__}:{task.__qualname__}"] = task
     code = {f"{CODE}{name}": code_hash(thing) for name, thing in own.items()}
-    return {**versions(), "device": experiment.plan.device, **code}
+    start = {} if context.start is None else {START: context.start.sha256}
+    return {**versions(), "device": experiment.plan.device, **code, **start}

@@ -18,6 +18,7 @@ from fedkd.models.factory import ModelInfo, ModelSpec
 from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.runtime.seeding import torch_seed
 from fedkd.storage.client_states import ClientState, ClientStore
+from fedkd.storage.start_states import StartStates
 from fedkd.strategy import Needs
 from fedkd.tasks.task import Examples, Task
 from fedkd.training.hyperparameters import DistillationSettings, TrainingSettings
@@ -132,6 +133,8 @@ class ClientContext:
     stopped: Callable[[], bool] = lambda: False
     sends_metrics: bool = True
     """Whether clients send what they measure, for the researcher's record."""
+    start: StartStates | None = None
+    """The models that clients begin with; None where they begin anew."""
     last_round: int | None = None
     """The round in which secrets are looked for, where there are any."""
     workspace: ClientWorkspace = field(default_factory=ClientWorkspace, repr=False)
@@ -242,13 +245,18 @@ class ClientContext:
 
         Its own initial weights, and blank optimizers.
 
-        Where the strategy needs a common start, they are those of its architecture.
+        Where the strategy needs a common start, they are those of its architecture. A run that
+        starts from another has the weights that the client ended with there.
         """
         architecture = self.architectures[client_id]
+        blank = self.optimizer_states.get(architecture.name, {})
+        if self.start is not None:
+            stored = self.start.of(client_id)
+            return {**{k: t for k, t in stored.items() if not k.startswith(MEMORY)}, **blank}
         own = (
             ("architecture", architecture.name)
             if self.needs.shared_initialization
             else ("client", client_id)
         )
         model = architecture.build(torch_seed(self.seed, *own, "weights"))
-        return {**model.state_dict(), **self.optimizer_states.get(architecture.name, {})}
+        return {**model.state_dict(), **blank}

@@ -11,11 +11,13 @@ import yaml
 from fedkd.scenario.registry import names
 from fedkd.scenario.scenario import Scenario, meaning_of
 from fedkd.settings.schema import flat
+from fedkd.settings.validators import user_path
 
 LONGEST = 100
 """Letters of a folder's name."""
-ALWAYS = ("scenario", "strategy", "strategy.name", "seed")
-"""Settings that need not be listed: the strategy and the seed stand in every name."""
+ALWAYS = ("scenario", "strategy", "strategy.name", "seed", "start_from")
+"""Settings that are not listed: the strategy and the seed stand in every name, and a folder is too
+long for one."""
 
 
 def run_name(scenario: Scenario) -> str:
@@ -81,8 +83,12 @@ def parse_named(
     scenario = Scenario.parse({**contents, "name": name})
     if not anew:
         return scenario
-    report = scenario.report
-    return scenario.changed(report=replace(report, named_by=naming([*report.named_by, *given])))
+    report, federation = scenario.report, scenario.federation
+    if federation.start_from is not None:  # the same folder wherever the run goes on
+        whole = str(user_path(federation.start_from, "start_from").resolve())
+        federation = replace(federation, start_from=whole)
+    named_by = naming([*report.named_by, *given])
+    return scenario.changed(report=replace(report, named_by=named_by), federation=federation)
 
 
 def named_by_data(scenario: str, data: Mapping[str, object], known: Sequence[str]) -> str:

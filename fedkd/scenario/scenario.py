@@ -73,6 +73,9 @@ class Federation:
     over local_only mixes what exchange gives and what protection costs; local_only_private trains
     with the same mechanism and noise (dp_sgd), so that exchange alone is left. none leaves it
     out."""
+    start_from: str | None = None
+    """Folder of a finished run whose models the clients begin with, as many of them and of the same
+    architectures; null begins anew. No run that claims privacy, or audits it, begins so."""
     run_dir: str | None = setting(None, affects="nothing")
     """Folder of the run's results; null is runs/<date>_<time>_<scenario>. One that holds a run is
     never overwritten."""

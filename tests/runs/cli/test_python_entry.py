@@ -86,7 +86,9 @@ def test_rounds_that_are_added_are_those_of_a_longer_run(tmp_path: Path) -> None
         fedkd.resume(parts, rounds=2)
 
 
-def test_a_callback_stops_a_run_whose_folder_says_so_and_which_goes_on(tmp_path: Path) -> None:
+def test_a_callback_stops_a_run_whose_folder_says_so_and_which_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its strategy and model are objects that no file names."""
 
     class Mean:
@@ -104,6 +106,7 @@ def test_a_callback_stops_a_run_whose_folder_says_so_and_which_goes_on(tmp_path:
         Mean(lambda x: x),
         lambda shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(64, classes)),
     )
+    monkeypatch.setattr(session_objects, "_held", {})
     folder = tmp_path / "run"
     given: dict[str, Any] = {"strategy": rule, "models": [make]}
     found = run(folder, on_round=stops, **given)
@@ -213,3 +216,26 @@ def test_a_folder_of_runs_names_what_is_damaged_or_unfinished(tmp_path: Path) ->
         found = runs.compare()
     assert (len(found.frame), len(found.left_out)) == (0, 2)
     assert runs["a"].folder == runs[0].folder == tmp_path / "a"
+
+
+def test_a_run_begins_with_the_models_of_another_and_its_baseline_does_too(tmp_path: Path) -> None:
+    changes = {"models": ["mlp", "cnn"], "clients": 4, "baseline": "local_only"}
+    before = StoredRun(finished_run(strategy={"name": "knfu"}))
+    found = run(tmp_path / "run", strategy="fedmd", start_from=before, rounds=1, **changes)
+    assert found.summary["start_from"]["strategy"] == "knfu"
+    assert found.config["start_from"] == str(before.folder.resolve())
+    gains = found.clients["global_gain_after_training"]
+    assert gains.abs().max() < 1e-9  # the first training is that of the baseline, from one start
+    fresh = run(tmp_path / "fresh", strategy="fedmd", rounds=1, **changes)
+    assert found.summary["knowledge_sha256"] != fresh.summary["knowledge_sha256"]
+    for wrong, said in (
+        ({"clients": 3}, "that run has 4 clients, this one 3"),
+        ({"models": ["cnn"]}, "the model of client 0 there is no cnn"),
+        ({"seed": 1}, "another split of the same data"),
+        ({"privacy": {"name": "gaussian", "sigma": 9.0, "clip_norm": 1.0}}, "a claim would not"),
+        ({"audit": "store"}, "with audit=store these models"),
+        ({"start_from": tmp_path}, "no run's folder"),
+    ):
+        given = {**changes, "strategy": "fedmd", "start_from": before, **wrong}
+        with pytest.raises(fedkd.SettingError, match=said):
+            run(tmp_path / "wrong", **given)
