@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,3 +216,24 @@ def test_folders_that_cannot_be_audited_are_refused(
         audit_run(run, "server")
     (run / "summary.json").write_text("{")
     assert main([str(run)]) == 1
+
+
+def test_a_folder_that_cannot_be_audited_is_told_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*given: str) -> str:
+        assert main(given) == 2
+        return capsys.readouterr().err
+
+    assert f"{tmp_path / 'typo'}: no such folder; give that of a run" in said(
+        f"{tmp_path / 'typo'}"
+    )
+    (tmp_path / "sweep.json").touch()
+    assert "is a sweep's folder; audit its runs one by one" in said(str(tmp_path))
+    (tmp_path / "sweep.json").unlink()
+    stores = "holds no view/ to audit; a run with audit=store|canaries|members stores one"
+    assert stores in said(str(tmp_path))
+    stored(tmp_path / "run", leak=0.0)
+    shutil.rmtree(tmp_path / "run" / "lab")
+    stores = "a run with audit=canaries|members audit.adversaries=[lab] stores one"
+    assert stores in said(str(tmp_path / "run"), "--adversary", "lab")
