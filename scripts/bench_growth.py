@@ -172,7 +172,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
 
 def _draw_series(left: Any, right: Any, points: Sequence[Point]) -> None:
     """Draw the time of a round on the left axes and memory on the right."""
-    from fedkd.report.plots import BLUE, ORANGE
+    from fedkd.report.method_colors import BLUE, ORANGE
 
     series: tuple[tuple[str, str, str, Any], ...] = (
         ("all clients take part", BLUE, "o-", lambda p: p.participation == 1),
@@ -195,7 +195,7 @@ def _draw_series(left: Any, right: Any, points: Sequence[Point]) -> None:
 
 def _draw_references(left: Any, right: Any, points: Sequence[Point]) -> None:
     """Draw the time before the first round on the left axes and the memory target on the right."""
-    from fedkd.report.plots import GREY
+    from fedkd.report.method_colors import GREY
 
     start = {p.clients: p.build_s + p.handshake_s for p in points if p.state == "memory"}
     left.plot(

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fedkd.audit.roc import Roc
-from fedkd.report.plots import GREY, STYLE
+from fedkd.report.method_colors import GREY
+from fedkd.report.plots import STYLE
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Okabe and Ito's palette, which color-blind readers can tell apart."""

@@ -58,6 +58,12 @@ READING = (
         "fedkd.cli.compare:main",
     ),
     Subcommand(
+        "report",
+        "FOLDER",
+        "a page for a browser, of a run, a sweep or a comparison",
+        "fedkd.cli.html_report:main",
+    ),
+    Subcommand(
         "privacy-report",
         "--runs FOLDER --out FOLDER",
         "accuracy and attacks by privacy budget",

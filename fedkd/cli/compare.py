@@ -21,7 +21,7 @@ import argparse
 import itertools
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from fedkd.cli.command import compose
 from fedkd.cli.options import SEEDS, add_compare
 from fedkd.errors import FedkdError, RunError, SettingError
 from fedkd.experiment.jobs import Outcome, RunTask, is_done, run_all, with_threads
-from fedkd.report.comparison.between_methods import check_reference, pairs, table_of_pairs
+from fedkd.report.comparison.between_methods import Pair, check_reference, pairs, table_of_pairs
 from fedkd.report.comparison.figures import Line, Options, Setting, baselines_of, compare
 from fedkd.report.comparison.grouping import in_common, sort_runs
 from fedkd.report.comparison.one_point import (
@@ -43,6 +43,12 @@ from fedkd.report.comparison.one_point import (
 )
 from fedkd.report.comparison.pictures import draw
 from fedkd.report.comparison.run_reader import read_run, runs_below
+from fedkd.report.comparison.stored_comparison import (
+    Comparison,
+    Folders,
+    Question,
+    write_question,
+)
 from fedkd.report.comparison.tables import Table, tables, write_csv
 from fedkd.runtime.interrupts import described, exit_status
 from fedkd.runtime.parallel import available_cores
@@ -262,22 +268,16 @@ def read_config(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def write(
-    folders: Mapping[tuple[str, Setting], Mapping[int, Path]],
-    given: argparse.Namespace,
-    remarks: Sequence[str],
-) -> str:
-    """Write the tables and plots of a comparison, and return the tables as Markdown.
+def compared(folders: Folders, question: Question, remarks: Sequence[str] = ()) -> Comparison:
+    """Return what runs say of methods.
 
     The other point of a round follows the first, where all runs have measured at both.
 
     Args:
         folders: Run folders by method and setting, then by seed.
-        given: The command line.
+        question: What is asked for.
         remarks: Notes to add below the tables.
     """
-    out: Path = given.out
-    out.mkdir(parents=True, exist_ok=True)
     configs = [read_config(folder) for by_seed in folders.values() for folder in by_seed.values()]
     runs = {
         key: {seed: read_run(folder) for seed, folder in by_seed.items()}
@@ -288,40 +288,69 @@ def write(
         for key, by_seed in runs.items()
         for seed, run in by_seed.items()
     }
-    point = point_of_comparison(by_name, given.after)
+    point = point_of_comparison(by_name, question.after)
     length = min(run.length for by_seed in runs.values() for run in by_seed.values())
     at_points: dict[Options, list[Line]] = {}
-    made, pictures = list[Table](), list[Path]()
+    baselines: dict[Options, list[Line]] = {}
+    made, first_pairs = list[Table](), list[Pair]()
     for after in dict.fromkeys([point, *common_points(by_name)]):
-        options = Options(after=after, last=min(given.last, length), reach=given.reach)
+        options = Options(after=after, last=min(question.last, length), reach=question.reach)
         lines = at_points[options] = compare(runs, options)
-        baselines = baselines_of(lines, options)
-        again = bool(made) and given.reach is None  # bytes are the same at both points
-        first, *others = tables(lines, baselines, options)
-        between = table_of_pairs(pairs(lines, options, given.against), options)
+        baselines[options] = baselines_of(lines, options)
+        again = bool(made) and question.reach is None  # bytes are the same at both points
+        first, *others = tables(lines, baselines[options], options)
+        between = pairs(lines, options, question.against)
+        first_pairs = first_pairs or between
         made += [
             table
-            for table in (first, between, *others)
+            for table in (first, table_of_pairs(between, options), *others)
             if table is not None and not (again and table.title == "Communication")
         ]
-        settings = dict.fromkeys(line.setting for line in lines)
-        names = {
-            s: "".join(f"_{slug(f'{key}={value}')}" for key, value in s) + f"_after_{after}"
-            for s in settings
-        }
-        pictures += draw(lines, baselines, out / "plots", names)
     differs = note_on_point(by_name, point)
     notes = [*([] if differs is None else [differs]), *_notes(next(iter(at_points.values())))]
-    common = in_common(configs, flat(Scenario.parse({}).to_dict()))
+    return Comparison(
+        folders=folders,
+        common=in_common(configs, flat(Scenario.parse({}).to_dict())),
+        tables=made,
+        notes=[*notes, *remarks],
+        at_points=at_points,
+        baselines=baselines,
+        pairs=first_pairs,
+    )
+
+
+def write(folders: Folders, question: Question, out: Path, remarks: Sequence[str]) -> str:
+    """Write the tables, plots and page of a comparison, and return the tables as Markdown.
+
+    Args:
+        folders: Run folders by method and setting, then by seed.
+        question: What is asked for.
+        out: The folder of the comparison.
+        remarks: Notes to add below the tables.
+    """
+    from fedkd.report.pages.sweep_page import write_sweep_page
+
+    out.mkdir(parents=True, exist_ok=True)
+    found = compared(folders, question, remarks)
+    pictures = list[Path]()
+    for options, lines in found.at_points.items():
+        settings = dict.fromkeys(line.setting for line in lines)
+        names = {
+            s: "".join(f"_{slug(f'{key}={value}')}" for key, value in s) + f"_after_{options.after}"
+            for s in settings
+        }
+        pictures += draw(lines, found.baselines[options], out / "plots", names)
     text = "\n".join([
-        f"{common}\n",
-        *(table.markdown() for table in made),
-        *(f"- {note}" for note in (*notes, *remarks)),
+        f"{found.common}\n",
+        *(table.markdown() for table in found.tables),
+        *(f"- {note}" for note in found.notes),
     ])  # fmt: skip
     images = "\n".join(f"\n![{path.stem}](plots/{path.name})" for path in pictures)
     (out / "comparison.md").write_text(f"# Comparison\n\n{text}\n{images}\n", encoding="utf-8")
-    (out / "comparison.tex").write_text("\n".join(table.latex() for table in made))
-    write_csv(at_points, out)
+    (out / "comparison.tex").write_text("\n".join(table.latex() for table in found.tables))
+    write_csv(found.at_points, out)
+    write_question(folders, question, out)
+    write_sweep_page(out, found, remarks)
     return text
 
 
@@ -420,8 +449,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             share(**{"--reach": given.reach})
         folders, remarks, failed = _read(given) if given.runs else _run(given, console)
         if folders:
-            console.print(write(folders, given, remarks), markup=False)
+            question = Question(
+                after=given.after, last=given.last, reach=given.reach, against=given.against
+            )
+            console.print(write(folders, question, given.out, remarks), markup=False)
             console.print(f"Tables, figures and pictures: {given.out}", markup=False)
+            console.print(f"For a browser: {given.out / 'report.html'}", markup=False)
         return 1 if failed else 0
     except SettingError as error:
         print(f"compare: {error}", file=sys.stderr)

@@ -7,6 +7,7 @@ import numpy as np
 from fedkd.federation.context import ClientContext
 from fedkd.federation.measured_points import reported_point
 from fedkd.federation.server import Server
+from fedkd.knowledge import KnowledgeType
 from fedkd.models.factory import ModelInfo
 from fedkd.privacy import statements
 from fedkd.report.record_rows import RunPlan
@@ -61,7 +62,21 @@ def make_plan(scenario: Scenario, context: ClientContext, server: Server, loss: 
         ),
         attackers=server.aggregator.threat_model.attacker_ids,
         warnings=run_warnings(scenario, context),
+        method=(type(scenario.strategy.value).__doc__ or "").strip().partition("\n")[0],
+        exchanged=_exchanged(context.kind),
     )
+
+
+def _exchanged(kind: KnowledgeType | None) -> str:
+    """Return what clients send, and how they learn from what comes back, in words."""
+    if kind is None:
+        return "Clients send nothing: each trains alone."
+    learned = {
+        "distill": "distill what the server makes of it",
+        "train": "learn from what the server makes of it in their private training",
+        "adopt": "take over what the server makes of it",
+    }
+    return f"Clients send {kind.in_words}, and {learned[kind.learned_by]}."
 
 
 def run_warnings(scenario: Scenario, context: ClientContext) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from fedkd.report.record_rows import (
 )
 from fedkd.report.sinks import Ending, SinkRound, SinkRun, Sinks
 from fedkd.report.sinks import begin as begin_sinks
+from fedkd.report.stored_plan import write_plan
 from fedkd.runtime.invocation import command_line
 from fedkd.scenario.scenario import deciding
 from fedkd.scenario.trust import foreign_imports
@@ -107,6 +108,7 @@ class RunReport:
     def begin(self, complaints: Sequence[str] = ()) -> None:
         """Print the plan and what is wrong with earlier checkpoints; begin W&B and the like."""
         plan, scenario = self.experiment.plan, self.experiment.scenario
+        write_plan(plan, self.folder.path)
         self.console.plan(plan, str(self.folder.path))
         for complaint in complaints:
             self.console.say(complaint)

@@ -59,6 +59,7 @@ class ClassTables(KnowledgeType):
 
     weight: float
     learned_by: ClassVar[LearnedBy] = "train"
+    in_words: ClassVar[str] = "the mean soft label of each class of their private set"
     uses_features: ClassVar[bool] = False
 
     def conflict(self, conditions: RunConditions) -> str | None:

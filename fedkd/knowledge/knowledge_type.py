@@ -146,6 +146,11 @@ class KnowledgeType(Compatible, Protocol):
         """How clients learn from a teacher."""
 
     @property
+    def in_words(self) -> str:
+        """What clients send, after "clients send"."""
+        return f"knowledge of the kind {type(self).__name__}"
+
+    @property
     def predicts(self) -> bool:
         """Whether an upload is predictions on public samples (``fedkd.messages.Predictions``)."""
         return False

@@ -66,6 +66,7 @@ class ModelWeights(KnowledgeType):
 
     proximal: float = 0.0
     learned_by: ClassVar[LearnedBy] = "adopt"
+    in_words: ClassVar[str] = "their models' weights"
     uses_features: ClassVar[bool] = False
 
     @property

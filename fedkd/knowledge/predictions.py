@@ -57,6 +57,11 @@ class PublicPredictions(RowKnowledge):
     predicts: ClassVar[bool] = True
 
     @property
+    def in_words(self) -> str:
+        """What clients send, after "clients send"."""
+        return f"their {'logits' if self.scale == 'logits' else 'soft labels'} on public samples"
+
+    @property
     def all_answer(self) -> bool:
         """Whether no client chooses."""
         return self.chooser is None

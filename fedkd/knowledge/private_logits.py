@@ -83,6 +83,7 @@ class PrivateLogits(KnowledgeType):
     weight: float
     bits: int
     learned_by: ClassVar[LearnedBy] = "train"
+    in_words: ClassVar[str] = "their logits on private samples"
     uses_features: ClassVar[bool] = False
 
     def conflict(self, conditions: RunConditions) -> str | None:

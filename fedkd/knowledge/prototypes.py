@@ -68,6 +68,7 @@ class ClassPrototypes(KnowledgeType):
     weight: float
     width: int | None = None
     learned_by: ClassVar[LearnedBy] = "train"
+    in_words: ClassVar[str] = "the mean features of each class of their private set"
     uses_features: ClassVar[bool] = True
 
     def conflict(self, conditions: RunConditions) -> str | None:

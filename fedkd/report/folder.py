@@ -20,7 +20,7 @@ import torch
 from fedkd.errors import RunError, SettingError, StorageError
 from fedkd.federation.round_records import ClientRecord, RoundRecord
 from fedkd.report.record_rows import client_record, figures_by_others
-from fedkd.report.run_checksums import GROWING, WEIGHTS, begin_checksums, write_checksums
+from fedkd.report.run_checksums import GROWING, PLAN, WEIGHTS, begin_checksums, write_checksums
 from fedkd.storage.atomic_files import digest_of, discard_partial, write_whole
 from fedkd.storage.growing_files import Extent, GrowingArray, GrowingFile
 
@@ -34,7 +34,7 @@ NOTHING: Extent = (0, digest_of(b""))
 """The extent of a file that was not begun."""
 RUNNING = {"status": "running"}
 """The summary until a run ends, and for good where its process was killed."""
-FILES = ("config.yaml", *GROWING, "summary.json", WEIGHTS)
+FILES = ("config.yaml", PLAN, *GROWING, "summary.json", WEIGHTS)
 
 
 class RunFolder:

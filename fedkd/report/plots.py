@@ -14,9 +14,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from fedkd.errors import unknown_name
 from fedkd.federation.round_records import RoundRecord
+from fedkd.report.method_colors import GREY, LOCAL_ONLY_STYLE, style_of
 from fedkd.report.record_rows import ACCURACIES, Baseline, RunPlan, client_gains
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"  # of Okabe and Ito's palette
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -26,12 +26,20 @@ STYLE: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 200,
 }
+NAMING_STYLE: Any = {**STYLE, "text.parse_math": False}
+"""For pictures with names that others choose, where a dollar is a dollar; logarithmic axes need
+``STYLE``."""
 TITLES = {
     "personal_accuracy": "Own label distribution",
     "global_accuracy": "Balanced test set",
 }
 MOST_NUMBERED = 20
 """The most clients or classes for which each is labeled."""
+MOST_WRITTEN = 12
+"""The most clients for which a weight is written into its cell."""
+WEIGHT_PARTS = ("weights", "similarity")
+CELL_INK = "#111111"
+"""Of figures on light cells, whatever is behind the picture."""
 
 
 def draw_run(
@@ -47,7 +55,7 @@ def draw_run(
     """
     drawings = drawings_of(plan, records, baseline)
     folder.mkdir(exist_ok=True)
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(NAMING_STYLE):
         for name, draw in drawings.items():
             figure = draw()
             figure.savefig(folder / f"{name}.png")
@@ -76,26 +84,39 @@ def draw(name: str, drawings: Mapping[str, Callable[[], Figure]]) -> Figure:
     """Return the plot of a name, which notebooks show as a picture. Raises SettingError."""
     if name not in drawings:
         raise unknown_name("plot", name, drawings)
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(NAMING_STYLE):
         return drawings[name]()
 
 
 def accuracy_by_round(
-    plan: RunPlan, records: Sequence[RoundRecord], baseline: Baseline | None
+    plan: RunPlan,
+    records: Sequence[RoundRecord],
+    baseline: Baseline | None,
+    test_sets: Sequence[str] = ACCURACIES,
 ) -> Figure:
-    """Draw both mean accuracies by round, with one standard deviation over clients as a band."""
-    figure = Figure(figsize=(7.0, 2.9), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
+    """Draw mean accuracies by round, with one standard deviation over clients as a band.
+
+    The method has one color at both points of a round, and local-only training is gray.
+
+    Args:
+        plan: The run's.
+        records: The rounds'.
+        baseline: Local-only training, or None.
+        test_sets: The accuracies that are drawn, one beside the other.
+    """
+    figure = Figure(figsize=(3.5 * len(test_sets), 2.9), layout="constrained")
+    axes = figure.subplots(1, len(test_sets), sharey=True, squeeze=False)[0]
     rounds = [record.round for record in records]
-    for ax, name in zip(axes, ACCURACIES, strict=True):
-        for point, color, style in zip(plan.reported, (BLUE, GREEN), ("o-", "^-."), strict=False):
+    (color, _, _), (grey, _, _) = style_of(plan.strategy), LOCAL_ONLY_STYLE
+    for ax, name in zip(axes, test_sets, strict=True):
+        for point, style in zip(plan.reported, ("o-", "^:"), strict=False):
             found = [[getattr(c.after(point), name) for c in r.clients] for r in records]
             ours = np.array([[np.nan if v is None else v for v in values] for values in found])
             label = f"{plan.strategy}, after {point}"
             _band(ax, rounds, 100 * ours, color, style, label)
         if baseline is not None:
             alone = 100 * getattr(baseline, name)[: len(rounds)]
-            _band(ax, rounds, alone, ORANGE, "s--", f"{plan.scenario['baseline']}, after training")
+            _band(ax, rounds, alone, grey, "s--", f"{plan.scenario['baseline']}, after training")
         ax.set_title(TITLES[name])
         ax.set_xlabel("Round")
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -142,7 +163,7 @@ def partition(plan: RunPlan) -> Figure:
         for row, column in np.ndindex(counts.shape):
             dark = counts[row, column] > counts.max() / 2
             ax.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7,
-                    color="white" if dark else "black")  # fmt: skip
+                    color="white" if dark else CELL_INK)  # fmt: skip
     _client_ticks(ax.set_xticks, clients)
     if classes <= 2 * MOST_NUMBERED:
         ax.set_yticks(range(classes), plan.class_names)
@@ -156,29 +177,75 @@ def partition(plan: RunPlan) -> Figure:
     return figure
 
 
-def fusion_weights(plan: RunPlan, weights: np.ndarray, round_number: int) -> Figure:
-    """Draw the fusion weights beside the similarity of the clients' true label distributions."""
-    shares = plan.label_counts / plan.label_counts.sum(axis=1, keepdims=True)
-    similarity = 1 - np.abs(shares[:, None] - shares[None]).sum(axis=-1) / 2
-    figure = Figure(figsize=(7.0, 3.1), layout=ConstrainedLayoutEngine(wspace=0.08))
-    axes = figure.subplots(1, 2)
-    for ax, values, title, label, top in (
-        # Weights are often all near 1/K: on a scale up to 1 many clients would be one color.
-        (axes[0], weights, f"Fusion weights, round {round_number} ({plan.strategy})",
-         "Weight (scale ends at the largest)", np.nanmax(weights)),
-        (axes[1], similarity, "Similarity of label distributions", "1 − total variation", 1.0),
-    ):  # fmt: skip
-        image = ax.imshow(values, cmap="viridis", vmin=0, vmax=top)
-        ax.set_title(title)
-        _client_ticks(ax.set_xticks, plan.clients, most=10)
-        _client_ticks(ax.set_yticks, plan.clients, most=10)
-        figure.colorbar(image, ax=ax, label=label, fraction=0.046)
-        _frame(ax)
-    axes[0].set_xlabel("Contributor (teaches)")
-    axes[0].set_ylabel("Recipient (learns)")
-    axes[1].set_xlabel("Client")
-    axes[1].set_ylabel("Client")
+def fusion_weights(
+    plan: RunPlan,
+    weights: np.ndarray,
+    round_number: int,
+    parts: Sequence[str] = WEIGHT_PARTS,
+) -> Figure:
+    """Draw the fusion weights beside the similarity of the clients' true label distributions.
+
+    What a client weighs for itself would hide all others on one scale: it is written, and the scale
+    ends at the largest weight that another has.
+
+    Args:
+        plan: The run's.
+        weights: [K, K], NaN for clients without a teacher.
+        round_number: Their round.
+        parts: Which of ``WEIGHT_PARTS`` are drawn.
+    """
+    figure = Figure(figsize=(3.5 * len(parts), 3.1), layout=ConstrainedLayoutEngine(wspace=0.08))
+    axes = dict(zip(parts, figure.subplots(1, len(parts), squeeze=False)[0], strict=True))
+    if "weights" in axes:
+        ax, percent = axes["weights"], 100 * weights
+        others = np.where(np.eye(plan.clients, dtype=bool), np.nan, percent)
+        top = np.nanmax(others) if np.isfinite(others).any() else 0.0
+        _square(ax, others, top if top > 0 else 1.0, "Weight of another client (%)", plan.clients)
+        _write_own_weights(ax, np.diagonal(percent))
+        ax.set_title(f"Who teaches whom, round {round_number} ({plan.strategy})")
+        ax.set_xlabel("Teaches")
+        ax.set_ylabel("Learns")
+    if "similarity" in axes:
+        shares = plan.label_counts / plan.label_counts.sum(axis=1, keepdims=True)
+        similarity = 1 - np.abs(shares[:, None] - shares[None]).sum(axis=-1) / 2
+        similarity[np.eye(plan.clients, dtype=bool)] = np.nan  # 1, which would end the scale
+        ax, top = axes["similarity"], np.nanmax(similarity, initial=1e-9)
+        _square(ax, similarity, top, "1 − total variation", plan.clients)
+        ax.set_title("Similarity of label distributions")
+        ax.set_xlabel("Client")
+        ax.set_ylabel("Client")
     return figure
+
+
+def _square(ax: Any, values: np.ndarray, top: float, label: str, clients: int) -> None:
+    """Draw a value for each pair of clients.
+
+    Args:
+        ax: The axes.
+        values: [K, K]; NaN is light gray.
+        top: The end of the scale, which begins at 0.
+        label: Of the scale.
+        clients: K.
+    """
+    shades = matplotlib.colormaps["viridis"].with_extremes(bad="#e4e4e4")
+    image = ax.imshow(values, cmap=shades, vmin=0, vmax=top)
+    _client_ticks(ax.set_xticks, clients, most=10)
+    _client_ticks(ax.set_yticks, clients, most=10)
+    ax.figure.colorbar(image, ax=ax, label=label, fraction=0.046)
+    _frame(ax)
+
+
+def _write_own_weights(ax: Any, own: np.ndarray) -> None:
+    """Write each client's weight for itself, in %, on the diagonal, or their range below it."""
+    known = own[~np.isnan(own)]
+    if len(own) <= MOST_WRITTEN:
+        for client, weight in enumerate(own):
+            text = "" if np.isnan(weight) else f"{weight:.0f}"
+            ax.text(client, client, text, ha="center", va="center", fontsize=7, color=CELL_INK)
+    elif len(known):
+        said = f"gray: itself, {known.min():.0f} to {known.max():.0f} %"
+        ax.text(0.02, 0.02, said, transform=ax.transAxes, fontsize=7, color=CELL_INK,
+                bbox={"facecolor": "#e4e4e4", "edgecolor": "none", "pad": 2})  # fmt: skip
 
 
 def gain_by_client(plan: RunPlan, last: RoundRecord, baseline: Baseline) -> Figure:
@@ -186,11 +253,14 @@ def gain_by_client(plan: RunPlan, last: RoundRecord, baseline: Baseline) -> Figu
     figure = Figure(figsize=(7.0, 2.9), layout="constrained")
     ax = figure.subplots()
     x = np.arange(plan.clients)
-    for offset, name, color in ((-0.2, ACCURACIES[0], BLUE), (0.2, ACCURACIES[1], ORANGE)):
+    color, _, _ = style_of(plan.strategy)
+    for offset, name, hatch in ((-0.2, ACCURACIES[0], ""), (0.2, ACCURACIES[1], "////")):
         gain = 100 * np.array(
             [np.nan if v is None else v for v in client_gains(last, baseline, name, plan.after)]
         )
-        ax.bar(x + offset, gain, width=0.4, color=color, label=TITLES[name])
+        face = "none" if hatch else color
+        ax.bar(x + offset, gain, width=0.38, facecolor=face, edgecolor=color, hatch=hatch,
+               linewidth=0.6, label=TITLES[name])  # fmt: skip
     ax.axhline(0, color=GREY, linewidth=0.8)
     _client_ticks(ax.set_xticks, plan.clients)
     if plan.clients <= MOST_NUMBERED:

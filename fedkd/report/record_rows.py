@@ -101,6 +101,10 @@ class RunPlan:
     """The one that is reported first."""
     sends_metrics: bool = True
     """Whether clients send what they measure."""
+    method: str = ""
+    """What the strategy does, in its own words."""
+    exchanged: str = ""
+    """What clients send and how they learn from what comes back, in words."""
 
     @property
     def reported(self) -> tuple[MeasuringPoint, ...]:

@@ -28,6 +28,9 @@ class Report:
     (verbose). console.log in the run's folder has at least what normal prints, with times."""
     plots: bool = True
     """Draw the pictures (PNG and PDF) when the run ends."""
+    html: bool | None = None
+    """Write report.html, a page for a browser, when the run ends; null does where report.plots is
+    true. fedkd report FOLDER makes that of any run, and of several."""
     wandb: Literal["disabled", "offline", "online"] = "disabled"
     """Log to Weights & Biases; offline needs neither an account nor a network."""
     tensorboard: bool = False
@@ -71,6 +74,11 @@ class Report:
         if isinstance(self.console, bool):
             return "normal" if self.console else "quiet"
         return self.console
+
+    @property
+    def writes_html(self) -> bool:
+        """Whether the run writes its page."""
+        return self.plots if self.html is None else self.html
 
     @property
     def sends_metrics(self) -> bool:

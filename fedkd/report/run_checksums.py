@@ -15,7 +15,8 @@ from fedkd.storage.growing_files import Extent
 GROWING = ("rounds.jsonl", "clients.csv", "teacher_by_class.csv")
 """The files that are appended to each round."""
 WEIGHTS = "weights.npy"
-OTHERS = ("config.yaml", WEIGHTS, "summary.json")
+PLAN = "plan.json"
+OTHERS = ("config.yaml", PLAN, WEIGHTS, "summary.json")
 STORED = ("truth/truth.npz", "view/index.json")
 """What a run stores for its audit; the messages themselves have their digests in the index."""
 AUDITED = (*STORED, "lab/index.json")

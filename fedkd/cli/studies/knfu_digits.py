@@ -24,7 +24,8 @@ from fedkd.experiment.run import execute
 from fedkd.federation.round_records import RoundRecord
 from fedkd.report.comparison.family_verdicts import judge
 from fedkd.report.comparison.statistics import interval
-from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
+from fedkd.report.method_colors import BLUE, GREY, ORANGE
+from fedkd.report.plots import STYLE
 from fedkd.scenario.scenario import Scenario
 from fedkd.settings.measuring_points import MEASURING_POINTS, MeasuringPoint
 

@@ -16,7 +16,8 @@ from fedkd.cli.studies.swing_kd_study import (
     TEMPERATURES,
     name_of,
 )
-from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
+from fedkd.report.method_colors import BLUE, GREY, ORANGE
+from fedkd.report.plots import STYLE
 
 STUDENT = "server_student"
 TICKS = (-0.1, 0.0, 0.1, 1.0)

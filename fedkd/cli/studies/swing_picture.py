@@ -5,7 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedkd.cli.studies.swing_figures import SwingFigures, over_seeds
-from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE
+from fedkd.report.method_colors import BLUE, GREY, ORANGE
+from fedkd.report.plots import STYLE
 
 TICKS = (-0.3, 0.0, 0.1, 0.3, 1.0, 3.0)
 TITLES = {

@@ -13,9 +13,10 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from fedkd.report.comparison.budgets import UNPROTECTED, BudgetPoint
-from fedkd.report.comparison.pictures import STYLES, LineStyle, seeds_in_words
+from fedkd.report.comparison.pictures import seeds_in_words
 from fedkd.report.comparison.statistics import Interval
-from fedkd.report.plots import GREY, STYLE
+from fedkd.report.method_colors import GREY, STYLES, LineStyle
+from fedkd.report.plots import STYLE
 
 PANELS = (
     ("balanced", 100.0, "Clients' accuracy\n(%), balanced test", None),

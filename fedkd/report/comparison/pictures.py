@@ -1,6 +1,6 @@
 """Plots of a comparison: accuracy of several methods by round and by bytes, as means with bands.
 
-Methods differ by color (Okabe and Ito's palette), by marker and by dashes, each of which suffices.
+Methods differ by color, by marker and by dashes, each of which suffices (``method_colors``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,21 +13,10 @@ from matplotlib.figure import Figure
 
 from fedkd.report.comparison.figures import Line, Setting
 from fedkd.report.comparison.statistics import interval
-from fedkd.report.plots import BLUE, GREY, ORANGE, STYLE, TITLES
+from fedkd.report.method_colors import LOCAL_ONLY_STYLE, LineStyle, styles_of
+from fedkd.report.plots import NAMING_STYLE, TITLES
 from fedkd.report.record_rows import ACCURACIES
 
-LineStyle = tuple[str, str, Any]
-"""Color, marker and dashes."""
-STYLES: Sequence[LineStyle] = (
-    (BLUE, "o", "-"),
-    (ORANGE, "s", "--"),
-    ("#009E73", "^", "-."),
-    ("#CC79A7", "D", (0, (1, 1))),
-    ("#56B4E9", "v", (0, (5, 1, 1, 1, 1, 1))),
-    ("#E69F00", "P", (0, (6, 2))),
-    ("#000000", "X", (0, (3, 1))),
-)
-LOCAL_ONLY_STYLE: LineStyle = (GREY, "", (0, (2, 2)))
 MARKS = 10
 """Markers on a line, about."""
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
@@ -44,9 +33,9 @@ def draw(
         folder: Where the files are written.
         names: Ends of the file names, by setting.
     """
-    styles, drawn = _styles(lines), []
+    styles, drawn = styles_of(list(dict.fromkeys(line.method for line in lines))), []
     folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(NAMING_STYLE):
         for setting, end in names.items():
             methods, local_only = (
                 [line for line in some if line.setting == setting] for some in (lines, baselines)
@@ -118,15 +107,6 @@ def accuracy(
         *axes[0].get_legend_handles_labels(), frameon=False, ncols=4, loc="outside lower center"
     )
     return figure
-
-
-def _styles(lines: Sequence[Line]) -> dict[str, LineStyle]:
-    """Return line styles by method, for the methods that send messages.
-
-    Other methods are drawn in ``LOCAL_ONLY_STYLE``.
-    """
-    sends = dict.fromkeys(line.method for line in lines if line.figures["bytes_up"].mean != 0)
-    return {method: STYLES[i % len(STYLES)] for i, method in enumerate(sends)}
 
 
 def seeds_in_words(seeds: set[int]) -> str:

@@ -95,4 +95,8 @@ def _chosen(options: Report) -> list[SinkModule]:
         from fedkd.report.sinks import mlflow_run
 
         found.append(mlflow_run)
+    if options.writes_html:
+        from fedkd.report.sinks import html_page
+
+        found.append(html_page)
     return found

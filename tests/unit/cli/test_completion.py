@@ -30,7 +30,7 @@ def completed(line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("fedkd re", ["resume", "reproduce"]),
+        ("fedkd re", ["resume", "report", "reproduce"]),
         ("fedkd run digits strategy=kn", ["strategy=knfu"]),
         ("fedkd run dig", ["digits"]),
         ("fedkd sweep strategy=knfu,kt", ["strategy=knfu,ktpfl"]),

@@ -15,7 +15,7 @@ from fedkd.report.report_settings import Report
 from fedkd.report.sinks import Ending, SinkRound, SinkRun, wandb_run
 from fedkd.report.sinks.sink import sectioned
 
-WANDB = Report(wandb="offline")
+WANDB = Report(html=False, wandb="offline")
 ACCURACY = "global_accuracy_after_training"
 
 
@@ -134,7 +134,7 @@ def test_wandb_is_told_who_the_run_is_and_shares_one_folder_in_a_sweep(
     sinks.begin(WANDB, a_run(run))
     (tmp_path / "sweep.json").touch()
     own = {"project": "mine", "entity": "us", "group": "g", "job_type": "j", "notes": "n"}
-    sinks.begin(Report(wandb="offline", **own), a_run(run))  # type: ignore[arg-type]
+    sinks.begin(Report(html=False, wandb="offline", **own), a_run(run))  # type: ignore[arg-type]
     keys = ("project", "entity", "group", "job_type", "notes", "name", "dir")
     assert [told[0][key] for key in keys] == [
         *("theirs", None, "digits", "knfu", "what it is for"),
@@ -170,7 +170,7 @@ def scalars(folder: Path) -> list[tuple[str, int, float]]:
 def test_tensorboard_shows_a_run_and_its_local_only_baseline_in_the_same_charts(
     tmp_path: Path,
 ) -> None:
-    options, picture = Report(tensorboard=True), tmp_path / "weights.png"
+    options, picture = Report(html=False, tensorboard=True), tmp_path / "weights.png"
     Image.new("RGB", (4, 3)).save(picture)
     sinks.check(options)
     before = sinks.begin(options, a_run(tmp_path))
