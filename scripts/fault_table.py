@@ -1,21 +1,19 @@
 """Carry out faults on every engine, and print what is lost and what goes on, as a table.
 
-    python scripts/fault_table.py  the table of the documents
+    python scripts/fault_table.py  the tables of the documents
     python scripts/fault_table.py --engines local,ray   carry out those columns, and check
     python scripts/fault_table.py --engines deployed --faults hangs
-    python scripts/fault_table.py --write docs/deploy.md   put the table into its place
+    python scripts/fault_table.py --engines nodes   carry out the faults of nodes and the SuperLink
+    python scripts/fault_table.py --write docs/deploy.md   put the tables into their places
 
 Three clients train on digits; the third does what ``faulty_client.py`` is told to, one fault after
-the other in one run, which is resumed where a fault ended it. What happened is told from the run's
-own tables. Exit status: 0, 1 (something else happened than the table says), 2 (bad input). Only
-processes that were started here are ended.
+the other in one run, which is resumed where a fault ended it. A lie is told by the third node
+(``lying_node``). What happened is told from the run's own tables. Exit status: 0, 1 (something else
+happened than the table says), 2 (bad input). Only processes that were started here are ended.
 """
 
 import argparse
-import csv
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -25,23 +23,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import faulty_client
-from loopback import (
-    Processes,
-    certificates,
-    free_ports,
-    key_pair,
-    processes,
-    wait_for_superlink,
+import node_faults
+from faulty_runs import (
+    DEADLINE,
+    FAULTY,
+    ROOT,
+    SETTINGS,
+    FlowerRun,
+    lying,
+    statuses,
+    variables_of,
 )
-
-ROOT = Path(__file__).parent.parent
-BEGIN, END = "<!-- fault table -->", "<!-- end of the fault table -->"
-FAULTY = 2
-"""The client that is at fault, of three."""
-DEADLINE = 15
+from loopback import Deployment, Processes, free_ports, processes, wait_for_superlink
 
 Engine = Literal["local", "ray", "simulation", "deployed"]
 Outcome = Literal["fails", "rejected", "nothing", "ends", "waits"]
@@ -58,37 +54,27 @@ WORDS: dict[Outcome, str] = {
     "ends": "**the run ends**; `resume=` goes on with it",
     "waits": "**the run waits**; SIGTERM ends it, `resume=` goes on",
 }
+FAILS: dict[Engine, Outcome] = dict.fromkeys(ENGINES, "fails")
+REJECTED: dict[Engine, Outcome] = dict.fromkeys(ENGINES, "rejected")
+NOTHING: dict[Engine, Outcome] = dict.fromkeys(ENGINES, "nothing")
+DEPLOYED: dict[Engine, Outcome] = {"deployed": "rejected"}
 TABLE: dict[str, dict[Engine, Outcome]] = {
-    "raises": {"local": "fails", "ray": "fails", "deployed": "fails"},
-    "raises KeyboardInterrupt": {"local": "fails", "ray": "fails", "deployed": "fails"},
-    "lies": {"local": "rejected", "ray": "rejected", "deployed": "rejected"},
-    "leaves a thread": {"local": "nothing", "ray": "nothing"},
-    "leaves a process": {"local": "nothing", "ray": "nothing"},
-    "ends its process": {"local": "ends", "ray": "fails", "deployed": "fails"},
-    "is killed": {"local": "ends", "ray": "fails"},
-    "hangs": {"local": "waits", "ray": "fails"},
+    "raises": FAILS,
+    "raises KeyboardInterrupt": FAILS,
+    "lies": REJECTED,
+    "leaves a thread": NOTHING,
+    "leaves a process": NOTHING,
+    "ends its process": {**FAILS, "local": "ends", "simulation": "ends"},
+    "is killed": {**FAILS, "local": "ends", "simulation": "ends"},
+    "hangs": {**FAILS, "local": "waits"},
+    "uploads in another's name": DEPLOYED,
+    "sends what is malformed": DEPLOYED,
+    "sends an earlier upload again": DEPLOYED,
 }
 """What a client does, and what becomes of the run. What stands here is carried out by this
 script."""
-
-SETTINGS = (
-    "scenario=digits",
-    "clients=3",
-    "rounds=1000",
-    "samples_per_client=20",
-    "models=[mlp*2,faulty_client:net*1]",
-    "public.size=40",
-    "test.global_size=20",
-    "test.private_size=5",
-    "train.epochs=1",
-    "train.batch_size=8",
-    "distill.epochs=1",
-    "distill.batch_size=20",
-    f"deadline={DEADLINE}",
-    "device=cpu",
-    "baseline=none",
-    "report.plots=false",
-)
+LIES = tuple(fault for fault, row in TABLE.items() if row is DEPLOYED)
+"""What a node does with the replies of its client."""
 
 
 @dataclass
@@ -97,27 +83,20 @@ class Stage:
 
     folder: Path
     """The run's."""
-    fault: Path
-    """The file that tells the third client what to do."""
+    place: Path
+    """Holds the files that tell the third client and its node what to do."""
     begin: Callable[[], None]
     """Starts the run, or goes on with it."""
     alive: Callable[[], bool]
     end: Callable[[], None]
     """Ends it as a user would."""
-    can_resume: bool
     seconds: float
     """How long a fault may take to show."""
     said: list[str] = field(default_factory=list)
 
     def rows(self) -> dict[int, list[str]]:
         """Return the statuses of the clients by finished round."""
-        path, found = self.folder / "clients.csv", dict[int, list[str]]()
-        if path.exists():
-            with path.open(newline="") as file:
-                for row in csv.DictReader(file):
-                    if row["status"]:
-                        found.setdefault(int(row["round"]), []).append(row["status"])
-        return {number: statuses for number, statuses in found.items() if len(statuses) == 3}
+        return statuses(self.folder)
 
     def wait(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
         """Return whether something came true while the run was alive and time was left."""
@@ -145,29 +124,33 @@ class Stage:
         if not self.wait(lambda: len(self.rows()) > 0, 300):
             raise RuntimeError(f"the run did not begin: {self.said}")
         before = max(self.rows())
-        self.fault.write_text(fault)
-        outcome = self._outcome(fault, before)
-        self.fault.unlink(missing_ok=True)
+        told = self.place / ("lie" if fault in LIES else "fault")
+        told.write_text(fault)
+        outcome = self._outcome(fault, before, told)
+        told.unlink(missing_ok=True)
         if outcome == "waits":
             self.end()
         if outcome in ("ends", "waits"):
-            if not self.can_resume:
-                return outcome
             self.begin()
         after = max(self.rows(), default=0)
         if not self.wait(lambda: self.is_well_after(after), 300):
             raise RuntimeError(f"after the client {fault} the run does not go on: {self.said}")
         return outcome
 
-    def _outcome(self, fault: str, before: int) -> Outcome:
+    def _outcome(self, fault: str, before: int, told: Path) -> Outcome:
         def shows() -> bool:
             rows = {number: row for number, row in self.rows().items() if number > before}
-            quiet = fault.startswith("leaves") and not self.fault.exists()
+            quiet = fault.startswith("leaves") and not told.exists()
             return any(row[FAULTY] != "ok" for row in rows.values()) or (quiet and len(rows) > 3)
 
         if not self.wait(shows):
             return "waits" if self.alive() else "ends"
         found = {row[FAULTY] for number, row in self.rows().items() if number > before} - {"ok"}
+        others = {s for n, row in self.rows().items() if n > before for s in row[:FAULTY]}
+        if others != {"ok"}:  # all fail after it: does that end the run?
+            self.wait(lambda: not self.alive(), 60)
+        if not self.alive():
+            return "ends"
         others = {s for n, row in self.rows().items() if n > before for s in row[:FAULTY]}
         if others != {"ok"} or len(found) > 1:
             raise RuntimeError(f"the client {fault}: {self.rows()}")
@@ -204,7 +187,7 @@ def command_stage(engine: Engine, place: Path) -> Iterator[Stage]:
             processes[-1].send_signal(signal.SIGTERM)
             processes[-1].wait(timeout=60)
 
-    stage = Stage(run, fault, begin, alive, end, can_resume=True, seconds=4 * DEADLINE)
+    stage = Stage(run, place, begin, alive, end, seconds=4 * DEADLINE)
     try:
         yield stage
     finally:
@@ -215,35 +198,14 @@ def command_stage(engine: Engine, place: Path) -> Iterator[Stage]:
 @contextmanager
 def flower_stage(engine: Engine, place: Path) -> Iterator[Stage]:
     """Hold a run on Flower's simulation, or on a SuperLink and SuperNodes with TLS and keys."""
-    fault = place / "fault"
-    variables = {
-        faulty_client.VARIABLE: str(fault),
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "scripts"), *sys.path]),
-        "FEDKD_ALLOWED_IMPORTS": "faulty_client",
-    }
-    with processes(place, variables) as owner:
-        start = _deployment if engine == "deployed" else _simulation
-        options = start(owner)
-        runs: list[str] = []
-
-        def begin() -> None:
-            overrides = " ".join(SETTINGS[1:])
-            choice = f'scenario="digits" overrides="{overrides}" run-dir="{place / "run"}"'
-            said = owner.do("flwr", "run", str(ROOT), "here", "-c", choice, *options, seconds=180)
-            found = re.search(r"run (\d+)", said)
-            runs.append(found[1] if found else "")
-
-        def alive() -> bool:
-            path = place / "run" / "summary.json"
-            return bool(runs) and (
-                not path.exists() or json.loads(path.read_text())["status"] == "running"
-            )
-
-        def end() -> None:
-            if alive():
-                owner.do("flwr", "stop", runs[-1], "here", seconds=120)
-
-        yield Stage(place / "run", fault, begin, alive, end, can_resume=False, seconds=480)
+    with processes(place, variables_of(place)) as owner:
+        options: list[str] = []
+        if engine == "deployed":
+            Deployment(owner, 3, variables=lying(place)).start()
+        else:
+            options = _simulation(owner)
+        run = FlowerRun(owner, SETTINGS, *options)
+        yield Stage(run.folder, place, run.begin, run.alive, run.end, seconds=480)
 
 
 def _simulation(owner: Processes) -> list[str]:
@@ -255,27 +217,6 @@ def _simulation(owner: Processes) -> list[str]:
     )  # fmt: skip
     wait_for_superlink(owner, link, port, None)
     return ["--federation-config", "num-supernodes=3 client-resources-num-cpus=1"]
-
-
-def _deployment(owner: Processes) -> list[str]:
-    port, *node_ports = free_ports(4)
-    authority, certificate, key = certificates(owner.folder)
-    owner.connect(port, authority)
-    link = owner.start(
-        "superlink", "flower-superlink", "--host", "127.0.0.1", "--port", str(port),
-        "--enable-supernode-auth", "--ssl-ca-certfile", str(authority),
-        "--ssl-certfile", str(certificate), "--ssl-keyfile", str(key),
-    )  # fmt: skip
-    wait_for_superlink(owner, link, port, authority)
-    for node, node_port in enumerate(node_ports):
-        private, public = key_pair(owner.folder, f"node{node}")
-        owner.do("flwr", "supernode", "register", str(public), "here")
-        owner.start(
-            f"node{node}", "flower-supernode", "--superlink", f"127.0.0.1:{port}",
-            "--root-certificates", str(authority), "--auth-supernode-private-key", str(private),
-            "--port", str(node_port), "--node-config", f"partition-id={node} num-partitions=3",
-        )  # fmt: skip
-    return []
 
 
 def observe(engine: Engine, faults: Sequence[str]) -> dict[str, Outcome]:
@@ -300,9 +241,39 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def stored(page: str) -> str:
+NODES = "nodes"
+"""What ``--engines`` calls the faults of nodes and the SuperLink."""
+TABLES: dict[str, Callable[[], str]] = {"fault table": table, "node table": node_faults.table}
+"""By the names between which they stand in the page."""
+
+
+def stored(page: str, name: str) -> str:
     """Return the table that a page has between its marks."""
-    return page.partition(BEGIN)[2].partition(END)[0].strip()
+    begin, end = marks(name)
+    return page.partition(begin)[2].partition(end)[0].strip()
+
+
+def marks(name: str) -> tuple[str, str]:
+    """Return what stands before and after a table in the page."""
+    return f"<!-- {name} -->", f"<!-- end of the {name} -->"
+
+
+def checked(name: str, faults: Sequence[str]) -> int:
+    """Carry out faults, print what is not as the tables say, and return how much that is."""
+    declared: dict[str, str | None]
+    if name == NODES:
+        faults = [fault for fault in faults if fault in node_faults.TABLE]
+        found, declared = dict[str, str](node_faults.observe(faults)), {**node_faults.TABLE}
+    else:
+        engine = cast(Engine, name)
+        faults = [fault for fault in faults if engine in TABLE.get(fault, {})]
+        found = dict[str, str](observe(engine, faults))
+        declared = {fault: TABLE[fault].get(engine) for fault in faults}
+    differ = {fault: outcome for fault, outcome in found.items() if outcome != declared[fault]}
+    for fault, outcome in differ.items():
+        print(f"{name}: {fault}: {outcome}, not {declared[fault]}")
+    print(f"{name}: {len(found) - len(differ)} of {len(faults)} as the table says")
+    return len(differ)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -310,26 +281,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--engines", default="", help=f"some of {','.join(ENGINES)}")
-    parser.add_argument("--faults", default="", help="some of the table's, between commas")
-    parser.add_argument("--write", type=Path, help="the page to put the table into")
+    known, every = (*ENGINES, NODES), (*TABLE, *node_faults.TABLE)
+    parser.add_argument("--engines", default="", help=f"some of {','.join(known)}")
+    parser.add_argument("--faults", default="", help="some of the tables', between commas")
+    parser.add_argument("--write", type=Path, help="the page to put the tables into")
     given = parser.parse_args(arguments)
-    engines = [engine for engine in ENGINES if engine in given.engines.split(",")]
-    faults = [fault for fault in TABLE if not given.faults or fault in given.faults.split(",")]
+    engines = [engine for engine in known if engine in given.engines.split(",")]
+    faults = [f for f in every if not given.faults or f in given.faults.split(",")]
     if len(engines) != len([name for name in given.engines.split(",") if name]) or not faults:
-        parser.error(f"--engines takes {','.join(ENGINES)}; --faults {','.join(TABLE)}")
-    differ = 0
-    for engine in engines:
-        for fault, outcome in observe(engine, faults).items():
-            declared = TABLE[fault].get(engine)
-            if outcome != declared:
-                print(f"{engine}: a client that {fault}: {outcome}, not {declared}")
-                differ += 1
-    if given.write is not None:
-        page = given.write.read_text()
-        old = f"{BEGIN}{page.partition(BEGIN)[2].partition(END)[0]}{END}"
-        given.write.write_text(page.replace(old, f"{BEGIN}\n{table()}\n{END}"))
-    print(table())
+        parser.error(f"--engines takes {','.join(known)}; --faults {'; '.join(every)}")
+    differ = sum(checked(engine, faults) for engine in engines)
+    for name, made in TABLES.items():
+        begin, end = marks(name)
+        if given.write is not None:
+            page = given.write.read_text()
+            old = f"{begin}{page.partition(begin)[2].partition(end)[0]}{end}"
+            given.write.write_text(page.replace(old, f"{begin}\n{made()}\n{end}"))
+        print(f"{made()}\n")
     return 1 if differ else 0
 
 

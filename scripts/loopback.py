@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -47,16 +47,26 @@ class Processes:
             "RAY_USAGE_STATS_ENABLED": "0",
             # Otherwise Flower joins whatever Ray cluster this machine has, another's too
             "RAY_ADDRESS": "local",
+            # Ray's workers give way to everything else otherwise, and on a busy machine never run
+            "RAY_worker_niceness": "0",
             **self.variables,
         }
 
-    def start(self, log: str, *command: str) -> subprocess.Popen[bytes]:
-        """Start a command that stays, its output in ``log``."""
+    def start(
+        self, log: str, *command: str, variables: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a command that stays.
+
+        Args:
+            log: Where its output goes.
+            command: Its words.
+            variables: Of its environment alone.
+        """
         with self.log_path(log).open("ab") as file:
             process = subprocess.Popen(
                 [str(BIN / command[0]), *command[1:]],
                 cwd=self.folder,
-                env=self.environment(),
+                env={**self.environment(), **(variables or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -117,6 +127,92 @@ class Processes:
                 os.kill(pid, signal.SIGKILL)
         for process in self.started:
             process.wait(timeout=10)
+
+
+@dataclass
+class Deployment:
+    """A SuperLink with TLS and registered keys, and a SuperNode for each of some clients."""
+
+    owner: Processes
+    clients: int
+    spare: int = 0
+    """Keys and ports beside those of the clients."""
+    database: bool = True
+    """Whether the SuperLink remembers anything when it ends."""
+    variables: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    """Of the environments of single nodes."""
+    link: subprocess.Popen[bytes] | None = None
+    nodes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.port, *self._node_ports = free_ports(self.clients + self.spare + 1)
+        self._authority, self._certificate, self._key = certificates(self.owner.folder)
+        count = self.clients + self.spare
+        self._keys = [key_pair(self.owner.folder, f"node{i}") for i in range(count)]
+        self.owner.connect(self.port, self._authority)
+
+    def start(self, nodes: Iterable[int] | None = None) -> None:
+        """Start the SuperLink, register the clients' keys, and start their nodes, or some."""
+        self.start_link()
+        for node in range(self.clients):
+            self.register(node)
+        for node in range(self.clients) if nodes is None else nodes:
+            self.start_node(node)
+
+    def start_link(self) -> None:
+        """Start the SuperLink, perhaps again, and wait until it answers."""
+        kept = ["--database", str(self.owner.folder / "superlink.db")] if self.database else []
+        self.link = self.owner.start(
+            "superlink", "flower-superlink", "--host", "127.0.0.1", "--port", str(self.port),
+            "--enable-supernode-auth", "--ssl-ca-certfile", str(self._authority),
+            "--ssl-certfile", str(self._certificate), "--ssl-keyfile", str(self._key), *kept,
+        )  # fmt: skip
+        wait_for_superlink(self.owner, self.link, self.port, self._authority)
+
+    def register(self, node: int) -> None:
+        """Register a node's key."""
+        _, public = self._keys[node]
+        self.owner.do("flwr", "supernode", "register", str(public), "here")
+
+    def start_node(
+        self, node: int, *, client_id: int | None = None, options: Sequence[str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a node, perhaps again.
+
+        Args:
+            node: Which one.
+            client_id: The client that it says it is; None is its own.
+            options: Of its connection; None is TLS and its own key.
+        """
+        private, _ = self._keys[node]
+        safe = ["--root-certificates", str(self._authority)]
+        safe += ["--auth-supernode-private-key", str(private)]
+        named = node if client_id is None else client_id
+        self.nodes[node] = self.owner.start(
+            f"node{node}", "flower-supernode", "--superlink", f"127.0.0.1:{self.port}",
+            *(safe if options is None else options), "--port", str(self._node_ports[node]),
+            "--node-config", f"partition-id={named} num-partitions={self.clients}",
+            variables=self.variables.get(node),
+        )  # fmt: skip
+        return self.nodes[node]
+
+    def stop_node(self, node: int) -> None:
+        """End a node as its operator would, so that it says farewell."""
+        process = self.nodes[node]
+        process.terminate()
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.owner.kill(process)
+
+    def kill_node(self, node: int) -> None:
+        """Kill a node with all that it started, as a power cut would."""
+        self.owner.kill(self.nodes[node])
+
+    def kill_link(self) -> None:
+        """Kill the SuperLink with all that it started: the ServerApp runs on its machine."""
+        assert self.link is not None, "it was not started"
+        self.owner.kill(self.link)
 
 
 def table() -> list[tuple[int, int]]:

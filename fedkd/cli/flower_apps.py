@@ -206,7 +206,9 @@ def main(grid: Grid, context: Context) -> None:
     def start(strategy: FederatedDistillation) -> object:
         if strategy.nodes is not None:
             used.add(strategy.nodes.name)
-        return strategy.start(cast(Grid, AttributedGrid(grid)), timeout=patience(scenario))
+        # SuperNodes work on one message after the other; Flower's simulation does not.
+        attributed = AttributedGrid(grid, in_order=type(grid).__name__ == "HttpGrid")
+        return strategy.start(cast(Grid, attributed), timeout=patience(scenario))
 
     driver = Driver("flower", start, str(context.run_id))
     go_on = resume if going_on else run

@@ -5,7 +5,6 @@ the plan. Not for: what clients share (``fedkd.experiment.make_context``), what 
 (``fedkd.experiment.make_plan``).
 """
 
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +38,7 @@ from fedkd.scenario.compatibility import check_context, check_scenario
 from fedkd.scenario.scenario import Scenario
 from fedkd.storage.checkpoint import CheckpointFolder
 from fedkd.storage.client_states import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
+from fedkd.storage.leftovers import HeldFolder
 from fedkd.strategy import Declaration, Needs, declaration
 from fedkd.training.losses import LossName
 
@@ -96,8 +96,8 @@ def build(
     loss = check_scenario(scenario, declared, stores=run_dir is not None)
     stored = bool(run_dir is not None and scenario.checkpoint.every)
     checkpoints = CheckpointFolder(cast(Path, run_dir)) if stored else None
-    temporary = tempfile.TemporaryDirectory(prefix="fedkd-states-") if run_dir is None else None
-    states = Path(temporary.name) if temporary is not None else cast(Path, run_dir) / "states"
+    temporary = HeldFolder("fedkd-states-") if run_dir is None else None
+    states = temporary.path if temporary is not None else cast(Path, run_dir) / "states"
     disk = checkpoints.states if checkpoints is not None else DiskStore(states)
     context = _context(scenario, stop, disk, checkpointed=stored, noise_factor=noise_factor)
     check_context(scenario, declared, context)

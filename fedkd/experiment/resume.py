@@ -147,7 +147,7 @@ def how_it_ended(run_dir: Path, *, here: bool) -> list[str]:
             return []
     except (RunError, KeyError, TypeError):  # it is damaged, and written anew when the run ends
         return []
-    alone = "; with engine=ray a client that ends its process fails alone" if here else ""
+    alone = "; add engine=ray, where such a client fails alone" if here else ""
     return [
         "the attempt before ended without a word: its process was killed, or a client ended it"
         f"{alone}"

@@ -2,13 +2,14 @@
 
 Flower reads the replies of a phase together: one that cannot be read takes the others with it, and
 what a reply says of its sender is its sender's word. Here the reply to a message is what comes for
-that message's id.
+that message's id. A message that a node has lost, because it was started again, has no reply ever:
+a node that answers a later message first is known to have lost it.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedkd.errors import one_line
@@ -18,11 +19,23 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between two rounds of asking for replies; they grow while none comes."""
 
 
-class AttributedGrid:
-    """Sends a phase's messages, and yields the replies as they come."""
+QUIET_SECONDS = 30.0
+"""How long a node may take for a message before it is asked whether it still has it."""
+PRESENT = "query.present"
+"""The type of the message that asks."""
+OF_THE_LINK = {3, 4, 5}
+"""Codes of the errors by which the SuperLink says that a message, its reply or a node is gone."""
+LOST = "its node was started again, and has lost the message"
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+
+class AttributedGrid:
+    """Sends a phase's messages, and yields the replies as they come.
+
+    ``in_order`` says that each node works on one message after the other, as SuperNodes do.
+    """
+
+    def __init__(self, grid: Grid, *, in_order: bool = False) -> None:
+        self._grid, self._in_order = grid, in_order
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the ids of the connected nodes."""
@@ -42,17 +55,45 @@ class AttributedGrid:
         for message_id, message in zip(ids, sent, strict=True):
             if message_id is None:
                 yield failed(message, "the message could not be sent")
-        deadline, pause = None if timeout is None else time.monotonic() + timeout, SHORTEST_PAUSE
+        began = time.monotonic()
+        deadline, pause = None if timeout is None else began + timeout, SHORTEST_PAUSE
+        asked: dict[str, str] = {}
         while waiting and (deadline is None or time.monotonic() < deadline):
             before = len(waiting)
+            if self._in_order and not asked and time.monotonic() > began + QUIET_SECONDS:
+                asked = self._ask(waiting)
+            present = {message_id for message_id, question in asked.items() if self._has(question)}
             for message_id, message in list(waiting.items()):
                 reply = self._pull(message_id, message)
+                if reply is None and message_id in present:
+                    reply = failed(message, LOST)
                 if reply is not None:
                     del waiting[message_id]
                     yield reply
             pause = SHORTEST_PAUSE if len(waiting) < before else min(2 * pause, LONGEST_PAUSE)
             if waiting:
                 time.sleep(pause)
+
+    def _ask(self, waiting: Mapping[str, Message]) -> dict[str, str]:
+        """Send a question to each node that has not answered; return its id by the message's."""
+        questions = [
+            Message(
+                RecordDict(),
+                dst_node_id=message.metadata.dst_node_id,
+                message_type=PRESENT,
+                group_id=message.metadata.group_id,
+            )
+            for message in waiting.values()
+        ]
+        ids = self._grid.push_messages(questions)
+        return {i: question for i, question in zip(waiting, ids, strict=False) if question}
+
+    def _has(self, question: str) -> bool:
+        """Return whether a question was answered by its node itself."""
+        return any(
+            reply.has_content() or reply.error.code not in OF_THE_LINK
+            for reply in self._grid.pull_messages([question])
+        )
 
     def _pull(self, message_id: str, message: Message) -> Message | None:
         """Return the reply to a message, if there is one, as one of the node it was sent to."""

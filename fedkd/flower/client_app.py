@@ -8,7 +8,7 @@ that every message carries.
 from collections.abc import Callable
 from typing import cast
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedkd.federation.client import describe, take_part
@@ -46,6 +46,10 @@ def make_client_app(
         return Message(
             card_content(describe(find_context(message), client_id(node))), reply_to=message
         )
+
+    @app.query("present")
+    def _present(message: Message, node: Context) -> Message:
+        return Message(RecordDict(), reply_to=message)
 
     app.train()(answer)
     app.evaluate()(answer)

@@ -41,7 +41,7 @@ from fedkd.flower.engine_run import (
     failed,
 )
 from fedkd.flower.placement import Slot, assign_workers, tiles
-from fedkd.flower.ray_processes import end_abandoned, shut_down, started_by_us
+from fedkd.flower.ray_processes import claim_session, end_abandoned, shut_down, started_by_us
 from fedkd.runtime.devices import deterministic
 from fedkd.runtime.parallel import available_cores
 from fedkd.settings.optional_libraries import require
@@ -149,7 +149,10 @@ class Ray:
                 ray.init(address=_checked_address(self.address), **quiet)
             else:
                 cores = self.workers or available_cores()
-                ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+                started: Any = ray.init(
+                    address="local", num_cpus=cores, include_dashboard=False, **quiet
+                )
+                claim_session(Path(started.address_info["session_dir"]))
         except Exception as error:  # where a machine is too busy, Ray raises no other kind
             reason = " ".join(str(error).split())[:300]
             if self.address is None:

@@ -7,6 +7,7 @@ starts carry their driver in their environment, so that a later run knows whose 
 import contextlib
 import importlib.util
 import os
+import shutil
 import signal
 import threading
 import time
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from fedkd.runtime.standard_streams import notice
 
+OWNER_FILE = "fedkd_owner"
+"""The file in Ray's folder of a session that names the process which started it."""
 OWNER = "FEDKD_RAY_OWNER"
 """The environment variable of Ray's processes that names the process which started them."""
 SHUTDOWN_SECONDS = 20.0
@@ -58,6 +61,19 @@ def end_abandoned() -> None:
     abandoned = [pid for pid, named in _marked().items() if _has_ended(named)]
     if abandoned and (ended := _end(abandoned)):
         notice(f"ended {len(ended)} of Ray's processes, which a killed run had left behind")
+
+
+def claim_session(folder: Path) -> None:
+    """Mark Ray's folder of this session, and delete those of drivers of fedkd that have ended.
+
+    Ray leaves logs and sockets of each session in the temporary folder.
+    """
+    with contextlib.suppress(OSError):  # it is Ray's: the run does not depend on it
+        (folder / OWNER_FILE).write_text(owner())
+    for mark in folder.parent.glob(f"session_*/{OWNER_FILE}"):
+        with contextlib.suppress(OSError):
+            if not mark.parent.is_symlink() and _has_ended(mark.read_text()):
+                shutil.rmtree(mark.parent, ignore_errors=True)
 
 
 def owner() -> str:

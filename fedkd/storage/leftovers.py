@@ -8,8 +8,10 @@ Not for: temporary files of single writers (``atomic_files.discard_partial``).
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +21,8 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
+MARK = ".held"
+"""The file in a folder that has been held."""
 OLD = 7 * 24 * 3600.0
 """Seconds after which a folder is deleted where the file system has no locks."""
 
@@ -54,6 +58,39 @@ class Staging:
             os.close(self._lock)
 
 
+class HeldFolder:
+    """A folder in the system's temporary folder, deleted with this object or by a later one."""
+
+    def __init__(self, prefix: str) -> None:
+        """Make the folder, and delete those of the same prefix whose process was killed.
+
+        Raises OSError.
+        """
+        parent = Path(tempfile.gettempdir())
+        for path in parent.glob(f"{prefix}*"):
+            with contextlib.suppress(OSError):  # another process was faster
+                was_held = (path / MARK).is_file() or _age(path) > OLD
+                if was_held and _is_abandoned(path):
+                    shutil.rmtree(path, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        lock = _lock(folder)
+        (folder / MARK).touch()  # now it is held: who finds no mark finds a folder in the making
+        self.path = folder / "held"
+        self.path.mkdir()
+        self._end = weakref.finalize(self, _end, folder, lock)
+
+
+def _end(folder: Path, lock: int | None) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if lock is not None:
+        os.close(lock)
+
+
+def _age(path: Path) -> float:
+    """Return the seconds since something was made in a folder."""
+    return time.time() - max(p.lstat().st_mtime for p in (path, *path.glob("*")))
+
+
 def delete_abandoned(parent: Path) -> None:
     """Delete the temporary folders in ``parent`` whose process has ended."""
     for path in abandoned(parent):
@@ -63,10 +100,23 @@ def delete_abandoned(parent: Path) -> None:
 def abandoned(parent: Path) -> Iterator[Path]:
     """Yield the temporary folders in ``parent`` whose process has ended."""
     for path in sorted(parent.glob(".*-*")):
-        with contextlib.suppress(OSError):  # another process was faster
-            age = time.time() - path.stat().st_mtime
-            if path.is_dir() and not path.is_symlink() and _is_free(path, age):
-                yield path
+        if _is_abandoned(path):
+            yield path
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Return whether a path is a folder of this user's that no process holds."""
+    try:
+        about = path.lstat()
+        is_own = stat.S_ISDIR(about.st_mode) and about.st_uid == _user(path)
+        return is_own and _is_free(path, time.time() - about.st_mtime)
+    except OSError:  # another process was faster
+        return False
+
+
+def _user(path: Path) -> int:
+    """Return the id of this process's user, which is 0 for everybody on Windows."""
+    return os.getuid() if hasattr(os, "getuid") else path.lstat().st_uid
 
 
 def delete_unchanged(folders: Iterable[Path], seconds: float) -> list[Path]:

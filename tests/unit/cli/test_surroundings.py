@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from fedkd.report.console import ConsoleReport
 from fedkd.runtime import working_folder
 from fedkd.runtime.standard_streams import printed
 from fedkd.scenario.scenario import Scenario
-from fedkd.storage.leftovers import Staging
+from fedkd.storage.leftovers import MARK, HeldFolder, Staging
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "3", "null", "text", "\ufffe", "{1: ", "[" * 5000])
@@ -128,6 +129,43 @@ def test_what_a_killed_run_left_in_the_cache_is_deleted_and_what_lives_is_not(
         assert alive.path.is_dir()
         assert not list(tmp_path.glob(".key-*"))
     assert not list(tmp_path.iterdir())
+
+
+def test_temporary_folders_of_killed_processes_are_deleted_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = (
+        "import os, sys, tempfile; tempfile.tempdir = sys.argv[1];"
+        "from fedkd.storage.leftovers import HeldFolder;"
+        "held = HeldFolder('fedkd-states-'); (held.path / 'state').touch(); os._exit(9)"
+    )
+    root = Path(working_folder.__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, env=environment)
+    (killed,) = tmp_path.iterdir()
+    alive = HeldFolder("fedkd-states-")
+    assert not killed.exists()
+    outside = tmp_path / "outside"
+    for name in ("outside", "fedkd-states-begun", "fedkd-states-old", "else-abc"):
+        (tmp_path / name).mkdir()
+        if name != "fedkd-states-begun":  # of another version, or not held yet
+            (tmp_path / name / MARK).touch()
+    (tmp_path / "fedkd-states-link").symlink_to(outside)
+    other = HeldFolder("fedkd-states-")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [
+            "else-abc",
+            "fedkd-states-begun",
+            "fedkd-states-link",
+            "outside",
+            alive.path.parent.name,
+            other.path.parent.name,
+        ]
+    )
+    path = alive.path.parent
+    del alive
+    assert not path.exists()
 
 
 class Full:

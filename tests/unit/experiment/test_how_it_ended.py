@@ -21,5 +21,5 @@ def test_an_attempt_that_still_says_running_names_the_engine_that_survives_its_c
 ) -> None:
     (tmp_path / "summary.json").write_text('{"status": "running"}')
     (here,), (there,) = how_it_ended(tmp_path, here=True), how_it_ended(tmp_path, here=False)
-    assert here == f"{there}; with engine=ray a client that ends its process fails alone"
+    assert here == f"{there}; add engine=ray, where such a client fails alone"
     assert there.startswith("the attempt before ended without a word: its process was killed")

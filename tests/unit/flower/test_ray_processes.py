@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from fedkd.flower import ray_processes
-from fedkd.flower.ray_processes import OWNER, end_abandoned, owner, shut_down, started_by_us
+from fedkd.flower.ray_processes import (
+    OWNER,
+    OWNER_FILE,
+    claim_session,
+    end_abandoned,
+    owner,
+    shut_down,
+    started_by_us,
+)
 
 pytestmark = pytest.mark.skipif(not owner(), reason="there is no /proc here")
 
@@ -87,3 +95,27 @@ def test_a_shutdown_that_hangs_is_left(
     assert (
         "Ray did not shut down in 0.05 s; 0 of its processes were ended" in capsys.readouterr().err
     )
+
+
+def test_folders_of_sessions_whose_driver_has_ended_are_deleted_and_no_others(
+    tmp_path: Path,
+) -> None:
+    namespace, pid, since = owner().split()
+    marks = {
+        "session_dead": f"{namespace} {pid} {int(since) - 1}",
+        "session_alive": owner(),
+        "session_elsewhere": f"pid:[1] {pid} {since}",
+        "session_strange": "",
+        "other_dead": f"{namespace} {pid} {int(since) - 1}",
+    }
+    for name, mark in marks.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / OWNER_FILE).write_text(mark)
+    (tmp_path / "session_unmarked").mkdir()
+    (tmp_path / "session_mine").mkdir()
+    (tmp_path / "session_latest").symlink_to(tmp_path / "session_mine")
+    claim_session(tmp_path / "session_mine")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert {*marks} - left == {"session_dead"}
+    assert (tmp_path / "session_mine" / OWNER_FILE).read_text() == owner()
+    assert {"session_unmarked", "session_latest"} <= left
