@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 VARIABLE = "FEDKD_FAULT"
+PROBE = 2
+"""Samples on which a model is tried before anything runs."""
 LASTING = "lies"
 """The fault that is there for as long as the file is; every other takes the file away."""
 
@@ -50,7 +52,7 @@ class Faulty(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits, or do what the file says; a liar's are NaN where it is asked for them."""
-        told = _told() if self.training else _lasting()
+        told = _told(len(x)) if self.training else _lasting()
         if told in DEEDS:
             DEEDS[told]()
         logits: torch.Tensor = self.inner(x)
@@ -67,8 +69,13 @@ def _lasting() -> str:
     return LASTING if path.exists() and path.read_text() == LASTING else ""
 
 
-def _told() -> str:
-    """Return what the file says to the one process that takes it."""
+def _told(samples: int) -> str:
+    """Return what the file says to the one process that takes it.
+
+    Every process of a run tries every model; that is not yet the client at work.
+    """
+    if samples <= PROBE:
+        return ""
     path = Path(os.environ.get(VARIABLE, "nowhere"))
     if not path.exists() or _lasting():
         return ""

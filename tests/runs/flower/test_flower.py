@@ -12,16 +12,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from faulty_runs import wait_until
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
-from loopback import (
-    Processes,
-    certificates,
-    free_ports,
-    key_pair,
-    processes,
-    wait_for_superlink,
-)
+from loopback import Deployment, Processes, free_ports, processes, wait_for_superlink
 from paths import ROOT
 from tiny import scenario
 
@@ -104,60 +98,41 @@ def test_flowers_simulation_gives_the_same_result_as_the_local_engine(tmp_path: 
 
 
 @pytest.mark.slow
-def test_supernodes_with_tls_and_keys_give_the_same_result_and_a_strange_key_is_refused(
+def test_supernodes_with_tls_and_keys_give_the_same_result_though_the_superlink_is_killed(
     tmp_path: Path,
 ) -> None:
-    port, *node_ports = free_ports(5)
-    authority, certificate, key = certificates(tmp_path)
-    keys = [key_pair(tmp_path, f"node{i}") for i in range(4)]
+    out = tmp_path / "out"
     with processes(tmp_path) as owner:
-        owner.connect(port, authority)
-        superlink = owner.start(
-            "superlink",
-            "flower-superlink",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--enable-supernode-auth",
-            "--ssl-ca-certfile",
-            str(authority),
-            "--ssl-certfile",
-            str(certificate),
-            "--ssl-keyfile",
-            str(key),
-        )
-        wait_for_superlink(owner, superlink, port, authority)
-        for _, public in keys[:3]:
-            owner.do("flwr", "supernode", "register", str(public), "here")
-        nodes = [
-            owner.start(
-                f"node{i}",
-                "flower-supernode",
-                "--superlink",
-                f"127.0.0.1:{port}",
-                "--root-certificates",
-                str(authority),
-                "--auth-supernode-private-key",
-                str(private),
-                "--port",
-                str(node_port),
-                "--node-config",
-                f"partition-id={i} num-partitions=3",
-            )
-            for i, ((private, _), node_port) in enumerate(zip(keys, node_ports, strict=True))
-        ]
-        deployed = submitted(owner, round_order="train_first", seconds=180)
-        assert nodes[3].wait(timeout=20) != 0
-        assert all(node.poll() is None for node in nodes[:3])
-    here = local(tmp_path, "train_first")
+        deployment = Deployment(owner, 3, spare=1)
+        deployment.start()
+        strange = deployment.start_node(3, client_id=2)
+        overrides = f"{OVERRIDES} round_order=train_first"
+        choice = f'scenario="digits" overrides="{overrides}" run-dir="{out}"'
+        owner.do("flwr", "run", str(ROOT), "here", "-c", choice, seconds=60)
+        assert wait_until(lambda: len(recorded(out)) == 1, 240), owner.log("superlink")
+        deployment.kill_link()
+        assert json.loads((out / "summary.json").read_text()) == {"status": "running"}
+        deployment.start_link()
+        owner.do("flwr", "run", str(ROOT), "here", "--stream", "-c", f'resume="{out}"', seconds=240)
+        assert strange.wait(timeout=20) != 0
+        assert all(deployment.nodes[node].poll() is None for node in range(3))
+    deployed, here = json.loads((out / "summary.json").read_text()), local(tmp_path, "train_first")
+    assert deployed["status"] == "completed"
     assert {name: deployed[name] for name in FIGURES} == {name: here[name] for name in FIGURES}
     assert "Failed to activate SuperNode" in owner.log("node3")
     assert "No SuperNode found with the given public key" in owner.log("superlink")
     for node in range(3):  # one fused message a round, and the last teacher
         received = re.findall(r"Receiving: ([\w.]+) message", owner.log(f"node{node}"))
-        assert received == ["query.describe", "train", "train", "evaluate"]
-    assert not list((cache_folder() / "flower").iterdir())
+        again = received[received.index("query.describe", 1) :]
+        assert received[:3] == ["query.describe", "train", "train"]
+        assert again == ["query.describe", "train", "evaluate"]
+    assert not list((cache_folder() / "flower").glob("*"))
+
+
+def recorded(folder: Path) -> list[str]:
+    """Return the lines of a run's finished rounds so far."""
+    path = folder / "rounds.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def context(**run_config: str) -> Context:
