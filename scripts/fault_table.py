@@ -128,14 +128,22 @@ class Stage:
         told.write_text(fault)
         outcome = self._outcome(fault, before, told)
         told.unlink(missing_ok=True)
-        if outcome == "waits":
-            self.end()
-        if outcome in ("ends", "waits"):
-            self.begin()
-        after = max(self.rows(), default=0)
-        if not self.wait(lambda: self.is_well_after(after), 300):
+        if outcome not in ("ends", "waits"):
+            if self._goes_on():
+                return outcome
+            if self.alive():
+                raise RuntimeError(f"after the client {fault} all fail: {self.rows()}")
+            outcome = "ends"  # what failed first was the client alone
+        self.end()
+        self.begin()
+        if not self._goes_on():
             raise RuntimeError(f"after the client {fault} the run does not go on: {self.said}")
         return outcome
+
+    def _goes_on(self) -> bool:
+        """Return whether all clients take part in a later round."""
+        after = max(self.rows(), default=0)
+        return self.wait(lambda: self.is_well_after(after), 300)
 
     def _outcome(self, fault: str, before: int, told: Path) -> Outcome:
         def shows() -> bool:
