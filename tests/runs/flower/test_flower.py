@@ -155,7 +155,8 @@ def test_the_run_configuration_names_a_scenario_and_overrides_it(tmp_path: Path)
     again, folder = configured(
         context(scenario=str(file), overrides="rounds=7", **{"run-dir": "out"})
     )
-    assert again == chosen.changed(protocol=replace(chosen.protocol, rounds=7))
+    assert again.report.named_by == ("clients", "models", "rounds")
+    assert again == chosen.changed(protocol=replace(chosen.protocol, rounds=7), report=again.report)
     assert folder == Path("out")
 
 
