@@ -35,7 +35,7 @@ DEEDS: dict[str, Callable[[], object]] = {
     "raises KeyboardInterrupt": _interrupt,
     "ends its process": lambda: os._exit(4),
     "is killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "hangs": lambda: time.sleep(300),
+    "hangs": lambda: time.sleep(180),
     "leaves a thread": lambda: threading.Thread(target=time.sleep, args=(300,)).start(),
     "leaves a process": lambda: subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(30)"]

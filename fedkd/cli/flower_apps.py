@@ -46,6 +46,8 @@ from fedkd.storage.leftovers import delete_unchanged
 
 CONFIG = ("scenario", "overrides", "run-dir", "resume")
 """The keys of Flower's run configuration that are read."""
+UNTOLD = "clients=2"
+"""What ``overrides`` is where nobody gave any (pyproject.toml): the nodes that Flower simulates."""
 ALLOWED = "allowed-imports"
 """The key of a node's configuration: modules, packages or import paths, between commas."""
 ALLOWED_HERE = "FEDKD_ALLOWED_IMPORTS"
@@ -85,7 +87,8 @@ def resumed(context: Context) -> tuple[Scenario, Path] | None:
         return None
     if run_dir:
         raise SettingError(f"run-dir={run_dir}: a run goes on in its own folder; leave run-dir out")
-    return compose(_overrides(context), resumed=folder), user_path(folder, "resume")
+    told = [] if _given(context, "overrides") == UNTOLD else _overrides(context)
+    return compose(told, resumed=folder), user_path(folder, "resume")
 
 
 def _given(context: Context, key: str) -> str:

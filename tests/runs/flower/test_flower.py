@@ -24,6 +24,7 @@ from fedkd.cli.command import compose
 from fedkd.cli.flower_apps import (
     DAYS_OF_STATES,
     START_SECONDS,
+    UNTOLD,
     configured,
     patience,
     states_folder,
@@ -113,11 +114,12 @@ def test_supernodes_with_tls_and_keys_give_the_same_result_though_the_superlink_
         deployment.kill_link()
         assert json.loads((out / "summary.json").read_text()) == {"status": "running"}
         deployment.start_link()
-        owner.do("flwr", "run", str(ROOT), "here", "--stream", "-c", f'resume="{out}"', seconds=240)
+        again = f'resume="{out}"'
+        said = owner.do("flwr", "run", str(ROOT), "here", "--stream", "-c", again, seconds=240)
         assert strange.wait(timeout=20) != 0
         assert all(deployment.nodes[node].poll() is None for node in range(3))
     deployed, here = json.loads((out / "summary.json").read_text()), local(tmp_path, "train_first")
-    assert deployed["status"] == "completed"
+    assert deployed["status"] == "completed", said
     assert {name: deployed[name] for name in FIGURES} == {name: here[name] for name in FIGURES}
     assert "Failed to activate SuperNode" in owner.log("node3")
     assert "No SuperNode found with the given public key" in owner.log("superlink")
@@ -179,7 +181,9 @@ def test_a_run_configuration_that_means_nothing_is_refused(
 
 
 def test_the_default_run_configuration_is_a_scenario_of_flowers_two_clients() -> None:
-    chosen, _ = configured(context(**pyproject()["tool"]["flwr"]["app"]["config"]))
+    given = pyproject()["tool"]["flwr"]["app"]["config"]
+    chosen, _ = configured(context(**given))
+    assert given["overrides"] == UNTOLD
     assert (chosen.name, chosen.federation.clients, chosen.strategy.name) == ("digits", 2, "knfu")
 
 

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from tiny import scenario
 
 from fedkd.cli import flower_apps
-from fedkd.cli.flower_apps import on_flower, resumed
+from fedkd.cli.flower_apps import UNTOLD, on_flower, resumed
 from fedkd.errors import SettingError
 from fedkd.experiment.resume import check_place, resume
 from fedkd.experiment.run import Driver, run
@@ -165,6 +165,7 @@ def test_the_run_configuration_names_a_run_to_go_on_with(tmp_path: Path) -> None
         resumed(context(resume=str(tmp_path)))
     (tmp_path / "config.yaml").write_text(chosen().text())
     assert resumed(context(resume=str(tmp_path))) == (chosen(), tmp_path)
+    assert resumed(context(resume=str(tmp_path), overrides=UNTOLD)) == (chosen(), tmp_path)
     with pytest.raises(SettingError, match="rounds=9 cannot be changed"):
         resumed(context(resume=str(tmp_path), overrides="rounds=9"))
 
