@@ -166,8 +166,8 @@ def test_the_run_configuration_names_a_run_to_go_on_with(tmp_path: Path) -> None
     (tmp_path / "config.yaml").write_text(chosen().text())
     assert resumed(context(resume=str(tmp_path))) == (chosen(), tmp_path)
     assert resumed(context(resume=str(tmp_path), overrides=UNTOLD)) == (chosen(), tmp_path)
-    with pytest.raises(SettingError, match="rounds=9 cannot be changed"):
-        resumed(context(resume=str(tmp_path), overrides="rounds=9"))
+    with pytest.raises(SettingError, match="seed=9 cannot be changed"):
+        resumed(context(resume=str(tmp_path), overrides="seed=9"))
 
 
 @pytest.mark.parametrize("name", ["../1", "", "1/2", "9" * 21])
