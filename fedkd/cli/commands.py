@@ -70,6 +70,7 @@ READING = (
         "fedkd.cli.privacy_report:main",
     ),
     Subcommand("audit", "RUN", "attack what a run has sent", "fedkd.cli.audit:main"),
+    Subcommand("export", "RUN --client N", "a client's model, as it was", "fedkd.cli.export:main"),
     Subcommand(
         "reproduce",
         "STUDY --out FOLDER",

@@ -16,7 +16,7 @@ from argcomplete.shell_integration import shellcode
 
 from fedkd.cli.commands import SUBCOMMANDS
 from fedkd.cli.names_on_disk import scenario_names, strategy_names
-from fedkd.cli.options import KINDS, add_compare, add_privacy_report, add_reproduce
+from fedkd.cli.options import KINDS, add_compare, add_export, add_privacy_report, add_reproduce
 from fedkd.cli.words import Words, stored_words
 
 SHELLS = {
@@ -97,6 +97,7 @@ ADD: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "compare": add_compare,
     "privacy-report": add_privacy_report,
     "reproduce": add_reproduce,
+    "export": add_export,
     "list": _add_list,
     "show": _add_names,
     "help": _add_names,
@@ -146,7 +147,7 @@ COMPLETERS: Mapping[str, Any] = {
     "name": complete_name,
     "config": FilesCompleter(("yaml", "yml")),
     **dict.fromkeys(
-        ("config_dir", "folder", "runs", "out", "data", "stored"), DirectoriesCompleter()
+        ("config_dir", "folder", "run_dir", "runs", "out", "data", "stored"), DirectoriesCompleter()
     ),
 }
 """What completes the value of an argument, by its name."""

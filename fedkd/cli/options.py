@@ -150,3 +150,14 @@ def add_reproduce(made: ArgumentParser) -> None:
         metavar="FOLDER",
         help="print orderings, plugins or paper again from the CSV files of a folder; run nothing",
     )
+
+
+def add_export(made: ArgumentParser) -> None:
+    """Add the options of ``fedkd export``."""
+    made.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
+    made.add_argument(
+        "--client", type=int, required=True, metavar="N", help="the client's number, from 0"
+    )
+    made.add_argument(
+        "--out", type=Path, help="the folder, new or empty; default: exports/client_N in the run's"
+    )

@@ -35,6 +35,8 @@ fedkd resume RUN_OR_SWEEP [KEY=VALUE ...]: go on with a run or a sweep that was 
   fedkd resume runs/2026-11-25_09-30-00_digits
   fedkd resume runs/2026-11-25_09-30-00_sweep engine.workers=2
 
+  fedkd resume runs/2026-11-25_09-30-00_digits rounds=20     for more rounds
+
 A run goes on from its last checkpoint to the same figures, to the bit. Only engine, device, report
 and the like may change. trust=true lets it import what is not fedkd's."""
 

@@ -72,6 +72,7 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         (["resume"], "name one folder, of a run or a sweep"),
         (["resume", "nowhere"], "nowhere: no such folder"),
         (["audit", "nowhere"], "nowhere: no such folder; give that of a run"),
+        (["export", "nowhere", "--client", "0"], "nowhere: no such folder; give that of a run"),
         (["list", "colors"], "unknown kind 'colors'"),
         (["show", "knfuu"], "nothing is called 'knfuu'; did you mean knfu"),
         (["help", "trian"], "nothing is called 'trian'; did you mean train"),

@@ -85,7 +85,16 @@ def test_a_name_of_two_things_tells_of_both(tmp_path: Path) -> None:
 
 
 def test_help_on_a_command_is_the_commands_own(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("compare", "privacy-report", "reproduce", "audit", "list", "show", "doctor"):
+    for name in (
+        "export",
+        "compare",
+        "privacy-report",
+        "reproduce",
+        "audit",
+        "list",
+        "show",
+        "doctor",
+    ):
         with pytest.raises(SystemExit) as ended:
             main(["help", name])
         assert ended.value.code == 0
