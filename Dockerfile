@@ -1,4 +1,4 @@
-# docker build -t fedkd . && docker run --rm -v "$PWD:/work" fedkd
+# docker build -t fedkd . && docker run --rm -v "$PWD:/work" fedkd run digits
 # All extras. --build-arg TORCH_INDEX=URL takes PyTorch from another package index: one of builds for CPUs alone makes
 # the image some gigabytes smaller.
 FROM python:3.12-slim
@@ -14,4 +14,4 @@ RUN pip install --no-cache-dir -c constraints.txt '.[all]' && rm -rf /src/*
 # What a run writes belongs to whom --user "$(id -u):$(id -g)" says.
 ENV FEDKD_CACHE=/tmp/fedkd-cache MPLCONFIGDIR=/tmp/matplotlib PYTHONUNBUFFERED=1
 WORKDIR /work
-ENTRYPOINT ["python", "-m", "fedkd.simulate"]
+ENTRYPOINT ["fedkd"]

@@ -25,7 +25,7 @@ def named(requirement: str) -> str:
 
 
 def test_each_library_is_in_its_extra_alone_and_all_has_them_all() -> None:
-    extras = {name for name in OPTIONAL if name not in ("all", "dev")}
+    extras = {name for name in OPTIONAL if name not in ("all", "dev", "docs")}
     assert set(EXTRAS.values()) == extras
     assert OPTIONAL["all"] == [f"fedkd[{','.join(name for name in OPTIONAL if name in extras)}]"]
     assert "fedkd[all]" in OPTIONAL["dev"]
