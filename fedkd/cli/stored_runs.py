@@ -6,12 +6,11 @@ A sweep, a comparison's ``runs``, or any folder with runs below it. The statisti
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from fedkd.cli.compare import read_config
 from fedkd.errors import FedkdError, RunWarning, SettingError, unknown_name
@@ -182,10 +181,8 @@ class StoredRuns(Sequence[StoredRun]):
         length = min(run.length for of in runs.values() for run in of.values())
         options = Options(after=point, last=min(last, length))
         lines = compare(runs, options)
-        against = None if reference is None else _text(reference)
         methods = list(dict.fromkeys(line.method for line in lines))
-        if against is not None and against not in methods:
-            raise SettingError(f"reference={against}: it is none of {', '.join(methods)}")
+        against = None if reference is None else _method(reference, methods)
         found = pairs(lines, options, against)
         return MethodComparison(
             frame=_frame_of_pairs(found),
@@ -237,12 +234,19 @@ def _cell(value: object) -> object:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
-def _text(reference: object) -> str:
-    """Return the name of a method, which may be the value of a setting."""
-    if isinstance(reference, str):
-        return reference
-    text: str = yaml.safe_dump(reference, default_flow_style=True)
-    return text.removesuffix("\n").removesuffix("\n...")
+def _method(reference: object, methods: Sequence[str]) -> str:
+    """Return the name of the method that others are held against, perhaps a setting's value.
+
+    Raises SettingError where no method has it.
+    """
+    wanted = str(reference).lower() if isinstance(reference, bool) else str(reference)
+    for method in methods:
+        with suppress(ValueError):
+            if isinstance(reference, int | float) and float(method) == reference:
+                return method
+        if method == wanted:
+            return method
+    raise SettingError(f"reference={wanted}: it is none of {', '.join(methods)}")
 
 
 def _frame_of_pairs(found: Sequence[Pair]) -> "pandas.DataFrame":

@@ -30,13 +30,16 @@ def sort_runs(
 
     A method is a strategy with those of its own settings that differ, and with any other setting of
     which each strategy has one value of its own, such as a loss. What else differs is a setting.
-    ``by`` puts another group of components, or a single setting, in the strategy's stead.
+    ``by`` puts another group of components, or a single setting, in the strategy's stead; all else
+    that differs is a setting then, the strategy too.
     """
     different = differing(configs.values())
     labels = {folder: _method(config, different, by) for folder, config in configs.items()}
     others = [key for key in different if not _is_of(key, by)]
     bound = [
-        key for key in others if _is_bound({(labels[f], _text(c, key)) for f, c in configs.items()})
+        key
+        for key in others
+        if by == "strategy" and _is_bound({(labels[f], _text(c, key)) for f, c in configs.items()})
     ]
     found: dict[tuple[str, Setting], dict[int, Path]] = {}
     for folder, config in configs.items():
