@@ -3,12 +3,11 @@
 import csv
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from fedkd.audit.audit_result import AttackResult, AuditResult, Judgment
@@ -16,10 +15,12 @@ from fedkd.audit.roc import LEVELS, Rate
 from fedkd.audit.roc_plot import draw_roc
 from fedkd.audit.verdicts import LIMITS, WORST_FIRST, Verdict, in_words
 from fedkd.errors import StorageError
-from fedkd.report.console import open_console
 from fedkd.report.folder import jsonable, write_summary
 from fedkd.report.run_checksums import amended
+from fedkd.report.run_output import RunOutput
 
+Emit = Callable[[str | Table], None]
+"""Prints or logs a line or a table."""
 LONGEST_WORD = len("uninformative")
 """Of a verdict, which is not broken."""
 
@@ -137,33 +138,39 @@ def amend_summary(run_dir: Path, entry: Mapping[str, Any]) -> None:
         write_summary(run_dir, {**summary, "audit": entry})
 
 
-def show(results: Sequence[AuditResult]) -> None:
-    """Print every adversary's tables, the attacks left out, and the known limits."""
-    console = open_console()
+def show(results: Sequence[AuditResult], emit: Emit | None = None) -> None:
+    """Print every adversary's tables, the attacks left out, and the known limits.
+
+    ``emit`` takes each line and table in place of the standard output.
+    """
+    emit = _printed if emit is None else emit
     for result in results:
-        _show(result, console)
+        _show(result, emit)
     if any(result.attacks for result in results):
-        console.print(
+        emit(
             "* Clopper-Pearson and Gaussian bounds as if candidates were independent; no verdict"
-            " rests on them.",
-            markup=False,
+            " rests on them."
         )
     for line in LIMITS:
-        console.print(line, markup=False)
+        emit(line)
 
 
-def _show(result: AuditResult, console: Console) -> None:
+def _printed(what: str | Table) -> None:
+    RunOutput("normal").print(what)
+
+
+def _show(result: AuditResult, emit: Emit) -> None:
     if result.attacks:
-        console.print(_attack_table(result))
+        emit(_attack_table(result))
     if result.labels:
-        console.print(_label_line(result))
-    console.print(_claim_table(result))
+        emit(_label_line(result))
+    emit(_claim_table(result))
     for line in contradictions(result):
-        console.print(line, markup=False)
+        emit(line)
     if any(j.verdict.startswith("consistent") for j in result.judgments):
-        console.print(f"Power: {in_words(result.judgments[0].power)}.", markup=False)
+        emit(f"Power: {in_words(result.judgments[0].power)}.")
     for reason in result.skipped:
-        console.print(f"Not done: {reason}", markup=False)
+        emit(f"Not done: {reason}")
 
 
 def contradictions(result: AuditResult) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ leaves none of its settings.
 
 import contextlib
 import functools
+import math
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -38,7 +40,7 @@ from fedkd.cli.arguments import (
 )
 from fedkd.errors import FedkdError, SettingError
 from fedkd.scenario.registry import GROUPS, find, names
-from fedkd.scenario.run_names import parse_named
+from fedkd.scenario.run_names import folder_name, naming, parse_named, run_name
 from fedkd.scenario.scenario import SECTIONS, TOP, Scenario
 from fedkd.scenario.trust import check_trust, names_strategy_here
 from fedkd.settings.import_paths import is_import_path
@@ -66,7 +68,15 @@ class SweepJob:
     scenario: Scenario
     varied: Mapping[str, str]
     """What distinguishes it from the others, as it was written."""
+    name: str
+    """The same in words, for its folder and the console."""
     folder: Path
+    position: int
+    """Which of the jobs it is, from 1."""
+    jobs: int | None
+    """How many there are; None where another sweeper than Hydra's own finds out on the way."""
+    in_turn: bool
+    """Whether one job runs after the other."""
 
 
 def compose_scenario(arguments: Arguments) -> Scenario:
@@ -85,32 +95,32 @@ def composed(arguments: Arguments) -> dict[str, Any]:
 def run_jobs(
     arguments: Arguments,
     run_one: Callable[[Scenario], None],
-    run_job: Callable[[SweepJob], None],
+    run_job: Callable[[SweepJob], float | None],
 ) -> None:
     """Let Hydra do what its options ask for. Raises SettingError, or what a run raises.
 
     Args:
         arguments: What the command asks for.
         run_one: Runs a scenario, where there is no sweep.
-        run_job: Runs one job of a sweep.
+        run_job: Runs one job of a sweep, and returns its objective if it has one.
     """
     failures: list[FedkdError] = []
 
-    def task(config: DictConfig) -> None:
+    def task(config: DictConfig) -> float | None:
         job = ""
         try:
-            if arguments.sweeps:
-                varied = _varied(arguments.varied)
-                job = " ".join(f"{key}={value}" for key, value in varied.items())
-                scenario = _parsed(config, arguments)
-                run_job(SweepJob(scenario, varied, Path(HydraConfig.get().runtime.output_dir)))
-            else:
+            if not arguments.sweeps:
                 run_one(_parsed(config, arguments))
+                return None
+            varied = _varied(arguments.varied)
+            job = " ".join(f"{key}={value}" for key, value in varied.items())
+            return run_job(_sweep_job(_parsed(config, arguments), varied, forced))
         except FedkdError as error:
             failures.append(type(error)(f"{job}: {error}") if job else error)
             failures[0].__cause__ = error
-            if not arguments.sweeps:  # the other jobs of a sweep go on
+            if not arguments.sweeps or _chooses():  # the other jobs of a sweep go on
                 raise _Failed from error
+            return None
 
     _register(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us as they are
@@ -120,6 +130,51 @@ def run_jobs(
         hydra.main(version_base="1.3", config_path=ROOT, config_name="fedkd")(task)()
     if failures:
         raise failures[0]
+
+
+def _sweep_job(scenario: Scenario, varied: Mapping[str, str], forced: Sequence[str]) -> SweepJob:
+    """Return the job that Hydra is about to run. Raises SettingError where it can be of no use."""
+    config = HydraConfig.get()
+    if _chooses() and scenario.federation.objective is None:
+        sweeper = config.runtime.choices.get("hydra/sweeper")
+        raise SettingError(
+            f"hydra/sweeper={sweeper} chooses runs by a figure; say which, as in"
+            " objective=global_accuracy"
+        )
+    position = int(config.job.num) + 1
+    folder, name = Path(config.runtime.output_dir), run_name(scenario, naming([*varied]))
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    if folder.name == str(config.job.num):  # nobody has named it otherwise
+        with contextlib.suppress(OSError):  # there is a run in it
+            folder.rmdir()
+        begun = [path.parent for path in folder.parent.glob(f"{folder.name}_*/config.yaml")]
+        older = [folder] if (folder / "config.yaml").exists() else []
+        folder = next(
+            iter([*begun, *older]), folder.with_name(f"{folder.name}_{folder_name(name)}")
+        )
+    return SweepJob(
+        scenario=scenario,
+        varied=varied,
+        name=name,
+        folder=folder,
+        position=position,
+        jobs=None if _chooses() else _count_jobs(forced),
+        in_turn=str(config.launcher["_target_"]).endswith("BasicLauncher"),
+    )
+
+
+def _chooses() -> bool:
+    """Return whether a sweeper such as Optuna's chooses runs by what the last ones gave."""
+    return not str(HydraConfig.get().sweeper["_target_"]).endswith("BasicSweeper")
+
+
+def _count_jobs(given: Sequence[str]) -> int:
+    """Return how many combinations of values Hydra makes of these settings."""
+    loader = GlobalHydra.instance().config_loader()
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(given))
+    varied = (override for override in parsed if override.is_sweep_override())
+    return math.prod(len(list(override.sweep_string_iterator())) for override in varied)
 
 
 class _Failed(BaseException):

@@ -129,7 +129,7 @@ def load(folder: str | os.PathLike[str], *, trust: bool = False) -> "StoredRun |
 
 def _onlookers(on_round: object, *, progress: bool) -> Any:
     from fedkd.experiment.round_watchers import RoundWatchers
-    from fedkd.experiment.run import Onlookers
+    from fedkd.experiment.run_report import Onlookers
     from fedkd.report.python_console import PythonConsole
 
     return Onlookers(watchers=RoundWatchers(on_round), console=PythonConsole(progress=progress))

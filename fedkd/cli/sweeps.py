@@ -1,19 +1,24 @@
 """A sweep: the runs of all combinations of several values, in one folder, which can go on later.
 
 The folder holds ``sweep.json``, the arguments that it was begun with, and ``sweep.csv``, what
-varies from run to run. Which combinations there are is Hydra's business (``hydra_compose``).
+varies from run to run, with results. Which combinations there are is Hydra's business
+(``hydra_compose``).
 """
 
 import contextlib
-import csv
 import re
+import shlex
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedkd.cli.arguments import check_changes, trusts, value_of
+from fedkd.cli.sweep_table import SweepProgress, SweepTable, results_of
 from fedkd.errors import Damaged, SettingError
+from fedkd.report.run_output import Brief
+from fedkd.report.sinks import offline_runs
 from fedkd.runtime.interrupts import end_if_asked
 from fedkd.runtime.invocation import command_line
 from fedkd.scenario.scenario import Scenario
@@ -87,22 +92,46 @@ class Sweep:
         """Whether any of the runs, begun or not, imports what is not fedkd's."""
         self.violated = False
         """Whether an audit refuted the claim of any run."""
+        self._brief, self._progress = Brief(), SweepProgress()
 
-    def run(self, job: "SweepJob") -> None:
-        """Run one job into its folder."""
+    def run(self, job: "SweepJob") -> float | None:
+        """Run one job into its folder, and return its objective if it has one."""
         from fedkd.experiment.run import choose_run_dir, run
         from fedkd.experiment.run_or_resume import ensure, is_complete
+        from fedkd.experiment.run_report import Onlookers
+        from fedkd.experiment.summary import check_objective, objective_of
 
         end_if_asked()
+        objective = job.scenario.federation.objective
+        if objective is not None:
+            check_objective(objective)
         self.folders.append(job.folder)
         self.needs_trust |= bool(foreign_imports(job.scenario.to_dict()))
-        _list_run(job.folder, job.varied, self.command)
+        table = _begin(job.folder.parent, self.command)
         scenario = _tagged(job.scenario, job.varied)
         folder = choose_run_dir(scenario, job.folder)
-        if self.goes_on and is_complete(scenario, folder):
+        table.enter(job.folder.name, job.varied)
+        complete = self.goes_on and is_complete(scenario, folder)
+        if complete:
             print(f"{folder}: complete")
-        summary = ensure(scenario, folder) if self.goes_on else run(scenario, folder)
+        self._brief.heading = self._progress.heading(job)
+        started, onlookers = time.monotonic(), Onlookers(brief=self._brief)
+        try:
+            if self.goes_on:
+                summary = ensure(scenario, folder, onlookers)
+            else:
+                summary = run(scenario, folder, onlookers=onlookers)
+        except SettingError:  # what was there before is left alone
+            raise
+        except BaseException as error:
+            status = "failed" if isinstance(error, Exception) else "interrupted"
+            table.enter(job.folder.name, job.varied, {"status": status})
+            raise
+        table.enter(job.folder.name, job.varied, results_of(summary))
+        if not complete:
+            self._progress.took(time.monotonic() - started)
         self.violated |= is_violation(summary)
+        return None if objective is None else objective_of(summary, objective)
 
     @contextlib.contextmanager
     def said(self) -> Iterator[None]:
@@ -118,6 +147,10 @@ class Sweep:
     def _say(self, ended: bool) -> None:
         sweep, here = self.folders[0].parent, Path.cwd()
         sweep = sweep.relative_to(here) if sweep.is_relative_to(here) else sweep
+        if offline := offline_runs(sweep):
+            count = "run" if len(offline) == 1 else "runs"
+            upload = f"wandb sync {shlex.quote(str(sweep / 'wandb'))}/offline-run-*"
+            print(f"W&B, to upload {len(offline)} {count}: {upload}")
         if len(self.folders) > 1:
             comparison = str(sweep / "comparison")
             compare = ["compare", "--runs", str(sweep), "--out", comparison]
@@ -132,20 +165,12 @@ def is_violation(summary: Mapping[str, Any]) -> bool:
     return (summary.get("audit") or {}).get("verdict") == "VIOLATION"
 
 
-def _list_run(folder: Path, varied: Mapping[str, str], command: Sequence[str]) -> None:
-    """Add a run to ``sweep.csv``; the first one also writes ``sweep.json``."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    begun, table = folder.parent / SWEEP_FILE, folder.parent / "sweep.csv"
-    if not begun.exists():
-        write_json(begun, {"arguments": _with_whole_paths(command)})
-    with table.open("a+", newline="") as file:
-        file.seek(0)
-        if folder.name in [row[0] for row in csv.reader(file) if row]:
-            return
-        rows = csv.writer(file)
-        if file.tell() == 0:
-            rows.writerow(["folder", *varied])
-        rows.writerow([folder.name, *varied.values()])
+def _begin(sweep: Path, command: Sequence[str]) -> SweepTable:
+    """Return the table of a sweep, of whose runs the first also writes ``sweep.json``."""
+    sweep.mkdir(parents=True, exist_ok=True)
+    if not (sweep / SWEEP_FILE).exists():
+        write_json(sweep / SWEEP_FILE, {"arguments": _with_whole_paths(command)})
+    return SweepTable(sweep, SWEEP_FILE)
 
 
 def _with_whole_paths(command: Sequence[str]) -> list[str]:

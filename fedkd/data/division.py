@@ -7,7 +7,7 @@ cache, so that a sweep and later runs neither repeat it nor import the libraries
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -186,6 +186,16 @@ class Division:
     train: tuple[np.ndarray, ...]
     test: tuple[np.ndarray, ...]
     validation: tuple[np.ndarray, ...]
+
+    def sha256(self, key: str) -> str:
+        """Return a hash of which rows have which role; ``key`` is that of the data's content."""
+        found = hashlib.sha256(key.encode())
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            for rows in value if isinstance(value, tuple) else (value,):
+                found.update(f"{name} {len(rows)} ".encode())
+                found.update(np.ascontiguousarray(rows, dtype="<i8").tobytes())
+        return found.hexdigest()
 
 
 def divide(

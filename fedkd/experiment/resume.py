@@ -17,8 +17,8 @@ from fedkd.experiment.more_rounds import (
     stored_rounds,
     without_rounds,
 )
-from fedkd.experiment.run import Driver, Onlookers, conduct, driven, session, warned
-from fedkd.experiment.run_report import RunReport, transcript_recorder
+from fedkd.experiment.run import Driver, conduct, driven, session, warned
+from fedkd.experiment.run_report import Onlookers, RunReport, transcript_recorder
 from fedkd.experiment.summary import CODE, START, conditions_of
 from fedkd.federation.round_records import RoundRecord
 from fedkd.federation.server import ServerState
@@ -93,7 +93,7 @@ def resume(
         if driver is not None:
             experiment = replace(experiment, nodes=_went_before(states, records))
         recorder = transcript_recorder(experiment, run_dir, resume_after=checkpoint.round)
-        report = RunReport(experiment, folder, recorder, records, onlookers.console)
+        report = RunReport(experiment, folder, recorder, records, onlookers)
         complaints += ended_without_a_word
         report.begin(complaints)
         return conduct(report, stop, driver, onlookers.watchers)

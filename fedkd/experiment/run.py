@@ -4,19 +4,20 @@ Not for: going on with a run (``resume``), and who hears of its rounds (``run_re
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from fedkd.errors import RunError, SettingError, StoppedEarly
+from fedkd.errors import FedkdError, RunError, SettingError, StoppedEarly
 from fedkd.experiment.baseline import is_computed, local_only_baseline
 from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.client_worker import create_clients
 from fedkd.experiment.round_costs import round_costs
 from fedkd.experiment.round_watchers import RoundWatchers
-from fedkd.experiment.run_report import RunConsole, RunReport, transcript_recorder
+from fedkd.experiment.run_report import Onlookers, RunReport, transcript_recorder
 from fedkd.federation.round_records import RoundRecord
 from fedkd.flower.engine_run import RUN_ID, Engine, EngineRun, OnReply, WorkerSpec
 from fedkd.flower.node_states import NodeStates
@@ -34,6 +35,7 @@ from fedkd.scenario.scenario import Scenario
 from fedkd.settings.validators import user_path
 from fedkd.storage.transcript_recorder import TranscriptRecorder
 
+BASELINE = "local-only baseline"
 SEED_IS_SENT = (
     "every message carries the scenario with its seed, from which whoever reads it can draw all"
     " noise again; among real parties nothing is protected, and the epsilon is that of a simulation"
@@ -50,16 +52,6 @@ class Driver:
     """Runs a strategy from its first round to its last."""
     states: str = str(RUN_ID)
     """Flower's id of its run, by which nodes name their clients' states."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Onlookers:
-    """Who hears of a run's rounds besides its folder."""
-
-    watchers: RoundWatchers = field(default_factory=RoundWatchers)
-    """The user's callbacks."""
-    console: RunConsole | None = None
-    """Shows the progress; None is what the scenario's report says."""
 
 
 def run(
@@ -93,7 +85,7 @@ def run(
         config = header(experiment.scenario) + repeatable(experiment.scenario).text()
         folder = RunFolder.create(path, config)
         recorder = transcript_recorder(experiment, path)
-        report = RunReport(experiment, folder, recorder, console=onlookers.console)
+        report = RunReport(experiment, folder, recorder, onlookers=onlookers)
         report.begin()
         return conduct(report, stop, driver, onlookers.watchers)
 
@@ -160,6 +152,9 @@ def conduct(
     except (KeyboardInterrupt, SystemExit) as interruption:  # the latter by `flwr stop`
         status = "interrupted"
         interruption.add_note(report.what_is_left())
+        raise
+    except FedkdError as error:
+        report.console.output.log(str(error))
         raise
     finally:
         if driver is None:  # else clients are elsewhere, and Flower's threads are its own
@@ -261,24 +256,37 @@ def execute(
 
 def _baseline(report: RunReport, stop: threading.Event) -> Baseline:
     """Return the local-only baseline, from the cache or by running it."""
-    experiment, console = report.experiment, report.console
-    if is_computed(experiment):
-        console.say("local-only baseline: cached")
+    experiment, console, rounds = report.experiment, report.console, report.experiment.plan.rounds
+    started, done, cached = time.perf_counter(), 0, is_computed(experiment)
+    if cached:
+        console.say(f"{BASELINE}: cached")
     else:
-        plan = experiment.plan
-        console.start("local-only baseline", (plan.rounds + 1) * plan.clients)
+        console.start(BASELINE, (rounds + 1) * experiment.plan.clients)
+        console.progress(f"{BASELINE}: {rounds} rounds, once for all runs it serves", now=True)
 
     def run_alone(alone: Experiment, on_round: Callable[[RoundRecord], None]) -> None:
         def add(record: RoundRecord) -> None:
+            nonlocal done
             end_if_asked()  # at once: what there is of a baseline is not kept
             on_round(record)
+            done = record.round
+            console.progress(f"{BASELINE}: round {done}/{rounds}")
 
         execute(alone, add, stop, lambda _: console.advance())
 
     try:
-        return local_only_baseline(experiment, stop, run_alone)
+        baseline = local_only_baseline(experiment, stop, run_alone)
+    except (KeyboardInterrupt, SystemExit) as interruption:
+        interruption.add_note(
+            f"the time went into the {BASELINE}, of which {done} of {rounds} rounds are lost;"
+            " baseline=none leaves it out"
+        )
+        raise
     finally:
         console.stop()
+    if not cached:
+        console.progress(f"{BASELINE}: done in {time.perf_counter() - started:.0f} s", now=True)
+    return baseline
 
 
 def check_alive(records: Sequence[RoundRecord]) -> None:
@@ -298,8 +306,12 @@ def check_alive(records: Sequence[RoundRecord]) -> None:
 
 
 def repeatable(scenario: Scenario) -> Scenario:
-    """Return the scenario without its folder, so that its file runs again into a new one."""
-    return scenario.changed(federation=replace(scenario.federation, run_dir=None))
+    """Return the scenario without its folder, so that its file runs again into a new one.
+
+    What a sweep chooses runs by is left out too: it says nothing to a run alone.
+    """
+    federation = replace(scenario.federation, run_dir=None, objective=None)
+    return scenario.changed(federation=federation)
 
 
 def choose_run_dir(scenario: Scenario, run_dir: Path | None) -> Path:

@@ -14,6 +14,7 @@ import yaml
 from fedkd.errors import SettingError
 from fedkd.experiment.resume import differences, resume
 from fedkd.experiment.run import run
+from fedkd.experiment.run_report import Onlookers
 from fedkd.report.comparison.run_reader import status
 from fedkd.report.folder import claimed
 from fedkd.report.run_checksums import check_run
@@ -51,12 +52,15 @@ def is_complete(scenario: Scenario, folder: Path) -> bool:
     return status(folder) == "completed"
 
 
-def ensure(scenario: Scenario, folder: Path) -> dict[str, object]:
+def ensure(
+    scenario: Scenario, folder: Path, onlookers: Onlookers | None = None
+) -> dict[str, object]:
     """Return the summary of a scenario's run, which is run as far as it is not complete.
 
     Raises FedkdError.
 
     It goes on from its last checkpoint, with what may change on resume as the scenario has it.
+    ``onlookers`` hear of its rounds.
     """
     if is_complete(scenario, folder):
         found: dict[str, object] = json.loads((folder / "summary.json").read_bytes())
@@ -64,10 +68,10 @@ def ensure(scenario: Scenario, folder: Path) -> dict[str, object]:
     if (folder / "config.yaml").is_file():
         stored = _stored(folder, scenario)
         if stored is not None and any((folder / "checkpoints").glob("*.checkpoint")):
-            return resume(with_resumable(stored, scenario), folder)
+            return resume(with_resumable(stored, scenario), folder, onlookers=onlookers)
         with claimed(folder):  # or another process is running it
             shutil.rmtree(folder)  # it was ended before its first checkpoint
-    return run(scenario, folder)
+    return run(scenario, folder, onlookers=onlookers)
 
 
 def _stored(folder: Path, scenario: Scenario) -> Scenario | None:

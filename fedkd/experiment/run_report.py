@@ -1,76 +1,47 @@
 """Report a run: its folder and checkpoints, the console, W&B, pictures and audits."""
 
 import shlex
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fedkd.errors import FedkdError
 from fedkd.experiment.build import Experiment
+from fedkd.experiment.round_watchers import RoundWatchers
 from fedkd.experiment.summary import conditions_of, summarize
 from fedkd.federation.round_records import RoundRecord
-from fedkd.report.console import ConsoleReport
+from fedkd.report.console import ConsoleReport, RunConsole
 from fedkd.report.folder import RunFolder
 from fedkd.report.record_rows import (
     Baseline,
-    RunPlan,
     client_rows,
     epsilon_rows,
     local_only_figures,
     round_row,
     teacher_rows,
 )
+from fedkd.report.run_output import Brief
 from fedkd.report.sinks import Ending, SinkRound, SinkRun, Sinks
 from fedkd.report.sinks import begin as begin_sinks
 from fedkd.report.stored_plan import write_plan
 from fedkd.runtime.invocation import command_line
+from fedkd.runtime.resources import Resources
 from fedkd.scenario.scenario import deciding
 from fedkd.scenario.trust import foreign_imports
 from fedkd.storage.transcript_recorder import TranscriptRecorder
 
 
-class RunConsole(Protocol):
-    """Shows a run while it goes on: ``fedkd.report.console``, or another in its place."""
+@dataclass(frozen=True, kw_only=True)
+class Onlookers:
+    """Who hears of a run's rounds besides its folder."""
 
-    def say(self, text: str) -> None:
-        """Show a line."""
-
-    def plan(self, plan: RunPlan, folder: str) -> None:
-        """Show what will run, with its warnings, and the folder of its results."""
-
-    def start(self, what: str, messages: int) -> None:
-        """Begin to show progress over so many client messages."""
-
-    def advance(self) -> None:
-        """Show that a message was answered."""
-
-    def round(self, row: Mapping[str, Any], rounds: int) -> None:
-        """Show a finished round by its row."""
-
-    def stop(self) -> None:
-        """End to show progress."""
-
-    def summary(
-        self,
-        plan: RunPlan,
-        summary: Mapping[str, Any],
-        last: RoundRecord | None,
-        baseline: Baseline | None,
-        folder: str,
-        drawn: bool,
-    ) -> None:
-        """Show what the run came to.
-
-        Args:
-            plan: The run's.
-            summary: The run's.
-            last: The record of the last round, or None without rounds.
-            baseline: Local-only training, or None.
-            folder: The folder of the results.
-            drawn: Whether plots were drawn.
-        """
+    watchers: RoundWatchers = field(default_factory=RoundWatchers)
+    """The user's callbacks."""
+    console: RunConsole | None = None
+    """Shows the run in place of the standard output; None is what the scenario's report says."""
+    brief: Brief | None = None
+    """What the runs of a sweep share on the console; None is a run alone."""
 
 
 class RunReport:
@@ -82,7 +53,7 @@ class RunReport:
         folder: RunFolder,
         recorder: TranscriptRecorder | None = None,
         records: Sequence[RoundRecord] = (),
-        console: RunConsole | None = None,
+        onlookers: Onlookers | None = None,
     ) -> None:
         """Make the report of a run.
 
@@ -91,19 +62,19 @@ class RunReport:
             folder: The run's folder.
             recorder: Stores what travels, where the run is audited.
             records: The rounds that a resumed run has finished before.
-            console: Shows the run; None is the console, as the scenario's report says.
+            onlookers: Callbacks and the console; None is no callback.
         """
         self.experiment, self.folder, self.recorder = experiment, folder, recorder
-        self.records = list(records)
-        quiet = experiment.scenario.report.verbosity == "quiet"
-        self.console: RunConsole = console or ConsoleReport(quiet=quiet)
+        self.records, onlookers = list(records), onlookers or Onlookers()
+        verbosity = experiment.scenario.report.verbosity
+        self.console = ConsoleReport(verbosity, folder.path, onlookers.brief, onlookers.console)
         self.baseline: Baseline | None = None
         self._sinks = Sinks([])
         self._changed: set[int] = set()
         # Those of now: what is edited while the run goes on has been imported before.
         self._conditions = conditions_of(experiment)
         self._deciding = deciding(experiment.scenario)
-        self._started = time.perf_counter() - sum(record.seconds for record in self.records)
+        self._resources = Resources(sum(record.seconds for record in self.records))
 
     def begin(self, complaints: Sequence[str] = ()) -> None:
         """Print the plan and what is wrong with earlier checkpoints; begin W&B and the like."""
@@ -145,6 +116,7 @@ class RunReport:
             self.recorder.save()
         self._checkpoint(record.round, is_last=is_last)
         self.console.round(row, plan.rounds)
+        self.console.clients(record, plan.reported)
         self._sinks.round(SinkRound(row=row, alone=local_only_figures(record, self.baseline)))
 
     def _checkpoint(self, round_number: int, *, is_last: bool) -> None:
@@ -186,15 +158,18 @@ class RunReport:
         ended the run early.
         """
         self.console.stop()
-        seconds = time.perf_counter() - self._started
-        summary = summarize(self.experiment, self.records, self.baseline, status, seconds)
+        summary = summarize(self.experiment, self.records, self.baseline, status, self._resources)
+        summary["folder"] = str(self.folder.path.absolute())
         if engine is not None:
             summary["engine"] = {"name": engine}
         if stopped is not None:
             summary["stopped"] = stopped
+        if status != "completed":
+            self.console.output.log(f"{status} after {len(self.records)} rounds")
         self.folder.finish(summary, quietly=status == "failed")
         pictures = self._show(summary) if status in ("completed", "stopped") else []
-        self._sinks.finish(self._ending(summary, pictures))
+        if self._sinks:
+            self._sinks.finish(self._ending(summary, pictures))
         for line in self._sinks.lines():
             self.console.say(line)
         return summary
@@ -224,7 +199,7 @@ class RunReport:
         self.console.summary(plan, summary, last, self.baseline, str(path), bool(pictures))
         if summary["status"] != "completed":  # an audit is of a whole run
             return pictures
-        return [*pictures, *_audit(self.experiment, path, summary)]
+        return [*pictures, *_audit(self.experiment, path, summary, self.console)]
 
 
 def transcript_recorder(
@@ -252,7 +227,9 @@ def _nodes(experiment: Experiment) -> dict[str, Any]:
     return {} if experiment.nodes is None else {"nodes": experiment.nodes.name}
 
 
-def _audit(experiment: Experiment, run_dir: Path, summary: dict[str, Any]) -> list[Path]:
+def _audit(
+    experiment: Experiment, run_dir: Path, summary: dict[str, Any], console: ConsoleReport
+) -> list[Path]:
     """Audit a run that has ended, enter what was found in the summary, and return the pictures."""
     if not experiment.scenario.audit.value.stores:
         return []
@@ -265,8 +242,9 @@ def _audit(experiment: Experiment, run_dir: Path, summary: dict[str, Any]) -> li
         return []
     summary["audit"] = entry
     amend_summary(run_dir, entry)
-    if options.verbosity != "quiet":
-        show(studies)
+    show(studies, console.output.print)
+    if console.output.is_brief():
+        console.output.console.print(f"  audit: {entry['verdict']}", markup=False)
     return sorted((run_dir / "plots").glob("audit_roc_*.png")) if options.plots else []
 
 

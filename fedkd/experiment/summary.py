@@ -2,19 +2,23 @@
 
 import platform
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from fedkd import __version__
+from fedkd.errors import RunError, unknown_name
 from fedkd.experiment.build import Experiment
 from fedkd.experiment.start_models import about_start
-from fedkd.federation.round_records import RoundRecord
+from fedkd.federation.round_records import MEASURES, RoundRecord
 from fedkd.privacy.statements import after_run
-from fedkd.report.record_rows import FINAL, Baseline, local_only_figures, round_row
+from fedkd.report.record_rows import FINAL, PREFIXES, Baseline, local_only_figures, round_row
+from fedkd.runtime.resources import Resources
 from fedkd.scenario.registry import GROUPS
 from fedkd.scenario.repeatability import only_here
 from fedkd.settings.import_paths import code_hash, is_import_path, path_of
+from fedkd.settings.measuring_points import column
 
 CODE = "code of "
 """How the hash of a user's module is named in a checkpoint: ``code of my_rule:Agree``."""
@@ -22,6 +26,11 @@ CODE = "code of "
 
 START = "models of start_from"
 """How the hash of the models that a run began with is named in a checkpoint."""
+TOTALS = ("bytes_up", "bytes_down", "entropy_bytes_up", "entropy_bytes_down", "seconds")
+"""Figures of the whole run."""
+NAMED_BY_OTHERS = tuple(prefix.rstrip("/") for prefix in PREFIXES.values())
+OBJECTIVES = tuple(dict.fromkeys([*(m.figure for m in MEASURES if m.in_summary), *FINAL, *TOTALS]))
+"""What a sweeper may choose runs by, besides figures that others name."""
 
 
 def summarize(
@@ -29,7 +38,7 @@ def summarize(
     records: Sequence[RoundRecord],
     baseline: Baseline | None,
     status: str,
-    seconds: float,
+    resources: Resources,
 ) -> dict[str, Any]:
     """Return the figures of the last finished round, and totals over all rounds.
 
@@ -38,11 +47,11 @@ def summarize(
         records: The finished rounds.
         baseline: The local-only baseline; None without one.
         status: How the run ended.
-        seconds: How long it took.
+        resources: How long it took, and what memory.
 
     ``knowledge_sha256`` is that of the last round in which anything was fused.
     """
-    plan, scenario = experiment.plan, experiment.scenario
+    plan, scenario, seconds = experiment.plan, experiment.scenario, resources.seconds()
     rows = [round_row(record, baseline) for record in records]
     last: Mapping[str, Any] = rows[-1] if rows else {}
     figures = {name: last.get(name) for name in FINAL}
@@ -60,10 +69,7 @@ def summarize(
         **figures,
         "baseline": scenario.federation.baseline if alone else None,
         "local_only": alone or None,
-        "bytes_up": sum(row["bytes_up"] for row in rows),
-        "bytes_down": sum(row["bytes_down"] for row in rows),
-        "entropy_bytes_up": sum(row["entropy_bytes_up"] for row in rows),
-        "entropy_bytes_down": sum(row["entropy_bytes_down"] for row in rows),
+        **{name: sum(row[name] for row in rows) for name in TOTALS if name != "seconds"},
         "attackers": [client.client_id for client in records[-1].clients if client.attacker]
         if records
         else [],
@@ -79,13 +85,62 @@ def summarize(
             sends_metrics=experiment.context.sends_metrics,
         ),
         **experiment.context.task.summary(last, plan.after),
+        **{
+            name: value for name, value in last.items() if name.startswith(tuple(PREFIXES.values()))
+        },
+        **_what_was_run(experiment),
         "seconds": seconds,
+        "resources": {**resources.peak_memory(), "samples_per_second": _rate(experiment, records)},
         "device": plan.device,
         "engine": scenario.engine.to_dict(),
         "start_from": about_start(experiment.context),
         "only_in_session": list(only_here(scenario)),
         "versions": versions(),
     }
+
+
+def _what_was_run(experiment: Experiment) -> dict[str, Any]:
+    """Return the data, how it was dealt to whom, and the clients' models."""
+    scenario, context = experiment.scenario, experiment.context
+    return {
+        "data": scenario.data.to_dict(),
+        "partition": scenario.partition.to_dict(),
+        "models": dict(Counter(experiment.plan.architectures)),
+        "split_sha256": context.division.sha256(context.prepared.key),
+    }
+
+
+def _rate(experiment: Experiment, records: Sequence[RoundRecord]) -> float | None:
+    """Return the private samples that clients trained on in a second of rounds, epochs counted."""
+    seconds = sum(record.seconds for record in records)
+    trained = sum(
+        client.train_size
+        for record in records
+        for client in record.clients
+        if client.status in ("ok", "rejected")
+    )
+    return trained * experiment.scenario.train.epochs / seconds if seconds else None
+
+
+def check_objective(name: str) -> None:
+    """Raise SettingError for an objective that no summary has."""
+    if name.partition("/")[0] not in NAMED_BY_OTHERS and name not in OBJECTIVES:
+        raise unknown_name("objective", name, OBJECTIVES)
+
+
+def objective_of(summary: Mapping[str, Any], name: str) -> float:
+    """Return a figure of a summary, one without a point at that which is reported first.
+
+    >>> summary = {"after": "training", "global_accuracy_after_training": 0.5}
+    >>> objective_of(summary, "global_accuracy")
+    0.5
+
+    Raises RunError where the run does not know it.
+    """
+    value = summary.get(name, summary.get(column(name, summary["after"])))
+    if not isinstance(value, int | float):
+        raise RunError(f"objective={name}: this run has no such figure")
+    return float(value)
 
 
 def versions() -> dict[str, str]:

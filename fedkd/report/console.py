@@ -1,11 +1,12 @@
 """The console report of a run: its plan, a progress bar, a line per round, and the final table."""
 
+import time
 from collections.abc import Mapping
-from typing import IO, Any, cast
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,30 +20,83 @@ from rich.table import Table
 from fedkd.federation.round_records import RoundRecord
 from fedkd.privacy.claims import rounded_up
 from fedkd.report.record_rows import ACCURACIES, Baseline, RunPlan, client_rows, verdict
-from fedkd.runtime.standard_streams import FullableOutput
+from fedkd.report.report_settings import Verbosity
+from fedkd.report.run_output import Brief, RunOutput
 from fedkd.settings.measuring_points import MeasuringPoint, column
 
 MOST_CLIENTS_LISTED = 20
-NO_TERMINAL_WIDTH = 100
+SIGN_OF_LIFE = 15.0
+"""Seconds after which a file, where no bar shows how far a run is, gets a line of progress."""
+PLAN, CLAIMS = "plan", "claims"
+"""What the first run of a sweep prints for all."""
 WORDS = {"personal": "own", "global": "balanced"}
 """Words for readers, by the columns' prefixes."""
 
 
-def open_console() -> Console:
-    """Return a console on the standard output, of a width of its own where that is no terminal."""
-    output = cast(IO[str], FullableOutput())
-    console = Console(file=output, highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console = Console(file=output, highlight=False, soft_wrap=True, width=NO_TERMINAL_WIDTH)
-    return console
+class RunConsole(Protocol):
+    """Shows a run while it goes on: ``fedkd.report.console``, or another in its place."""
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+
+    def plan(self, plan: RunPlan, folder: str) -> None:
+        """Show what will run, with its warnings, and the folder of its results."""
+
+    def start(self, what: str, messages: int) -> None:
+        """Begin to show progress over so many client messages."""
+
+    def advance(self) -> None:
+        """Show that a message was answered."""
+
+    def round(self, row: Mapping[str, Any], rounds: int) -> None:
+        """Show a finished round by its row."""
+
+    def stop(self) -> None:
+        """End to show progress."""
+
+    def summary(
+        self,
+        plan: RunPlan,
+        summary: Mapping[str, Any],
+        last: RoundRecord | None,
+        baseline: Baseline | None,
+        folder: str,
+        drawn: bool,
+    ) -> None:
+        """Show what the run came to.
+
+        Args:
+            plan: The run's.
+            summary: The run's.
+            last: The record of the last round, or None without rounds.
+            baseline: Local-only training, or None.
+            folder: The folder of the results.
+            drawn: Whether plots were drawn.
+        """
 
 
 class ConsoleReport:
-    """Prints a run's progress and results. With ``quiet`` it prints warnings only."""
+    """Prints and logs a run's progress and results, as much of them as is asked for."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self._quiet = quiet
-        self._console = open_console()
+    def __init__(
+        self,
+        verbosity: Verbosity = "normal",
+        folder: Path | None = None,
+        brief: Brief | None = None,
+        instead: RunConsole | None = None,
+    ) -> None:
+        """Open the report of a run.
+
+        Args:
+            verbosity: How much is printed.
+            folder: The run's, for its log; None logs nothing.
+            brief: What the runs of a sweep share, of each of which little is printed.
+            instead: Shows the run in place of the standard output; the log is written anyway.
+        """
+        self.output = RunOutput("silent" if instead else verbosity, folder, brief)
+        self._instead = instead
+        self._brief = Brief() if brief is None else brief
+        self._last_line = time.monotonic()
         self._progress: Progress | None = None
         self._task: Any = None
         self._points: tuple[MeasuringPoint, ...] = ()
@@ -52,22 +106,41 @@ class ConsoleReport:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        if not self._quiet:
-            self._console.print(text, markup=False)
+        self.output.print(text)
+        if self._instead is not None:
+            self._instead.say(text)
+
+    def detail(self, text: str) -> None:
+        """Print a line for those who want to know all."""
+        self.output.print(text, level="verbose")
+
+    def progress(self, text: str, *, now: bool = False) -> None:
+        """Say how far something long is, where no bar shows it: at once, or every few seconds."""
+        if not now and time.monotonic() - self._last_line < SIGN_OF_LIFE:
+            return
+        self._last_line = time.monotonic()
+        if self.output.is_watched:
+            self.output.log(text)
+        else:
+            self.output.print(text, level="brief")
 
     def plan(self, plan: RunPlan, folder: str) -> None:
         """Print the warnings and the settings of the run, and the folder of its results."""
+        if self._instead is not None:
+            self._instead.plan(plan, folder)
+        if self._brief.heading:
+            self.output.print(f"{self._brief.heading}: {folder}", level="quiet")
         for warning in plan.warnings:
-            self._console.print(f"Warning: {warning}", style="yellow", markup=False)
+            self._once(f"Warning: {warning}", style="yellow")
         self._points = plan.reported
         if plan.privacy.get("adversary"):
             author = plan.privacy.get("declared_by")
             word = f", as {author} declares" if author else ""
             whose = f"{plan.privacy['unit']}, against {plan.privacy['adversary']}"
             self._claimed = f" ({whose}{word})"
-        if self._quiet:
-            return
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column()
+        table.add_column(overflow="fold")
         sizes = sorted(plan.train_sizes)
         models = ", ".join(
             f"{plan.architectures.count(name)} x {name} ({plan.parameters[name]:,} parameters)"
@@ -94,11 +167,24 @@ class ConsoleReport:
         }
         for name, text in rows.items():
             table.add_row(f"[bold]{name}[/bold]", text.replace("[", "\\["))
-        self._console.print(table)
+        first = PLAN not in self._brief.said
+        self._brief.said.add(PLAN)
+        self.output.print(table, level="brief" if first else "normal")
+
+    def _once(self, text: str, *, style: str | None = None) -> None:
+        """Print a line in quiet runs too, though in one run of a sweep alone."""
+        if text in self._brief.said:
+            self.output.log(text)
+        else:
+            self.output.print(text, level="quiet", style=style)
+            self._brief.said.add(text)
 
     def start(self, what: str, messages: int) -> None:
         """Start the progress bar over client messages (an estimate, as clients may fail)."""
-        if self._quiet:
+        self._last_line = time.monotonic()
+        if self._instead is not None:
+            self._instead.start(what, messages)
+        if not self.output.prints("brief") or not self.output.is_watched:
             return
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -108,7 +194,7 @@ class ConsoleReport:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=self._console,
+            console=self.output.console,
             transient=True,
         )
         self._task = self._progress.add_task(what, total=messages)
@@ -116,13 +202,15 @@ class ConsoleReport:
 
     def advance(self) -> None:
         """Advance the progress bar by one message."""
+        if self._instead is not None:
+            self._instead.advance()
         if self._progress is not None:
             self._progress.advance(self._task)
 
     def round(self, row: Mapping[str, Any], rounds: int) -> None:
-        """Print a round's line."""
-        if self._quiet:
-            return
+        """Print a round's line; of a run in a sweep now and then, where no bar shows it."""
+        if self._instead is not None:
+            self._instead.round(row, rounds)
         parts = [f"round {row['round']:>{len(str(rounds))}}/{rounds}"]
         parts += [text for point in self._points if (text := accuracies_at(row, point))]
         if row["effective_neighbors"] is not None:
@@ -137,10 +225,36 @@ class ConsoleReport:
                 parts.append(
                     f"{len(row[status])} {status} (client {first['client']}: {first['reason']})"
                 )
-        self._console.print("  ".join(parts), markup=False)
+        line = "  ".join(parts)
+        if not self.output.is_brief():
+            self.output.print(line)
+            return
+        self.output.log(line)
+        if not self.output.is_watched and time.monotonic() - self._last_line >= SIGN_OF_LIFE:
+            self.output.console.print(line, markup=False)
+            self._last_line = time.monotonic()
+
+    def clients(self, record: RoundRecord, points: tuple[MeasuringPoint, ...]) -> None:
+        """Print what every client did in a round, for those who want to know all."""
+        if not self.output.logs("verbose"):
+            return
+        for client in record.clients:
+            parts = [f"  client {client.client_id} ({client.architecture})", client.status]
+            parts += [client.reason] if client.reason else []
+            for point in points:
+                found = client.after(point)
+                if found.personal_accuracy is not None and found.global_accuracy is not None:
+                    own, balanced = 100 * found.personal_accuracy, 100 * found.global_accuracy
+                    parts.append(f"after {point}: own {own:.1f}, balanced {balanced:.1f}")
+            parts.append(f"taught by {teachers(record, client.client_id)}")
+            parts.append(f"up {size(client.bytes_up)}, down {size(client.bytes_down)}")
+            parts.append(f"{client.seconds:.2f} s")
+            self.detail("  ".join(parts))
 
     def stop(self) -> None:
         """Stop the progress bar."""
+        if self._instead is not None:
+            self._instead.stop()
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -164,8 +278,12 @@ class ConsoleReport:
             folder: The folder of the results.
             drawn: Whether plots were drawn.
         """
-        if self._quiet or last is None:
+        if self._instead is not None:
+            self._instead.summary(plan, summary, last, baseline, folder, drawn)
+        if last is None:
             return
+        if self.output.is_brief():
+            self._brief_summary(plan, summary)
         table = Table(
             title=f"Round {last.round}: accuracy in %, mean ± s.d. over clients",
             title_justify="left",
@@ -186,21 +304,35 @@ class ConsoleReport:
         if baseline is not None:
             alone = _spreads(summary["local_only"], "training")
             table.add_row(summary["baseline"], "training", *alone, "", "0 B", "0 B")
-        self._console.print(table)
+        self.output.print(table)
         if plan.clients <= MOST_CLIENTS_LISTED:
-            self._console.print(_clients_table(last, baseline, plan))
+            self.output.print(_clients_table(last, baseline, plan))
         for line in text_lines(summary):
-            self._console.print(
-                line, style="bold" if line.startswith("VOID") else None, markup=False
-            )
+            self.output.print(line, style="bold" if line.startswith("VOID") else None)
         sentence = verdict(summary, plan.strategy, plan.reported)
         if sentence:
-            self._console.print(
-                sentence, style="bold" if "LOSES" in sentence else None, markup=False
-            )
+            self.output.print(sentence, style="bold" if "LOSES" in sentence else None)
         for claim in summary["privacy"].get("text", []):
-            self._console.print(f"Privacy: {claim}", markup=False)
-        self._console.print(f"Results{' and plots' if drawn else ''}: {folder}", markup=False)
+            self.output.print(f"Privacy: {claim}")
+        # The heading of a run in a sweep has said where its results are.
+        level = "normal" if self._brief.heading else "quiet"
+        self.output.print(f"Results{' and plots' if drawn else ''}: {folder}", level=level)
+
+    def _brief_summary(self, plan: RunPlan, summary: Mapping[str, Any]) -> None:
+        """Print the results of a run in a sweep in a line, and claims of the first one for all."""
+        parts = [accuracies_at(summary, plan.after)]
+        if (privacy := summary["privacy"]).get("epsilon") is not None:
+            parts.append(f"epsilon {rounded_up(privacy['epsilon'])}{self._claimed}")
+        parts.append(f"up {size(summary['bytes_up'])}, down {size(summary['bytes_down'])}")
+        parts.append(f"{summary['seconds']:.0f} s")
+        console = self.output.console
+        console.print(f"  {'  '.join(part for part in parts if part)}", markup=False)
+        claims = privacy.get("text", [])
+        if claims and CLAIMS not in self._brief.said:
+            self._brief.said.add(CLAIMS)
+            for claim in claims:
+                console.print(f"  Privacy: {claim}", markup=False)
+            console.print("  Each run's console.log has its own claims.", markup=False)
 
 
 def text_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -23,8 +23,9 @@ from rich.progress import (
 
 from fedkd.errors import RunWarning
 from fedkd.federation.round_records import RoundRecord
-from fedkd.report.console import accuracies_at, open_console
+from fedkd.report.console import accuracies_at
 from fedkd.report.record_rows import Baseline, RunPlan
+from fedkd.report.run_output import open_console
 from fedkd.settings.measuring_points import MeasuringPoint
 
 SECONDS_BETWEEN = 0.25

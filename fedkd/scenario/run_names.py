@@ -20,8 +20,10 @@ ALWAYS = ("scenario", "strategy", "strategy.name", "seed", "start_from")
 long for one."""
 
 
-def run_name(scenario: Scenario) -> str:
+def run_name(scenario: Scenario, named_by: Sequence[str] | None = None) -> str:
     """Return the name of a run: what the user calls it, or its strategy, changes and seed.
+
+    ``named_by`` lists other settings than the scenario does, as those that a sweep varies.
 
     >>> chosen = {"strategy": {"name": "knfu", "beta": 3.0}, "seed": 1}
     >>> named_by = ["strategy.beta", "partition.alpha"]
@@ -30,15 +32,15 @@ def run_name(scenario: Scenario) -> str:
     """
     if scenario.report.name:
         return scenario.report.name
+    listed = scenario.report.named_by if named_by is None else named_by
     settings = flat(scenario.to_dict())
     found: dict[str, str] = {}
-    for key in scenario.report.named_by:
+    for key in listed:
         for name, value in settings.items():
             if (name == key or name.startswith(f"{key}.")) and name not in ALWAYS:
                 found[name] = as_written(value)
     chosen = [key for key in found if key.endswith(".name")]
     for key in chosen:  # the settings of a component that is named as a whole are its defaults
-        listed = scenario.report.named_by
         prefix = key.removesuffix("name")
         for name in [n for n in found if n.startswith(prefix) and n != key and n not in listed]:
             del found[name]

@@ -76,9 +76,12 @@ class Federation:
     start_from: str | None = None
     """Folder of a finished run whose models the clients begin with, as many of them and of the same
     architectures; null begins anew. No run that claims privacy, or audits it, begins so."""
+    objective: str | None = setting(None, affects="nothing")
+    """The figure of summary.json that a job of a sweep returns to a sweeper such as Optuna's, as in
+    global_accuracy (at the point of a round that is reported first)."""
     run_dir: str | None = setting(None, affects="nothing")
-    """Folder of the run's results; null is runs/<date>_<time>_<scenario>. One that holds a run is
-    never overwritten."""
+    """Folder of the run's results; null is runs/<date>_<time>_<scenario>_<name>. One that holds a
+    run is never overwritten."""
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -33,6 +33,10 @@ class Sinks:
         """Take sinks that have begun."""
         self._sinks, self._lost = sinks, set[str]()
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._sinks)
+
     def round(self, row: SinkRound) -> None:
         """Tell the figures of a round."""
         for sink in self._sinks:

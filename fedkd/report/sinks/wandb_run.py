@@ -129,7 +129,7 @@ class WandbRun:
                 notes=options.notes or run.description or None,
                 tags=list(options.tags) or None,
                 config=dict(jsonable(infinity_as_text(run.settings))),
-                dir=str(_folder(run.folder)),
+                dir=str(_folder(run.folder).absolute()),  # its service may work elsewhere
                 mode=options.wandb,
                 settings=settings,
             )

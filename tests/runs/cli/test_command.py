@@ -40,6 +40,18 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def job(sweep: str, index: int) -> str:
+    """Return the folder of a sweep's run."""
+    (folder,) = Path(sweep).glob(f"{index}_*")
+    return str(folder)
+
+
+def timeless(table: Path) -> list[dict[str, str]]:
+    """Return the rows of a sweep's table without how long the runs took."""
+    with table.open(newline="") as file:
+        return [{**row, "seconds": ""} for row in csv.DictReader(file)]
+
+
 def summary(folder: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((Path(folder) / "summary.json").read_text())
     return found
@@ -237,23 +249,34 @@ def test_a_sweep_runs_every_combination_says_what_varies_and_shares_the_twin(
 ) -> None:
     assert main([*LEAST, "-m", "strategy=knfu,toys:Mean", "seed=0,1"]) == 0
     (sweep,) = Path("runs").iterdir()
-    found = [
-        (summary(str(f))["strategy"]["name"], summary(str(f))["seed"])
-        for f in sorted(sweep.glob("[0-9]"))
-    ]
-    assert found == [("knfu", 0), ("knfu", 1), ("toys:Mean", 0), ("toys:Mean", 1)]
-    alone = [summary(str(f))["local_only"] for f in sorted(sweep.glob("[0-9]"))]
+    names = [path.name for path in sorted(sweep.glob("[0-9]*"))]
+    assert names == ["0_knfu_seed=0", "1_knfu_seed=1", "2_Mean_seed=0", "3_Mean_seed=1"]
+    found = [summary(str(sweep / name)) for name in names]
+    runs = [(one["strategy"]["name"], one["seed"]) for one in found]
+    assert runs == [("knfu", 0), ("knfu", 1), ("toys:Mean", 0), ("toys:Mean", 1)]
+    alone = [one["local_only"] for one in found]
     assert alone[0] == alone[2] != alone[1] == alone[3]
-    said = (sweep / "sweep.csv").read_text().splitlines()
-    assert said == [
-        "folder,strategy,seed",
-        "0,knfu,0",
-        "1,knfu,1",
-        "2,toys:Mean,0",
-        "3,toys:Mean,1",
+    with (sweep / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["folder"], row["strategy"], row["seed"]) for row in rows] == [
+        (name, *map(str, run)) for name, run in zip(names, runs, strict=True)
     ]
+    assert [float(row["global_accuracy"]) for row in rows] == [
+        one[f"global_accuracy_after_{one['after']}"] for one in found
+    ]
+    assert {row["status"] for row in rows} == {"completed"}
+    said = capsys.readouterr().out
     comparing = command_line(["compare", "--runs", str(sweep), "--out", str(sweep / "comparison")])
-    assert f"Compare the runs: {comparing}" in capsys.readouterr().out
+    assert f"Compare the runs: {comparing}" in said
+    lines = said.splitlines()
+    assert [line[:5] for line in lines if line.startswith("[")] == [
+        f"[{n}/4]" for n in (1, 2, 3, 4)
+    ]
+    assert "left, until " in next(line for line in lines if line.startswith("[4/4] Mean seed=1"))
+    assert said.count("privacy  ") == 1  # the plan, and what holds for all runs, is said once
+    for name in names:
+        log = (sweep / name / "console.log").read_text()
+        assert ("round 1/" in log, "By client after" in log) == (True, True)
 
 
 @pytest.mark.slow
@@ -288,29 +311,29 @@ def test_a_sweep_that_was_ended_goes_on_with_what_is_not_complete(
         assert main(command) == 130
     go_on = command_line(["resume", "in parts", "trust=true"])
     assert f"Go on with the sweep: {go_on}" in capsys.readouterr().out
-    assert summary("in parts/1")["status"] == "interrupted"
-    before = Path("in parts/0/summary.json").stat().st_mtime_ns
+    assert summary(job("in parts", 1))["status"] == "interrupted"
+    before = Path(job("in parts", 0), "summary.json").stat().st_mtime_ns
 
     for wrong in ("seed=3", "-m", "run_dir=elsewhere"):
         assert main(["resume=in parts", wrong]) == 2
         assert f"{wrong} cannot be changed in a sweep that goes on" in capsys.readouterr().err
     assert main(["resume=in parts", "trust=true", "report.plots=false"]) == 0
     said = capsys.readouterr().out
-    assert "in parts/0: complete" in said
+    assert f"{job('in parts', 0)}: complete" in said
     assert "resumed after round 1 of 3" in said
-    assert Path("in parts/0/summary.json").stat().st_mtime_ns == before
-    for job in "0123":
-        assert summary(f"in parts/{job}")["status"] == "completed"
+    assert Path(job("in parts", 0), "summary.json").stat().st_mtime_ns == before
+    for index in range(4):
+        assert summary(job("in parts", index))["status"] == "completed"
         assert (
-            summary(f"in parts/{job}")["knowledge_sha256"]
-            == summary(f"a whole/{job}")["knowledge_sha256"]
+            summary(job("in parts", index))["knowledge_sha256"]
+            == summary(job("a whole", index))["knowledge_sha256"]
         )
-    assert Path("in parts/sweep.csv").read_text() == Path("a whole/sweep.csv").read_text()
+    assert timeless(Path("in parts/sweep.csv")) == timeless(Path("a whole/sweep.csv"))
     assert (
         main(command) == 2
     )  # without resume a folder that holds runs is refused, and nothing in it is touched
     assert "already holds a run" in capsys.readouterr().err
-    assert Path("in parts/0/summary.json").stat().st_mtime_ns == before
+    assert Path(job("in parts", 0), "summary.json").stat().st_mtime_ns == before
     monkeypatch.chdir("mine")
     assert (
         main(["resume=../in parts", "trust=true"]) == 0
@@ -332,9 +355,12 @@ def test_a_sweep_goes_on_past_a_run_that_fails(capsys: pytest.CaptureFixture[str
     ]
     assert main(command) == 1
     assert "min_clients=4" in capsys.readouterr().err
-    assert (summary("sweep/0")["status"], summary("sweep/1")["status"]) == ("failed", "completed")
+    assert (summary(job("sweep", 0))["status"], summary(job("sweep", 1))["status"]) == (
+        "failed",
+        "completed",
+    )
     assert main(["resume=sweep"]) == 1
-    assert "sweep/1: complete" in capsys.readouterr().out
+    assert f"{job('sweep', 1)}: complete" in capsys.readouterr().out
 
 
 def test_a_bad_value_of_one_job_of_a_sweep_is_named_in_one_line(
@@ -343,7 +369,7 @@ def test_a_bad_value_of_one_job_of_a_sweep_is_named_in_one_line(
     command = [*TINY, "-m", "rounds=0,1", "baseline=none", "hydra.sweep.dir=sweep"]
     assert main(command) == 2
     assert capsys.readouterr().err == "fedkd: rounds=0: rounds must be >= 1, got 0\n"
-    assert summary("sweep/1")["status"] == "completed"
+    assert summary(job("sweep", 1))["status"] == "completed"
 
 
 def test_the_twin_is_computed_once(capsys: pytest.CaptureFixture[str]) -> None:
