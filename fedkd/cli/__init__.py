@@ -1,1 +1,1 @@
-"""The command line: ``fedkd.simulate``, ``fedkd.audit``, and the apps of ``flwr run``."""
+"""The command line: ``fedkd`` with its subcommands, and the apps of ``flwr run``."""

@@ -32,7 +32,7 @@ options
   -m                 sweep over values given as a,b,c
   --cfg job          print the scenario and stop
   --help             this text; with a topic before it, such as train, privacy, strategy=knfu or
-                     scenario=knfu_mnist, that on the topic alone
+                     scenario=knfu_mnist, that on the topic alone; fedkd run --help is one screen
 
 Exit status: 0 done, 1 the run failed, 2 bad input (nothing was run), 3 an audit refutes what the
 run claims, 130 interrupted by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1, which lets the round at work

@@ -88,10 +88,10 @@ def _print(topics: Sequence[str]) -> int:
     return 0
 
 
-def text_of(given: Sequence[str]) -> str:
+def text_of(given: Sequence[str], whole: str = "python -m fedkd.simulate --help") -> str:
     """Return the text on the topics among arguments that ask for help; "" where there are none.
 
-    Raises SettingError for an unknown one.
+    ``whole`` is the command that prints everything. Raises SettingError for an unknown topic.
     """
     rest, folder = value_of(given, "--config-dir")
     scenarios = scenario_files(folder)
@@ -103,7 +103,7 @@ def text_of(given: Sequence[str]) -> str:
             parts += [_scenario(value, scenarios) for value in values]
     parts += [describe(word, scenarios) for word in bare_words(rest)]
     if parts:
-        parts.append("Everything else: python -m fedkd.simulate --help")
+        parts.append(f"Everything else: {whole}")
     return "\n\n".join(parts)
 
 

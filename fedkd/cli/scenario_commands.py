@@ -73,7 +73,7 @@ def _help(given: Sequence[str], text: str = "") -> int:
     if any(word in given for word in ALL):
         print(manual(scenario_files(value_of(given, "--config-dir")[1])))
     else:
-        print(text_of(given) or text or usual())
+        print(text_of(given, "fedkd run --help=all") or text or usual())
     return 0
 
 

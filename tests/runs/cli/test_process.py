@@ -202,6 +202,17 @@ def test_the_command_works_from_an_installed_wheel_beside_folders_of_ones_own(
     assert done.stderr == ""
     (run,) = (empty / "runs").iterdir()
     assert json.loads((run / "summary.json").read_text())["status"] == "completed"
+    for words in (["compare", "--runs", "runs", "--out", "compared"], ["reproduce", "--help"]):
+        done = subprocess.run(
+            [str(python), "-m", "fedkd", *words],
+            cwd=empty,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+    assert (empty / "compared" / "comparison.md").is_file()
 
 
 def test_import_fedkd_loads_none_of_the_heavy_libraries() -> None:

@@ -58,6 +58,7 @@ def test_help_prints_what_is_named_alone(given: list[str], has: str, has_not: st
     text = text_of(given)
     assert has in text
     assert has_not not in text
+    assert text.endswith("Everything else: python -m fedkd.simulate --help")
 
 
 @pytest.mark.parametrize(
