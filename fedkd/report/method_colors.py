@@ -64,12 +64,13 @@ def styles_of(methods: Sequence[str]) -> dict[str, LineStyle]:
     free = [style for style in STYLES if style not in found.values()]
     for index, method in enumerate(later):
         color, _, dashes = free[index] if index < len(free) else style_of(method)
-        markers = [style[1] for style in found.values()]
-        marker = free[index][1] if index < len(free) else _unused(markers)
+        marker = free[index][1] if index < len(free) else _unused(color, list(found.values()))
         found[method] = (color, marker, dashes)
     return {method: found[method] for method in methods}
 
 
-def _unused(markers: Sequence[str]) -> str:
-    """Return the marker that the fewest have."""
-    return min(MARKERS, key=markers.count)
+def _unused(color: str, others: Sequence[LineStyle]) -> str:
+    """Return the marker that the fewest methods of a color have, and then the fewest of all."""
+    same = [style[1] for style in others if style[0] == color]
+    every = [style[1] for style in others]
+    return min(MARKERS, key=lambda marker: (same.count(marker), every.count(marker)))

@@ -1,6 +1,7 @@
 """A headless Chromium that tests speak to over pipes, without another package."""
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -100,13 +101,20 @@ def chromium(folder: Path) -> Iterator[Chromium]:
     assert program is not None
     their_in, our_out = os.pipe()
     our_in, their_out = os.pipe()
-    # It reads descriptor 3 and writes 4.
-    script = f'exec "$0" "$@" 3<&{their_in} 4>&{their_out}'
-    command = ["sh", "-c", script, program, *FLAGS, f"--user-data-dir={folder / 'profile'}"]
+    theirs = [fcntl.fcntl(pipe, fcntl.F_DUPFD, 10) for pipe in (their_in, their_out)]
+
+    def connect() -> None:  # it reads descriptor 3 and writes 4
+        os.dup2(theirs[0], 3)
+        os.dup2(theirs[1], 4)
+
     process = subprocess.Popen(
-        command, pass_fds=(their_in, their_out), stderr=subprocess.DEVNULL, cwd=folder
+        [program, *FLAGS, f"--user-data-dir={folder / 'profile'}"],
+        pass_fds=(3, 4),
+        preexec_fn=connect,
+        stderr=subprocess.DEVNULL,
+        cwd=folder,
     )
-    for descriptor in (their_in, their_out):
+    for descriptor in (their_in, their_out, *theirs):
         os.close(descriptor)
     try:
         yield Chromium(our_out, our_in)

@@ -121,6 +121,7 @@ def write_run(
     whole = {
         "status": "completed",
         "after": "distillation",
+        "is_reference": False,
         "measured_after": ["training", "distillation"],
         "baseline": "local_only",
         **last,

@@ -74,6 +74,8 @@ th, td { padding: .32rem .75rem .32rem 0; border-bottom: 1px solid var(--rule); 
   vertical-align: top; }
 th[scope=row], th.name, td.words { text-align: left; font-weight: 500; }
 thead th { font-weight: 600; border-bottom: 2px solid var(--rule); vertical-align: bottom; }
+td:not(.words) { white-space: nowrap; }
+.about { color: var(--soft); font-size: .9rem; max-width: 52rem; }
 td.words { min-width: 9rem; max-width: 30rem; overflow-wrap: break-word; }
 th[scope=row] { min-width: 4rem; max-width: 22rem; overflow-wrap: break-word; }
 th:first-child, td:first-child { padding-left: .1rem; }

@@ -141,7 +141,7 @@ def _between(pair: Pair) -> list[str]:
     return [
         f"{_named(pair.method, pair.setting)} {words[verdict.word]} {pair.other} by"
         f" {_size(pair.differences[name])} points {TEST_SETS[name]} ({len(pair.seeds)} seeds,"
-        f" {verdict.p})."
+        f" {verdict.p.replace('p 0', 'p = 0')})."
         for name, verdict in pair.verdicts.items()
         if verdict.word in words
     ]
@@ -153,7 +153,7 @@ def _size(difference: Interval) -> str:
 
 
 def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _named(method: str, setting: Setting) -> str:

@@ -7,9 +7,11 @@ from fedkd.report.pages.style_sheet import STYLE_SHEET
 
 PARTS = """\
 {% macro grid(table) %}
+{% if table.title %}<p class="about">{{ table.caption }}</p>{% endif %}
 <div class="scroll" role="region" aria-label="{{ table.title or table.caption }}" tabindex="0">
 <table>
-<caption>{{ table.caption }}{% if table.note %} {{ table.note }}{% endif %}</caption>
+<caption>{{ table.title or table.caption }}{% if table.note %}. {{ table.note }}{% endif %}
+</caption>
 <thead><tr>
 {% for name in table.header %}
 <th scope="col"{% if loop.index <= table.names %} class="name"{% endif %}>

@@ -28,7 +28,7 @@ class HtmlPage:
 
     def tell(self, ending: Ending) -> None:
         """Write the page of a completed run."""
-        if ending.status:
+        if ending.summary["status"] not in ("completed", "stopped"):
             return
         from fedkd.report.pages.run_page import write_run_page
 
