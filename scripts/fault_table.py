@@ -295,9 +295,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", type=Path, help="the page to put the tables into")
     given = parser.parse_args(arguments)
     engines = [engine for engine in known if engine in given.engines.split(",")]
-    faults = [f for f in every if not given.faults or f in given.faults.split(",")]
-    if len(engines) != len([name for name in given.engines.split(",") if name]) or not faults:
-        parser.error(f"--engines takes {','.join(known)}; --faults {'; '.join(every)}")
+    named = [name for name in given.faults.split(",") if name]
+    faults = [fault for fault in every if not named or fault in named]
+    odd = {*given.engines.split(","), ""} - {*known, ""} | {*named} - {*every}
+    if odd:
+        parser.error(
+            f"{', '.join(sorted(odd))}: --engines takes {','.join(known)}; --faults"
+            f" {'; '.join(every)}"
+        )
     differ = sum(checked(engine, faults) for engine in engines)
     for name, made in TABLES.items():
         begin, end = marks(name)

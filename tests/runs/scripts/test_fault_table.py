@@ -27,11 +27,12 @@ def test_every_fault_can_be_committed_and_every_outcome_is_in_words() -> None:
 
 
 def test_what_is_no_engine_or_no_fault_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    for given in (["--engines", "loca"], ["--engines", "local", "--faults", "sings"]):
+    for given in (["--engines", "loca"], ["--engines", "local", "--faults", "raises,sings"]):
         with pytest.raises(SystemExit) as refused:
             fault_table.main(given)
         assert refused.value.code == 2
-    assert "--engines takes local,ray" in capsys.readouterr().err
+    assert "loca: --engines takes local,ray" in (said := capsys.readouterr().err)
+    assert "sings: --engines" in said
 
 
 @pytest.mark.slow
