@@ -42,21 +42,18 @@ class StoredRun:
     folder: Path
     """Where the run lies."""
 
-    def __init__(
-        self, folder: str | Path, *, trust: bool = False, scenario: Scenario | None = None
-    ) -> None:
+    def __init__(self, folder: str | Path, *, trust: bool = False) -> None:
         """Describe a run's folder.
 
         Args:
             folder: The folder.
             trust: Whether what the run names and is not fedkd's may be imported, to build models.
-            scenario: The run's, where it is known; by default it is read from the folder.
 
         Raises:
             SettingError: It is no run's.
         """
         self.folder = user_path(str(folder), "folder")
-        self._trust, self._given = trust, scenario
+        self._trust = trust
         if not any((self.folder / name).is_file() for name in ("config.yaml", "summary.json")):
             raise SettingError(
                 f"{self.folder}: no run's folder (it has neither config.yaml nor summary.json)"
@@ -147,8 +144,6 @@ class StoredRun:
 
         ``fedkd.load(folder, trust=True)`` vouches for them.
         """
-        if self._given is not None:
-            return self._given
         stored = self.config
         check_trust(stored, str(self.folder), trust=self._trust)
         check_names(stored, f"the run in {self.folder}")
