@@ -42,6 +42,10 @@ def scenario_of(
     """
     from fedkd.cli.hydra_compose import composed
 
+    if not isinstance(scenario, str | os.PathLike):
+        raise SettingError(
+            f"scenario must be a name or a file, as in fedkd.run('digits'), got {scenario!r}"
+        )
     text = os.fspath(scenario)
     is_file = isinstance(scenario, os.PathLike) or text.endswith((".yaml", ".yml"))
     asked = ["--config", text] if is_file else [f"scenario={text}"]
@@ -175,6 +179,8 @@ def named(group: str, value: object) -> dict[str, Any]:
     """
     if isinstance(value, str):
         return {"name": value}
+    if value is None or isinstance(value, bool | int | float):
+        raise SettingError(f"{group} must be a name, a class or an object of one, got {value!r}")
     if group in ARRAYS and not inspect.isclass(value) and not hasattr(value, "content_key"):
         value = hold_data(value)
     cls = value if inspect.isclass(value) else type(value)

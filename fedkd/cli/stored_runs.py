@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from fedkd.cli.compare import read_config
 from fedkd.errors import FedkdError, RunWarning, SettingError, unknown_name
@@ -159,6 +159,8 @@ class StoredRuns(Sequence[StoredRun]):
             SettingError: No method is the reference, or nothing can be compared.
         """
         at_least(1, last=last)
+        if after not in get_args(After):
+            raise SettingError(f"after must be one of {', '.join(get_args(After))}, got {after!r}")
         done, left_out = self._readable()
         self._warn(left_out)
         if not done:

@@ -105,8 +105,8 @@ class RoundView:
 
     def _check(self, client: int) -> None:
         clients = len(self._experiment.context.architectures)
-        if not 0 <= client < clients:
-            raise SettingError(f"client must be from 0 to {clients - 1}, got {client}")
+        if not isinstance(client, int | np.integer) or not 0 <= client < clients:
+            raise SettingError(f"client must be from 0 to {clients - 1}, got {client!r}")
 
 
 Callback = Callable[[RoundView], object]

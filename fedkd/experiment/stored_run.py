@@ -162,8 +162,9 @@ class StoredRun:
         """
         context = self.experiment.context
         clients = len(context.architectures)
-        if not 0 <= client < clients:
-            raise SettingError(f"client must be from 0 to {clients - 1}, got {client}")
+        if not isinstance(client, int | np.integer) or not 0 <= client < clients:
+            raise SettingError(f"client must be from 0 to {clients - 1}, got {client!r}")
+        client = int(client)
         return context.own_model(client, self._states()).eval()
 
     @property

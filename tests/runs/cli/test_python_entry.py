@@ -170,6 +170,8 @@ def test_a_folder_gives_back_tables_models_and_pictures() -> None:
         found.plot("gain")
     with pytest.raises(fedkd.SettingError, match="client must be from 0 to 3, got 4"):
         found.model(4)
+    with pytest.raises(fedkd.SettingError, match="client must be from 0 to 3, got '1'"):
+        found.model("1")  # type: ignore[arg-type]
     assert "knfu, seed 0, completed, 2 of 2 rounds" in repr(found)
 
 

@@ -91,6 +91,7 @@ def test_what_settings_do_not_make_again_is_used_as_it_is_and_the_folder_says_so
         ({"privacy": Agree}, r"must be derived from .*Mechanism"),
         ({"models": [3]}, r"models: a int was given"),
         ({"models": [nn.Linear(1, 1)]}, r"models: a Linear was given"),
+        ({"strategy": None}, r"strategy must be a name, a class or an object"),
         ({"seed": object()}, r"seed must be a number, text"),
         ({"clients.x": 1}, r"no setting 'clients\.x'"),
         ({"nonsense": 1}, r"there is no setting 'nonsense'"),

@@ -65,6 +65,8 @@ def test_any_setting_tells_methods_apart_and_what_else_differs_is_a_setting(fold
     assert found.frame["strategy"].tolist() == ["knfu"]
     with pytest.raises(SettingError, match=r"reference=7: it is none of"):
         StoredRuns(folder).compare("strategy.beta", reference=7)
+    with pytest.raises(SettingError, match="after must be one of auto, distillation, training"):
+        StoredRuns(folder).compare(after="never")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match=r"unknown setting in by 'strategi'; did you mean 'str"):
         StoredRuns(folder).compare("strategi")
 
