@@ -16,13 +16,14 @@ from fedkd.audit.roc_plot import draw_roc
 from fedkd.audit.verdicts import LIMITS, WORST_FIRST, Verdict, in_words
 from fedkd.errors import StorageError
 from fedkd.report.folder import jsonable, write_summary
+from fedkd.report.pages.privacy_in_words import audit_in_words
 from fedkd.report.run_checksums import amended
 from fedkd.report.run_output import RunOutput
 
 Emit = Callable[[str | Table], None]
 """Prints or logs a line or a table."""
-LONGEST_WORD = len("uninformative")
-"""Of a verdict, which is not broken."""
+UNBROKEN = {"verdict": len("uninformative"), "mechanism": len("central_gaussian")}
+"""The longest words of columns whose words are not broken."""
 
 
 def write(results: Sequence[AuditResult], run_dir: Path, *, plots: bool = True) -> None:
@@ -139,13 +140,15 @@ def amend_summary(run_dir: Path, entry: Mapping[str, Any]) -> None:
 
 
 def show(results: Sequence[AuditResult], emit: Emit | None = None) -> None:
-    """Print every adversary's tables, the attacks left out, and the known limits.
+    """Print every adversary's tables, what they say in words, and the known limits.
 
     ``emit`` takes each line and table in place of the standard output.
     """
     emit = _printed if emit is None else emit
     for result in results:
         _show(result, emit)
+    for statement in audit_in_words(summary_entry(results)) if results else ():
+        emit(statement.text)
     if any(result.attacks for result in results):
         emit(
             "* Clopper-Pearson and Gaussian bounds as if candidates were independent; no verdict"
@@ -289,7 +292,7 @@ def _table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> T
             name,
             justify="right" if index else "left",
             overflow="fold",
-            min_width=LONGEST_WORD if name == "verdict" else None,
+            min_width=UNBROKEN.get(name),
         )
     for row in rows:
         table.add_row(*row)

@@ -71,12 +71,13 @@ def outside_of_claims(privacy: Mapping[str, Any]) -> list[str]:
     return [*assumed, *left, f"{SIMULATED[0].upper()}{SIMULATED[1:]}."]
 
 
-def audit_in_words(audit: Mapping[str, Any] | None, planted: bool) -> list[Statement]:
+def audit_in_words(audit: Mapping[str, Any] | None, planted: bool | None = None) -> list[Statement]:
     """Return what attacks found, by the ``audit`` of a run's summary.
 
     Args:
         audit: The entry.
-        planted: Whether the candidates were planted records, rather than the clients' own.
+        planted: Whether the candidates were planted records, rather than the clients' own; None
+            where that is not known.
 
     >>> found = audit_in_words({"by_adversary": {"server": {
     ...     "auc": 0.95, "auc_low": 0.89, "auc_high": 1.0, "verdict": "no claim"}}}, True)
@@ -91,9 +92,13 @@ def audit_in_words(audit: Mapping[str, Any] | None, planted: bool) -> list[State
     return found
 
 
-def _of_adversary(who: str, entry: Mapping[str, Any], planted: bool) -> list[Statement]:
+def _of_adversary(who: str, entry: Mapping[str, Any], planted: bool | None) -> list[Statement]:
     """Return what one adversary's attacks found."""
-    whose = "planted records from others" if planted else "clients' training records from others"
+    whose = {
+        True: "planted records from others",
+        False: "clients' training records from others",
+        None: "records that were trained on from others",
+    }[planted]
     found = []
     auc, low = entry.get("auc"), entry.get("auc_low")
     if auc is None or low is None:

@@ -154,7 +154,12 @@ def test_a_violated_claim_ends_with_status_3(
         "fedkd.audit.audit_run.covers", lambda claim, adversary: True
     )  # as if it were of the raw models
     assert main([str(run), "--adversary", "lab"]) == 3
-    assert "VIOLATION" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "VIOLATION" in said
+    assert "The lab, which asks the models themselves, can tell" in said
+    assert "this run leaks." in said
+    assert "The audit refutes the claim: epsilon" in said
+    assert all(len(line.rstrip()) <= 100 for line in said.splitlines() if " VIOLATION" in line)
 
 
 def test_a_claim_beyond_what_so_few_canaries_can_show_is_uninformative(tmp_path: Path) -> None:
