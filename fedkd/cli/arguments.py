@@ -308,6 +308,6 @@ def _check_names(settings: Sequence[str], scenarios: Mapping[str, Path]) -> None
                 if key in GROUPS and "(" not in value:
                     find(key, value)
         with wrong.collected():
-            if key not in ("scenario", "name") and key.partition(".")[0] != "hydra":
+            if key not in ("scenario", "name") and not key.startswith(("hydra.", "hydra/")):
                 check_key(key)
     wrong.raise_any()

@@ -81,7 +81,14 @@ class SweepJob:
 
 def compose_scenario(arguments: Arguments) -> Scenario:
     """Return the scenario of one run. Raises SettingError."""
-    return _scenario_of(composed(arguments), arguments)
+    scenario = _scenario_of(composed(arguments), arguments)
+    objective = scenario.federation.objective
+    if objective is not None:
+        raise SettingError(
+            f"objective={objective} would do nothing: it is what a run of a sweep returns; leave it"
+            " out, or sweep with -m"
+        )
+    return scenario
 
 
 def composed(arguments: Arguments) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def naming(keys: Sequence[str]) -> tuple[str, ...]:
     >>> naming(["strategy.beta", "seed", "report.console", "engine.workers", "strategy.beta"])
     ('strategy.beta',)
     """
-    own = (key for key in keys if key not in ALWAYS and key.partition(".")[0] != "hydra")
+    own = (k for k in keys if k not in ALWAYS and not k.startswith(("hydra.", "hydra/")))
     shown = (key for key in own if meaning_of(key).affects != "nothing")
     return tuple(dict.fromkeys(shown))
 
