@@ -25,6 +25,7 @@ from fedkd.experiment.resume import resume
 from fedkd.experiment.run import execute, run
 from fedkd.report.comparison.run_reader import read_run, runs_below
 from fedkd.report.folder import RunFolder
+from fedkd.report.stored_plan import read_plan
 from fedkd.storage.transcript import Transcript
 
 ROOT = next(p for p in Path(__file__).resolve().parents if (p / "pyproject.toml").is_file())
@@ -142,11 +143,12 @@ def interrupted(folder: Path, **changes: Any) -> None:
 
 
 def figures(folder: Path) -> Any:
-    """Return all figures of a run but its seconds."""
+    """Return all figures of a run but its seconds, what it took, and where it is."""
     summary = json.loads((folder / "summary.json").read_text())
     rows = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     for values in (summary, *rows):
-        values.pop("seconds")
+        for name in ("seconds", "resources", "folder"):
+            values.pop(name, None)
     found = read_run(folder)
     clients = {name: values.tolist() for name, values in found.clients.items() if name != "seconds"}
     tables = [(folder / n).read_text() for n in ("teacher_by_class.csv", "config.yaml")]
@@ -167,6 +169,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 FINISHED = [
     "config.yaml",
+    "plan.json",
     "rounds.jsonl",
     "clients.csv",
     "teacher_by_class.csv",
@@ -182,12 +185,12 @@ FINISHED = [
     "lab/query_00003_00001.npz",
 ]
 INTERRUPTED = [
-    *FINISHED[:7],
+    *FINISHED[:8],
     "checkpoints/000001.checkpoint",
     "checkpoints/000002.checkpoint",
     "states/000001/000001.state",
     "states/000001/000002.state",
-    *FINISHED[9:12],
+    *FINISHED[10:13],
 ]
 tally: dict[str, int] = {}
 
@@ -214,7 +217,8 @@ def check(
         assert "\n" not in text
         # Of a manifest that is another run's it is the files that do not match.
         names = {Path(file).name, Path(file).parts[0]}
-        names |= {"config.yaml", "summary.json"} if file == "checksums.json" else set()
+        others = {"config.yaml", "plan.json", "summary.json"}
+        names |= others if file == "checksums.json" else set()
         assert any(name in text for name in names), text
         count("refused by name")
         return
@@ -263,6 +267,8 @@ def test_a_finished_run_is_audited_and_compared_to_the_same_figures_or_names_the
     r, c = read_run(run_), read_config(run_)
     check(compared, (repr([(r.rounds, r.clients, r.architectures, c)]), []), copy, file)
     check(audited, (0, (reference / "audit.json").read_text()), copy, file)
+    plan = repr(read_plan(reference, {}, {}, None))
+    check(lambda: repr(read_plan(copy, {}, {}, None)), plan, copy, file)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
