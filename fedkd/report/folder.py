@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from fedkd.errors import RunError, SettingError, StorageError
+from fedkd.errors import Damaged, RunError, SettingError, StorageError
 from fedkd.federation.round_records import ClientRecord, RoundRecord
 from fedkd.report.record_rows import client_record, figures_by_others
 from fedkd.report.run_checksums import GROWING, PLAN, WEIGHTS, begin_checksums, write_checksums
@@ -32,6 +32,8 @@ except ImportError:  # not on Windows
 TABLES = GROWING[1:]
 NOTHING: Extent = (0, digest_of(b""))
 """The extent of a file that was not begun."""
+LONGEST_LINE = 1 << 26
+"""The most bytes that a round's line can have."""
 RUNNING = {"status": "running"}
 """The summary until a run ends, and for good where its process was killed."""
 FILES = ("config.yaml", PLAN, *GROWING, "summary.json", WEIGHTS)
@@ -241,10 +243,22 @@ def lock(path: Path) -> IO[str] | None:
 
 
 def recorded_rounds(path: Path) -> int:
-    """Return how many rounds of a run were finished, whether a checkpoint has them or not."""
-    return (
-        (path / "rounds.jsonl").read_bytes().count(b"\n") if (path / "rounds.jsonl").exists() else 0
-    )
+    """Return how many rounds of a run were finished, whether a checkpoint has them or not.
+
+    Raises Damaged where the file of rounds is none.
+    """
+    file, count, since = path / "rounds.jsonl", 0, 0
+    if not file.exists():
+        return 0
+    if not file.is_file():
+        raise Damaged(f"{file} is a folder where a file of the run belongs; move it away")
+    with file.open("rb") as content:
+        while block := content.read(1 << 20):
+            lines = block.count(b"\n")
+            count, since = count + lines, 0 if lines else since + len(block)
+            if since > LONGEST_LINE:
+                raise Damaged(f"{file} is damaged: a line has more than {LONGEST_LINE:,} bytes")
+    return count
 
 
 def stored_records(path: Path, rounds: int) -> list[RoundRecord]:
