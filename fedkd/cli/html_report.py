@@ -24,6 +24,9 @@ from fedkd.report.pages.sweep_page import ReportedRuns, write_sweep_page
 from fedkd.runtime.standard_streams import flush_output, notice
 from fedkd.settings.validators import user_path
 
+DAMAGED = "damaged"
+"""How the reason of a run begins that cannot be read."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
@@ -43,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = user_path(given.folder, "folder")
         if not folder.is_dir():
             raise SettingError(f"{folder}: there is no such folder")
-        if (folder / "config.yaml").is_file():
+        if any((folder / name).is_file() for name in ("config.yaml", "summary.json")):
             print(f"Report: {write_run_page(folder)}")
             return 0
         damaged = _report_runs(folder, with_each=not given.only_summary)
@@ -73,6 +76,8 @@ def _report_runs(folder: Path, *, with_each: bool) -> list[str]:
     configs, left_out, damaged = _readable(runs)
     if with_each:
         for run in runs:
+            if left_out.get(run, "").startswith(DAMAGED):
+                continue
             try:
                 write_run_page(run)
             except FedkdError as error:
@@ -94,7 +99,8 @@ def _report_runs(folder: Path, *, with_each: bool) -> list[str]:
     )
     page = write_sweep_page(folder, found, sweep=sweep)
     print(f"Report: {page}")
-    for text in dict.fromkeys((*sweep.notices, *damaged)):
+    said = "\n".join(sweep.notices)
+    for text in (*sweep.notices, *(text for text in damaged if text not in said)):
         notice(text)
     return damaged
 
@@ -112,7 +118,7 @@ def _readable(runs: Sequence[Path]) -> tuple[dict[Path, Any], dict[Path, str], l
             read_run(run)
             configs[run] = config
         except FedkdError as error:
-            left_out[run] = f"damaged: {error}"
+            left_out[run] = f"{DAMAGED}: {error}"
             damaged.append(str(error))
     return configs, left_out, damaged
 

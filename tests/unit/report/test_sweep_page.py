@@ -65,7 +65,11 @@ def test_what_is_damaged_or_not_finished_is_named(
     said = Page((folder / "report.html").read_text()).text
     assert "runs/knfu/1: not finished (interrupted)" in said
     assert "runs/knfu/0: damaged:" in said
-    assert "runs/knfu/0" in capsys.readouterr().err
+    assert [
+        line.count("runs/knfu/0: damaged") for line in capsys.readouterr().err.splitlines()
+    ] == [1, 0]
+    assert not (folder / "runs/knfu/0/report.html").exists()
+    assert (folder / "runs/knfu/1/report.html").exists()
 
 
 def test_runs_that_cannot_be_compared_are_listed(tmp_path: Path) -> None:
@@ -104,3 +108,6 @@ def test_wrong_folders_are_bad_input(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "there is no run in or below it" in capsys.readouterr().err
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "there is no such folder" in capsys.readouterr().err
+    (stored.write_run(tmp_path / "run") / "config.yaml").unlink()
+    assert main([str(tmp_path / "run")]) == 2
+    assert "no run's folder (it has no config.yaml)" in capsys.readouterr().err
