@@ -19,7 +19,9 @@ docs/comparing.md says what the figures are.
 
 import argparse
 import itertools
+import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -50,6 +52,7 @@ from fedkd.report.comparison.stored_comparison import (
     write_question,
 )
 from fedkd.report.comparison.tables import Table, tables, write_csv
+from fedkd.report.sinks import offline_runs
 from fedkd.runtime.interrupts import described, exit_status
 from fedkd.runtime.parallel import available_cores
 from fedkd.runtime.working_folder import search_here
@@ -249,6 +252,12 @@ def run_cells(cells: Sequence[Cell], jobs: int, console: Console) -> list[Outcom
     return [outcome for outcome in run_all(to_do, jobs, on_end) if outcome.error]
 
 
+def _share_wandb_folder(cells: Sequence[Cell], out: Path) -> None:
+    """Let all runs that log to W&B share one folder of it, unless the user has named one."""
+    if any(cell.task.scenario.report.wandb != "disabled" for cell in cells):
+        os.environ.setdefault("WANDB_DIR", str(out.absolute()))
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the settings of a run that change its figures, and its name, by dotted name.
 
@@ -414,7 +423,11 @@ def _run(given: argparse.Namespace, console: Console) -> Found:
     seeds, methods = parse_seeds(given.seeds or SEEDS), parse_methods(given.methods)
     check_reference(given.against, [method.label for method in methods])
     cells = plan(base, methods, parse_grid(given.grid), seeds, given.out, given.jobs)
+    _share_wandb_folder(cells, given.out)
     failed = run_cells(cells, given.jobs, console)
+    if offline_runs(given.out):
+        upload = f"wandb sync {shlex.quote(str(given.out / 'wandb'))}/offline-run-*"
+        console.print(f"W&B, to upload: {upload}", markup=False)
     failed_folders = {outcome.task.folder for outcome in failed}
     folders: dict[tuple[str, Setting], dict[int, Path]] = {}
     for cell in cells:

@@ -280,6 +280,22 @@ def test_a_sweep_runs_every_combination_says_what_varies_and_shares_the_twin(
 
 
 @pytest.mark.slow
+def test_what_interrupts_the_local_only_baseline_says_that_its_time_is_lost(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def progress(_: ConsoleReport, text: str, **__: Any) -> None:
+        if "round 1/2" in text:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ConsoleReport, "progress", progress)
+    assert main([*TINY, "seed=91", "run_dir=out"]) == 130
+    said = capsys.readouterr().err
+    assert "the time went into the local-only baseline, of which 1 of 2 rounds are lost" in said
+    assert "baseline=none leaves it out" in said
+    assert "interrupted after 0 rounds" in Path("out/console.log").read_text()
+
+
+@pytest.mark.slow
 def test_a_sweep_that_was_ended_goes_on_with_what_is_not_complete(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

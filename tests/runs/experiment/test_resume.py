@@ -28,7 +28,7 @@ from fedkd.experiment.summary import versions
 from fedkd.report.comparison.run_reader import status
 from fedkd.report.folder import RunFolder
 
-VOLATILE = ("seconds", "versions", "engine")
+VOLATILE = ("seconds", "resources", "folder", "versions", "engine")
 
 
 class Ended(Exception):

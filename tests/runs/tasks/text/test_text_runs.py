@@ -27,7 +27,7 @@ from fedkd.report.folder import RunFolder
 from fedkd.scenario.scenario import Scenario
 from fedkd.tasks.text.windows import IGNORED
 
-VOLATILE = ("seconds", "versions", "engine")
+VOLATILE = ("seconds", "resources", "folder", "versions", "engine")
 
 
 class Wrapped(nn.Module):
