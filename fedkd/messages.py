@@ -266,6 +266,11 @@ class AcceptedUploads:
         return len(self.client_ids)
 
 
+def _times_written(values: Tensor) -> int:
+    """Return how often a tensor was written into, as torch counts; 0 where it does not."""
+    return 0 if values.is_inference() else values._version
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cohort(AcceptedUploads):
     """The accepted predictions of one round, stacked by client id: what most strategies fuse.
@@ -301,7 +306,22 @@ class Cohort(AcceptedUploads):
     @cached_property
     def probs(self) -> Float[Tensor, "K N C"]:
         """Soft labels at the distillation temperature."""
-        return self._softened(self.temperature) if self.scale == "logits" else self.values
+        if self.scale != "logits":
+            return self.values
+        probs = self._softened(self.temperature)
+        self.__dict__["_made_at"] = _times_written(probs)
+        return probs
+
+    def marked(self) -> int:
+        """Return a mark of the uploads as they are, for ``written_into``."""
+        return _times_written(self.values)
+
+    def written_into(self, mark: int) -> str:
+        """Return the name of a tensor that was written into since ``mark``; empty for none."""
+        if _times_written(self.values) != mark:
+            return "values"
+        made_at: int | None = self.__dict__.get("_made_at")
+        return "probs" if made_at is not None and _times_written(self.probs) != made_at else ""
 
     def probs_at(self, temperature: float) -> Float[Tensor, "K N C"]:
         """Return soft labels at a temperature; uploaded soft labels as they came, at any."""

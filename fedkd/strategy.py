@@ -7,6 +7,7 @@ one.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import isclass
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -184,20 +185,21 @@ def declaration(strategy: object, name: str) -> Declaration:
         mean_based=isinstance(strategy, MeanBased),
     )
     names: tuple[str, ...] = (*KINDS, "nothing")
-    if not isinstance(declared.knowledge, str) and not isinstance(
-        declared.knowledge, KnowledgeType
-    ):
+    by_name = isinstance(declared.knowledge, str) and declared.knowledge in names
+    is_kind = isinstance(declared.knowledge, KnowledgeType) and not isclass(declared.knowledge)
+    if not by_name and not is_kind:
+        shown = getattr(declared.knowledge, "__name__", repr(declared.knowledge))
         raise SettingError(
-            f"strategy={name} declares knowledge = {declared.knowledge!r}; it must be one of"
-            f" {', '.join(names)}, or a"
-            " kind (fedkd.knowledge.KnowledgeType)"
+            f"strategy={name} declares knowledge = {shown}; it must be one of"
+            f" {', '.join(map(repr, names))}, or an object of another kind, as in: from"
+            " fedkd.knowledge import ModelWeights; knowledge = ModelWeights()"
+        )
+    if not isinstance(declared.needs, Needs):
+        raise SettingError(
+            f"strategy={name} declares needs = {declared.needs!r}; it must be a"
+            " fedkd.strategy.Needs, as in needs = Needs(public_labels=True)"
         )
     for attribute, value, allowed in (
-        (
-            "knowledge",
-            declared.knowledge if isinstance(declared.knowledge, str) else "logits",
-            names,
-        ),
         ("teaches", declared.teaches, ("logits", "probs")),
         ("loss", declared.loss, tuple(LOSSES)),
         ("evaluated_after", declared.evaluated_after, get_args(EvaluatedAfter)),

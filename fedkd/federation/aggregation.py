@@ -4,8 +4,11 @@ Uploads are stacked once all are there, or handed on as they come where the stra
 A threat model and a trusted server's mechanism act here, between the uploads and the rule.
 """
 
+import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -94,6 +97,14 @@ class Aggregate:
     """What a trusted server's release costs every client."""
     left_out: Mapping[int, str] = field(default_factory=dict)
     """The clients whose accepted uploads were left out of the fusion, and why."""
+
+
+DECLARED = {
+    "public_labels": "public_labels=True",
+    "label_counts": "label_counts=True",
+    "server": "server_models=()",
+}
+"""What a cohort has only for a strategy that declares it, and how that is written."""
 
 
 class Aggregator:
@@ -186,13 +197,16 @@ class Aggregator:
             return None
         spent: tuple[Spending, ...] = ()
         cohort: AcceptedUploads | None = None
-        with attribute_errors_to(self.strategy, "strategy", RunError):
+        hint = partial(undeclared_use, self.strategy, request)
+        with attribute_errors_to(self.strategy, "strategy", RunError, hint):
             if isinstance(uploads, StreamedUploads):
                 fusion = uploads.fuse()
             else:
                 cohort = kind.stack(list(uploads.accepted.values()), request)
                 cohort = self.threat_model.poisoned(cohort)
+                mark = cohort.marked() if isinstance(cohort, Cohort) else 0
                 fusion, spent = self._fused(cohort, asked)
+                _check_untouched(self.strategy, cohort, mark)
             _check_parts(fusion)
             kind.check_fusion(fusion, client_ids, request, self.declared.teaches)
         if self.sampler.looks_at_predictions:
@@ -207,6 +221,37 @@ class Aggregator:
         if self.enforcer.central is not None:
             return self.enforcer.fuse(self.strategy, cohort, self.state, asked)
         return self.threat_model.fuse(self.strategy, cohort, self.state), ()
+
+
+def undeclared_use(strategy: object, request: Request) -> str:
+    """Return what a strategy's class reads of cohorts without declaring it, in words.
+
+    Empty where there is nothing, or no source to read. Asked once it has failed: a class may have
+    a use for what is not there.
+    """
+    try:
+        source = inspect.getsource(type(strategy))
+    except (OSError, TypeError):
+        return ""
+    read = [
+        (field, need)
+        for field, need in DECLARED.items()
+        if getattr(request, field) is None and re.search(rf"\.{field}\b", source)
+    ]
+    if not read:
+        return ""
+    names = " and ".join(f"cohort.{field}" for field, _ in read)
+    needs = ", ".join(need for _, need in read)
+    return f"; {names} is None without needs = Needs({needs}), from fedkd.strategy"
+
+
+def _check_untouched(strategy: object, cohort: AcceptedUploads, mark: int) -> None:
+    """Raise RunError where a strategy wrote into what it was given since ``mark``."""
+    if isinstance(cohort, Cohort) and (name := cohort.written_into(mark)):
+        raise RunError(
+            f"strategy {type(strategy).__name__} wrote into cohort.{name}, which is not its own;"
+            f" take cohort.{name}.clone() first"
+        )
 
 
 def _largest(arrays: Mapping[str, np.ndarray]) -> float:

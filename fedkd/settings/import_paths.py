@@ -13,7 +13,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import cast
@@ -225,13 +225,18 @@ def is_allowed(path: str, allowed: Collection[str] = OWN_PACKAGES) -> bool:
 
 
 @contextlib.contextmanager
-def attribute_errors_to(owner: object, what: str, kind: type[FedkdError]) -> Iterator[None]:
+def attribute_errors_to(
+    owner: object, what: str, kind: type[FedkdError], hint: Callable[[], str] = str
+) -> Iterator[None]:
     """Turn an exception in a user's object into one line that names its place.
 
-    The traceback stays the cause.
+    The traceback stays the cause. fedkd's own errors pass as they are.
 
-    ``what`` says what the object is, ``kind`` which error it becomes. fedkd's own errors pass as
-    they are.
+    Args:
+        owner: The object.
+        what: What it is, in words.
+        kind: Which error the exception becomes.
+        hint: Says what else may be the cause; ends the line.
     """
     try:
         yield
@@ -242,7 +247,9 @@ def attribute_errors_to(owner: object, what: str, kind: type[FedkdError]) -> Ite
         files = {
             file for module in modules if (file := getattr(module, "__file__", None)) is not None
         }
-        raise kind(f"{what} {type(owner).__name__} failed: {one_line(error, files)}") from error
+        raise kind(
+            f"{what} {type(owner).__name__} failed: {one_line(error, files)}{hint()}"
+        ) from error
 
 
 def code_hash(thing: object) -> str:

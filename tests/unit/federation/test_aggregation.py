@@ -6,11 +6,11 @@ import pytest
 import torch
 from small_server import logits, upload
 
-from fedkd.errors import RunError
+from fedkd.errors import RunError, SettingError
 from fedkd.federation.aggregation import Aggregator, StackedUploads, StreamedUploads
 from fedkd.federation.public_sampling import PublicSampler
 from fedkd.fusion import mean_over_clients
-from fedkd.knowledge import Request
+from fedkd.knowledge import ModelWeights, Request
 from fedkd.messages import Fusion
 from fedkd.robustness.aggregators import Median
 from fedkd.robustness.attacks.no_attack import NoAttack
@@ -91,6 +91,68 @@ def test_an_exception_in_a_strategy_is_named_as_the_strategys() -> None:
 
     with pytest.raises(RunError, match="strategy Broken failed: ValueError: no such thing"):
         fused(aggregator(Broken()))
+
+
+class Undeclared:
+    def fuse(self, cohort: Any, state: Any) -> Any:
+        labels = cohort.public_labels
+        return torch.nn.functional.one_hot(labels)
+
+
+def test_what_a_strategy_reads_without_declaring_it_is_named_once_it_fails() -> None:
+    with pytest.raises(
+        RunError,
+        match=r"strategy Undeclared failed: .*; cohort.public_labels is None without needs ="
+        r" Needs\(public_labels=True\), from fedkd.strategy$",
+    ):
+        fused(aggregator(Undeclared()))
+
+
+@pytest.mark.parametrize("name", ["probs", "values", "logits"])
+def test_a_strategy_that_writes_into_its_cohort_is_refused(name: str) -> None:
+    class Writing:
+        def fuse(self, cohort: Any, state: Any) -> Any:
+            getattr(cohort, name).clamp_(min=0.1)
+            return FedMD().fuse(cohort, state)
+
+    with pytest.raises(RunError, match=r"Writing wrote into cohort.\w+, which is not its own; tak"):
+        fused(aggregator(Writing()))
+
+
+class NoKind:
+    knowledge: Any = "softmax"
+
+    def fuse(self, cohort: Any, state: Any) -> Any:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        (
+            "knowledge",
+            "softmax",
+            r"'nothing', or .*: from fedkd.knowledge import ModelWeights; know",
+        ),
+        (
+            "knowledge",
+            ModelWeights,
+            r"declares knowledge = ModelWeights; .*knowledge = ModelWeights\(\)",
+        ),
+        (
+            "needs",
+            {"public_labels": True},
+            r"it must be a fedkd.strategy.Needs, as in needs = Needs",
+        ),
+    ],
+)
+def test_a_wrong_declaration_is_told_what_to_import(
+    attribute: str, value: object, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NoKind, "knowledge", "logits")
+    monkeypatch.setattr(NoKind, attribute, value, raising=False)
+    with pytest.raises(SettingError, match=message):
+        declaration(NoKind(), "mine:NoKind")
 
 
 def test_a_threat_model_without_attack_and_robust_mean_does_nothing() -> None:
