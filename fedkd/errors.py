@@ -67,6 +67,27 @@ class Interrupted(BaseException):
     """
 
 
+def unexpected(error: FedkdError) -> FedkdError:
+    """Return an error with a note that it hides an exception of code that fedkd does not know."""
+    error.add_note("FEDKD_TRACEBACK=1 before the command prints where it comes from")
+    return error
+
+
+def notes(error: BaseException | None) -> tuple[str, ...]:
+    """Return the notes of an error and of its causes.
+
+    >>> notes(unexpected(RunError("strategy Mine failed")))
+    ('FEDKD_TRACEBACK=1 before the command prints where it comes from',)
+    """
+    found: list[str] = []
+    seen: list[BaseException] = []
+    while isinstance(error, FedkdError) and error not in seen:
+        seen.append(error)
+        found += getattr(error, "__notes__", ())
+        error = error.__cause__
+    return tuple(dict.fromkeys(found))
+
+
 def messages(error: FedkdError) -> tuple[str, ...]:
     """Return the messages of an error, of which each fills a line."""
     return error.args if isinstance(error, SettingErrors) else (str(error),)

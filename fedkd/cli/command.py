@@ -15,7 +15,7 @@ from typing import Any
 
 from fedkd.cli.arguments import Arguments, parse_arguments, scenario_files, value_of
 from fedkd.cli.sweeps import Sweep, continued, is_violation
-from fedkd.errors import FedkdError, SettingError, messages
+from fedkd.errors import FedkdError, SettingError, messages, notes
 from fedkd.runtime.interrupts import described, exit_status, interruptible
 from fedkd.runtime.standard_streams import (
     FULL,
@@ -45,10 +45,12 @@ def reported(act: Callable[[], int]) -> int:
         with interruptible(threading.Event()):
             return act()
     except FedkdError as error:
+        hidden = notes(error)
         if os.environ.get("FEDKD_TRACEBACK"):
             traceback.print_exc()
+            hidden = ()
         for message in messages(error):
-            notice(message)
+            notice("; ".join([message, *hidden]))
         return 2 if isinstance(error, SettingError) else 1
     except OSError as error:
         if error.errno not in FULL:
@@ -57,8 +59,8 @@ def reported(act: Callable[[], int]) -> int:
         give_up_output()
         return 1
     except KeyboardInterrupt as interruption:
-        notes = getattr(interruption, "__notes__", ())
-        notice("; ".join([described(interruption), *notes]))
+        left = getattr(interruption, "__notes__", ())
+        notice("; ".join([described(interruption), *left]))
         return exit_status(interruption)
     finally:
         flush_output()

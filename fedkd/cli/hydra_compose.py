@@ -27,6 +27,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -284,6 +285,20 @@ def _quoted(value: str) -> str:
     return value if value[:1] in ("[", "{") else _in_quotes(value)
 
 
+def _globbed(group: str, value: str) -> list[str]:
+    """Return the components of a group that a ``glob`` names; another value as it is.
+
+    Hydra would name the options that scenarios are made of as well.
+    """
+    pattern = _grammar().parse_override(f"k={value}").value()
+    if not isinstance(pattern, Glob):
+        return [value]
+    found: list[str] = pattern.filter(names(group))
+    if not found:
+        raise SettingError(f"{group}={value} names none of {', '.join(names(group))}")
+    return found
+
+
 def _members(text: str, behind: str = "") -> str:
     """Return the members of a list with quotes where needed, of each what is behind its name."""
     written = []
@@ -377,6 +392,8 @@ def _forced(argument: str) -> str:
                 f" a list is {key}=[a,b], and text with such signs has quotes of its own,"
                 f" '{key}=\"...\"'"
             )
+        if key in GROUPS:
+            values = [name for one in values for name in _globbed(key, one)]
         argument = f"{key}={','.join(values)}"
     composed = "=" in argument and key[:1] not in "+~-" and not key.startswith("hydra")
     return f"++{argument}" if composed and key not in (*GROUPS, "scenario") else argument

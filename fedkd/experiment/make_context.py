@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 
 import torch
 
+from fedkd.audit.audit_settings import Planted
 from fedkd.audit.record_canaries import Candidates
 from fedkd.codecs import Codecs, codecs_of
 from fedkd.data.division import Division, divide
@@ -24,6 +25,7 @@ from fedkd.privacy.release_plan import ReleasePlan
 from fedkd.privacy.unprotected import NothingLeaves, Unlimited
 from fedkd.runtime.devices import choose_device
 from fedkd.scenario.scenario import Scenario
+from fedkd.settings.schema import in_section, parameters
 from fedkd.settings.validators import user_path
 from fedkd.storage.client_states import ClientStore, Layout
 from fedkd.storage.start_states import StartStates
@@ -63,9 +65,7 @@ def make_context(
     declared = declaration(scenario.strategy.value, scenario.strategy.name)
     assigned, prepared = _models(scenario), prepare(scenario.data.value)
     division = _divide(scenario, prepared)
-    trained_on, planted, _ = scenario.audit.value.planted(
-        prepared, division, scenario.federation.seed
-    )
+    trained_on, planted, _ = _planted(scenario, prepared, division)
     task = find_task(scenario.data.value).make(
         replace(
             _task_setup(scenario, prepared, division, assigned[0]),
@@ -127,10 +127,14 @@ def audit_candidates(scenario: Scenario) -> Candidates | None:
     """
     prepared = prepare(scenario.data.value)
     division = _divide(scenario, prepared)
-    candidates: Candidates | None = scenario.audit.value.planted(
-        prepared, division, scenario.federation.seed
-    )[2]
-    return candidates
+    return _planted(scenario, prepared, division)[2]
+
+
+def _planted(scenario: Scenario, prepared: Labeled, division: Division) -> Planted:
+    """Return what is trained on once the scenario's audit has planted its candidates."""
+    audit = scenario.audit.value
+    with in_section("audit", parameters(type(audit))):
+        return audit.planted(prepared, division, scenario.federation.seed)
 
 
 def named_batches(scenario: Scenario) -> frozenset[str]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import nn
 
-from fedkd.errors import SettingError
+from fedkd.errors import SettingError, unexpected
 from fedkd.models.cnn import cnn
 from fedkd.models.features import find_head
 from fedkd.models.heads import Heads, OneHead
@@ -231,8 +231,8 @@ def probe(architecture: ImageModelSpec, *, features: bool = False) -> ModelInfo:
     except SettingError:
         raise
     except Exception as error:
-        raise SettingError(
-            f"{where} could not be built: {type(error).__name__}: {error}"
+        raise unexpected(
+            SettingError(f"{where} could not be built: {type(error).__name__}: {error}")
         ) from error
     expected, batch = (2, architecture.classes), torch.zeros(2, *architecture.input_shape)
     with borrowed_global_generator(0):
@@ -240,9 +240,11 @@ def probe(architecture: ImageModelSpec, *, features: bool = False) -> ModelInfo:
         try:
             logits = model.train()(batch)
         except Exception as error:
-            raise SettingError(
-                f"{where} fails on a batch of shape {[2, *architecture.input_shape]}:"
-                f" {type(error).__name__}: {error}"
+            raise unexpected(
+                SettingError(
+                    f"{where} fails on a batch of shape {[2, *architecture.input_shape]}:"
+                    f" {type(error).__name__}: {error}"
+                )
             ) from error
         draws_randomness = not torch.equal(before, torch.get_rng_state())
     shape = tuple(getattr(logits, "shape", ())) or type(logits).__name__

@@ -1,7 +1,7 @@
 """The console report of a run: its plan, a progress bar, a line per round, and the final table."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -153,8 +153,8 @@ class ConsoleReport:
             + (f"; distillation loss {plan.loss}" if plan.exchanges else ""),
             "data": f"{data['name']}, {len(plan.class_names)} classes; "
             f"partition {_settings(plan.scenario['partition'])}",
-            "clients": f"{plan.clients} with {sizes[0]} to {sizes[-1]} training {plan.examples}"
-            f" (median {int(np.median(sizes))}): {models}",
+            "clients": f"{plan.clients} with {_in_words(sizes)} training {plan.examples}"
+            f"{_dealt_in_words(plan)}: {models}",
             **_component_lines(plan, "heads"),
             "public set": plan.public_set,
             "rounds": f"{plan.rounds}, {plan.scenario['round_order']}",
@@ -458,6 +458,24 @@ def size(count: int | float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError
+
+
+def _in_words(sizes: Sequence[int]) -> str:
+    """Return sorted numbers in words.
+
+    >>> _in_words([3, 5, 5, 9]), _in_words([4, 4])
+    ('3 to 9 (median 5)', '4')
+    """
+    if sizes[0] == sizes[-1]:
+        return str(sizes[0])
+    return f"{sizes[0]} to {sizes[-1]} (median {int(np.median(sizes))})"
+
+
+def _dealt_in_words(plan: RunPlan) -> str:
+    """Return what clients were dealt, where several examples are made of one; empty elsewhere."""
+    if plan.dealt == plan.examples:
+        return ""
+    return f" of {_in_words(sorted(plan.label_counts.sum(axis=1).tolist()))} {plan.dealt}"
 
 
 def _settings(choice: Mapping[str, Any]) -> str:

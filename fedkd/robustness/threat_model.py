@@ -15,6 +15,7 @@ from fedkd.robustness.aggregators import Mean, Robust
 from fedkd.robustness.attacks import Attack, choose_attackers
 from fedkd.robustness.attacks.no_attack import NoAttack
 from fedkd.runtime.seeding import numpy_stream
+from fedkd.settings.schema import in_section, parameters
 from fedkd.strategy import MeanBased, Strategy
 
 
@@ -83,7 +84,9 @@ def threat_model(
         classes: Number of classes C.
         seed: The run's seed, which decides who attacks.
     """
-    attack.check(clients, classes)
-    robust.check(clients)
+    with in_section("attacks", parameters(type(attack))):
+        attack.check(clients, classes)
+    with in_section("robust", parameters(type(robust))):
+        robust.check(clients)
     attackers = choose_attackers(seed, clients, attack.fraction)
     return ThreatModel(attack=attack, robust=robust, attackers=attackers, seed=seed)

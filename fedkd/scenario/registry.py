@@ -72,6 +72,8 @@ class Group:
     """What a class of one's own must be derived from; None where a class needs only methods."""
     methods: tuple[str, ...] = ()
     """The methods that a class of one's own must have."""
+    attributes: tuple[str, ...] = ()
+    """The other attributes that its objects must have."""
     check: Callable[[str], None] = lambda name: None
     """Raises SettingError for a name that may mean two things."""
 
@@ -85,6 +87,7 @@ def group(
     in_baseline: str | None = None,
     seam: type | None = None,
     methods: tuple[str, ...] = (),
+    attributes: tuple[str, ...] = (),
     check: Callable[[str], None] = lambda name: None,
 ) -> Component[T]:
     """Return the field of a group. The arguments are those of ``Group`` and ``Meaning``.
@@ -97,6 +100,7 @@ def group(
         in_baseline: What a local-only baseline has in its stead.
         seam: What a class of one's own must be derived from.
         methods: The methods that one must have, as they are written.
+        attributes: The other attributes that its objects must have.
         check: Raises SettingError for a name that may mean two things.
     """
     meaning = Meaning(affects=affects, resumable=resumable)
@@ -107,6 +111,7 @@ def group(
         in_baseline=in_baseline,
         seam=seam,
         methods=methods,
+        attributes=attributes,
         check=check,
     )
     made: Component[T] = field(metadata={"group": declared})
@@ -158,6 +163,7 @@ class Components:
         affects="nothing",
         resumable=True,
         methods=("describe()", "session(architectures, device)", "run(engine_run)"),
+        attributes=("here",),
     )
 
 
@@ -203,6 +209,12 @@ def create(group_name: str, section: Section) -> Component[object]:
     cls, base = find(group_name, name)
     given = {**base, **settings}
     value = parse(cls, given, group_name)
+    missing = [a for a in GROUPS[group_name].attributes if not hasattr(value, a)]
+    if missing:
+        raise SettingError(
+            f"{group_name}={name}: {cls.__name__} has no attribute {' and no '.join(missing)}"
+            " (docs/extending.md)"
+        )
     return with_value(Component(name, {key: given[key] for key in base}, None), value)
 
 

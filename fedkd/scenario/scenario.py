@@ -49,7 +49,8 @@ class Federation:
     clients: int = 10
     """Number of clients K, >= 1."""
     samples_per_client: int | None = None
-    """Most training samples of a client; null keeps all that the partition deals."""
+    """Most training samples of a client, of text data most texts, each of which makes a window or
+    more; null keeps all that the partition deals."""
     models: tuple[str, ...] = ("mlp", "cnn", "resnet")
     """Architectures by name or package.module:factory, given to clients in turn, or by shares as in
     [mlp*7,cnn*3]. A factory may be given arguments, as in [zoo:Net(width=32)]."""

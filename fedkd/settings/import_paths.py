@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from fedkd.errors import FedkdError, SettingError, one_line, unknown_name
+from fedkd.errors import FedkdError, SettingError, one_line, unexpected, unknown_name
 from fedkd.settings.session_objects import held, is_given, is_session_name, session_text
 
 OWN_PACKAGES = ("fedkd",)
@@ -127,8 +127,8 @@ def imported(module_name: str, asked: str, shown: str = "") -> ModuleType:
             f"{asked}: {shown} needs {error.name!r}, which is not installed"
         ) from error
     except Exception as error:
-        raise SettingError(
-            f"{asked}: importing {shown} failed: {type(error).__name__}: {error}"
+        raise unexpected(
+            SettingError(f"{asked}: importing {shown} failed: {type(error).__name__}: {error}")
         ) from error
 
 
@@ -176,6 +176,7 @@ def check_class(
             " (docs/extending.md)"
         )
     missing = [m for m in methods if not callable(getattr(found, m.partition("(")[0], None))]
+    missing += sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
         raise SettingError(
             f"{what}={path}: {found.__name__} has no method {' and no method '.join(missing)}"
@@ -247,8 +248,8 @@ def attribute_errors_to(
         files = {
             file for module in modules if (file := getattr(module, "__file__", None)) is not None
         }
-        raise kind(
-            f"{what} {type(owner).__name__} failed: {one_line(error, files)}{hint()}"
+        raise unexpected(
+            kind(f"{what} {type(owner).__name__} failed: {one_line(error, files)}{hint()}")
         ) from error
 
 

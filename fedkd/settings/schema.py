@@ -114,10 +114,10 @@ def parse(cls: Callable[..., T], mapping: object, where: str) -> T:
     with in_section(where, known):
         try:
             return cls(**values)
+        except SettingError:
+            raise
         except (ValueError, TypeError) as error:
-            raise (
-                error if isinstance(error, SettingError) else SettingError(f"{where}: {error}")
-            ) from error
+            raise SettingError(f"{where}: {error}") from error
 
 
 def _unknown(

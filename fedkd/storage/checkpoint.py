@@ -242,7 +242,7 @@ def storable_copy(value: object, where: str) -> object:
         copies = [storable_copy(v, f"{where}[{i}]") for i, v in enumerate(value)]
         return copies if isinstance(value, list) else tuple(copies)
     raise RunError(
-        f"{where} holds a {type(value).__name__}, which a checkpoint cannot; return state made of"
-        " tensors, numbers and"
-        " text in dicts, lists and tuples, or set checkpoint.every=0"
+        f"{where} holds a value of type {type(value).__name__}, which a checkpoint cannot; return"
+        " state made of tensors, numbers and text in dicts, lists and tuples, or set"
+        " checkpoint.every=0"
     )

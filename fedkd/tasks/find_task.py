@@ -36,5 +36,10 @@ def find_task(source: Source) -> type[Task]:
             f"data: {type(source).__name__}.task must be a class derived from"
             f" fedkd.tasks.task.Task, got {named!r}"
         )
+    if missing := sorted(named.__abstractmethods__):
+        raise SettingError(
+            f"data: {type(source).__name__}.task: {named.__name__} has no"
+            f" {' and no '.join(missing)} (docs/extending.md)"
+        )
     found: type[Task] = named
     return found

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from fedkd.errors import SettingError
 from fedkd.models.factory import (
+    ZOO,
     ModelInfo,
     borrowed_global_generator,
     named_factory,
     sums_to_one,
 )
+from fedkd.models.model_names import split_arguments
 from fedkd.tasks.text.tokens import next_token_logits
 
 LanguageFactory = Callable[[int, int], nn.Module]
@@ -137,6 +139,11 @@ a context of 64."""
 
 def find_language_factory(name: str) -> LanguageFactory:
     """Return the factory called ``name`` in the zoo, or at ``package.module:factory``."""
+    if split_arguments(name)[0] in ZOO:
+        raise SettingError(
+            f"models: {name} is a model of images, and this data set holds texts; take models="
+            f" of {', '.join(LANGUAGE_ZOO)}, as in models=[decoder_small]"
+        )
     return cast(LanguageFactory, named_factory(name, LANGUAGE_ZOO, "language model"))
 
 

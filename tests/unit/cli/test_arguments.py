@@ -10,6 +10,9 @@ from fedkd.cli.hydra_compose import compose_scenario
 from fedkd.cli.sweeps import SWEEP_FILE, continued, is_violation
 from fedkd.errors import SettingError
 from fedkd.models.factory import find_factory
+from fedkd.robustness.aggregators import Krum
+from fedkd.robustness.attacks.no_attack import NoAttack
+from fedkd.robustness.threat_model import threat_model
 from fedkd.storage.checked_json import write_json
 
 
@@ -198,3 +201,35 @@ def test_a_violation_is_what_an_audit_says_of_a_claim() -> None:
     assert not is_violation({"audit": {"verdict": "consistent (power unknown)"}})
     assert not is_violation({"audit": None})
     assert not is_violation({})
+
+
+def test_an_error_that_hides_an_exception_says_how_to_see_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken_on_import.py").write_text("1 / 0\n")
+    assert main(["strategy=broken_on_import:Rule"]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith(
+        "division by zero; FEDKD_TRACEBACK=1 before the command prints where it comes from"
+    )
+    assert main(["rounds=-1"]) == 2
+    assert "FEDKD_TRACEBACK" not in capsys.readouterr().err
+    monkeypatch.setenv("FEDKD_TRACEBACK", "1")
+    assert main(["strategy=broken_on_import:Rule"]) == 2
+    assert capsys.readouterr().err.endswith(": division by zero\n")
+
+
+def test_a_glob_names_components_alone() -> None:
+    from fedkd.cli.hydra_compose import _forced
+
+    assert _forced("codec=glob(f*)") == "codec=full,float16"
+    assert "of scenario" not in _forced("strategy=glob(*)")
+    assert _forced("strategy=glob([fedm*,knf*])") == "strategy=fedmd,knfu"
+    with pytest.raises(SettingError, match=r"codec=glob\(x\*\) names none of"):
+        _forced("codec=glob(x*)")
+
+
+def test_what_a_robust_mean_says_later_names_its_section() -> None:
+    with pytest.raises(SettingError, match=r"^robust.tolerate=0.4 is 2 of 5 clients"):
+        threat_model(NoAttack(), Krum(tolerate=0.4), clients=5, classes=3, seed=0)

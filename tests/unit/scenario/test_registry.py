@@ -2,11 +2,16 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fedkd.codecs.codec import Codec
 from fedkd.errors import SettingError
+from fedkd.robustness.attacks import Attack
 from fedkd.scenario.registry import GROUPS, create, find, names
+from fedkd.tasks.find_task import find_task
+from fedkd.tasks.task import Task
 
 
 def test_strategies_are_found_by_their_files() -> None:
@@ -80,3 +85,51 @@ def test_no_object_is_called_that_is_not_shown_to_be_of_its_group(
             create(group, {"name": name, "path": str(tmp_path / "done")})
     assert not (tmp_path / "done").exists()
     del sys.modules["my_harm"]
+
+
+class EngineWithoutHere:
+    def describe(self) -> str:
+        return ""
+
+    def session(self, architectures: Any, device: str) -> None: ...
+
+    def run(self, engine_run: Any) -> None: ...
+
+
+class CodecWithoutDecode(Codec):
+    def encode(self, arrays: Any, memory: Any) -> Any: ...
+
+
+class AttackWithoutAnything(Attack):
+    pass
+
+
+class Halfway(Task):
+    pass
+
+
+class OfHalfway:
+    task = Halfway
+
+    def content_key(self) -> str:
+        return "x"
+
+    def load(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("group", "cls", "message"),
+    [
+        ("engine", EngineWithoutHere, "EngineWithoutHere has no attribute here"),
+        ("codec", CodecWithoutDecode, "CodecWithoutDecode has no method decode"),
+        ("attacks", AttackWithoutAnything, "has no method fraction and no method poison"),
+    ],
+)
+def test_a_part_of_ones_own_is_told_what_it_lacks(group: str, cls: type, message: str) -> None:
+    with pytest.raises(SettingError, match=f"^{group}=.*{message}"):
+        create(group, {"name": f"{__name__}:{cls.__name__}"})
+
+
+def test_a_task_of_ones_own_is_told_what_it_lacks() -> None:
+    with pytest.raises(SettingError, match=r"OfHalfway.task: Halfway has no .*make.*training_set"):
+        find_task(OfHalfway())
