@@ -14,6 +14,9 @@ from pathlib import Path
 class FedkdError(Exception):
     """An error whose message explains the problem to the user in one line."""
 
+    hides_exception = False
+    """Whether it stands for an exception of code that fedkd does not know."""
+
 
 class SettingError(FedkdError, ValueError):
     """A setting is unusable. The command exits with status 2 before any training."""
@@ -67,25 +70,28 @@ class Interrupted(BaseException):
     """
 
 
+TRACEBACK_HINT = "FEDKD_TRACEBACK=1 before the command prints where it comes from"
+
+
 def unexpected(error: FedkdError) -> FedkdError:
-    """Return an error with a note that it hides an exception of code that fedkd does not know."""
-    error.add_note("FEDKD_TRACEBACK=1 before the command prints where it comes from")
+    """Return an error that is marked as hiding an exception."""
+    error.hides_exception = True
     return error
 
 
 def notes(error: BaseException | None) -> tuple[str, ...]:
-    """Return the notes of an error and of its causes.
+    """Return what is to be said behind an error that hides an exception, or has such a cause.
 
     >>> notes(unexpected(RunError("strategy Mine failed")))
     ('FEDKD_TRACEBACK=1 before the command prints where it comes from',)
     """
-    found: list[str] = []
     seen: list[BaseException] = []
     while isinstance(error, FedkdError) and error not in seen:
+        if error.hides_exception:
+            return (TRACEBACK_HINT,)
         seen.append(error)
-        found += getattr(error, "__notes__", ())
         error = error.__cause__
-    return tuple(dict.fromkeys(found))
+    return ()
 
 
 def messages(error: FedkdError) -> tuple[str, ...]:
