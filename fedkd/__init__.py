@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fedkd.experiment.round_watchers import RoundView as RoundView
     from fedkd.experiment.stored_run import StoredRun as StoredRun
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Flower, Ray and MLflow read these when they are first imported, always later than this line.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
