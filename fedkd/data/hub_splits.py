@@ -28,8 +28,13 @@ def content_key(source: object, path: str, content_hash: Callable[[], str]) -> s
     folder = user_path(path, "data.path")
     if not folder.is_dir():
         return content_hash()
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    try:
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    except OSError as error:
+        raise SettingError(
+            f"data.path={path}: {error.filename} cannot be read: {error.strerror}"
+        ) from error
     stats_hash = hashlib.sha256(repr((source, stats)).encode()).hexdigest()[:32]
     entry = cached(
         "sources", stats_hash, lambda staging: (staging / "key").write_text(content_hash())

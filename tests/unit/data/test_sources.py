@@ -341,3 +341,14 @@ def test_a_damaged_parquet_file_is_one_line(
 def test_texts_are_told_the_files_of_texts(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"could not be read.*or train.csv, train.jsonl or tra"):
         HubTexts(path=str(tmp_path)).load()
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> Any:
+        raise PermissionError(13, "Permission denied", "a/b")
+
+    monkeypatch.setattr(Path, "rglob", refused)
+    with pytest.raises(SettingError, match=r"data.path=.*: a/b cannot be read: Permission denied$"):
+        HubImages(path=str(tmp_path)).content_key()
