@@ -82,9 +82,9 @@ class RunReport:
         write_plan(plan, self.folder.path)
         self.console.plan(plan, str(self.folder.path))
         for complaint in complaints:
-            self.console.say(complaint)
+            self.console.warn(complaint)
         if self.records:
-            self.console.say(f"resumed after round {len(self.records)} of {plan.rounds}")
+            self.console.warn(f"resumed after round {len(self.records)} of {plan.rounds}")
         self._sinks = begin_sinks(
             scenario.report,
             SinkRun(

@@ -106,7 +106,14 @@ class ConsoleReport:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self.output.print(text)
+        self._say(text, "normal")
+
+    def warn(self, text: str) -> None:
+        """Print a line that also stands for a run in a sweep."""
+        self._say(text, "brief")
+
+    def _say(self, text: str, level: str) -> None:
+        self.output.print(text, level=level)
         if self._instead is not None:
             self._instead.say(text)
 
