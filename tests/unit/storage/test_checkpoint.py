@@ -114,7 +114,7 @@ def test_a_copy_shares_no_memory_and_drags_nothing_along() -> None:
 
 
 def test_what_needs_code_to_be_read_back_is_refused_with_its_place() -> None:
-    with pytest.raises(RunError, match=r"server\['models'\]\[0\] holds a Linear"):
+    with pytest.raises(RunError, match=r"server\['models'\]\[0\] holds a value of type Linear"):
         storable_copy({"models": [torch.nn.Linear(1, 1)]}, "server")
 
 
