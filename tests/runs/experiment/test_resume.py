@@ -348,7 +348,9 @@ def test_two_processes_do_not_run_the_same_run(tmp_path: Path) -> None:
 def test_strategy_state_that_no_checkpoint_can_hold_is_refused_with_its_place(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(RunError, match=r"server\['strategy'\]\['models'\]\[0\] holds a Linear"):
+    with pytest.raises(
+        RunError, match=r"server\['strategy'\]\['models'\]\[0\] holds a value of type Linear"
+    ):
         run(scenario(strategy="toys:Hoarding"), tmp_path / "run")
     run(scenario(strategy="toys:Hoarding", checkpoint={"every": 0}), tmp_path / "other")
 
