@@ -49,7 +49,7 @@ def render(template: str, **values: Any) -> str:
 def visible(value: Any) -> Any:
     r"""Return a value as a template shows it: texts without hidden characters, and not endless.
 
-    >>> visible("a\\u202eb")
+    >>> visible("a\u202eb")
     'ab'
     """
     if isinstance(value, Markup) or not isinstance(value, str):

@@ -14,6 +14,7 @@ def test_a_clients_model_is_written_where_it_is_asked_for(
 ) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     run, out = str(finished_run(strategy={"name": "knfu"})), tmp_path / "model"
+    capsys.readouterr()  # what the run said, if it was not finished before
     assert main(["export", run, "--client", "1", "--out", str(out)]) == 0
     assert capsys.readouterr().out.startswith(f"{out}: ")
     assert {"model.pt", "load_model.py", "README.md"} <= {path.name for path in out.iterdir()}

@@ -33,6 +33,7 @@ from fedkd.privacy.sensitivity import bound_rows
 from fedkd.privacy.unprotected import Unlimited
 from fedkd.report.folder import RunFolder
 from fedkd.runtime.seeding import torch_seed
+from fedkd.settings import optional_libraries
 
 BUDGET = 8.0
 SOFT_MEAN = {"name": "dsfl", "aggregation": "mean"}
@@ -503,10 +504,8 @@ def test_a_finished_run_may_be_counted_by_a_tighter_accountant(tmp_path: Path):
 def test_an_accountant_that_is_not_installed_is_refused_before_any_training(
     name: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(distributions, "has_pld", lambda: False)
-    with pytest.raises(
-        SettingError, match=f"privacy={name}: accountant=pld needs dp-accounting: pip install"
-    ):
+    monkeypatch.setattr(optional_libraries, "is_installed", lambda name: name != "dp_accounting")
+    with pytest.raises(SettingError, match=f"privacy={name}: accountant=pld needs dp_accounting, "):
         records(**protected(name, privacy={"accountant": "pld"}))
 
 
