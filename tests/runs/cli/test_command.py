@@ -565,7 +565,7 @@ BAD = {
     "hello": r"'hello' is no setting; write key=value",
     "--config none.yaml": r"no such file",
     "--config-dir none": r"no such folder",
-    "seed=1,2": r"(?i)sweep",
+    "seed=1,2": r"add -m to run each of them",
 }
 
 

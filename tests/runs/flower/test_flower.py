@@ -124,7 +124,8 @@ def test_supernodes_with_tls_and_keys_give_the_same_result_though_the_superlink_
     assert "Failed to activate SuperNode" in owner.log("node3")
     assert "No SuperNode found with the given public key" in owner.log("superlink")
     for node in range(3):  # one fused message a round, and the last teacher
-        received = re.findall(r"Receiving: ([\w.]+) message", owner.log(f"node{node}"))
+        kinds = re.findall(r"Receiving: ([\w.]+) message", owner.log(f"node{node}"))
+        received = [kind for kind in kinds if kind != "query.present"]  # which a slow node gets
         again = received[received.index("query.describe", 1) :]
         assert received[:3] == ["query.describe", "train", "train"]
         assert again == ["query.describe", "train", "evaluate"]

@@ -239,7 +239,7 @@ def test_a_run_that_was_ended_and_resumed_has_spent_what_the_whole_one_has(
         ),
         ({"privacy": "none"}, r"privacy\.name was 'dp_sgd', is 'none'"),
         ({"train": {"batch_size": 4}}, r"train\.batch_size was 8, is 4"),
-        ({"rounds": 9}, "rounds was 3, is 9"),
+        ({"rounds": 9}, "cannot go on beyond the 3 rounds .* solved for epsilon=8 over 3 rounds"),
     ],
 )
 def test_a_run_does_not_go_on_with_settings_that_change_what_was_spent(
