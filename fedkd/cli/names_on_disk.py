@@ -16,6 +16,10 @@ def strategy_names() -> list[str]:
 
 
 def _stems(folder: str, pattern: str) -> list[str]:
-    """Return the names of files in fedkd's folder, wherever it is, and in that of this folder."""
-    folders = (PACKAGE / folder, PACKAGE.parent / folder, Path(folder))
-    return sorted({path.stem for parent in folders for path in parent.glob(pattern)})
+    """Return the names of files in fedkd's folder and in that of the working folder."""
+    shipped = PACKAGE / folder
+    if not shipped.is_dir():  # a checkout without symbolic links has it beside the package
+        shipped = PACKAGE.parent / folder
+    return sorted(
+        {path.stem for parent in (shipped, Path(folder)) for path in parent.glob(pattern)}
+    )

@@ -6,6 +6,7 @@ import argcomplete
 import argcomplete.lexers
 import pytest
 
+from fedkd.cli import names_on_disk
 from fedkd.cli.completion import SHELLS, parser_of_all
 from fedkd.cli.completion import main as print_code
 from fedkd.cli.options import AFTER, REPRODUCIBLE
@@ -81,3 +82,17 @@ def test_each_shell_gets_its_code(shell: str, capsys: pytest.CaptureFixture[str]
 def test_options_that_stand_apart_are_those_that_are_carried_out() -> None:
     assert After.__args__ == AFTER  # type: ignore[attr-defined]
     assert all(known_names(name) or name == "digits" for name in REPRODUCIBLE)
+
+
+def test_a_folder_beside_an_installed_package_is_a_strangers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, name in (("fedkd/strategies", "ours"), ("strategies", "strangers")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / f"{name}.py").touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.setattr(names_on_disk, "PACKAGE", tmp_path / "fedkd")
+    assert names_on_disk.strategy_names() == ["ours"]
+    (tmp_path / "fedkd/strategies").rename(tmp_path / "fedkd/moved")  # without symbolic links
+    assert names_on_disk.strategy_names() == ["strangers"]
