@@ -31,10 +31,11 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from fedkd.cli.carrying_out import exit_status_of, run_tasks
 from fedkd.cli.command import compose
 from fedkd.cli.options import SEEDS, add_compare
-from fedkd.errors import FedkdError, RunError, SettingError
-from fedkd.experiment.jobs import Outcome, RunTask, is_done, run_all, with_threads
+from fedkd.errors import RunError, SettingError
+from fedkd.experiment.jobs import RunTask, with_threads
 from fedkd.report.comparison.between_methods import Pair, check_reference, pairs, table_of_pairs
 from fedkd.report.comparison.figures import Line, Options, Setting, baselines_of, compare
 from fedkd.report.comparison.grouping import in_common, sort_runs
@@ -53,7 +54,6 @@ from fedkd.report.comparison.stored_comparison import (
 )
 from fedkd.report.comparison.tables import Table, tables, write_csv
 from fedkd.report.sinks import offline_runs
-from fedkd.runtime.interrupts import described, exit_status
 from fedkd.runtime.parallel import available_cores
 from fedkd.runtime.working_folder import search_here
 from fedkd.scenario.scenario import Scenario, with_effect
@@ -238,20 +238,6 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.,=+-]", "_", text)
 
 
-def run_cells(cells: Sequence[Cell], jobs: int, console: Console) -> list[Outcome]:
-    """Carry out the runs that are not complete, print their progress, and return the failures."""
-    to_do = [cell.task for cell in cells if not is_done(cell.task)]
-    console.print(f"{len(cells)} runs, {len(cells) - len(to_do)} of them done before")
-    ended: list[Outcome] = []
-
-    def on_end(outcome: Outcome) -> None:
-        ended.append(outcome)
-        end = f"FAILED: {outcome.error}" if outcome.error else "done"
-        console.print(f"[{len(ended)}/{len(to_do)}] {outcome.task.name}: {end}", markup=False)
-
-    return [outcome for outcome in run_all(to_do, jobs, on_end) if outcome.error]
-
-
 def _share_wandb_folder(cells: Sequence[Cell], out: Path) -> None:
     """Let all runs that log to W&B share one folder of it, unless the user has named one."""
     if any(cell.task.scenario.report.wandb != "disabled" for cell in cells):
@@ -424,7 +410,7 @@ def _run(given: argparse.Namespace, console: Console) -> Found:
     check_reference(given.against, [method.label for method in methods])
     cells = plan(base, methods, parse_grid(given.grid), seeds, given.out, given.jobs)
     _share_wandb_folder(cells, given.out)
-    failed = run_cells(cells, given.jobs, console)
+    failed = run_tasks([cell.task for cell in cells], given.jobs, console)
     if offline_runs(given.out):
         upload = f"wandb sync {shlex.quote(str(given.out / 'wandb'))}/offline-run-*"
         console.print(f"W&B, to upload: {upload}", markup=False)
@@ -451,34 +437,28 @@ def _read(given: argparse.Namespace) -> Found:
     return sort_runs({folder: read_config(folder) for folder in done}), remarks, False
 
 
+def _work(given: argparse.Namespace, console: Console) -> int:
+    """Carry out what was asked for, and return the exit status."""
+    at_least(1, **{"--jobs": given.jobs, "--last": given.last})
+    if given.reach is not None:
+        share(**{"--reach": given.reach})
+    folders, remarks, failed = _read(given) if given.runs else _run(given, console)
+    if folders:
+        question = Question(
+            after=given.after, last=given.last, reach=given.reach, against=given.against
+        )
+        console.print(write(folders, question, given.out, remarks), markup=False)
+        console.print(f"Tables, figures and pictures: {given.out}", markup=False)
+        console.print(f"For a browser: {given.out / 'report.html'}", markup=False)
+    return 1 if failed else 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     given = parser().parse_intermixed_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
     search_here()
-    try:
-        at_least(1, **{"--jobs": given.jobs, "--last": given.last})
-        if given.reach is not None:
-            share(**{"--reach": given.reach})
-        folders, remarks, failed = _read(given) if given.runs else _run(given, console)
-        if folders:
-            question = Question(
-                after=given.after, last=given.last, reach=given.reach, against=given.against
-            )
-            console.print(write(folders, question, given.out, remarks), markup=False)
-            console.print(f"Tables, figures and pictures: {given.out}", markup=False)
-            console.print(f"For a browser: {given.out / 'report.html'}", markup=False)
-        return 1 if failed else 0
-    except SettingError as error:
-        print(f"compare: {error}", file=sys.stderr)
-        return 2
-    except (FedkdError, OSError) as error:
-        print(f"compare: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as interruption:
-        said = described(interruption)
-        print(f"compare: {said}; the same command continues from here", file=sys.stderr)
-        return exit_status(interruption)
+    return exit_status_of("compare", lambda: _work(given, console))
 
 
 if __name__ == "__main__":

@@ -27,11 +27,12 @@ from typing import Any
 
 from rich.console import Console
 
+from fedkd.cli.carrying_out import exit_status_of, run_tasks
 from fedkd.cli.command import compose
 from fedkd.cli.compare import Method, parse_methods, parse_seeds, read_config, slug
 from fedkd.cli.options import add_privacy_report
-from fedkd.errors import FedkdError, SettingError
-from fedkd.experiment.jobs import Outcome, RunTask, is_done, run_all, with_threads
+from fedkd.errors import SettingError
+from fedkd.experiment.jobs import Outcome, RunTask, with_threads
 from fedkd.privacy.mechanisms import CentralGaussian, GnMax
 from fedkd.report.comparison.budget_picture import draw_budgets
 from fedkd.report.comparison.budgets import (
@@ -43,7 +44,6 @@ from fedkd.report.comparison.budgets import (
     write_runs,
 )
 from fedkd.report.comparison.run_reader import runs_below
-from fedkd.runtime.interrupts import described, exit_status
 from fedkd.runtime.parallel import available_cores
 from fedkd.runtime.working_folder import search_here
 from fedkd.scenario.registry import find
@@ -155,20 +155,6 @@ def _instead_of_epsilon(fields: Mapping[str, Any]) -> set[str]:
     return {"sigma", "noise_multiplier", "label_epsilon", "epsilon"} & set(fields)
 
 
-def run_cells(cells: Sequence[BudgetCell], jobs: int, console: Console) -> list[Outcome]:
-    """Carry out the runs that are not complete, print their progress, and return the failures."""
-    to_do = [cell.task for cell in cells if not is_done(cell.task)]
-    console.print(f"{len(cells)} runs, {len(cells) - len(to_do)} of them done before")
-    ended: list[Outcome] = []
-
-    def on_end(outcome: Outcome) -> None:
-        ended.append(outcome)
-        end = f"FAILED: {outcome.error}" if outcome.error else "done"
-        console.print(f"[{len(ended)}/{len(to_do)}] {outcome.task.name}: {end}", markup=False)
-
-    return [outcome for outcome in run_all(to_do, jobs, on_end) if outcome.error]
-
-
 def write(found: Sequence[BudgetPoint], notes: Sequence[str], out: Path) -> str:
     """Write the table, the figures and the plot into ``out``; return the table as Markdown."""
     out.mkdir(parents=True, exist_ok=True)
@@ -233,11 +219,24 @@ def _run(given: argparse.Namespace, console: Console) -> Found:
     mechanisms = parse_methods(given.mechanisms, "--mechanisms", reserved)
     epsilons, seeds = parse_epsilons(given.epsilons), parse_seeds(given.seeds)
     cells = plan(base, mechanisms, epsilons, seeds, given.out, given.jobs)
-    failed = run_cells(cells, given.jobs, console)
+    failed = run_tasks([cell.task for cell in cells], given.jobs, console)
     failed_folders = {outcome.task.folder for outcome in failed}
     return {
         cell.task.folder: cell.label for cell in cells if cell.task.folder not in failed_folders
     }, failed
+
+
+def _work(given: argparse.Namespace, console: Console) -> int:
+    """Carry out what was asked for, and return the exit status."""
+    at_least(1, **{"--jobs": given.jobs})
+    folders, failed = _read(given) if given.runs else _run(given, console)
+    if folders:
+        if given.runs:
+            check_alike({folder: read_config(folder) for folder in folders})
+        found = entries(read_points(folders, given.after))
+        console.print(write(found, notes_on(found, failed), given.out), markup=False)
+        console.print(f"Table, figures and picture: {given.out}", markup=False)
+    return 1 if failed else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -245,26 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_intermixed_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
     search_here()
-    try:
-        at_least(1, **{"--jobs": given.jobs})
-        folders, failed = _read(given) if given.runs else _run(given, console)
-        if folders:
-            if given.runs:
-                check_alike({folder: read_config(folder) for folder in folders})
-            found = entries(read_points(folders, given.after))
-            console.print(write(found, notes_on(found, failed), given.out), markup=False)
-            console.print(f"Table, figures and picture: {given.out}", markup=False)
-        return 1 if failed else 0
-    except SettingError as error:
-        print(f"privacy_report: {error}", file=sys.stderr)
-        return 2
-    except (FedkdError, OSError) as error:
-        print(f"privacy_report: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as interruption:
-        said = described(interruption)
-        print(f"privacy_report: {said}; the same command continues from here", file=sys.stderr)
-        return exit_status(interruption)
+    return exit_status_of("privacy_report", lambda: _work(given, console))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
-from fedkd.cli import compare
+from fedkd.cli.carrying_out import run_tasks
 from fedkd.cli.studies.study import Study
 from fedkd.errors import RunError
 from fedkd.report.comparison.run_reader import read_run
@@ -189,7 +189,7 @@ def report(
     for method in SETTINGS:
         cells = study_of(method, rounds, ways).cells(seeds, out, jobs, data)
         console.print(f"{method}: ", end="")
-        failed = compare.run_cells(cells, jobs, console)
+        failed = run_tasks([cell.task for cell in cells], jobs, console)
         if failed:
             raise RunError("; ".join(f"{outcome.task.name}: {outcome.error}" for outcome in failed))
         for cell in cells:

@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from fedkd.cli import compare
+from fedkd.cli.carrying_out import run_tasks
 from fedkd.errors import RunError
 from fedkd.report.comparison.family_verdicts import judge
 from fedkd.report.comparison.one_point import common_points
@@ -177,7 +178,7 @@ def carry_out(
     """
     cells = study.cells(seeds, out, jobs, data)
     console.print(f"{study.name}: ", end="")
-    failed = compare.run_cells(cells, jobs, console)
+    failed = run_tasks([cell.task for cell in cells], jobs, console)
     if failed:
         raise RunError("; ".join(f"{outcome.task.name}: {outcome.error}" for outcome in failed))
     runs: dict[Key, list[Run]] = {}

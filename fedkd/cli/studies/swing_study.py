@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 
 from fedkd.cli import compare
+from fedkd.cli.carrying_out import run_tasks
 from fedkd.errors import RunError
 from fedkd.report.comparison.run_reader import read_run
 
@@ -139,7 +140,7 @@ class SwingStudy:
             only: Settings by name; all of them by default.
         """
         planned = self.cells(seeds, out, only)
-        failed = compare.run_cells(planned, jobs, console)
+        failed = run_tasks([cell.task for cell in planned], jobs, console)
         if failed:
             raise RunError("; ".join(f"{outcome.task.name}: {outcome.error}" for outcome in failed))
         names = {setting.label: setting.name for setting in self.settings}

@@ -16,7 +16,7 @@ import pytest
 from paths import ROOT
 from tiny import scenario
 
-from fedkd.cli import compare, privacy_report
+from fedkd.cli import carrying_out, compare, privacy_report
 from fedkd.errors import RunError, SettingError
 from fedkd.experiment import jobs, run_report
 from fedkd.experiment.jobs import Outcome, RunTask, carry_out, is_done, run_all
@@ -208,7 +208,7 @@ def test_a_comparison_of_one_run_in_this_process(
             on_end(found[-1])
         return found
 
-    monkeypatch.setattr(compare, "run_all", here)
+    monkeypatch.setattr(carrying_out, "run_all", here)
     given = [
         *SMALL,
         "--methods",

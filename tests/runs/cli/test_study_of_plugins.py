@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedkd.cli import compare
+from fedkd.cli import carrying_out
 from fedkd.cli.studies.plugins import GATE
 from fedkd.cli.studies.study import carry_out, reports
 from fedkd.experiment.jobs import Outcome, RunTask
@@ -26,7 +26,7 @@ def test_a_miniature_reports_harm_and_the_gap(
             on_end(Outcome(task))
         return [Outcome(task) for task in tasks]
 
-    monkeypatch.setattr(compare, "run_all", here)
+    monkeypatch.setattr(carrying_out, "run_all", here)
     small = (
         "clients=3",
         "rounds=1",
