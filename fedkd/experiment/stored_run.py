@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from fedkd.experiment.build import Experiment
     from fedkd.federation.round_records import RoundRecord
-    from fedkd.report.record_rows import Baseline
 
 
 class StoredRun:
@@ -177,12 +176,13 @@ class StoredRun:
 
         Raises SettingError for another name, or where the run has no data for it.
         """
+        from fedkd.report.pages.run_facts import stored_baseline
         from fedkd.report.plots import draw, drawings_of
 
         records = self._records()
         if not records:
             raise SettingError(f"{self.folder} has no finished round to draw")
-        drawings = drawings_of(self.experiment.plan, records, _baseline_of(records))
+        drawings = drawings_of(self.experiment.plan, records, stored_baseline(records))
         return shown_in_notebooks(draw(name, drawings))
 
     @cached_property
@@ -227,26 +227,3 @@ def shown_in_notebooks(figure: "Figure") -> "Figure":
 
     figure._repr_png_ = as_png  # type: ignore[attr-defined]
     return figure
-
-
-def _baseline_of(records: "Sequence[RoundRecord]") -> "Baseline | None":
-    """Return the local-only baseline from the gains over it; None where there are none."""
-    from fedkd.report.record_rows import ACCURACIES, Baseline
-
-    found = {}
-    for name in ACCURACIES:
-        gain = name.replace("accuracy", "gain")
-        values = [[_alone(client, name, gain) for client in record.clients] for record in records]
-        found[name] = np.array(values, dtype=np.float64)
-    if all(np.isnan(values).all() for values in found.values()):
-        return None
-    return Baseline(**found)
-
-
-def _alone(client: Any, name: str, gain: str) -> float:
-    """Return a client's accuracy alone, of the first point at which its gain is known."""
-    for figures in (client.after_training, client.after_distillation):
-        accuracy, more = getattr(figures, name), getattr(figures, gain)
-        if accuracy is not None and more is not None:
-            return float(accuracy - more)
-    return float("nan")
