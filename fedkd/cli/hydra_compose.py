@@ -392,6 +392,8 @@ def _forced(argument: str) -> str:
                 f" a list is {key}=[a,b], and text with such signs has quotes of its own,"
                 f" '{key}=\"...\"'"
             )
+        if key == "models":  # one model alone stands for a list of one
+            values = [f"[{one}]" if one.startswith("{") else one for one in values]
         if key in GROUPS:
             values = [name for one in values for name in _globbed(key, one)]
         argument = f"{key}={','.join(values)}"

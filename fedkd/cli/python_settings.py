@@ -17,6 +17,7 @@ import yaml
 from fedkd.cli.arguments import check_changes, parse_arguments, read_scenario
 from fedkd.data.given_arrays import hold_data
 from fedkd.errors import SettingError
+from fedkd.models.model_names import written
 from fedkd.report.run_checksums import check_run
 from fedkd.scenario.registry import GROUPS, create, find, names
 from fedkd.scenario.repeatability import only_here
@@ -168,8 +169,9 @@ def _give_models(names_of_run: Sequence[object], value: object) -> None:
         )
     for name, thing in zip(names_of_run, things, strict=True):
         bare = path_of(str(name))
-        if is_session_name(bare) and not isinstance(thing, str):
-            hold(thing, bare)
+        given = thing.get("name") if isinstance(thing, Mapping) else thing
+        if is_session_name(bare) and not isinstance(given, str):
+            hold(given, bare)
 
 
 def named(group: str, value: object) -> dict[str, Any]:
@@ -261,6 +263,9 @@ def _model(thing: object) -> str:
     """Return a model by name; a factory, or a class of modules, by its path or in the session."""
     if isinstance(thing, str):
         return thing
+    if isinstance(thing, Mapping):
+        named_by = {"name": _model(thing["name"])} if "name" in thing else {}
+        return written({**thing, **named_by})
     if not callable(thing) or (hasattr(thing, "state_dict") and not inspect.isclass(thing)):
         raise SettingError(
             f"models: a {type(thing).__name__} was given, expected names, or functions (or classes"

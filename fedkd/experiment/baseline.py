@@ -18,6 +18,7 @@ from fedkd import __version__
 from fedkd.data.cache import cached, is_cached
 from fedkd.experiment.build import Experiment, build
 from fedkd.federation.round_records import RoundRecord
+from fedkd.models.libraries import library_versions
 from fedkd.privacy.mechanisms.mechanism import overrides
 from fedkd.report.record_rows import ACCURACIES, VALIDATION, Baseline
 from fedkd.scenario.registry import GROUPS, Component, create, with_value
@@ -80,6 +81,9 @@ def baseline_key(experiment: Experiment) -> str:
         "device": experiment.plan.device,
         "versions": [__version__, version("torch"), version("flwr-datasets")],
     }
+    libraries = library_versions(context.traits)
+    if libraries:
+        parts["libraries"] = libraries
     if context.start is not None:
         parts["start"] = context.start.sha256
     return fingerprint(parts)

@@ -12,6 +12,7 @@ from fedkd.errors import RunError, unknown_name
 from fedkd.experiment.build import Experiment
 from fedkd.experiment.start_models import about_start
 from fedkd.federation.round_records import MEASURES, RoundRecord
+from fedkd.models.libraries import library_versions
 from fedkd.privacy.statements import after_run
 from fedkd.report.record_rows import FINAL, PREFIXES, Baseline, local_only_figures, round_row
 from fedkd.runtime.resources import Resources
@@ -171,4 +172,5 @@ def conditions_of(experiment: Experiment) -> dict[str, str]:
         own[f"{task.__module__}:{task.__qualname__}"] = task
     code = {f"{CODE}{name}": code_hash(thing) for name, thing in own.items()}
     start = {} if context.start is None else {START: context.start.sha256}
-    return {**versions(), "device": experiment.plan.device, **code, **start}
+    libraries = library_versions(context.traits)
+    return {**versions(), **libraries, "device": experiment.plan.device, **code, **start}

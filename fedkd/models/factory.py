@@ -21,6 +21,7 @@ from fedkd.errors import SettingError, unexpected
 from fedkd.models.cnn import cnn
 from fedkd.models.features import find_head
 from fedkd.models.heads import Heads, OneHead
+from fedkd.models.libraries import library
 from fedkd.models.mlp import mlp
 from fedkd.models.model_names import split_arguments, split_share, with_arguments
 from fedkd.models.resnet import resnet
@@ -33,6 +34,7 @@ from fedkd.settings.import_paths import (
     path_of,
     unknown_component,
 )
+from fedkd.settings.model_prefixes import split_prefix
 from fedkd.settings.session_objects import is_session_name
 
 Factory = Callable[[Any, int], nn.Module]
@@ -105,10 +107,15 @@ def _makes_modules(factory: Any, *, unsaid: bool) -> bool:
 
 
 def find_factory(name: str) -> Factory:
-    """Return the factory called ``name`` in the zoo, or at ``package.module:factory``.
+    """Return the factory called ``name`` in the zoo, in a library, or at an import path.
 
     Arguments behind the name are filled in, as in ``zoo:Net(width=32)``.
     """
+    path, arguments = split_arguments(name)
+    prefixed = split_prefix(path)
+    if prefixed is not None:
+        prefix, inside = prefixed
+        return cast(Factory, with_arguments(library(prefix).find(inside), arguments, path))
     return cast(Factory, named_factory(name, ZOO, "model"))
 
 
@@ -144,6 +151,12 @@ class ModelSpec(Protocol):
 
     def example(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
         """Return inputs that a model takes: random ones, or without a generator the simplest."""
+
+    def probe(self, *, features: bool) -> "ModelInfo":
+        """Return what a trial of the model shows; SettingError where it does not fit its task.
+
+        ``features`` asks for its head and the width of what that takes.
+        """
 
 
 @dataclass(frozen=True)
@@ -182,7 +195,7 @@ class ImageModelSpec:
                 raise SettingError(
                     f"models: {self.name} must return a torch.nn.Module, got {type(model).__name__}"
                 )
-            if is_import_path(path_of(self.name)):
+            if ":" in path_of(self.name):
                 model.register_forward_hook(_logits_of)
             return self.heads.put_on(model, torch.zeros(2, *self.input_shape))
 
@@ -190,6 +203,10 @@ class ImageModelSpec:
         """Return ``count`` images of zeros, or of normal noise."""
         shape = (count, *self.input_shape)
         return torch.zeros(shape) if generator is None else torch.randn(shape, generator=generator)
+
+    def probe(self, *, features: bool) -> "ModelInfo":
+        """Return the module function's ``probe`` of the model."""
+        return probe(self, features=features)
 
 
 def _logits_of(model: nn.Module, inputs: object, output: object) -> object:

@@ -9,6 +9,7 @@ architecture, in records too, so that two widths are two architectures. Not for:
 import ast
 import functools
 import inspect
+import keyword
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from fedkd.errors import SettingError, unknown_name
 
 T = TypeVar("T")
 _YAML = {"true": True, "false": False, "null": None}
+_RESERVED = {*_YAML, *keyword.kwlist}
 _AT_LEAST = "as in zoo:Net(width=32)"
 
 
@@ -39,6 +41,48 @@ def split_share(text: str) -> tuple[str, float | None]:
     return name.strip(), share
 
 
+def written(model: Mapping[str, object]) -> str:
+    """Return a model that is given as a mapping as a name with arguments and share.
+
+    >>> written({"name": "timm:resnet18", "pretrained": True, "share": 0.3})
+    'timm:resnet18(pretrained=true)*0.3'
+
+    Raises SettingError for a mapping without a name, and for what no name can carry.
+    """
+    rest = dict(model)
+    name, share = rest.pop("name", None), rest.pop("share", None)
+    if not isinstance(name, str) or not name:
+        raise SettingError(
+            f"models: {dict(model)} must have a name, as in {{name: timm:resnet18, share: 0.3}}"
+        )
+    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float)):
+        raise SettingError(f"models: the share of {name} must be a number > 0, got {share!r}")
+    if rest and "(" in name:
+        raise SettingError(f"models: give the arguments of {name} in brackets or by name, not both")
+    given = ", ".join(f"{key}={_written_value(value, name)}" for key, value in rest.items())
+    text = f"{name}({given})" if given else name
+    wrong = [key for key in rest if not str(key).isidentifier() or keyword.iskeyword(str(key))]
+    if wrong:
+        raise SettingError(f"models: {wrong[0]!r} of {name} is no argument's name")
+    return text if share is None else f"{text}*{share:g}"
+
+
+def _written_value(value: object, name: str) -> str:
+    """Return an argument's value as ``split_arguments`` reads it; ``name`` is the model's."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_written_value(part, name) for part in value)}]"
+    for word, meant in _YAML.items():
+        if value is meant:
+            return word
+    if isinstance(value, str):
+        return value if value.isidentifier() and value not in _RESERVED else repr(value)
+    if isinstance(value, int | float | dict):
+        return repr(value)
+    raise SettingError(
+        f"models: {value!r} of {name} must be a number, text, true, false, null, or a list of these"
+    )
+
+
 def split_arguments(name: str) -> tuple[str, dict[str, object]]:
     """Return the name of a model's factory, and the arguments that are written behind it.
 
@@ -55,10 +99,10 @@ def split_arguments(name: str) -> tuple[str, dict[str, object]]:
     if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
         raise SettingError(f"models: the arguments in {name!r} must have names, {_AT_LEAST}")
     arguments: dict[str, object] = {}
-    for keyword in call.keywords:
-        if keyword.arg is None or keyword.arg in arguments:
+    for given in call.keywords:
+        if given.arg is None or given.arg in arguments:
             raise SettingError(f"models: {name!r} must give each argument once, {_AT_LEAST}")
-        arguments[keyword.arg] = _value(keyword.value, name)
+        arguments[given.arg] = _value(given.value, name)
     return factory.strip(), arguments
 
 

@@ -19,6 +19,7 @@ import yaml
 from fedkd.data.division import EvaluationSets, Public
 from fedkd.errors import SettingError, WrongSettings
 from fedkd.federation.protocol import Protocol
+from fedkd.models.model_names import written
 from fedkd.report.report_settings import Report
 from fedkd.scenario.registry import GROUPS, Components, Section, create
 from fedkd.settings.meaning import UNDECLARED, Affects, Meaning, meanings, setting
@@ -52,8 +53,9 @@ class Federation:
     """Most training samples of a client, of text data most texts, each of which makes a window or
     more; null keeps all that the partition deals."""
     models: tuple[str, ...] = ("mlp", "cnn", "resnet")
-    """Architectures by name or package.module:factory, given to clients in turn, or by shares as in
-    [mlp*7,cnn*3]. A factory may be given arguments, as in [zoo:Net(width=32)]."""
+    """Architectures by name, by a library's name as in timm:resnet18, or package.module:factory,
+    given to clients in turn, or by shares as in [mlp*7,cnn*3]. A factory may be given arguments, as
+    in [zoo:Net(width=32)] or [{name: timm:resnet18, pretrained: true, share: 0.3}]."""
     seed: int = 0
     """Every random stream of the run derives from it, >= 0."""
     device: Literal["auto", "cpu", "cuda"] = setting("auto", affects="nothing", resumable=True)
@@ -133,6 +135,9 @@ class Scenario(Components):
         Settings that are left out have their defaults.
         """
         rest, wrong = dict(mapping), WrongSettings()
+        with wrong.collected():
+            if "models" in rest:
+                rest["models"] = _models_as_names(rest.pop("models"))
         name = str(rest.pop("name", "") or "scenario")
         parts: dict[str, object] = {}
         for group in GROUPS:
@@ -302,6 +307,15 @@ def check_names(stored: Mapping[str, object], what: str) -> None:
 def fingerprint(parts: object) -> str:
     """Return a hash of plain values, equal for equal values."""
     return hashlib.sha256(json.dumps(to_values(parts), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _models_as_names(given: object) -> object:
+    """Return the models with mappings as names with arguments; SettingError for a wrong one."""
+    if isinstance(given, Mapping):
+        given = [given]
+    if not isinstance(given, list | tuple):
+        return given
+    return [written(one) if isinstance(one, Mapping) else one for one in given]
 
 
 def _section(value: object, group: str) -> Section:

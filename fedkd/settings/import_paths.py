@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import cast
 
 from fedkd.errors import FedkdError, SettingError, one_line, unexpected, unknown_name
+from fedkd.settings.model_prefixes import split_prefix
 from fedkd.settings.session_objects import held, is_given, is_session_name, session_text
 
 OWN_PACKAGES = ("fedkd",)
@@ -29,10 +30,14 @@ _PATTERN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 def is_import_path(name: str) -> bool:
     """Return whether a name is of the form ``package.module:attribute``.
 
+    The prefix of a library of models is no package (``fedkd.settings.model_prefixes``).
+
     >>> is_import_path("my_package.my_module:MyFusion"), is_import_path("knfu")
     (True, False)
+    >>> is_import_path("timm:resnet18")
+    False
     """
-    return _PATTERN.fullmatch(name) is not None
+    return _PATTERN.fullmatch(name) is not None and split_prefix(name) is None
 
 
 def path_of(model: str) -> str:

@@ -16,6 +16,8 @@ EXTRAS = {
     "opacus": "privacy",
     "dp_accounting": "pld",
     "tokenizers": "text",
+    "timm": "timm",
+    "torchvision": "torchvision",
 }
 """The extra of each library, by the name that it is imported by."""
 

@@ -16,8 +16,9 @@ from fedkd.data.public import PublicSet, describe, make_public_set
 from fedkd.data.samples import Normalization, inputs, labels, statistics
 from fedkd.data.shifts import shifted
 from fedkd.errors import SettingError
-from fedkd.models.factory import ImageModelSpec
+from fedkd.models.factory import ImageModelSpec, ModelSpec
 from fedkd.models.heads import Heads, label_loss, taught_loss
+from fedkd.models.libraries import own_spec
 from fedkd.tasks.task import Compare, Examples, Task, TaskSetup
 from fedkd.training.loop import predict
 
@@ -130,8 +131,11 @@ class ImageTask(Task):
             "std": list(self.normalization.std),
         }
 
-    def architecture(self, name: str, *, without_heads: bool = False) -> ImageModelSpec:
+    def architecture(self, name: str, *, without_heads: bool = False) -> ModelSpec:
         """Return the architecture for images of this shape and these classes."""
+        own = own_spec(name, self.prepared.input_shape, self.prepared.classes)
+        if own is not None:
+            return own
         found = ImageModelSpec(name, self.prepared.input_shape, self.prepared.classes, self.heads)
         return found.without_heads if without_heads else found
 

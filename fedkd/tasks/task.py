@@ -22,14 +22,7 @@ from fedkd.data.division import Division, Public
 from fedkd.data.prepare import Labeled
 from fedkd.data.public import PublicSource
 from fedkd.fusion import soften
-from fedkd.models.factory import (
-    Factory,
-    ImageModelSpec,
-    ModelInfo,
-    ModelSpec,
-    find_factory,
-    probe,
-)
+from fedkd.models.factory import Factory, ModelInfo, ModelSpec, find_factory
 from fedkd.models.heads import Heads, label_logits
 from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.settings.conditions import RunConditions
@@ -241,8 +234,7 @@ class Task(Protocol):
 
     def probe(self, architecture: ModelSpec, *, features: bool) -> ModelInfo:
         """Return what a trial of a model shows; SettingError where it does not fit the task."""
-        assert isinstance(architecture, ImageModelSpec), "a task with other models has its own"
-        return probe(architecture, features=features)
+        return architecture.probe(features=features)
 
     def reason_unbatched(self) -> str | None:
         """Return why no clients can be trained in one batched call; None if some can."""

@@ -185,6 +185,10 @@ class LanguageModelSpec:
             return torch.zeros(shape, dtype=torch.int64)
         return torch.randint(self.vocabulary_size, shape, generator=generator)
 
+    def probe(self, *, features: bool) -> ModelInfo:
+        """Return the model's traits; SettingError where it is no causal model of these tokens."""
+        return language_traits(self)
+
 
 def probe_language(architecture: LanguageModelSpec) -> int:
     """Build a model, run two rows of tokens through it, and return its number of parameters.

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from fedkd.data.division import Public
 from fedkd.data.texts import PreparedTexts
 from fedkd.errors import SettingError
-from fedkd.models.factory import ModelInfo, ModelSpec
 from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.runtime.seeding import numpy_stream, torch_seed
 from fedkd.settings.conditions import RunConditions
@@ -35,7 +34,6 @@ from fedkd.tasks.text.detectors import compare_scores, mark, mark_contexts
 from fedkd.tasks.text.language_models import (
     LanguageModelSpec,
     find_language_factory,
-    language_traits,
 )
 from fedkd.tasks.text.private_texts import PrivateTexts
 from fedkd.tasks.text.secrets import Secrets, plant
@@ -270,14 +268,6 @@ class TextTask(Task):
     def architecture(self, name: str, *, without_heads: bool = False) -> LanguageModelSpec:
         """Return the architecture for this vocabulary and context."""
         return LanguageModelSpec(name, self.vocabulary.size, self.context)
-
-    def probe(self, architecture: ModelSpec, *, features: bool) -> ModelInfo:
-        """Build a model once and return its traits.
-
-        Raises SettingError where it is no causal model of these tokens.
-        """
-        assert isinstance(architecture, LanguageModelSpec), "made by this task"
-        return language_traits(architecture)
 
     def training_set(self, rows: np.ndarray, owners: Sequence[int]) -> Examples:
         """Return windows of the rows' texts with the canaries of ``owners`` among them."""

@@ -1,0 +1,86 @@
+"""The seam of models from other libraries: a prefix before the name chooses one.
+
+A library is one class and one line of ``fedkd.settings.model_prefixes``. Arguments behind a model's
+name are filled in for it, as for any factory. Not for: one's own factories, which have import paths
+(``fedkd.models.factory``).
+"""
+
+import importlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
+
+from torch import nn
+
+from fedkd.settings.import_paths import imported
+from fedkd.settings.model_prefixes import LIBRARIES, split_prefix
+from fedkd.settings.optional_libraries import require
+
+if TYPE_CHECKING:
+    from fedkd.models.factory import ModelSpec
+
+
+@runtime_checkable
+class ModelLibrary(Protocol):
+    """Models of one library. Derive from it."""
+
+    package: ClassVar[str]
+    """The name that the library is imported by."""
+
+    @abstractmethod
+    def find(self, name: str) -> Callable[..., nn.Module]:
+        """Return the factory of a model by the library's own name, without prefix and arguments.
+
+        It is called with the shape of one input, the number of classes and the arguments that are
+        written behind the name. Make it of a function of a module by ``functools.partial``, so that
+        caches know it again in another process. Raises SettingError for an unknown model, or where
+        the library is missing.
+        """
+
+    def spec(self, name: str, input_shape: tuple[int, ...], classes: int) -> "ModelSpec | None":
+        """Return the specification of a model that needs its own; None for that of its task.
+
+        Args:
+            name: The model's whole name, with prefix and arguments.
+            input_shape: The shape of one input.
+            classes: C.
+        """
+        return None
+
+
+@cache
+def library(prefix: str) -> ModelLibrary:
+    """Return the library behind a prefix."""
+    module, _, cls = LIBRARIES[prefix].partition(":")
+    return cast(ModelLibrary, getattr(importlib.import_module(module), cls)())
+
+
+def own_spec(name: str, input_shape: tuple[int, ...], classes: int) -> "ModelSpec | None":
+    """Return the specification that a model's library has for it; None for that of its task.
+
+    Args:
+        name: The model's whole name.
+        input_shape: The shape of one input.
+        classes: C.
+    """
+    found = split_prefix(name)
+    return None if found is None else library(found[0]).spec(name, input_shape, classes)
+
+
+def library_versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the version of each library that models are from, by the library's name."""
+    packages = {library(found[0]).package for name in names if (found := split_prefix(name))}
+    return {
+        package: str(getattr(importlib.import_module(package), "__version__", "unknown"))
+        for package in sorted(packages)
+    }
+
+
+def loaded(package: str, asked: str) -> Any:
+    """Return a library's module; SettingError where it is missing or cannot be imported.
+
+    ``asked`` is what needs it, as in ``models=timm:resnet18``.
+    """
+    require(package, asked)
+    return imported(package, asked)

@@ -1,0 +1,48 @@
+"""Image models of timm by name: ``timm:resnet18``, ``timm:vit_tiny_patch16_224``.
+
+They are made for the images as they are: ``in_chans``, ``num_classes`` and, for models of one size
+such as vision transformers, ``img_size`` are filled in. With ``pretrained=true`` timm loads its
+weights, from its cache or the network.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from fedkd.errors import unknown_name
+from fedkd.models.libraries import ModelLibrary, loaded
+
+
+class TimmModels(ModelLibrary):
+    """Models of timm (``timm.create_model``)."""
+
+    package = "timm"
+
+    def find(self, name: str) -> Callable[..., nn.Module]:
+        """Return the factory of a model of ``timm.list_models()``."""
+        timm = loaded("timm", f"models=timm:{name}")
+        if not timm.is_model(name):
+            raise unknown_name("model of timm", name, timm.list_models())
+
+        return partial(timm_model, name)
+
+
+def timm_model(
+    name: str, input_shape: tuple[int, int, int], classes: int, **arguments: Any
+) -> nn.Module:
+    """Return a model of timm.
+
+    Args:
+        name: timm's name of it.
+        input_shape: Channels, height and width of the images.
+        classes: C.
+        arguments: Further ones of ``timm.create_model``.
+    """
+    timm, (channels, height, width) = loaded("timm", f"models=timm:{name}"), input_shape
+    config = timm.models.get_pretrained_cfg(name)
+    sized = {"img_size": (height, width)} if getattr(config, "fixed_input_size", False) else {}
+    given = {"in_chans": channels, "num_classes": classes, **sized, **arguments}
+    model: nn.Module = timm.create_model(name, **given)
+    return model

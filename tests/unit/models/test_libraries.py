@@ -1,0 +1,193 @@
+"""Models by a library's name, with small modules standing in for the libraries themselves."""
+
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedkd.errors import SettingError
+from fedkd.models.factory import ImageModelSpec, find_factory, probe
+from fedkd.models.libraries import library, library_versions
+from fedkd.models.model_names import split_arguments, split_share, written
+from fedkd.scenario.scenario import Scenario
+from fedkd.scenario.trust import foreign_imports
+from fedkd.settings.import_paths import code_hash
+from fedkd.settings.model_prefixes import LIBRARIES
+from fedkd.settings.optional_libraries import EXTRAS
+
+GREY_8 = (1, 8, 8)
+
+
+class _Small(nn.Module):
+    """A network as libraries have them: convolution, pooling, a linear head."""
+
+    def __init__(self, channels: int, classes: int, name: str = "fc") -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 4, 3, stride=2, padding=1, bias=False)
+        self.add_module(name, nn.Linear(4, classes))
+        self.head_name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.get_submodule(self.head_name)(self.conv1(x).relu().mean(dim=(2, 3)))
+        return logits
+
+
+def timm_stand_in(made: list[dict[str, Any]]) -> types.ModuleType:
+    module: Any = types.ModuleType("timm")
+    module.__spec__, module.__version__ = types.SimpleNamespace(), "1.0.31"
+
+    def create_model(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
+        made.append({"name": name, "pretrained": pretrained, **given})
+        if "img_size" in given and not name.startswith("vit"):
+            raise TypeError("ResNet.__init__() got an unexpected keyword argument 'img_size'")
+        return _Small(given["in_chans"], given["num_classes"])
+
+    module.create_model = create_model
+    module.is_model = lambda name: name in ("resnet18", "vit_tiny_patch16_224")
+    module.list_models = lambda: ["resnet18", "vit_tiny_patch16_224"]
+    fixed = types.SimpleNamespace(fixed_input_size=True)
+    module.models = types.SimpleNamespace(
+        get_pretrained_cfg=lambda name: fixed if name.startswith("vit") else None
+    )
+    return module
+
+
+def torchvision_stand_in() -> types.ModuleType:
+    module: Any = types.ModuleType("torchvision")
+    module.__spec__, module.__version__ = types.SimpleNamespace(), "0.29.1"
+
+    def get_model(name: str, weights: str | None = None, num_classes: int = 1000) -> nn.Module:
+        if weights is not None and num_classes != 1000:
+            raise ValueError("The parameter 'num_classes' expected value 1000")
+        model = _Small(3, num_classes)
+        if weights is not None:
+            nn.init.constant_(model.conv1.weight, 0.5)
+        return model
+
+    models: Any = types.ModuleType("torchvision.models")
+    models.get_model = get_model
+    models.list_models = lambda module=None: ["mobilenet_v3_small", "resnet18"]
+    module.models = models
+    return module
+
+
+@pytest.fixture
+def timm(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+    monkeypatch.setitem(sys.modules, "timm", timm_stand_in(made))
+    return made
+
+
+@pytest.fixture
+def torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", torchvision_stand_in())
+
+
+def test_timm_gets_the_images_channels_and_classes(timm: list[dict[str, Any]]) -> None:
+    model = ImageModelSpec("timm:resnet18(pretrained=true)", GREY_8, 5).build(seed=0)
+    assert model(torch.zeros(2, *GREY_8)).shape == (2, 5)
+    assert timm == [{"name": "resnet18", "pretrained": True, "in_chans": 1, "num_classes": 5}]
+
+
+def test_timm_is_told_the_size_where_a_model_is_of_one_size(timm: list[dict[str, Any]]) -> None:
+    assert probe(ImageModelSpec("timm:vit_tiny_patch16_224", (3, 32, 24), 5)).parameters == 133
+    assert timm[0]["img_size"] == (32, 24)
+
+
+def test_an_argument_that_a_model_does_not_have_is_told(timm: list[dict[str, Any]]) -> None:
+    with pytest.raises(SettingError, match=r"timm:resnet18\(img_size=64\) could not be built: Typ"):
+        probe(ImageModelSpec("timm:resnet18(img_size=64)", GREY_8, 5))
+
+
+@pytest.mark.parametrize("prefix", ["timm", "torchvision"])
+def test_an_unknown_model_of_a_library_names_the_nearest(
+    prefix: str, timm: object, torchvision: object
+) -> None:
+    with pytest.raises(SettingError, match=rf"unknown model of {prefix} 'resnet81'; .* 'resnet18'"):
+        find_factory(f"{prefix}:resnet81")
+
+
+def test_a_library_that_is_missing_is_named_with_its_install_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(
+        SettingError, match=r"models=timm:resnet18 needs timm, .*pip install 'fedkd\[timm\]'"
+    ):
+        find_factory("timm:resnet18")
+
+
+def test_every_library_says_what_installs_it() -> None:
+    assert {library(prefix).package for prefix in LIBRARIES} <= EXTRAS.keys()
+
+
+def test_torchvision_makes_a_model_of_other_channels(torchvision: None) -> None:
+    spec = ImageModelSpec("torchvision:mobilenet_v3_small", (4, 8, 8), 5)
+    assert spec.build(seed=0)(torch.zeros(2, 4, 8, 8)).shape == (2, 5)
+    assert spec.build(seed=0).conv1.weight.shape == (4, 4, 3, 3)
+
+
+def test_pretrained_weights_get_a_head_of_these_classes_and_see_grey_as_color(
+    torchvision: None,
+) -> None:
+    name = "torchvision:resnet18(pretrained=true)"
+    grey, color = (ImageModelSpec(name, (c, 8, 8), 5).build(seed=0) for c in (1, 3))
+    image = torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(grey.conv1(image), color.conv1(image.expand(2, 3, 8, 8)))
+    assert color(torch.zeros(2, 3, 8, 8)).shape == (2, 5)
+    with pytest.raises(SettingError, match="pretrained weights for images of 3 channels, these ha"):
+        probe(ImageModelSpec(name, (4, 8, 8), 5))
+
+
+def test_what_a_library_makes_has_one_hash_in_every_process(timm: object) -> None:
+    assert code_hash(find_factory("timm:resnet18")) == code_hash(find_factory("timm:resnet18"))
+    assert library_versions(["timm:resnet18(pretrained=true)", "mlp"]) == {"timm": "1.0.31"}
+
+
+def test_a_prefix_is_no_import() -> None:
+    models = [{"name": "timm:resnet18", "share": 1}, "torchvision:resnet18*2", "my:net"]
+    assert foreign_imports({"models": models}) == ("models=my:net",)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"pretrained": True, "width": 3, "rate": 0.25, "none": None},
+        {"text": "a b, (c)", "word": "relu", "reserved": "true", "path": "./a*b"},
+        {"sizes": [3, [4, False]], "weights": {0: 1.5}},
+    ],
+)
+def test_a_mapping_says_what_a_name_says(arguments: dict[str, object]) -> None:
+    name, share = split_share(written({"name": "timm:a.b", "share": 0.3, **arguments}))
+    assert (*split_arguments(name), share) == ("timm:a.b", arguments, 0.3)
+
+
+def test_a_scenario_takes_models_as_mappings_and_writes_them_as_names() -> None:
+    given = {"models": [{"name": "mlp", "share": 2}, "cnn*1"]}
+    assert Scenario.parse(given).federation.models == ("mlp*2", "cnn*1")
+    assert Scenario.parse({"models": {"name": "mlp"}}).federation.models == ("mlp",)
+
+
+def _net() -> Callable[..., nn.Module]:
+    return nn.Linear
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"pretrained": True}, "must have a name, as in"),
+        ({"name": "mlp", "share": "much"}, "the share of mlp must be a number > 0, got 'much'"),
+        ({"name": "mlp", "share": 0}, r"must be a number > 0, as in mlp\*2"),
+        ({"name": "mlp(width=3)", "depth": 4}, "in brackets or by name, not both"),
+        ({"name": "mlp", "in": 3}, "'in' of mlp is no argument's name"),
+        ({"name": "mlp", "net": _net}, "must be a number, text, true, false, null, or a list"),
+    ],
+)
+def test_a_mapping_that_is_no_model_is_told(model: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        split_share(written(model))
