@@ -15,6 +15,7 @@ from fedkd.errors import SettingError
 from fedkd.experiment.build import Experiment
 from fedkd.report.run_checksums import amended_scenario
 from fedkd.scenario.scenario import Scenario
+from fedkd.settings.yaml_text import to_yaml
 from fedkd.storage.atomic_files import write_whole
 
 SETTING = "rounds"
@@ -88,6 +89,6 @@ def rewrite_scenario(run_dir: Path, scenario: Scenario) -> None:
     stored = yaml.safe_load(text)
     stored[SETTING] = scenario.protocol.rounds
     comments = [line for line in text.splitlines() if line.startswith("#")]
-    body = yaml.safe_dump(stored, sort_keys=False, width=100)
+    body = to_yaml(stored)
     with amended_scenario(run_dir):
         write_whole(path, ["".join([*(f"{line}\n" for line in comments), body]).encode()])

@@ -4,6 +4,7 @@ import platform
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -151,8 +152,14 @@ def versions() -> dict[str, str]:
         "fedkd": __version__,
         "python": platform.python_version(),
         "platform": f"{sys.platform} {platform.machine()}",
-        **{package: version(package) for package in packages},
+        **{package: _installed(package) for package in packages},
     }
+
+
+@cache
+def _installed(package: str) -> str:
+    """Return a package's version, of which the file is read once."""
+    return version(package)
 
 
 def conditions_of(experiment: Experiment) -> dict[str, str]:

@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-import yaml
-
 from fedkd.data.division import EvaluationSets, Public
 from fedkd.errors import SettingError, WrongSettings
 from fedkd.federation.protocol import Protocol
@@ -34,6 +32,7 @@ from fedkd.settings.schema import (
     unknown_setting,
 )
 from fedkd.settings.validators import at_least, check_choices
+from fedkd.settings.yaml_text import to_yaml
 from fedkd.storage.checkpoint import Checkpoints
 from fedkd.tasks.text.text_task import Tokens
 from fedkd.training.hyperparameters import DistillationSettings, TrainingSettings
@@ -171,7 +170,7 @@ class Scenario(Components):
 
     def text(self) -> str:
         """Return the scenario as YAML."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, width=100)
+        return to_yaml(self.to_dict())
 
     def changed(self, **parts: object) -> "Scenario":
         """Return the scenario with some of its parts replaced."""
