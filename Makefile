@@ -18,7 +18,7 @@ help:
 	@echo "make demo     run the default scenario on embedded data (under a minute once installed)"
 	@echo "make test     run the fast tests"
 	@echo "make slow     run the slow tests"
-	@echo "make lint     format check, linter, types and import contracts"
+	@echo "make lint     format check, linter, types, import contracts, the plan of the code"
 	@echo "make docs     build the site of the documents, in build/site"
 	@echo "make bench    measure against the plain PyTorch loop"
 	@echo "make clean    remove the environment and caches of this folder"
@@ -40,7 +40,7 @@ test: $(STAMP)
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 unit runs
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest $(HALF) -m "not slow" $(UNIT)
+	$(BIN)/python -m pytest $(HALF) -m "not slow and not static" $(UNIT)
 
 runs: $(STAMP)
 	$(BIN)/python -m pytest $(HALF) -m "not slow" tests/runs
@@ -54,6 +54,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n 0 -m static tests/unit/test_house.py tests/unit/test_seams.py
 
 # Not -e '.[docs]': that would install fedkd anew, perhaps while a run imports it.
 $(DOCS): pyproject.toml constraints.txt $(STAMP)

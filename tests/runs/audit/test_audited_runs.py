@@ -168,6 +168,7 @@ def test_the_command_finds_afterwards_what_the_run_found(tmp_path: Path) -> None
     assert not (tmp_path / "run" / "lab").exists()  # by explicit setting only
 
 
+@pytest.mark.slow
 def test_where_the_server_is_trusted_no_raw_upload_is_stored(tmp_path: Path) -> None:
     central = {"name": "central_gaussian", "epsilon": 8.0}
     run(fast(strategy="dsfl", privacy=central), tmp_path / "run")

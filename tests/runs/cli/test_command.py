@@ -244,6 +244,7 @@ def test_shares_of_models() -> None:
     assert [row["architecture"] for row in clients("out")] == ["mlp", "mlp", "mlp", "cnn"]
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_every_combination_says_what_varies_and_shares_the_twin(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -379,6 +380,7 @@ def test_a_sweep_goes_on_past_a_run_that_fails(capsys: pytest.CaptureFixture[str
     assert f"{job('sweep', 1)}: complete" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_bad_value_of_one_job_of_a_sweep_is_named_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

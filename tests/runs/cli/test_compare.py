@@ -141,6 +141,7 @@ def test_a_finished_run_is_done_and_one_of_other_settings_is_refused(tmp_path: P
         is_done(RunTask("one", scenario(strategy="fedmd", rounds=3), task.folder))
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_goes_on_to_the_figures_of_the_whole_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +193,7 @@ def test_the_local_engine_shares_the_cores_among_the_runs_unless_told_otherwise(
     )
 
 
+@pytest.mark.slow
 def test_a_comparison_of_one_run_in_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,6 +64,7 @@ def chooser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [*LEAST, "-m", "hydra/sweeper=chooser", "hydra.sweep.dir=sweep"]
 
 
+@pytest.mark.slow
 def test_a_sweeper_that_chooses_gets_the_figure_of_each_run_as_a_number(chooser: list[str]) -> None:
     assert main([*chooser, "objective=global_accuracy"]) == 0
     summaries = [json.loads(p.read_text()) for p in sorted(Path("sweep").glob("*/summary.json"))]

@@ -57,6 +57,7 @@ def figures(run: StoredRun) -> pd.DataFrame:
     return run.rounds.drop(columns=["seconds", "own/right", "own/before"], errors="ignore")
 
 
+@pytest.mark.slow
 def test_rounds_that_are_added_are_those_of_a_longer_run(tmp_path: Path) -> None:
     """With a baseline, after a callback that failed, from the command and from Python."""
     settings = {"baseline": "local_only", "strategy": "knfu"}
@@ -175,6 +176,7 @@ def test_a_folder_gives_back_tables_models_and_pictures() -> None:
     assert "knfu, seed 0, completed, 2 of 2 rounds" in repr(found)
 
 
+@pytest.mark.slow
 def test_an_exported_model_loads_without_fedkd_and_answers_alike(tmp_path: Path) -> None:
     found = StoredRun(finished_run(strategy={"name": "knfu"}))
     folder = fedkd.export(found, 1, tmp_path / "model")
@@ -220,6 +222,7 @@ def test_a_folder_of_runs_names_what_is_damaged_or_unfinished(tmp_path: Path) ->
     assert runs["a"].folder == runs[0].folder == tmp_path / "a"
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_models_of_another_and_its_baseline_does_too(tmp_path: Path) -> None:
     changes = {"models": ["mlp", "cnn"], "clients": 4, "baseline": "local_only"}
     before = StoredRun(finished_run(strategy={"name": "knfu"}))

@@ -242,6 +242,7 @@ def test_a_resumed_run_has_the_figures_of_the_uninterrupted_one(
     assert figures(tmp_path / "parts") == figures(whole)
 
 
+@pytest.mark.slow
 def test_a_table_that_began_after_the_checkpoint_begins_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

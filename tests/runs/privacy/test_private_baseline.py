@@ -51,6 +51,7 @@ def test_budgets_share_a_plain_baseline_and_have_private_ones_of_their_own() -> 
     assert len(set(keys.values())) == 3
 
 
+@pytest.mark.slow
 def test_a_run_says_which_baseline_its_gain_is_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

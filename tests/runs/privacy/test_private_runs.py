@@ -269,6 +269,7 @@ def states(folder: Path, client_id: int) -> dict[str, Tensor]:
     return dict(found)
 
 
+@pytest.mark.slow
 def test_only_training_on_private_data_spends_and_the_state_holds_no_gradients(tmp_path: Path):
     changes = protected("dp_sgd", round_order="distill_first", public={"size": 40, "labeled": True})
     changes |= {

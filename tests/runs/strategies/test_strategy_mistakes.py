@@ -125,6 +125,7 @@ def test_a_mistake_is_one_line_that_names_it(strategy: Any, message: str) -> Non
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_whole_traceback_is_printed_where_it_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

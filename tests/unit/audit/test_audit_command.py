@@ -132,6 +132,7 @@ def test_a_consistent_run_writes_its_files_and_ends_with_status_0(tmp_path: Path
     assert (run / "plots" / "audit_roc_server.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_label_counts_that_stand_in_uploads_contradict_a_claim(tmp_path: Path) -> None:
     result = audit_run(stored(tmp_path / "run", leak=0.0), "server")
     (line,) = contradictions(result)  # these uploads are nearly the counts themselves
@@ -146,6 +147,7 @@ def test_label_counts_that_stand_in_uploads_contradict_a_claim(tmp_path: Path) -
     assert not infer_labels(np.tile([0.5, 0.5], (3, 1)), np.array([5, 5])).exact
 
 
+@pytest.mark.slow
 def test_a_violated_claim_ends_with_status_3(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

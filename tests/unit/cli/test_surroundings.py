@@ -21,6 +21,7 @@ from fedkd.scenario.scenario import Scenario
 from fedkd.storage.leftovers import MARK, HeldFolder, Staging
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize("text", ["[1, 2]", "3", "null", "text", "\ufffe", "{1: ", "[" * 5000])
 def test_a_scenario_file_without_settings_is_refused_in_a_line(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -110,6 +110,7 @@ def test_a_scenario_that_was_not_chosen_imports_nothing(folder: Path) -> None:
     assert not (folder / "imported").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_from_elsewhere_is_read_again_once_it_is_composed(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

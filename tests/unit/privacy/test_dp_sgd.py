@@ -499,6 +499,7 @@ def test_a_schedule_for_nobody_is_refused():
         Schedule.of(0, 32, 1)
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(st.sampled_from([0.8, 1.1]), st.sampled_from([0.1, 0.5]), st.integers(1, 9)),

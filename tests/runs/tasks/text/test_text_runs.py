@@ -188,6 +188,7 @@ def private_windows(context: ClientContext, without: int | None = None) -> Count
     return Counter((tuple(a), tuple(b)) for a, b in zip(x.tolist(), y.tolist(), strict=True))
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize("length", [20, 128])
 def test_leaving_a_text_out_changes_its_own_windows_alone_under_dp_sgd(length: int) -> None:
     context = text_experiment(tokens={"context": length}, **DP_SGD).context
