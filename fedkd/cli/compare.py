@@ -37,7 +37,14 @@ from fedkd.cli.options import SEEDS, add_compare
 from fedkd.errors import RunError, SettingError
 from fedkd.experiment.jobs import RunTask, with_threads
 from fedkd.report.comparison.between_methods import Pair, check_reference, pairs, table_of_pairs
-from fedkd.report.comparison.figures import Line, Options, Setting, baselines_of, compare
+from fedkd.report.comparison.figures import (
+    Line,
+    Options,
+    Setting,
+    baselines_of,
+    check_metric,
+    compare,
+)
 from fedkd.report.comparison.grouping import in_common, sort_runs
 from fedkd.report.comparison.one_point import (
     common_points,
@@ -289,7 +296,13 @@ def compared(folders: Folders, question: Question, remarks: Sequence[str] = ()) 
     baselines: dict[Options, list[Line]] = {}
     made, first_pairs = list[Table](), list[Pair]()
     for after in dict.fromkeys([point, *common_points(by_name)]):
-        options = Options(after=after, last=min(question.last, length), reach=question.reach)
+        options = Options(
+            after=after,
+            last=min(question.last, length),
+            reach=question.reach,
+            metric=question.metric,
+        )
+        check_metric(by_name, options)
         lines = at_points[options] = compare(runs, options)
         baselines[options] = baselines_of(lines, options)
         again = bool(made) and question.reach is None  # bytes are the same at both points
@@ -409,6 +422,12 @@ def _run(given: argparse.Namespace, console: Console) -> Found:
     seeds, methods = parse_seeds(given.seeds or SEEDS), parse_methods(given.methods)
     check_reference(given.against, [method.label for method in methods])
     cells = plan(base, methods, parse_grid(given.grid), seeds, given.out, given.jobs)
+    for cell in cells:
+        if given.metric not in ("accuracy", *cell.task.scenario.measurement.metrics):
+            raise SettingError(
+                f"--metric {given.metric}: {cell.task.name} does not measure it; say"
+                f" metrics=[{given.metric}] too"
+            )
     _share_wandb_folder(cells, given.out)
     failed = run_tasks([cell.task for cell in cells], given.jobs, console)
     if offline_runs(given.out):
@@ -445,7 +464,11 @@ def _work(given: argparse.Namespace, console: Console) -> int:
     folders, remarks, failed = _read(given) if given.runs else _run(given, console)
     if folders:
         question = Question(
-            after=given.after, last=given.last, reach=given.reach, against=given.against
+            after=given.after,
+            last=given.last,
+            reach=given.reach,
+            against=given.against,
+            metric=given.metric,
         )
         console.print(write(folders, question, given.out, remarks), markup=False)
         console.print(f"Tables, figures and pictures: {given.out}", markup=False)

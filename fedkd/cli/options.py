@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from fedkd.settings.measuring_points import MEASURING_POINTS
+from fedkd.training.class_metrics import METRIC_NAMES
 
 LAST = 3
 SEEDS = "0,1,2"
@@ -85,6 +86,12 @@ def add_compare(made: ArgumentParser) -> None:
         "--against",
         metavar="METHOD",
         help="hold each method against this one; by default all are held against each other",
+    )
+    made.add_argument(
+        "--metric",
+        choices=("accuracy", *METRIC_NAMES),
+        default="accuracy",
+        help="hold methods against each other by this one; the runs need metrics=[METRIC]",
     )
     made.add_argument(
         "--reach",

@@ -16,21 +16,28 @@ from fedkd.cli.compare import read_config
 from fedkd.errors import FedkdError, RunWarning, SettingError, unknown_name
 from fedkd.experiment.stored_run import StoredRun
 from fedkd.report.comparison.between_methods import WORDS, Pair, pairs
-from fedkd.report.comparison.figures import Line, Options, compare
+from fedkd.report.comparison.figures import (
+    Line,
+    Options,
+    check_metric,
+    compare,
+    known_figures,
+)
 from fedkd.report.comparison.grouping import differing, sort_runs
 from fedkd.report.comparison.one_point import After, point_of_comparison
 from fedkd.report.comparison.run_reader import read_run, run_folders
 from fedkd.report.comparison.tables import points
 from fedkd.report.record_rows import ACCURACIES, FINAL
 from fedkd.settings.validators import at_least, user_path
+from fedkd.training.class_metrics import METRIC_NAMES
 
 if TYPE_CHECKING:
     import pandas
 
 LAST = 3
 WHERE = {
-    "personal_accuracy": "on the clients' own distributions",
-    "global_accuracy": "on the balanced test set",
+    "personal": "on the clients' own distributions",
+    "global": "on the balanced test set",
 }
 
 
@@ -141,6 +148,7 @@ class StoredRuns(Sequence[StoredRun]):
         *,
         after: After = "auto",
         last: int = LAST,
+        metric: str = "accuracy",
     ) -> MethodComparison:
         """Return paired tests between methods, over the seeds that both have.
 
@@ -151,6 +159,8 @@ class StoredRuns(Sequence[StoredRun]):
             after: The point of a round, ``distillation`` or ``training``; ``auto`` is that of the
                 methods' papers.
             last: How many rounds the mean of the last takes.
+            metric: What methods are held against each other by: ``accuracy``, or a metric that all
+                runs were asked for, such as ``macro_f1``.
 
         Returns:
             Differences with Holm's correction over all tests of the table, for the completed runs.
@@ -159,6 +169,8 @@ class StoredRuns(Sequence[StoredRun]):
             SettingError: No method is the reference, or nothing can be compared.
         """
         at_least(1, last=last)
+        if metric not in (judged := ("accuracy", *METRIC_NAMES)):
+            raise unknown_name("metric", metric, judged)
         if after not in get_args(After):
             raise SettingError(f"after must be one of {', '.join(get_args(After))}, got {after!r}")
         done, left_out = self._readable()
@@ -181,7 +193,8 @@ class StoredRuns(Sequence[StoredRun]):
         }
         point = point_of_comparison(by_name, after)
         length = min(run.length for of in runs.values() for run in of.values())
-        options = Options(after=point, last=min(last, length))
+        options = Options(after=point, last=min(last, length), metric=metric)
+        check_metric(by_name, options)
         lines = compare(runs, options)
         methods = list(dict.fromkeys(line.method for line in lines))
         against = None if reference is None else _method(reference, methods)
@@ -189,7 +202,7 @@ class StoredRuns(Sequence[StoredRun]):
         return MethodComparison(
             frame=_frame_of_pairs(found),
             methods=_frame_of_lines(lines),
-            verdicts=tuple(_sentence(pair, name) for pair in found for name in ACCURACIES),
+            verdicts=tuple(_sentence(pair, name) for pair in found for name in pair.verdicts),
             left_out=tuple(left_out),
         )
 
@@ -258,8 +271,8 @@ def _frame_of_pairs(found: Sequence[Pair]) -> "pandas.DataFrame":
     for pair in found:
         row: dict[str, object] = {**dict(pair.setting), "method": pair.method, "other": pair.other}
         row["seeds"] = len(pair.seeds)
-        for name in ACCURACIES:
-            where, verdict = name.removesuffix("_accuracy"), pair.verdicts[name]
+        for name, verdict in pair.verdicts.items():
+            where = name.partition("_")[0]
             row[f"{where}_difference"] = pair.differences[name].mean
             row[f"{where}_half"] = pair.differences[name].half
             row[f"{where}_p"] = verdict.p_value
@@ -271,11 +284,12 @@ def _frame_of_pairs(found: Sequence[Pair]) -> "pandas.DataFrame":
 def _frame_of_lines(lines: Sequence[Line]) -> "pandas.DataFrame":
     import pandas
 
-    rows = []
+    rows, known = [], known_figures(lines)
     for line in lines:
         row: dict[str, object] = {**dict(line.setting), "method": line.method}
         row["seeds"] = len(line.runs)
-        for name, interval in line.figures.items():
+        for name in known:
+            interval = line.figures[name]
             row |= {name: interval.mean, f"{name}_half": interval.half}
         for name in ACCURACIES:
             gain = f"{name.removesuffix('_accuracy')}_gain"
@@ -285,7 +299,9 @@ def _frame_of_lines(lines: Sequence[Line]) -> "pandas.DataFrame":
 
 
 def _sentence(pair: Pair, name: str) -> str:
-    """Return what paired seeds say of two methods on one accuracy."""
+    """Return what paired seeds say of two methods on one test set."""
+    where, _, metric = name.partition("_")
+    of = "" if metric == "accuracy" else f" of {metric}"
     verdict, apart = pair.verdicts[name], points(pair.differences[name])
     setting = "".join(f", {key}={value}" for key, value in pair.setting)
     seeds = f"{len(pair.seeds)} seeds" if len(pair.seeds) != 1 else "1 seed"
@@ -295,6 +311,5 @@ def _sentence(pair: Pair, name: str) -> str:
         "not shown": "is not shown to differ from",
     }.get(verdict.word, "cannot be told from")
     how = verdict.p or verdict.word
-    return (
-        f"{pair.method} {said} {pair.other} {WHERE[name]}: {apart} points ({how}, {seeds}{setting})"
-    )
+    found = f"{apart} points{of} ({how}, {seeds}{setting})"
+    return f"{pair.method} {said} {pair.other} {WHERE[where]}: {found}"

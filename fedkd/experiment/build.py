@@ -210,6 +210,7 @@ def make_server(
         preparation=preparation(scenario.train),
         # References have one point a round: a comparison may ask all its runs for the other.
         measure_after="both" if kind is None or declared.needs.pooled_data else scenario.test.after,
+        measurement=scenario.measurement,
         observer=observer,
     )
 

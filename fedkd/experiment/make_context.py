@@ -102,6 +102,7 @@ def make_context(
         store=_store(store, architectures, optimizer_states, assigned),
         seed=scenario.federation.seed,
         device=device,
+        measurement=scenario.measurement,
         deadline=scenario.protocol.deadline,
         optimizer_states=optimizer_states,
         batch_clients=named_batches(scenario),

@@ -15,7 +15,14 @@ from fedkd.experiment.start_models import about_start
 from fedkd.federation.round_records import MEASURES, RoundRecord
 from fedkd.models.libraries import library_versions
 from fedkd.privacy.statements import after_run
-from fedkd.report.record_rows import FINAL, PREFIXES, Baseline, local_only_figures, round_row
+from fedkd.report.record_rows import (
+    FINAL,
+    OF_METRICS,
+    PREFIXES,
+    Baseline,
+    local_only_figures,
+    round_row,
+)
 from fedkd.runtime.resources import Resources
 from fedkd.scenario.registry import GROUPS
 from fedkd.scenario.repeatability import only_here
@@ -56,7 +63,7 @@ def summarize(
     plan, scenario, seconds = experiment.plan, experiment.scenario, resources.seconds()
     rows = [round_row(record, baseline) for record in records]
     last: Mapping[str, Any] = rows[-1] if rows else {}
-    figures = {name: last.get(name) for name in FINAL}
+    figures = {n: last.get(n) for n in FINAL if n in last or n not in OF_METRICS}
     alone = local_only_figures(records[-1], baseline) if records else {}
     return {
         "status": status,

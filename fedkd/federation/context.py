@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedkd.codecs import Codecs
 from fedkd.data.division import Division
 from fedkd.data.prepare import Labeled
+from fedkd.federation.measurement import Measurement
 from fedkd.knowledge import KnowledgeType
 from fedkd.messages import Download, Predictions, Step
 from fedkd.models.factory import ModelInfo, ModelSpec
@@ -122,6 +123,7 @@ class ClientContext:
     store: ClientStore
     seed: int
     device: torch.device
+    measurement: Measurement = field(default_factory=Measurement)
     deadline: float | None = None
     """Seconds that a client may take for one message."""
     optimizer_states: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)

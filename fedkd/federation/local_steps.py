@@ -101,6 +101,9 @@ def evaluate(update: LocalUpdate, point: MeasuringPoint) -> None:
         "global_ece": found.ece,
         "global_nll": found.nll,
     }
+    for where, evaluation in (("personal", own), ("global", found)):
+        further = evaluation.metrics(context.measurement.metrics)
+        figures.update({f"{where}_{name}": value for name, value in further.items()})
     validation = context.division.validation[update.client_id]
     if len(validation):
         examples = context.samples(validation)

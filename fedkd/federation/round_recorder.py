@@ -22,6 +22,7 @@ from fedkd.messages import (
     Packed,
     Status,
 )
+from fedkd.training.class_metrics import MetricName
 
 WEIGHTS_LIMIT = 2000
 """Most clients for which the record carries all K x K weights (16 MB a round at the limit)."""
@@ -30,13 +31,14 @@ WEIGHTS_LIMIT = 2000
 class RoundRecorder:
     """The records of a run's clients in the open round.
 
-    ``exchanges`` is False where clients are their own and only teachers.
+    ``exchanges`` is False where clients are their own and only teachers; ``asked`` are the metrics
+    that clients measure.
     """
 
-    def __init__(self, *, exchanges: bool) -> None:
+    def __init__(self, *, exchanges: bool, asked: tuple[MetricName, ...] = ()) -> None:
         self.records: dict[int, ClientRecord] = {}
         self.participants: tuple[int, ...] = ()
-        self._exchanges = exchanges
+        self._exchanges, self._asked = exchanges, asked
         self._started = 0.0
         self._weights: Tensor | None = None
         self._sha256: str | None = None
@@ -137,6 +139,7 @@ class RoundRecorder:
             weights=self._weights,
             knowledge_sha256=self._sha256,
             metrics=self._metrics,
+            asked=self._asked,
         )
 
     def state(self) -> dict[str, list[Any]]:

@@ -17,10 +17,14 @@ from torch import Tensor
 from fedkd.errors import UploadRejected
 from fedkd.messages import Status
 from fedkd.settings.measuring_points import MeasuringPoint, column
+from fedkd.training.class_metrics import METRICS, MetricName
 
 OverClients = Literal["mean", "std", "share_negative", "total", "largest"]
 """How a round sums up a figure: total and largest over all clients, the others without
 attackers."""
+
+OWN = "on its own label distribution"
+BALANCED = "on the balanced test set"
 
 WORDS: Mapping[OverClients, str] = {
     "mean": "mean",
@@ -53,6 +57,8 @@ class Measure:
     """Whether ``clients.csv`` has it; a figure by class has a table of its own."""
     is_share: bool
     """Whether it is in [0, 1]."""
+    metric: MetricName | None
+    """The metric that it is, which only runs have that ask for it (``metrics``)."""
     parse: Callable[[str], Any]
     """Reads a cell of ``clients.csv``."""
     default: Any
@@ -103,6 +109,7 @@ def measured(
     in_summary: bool = False,
     is_column: bool = True,
     is_share: bool = False,
+    metric: MetricName | None = None,
 ) -> Any:
     """Return the field of a figure. The arguments are those of ``Measure``.
 
@@ -116,6 +123,7 @@ def measured(
         in_summary: Whether the summary shows it.
         is_column: Whether ``clients.csv`` has it.
         is_share: Whether it is in [0, 1].
+        metric: The metric that it is, of those that a run asks for.
     """
     about = {
         "meaning": meaning,
@@ -126,8 +134,17 @@ def measured(
         "in_summary": in_summary,
         "is_column": is_column,
         "is_share": is_share,
+        "metric": metric,
     }
     return field(default=default, metadata={"measure": about})
+
+
+def _metric(metric: MetricName, where: str) -> Any:
+    """Return the field of a metric that runs may ask for, on the test set in words."""
+    return measured(
+        f"{METRICS[metric][1]}, {where} (`metrics=[{metric}]`)",
+        "mean", lasts=True, by_client=True, is_share=True, in_summary=True, metric=metric,
+    )  # fmt: skip
 
 
 def _truth(text: str) -> bool:
@@ -180,6 +197,14 @@ class PointFigures:
         "expected calibration error on the balanced test set",
         "mean", lasts=True, by_client=True, is_share=True, in_summary=True,
     )  # fmt: skip
+    personal_balanced_accuracy: float | None = _metric("balanced_accuracy", OWN)
+    global_balanced_accuracy: float | None = _metric("balanced_accuracy", BALANCED)
+    personal_macro_f1: float | None = _metric("macro_f1", OWN)
+    global_macro_f1: float | None = _metric("macro_f1", BALANCED)
+    personal_auroc: float | None = _metric("auroc", OWN)
+    global_auroc: float | None = _metric("auroc", BALANCED)
+    personal_top5_accuracy: float | None = _metric("top5_accuracy", OWN)
+    global_top5_accuracy: float | None = _metric("top5_accuracy", BALANCED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,6 +386,8 @@ class RoundRecord:
     """What the strategy reports of the round, such as the accuracy of a server's model."""
     own: Mapping[str, float] = field(default_factory=dict)
     """What the user measures of the round, by a callback of a run from Python."""
+    asked: tuple[MetricName, ...] = ()
+    """The metrics that the run measures: its tables have their columns."""
     exposure: Mapping[str, Any] | None = None
     """How far secrets in clients' texts came out, in the last round of a run that has some
     (``fedkd.audit.secret_exposure``)."""

@@ -17,6 +17,7 @@ from fedkd.federation.acceptance import UploadReader
 from fedkd.federation.accounting import Accounting
 from fedkd.federation.aggregation import Aggregate, Aggregator
 from fedkd.federation.measured_points import measured_points, points_of_round
+from fedkd.federation.measurement import Measurement
 from fedkd.federation.participation import Participation, Selection, first_of_each
 from fedkd.federation.protocol import RoundOrder, resolve_round_order
 from fedkd.federation.registration import register
@@ -99,6 +100,7 @@ class Server:
         codecs: Codecs | None = None,
         preparation: tuple[Step, ...] = (),
         measure_after: Literal["both", "distillation", "training"] = "both",
+        measurement: Measurement | None = None,
         observer: Observer | None = None,
     ) -> None:
         """Begin before the first round.
@@ -110,12 +112,14 @@ class Server:
             codecs: How knowledge is coded each way; None is in full precision.
             preparation: What clients do before their first round.
             measure_after: At which of a round's points clients measure their models.
+            measurement: What they measure; None is the default.
             observer: Looks at the run; None is nobody.
         """
         self.aggregator, self.participation, self.template = aggregator, participation, template
         self.preparation, self.observer = preparation, observer or NoObserver()
         self.accounting = Accounting(aggregator.enforcer)
-        self.recorder = RoundRecorder(exchanges=self.kind is not None)
+        asked = (measurement or Measurement()).metrics
+        self.recorder = RoundRecorder(exchanges=self.kind is not None, asked=asked)
         self.pools = aggregator.declared.needs.pooled_data
         points = points_of_round(self.kind, self.round_order, pooled=self.pools)
         self.measured = measured_points(points, measure_after)

@@ -23,6 +23,7 @@ from fedkd.report.record_rows import ACCURACIES, Baseline, RunPlan, client_rows,
 from fedkd.report.report_settings import Verbosity
 from fedkd.report.run_output import Brief, RunOutput
 from fedkd.settings.measuring_points import MeasuringPoint, column
+from fedkd.training.class_metrics import METRIC_NAMES
 
 MOST_CLIENTS_LISTED = 20
 SIGN_OF_LIFE = 15.0
@@ -314,6 +315,8 @@ class ConsoleReport:
         self.output.print(table)
         if plan.clients <= MOST_CLIENTS_LISTED:
             self.output.print(_clients_table(last, baseline, plan))
+        for line in metric_lines(summary, plan.reported):
+            self.output.print(line)
         for line in text_lines(summary):
             self.output.print(line, style="bold" if line.startswith("VOID") else None)
         sentence = verdict(summary, plan.strategy, plan.reported)
@@ -340,6 +343,25 @@ class ConsoleReport:
             for claim in claims:
                 console.print(f"  Privacy: {claim}", markup=False)
             console.print("  Each run's console.log has its own claims.", markup=False)
+
+
+def metric_lines(summary: Mapping[str, Any], points: Sequence[MeasuringPoint]) -> list[str]:
+    """Return a line for each point with the metrics that the run was asked for, in %.
+
+    >>> figures = {"personal_auroc_after_training": 0.75, "global_auroc_after_training": 0.5}
+    >>> metric_lines(figures, ["training"])
+    ['After training, own and balanced: auroc 75.0 and 50.0']
+    """
+    lines = []
+    for point in points:
+        found = [
+            f"{name} {' and '.join(_percent(summary.get(f)) or '-' for f in of)}"
+            for name in METRIC_NAMES
+            if (of := [column(f"{where}_{name}", point) for where in WORDS])[0] in summary
+        ]
+        if found:
+            lines.append(f"After {point}, {' and '.join(WORDS.values())}: {', '.join(found)}")
+    return lines
 
 
 def text_lines(summary: Mapping[str, Any]) -> list[str]:

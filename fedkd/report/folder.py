@@ -19,10 +19,11 @@ import torch
 
 from fedkd.errors import Damaged, RunError, SettingError, StorageError
 from fedkd.federation.round_records import ClientRecord, RoundRecord
-from fedkd.report.record_rows import client_record, figures_by_others
+from fedkd.report.record_rows import client_record, figures_by_others, metrics_in
 from fedkd.report.run_checksums import GROWING, PLAN, WEIGHTS, begin_checksums, write_checksums
 from fedkd.storage.atomic_files import digest_of, discard_partial, write_whole
 from fedkd.storage.growing_files import Extent, GrowingArray, GrowingFile
+from fedkd.training.class_metrics import MetricName
 
 try:
     import fcntl
@@ -266,8 +267,11 @@ def stored_records(path: Path, rounds: int) -> list[RoundRecord]:
     lines = (path / "rounds.jsonl").read_text(encoding="utf-8").splitlines()[:rounds]
     by_class = _teachers_by_class(path / "teacher_by_class.csv")
     clients: dict[int, list[ClientRecord]] = {}
+    asked = tuple[MetricName, ...]()
     with (path / "clients.csv").open(newline="", encoding="utf-8") as file:
-        for cells in csv.DictReader(file):
+        table = csv.DictReader(file)
+        asked = metrics_in(table.fieldnames or ())
+        for cells in table:
             round_number = int(cells["round"])
             if round_number <= rounds:
                 record = client_record(cells, by_class.get((round_number, int(cells["client"]))))
@@ -280,6 +284,7 @@ def stored_records(path: Path, rounds: int) -> list[RoundRecord]:
             seconds=row["seconds"],
             weights=_weights_of(weights, row["round"]),
             knowledge_sha256=row["knowledge_sha256"],
+            asked=asked,
             exposure=row.get("exposure"),
             **figures_by_others(row),
         )

@@ -3,7 +3,7 @@
 Which columns there are follows from the figures that ``fedkd.federation.round_records`` declares.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from fedkd.federation.round_records import (
     RoundRecord,
 )
 from fedkd.settings.measuring_points import MEASURING_POINTS, MeasuringPoint, column
+from fedkd.training.class_metrics import MetricName
 
 VALIDATION = "validation_accuracy"
 GAINS = {f"{where}_accuracy": f"{where}_gain" for where in ("personal", "global", "validation")}
@@ -28,8 +29,11 @@ FINAL_MEANS = tuple(
     dict.fromkeys(m.figure for m in MEASURES if m.in_summary and "mean" in m.over_clients)
 )
 """Those that a comparison takes over seeds, each at the point that it compares."""
-CLIENT_COLUMNS = ("round", "client", *(m.name for m in MEASURES if m.is_column))
-"""The columns of ``clients.csv``."""
+CLIENT_COLUMNS = (
+    *("round", "client"),
+    *(m.name for m in MEASURES if m.is_column and m.metric is None),
+)
+"""The columns of ``clients.csv`` in a run that asks for no metrics."""
 OF_THE_ROUND = {
     "round": "number of the round from 1",
     "seconds": "seconds of the round",
@@ -46,6 +50,10 @@ PREFIXES = {"metrics": "strategy/", "own": "own/"}
 
 No figure of fedkd has a slash in its name, so that theirs overwrite none.
 """
+METRIC_FIGURES = tuple(dict.fromkeys(m.figure for m in MEASURES if m.metric))
+"""The figures of metrics, without their points."""
+OF_METRICS = frozenset(c for m in MEASURES if m.metric for c in m.round_columns())
+"""The columns of metrics, which only runs have that ask for them."""
 ROUND_COLUMNS = frozenset((*OF_THE_ROUND, *(c for m in MEASURES for c in m.round_columns())))
 
 
@@ -124,7 +132,7 @@ def round_row(record: RoundRecord, baseline: Baseline | None) -> dict[str, Any]:
     """
     clients = with_gains(record, baseline)
     row: dict[str, Any] = {"round": record.round}
-    for measure in MEASURES:
+    for measure in _of_run(record.asked):
         for name, how in measure.round_columns().items():
             row[name] = _over_clients(clients, measure, how)
     row["seconds"] = record.seconds
@@ -138,6 +146,11 @@ def round_row(record: RoundRecord, baseline: Baseline | None) -> dict[str, Any]:
     if record.exposure is not None:
         row["exposure"] = record.exposure
     return {**row, **named_by_others(record)}
+
+
+def _of_run(asked: Sequence[MetricName]) -> list[Measure]:
+    """Return the figures of a run that asks for some metrics."""
+    return [m for m in MEASURES if m.metric is None or m.metric in asked]
 
 
 def named_by_others(record: RoundRecord) -> dict[str, float]:
@@ -236,23 +249,33 @@ def local_only_figures(record: RoundRecord, baseline: Baseline | None) -> dict[s
     return found
 
 
-def client_row(client: ClientRecord, round_number: int) -> dict[str, Any]:
-    """Return a client's row of ``clients.csv`` in a round."""
-    figures = {m.name: m.of(client) for m in MEASURES if m.is_column}
+def client_row(
+    client: ClientRecord, round_number: int, asked: Sequence[MetricName] = ()
+) -> dict[str, Any]:
+    """Return a client's row of ``clients.csv`` in a round of a run that asks for some metrics."""
+    figures = {m.name: m.of(client) for m in _of_run(asked) if m.is_column}
     return {"round": round_number, "client": client.client_id, **figures}
 
 
 def client_rows(record: RoundRecord, baseline: Baseline | None) -> list[dict[str, Any]]:
     """Return all clients' rows of a round."""
-    return [client_row(client, record.round) for client in with_gains(record, baseline)]
+    return [
+        client_row(client, record.round, record.asked) for client in with_gains(record, baseline)
+    ]
 
 
 def client_record(cells: Mapping[str, str], by_class: tuple[float, ...] | None) -> ClientRecord:
     """Return the record that a row of ``clients.csv`` was written of, and its teacher by class."""
-    figures = {m.name: m.parse(cells[m.name]) for m in MEASURES if m.is_column}
+    found = _of_run(metrics_in(cells))
+    figures = {m.name: m.parse(cells[m.name]) for m in found if m.is_column}
     return ClientRecord.of_figures(
         {"client_id": int(cells["client"]), "teacher_by_class": by_class, **figures}
     )
+
+
+def metrics_in(columns: Collection[str]) -> tuple[MetricName, ...]:
+    """Return the metrics that columns of ``clients.csv`` are of, in the order of declaration."""
+    return tuple(dict.fromkeys(m.metric for m in MEASURES if m.metric and m.name in columns))
 
 
 def epsilon_rows(records: Sequence[RoundRecord]) -> list[dict[str, Any]]:

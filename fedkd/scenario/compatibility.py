@@ -48,6 +48,7 @@ def check_scenario(scenario: Scenario, declared: Declaration, *, stores: bool) -
 
 def check_context(scenario: Scenario, declared: Declaration, context: ClientContext) -> None:
     """Raise SettingError where settings do not fit the data and models of a run."""
+    scenario.measurement.check_classes(context.task.classes)
     check_per_round(scenario.public, context.task.public_size // scenario.public.augmented_views)
     check_models(scenario.strategy.name, declared.needs, context)
     check_codecs(scenario, context)
@@ -129,7 +130,10 @@ def check_parts(scenario: Scenario, declared: Declaration, conditions: RunCondit
 
     Each part is asked for its own ``conflict``: sections, the task, the kind, the components.
     """
-    sections = (scenario.tokens, scenario.public, scenario.train, scenario.distill, scenario.report)
+    sections = (
+        *(scenario.measurement, scenario.tokens, scenario.public, scenario.train),
+        *(scenario.distill, scenario.report),
+    )
     components = [getattr(scenario, group).value for group in CHECKED]
     parts: list[Compatible | type[Task]] = [
         find_task(scenario.data.value),

@@ -16,6 +16,7 @@ from typing import Literal, TypeVar
 
 from fedkd.data.division import EvaluationSets, Public
 from fedkd.errors import SettingError, WrongSettings
+from fedkd.federation.measurement import Measurement
 from fedkd.federation.protocol import Protocol
 from fedkd.models.model_names import written
 from fedkd.report.report_settings import Report
@@ -119,6 +120,7 @@ class Scenario(Components):
     name: str = field(metadata={"meaning": Meaning(affects="nothing")})
     federation: Federation = section(Federation, at_top=True)
     protocol: Protocol = section(Protocol, at_top=True)
+    measurement: Measurement = section(Measurement, at_top=True)
     tokens: Tokens = section(Tokens)
     public: Public = section(Public)
     test: EvaluationSets = section(EvaluationSets)
@@ -164,6 +166,7 @@ class Scenario(Components):
             "name": self.name,
             **section_values(self.federation),
             **section_values(self.protocol),
+            **section_values(self.measurement),
             **groups,
             **sections,
         }

@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from fedkd.data.division import Division, Public
 from fedkd.data.prepare import Labeled
 from fedkd.data.public import PublicSource
+from fedkd.errors import SettingError
 from fedkd.fusion import soften
 from fedkd.models.factory import Factory, ModelInfo, ModelSpec, find_factory
 from fedkd.models.heads import Heads, label_logits
 from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.settings.conditions import RunConditions
 from fedkd.settings.measuring_points import MeasuringPoint
+from fedkd.training.class_metrics import MetricName, class_metric
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import accuracy, predict
 from fedkd.training.metrics import expected_calibration_error, negative_log_likelihood
@@ -48,11 +50,24 @@ class Evaluation:
     nll: float
     calibration: Callable[[], float]
     """Computes ``ece``, only when it is asked for."""
+    predictions: Callable[[], Examples] | None = None
+    """Returns probabilities [n, C] and labels [n], for metrics that are asked for; None where a
+    task of one's own has none."""
 
     @property
     def ece(self) -> float:
         """The expected calibration error, in [0, 1]."""
         return self.calibration()
+
+    def metrics(self, names: Sequence[MetricName]) -> dict[MetricName, float]:
+        """Return further metrics, without those that are not defined on this test set."""
+        if not names:
+            return {}
+        if self.predictions is None:
+            raise SettingError(f"metrics=[{','.join(names)}]: this task measures accuracy alone")
+        probs, labels = self.predictions()
+        found = {name: class_metric(name, probs, labels) for name in names}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,8 +308,8 @@ class Task(Protocol):
         logits = predict(model, inputs)
         probs = soften(logits)
         calibration = partial(expected_calibration_error, probs, labels)
-        right = accuracy(logits, labels)
-        return Evaluation(right, negative_log_likelihood(probs, labels), calibration)
+        right, surprisal = accuracy(logits, labels), negative_log_likelihood(probs, labels)
+        return Evaluation(right, surprisal, calibration, lambda: (probs, labels))
 
     def exposures(
         self, model: nn.Module, client_id: int, whose: Literal["own_model", "peers"]

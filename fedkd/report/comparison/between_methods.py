@@ -9,7 +9,6 @@ from fedkd.report.comparison.family_verdicts import ENOUGH, Verdict, judge
 from fedkd.report.comparison.figures import Line, Options, Setting, figures
 from fedkd.report.comparison.statistics import Interval, interval
 from fedkd.report.comparison.tables import NOTHING, Table, points
-from fedkd.report.record_rows import ACCURACIES
 
 WORDS = {"holds": "ahead", "does NOT hold": "behind"}
 """What a verdict on "the method is ahead of the other" is called in the table."""
@@ -25,9 +24,9 @@ class Pair:
     seeds: tuple[int, ...]
     """The seeds that both have."""
     differences: dict[str, Interval]
-    """The method's accuracy less the other's, by the accuracy's name."""
+    """The method's accuracy or other metric less the other's, by the figure's name."""
     verdicts: dict[str, Verdict]
-    """On each, that the method is ahead; corrected over all pairs and both accuracies."""
+    """On each, that the method is ahead; corrected over all pairs and both test sets."""
 
 
 def check_reference(against: str | None, methods: Sequence[str]) -> None:
@@ -40,7 +39,7 @@ def pairs(lines: Sequence[Line], options: Options, against: str | None = None) -
     """Return every pair of methods of each setting, or every method with one of them.
 
     Their lines are at one point of the round (``options.after``), so that no figure of one point is
-    compared with one of the other. Tests of all pairs, settings and both accuracies are one family.
+    compared with one of the other. Tests of all pairs, settings and both test sets are one family.
     Raises SettingError where ``against`` names no method.
     """
     methods = list(dict.fromkeys(line.method for line in lines))
@@ -60,7 +59,7 @@ def pairs(lines: Sequence[Line], options: Options, against: str | None = None) -
     apart = [
         [by_key[m, setting][seed][name] - by_key[o, setting][seed][name] for seed in seeds]
         for m, o, setting, seeds in found
-        for name in ACCURACIES
+        for name in options.judged
     ]
     verdicts = iter(zip(apart, judge(apart), strict=True))
     return [
@@ -73,7 +72,7 @@ def pairs(lines: Sequence[Line], options: Options, against: str | None = None) -
             verdicts={name: one[1] for name, one in of.items()},
         )
         for method, other, setting, seeds in found
-        for of in [{name: next(verdicts) for name in ACCURACIES}]
+        for of in [{name: next(verdicts) for name in options.judged}]
     ]
 
 
@@ -85,14 +84,14 @@ def table_of_pairs(found: Sequence[Pair], options: Options) -> Table | None:
     """Return the differences between methods as a table; None where there is no pair."""
     if not found:
         return None
-    tested = sum(pair.verdicts[name].p_value is not None for pair in found for name in ACCURACIES)
+    tested = sum(v.p_value is not None for pair in found for v in pair.verdicts.values())
     keys = tuple(key for key, _ in found[0].setting)
     rows = tuple(
         (
             *(value for _, value in pair.setting),
             f"{pair.method} less {pair.other}",
             str(len(pair.seeds)),
-            *(cell for name in ACCURACIES for cell in _cells(pair, name)),
+            *(cell for name in pair.verdicts for cell in _cells(pair, name)),
         )
         for pair in found
     )
@@ -102,10 +101,11 @@ def table_of_pairs(found: Sequence[Pair], options: Options) -> Table | None:
         if tested
         else f" Nothing is judged: that takes {ENOUGH} seeds that both methods have."
     )
+    by = "" if options.metric == "accuracy" else f" in {options.metric}"
     return Table(
-        f"Differences between methods after {options.after} in the last round",
-        "Points of accuracy, means over clients, then over the seeds that both methods have, ± half"
-        f" of the 95 % t-interval.{judged} {NOTHING}: fewer than {ENOUGH} seeds.",
+        f"Differences between methods{by} after {options.after} in the last round",
+        f"Points of {options.metric}, means over clients, then over the seeds that both methods"
+        f" have, ± half of the 95 % t-interval.{judged} {NOTHING}: fewer than {ENOUGH} seeds.",
         (*keys, "methods", "seeds", "own distribution", "p", "", "balanced test", "p", ""),
         rows,
         len(keys) + 1,

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedkd.errors import RunError
 from fedkd.report.comparison.run_reader import Run, baseline_run
 from fedkd.report.comparison.statistics import Interval, Paired, holm, interval, paired
-from fedkd.report.record_rows import ACCURACIES, FINAL_MEANS, VALIDATION
+from fedkd.report.record_rows import ACCURACIES, FINAL_MEANS, METRIC_FIGURES, VALIDATION
 from fedkd.settings.measuring_points import MeasuringPoint
 
 SELECTIONS = ("last", "mean_of_last", "validation_best")
@@ -39,6 +40,17 @@ class Options:
     """How many of the last rounds ``mean_of_last`` takes."""
     reach: float | None = None
     """The accuracy for which the bytes are counted that it takes to reach it."""
+    metric: str = "accuracy"
+    """What methods are held against each other by."""
+
+    @property
+    def judged(self) -> tuple[str, str]:
+        """The figures that methods are held against each other by, one a test set.
+
+        >>> Options(after="training", last=3, metric="macro_f1").judged
+        ('personal_macro_f1', 'global_macro_f1')
+        """
+        return f"personal_{self.metric}", f"global_{self.metric}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +186,27 @@ def compare(runs: Mapping[tuple[str, Setting], Mapping[int, Run]], options: Opti
         )
         for key, of in every.items()
     ]
+
+
+def known_figures(lines: Sequence[Line]) -> list[str]:
+    """Return the names of the figures of lines, without metrics that none of them measured."""
+    names = dict.fromkeys(name for line in lines for name in line.figures)
+    unknown = {
+        name
+        for name in METRIC_FIGURES
+        if not any(line.figures[name].seeds for line in lines if name in line.figures)
+    }
+    return [name for name in names if name not in unknown]
+
+
+def check_metric(runs: Mapping[str, Run], options: Options) -> None:
+    """Raise RunError where a run, by name, has not measured what methods are compared by."""
+    for name, run in runs.items() if options.metric != "accuracy" else ():
+        if np.isnan(run.at(options.after).of_round(options.judged[1])).all():
+            raise RunError(
+                f"metric={options.metric}: {name} has not measured it; run it again with"
+                f" metrics=[{options.metric}], or leave it out of this comparison"
+            )
 
 
 def baselines_of(lines: Sequence[Line], options: Options) -> list[Line]:

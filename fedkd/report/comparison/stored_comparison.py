@@ -35,6 +35,8 @@ class Question:
     """The accuracy for which the bytes are counted."""
     against: str | None = None
     """The method that others are held against; None holds all against each other."""
+    metric: str = "accuracy"
+    """What methods are held against each other by."""
 
 
 @dataclass(frozen=True, kw_only=True)

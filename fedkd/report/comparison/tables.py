@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedkd.report.comparison.figures import SELECTIONS, Line, Options, figures
+from fedkd.report.comparison.figures import SELECTIONS, Line, Options, figures, known_figures
 from fedkd.report.comparison.statistics import Interval, Paired
 from fedkd.report.console import size
-from fedkd.report.record_rows import ACCURACIES, VALIDATION
+from fedkd.report.record_rows import ACCURACIES, METRIC_FIGURES, VALIDATION
 
 NOTHING = "–"
 """A figure that is not known."""
@@ -90,6 +90,7 @@ def tables(lines: Sequence[Line], baselines: Sequence[Line], options: Options) -
         _negative_transfer(lines, options),
         _communication(lines, options),
         _calibration(lines, options),
+        _metrics(lines, options),
     ]
     return [table for table in made if table is not None]
 
@@ -255,6 +256,26 @@ def _calibration(lines: Sequence[Line], options: Options) -> Table | None:
     )
 
 
+def _metrics(lines: Sequence[Line], options: Options) -> Table | None:
+    shown = [name for name in known_figures(lines) if name in METRIC_FIGURES]
+    if not shown:
+        return None
+    header = tuple(
+        f"{name.removeprefix(prefix)}, {word}"
+        for name in shown
+        for prefix, word in (("personal_", "own"), ("global_", "balanced"))
+        if name.startswith(prefix)
+    )
+    return _table(
+        f"Metrics after {options.after} in the last round",
+        "In %, on the clients' own label distributions and on the balanced test set; means over the"
+        " clients for which each is defined, then over seeds ± half of the 95 % t-interval.",
+        header,
+        lines,
+        lambda line: [percent(line.figures[name]) for name in shown],
+    )
+
+
 def _table(
     title: str,
     caption: str,
@@ -333,10 +354,12 @@ def write_csv(at_points: Mapping[Options, Sequence[Line]], folder: Path) -> None
     There is one of each at every point of the round. An empty cell is a figure that is not known.
     """
     line_rows, run_rows = [], []
+    known = known_figures([line for of in at_points.values() for line in of])
     for options, line in ((options, line) for options, of in at_points.items() for line in of):
         named = {**dict(line.setting), "method": line.method, "after": options.after}
         row: dict[str, object] = {**named, "seeds": len(line.runs)}
-        for name, found in line.figures.items():
+        for name in known:
+            found = line.figures[name]
             row |= {name: found.mean, f"{name}_half": found.half, f"{name}_seeds": found.seeds}
         for name in ACCURACIES:
             gain = f"{name.removesuffix('_accuracy')}_gain"
@@ -344,8 +367,8 @@ def write_csv(at_points: Mapping[Options, Sequence[Line]], folder: Path) -> None
             row |= {f"{gain}_p_wilcoxon": line.tests[name].wilcoxon}
         line_rows.append(row)
         for seed, run in line.runs.items():
-            known = {name: value for name, value in figures(run, options).items() if value == value}
-            run_rows.append({**named, "seed": seed, **known})
+            own = {name: value for name, value in figures(run, options).items() if value == value}
+            run_rows.append({**named, "seed": seed, **own})
     _write(folder / "comparison.csv", line_rows)
     _write(folder / "runs.csv", run_rows)
 

@@ -140,11 +140,18 @@ def _between(pair: Pair) -> list[str]:
     words = {"holds": "is ahead of", "does NOT hold": "is behind"}
     return [
         f"{_named(pair.method, pair.setting)} {words[verdict.word]} {pair.other} by"
-        f" {_size(pair.differences[name])} points {TEST_SETS[name]} ({len(pair.seeds)} seeds,"
+        f" {_size(pair.differences[name])} {_points_of(name)} ({len(pair.seeds)} seeds,"
         f" {verdict.p.replace('p 0', 'p = 0')})."
         for name, verdict in pair.verdicts.items()
         if verdict.word in words
     ]
+
+
+def _points_of(name: str) -> str:
+    """Return what a figure is counted in, and on which test set: ``points of macro_f1 on ...``."""
+    where, _, metric = name.partition("_")
+    of = "" if metric == "accuracy" else f" of {metric}"
+    return f"points{of} {TEST_SETS[f'{where}_accuracy']}"
 
 
 def _size(difference: Interval) -> str:

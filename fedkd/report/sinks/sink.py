@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 SECTIONS = {
-    "accuracy": ("accuracy",),
+    "accuracy": ("accuracy", "macro_f1", "auroc"),
     "gain": ("gain", "negative_transfer"),
     "loss": ("loss", "nll", "ece"),
     "traffic": ("bytes",),

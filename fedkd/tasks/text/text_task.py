@@ -332,6 +332,7 @@ class TextTask(Task):
             calibration=partial(
                 calibration_error, torch.cat(confidence).to(torch.float64), is_right
             ),
+            predictions=partial(_next_tokens, model, examples),
         )
 
     def exposures(self, model: nn.Module, client_id: int, whose: str) -> tuple[float, ...] | None:
@@ -531,3 +532,16 @@ def _skipped(
     if not found.any():
         raise SettingError(f"tokens.skip={skip} would do nothing: no public position is found")
     return found
+
+
+def _next_tokens(model: nn.Module, examples: Examples) -> Examples:
+    """Return the probabilities [n, V] of tokens at all positions with a next one, and it."""
+    probs, found = [], []
+    with torch.no_grad():
+        for inputs, targets in zip(
+            *(torch.split(x, PREDICTION_ROWS) for x in examples), strict=True
+        ):
+            real = targets != IGNORED
+            probs.append(torch.softmax(next_token_logits(model, inputs)[real], dim=-1))
+            found.append(targets[real])
+    return torch.cat(probs), torch.cat(found)

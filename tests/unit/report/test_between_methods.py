@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedkd.errors import SettingError
+from fedkd.errors import RunError, SettingError
 from fedkd.report.comparison.between_methods import Pair, pairs, table_of_pairs
 from fedkd.report.comparison.family_verdicts import judge
-from fedkd.report.comparison.figures import Line, Options, Setting, compare
+from fedkd.report.comparison.figures import (
+    Line,
+    Options,
+    Setting,
+    check_metric,
+    compare,
+    known_figures,
+)
 from fedkd.report.comparison.run_reader import Run
+from fedkd.report.comparison.tables import tables
 from fedkd.settings.measuring_points import MeasuringPoint
 
 OPTIONS = Options(after="distillation", last=1)
@@ -144,3 +152,28 @@ def test_a_family_is_corrected_for_its_size_and_equal_differences_are_no_chance(
     assert judge([[0.0] * 5])[0] == judge([[0.0] * 5, [1.0]])[0]
     assert judge([[0.0] * 5])[0].word == "not shown"
     assert judge([[1.0, 2.0, 3.0, 4.0, float("nan")]])[0].p_value is None
+
+
+def test_methods_can_be_held_against_each_other_by_a_metric_that_all_were_asked_for() -> None:
+    """By accuracy "b" is behind "a"; by macro F1 it is ahead of it."""
+    options = replace(OPTIONS, metric="macro_f1")
+    runs: dict[tuple[str, Setting], dict[int, Run]] = {}
+    for method, of in {"a": A, "b": B}.items():
+        for seed, x in enumerate(of):
+            run = run_of(x)
+            f1 = {f"{w}_macro_f1_after_distillation": 1 - x for w in ("personal", "global")}
+            rounds = {**run.rounds, **{name: np.array([value]) for name, value in f1.items()}}
+            runs.setdefault((method, ()), {})[seed] = replace(run, rounds=rounds)
+    lines = compare(runs, options)
+    (pair,) = pairs(lines, options)
+    assert pair.differences["global_macro_f1"].mean == pytest.approx(np.mean(B) - np.mean(A))
+    assert pair.verdicts["global_macro_f1"].word == "does NOT hold"
+    table = table_of_pairs([pair], options)
+    assert table is not None
+    assert "in macro_f1 after distillation" in table.title
+    metrics = tables(lines, [], options)[-1]
+    assert metrics.header[1:] == ("macro_f1, own", "macro_f1, balanced")
+    check_metric({"a": runs["a", ()][0]}, options)
+    with pytest.raises(RunError, match="metric=macro_f1: old has not measured it; run it again"):
+        check_metric({"old": run_of(0.5)}, options)
+    assert "global_macro_f1" not in known_figures(lines_of({"a": A}))

@@ -19,14 +19,17 @@ from fedkd.report.folder import RunFolder, stored_records
 from fedkd.report.record_rows import (
     CLIENT_COLUMNS,
     FINAL,
+    OF_METRICS,
     PREFIXES,
     ROUND_COLUMNS,
     Baseline,
+    client_row,
     client_rows,
     figures_by_others,
     round_row,
     teacher_rows,
 )
+from fedkd.training.class_metrics import METRIC_NAMES
 
 
 def client(client_id: int, **figures: object) -> ClientRecord:
@@ -56,8 +59,12 @@ def test_means_and_spreads_leave_attackers_out_and_totals_do_not() -> None:
 def test_every_figure_of_a_model_on_test_sets_has_a_column_at_each_point() -> None:
     """None without a point remains, so that nobody can take one for the other."""
     figures = [f.name for f in dataclasses.fields(PointFigures)]
+    asked = set(client_row(client(0), 1, METRIC_NAMES))
     for figure in figures:
-        assert {f"{figure}_after_distillation", f"{figure}_after_training"} <= set(CLIENT_COLUMNS)
+        assert {f"{figure}_after_distillation", f"{figure}_after_training"} <= asked
+    assert set(client_row(client(0), 1)) == set(CLIENT_COLUMNS)
+    assert {"personal_auroc_after_training"} & asked
+    assert not OF_METRICS & set(CLIENT_COLUMNS)
     assert not {*figures, "global_negative_transfer", "global_accuracy_std"} & ROUND_COLUMNS
 
 
@@ -97,6 +104,7 @@ def test_a_record_comes_back_from_the_tables_as_it_was(tmp_path: Path) -> None:
         metrics={"server_accuracy": 0.25, "round": 5},
         own={"f1": 0.5},
         knowledge_sha256="abc",
+        asked=("macro_f1", "auroc", "balanced_accuracy", "top5_accuracy"),
     )
     folder = RunFolder.create(tmp_path / "run", "")
     teachers = teacher_rows(record, ("cat", "dog"))
@@ -107,8 +115,21 @@ def test_a_record_comes_back_from_the_tables_as_it_was(tmp_path: Path) -> None:
     assert math.isnan(found.clients[1].teacher_by_class[1])  # type: ignore[index]
     assert (found.metrics, found.own) == (record.metrics, record.own)
     assert (found.round, found.knowledge_sha256) == (1, "abc")
+    assert set(found.asked) == set(record.asked)
+
+
+def test_only_a_run_that_asks_for_metrics_has_their_columns(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", "")
+    record = a_round(client(0, global_auroc_after_training=0.25))
+    folder.add_round(round_row(record, None), client_rows(record, None), None)
+    folder.finish({})
+    assert stored_records(tmp_path / "run", 1)[0].asked == ()
     with (tmp_path / "run" / "clients.csv").open(newline="") as file:
         assert tuple(next(csv.reader(file))) == CLIENT_COLUMNS
+    assert not OF_METRICS & set(round_row(record, None))
+    asked = round_row(dataclasses.replace(record, asked=("auroc",)), None)
+    assert asked["global_auroc_after_training"] == 0.25
+    assert "global_macro_f1_after_training" not in asked
 
 
 def test_figures_that_others_name_overwrite_none_of_fedkds() -> None:
