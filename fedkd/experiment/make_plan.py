@@ -55,6 +55,7 @@ def make_plan(scenario: Scenario, context: ClientContext, server: Server, loss: 
         sends_metrics=context.sends_metrics,
         is_reference=is_reference,
         measured=server.measured,
+        measurement=scenario.measurement.describe(),
         after=reported_point(
             server.measured,
             "auto" if is_reference else scenario.report.after,

@@ -46,6 +46,9 @@ class RoundView:
     """The rows of ``clients.csv``, one a client."""
     weights: np.ndarray | None
     """[K, K]: how much client j (column) teaches client i (row); None where nothing was fused."""
+    is_measured: bool = True
+    """Whether clients' models were measured in this round (``evaluate_every``); else figures on
+    test sets are None."""
     _experiment: Experiment = field(repr=False)
     _own: dict[str, float] = field(default_factory=dict, repr=False)
     _stop: list[str] = field(default_factory=list, repr=False)
@@ -144,6 +147,7 @@ class RoundWatchers:
             figures=round_row(record, baseline),
             clients=client_rows(record, baseline),
             weights=None if record.weights is None else record.weights.numpy().copy(),
+            is_measured=record.is_measured,
             _experiment=experiment,
         )
         error: FedkdError | None = None

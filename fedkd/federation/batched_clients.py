@@ -24,7 +24,7 @@ from fedkd.federation.batched_training import (
 )
 from fedkd.federation.context import ClientContext, PrecomputedUpdate
 from fedkd.federation.local_steps import LOSS_METRICS, phase_of, teacher_target
-from fedkd.federation.local_update import open_teacher
+from fedkd.federation.local_update import TRAINING, open_teacher
 from fedkd.knowledge import KnowledgeType
 from fedkd.messages import Download, Packed, Predictions, Step
 from fedkd.models.factory import ImageModelSpec
@@ -111,8 +111,11 @@ def batches_of_clients(
 
 def train_batch(context: ClientContext, batch: Batch) -> None:
     """Train the clients of one batch as their downloads say, ahead of their messages."""
-    if len(batch) < 2 or len({download.steps for _, download in batch}) != 1:
+    # Who is measured in a round does not decide who is trained together.
+    trains = [tuple(s for s in download.steps if s in TRAINING) for _, download in batch]
+    if len(batch) < 2 or len(set(trains)) != 1:
         return
+    halfway = any("evaluate_distilled" in download.steps for _, download in batch)
     started = time.perf_counter()
     states = [context.store.get(i) or context.initial_state(i) for i, _ in batch]
     model, _ = context.borrow_model(batch[0][0])
@@ -122,10 +125,10 @@ def train_batch(context: ClientContext, batch: Batch) -> None:
     }
     metrics: list[dict[str, float]] = [{} for _ in batch]
     distilled: dict[str, Tensor] = {}
-    for step in batch[0][1].steps:
+    for step in trains[0]:
         if step not in _SAMPLES:
             continue
-        if step == "train" and "evaluate_distilled" in batch[0][1].steps:
+        if step == "train" and halfway:
             distilled = {name: values.clone() for name, values in stacked.items()}
         losses = _optimize(context, batch, stacked, step)
         for found, loss in zip(metrics, losses, strict=True):
@@ -134,8 +137,8 @@ def train_batch(context: ClientContext, batch: Batch) -> None:
     seconds = (time.perf_counter() - started) / len(batch)
     for row, ((client_id, download), found) in enumerate(zip(batch, metrics, strict=True)):
         state = {name: values[row] for name, values in stacked.items()}
-        halfway = {name: values[row] for name, values in distilled.items()} or None
-        update = PrecomputedUpdate(state, found, seconds, halfway)
+        before = {name: values[row] for name, values in distilled.items()} or None
+        update = PrecomputedUpdate(state, found, seconds, before)
         context.workspace.put(client_id, download, update)
 
 

@@ -91,19 +91,19 @@ def distill(update: LocalUpdate) -> None:
 
 def evaluate(update: LocalUpdate, point: MeasuringPoint) -> None:
     """Measure the model on test sets, at a point of the round."""
-    context, task = update.context, update.context.task
-    own = task.evaluate(update.model, context.samples(context.division.test[update.client_id]))
-    found = task.evaluate(update.model, context.global_test)
-    figures = {
-        "personal_accuracy": own.accuracy,
-        "personal_nll": own.nll,
-        "global_accuracy": found.accuracy,
-        "global_ece": found.ece,
-        "global_nll": found.nll,
-    }
-    for where, evaluation in (("personal", own), ("global", found)):
-        further = evaluation.metrics(context.measurement.metrics)
-        figures.update({f"{where}_{name}": value for name, value in further.items()})
+    context, task, figures = update.context, update.context.task, dict[str, float]()
+    asked = context.measurement
+    if "private" in asked.evaluate_on:
+        found = task.evaluate(
+            update.model, context.samples(context.division.test[update.client_id])
+        )
+        figures |= {"personal_accuracy": found.accuracy, "personal_nll": found.nll}
+        figures |= {f"personal_{name}": v for name, v in found.metrics(asked.metrics).items()}
+    if "global" in asked.evaluate_on:
+        found = task.evaluate(update.model, context.global_test)
+        figures |= {"global_accuracy": found.accuracy, "global_ece": found.ece}
+        figures |= {"global_nll": found.nll}
+        figures |= {f"global_{name}": v for name, v in found.metrics(asked.metrics).items()}
     validation = context.division.validation[update.client_id]
     if len(validation):
         examples = context.samples(validation)

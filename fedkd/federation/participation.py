@@ -28,6 +28,11 @@ class Selection:
     """Those of them that clients predict on."""
     left_out: Mapping[int, str] = field(default_factory=dict)
     """The invited clients that the run goes on without, and why."""
+    unmeasured: frozenset[int] = frozenset()
+    """The participants that do not measure their models: they come again before figures are
+    recorded."""
+    is_measured: bool = True
+    """Whether the round's figures on test sets are recorded."""
 
     @property
     def dropped_out(self) -> tuple[int, ...]:

@@ -39,7 +39,7 @@ class RoundRecorder:
         self.records: dict[int, ClientRecord] = {}
         self.participants: tuple[int, ...] = ()
         self._exchanges, self._asked = exchanges, asked
-        self._started = 0.0
+        self._started, self._is_measured = 0.0, True
         self._weights: Tensor | None = None
         self._sha256: str | None = None
         self._metrics: dict[str, float] = {}
@@ -58,7 +58,7 @@ class RoundRecorder:
 
     def open(self, selection: Selection, downloads: Mapping[int, Download]) -> None:
         """Begin a round's records, with the sizes of its first downloads."""
-        self._started = time.perf_counter()
+        self._started, self._is_measured = time.perf_counter(), selection.is_measured
         self._weights, self._sha256, self._metrics = None, None, {}
         self.participants = selection.participants
         own = None if self._exchanges else 1.0
@@ -66,6 +66,8 @@ class RoundRecorder:
             self._weights = torch.eye(len(self.records))
         for client_id, record in self.records.items():
             begun = record.at_round_start(effective_neighbors=own, self_weight=own)
+            if client_id in selection.unmeasured:  # its model becomes another
+                begun = begun.without_points()
             if begun != record:  # who stays away has one record for all of those rounds
                 self.records[client_id] = begun
         for client_id in selection.dropped_out:
@@ -132,9 +134,13 @@ class RoundRecorder:
         """Enter each client's epsilon, and return the record of the round."""
         for client_id, epsilon in epsilons.items():
             self.records[client_id] = replace(self.records[client_id], epsilon=epsilon)
+        clients = tuple(self.records[i] for i in sorted(self.records))
+        if not self._is_measured:  # some have figures already, for the next round that has all
+            clients = tuple(client.without_points() for client in clients)
         return RoundRecord(
             round=round_number,
-            clients=tuple(self.records[i] for i in sorted(self.records)),
+            clients=clients,
+            is_measured=self._is_measured,
             seconds=time.perf_counter() - self._started,
             weights=self._weights,
             knowledge_sha256=self._sha256,

@@ -290,6 +290,13 @@ class ClientRecord:
         """
         return self.with_figures(_RESET | known)
 
+    def without_points(self) -> "ClientRecord":
+        """Return the record without figures on test sets."""
+        nothing = PointFigures()
+        if self.after_distillation == nothing and self.after_training == nothing:
+            return self
+        return replace(self, after_distillation=nothing, after_training=nothing)
+
     def after(self, point: MeasuringPoint) -> PointFigures:
         """Return the figures at one of the round's two points."""
         found: PointFigures = getattr(self, f"after_{point}")
@@ -386,6 +393,8 @@ class RoundRecord:
     """What the strategy reports of the round, such as the accuracy of a server's model."""
     own: Mapping[str, float] = field(default_factory=dict)
     """What the user measures of the round, by a callback of a run from Python."""
+    is_measured: bool = True
+    """Whether figures on test sets are of this round (``evaluate_every``)."""
     asked: tuple[MetricName, ...] = ()
     """The metrics that the run measures: its tables have their columns."""
     exposure: Mapping[str, Any] | None = None

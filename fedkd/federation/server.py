@@ -117,10 +117,10 @@ class Server:
         """
         self.aggregator, self.participation, self.template = aggregator, participation, template
         self.preparation, self.observer = preparation, observer or NoObserver()
+        self.measurement = measurement or Measurement()
         self.accounting = Accounting(aggregator.enforcer)
-        asked = (measurement or Measurement()).metrics
+        asked = self.measurement.metrics
         self.recorder = RoundRecorder(exchanges=self.kind is not None, asked=asked)
-        self.pools = aggregator.declared.needs.pooled_data
         points = points_of_round(self.kind, self.round_order, pooled=self.pools)
         self.measured = measured_points(points, measure_after)
         self.trained: set[int] = set()  # the clients that have uploaded before
@@ -135,6 +135,11 @@ class Server:
     def kind(self) -> KnowledgeType | None:
         """The kind of knowledge; None where nothing is exchanged."""
         return self.aggregator.kind
+
+    @property
+    def pools(self) -> bool:
+        """Whether one client of an architecture trains on the data of all."""
+        return self.aggregator.declared.needs.pooled_data
 
     @property
     def round_order(self) -> RoundOrder:
@@ -165,12 +170,14 @@ class Server:
 
     def select(self, round_number: int) -> Selection:
         """Draw a round's clients and public samples. Raises RunError where too few are present."""
-        invited = self.participation.invited(round_number)
-        present = self.participation.present(round_number, invited)
+        invited, present = self.participation.invited(round_number), self._present(round_number)
         left_out = self.participation.left_out
         participants = tuple(i for i in present if i not in left_out)
         stream = numpy_stream(self.participation.seed, "round", round_number, "public")
         round_ids = self.aggregator.sampler.ids(stream)
+        due = self.measurement.next_measured(round_number, self.participation.protocol.rounds)
+        coming = range(round_number + 1, due + 1)
+        later = {i for r in coming for i in self._present(r)}
         selection = Selection(
             round_number=round_number,
             invited=invited,
@@ -181,6 +188,8 @@ class Server:
             else participants,
             round_ids=round_ids,
             query_ids=self.aggregator.select_queries(round_number, round_ids),
+            unmeasured=frozenset(later).intersection(participants),
+            is_measured=round_number == due,
         )
         self.participation.require_present(selection)
         return selection
@@ -286,7 +295,8 @@ class Server:
             learns = status == "ok" or client_id not in selection.trainers
             teacher = self._send(client_id) if learns else None
             steps: list[Step] = [] if teacher is None else [learn]
-            steps += self._evaluate("training" if self.pools else "distillation")
+            point: MeasuringPoint = "training" if self.pools else "distillation"
+            steps += self._evaluate(point, client_id, selection)
             downloads[client_id] = Download(
                 round=selection.round_number,
                 steps=(*steps, "inspect"),
@@ -335,7 +345,8 @@ class Server:
         prepare = self.preparation if client_id not in self.trained else ()
         if kind is None or self.reader is None or self.teachers is None:
             return Download(
-                round=round_number, steps=(*prepare, "train", *self._evaluate("training"))
+                round=round_number,
+                steps=(*prepare, "train", *self._evaluate("training", client_id, selection)),
             )
         learn: list[Step] = []
         end: list[Step] = []
@@ -351,9 +362,9 @@ class Server:
             end = ["inspect"]
             # Before anything was fused, nobody has distilled.
             if not self.teachers.is_empty:
-                learn += self._evaluate("distillation")
+                learn += self._evaluate("distillation", client_id, selection)
         if not self.pools:  # else the others have no such model yet
-            end = [*self._evaluate("training"), *end]
+            end = [*self._evaluate("training", client_id, selection), *end]
         return Download(
             round=round_number,
             steps=(*prepare, *learn, "train", *end, "share"),
@@ -363,8 +374,12 @@ class Server:
             start_over=self.reader.must_start_over(client_id),
         )
 
-    def _evaluate(self, point: MeasuringPoint) -> list[Step]:
-        return [EVALUATES[point]] if point in self.measured else []
+    def _present(self, round_number: int) -> tuple[int, ...]:
+        return self.participation.present(round_number, self.participation.invited(round_number))
+
+    def _evaluate(self, point: MeasuringPoint, client_id: int, selection: Selection) -> list[Step]:
+        measures = point in self.measured and client_id not in selection.unmeasured
+        return [EVALUATES[point]] if measures else []
 
     def _start_over(self, client_id: int) -> None:
         """Forget what a client was sent and sent last: it may not have arrived."""

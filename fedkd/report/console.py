@@ -167,6 +167,7 @@ class ConsoleReport:
             "public set": plan.public_set,
             "rounds": f"{plan.rounds}, {plan.scenario['round_order']}",
             "measured": f"after {' and after '.join(plan.reported)}"
+            + plan.measurement
             + ("" if plan.sends_metrics else "; the figures stay with the clients"),
             **_threat_lines(plan),
             "privacy": f"{plan.privacy['mechanism']}: {plan.privacy['reason']}",
@@ -514,7 +515,7 @@ def _settings(choice: Mapping[str, Any]) -> str:
 
 def _spreads(figures: Mapping[str, Any], point: MeasuringPoint) -> list[str]:
     return [
-        _spread(figures[column(name, point)], figures[column(f"{name}_std", point)])
+        _spread(figures.get(column(name, point)), figures.get(column(f"{name}_std", point)))
         for name in ACCURACIES
     ]
 
@@ -532,4 +533,6 @@ def _points(value: float | None) -> str:
 
 
 def _both(local: float | None, global_: float | None) -> str:
-    return "" if local is None or global_ is None else f"{100 * local:.0f}% / {100 * global_:.0f}%"
+    if local is None and global_ is None:
+        return ""
+    return " / ".join("-" if value is None else f"{100 * value:.0f}%" for value in (local, global_))

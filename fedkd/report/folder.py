@@ -286,7 +286,8 @@ def stored_records(path: Path, rounds: int) -> list[RoundRecord]:
             knowledge_sha256=row["knowledge_sha256"],
             asked=asked,
             exposure=row.get("exposure"),
-            **figures_by_others(row),
+            metrics=figures_by_others(row)["metrics"],
+            own=figures_by_others(row)["own"],
         )
         for row in map(json.loads, lines)
     ]

@@ -15,7 +15,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from fedkd.errors import unknown_name
 from fedkd.federation.round_records import RoundRecord
 from fedkd.report.method_colors import GREY, LOCAL_ONLY_STYLE, style_of
-from fedkd.report.record_rows import ACCURACIES, Baseline, RunPlan, client_gains
+from fedkd.report.record_rows import ACCURACIES, Baseline, RunPlan, client_gains, last_measured
+from fedkd.settings.measuring_points import MEASURING_POINTS
 
 STYLE: Any = {
     "font.size": 9,
@@ -69,15 +70,25 @@ def drawings_of(
     """Return what draws each plot that a run has data for, by the plot's name."""
     found: dict[str, Callable[[], Figure]] = {}
     if plan.sends_metrics:
-        found["accuracy"] = lambda: accuracy_by_round(plan, records, baseline)
+        found["accuracy"] = lambda: accuracy_by_round(
+            plan, records, baseline, measured_on(records) or ACCURACIES
+        )
     found["partition"] = lambda: partition(plan)
     last = next((r for r in reversed(records) if r.weights is not None), None)
     if last is not None and last.weights is not None and plan.exchanges:
         weights, at = last.weights.numpy(), last.round
         found["weights"] = lambda: fusion_weights(plan, weights, at)
     if baseline is not None:
-        found["gain"] = lambda: gain_by_client(plan, records[-1], baseline)
+        on = (measured_on(records) or ACCURACIES)[0]
+        end = last_measured(records, on, plan.after)
+        found["gain"] = lambda: gain_by_client(plan, end, baseline)
     return found
+
+
+def measured_on(records: Sequence[RoundRecord]) -> list[str]:
+    """Return the accuracies that some round has, one a test set."""
+    points = [c.after(point) for r in records for c in r.clients for point in MEASURING_POINTS]
+    return [name for name in ACCURACIES if any(getattr(p, name) is not None for p in points)]
 
 
 def draw(name: str, drawings: Mapping[str, Callable[[], Figure]]) -> Figure:
@@ -139,6 +150,8 @@ def _band(
         style: Marker and dashes.
         label: For the legend.
     """
+    there = ~np.isnan(values).all(axis=1)  # rounds without figures do not break the curve
+    x, values = [one for one, is_there in zip(x, there, strict=True) if is_there], values[there]
     known = ~np.isnan(values)
     counts = np.maximum(known.sum(axis=1), 1)
     mean = np.where(known, values, 0).sum(axis=1) / counts

@@ -107,6 +107,8 @@ class RunPlan:
     """The points of a round at which clients' models are measured, in the sequence of time."""
     after: MeasuringPoint = "training"
     """The one that is reported first."""
+    measurement: str = ""
+    """In which rounds and on which test sets, in words, where it is not all of them."""
     sends_metrics: bool = True
     """Whether clients send what they measure."""
     method: str = ""
@@ -196,6 +198,16 @@ def _over_clients(
     return float(np.mean([value < 0 for value in values] if how == "share_negative" else values))
 
 
+def last_measured(records: Sequence[RoundRecord], name: str, point: MeasuringPoint) -> RoundRecord:
+    """Return the last record that has a figure at a point, or the last of all."""
+    known = (
+        record
+        for record in reversed(records)
+        if any(getattr(client.after(point), name) is not None for client in record.clients)
+    )
+    return next(known, records[-1])
+
+
 def with_gains(record: RoundRecord, baseline: Baseline | None) -> tuple[ClientRecord, ...]:
     """Return the clients' records with their gains over local-only training in the same round."""
     if baseline is None:
@@ -244,6 +256,8 @@ def local_only_figures(record: RoundRecord, baseline: Baseline | None) -> dict[s
     for name in ACCURACIES:
         values = getattr(baseline, name)[record.round - 1][honest]
         known = values[~np.isnan(values)]  # a client that has not taken part yet has no figure
+        if not len(known):
+            continue
         found[column(name, "training")] = float(known.mean())
         found[column(f"{name}_std", "training")] = float(known.std())
     return found
@@ -317,19 +331,19 @@ def _verdict_at(last: Mapping[str, Any], strategy: str, point: MeasuringPoint) -
     gains = {name: last.get(column(f"{name}_gain", point)) for name in ("personal", "global")}
     private = last.get("baseline") == "local_only_private"
     alone = "private local training" if private else "local training"
-    if None in gains.values():
-        return ""
     parts = []
     for name, where in (
         ("personal", "on the clients' own distributions"),
         ("global", "on the balanced test set"),
     ):
+        if gains[name] is None:
+            continue
         points = 100 * last[column(f"{name}_gain", point)]
         harmed = 100 * last[column(f"{name}_negative_transfer", point)]
         word = "equals" if abs(points) < 0.05 else "beats" if points > 0 else "LOSES to"
         size = "" if word == "equals" else f" by {abs(points):.1f} points"
         parts.append(f"{word} {alone}{size} {where} ({harmed:.0f} % of the clients are worse off)")
-    return f"After {point}, {strategy} {parts[0]}, and {parts[1]}."
+    return f"After {point}, {strategy} {', and '.join(parts)}." if parts else ""
 
 
 def _known(value: float) -> float | None:

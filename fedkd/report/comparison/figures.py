@@ -74,7 +74,7 @@ def selected(values: np.ndarray, selection: str, last: int, validation: np.ndarr
     Args:
         values: The figure by round [R].
         selection: One of ``SELECTIONS``.
-        last: How many rounds ``mean_of_last`` takes.
+        last: How many rounds ``mean_of_last`` takes, of those that have the figure.
         validation: The validation accuracy by round [R], which decides ``validation_best``.
 
 
@@ -87,7 +87,8 @@ def selected(values: np.ndarray, selection: str, last: int, validation: np.ndarr
     if selection == "last":
         return float(values[-1])
     if selection == "mean_of_last":
-        return float(values[-last:].mean())
+        known = values[~np.isnan(values)]  # with evaluate_every some rounds have none
+        return float(known[-last:].mean()) if len(known) else math.nan
     return math.nan if np.isnan(validation).all() else float(values[np.nanargmax(validation)])
 
 

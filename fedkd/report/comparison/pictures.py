@@ -87,10 +87,12 @@ def accuracy(
         ):
             style = styles.get(line.method, LOCAL_ONLY_STYLE)
             values = 100 * np.array([run.of_round(name) for run in line.runs.values()])
+            there = ~np.isnan(values).all(axis=0)  # the rounds that have figures
             if by == "round":
-                _curve(ax, np.arange(1, values.shape[1] + 1), values, style, line.method)
+                x = np.arange(1, values.shape[1] + 1)
+                _curve(ax, x[there], values[:, there], style, line.method)
             elif total[-1] > 0:
-                _curve(ax, total / unit, values, style, line.method)
+                _curve(ax, (total / unit)[there], values[:, there], style, line.method)
             else:
                 _horizontal(ax, values[:, -1], style, line.method)
         ax.set_title(TITLES[name])

@@ -23,7 +23,13 @@ from fedkd.report.pages.privacy_in_words import (
 )
 from fedkd.report.pages.rendering import Grid, label, render
 from fedkd.report.pages.run_facts import RunFacts, not_of_a_run, read_facts
-from fedkd.report.record_rows import ACCURACIES, RunPlan, client_rows, round_row
+from fedkd.report.record_rows import (
+    ACCURACIES,
+    RunPlan,
+    client_rows,
+    last_measured,
+    round_row,
+)
 from fedkd.settings.measuring_points import column
 from fedkd.settings.schema import flat
 from fedkd.storage.atomic_files import write_whole
@@ -199,7 +205,7 @@ def _pictures(facts: RunFacts) -> dict[str, list[Picture]]:
     plan, records, baseline = facts.plan, facts.records, facts.baseline
     found: dict[str, list[Picture]] = {"accuracy": [], "gain": [], "weights": [], "partition": []}
     if records and plan.sends_metrics:
-        for name in ACCURACIES:
+        for name in plots.measured_on(records) or ACCURACIES:
             found["accuracy"].append(
                 picture(
                     f"accuracy-{name}",
@@ -210,7 +216,9 @@ def _pictures(facts: RunFacts) -> dict[str, list[Picture]]:
             )
     if baseline is not None and plan.exchanges and plan.clients <= MOST_BARS:
         said = f"Bar chart of each client's gain after {plan.after}; the table has the figures."
-        draw = _drawing(plots.gain_by_client, plan, records[-1], baseline)
+        on = (plots.measured_on(records) or ACCURACIES)[0]
+        end = last_measured(records, on, plan.after)
+        draw = _drawing(plots.gain_by_client, plan, end, baseline)
         found["gain"].append(
             picture(
                 "gain",
@@ -264,17 +272,17 @@ def _weight_pictures(facts: RunFacts) -> Iterator[Picture]:
 
 def _curves_in_words(facts: RunFacts, name: str) -> str:
     """Return what the curves of an accuracy do, for who does not see them."""
-    plan, first, last = facts.plan, facts.records[0], facts.records[-1]
-    parts = []
+    plan, parts = facts.plan, []
     for point in plan.reported:
-        ends = [round_row(record, None)[column(name, point)] for record in (first, last)]
-        if None not in ends:
-            begin, end = (f"{100 * value:.1f} %" for value in ends)
+        curve = [round_row(record, None)[column(name, point)] for record in facts.records]
+        known = [value for value in curve if value is not None]
+        if known:
+            begin, end = (f"{100 * value:.1f} %" for value in (known[0], known[-1]))
             parts.append(f"{plan.strategy} after {point} goes from {begin} to {end}")
     if facts.baseline is not None:
-        known = getattr(facts.baseline, name)[len(facts.records) - 1]
-        if np.isfinite(known).any():
-            parts.append(f"local training alone ends at {100 * np.nanmean(known):.1f} %")
+        alone = getattr(facts.baseline, name)[len(facts.records) - 1]
+        if np.isfinite(alone).any():
+            parts.append(f"local training alone ends at {100 * np.nanmean(alone):.1f} %")
     where = plots.TITLES[name].lower()
     return f"Line chart of mean accuracy by round, {where}: {'; '.join(parts) or 'no figures'}."
 

@@ -200,15 +200,18 @@ class WandbRun:
         if not ending.rounds or not ending.rounds[-1].alone:
             return {}
         for name in ACCURACIES:
+            alone = column(name, "training")
+            rounds = [row for row in ending.rounds if alone in row.alone]
+            if not rounds:  # not measured on this test set
+                continue
             curves = {
-                f"fused, after {point}": [row.row[column(name, point)] for row in ending.rounds]
+                f"fused, after {point}": [row.row[column(name, point)] for row in rounds]
                 for point in MEASURING_POINTS
             }
-            alone = column(name, "training")
-            curves["local only"] = [row.alone[alone] for row in ending.rounds]
+            curves["local only"] = [row.alone[alone] for row in rounds]
             known = {key: values for key, values in curves.items() if None not in values}
             charts[f"fused_against_local_only/{name}"] = self._wandb.plot.line_series(
-                xs=[row.round_number for row in ending.rounds],
+                xs=[row.round_number for row in rounds],
                 ys=list(known.values()),
                 keys=list(known),
                 title=name.replace("_", " "),

@@ -18,7 +18,7 @@ from tiny import mean, records, scenario
 from fedkd.experiment.baseline import baseline_key
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute, run
-from fedkd.federation.round_records import RoundRecord
+from fedkd.federation.round_records import PointFigures, RoundRecord
 from fedkd.messages import Predictions
 from fedkd.report.record_rows import round_row, teacher_rows
 from fedkd.training.metrics import teacher_quality
@@ -210,3 +210,36 @@ def test_the_twin_of_a_run_without_a_validation_split_keeps_its_name_in_the_cach
     assert set(plain.scenario.test.key()) == {"private_fraction", "private_size", "global_size"}
     assert set(held_out.scenario.test.key()) == {*plain.scenario.test.key(), "validation_fraction"}
     assert baseline_key(plain) != baseline_key(held_out)
+
+
+def test_figures_of_measured_rounds_do_not_depend_on_how_often_is_measured() -> None:
+    """Clients come now and again: in round 3 some were last there, and measured, in round 2."""
+    come_and_go = {"rounds": 3, "participation": 0.5, "metrics": ["macro_f1"]}
+    often, seldom = records(**come_and_go), records(**come_and_go, evaluate_every=3)
+    assert [r.is_measured for r in seldom] == [False, False, True]
+    untimed = [{**vars(c), "seconds": 0.0} for c in often[-1].clients]
+    assert [{**vars(c), "seconds": 0.0} for c in seldom[-1].clients] == untimed
+    assert any(
+        c.status == "absent" and c.after_training.personal_macro_f1 for c in seldom[-1].clients
+    )
+    assert {c.after_training for r in seldom[:2] for c in r.clients} == {PointFigures()}
+    assert seldom[1].knowledge_sha256 == often[1].knowledge_sha256
+
+
+@pytest.mark.slow
+def test_a_run_on_private_test_sets_alone_is_reported_whole(tmp_path: Path) -> None:
+    asked = {"evaluate_on": ["private"], "evaluate_every": 2, "metrics": ["auroc", "macro_f1"]}
+    shown = {"console": False, "plots": True, "html": True}
+    summary = run(scenario(**asked, baseline="local_only", report=shown), tmp_path)
+    assert summary["global_accuracy_after_training"] is None
+    assert 0 < summary["personal_macro_f1_after_training"] < 1
+    assert set(summary["local_only"]) == {
+        "personal_accuracy_after_training",
+        "personal_accuracy_std_after_training",
+    }
+    rows = table(tmp_path / "clients.csv")
+    assert {row["personal_accuracy_after_training"] for row in rows[:4]} == {""}
+    assert all(float(row["personal_gain_after_distillation"]) > -1 for row in rows[4:])
+    page = (tmp_path / "report.html").read_text()
+    assert "accuracy-personal_accuracy" in page
+    assert "accuracy-global_accuracy" not in page

@@ -5,6 +5,7 @@ from small_server import lost, play, reply, small_server
 
 from fedkd.errors import SettingError
 from fedkd.federation.measured_points import measured_points, points_of_round, reported_point
+from fedkd.federation.measurement import Measurement
 from fedkd.federation.round import federated_round
 from fedkd.knowledge import find_kind
 from fedkd.messages import Step
@@ -82,3 +83,44 @@ def test_a_client_without_a_teacher_is_measured_where_others_have_distilled() ->
     trained = ("train", "evaluate_trained", "inspect", "share")
     assert downloads[0].steps == ("distill", "evaluate_distilled", *trained)
     assert downloads[2].steps == ("evaluate_distilled", *trained)
+
+
+def test_a_client_is_measured_in_its_last_part_before_figures_are_recorded() -> None:
+    """Every 3 rounds: of clients that come now and again, none is forgotten or measured twice."""
+    protocol = {"participation": 0.4, "rounds": 5}
+    server = small_server(protocol=protocol, clients=5, measurement=Measurement(evaluate_every=3))
+    taking_part, measuring, recorded = dict[int, set[int]](), dict[int, set[int]](), list[int]()
+    for number in range(1, 6):
+        selection = server.select(number)
+        taking_part[number] = set(selection.participants)
+        downloads = server.first_downloads(selection)
+        measuring[number] = {i for i, d in downloads.items() if "evaluate_trained" in d.steps}
+        recorded += [number] if selection.is_measured else []
+    assert recorded == [3, 5]
+    for window in ((1, 2, 3), (4, 5)):
+        for client in range(5):
+            came = [number for number in window if client in taking_part[number]]
+            assert [n for n in window if client in measuring[n]] == came[-1:]
+    assert any(measuring[n] not in (set(), taking_part[n]) for n in measuring)  # it is no formality
+
+
+def test_rounds_between_have_no_figures_and_a_model_that_changed_keeps_none() -> None:
+    accurate = {"global_accuracy_after_training": 0.5}
+    server = small_server(measurement=Measurement(evaluate_every=2), protocol={"rounds": 4})
+    first = play(server, [reply(i, metrics=accurate) for i in range(3)])
+    assert not first.is_measured
+    assert all(c.after_training.global_accuracy is None for c in first.clients)
+    second = play(server, [reply(0, 2, metrics=accurate), reply(1, 2), lost(2)], 2)
+    assert [c.after_training.global_accuracy for c in second.clients] == [0.5, 0.5, 0.5]
+    play(server, [reply(i, 3) for i in range(3)], 3)
+    fourth = play(server, [reply(0, 4, metrics=accurate), reply(1, 4), lost(2)], 4)
+    assert [c.after_training.global_accuracy for c in fourth.clients] == [0.5, None, None]
+
+
+def test_settings_of_measurement_say_what_is_wrong() -> None:
+    with pytest.raises(SettingError, match="evaluate_every must be >= 1, got 0"):
+        Measurement(evaluate_every=0)
+    with pytest.raises(SettingError, match="evaluate_on must name a test set"):
+        Measurement(evaluate_on=())
+    with pytest.raises(SettingError, match="must be of private, global, got 'public'"):
+        Measurement(evaluate_on=("public",))  # type: ignore[arg-type]
