@@ -290,6 +290,9 @@ def _divide(
     pool = numpy_stream(seed, "public", "choice").permutation(pool)
     held_back, private = np.sort(pool[:reserved_rows]), np.sort(pool[reserved_rows:])
     columns = {name: values[private] for name, values in prepared.columns.items()}
+    if getattr(partition, "column", "label") not in ("label", *columns):
+        # Some kinds of data have columns that are computed of their inputs.
+        columns |= {name: of(private) for name, of in getattr(prepared, "features", {}).items()}
     train, test, validation = [], [], []
     for client, part in enumerate(
         split(partition, clients, prepared.labels[private], columns, seed)

@@ -16,7 +16,7 @@ import numpy as np
 from fedkd.errors import SettingError, one_line
 from fedkd.runtime.seeding import derive, numpy_stream
 from fedkd.settings.import_paths import attribute_errors_to
-from fedkd.settings.validators import at_least, check_choices, positive
+from fedkd.settings.validators import at_least, check_choices, positive, share
 
 
 @runtime_checkable
@@ -55,12 +55,7 @@ class Dirichlet:
 
     def partitioner(self, clients: int, rows: int, seed: int) -> Any:
         """Return a DirichletPartitioner. Raises SettingError if ``min_samples`` is impossible."""
-        if clients * self.min_samples > rows:
-            raise SettingError(
-                f"partition.min_samples={self.min_samples} for each of clients={clients} is more"
-                f" than the {rows} samples that are left for them, at any alpha; use at most"
-                f" {rows // self.min_samples} clients, or a smaller min_samples"
-            )
+        check_least_sizes(clients, self.min_samples, rows)
         from flwr_datasets.partitioner import DirichletPartitioner
 
         return DirichletPartitioner(
@@ -172,6 +167,74 @@ class SizeSkewed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DirichletSizes:
+    """Quantity skew without label skew: Dirichlet shares of all rows (Li et al. 2022)."""
+
+    alpha: float = 0.5
+    """Concentration, > 0: small is skewed, large approaches equal sizes."""
+    min_samples: int = 10
+    """Rows that every client has before the others are shared out, >= 2."""
+
+    def __post_init__(self) -> None:
+        positive(alpha=self.alpha)
+        at_least(2, min_samples=self.min_samples)
+
+    def partitioner(self, clients: int, rows: int, seed: int) -> Any:
+        """Return a SizePartitioner. Raises SettingError if ``min_samples`` is impossible."""
+        check_least_sizes(clients, self.min_samples, rows)
+        from flwr_datasets.partitioner import SizePartitioner
+
+        rest = rows - clients * self.min_samples
+        shares = np.random.default_rng(seed).dirichlet([self.alpha] * clients)
+        ends = np.round(np.cumsum(shares) * rest).astype(int)
+        sizes = self.min_samples + np.diff(ends, prepend=0)
+        return SizePartitioner(partition_sizes=sizes.tolist())
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureQuantiles:
+    """Covariate shift: each client has a quantile of a column of numbers, sizes being equal.
+
+    Client 0 has the smallest values. Beside its columns, a data set of images has brightness and
+    contrast, the mean and the standard deviation of pixels, and one of texts length, in bytes.
+    """
+
+    column: str
+    """The column of numbers: an input, or another column of the data set."""
+    strictness: float = 1.0
+    """How much of a row's rank is its value, and not chance: above 0 (iid) and at most 1. Rows are
+    sorted by strictness * standardized value + (1 - strictness) * standard normal noise."""
+
+    def __post_init__(self) -> None:
+        share(strictness=self.strictness)
+
+    def partitioner(self, clients: int, rows: int, seed: int) -> Any:
+        """Return a ContinuousPartitioner."""
+        from flwr_datasets.partitioner import ContinuousPartitioner
+
+        return ContinuousPartitioner(
+            num_partitions=clients,
+            partition_by=self.column,
+            strictness=self.strictness,
+            seed=seed,
+        )
+
+    def check_column(self, values: np.ndarray) -> None:
+        """Raise SettingError for a column that has no quantiles."""
+        if values.dtype.kind not in "iufb":
+            raise SettingError(
+                f"partition.column={self.column} holds text, and quantiles are of numbers;"
+                " partition=whole_ids or natural_id deals by its values"
+            )
+        missing = np.isnan(values.astype(np.float64))
+        if missing.any():
+            raise SettingError(
+                f"partition.column={self.column} has no value in {int(missing.sum())} of"
+                f" {len(values)} rows; quantiles need a column without gaps"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class NaturalId:
     """A natural partition: one client per value of a column (a writer, an author, a device).
 
@@ -237,6 +300,16 @@ class NWay:
         return _NWay(clients, self, seed)
 
 
+def check_least_sizes(clients: int, min_samples: int, rows: int) -> None:
+    """Raise SettingError where not every client can have ``min_samples`` of so many rows."""
+    if clients * min_samples > rows:
+        raise SettingError(
+            f"partition.min_samples={min_samples} for each of clients={clients} is more"
+            f" than the {rows} samples that are left for them, at any alpha; use at most"
+            f" {rows // min_samples} clients, or a smaller min_samples"
+        )
+
+
 class _NWay:
     def __init__(self, clients: int, settings: NWay, seed: int) -> None:
         self.num_partitions, self._settings, self._seed = clients, settings, seed
@@ -294,6 +367,8 @@ PARTITIONS: dict[str, type[Partition]] = {
     "shard": Shard,
     "inner_dirichlet": InnerDirichlet,
     "size_skewed": SizeSkewed,
+    "dirichlet_sizes": DirichletSizes,
+    "feature_quantiles": FeatureQuantiles,
     "natural_id": NaturalId,
     "whole_ids": WholeIds,
     "n_way": NWay,
@@ -351,6 +426,9 @@ def _shuffled_table(
             known = ", ".join(["label", *columns])
             raise SettingError(f"partition.column={column}: the data set's columns are {known}")
         table[column] = columns[column][permutation]
+        check = getattr(partition, "check_column", None)
+        if check is not None:
+            check(table[column])
     return table
 
 

@@ -5,7 +5,7 @@ The cache holds them under a key of their content.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
@@ -82,6 +82,15 @@ class Prepared:
     def classes(self) -> int:
         """The number of classes, C."""
         return len(self.class_names)
+
+    @property
+    def features(self) -> Mapping[str, Callable[[np.ndarray], np.ndarray]]:
+        """Mean and standard deviation of an image's pixels."""
+        pixels = self.images.reshape(len(self.images), -1)
+        return {
+            "brightness": lambda rows: pixels[rows].mean(axis=1),
+            "contrast": lambda rows: pixels[rows].std(axis=1),
+        }
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

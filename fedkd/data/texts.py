@@ -5,7 +5,7 @@ Not for: reading texts (``fedkd.tasks.text.text_sources``) or tokens
 (``fedkd.tasks.text.vocabulary``).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -46,6 +46,11 @@ class PreparedTexts:
     train_size: int
     class_names: tuple[str, ...]
     columns: Mapping[str, np.ndarray]
+
+    @property
+    def features(self) -> Mapping[str, Callable[[np.ndarray], np.ndarray]]:
+        """The length of a text, in bytes."""
+        return {"length": lambda rows: np.diff(self.ends, prepend=0)[rows]}
 
     def text(self, row: int) -> str:
         """Return a row's text."""

@@ -13,6 +13,7 @@ import torch
 from fedkd.audit.audit_settings import Planted
 from fedkd.audit.record_canaries import Candidates
 from fedkd.codecs import Codecs, codecs_of
+from fedkd.data.client_shifts import InputNoise
 from fedkd.data.division import Division, divide
 from fedkd.data.prepare import Labeled, prepare
 from fedkd.federation.context import OPTIMIZER, ClientContext
@@ -103,6 +104,7 @@ def make_context(
         seed=scenario.federation.seed,
         device=device,
         measurement=scenario.measurement,
+        input_noise=_noise(scenario, division, prepared),
         deadline=scenario.protocol.deadline,
         optimizer_states=optimizer_states,
         batch_clients=named_batches(scenario),
@@ -111,6 +113,14 @@ def make_context(
         last_round=scenario.protocol.rounds,
         start=_start(scenario),
     )
+
+
+def _noise(scenario: Scenario, division: Division, prepared: Labeled) -> InputNoise | None:
+    """Return the noise on private inputs. It is of rows as they are before an audit's coins."""
+    if not scenario.shift.noise:
+        return None
+    rows, seed = len(prepared.labels), scenario.federation.seed
+    return InputNoise(scenario.shift.noise, division, rows, seed)
 
 
 def _start(scenario: Scenario) -> StartStates | None:
@@ -132,8 +142,9 @@ def audit_candidates(scenario: Scenario) -> Candidates | None:
 
 
 def _planted(scenario: Scenario, prepared: Labeled, division: Division) -> Planted:
-    """Return what is trained on once the scenario's audit has planted its candidates."""
+    """Return what is trained on once classes have traded labels and an audit has planted."""
     audit = scenario.audit.value
+    prepared = scenario.shift.relabeled(prepared, division, scenario.federation.seed)
     with in_section("audit", parameters(type(audit))):
         return audit.planted(prepared, division, scenario.federation.seed)
 

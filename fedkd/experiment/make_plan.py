@@ -56,6 +56,7 @@ def make_plan(scenario: Scenario, context: ClientContext, server: Server, loss: 
         is_reference=is_reference,
         measured=server.measured,
         measurement=scenario.measurement.describe(),
+        shift=scenario.shift.describe(scenario.federation.clients, scenario.federation.seed),
         after=reported_point(
             server.measured,
             "auto" if is_reference else scenario.report.after,

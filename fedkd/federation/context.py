@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.codecs import Codecs
+from fedkd.data.client_shifts import InputNoise
 from fedkd.data.division import Division
 from fedkd.data.prepare import Labeled
 from fedkd.federation.measurement import Measurement
@@ -124,6 +125,8 @@ class ClientContext:
     seed: int
     device: torch.device
     measurement: Measurement = field(default_factory=Measurement)
+    input_noise: InputNoise | None = None
+    """The noise on private inputs; None without any."""
     deadline: float | None = None
     """Seconds that a client may take for one message."""
     optimizer_states: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
@@ -158,11 +161,18 @@ class ClientContext:
 
     def samples(self, rows: np.ndarray) -> Examples:
         """Return rows of the data set as model inputs and targets."""
-        return self.task.test_set(rows)
+        return self._with_noise(self.task.test_set(rows), rows)
 
     def training_set(self, client_id: int) -> Examples:
         """Return what a client trains on as model inputs and targets."""
-        return self.task.training_set(self.train_rows(client_id), self.owners(client_id))
+        rows = self.train_rows(client_id)
+        return self._with_noise(self.task.training_set(rows, self.owners(client_id)), rows)
+
+    def _with_noise(self, examples: Examples, rows: np.ndarray) -> Examples:
+        if self.input_noise is None:
+            return examples
+        inputs, targets = examples
+        return self.input_noise.added(inputs, rows), targets
 
     def training_size(self, client_id: int) -> int:
         """Return how many examples a client trains on."""

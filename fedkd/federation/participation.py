@@ -68,6 +68,11 @@ class Participation:
         }
         return tuple(i for i in invited if draws[i] >= self.protocol.dropout)
 
+    def coming(self, first: int, last: int) -> frozenset[int]:
+        """Return the clients that are present in some round from ``first`` to ``last``."""
+        rounds = range(first, last + 1)
+        return frozenset(i for r in rounds for i in self.present(r, self.invited(r)))
+
     def require_present(self, selection: Selection) -> None:
         """Raise RunError where fewer clients than ``min_clients`` are present in a round."""
         gone = len(selection.dropped_out)

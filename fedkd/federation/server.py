@@ -170,14 +170,14 @@ class Server:
 
     def select(self, round_number: int) -> Selection:
         """Draw a round's clients and public samples. Raises RunError where too few are present."""
-        invited, present = self.participation.invited(round_number), self._present(round_number)
+        invited = self.participation.invited(round_number)
+        present = self.participation.present(round_number, invited)
         left_out = self.participation.left_out
         participants = tuple(i for i in present if i not in left_out)
         stream = numpy_stream(self.participation.seed, "round", round_number, "public")
         round_ids = self.aggregator.sampler.ids(stream)
         due = self.measurement.next_measured(round_number, self.participation.protocol.rounds)
-        coming = range(round_number + 1, due + 1)
-        later = {i for r in coming for i in self._present(r)}
+        later = self.participation.coming(round_number + 1, due)
         selection = Selection(
             round_number=round_number,
             invited=invited,
@@ -188,7 +188,7 @@ class Server:
             else participants,
             round_ids=round_ids,
             query_ids=self.aggregator.select_queries(round_number, round_ids),
-            unmeasured=frozenset(later).intersection(participants),
+            unmeasured=later.intersection(participants),
             is_measured=round_number == due,
         )
         self.participation.require_present(selection)
@@ -295,11 +295,10 @@ class Server:
             learns = status == "ok" or client_id not in selection.trainers
             teacher = self._send(client_id) if learns else None
             steps: list[Step] = [] if teacher is None else [learn]
-            point: MeasuringPoint = "training" if self.pools else "distillation"
-            steps += self._evaluate(point, client_id, selection)
+            after: MeasuringPoint = "training" if self.pools else "distillation"
             downloads[client_id] = Download(
                 round=selection.round_number,
-                steps=(*steps, "inspect"),
+                steps=(*steps, *self._evaluate(after, client_id, selection), "inspect"),
                 teacher=teacher,
             )
         return downloads
@@ -373,9 +372,6 @@ class Server:
             teacher=teacher,
             start_over=self.reader.must_start_over(client_id),
         )
-
-    def _present(self, round_number: int) -> tuple[int, ...]:
-        return self.participation.present(round_number, self.participation.invited(round_number))
 
     def _evaluate(self, point: MeasuringPoint, client_id: int, selection: Selection) -> list[Step]:
         measures = point in self.measured and client_id not in selection.unmeasured

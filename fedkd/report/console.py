@@ -163,6 +163,7 @@ class ConsoleReport:
             f"partition {_settings(plan.scenario['partition'])}",
             "clients": f"{plan.clients} with {_in_words(sizes)} training {plan.examples}"
             f"{_dealt_in_words(plan)}: {models}",
+            **({"shift": plan.shift} if plan.shift else {}),
             **_component_lines(plan, "heads"),
             "public set": plan.public_set,
             "rounds": f"{plan.rounds}, {plan.scenario['round_order']}",

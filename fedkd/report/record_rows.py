@@ -107,6 +107,8 @@ class RunPlan:
     """The points of a round at which clients' models are measured, in the sequence of time."""
     after: MeasuringPoint = "training"
     """The one that is reported first."""
+    shift: str = ""
+    """How clients' inputs and labels differ by settings, in words."""
     measurement: str = ""
     """In which rounds and on which test sets, in words, where it is not all of them."""
     sends_metrics: bool = True

@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from fedkd.data.client_shifts import ClientShifts
 from fedkd.data.division import Public
 from fedkd.data.public import count_foreign
 from fedkd.errors import SettingError
@@ -49,6 +50,7 @@ def check_scenario(scenario: Scenario, declared: Declaration, *, stores: bool) -
 def check_context(scenario: Scenario, declared: Declaration, context: ClientContext) -> None:
     """Raise SettingError where settings do not fit the data and models of a run."""
     scenario.measurement.check_classes(context.task.classes)
+    check_noise(scenario.shift, context)
     check_per_round(scenario.public, context.task.public_size // scenario.public.augmented_views)
     check_models(scenario.strategy.name, declared.needs, context)
     check_codecs(scenario, context)
@@ -131,7 +133,7 @@ def check_parts(scenario: Scenario, declared: Declaration, conditions: RunCondit
     Each part is asked for its own ``conflict``: sections, the task, the kind, the components.
     """
     sections = (
-        *(scenario.measurement, scenario.tokens, scenario.public, scenario.train),
+        *(scenario.measurement, scenario.shift, scenario.tokens, scenario.public, scenario.train),
         *(scenario.distill, scenario.report),
     )
     components = [getattr(scenario, group).value for group in CHECKED]
@@ -147,6 +149,15 @@ def check_parts(scenario: Scenario, declared: Declaration, conditions: RunCondit
         found = part.conflict(conditions)
         if found is not None:
             raise SettingError(found)
+
+
+def check_noise(shift: ClientShifts, context: ClientContext) -> None:
+    """Raise SettingError where inputs are nothing that noise can be added to."""
+    if shift.noise and not context.public_inputs.is_floating_point():
+        raise SettingError(
+            f"shift.noise={shift.noise:g}: the inputs of this data set are whole numbers, such as"
+            " tokens, and noise is of real ones; leave it out"
+        )
 
 
 def check_participation(protocol: Protocol, clients: int) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
+from fedkd.data.client_shifts import ClientShifts
 from fedkd.data.division import EvaluationSets, Public
 from fedkd.errors import SettingError, WrongSettings
 from fedkd.federation.measurement import Measurement
@@ -123,6 +124,7 @@ class Scenario(Components):
     measurement: Measurement = section(Measurement, at_top=True)
     tokens: Tokens = section(Tokens)
     public: Public = section(Public)
+    shift: ClientShifts = section(ClientShifts)
     test: EvaluationSets = section(EvaluationSets)
     train: TrainingSettings = section(TrainingSettings)
     distill: DistillationSettings = section(DistillationSettings, affects="exchange")

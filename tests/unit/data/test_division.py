@@ -1,7 +1,8 @@
 """Who has which rows: disjoint, complete, skewed as asked for, and the same for the same seed."""
 
+import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedkd.data.division import Division, EvaluationSets, Public, _global_test, divide
-from fedkd.data.partitions import PARTITIONS, Partition
+from fedkd.data.partitions import PARTITIONS, DirichletSizes, FeatureQuantiles, Partition
 from fedkd.data.prepare import Prepared, prepare
 from fedkd.data.samples import inputs, statistics
 from fedkd.data.sources import Digits
@@ -36,7 +37,9 @@ def division(digits: Prepared, partition: Partition, **changes: Any) -> Division
 
 
 def made(name: str) -> Partition:
-    return PARTITIONS[name](column="label") if name == "natural_id" else PARTITIONS[name]()  # type: ignore[call-arg]
+    columns = {"natural_id": "label", "feature_quantiles": "brightness"}
+    given = {"column": columns[name]} if name in columns else {}
+    return PARTITIONS[name](**given)
 
 
 @pytest.mark.fast(4)
@@ -135,6 +138,46 @@ def test_a_natural_id_gives_each_client_the_rows_of_one_value(digits: Prepared) 
     labels = [set(digits.labels[rows].tolist()) for rows in found.train]
     assert all(len(values) == 1 for values in labels)
     assert len(set.union(*labels)) == CLIENTS
+
+
+def test_quantiles_of_a_feature_are_clients_of_equal_size_one_above_the_other(
+    digits: Prepared,
+) -> None:
+    """With strictness below 1 they overlap; the labels follow only as far as the feature does."""
+    found = division(digits, FeatureQuantiles(column="contrast"))
+    own = [np.concatenate(both) for both in zip(found.train, found.test, strict=True)]
+    pixels = digits.images.reshape(len(digits.images), -1)
+    values = [pixels[rows].std(axis=1) for rows in own]
+    assert all(a.max() <= b.min() for a, b in itertools.pairwise(values))
+    assert np.ptp([len(rows) for rows in own]) <= 1
+    loose = division(digits, FeatureQuantiles(column="contrast", strictness=0.3))
+    means = [pixels[rows].std(axis=1).mean() for rows in loose.train]
+    assert np.ptp(means) < np.ptp([of.mean() for of in values])
+    assert np.corrcoef(means, range(CLIENTS))[0, 1] > 0.8
+
+
+def test_a_column_without_quantiles_is_refused(digits: Prepared) -> None:
+    columns = {"writer": np.array(["a"] * len(digits.labels)), "age": np.ones(len(digits.labels))}
+    columns["gaps"] = np.where(np.arange(len(digits.labels)) == 9, np.nan, 1.0)
+    data = replace(digits, key="with columns", columns=columns)
+    for column, said in {
+        "writer": "holds text, and quantiles are of numbers; partition=whole_ids",
+        "gaps": "has no value in 1 of",
+        "age": "near-zero std",
+        "sharpness": "columns are label, writer, age, gaps, brightness, contrast",
+    }.items():
+        with pytest.raises(SettingError, match=said):
+            division(data, FeatureQuantiles(column=column), public=Public(size=0))
+
+
+def test_dirichlet_sizes_are_skewed_and_every_client_has_the_least(digits: Prepared) -> None:
+    found = division(digits, DirichletSizes(alpha=0.2, min_samples=20), seed=2)
+    sizes = [len(a) + len(b) for a, b in zip(found.train, found.test, strict=True)]
+    assert sum(sizes) == len(digits.labels) - PUBLIC - GLOBAL
+    assert min(sizes) >= 20
+    assert max(sizes) > 3 * np.median(sizes)
+    with pytest.raises(SettingError, match=r"min_samples=400 for each of clients=6 is more"):
+        division(digits, DirichletSizes(min_samples=400))
 
 
 def test_size_skew_grows_from_client_to_client(digits: Prepared) -> None:
