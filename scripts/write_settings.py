@@ -15,6 +15,7 @@ from fedkd.scenario.registry import GROUPS, find, names
 from fedkd.scenario.scenario import SECTIONS, TOP
 from fedkd.settings.schema import REQUIRED, defaults, documentation
 from fedkd.tasks.text.language_models import LANGUAGE_ZOO
+from fedkd.tasks.text.text_classifiers import TEXT_ZOO
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,6 +48,8 @@ def document() -> str:
         parts += group_of(group)
     parts.append("\n## models\n\n| `models=[NAME,...]` | is |\n|---|---|\n")
     parts += [f"| `{name}` | {cell(first_line(factory))} |\n" for name, factory in ZOO.items()]
+    of_texts = ", ".join(f"`{name}`" for name in TEXT_ZOO)
+    parts.append(f"\nClassifiers of texts, with data of texts with classes: {of_texts}.\n")
     language = ", ".join(f"`{name}`" for name in LANGUAGE_ZOO)
     parts.append(f"\nLanguage models, with data of texts: {language}.\n")
     return "".join(parts)

@@ -17,8 +17,13 @@ from fedkd.scenario.registry import find, names
 from fedkd.scenario.strategy_files import FOLDER, strategy_here
 from fedkd.settings.schema import defaults
 from fedkd.tasks.text.language_models import LANGUAGE_ZOO, LanguageFactory
+from fedkd.tasks.text.text_classifiers import TEXT_ZOO
 
-CHOSEN_BY = {"models": "models=[NAME,...]", "language-models": "models=[NAME,...], data of texts"}
+CHOSEN_BY = {
+    "models": "models=[NAME,...]",
+    "text-models": "models=[NAME,...], data of texts with classes",
+    "language-models": "models=[NAME,...], data of texts",
+}
 """How kinds are chosen that are no choice of one."""
 
 BYTES, CONTEXT = 257, 64
@@ -83,6 +88,8 @@ def lines_of(kind: str, scenarios: Mapping[str, Path]) -> dict[str, str]:
         return {name: description_of(path) for name, path in scenarios.items()}
     if kind == "models":
         return {name: first_line(make).removeprefix("Return ") for name, make in ZOO.items()}
+    if kind == "text-models":
+        return {name: first_line(make) for name, make in TEXT_ZOO.items()}
     if kind == "language-models":
         return {name: _language_model(make) for name, make in LANGUAGE_ZOO.items()}
     return {name: _line(KINDS[kind], name) for name in names(KINDS[kind])}

@@ -16,6 +16,7 @@ from fedkd.scenario.registry import GROUPS, find, names
 from fedkd.scenario.scenario import SECTIONS, TOP
 from fedkd.settings.schema import REQUIRED, defaults, documentation, dotted
 from fedkd.tasks.text.language_models import LANGUAGE_ZOO
+from fedkd.tasks.text.text_classifiers import TEXT_ZOO
 
 USAGE = """\
 fedkd: a simulator for federated distillation
@@ -72,6 +73,9 @@ def _models() -> str:
         "models (models=[NAME,...]), or package.module:factory(input_shape, classes):"
         " docs/extending.md",
         *(f"  {name:<10} {first_line(factory)}" for name, factory in ZOO.items()),
+        "",
+        "classifiers of texts (with data of texts with classes)",
+        f"  {', '.join(TEXT_ZOO)}",
         "",
         "language models (with data of texts), or package.module:factory(vocabulary_size, context)",
         f"  {', '.join(LANGUAGE_ZOO)}",

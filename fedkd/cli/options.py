@@ -29,6 +29,7 @@ KINDS = {
     "public-data": "public_data",
     "partitions": "partition",
     "models": "models",
+    "text-models": "text_models",
     "language-models": "language_models",
     "heads": "heads",
     "privacy": "privacy",

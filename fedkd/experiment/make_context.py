@@ -69,7 +69,7 @@ def make_context(
     trained_on, planted, _ = _planted(scenario, prepared, division)
     task = find_task(scenario.data.value).make(
         replace(
-            _task_setup(scenario, prepared, division, assigned[0]),
+            _task_setup(scenario, prepared, division, assigned),
             trained_on=trained_on,
             device=device,
             public_inputs=public_inputs,
@@ -164,9 +164,16 @@ def _models(scenario: Scenario) -> tuple[str, ...]:
 
 
 def _task_setup(
-    scenario: Scenario, prepared: Labeled, division: Division, first_model: str
+    scenario: Scenario, prepared: Labeled, division: Division, assigned: Sequence[str]
 ) -> TaskSetup:
-    """Return what a task is made of, as if no audit planted anything, on the CPU."""
+    """Return what a task is made of, as if no audit planted anything, on the CPU.
+
+    Args:
+        scenario: The scenario.
+        prepared: The data set.
+        division: Its division among the clients.
+        assigned: Each client's model by name.
+    """
     return TaskSetup(
         prepared=prepared,
         trained_on=prepared,
@@ -176,7 +183,8 @@ def _task_setup(
         heads=scenario.heads.value,
         tokens=scenario.tokens,
         text_canaries=scenario.text_canaries.value,
-        reference=(first_model, _trained_whole(scenario)),
+        reference=(assigned[0], _trained_whole(scenario)),
+        models=tuple(dict.fromkeys(assigned)),
         seed=scenario.federation.seed,
         device=torch.device("cpu"),
         separates_records=scenario.privacy.value.hides_single_records,

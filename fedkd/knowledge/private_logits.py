@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Num, UInt8
 from torch import Tensor
 
 from fedkd.errors import NotFinite, RunError, UploadRejected
@@ -250,7 +250,7 @@ class PrivateLogits(KnowledgeType):
         return term
 
 
-def sign_hashes(inputs: Float[Tensor, "n *shape"], bits: int) -> UInt8[Tensor, "n bytes"]:
+def sign_hashes(inputs: Num[Tensor, "n *shape"], bits: int) -> UInt8[Tensor, "n bytes"]:
     """Return the hash of each input: the side of each of ``bits`` random hyperplanes, as bits.
 
     Eight bits are packed to a byte; ``bits`` is a multiple of 8. Two hashes differ in a share of

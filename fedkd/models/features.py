@@ -6,11 +6,11 @@ For any module whose logits are the outputs of a linear layer.
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 
-def find_head(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> str | None:
+def find_head(model: nn.Module, inputs: Num[Tensor, "n *shape"]) -> str | None:
     """Return the name of the linear layer whose output is the model's output, or None.
 
     >>> find_head(nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 4)), torch.zeros(1, 3))
@@ -35,7 +35,7 @@ def find_head(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> str | None
 
 
 def forward_with_features(
-    model: nn.Module, head: str, inputs: Float[Tensor, "n *shape"]
+    model: nn.Module, head: str, inputs: Num[Tensor, "n *shape"]
 ) -> tuple[Float[Tensor, "n C"], Float[Tensor, "n d"]]:
     """Return the logits of a batch and its features, the inputs of the layer called ``head``.
 

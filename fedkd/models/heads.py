@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from fedkd.models.dual_head import DualHeadSettings
@@ -37,15 +37,15 @@ LogitsLoss = Callable[[Float[Tensor, "n C"]], Float[Tensor, ""]]
 class OwnTraining(Protocol):
     """A model with losses of its own. Any module may have these methods."""
 
-    def label_logits(self, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n outputs"]:
+    def label_logits(self, inputs: Num[Tensor, "n *shape"]) -> Float[Tensor, "n outputs"]:
         """Return everything that the loss on labels is made of, by sample."""
 
     def label_loss(
-        self, inputs: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]
+        self, inputs: Num[Tensor, "n *shape"], labels: Int[Tensor, "n"]
     ) -> Float[Tensor, ""]:
         """Return the loss of labeled samples, a mean over them."""
 
-    def taught_loss(self, inputs: Float[Tensor, "n *shape"], loss: LogitsLoss) -> Float[Tensor, ""]:
+    def taught_loss(self, inputs: Num[Tensor, "n *shape"], loss: LogitsLoss) -> Float[Tensor, ""]:
         """Return the loss of public samples; ``loss`` compares logits with the teacher's."""
 
     def phase_parameters(self, distills: bool) -> list[nn.Parameter]:
@@ -59,7 +59,7 @@ class OneHead(Heads):
     def conflict(self, conditions: RunConditions) -> None:
         """Accept any run."""
 
-    def put_on(self, model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> nn.Module:
+    def put_on(self, model: nn.Module, inputs: Num[Tensor, "n *shape"]) -> nn.Module:
         """Return the model itself."""
         return model
 
@@ -71,7 +71,7 @@ HEADS: Mapping[str, type[Heads]] = {
 }
 
 
-def label_logits(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n outputs"]:
+def label_logits(model: nn.Module, inputs: Num[Tensor, "n *shape"]) -> Float[Tensor, "n outputs"]:
     """Return the outputs that a model's loss on labels is made of, by sample.
 
     They are the logits of a model without further heads.
@@ -81,7 +81,7 @@ def label_logits(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> Float[T
 
 
 def label_loss(
-    model: nn.Module, inputs: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]
+    model: nn.Module, inputs: Num[Tensor, "n *shape"], labels: Int[Tensor, "n"]
 ) -> Float[Tensor, ""]:
     """Return the loss on labels: cross entropy, unless the model's heads say otherwise."""
     if isinstance(model, OwnTraining):
@@ -90,7 +90,7 @@ def label_loss(
 
 
 def taught_loss(
-    model: nn.Module, inputs: Float[Tensor, "n *shape"], loss: LogitsLoss
+    model: nn.Module, inputs: Num[Tensor, "n *shape"], loss: LogitsLoss
 ) -> Float[Tensor, ""]:
     """Return the distillation loss: ``loss`` of the logits, unless heads say otherwise."""
     return (

@@ -36,7 +36,7 @@ from fedkd.settings.schema import (
 from fedkd.settings.validators import at_least, check_choices
 from fedkd.settings.yaml_text import to_yaml
 from fedkd.storage.checkpoint import Checkpoints
-from fedkd.tasks.text.text_task import Tokens
+from fedkd.tasks.text.tokens_section import Tokens
 from fedkd.training.hyperparameters import DistillationSettings, TrainingSettings
 
 T = TypeVar("T")

@@ -67,7 +67,7 @@ class RunConditions:
     """Whether clients train on the labeled public set before their first round."""
 
     data_kind: str = "images"
-    """What private samples are, ``images`` or ``texts``; a task of one's own has its own word."""
+    """What private samples are: ``images``, ``texts``, ``labeled texts``, or a task's own word."""
     examples: str = "samples"
     """What one row of a training batch is called, in the plural."""
     has_classes: bool = True

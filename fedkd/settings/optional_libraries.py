@@ -18,6 +18,8 @@ EXTRAS = {
     "tokenizers": "text",
     "timm": "timm",
     "torchvision": "torchvision",
+    "transformers": "hf",
+    "peft": "hf",
 }
 """The extra of each library, by the name that it is imported by."""
 

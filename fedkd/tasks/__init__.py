@@ -1,1 +1,1 @@
-"""Learning tasks: images with labels, and texts with next tokens."""
+"""Learning tasks: images with labels, texts with labels, and texts with next tokens."""

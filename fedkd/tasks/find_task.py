@@ -1,7 +1,7 @@
 """From a data set to its task: a data class names it in the attribute ``task``.
 
-``task`` is ``images`` (the default), ``texts``, a class derived from ``fedkd.tasks.task.Task``, or
-the import path of one.
+``task`` is ``images`` (the default), ``texts``, ``labeled_texts``, a class derived from
+``fedkd.tasks.task.Task``, or the import path of one.
 """
 
 from typing import Any
@@ -11,17 +11,22 @@ from fedkd.errors import SettingError, unknown_name
 from fedkd.settings.import_paths import import_path, is_import_path
 from fedkd.tasks.images import ImageTask
 from fedkd.tasks.task import Task
+from fedkd.tasks.text.labeled_text_task import LabeledTextTask
 from fedkd.tasks.text.text_task import TextTask
 
-TASKS: dict[str, type[Task]] = {"images": ImageTask, "texts": TextTask}
+TASKS: dict[str, type[Task]] = {
+    "images": ImageTask,
+    "texts": TextTask,
+    "labeled_texts": LabeledTextTask,
+}
 
 
 def find_task(source: Source) -> type[Task]:
     """Return the class of a data set's task. Raises SettingError where there is no such task."""
     if hasattr(source, "holds"):
         raise SettingError(
-            f"data: {type(source).__name__}.holds is now {type(source).__name__}.task (images,"
-            " texts, or a task of one's own)"
+            f"data: {type(source).__name__}.holds is now {type(source).__name__}.task"
+            f" ({', '.join(TASKS)}, or a task of one's own)"
         )
     named: Any = getattr(source, "task", "images")
     if isinstance(named, str):

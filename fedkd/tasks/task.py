@@ -94,6 +94,8 @@ class TaskSetup:
     """The first client's model, and how long one trains it in a whole run."""
     seed: int
     device: torch.device
+    models: tuple[str, ...] = ()
+    """The names of all clients' models, each once."""
     separates_records: bool = False
     """Whether a training example may hold the data of one record alone."""
     public_inputs: Tensor | None = None
@@ -178,7 +180,7 @@ class Task(Protocol):
     """
 
     data_kind: ClassVar[str] = "rows"
-    """What private samples are: ``images``, ``texts``, or a word of one's own."""
+    """What private samples are: ``images``, ``texts``, ``labeled texts``, or a task's own word."""
     examples: ClassVar[str] = "samples"
     """What one row of a training batch is called, in the plural."""
     dealt: ClassVar[str] = "samples"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from fedkd.training.hyperparameters import Phase
@@ -65,14 +65,14 @@ def optimize(
     return total.item() / size
 
 
-def predict(model: nn.Module, inputs: Float[Tensor, "n *shape"]) -> Float[Tensor, "n C"]:
+def predict(model: nn.Module, inputs: Num[Tensor, "n *shape"]) -> Float[Tensor, "n C"]:
     """Return the model's logits in evaluation mode, without gradients, batch by batch."""
     model.eval()
     with torch.no_grad():
         return torch.cat([model(batch) for batch in prediction_batches(inputs)])
 
 
-def prediction_batches(inputs: Float[Tensor, "n *shape"]) -> tuple[Tensor, ...]:
+def prediction_batches(inputs: Num[Tensor, "n *shape"]) -> tuple[Tensor, ...]:
     """Return inputs in the batches that a model predicts on at once."""
     return torch.split(inputs, PREDICTION_BATCHES.get(inputs.device.type, 256))
 

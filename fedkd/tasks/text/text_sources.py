@@ -12,6 +12,7 @@ from fedkd.data.texts import TextRows
 from fedkd.errors import SettingError
 from fedkd.settings.validators import at_least
 from fedkd.tasks.text.corpus import embedded_corpus
+from fedkd.tasks.text.scipy_docs import ScipyDocs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,7 @@ class HubTexts:
 
 TEXT_DATA: dict[str, type | Named] = {
     "sentences": Sentences,
+    "scipy_docs": ScipyDocs,
     "ag_news": Named(
         HubTexts, {"path": "fancyzhx/ag_news", "topic_column": "label", "test_split": "test"}
     ),

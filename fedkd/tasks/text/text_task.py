@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,10 +25,7 @@ from fedkd.errors import SettingError
 from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.runtime.seeding import numpy_stream, torch_seed
 from fedkd.settings.conditions import RunConditions
-from fedkd.settings.meaning import setting
 from fedkd.settings.measuring_points import MeasuringPoint, column
-from fedkd.settings.schema import defaults, section_values
-from fedkd.settings.validators import at_least, check_choices, only_with
 from fedkd.tasks.task import Compare, Evaluation, Examples, Task, TaskSetup
 from fedkd.tasks.text.detectors import compare_scores, mark, mark_contexts
 from fedkd.tasks.text.language_models import (
@@ -39,71 +36,14 @@ from fedkd.tasks.text.private_texts import PrivateTexts
 from fedkd.tasks.text.secrets import Secrets, plant
 from fedkd.tasks.text.text_canaries import CanaryFormat, alphabet_of
 from fedkd.tasks.text.tokens import next_token_logits
-from fedkd.tasks.text.vocabulary import Bytes, Characters, Vocabulary, learn_byte_pairs
+from fedkd.tasks.text.tokens_section import make_vocabulary
+from fedkd.tasks.text.vocabulary import Vocabulary
 from fedkd.tasks.text.windows import IGNORED, Windows, windows
 from fedkd.training.loop import optimize
 from fedkd.training.metrics import FLOOR, calibration_error
 
 PREDICTION_ROWS = 64
 """Windows that a model predicts on at a time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tokens:
-    """How texts become what a language model reads; for text data only."""
-
-    context: int = 64
-    """Tokens of a window, >= 2. Texts of at most as many are never cut; canaries must fit."""
-    vocabulary: Literal["bytes", "byte_pairs", "characters"] = "bytes"
-    """One token a byte (257 of them), byte-pair pieces learned from public text, or the characters
-    of public text."""
-    vocabulary_size: int | None = None
-    """Tokens of byte_pairs, >= 257; null is 1000. With another vocabulary it is an error."""
-    skip: Literal["none", "pattern", "oracle"] = "none"
-    """Public positions that nobody is asked about: those whose next token is in digits, an e-mail
-    address or a titled name (pattern), or those where a canary could be said (oracle, a
-    measurement)."""
-    label_share: float = 0.0
-    """Weight of the public text's own next tokens in distillation, from 0 to below 1; the rest is
-    the teacher's."""
-    windows_per_text: int | None = setting(None, affects="exchange")
-    """Windows that one private text may have, >= 1, where its windows are its own (dp_sgd); what is
-    left of a longer one is left out. null keeps all, and takes the longest text's number for
-    public."""
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        at_least(2, context=self.context)
-        at_least(0, label_share=self.label_share)
-        if self.label_share >= 1:
-            raise SettingError(
-                f"label_share must be below 1, got {self.label_share}: nothing would be learned"
-                " from teachers"
-            )
-        if self.windows_per_text is not None:
-            at_least(1, windows_per_text=self.windows_per_text)
-        only_with(
-            self.vocabulary == "byte_pairs",
-            f"vocabulary={self.vocabulary}",
-            vocabulary_size=self.vocabulary_size,
-        )
-
-    def conflict(self, conditions: RunConditions) -> str | None:
-        """Return the conflict of a changed setting with data that are no texts."""
-        if conditions.data_kind == "texts":
-            if self.windows_per_text is None or conditions.hides_single_records:
-                return None
-            return (
-                f"tokens.windows_per_text={self.windows_per_text} would do nothing: with"
-                f" privacy={conditions.name_of('privacy')} texts are packed behind one another;"
-                " it is for dp_sgd"
-            )
-        usual = defaults(Tokens)
-        changed = [name for name, value in section_values(self).items() if value != usual[name]]
-        if not changed:
-            return None
-        data, kind = conditions.name_of("data"), conditions.data_kind
-        return f"tokens.{changed[0]} would do nothing: data={data} are {kind}"
 
 
 @dataclass(frozen=True)
@@ -474,7 +414,8 @@ def make_text_task(setup: TaskSetup, prepared: PreparedTexts) -> TextTask:
         raise SettingError(
             "public.size=0: the vocabulary of text data is made of public text; give public.size=N"
         )
-    vocabulary = _vocabulary(tokens, held_back, canaries.forms)
+    alphabet = "".join(map(alphabet_of, canaries.forms))
+    vocabulary = make_vocabulary(tokens, "bytes", held_back, alphabet)
     secrets = None
     if canaries.forms:
         clients = len(setup.division.train)
@@ -506,18 +447,6 @@ def make_text_task(setup: TaskSetup, prepared: PreparedTexts) -> TextTask:
             most=tokens.windows_per_text,
         ),
     )
-
-
-def _vocabulary(
-    tokens: Tokens, public_texts: Sequence[str], forms: Sequence[CanaryFormat]
-) -> Vocabulary:
-    """Return the vocabulary that the settings name, made of public text."""
-    if tokens.vocabulary == "bytes":
-        return Bytes()
-    if tokens.vocabulary == "characters":
-        known = {*"".join(public_texts), *"".join(map(alphabet_of, forms))}
-        return Characters("".join(sorted(known)))
-    return learn_byte_pairs(public_texts, tokens.vocabulary_size or 1000)
 
 
 def _skipped(

@@ -1,10 +1,12 @@
-"""Vocabularies: from text to tokens and back, by bytes, characters or byte-pair pieces.
+"""Vocabularies: from text to tokens and back, by bytes, characters, byte-pair pieces or words.
 
 All clients share one vocabulary, since a prediction is a row over it. It is built on public text:
 one that is built on private text would itself say what that holds. Not for: cutting tokens into
 windows (``fedkd.tasks.text.windows``).
 """
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -154,6 +156,60 @@ def learn_byte_pairs(texts: Sequence[str], size: int) -> BytePairs:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return BytePairs(tokenizer)
+
+
+@dataclass(frozen=True)
+class Words:
+    """One token for each known word or sign, one for all unknown ones: for classes, not for text.
+
+    Upper and lower case are one, and how words are joined is lost, so that no text comes back.
+    """
+
+    known: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """The known words, the unknown word and the separator."""
+        return len(self.known) + 2
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.known)}
+
+    def encode(self, text: str) -> list[int]:
+        """Return the text's words and signs; what is unknown has the last id but one."""
+        return [self._ids.get(word, len(self.known)) for word in words_of(text)]
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the word, empty for an unknown one."""
+        return self.known[token].encode() if token < len(self.known) else b""
+
+
+def words_of(text: str) -> list[str]:
+    """Return a text's words and signs in lower case.
+
+    >>> words_of("It's 3 o'clock.")
+    ['it', "'", 's', '3', 'o', "'", 'clock', '.']
+    """
+    return re.findall(r"\w+|[^\w\s]", text.lower())
+
+
+def learn_words(texts: Iterable[str], size: int) -> Words:
+    """Return the commonest words of ``texts``, ``size`` tokens with the two that are no words.
+
+    Equally common ones are taken by the alphabet. Raises SettingError for fewer than 3 tokens.
+
+    >>> learn_words(["a b a", "c b a"], size=4).known
+    ('a', 'b')
+    """
+    if size < 3:
+        raise SettingError(
+            f"a vocabulary of words must have >= 3 tokens (a word, the unknown one, a separator),"
+            f" got {size}"
+        )
+    counts = Counter(word for text in texts for word in words_of(text))
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    return Words(tuple(ranked[: size - 2]))
 
 
 def _printable_bytes() -> dict[str, int]:

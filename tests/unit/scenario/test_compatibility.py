@@ -29,7 +29,8 @@ from fedkd.settings.conditions import RunConditions
 from fedkd.strategy import Needs, declaration
 from fedkd.tasks.images import ImageTask
 from fedkd.tasks.text.secrets import NoCanaries, TextCanaries
-from fedkd.tasks.text.text_task import TextTask, Tokens
+from fedkd.tasks.text.text_task import TextTask
+from fedkd.tasks.text.tokens_section import Tokens
 from fedkd.training.hyperparameters import DistillationSettings, TrainingSettings
 
 ORDINARY = RunConditions(components={"attacks": "none"})
