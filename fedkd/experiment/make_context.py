@@ -35,6 +35,7 @@ from fedkd.tasks.find_task import find_task
 from fedkd.tasks.task import Task, TaskSetup
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.optimizers import Optimizer
+from fedkd.training.precision import set_precision
 
 StoreMaker = Callable[[Mapping[str, Layout], Sequence[str]], ClientStore]
 """From the layouts of states by architecture, and each client's architecture, to a store."""
@@ -62,7 +63,7 @@ def make_context(
     Raises:
         SettingError: Data, models or settings do not fit one another.
     """
-    device = device or choose_device(scenario.federation.device)
+    device = _device(scenario, device)
     declared = declaration(scenario.strategy.value, scenario.strategy.name)
     assigned, prepared = _models(scenario), prepare(scenario.data.value)
     division = _divide(scenario, prepared)
@@ -78,7 +79,6 @@ def make_context(
     sizes = tuple(task.training_size(rows, (i,)) for i, rows in enumerate(division.train))
     enforcer = _enforcer(scenario, declared, task, sizes, _group(scenario, task, division))
     architectures = {model: task.architecture(model) for model in dict.fromkeys(assigned)}
-    features = declared.needs.features is not None
     optimizer_states = {
         model: _optimizer_states(architecture, scenario)
         for model, architecture in architectures.items()
@@ -90,7 +90,7 @@ def make_context(
         task=task,
         architectures=tuple(architectures[model] for model in assigned),
         traits={
-            model: task.probe(architecture, features=features)
+            model: task.probe(architecture, features=declared.needs.features is not None)
             for model, architecture in architectures.items()
         },
         training=scenario.train,
@@ -107,6 +107,7 @@ def make_context(
         input_noise=_noise(scenario, division, prepared),
         deadline=scenario.protocol.deadline,
         optimizer_states=optimizer_states,
+        precision=scenario.federation.precision,
         batch_clients=named_batches(scenario),
         stopped=stop.is_set,
         sends_metrics=scenario.report.sends_metrics,
@@ -121,6 +122,13 @@ def _noise(scenario: Scenario, division: Division, prepared: Labeled) -> InputNo
         return None
     rows, seed = len(prepared.labels), scenario.federation.seed
     return InputNoise(scenario.shift.noise, division, rows, seed)
+
+
+def _device(scenario: Scenario, device: torch.device | None) -> torch.device:
+    """Return the device, whose precision is then the run's; SettingError where it has not that."""
+    device = device or choose_device(scenario.federation.device)
+    set_precision(scenario.federation.precision, device)
+    return device
 
 
 def _start(scenario: Scenario) -> StartStates | None:
@@ -196,7 +204,7 @@ def _trained_whole(scenario: Scenario) -> Phase:
     """Return one phase that is as long as a client's private training in a whole run."""
     train = scenario.train
     shared = {f.name: getattr(train, f.name) for f in fields(Phase)}
-    return replace(Phase(**shared), epochs=train.epochs * scenario.protocol.rounds)
+    return Phase(**shared).repeated(scenario.protocol.rounds)
 
 
 def _divide(scenario: Scenario, prepared: Labeled) -> Division:
@@ -299,6 +307,7 @@ def _enforcer(
         all_records=sum(sizes),
         batch_size=scenario.train.batch_size,
         epochs=scenario.train.epochs,
+        steps=scenario.train.steps,
         group=group[0],
         group_is_bound=group[1],
         record=task.record,

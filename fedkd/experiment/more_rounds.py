@@ -67,6 +67,9 @@ def reason_against(experiment: Experiment, before: int) -> str | None:
     mechanism, plan = context.enforcer.mechanism, context.enforcer.plan
     if task.has_reference and mechanism.detector is not None:
         return "its reference model was trained as long as a client in the whole run"
+    train, distill = experiment.scenario.train, experiment.scenario.distill
+    if {train.schedule, distill.schedule} & {"cosine", "warmup_cosine"}:
+        return "its learning rate follows a schedule over all its rounds"
     if experiment.scenario.audit.value.stores:
         return "its audit is of all messages of a whole run"
     return mechanism.reason_against_rounds(replace(plan, rounds=before), plan)

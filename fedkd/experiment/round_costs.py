@@ -3,7 +3,13 @@
 import time
 
 from fedkd.federation.context import ClientContext
+from fedkd.training.hyperparameters import Phase
 from fedkd.training.optimizers import Optimizer
+
+
+def _trained_on(phase: Phase, size: int) -> float:
+    """Return how many samples a round trains on, each time counted."""
+    return phase.epochs * size if phase.steps is None else phase.steps * phase.batch_size
 
 
 def round_costs(context: ClientContext) -> list[float]:
@@ -21,12 +27,11 @@ def round_costs(context: ClientContext) -> list[float]:
         step[architecture.name] = min(took)
     distills = context.kind is not None and context.kind.learned_by == "distill"
     public = len(context.public_inputs) if distills else 0
-    shared = public * (
-        context.distillation.epochs + 1 / 3
-    )  # predicting costs a third of a step: no gradients
+    # Predicting costs a third of a step: no gradients.
+    shared = _trained_on(context.distillation, public) + public / 3
     return [
         step[architecture.name]
-        * (context.training.epochs * context.training_size(client_id) + shared)
+        * (_trained_on(context.training, context.training_size(client_id)) + shared)
         / batch
         for client_id, architecture in enumerate(context.architectures)
     ]

@@ -122,13 +122,16 @@ def _what_was_run(experiment: Experiment) -> dict[str, Any]:
 def _rate(experiment: Experiment, records: Sequence[RoundRecord]) -> float | None:
     """Return the private samples that clients trained on in a second of rounds, epochs counted."""
     seconds = sum(record.seconds for record in records)
+    train = experiment.scenario.train
     trained = sum(
-        client.train_size
+        client.train_size * train.epochs
+        if train.steps is None
+        else train.steps * min(train.batch_size, client.train_size)
         for record in records
         for client in record.clients
         if client.status in ("ok", "rejected")
     )
-    return trained * experiment.scenario.train.epochs / seconds if seconds else None
+    return trained / seconds if seconds else None
 
 
 def check_objective(name: str) -> None:

@@ -7,6 +7,7 @@ other clients in the batch (on the CPU): a run does not depend on how clients ar
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -56,8 +57,8 @@ def reason_unbatched(context: ClientContext, name: str) -> str | None:
     if context.kind is not None and (reason := context.task.reason_unbatched()) is not None:
         return reason
     phases = [context.training, *([context.distillation] if context.kind is not None else [])]
-    if any(phase.optimizer_state == "kept" for phase in phases):
-        return "optimizer_state=kept lets clients' optimizers be at different steps"
+    if (reason := _reason_of_steps(context, phases)) is not None:
+        return reason
     reason = reason_against(architecture, context.traits[name])
     if reason is None and context.device.type == "cpu":
         for phase in phases:
@@ -67,6 +68,19 @@ def reason_unbatched(context: ClientContext, name: str) -> str | None:
                     " would depend on workers"
                 )
     return reason
+
+
+def _reason_of_steps(context: ClientContext, phases: Sequence[Phase]) -> str | None:
+    """Return why the steps of clients are none that could be taken together; None if they are."""
+    if any(phase.optimizer_state == "kept" for phase in phases):
+        return "optimizer_state=kept lets clients' optimizers be at different steps"
+    if any(phase.schedule != "constant" for phase in phases):
+        return "each client's learning rate changes with its own batches"
+    if any(phase.clip_grad_norm is not None for phase in phases):
+        return "clip_grad_norm shortens each client's gradient by itself"
+    if context.precision == "bf16":
+        return "precision=bf16 rounds sums otherwise in a batched call"
+    return None
 
 
 def trains_plainly(kind: KnowledgeType) -> bool:
@@ -214,7 +228,8 @@ def _optimize(
         for i, download in batch
     ]
     model, _ = context.borrow_model(batch[0][0])
-    loss = distillation if step == "distill" else F.cross_entropy
+    smoothed = partial(F.cross_entropy, label_smoothing=context.training.label_smoothing)
+    loss = distillation if step == "distill" else smoothed
     return optimize_together(
         model,
         stacked,

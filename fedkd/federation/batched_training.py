@@ -87,19 +87,19 @@ def _counts(size: int, batch_size: int) -> np.ndarray:
 
 
 def _plan(
-    clients: Sequence[tuple[int, np.random.Generator]], batch_size: int, epochs: int, like: Tensor
+    clients: Sequence[tuple[int, int, np.random.Generator]], batch_size: int, like: Tensor
 ) -> _Plan:
-    """Draw every client's batches of all epochs, as ``optimize`` draws them."""
-    batches = [-(-size // batch_size) for size, _ in clients]
-    shape = (epochs * max(batches), len(clients), batch_size)
+    """Draw every client's batches, as ``optimize`` draws them, of its size, steps and stream."""
+    shape = (max(steps for _, steps, _ in clients), len(clients), batch_size)
     rows, weights = np.zeros(shape, dtype=np.int64), np.zeros(shape)
-    for i, ((size, stream), each) in enumerate(zip(clients, batches, strict=True)):
+    for i, (size, steps, stream) in enumerate(clients):
         counts = _counts(size, batch_size)
+        each, epochs = len(counts), -(-steps // len(counts))
         permutations = np.stack([stream.permutation(size) for _ in range(epochs)])
         permutations = np.pad(permutations, ((0, 0), (0, each * batch_size - size)), mode="edge")
-        rows[: epochs * each, i] = permutations.reshape(-1, batch_size)
+        rows[:steps, i] = permutations.reshape(-1, batch_size)[:steps]
         valid = np.arange(batch_size) < counts[:, None]
-        weights[: epochs * each, i] = np.tile(valid / counts[:, None], (epochs, 1))
+        weights[:steps, i] = np.tile(valid / counts[:, None], (epochs, 1))[:steps]
     return _Plan(torch.from_numpy(rows).to(like.device), torch.from_numpy(weights).to(like))
 
 
@@ -113,7 +113,7 @@ def optimize_together(
     phase: Phase,
     streams: Sequence[np.random.Generator],
     *,
-    epochs: int | None = None,
+    epochs: float | None = None,
     check_interrupt: Callable[[], None] = lambda: None,
 ) -> list[float | None]:
     """Train K clients of one architecture; return each one's mean loss.
@@ -144,11 +144,10 @@ def optimize_together(
         loss: Maps logits and targets [B, ...] to their mean loss.
         phase: Batch size, optimizer and learning rate.
         streams: Each client's stream of batches.
-        epochs: Passes over the samples; those of ``phase`` by default.
+        epochs: Passes over the samples; the steps or epochs of ``phase`` by default.
         check_interrupt: Called before every step; may raise.
     """
-    epochs = phase.epochs if epochs is None else epochs
-    steps = [epochs * -(-size // phase.batch_size) for size in sizes]
+    steps = [phase.step_count(size, epochs) for size in sizes]
     # Those with most steps first: the clients still at work are then always the first few, and
     # slices are views.
     sorted_ids = [i for i in sorted(range(len(sizes)), key=lambda i: (-steps[i], i)) if steps[i]]
@@ -156,8 +155,8 @@ def optimize_together(
     if not sorted_ids:
         return means
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    clients = [(sizes[i], streams[i]) for i in sorted_ids]
-    plan = _plan(clients, phase.batch_size, epochs, states[trained[0]])
+    clients = [(sizes[i], steps[i], streams[i]) for i in sorted_ids]
+    plan = _plan(clients, phase.batch_size, states[trained[0]])
     rows = torch.tensor(sorted_ids, device=plan.rows.device)
     inputs_at, targets_at = (
         plan.rows + torch.tensor(pool.starts).to(rows)[rows, None] for pool in (inputs, targets)
@@ -202,13 +201,14 @@ def _weighted_sum(terms: Float[Tensor, "k B"], weights: Float[Tensor, "k B"]) ->
 
 
 def _mean_loss(losses: np.ndarray, size: int, batch_size: int) -> float:
-    """Return a client's mean loss over its last epoch, of its mean losses by step.
+    """Return a client's mean loss over its last epoch, perhaps a part of one, of those by step.
 
     Added up client by client: a sum over an axis of the whole table may round differently with its
     length.
     """
     counts = _counts(size, batch_size)
-    return float(sum(losses[len(losses) - len(counts) :] * counts)) / size
+    counts = counts[: len(losses) % len(counts) or len(counts)]
+    return float(sum(losses[len(losses) - len(counts) :] * counts)) / int(counts.sum())
 
 
 def _taken_over(before: Optimizer | None, optimizer: Optimizer, active: int) -> Optimizer:
@@ -355,7 +355,7 @@ def pays(
     if len(sizes) < 2:
         return False
     samples = _samples(architecture, sum(sizes), device)
-    phase = replace(phase, epochs=1)
+    phase = replace(phase, epochs=1, steps=None)
     trial = _Trial(model, sizes, phase, samples)
     trial.alone(0)
     few = max(2, int(SECONDS_TO_TRY / _seconds(lambda: trial.alone(0), device)))

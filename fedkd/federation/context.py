@@ -25,6 +25,7 @@ from fedkd.strategy import Needs
 from fedkd.tasks.task import Examples, Task
 from fedkd.training.hyperparameters import DistillationSettings, TrainingSettings
 from fedkd.training.metrics import teacher_quality
+from fedkd.training.precision import Precision, in_precision
 
 OPTIMIZER = "optimizer of "
 """How the names of optimizer tensors begin in a client's state: ``optimizer of
@@ -132,6 +133,8 @@ class ClientContext:
     optimizer_states: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """By architecture: the optimizer states that stay with a client, as they are before its first
     step."""
+    precision: Precision = "default"
+    """What models compute in."""
     batch_clients: frozenset[str] = frozenset()
     """Architectures whose clients are trained several at once
     (``fedkd.federation.batched_clients``)."""
@@ -221,15 +224,18 @@ class ClientContext:
         ``weights`` take the place of the stored ones.
         """
         architecture = self.architectures[client_id]
-        model = self.workspace.module(
-            architecture.name, lambda: architecture.build(seed=0).to(self.device)
-        )
+        model = self.workspace.module(architecture.name, lambda: self.module(architecture))
         state = self.store.get(client_id) or self.initial_state(client_id)
         weights = weights or {
             name: tensor for name, tensor in state.items() if not name.startswith(MEMORY)
         }
         model.load_state_dict(weights)
         return model, {name: tensor for name, tensor in state.items() if name.startswith(MEMORY)}
+
+    def module(self, architecture: ModelSpec) -> nn.Module:
+        """Return a new module of an architecture on the device, in the run's precision."""
+        model = architecture.build(seed=0).to(self.device)
+        return in_precision(model, self.precision, self.device)
 
     def own_model(self, client_id: int, store: ClientStore | None = None) -> nn.Module:
         """Return a new module with the weights stored of a client, in ``store`` or here.
@@ -238,7 +244,7 @@ class ClientContext:
         """
         architecture = self.architectures[client_id]
         state = (store or self.store).get(client_id) or self.initial_state(client_id)
-        model = architecture.build(seed=0).to(self.device)
+        model = self.module(architecture)
         model.load_state_dict({name: state[name] for name in model.state_dict()})
         return model
 

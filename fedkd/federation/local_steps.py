@@ -10,6 +10,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -30,8 +31,10 @@ from fedkd.training.hyperparameters import DistillationSettings, Phase, Training
 from fedkd.training.losses import ON_LOGITS, distillation_target, find_loss, weighted
 from fedkd.training.optimizers import Optimizer
 from fedkd.training.relational_losses import match_similarities
+from fedkd.training.schedules import RoundOfRun
 from fedkd.training.targets import gate_by_confidence, margin_weights
 
+LabelLoss = Callable[[Tensor, Tensor], Tensor]
 LOSS_METRICS: Mapping[str, str] = {"train": "train_loss", "distill": "distill_loss"}
 """The metric that a training step's mean loss is recorded as; before the first round it is not."""
 
@@ -177,13 +180,27 @@ def protect(update: LocalUpdate, knowledge: object) -> None:
     update.memory.replace(PRIVACY, memory)
 
 
-def phase_of(context: ClientContext, purpose: str) -> tuple[Phase, int]:
-    """Return the settings of a training step and its epochs."""
+def phase_of(context: ClientContext, purpose: str) -> tuple[Phase, int | None]:
+    """Return the settings of a training step, and its epochs where they are not the settings'."""
     if purpose == "distill":
-        return context.distillation, context.distillation.epochs
+        return context.distillation, None
     training = context.training
     before = {"pretrain": training.public_epochs, "warm_up": training.warm_up_epochs}
-    return training, before.get(purpose, training.epochs)
+    return training, before.get(purpose)
+
+
+def round_of(update: LocalUpdate, purpose: str) -> RoundOfRun | None:
+    """Return the round that a training step is part of; None before the first one."""
+    rounds = update.context.last_round
+    if purpose not in LOSS_METRICS or rounds is None:
+        return None
+    return RoundOfRun(update.round, rounds)
+
+
+def label_smoothed(context: ClientContext) -> LabelLoss:
+    """Return the loss of logits and labels: the task's own, or one of smoothed labels."""
+    smoothing = context.training.label_smoothing
+    return partial(F.cross_entropy, label_smoothing=smoothing) if smoothing else context.task.loss
 
 
 def optimize_phase(
@@ -215,6 +232,7 @@ def optimize_phase(
             phase=phase,
             epochs=epochs,
             optimizer=optimizer,
+            at=round_of(update, purpose),
             batches=update.stream(f"{purpose} batches"),
             check_interrupt=update.check_interrupt,
         )
@@ -235,6 +253,9 @@ def optimize_phase(
 def task_loss(update: LocalUpdate, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the task's own loss of a batch of examples."""
     task, model = update.context.task, update.model
+    if update.context.training.label_smoothing:
+        loss = label_smoothed(update.context)
+        return lambda batch: loss(task.logits(model, x[batch]), y[batch])
     return lambda batch: task.training_loss(model, x[batch], y[batch])
 
 
@@ -250,14 +271,14 @@ def penalized_loss(
         penalty: The kind's term.
         layer: The layer whose input are the features that the term takes; None if it takes none.
     """
-    task, model = update.context.task, update.model
+    task, model, loss = update.context.task, update.model, label_smoothed(update.context)
 
     def batch_loss(batch: Tensor) -> Tensor:
         if layer is None:
             logits, features = task.logits(model, x[batch]), None
         else:
             logits, features = forward_with_features(model, layer, x[batch])
-        return task.loss(logits, y[batch]) + penalty(batch, logits, features)
+        return loss(logits, y[batch]) + penalty(batch, logits, features)
 
     return batch_loss
 

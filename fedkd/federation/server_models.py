@@ -22,6 +22,7 @@ from fedkd.runtime.seeding import numpy_stream, torch_seed
 from fedkd.training.hyperparameters import DistillationSettings
 from fedkd.training.loop import optimize
 from fedkd.training.losses import LOSSES, distillation_target
+from fedkd.training.schedules import RoundOfRun
 
 ModelState = Mapping[str, Tensor]
 
@@ -112,8 +113,10 @@ class PublicSetModels(ServerModels):
         model, asked = self._model(architecture, state), self.context.task.ask(ids)
         path = ("server", "architecture", architecture, "round", round, purpose)
         phase: DistillationSettings = replace(
-            self.context.distillation, epochs=epochs, optimizer_state="fresh"
+            self.context.distillation, epochs=epochs, steps=None, optimizer_state="fresh"
         )
+        rounds = self.context.last_round
+        at = None if rounds is None else RoundOfRun(round, rounds)
         draws = self._architecture(architecture)[1].draws_randomness
         seed = torch_seed(self.context.seed, *path, "dropout")
         with borrowed_global_generator(seed) if draws else contextlib.nullcontext():
@@ -124,11 +127,12 @@ class PublicSetModels(ServerModels):
                 lambda batch: batch_loss(*asked.answers(model, batch)),
                 phase,
                 stream,
+                at=at,
             )
         return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
     def _model(self, architecture: str, state: ModelState) -> nn.Module:
-        model = self._architecture(architecture)[0].build(0).to(self.context.device)
+        model = self.context.module(self._architecture(architecture)[0])
         model.load_state_dict(dict(state))
         return model
 

@@ -55,4 +55,5 @@ def forward_with_features(
         logits = model(inputs)
     finally:
         hook.remove()
-    return logits, torch.atleast_2d(taken[-1])
+    features = torch.atleast_2d(taken[-1])
+    return logits, features.float() if features.dtype == torch.bfloat16 else features

@@ -52,7 +52,7 @@ def optimize_privately(
     batches: np.random.Generator,
     noise: np.random.Generator,
     history: StepHistory,
-    check_interrupt: Callable[[], None] = lambda: None,
+    before_step: Callable[[int], None] = lambda step: None,
 ) -> float | None:
     """Train ``model`` by DP-SGD; return the mean loss over the samples met, if any.
 
@@ -60,7 +60,7 @@ def optimize_privately(
     samples each index with an own coin from ``batches``, clips each sample's gradient to
     ``clip_norm`` in L2, adds noise of ``noise_multiplier * clip_norm`` from ``noise`` to the sum,
     and divides by the expected batch size. A step whose sample is empty is noise alone, and is
-    counted. ``history`` grows by every step whose noise was drawn, even where ``check_interrupt``
+    counted. ``history`` grows by every step whose noise was drawn, even where ``before_step``
     or the loss then raises: store it then too. The loss is private, for the researcher only.
     SettingError where the model cannot be trained so.
 
@@ -75,7 +75,7 @@ def optimize_privately(
         batches: The stream of Poisson samples.
         noise: The stream of noise.
         history: The steps so far, to which these are added.
-        check_interrupt: Called before every step; may raise.
+        before_step: Called with the number of the step, from 0; may raise.
     """
     refuse_shared_statistics(model)
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
@@ -93,8 +93,8 @@ def optimize_privately(
             expected_batch_size=schedule.expected_batch_size,
         )
         private.attach_step_hook(lambda _: history.add(noise_multiplier, schedule.sample_rate))
-        for _ in range(schedule.steps):
-            check_interrupt()
+        for step in range(schedule.steps):
+            before_step(step)
             chosen = poisson_sample(size, schedule.sample_rate, batches).to(device)
             private.zero_grad(set_to_none=True)
             if len(chosen):

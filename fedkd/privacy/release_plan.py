@@ -39,8 +39,10 @@ class ReleasePlan:
     """Private training records of all clients together; null is as if all had the largest set."""
     batch_size: int = 32
     """Private samples a step of training."""
-    epochs: int = 1
+    epochs: float = 1
     """Passes over the private set each round."""
+    steps: int | None = None
+    """Steps of training each round in place of passes."""
     group: int = 1
     """Training examples that one record has at most, such as a text's windows."""
     group_is_bound: bool = False

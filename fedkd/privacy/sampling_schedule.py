@@ -1,9 +1,9 @@
 """How a round of DP-SGD is sampled: rate, steps and expected batch size, fixed before it."""
 
-import math
 from dataclasses import dataclass
 
 from fedkd.settings.validators import at_least
+from fedkd.training.hyperparameters import steps_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,20 +19,28 @@ class Schedule:
     expected_batch_size: float
 
     @classmethod
-    def of(cls, size: int, batch_size: int, epochs: int) -> "Schedule":
+    def of(
+        cls, size: int, batch_size: int, epochs: float, *, steps: int | None = None
+    ) -> "Schedule":
         """Return the schedule for ``size`` samples instead of ``epochs`` passes in batches.
 
-        Both are at least 1.
+        Args:
+            size: The number of samples, at least 1.
+            batch_size: Samples a batch, at least 1.
+            epochs: Passes, of which a fraction takes some batches.
+            steps: Batches in place of passes.
 
         >>> Schedule.of(100, 32, 2)
         Schedule(sample_rate=0.32, steps=8, expected_batch_size=32)
         >>> Schedule.of(10, 32, 1)
         Schedule(sample_rate=1.0, steps=1, expected_batch_size=10)
+        >>> Schedule.of(100, 32, 0.5).steps, Schedule.of(100, 32, 1, steps=7).steps
+        (2, 7)
         """
         at_least(1, size=size, batch_size=batch_size)
         batch = min(batch_size, size)
         return cls(
             sample_rate=batch / size,
-            steps=epochs * math.ceil(size / batch),
+            steps=steps or steps_in(size, batch, epochs),
             expected_batch_size=batch,
         )

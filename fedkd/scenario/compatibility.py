@@ -239,6 +239,17 @@ def check_privacy(scenario: Scenario, context: ClientContext) -> None:
             f"train.warm_up_epochs={scenario.train.warm_up_epochs} trains on private data before"
             f" the first round, which privacy={scenario.privacy.name} does not count; leave it out"
         )
+    if context.precision == "bf16" and context.enforcer.joins_training:
+        raise SettingError(
+            f"precision=bf16: privacy={scenario.privacy.name} clips gradients of single samples in"
+            " 32 bits; use precision=fp32"
+        )
+    if scenario.train.clip_grad_norm is not None and context.enforcer.joins_training:
+        raise SettingError(
+            f"train.clip_grad_norm={scenario.train.clip_grad_norm:g} would do nothing:"
+            f" privacy={scenario.privacy.name} clips each sample's gradient to privacy.clip_norm;"
+            " leave it out"
+        )
     if not overrides(mechanism, "check_model"):
         return
     for architecture in {a.name: a for a in context.architectures}.values():

@@ -38,6 +38,7 @@ from fedkd.settings.yaml_text import to_yaml
 from fedkd.storage.checkpoint import Checkpoints
 from fedkd.tasks.text.tokens_section import Tokens
 from fedkd.training.hyperparameters import DistillationSettings, TrainingSettings
+from fedkd.training.precision import Precision
 
 T = TypeVar("T")
 
@@ -62,6 +63,9 @@ class Federation:
     device: Literal["auto", "cpu", "cuda"] = setting("auto", affects="nothing", resumable=True)
     """Where models compute; auto takes CUDA where there is one. Runs repeat to the bit on the
     CPU."""
+    precision: Precision = "default"
+    """What models compute in: 32-bit floats, TF32 (on GPUs alone), or bfloat16 by autocast, with
+    weights and logits of 32 bits; default is PyTorch's, 32 bits on a CPU."""
     client_store: Literal["memory", "disk"] = setting("memory", affects="nothing", resumable=True)
     """Where clients' models are kept between rounds; disk for more clients than fit into memory."""
     batch_clients: Literal["never", "auto"] | tuple[str, ...] = setting(

@@ -148,6 +148,8 @@ def describe_type(hint: TypeHint) -> str:
     arguments = get_args(hint)
     if origin in _UNIONS:
         # Behind a list, "or null" would be said of its members.
+        if set(arguments) >= {int, float}:  # of which each is a number
+            arguments = tuple(part for part in arguments if part is not int)
         parts = sorted(arguments, key=lambda part: get_origin(part) in _LISTS + _DICTIONARIES)
         return " or ".join(describe_type(part) for part in parts)
     if origin is Annotated:

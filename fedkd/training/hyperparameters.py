@@ -1,6 +1,8 @@
 """The settings of local training on the private set and of distillation on the public set."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fedkd.errors import SettingError
@@ -10,19 +12,47 @@ from fedkd.settings.schema import defaults, section_values
 from fedkd.settings.validators import at_least, at_most, check_choices, positive
 from fedkd.training.losses import LOSSES, ON_LOGITS, LossName
 
+Schedule = Literal["constant", "cosine", "step", "warmup_cosine"]
+SCHEDULED: Mapping[str, tuple[str, ...]] = {
+    "decay_every": ("step",),
+    "decay_factor": ("step",),
+    "warm_up_rounds": ("warmup_cosine",),
+    "final_learning_rate": ("cosine", "warmup_cosine"),
+}
+"""The settings that only some schedules have."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """Settings of one optimization phase: optimizer, batches and epochs."""
 
-    epochs: int = 1
-    """Passes over the samples each round, >= 0."""
+    epochs: int | float = 1
+    """Passes over the samples each round, >= 0; 0.5 takes the first half of their batches."""
+    steps: int | None = None
+    """Batches each round in place of epochs, >= 1, as many for a client of few samples; null counts
+    epochs."""
     batch_size: int = 32
     """Number of samples in a batch, >= 1."""
     optimizer: Literal["adam", "sgd", "adamw"] = "adam"
     """Adam (FedMD's), SGD (DS-FL's) or AdamW."""
     learning_rate: float = 1e-3
     """Step size, > 0."""
+    schedule: Schedule = "constant"
+    """How the learning rate changes over the rounds of the run, batch by batch: not at all, by half
+    a cosine, by a factor every few rounds, or up in a line and then by half a cosine."""
+    decay_every: int | None = None
+    """Rounds between two falls of schedule=step, >= 1; with another schedule it is an error."""
+    decay_factor: float | None = None
+    """What each of them multiplies the learning rate by, above 0 and below 1; null is 0.1."""
+    warm_up_rounds: float | None = None
+    """Rounds in which schedule=warmup_cosine rises to the learning rate, > 0; null is a tenth of
+    all. With another schedule it is an error."""
+    final_learning_rate: float | None = None
+    """What cosine and warmup_cosine fall to, from 0 to the learning rate; null is 0. With another
+    schedule it is an error."""
+    clip_grad_norm: float | None = None
+    """L2 norm to which a batch's gradient is shortened where it is longer, > 0; null leaves it as
+    it is."""
     momentum: float | None = None
     """Momentum of SGD, in [0, 1); null is 0. With another optimizer it is an error."""
     weight_decay: float = 0.0
@@ -36,6 +66,13 @@ class Phase:
         at_least(0, epochs=self.epochs, weight_decay=self.weight_decay)
         at_least(1, batch_size=self.batch_size)
         positive(learning_rate=self.learning_rate)
+        if self.clip_grad_norm is not None:
+            positive(clip_grad_norm=self.clip_grad_norm)
+        if self.steps is not None:
+            at_least(1, steps=self.steps)
+            if self.epochs != 1:
+                raise SettingError(f"give steps={self.steps} or epochs={self.epochs}, not both")
+        self._check_schedule()
         if self.optimizer_state == "kept" and self.optimizer == "sgd" and not self.momentum:
             raise SettingError(
                 "optimizer_state=kept would do nothing: SGD without momentum has no state"
@@ -48,6 +85,89 @@ class Phase:
                 )
             if not 0 <= self.momentum < 1:
                 raise SettingError(f"momentum must be in [0, 1), got {self.momentum}")
+
+    def _check_schedule(self) -> None:
+        """Raise SettingError for settings of the schedule that are wrong, or of another one."""
+        for name, schedules in SCHEDULED.items():
+            value = getattr(self, name)
+            if value is not None and self.schedule not in schedules:
+                raise SettingError(
+                    f"{name}={value} would do nothing: it is a setting of schedule="
+                    f"{' and '.join(schedules)}, and schedule={self.schedule}"
+                )
+        if self.schedule == "step" and self.decay_every is None:
+            raise SettingError(
+                "schedule=step needs decay_every=N, the rounds after which the learning rate falls"
+            )
+        if self.decay_every is not None:
+            at_least(1, decay_every=self.decay_every)
+        if not 0 < self.decay_by < 1:
+            raise SettingError(f"decay_factor must be above 0 and below 1, got {self.decay_by:g}")
+        if self.warm_up_rounds is not None:
+            positive(warm_up_rounds=self.warm_up_rounds)
+        if not 0 <= (self.final_learning_rate or 0) < self.learning_rate:
+            raise SettingError(
+                "final_learning_rate must be at least 0 and below"
+                f" learning_rate={self.learning_rate:g}, got {self.final_learning_rate}"
+            )
+
+    @property
+    def decay_by(self) -> float:
+        """The factor of schedule=step."""
+        return 0.1 if self.decay_factor is None else self.decay_factor
+
+    def warm_up_in(self, rounds: float) -> float:
+        """Return the rounds of a warm-up in a run of so many; 0 without one."""
+        if self.schedule != "warmup_cosine":
+            return 0.0
+        return rounds / 10 if self.warm_up_rounds is None else self.warm_up_rounds
+
+    def schedule_conflict(self, rounds: int, section: str) -> str | None:
+        """Return why a run of so many rounds cannot have the schedule; None if it can.
+
+        ``section`` is that of these settings.
+        """
+        if self.decay_every is not None and self.decay_every >= rounds:
+            return (
+                f"{section}.decay_every={self.decay_every} would do nothing: the run has rounds="
+                f"{rounds}"
+            )
+        if self.warm_up_in(rounds) >= rounds:
+            return f"{section}.warm_up_rounds={self.warm_up_rounds} must be below rounds={rounds}"
+        return None
+
+    def step_count(self, size: int, epochs: float | None = None) -> int:
+        """Return how many batches a round has for so many samples.
+
+        ``epochs`` stands for the phase's own steps or epochs where it is given.
+
+        >>> Phase(batch_size=10, epochs=2).step_count(35), Phase(steps=7).step_count(35)
+        (8, 7)
+        >>> Phase(batch_size=10, epochs=0.5).step_count(35)
+        2
+        """
+        if epochs is None and self.steps is not None:
+            return self.steps if size else 0
+        return steps_in(size, self.batch_size, self.epochs if epochs is None else epochs)
+
+    def repeated(self, rounds: int) -> "Phase":
+        """Return one phase as long as this one in so many rounds, at a constant learning rate."""
+        length = (
+            {"epochs": self.epochs * rounds}
+            if self.steps is None
+            else {"steps": self.steps * rounds}
+        )
+        return replace(self, **length, schedule="constant", **dict.fromkeys(SCHEDULED))  # type: ignore[arg-type]
+
+
+def steps_in(size: int, batch_size: int, epochs: float) -> int:
+    """Return the batches of so many passes over samples; of a fraction, rounded up.
+
+    >>> steps_in(100, 10, 0.7), steps_in(100, 10, 0.71), steps_in(0, 10, 0.5)
+    (7, 8, 0)
+    """
+    each = -(-size // batch_size)
+    return math.ceil(epochs * each - 1e-9)
 
 
 # Two phases share the settings above and nothing else, so that one place says what a learning rate
@@ -63,12 +183,34 @@ class TrainingSettings(Phase):
     warm_up_epochs: int = 0
     """Epochs on the private set before a client's first round, after those on the public set, as in
     FedMD; not counted in epochs. The local-only baseline has them too."""
+    label_smoothing: float = 0.0
+    """Share of a label's weight that all classes are given in equal parts, at least 0 and below 1
+    (Szegedy et al. 2016)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(0, public_epochs=self.public_epochs, warm_up_epochs=self.warm_up_epochs)
+        if not 0 <= self.label_smoothing < 1:
+            raise SettingError(
+                f"label_smoothing must be at least 0 and below 1, got {self.label_smoothing:g}"
+            )
 
     def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict of a schedule, of smoothed labels or of epochs on the public set."""
+        if self.label_smoothing and conditions.is_chosen("heads"):
+            return (
+                f"train.label_smoothing={self.label_smoothing:g}: heads="
+                f"{conditions.name_of('heads')} has losses of its own, in which no labels are"
+                " smoothed; leave one of them out"
+            )
+        if self.label_smoothing and not conditions.has_classes:
+            return (
+                f"train.label_smoothing={self.label_smoothing:g}: data={conditions.name_of('data')}"
+                " has no labels of classes to smooth; leave it out"
+            )
+        return self.schedule_conflict(conditions.rounds, "train") or self._public(conditions)
+
+    def _public(self, conditions: RunConditions) -> str | None:
         """Return the conflict of epochs on the public set with one that is empty or unlabeled."""
         if not self.public_epochs:
             return None
@@ -127,15 +269,15 @@ class DistillationSettings(Phase):
         at_most(1e3, temperature=self.temperature)
         if self.loss_skew is not None and not 0 < self.loss_skew < 1:
             raise SettingError(f"loss_skew must be above 0 and below 1, got {self.loss_skew}")
-        if self.epochs == 0:
+        if not self.epochs:
             raise SettingError(
                 "epochs must be >= 1, got 0; strategy=local_only leaves distillation out"
             )
 
     def conflict(self, conditions: RunConditions) -> str | None:
-        """Return the conflict of a change to teachers' rows with a run that has none."""
+        """Return the conflict of a schedule, or of a change to rows of teachers that none has."""
         if self.is_standard:
-            return None
+            return self.schedule_conflict(conditions.rounds, "distill")
         if conditions.learned_by != "distill":
             return (
                 f"distill.{self._changed()} would do nothing: clients of"
@@ -147,7 +289,7 @@ class DistillationSettings(Phase):
                 f"distill.confidence_gate=true compares soft labels, and loss={conditions.loss} is"
                 f" of logits; use distill.loss=kl or another of {others}"
             )
-        return None
+        return self.schedule_conflict(conditions.rounds, "distill")
 
     def _changed(self) -> str:
         """Return the first setting that changes teachers' rows, with its value."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.optimizers import Optimizer
+from fedkd.training.schedules import RoundOfRun
 
 PREDICTION_BATCHES = {"cpu": 64}
 """Samples that a model predicts on at once, by kind of device; 256 on others. Larger ones leave the
@@ -27,14 +28,15 @@ def optimize(
     phase: Phase,
     stream: np.random.Generator,
     *,
-    epochs: int | None = None,
+    epochs: float | None = None,
     optimizer: Optimizer | None = None,
+    at: RoundOfRun | None = None,
     check_interrupt: Callable[[], None] = lambda: None,
 ) -> float | None:
     """Train ``model`` in place and return its mean loss over the last epoch.
 
-    Every epoch takes all samples in a new random permutation; the last batch may be smaller.
-    Returns None where there is no epoch or no sample.
+    Every epoch takes all samples in a new random permutation; the last batch may be smaller, and
+    the last epoch may be cut short. Returns None where there is no epoch or no sample.
 
     Args:
         model: The model, on the device on which it is trained.
@@ -42,27 +44,33 @@ def optimize(
         batch_loss: Maps indices below ``size`` to the mean loss of those samples.
         phase: Optimizer, batch size and epochs.
         stream: The random stream of the permutations.
-        epochs: Epochs in place of the phase's.
+        epochs: Epochs in place of the phase's steps or epochs.
         optimizer: An optimizer to go on with; None makes a new one from ``phase``.
+        at: The round, which the learning rate depends on; None leaves it constant.
         check_interrupt: Called before every batch; it may raise, which ends the phase there.
     """
-    epochs = phase.epochs if epochs is None else epochs
-    if epochs == 0 or size == 0:
+    steps, done = phase.step_count(size, epochs), 0
+    if steps == 0:
         return None
     device = next(model.parameters()).device
     optimizer = optimizer or Optimizer(model.parameters(), phase)
     model.train()
-    for _ in range(epochs):
+    while done < steps:
         permutation = torch.from_numpy(stream.permutation(size)).to(device)
-        total = torch.zeros((), device=device)
-        for batch in torch.split(permutation, phase.batch_size):
+        total, met = torch.zeros((), device=device), 0
+        for batch in torch.split(permutation, phase.batch_size)[: steps - done]:
             check_interrupt()
+            if at is not None and phase.schedule != "constant":
+                optimizer.learning_rate = at.learning_rate(phase, done, steps)
             loss = batch_loss(batch)
             optimizer.zero_grad()
             loss.backward()
+            if phase.clip_grad_norm is not None:
+                nn.utils.clip_grad_norm_(optimizer.parameters, phase.clip_grad_norm)
             optimizer.step()
             total += loss.detach() * len(batch)
-    return total.item() / size
+            met, done = met + len(batch), done + 1
+    return total.item() / met
 
 
 def predict(model: nn.Module, inputs: Num[Tensor, "n *shape"]) -> Float[Tensor, "n C"]:

@@ -19,13 +19,15 @@ from fedkd.training.hyperparameters import Phase
 class Optimizer:
     """An optimizer over the parameters that are trained; a step skips those without a gradient.
 
-    ``state`` has the optimizer's tensors of each parameter, none before its first step.
+    ``state`` has the optimizer's tensors of each parameter, none before its first step;
+    ``learning_rate`` is that of the next step.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], phase: Phase) -> None:
         """Start without state, with the phase's rule and settings."""
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.phase = phase
+        self.learning_rate = phase.learning_rate
         self.state: list[dict[str, Tensor]] = [{} for _ in self.parameters]
 
     def zero_grad(self) -> None:
@@ -49,7 +51,7 @@ class Optimizer:
                 parameters,
                 gradients,
                 buffers,
-                lr=phase.learning_rate,
+                lr=self.learning_rate,
                 weight_decay=phase.weight_decay,
                 momentum=momentum,
                 dampening=0.0,
@@ -64,7 +66,7 @@ class Optimizer:
                 [state["exp_avg_sq"] for state in states],
                 [],
                 [state["step"] for state in states],
-                lr=phase.learning_rate,
+                lr=self.learning_rate,
                 weight_decay=phase.weight_decay,
                 decoupled_weight_decay=phase.optimizer == "adamw",
                 beta1=0.9,

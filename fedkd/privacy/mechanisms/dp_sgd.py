@@ -139,7 +139,7 @@ class DpSgd(Budgeted):
 
     def schedule(self, plan: ReleasePlan, records: int) -> Schedule:
         """Return the schedule of one round for a client of so many records."""
-        return Schedule.of(records, plan.batch_size, plan.epochs)
+        return Schedule.of(records, plan.batch_size, plan.epochs, steps=plan.steps)
 
     def noise_multiplier_in(self, schedule: Schedule, rounds: int, group: int) -> float:
         """Return the noise multiplier as given, or as a budget for ``rounds`` needs it.
@@ -271,7 +271,7 @@ class DpSgd(Budgeted):
                 batches=loop.batches,
                 noise=turn.stream("train privacy noise"),
                 history=history,
-                check_interrupt=loop.check_interrupt,
+                before_step=lambda step: loop.before_step(stepped, step, schedule.steps),
             )
         finally:
             loop.optimizer.take(stepped)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ from fedkd.strategy import Strategy
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import optimize
 from fedkd.training.optimizers import Optimizer
+from fedkd.training.schedules import RoundOfRun
 
 SEES_TEACHERS: tuple[Adversary, ...] = ("clients", "outsiders")
 RAW_AT_SERVER = "the server sees each client's raw predictions; the noise comes after it"
@@ -86,11 +88,28 @@ class TrainingLoop:
     batch_loss: Callable[[Int[Tensor, "batch"]], Float[Tensor, ""]]
     """Maps indices below ``size`` to the mean loss of those examples."""
     phase: Phase
-    epochs: int
+    epochs: int | None
+    """Passes over the examples; None is as the phase has it."""
     optimizer: Optimizer
     batches: np.random.Generator
     check_interrupt: Callable[[], None]
     """To be called before every step; may raise."""
+    at: RoundOfRun | None = None
+    """The round, which the learning rate depends on; None leaves it constant."""
+
+    def before_step(self, stepped: torch.optim.Optimizer, step: int, steps: int) -> None:
+        """Prepare a step of PyTorch's optimizer: its learning rate; it may raise, which ends all.
+
+        Args:
+            stepped: The optimizer.
+            step: Which of the round's steps it is, from 0.
+            steps: How many the round has.
+        """
+        self.check_interrupt()
+        if self.at is not None and self.phase.schedule != "constant":
+            rate = self.at.learning_rate(self.phase, step, steps)
+            for group in stepped.param_groups:
+                group["lr"] = rate
 
     def run(self) -> float | None:
         """Train without protection; return the mean loss over the last epoch, if there was one."""
@@ -102,6 +121,7 @@ class TrainingLoop:
             self.batches,
             epochs=self.epochs,
             optimizer=self.optimizer,
+            at=self.at,
             check_interrupt=self.check_interrupt,
         )
 

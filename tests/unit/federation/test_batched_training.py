@@ -443,3 +443,13 @@ def test_whether_it_pays_is_a_matter_of_the_share_asked_for():
     )
     assert measured(at_most=100.0)
     assert not measured(at_most=0.0)
+
+
+@pytest.mark.parametrize("phase", [Phase(batch_size=4, steps=5), Phase(batch_size=4, epochs=1.5)])
+def test_steps_and_fractions_of_epochs_are_those_of_the_loop(phase: Phase):
+    clients = Federation([9, 3, 14, 0], ZOO["mlp"], (1, 4, 4), torch.float64)
+    states, means = clients.alone(phase)
+    together, losses = clients.together(phase)
+    assert furthest((states, []), (together, [])) < 1e-10
+    assert losses[3] is None
+    assert losses[0] == pytest.approx(means[0], rel=0.5)

@@ -56,7 +56,7 @@ def train(
     optimizer: torch.optim.Optimizer | None = None,
     history: StepHistory | None = None,
     names: tuple[str | int, ...] = ("client", 0, "round", 1),
-    check_interrupt: Callable[[], None] = lambda: None,
+    before_step: Callable[[int], None] = lambda step: None,
 ) -> float | None:
     x, y = samples()
     return optimize_privately(
@@ -70,7 +70,7 @@ def train(
         batches=numpy_stream(0, *names, "train batches"),
         noise=numpy_stream(0, *names, "dp noise"),
         history=history if history is not None else StepHistory(),
-        check_interrupt=check_interrupt,
+        before_step=before_step,
     )
 
 
@@ -168,12 +168,12 @@ def test_a_phase_ended_between_two_steps_leaves_no_trace_and_has_spent_what_it_d
     model, history = build(), StepHistory()
     calls = iter(range(100))
 
-    def check_interrupt() -> None:
+    def before_step(step: int) -> None:
         if next(calls) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(model, history=history, check_interrupt=check_interrupt)
+        train(model, history=history, before_step=before_step)
     assert history.state() == [[1.0, 8 / SIZE, 2.0]]
     assert traces(model) == []
     train(model, history=history)
