@@ -18,6 +18,7 @@ from fedkd.data.cache import cached
 from fedkd.data.corruptions import CorruptionName
 from fedkd.data.partitions import Partition, split
 from fedkd.data.prepare import Labeled
+from fedkd.data.prepared_tables import of_rows
 from fedkd.errors import SettingError
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.conditions import RunConditions
@@ -289,10 +290,7 @@ def _divide(
         raise _too_many_reserved(public, len(pool), clients)
     pool = numpy_stream(seed, "public", "choice").permutation(pool)
     held_back, private = np.sort(pool[:reserved_rows]), np.sort(pool[reserved_rows:])
-    columns = {name: values[private] for name, values in prepared.columns.items()}
-    if getattr(partition, "column", "label") not in ("label", *columns):
-        # Some kinds of data have columns that are computed of their inputs.
-        columns |= {name: of(private) for name, of in getattr(prepared, "features", {}).items()}
+    columns = of_rows(prepared.columns, private, getattr(prepared, "features", {}))
     train, test, validation = [], [], []
     for client, part in enumerate(
         split(partition, clients, prepared.labels[private], columns, seed)
@@ -361,7 +359,7 @@ def _global_test(
 def _nearly_balanced(prepared: Labeled, pool: np.ndarray, size: int, seed: int) -> np.ndarray:
     """Return ``size`` rows of ``pool``, as many of each class as there can be without half of any.
 
-    Topics are of very different sizes, unlike the classes of image sets: a small one gives half of
+    Topics and classes of tables are of very different sizes: a small one gives half of
     its rows at most.
     """
     stream, ranked = numpy_stream(seed, "test", "global"), []
@@ -370,7 +368,8 @@ def _nearly_balanced(prepared: Labeled, pool: np.ndarray, size: int, seed: int) 
         ranked += [(rank, label, row) for rank, row in enumerate(rows[: len(rows) // 2].tolist())]
     if len(ranked) < size:
         raise SettingError(
-            f"test.global_size={size} is more than half of the texts; use at most {len(ranked)}"
+            f"test.global_size={size} is more than half of the samples of each class; use at most"
+            f" {len(ranked)}"
         )
     return np.sort(np.array([row for *_, row in sorted(ranked)[:size]], dtype=np.int64))
 

@@ -8,11 +8,13 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
 from fedkd.data.cache import cached
+from fedkd.data.prepared_series import SeriesRows, check_series, read_series, write_series
+from fedkd.data.prepared_tables import TableRows, check_table, read_table, write_table
 from fedkd.data.sources import Rows
 from fedkd.data.texts import PreparedTexts, TextRows, write_texts
 from fedkd.errors import SettingError
@@ -21,6 +23,8 @@ from fedkd.settings.schema import parameters, to_values
 
 FORMAT = 1
 """Version of the prepared form; a new one makes older caches unread."""
+LoadedRows = Rows | TextRows | TableRows | SeriesRows
+"""What a source may load."""
 
 
 @runtime_checkable
@@ -30,7 +34,7 @@ class Source(Protocol):
     def content_key(self) -> str:
         """Return a key of the content: equal keys mean equal rows."""
 
-    def load(self) -> Rows | TextRows:
+    def load(self) -> LoadedRows:
         """Return all rows."""
 
 
@@ -102,12 +106,12 @@ class Prepared:
 def prepare_images(source: Source) -> Prepared:
     """Return a prepared data set of images. Raises SettingError for one of texts."""
     prepared = prepare(source)
-    if isinstance(prepared, PreparedTexts):
-        raise SettingError("this data set holds texts, and images are needed here")
+    if not isinstance(prepared, Prepared):
+        raise SettingError("this data set holds no images, and images are needed here")
     return prepared
 
 
-def prepare(source: Source) -> Prepared | PreparedTexts:
+def prepare(source: Source) -> Labeled:
     """Return the prepared data set, which is decoded into the cache if it is not there.
 
     Raises SettingError if a source lacks a method, fails, or loads no data set.
@@ -144,36 +148,27 @@ def _settings_of(source: Source) -> str:
     return json.dumps(values, sort_keys=True, default=str)
 
 
-def store_rows(source: Source, rows: Rows | TextRows) -> None:
+def store_rows(source: Source, rows: LoadedRows) -> None:
     """Put the rows of a data set of fedkd's into the cache. Raises SettingError for wrong ones."""
     check_rows(rows, type(source).__name__)
     cached("data", f"{source.content_key()}-{FORMAT}", lambda folder: _write(rows, folder))
 
 
-def _read(folder: Path) -> Prepared | PreparedTexts:
+def _read(folder: Path) -> Labeled:
     """Return the prepared data set in a folder of the cache."""
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     columns = {
         name: np.load(folder / f"column_{i}.npy", mmap_mode="r")
         for i, name in enumerate(about["columns"])
     }
-    if (folder / "texts.npy").exists():
-        return PreparedTexts(
-            key=folder.name,
-            content=np.load(folder / "texts.npy", mmap_mode="r"),
-            ends=np.load(folder / "ends.npy"),
-            labels=np.load(folder / "labels.npy", mmap_mode="r"),
-            train_size=about["train_size"],
-            class_names=tuple(about["class_names"]),
-            columns=columns,
-        )
-    return Prepared(
-        key=folder.name,
-        images=np.load(folder / "images.npy", mmap_mode="r"),
-        labels=np.load(folder / "labels.npy", mmap_mode="r"),
-        train_size=about["train_size"],
-        class_names=tuple(about["class_names"]),
-        columns=columns,
+    # An earlier fedkd did not write the form.
+    usual = "texts" if (folder / "texts.npy").exists() else "images"
+    return FORMS[about.get("form", usual)].read(
+        folder,
+        np.load(folder / "labels.npy", mmap_mode="r"),
+        about["train_size"],
+        tuple(about["class_names"]),
+        columns,
     )
 
 
@@ -182,14 +177,12 @@ def check_rows(rows: object, name: str) -> None:
 
     ``name`` is the source's, for the message.
     """
-    if not isinstance(rows, Rows | TextRows):
+    if not isinstance(rows, LoadedRows):
         raise SettingError(
             f"data: {name}.load returned a {type(rows).__name__}, expected a"
             " fedkd.data.sources.Rows"
         )
-    if isinstance(rows, Rows):
-        _check_images(rows.images, name)
-    count = len(rows.images) if isinstance(rows, Rows) else len(rows.texts)
+    count = FORMS[_form_of(rows)].check(rows, name)
     if not 0 < rows.train_size <= count:
         if rows.train_size == 0:
             raise SettingError("data: the training split has no rows")
@@ -230,7 +223,8 @@ def _check_labels(labels: object, count: int, classes: int, name: str) -> None:
         )
 
 
-def _check_images(images: object, name: str) -> None:
+def _check_images(rows: Rows, name: str) -> int:
+    images: object = rows.images
     if not isinstance(images, np.ndarray) or images.ndim != 4:
         hint = (
             "; images[..., None] gives grey ones their channel"
@@ -246,6 +240,7 @@ def _check_images(images: object, name: str) -> None:
             f"data: {name} has images of {images.dtype}, expected uint8 from 0 to 255, as in"
             " (255 * images).round().astype(np.uint8) where they are from 0 to 1"
         )
+    return len(images)
 
 
 def _described(value: object) -> str:
@@ -254,18 +249,83 @@ def _described(value: object) -> str:
     return f"type {type(value).__name__}"
 
 
-def _write(rows: Rows | TextRows, folder: Path) -> None:
-    if isinstance(rows, TextRows):
-        write_texts(rows.texts, folder)
-    else:
-        np.save(folder / "images.npy", rows.images)
+def _write(rows: LoadedRows, folder: Path) -> None:
+    form = _form_of(rows)
+    FORMS[form].write(rows, folder)
     np.save(folder / "labels.npy", rows.labels)
     for i, values in enumerate(rows.columns.values()):
         values = values.astype(str) if values.dtype == object else values
         np.save(folder / f"column_{i}.npy", values)
     about = {
+        "form": form,
         "train_size": int(rows.train_size),
         "class_names": [str(name) for name in rows.class_names],
         "columns": list(rows.columns),
     }
     (folder / "about.json").write_text(json.dumps(about))
+
+
+def _read_images(
+    folder: Path,
+    labels: np.ndarray,
+    train_size: int,
+    class_names: tuple[str, ...],
+    columns: Mapping[str, np.ndarray],
+) -> Prepared:
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    return Prepared(folder.name, images, labels, train_size, class_names, columns)
+
+
+def _read_texts(
+    folder: Path,
+    labels: np.ndarray,
+    train_size: int,
+    class_names: tuple[str, ...],
+    columns: Mapping[str, np.ndarray],
+) -> PreparedTexts:
+    return PreparedTexts(
+        key=folder.name,
+        content=np.load(folder / "texts.npy", mmap_mode="r"),
+        ends=np.load(folder / "ends.npy"),
+        labels=labels,
+        train_size=train_size,
+        class_names=class_names,
+        columns=columns,
+    )
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form in which rows are in memory and in the cache."""
+
+    rows: type
+    check: Callable[[Any, str], int]
+    """Returns the number of rows, or raises SettingError; the second argument is the source's
+    name."""
+    write: Callable[[Any, Path], None]
+    """Writes what is the form's own into a folder."""
+    read: Callable[..., Labeled]
+    """Reads it again: folder, labels, train_size, class_names, columns."""
+
+
+FORMS: dict[str, Form] = {
+    "images": Form(
+        Rows,
+        _check_images,
+        lambda rows, folder: np.save(folder / "images.npy", rows.images),
+        _read_images,
+    ),
+    "texts": Form(
+        TextRows,
+        lambda rows, name: len(rows.texts),
+        lambda rows, folder: write_texts(rows.texts, folder),
+        _read_texts,
+    ),
+    "tables": Form(TableRows, check_table, write_table, read_table),
+    "series": Form(SeriesRows, check_series, write_series, read_series),
+}
+"""By the name that a folder of the cache has it under."""
+
+
+def _form_of(rows: LoadedRows) -> str:
+    return next(name for name, form in FORMS.items() if isinstance(rows, form.rows))

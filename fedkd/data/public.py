@@ -12,7 +12,9 @@ Not for: dividing rows among clients (``fedkd.data.division``), or sampling the 
 round (``fedkd.federation.public_sampling``).
 """
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,8 +23,10 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from fedkd.data.column_sources import COLUMN_DATA
 from fedkd.data.corruptions import corrupt
 from fedkd.data.division import Public
+from fedkd.data.embedded import EMBEDDED_DATA
 from fedkd.data.prepare import Prepared, Source, prepare_images
 from fedkd.data.samples import Normalization, normalized, statistics
 from fedkd.data.shifts import shifted
@@ -41,18 +45,25 @@ class Same:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseImages:
-    """Images of independent random values."""
+    """Samples of independent random values: images, series, or rows of a table."""
 
     law: Literal["uniform", "gaussian"] = "uniform"
-    """uniform over 0 to 255, or gaussian with the reserved rows' mean and standard deviation per
-    channel, clipped to 0..255"""
+    """uniform over 0 to 255 (of tables and series, from the reserved rows' smallest value to their
+    largest), or gaussian with the reserved rows' mean and standard deviation per channel or column
+    (of images, clipped to 0..255). Categories are drawn as often as reserved rows have them"""
 
     def __post_init__(self) -> None:
         check_choices(self)
 
 
 PublicSource = Same | NoiseImages | Source
-PUBLIC_DATA: dict[str, type | Named] = {"same": Same, "noise": NoiseImages, **DATA}
+PUBLIC_DATA: dict[str, type | Named] = {
+    "same": Same,
+    "noise": NoiseImages,
+    **DATA,
+    **EMBEDDED_DATA,
+    **COLUMN_DATA,
+}
 
 
 @dataclass(frozen=True)
@@ -250,12 +261,8 @@ def _foreign_images(
         prepared: The clients' data set.
         stream: Draws the images.
     """
-    try:
+    with in_public_words():
         other = prepare_images(source)
-    except SettingError as error:
-        message = re.sub(r"(?<![\w./])data([.:])", r"public_data\1", str(error))
-        placed = message if message.startswith("public_data") else f"public_data: {message}"
-        raise SettingError(placed) from error
     if other.key == prepared.key:
         raise SettingError(
             "public_data names the clients' own data set; for reserved rows of it, set"
@@ -268,6 +275,17 @@ def _foreign_images(
         )
     rows = np.sort(stream.permutation(other.train_size)[:count])
     return match_shape(other.images[rows], *prepared.input_shape)
+
+
+@contextlib.contextmanager
+def in_public_words() -> Iterator[None]:
+    """Let errors of the block name settings of ``public_data`` in place of those of ``data``."""
+    try:
+        yield
+    except SettingError as error:
+        message = re.sub(r"(?<![\w./])data([.:])", r"public_data\1", str(error))
+        placed = message if message.startswith("public_data") else f"public_data: {message}"
+        raise SettingError(placed) from error
 
 
 def _noise(

@@ -189,6 +189,7 @@ def _task_setup(
         public=scenario.public,
         public_source=scenario.public_data.value,
         heads=scenario.heads.value,
+        preprocessing=scenario.preprocessing,
         tokens=scenario.tokens,
         text_canaries=scenario.text_canaries.value,
         reference=(assigned[0], _trained_whole(scenario)),

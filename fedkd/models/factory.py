@@ -164,7 +164,7 @@ class ImageModelSpec:
     """The specification of an image model: its factory, input shape and number of classes."""
 
     name: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     classes: int
     heads: Heads = field(default_factory=OneHead)
     """What is put on the model beside its own last layer."""

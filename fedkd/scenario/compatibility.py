@@ -133,8 +133,8 @@ def check_parts(scenario: Scenario, declared: Declaration, conditions: RunCondit
     Each part is asked for its own ``conflict``: sections, the task, the kind, the components.
     """
     sections = (
-        *(scenario.measurement, scenario.shift, scenario.tokens, scenario.public, scenario.train),
-        *(scenario.distill, scenario.report),
+        *(scenario.measurement, scenario.shift, scenario.preprocessing, scenario.tokens),
+        *(scenario.public, scenario.train, scenario.distill, scenario.report),
     )
     components = [getattr(scenario, group).value for group in CHECKED]
     parts: list[Compatible | type[Task]] = [

@@ -13,6 +13,8 @@ from typing import Generic, TypeVar
 
 from fedkd.audit.audit_settings import AUDITS, Audit
 from fedkd.codecs import CODECS, Codec, StrategyDefault
+from fedkd.data.column_sources import COLUMN_DATA
+from fedkd.data.embedded import EMBEDDED_DATA
 from fedkd.data.partitions import PARTITIONS, Partition
 from fedkd.data.prepare import Source
 from fedkd.data.public import PUBLIC_DATA, PublicSource
@@ -134,7 +136,9 @@ class Components:
         methods=("fuse(cohort, state)",),
         check=check_one_meaning,
     )
-    data: Component[Source] = group("digits", {**DATA, **TEXT_DATA}, methods=SOURCE)
+    data: Component[Source] = group(
+        "digits", {**DATA, **EMBEDDED_DATA, **COLUMN_DATA, **TEXT_DATA}, methods=SOURCE
+    )
     text_canaries: Component[NoCanaries | TextCanaries] = group("none", CANARIES, seam=TextCanaries)
     public_data: Component[PublicSource] = group(
         "same", PUBLIC_DATA, affects="exchange", in_baseline="same", methods=SOURCE

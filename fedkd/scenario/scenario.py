@@ -36,6 +36,7 @@ from fedkd.settings.schema import (
 from fedkd.settings.validators import at_least, check_choices
 from fedkd.settings.yaml_text import to_yaml
 from fedkd.storage.checkpoint import Checkpoints
+from fedkd.tasks.encoders import Preprocessing
 from fedkd.tasks.text.tokens_section import Tokens
 from fedkd.training.hyperparameters import DistillationSettings, TrainingSettings
 from fedkd.training.precision import Precision
@@ -126,6 +127,7 @@ class Scenario(Components):
     federation: Federation = section(Federation, at_top=True)
     protocol: Protocol = section(Protocol, at_top=True)
     measurement: Measurement = section(Measurement, at_top=True)
+    preprocessing: Preprocessing = section(Preprocessing)
     tokens: Tokens = section(Tokens)
     public: Public = section(Public)
     shift: ClientShifts = section(ClientShifts)

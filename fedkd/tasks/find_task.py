@@ -1,6 +1,6 @@
 """From a data set to its task: a data class names it in the attribute ``task``.
 
-``task`` is ``images`` (the default), ``texts``, ``labeled_texts``, a class derived from
+``task`` is ``images`` (the default), another name of ``TASKS``, a class derived from
 ``fedkd.tasks.task.Task``, or the import path of one.
 """
 
@@ -10,6 +10,7 @@ from fedkd.data.prepare import Source
 from fedkd.errors import SettingError, unknown_name
 from fedkd.settings.import_paths import import_path, is_import_path
 from fedkd.tasks.images import ImageTask
+from fedkd.tasks.row_tasks import SeriesTask, TableTask
 from fedkd.tasks.task import Task
 from fedkd.tasks.text.labeled_text_task import LabeledTextTask
 from fedkd.tasks.text.text_task import TextTask
@@ -18,6 +19,8 @@ TASKS: dict[str, type[Task]] = {
     "images": ImageTask,
     "texts": TextTask,
     "labeled_texts": LabeledTextTask,
+    "tables": TableTask,
+    "series": SeriesTask,
 }
 
 

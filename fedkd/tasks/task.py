@@ -86,6 +86,8 @@ class TaskSetup:
     """Where public samples come from that are not of the clients' own data set."""
     heads: Heads
     """What is put on every client's model."""
+    preprocessing: Any
+    """The section ``preprocessing``, for tasks of tables and series."""
     tokens: Any
     """The section ``tokens``, for tasks of text."""
     text_canaries: Any

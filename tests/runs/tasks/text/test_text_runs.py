@@ -367,7 +367,7 @@ def test_a_round_may_ask_about_some_positions() -> None:
         ({"tokens": {"context": 3}, "text_canaries": CANARIES}, "does not fit in a context of 3"),
         ({"text_canaries": {**CANARIES, "repeats": 0}}, "repeats must be >= 1"),
         ({"text_canaries": {**CANARIES, "visits": "never"}}, "visit_times"),
-        ({"test": {"global_size": 80}}, "more than half of the texts"),
+        ({"test": {"global_size": 80}}, "more than half of the samples"),
         ({"tokens": {"vocabulary_size": 300}}, "vocabulary_size"),
         ({"tokens": {"skip": "oracle"}}, "skip=oracle needs canaries"),
         ({"tokens": {"skip": "pattern"}}, "skip=pattern would do nothing"),

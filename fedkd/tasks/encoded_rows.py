@@ -1,0 +1,213 @@
+"""Rows with one class each whose inputs an encoder makes: tables and series as tasks.
+
+A public sample is a row, a class a label. Not for: images (``fedkd.tasks.images``) and texts.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fedkd.data.division import Public
+from fedkd.data.public import describe
+from fedkd.data.public_rows import PublicRows, choose_public_rows
+from fedkd.errors import SettingError
+from fedkd.models.factory import ImageModelSpec
+from fedkd.models.heads import Heads, label_loss, taught_loss
+from fedkd.settings.conditions import RunConditions
+from fedkd.tasks.encoders import Encoder, Preprocessing
+from fedkd.tasks.task import Compare, Examples, Task, TaskSetup
+from fedkd.training.loop import predict
+
+
+@dataclass(frozen=True)
+class AskedRows:
+    """Public rows in the order of their ids: a place in a batch is a sample."""
+
+    inputs: Float[Tensor, "N *shape"]
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.inputs)
+
+    def answers(
+        self, model: nn.Module, batch: Int[Tensor, "b"]
+    ) -> tuple[Float[Tensor, "b C"], Int[Tensor, "b"]]:
+        """Return the logits of a batch, and the batch."""
+        return model(self.inputs[batch]), batch
+
+    def taught_loss(
+        self, model: nn.Module, batch: Int[Tensor, "b"], compare: Compare
+    ) -> Float[Tensor, ""]:
+        """Return what distilling a batch minimizes."""
+        return taught_loss(model, self.inputs[batch], lambda logits: compare(logits, batch))
+
+    def predict(self, model: nn.Module) -> Float[Tensor, "N C"]:
+        """Return the logits of all rows."""
+        return predict(model, self.inputs)
+
+    def moved(self, stream: np.random.Generator) -> "AskedRows":
+        """Raise: a row cannot be moved; checked before the run."""
+        raise SettingError("distill.student_augmentation=shift is for images")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedRowsTask(Task):
+    """A prepared data set whose rows become inputs by an encoder that was fitted to public rows."""
+
+    prepared: Any
+    public: PublicRows[Any]
+    encoder: Encoder
+    heads: Heads
+    device: torch.device
+    fitted_to: int
+    """The number of public rows that the encoder was fitted to."""
+
+    prepared_form: ClassVar[type]
+    """The prepared form of the kind's data."""
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, prepared: Any, rows: np.ndarray, settings: Preprocessing) -> Encoder:
+        """Return an encoder that is fitted to some rows."""
+
+    @classmethod
+    def conflict(cls, conditions: RunConditions) -> str | None:
+        """Return the conflict with settings that are for images."""
+        for name, is_given in (
+            ("public.corruption", conditions.corruption is not None),
+            ("public.augmented_views", conditions.augmented_views > 1),
+            ("distill.student_augmentation", conditions.student_augmentation != "none"),
+        ):
+            if is_given:
+                return (
+                    f"{name} does not go with data={conditions.name_of('data')}: it is for images,"
+                    f" and these are {cls.data_kind}; leave it out"
+                )
+        return None
+
+    @classmethod
+    def make(cls, setup: TaskSetup) -> "EncodedRowsTask":
+        """Return the task of a run. What an audit planted is in private samples alone."""
+        held_back = setup.division.held_back
+        if not isinstance(setup.prepared, cls.prepared_form):
+            raise SettingError(
+                f"data: its task is {cls.data_kind}, and what it loaded is none (docs/extending.md)"
+            )
+        prepared: Any = setup.prepared
+        if len(prepared.class_names) < 2:
+            raise SettingError(
+                "data.target must name the column of classes; without it the rows can only be a"
+                " public set"
+            )
+        if not len(held_back):
+            raise SettingError(
+                f"{cls.data_kind} are scaled by public rows of the clients' data set, and"
+                " public.reserved=0; give public.reserved=N, or public.size=N with N >= 1"
+            )
+        public = choose_public_rows(
+            setup.public, setup.public_source, prepared, held_back, setup.seed
+        )
+        return cls(
+            prepared=setup.trained_on,
+            public=public,
+            encoder=cls.fit(prepared, held_back, setup.preprocessing),
+            heads=setup.heads,
+            device=setup.device,
+            fitted_to=len(held_back),
+        )
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return len(self.prepared.class_names)
+
+    @property
+    def public_size(self) -> int:
+        """N."""
+        return self.public.size
+
+    @cached_property
+    def public_inputs(self) -> Tensor:
+        """The public set as model inputs, made once."""
+        return self._public_inputs(self.encoder)
+
+    def _public_inputs(self, encoder: Encoder) -> Tensor:
+        parts = [encoder.encode(self.prepared, self.public.own)] if len(self.public.own) else []
+        foreign = self.public.foreign
+        if foreign is not None:
+            parts.append(encoder.encode(foreign, np.arange(len(foreign.labels))))
+        found = np.concatenate(parts) if parts else np.zeros((0, *encoder.input_shape), np.float32)
+        return torch.from_numpy(found).to(self.device)
+
+    @cached_property
+    def public_labels(self) -> Tensor:
+        """The labels of the public set; -1 unless all of it is of the clients' own data set."""
+        labels = self.public.labels
+        known = np.full(self.public_size, -1) if labels is None else labels
+        return torch.from_numpy(known).to(self.device)
+
+    @cached_property
+    def encoded(self) -> Tensor:
+        """All rows of the data set as model inputs, made once."""
+        rows = np.arange(len(self.prepared.labels))
+        return torch.from_numpy(self.encoder.encode(self.prepared, rows)).to(self.device)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The labels of all rows."""
+        return torch.from_numpy(np.array(self.prepared.labels, dtype=np.int64)).to(self.device)
+
+    def preprocessing(self) -> Mapping[str, object]:
+        """Return the shape of inputs and what was fitted to how many public rows."""
+        return {
+            "input_shape": list(self.encoder.input_shape),
+            "fitted_to": f"{self.fitted_to} public rows",
+            **self.encoder.facts(),
+        }
+
+    def architecture(self, name: str, *, without_heads: bool = False) -> ImageModelSpec:
+        """Return the architecture for inputs of this shape and these classes."""
+        found = ImageModelSpec(name, self.encoder.input_shape, self.classes, self.heads)
+        return found.without_heads if without_heads else found
+
+    def reason_unbatched(self) -> str | None:
+        """Return None: clients can be trained in one batched call."""
+        return None
+
+    def describe(self, public: Public, source: str) -> str:
+        """Return the public set in words, such as ``60 samples``."""
+        return describe(public, source)
+
+    def training_set(self, rows: np.ndarray, owners: Sequence[int]) -> Examples:
+        """Return rows as model inputs and labels, whoever owns them."""
+        return self.test_set(rows)
+
+    def test_set(self, rows: np.ndarray) -> Examples:
+        """Return rows as model inputs and labels."""
+        chosen = torch.from_numpy(np.asarray(rows)).to(self.device)
+        return self.encoded[chosen], self.labels[chosen]
+
+    def training_size(self, rows: np.ndarray, owners: Sequence[int]) -> int:
+        """Return how many rows there are."""
+        return len(rows)
+
+    def label_counts(self, rows: np.ndarray, owners: Sequence[int]) -> tuple[int, ...]:
+        """Return how many rows each class has."""
+        return tuple(np.bincount(self.prepared.labels[rows], minlength=self.classes).tolist())
+
+    def training_loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
+        """Return the cross-entropy, or the losses of further heads."""
+        return label_loss(model, inputs, targets)
+
+    def ask(self, ids: Int[Tensor, "N"] | None = None) -> AskedRows:
+        """Return public rows by id."""
+        x = self.public_inputs
+        return AskedRows(x if ids is None or len(ids) == len(x) else x[ids.to(self.device)])
