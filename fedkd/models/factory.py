@@ -1,7 +1,8 @@
 """From a model's name to a checked module, built without touching the global random state.
 
-A factory is called with ``(input_shape, classes)``, where ``input_shape`` is (channels, height,
-width), and returns a module that maps [N, *input_shape] to logits [N, classes].
+A factory is called with ``(input_shape, classes)`` and returns a module that maps [N, *input_shape]
+to logits [N, classes]. ``input_shape`` is (channels, height, width) of images, (channels, length)
+of series and (features,) of tables.
 """
 
 import functools
@@ -19,6 +20,7 @@ from torch import nn
 
 from fedkd.errors import SettingError, unexpected
 from fedkd.models.cnn import cnn
+from fedkd.models.cnn1d import cnn1d
 from fedkd.models.features import find_head
 from fedkd.models.heads import Heads, OneHead
 from fedkd.models.libraries import library
@@ -39,7 +41,15 @@ from fedkd.settings.session_objects import is_session_name
 
 Factory = Callable[[Any, int], nn.Module]
 
-ZOO: dict[str, Factory] = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "vit": vit}
+ZOO: dict[str, Factory] = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "vit": vit, "cnn1d": cnn1d}
+SHAPES = {
+    1: "tables [features]",
+    2: "series [channels, length]",
+    3: "images [channels, height, width]",
+}
+"""What inputs are, by the length of their shape."""
+OTHER_SHAPES: dict[str, tuple[int, ...]] = {"mlp": (1, 2, 3), "cnn1d": (2,)}
+"""The lengths of shapes that models of the zoo take which are not for images alone."""
 
 _global_generator = threading.Lock()
 
@@ -189,8 +199,10 @@ class ImageModelSpec:
 
         The weights below its heads do not depend on the heads.
         """
+        factory = find_factory(self.name)
+        check_shape(self.name, self.input_shape)
         with borrowed_global_generator(seed):
-            model: object = find_factory(self.name)(self.input_shape, self.classes)
+            model: object = factory(self.input_shape, self.classes)
             if not isinstance(model, nn.Module):
                 raise SettingError(
                     f"models: {self.name} must return a torch.nn.Module, got {type(model).__name__}"
@@ -207,6 +219,21 @@ class ImageModelSpec:
     def probe(self, *, features: bool) -> "ModelInfo":
         """Return the module function's ``probe`` of the model."""
         return probe(self, features=features)
+
+
+def check_shape(name: str, input_shape: tuple[int, ...]) -> None:
+    """Raise SettingError for a model of the zoo or a library that does not take such inputs."""
+    path = path_of(name)
+    if is_import_path(path):
+        return  # a factory of one's own takes what it likes
+    takes = OTHER_SHAPES.get(path, (3,))
+    if len(input_shape) not in takes:
+        fitting = [n for n in ZOO if len(input_shape) in OTHER_SHAPES.get(n, (3,))]
+        raise SettingError(
+            f"models: {path} is for {' and '.join(SHAPES[one] for one in takes)}, and these are"
+            f" {SHAPES[len(input_shape)]} of shape {list(input_shape)}; use {' or '.join(fitting)},"
+            " or a function of your own (docs/extending.md)"
+        )
 
 
 def _logits_of(model: nn.Module, inputs: object, output: object) -> object:
