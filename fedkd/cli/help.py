@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from fedkd.errors import SettingError
-from fedkd.models.factory import ZOO
+from fedkd.models.factory import SERIES_ZOO, ZOO
 from fedkd.scenario.registry import GROUPS, find, names
 from fedkd.scenario.scenario import SECTIONS, TOP
 from fedkd.settings.schema import REQUIRED, defaults, documentation, dotted
@@ -73,6 +73,7 @@ def _models() -> str:
         "models (models=[NAME,...]), or package.module:factory(input_shape, classes):"
         " docs/extending.md",
         *(f"  {name:<10} {first_line(factory)}" for name, factory in ZOO.items()),
+        *(f"  {name:<10} {first_line(factory)}" for name, factory in SERIES_ZOO.items()),
         "",
         "classifiers of texts (with data of texts with classes)",
         f"  {', '.join(TEXT_ZOO)}",

@@ -41,15 +41,18 @@ from fedkd.settings.session_objects import is_session_name
 
 Factory = Callable[[Any, int], nn.Module]
 
-ZOO: dict[str, Factory] = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "vit": vit, "cnn1d": cnn1d}
+ZOO: dict[str, Factory] = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "vit": vit}
+"""Models of images by name."""
+SERIES_ZOO: dict[str, Factory] = {"cnn1d": cnn1d}
+"""Models of series by name."""
 SHAPES = {
     1: "tables [features]",
     2: "series [channels, length]",
     3: "images [channels, height, width]",
 }
 """What inputs are, by the length of their shape."""
-OTHER_SHAPES: dict[str, tuple[int, ...]] = {"mlp": (1, 2, 3), "cnn1d": (2,)}
-"""The lengths of shapes that models of the zoo take which are not for images alone."""
+ANY_SHAPE = ("mlp",)
+"""The models of the zoo that take inputs of any shape."""
 
 _global_generator = threading.Lock()
 
@@ -126,7 +129,7 @@ def find_factory(name: str) -> Factory:
     if prefixed is not None:
         prefix, inside = prefixed
         return cast(Factory, with_arguments(library(prefix).find(inside), arguments, path))
-    return cast(Factory, named_factory(name, ZOO, "model"))
+    return cast(Factory, named_factory(name, {**ZOO, **SERIES_ZOO}, "model"))
 
 
 def named_factory(name: str, zoo: Mapping[str, Callable[..., nn.Module]], kind: str) -> object:
@@ -226,13 +229,13 @@ def check_shape(name: str, input_shape: tuple[int, ...]) -> None:
     path = path_of(name)
     if is_import_path(path):
         return  # a factory of one's own takes what it likes
-    takes = OTHER_SHAPES.get(path, (3,))
-    if len(input_shape) not in takes:
-        fitting = [n for n in ZOO if len(input_shape) in OTHER_SHAPES.get(n, (3,))]
+    length = 2 if path in SERIES_ZOO else 3
+    if path not in ANY_SHAPE and len(input_shape) != length:
+        fitting = [*ANY_SHAPE, *(SERIES_ZOO if len(input_shape) == 2 else ())]
         raise SettingError(
-            f"models: {path} is for {' and '.join(SHAPES[one] for one in takes)}, and these are"
-            f" {SHAPES[len(input_shape)]} of shape {list(input_shape)}; use {' or '.join(fitting)},"
-            " or a function of your own (docs/extending.md)"
+            f"models: {path} is for {SHAPES[length]}, and these are {SHAPES[len(input_shape)]} of"
+            f" shape {list(input_shape)}; use {' or '.join(fitting)}, or a function of your own"
+            " (docs/extending.md)"
         )
 
 

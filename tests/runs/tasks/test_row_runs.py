@@ -40,5 +40,5 @@ def test_a_table_of_ones_own_is_learned_with_a_public_file(tmp_path: Path) -> No
 
 def test_series_are_learned_with_noise_as_the_public_set() -> None:
     changed = {"models": ["cnn1d"], "public_data": {"name": "noise", "law": "gaussian"}}
-    last = records(data={"name": "digit_series"}, **changed)[-1]
-    assert mean(last, "global_nll_after_training") < np.log(10)
+    last = records(data={"name": "digit_series"}, train={"epochs": 6}, **changed)[-1]
+    assert mean(last, "personal_accuracy_after_training") > 0.3

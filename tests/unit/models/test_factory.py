@@ -323,7 +323,7 @@ def test_a_linear_model_draws_no_randomness():
 def test_an_unknown_model_is_refused_and_the_nearest_is_named(name: str, nearest: str):
     with pytest.raises(
         SettingError,
-        match=rf"unknown model '{name}'; did you mean .*'{nearest}'.* Known: cnn, mlp,",
+        match=rf"unknown model '{name}'; did you mean .*'{nearest}'.* Known: cnn, cnn1d, mlp,",
     ):
         probe(architecture(name))
 
