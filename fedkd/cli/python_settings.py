@@ -15,7 +15,8 @@ import numpy as np
 import yaml
 
 from fedkd.cli.arguments import check_changes, parse_arguments, read_scenario
-from fedkd.data.given_arrays import hold_data
+from fedkd.data.given_arrays import CHOICES, hold_data, is_data
+from fedkd.data.public import in_public_words
 from fedkd.errors import SettingError
 from fedkd.models.model_names import written
 from fedkd.report.run_checksums import check_run
@@ -69,7 +70,7 @@ def resumed_scenario(folder: Path, given: Settings, *, rounds: int | None, trust
     if not path.is_file():
         raise SettingError(f"resume={folder}: no run's folder (it has no config.yaml)")
     check_run(folder, "config.yaml")
-    body = read_scenario(path)
+    body, given = read_scenario(path), with_data_held(given)
     check_names(body, f"resume={folder}: this run")
     objects = {key: value for key, value in given.items() if not meaning_of(key).resumable}
     for key, value in objects.items():
@@ -81,6 +82,29 @@ def resumed_scenario(folder: Path, given: Settings, *, rounds: int | None, trust
     changes = {key: value for key, value in given.items() if key not in objects}
     more = {} if rounds is None else {"rounds": rounds}
     return parsed(body, {**changes, **more}, anew=False)
+
+
+def with_data_held(given: Settings) -> dict[str, object]:
+    """Return settings in which data in memory are a data set that the cache holds.
+
+    What is said of its columns, as in ``**{"data.target": "species"}``, is taken with it.
+    """
+    changed = dict(given)
+    for group in ARRAYS:
+        value = changed.get(group)
+        is_settings = isinstance(value, Mapping) and not is_data(value)
+        if value is None or isinstance(value, str | bool | int | float) or is_settings:
+            continue
+        if inspect.isclass(value) or hasattr(value, "content_key"):
+            continue
+        said = {name: changed.pop(f"{group}.{name}", None) for name in CHOICES}
+        given_choice = {name: choice for name, choice in said.items() if choice is not None}
+        if group == "public_data":
+            with in_public_words():
+                changed[group] = hold_data(value, given_choice)
+        else:
+            changed[group] = hold_data(value, given_choice)
+    return changed
 
 
 def _keys(given: Settings) -> Iterator[str]:
@@ -106,7 +130,7 @@ def parsed(body: Settings, given: Settings, *, anew: bool = True) -> Scenario:
     Raises:
         SettingError: One of them is unusable.
     """
-    changed = {key: _copied(value) for key, value in body.items()}
+    changed, given = {key: _copied(value) for key, value in body.items()}, with_data_held(given)
     for key, value in given.items():
         if "." not in key:
             changed[key] = _merged(key, changed.get(key), value)
@@ -183,8 +207,6 @@ def named(group: str, value: object) -> dict[str, Any]:
         return {"name": value}
     if value is None or isinstance(value, bool | int | float):
         raise SettingError(f"{group} must be a name, a class or an object of one, got {value!r}")
-    if group in ARRAYS and not inspect.isclass(value) and not hasattr(value, "content_key"):
-        value = hold_data(value)
     cls = value if inspect.isclass(value) else type(value)
     if inspect.isclass(value):
         return {"name": _known(group, cls) or module_path(cls) or hold(cls)}

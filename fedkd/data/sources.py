@@ -55,12 +55,19 @@ class Digits:
 
 @dataclass(frozen=True, kw_only=True)
 class Arrays:
-    """Images that were given from Python, by their hash: fedkd.run(..., data=(X, y))."""
+    """Data that were given from Python, by their hash: fedkd.run(..., data=(X, y))."""
 
     lies_in_cache: ClassVar[bool] = True
 
     sha256: str
-    """SHA-256 of images and labels, under which the cache has them. fedkd.run writes it."""
+    """SHA-256 of the rows, under which the cache has them. fedkd.run writes it."""
+    kind: str = "images"
+    """What they are: images, tables, series or texts."""
+
+    @property
+    def task(self) -> str:
+        """The name of their task, which is that of their kind."""
+        return self.kind
 
     def content_key(self) -> str:
         """Return the hash."""

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from fedkd.data.given_arrays import hold_data
-from fedkd.data.prepare import prepare_images
+from fedkd.data.prepare import prepare, prepare_images
+from fedkd.data.prepared_tables import PreparedTable
 from fedkd.data.sources import Arrays
 from fedkd.errors import SettingError
 
@@ -40,21 +41,51 @@ def test_a_data_frame_has_a_column_of_images_and_one_of_classes() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ((X / 255, Y), r"X is of float64, expected uint8"),
         ((X, Y[:2]), r"y is of shape \[2\], expected \[4\]"),
-        ((X, Y / 2), r"y is of float64, expected classes"),
-        ((X[:, 0], Y), r"shape \[4, 3\].*tables of numbers cannot be learned yet"),
+        ((X, Y / 4), r"row 1, column 'y': 0.5 is no class but a number to be predicted"),
         ((np.zeros((4, 3, 8, 8), np.uint8), Y), r"channels first; put them last"),
-        (((X, Y), (X[:, :2], Y)), r"those for test of \[2, 3, 1\]"),
-        (pd.DataFrame({"a": [1, 2], "label": [0, 1]}), r"expected one of images"),
-        (pd.DataFrame({"a": [1, 2]}), r"has no column label, target, y"),
+        ((np.zeros((4, 8, 8, 3)), Y), r"X is of float64, expected uint8"),
+        (((X, Y), (X[:, :2], Y)), r"\[2, 3\] a row in test data"),
+        (pd.DataFrame({"a": [1, 2]}), r"none is called label, target, class, y"),
+        ((pd.DataFrame({"a": [1, 2]}), "b"), r"has no column 'b', its columns are a"),
         ([X, Y, X], r"a list was given, expected \(X, y\)"),
         (3, r"a int was given"),
+        ((["a", None], [0, 1]), r"X is no array of numbers"),
     ],
 )
 def test_what_cannot_be_learned_is_refused_with_what_can(given: Any, said: str) -> None:
     with pytest.raises(SettingError, match=f"(?i){said}"):
         hold_data(given)
+
+
+TABLE = pd.DataFrame({"a": [1.5, None, 3.0, 2.0], "b": ["x", "y", "x", "x"]})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        TABLE.assign(label=Y),
+        (TABLE.assign(kind=Y), "kind"),
+        (TABLE, Y),
+        {"a": TABLE["a"], "b": list(TABLE["b"]), "label": Y},
+        {"train": TABLE.assign(label=Y), "test": TABLE.assign(label=Y)},
+        (TABLE.assign(label=Y), TABLE.assign(label=Y)),
+    ],
+)
+def test_tables_are_frames_and_dictionaries_of_columns(given: Any) -> None:
+    source = hold_data(given)
+    table = prepare(source)
+    assert (source.task, table.train_size) == ("tables", 4)
+    assert isinstance(table, PreparedTable)
+    assert (table.schema.numbers, table.schema.categories) == (("a",), ("b",))
+    assert table.labels[:4].tolist() == [0, 1, 0, 1]
+
+
+def test_the_kind_of_arrays_is_found_or_said() -> None:
+    assert hold_data((X / 255, Y)).kind == "series"
+    assert hold_data((X, Y), {"kind": "series"}).kind == "series"
+    assert hold_data((X[:, 0] / 255, Y)).kind == "tables"
+    assert hold_data((TABLE.assign(y=Y)), {"leave_out": ["b"]}) != hold_data(TABLE.assign(y=Y))
 
 
 def test_arrays_that_the_cache_has_lost_are_asked_for_again() -> None:
