@@ -48,7 +48,7 @@ def find_kind(chosen: Chosen, said: str | None) -> ColumnKind:
 def check_kind(said: str | None) -> None:
     """Raise SettingError for a kind that there is not."""
     if said is not None and said not in KINDS:
-        raise unknown_name("data.kind", said, KINDS)
+        raise unknown_name("kind", said, KINDS)
 
 
 def _is_images(chosen: Chosen) -> bool:
@@ -147,19 +147,26 @@ def _is_never(chosen: Chosen) -> bool:
     return False
 
 
+def _is_labeled_texts(chosen: Chosen) -> bool:
+    """Return whether the one input is text of several words, and mostly another in every row."""
+    if len(chosen.inputs) != 1:
+        return False
+    values = chosen.input(chosen.inputs[0])
+    texts = [one for one in values.tolist() if isinstance(one, str)] if values.ndim == 1 else []
+    several = sum(" " in text.strip() for text in texts)
+    return several > len(values) / 2 and len(set(texts)) > len(values) / 2
+
+
 def text_rows(chosen: Chosen) -> TextRows:
     """Return the texts of the one input column. Raises SettingError for an empty one."""
-    name = _only_input(chosen, "texts")
+    name = _only_input(chosen, "labeled_texts")
     labels, names = classes_of(chosen)
     texts = []
     for row, text in enumerate(chosen.input(name)):
         if not isinstance(text, str) or not text.strip():
-            what = "the text is empty" if text is None or text != text or text == "" else ""
-            if isinstance(text, str):
-                what = "the text is empty"
-            raise chosen.columns.wrong(
-                row, name, f"{what or f'{text!r} is no text'}; leave such rows out of the file"
-            )
+            is_missing = isinstance(text, str) or text is None or text != text
+            what = "the text is empty" if is_missing else f"{text!r} is no text"
+            raise chosen.columns.wrong(row, name, f"{what}; leave such rows out of the file")
         texts.append(text)
     return TextRows(tuple(texts), labels, chosen.columns.train_size, names, chosen.others)
 
@@ -176,6 +183,7 @@ def _only_input(chosen: Chosen, kind: str) -> str:
 KINDS: dict[str, ColumnKind] = {
     "images": ColumnKind("images", _is_images, _image_rows),
     "series": ColumnKind("series", _is_series, _series_rows),
+    "labeled_texts": ColumnKind("labeled_texts", _is_labeled_texts, text_rows),
     "texts": ColumnKind("texts", _is_never, text_rows),
     "tables": ColumnKind("tables", _is_tables, table_rows),
 }

@@ -38,7 +38,8 @@ class ColumnSource(ABC):
     leave_out: tuple[str, ...] = ()
     """Columns that are no inputs; a partition may still go by one (partition=natural_id)."""
     kind: str | None = None
-    """What the data are: tables, series, images or texts; null finds it from the columns."""
+    """What the data are: tables, series, images, labeled_texts, or texts, of which next tokens are
+    learned (never found); null finds it from the columns."""
     categories: tuple[str, ...] = ()
     """Columns of numbers that are categories of a table, such as codes."""
     unseen: Literal["refuse", "missing"] = "refuse"

@@ -84,8 +84,8 @@ def of_rows(
         found: np.ndarray = columns[name][rows]
         return found
 
-    computed = {name: partial(of, rows) for name, of in features.items()}
-    return LazyColumns({**computed, **{name: partial(cut, name) for name in columns}})
+    made: dict[str, Callable[[], np.ndarray]] = {name: partial(cut, name) for name in columns}
+    return LazyColumns(made | {n: partial(of, rows) for n, of in features.items() if n not in made})
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ def test_a_table_is_the_same_from_every_kind_of_file(tmp_path: Path, form: str) 
         ("age", [None] * 4, {}, "column 'age': it has no values; leave it out"),
         ("age", [1, 2, 3, 4], {"target": "outcom"}, "data.target: t.csv: .*did you mean .outcome"),
         ("age", [1, 2, 3, 4], {"inputs": ("wages",)}, "data.inputs: t.csv"),
-        ("age", [1, 2, 3, 4], {"kind": "maps"}, "data.kind"),
-        ("text", ["a b", "c", " ", "d"], {"kind": "texts", "inputs": ("text",)}, "row 3.*is empty"),
+        ("age", [1, 2, 3, 4], {"kind": "maps"}, "unknown kind 'maps'"),
+        ("text", ["a b", "c d", " ", "d e"], {"inputs": ("text",)}, "row 3.*is empty"),
     ],
 )
 def test_a_bad_value_is_named_with_file_row_and_column(
