@@ -136,10 +136,26 @@ class Needs:
                 f"round_order=distill_first: strategy={name} hands its model to the others at the"
                 " end of a round, where this order has no message; leave round_order out"
             )
+        found = self._conflict_with_estimators(conditions)
+        if found is not None:
+            return found
         if self.public_set and conditions.public_size == 0:
             return f"strategy={name} needs a public set; give public.size=N with N >= 1"
         if self.public_labels and not conditions.public_labeled:
             return f"strategy={name} needs the labels of the public set; say public.labeled=true"
+        return None
+
+    def _conflict_with_estimators(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with models that have no features, and no server trains."""
+        name, own = f"strategy={conditions.strategy}", self.server_models
+        cure = "use another strategy, or networks for all clients"
+        if self.features is not None:
+            asks = f"{name} needs the features of models, the input of their last layer"
+            return conditions.conflict_with_estimators(asks, cure)
+        if own == () or set(own or ()) & set(conditions.fitted_models):
+            return conditions.conflict_with_estimators(
+                f"the server of {name} trains models of its own by gradients", cure
+            )
         return None
 
 

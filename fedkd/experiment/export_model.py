@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedkd.errors import FedkdError, SettingError
+from fedkd.experiment.estimator_export import write_estimator
 from fedkd.experiment.stored_run import StoredRun
+from fedkd.models.fitting import FitsItself
 from fedkd.settings.session_objects import is_session_name, module_path
 from fedkd.settings.validators import user_path
 from fedkd.storage.atomic_files import write_whole
@@ -28,6 +30,8 @@ FREE = ("torch", "numpy", "math", "functools", *sys.stdlib_module_names)
 """What a definition may import and still be copied."""
 ERRORS = "from fedkd.errors import SettingError"
 """The one thing of fedkd's that a copied definition may import; a ValueError takes its place."""
+MODULE = "a torch.nn.Module in evaluation mode"
+"""What a network's loader returns."""
 FIGURES = ("personal_accuracy", "global_accuracy", "global_nll", "global_ece")
 
 
@@ -41,7 +45,9 @@ def export(
     """Write a client's model with its last stored weights into a folder, and return the folder.
 
     ``model.pt`` (a ``state_dict``), ``load_model.py`` (``load()`` returns the module), where it can
-    be copied ``definition.py``, ``about.json`` and a card, ``README.md``.
+    be copied ``definition.py``, ``about.json`` and a card, ``README.md``. Of an estimator a file of
+    its library's own takes the place of ``model.pt``, and ``load()`` returns what predicts
+    probabilities.
 
     Args:
         run: The run, or its folder.
@@ -66,18 +72,24 @@ def export(
         if any(folder.iterdir()):
             raise SettingError(f"{folder} is not empty; give another folder for the export")
         context = stored.experiment.context
-        architecture = context.architectures[client]
-        about = _about(stored, client)
-        torch.save(
-            {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
-            folder / WEIGHTS_FILE,
-        )
-        definition, loader = _definition_and_loader(architecture, context.task, stored)
+        about, definition, loaded = _about(stored, client), None, MODULE
+        if isinstance(model, FitsItself):
+            loader, needs = write_estimator(model, folder, context.task.classes)
+            loaded = "has predict_proba(inputs [n, d])"
+        else:
+            torch.save(
+                {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
+                folder / WEIGHTS_FILE,
+            )
+            definition, loader = _definition_and_loader(
+                context.architectures[client], context.task, stored
+            )
+            needs = "fedkd, or the module that the run had" if definition is None else "torch alone"
         if definition is not None:
             write_whole(folder / DEFINITION, [definition.encode()])
         write_whole(folder / LOADER, [loader.encode()])
         write_whole(folder / ABOUT, [(json.dumps(about, indent=2) + "\n").encode()])
-        write_whole(folder / CARD, [_card(about, needs_fedkd=definition is None).encode()])
+        write_whole(folder / CARD, [_card(about, needs, loaded).encode()])
     except OSError as error:
         raise FedkdError(f"{folder} cannot be written: {error.strerror}") from error
     return folder
@@ -212,8 +224,11 @@ if __name__ == "__main__":
 '''
 
 
-def _card(about: Mapping[str, Any], *, needs_fedkd: bool) -> str:
-    """Return the card: what the model is, what it takes, how good it is, what is claimed."""
+def _card(about: Mapping[str, Any], needs: str, loaded: str) -> str:
+    """Return the card: what the model is, what it takes, how good it is, what is claimed.
+
+    ``needs`` is what must be installed, ``loaded`` what the loader returns.
+    """
     prepared = about["preprocessing"]
     figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in about["figures"].items())
     classes = ", ".join(about["classes"])
@@ -229,11 +244,6 @@ def _card(about: Mapping[str, Any], *, needs_fedkd: bool) -> str:
             f"Token ids [N, L] with L up to {prepared['context']}; `about.json` has each token's"
             " UTF-8 in hexadecimal, the last is the separator. It puts out logits of next tokens."
         )
-    needs = (
-        "It needs fedkd, or the module that the run had."
-        if needs_fedkd
-        else "It needs torch alone."
-    )
     return f"""# Client {about["client"]} of {about["scenario"]}
 
 A model `{about["model"]}` after round {about["round"]} of a federated distillation with strategy
@@ -243,10 +253,10 @@ A model `{about["model"]}` after round {about["round"]} of a federated distillat
 ```python
 from load_model import load
 
-model = load()  # a torch.nn.Module in evaluation mode
+model = load()  # {loaded}
 ```
 
-{needs}
+It needs {needs}.
 
 Takes: {takes}
 

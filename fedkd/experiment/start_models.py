@@ -33,6 +33,12 @@ def check_start(scenario: Scenario, context: ClientContext) -> None:
         return
     where = f"start_from={start.run_dir}"
     _check_claims(scenario, context, where)
+    fitted = [name for name, trait in context.traits.items() if trait.fits_itself]
+    if fitted:
+        raise SettingError(
+            f"{where}: {', '.join(fitted)} is fitted anew to its client's rows, and has no weights"
+            " to begin with; leave start_from out"
+        )
     stored = _config(start.run_dir, where)
     if (ended := _status(start.run_dir)) not in ("completed", "stopped"):
         raise SettingError(f"{where}: that run is {ended}; resume it to its end first")

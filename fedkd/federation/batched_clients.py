@@ -42,8 +42,8 @@ Samples = tuple[Pool, Pool, list[int]]
 def reason_unbatched(context: ClientContext, name: str) -> str | None:
     """Return why clients of an architecture must train one by one; None if not."""
     architecture = architecture_of(context, name)
-    if architecture is None:
-        return "only image models are trained together"
+    if architecture is None or context.traits[name].fits_itself:
+        return "only image models that learn by gradients are trained together"
     if architecture.without_heads != architecture:
         return "its further heads have losses of their own"
     if context.kind is not None and not trains_plainly(context.kind):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fedkd.federation.context import ClientContext
+from fedkd.federation.fitted_steps import FITTED_STEPS
 from fedkd.federation.knowledge_view import KnowledgeView
 from fedkd.federation.local_steps import STEPS
 from fedkd.federation.local_update import (
@@ -49,10 +50,11 @@ def take_part(context: ClientContext, client_id: int, download: Download) -> Upl
     started = time.perf_counter()
     precomputed = context.workspace.take(client_id, download)
     update = begin_update(context, client_id, download, precomputed)
+    steps = FITTED_STEPS if update.info.fits_itself else STEPS
     if is_declined(update):
         for step in download.steps:
             if step in MEASURING:
-                STEPS[step](update)
+                steps[step](update)
         store(update)  # its model is as it was, but the next teacher may build on this one
         return Upload(
             client_id=client_id,
@@ -67,7 +69,7 @@ def take_part(context: ClientContext, client_id: int, download: Download) -> Upl
             update.check_interrupt()
             if precomputed is None or step not in TRAINING:
                 with precomputed_weights(update, precomputed, step):
-                    STEPS[step](update)
+                    steps[step](update)
         store(update)
     except BaseException:
         store_after_failure(update)

@@ -13,6 +13,7 @@ from fedkd.codecs import Codecs
 from fedkd.data.client_shifts import InputNoise
 from fedkd.data.division import Division
 from fedkd.data.prepare import Labeled
+from fedkd.federation.fit_data import FITTED_TO, teach
 from fedkd.federation.measurement import Measurement
 from fedkd.knowledge import KnowledgeType
 from fedkd.messages import Download, Predictions, Step
@@ -35,7 +36,7 @@ CODEC = "codec "
 PRIVACY = "privacy "
 """How the names begin of what the privacy mechanism remembers: ``privacy steps``, ``privacy answers
 ids``."""
-MEMORY = (OPTIMIZER, CODEC, PRIVACY)
+MEMORY = (OPTIMIZER, CODEC, PRIVACY, FITTED_TO)
 """How the names begin of what a client remembers apart from its model."""
 
 Quality = Mapping[str, float | tuple[float, ...]]
@@ -230,6 +231,7 @@ class ClientContext:
             name: tensor for name, tensor in state.items() if not name.startswith(MEMORY)
         }
         model.load_state_dict(weights)
+        teach(model, self, client_id, state)
         return model, {name: tensor for name, tensor in state.items() if name.startswith(MEMORY)}
 
     def module(self, architecture: ModelSpec) -> nn.Module:
@@ -246,6 +248,7 @@ class ClientContext:
         state = (store or self.store).get(client_id) or self.initial_state(client_id)
         model = self.module(architecture)
         model.load_state_dict({name: state[name] for name in model.state_dict()})
+        teach(model, self, client_id, state)
         return model
 
     def quality(self, teacher: Predictions) -> Quality:

@@ -76,20 +76,29 @@ def adopt(update: LocalUpdate) -> None:
 
 def distill(update: LocalUpdate) -> None:
     """Learn from the teacher's predictions on public samples."""
-    context = update.context
-    if update.teacher is None:
+    taken = take_teacher(update)
+    if taken is None:
         return
-    teacher = narrowed(update.teacher, Predictions)
-    settings, asked, model = context.distillation, context.task.ask(teacher.ids), update.model
-    own = asked.predict(model) if settings.confidence_gate else None
-    loss = distillation_loss(context, teacher, own)
-    if settings.student_augmentation == "shift":
+    teacher, loss = taken
+    asked, model = update.context.task.ask(teacher.ids), update.model
+    if update.context.distillation.student_augmentation == "shift":
         asked = asked.moved(update.stream("student view"))
-    memory = context.enforcer.mechanism.after_teaching(teacher, update.privacy_round())
-    update.memory.replace(PRIVACY, memory)
     optimize_phase(
         update, "distill", asked.size, lambda batch: asked.taught_loss(model, batch, loss)
     )
+
+
+def take_teacher(update: LocalUpdate) -> "tuple[Predictions, DistillationLoss] | None":
+    """Return the teacher with the loss of distilling it, which a mechanism hears of; or None."""
+    context = update.context
+    if update.teacher is None:
+        return None
+    teacher = narrowed(update.teacher, Predictions)
+    gated = context.distillation.confidence_gate
+    own = context.task.ask(teacher.ids).predict(update.model) if gated else None
+    memory = context.enforcer.mechanism.after_teaching(teacher, update.privacy_round())
+    update.memory.replace(PRIVACY, memory)
+    return teacher, distillation_loss(context, teacher, own)
 
 
 def evaluate(update: LocalUpdate, point: MeasuringPoint) -> None:

@@ -63,10 +63,10 @@ class ClassTables(KnowledgeType):
     uses_features: ClassVar[bool] = False
 
     def conflict(self, conditions: RunConditions) -> str | None:
-        """Return the conflict with data without classes."""
+        """Return the conflict with data without classes, or with models without gradients."""
         return conflict_without_classes(
             conditions, "exchanges what images of a class have in common"
-        )
+        ) or super().conflict(conditions)
 
     def most_values(self, request: Request, client_id: int) -> int:
         """Return the values of a whole table."""

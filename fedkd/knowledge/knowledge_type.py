@@ -140,6 +140,10 @@ class KnowledgeType(Compatible, Protocol):
     never for its class; their defaults are those of a kind that is not predictions.
     """
 
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with models that cannot learn from a teacher of this kind."""
+        return conflict_with_estimators(self, conditions)
+
     @property
     @abstractmethod
     def learned_by(self) -> LearnedBy:
@@ -242,6 +246,18 @@ def narrowed(knowledge: Knowledge, made_of: type[T]) -> T:
     if not isinstance(knowledge, made_of):
         raise TypeError(f"expected a {made_of.__name__}, got a {type(knowledge).__name__}")
     return knowledge
+
+
+def conflict_with_estimators(kind: KnowledgeType, conditions: RunConditions) -> str | None:
+    """Return the conflict of a kind that is learned by weights or gradients with estimators."""
+    if kind.learned_by == "distill":
+        return None
+    if kind.learned_by == "adopt":
+        why = f"clients of strategy={conditions.strategy} take over weights"
+    else:
+        why = f"strategy={conditions.strategy} adds a term to the loss of private training"
+    cure = "use a strategy that exchanges predictions on a public set, such as dsfl or knfu"
+    return conditions.conflict_with_estimators(why, cure)
 
 
 def conflict_without_classes(conditions: RunConditions, exchanged: str) -> str | None:

@@ -18,10 +18,11 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import nn
 
-from fedkd.errors import SettingError, unexpected
+from fedkd.errors import RunError, SettingError, unexpected
 from fedkd.models.cnn import cnn
 from fedkd.models.cnn1d import cnn1d
 from fedkd.models.features import find_head
+from fedkd.models.fitting import FitsItself, empty_fit_data
 from fedkd.models.heads import Heads, OneHead
 from fedkd.models.libraries import library
 from fedkd.models.mlp import mlp
@@ -258,6 +259,8 @@ class ModelInfo:
     draws_randomness: bool
     head: str | None = None
     features: int | None = None
+    fits_itself: bool = False
+    """Whether it is fitted as a whole, without gradients (``fedkd.models.fitting``)."""
     sums_to_one: bool = False
     """Whether rows of outputs are probabilities, as after a softmax, where logits are expected."""
 
@@ -281,6 +284,8 @@ def probe(architecture: ImageModelSpec, *, features: bool = False) -> ModelInfo:
         raise unexpected(
             SettingError(f"{where} could not be built: {type(error).__name__}: {error}")
         ) from error
+    if isinstance(model, FitsItself):
+        return probe_fit(model, where, architecture.input_shape, architecture.classes)
     expected, batch = (2, architecture.classes), torch.zeros(2, *architecture.input_shape)
     with borrowed_global_generator(0):
         before = torch.get_rng_state()
@@ -315,6 +320,34 @@ def probe(architecture: ImageModelSpec, *, features: bool = False) -> ModelInfo:
         features=layer.in_features if isinstance(layer, nn.Linear) else None,
         sums_to_one=sums_to_one(logits),
     )
+
+
+def probe_fit(
+    model: nn.Module, where: str, input_shape: tuple[int, ...], classes: int
+) -> ModelInfo:
+    """Fit a model to a few rows of noise, and return its traits; SettingError where that fails.
+
+    Args:
+        model: It.
+        where: What errors begin with.
+        input_shape: The shape of one input.
+        classes: C.
+    """
+    assert isinstance(model, FitsItself), "asked before"
+    noise = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2 * classes, *input_shape, generator=noise)
+    labels = torch.arange(2 * classes) % classes
+    few = replace(empty_fit_data(input_shape, classes), inputs=inputs, labels=labels)
+    model.learn(lambda: few, 0)
+    try:
+        model(inputs[:2])
+    except RunError as error:
+        raise SettingError(str(error)) from error
+    except Exception as error:
+        raise unexpected(
+            SettingError(f"{where} cannot predict: {type(error).__name__}: {error}")
+        ) from error
+    return ModelInfo(parameters=0, draws_randomness=False, fits_itself=True)
 
 
 def sums_to_one(outputs: torch.Tensor) -> bool:

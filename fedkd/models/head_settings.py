@@ -28,10 +28,14 @@ class Heads(Compatible, Protocol):
                 f"heads does not go with data={conditions.name_of('data')}: they are put on image"
                 " models; leave it out"
             )
-        if not conditions.adds_penalty:
-            return None
+        chosen = f"heads={conditions.name_of('heads')}"
+        found = conditions.conflict_with_estimators(
+            f"{chosen} puts layers on a network", "say heads=none, or use networks for all clients"
+        )
+        if found is not None or not conditions.adds_penalty:
+            return found
         return (
-            f"heads={conditions.name_of('heads')}: private training under"
+            f"{chosen}: private training under"
             f" strategy={conditions.strategy} has a term of its own, beside which these heads'"
             " losses are not defined; use a strategy whose teachers are predictions on a public"
             " set, or heads=none"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkab
 
 from torch import nn
 
+from fedkd.models.model_names import split_share
 from fedkd.settings.import_paths import imported
 from fedkd.settings.model_prefixes import LIBRARIES, split_prefix
 from fedkd.settings.optional_libraries import require
@@ -27,6 +28,8 @@ class ModelLibrary(Protocol):
 
     package: ClassVar[str]
     """The name that the library is imported by."""
+    fits_itself: ClassVar[bool] = False
+    """Whether its models are fitted as a whole (``fedkd.models.fitting``)."""
 
     @abstractmethod
     def find(self, name: str) -> Callable[..., nn.Module]:
@@ -75,6 +78,13 @@ def library_versions(names: Iterable[str]) -> dict[str, str]:
         package: str(getattr(importlib.import_module(package), "__version__", "unknown"))
         for package in sorted(packages)
     }
+
+
+def fitted_models(models: Iterable[str]) -> tuple[str, ...]:
+    """Return those of a setting's models that are fitted as a whole, by name without share."""
+    names = dict.fromkeys(split_share(model)[0] for model in models)
+    prefixes = {name: split_prefix(name) for name in names}
+    return tuple(n for n, found in prefixes.items() if found and library(found[0]).fits_itself)
 
 
 def loaded(package: str, asked: str) -> Any:

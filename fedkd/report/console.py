@@ -151,7 +151,7 @@ class ConsoleReport:
         table.add_column(overflow="fold")
         sizes = sorted(plan.train_sizes)
         models = ", ".join(
-            f"{plan.architectures.count(name)} x {name} ({plan.parameters[name]:,} parameters)"
+            f"{plan.architectures.count(name)} x {name}{size_in_words(plan.parameters[name])}"
             for name in dict.fromkeys(plan.architectures)
         )
         data = plan.scenario["data"]
@@ -476,6 +476,17 @@ def teachers(record: RoundRecord, client_id: int, most: int = 3) -> str:
         for j in strongest
         if weights[j] >= 0.005
     )
+
+
+def size_in_words(parameters: int | None) -> str:
+    """Return a model's size, to stand behind its name; "" where it is not known.
+
+    >>> size_in_words(650), size_in_words(0)
+    (' (650 parameters)', ' (an estimator)')
+    """
+    if parameters is None:
+        return ""
+    return f" ({parameters:,} parameters)" if parameters else " (an estimator)"
 
 
 def size(count: int | float) -> str:

@@ -16,6 +16,8 @@ from fedkd.errors import SettingError
 from fedkd.federation.client import example_arrays
 from fedkd.federation.context import ClientContext
 from fedkd.federation.protocol import Protocol, check_order
+from fedkd.models.libraries import fitted_models
+from fedkd.models.model_names import split_share
 from fedkd.privacy.mechanisms.mechanism import overrides
 from fedkd.scenario.registry import GROUPS
 from fedkd.scenario.scenario import Scenario
@@ -70,6 +72,7 @@ def run_conditions(
     """
     kind, needs = declared.kind, declared.needs
     task, public, protocol = find_task(scenario.data.value), scenario.public, scenario.protocol
+    fitted = fitted_models(scenario.federation.models)
     return RunConditions(
         strategy=scenario.strategy.name,
         components={group: getattr(scenario, group).name for group in GROUPS},
@@ -97,6 +100,8 @@ def run_conditions(
         examples=task.examples,
         has_classes=task.has_classes,
         has_secrets=scenario.text_canaries.name != "none",
+        fitted_models=fitted,
+        only_fitted=set(fitted) == {split_share(m)[0] for m in scenario.federation.models},
         public_size=public.size,
         public_labeled=public.labeled,
         public_sampling=public.sampling,

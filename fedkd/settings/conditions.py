@@ -75,6 +75,11 @@ class RunConditions:
     has_secrets: bool = False
     """Whether made-up secrets are planted in private texts."""
 
+    fitted_models: tuple[str, ...] = ()
+    """The models that are fitted as a whole, by name: estimators, which have no gradients."""
+    only_fitted: bool = False
+    """Whether no client has another model."""
+
     public_size: int = 100
     """Size of the public set that the settings ask for."""
     public_labeled: bool = False
@@ -114,6 +119,23 @@ class RunConditions:
         True
         """
         return self.name_of(group) != "none"
+
+    def conflict_with_estimators(self, asks: str, cure: str) -> str | None:
+        """Return the conflict of what needs gradients or weights with models that have none.
+
+        Args:
+            asks: What needs them and why, such as ``privacy=dp_sgd adds noise to gradients``.
+            cure: What to do, beside leaving the models out.
+
+        >>> run = RunConditions(fitted_models=("sklearn:GaussianNB",))
+        >>> run.conflict_with_estimators("heads=dual puts layers on a network", "leave it out")
+        'heads=dual puts layers on a network, and sklearn:GaussianNB is an estimator; leave it out'
+        """
+        if not self.fitted_models:
+            return None
+        names = self.fitted_models
+        are = "is an estimator" if len(names) == 1 else "are estimators"
+        return f"{asks}, and {', '.join(names)} {are}; {cure}"
 
 
 @runtime_checkable

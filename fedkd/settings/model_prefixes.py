@@ -9,6 +9,9 @@ from collections.abc import Mapping
 LIBRARIES: Mapping[str, str] = {
     "timm": "fedkd.models.timm_models:TimmModels",
     "torchvision": "fedkd.models.torchvision_models:TorchvisionModels",
+    "sklearn": "fedkd.models.estimators.estimator_libraries:SklearnEstimators",
+    "xgboost": "fedkd.models.estimators.estimator_libraries:XgboostEstimators",
+    "lightgbm": "fedkd.models.estimators.estimator_libraries:LightgbmEstimators",
 }
 """By prefix: the class of the library's models (``fedkd.models.libraries.ModelLibrary``). It is
 imported when a model of the library is first named."""

@@ -20,6 +20,9 @@ EXTRAS = {
     "torchvision": "torchvision",
     "transformers": "hf",
     "peft": "hf",
+    "skops": "skops",
+    "xgboost": "xgboost",
+    "lightgbm": "lightgbm",
 }
 """The extra of each library, by the name that it is imported by."""
 

@@ -86,6 +86,20 @@ class Phase:
             if not 0 <= self.momentum < 1:
                 raise SettingError(f"momentum must be in [0, 1), got {self.momentum}")
 
+    def idle_conflict(self, conditions: RunConditions, section: str) -> str | None:
+        """Return the conflict of what changes gradients with a run that has none.
+
+        What every scenario says (epochs, batch sizes, the optimizer) is no conflict.
+        """
+        given, usual = section_values(self), defaults(type(self))
+        asked = [name for name in OF_GRADIENTS if given.get(name) != usual.get(name)]
+        if not asked or not conditions.only_fitted:
+            return None
+        return (
+            f"{section}.{asked[0]}={given[asked[0]]} would do nothing: all models are estimators,"
+            " which are fitted without gradients; leave it out"
+        )
+
     def _check_schedule(self) -> None:
         """Raise SettingError for settings of the schedule that are wrong, or of another one."""
         for name, schedules in SCHEDULED.items():
@@ -170,6 +184,12 @@ def steps_in(size: int, batch_size: int, epochs: float) -> int:
     return math.ceil(epochs * each - 1e-9)
 
 
+OF_GRADIENTS = (
+    *("schedule", "clip_grad_norm", "steps", "optimizer_state", "label_smoothing", "loss_skew"),
+)
+"""Settings that only models with gradients have."""
+
+
 # Two phases share the settings above and nothing else, so that one place says what a learning rate
 # is.
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +228,9 @@ class TrainingSettings(Phase):
                 f"train.label_smoothing={self.label_smoothing:g}: data={conditions.name_of('data')}"
                 " has no labels of classes to smooth; leave it out"
             )
+        found = self.idle_conflict(conditions, "train")
+        if found is not None:
+            return found
         return self.schedule_conflict(conditions.rounds, "train") or self._public(conditions)
 
     def _public(self, conditions: RunConditions) -> str | None:
@@ -246,6 +269,10 @@ class DistillationSettings(Phase):
     relational_weight: float | None = None
     """Weight of an additional loss, > 0: the squared difference of student's and teacher's
     similarities between the samples of a batch; null leaves it out."""
+    soft_label_weight: float | None = None
+    """Weight of a teacher's soft labels together, as a multiple of that of a client's labels, where
+    a model is an estimator that is fitted to both, > 0; null is 1. Without estimators it is an
+    error."""
     student_augmentation: Literal["none", "shift"] = "none"
     """Show students the public samples as they are, or each shifted by up to an eighth of its
     side."""
@@ -264,6 +291,8 @@ class DistillationSettings(Phase):
         super().__post_init__()
         if self.relational_weight is not None:
             positive(relational_weight=self.relational_weight)
+        if self.soft_label_weight is not None:
+            positive(soft_label_weight=self.soft_label_weight)
         positive(temperature=self.temperature)
         at_least(1e-3, temperature=self.temperature)
         at_most(1e3, temperature=self.temperature)
@@ -276,6 +305,9 @@ class DistillationSettings(Phase):
 
     def conflict(self, conditions: RunConditions) -> str | None:
         """Return the conflict of a schedule, or of a change to rows of teachers that none has."""
+        found = self._conflict_with_models(conditions)
+        if found is not None:
+            return found
         if self.is_standard:
             return self.schedule_conflict(conditions.rounds, "distill")
         if conditions.learned_by != "distill":
@@ -290,6 +322,31 @@ class DistillationSettings(Phase):
                 f" of logits; use distill.loss=kl or another of {others}"
             )
         return self.schedule_conflict(conditions.rounds, "distill")
+
+    def _conflict_with_models(self, conditions: RunConditions) -> str | None:
+        """Return the conflict of what only networks, or only estimators, do."""
+        if self.soft_label_weight is not None and not conditions.fitted_models:
+            return (
+                f"distill.soft_label_weight={self.soft_label_weight:g} would do nothing: no model"
+                " is an estimator, such as sklearn:RandomForestClassifier"
+            )
+        found = self.idle_conflict(conditions, "distill")
+        if found is not None:
+            return found
+        asks = {
+            "relational_weight": "adds a loss on gradients",
+            "student_augmentation": "shows other samples than those that the teacher saw",
+        }
+        usual = defaults(DistillationSettings)
+        for name, what in asks.items():
+            value = getattr(self, name)
+            if value != usual[name]:
+                found = conditions.conflict_with_estimators(
+                    f"distill.{name}={value} {what}", "leave it out"
+                )
+                if found is not None:
+                    return found
+        return None
 
     def _changed(self) -> str:
         """Return the first setting that changes teachers' rows, with its value."""

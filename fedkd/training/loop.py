@@ -77,12 +77,18 @@ def predict(model: nn.Module, inputs: Num[Tensor, "n *shape"]) -> Float[Tensor, 
     """Return the model's logits in evaluation mode, without gradients, batch by batch."""
     model.eval()
     with torch.no_grad():
-        return torch.cat([model(batch) for batch in prediction_batches(inputs)])
+        return torch.cat([model(batch) for batch in prediction_batches(inputs, model)])
 
 
-def prediction_batches(inputs: Num[Tensor, "n *shape"]) -> tuple[Tensor, ...]:
-    """Return inputs in the batches that a model predicts on at once."""
-    return torch.split(inputs, PREDICTION_BATCHES.get(inputs.device.type, 256))
+def prediction_batches(
+    inputs: Num[Tensor, "n *shape"], model: nn.Module | None = None
+) -> tuple[Tensor, ...]:
+    """Return inputs in the batches that a model predicts on at once.
+
+    A model may have an attribute ``predicts_at_once``, which no module of torch's has.
+    """
+    usual = PREDICTION_BATCHES.get(inputs.device.type, 256)
+    return torch.split(inputs, getattr(model, "predicts_at_once", usual))
 
 
 def accuracy(logits: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> float:

@@ -213,6 +213,11 @@ class Mechanism(Compatible):
                 " counts, so that no claim holds"
             )
         found = self.uncovered(conditions)
+        if found is None and overrides(self, "train_privately"):
+            found = conditions.conflict_with_estimators(
+                f"privacy={chosen} protects the gradients of private training",
+                "use a mechanism that protects uploads, or networks for all clients",
+            )
         answers_choose = conditions.public_sampling != "random" and not self.trusts_server
         if found is None and self.protects_from and answers_choose:
             return (

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from fedkd.errors import FedkdError
 from fedkd.report import plots
 from fedkd.report.comparison.run_reader import READING
-from fedkd.report.console import size, teachers, text_lines
+from fedkd.report.console import size, size_in_words, teachers, text_lines
 from fedkd.report.pages.gains_in_words import ONE_SEED, Gain, gains_of, verdicts_of
 from fedkd.report.pages.inline_pictures import Picture, picture
 from fedkd.report.pages.privacy_in_words import (
@@ -151,7 +151,7 @@ def _described(facts: RunFacts) -> list[tuple[str, str]]:
     """Return what was run, as names and descriptions."""
     plan, scenario, sizes = facts.plan, facts.scenario, sorted(facts.plan.train_sizes)
     models = ", ".join(
-        f"{count} × {name}" + _parameters(plan.parameters.get(name))
+        f"{count} × {name}" + size_in_words(plan.parameters.get(name))
         for name, count in Counter(plan.architectures).items()
     )
     found = [
@@ -179,10 +179,6 @@ def _described(facts: RunFacts) -> list[tuple[str, str]]:
         attackers = ", ".join(map(str, plan.attackers))
         found.append(("Attackers", f"clients {attackers}, who do not count in accuracies"))
     return [(name, text) for name, text in found if text]
-
-
-def _parameters(count: int | None) -> str:
-    return "" if count is None else f" ({count:,} parameters)"
 
 
 def _choice(choice: Mapping[str, Any]) -> str:
