@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from fedkd.errors import SettingError, WrongSettings, unknown_name
+from fedkd.models.model_names import split_arguments
 from fedkd.report.run_checksums import check_run
 from fedkd.scenario.registry import GROUPS, find
 from fedkd.scenario.scenario import (
@@ -21,7 +22,7 @@ from fedkd.scenario.scenario import (
     resumable_in_words,
 )
 from fedkd.scenario.trust import check_trust
-from fedkd.settings.schema import defaults
+from fedkd.settings.schema import defaults, unknown_setting
 from fedkd.settings.validators import user_path
 
 SWITCHES = ("-m", "--multirun", "--resolve", "--version", "--hydra-help")
@@ -32,7 +33,7 @@ SHIPPED = Path(str(files("fedkd.scenarios")))
 """fedkd's own scenarios."""
 HERE = Path("scenarios")
 """Where the working folder may have more of them."""
-_SWEEP = re.compile(r"(choice|range|interval|glob)\(")
+_SWEEP = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list)\(")
 """How a value begins that Hydra takes for several."""
 
 
@@ -237,6 +238,28 @@ def split_values(text: str) -> list[str]:
     return [*parts, text[begin:]]
 
 
+def is_call(value: str) -> bool:
+    """Return whether a component is named with settings, and the value is no function of Hydra's.
+
+    >>> is_call("dirichlet(alpha=0.1)"), is_call("choice(iid,shard)"), is_call("iid")
+    (True, False, False)
+    """
+    return "(" in value and value[:1] not in "[{'\"" and not _SWEEP.match(value)
+
+
+def choice(group: str, value: str) -> dict[str, Any]:
+    """Return the settings of the component that a value names, as in ``dirichlet(alpha=0.1)``.
+
+    Raises SettingError for a component or a setting that does not exist.
+    """
+    name, given = split_arguments(value, group) if is_call(value) else (value, {})
+    known = find(group, name)[1]
+    for setting in given:
+        if setting not in known:
+            raise unknown_setting(f"{group}.{setting}", [f"{group}.{other}" for other in known])
+    return {"name": name, **known, **given}
+
+
 def check_changes(given: Sequence[str], what: str, cure: str = "") -> None:
     """Raise SettingError for an argument that would change the figures of what goes on.
 
@@ -305,8 +328,8 @@ def _check_names(settings: Sequence[str], scenarios: Mapping[str, Path]) -> None
             with wrong.collected():
                 if key == "scenario" and value not in scenarios:
                     raise unknown_name("scenario", value, scenarios)
-                if key in GROUPS and "(" not in value:
-                    find(key, value)
+                if key in GROUPS and not _SWEEP.match(value):
+                    choice(key, value)
         with wrong.collected():
             if key not in ("scenario", "name") and not key.startswith(("hydra.", "hydra/")):
                 check_key(key)

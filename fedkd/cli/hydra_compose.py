@@ -35,6 +35,8 @@ from omegaconf.errors import OmegaConfBaseException
 from fedkd.cli.arguments import (
     Arguments,
     check_one_scenario,
+    choice,
+    is_call,
     overrides,
     read_scenario,
     split_values,
@@ -249,12 +251,13 @@ def _register(arguments: Arguments) -> None:
     _store({"defaults": listed, "name": "", **top, **sections, "hydra": OWN}, name="fedkd")
     wanted = [(group, name) for group in GROUPS for name in names(group)]
     for key, values in overrides(settings):
-        wanted += [(key, value) for value in values if key in GROUPS and is_import_path(value)]
+        of_ones_own = [value for value in values if is_import_path(value) or is_call(value)]
+        wanted += [(key, value) for value in of_ones_own if key in GROUPS]
     for group, name in wanted:
         is_here = group == "strategy" and names_strategy_here(name)
         if is_here and not _may_be_chosen(group, name, settings):
             continue
-        _store({"name": name, **find(group, name)[1]}, group=group, name=name)
+        _store(choice(group, name), group=group, name=name)
     for name, path in scenarios.items():
         if name in _chosen(settings, scenarios):
             check_one_scenario(name, path)
@@ -385,7 +388,11 @@ def _forced(argument: str) -> str:
     """
     key, equals, value = argument.partition("=")
     if equals:
-        values = [_quoted(one) for one in split_values(value)]
+        calls = key in GROUPS
+        values = [
+            _in_quotes(one) if calls and is_call(one) else _quoted(one)
+            for one in split_values(value)
+        ]
         if not all(map(_is_readable, values)):
             raise SettingError(
                 f"{argument} cannot be read: quotes or brackets are open, or stand where none can;"

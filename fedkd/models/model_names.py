@@ -83,8 +83,10 @@ def _written_value(value: object, name: str) -> str:
     )
 
 
-def split_arguments(name: str) -> tuple[str, dict[str, object]]:
+def split_arguments(name: str, what: str = "models") -> tuple[str, dict[str, object]]:
     """Return the name of a model's factory, and the arguments that are written behind it.
+
+    ``what`` is the setting that names it, for messages.
 
     >>> split_arguments("zoo:Net(width=32, act=relu, bias=false, sizes=[3,5])")
     ('zoo:Net', {'width': 32, 'act': 'relu', 'bias': False, 'sizes': [3, 5]})
@@ -95,28 +97,28 @@ def split_arguments(name: str) -> tuple[str, dict[str, object]]:
     try:
         call = ast.parse(f"f({rest}", mode="eval").body
     except (SyntaxError, ValueError) as error:
-        raise SettingError(f"models: {name!r} cannot be read, {_AT_LEAST}") from error
+        raise SettingError(f"{what}: {name!r} cannot be read, {_AT_LEAST}") from error
     if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
-        raise SettingError(f"models: the arguments in {name!r} must have names, {_AT_LEAST}")
+        raise SettingError(f"{what}: the arguments in {name!r} must have names, {_AT_LEAST}")
     arguments: dict[str, object] = {}
     for given in call.keywords:
         if given.arg is None or given.arg in arguments:
-            raise SettingError(f"models: {name!r} must give each argument once, {_AT_LEAST}")
-        arguments[given.arg] = _value(given.value, name)
+            raise SettingError(f"{what}: {name!r} must give each argument once, {_AT_LEAST}")
+        arguments[given.arg] = _value(given.value, name, what)
     return factory.strip(), arguments
 
 
-def _value(node: ast.expr, name: str) -> object:
-    """Return what an argument's value says; ``name`` is the model's, for messages."""
+def _value(node: ast.expr, name: str, what: str) -> object:
+    """Return what an argument's value says; the model's name and setting are for messages."""
     if isinstance(node, ast.List | ast.Tuple):
-        return [_value(part, name) for part in node.elts]
+        return [_value(part, name, what) for part in node.elts]
     if isinstance(node, ast.Name):
         return _YAML.get(node.id, node.id)
     try:
         return ast.literal_eval(node)
     except ValueError as error:
         raise SettingError(
-            f"models: {ast.unparse(node)!r} in {name!r} must be a number, text, true, false, null,"
+            f"{what}: {ast.unparse(node)!r} in {name!r} must be a number, text, true, false, null,"
             " or a list of these"
         ) from error
 

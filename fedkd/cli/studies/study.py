@@ -151,14 +151,17 @@ class Study:
             jobs: Runs at a time.
             data: A folder of data sets in the hub's layout, or None for the hub.
         """
-        base = [f"baseline={self.baseline}", *self.base]
-        if self.data:
-            base += [
-                f"data={self.data}",
-                *([f"data.path={data / self.data}"] if data is not None else []),
-            ]
         methods, grid = compare.parse_methods(self.methods), compare.parse_grid(self.grid)
+        base = self.settings(data)
         return compare.plan(base, methods, grid, list(range(seeds)), out / self.name, jobs)
+
+    def settings(self, data: Path | None = None) -> list[str]:
+        """Return the settings of all runs; ``data`` is a folder of data sets, or None."""
+        found = [f"baseline={self.baseline}", *self.base]
+        if self.data:
+            found.append(f"data={self.data}")
+            found += [] if data is None else [f"data.path={data / self.data}"]
+        return found
 
 
 def carry_out(

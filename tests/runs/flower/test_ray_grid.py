@@ -5,6 +5,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,45 +61,46 @@ def trigger(ray_and_trigger: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run_with(
-    what: str, trigger: Path, run_dir: Path | None = None, **changes: Any
+    what: str | Mapping[int, str], trigger: Path, run_dir: Path | None = None, **changes: Any
 ) -> list[RoundRecord]:
-    """Run four rounds in whose third a fragile client does ``what``."""
+    """Run four rounds in whose third a fragile client does ``what``, or what it says by round."""
     found: list[RoundRecord] = []
     stop = threading.Event()
     changes = {"models": ["mlp", "toys:fragile"], "rounds": 4, "engine": ray_engine(), **changes}
     experiment = build(scenario(**changes), stop, run_dir)
+    then = {3: what} if isinstance(what, str) else what
 
     def on_round(record: RoundRecord) -> None:
         found.append(record)
-        if record.round == 2:
-            trigger.write_text(what)
+        if record.round + 1 in then:
+            trigger.write_text(then[record.round + 1])
 
     execute(experiment, on_round, stop)
     return found
 
 
-@pytest.mark.parametrize(
-    ("what", "reason"),
-    [
-        ("kill", r"its worker's process ended"),
-        ("hard exit", r"its worker's process ended"),
-        ("exit", r"SystemExit: 3"),
-        ("raise", r"RuntimeError: as the test wants \(toys.py"),
-        ("memory", r"RuntimeError: .*(memory|alloc)"),
-    ],
-)
 def test_a_client_that_fails_in_any_way_is_recorded_and_back_in_the_next_round(
-    what: str, reason: str, trigger: Path
+    trigger: Path,
 ) -> None:
-    rounds = run_with(what, trigger)
-    assert [sorted(c.status for c in r.clients) for r in rounds] == [
-        ["ok"] * 4, ["ok"] * 4, ["failed", "ok", "ok", "ok"], ["ok"] * 4,
-    ]  # fmt: skip
-    (failed,) = [c for c in rounds[2].clients if c.status == "failed"]
-    assert failed.client_id in (1, 3)
-    assert re.search(reason, failed.reason), failed.reason
-    assert rounds[2].weights is not None
-    assert rounds[2].weights[failed.client_id].isnan().all()
+    reasons = {
+        "kill": r"its worker's process ended",
+        "hard exit": r"its worker's process ended",
+        "exit": r"SystemExit: 3",
+        "raise": r"RuntimeError: as the test wants \(toys.py",
+        "memory": r"RuntimeError: .*(memory|alloc)",
+    }
+    then = {3 + 2 * i: what for i, what in enumerate(reasons)}
+    rounds = run_with(then, trigger, rounds=12)
+    for record in rounds:
+        reason = reasons.get(then.get(record.round, ""))
+        failures = [] if reason is None else ["failed"]
+        assert sorted(c.status for c in record.clients) == [*failures, *["ok"] * 4][:4]
+        for failed in (c for c in record.clients if c.status == "failed"):
+            assert failed.client_id in (1, 3)
+            assert reason is not None
+            assert re.search(reason, failed.reason), failed.reason
+            assert record.weights is not None
+            assert record.weights[failed.client_id].isnan().all()
 
 
 def test_a_client_that_hangs_past_the_deadline_is_ended_and_back_in_the_next_round(

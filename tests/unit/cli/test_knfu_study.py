@@ -1,10 +1,11 @@
 """The studies of KnFu: what they plan, how readings are ranked, and where gains cross zero."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+import yaml
+from study_plans import combinations, planned
 
+from fedkd.cli.compare import parse_methods
 from fedkd.cli.studies import knfu_study
 from fedkd.cli.studies.knfu_study import (
     AXES,
@@ -17,27 +18,30 @@ from fedkd.cli.studies.knfu_study import (
     readings_at,
 )
 from fedkd.cli.studies.study import Study
+from fedkd.scenario.registry import create
 from fedkd.strategies.knfu import KnFu
 
 
 @pytest.mark.fast(1)
 @pytest.mark.parametrize("study", [*COUNTERPARTS.values(), AXES], ids=lambda study: study.name)
 def test_every_study_of_knfu_plans_valid_runs_that_its_claims_speak_of(
-    study: Study, tmp_path: Path
+    study: Study,
 ) -> None:
-    cells = study.cells(1, tmp_path, 2)
-    keys = {(c.method.label, ", ".join(value for _, value in c.setting)) for c in cells}
+    planned(study)
+    keys = combinations(study)
     for claim in study.claims:
         assert {claim.ours, claim.theirs} <= keys
 
 
-@pytest.mark.slow
-def test_the_readings_are_all_combinations_of_four_settings(tmp_path: Path) -> None:
-    cells = readings_at(MUCH).cells(1, tmp_path, 2)
-    rules = {c.task.scenario.strategy.value for c in cells if c.method.strategy == "knfu"}
+def test_the_readings_are_all_combinations_of_four_settings() -> None:
+    rules = set()
+    for method in parse_methods(readings_at(MUCH).methods):
+        given = (text.removeprefix("strategy.").partition("=") for text in method.settings)
+        section = {name: yaml.safe_load(value) for name, _, value in given}
+        if method.strategy == "knfu":
+            rules.add(create("strategy", {"name": "knfu", **section}).value)
     assert len(rules) == len(readings()) == 4 * 2 * 2 * 3
     assert KnFu() in rules
-    assert {c.task.scenario.federation.seed for c in cells} == {0}
 
 
 def results(local: float, best: float, ours: dict[str, float]) -> dict:
