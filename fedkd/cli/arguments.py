@@ -101,7 +101,18 @@ def parse_arguments(given: Sequence[str], foreign: str = "") -> Arguments:
     )
     if arguments.varied and not arguments.sweeps:
         raise _several_values(arguments)
+    _check_folder_of_sweep(arguments)
     return arguments
+
+
+def _check_folder_of_sweep(arguments: Arguments) -> None:
+    """Raise SettingError where all runs of a sweep would have one folder."""
+    given = [s for s in arguments.settings if s.lstrip("+~").startswith("run_dir=")]
+    if arguments.varied and given and "run_dir" not in arguments.varied:
+        raise SettingError(
+            f"{given[-1]} would be the folder of every run of the sweep; leave it out, or name the"
+            f" folder of all of them by hydra.sweep.dir={given[-1].partition('=')[2]}"
+        )
 
 
 def _several_values(arguments: Arguments) -> SettingError:
@@ -215,6 +226,19 @@ def overrides(given: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
             yield key.lstrip("+~"), split_values(value)
 
 
+def given_twice(given: Sequence[str]) -> dict[str, list[str]]:
+    """Return the settings that arguments give more than once, with how each is written.
+
+    >>> given_twice(["seed=1", "rounds=2", "seed=3"])
+    {'seed': ['seed=1', 'seed=3']}
+    """
+    written: dict[str, list[str]] = {}
+    for argument in given:
+        for key, _ in overrides([argument]):
+            written.setdefault(key, []).append(argument)
+    return {key: several for key, several in written.items() if len(several) > 1}
+
+
 def split_values(text: str) -> list[str]:
     """Return the values between commas, except commas in brackets and quotes.
 
@@ -258,6 +282,18 @@ def choice(group: str, value: str) -> dict[str, Any]:
         if setting not in known:
             raise unknown_setting(f"{group}.{setting}", [f"{group}.{other}" for other in known])
     return {"name": name, **known, **given}
+
+
+def names_given(given: Sequence[str]) -> Iterator[str]:
+    """Yield the settings that arguments name, those of a component that is written as a call too.
+
+    >>> list(names_given(["seed=1", "partition=dirichlet(alpha=0.1),iid"]))
+    ['seed', 'partition', 'partition.alpha']
+    """
+    for key, values in overrides(given):
+        yield key
+        for value in (v for v in values if key in GROUPS and is_call(v)):
+            yield from (f"{key}.{name}" for name in split_arguments(value, key)[1])
 
 
 def check_changes(given: Sequence[str], what: str, cure: str = "") -> None:

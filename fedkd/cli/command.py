@@ -13,7 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedkd.cli.arguments import Arguments, parse_arguments, scenario_files, value_of
+from fedkd.cli.arguments import (
+    Arguments,
+    given_twice,
+    parse_arguments,
+    scenario_files,
+    value_of,
+)
 from fedkd.cli.sweeps import Sweep, continued, is_violation
 from fedkd.errors import FedkdError, SettingError, messages, notes
 from fedkd.runtime.interrupts import described, exit_status, interruptible
@@ -94,6 +100,8 @@ def carry_out(given: Sequence[str]) -> int:
         scenarios = scenario_files(value_of(given, "--config-dir")[1])
         print(text_of(given) or manual(scenarios))
         return 0
+    for key, written in given_twice(given).items():
+        notice(f"{' and '.join(written)} set {key} more than once; the last one counts")
     command, foreign = continued(given)
     goes_on = command != list(given)
     if _run(parse_arguments(command, foreign), Sweep(command, goes_on=goes_on)):

@@ -37,6 +37,7 @@ from fedkd.cli.arguments import (
     check_one_scenario,
     choice,
     is_call,
+    names_given,
     overrides,
     read_scenario,
     split_values,
@@ -124,7 +125,9 @@ def run_jobs(
                 return None
             varied = _varied(arguments.varied)
             job = " ".join(f"{key}={value}" for key, value in varied.items())
-            return run_job(_sweep_job(_parsed(config, arguments), varied, forced))
+            names = names_given(arguments.settings)
+            named_by = [name for name in names if {name, name.split(".")[0]} & varied.keys()]
+            return run_job(_sweep_job(_parsed(config, arguments), varied, named_by, forced))
         except FedkdError as error:
             failures.append(type(error)(f"{job}: {error}") if job else error)
             failures[0].__cause__ = error
@@ -142,8 +145,17 @@ def run_jobs(
         raise failures[0]
 
 
-def _sweep_job(scenario: Scenario, varied: Mapping[str, str], forced: Sequence[str]) -> SweepJob:
-    """Return the job that Hydra is about to run. Raises SettingError where it can be of no use."""
+def _sweep_job(
+    scenario: Scenario, varied: Mapping[str, str], named_by: Sequence[str], forced: Sequence[str]
+) -> SweepJob:
+    """Return the job that Hydra is about to run. Raises SettingError where it can be of no use.
+
+    Args:
+        scenario: The job's.
+        varied: What distinguishes it from the others, as it was written.
+        named_by: The settings that its name shows.
+        forced: The arguments as Hydra reads them.
+    """
     config = HydraConfig.get()
     if _chooses() and scenario.federation.objective is None:
         sweeper = config.runtime.choices.get("hydra/sweeper")
@@ -152,7 +164,7 @@ def _sweep_job(scenario: Scenario, varied: Mapping[str, str], forced: Sequence[s
             " objective=global_accuracy"
         )
     position = int(config.job.num) + 1
-    folder, name = Path(config.runtime.output_dir), run_name(scenario, naming([*varied]))
+    folder, name = Path(config.runtime.output_dir), run_name(scenario, naming(named_by))
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
     if folder.name == str(config.job.num):  # nobody has named it otherwise
@@ -196,7 +208,11 @@ def _varied(keys: set[str]) -> dict[str, str]:
     overridden = HydraConfig.get().overrides.task
     pairs = (override.lstrip("+~").partition("=") for override in overridden)
     written = {key: value for key, _, value in pairs if key in keys}
-    return {key: re.sub(r"\\(.)", r"\1", value) for key, value in written.items()}
+    read = {key: re.sub(r"\\(.)", r"\1", value) for key, value in written.items()}
+    return {
+        key: value.strip("'") if key in GROUPS and is_call(value.strip("'")) else value
+        for key, value in read.items()
+    }
 
 
 def _parsed(config: DictConfig, arguments: Arguments) -> Scenario:
@@ -212,7 +228,7 @@ def _contents(config: DictConfig, arguments: Arguments) -> dict[str, Any]:
 
 def _scenario_of(contents: dict[str, Any], arguments: Arguments) -> Scenario:
     """Return the scenario of composed settings; a run that goes on has been named before."""
-    given = [key for key, _ in overrides(arguments.settings)]
+    given = [*names_given(arguments.settings)]
     return parse_named(contents, given, anew=arguments.resumed is None)
 
 

@@ -18,7 +18,6 @@ from fedkd.errors import SettingError, unknown_name
 T = TypeVar("T")
 _YAML = {"true": True, "false": False, "null": None}
 _RESERVED = {*_YAML, *keyword.kwlist}
-_AT_LEAST = "as in zoo:Net(width=32)"
 
 
 def split_share(text: str) -> tuple[str, float | None]:
@@ -97,15 +96,19 @@ def split_arguments(name: str, what: str = "models") -> tuple[str, dict[str, obj
     try:
         call = ast.parse(f"f({rest}", mode="eval").body
     except (SyntaxError, ValueError) as error:
-        raise SettingError(f"{what}: {name!r} cannot be read, {_AT_LEAST}") from error
+        raise SettingError(f"{what}: {name!r} cannot be read, {_example(what)}") from error
     if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
-        raise SettingError(f"{what}: the arguments in {name!r} must have names, {_AT_LEAST}")
+        raise SettingError(f"{what}: the arguments in {name!r} must have names, {_example(what)}")
     arguments: dict[str, object] = {}
     for given in call.keywords:
         if given.arg is None or given.arg in arguments:
-            raise SettingError(f"{what}: {name!r} must give each argument once, {_AT_LEAST}")
+            raise SettingError(f"{what}: {name!r} must give each argument once, {_example(what)}")
         arguments[given.arg] = _value(given.value, name, what)
     return factory.strip(), arguments
+
+
+def _example(what: str) -> str:
+    return f"as in {'zoo:Net(width=32)' if what == 'models' else 'dirichlet(alpha=0.1)'}"
 
 
 def _value(node: ast.expr, name: str, what: str) -> object:

@@ -233,3 +233,33 @@ def test_a_glob_names_components_alone() -> None:
 def test_what_a_robust_mean_says_later_names_its_section() -> None:
     with pytest.raises(SettingError, match=r"^robust.tolerate=0.4 is 2 of 5 clients"):
         threat_model(NoAttack(), Krum(tolerate=0.4), clients=5, classes=3, seed=0)
+
+
+def test_a_component_may_be_given_with_settings_of_its_own() -> None:
+    found = compose_scenario(
+        parse_arguments(["strategy=knfu(beta=2.5)", "partition=dirichlet(alpha=0.1)"])
+    )
+    assert found.strategy.fields["beta"] == 2.5
+    assert found.to_dict()["partition"]["alpha"] == 0.1  # type: ignore[index]
+    assert found.report.named_by == ("strategy.beta", "partition", "partition.alpha")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["partition=dirichlet(alpa=1)"], "no setting 'partition.alpa'; did you mean partition.al"),
+        (["partition=dirchlet(alpha=1)"], "unknown partition 'dirchlet'; did you mean 'dirichlet'"),
+        (["partition=dirichlet(1)"], "must have names, as in dirichlet"),
+        (["-m", "seed=1,2", "run_dir=out"], "run_dir=out would be the folder of every run"),
+    ],
+)
+def test_what_a_component_does_not_have_and_what_a_sweep_cannot_do(
+    given: list[str], message: str
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        parse_arguments(given)
+
+
+def test_a_setting_that_is_given_twice_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["seed=1", "seed=2", "rounds=0"]) == 2
+    assert "seed=1 and seed=2 set seed more than once; the last one" in capsys.readouterr().err
