@@ -39,18 +39,28 @@ def summary_of(command: str, *more: str) -> dict:
 
 def test_the_page_has_a_file_for_each_part_and_runs_each_of_them() -> None:
     parts = ["strategy", "data", "partition", "model", "task", "votes", "head", "attack", "mean"]
-    parts += ["codec", "audit", "noise"]
+    parts += ["codec", "audit", "noise", "engine", "canaries"]
     assert set(FILES) == {f"my_{part}.py" for part in parts}
     named = {f"{name}.py" for name in re.findall(r"(my_\w+):", " ".join(COMMANDS))}
     assert named == set(FILES)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda text: text.split()[0])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(text, marks=pytest.mark.slow) if "canaries" in text else text
+        for text in COMMANDS
+    ],
+    ids=lambda text: text.split()[0],
+)
 def test_the_files_of_the_page_run_as_printed(command: str) -> None:
     summary = summary_of(command)
     assert summary["status"] == "completed"
     if "my_audit" in command:
         assert summary["audit"]["mean_move"] > 0
+        assert len(Path("answers.txt").read_text().splitlines()) > 3 * 2
+    if "my_canaries" in command:
+        assert summary["exposure"]
     if "my_noise" in command:
         assert "as MyNoise declares; not reviewed by fedkd" in json.dumps(summary["privacy"])
 
