@@ -10,7 +10,7 @@ damaged), 2 (bad input).
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def _report_runs(folder: Path, *, with_each: bool) -> list[str]:
         raise SettingError(f"{folder}: there is no run in or below it, nor a comparison")
     configs, left_out, damaged = _readable(runs)
     if with_each:
-        for run in runs:
+        for run in _shown_progress(runs):
             if left_out.get(run, "").startswith(DAMAGED):
                 continue
             try:
@@ -103,6 +103,16 @@ def _report_runs(folder: Path, *, with_each: bool) -> list[str]:
     for text in (*sweep.notices, *(text for text in damaged if text not in said)):
         notice(text)
     return damaged
+
+
+def _shown_progress(runs: Sequence[Path]) -> Iterable[Path]:
+    """Return runs in turn, with a bar on a terminal for as long as it takes."""
+    from rich.console import Console
+    from rich.progress import track
+
+    screen = Console(stderr=True)
+    off = len(runs) < 2 or not screen.is_terminal
+    return track(runs, description="Pages", console=screen, transient=True, disable=off)
 
 
 def _readable(runs: Sequence[Path]) -> tuple[dict[Path, Any], dict[Path, str], list[str]]:

@@ -323,7 +323,7 @@ class ConsoleReport:
             self.output.print(line, style="bold" if line.startswith("VOID") else None)
         sentence = verdict(summary, plan.strategy, plan.reported)
         if sentence:
-            self.output.print(sentence, style="bold" if "LOSES" in sentence else None)
+            self.output.print(sentence, style="bold" if "BEHIND" in sentence else None)
         for claim in summary["privacy"].get("text", []):
             self.output.print(f"Privacy: {claim}")
         # The heading of a run in a sweep has said where its results are.

@@ -322,7 +322,7 @@ def teacher_rows(record: RoundRecord, class_names: Sequence[str]) -> list[dict[s
 
 
 def verdict(last: Mapping[str, Any], strategy: str, points: Sequence[MeasuringPoint]) -> str:
-    """Return in words whether fusion beat local training at each point, for how many clients."""
+    """Return in words how far fusion is ahead of local training, at each point of a round."""
     found = [text for point in points if (text := _verdict_at(last, strategy, point))]
     if found:
         found.append("One seed is no test; fedkd compare makes one over several.")
@@ -342,9 +342,9 @@ def _verdict_at(last: Mapping[str, Any], strategy: str, point: MeasuringPoint) -
             continue
         points = 100 * last[column(f"{name}_gain", point)]
         harmed = 100 * last[column(f"{name}_negative_transfer", point)]
-        word = "equals" if abs(points) < 0.05 else "beats" if points > 0 else "LOSES to"
-        size = "" if word == "equals" else f" by {abs(points):.1f} points"
-        parts.append(f"{word} {alone}{size} {where} ({harmed:.0f} % of the clients are worse off)")
+        size, side = f"{abs(points):.1f} points ", "ahead of" if points > 0 else "BEHIND"
+        word = "as good as" if abs(points) < 0.05 else f"{size}{side}"
+        parts.append(f"is {word} {alone} {where} ({harmed:.0f} % of the clients are worse off)")
     return f"After {point}, {strategy} {', and '.join(parts)}." if parts else ""
 
 
