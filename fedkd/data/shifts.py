@@ -1,10 +1,14 @@
-"""Augmentation by small random shifts, which keep the labels of images of any kind."""
+"""Augmentation of images: small random shifts, which keep labels of any kind, and mirroring."""
+
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+Augmentation = Literal["none", "flip", "crop", "flip_crop"]
+AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
 Images = Shaped[Tensor, "n channels height width"]
 
 
@@ -24,6 +28,24 @@ def shifted(images: Images, stream: np.random.Generator) -> Images:
     # [n, height, width, channels], so that the three indexed axes come first.
     moved: Tensor = images.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]]
     return moved.permute(0, 3, 1, 2).contiguous()
+
+
+def flipped(images: Images, stream: np.random.Generator) -> Images:
+    """Return each image mirrored from left to right, or as it is, by a fair coin of its own.
+
+    >>> image = torch.arange(2.0).view(1, 1, 1, 2).expand(6, 1, 1, 2)
+    >>> flipped(image, np.random.default_rng(0))[:, 0, 0, 0].tolist()
+    [0.0, 1.0, 1.0, 1.0, 0.0, 0.0]
+    """
+    mirrored = torch.from_numpy(stream.random(len(images)) < 0.5).to(images.device)
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+
+def augmented(images: Images, how: Augmentation, stream: np.random.Generator) -> Images:
+    """Return images as training is to see them this time: mirrored, shifted, both or neither."""
+    if how in ("flip", "flip_crop"):
+        images = flipped(images, stream)
+    return shifted(images, stream) if how in ("crop", "flip_crop") else images
 
 
 def _source_indices(side: int, count: int, stream: np.random.Generator) -> Tensor:

@@ -216,7 +216,7 @@ class Named:
     """A data set class, with the fields that its name implies."""
 
     cls: type
-    fields: Mapping[str, str]
+    fields: Mapping[str, str | None]
 
 
 DATA: dict[str, Named] = {
@@ -224,6 +224,11 @@ DATA: dict[str, Named] = {
     "mnist": Named(HubImages, {"path": "ylecun/mnist"}),
     "fashion_mnist": Named(HubImages, {"path": "zalando-datasets/fashion_mnist"}),
     "cifar10": Named(HubImages, {"path": "uoft-cs/cifar10"}),
+    "cifar100": Named(HubImages, {"path": "uoft-cs/cifar100", "label_column": "fine_label"}),
+    "femnist": Named(
+        HubImages,
+        {"path": "flwrlabs/femnist", "label_column": "character", "test_split": None},
+    ),
     "images": Named(HubImages, {}),
     "arrays": Named(Arrays, {}),
 }

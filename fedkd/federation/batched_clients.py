@@ -74,6 +74,8 @@ def _reason_of_steps(context: ClientContext, phases: Sequence[Phase]) -> str | N
     """Return why the steps of clients are none that could be taken together; None if they are."""
     if any(phase.optimizer_state == "kept" for phase in phases):
         return "optimizer_state=kept lets clients' optimizers be at different steps"
+    if context.training.augment != "none":
+        return "each augments its images by draws of its own"
     if any(phase.schedule != "constant" for phase in phases):
         return "each client's learning rate changes with its own batches"
     if any(phase.clip_grad_norm is not None for phase in phases):

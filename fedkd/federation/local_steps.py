@@ -42,13 +42,13 @@ LOSS_METRICS: Mapping[str, str] = {"train": "train_loss", "distill": "distill_lo
 def pretrain(update: LocalUpdate) -> None:
     """Train on the labels of the public set."""
     x, y = update.context.task.public_set()
-    optimize_phase(update, "pretrain", len(y), task_loss(update, x, y))
+    optimize_phase(update, "pretrain", len(y), task_loss(update, "pretrain", x, y))
 
 
 def warm_up(update: LocalUpdate) -> None:
     """Train on private data before the first round, alone."""
     x, y = update.private_examples
-    optimize_phase(update, "warm_up", len(y), task_loss(update, x, y))
+    optimize_phase(update, "warm_up", len(y), task_loss(update, "warm_up", x, y))
 
 
 def train(update: LocalUpdate) -> None:
@@ -58,7 +58,7 @@ def train(update: LocalUpdate) -> None:
     if isinstance(kind, PenaltyKnowledge):
         penalty = kind.penalty(KnowledgeView(update), update.teacher)
     if penalty is None:
-        loss = task_loss(update, x, y)
+        loss = task_loss(update, "train", x, y)
     else:
         assert isinstance(kind, PenaltyKnowledge), "only such a kind has one"
         layer = feature_layer(update) if kind.uses_features else None
@@ -259,13 +259,31 @@ def optimize_phase(
         update.metrics[LOSS_METRICS[purpose]] = loss
 
 
-def task_loss(update: LocalUpdate, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the task's own loss of a batch of examples."""
-    task, model = update.context.task, update.model
+def batches_of(update: LocalUpdate, purpose: str, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return what gives the inputs of a batch, changed at random where images are augmented."""
+    task, how = update.context.task, update.context.training.augment
+    if how == "none":
+        return lambda batch: x[batch]
+    stream = update.stream(f"{purpose} augmentation")
+    return lambda batch: task.augmented(x[batch], how, stream)
+
+
+def task_loss(
+    update: LocalUpdate, purpose: str, x: Tensor, y: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """Return the task's own loss of a batch of examples.
+
+    Args:
+        update: The update, whose model is trained.
+        purpose: The step: ``pretrain``, ``warm_up`` or ``train``.
+        x: Inputs of the examples.
+        y: Their targets.
+    """
+    task, model, seen = update.context.task, update.model, batches_of(update, purpose, x)
     if update.context.training.label_smoothing:
         loss = label_smoothed(update.context)
-        return lambda batch: loss(task.logits(model, x[batch]), y[batch])
-    return lambda batch: task.training_loss(model, x[batch], y[batch])
+        return lambda batch: loss(task.logits(model, seen(batch)), y[batch])
+    return lambda batch: task.training_loss(model, seen(batch), y[batch])
 
 
 def penalized_loss(
@@ -281,12 +299,13 @@ def penalized_loss(
         layer: The layer whose input are the features that the term takes; None if it takes none.
     """
     task, model, loss = update.context.task, update.model, label_smoothed(update.context)
+    seen = batches_of(update, "train", x)
 
     def batch_loss(batch: Tensor) -> Tensor:
         if layer is None:
-            logits, features = task.logits(model, x[batch]), None
+            logits, features = task.logits(model, seen(batch)), None
         else:
-            logits, features = forward_with_features(model, layer, x[batch])
+            logits, features = forward_with_features(model, layer, seen(batch))
         return loss(logits, y[batch]) + penalty(batch, logits, features)
 
     return batch_loss

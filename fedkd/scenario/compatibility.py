@@ -98,6 +98,7 @@ def run_conditions(
         pretrains=scenario.train.public_epochs > 0,
         data_kind=task.data_kind,
         examples=task.examples,
+        augmentations=task.augmentations,
         has_classes=task.has_classes,
         has_secrets=scenario.text_canaries.name != "none",
         fitted_models=fitted,

@@ -70,6 +70,8 @@ class RunConditions:
     """What private samples are: ``images``, ``texts``, ``labeled texts``, or a task's own word."""
     examples: str = "samples"
     """What one row of a training batch is called, in the plural."""
+    augmentations: tuple[str, ...] = ()
+    """The values of ``train.augment`` that training batches can be changed by, beside ``none``."""
     has_classes: bool = True
     """Whether targets are classes of private samples, rather than tokens of a vocabulary."""
     has_secrets: bool = False

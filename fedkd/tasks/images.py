@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from fedkd.data.division import Public
 from fedkd.data.prepare import Prepared
 from fedkd.data.public import PublicSet, describe, make_public_set
 from fedkd.data.samples import Normalization, inputs, labels, statistics
-from fedkd.data.shifts import shifted
+from fedkd.data.shifts import AUGMENTATIONS, Augmentation, augmented, shifted
 from fedkd.errors import SettingError
 from fedkd.models.factory import ImageModelSpec, ModelSpec
 from fedkd.models.heads import Heads, label_loss, taught_loss
@@ -70,6 +70,7 @@ class ImageTask(Task):
     machine."""
 
     data_kind: ClassVar[str] = "images"
+    augmentations: ClassVar[tuple[str, ...]] = AUGMENTATIONS
 
     @classmethod
     def make(cls, setup: TaskSetup) -> "ImageTask":
@@ -164,6 +165,10 @@ class ImageTask(Task):
     def label_counts(self, rows: np.ndarray, owners: Sequence[int]) -> tuple[int, ...]:
         """Return how many rows each class has."""
         return tuple(np.bincount(self.prepared.labels[rows], minlength=self.classes).tolist())
+
+    def augmented(self, inputs: Tensor, how: str, stream: np.random.Generator) -> Tensor:
+        """Return each image mirrored or shifted at random."""
+        return augmented(inputs, cast(Augmentation, how), stream)
 
     def training_loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
         """Return the cross-entropy, or the losses of further heads."""

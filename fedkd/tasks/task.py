@@ -191,6 +191,8 @@ class Task(Protocol):
     """Whether targets are classes of private samples, rather than tokens of a vocabulary."""
     record: ClassVar[str] = "record"
     """What one row that a partition deals is called, where it makes several training examples."""
+    augmentations: ClassVar[tuple[str, ...]] = ()
+    """The values of ``train.augment`` that ``augmented`` knows, beside ``none``."""
     has_reference: ClassVar[bool] = False
     """Whether there are soft labels of a model that learned public data alone, to compare with."""
 
@@ -301,6 +303,13 @@ class Task(Protocol):
         By default the cross-entropy with classes.
         """
         return F.cross_entropy(logits, targets)
+
+    def augmented(self, inputs: Tensor, how: str, stream: np.random.Generator) -> Tensor:
+        """Return the inputs of a training batch as a model is to see them this time.
+
+        ``how`` is one of ``augmentations``, of which there are none by default.
+        """
+        return inputs
 
     def training_loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
         """Return the loss of private training: ``loss`` of ``logits``, or that of heads."""

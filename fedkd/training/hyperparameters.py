@@ -207,6 +207,11 @@ class TrainingSettings(Phase):
     """Share of a label's weight that all classes are given in equal parts, at least 0 and below 1
     (Szegedy et al. 2016)."""
 
+    augment: Literal["none", "flip", "crop", "flip_crop"] = "none"
+    """Show models each batch of labeled images another way: flip mirrors an image from left to
+    right by a coin, crop shifts it by up to an eighth of its side with its edges repeated.
+    Distillation has distill.student_augmentation."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(0, public_epochs=self.public_epochs, warm_up_epochs=self.warm_up_epochs)
@@ -216,7 +221,12 @@ class TrainingSettings(Phase):
             )
 
     def conflict(self, conditions: RunConditions) -> str | None:
-        """Return the conflict of a schedule, of smoothed labels or of epochs on the public set."""
+        """Return what does not fit: augmentation, smoothed labels, a schedule, public epochs."""
+        if self.augment != "none" and self.augment not in conditions.augmentations:
+            return (
+                f"train.augment={self.augment} is for images, and private samples are"
+                f" {conditions.data_kind}; leave it out"
+            )
         if self.label_smoothing and conditions.is_chosen("heads"):
             return (
                 f"train.label_smoothing={self.label_smoothing:g}: heads="

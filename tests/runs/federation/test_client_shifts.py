@@ -7,6 +7,7 @@ import torch
 from tiny import records, scenario
 
 from fedkd.experiment.build import build
+from fedkd.federation.batched_clients import reason_unbatched
 
 
 def test_noise_and_traded_labels_reach_private_sets_and_nothing_else() -> None:
@@ -40,3 +41,19 @@ def test_a_shift_repeats_to_the_bit_and_changes_what_is_learned() -> None:
     found = figures(shift=shift)
     assert found == figures(shift=shift, engine={"name": "local", "workers": 2})
     assert found != figures()
+
+
+def test_augmented_training_repeats_to_the_bit_with_and_without_dp_sgd() -> None:
+    def losses(**changes: object) -> list[float | None]:
+        train = {"epochs": 1, "batch_size": 8, **changes.pop("train", {})}  # type: ignore[dict-item]
+        last = records(rounds=1, models=["mlp"], train=train, **changes)[-1]
+        return [c.train_loss for c in last.clients]
+
+    augmented = {"train": {"augment": "flip_crop"}}
+    private = {"privacy": {"name": "dp_sgd", "noise_multiplier": 1.0}, "strategy": "dsfl"}
+    found, noisy = losses(**augmented), losses(**augmented, **private)
+    assert found == losses(**augmented, engine={"name": "local", "workers": 2})
+    assert noisy == losses(**augmented, **private)
+    assert found != losses()
+    context = build(scenario(**augmented, models=["mlp"]), threading.Event()).context
+    assert reason_unbatched(context, "mlp") == "each augments its images by draws of its own"

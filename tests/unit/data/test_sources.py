@@ -11,10 +11,13 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
 from fedkd.data import prepare as preparing
+from fedkd.data.division import EvaluationSets, Public, divide
 from fedkd.data.hub_splits import splits_hash
-from fedkd.data.prepare import check_rows, prepare
+from fedkd.data.partitions import NaturalId, WholeIds
+from fedkd.data.prepare import Prepared, check_rows, prepare, prepare_images
 from fedkd.data.sources import DATA, Digits, HubImages, Rows
 from fedkd.errors import SettingError
+from fedkd.scenario.registry import create
 from fedkd.tasks.text.text_sources import HubTexts
 
 
@@ -125,9 +128,65 @@ def test_the_data_sets_of_the_command_are_those_of_the_hub() -> None:
         "mnist": "ylecun/mnist",
         "fashion_mnist": "zalando-datasets/fashion_mnist",
         "cifar10": "uoft-cs/cifar10",
+        "cifar100": "uoft-cs/cifar100",
+        "femnist": "flwrlabs/femnist",
         "images": None,
         "arrays": None,
     }
+
+
+def named(name: str, folder: Path, columns: dict[str, Any], split: str) -> Prepared:
+    """Return a data set that has a name, read from a folder with the hub's columns."""
+    folder.mkdir(exist_ok=True)
+    features = Features({column: feature for column, (feature, _) in columns.items()})
+    values = {column: of for column, (_, of) in columns.items()}
+    Dataset.from_dict(values, features=features).to_parquet(str(folder / f"{split}.parquet"))
+    if name == "cifar100" and split == "train":
+        return named(name, folder, columns, "test")
+    source: Any = create("data", {"name": name, "path": str(folder)}).value
+    return prepare_images(source)
+
+
+def pictures(count: int, *shape: int) -> tuple[Any, list[Any]]:
+    pixels = np.random.default_rng(1).integers(0, 256, (count, *shape), dtype=np.uint8)
+    return Image(), [Pillow.fromarray(x) for x in pixels]
+
+
+def test_cifar100_has_fine_labels_and_its_coarse_ones_for_partitions(tmp_path: Path) -> None:
+    fine, coarse = ["apple", "bear", "bee", "bed"], ["fruit", "animal", "furniture"]
+    rows = [0, 1, 2, 3] * 6
+    found = named("cifar100", tmp_path, {
+        "img": pictures(24, 8, 8, 3),
+        "fine_label": (ClassLabel(names=fine), rows),
+        "coarse_label": (ClassLabel(names=coarse), [[0, 1, 1, 2][i] for i in rows]),
+    }, "train")  # fmt: skip
+    assert found.class_names == tuple(fine)
+    assert (found.train_size, len(found.labels)) == (24, 48)
+    by_coarse = divide(
+        found, partition=WholeIds(column="coarse_label"), clients=3, samples_per_client=None,
+        public=Public(size=0), testing=EvaluationSets(global_size=4), seed=0,
+    )  # fmt: skip
+    classes = [set(found.labels[rows].tolist()) for rows in by_coarse.train]
+    assert sorted(map(sorted, classes)) == [[0], [1, 2], [3]]
+
+
+def test_femnist_is_dealt_by_writer(tmp_path: Path) -> None:
+    rows = [f"f00{i % 6}_10" for i in range(72)]
+    found = named("femnist", tmp_path, {
+        "image": pictures(72, 7, 7),
+        "writer_id": (Value("string"), rows),
+        "hsf_id": (Value("int64"), [0] * 72),
+        "character": (ClassLabel(names=["0", "A", "a"]), [i % 3 for i in range(72)]),
+    }, "train")  # fmt: skip
+    assert found.class_names == ("0", "A", "a")
+    assert found.train_size == len(found.labels) == 72  # the hub has no test split of it
+    dealt = divide(
+        found, partition=NaturalId(column="writer_id"), clients=4, samples_per_client=None,
+        public=Public(size=6), testing=EvaluationSets(global_size=6), seed=0,
+    )  # fmt: skip
+    writers = [set(found.columns["writer_id"][r].tolist()) for r in dealt.train]
+    assert all(len(own) == 1 for own in writers)
+    assert len(set.union(*writers)) == 4
 
 
 def rows(**changes: Any) -> Rows:
