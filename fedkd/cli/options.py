@@ -32,6 +32,7 @@ KINDS = {
     "text-models": "text_models",
     "language-models": "language_models",
     "heads": "heads",
+    "adapters": "adapters",
     "privacy": "privacy",
     "attacks": "attacks",
     "robust": "robust",

@@ -102,7 +102,7 @@ def _loaded(path: str, folder: str, layout: str) -> Mapping[str, Any]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
-    is_reached = bool(folder) or _hub_has_address()
+    is_reached = bool(folder) or hub_has_address()
     with _quiet(), contextlib.nullcontext() if is_reached else _offline():
         try:
             found: Mapping[str, Any] = load_dataset(folder or path)
@@ -121,7 +121,7 @@ def _loaded(path: str, folder: str, layout: str) -> Mapping[str, Any]:
     return found
 
 
-def _hub_has_address() -> bool:
+def hub_has_address() -> bool:
     """Return whether the hub's name is known here: the library would ask for it half a minute."""
     from huggingface_hub.constants import ENDPOINT
 

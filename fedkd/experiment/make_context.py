@@ -190,6 +190,7 @@ def _task_setup(
         public_source=scenario.public_data.value,
         heads=scenario.heads.value,
         preprocessing=scenario.preprocessing,
+        adapters=scenario.adapters.value,
         tokens=scenario.tokens,
         text_canaries=scenario.text_canaries.value,
         reference=(assigned[0], _trained_whole(scenario)),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkab
 from torch import nn
 
 from fedkd.models.model_names import split_share
+from fedkd.errors import SettingError
 from fedkd.settings.import_paths import imported
 from fedkd.settings.model_prefixes import LIBRARIES, split_prefix
 from fedkd.settings.optional_libraries import require
@@ -40,6 +41,34 @@ class ModelLibrary(Protocol):
         caches know it again in another process. Raises SettingError for an unknown model, or where
         the library is missing.
         """
+
+    def find_classifier(self, name: str) -> Callable[..., nn.Module]:
+        """Return the factory of a classifier of texts; SettingError where there are none.
+
+        It is called with (the tokenizer's size, the longest text, the padding token) and the number
+        of classes.
+        """
+        raise self._has_none(name, "texts")
+
+    def find_language_model(self, name: str) -> Callable[..., nn.Module]:
+        """Return the factory of a model of next tokens; SettingError where there are none.
+
+        It is called with the tokenizer's size and the longest text.
+        """
+        raise self._has_none(name, "next tokens")
+
+    def tokenizer(self, name: str) -> Any:
+        """Return the tokenizer of a model of texts, as classes and as next tokens need it.
+
+        It is a ``fedkd.tasks.text.encoded_texts.TextEncoder`` and a ``Vocabulary``.
+        """
+        raise self._has_none(name, "texts")
+
+    def _has_none(self, name: str, what: str) -> SettingError:
+        return SettingError(
+            f"models: {name} is of {self.package}, which has no models of {what} here; take"
+            " models=[hf:FOLDER_OR_ID]"
+        )
 
     def spec(self, name: str, input_shape: tuple[int, ...], classes: int) -> "ModelSpec | None":
         """Return the specification of a model that needs its own; None for that of its task.

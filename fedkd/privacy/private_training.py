@@ -173,6 +173,11 @@ def check_sample_gradients(
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.eval()
     before = {key: buffer.clone() for key, buffer in model.named_buffers()}
+    if _draws(lambda: outputs(inputs)):
+        # Its dropout is no module. Single samples are compared without it: only what is trained
+        # itself stays in training, for Opacus looks at nothing else.
+        for module in model.modules():
+            module.training = any(p.requires_grad for p in module.parameters(recurse=False))
     trainable = {key: p for key, p in model.named_parameters() if p.requires_grad}
     # Squared outputs have no minimum that many samples share by chance.
     losses = [_probe(outputs(one[None])) for one in inputs]
@@ -217,6 +222,16 @@ def check_sample_gradients(
                 f" {key} come out wrong;"
                 " is it used without a batch dimension?"
             )
+
+
+def _draws(act: Callable[[], object]) -> bool:
+    """Return whether something draws from the global generator, whose state stays as it was."""
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        act()
+    found = not torch.equal(state, torch.get_rng_state())
+    torch.set_rng_state(state)
+    return found
 
 
 def _probe(logits: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from fedkd.strategy import Declaration, Needs, chosen_loss
 from fedkd.tasks.find_task import find_task
 from fedkd.tasks.task import Task
 
-CHECKED = ("text_canaries", "heads", "attacks", "robust", "codec", "privacy", "audit")
+CHECKED = ("text_canaries", "heads", "adapters", "attacks", "robust", "codec", "privacy", "audit")
 """The groups whose components are asked what they do not go with, in the order of their errors."""
 
 

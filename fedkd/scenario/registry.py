@@ -22,6 +22,7 @@ from fedkd.data.sources import DATA, Named
 from fedkd.errors import SettingError
 from fedkd.flower.engine_run import Engine
 from fedkd.flower.engines import ENGINES
+from fedkd.models.adapters import ADAPTERS, Adapters
 from fedkd.models.heads import HEADS, Heads
 from fedkd.privacy import PRIVACY
 from fedkd.privacy.mechanisms import Mechanism
@@ -147,6 +148,7 @@ class Components:
         "dirichlet", PARTITIONS, methods=("partitioner(clients, rows, seed)",)
     )
     heads: Component[Heads] = group("none", HEADS, seam=Heads)
+    adapters: Component[Adapters] = group("none", ADAPTERS, seam=Adapters)
     privacy: Component[Mechanism] = group(
         "none", PRIVACY, affects="exchange", in_baseline="none", seam=Mechanism
     )

@@ -7,6 +7,7 @@ libraries themselves, each of which is a module in the room of what it is for.
 from collections.abc import Mapping
 
 LIBRARIES: Mapping[str, str] = {
+    "hf": "fedkd.models.hugging_face:HuggingFaceModels",
     "timm": "fedkd.models.timm_models:TimmModels",
     "torchvision": "fedkd.models.torchvision_models:TorchvisionModels",
     "sklearn": "fedkd.models.estimators.estimator_libraries:SklearnEstimators",

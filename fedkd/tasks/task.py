@@ -8,7 +8,7 @@ set names its task (``fedkd.tasks.find_task``). Not for: which client has which 
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -23,6 +23,7 @@ from fedkd.data.prepare import Labeled
 from fedkd.data.public import PublicSource
 from fedkd.errors import SettingError
 from fedkd.fusion import soften
+from fedkd.models.adapters import Adapters, NoAdapters
 from fedkd.models.factory import Factory, ModelInfo, ModelSpec, find_factory
 from fedkd.models.heads import Heads, label_logits
 from fedkd.privacy.mechanisms import Detector, Hints
@@ -96,6 +97,8 @@ class TaskSetup:
     """The first client's model, and how long one trains it in a whole run."""
     seed: int
     device: torch.device
+    adapters: Adapters = field(default_factory=NoAdapters)
+    """What of every client's model is trained and kept."""
     models: tuple[str, ...] = ()
     """The names of all clients' models, each once."""
     separates_records: bool = False

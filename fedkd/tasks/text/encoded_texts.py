@@ -39,7 +39,7 @@ class TextEncoder(Protocol):
     def key(self) -> str:
         """A hash of everything that decides the ids of a text."""
 
-    def encode(self, texts: Sequence[str], most: int) -> list[list[int]]:
+    def encode_all(self, texts: Sequence[str], most: int) -> list[list[int]]:
         """Return each text's ids, the first ``most`` of them; one at least."""
 
     def describe(self) -> dict[str, object]:
@@ -72,7 +72,7 @@ class VocabularyEncoder:
         about = f"{type(self.vocabulary).__name__} {self._tokens}"
         return hashlib.sha256(about.encode()).hexdigest()[:32]
 
-    def encode(self, texts: Sequence[str], most: int) -> list[list[int]]:
+    def encode_all(self, texts: Sequence[str], most: int) -> list[list[int]]:
         """Return each text's first tokens; one without a token is a row of padding."""
         return [self.vocabulary.encode(text)[:most] or [self.padding] for text in texts]
 
@@ -117,6 +117,6 @@ def rows_of_ids(
 ) -> Int[np.ndarray, "n {length}"]:
     """Return texts as rows of ids: cut behind ``length`` tokens, or filled up with padding."""
     ids = np.full((len(texts), length), encoder.padding, dtype=np.int32)
-    for row, tokens in zip(ids, encoder.encode(texts, length), strict=True):
+    for row, tokens in zip(ids, encoder.encode_all(texts, length), strict=True):
         row[: len(tokens)] = tokens
     return ids

@@ -20,9 +20,13 @@ from fedkd.data.prepare import Source, prepare
 from fedkd.data.public import count_foreign
 from fedkd.data.texts import PreparedTexts
 from fedkd.errors import SettingError
+from fedkd.models.adapters import Adapters
 from fedkd.models.factory import Factory
+from fedkd.models.libraries import library
+from fedkd.models.model_names import split_arguments
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.conditions import RunConditions
+from fedkd.settings.model_prefixes import split_prefix
 from fedkd.tasks.task import Compare, Examples, Task, TaskSetup
 from fedkd.tasks.text.encoded_texts import TextEncoder, TokenColumns, VocabularyEncoder, encode_all
 from fedkd.tasks.text.text_specs import TextModelSpec, find_text_factory
@@ -81,6 +85,7 @@ class LabeledTextTask(Task):
     blocks: Mapping[str, TokenColumns]
     """By the model's name: its vocabulary and columns. Models may share a block."""
     parts: tuple[PublicTexts, ...]
+    adapters: Adapters
     device: torch.device
     placed_public_inputs: Tensor | None = None
     """The public set as model inputs where another process of the machine has made it."""
@@ -121,6 +126,7 @@ class LabeledTextTask(Task):
             labels=np.asarray(setup.trained_on.labels),
             blocks=_blocks(setup, prepared),
             parts=_public_parts(setup, prepared),
+            adapters=setup.adapters,
             device=setup.device,
             placed_public_inputs=setup.public_inputs,
         )
@@ -186,7 +192,8 @@ class LabeledTextTask(Task):
                 f"models: {name} reads texts by a vocabulary that no client's model has; take one"
                 f" of {', '.join(self.blocks)}"
             )
-        return TextModelSpec(name, self.blocks[name], self._columns, self.classes)
+        block, columns = self.blocks[name], self._columns
+        return TextModelSpec(name, block, columns, self.classes, self.adapters)
 
     def training_set(self, rows: np.ndarray, owners: Sequence[int]) -> Examples:
         """Return rows as token ids and labels, whoever owns them."""
@@ -257,6 +264,10 @@ def _encoder(
         prepared: The data set.
         shared: Keeps the run's vocabulary, which is made for the first model that has none.
     """
+    prefixed = split_prefix(split_arguments(model)[0])
+    if prefixed is not None:
+        own: TextEncoder = library(prefixed[0]).tokenizer(prefixed[1])
+        return own
     if not shared:
         texts = prepared.texts(setup.division.held_back)
         shared.append(VocabularyEncoder(make_vocabulary(setup.tokens, "words", texts)))

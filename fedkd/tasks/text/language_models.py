@@ -7,7 +7,7 @@ for: image models (``fedkd.models``), training (``fedkd.training.loop``).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
+from fedkd.models.adapters import Adapters, NoAdapters, SharedModel
 from fedkd.models.factory import (
     ZOO,
     ModelInfo,
@@ -23,7 +24,9 @@ from fedkd.models.factory import (
     named_factory,
     sums_to_one,
 )
-from fedkd.models.model_names import split_arguments
+from fedkd.models.libraries import library
+from fedkd.models.model_names import split_arguments, with_arguments
+from fedkd.settings.model_prefixes import split_prefix
 from fedkd.tasks.text.tokens import next_token_logits
 
 LanguageFactory = Callable[[int, int], nn.Module]
@@ -144,6 +147,12 @@ def find_language_factory(name: str) -> LanguageFactory:
             f"models: {name} is a model of images, and this data set holds texts; take models="
             f" of {', '.join(LANGUAGE_ZOO)}, as in models=[decoder_small]"
         )
+    path, arguments = split_arguments(name)
+    prefixed = split_prefix(path)
+    if prefixed is not None:
+        prefix, inside = prefixed
+        found = library(prefix).find_language_model(inside)
+        return cast(LanguageFactory, with_arguments(found, arguments, path))
     return cast(LanguageFactory, named_factory(name, LANGUAGE_ZOO, "language model"))
 
 
@@ -154,6 +163,8 @@ class LanguageModelSpec:
     name: str
     vocabulary_size: int
     context: int
+    adapters: Adapters = field(default_factory=NoAdapters)
+    shared: SharedModel = field(default_factory=SharedModel, repr=False, compare=False)
 
     @property
     def arguments(self) -> tuple[object, ...]:
@@ -162,14 +173,16 @@ class LanguageModelSpec:
 
     @property
     def is_bare(self) -> bool:
-        """Whether the factory's module is the model: it has no further heads."""
-        return True
+        """Whether the factory's module is the model: there are no adapters in it."""
+        return self.adapters == NoAdapters()
 
     def build(self, seed: int) -> nn.Module:
         """Return a fresh module whose initial weights depend on ``seed`` alone."""
-        factory = find_language_factory(self.name)
-        with borrowed_global_generator(seed):
-            model: object = factory(self.vocabulary_size, self.context)
+        return self.adapters.build(self._make, seed, self.shared)
+
+    def _make(self) -> nn.Module:
+        """Return a module without adapters, drawn by the global generator."""
+        model: object = find_language_factory(self.name)(self.vocabulary_size, self.context)
         if not isinstance(model, nn.Module):
             raise SettingError(
                 f"models: {self.name} must return a torch.nn.Module, got {type(model).__name__}"

@@ -3,14 +3,16 @@
 Not for: models of next tokens (``fedkd.tasks.text.language_models``).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError, unexpected
+from fedkd.models.adapters import Adapters, NoAdapters, SharedModel
 from fedkd.models.factory import (
     ZOO,
     Factory,
@@ -20,7 +22,9 @@ from fedkd.models.factory import (
     sums_to_one,
 )
 from fedkd.models.features import find_head
-from fedkd.models.model_names import split_arguments
+from fedkd.models.libraries import library
+from fedkd.models.model_names import split_arguments, with_arguments
+from fedkd.settings.model_prefixes import split_prefix
 from fedkd.tasks.text.encoded_texts import TokenColumns
 from fedkd.tasks.text.language_models import LANGUAGE_ZOO
 from fedkd.tasks.text.text_classifiers import TEXT_ZOO
@@ -38,8 +42,13 @@ def find_text_factory(name: str) -> Factory:
                 f"models: {name} is a model of {of}, and this data set holds texts with classes;"
                 f" take models of {', '.join(TEXT_ZOO)}, as in models=[text_cnn]"
             )
-    found: object = named_factory(name, TEXT_ZOO, "classifier of texts")
-    return found  # type: ignore[return-value]
+    path, arguments = split_arguments(name)
+    prefixed = split_prefix(path)
+    if prefixed is not None:
+        prefix, inside = prefixed
+        factory = library(prefix).find_classifier(inside)
+        return cast(Factory, with_arguments(factory, arguments, path))
+    return cast(Factory, named_factory(name, TEXT_ZOO, "classifier of texts"))
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,8 @@ class TextModelSpec:
     columns: int
     """Of a whole row, in which other models have blocks of their own."""
     classes: int
+    adapters: Adapters = field(default_factory=NoAdapters)
+    shared: SharedModel = field(default_factory=SharedModel, repr=False, compare=False)
 
     @property
     def arguments(self) -> tuple[object, ...]:
@@ -59,20 +70,24 @@ class TextModelSpec:
 
     @property
     def is_bare(self) -> bool:
-        """Whether the factory's module is the model: nothing is put on it."""
-        return True
+        """Whether the factory's module is the model: there are no adapters in it."""
+        return self.adapters == NoAdapters()
 
     def build(self, seed: int) -> nn.Module:
         """Return a fresh module whose initial weights depend on ``seed`` alone."""
-        with borrowed_global_generator(seed):
-            model: object = find_text_factory(self.name)(self.block.shape, self.classes)
+        model = self.adapters.build(self._make, seed, self.shared)
+        start, end = self.block.start, self.block.end
+        if end - start < self.columns:
+            model.register_forward_pre_hook(partial(_take_columns, start, end))
+        return model
+
+    def _make(self) -> nn.Module:
+        """Return a module without adapters, drawn by the global generator."""
+        model: object = find_text_factory(self.name)(self.block.shape, self.classes)
         if not isinstance(model, nn.Module):
             raise SettingError(
                 f"models: {self.name} must return a torch.nn.Module, got {type(model).__name__}"
             )
-        start, end = self.block.start, self.block.end
-        if end - start < self.columns:
-            model.register_forward_pre_hook(partial(_take_columns, start, end))
         return model
 
     def example(

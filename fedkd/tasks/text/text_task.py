@@ -22,10 +22,14 @@ from torch import Tensor, nn
 from fedkd.data.division import Public
 from fedkd.data.texts import PreparedTexts
 from fedkd.errors import SettingError
+from fedkd.models.adapters import Adapters, NoAdapters
+from fedkd.models.libraries import library
+from fedkd.models.model_names import split_arguments
 from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.runtime.seeding import numpy_stream, torch_seed
 from fedkd.settings.conditions import RunConditions
 from fedkd.settings.measuring_points import MeasuringPoint, column
+from fedkd.settings.model_prefixes import split_prefix
 from fedkd.tasks.task import Compare, Evaluation, Examples, Task, TaskSetup
 from fedkd.tasks.text.detectors import compare_scores, mark, mark_contexts
 from fedkd.tasks.text.language_models import (
@@ -36,7 +40,7 @@ from fedkd.tasks.text.private_texts import PrivateTexts
 from fedkd.tasks.text.secrets import Secrets, plant
 from fedkd.tasks.text.text_canaries import CanaryFormat, alphabet_of
 from fedkd.tasks.text.tokens import next_token_logits
-from fedkd.tasks.text.tokens_section import make_vocabulary
+from fedkd.tasks.text.tokens_section import Tokens, make_vocabulary
 from fedkd.tasks.text.vocabulary import Vocabulary
 from fedkd.tasks.text.windows import IGNORED, Windows, windows
 from fedkd.training.loop import optimize
@@ -129,6 +133,7 @@ class TextTask(Task):
     device: torch.device
     label_share: float = 0.0
     """Weight of the public text's own next tokens in distillation."""
+    adapters: Adapters = field(default_factory=NoAdapters)
     _known: dict[Any, Any] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -201,13 +206,19 @@ class TextTask(Task):
         return self.public.targets.flatten()[self.positions]
 
     def preprocessing(self) -> Mapping[str, object]:
-        """Return the context and each token's UTF-8 in hexadecimal; the last is the separator."""
+        """Return the context and each token's UTF-8 in hexadecimal; the last is the separator.
+
+        Of a model's own tokenizer it says where that is.
+        """
+        own = getattr(self.vocabulary, "describe", None)
+        if own is not None:
+            return {"context": self.context, **own()}
         tokens = [self.vocabulary.token_bytes(t).hex() for t in range(self.vocabulary.size)]
         return {"context": self.context, "tokens": tokens}
 
     def architecture(self, name: str, *, without_heads: bool = False) -> LanguageModelSpec:
         """Return the architecture for this vocabulary and context."""
-        return LanguageModelSpec(name, self.vocabulary.size, self.context)
+        return LanguageModelSpec(name, self.vocabulary.size, self.context, self.adapters)
 
     def training_set(self, rows: np.ndarray, owners: Sequence[int]) -> Examples:
         """Return windows of the rows' texts with the canaries of ``owners`` among them."""
@@ -415,7 +426,9 @@ def make_text_task(setup: TaskSetup, prepared: PreparedTexts) -> TextTask:
             "public.size=0: the vocabulary of text data is made of public text; give public.size=N"
         )
     alphabet = "".join(map(alphabet_of, canaries.forms))
-    vocabulary = make_vocabulary(tokens, "bytes", held_back, alphabet)
+    vocabulary = _tokenizer_of(setup.models, tokens)
+    if vocabulary is None:
+        vocabulary = make_vocabulary(tokens, "bytes", held_back, alphabet)
     secrets = None
     if canaries.forms:
         clients = len(setup.division.train)
@@ -438,6 +451,7 @@ def make_text_task(setup: TaskSetup, prepared: PreparedTexts) -> TextTask:
         seed=setup.seed,
         device=setup.device,
         label_share=tokens.label_share,
+        adapters=setup.adapters,
         private=PrivateTexts(
             prepared=prepared,
             vocabulary=vocabulary,
@@ -447,6 +461,36 @@ def make_text_task(setup: TaskSetup, prepared: PreparedTexts) -> TextTask:
             most=tokens.windows_per_text,
         ),
     )
+
+
+def _tokenizer_of(models: Sequence[str], tokens: Tokens) -> Vocabulary | None:
+    """Return the tokenizer that comes with models of a run; None where none comes with any.
+
+    Raises SettingError where there are several: a prediction is a row over one vocabulary.
+    """
+    found: dict[str, tuple[str, Any]] = {}
+    for model in models:
+        prefixed = split_prefix(split_arguments(model)[0])
+        if prefixed is not None:
+            tokenizer = library(prefixed[0]).tokenizer(prefixed[1])
+            found.setdefault(tokenizer.key, (model, tokenizer))
+    if not found:
+        return None
+    named = [model for model, _ in found.values()]
+    if len(found) > 1:
+        raise SettingError(
+            f"models: {' and '.join(named)} have different tokenizers, and clients exchange"
+            " predictions of next tokens over one vocabulary; take models of one family, or a data"
+            " set of texts with classes"
+        )
+    if tokens.vocabulary is not None:
+        raise SettingError(
+            f"tokens.vocabulary={tokens.vocabulary} would do nothing: {named[0]} has a tokenizer of"
+            " its own; leave it out"
+        )
+    (_, tokenizer), *_ = found.values()
+    made: Vocabulary = tokenizer
+    return made
 
 
 def _skipped(

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
+from fedkd.data.byte_level import BYTE_OF
 from fedkd.errors import SettingError
 from fedkd.settings.optional_libraries import require
 
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """Token ids 0 .. size - 1, of which the last is the separator.
+    """Token ids 0 .. size - 1, of which the last, or ``separator``, is the separator.
 
     It stands before, between and behind texts.
     """
@@ -38,8 +39,8 @@ class Vocabulary(Protocol):
 
 
 def separator_of(vocabulary: Vocabulary) -> int:
-    """Return the id of the separator, the last one."""
-    return vocabulary.size - 1
+    """Return the id of the separator: the last one, but for a vocabulary that has another."""
+    return int(getattr(vocabulary, "separator", vocabulary.size - 1))
 
 
 def decode(vocabulary: Vocabulary, tokens: Iterable[int]) -> str:
@@ -130,7 +131,7 @@ class BytePairs:
         """Return the piece's bytes."""
         if token == self.size - 1:
             return b""
-        return bytes(_BYTE_OF[character] for character in self.tokenizer.id_to_token(token))
+        return bytes(BYTE_OF[character] for character in self.tokenizer.id_to_token(token))
 
 
 def learn_byte_pairs(texts: Sequence[str], size: int) -> BytePairs:
@@ -210,19 +211,3 @@ def learn_words(texts: Iterable[str], size: int) -> Words:
     counts = Counter(word for text in texts for word in words_of(text))
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
     return Words(tuple(ranked[: size - 2]))
-
-
-def _printable_bytes() -> dict[str, int]:
-    """Return the byte behind each character of byte-level pieces.
-
-    Bytes that are printable in Latin-1 stand for themselves, the others for the characters from
-    U+0100 on, by their codes.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(0x100 + i): byte for i, byte in enumerate(others)
-    }
-
-
-_BYTE_OF = _printable_bytes()

@@ -118,7 +118,7 @@ class Letters:
 
     size, padding, key = 30, 0, "letters"
 
-    def encode(self, texts: Any, most: int) -> list[list[int]]:
+    def encode_all(self, texts: Any, most: int) -> list[list[int]]:
         return [[1 + (ord(c) - 97) % 29 for c in text][:most] for text in texts]
 
     def describe(self) -> dict[str, object]:

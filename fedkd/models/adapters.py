@@ -1,0 +1,221 @@
+"""Adapters by name: what of a pre-trained model a client trains, keeps and sends.
+
+``none`` trains all of it. ``lora`` (Hu et al. 2022, arXiv 2106.09685; by peft) freezes it, and
+trains small matrices beside its linear layers, and its head. The frozen part is no part of a
+model's state: it is neither stored nor sent, and the modules of an architecture share its memory.
+Not for: loading pre-trained models (``fedkd.models.hugging_face``).
+"""
+
+import copy
+import threading
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from fedkd.errors import SettingError
+from fedkd.models.factory import borrowed_global_generator
+from fedkd.settings.conditions import Compatible, RunConditions
+from fedkd.settings.optional_libraries import require
+from fedkd.settings.validators import at_least, positive
+
+
+@runtime_checkable
+class Adaptable(Protocol):
+    """A model with a pre-trained part that adapters go into."""
+
+    @property
+    def pretrained(self) -> nn.Module:
+        """The module of the library, whose parts adapters go into."""
+
+    @property
+    def new_parameters(self) -> frozenset[str]:
+        """The names in ``pretrained`` of what no weights were loaded for: they are drawn."""
+
+    @property
+    def head_parameters(self) -> frozenset[str]:
+        """The names in ``pretrained`` of the head, which is trained whatever its weights are."""
+
+
+@dataclass
+class SharedModel:
+    """The one model of an architecture whose frozen tensors all modules of it share."""
+
+    model: nn.Module | None = None
+    lock: Any = field(default_factory=threading.Lock, repr=False)
+
+    def get(self, make: Callable[[], nn.Module]) -> nn.Module:
+        """Return the model, made when it is first asked for."""
+        with self.lock:
+            if self.model is None:
+                self.model = make()
+            return self.model
+
+
+@runtime_checkable
+class Adapters(Compatible, Protocol):
+    """Settings of adapters: a frozen value. Derive from it."""
+
+    @abstractmethod
+    def build(self, make: Callable[[], nn.Module], seed: int, shared: SharedModel) -> nn.Module:
+        """Return a fresh module whose trained weights depend on ``seed`` alone.
+
+        ``make`` builds the model without adapters by the global generator; ``shared`` is what the
+        modules of the architecture have in common.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoAdapters(Adapters):
+    """Train all of every model."""
+
+    def build(self, make: Callable[[], nn.Module], seed: int, shared: SharedModel) -> nn.Module:
+        """Return what ``make`` makes."""
+        with borrowed_global_generator(seed):
+            return make()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(Adapters):
+    """Train low-rank matrices beside linear layers, and the head; the rest is frozen and shared."""
+
+    rank: int = 8
+    """Rank of the matrices, >= 1."""
+    alpha: float = 16.0
+    """Scale of what they add, > 0: it is multiplied by alpha / rank."""
+    dropout: float = 0.0
+    """Share of their inputs that is dropped in training, from 0 to below 1."""
+    layers: tuple[str, ...] | None = None
+    """Names of linear layers, as in [query, value]; null is what peft takes for the architecture,
+    and all linear layers where it knows none."""
+
+    def __post_init__(self) -> None:
+        at_least(1, rank=self.rank)
+        positive(alpha=self.alpha)
+        at_least(0, dropout=self.dropout)
+        if self.dropout >= 1:
+            raise SettingError(f"dropout must be below 1, got {self.dropout}")
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with data whose models have no adapters."""
+        if conditions.data_kind in ("texts", "labeled texts"):
+            return None
+        return (
+            f"adapters=lora does not go with data={conditions.name_of('data')}: it is for"
+            " models=[hf:...] of texts; leave it out"
+        )
+
+    def build(self, make: Callable[[], nn.Module], seed: int, shared: SharedModel) -> nn.Module:
+        """Return a module with adapters and a head of its own, and the shared frozen rest."""
+
+        def adapted() -> nn.Module:
+            with borrowed_global_generator(0):
+                return self._adapt(make())
+
+        model = _copy_sharing(shared.get(adapted))
+        with borrowed_global_generator(seed):
+            _draw_again(model)
+        return model
+
+    def _adapt(self, model: nn.Module) -> nn.Module:
+        """Return a model with adapters in its pre-trained part; it trains these and new parts."""
+        if not isinstance(model, Adaptable):
+            raise SettingError(
+                f"adapters=lora is for pre-trained models, models=[hf:FOLDER_OR_ID], and"
+                f" {type(model).__name__} is none; leave it out"
+            )
+        require("peft", "adapters=lora")
+        import peft
+
+        base, new = model.pretrained, model.new_parameters
+        whole = new | model.head_parameters
+        known = peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+        kind = getattr(getattr(base, "config", None), "model_type", "")
+        layers: Any = (
+            list(self.layers) if self.layers else known.get(kind) or _linear_layers(base, whole)
+        )
+        config = peft.LoraConfig(
+            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=layers
+        )
+        try:
+            with warnings.catch_warnings():  # layers of GPT-2 are transposed, and peft sees it
+                warnings.simplefilter("ignore")
+                peft.inject_adapter_in_model(config, base)
+        except ValueError as error:
+            known_layers = {name.rpartition(".")[2] for name in _linear_layers(base, whole)}
+            raise SettingError(
+                f"adapters.layers=[{','.join(layers)}] are no layers of this model that can have"
+                f" adapters; its linear layers are {', '.join(sorted(known_layers))}"
+            ) from error
+        for name, parameter in base.named_parameters():
+            parameter.requires_grad_("lora_" in name or name in whole)
+        hooked: Any = model  # both methods are without types
+        hooked.register_state_dict_post_hook(_leave_out_frozen)
+        hooked.register_load_state_dict_post_hook(_miss_no_frozen)
+        return model
+
+
+ADAPTERS: Mapping[str, type[Adapters]] = {"none": NoAdapters, "lora": Lora}
+
+
+def _linear_layers(base: nn.Module, new: frozenset[str]) -> list[str]:
+    """Return the names of a model's linear layers but those that are new."""
+    return [
+        name
+        for name, module in base.named_modules()
+        if isinstance(module, nn.Linear) and f"{name}.weight" not in new
+    ]
+
+
+def _copy_sharing(model: nn.Module) -> nn.Module:
+    """Return a copy of a model whose frozen parameters are the same memory as the model's."""
+    shared = {
+        id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
+        for parameter in model.parameters()
+        if not parameter.requires_grad
+    }
+    return copy.deepcopy(model, shared)
+
+
+@torch.no_grad()
+def _draw_again(model: Any) -> None:
+    """Draw the weights of adapters and new parts again, by the global generator."""
+    new = {f"pretrained.{name}" for name in model.new_parameters}
+    modules: list[Any] = list(model.modules())
+    adapted = [module for module in modules if hasattr(module, "reset_lora_parameters")]
+    inside = {id(part) for module in adapted for part in module.modules()}
+    for module in adapted:
+        module.reset_lora_parameters("default", True)
+    for path, module in model.named_modules():
+        own = {f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)}
+        if own & new and id(module) not in inside and hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
+
+def _frozen(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+
+
+def _leave_out_frozen(
+    model: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any
+) -> None:
+    """Take the frozen parameters out of a model's state; buffers, which training may move, stay.
+
+    Args:
+        model: The model.
+        state: Its state, changed in place.
+        prefix: How the names of its tensors begin.
+        metadata: What PyTorch keeps beside it.
+    """
+    for name in _frozen(model):
+        state.pop(f"{prefix}{name}", None)
+
+
+def _miss_no_frozen(model: nn.Module, keys: Any) -> None:
+    """Let a state be loaded that has no frozen parameters."""
+    frozen = _frozen(model)
+    keys.missing_keys[:] = [name for name in keys.missing_keys if name not in frozen]
