@@ -174,10 +174,7 @@ def check_sample_gradients(
             module.eval()
     before = {key: buffer.clone() for key, buffer in model.named_buffers()}
     if _draws(lambda: outputs(inputs)):
-        # Its dropout is no module. Single samples are compared without it: only what is trained
-        # itself stays in training, for Opacus looks at nothing else.
-        for module in model.modules():
-            module.training = any(p.requires_grad for p in module.parameters(recurse=False))
+        _without_functional_dropout(model)
     trainable = {key: p for key, p in model.named_parameters() if p.requires_grad}
     # Squared outputs have no minimum that many samples share by chance.
     losses = [_probe(outputs(one[None])) for one in inputs]
@@ -222,6 +219,16 @@ def check_sample_gradients(
                 f" {key} come out wrong;"
                 " is it used without a batch dimension?"
             )
+
+
+def _without_functional_dropout(model: nn.Module) -> None:
+    """Put all of a model but what is trained itself, which Opacus looks at, into evaluation mode.
+
+    Dropout that is a function inside a module, as in attention, is then left out: single samples
+    could not be compared with it.
+    """
+    for module in model.modules():
+        module.training = any(p.requires_grad for p in module.parameters(recurse=False))
 
 
 def _draws(act: Callable[[], object]) -> bool:
