@@ -38,7 +38,7 @@ class Adaptable(Protocol):
 
     @property
     def head_parameters(self) -> frozenset[str]:
-        """The names in ``pretrained`` of the head, which is trained whatever its weights are."""
+        """The names in ``pretrained`` of the head, which is trained in any case."""
 
 
 @dataclass

@@ -247,10 +247,10 @@ class HubTokenizer:
 @cache
 def hub_tokenizer(name: str) -> HubTokenizer:
     """Return the tokenizer of a model; SettingError where none is stored with it."""
-    transformers, place = loaded("transformers", f"models=hf:{name}"), _place(name)
+    transformers, where = loaded("transformers", f"models=hf:{name}"), _location(name)
     try:
         with quiet():
-            made = transformers.AutoTokenizer.from_pretrained(**place)
+            made = transformers.AutoTokenizer.from_pretrained(**where)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise SettingError(
             f"models: hf:{name} has no tokenizer that can be read ({_first_line(error)});"
@@ -261,10 +261,10 @@ def hub_tokenizer(name: str) -> HubTokenizer:
 
 def configuration(name: str) -> Any:
     """Return the configuration of a model. Raises SettingError where there is none."""
-    transformers, place = loaded("transformers", f"models=hf:{name}"), _place(name)
+    transformers, where = loaded("transformers", f"models=hf:{name}"), _location(name)
     try:
         with quiet():
-            return transformers.AutoConfig.from_pretrained(**place)
+            return transformers.AutoConfig.from_pretrained(**where)
     except (OSError, ValueError, KeyError) as error:
         reason = _first_line(error)
         if not _is_local(name) and not hub_has_address():
@@ -283,7 +283,7 @@ def _folder(name: str) -> Any:
     return user_path(name, "models")
 
 
-def _place(name: str) -> dict[str, Any]:
+def _location(name: str) -> dict[str, Any]:
     """Return where a model is, as transformers is told. Code beside it is never run."""
     if not _is_local(name):
         return {
@@ -325,7 +325,7 @@ def _loaded(
                 model = made.from_config(config, trust_remote_code=False)
                 return model, _of_head(model)
             model, about = made.from_pretrained(
-                **_place(name),
+                **_location(name),
                 config=config,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkab
 
 from torch import nn
 
-from fedkd.models.model_names import split_share
 from fedkd.errors import SettingError
+from fedkd.models.model_names import split_share
 from fedkd.settings.import_paths import imported
 from fedkd.settings.model_prefixes import LIBRARIES, split_prefix
 from fedkd.settings.optional_libraries import require
