@@ -44,6 +44,7 @@ from fedkd.report.comparison.budgets import (
     write_runs,
 )
 from fedkd.report.comparison.run_reader import runs_below
+from fedkd.report.pages.sweep_page import BUDGETS
 from fedkd.runtime.parallel import available_cores
 from fedkd.runtime.working_folder import search_here
 from fedkd.scenario.registry import find
@@ -159,7 +160,7 @@ def write(found: Sequence[BudgetPoint], notes: Sequence[str], out: Path) -> str:
     """Write the table, the figures and the plot into ``out``; return the table as Markdown."""
     out.mkdir(parents=True, exist_ok=True)
     made = table(found)
-    pictures = draw_budgets(found, out / "privacy.png")
+    pictures = draw_budgets(found, out / BUDGETS)
     text = "\n".join([made.markdown(), *(f"- {note}" for note in notes)])
     (out / "privacy.md").write_text(
         f"# Privacy report\n\n{text}\n\n![{made.title}]({pictures[0].name})\n"

@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -19,6 +20,10 @@ from fedkd.report.plots import NAMING_STYLE
 
 MOST_SVG = 250_000
 """Characters from which on PNG is tried."""
+MOST_PNG = 2_000_000
+"""Bytes of a stored picture that a page takes in."""
+PNG = b"\x89PNG\r\n\x1a\n"
+"""How such a file begins."""
 INK, FAINT = "#010203", "#010204"
 """Stand for the page's own colors of text and of lines in the background."""
 COLORS = {
@@ -113,6 +118,29 @@ def _png(draw: Callable[[], Figure], described: str) -> Markup:
     content = io.BytesIO()
     with matplotlib.rc_context(WHITE_STYLE):
         draw().savefig(content, format="png", dpi=150)
-    encoded = base64.b64encode(content.getvalue()).decode()
+    return _embedded(content.getvalue(), described)
+
+
+def stored_picture(path: Path, caption: str, described: str) -> list[Picture]:
+    """Return a PNG file as a picture for a page, in a list; none where there is no such file.
+
+    Args:
+        path: The file.
+        caption: What stands below it.
+        described: What it shows, in words.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return []
+    if content[:8] != PNG or len(content) > MOST_PNG:
+        return []
+    width = int.from_bytes(content[16:20], "big")
+    return [Picture(caption, described, _embedded(content, described), max(1, width // 2))]
+
+
+def _embedded(content: bytes, described: str) -> Markup:
+    """Return the bytes of a PNG file as an image of a page."""
+    encoded = base64.b64encode(content).decode()
     label = Markup.escape(described)
     return Markup(f'<img src="data:image/png;base64,{encoded}" alt="{label}">')

@@ -17,12 +17,14 @@ from fedkd.report.comparison.stored_comparison import Comparison
 from fedkd.report.comparison.tables import points
 from fedkd.report.method_colors import styles_of
 from fedkd.report.pages.gains_in_words import TEST_SETS
-from fedkd.report.pages.inline_pictures import Picture, picture
+from fedkd.report.pages.inline_pictures import Picture, picture, stored_picture
 from fedkd.report.pages.rendering import MOST_ROWS, Grid, label, render
 from fedkd.report.record_rows import ACCURACIES
 from fedkd.storage.atomic_files import write_whole
 
 PAGE = "report.html"
+BUDGETS = "privacy.png"
+"""What fedkd privacy-report draws."""
 MOST_PICTURES = 12
 MOST_SENTENCES = 8
 
@@ -95,7 +97,10 @@ def sweep_page(out: Path, found: Comparison | None, sweep: ReportedRuns) -> str:
         described=described,
         tables=[] if found is None else _grids(found),
         notes=[] if found is None else [n for n in found.notes if n not in sweep.notices],
-        pictures=[] if found is None else _pictures(found),
+        pictures=[
+            *stored_picture(out / BUDGETS, "By privacy budget", "Accuracy and attacks by budget."),
+            *([] if found is None else _pictures(found)),
+        ],
         run_header=("status", *sweep.varies),
         runs=_run_lines(out, sweep),
     )

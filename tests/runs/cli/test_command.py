@@ -129,7 +129,7 @@ def test_a_run_writes_all_that_is_promised(capsys: pytest.CaptureFixture[str]) -
         "round 1/2",
         "local_only",
         "By client",
-        "training by",
+        "worse off",
         "knfu (beta=10.0",
         "  own ",
         "  balanced ",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import stored
 from parsed_pages import Page, check_alone
+from PIL import Image
 
 from fedkd.cli.html_report import main
 from fedkd.report.comparison.stored_comparison import Question, read_question, write_question
@@ -76,7 +77,12 @@ def test_runs_that_cannot_be_compared_are_listed(tmp_path: Path) -> None:
     for name in ("a", "b"):
         stored.write_run(tmp_path / name)
     assert main([str(tmp_path)]) == 0
-    said = Page((tmp_path / "report.html").read_text()).text
+    assert "data:image/png" not in (tmp_path / "report.html").read_text()
+    Image.new("RGB", (4, 4)).save(tmp_path / "privacy.png")
+    assert main([str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png") == 1
+    said = Page(page).text
     assert "The runs are not compared:" in said
     assert "are the same run twice" in said
 
