@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from fedkd.models.factory import ZOO
+from fedkd.models.zoo import BUILT_IN, GROUPS_OF_MODELS, about, about_group
 from fedkd.scenario.registry import GROUPS, find, names
 from fedkd.scenario.scenario import SECTIONS, TOP
 from fedkd.settings.schema import REQUIRED, defaults, documentation
@@ -47,7 +47,8 @@ def document() -> str:
     for group in GROUPS:
         parts += group_of(group)
     parts.append("\n## models\n\n| `models=[NAME,...]` | is |\n|---|---|\n")
-    parts += [f"| `{name}` | {cell(first_line(factory))} |\n" for name, factory in ZOO.items()]
+    parts += [f"| `{name}` | {cell(about(name))} |\n" for name in BUILT_IN]
+    parts += [f"| `{name}` | {cell(about_group(name))} |\n" for name in GROUPS_OF_MODELS]
     of_texts = ", ".join(f"`{name}`" for name in TEXT_ZOO)
     parts.append(f"\nClassifiers of texts, with data of texts with classes: {of_texts}.\n")
     language = ", ".join(f"`{name}`" for name in LANGUAGE_ZOO)

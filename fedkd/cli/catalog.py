@@ -12,7 +12,7 @@ from fedkd.cli.help import description_of, first_line, shown
 from fedkd.cli.help_topics import describe
 from fedkd.cli.options import KINDS
 from fedkd.errors import SettingError, unknown_name
-from fedkd.models.factory import SERIES_ZOO, ZOO
+from fedkd.models.zoo import BUILT_IN, GROUPS_OF_MODELS, about, about_group
 from fedkd.scenario.registry import find, names
 from fedkd.scenario.strategy_files import FOLDER, strategy_here
 from fedkd.settings.schema import defaults
@@ -87,10 +87,8 @@ def lines_of(kind: str, scenarios: Mapping[str, Path]) -> dict[str, str]:
     if kind == "scenarios":
         return {name: description_of(path) for name, path in scenarios.items()}
     if kind == "models":
-        return {
-            name: first_line(make).removeprefix("Return ")
-            for name, make in {**ZOO, **SERIES_ZOO}.items()
-        }
+        groups = {name: about_group(name) for name in GROUPS_OF_MODELS}
+        return {**{name: about(name) for name in BUILT_IN}, **groups}
     if kind == "text-models":
         return {name: first_line(make) for name, make in TEXT_ZOO.items()}
     if kind == "language-models":

@@ -21,6 +21,7 @@ from fedkd.knowledge import KnowledgeType
 from fedkd.models.factory import ModelSpec, assign
 from fedkd.models.heads import phase_parameters
 from fedkd.models.model_names import split_share
+from fedkd.models.zoo import expanded
 from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.privacy.release_plan import ReleasePlan
 from fedkd.privacy.unprotected import NothingLeaves, Unlimited
@@ -166,7 +167,7 @@ def named_batches(scenario: Scenario) -> frozenset[str]:
 def _models(scenario: Scenario) -> tuple[str, ...]:
     """Return each client's model by name; SettingError for one that does not exist."""
     task_class = find_task(scenario.data.value)
-    for model in scenario.federation.models:
+    for model in expanded(scenario.federation.models):
         task_class.factory(split_share(model)[0])
     return assign(scenario.federation.models, scenario.federation.clients)
 

@@ -19,16 +19,12 @@ import torch
 from torch import nn
 
 from fedkd.errors import RunError, SettingError, unexpected
-from fedkd.models.cnn import cnn
-from fedkd.models.cnn1d import cnn1d
 from fedkd.models.features import find_head
 from fedkd.models.fitting import FitsItself, empty_fit_data
 from fedkd.models.heads import Heads, OneHead
 from fedkd.models.libraries import library
-from fedkd.models.mlp import mlp
 from fedkd.models.model_names import split_arguments, split_share, with_arguments
-from fedkd.models.resnet import resnet
-from fedkd.models.vit import vit
+from fedkd.models.zoo import BUILT_IN, GROUPS_OF_MODELS, SERIES_ZOO, expanded
 from fedkd.settings.import_paths import (
     OWN_PACKAGES,
     import_path,
@@ -42,10 +38,6 @@ from fedkd.settings.session_objects import is_session_name
 
 Factory = Callable[[Any, int], nn.Module]
 
-ZOO: dict[str, Factory] = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "vit": vit}
-"""Models of images by name."""
-SERIES_ZOO: dict[str, Factory] = {"cnn1d": cnn1d}
-"""Models of series by name."""
 SHAPES = {
     1: "tables [features]",
     2: "series [channels, length]",
@@ -130,7 +122,9 @@ def find_factory(name: str) -> Factory:
     if prefixed is not None:
         prefix, inside = prefixed
         return cast(Factory, with_arguments(library(prefix).find(inside), arguments, path))
-    return cast(Factory, named_factory(name, {**ZOO, **SERIES_ZOO}, "model"))
+    if path not in BUILT_IN and not is_import_path(path):
+        raise unknown_component("model", path, [*BUILT_IN, *GROUPS_OF_MODELS])
+    return cast(Factory, named_factory(name, BUILT_IN, "model"))
 
 
 def named_factory(name: str, zoo: Mapping[str, Callable[..., nn.Module]], kind: str) -> object:
@@ -361,7 +355,7 @@ def sums_to_one(outputs: torch.Tensor) -> bool:
 
 
 def assign(models: tuple[str, ...], clients: int) -> tuple[str, ...]:
-    """Return each client's model by name.
+    """Return each client's model by name, those of a group by their own.
 
     Names are taken in turn; ``name*share`` gives explicit shares of the clients.
 
@@ -375,7 +369,7 @@ def assign(models: tuple[str, ...], clients: int) -> tuple[str, ...]:
     """
     if not models:
         raise SettingError("models must name at least one model")
-    shares = [split_share(model) for model in models]
+    shares = [split_share(model) for model in expanded(models)]
     given = [share is not None for _, share in shares]
     if not any(given):
         return tuple(shares[i % len(shares)][0] for i in range(clients))

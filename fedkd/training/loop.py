@@ -36,7 +36,8 @@ def optimize(
     """Train ``model`` in place and return its mean loss over the last epoch.
 
     Every epoch takes all samples in a new random permutation; the last batch may be smaller, and
-    the last epoch may be cut short. Returns None where there is no epoch or no sample.
+    the last epoch may be cut short. With BatchNorm a last sample joins the batch before it. Returns
+    None where there is no epoch or no sample.
 
     Args:
         model: The model, on the device on which it is trained.
@@ -49,7 +50,9 @@ def optimize(
         at: The round, which the learning rate depends on; None leaves it constant.
         check_interrupt: Called before every batch; it may raise, which ends the phase there.
     """
-    steps, done = phase.step_count(size, epochs), 0
+    # A batch of one sample has no variance that BatchNorm could divide by: it joins the one before.
+    alone = size % phase.batch_size == 1 and size > 1 and has_batch_norm(model)
+    steps, done = phase.step_count(size - alone, epochs), 0
     if steps == 0:
         return None
     device = next(model.parameters()).device
@@ -58,7 +61,7 @@ def optimize(
     while done < steps:
         permutation = torch.from_numpy(stream.permutation(size)).to(device)
         total, met = torch.zeros((), device=device), 0
-        for batch in torch.split(permutation, phase.batch_size)[: steps - done]:
+        for batch in batches_of(permutation, phase.batch_size, joins=alone)[: steps - done]:
             check_interrupt()
             if at is not None and phase.schedule != "constant":
                 optimizer.learning_rate = at.learning_rate(phase, done, steps)
@@ -71,6 +74,23 @@ def optimize(
             total += loss.detach() * len(batch)
             met, done = met + len(batch), done + 1
     return total.item() / met
+
+
+def batches_of(
+    permutation: Int[Tensor, "n"], batch_size: int, *, joins: bool
+) -> tuple[Int[Tensor, "batch"], ...]:
+    """Return the batches of an epoch; ``joins`` puts a last one of one sample to that before it.
+
+    >>> [len(batch) for batch in batches_of(torch.arange(7), 3, joins=True)]
+    [3, 4]
+    """
+    batches = torch.split(permutation, batch_size)
+    return (*batches[:-2], torch.cat(batches[-2:])) if joins else batches
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Return whether a model normalizes over batches."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 def predict(model: nn.Module, inputs: Num[Tensor, "n *shape"]) -> Float[Tensor, "n C"]:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from fedkd.errors import SettingError
 from fedkd.models.adapters import Adapters, NoAdapters, SharedModel
 from fedkd.models.factory import (
-    ZOO,
     ModelInfo,
     borrowed_global_generator,
     named_factory,
@@ -26,6 +25,7 @@ from fedkd.models.factory import (
 )
 from fedkd.models.libraries import library
 from fedkd.models.model_names import split_arguments, with_arguments
+from fedkd.models.zoo import BUILT_IN
 from fedkd.settings.model_prefixes import split_prefix
 from fedkd.tasks.text.tokens import next_token_logits
 
@@ -142,7 +142,7 @@ a context of 64."""
 
 def find_language_factory(name: str) -> LanguageFactory:
     """Return the factory called ``name`` in the zoo, or at ``package.module:factory``."""
-    if split_arguments(name)[0] in ZOO:
+    if split_arguments(name)[0] in BUILT_IN:
         raise SettingError(
             f"models: {name} is a model of images, and this data set holds texts; take models="
             f" of {', '.join(LANGUAGE_ZOO)}, as in models=[decoder_small]"

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from fedkd.errors import SettingError, unexpected
 from fedkd.models.adapters import Adapters, NoAdapters, SharedModel
 from fedkd.models.factory import (
-    ZOO,
     Factory,
     ModelInfo,
     borrowed_global_generator,
@@ -24,6 +23,7 @@ from fedkd.models.factory import (
 from fedkd.models.features import find_head
 from fedkd.models.libraries import library
 from fedkd.models.model_names import split_arguments, with_arguments
+from fedkd.models.zoo import BUILT_IN
 from fedkd.settings.model_prefixes import split_prefix
 from fedkd.tasks.text.encoded_texts import TokenColumns
 from fedkd.tasks.text.language_models import LANGUAGE_ZOO
@@ -36,7 +36,7 @@ def find_text_factory(name: str) -> Factory:
     Raises SettingError for an unknown one, and for a model of something else.
     """
     bare_name = split_arguments(name)[0]
-    for zoo, of in ((ZOO, "images"), (LANGUAGE_ZOO, "next tokens")):
+    for zoo, of in ((BUILT_IN, "images"), (LANGUAGE_ZOO, "next tokens")):
         if bare_name in zoo:
             raise SettingError(
                 f"models: {name} is a model of {of}, and this data set holds texts with classes;"

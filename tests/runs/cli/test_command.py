@@ -485,14 +485,14 @@ def test_help_explains_every_setting_and_lists_every_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from fedkd.cli.arguments import scenario_files
-    from fedkd.models.factory import ZOO
+    from fedkd.models.zoo import BUILT_IN, GROUPS_OF_MODELS
     from fedkd.scenario.registry import GROUPS, find, names
     from fedkd.scenario.scenario import SECTIONS, TOP
     from fedkd.settings.schema import defaults, documentation
 
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for name in (*scenario_files(), *ZOO):
+    for name in (*scenario_files(), *BUILT_IN, *GROUPS_OF_MODELS):
         assert f"  {name} " in text
     classes = [("", cls) for cls in TOP.values()] + list(SECTIONS.items())
     for group in GROUPS:

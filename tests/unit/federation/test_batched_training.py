@@ -20,7 +20,8 @@ from fedkd.federation.batched_training import (
     pays,
     reason_against,
 )
-from fedkd.models.factory import ZOO, ImageModelSpec, ModelInfo, probe
+from fedkd.models.factory import ImageModelSpec, ModelInfo, probe
+from fedkd.models.zoo import ZOO
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import optimize
 from fedkd.training.losses import LOSSES, ON_PROBS

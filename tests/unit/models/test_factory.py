@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from fedkd.errors import SettingError
 from fedkd.models.factory import (
-    ZOO,
     ImageModelSpec,
     ModelInfo,
     assign,
@@ -23,6 +22,7 @@ from fedkd.models.factory import (
     find_factory,
     probe,
 )
+from fedkd.models.zoo import ZOO
 from fedkd.scenario.trust import foreign_imports
 
 GREY_8, GREY_28, COLOR_32 = (1, 8, 8), (1, 28, 28), (3, 32, 32)
@@ -318,12 +318,13 @@ def test_a_linear_model_draws_no_randomness():
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("mpl", "mlp"), ("resnet18", "resnet"), ("cn", "cnn")]
+    ("name", "nearest"),
+    [("mpl", "mlp"), ("resnet18", "resnet8"), ("heterogenous_8", "heterogeneous_8"), ("cn", "cnn")],
 )
 def test_an_unknown_model_is_refused_and_the_nearest_is_named(name: str, nearest: str):
     with pytest.raises(
         SettingError,
-        match=rf"unknown model '{name}'; did you mean .*'{nearest}'.* Known: cnn, cnn1d, mlp,",
+        match=rf"unknown model '{name}'; did you mean .*'{nearest}'.* Known: cnn, cnn1d,",
     ):
         probe(architecture(name))
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
-from fedkd.models.factory import ZOO, ImageModelSpec
+from fedkd.models.factory import ImageModelSpec
+from fedkd.models.zoo import ZOO
 from fedkd.privacy.calibration import largest_below
 from fedkd.privacy.composition import epsilon_of
 from fedkd.privacy.dp_sgd_history import StepHistory

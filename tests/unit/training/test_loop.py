@@ -380,3 +380,18 @@ def test_distillation_without_an_epoch_is_refused():
 
 def test_training_without_an_epoch_is_possible():
     assert TrainingSettings(epochs=0).epochs == 0
+
+
+@pytest.mark.parametrize(("normalizes", "sizes"), [(True, [4, 5] * 2), (False, [4, 4, 1] * 2)])
+def test_a_last_sample_joins_the_batch_before_it_where_batches_are_normalized(
+    normalizes: bool, sizes: list[int]
+):
+    model = nn.BatchNorm1d(2) if normalizes else nn.Linear(2, 2)
+    taken, x = [], torch.randn(9, 2)
+
+    def loss(batch: Tensor) -> Tensor:
+        taken.append(len(batch))
+        return model(x[batch]).square().mean()
+
+    optimize(model, 9, loss, Phase(batch_size=4, epochs=2), np.random.default_rng(0))
+    assert taken == sizes
