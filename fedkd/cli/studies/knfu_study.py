@@ -27,6 +27,7 @@ from fedkd.cli.studies.study import (
     write_reports,
 )
 from fedkd.report.comparison.statistics import interval
+from fedkd.report.method_colors import styles_of
 from fedkd.report.plots import STYLE
 
 ACCURACIES = ("personal_accuracy", "global_accuracy")
@@ -282,7 +283,8 @@ def crossing(gain: Sequence[float], sizes: Sequence[int] = SIZES) -> float | Non
     return float(np.exp(ends[0] + share * (ends[1] - ends[0])))
 
 
-COLORS = {"mean": "#777777", "fedmd": "#009E73", "knfu": "#0072B2", "nearest": "#D55E00"}
+SHOWN = ("mean", "fedmd", "knfu", "nearest")
+STYLES = styles_of(("knfu", "fedmd", "mean", "nearest"))
 
 
 def picture(by_point: ByPoint) -> Figure:
@@ -305,11 +307,12 @@ def picture(by_point: ByPoint) -> Figure:
 
 def _panel(ax: Axes, results: Results, alpha: str) -> None:
     ax.axhline(0, color="black", linewidth=0.8)
-    for method, color in COLORS.items():
+    for method, (color, marker, dashes) in ((name, STYLES[name]) for name in SHOWN):
         found = [interval(list(g)) for g in gains(results, method, alpha, "personal_accuracy")]
         means = [float(one.mean or 0) for one in found]
         halves = [one.half or 0 for one in found]
-        ax.errorbar(SIZES, means, halves, color=color, marker="o", ms=3, capsize=2, label=method)
+        look = {"color": color, "marker": marker, "linestyle": dashes, "ms": 3, "capsize": 2}
+        ax.errorbar(SIZES, means, halves, label=method, **look)
         zero = crossing(means)
         if zero is not None and zero > SIZES[0]:
             ax.plot([zero], [0], marker="x", color=color, ms=8, mew=2)
@@ -322,13 +325,13 @@ def _panel(ax: Axes, results: Results, alpha: str) -> None:
 def crossings(by_point: ByPoint) -> str:
     """Return as Markdown where each method falls below local training, by skew and point."""
     lines = [
-        "| own distribution | alpha | " + " | ".join(COLORS) + " |",
-        "|---|---|" + "---:|" * len(COLORS),
+        "| own distribution | alpha | " + " | ".join(SHOWN) + " |",
+        "|---|---|" + "---:|" * len(SHOWN),
     ]
     for point, results in by_point.items():
         for alpha in SKEWS:
             shown = []
-            for method in COLORS:
+            for method in SHOWN:
                 means = [
                     float(g.mean()) for g in gains(results, method, alpha, "personal_accuracy")
                 ]
