@@ -18,7 +18,7 @@ from fedkd.audit.record_canaries import (
     plant,
 )
 from fedkd.data.division import Division
-from fedkd.data.prepare import Labeled, Prepared
+from fedkd.data.prepare import Labeled, Plantable
 from fedkd.errors import SettingError
 from fedkd.settings.conditions import Compatible, RunConditions
 from fedkd.settings.validators import at_least, check_choices
@@ -84,10 +84,11 @@ class Audit(Compatible, Protocol):
     def conflict(self, conditions: RunConditions) -> str | None:
         """Return the conflict with a run that stores nothing for an adversary, or too much."""
         chosen, name = conditions.name_of("audit"), conditions.strategy
-        if conditions.data_kind != "images":
+        if not conditions.audits_records:
             return (
                 f"audit does not go with data={conditions.name_of('data')}: it plants and attacks"
-                " labeled images; secrets in texts are canaries; leave it out"
+                " labeled records of images, tables and series; secrets in texts are canaries;"
+                " leave it out"
             )
         if not conditions.is_stored:
             return None
@@ -206,8 +207,8 @@ class WithCanaries(Store):
 
     def planted(self, prepared: Labeled, division: Division, seed: int) -> Planted:
         """Return the altered data set, the division that clients get, and the candidates."""
-        if not isinstance(prepared, Prepared):
-            raise SettingError("audit=canaries alters images, and this data set holds none")
+        if not isinstance(prepared, Plantable):
+            raise SettingError("audit=canaries alters records, and this data set holds none")
         return plant(
             prepared, division, RecordCanaries(kind=self.kind, per_client=self.per_client), seed
         )

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from fedkd.data.division import Division
-from fedkd.data.prepare import Labeled, Prepared
+from fedkd.data.prepare import Labeled, Plantable
 from fedkd.errors import SettingError
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.validators import at_least, check_choices
@@ -29,8 +29,8 @@ class RecordCanaries:
     """Settings of canary records: what they look like, and how many each client has."""
 
     kind: CanaryKind = "mislabeled"
-    """mislabeled: a record with another label. out_of_distribution: random pixels. blank: the same
-    grey everywhere."""
+    """mislabeled: a record with another label. out_of_distribution: random values, of images
+    pixels. blank: the same value everywhere, of images a grey."""
     per_client: int = 20
     """Canaries of each client, >= 1. Each replaces one training record; about half are included."""
 
@@ -54,8 +54,8 @@ class Candidates:
 
 
 def plant(
-    prepared: Prepared, division: Division, canaries: RecordCanaries, seed: int
-) -> tuple[Prepared, Division, Candidates]:
+    prepared: Plantable, division: Division, canaries: RecordCanaries, seed: int
+) -> tuple[Plantable, Division, Candidates]:
     """Return a data set with canaries, the division without excluded ones, and the candidates.
 
     Candidates are drawn at random from each client's training rows and turned into canaries. Each
@@ -74,7 +74,8 @@ def plant(
         canaries: What canaries look like, and how many there are.
         seed: The run's seed.
     """
-    images = prepared.images if canaries.kind == "mislabeled" else np.array(prepared.images)
+    changes = canaries.kind != "mislabeled"
+    values = {name: np.array(array) for name, array in prepared.inputs.items() if changes}
     labels = np.array(prepared.labels)
 
     def choose(client: int, own: np.ndarray) -> np.ndarray:
@@ -87,15 +88,16 @@ def plant(
             numpy_stream(seed, "canaries", client, "choice").choice(own, canaries.per_client, False)
         )
         stream = numpy_stream(seed, "canaries", client, "content")
-        if images is not prepared.images:
-            images[chosen] = _pixels(canaries.kind, images[chosen], stream)
-        labels[chosen] = _other_labels(labels[chosen], prepared.classes, stream)
+        if changes:
+            for name, made in prepared.unusual(canaries.kind, len(chosen), stream).items():
+                values[name][chosen] = made
+        labels[chosen] = _other_labels(labels[chosen], len(prepared.class_names), stream)
         return chosen
 
     chosen_rows = [choose(client, own) for client, own in enumerate(division.train)]
     candidates = _draw_inclusion(chosen_rows, labels, seed, "canaries")
     key = f"{prepared.key}-canaries-{canaries.kind}-{canaries.per_client}-{seed}"
-    altered = replace(prepared, key=key, images=images, labels=labels)
+    altered: Plantable = replace(prepared, key=key, labels=labels, **values)  # type: ignore[type-var]
     return altered, without(division, candidates), candidates
 
 
@@ -156,15 +158,6 @@ def _draw_inclusion(
     return Candidates(
         rows, np.concatenate(owners), np.asarray(labels[rows], np.int64), np.concatenate(included)
     )
-
-
-def _pixels(kind: CanaryKind, images: np.ndarray, stream: np.random.Generator) -> np.ndarray:
-    if kind == "out_of_distribution":
-        return stream.integers(0, 256, images.shape).astype(images.dtype)
-    if kind == "blank":
-        levels = stream.permutation(256)[np.arange(len(images)) % 256]
-        return np.broadcast_to(levels.reshape(-1, 1, 1, 1), images.shape).astype(images.dtype)
-    return images
 
 
 def _other_labels(labels: np.ndarray, classes: int, stream: np.random.Generator) -> np.ndarray:

@@ -20,8 +20,8 @@ from fedkd.runtime.seeding import numpy_stream, torch_seed
 from fedkd.settings.validators import at_least, positive
 from fedkd.training.losses import cross_entropy
 
-Factory = Callable[[tuple[int, int, int], int], nn.Module]
-Inputs = Float[Tensor, "N channels height width"]
+Factory = Callable[[tuple[int, ...], int], nn.Module]
+Inputs = Float[Tensor, "N *shape"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def distil(
         factory: Makes the model from an input shape and a number of classes.
     """
     settings = settings or Surrogates()
-    shape = (int(inputs.shape[1]), int(inputs.shape[2]), int(inputs.shape[3]))
+    shape = tuple(int(side) for side in inputs.shape[1:])
     with borrowed_global_generator(torch_seed(settings.seed, "audit", "surrogate", "weights")):
         model = factory(shape, probs.shape[1])
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
@@ -75,7 +75,7 @@ def distil(
 def surrogate_margins(
     inputs: Inputs,
     probs: Float[Tensor, "K N C"],
-    candidates: Float[Tensor, "n channels height width"],
+    candidates: Float[Tensor, "n *shape"],
     labels: Int[np.ndarray, "n"],
     settings: Surrogates | None = None,
     factory: Factory = mlp,

@@ -67,6 +67,26 @@ class Labeled(Protocol):
         """Whether classes are about equally large, so that a test set takes as many of each."""
 
 
+@runtime_checkable
+class Plantable(Labeled, Protocol):
+    """A prepared data set in which an audit can put records of its own: a frozen dataclass."""
+
+    @property
+    def inputs(self) -> Mapping[str, np.ndarray]:
+        """The arrays of values by the names of their fields, without labels."""
+
+    def unusual(
+        self, kind: str, count: int, stream: np.random.Generator
+    ) -> Mapping[str, np.ndarray]:
+        """Return values of records that are made to be memorized, by name.
+
+        Args:
+            kind: ``out_of_distribution`` (random values) or ``blank`` (one value everywhere).
+            count: How many.
+            stream: Draws them.
+        """
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A prepared data set of images: read-only memory maps, training split first."""
@@ -95,6 +115,22 @@ class Prepared:
             "brightness": lambda rows: pixels[rows].mean(axis=1),
             "contrast": lambda rows: pixels[rows].std(axis=1),
         }
+
+    @property
+    def inputs(self) -> Mapping[str, np.ndarray]:
+        """The images."""
+        return {"images": self.images}
+
+    def unusual(
+        self, kind: str, count: int, stream: np.random.Generator
+    ) -> Mapping[str, np.ndarray]:
+        """Return images of random pixels, or each of one grey."""
+        shape, dtype = (count, *self.images.shape[1:]), self.images.dtype
+        if kind == "out_of_distribution":
+            return {"images": stream.integers(0, 256, shape).astype(dtype)}
+        levels = stream.permutation(256)[np.arange(count) % 256]
+        grey = np.broadcast_to(levels.reshape(-1, 1, 1, 1), shape)
+        return {"images": grey.astype(dtype)}
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -85,6 +85,22 @@ class PreparedSeries:
             columns={},
         )
 
+    @property
+    def inputs(self) -> Mapping[str, np.ndarray]:
+        """The series."""
+        return {"values": self.values}
+
+    def unusual(
+        self, kind: str, count: int, stream: np.random.Generator
+    ) -> Mapping[str, np.ndarray]:
+        """Return series of random values, or each flat at one level of its channels' ranges."""
+        low, high = self.values.min(axis=(0, 2))[:, None], self.values.max(axis=(0, 2))[:, None]
+        shape = (count, *self.values.shape[1:])
+        if kind == "out_of_distribution":
+            return {"values": stream.uniform(low, high, shape)}
+        levels = stream.permutation(256)[np.arange(count) % 256] / 255
+        return {"values": np.broadcast_to(low + levels[:, None, None] * (high - low), shape)}
+
     def like(self, other: "PreparedSeries", where: str) -> "PreparedSeries":
         """Return other series. Raises SettingError unless they have this one's shape.
 

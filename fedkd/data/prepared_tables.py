@@ -168,6 +168,32 @@ class PreparedTable:
             others={},
         )
 
+    @property
+    def inputs(self) -> Mapping[str, np.ndarray]:
+        """Numbers, and codes of categories."""
+        return {"numbers": self.numbers, "codes": self.codes}
+
+    def unusual(
+        self, kind: str, count: int, stream: np.random.Generator
+    ) -> Mapping[str, np.ndarray]:
+        """Return rows of random values, or each at one level between all smallest and largest.
+
+        Categories are random, or missing.
+        """
+        present = np.where(np.isnan(self.numbers).all(axis=0), 0.0, self.numbers)
+        low, high = np.nanmin(present, axis=0), np.nanmax(present, axis=0)
+        sizes = [len(values) for values in self.schema.values]
+        if kind == "out_of_distribution":
+            return {
+                "numbers": stream.uniform(low, high, (count, len(low))),
+                "codes": stream.integers(0, np.maximum(1, sizes), (count, len(sizes))),
+            }
+        levels = stream.permutation(256)[np.arange(count) % 256] / 255
+        return {
+            "numbers": low + levels[:, None] * (high - low),
+            "codes": np.full((count, len(sizes)), MISSING),
+        }
+
     def like(self, other: "PreparedTable", where: str) -> "PreparedTable":
         """Return another table with the columns of this one, in the same sequence and codes.
 

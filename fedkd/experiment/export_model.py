@@ -115,7 +115,7 @@ def _about(stored: StoredRun, client: int) -> dict[str, Any]:
         "seed": settings["seed"],
         "classes": list(context.prepared.class_names),
         "train_size": int(last["train_size"]),
-        "preprocessing": dict(context.task.preprocessing()),
+        "preprocessing": dict(context.seen_by(client).task.preprocessing()),
         "figures": {
             name: float(last[name]) for name in names if name in last and last[name] == last[name]
         },
@@ -239,6 +239,8 @@ def _card(about: Mapping[str, Any], needs: str, loaded: str) -> str:
             f" `(pixel / {prepared['scale']} - mean) / std` with mean {prepared['mean']} and std"
             f" {prepared['std']}, those of public images."
         )
+    elif "in_words" in prepared:
+        takes = f"{prepared['in_words']} `about.json` has the figures, of {prepared['fitted_to']}."
     elif "tokens" in prepared:
         takes = (
             f"Token ids [N, L] with L up to {prepared['context']}; `about.json` has each token's"

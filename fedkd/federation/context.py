@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -147,6 +147,11 @@ class ClientContext:
     last_round: int | None = None
     """The round in which secrets are looked for, where there are any."""
     workspace: ClientWorkspace = field(default_factory=ClientWorkspace, repr=False)
+
+    def seen_by(self, client_id: int) -> "ClientContext":
+        """Return the context with the task as a client sees it; this one where all see the same."""
+        task = self.task.for_client(client_id)
+        return self if task is self.task else replace(self, task=task)
 
     @property
     def public_inputs(self) -> Tensor:

@@ -133,6 +133,7 @@ def begin_update(
         download: The message.
         precomputed: The result of the message's training steps, where they are done already.
     """
+    context = context.seen_by(client_id)
     state = None if precomputed is None else precomputed.state
     model, tensors = context.borrow_model(client_id, state)
     memory, teacher = ClientMemory(tensors), download.teacher

@@ -23,10 +23,10 @@ class Heads(Compatible, Protocol):
 
     def conflict(self, conditions: RunConditions) -> str | None:
         """Return the conflict of heads that have losses of their own with such a run."""
-        if conditions.data_kind != "images":
+        if not conditions.takes_heads:
             return (
-                f"heads does not go with data={conditions.name_of('data')}: they are put on image"
-                " models; leave it out"
+                f"heads does not go with data={conditions.name_of('data')}: they are put on models"
+                " of images, tables and series; leave it out"
             )
         chosen = f"heads={conditions.name_of('heads')}"
         found = conditions.conflict_with_estimators(

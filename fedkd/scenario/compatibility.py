@@ -99,6 +99,8 @@ def run_conditions(
         data_kind=task.data_kind,
         examples=task.examples,
         augmentations=task.augmentations,
+        takes_heads=task.takes_heads,
+        audits_records=task.audits_records,
         has_classes=task.has_classes,
         has_secrets=scenario.text_canaries.name != "none",
         fitted_models=fitted,

@@ -72,6 +72,10 @@ class RunConditions:
     """What one row of a training batch is called, in the plural."""
     augmentations: tuple[str, ...] = ()
     """The values of ``train.augment`` that training batches can be changed by, beside ``none``."""
+    takes_heads: bool = True
+    """Whether further heads can be put on models of these data."""
+    audits_records: bool = True
+    """Whether an audit can plant and attack private samples as records with a label."""
     has_classes: bool = True
     """Whether targets are classes of private samples, rather than tokens of a vocabulary."""
     has_secrets: bool = False

@@ -5,7 +5,7 @@ A public sample is a row, a class a label. Not for: images (``fedkd.tasks.images
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -67,16 +67,35 @@ class EncodedRowsTask(Task):
     encoder: Encoder
     heads: Heads
     device: torch.device
-    fitted_to: int
-    """The number of public rows that the encoder was fitted to."""
+    fitted_to: str
+    """What the encoder was fitted to, in words."""
+    fitted_apart: Mapping[int, Encoder]
+    """Each client's own encoder, where they are fitted to private rows."""
+    is_view: bool = False
+    """Whether this is the task as one client sees it."""
+    _views: dict[int, "EncodedRowsTask"] = field(default_factory=dict, repr=False)
+    """The task as a client sees it, by client."""
+    _inputs: dict[bytes, Tensor] = field(default_factory=dict, repr=False)
+    """A client's rows as it sees them."""
 
+    takes_heads: ClassVar[bool] = True
+    audits_records: ClassVar[bool] = True
     prepared_form: ClassVar[type]
     """The prepared form of the kind's data."""
 
     @classmethod
     @abstractmethod
-    def fit(cls, prepared: Any, rows: np.ndarray, settings: Preprocessing) -> Encoder:
-        """Return an encoder that is fitted to some rows."""
+    def fit(
+        cls, prepared: Any, rows: np.ndarray, public: np.ndarray, settings: Preprocessing
+    ) -> Encoder:
+        """Return an encoder that is fitted to some rows.
+
+        Args:
+            prepared: The data set.
+            rows: The rows that decide how numbers are scaled.
+            public: The rows that decide what all clients' inputs must have in common.
+            settings: How.
+        """
 
     @classmethod
     def conflict(cls, conditions: RunConditions) -> str | None:
@@ -115,14 +134,35 @@ class EncodedRowsTask(Task):
         public = choose_public_rows(
             setup.public, setup.public_source, prepared, held_back, setup.seed
         )
+        train = setup.division.train if setup.preprocessing.fit == "own" else ()
         return cls(
             prepared=setup.trained_on,
             public=public,
-            encoder=cls.fit(prepared, held_back, setup.preprocessing),
+            encoder=cls.fit(prepared, held_back, held_back, setup.preprocessing),
             heads=setup.heads,
             device=setup.device,
-            fitted_to=len(held_back),
+            fitted_to=f"{len(held_back)} public rows",
+            fitted_apart={
+                client: cls.fit(prepared, rows, held_back, setup.preprocessing)
+                for client, rows in enumerate(train)
+            },
         )
+
+    def for_client(self, client_id: int) -> "EncodedRowsTask":
+        """Return the task with the client's own encoder, where clients have their own."""
+        if client_id not in self.fitted_apart:
+            return self
+        if client_id not in self._views:
+            self._views[client_id] = replace(
+                self,
+                encoder=self.fitted_apart[client_id],
+                fitted_to="the client's own training rows",
+                fitted_apart={},
+                is_view=True,
+                _views={},
+                _inputs={},
+            )
+        return self._views[client_id]
 
     @property
     def classes(self) -> int:
@@ -169,7 +209,7 @@ class EncodedRowsTask(Task):
         """Return the shape of inputs and what was fitted to how many public rows."""
         return {
             "input_shape": list(self.encoder.input_shape),
-            "fitted_to": f"{self.fitted_to} public rows",
+            "fitted_to": self.fitted_to,
             **self.encoder.facts(),
         }
 
@@ -179,8 +219,8 @@ class EncodedRowsTask(Task):
         return found.without_heads if without_heads else found
 
     def reason_unbatched(self) -> str | None:
-        """Return None: clients can be trained in one batched call."""
-        return None
+        """Return that clients see rows differently, where each has its own encoder."""
+        return "each client scales its inputs in its own way" if self.fitted_apart else None
 
     def describe(self, public: Public, source: str) -> str:
         """Return the public set in words, such as ``60 samples``."""
@@ -192,6 +232,12 @@ class EncodedRowsTask(Task):
 
     def test_set(self, rows: np.ndarray) -> Examples:
         """Return rows as model inputs and labels."""
+        if self.is_view:  # few of the rows are this client's
+            key = np.asarray(rows).tobytes()
+            if key not in self._inputs:
+                encoded = torch.from_numpy(self.encoder.encode(self.prepared, np.asarray(rows)))
+                self._inputs[key] = encoded.to(self.device)
+            return self._inputs[key], self.labels[torch.from_numpy(np.asarray(rows))]
         chosen = torch.from_numpy(np.asarray(rows)).to(self.device)
         return self.encoded[chosen], self.labels[chosen]
 

@@ -25,6 +25,10 @@ ENCODED = ("tables", "series")
 class Preprocessing:
     """How tables and series become inputs of models; for these kinds of data only."""
 
+    fit: Literal["public", "own"] = "public"
+    """Of which rows the numbers are that fill in and scale: rows that no client holds, or each
+    client's own training rows, so that clients see one public row differently. Categories are
+    always those of public rows."""
     scaling: Literal["standard", "min_max", "robust", "none"] = "standard"
     """What is taken from each number, and what it is divided by: mean and standard deviation,
     smallest value and range, or median and quartile range; of series by channel."""
@@ -43,6 +47,21 @@ class Preprocessing:
         if changed and conditions.data_kind not in ENCODED:
             return f"preprocessing.{changed[0]} would do nothing: data={data} are" + (
                 f" {conditions.data_kind}"
+            )
+        if self.fit == "own" and conditions.pooled_data:
+            return (
+                f"preprocessing.fit=own: strategy={conditions.strategy} trains on the private sets"
+                " of all clients, which would be fitted to together; use fit=public"
+            )
+        if self.fit == "own" and conditions.is_chosen("audit"):
+            return (
+                "preprocessing.fit=own: an audit asks all models about the same inputs, and clients"
+                " see them differently; use fit=public"
+            )
+        if self.fit == "own" and conditions.hides_single_records:
+            return (
+                "preprocessing.fit=own takes means and spreads of private rows, which"
+                f" privacy={conditions.name_of('privacy')} does not count; use fit=public"
             )
         if "missing" in changed and conditions.data_kind == "series":
             return f"preprocessing.missing would do nothing: series (data={data}) have none missing"
@@ -66,8 +85,10 @@ class Encoder(Protocol):
 class TableEncoder:
     """Numbers, filled in and scaled, then a column of zeros and ones for each category."""
 
-    def __init__(self, table: PreparedTable, rows: np.ndarray, settings: Preprocessing) -> None:
-        """Fit it to some rows of a table."""
+    def __init__(
+        self, table: PreparedTable, rows: np.ndarray, public: np.ndarray, settings: Preprocessing
+    ) -> None:
+        """Fit it to some rows of a table, and to the categories of public rows."""
         from sklearn.impute import SimpleImputer
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import OneHotEncoder
@@ -78,7 +99,7 @@ class TableEncoder:
         self._numbers = make_pipeline(fill, *_scaler(settings)) if table.schema.numbers else None
         if self._numbers is not None:
             self._numbers.fit(table.numbers[rows])
-        codes = np.asarray(table.codes[rows])
+        codes = np.asarray(table.codes[public])
         self._known = [np.setdiff1d(column, [MISSING]) for column in codes.T]
         self._seen = [i for i, known in enumerate(self._known) if len(known)]
         self._categories = OneHotEncoder(
@@ -110,7 +131,10 @@ class TableEncoder:
         schema = self._schema
         values = zip(schema.categories, schema.values, self._known, strict=True)
         steps = [] if self._numbers is None else [step for _, step in self._numbers.steps]
+        scaled = ", less `center`, divided by `scale`" if len(steps) > 1 else ""
         return {
+            "in_words": f"Rows [N, {self.input_shape[0]}]: the columns `numbers`, a missing one as"
+            f" `filled_in`{scaled}; then a 1 or 0 for each of `categories`.",
             "numbers": list(schema.numbers),
             "filled_in": steps[0].statistics_.tolist() if steps else [],
             **(_scale_of(steps[1]) if len(steps) > 1 else {}),
@@ -145,7 +169,10 @@ class SeriesEncoder:
 
     def facts(self) -> Mapping[str, object]:
         """Return how each channel is scaled."""
-        return {} if self._scaler is None else _scale_of(self._scaler)
+        scale = {} if self._scaler is None else _scale_of(self._scaler)
+        scaled = ", each channel less `center`, divided by `scale`" if scale else ""
+        shape = f"[N, {self._channels}, {self._length}] (channels, length)"
+        return {"in_words": f"Series {shape}{scaled}.", **scale}
 
 
 def _by_channel(values: np.ndarray) -> np.ndarray:

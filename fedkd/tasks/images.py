@@ -71,6 +71,8 @@ class ImageTask(Task):
 
     data_kind: ClassVar[str] = "images"
     augmentations: ClassVar[tuple[str, ...]] = AUGMENTATIONS
+    takes_heads: ClassVar[bool] = True
+    audits_records: ClassVar[bool] = True
 
     @classmethod
     def make(cls, setup: TaskSetup) -> "ImageTask":

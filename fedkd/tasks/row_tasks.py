@@ -17,9 +17,11 @@ class TableTask(EncodedRowsTask):
     prepared_form: ClassVar[type] = PreparedTable
 
     @classmethod
-    def fit(cls, prepared: Any, rows: np.ndarray, settings: Preprocessing) -> Encoder:
+    def fit(
+        cls, prepared: Any, rows: np.ndarray, public: np.ndarray, settings: Preprocessing
+    ) -> Encoder:
         """Return an encoder of tables that is fitted to some rows."""
-        return TableEncoder(prepared, rows, settings)
+        return TableEncoder(prepared, rows, public, settings)
 
 
 class SeriesTask(EncodedRowsTask):
@@ -29,6 +31,8 @@ class SeriesTask(EncodedRowsTask):
     prepared_form: ClassVar[type] = PreparedSeries
 
     @classmethod
-    def fit(cls, prepared: Any, rows: np.ndarray, settings: Preprocessing) -> Encoder:
+    def fit(
+        cls, prepared: Any, rows: np.ndarray, public: np.ndarray, settings: Preprocessing
+    ) -> Encoder:
         """Return an encoder of series that is fitted to some rows."""
         return SeriesEncoder(prepared, rows, settings)

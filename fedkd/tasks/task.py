@@ -196,6 +196,10 @@ class Task(Protocol):
     """What one row that a partition deals is called, where it makes several training examples."""
     augmentations: ClassVar[tuple[str, ...]] = ()
     """The values of ``train.augment`` that ``augmented`` knows, beside ``none``."""
+    takes_heads: ClassVar[bool] = False
+    """Whether further heads can be put on its models."""
+    audits_records: ClassVar[bool] = False
+    """Whether an audit can plant and attack its rows as records with a label."""
     has_reference: ClassVar[bool] = False
     """Whether there are soft labels of a model that learned public data alone, to compare with."""
 
@@ -243,6 +247,13 @@ class Task(Protocol):
     def planted(self) -> PlantedSecrets | None:
         """The made-up secrets in private samples; None where there are none."""
         return None
+
+    def for_client(self, client_id: int) -> "Task":
+        """Return the task as a client sees it: with its own inputs for the same public ids.
+
+        By default the task itself: all clients see the same.
+        """
+        return self
 
     def describe(self, public: Public, source: str) -> str:
         """Return the public set in words; ``source`` is the name chosen as ``public_data``."""

@@ -38,6 +38,14 @@ def test_a_table_of_ones_own_is_learned_with_a_public_file(tmp_path: Path) -> No
         records(**settings)
 
 
+def test_clients_that_scale_by_their_own_rows_exchange_the_same_public_ids() -> None:
+    changed = {"data": "breast_cancer", "models": ["mlp"]}
+    shared, own = (records(**changed, preprocessing={"fit": fit})[-1] for fit in ("public", "own"))
+    assert [c.bytes_up for c in own.clients] == [c.bytes_up for c in shared.clients]
+    name = "global_nll_after_training"
+    assert mean(own, name) != mean(shared, name)
+
+
 def test_series_are_learned_with_noise_as_the_public_set() -> None:
     changed = {"models": ["cnn1d"], "public_data": {"name": "noise", "law": "gaussian"}}
     last = records(data={"name": "digit_series"}, train={"epochs": 6}, **changed)[-1]
