@@ -3,7 +3,6 @@
 A public sample is a row, a class a label. Not for: images (``fedkd.tasks.images``) and texts.
 """
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,7 +20,7 @@ from fedkd.errors import SettingError
 from fedkd.models.factory import ImageModelSpec
 from fedkd.models.heads import Heads, label_loss, taught_loss
 from fedkd.settings.conditions import RunConditions
-from fedkd.tasks.encoders import Encoder, Preprocessing
+from fedkd.tasks.encoders import Encoder, EncoderMaker
 from fedkd.tasks.task import Compare, Examples, Task, TaskSetup
 from fedkd.training.loop import predict
 
@@ -83,19 +82,8 @@ class EncodedRowsTask(Task):
     prepared_form: ClassVar[type]
     """The prepared form of the kind's data."""
 
-    @classmethod
-    @abstractmethod
-    def fit(
-        cls, prepared: Any, rows: np.ndarray, public: np.ndarray, settings: Preprocessing
-    ) -> Encoder:
-        """Return an encoder that is fitted to some rows.
-
-        Args:
-            prepared: The data set.
-            rows: The rows that decide how numbers are scaled.
-            public: The rows that decide what all clients' inputs must have in common.
-            settings: How.
-        """
+    fit: ClassVar[EncoderMaker]
+    """Makes an encoder that is fitted to some rows."""
 
     @classmethod
     def conflict(cls, conditions: RunConditions) -> str | None:

@@ -82,6 +82,22 @@ class Encoder(Protocol):
         """Return what was fitted, as plain values."""
 
 
+class EncoderMaker(Protocol):
+    """Makes an encoder of one kind of data."""
+
+    def __call__(
+        self, prepared: Any, rows: np.ndarray, public: np.ndarray, settings: Preprocessing, /
+    ) -> Encoder:
+        """Return an encoder that is fitted to some rows.
+
+        Args:
+            prepared: The data set.
+            rows: The rows that decide how numbers are scaled.
+            public: The rows that decide what all clients' inputs must have in common.
+            settings: How.
+        """
+
+
 class TableEncoder:
     """Numbers, filled in and scaled, then a column of zeros and ones for each category."""
 
@@ -145,8 +161,10 @@ class TableEncoder:
 class SeriesEncoder:
     """Series, each channel scaled as one column of numbers."""
 
-    def __init__(self, series: PreparedSeries, rows: np.ndarray, settings: Preprocessing) -> None:
-        """Fit it to some rows of series."""
+    def __init__(
+        self, series: PreparedSeries, rows: np.ndarray, public: np.ndarray, settings: Preprocessing
+    ) -> None:
+        """Fit it to some rows of series; public ones decide nothing more."""
         _, self._channels, self._length = series.values.shape
         self._scaler = next(iter(_scaler(settings)), None)
         if self._scaler is not None:

@@ -1,13 +1,11 @@
 """Tables and series as tasks."""
 
-from typing import Any, ClassVar
-
-import numpy as np
+from typing import ClassVar
 
 from fedkd.data.prepared_series import PreparedSeries
 from fedkd.data.prepared_tables import PreparedTable
 from fedkd.tasks.encoded_rows import EncodedRowsTask
-from fedkd.tasks.encoders import Encoder, Preprocessing, SeriesEncoder, TableEncoder
+from fedkd.tasks.encoders import EncoderMaker, SeriesEncoder, TableEncoder
 
 
 class TableTask(EncodedRowsTask):
@@ -15,13 +13,7 @@ class TableTask(EncodedRowsTask):
 
     data_kind: ClassVar[str] = "tables"
     prepared_form: ClassVar[type] = PreparedTable
-
-    @classmethod
-    def fit(
-        cls, prepared: Any, rows: np.ndarray, public: np.ndarray, settings: Preprocessing
-    ) -> Encoder:
-        """Return an encoder of tables that is fitted to some rows."""
-        return TableEncoder(prepared, rows, public, settings)
+    fit: ClassVar[EncoderMaker] = TableEncoder
 
 
 class SeriesTask(EncodedRowsTask):
@@ -29,10 +21,4 @@ class SeriesTask(EncodedRowsTask):
 
     data_kind: ClassVar[str] = "series"
     prepared_form: ClassVar[type] = PreparedSeries
-
-    @classmethod
-    def fit(
-        cls, prepared: Any, rows: np.ndarray, public: np.ndarray, settings: Preprocessing
-    ) -> Encoder:
-        """Return an encoder of series that is fitted to some rows."""
-        return SeriesEncoder(prepared, rows, settings)
+    fit: ClassVar[EncoderMaker] = SeriesEncoder

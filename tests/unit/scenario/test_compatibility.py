@@ -37,7 +37,9 @@ ORDINARY = RunConditions(components={"attacks": "none"})
 LOCAL = replace(ORDINARY, exchanges=False, learned_by=None, predicts=False, all_answer=False)
 WEIGHTS = replace(ORDINARY, learned_by="adopt", predicts=False, all_answer=False, mean_based=False)
 TABLES = replace(WEIGHTS, learned_by="train", adds_penalty=True)
-TEXTS = replace(ORDINARY, data_kind="texts", has_classes=False)
+TEXTS = replace(
+    ORDINARY, data_kind="texts", has_classes=False, takes_heads=False, audits_records=False
+)
 AUDITED = replace(ORDINARY, trusts_server=True)
 SECRET = TextCanaries(prefix="pin ", slots="dd")
 
@@ -71,7 +73,7 @@ def test_a_null_object_goes_with_every_run(part: Any) -> None:
         (Median(), replace(ORDINARY, mean_based=False), "takes the place of a plain mean"),
         (Median(), WEIGHTS, "takes the place of a plain mean"),
         (StageHeadsSettings(), TABLES, "a term of its own"),
-        (StageHeadsSettings(), TEXTS, "put on image models"),
+        (StageHeadsSettings(), TEXTS, "put on models of images"),
         (DualHeadSettings(), WEIGHTS, "nobody would teach the second head"),
         (DualHeadSettings(), LOCAL, "has no teachers"),
         (DualHeadSettings(), replace(ORDINARY, features="any"), "needs the features"),

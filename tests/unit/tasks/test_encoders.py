@@ -42,7 +42,7 @@ def test_ones_own_rows_scale_numbers_and_public_rows_say_the_categories() -> Non
 def test_channels_of_series_are_scaled_apart() -> None:
     values = np.stack([np.arange(6), 100 * np.arange(6)])[None].astype(np.float32)
     series = PreparedSeries("s", values, np.zeros(1, np.int64), 1, ("x", "y"), {})
-    encoder = SeriesEncoder(series, np.array([0]), Preprocessing(scaling="min_max"))
+    encoder = SeriesEncoder(series, np.array([0]), PUBLIC, Preprocessing(scaling="min_max"))
     assert np.allclose(encoder.encode(series, np.array([0])), np.arange(6) / 5)
 
 
