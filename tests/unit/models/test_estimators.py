@@ -55,9 +55,9 @@ def built(name: str = FOREST, classes: int = 3) -> Any:
 def test_rows_of_soft_labels_have_its_expected_loss(probs: list[list[float]]) -> None:
     p = np.array(probs) / np.sum(probs, axis=1, keepdims=True)
     weights = np.arange(1.0, len(p) + 1)
-    rows = soft_label_rows(np.arange(len(p))[:, None], p, weights)
+    rows = soft_label_rows(np.arange(float(len(p)))[:, None], p, weights)
     losses = np.random.default_rng(0).normal(size=p.shape)
-    found = (rows.weights * losses[rows.inputs[:, 0], rows.labels]).sum()
+    found = (rows.weights * losses[rows.inputs[:, 0].astype(int), rows.labels]).sum()
     shares = np.where(p < 0.01 / 3, 0, p)
     shares /= shares.sum(axis=1, keepdims=True)
     assert found == pytest.approx((weights[:, None] * shares * losses).sum())
