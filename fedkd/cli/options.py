@@ -15,11 +15,21 @@ MECHANISMS = "dp_sgd,central_gaussian,gnmax,swing"
 EPSILONS = "0.5,1,2,4,8,inf"
 AFTER = ("auto", *MEASURING_POINTS)
 REPRODUCIBLE = (
-    *("digits", "orderings", "paper", "plugins", "attacks", "knfu", "fedproto", "swing"),
-    "swing_kd",
+    *(
+        "digits",
+        "orderings",
+        "paper",
+        "plugins",
+        "estimators",
+        "attacks",
+        "knfu",
+        "fedproto",
+        "swing",
+    ),
+    *("swing_kd", "estimators"),
 )
 """Studies by name."""
-FIVE_SEEDS = ("digits", "plugins", "knfu", "swing_kd")
+FIVE_SEEDS = ("digits", "plugins", "estimators", "knfu", "swing_kd")
 """Those that are of five seeds by default."""
 
 KINDS = {
@@ -157,7 +167,7 @@ def add_reproduce(made: ArgumentParser) -> None:
         "--stored",
         type=Path,
         metavar="FOLDER",
-        help="print orderings, plugins or paper again from the CSV files of a folder; run nothing",
+        help="print orderings, plugins, estimators or paper again from the CSV files of a folder; run nothing",
     )
 
 

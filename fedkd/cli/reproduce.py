@@ -4,6 +4,7 @@
     fedkd reproduce orderings [--data FOLDER] [--seeds 3] [--jobs 2] --out FOLDER
     fedkd reproduce paper     [--data FOLDER] [--seeds 3] [--jobs 2] --out FOLDER
     fedkd reproduce plugins   [--seeds 5] [--jobs 2] --out FOLDER
+    fedkd reproduce estimators [--seeds 5] [--jobs 2] --out FOLDER
     fedkd reproduce attacks   [--seeds 3] [--jobs 2] --out FOLDER
     fedkd reproduce knfu      [--data FOLDER] [--seeds 5] [--jobs 2] --out FOLDER
     fedkd reproduce fedproto  [--data FOLDER] [--seeds 3] [--rounds N] --out FOLDER
@@ -15,7 +16,8 @@
 (studies/orderings.py); ``paper`` is FedMD's comparison with its published figures; ``fedproto``
 is Table 1 of FedProto (studies/fedproto_table.py); ``attacks`` is
 the attacked fraction up to which each fusion rule helps (studies/break_even.py); ``plugins`` are
-the expected effects of plug-ins on digits (studies/plugins.py); ``knfu`` asks which reading of
+the expected effects of plug-ins on digits (studies/plugins.py); ``estimators`` puts networks and
+forests into one federation (studies/networks_and_trees.py); ``knfu`` asks which reading of
 KnFu behaves as its abstract says, holds it against its counterparts, and finds from how much data
 on local training wins (studies/knfu_study.py); ``swing`` measures what soft labels
 of text leak in a federation, and what prevents it (studies/swing_study.py), on a small embedded
@@ -47,6 +49,7 @@ from fedkd.cli.studies import (
     swing_study,
     unseen,
 )
+from fedkd.cli.studies.networks_and_trees import MIXED
 from fedkd.cli.studies.orderings import FEDMD, ORDERINGS
 from fedkd.cli.studies.plugins import PLUGINS
 from fedkd.cli.studies.study import print_all, report_stored
@@ -60,7 +63,12 @@ OF_SWING = {
     "swing_kd": (swing_kd_study.ONE_TEACHER, swing_kd_report.write),
 }
 """Studies of swing, and what writes their reports."""
-STUDIES = {"orderings": ORDERINGS, "paper": (FEDMD,), "plugins": PLUGINS}
+STUDIES = {
+    "orderings": ORDERINGS,
+    "paper": (FEDMD,),
+    "plugins": PLUGINS,
+    "estimators": (MIXED,),
+}
 
 
 def make_parser() -> argparse.ArgumentParser:

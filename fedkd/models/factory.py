@@ -222,7 +222,8 @@ class ImageModelSpec:
 def check_shape(name: str, input_shape: tuple[int, ...]) -> None:
     """Raise SettingError for a model of the zoo or a library that does not take such inputs."""
     path = path_of(name)
-    if is_import_path(path):
+    prefixed = split_prefix(path)
+    if is_import_path(path) or (prefixed and library(prefixed[0]).takes_any_shape):
         return  # a factory of one's own takes what it likes
     length = 2 if path in SERIES_ZOO else 3
     if path not in ANY_SHAPE and len(input_shape) != length:

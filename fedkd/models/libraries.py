@@ -29,6 +29,8 @@ class ModelLibrary(Protocol):
 
     package: ClassVar[str]
     """The name that the library is imported by."""
+    takes_any_shape: ClassVar[bool] = False
+    """Whether its models take any numbers, rather than images alone."""
     fits_itself: ClassVar[bool] = False
     """Whether its models are fitted as a whole (``fedkd.models.fitting``)."""
 

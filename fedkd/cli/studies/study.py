@@ -37,11 +37,21 @@ FIGURES = {
     "personal_negative_transfer": "clients harmed, %",
     "gap": "test less training loss, nats",
     "effective_neighbors": "effective neighbors",
+    "global_accuracy of even": "balanced test, clients 0, 2, ...",
+    "global_accuracy of odd": "balanced test, clients 1, 3, ...",
+    "personal_accuracy of even": "own distribution, clients 0, 2, ...",
+    "personal_accuracy of odd": "own distribution, clients 1, 3, ...",
 }
+"""Headings of tables; behind "of" stand the clients whose mean it is, otherwise all."""
+CLIENTS = {"": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}
 ALWAYS = ("personal_accuracy", "global_accuracy", "bytes_up", "entropy_bytes_up")
 """Figures stored for every study, in addition to those that its table shows."""
 ACCURACIES = ("personal_accuracy", "global_accuracy")
-PERCENT = (*ACCURACIES, "personal_negative_transfer")
+PERCENT = (
+    *ACCURACIES,
+    "personal_negative_transfer",
+    *(name for name in FIGURES if name.partition(" of ")[2] in ("even", "odd")),
+)
 AT_POINTS = (*PERCENT, "gap")
 """Figures of a model, which is another at each point of a round."""
 
@@ -207,7 +217,8 @@ def _last(run: Run, name: str) -> float:
         return float(
             mean_over_clients(run.of_client("personal_nll") - run.of_client("train_loss"))[-1]
         )
-    values = run.of_client(name)
+    figure, _, whose = name.partition(" of ")
+    values = run.of_client(figure)[:, CLIENTS[whose]]
     if name in PERCENT:
         return float(mean_over_clients(values)[-1])
     return float(np.nanmean(values))

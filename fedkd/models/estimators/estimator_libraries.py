@@ -43,6 +43,7 @@ class EstimatorLibrary(ModelLibrary):
     fixed: ClassVar[Mapping[str, Any]] = {}
     """Arguments that its estimators have unless they are given others."""
     fits_itself: ClassVar[bool] = True
+    takes_any_shape: ClassVar[bool] = True
 
     @abstractmethod
     def write(self, fitted: Any, folder: Path) -> tuple[str, str]:

@@ -118,8 +118,9 @@ def test_a_seed_decides_and_rows_of_one_class_need_no_fit() -> None:
         model.write(Path())
 
 
-def test_a_trial_fits_an_estimator_to_noise() -> None:
-    found = probe(ImageModelSpec(FOREST, (1, 2, 2), 3))
+@pytest.mark.parametrize("shape", [(5,), (2, 3), (1, 2, 2)])
+def test_a_trial_fits_an_estimator_to_noise_of_any_shape(shape: tuple[int, ...]) -> None:
+    found = probe(ImageModelSpec(FOREST, shape, 3))
     assert (found.fits_itself, found.parameters, found.head) == (True, 0, None)
 
 
