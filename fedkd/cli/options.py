@@ -15,18 +15,8 @@ MECHANISMS = "dp_sgd,central_gaussian,gnmax,swing"
 EPSILONS = "0.5,1,2,4,8,inf"
 AFTER = ("auto", *MEASURING_POINTS)
 REPRODUCIBLE = (
-    *(
-        "digits",
-        "orderings",
-        "paper",
-        "plugins",
-        "estimators",
-        "attacks",
-        "knfu",
-        "fedproto",
-        "swing",
-    ),
-    *("swing_kd", "estimators"),
+    *("digits", "orderings", "paper", "plugins", "estimators", "attacks", "knfu", "fedproto"),
+    *("swing", "swing_kd"),
 )
 """Studies by name."""
 FIVE_SEEDS = ("digits", "plugins", "estimators", "knfu", "swing_kd")
@@ -167,7 +157,7 @@ def add_reproduce(made: ArgumentParser) -> None:
         "--stored",
         type=Path,
         metavar="FOLDER",
-        help="print orderings, plugins, estimators or paper again from the CSV files of a folder; run nothing",
+        help="print orderings, plugins, estimators or paper again from a folder's CSV files",
     )
 
 

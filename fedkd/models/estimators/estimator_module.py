@@ -55,7 +55,7 @@ class Fitted:
 
     def probs(self, inputs: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
         """Return the probabilities of the classes present."""
-        if self.estimator is None:
+        if self.estimator is None or not len(inputs):  # which libraries refuse
             return np.full((len(inputs), len(self.present)), 1 / len(self.present))
         with one_thread():
             found: np.ndarray = self.estimator.predict_proba(inputs)

@@ -98,6 +98,7 @@ def test_an_estimator_is_a_module_without_weights_that_repeats_to_the_bit(name: 
     second.learn(lambda: data(probs=data().probs.clone()), 5)
     assert torch.equal(found, second(x))
     assert found.exp().sum(dim=1).allclose(torch.ones(12))
+    assert first(x[:0]).shape == (0, 3)
     second.learn(lambda: data(probs=torch.tensor([[0.0, 0.3, 0.7]]).repeat(4, 1)), 5)
     assert not torch.equal(found, second(x))
     second.learn(None, 5)
