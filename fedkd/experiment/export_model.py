@@ -16,6 +16,7 @@ from fedkd.errors import FedkdError, SettingError
 from fedkd.experiment.estimator_export import write_estimator
 from fedkd.experiment.stored_run import StoredRun
 from fedkd.models.fitting import FitsItself
+from fedkd.settings.model_prefixes import split_prefix
 from fedkd.settings.session_objects import is_session_name, module_path
 from fedkd.settings.validators import user_path
 from fedkd.storage.atomic_files import write_whole
@@ -85,6 +86,8 @@ def export(
                 context.architectures[client], context.task, stored
             )
             needs = "fedkd, or the module that the run had" if definition is None else "torch alone"
+            if split_prefix(about["model"]):
+                needs = f"fedkd, and what `{about['model']}` names"
         if definition is not None:
             write_whole(folder / DEFINITION, [definition.encode()])
         write_whole(folder / LOADER, [loader.encode()])
@@ -153,7 +156,15 @@ def _definition_and_loader(
         )
     kind = type(task)
     imports = f"from {kind.__module__} import {kind.__qualname__}"
-    make = f"    model = {kind.__qualname__}.factory({name!r})({arguments})\n"
+    made = f"{kind.__qualname__}.factory({name!r})({arguments})"
+    adapters = stored.config.get("adapters", {"name": "none"})
+    if adapters["name"] != "none":
+        imports += "\nfrom fedkd.models.adapters import SharedModel"
+        imports += "\nfrom fedkd.scenario.registry import create"
+        make = f'    adapters = create("adapters", {adapters!r}).value\n'
+        make += f"    return adapters.build(lambda: {made}, 0, SharedModel())"
+        return None, _LOADER.format(imports=f"\n{imports}", make=make)
+    make = f"    model = {made}\n"
     if not is_bare:
         imports += "\nfrom fedkd.scenario.registry import create"
         make += f'    heads = create("heads", {stored.config["heads"]!r}).value\n'

@@ -256,6 +256,11 @@ def hub_tokenizer(name: str) -> HubTokenizer:
             f"models: hf:{name} has no tokenizer that can be read ({_first_line(error)});"
             " tokenizer.save_pretrained(FOLDER) writes one beside the model"
         ) from error
+    if len(made) <= len(made.all_special_ids):  # what transformers makes of no files at all
+        raise SettingError(
+            f"models: hf:{name} has no tokenizer that can be read: it has no tokens but marks;"
+            " tokenizer.save_pretrained(FOLDER) writes one beside the model"
+        )
     return HubTokenizer(made, name)
 
 
