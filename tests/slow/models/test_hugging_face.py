@@ -1,6 +1,8 @@
 """Models of Hugging Face from a folder: classes, next tokens, adapters, tokenizers, refusals."""
 
 import json
+import re
+import shlex
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from tiny_hub import save_bert, save_gpt2, save_tokenizer
 from tiny_labels import TINY_LABELS, TinyLabels
 from tiny_text import TINY_TEXT
 
+from fedkd.cli.commands import main
 from fedkd.errors import SettingError
 from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.export_model import export
@@ -25,6 +28,11 @@ from fedkd.tasks.text.corpus import embedded_corpus
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 TEXTS = TinyLabels().load().texts
+PAGE = (Path(__file__).parents[3] / "docs" / "extending.md").read_text()
+SHORT = (
+    *("rounds=1", "train.epochs=1", "distill.epochs=1", "baseline=none", "report.plots=false"),
+    "report.console=false",
+)
 DP_SGD = {"name": "dp_sgd", "noise_multiplier": 1.0, "clip_norm": 1.0}
 
 
@@ -198,6 +206,19 @@ def test_what_cannot_be_is_refused_in_a_line(
     with pytest.raises(SettingError, match=said) as caught:
         made(**{"models": [model.format(hub=hub)], **changes})
     assert "\n" not in str(caught.value)
+
+
+def test_the_files_of_the_page_are_written_and_learned_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"`make_files.py` writes.*?```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(code, {})
+    commands = re.findall(r"^fedkd (run .*hf:tiny_bert.*)$", PAGE, re.MULTILINE)
+    assert len(commands) == 2
+    for i, command in enumerate(commands):
+        assert main([*shlex.split(command), *SHORT, f"run_dir=run{i}"]) == 0
+        assert json.loads(Path(f"run{i}/summary.json").read_text())["status"] == "completed"
 
 
 def test_a_classifier_of_images_is_built_for_their_shape(tmp_path: Path) -> None:
