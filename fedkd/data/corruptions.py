@@ -23,10 +23,12 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Real
+
+from fedkd.errors import SettingError
 
 CorruptionName = Literal["gaussian_noise", "impulse_noise", "blur", "contrast", "brightness"]
-Images = UInt8[np.ndarray, "n height width channels"]
+Images = Real[np.ndarray, "n height width channels"]
 Values = Float32[np.ndarray, "n height width channels"]
 Corruption = Callable[[Values, int, np.random.Generator], Values]
 
@@ -44,6 +46,11 @@ def corrupt(
         severity: From 1 to 5.
         stream: Used by the two kinds of noise alone.
     """
+    if images.dtype != np.uint8:
+        raise SettingError(
+            f"public.corruption={name} is of images of 8 bits, and those of this public set are"
+            " floats; leave it out"
+        )
     values = CORRUPTIONS[name](images.astype(np.float32) / 255, severity, stream)
     corrupted: Images = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
     return corrupted

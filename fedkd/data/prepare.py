@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from fedkd.data.cache import cached
+from fedkd.data.image_arrays import pixels
 from fedkd.data.prepared_series import SeriesRows, check_series, read_series, write_series
 from fedkd.data.prepared_tables import TableRows, check_table, read_table, write_table
 from fedkd.data.sources import Rows
@@ -95,7 +96,7 @@ class Prepared:
 
     key: str
     images: np.ndarray
-    """[n, height, width, channels], uint8."""
+    """[n, height, width, channels], uint8 or float32."""
     labels: np.ndarray
     """[n], from 0."""
     train_size: int
@@ -110,10 +111,10 @@ class Prepared:
     @property
     def features(self) -> Mapping[str, Callable[[np.ndarray], np.ndarray]]:
         """Mean and standard deviation of an image's pixels."""
-        pixels = self.images.reshape(len(self.images), -1)
+        flat = self.images.reshape(len(self.images), -1)
         return {
-            "brightness": lambda rows: pixels[rows].mean(axis=1),
-            "contrast": lambda rows: pixels[rows].std(axis=1),
+            "brightness": lambda rows: flat[rows].mean(axis=1),
+            "contrast": lambda rows: flat[rows].std(axis=1),
         }
 
     @property
@@ -124,13 +125,17 @@ class Prepared:
     def unusual(
         self, kind: str, count: int, stream: np.random.Generator
     ) -> Mapping[str, np.ndarray]:
-        """Return images of random pixels, or each of one grey."""
+        """Return images of random pixels, or each of one grey; of floats, within their range."""
         shape, dtype = (count, *self.images.shape[1:]), self.images.dtype
         if kind == "out_of_distribution":
-            return {"images": stream.integers(0, 256, shape).astype(dtype)}
-        levels = stream.permutation(256)[np.arange(count) % 256]
-        grey = np.broadcast_to(levels.reshape(-1, 1, 1, 1), shape)
-        return {"images": grey.astype(dtype)}
+            found: np.ndarray = stream.integers(0, 256, shape)
+        else:
+            levels = stream.permutation(256)[np.arange(count) % 256]
+            found = np.broadcast_to(levels.reshape(-1, 1, 1, 1), shape)
+        if dtype != np.uint8:
+            low, high = float(self.images.min()), float(self.images.max())
+            found = low + found / 255 * (high - low)
+        return {"images": found.astype(dtype)}
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -271,12 +276,7 @@ def _check_images(rows: Rows, name: str) -> int:
             f"data: {name} has images of {_described(images)}, expected an array [n, height,"
             f" width, channels]{hint}"
         )
-    if images.dtype != np.uint8:
-        raise SettingError(
-            f"data: {name} has images of {images.dtype}, expected uint8 from 0 to 255, as in"
-            " (255 * images).round().astype(np.uint8) where they are from 0 to 1"
-        )
-    return len(images)
+    return len(pixels(images, f"{name}.images"))
 
 
 def _described(value: object) -> str:
@@ -348,7 +348,7 @@ FORMS: dict[str, Form] = {
     "images": Form(
         Rows,
         _check_images,
-        lambda rows, folder: np.save(folder / "images.npy", rows.images),
+        lambda rows, folder: np.save(folder / "images.npy", pixels(rows.images, "images")),
         _read_images,
     ),
     "texts": Form(

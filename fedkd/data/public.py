@@ -20,22 +20,21 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from fedkd.data.column_sources import COLUMN_DATA
 from fedkd.data.corruptions import corrupt
 from fedkd.data.division import Public
 from fedkd.data.embedded import EMBEDDED_DATA
+from fedkd.data.fetched import FETCHED_DATA
 from fedkd.data.prepare import Prepared, Source, prepare_images
-from fedkd.data.samples import Normalization, normalized, statistics
+from fedkd.data.samples import Images, Normalization, normalized, statistics
 from fedkd.data.shifts import shifted
 from fedkd.data.sources import DATA, Named
 from fedkd.errors import SettingError
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.validators import check_choices, only_with
-
-Images = UInt8[np.ndarray, "n height width channels"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +62,7 @@ PUBLIC_DATA: dict[str, type | Named] = {
     **DATA,
     **EMBEDDED_DATA,
     **COLUMN_DATA,
+    **FETCHED_DATA,
 }
 
 
@@ -148,7 +148,8 @@ def make_public_set(
     parts = [Part(prepared.images[rows], normalization)] if len(rows) or not foreign else []
     if isinstance(source, NoiseImages):
         shape = (foreign, *prepared.images.shape[1:])
-        drawn = _noise(source, shape, normalization, numpy_stream(seed, "public", "noise"))
+        stream, rounds = numpy_stream(seed, "public", "noise"), prepared.images.dtype == np.uint8
+        drawn = _noise(source, shape, normalization, stream, rounds=rounds)
         parts.append(Part(drawn, statistics(drawn)))
     elif not isinstance(source, Same):
         drawn = _foreign_images(source, foreign, prepared, numpy_stream(seed, "public", "others"))
@@ -196,8 +197,8 @@ def describe(settings: Public, source_name: str) -> str:
 
 
 def match_shape(
-    images: UInt8[np.ndarray, "n h w c"], channels: int, height: int, width: int
-) -> UInt8[np.ndarray, "n {height} {width} {channels}"]:
+    images: Real[np.ndarray, "n h w c"], channels: int, height: int, width: int
+) -> Real[np.ndarray, "n {height} {width} {channels}"]:
     """Return images converted to the given number of channels, height and width.
 
     Grey to color repeats the channel; color to grey is the luma 0.299 R + 0.587 G + 0.114 B. Images
@@ -219,6 +220,11 @@ def match_shape(
         raise SettingError(
             f"public_data: images of {images.shape[-1]} channels cannot be made like the clients'"
             f" of {channels}; both must have 1 (grey) or 3 (color)"
+        )
+    if images.dtype != np.uint8:
+        raise SettingError(
+            f"public_data: images of floats are of shape {list(images.shape[1:])}, those of the"
+            f" clients of {[height, width, channels]}; only 8-bit images are resized"
         )
     converted = np.empty((len(images), height, width, channels), dtype=np.uint8)
     for i, image in enumerate(images):
@@ -289,7 +295,12 @@ def in_public_words() -> Iterator[None]:
 
 
 def _noise(
-    source: NoiseImages, shape: tuple[int, ...], like: Normalization, stream: np.random.Generator
+    source: NoiseImages,
+    shape: tuple[int, ...],
+    like: Normalization,
+    stream: np.random.Generator,
+    *,
+    rounds: bool,
 ) -> Images:
     """Return noise images.
 
@@ -298,9 +309,12 @@ def _noise(
         shape: Of the result, [n, height, width, channels].
         like: The mean and standard deviation of Gaussian noise.
         stream: Draws the values.
+        rounds: Whether Gaussian noise is clipped and rounded to 8 bits.
     """
     if source.law == "uniform":
         return stream.integers(0, 256, shape, dtype=np.uint8)
     values = np.array(like.mean) + np.array(like.std) * stream.standard_normal(shape)
+    if not rounds:
+        return values.astype(np.float32)
     images: Images = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
     return images

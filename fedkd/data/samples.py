@@ -4,15 +4,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
+from fedkd.data.image_arrays import value_range
 from fedkd.data.prepare import Prepared
+
+Images = Real[np.ndarray, "n height width channels"]
+"""8 bits a value, or floats."""
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """A normalization per channel, ``(pixel / 255 - mean) / std``.
+    """A normalization per channel, ``(pixel / 255 - mean) / std``; floats are not divided by 255.
 
     Its statistics are those of public images, so that they reveal nothing of private ones.
     """
@@ -21,21 +25,23 @@ class Normalization:
     std: tuple[float, ...]
 
 
-def statistics(images: UInt8[np.ndarray, "n height width channels"]) -> Normalization:
-    """Return the images' mean and standard deviation per channel; 0.5 and 0.5 without images.
+def statistics(images: Images) -> Normalization:
+    """Return the images' mean and standard deviation per channel.
 
-    Standard deviations are at least 0.001.
+    Standard deviations are at least 0.001. Without images 0.5 and 0.5; of floats, which are then
+    taken as they are, 0 and 1.
     """
     channels = images.shape[-1]
     if len(images) == 0:
-        return Normalization((0.5,) * channels, (0.5,) * channels)
-    pixels = images.reshape(-1, channels).astype(np.float64) / 255
+        mean, std = (0.5, 0.5) if images.dtype == np.uint8 else (0.0, 1.0)
+        return Normalization((mean,) * channels, (std,) * channels)
+    pixels = images.reshape(-1, channels).astype(np.float64) / value_range(images)
     std = np.maximum(pixels.std(axis=0), 1e-3)
     return Normalization(tuple(pixels.mean(axis=0).tolist()), tuple(std.tolist()))
 
 
 def normalized(
-    images: UInt8[np.ndarray, "n height width channels"],
+    images: Images,
     normalization: Normalization,
     device: torch.device,
 ) -> Float[Tensor, "n channels height width"]:
@@ -45,7 +51,10 @@ def normalized(
         torch.tensor(x, device=device).view(1, -1, 1, 1)
         for x in (normalization.mean, normalization.std)
     )
-    scaled = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(mean).div_(std)
+    scaled = pixels.permute(0, 3, 1, 2).to(torch.float32, copy=True)
+    if images.dtype == np.uint8:
+        scaled.div_(255)
+    scaled.sub_(mean).div_(std)
     # With one channel several memory layouts are possible, and convolutions round differently in
     # each: the view fixes one.
     return scaled.contiguous().view(-1).view(scaled.shape)

@@ -20,7 +20,7 @@ class Rows:
     """A data set of images in memory, before it is prepared."""
 
     images: np.ndarray
-    """[n, height, width, channels], uint8, those of the training split first."""
+    """[n, height, width, channels], uint8 or floats, those of the training split first."""
     labels: np.ndarray
     """[n], from 0."""
     train_size: int

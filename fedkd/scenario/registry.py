@@ -15,6 +15,7 @@ from fedkd.audit.audit_settings import AUDITS, Audit
 from fedkd.codecs import CODECS, Codec, StrategyDefault
 from fedkd.data.column_sources import COLUMN_DATA
 from fedkd.data.embedded import EMBEDDED_DATA
+from fedkd.data.fetched import FETCHED_DATA
 from fedkd.data.partitions import PARTITIONS, Partition
 from fedkd.data.prepare import Source
 from fedkd.data.public import PUBLIC_DATA, PublicSource
@@ -138,7 +139,9 @@ class Components:
         check=check_one_meaning,
     )
     data: Component[Source] = group(
-        "digits", {**DATA, **EMBEDDED_DATA, **COLUMN_DATA, **TEXT_DATA}, methods=SOURCE
+        "digits",
+        {**DATA, **EMBEDDED_DATA, **COLUMN_DATA, **FETCHED_DATA, **TEXT_DATA},
+        methods=SOURCE,
     )
     text_canaries: Component[NoCanaries | TextCanaries] = group("none", CANARIES, seam=TextCanaries)
     public_data: Component[PublicSource] = group(

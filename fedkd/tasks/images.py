@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.data.division import Public
+from fedkd.data.image_arrays import value_range
 from fedkd.data.prepare import Prepared
 from fedkd.data.public import PublicSet, describe, make_public_set
 from fedkd.data.samples import Normalization, inputs, labels, statistics
@@ -129,7 +130,7 @@ class ImageTask(Task):
         """Return the inputs' shape, and the mean and standard deviation of each channel."""
         return {
             "input_shape": list(self.prepared.input_shape),
-            "scale": 255,
+            "scale": value_range(self.prepared.images),
             "mean": list(self.normalization.mean),
             "std": list(self.normalization.std),
         }

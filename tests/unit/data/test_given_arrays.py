@@ -5,10 +5,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from fedkd.data.corruptions import corrupt
+from fedkd.data.division import Public
 from fedkd.data.given_arrays import hold_data
 from fedkd.data.prepare import prepare, prepare_images
 from fedkd.data.prepared_tables import PreparedTable
+from fedkd.data.public import NoiseImages, make_public_set, match_shape
+from fedkd.data.samples import Normalization, normalized, statistics
 from fedkd.data.sources import Arrays
 from fedkd.errors import SettingError
 
@@ -44,7 +49,10 @@ def test_a_data_frame_has_a_column_of_images_and_one_of_classes() -> None:
         ((X, Y[:2]), r"y is of shape \[2\], expected \[4\]"),
         ((X, Y / 4), r"row 1, column 'y': 0.5 is no class but a number to be predicted"),
         ((np.zeros((4, 3, 8, 8), np.uint8), Y), r"channels first; put them last"),
-        ((np.zeros((4, 8, 8, 3)), Y), r"X is of float64, expected uint8"),
+        (
+            (np.zeros((4, 8, 8, 3), int), Y),
+            r"X is of int64, expected uint8 from 0 to 255 or floats",
+        ),
         (((X, Y), (X[:, :2], Y)), r"\[2, 3\] a row in test data"),
         (pd.DataFrame({"a": [1, 2]}), r"none is called label, target, class, y"),
         ((pd.DataFrame({"a": [1, 2]}), "b"), r"has no column 'b', its columns are a"),
@@ -56,6 +64,35 @@ def test_a_data_frame_has_a_column_of_images_and_one_of_classes() -> None:
 def test_what_cannot_be_learned_is_refused_with_what_can(given: Any, said: str) -> None:
     with pytest.raises(SettingError, match=f"(?i){said}"):
         hold_data(given)
+
+
+def test_images_of_floats_and_any_channels_are_normalized_by_their_own_statistics() -> None:
+    values = np.random.default_rng(0).normal(7.0, 3.0, (4, 6, 9, 5))
+    prepared = prepare_images(hold_data((values, Y)))
+    assert prepared.images.dtype == np.float32
+    assert prepared.input_shape == (5, 6, 9)
+    found = normalized(prepared.images, statistics(prepared.images), torch.device("cpu"))
+    assert found.mean(dim=(0, 2, 3)) == pytest.approx([0.0] * 5, abs=1e-5)
+    assert found.std(dim=(0, 2, 3), correction=0) == pytest.approx([1.0] * 5, abs=1e-5)
+    assert (prepared.images == values.astype(np.float32)).all()  # nothing was normalized in place
+    nothing = statistics(prepared.images[:0])
+    assert (nothing.mean, nothing.std) == ((0.0,) * 5, (1.0,) * 5)
+
+
+def test_what_is_made_for_eight_bits_is_refused_for_floats() -> None:
+    prepared = prepare_images(hold_data((X[..., None].repeat(3, axis=3) / 9.0, Y)))
+    rows, stream = np.arange(2), np.random.default_rng(0)
+    with pytest.raises(SettingError, match=r"public\.corruption=blur is of images of 8 bits"):
+        corrupt(prepared.images, "blur", 1, stream)
+    with pytest.raises(SettingError, match="only 8-bit images are resized"):
+        match_shape(prepared.images, 1, 4, 4)
+    public = make_public_set(
+        Public(size=40, reserved=2), NoiseImages(law="gaussian"), prepared, rows,
+        Normalization((900.0,) * 3, (5.0,) * 3), seed=0,
+    )  # fmt: skip
+    noise = public.parts[-1].images
+    assert noise.dtype == np.float32
+    assert noise.mean() == pytest.approx(900.0, abs=1.0)
 
 
 TABLE = pd.DataFrame({"a": [1.5, None, 3.0, 2.0], "b": ["x", "y", "x", "x"]})

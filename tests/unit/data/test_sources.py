@@ -204,7 +204,14 @@ def rows(**changes: Any) -> Rows:
             {"images": np.zeros((6, 4, 5), np.uint8)},
             r"images of uint8 and shape \[6, 4, 5\], expected .*\[\.\.\., None\]",
         ),
-        ({"images": np.zeros((6, 4, 5, 1))}, r"images of float64, expected uint8 from 0 to 255"),
+        (
+            {"images": np.zeros((6, 4, 5, 1), np.int16)},
+            r"Mine\.images is of int16, expected uint8 from 0 to 255 or floats",
+        ),
+        (
+            {"images": np.where(np.arange(120).reshape(6, 4, 5, 1) == 45, np.nan, 0.5)},
+            r"Mine\.images has a value that is no finite number in image 2 \(1 of 6 images\)",
+        ),
         (
             {"labels": np.arange(6) % 2 + 1},
             r"labels from 1 to 2, expected from 0 to 1: class_names has 2",
