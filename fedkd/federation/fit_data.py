@@ -52,7 +52,7 @@ def fit_data_of(
         client_id: The client.
         remembered: What it is fitted to, by name.
     """
-    labeled = []
+    context, labeled = context.seen_by(client_id), []
     if "private" in remembered:
         labeled.append(context.training_set(client_id))
     if "public labels" in remembered:

@@ -67,6 +67,19 @@ def test_a_run_goes_on_to_the_same_figures_and_ray_has_them_too(
     assert figures(tmp_path / "ray").equals(figures(tmp_path / "whole"))
 
 
+def test_a_client_that_scales_its_rows_itself_has_its_estimator_again(tmp_path: Path) -> None:
+    changes = {"data": "breast_cancer", "preprocessing": {"fit": "own"}, "strategy": "dsfl"}
+    run(scenario(**changes, models=[TREE]), tmp_path / "run")
+    estimator_module._RECENT._found.clear()
+    stored = StoredRun(tmp_path / "run")
+    rows, context = stored.clients, stored.experiment.context
+    last = rows[rows["round"] == 2]["global_nll_after_distillation"].tolist()
+    own = [context.seen_by(client) for client in range(4)]
+    tests = [seen.task.test_set(seen.division.global_test) for seen in own]
+    found = [own[i].task.evaluate(stored.model(i), tests[i]).nll for i in range(4)]
+    assert found == last
+
+
 def test_an_export_predicts_as_the_run_without_fedkd(tmp_path: Path) -> None:
     run(scenario(strategy="dsfl", models=MODELS, rounds=1), tmp_path / "run")
     x = np.random.default_rng(0).normal(size=(20, 1, 8, 8)).astype(np.float32)
