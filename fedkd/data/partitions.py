@@ -196,7 +196,8 @@ class FeatureQuantiles:
     """Covariate shift: each client has a quantile of a column of numbers, sizes being equal.
 
     Client 0 has the smallest values. Beside its columns, a data set of images has brightness and
-    contrast, the mean and the standard deviation of pixels, and one of texts length, in bytes.
+    contrast, the mean and the standard deviation of pixels, one of series level and spread, the
+    same of its values, and one of texts length, in bytes.
     """
 
     column: str

@@ -3,7 +3,7 @@
 Not for: reading files (``fedkd.data.column_files``), or scaling (``fedkd.tasks.encoders``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -41,6 +41,14 @@ class PreparedSeries:
     train_size: int
     class_names: tuple[str, ...]
     columns: Mapping[str, np.ndarray]
+
+    @property
+    def features(self) -> Mapping[str, Callable[[np.ndarray], np.ndarray]]:
+        """Mean and standard deviation of a series, over its channels and steps."""
+        return {
+            "level": lambda rows: self.values[rows].mean(axis=(1, 2)),
+            "spread": lambda rows: self.values[rows].std(axis=(1, 2)),
+        }
 
     def only(self, rows: np.ndarray) -> "PreparedSeries":
         """Return some of the rows, in memory, without columns that are no inputs."""

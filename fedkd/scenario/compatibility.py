@@ -53,6 +53,7 @@ def check_context(scenario: Scenario, declared: Declaration, context: ClientCont
     """Raise SettingError where settings do not fit the data and models of a run."""
     scenario.measurement.check_classes(context.task.classes)
     check_noise(scenario.shift, context)
+    check_augmented(scenario, context)
     check_per_round(scenario.public, context.task.public_size // scenario.public.augmented_views)
     check_models(scenario.strategy.name, declared.needs, context)
     check_codecs(scenario, context)
@@ -165,6 +166,15 @@ def check_noise(shift: ClientShifts, context: ClientContext) -> None:
         raise SettingError(
             f"shift.noise={shift.noise:g}: the inputs of this data set are whole numbers, such as"
             " tokens, and noise is of real ones; leave it out"
+        )
+
+
+def check_augmented(scenario: Scenario, context: ClientContext) -> None:
+    """Raise SettingError where no model would see an augmented image."""
+    if scenario.train.augment != "none" and all(t.fits_itself for t in context.traits.values()):
+        raise SettingError(
+            f"train.augment={scenario.train.augment} would do nothing: estimators are fitted to"
+            " images as they are; leave it out, or put a network beside them"
         )
 
 

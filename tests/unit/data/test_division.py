@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedkd.data.division import Division, EvaluationSets, Public, _global_test, divide
+from fedkd.data.embedded import BreastCancer, DigitSeries
 from fedkd.data.partitions import PARTITIONS, DirichletSizes, FeatureQuantiles, Partition
 from fedkd.data.prepare import Prepared, prepare
 from fedkd.data.samples import inputs, statistics
@@ -446,3 +447,20 @@ def test_a_share_that_leaves_nothing_to_train_on_is_out_of_range(name: str) -> N
     for value in (1.0, 1.5):
         with pytest.raises(SettingError, match=rf"^{name} must be .* below 1, got {value}"):
             EvaluationSets(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("source", "column", "of"),
+    [
+        (DigitSeries(), "spread", lambda data: data.values.std(axis=(1, 2))),
+        (BreastCancer(), "mean_area", lambda data: data.columns["mean_area"]),
+    ],
+)
+def test_series_and_tables_are_dealt_by_a_feature_too(source: Any, column: str, of: Any) -> None:
+    prepared: Any = prepare(source)
+    found = division(
+        prepared, FeatureQuantiles(column=column), public=Public(size=20),
+        testing=EvaluationSets(global_size=20),
+    )  # fmt: skip
+    values = of(prepared)
+    assert all(values[a].max() <= values[b].min() for a, b in itertools.pairwise(found.train))
