@@ -87,7 +87,8 @@ class Audit(Compatible, Protocol):
         if not conditions.audits_records:
             return (
                 f"audit does not go with data={conditions.name_of('data')}: it plants and attacks"
-                " labeled records of images, tables and series; secrets in texts are canaries;"
+                " labeled records of images, tables, series and texts with classes; secrets in"
+                " texts of next tokens are canaries;"
                 " leave it out"
             )
         if not conditions.is_stored:

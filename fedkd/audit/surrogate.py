@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from fedkd.audit.scores import margin_of_logits
@@ -21,7 +21,7 @@ from fedkd.settings.validators import at_least, positive
 from fedkd.training.losses import cross_entropy
 
 Factory = Callable[[tuple[int, ...], int], nn.Module]
-Inputs = Float[Tensor, "N *shape"]
+Inputs = Num[Tensor, "N *shape"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def distil(
 def surrogate_margins(
     inputs: Inputs,
     probs: Float[Tensor, "K N C"],
-    candidates: Float[Tensor, "n *shape"],
+    candidates: Num[Tensor, "n *shape"],
     labels: Int[np.ndarray, "n"],
     settings: Surrogates | None = None,
     factory: Factory = mlp,

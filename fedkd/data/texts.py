@@ -52,6 +52,25 @@ class PreparedTexts:
         """The length of a text, in bytes."""
         return {"length": lambda rows: np.diff(self.ends, prepend=0)[rows]}
 
+    @property
+    def inputs(self) -> Mapping[str, np.ndarray]:
+        """No arrays of values: an audit plants other labels, and texts as they are."""
+        return {}
+
+    def unusual(
+        self, kind: str, count: int, stream: np.random.Generator
+    ) -> Mapping[str, np.ndarray]:
+        """Raise SettingError: there are no texts that are random or blank.
+
+        Args:
+            kind: What such records would be.
+            count: How many.
+            stream: Draws them.
+        """
+        raise SettingError(
+            f"audit.kind={kind} is not for texts; say audit.kind=mislabeled, or audit=members"
+        )
+
     def text(self, row: int) -> str:
         """Return a row's text."""
         start = int(self.ends[row - 1]) if row else 0

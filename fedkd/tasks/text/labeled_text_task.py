@@ -95,6 +95,7 @@ class LabeledTextTask(Task):
     examples: ClassVar[str] = "texts"
     dealt: ClassVar[str] = "texts"
     record: ClassVar[str] = "text"
+    audits_records: ClassVar[bool] = True
 
     @classmethod
     def conflict(cls, conditions: RunConditions) -> str | None:

@@ -151,6 +151,14 @@ def test_a_run_with_adapters_goes_on_and_is_exported(
     assert all(torch.equal(model.state_dict()[name], stored[name]) for name in stored)
 
 
+def test_members_are_inferred_of_clients_with_adapters(hub: Path, tmp_path: Path) -> None:
+    changes = {"models": [f"hf:{hub / 'bert'}"], "adapters": "lora", "audit": "members"}
+    found = run(Scenario.parse({**TINY_LABELS, **changes}), tmp_path)["audit"]
+    assert found["candidates"] > 10
+    assert 0 <= found["auc"] <= 1
+    assert found["label_total_variation"] >= 0
+
+
 def test_dp_sgd_trains_adapters_and_says_why_it_cannot_train_all(hub: Path) -> None:
     models = [f"hf:{hub / 'bert'}", f"hf:{hub / 'gpt2'}"]
     last_round(made(models=models, adapters="lora", privacy=DP_SGD, strategy="fedmd"))

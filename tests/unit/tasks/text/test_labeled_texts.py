@@ -1,7 +1,7 @@
 """Texts with classes: token ids in columns, networks that padding does not touch, public texts."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from fedkd.audit.record_canaries import RecordCanaries, plant
 from fedkd.data.division import Division, Public
 from fedkd.data.public import Same
 from fedkd.data.texts import PreparedTexts, TextRows
@@ -45,21 +46,27 @@ def prepared(texts: tuple[str, ...] = TEXTS, key: str = "tiny-texts") -> Prepare
     )
 
 
+def made_division(**changes: Any) -> Division:
+    whole: dict[str, Any] = {
+        "global_test": np.array([0, 9]),
+        "held_back": np.array([1, 2, 6, 7]),
+        "train": (np.array([3, 4, 5, 8]),),
+        "test": (np.array([0]),),
+        "validation": (np.arange(0),),
+    }
+    return Division(**{**whole, **changes})
+
+
 def made(**changes: Any) -> LabeledTextTask:
     data = prepared()
     whole: dict[str, Any] = {
         "prepared": data,
         "trained_on": data,
-        "division": Division(
-            global_test=np.array([0, 9]),
-            held_back=np.array([1, 2, 6, 7]),
-            train=(np.array([3, 4, 5, 8]),),
-            test=(np.array([0]),),
-            validation=(np.arange(0),),
-        ),
+        "division": made_division(),
         "public": Public(size=4),
         "public_source": Same(),
         "heads": OneHead(),
+        "preprocessing": None,
         "tokens": Tokens(context=6),
         "text_canaries": None,
         "reference": ("bag", Phase()),
@@ -198,6 +205,17 @@ def test_settings_of_next_tokens_are_refused_and_those_of_words_are_not():
         made(
             division=Division(*(np.arange(0),) * 2, *((np.arange(2),),) * 3), public=Public(size=0)
         )
+
+
+def test_an_audit_plants_other_labels_in_texts_and_no_other_texts():
+    data, division = prepared(), made_division(train=(np.array([3, 4, 5, 8]),))
+    canaries = RecordCanaries(per_client=2)
+    altered, _, candidates = plant(data, division, canaries, seed=0)
+    task = made(trained_on=altered)
+    assert task.test_set(candidates.rows)[1].tolist() == (1 - LABELS[candidates.rows]).tolist()
+    assert torch.equal(task.test_set(candidates.rows)[0], made().test_set(candidates.rows)[0])
+    with pytest.raises(SettingError, match=r"audit.kind=blank is not for texts"):
+        plant(data, division, replace(canaries, kind="blank"), seed=0)
 
 
 def test_models_of_something_else_and_wrong_networks_are_refused():
