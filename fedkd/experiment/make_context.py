@@ -18,7 +18,7 @@ from fedkd.data.division import Division, divide
 from fedkd.data.prepare import Labeled, prepare
 from fedkd.federation.context import OPTIMIZER, ClientContext
 from fedkd.knowledge import KnowledgeType
-from fedkd.models.factory import ModelSpec, assign
+from fedkd.models.factory import ModelInfo, ModelSpec, assign
 from fedkd.models.heads import phase_parameters
 from fedkd.models.model_names import split_share
 from fedkd.models.zoo import expanded
@@ -35,6 +35,7 @@ from fedkd.strategy import Declaration, MeanBased, chosen_loss, declaration
 from fedkd.tasks.find_task import find_task
 from fedkd.tasks.task import Task, TaskSetup
 from fedkd.training.hyperparameters import Phase
+from fedkd.training.model_parts import check_parts, head_parameters, partly_frozen
 from fedkd.training.optimizers import Optimizer
 from fedkd.training.precision import set_precision
 
@@ -80,8 +81,9 @@ def make_context(
     sizes = tuple(task.training_size(rows, (i,)) for i, rows in enumerate(division.train))
     enforcer = _enforcer(scenario, declared, task, sizes, _group(scenario, task, division))
     architectures = {model: task.architecture(model) for model in dict.fromkeys(assigned)}
+    traits = _traits(scenario, task, declared, architectures)
     optimizer_states = {
-        model: _optimizer_states(architecture, scenario)
+        model: _optimizer_states(architecture, scenario, traits[model].head)
         for model, architecture in architectures.items()
     }
     return ClientContext(
@@ -90,10 +92,7 @@ def make_context(
         public_sizes=sizes,
         task=task,
         architectures=tuple(architectures[model] for model in assigned),
-        traits={
-            model: task.probe(architecture, features=declared.needs.features is not None)
-            for model, architecture in architectures.items()
-        },
+        traits=traits,
         training=scenario.train,
         distillation=scenario.distill,
         loss=chosen_loss(declared, scenario.strategy.name, scenario.distill.loss),
@@ -258,19 +257,50 @@ def _store(
     return store(layouts, assigned)
 
 
-def _optimizer_states(architecture: ModelSpec, scenario: Scenario) -> dict[str, torch.Tensor]:
-    """Return the blank optimizer states in the state of a client of an architecture."""
+def _traits(
+    scenario: Scenario,
+    task: Task,
+    declared: Declaration,
+    architectures: Mapping[str, ModelSpec],
+) -> dict[str, ModelInfo]:
+    """Return what a trial of each architecture shows; SettingError where training does not fit it.
+
+    Args:
+        scenario: The scenario.
+        task: Its task.
+        declared: What its strategy declares.
+        architectures: By the model's name.
+    """
     phases = {"train": scenario.train, "distill": scenario.distill}
-    return {
-        f"{OPTIMIZER}{purpose}/{name}": tensor
-        for purpose, phase in phases.items()
-        if phase.optimizer_state == "kept"
-        for name, tensor in Optimizer(
-            phase_parameters(architecture.build(0), distills=purpose == "distill"), phase
-        )
-        .blank()
-        .items()
-    }
+    in_parts = {name: phase for name, phase in phases.items() if phase.trains_in_parts}
+    features = declared.needs.features is not None or any(
+        phase.asks_for_head for phase in phases.values()
+    )
+    found = {name: task.probe(spec, features=features) for name, spec in architectures.items()}
+    for section, phase in in_parts.items():
+        for name, spec in architectures.items():
+            check_parts(spec.build(0), name, phase, section, found[name].head)
+    return found
+
+
+def _optimizer_states(
+    architecture: ModelSpec, scenario: Scenario, head: str | None
+) -> dict[str, torch.Tensor]:
+    """Return the blank optimizer states in the state of a client of an architecture.
+
+    ``head`` is the name of its last linear layer.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for purpose, phase in {"train": scenario.train, "distill": scenario.distill}.items():
+        if phase.optimizer_state != "kept":
+            continue
+        model = architecture.build(0)
+        with partly_frozen(model, phase, head):
+            parameters = phase_parameters(model, distills=purpose == "distill")
+            optimizer = Optimizer(parameters, phase, head_parameters(model, phase, head))
+            blank = optimizer.blank()
+        found |= {f"{OPTIMIZER}{purpose}/{name}": tensor for name, tensor in blank.items()}
+    return found
 
 
 def _enforcer(

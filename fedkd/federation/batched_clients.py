@@ -80,6 +80,8 @@ def _reason_of_steps(context: ClientContext, phases: Sequence[Phase]) -> str | N
         return "each client's learning rate changes with its own batches"
     if any(phase.clip_grad_norm is not None for phase in phases):
         return "clip_grad_norm shortens each client's gradient by itself"
+    if any(phase.trains_in_parts for phase in phases):
+        return "parts of each model are frozen, or have a learning rate of their own"
     if context.precision == "bf16":
         return "precision=bf16 rounds sums otherwise in a batched call"
     return None

@@ -29,6 +29,7 @@ from fedkd.runtime.seeding import torch_seed
 from fedkd.settings.measuring_points import MeasuringPoint, column
 from fedkd.training.hyperparameters import DistillationSettings, Phase, TrainingSettings
 from fedkd.training.losses import ON_LOGITS, distillation_target, find_loss, weighted
+from fedkd.training.model_parts import head_parameters, partly_frozen
 from fedkd.training.optimizers import Optimizer
 from fedkd.training.relational_losses import match_similarities
 from fedkd.training.schedules import RoundOfRun
@@ -226,16 +227,21 @@ def optimize_phase(
         batch_loss: Maps indices below ``size`` to the mean loss of those examples.
     """
     context, (phase, epochs) = update.context, phase_of(update.context, purpose)
-    optimizer = Optimizer(phase_parameters(update.model, distills=purpose == "distill"), phase)
+    model, head = update.model, update.info.head
     prefix = f"{OPTIMIZER}{purpose}/"
     before = update.memory.section(prefix)
-    if before:
-        optimizer.restore(before)
     seed = torch_seed(context.seed, *update.stream_path(f"{purpose} dropout"))
     draws = update.info.draws_randomness
-    with borrowed_global_generator(seed) if draws else contextlib.nullcontext():
+    with (
+        borrowed_global_generator(seed) if draws else contextlib.nullcontext(),
+        partly_frozen(model, phase, head),
+    ):
+        parameters = phase_parameters(model, distills=purpose == "distill")
+        optimizer = Optimizer(parameters, phase, head_parameters(model, phase, head))
+        if before:
+            optimizer.restore(before)
         loop = TrainingLoop(
-            model=update.model,
+            model=model,
             size=size,
             batch_loss=batch_loss,
             phase=phase,

@@ -113,7 +113,12 @@ class PublicSetModels(ServerModels):
         model, asked = self._model(architecture, state), self.context.task.ask(ids)
         path = ("server", "architecture", architecture, "round", round, purpose)
         phase: DistillationSettings = replace(
-            self.context.distillation, epochs=epochs, steps=None, optimizer_state="fresh"
+            self.context.distillation,
+            epochs=epochs,
+            steps=None,
+            optimizer_state="fresh",
+            freeze=(),  # of clients' models, which are pretrained where it is of use
+            head_learning_rate=None,
         )
         rounds = self.context.last_round
         at = None if rounds is None else RoundOfRun(round, rounds)

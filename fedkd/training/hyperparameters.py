@@ -12,6 +12,8 @@ from fedkd.settings.schema import defaults, section_values
 from fedkd.settings.validators import at_least, at_most, check_choices, positive
 from fedkd.training.losses import LOSSES, ON_LOGITS, LossName
 
+BACKBONE = "backbone"
+"""In ``freeze``: all of a model but its last linear layer."""
 Schedule = Literal["constant", "cosine", "step", "warmup_cosine"]
 SCHEDULED: Mapping[str, tuple[str, ...]] = {
     "decay_every": ("step",),
@@ -29,8 +31,8 @@ class Phase:
     epochs: int | float = 1
     """Passes over the samples each round, >= 0; 0.5 takes the first half of their batches."""
     steps: int | None = None
-    """Batches each round in place of epochs, >= 1, as many for a client of few samples; null counts
-    epochs."""
+    """Batches each round, >= 1, as many for a client of few samples, whatever epochs says; null
+    counts epochs."""
     batch_size: int = 32
     """Number of samples in a batch, >= 1."""
     optimizer: Literal["adam", "sgd", "adamw"] = "adam"
@@ -50,6 +52,12 @@ class Phase:
     final_learning_rate: float | None = None
     """What cosine and warmup_cosine fall to, from 0 to the learning rate; null is 0. With another
     schedule it is an error."""
+    head_learning_rate: float | None = None
+    """Step size of the last linear layer, > 0; null is the learning rate. The schedule changes both
+    alike."""
+    freeze: tuple[str, ...] = ()
+    """Modules of the model that are not trained, by name as in [conv1,layer1]; backbone is all but
+    the last linear layer."""
     clip_grad_norm: float | None = None
     """L2 norm to which a batch's gradient is shortened where it is longer, > 0; null leaves it as
     it is."""
@@ -68,10 +76,15 @@ class Phase:
         positive(learning_rate=self.learning_rate)
         if self.clip_grad_norm is not None:
             positive(clip_grad_norm=self.clip_grad_norm)
+        if self.head_learning_rate is not None:
+            positive(head_learning_rate=self.head_learning_rate)
+            if BACKBONE in self.freeze:
+                raise SettingError(
+                    f"head_learning_rate={self.head_learning_rate:g} would do nothing: with"
+                    " freeze=backbone the head alone is trained; give learning_rate"
+                )
         if self.steps is not None:
             at_least(1, steps=self.steps)
-            if self.epochs != 1:
-                raise SettingError(f"give steps={self.steps} or epochs={self.epochs}, not both")
         self._check_schedule()
         if self.optimizer_state == "kept" and self.optimizer == "sgd" and not self.momentum:
             raise SettingError(
@@ -124,6 +137,16 @@ class Phase:
                 "final_learning_rate must be at least 0 and below"
                 f" learning_rate={self.learning_rate:g}, got {self.final_learning_rate}"
             )
+
+    @property
+    def asks_for_head(self) -> bool:
+        """Whether the last linear layer must be known."""
+        return BACKBONE in self.freeze or self.head_learning_rate is not None
+
+    @property
+    def trains_in_parts(self) -> bool:
+        """Whether some parts are frozen, or have a learning rate of their own."""
+        return bool(self.freeze) or self.head_learning_rate is not None
 
     @property
     def decay_by(self) -> float:

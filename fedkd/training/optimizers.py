@@ -20,12 +20,24 @@ class Optimizer:
     """An optimizer over the parameters that are trained; a step skips those without a gradient.
 
     ``state`` has the optimizer's tensors of each parameter, none before its first step;
-    ``learning_rate`` is that of the next step.
+    ``learning_rate`` is that of the next step. Parameters of the head come last, and are stepped
+    at the phase's rate for it.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], phase: Phase) -> None:
-        """Start without state, with the phase's rule and settings."""
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        phase: Phase,
+        head: Iterable[nn.Parameter] = (),
+    ) -> None:
+        """Start without state, with the phase's rule and settings.
+
+        ``head`` are those of the parameters that have a rate of their own.
+        """
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        last = {id(parameter) for parameter in head}
+        self.parameters = sorted(trained, key=lambda parameter: id(parameter) in last)
+        self.head_from = len(trained) - sum(id(parameter) in last for parameter in trained)
         self.phase = phase
         self.learning_rate = phase.learning_rate
         self.state: list[dict[str, Tensor]] = [{} for _ in self.parameters]
@@ -38,7 +50,20 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Change the parameters in place by their gradients."""
-        moved = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        for indices, factor in self.groups():
+            self._step(indices, self.learning_rate * factor if factor != 1 else self.learning_rate)
+
+    def groups(self) -> list[tuple[range, float]]:
+        """Return the parameters of one rate by their indices, and that rate as a multiple."""
+        count, rate = len(self.parameters), self.phase.head_learning_rate
+        if rate is None or self.head_from == count:
+            return [(range(count), 1.0)]
+        own = rate / self.phase.learning_rate
+        return [(range(self.head_from), 1.0), (range(self.head_from, count), own)]
+
+    def _step(self, indices: range, learning_rate: float) -> None:
+        """Step the parameters of some indices."""
+        moved = [i for i in indices if self.parameters[i].grad is not None]
         parameters: list[Tensor] = [self.parameters[i] for i in moved]
         gradients = [gradient for i in moved if (gradient := self.parameters[i].grad) is not None]
         for i in moved:
@@ -51,7 +76,7 @@ class Optimizer:
                 parameters,
                 gradients,
                 buffers,
-                lr=self.learning_rate,
+                lr=learning_rate,
                 weight_decay=phase.weight_decay,
                 momentum=momentum,
                 dampening=0.0,
@@ -66,7 +91,7 @@ class Optimizer:
                 [state["exp_avg_sq"] for state in states],
                 [],
                 [state["step"] for state in states],
-                lr=self.learning_rate,
+                lr=learning_rate,
                 weight_decay=phase.weight_decay,
                 decoupled_weight_decay=phase.optimizer == "adamw",
                 beta1=0.9,
@@ -124,15 +149,19 @@ class Optimizer:
     def as_torch(self) -> torch.optim.Optimizer:
         """Return PyTorch's optimizer of the same settings and state; ``take`` is the way back."""
         rate, decay = self.phase.learning_rate, self.phase.weight_decay
+        grouped = [
+            {"params": [self.parameters[i] for i in indices], "lr": rate * factor}
+            for indices, factor in self.groups()
+        ]
         made: torch.optim.Optimizer
         if self.phase.optimizer == "sgd":
             made = torch.optim.SGD(
-                self.parameters, lr=rate, momentum=self.phase.momentum or 0.0, weight_decay=decay
+                grouped, lr=rate, momentum=self.phase.momentum or 0.0, weight_decay=decay
             )
         elif self.phase.optimizer == "adam":
-            made = torch.optim.Adam(self.parameters, lr=rate, weight_decay=decay)
+            made = torch.optim.Adam(grouped, lr=rate, weight_decay=decay)
         else:
-            made = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=decay)
+            made = torch.optim.AdamW(grouped, lr=rate, weight_decay=decay)
         state = {i: dict(known) for i, known in enumerate(self.state) if known}
         made.load_state_dict({**made.state_dict(), "state": state})
         return made

@@ -133,7 +133,7 @@ class DpSgd(Budgeted):
         """Raise SettingError where the settings do not fit the run."""
         check_delta_for(self.delta, plan.records, "records of the largest private set")
         check_accountant(self.accountant)
-        if plan.epochs == 0:
+        if plan.epochs == 0 and plan.steps is None:
             raise SettingError("dp_sgd would do nothing: train.epochs=0")
         self.noise_in(plan)  # raises where it cannot be solved
 

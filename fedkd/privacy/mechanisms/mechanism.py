@@ -108,8 +108,9 @@ class TrainingLoop:
         self.check_interrupt()
         if self.at is not None and self.phase.schedule != "constant":
             rate = self.at.learning_rate(self.phase, step, steps)
-            for group in stepped.param_groups:
-                group["lr"] = rate
+            factors = [factor for _, factor in self.optimizer.groups()]
+            for group, factor in zip(stepped.param_groups, factors, strict=True):
+                group["lr"] = rate * factor
 
     def run(self) -> float | None:
         """Train without protection; return the mean loss over the last epoch, if there was one."""
