@@ -6,6 +6,7 @@ names there are (``fedkd.cli.catalog``).
 """
 
 import difflib
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -53,6 +54,8 @@ fedkd run [SCENARIO] [KEY=VALUE ...]: run a scenario into a new folder below run
   fedkd sweep digits strategy=knfu,fedmd seed=0,1,2
 
 the usual settings, with what they are where a scenario says nothing (fedkd show digits)"""
+INDENT = 34
+"""Where words begin in the tail."""
 TAIL = """\
 options
   --config FILE      a scenario file, such as the config.yaml of a run
@@ -134,7 +137,8 @@ def usual() -> str:
         for group in USUAL_GROUPS
     ]
     others = ", ".join(section for section in SECTIONS if section != "train")
-    return "\n".join([HEAD, *lines, "", TAIL.format(sections=others)])
+    said = f"\n{' ' * INDENT}".join(textwrap.wrap(others, 100 - INDENT))
+    return "\n".join([HEAD, *lines, "", TAIL.format(sections=said)])
 
 
 def _others(group: str) -> list[str]:

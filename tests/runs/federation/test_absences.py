@@ -121,7 +121,7 @@ def test_a_client_that_raises_what_is_no_exception_fails_like_any_other(
 ) -> None:
     trigger = tmp_path / "trigger"
     trigger.write_text(what)
-    monkeypatch.setattr("fedkd.tasks.task.probe", _without(trigger, monkeypatch))
+    monkeypatch.setattr("fedkd.models.factory.probe", _without(trigger, monkeypatch))
     engine = {"name": "local", "workers": workers}
     run = records(models=["mlp*3", "toys:fragile*1"], engine=engine)
     assert [c.status for c in run[0].clients] == ["ok", "ok", "ok", "failed"]

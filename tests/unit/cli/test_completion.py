@@ -33,7 +33,7 @@ def completed(line: str) -> list[str]:
     [
         ("fedkd re", ["resume", "report", "reproduce"]),
         ("fedkd run digits strategy=kn", ["strategy=knfu"]),
-        ("fedkd run dig", ["digits"]),
+        ("fedkd run dig", ["digit_series", "digits"]),
         ("fedkd sweep strategy=knfu,kt", ["strategy=knfu,ktpfl"]),
         ("fedkd compare --me", ["--methods"]),
         ("fedkd compare --methods knfu,kt", ["knfu,ktpfl"]),

@@ -84,7 +84,7 @@ class Older:
 
 
 class Named:
-    task = "tables"
+    task = "sounds"
 
 
 class NoTask:
@@ -94,6 +94,6 @@ class NoTask:
 def test_a_data_set_names_its_task() -> None:
     assert find_task(Digits()) is ImageTask
     assert find_task(Sentences()) is TextTask
-    for source, reason in ((Older(), "holds is now"), (Named(), "tables"), (NoTask(), "derived")):
+    for source, reason in ((Older(), "holds is now"), (Named(), "sounds"), (NoTask(), "derived")):
         with pytest.raises(SettingError, match=reason):
             find_task(source)  # type: ignore[arg-type]
