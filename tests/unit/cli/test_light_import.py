@@ -5,7 +5,10 @@ import sys
 
 import fedkd
 
-HEAVY = ("torch", "hydra", "pandas", "numpy", "flwr", "ray", "matplotlib", "datasets", "yaml")
+HEAVY = (
+    *("torch", "hydra", "pandas", "numpy", "flwr", "ray", "matplotlib", "datasets", "yaml"),
+    *("transformers", "peft"),
+)
 
 
 def test_importing_fedkd_imports_nothing_heavy() -> None:

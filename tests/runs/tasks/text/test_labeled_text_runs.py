@@ -1,4 +1,4 @@
-"""Whole runs on texts with classes: learned, fused, resumed, by every engine."""
+"""Whole runs on texts with classes: learned, fused, resumed, exported."""
 
 import json
 import threading
@@ -46,8 +46,7 @@ def test_clients_of_two_networks_learn_the_words_that_say_the_class() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_and_trigger")
-def test_a_run_on_labeled_texts_goes_on_and_runs_on_ray_to_the_same_figures(
+def test_a_run_on_labeled_texts_goes_on_and_is_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(scenario(rounds=2), tmp_path / "whole")
@@ -64,8 +63,6 @@ def test_a_run_on_labeled_texts_goes_on_and_runs_on_ray_to_the_same_figures(
             run(scenario(rounds=2), tmp_path / "parts")
     resume(scenario(rounds=2), tmp_path / "parts")
     assert rounds(tmp_path / "parts") == rounds(tmp_path / "whole")
-    run(scenario(rounds=2, engine={"name": "ray", "workers": 2}), tmp_path / "ray")
-    assert rounds(tmp_path / "ray") == rounds(tmp_path / "whole")
     folder = export(tmp_path / "whole", 0, tmp_path / "export", trust=True)
     tokens = json.loads((folder / "about.json").read_text())["preprocessing"]["texts"]["bag"]
     assert bytes.fromhex(tokens["tokens"][0]).decode() == "the"
