@@ -18,7 +18,7 @@ from fedkd import __version__
 from fedkd.data.cache import cached, is_cached
 from fedkd.experiment.build import Experiment, build
 from fedkd.federation.round_records import RoundRecord
-from fedkd.models.libraries import library_versions
+from fedkd.models.libraries import library_versions, model_contents
 from fedkd.privacy.mechanisms.mechanism import overrides
 from fedkd.report.record_rows import ACCURACIES, VALIDATION, Baseline
 from fedkd.scenario.registry import GROUPS, Component, create, with_value
@@ -84,6 +84,9 @@ def baseline_key(experiment: Experiment) -> str:
     libraries = library_versions(context.traits)
     if libraries:
         parts["libraries"] = libraries
+    contents = model_contents(context.traits)
+    if contents:
+        parts["models"] = contents
     if context.start is not None:
         parts["start"] = context.start.sha256
     return fingerprint(parts)

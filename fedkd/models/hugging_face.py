@@ -10,7 +10,8 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +47,13 @@ class HuggingFaceModels(ModelLibrary):
         """Return the factory of a causal language model."""
         configuration(name)
         return partial(language_model, name)
+
+    def content_key(self, name: str) -> str | None:
+        """Return a hash of what a folder's files are; of a hub id its commit."""
+        if _is_local(name):
+            return _files_key(name)
+        commit = getattr(configuration(name), "_commit_hash", None)
+        return None if commit is None else str(commit)
 
     def tokenizer(self, name: str) -> "HubTokenizer":
         """Return the tokenizer that is stored with a model."""
@@ -244,9 +252,16 @@ class HubTokenizer:
         return backend is not None and BYTE_LEVEL in backend.to_str()
 
 
-@cache
 def hub_tokenizer(name: str) -> HubTokenizer:
-    """Return the tokenizer of a model; SettingError where none is stored with it."""
+    """Return the tokenizer of a model; SettingError where none is stored with it.
+
+    It is read once, as long as the files do not change.
+    """
+    return _read_tokenizer(name, _files_key(name) if _is_local(name) else "")
+
+
+@lru_cache(maxsize=8)
+def _read_tokenizer(name: str, files_key: str) -> HubTokenizer:
     transformers, where = loaded("transformers", f"models=hf:{name}"), _location(name)
     try:
         with quiet():
@@ -284,8 +299,16 @@ def _is_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") != 1 or _folder(name).exists()
 
 
-def _folder(name: str) -> Any:
+def _folder(name: str) -> Path:
     return user_path(name, "models")
+
+
+def _files_key(name: str) -> str:
+    """Return a hash of a folder's path, and of the names, sizes and times of its files."""
+    folder = _folder(name).absolute()
+    files = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+    about = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(f"{folder} {about}".encode()).hexdigest()[:32]
 
 
 def _location(name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkab
 from torch import nn
 
 from fedkd.errors import SettingError
-from fedkd.models.model_names import split_share
+from fedkd.models.model_names import split_arguments, split_share
 from fedkd.settings.import_paths import imported
 from fedkd.settings.model_prefixes import LIBRARIES, split_prefix
 from fedkd.settings.optional_libraries import require
@@ -72,6 +72,10 @@ class ModelLibrary(Protocol):
             " models=[hf:FOLDER_OR_ID]"
         )
 
+    def content_key(self, name: str) -> str | None:
+        """Return a key of a model's files, where it is of files that may change; None if not."""
+        return None
+
     def spec(self, name: str, input_shape: tuple[int, ...], classes: int) -> "ModelSpec | None":
         """Return the specification of a model that needs its own; None for that of its task.
 
@@ -109,6 +113,13 @@ def library_versions(names: Iterable[str]) -> dict[str, str]:
         package: str(getattr(importlib.import_module(package), "__version__", "unknown"))
         for package in sorted(packages)
     }
+
+
+def model_contents(names: Iterable[str]) -> dict[str, str]:
+    """Return a key of the files of each model that is of files, by the model's name."""
+    prefixes = {name: split_prefix(split_arguments(name)[0]) for name in names}
+    keys = {n: library(found[0]).content_key(found[1]) for n, found in prefixes.items() if found}
+    return {name: key for name, key in sorted(keys.items()) if key is not None}
 
 
 def fitted_models(models: Iterable[str]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from fedkd.experiment.resume import resume
 from fedkd.experiment.run import execute, run
 from fedkd.federation.round_records import RoundRecord
 from fedkd.models.hugging_face import hub_tokenizer
+from fedkd.models.libraries import model_contents
 from fedkd.report.folder import RunFolder
 from fedkd.scenario.scenario import Scenario
 from fedkd.tasks.text.corpus import embedded_corpus
@@ -91,6 +92,14 @@ def test_weights_are_those_of_the_folder_or_drawn_by_the_seed(hub: Path) -> None
     one, two = drawn.build(1).state_dict()[name], drawn.build(2).state_dict()[name]
     assert not torch.equal(one, two)
     assert not torch.equal(one, loaded.build(1).state_dict()[name])
+
+
+def test_a_baseline_is_made_again_where_the_files_of_a_model_changed(hub: Path) -> None:
+    names = [f"hf:{hub / 'bert'}(pretrained=false)", "bag"]
+    before = model_contents(names)
+    assert list(before) == names[:1]
+    (hub / "bert" / "config.json").touch()
+    assert model_contents(names) != before
 
 
 def test_adapters_are_all_that_clients_train_keep_and_send(hub: Path) -> None:
