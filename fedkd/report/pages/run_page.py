@@ -298,6 +298,8 @@ def _rounds(facts: RunFacts) -> Grid:
     """Return a row a round: accuracies, bytes, privacy spent, who was left out."""
     plan, rows, points = facts.plan, [], facts.plan.reported
     header = ["round", *(f"{SHORT[n]}, after {p}" for p in points for n in ACCURACIES)]
+    asked = facts.records[0].asked if facts.records else ()
+    header += [f"{name}, own / balanced, after {plan.after}" for name in asked]
     spends = any(client.epsilon is not None for r in facts.records for client in r.clients)
     header += ["sent", "received", *(["epsilon"] if spends else []), "rejected", "failed", "time"]
     for record in facts.records:
@@ -307,6 +309,11 @@ def _rounds(facts: RunFacts) -> Grid:
             for name in ACCURACIES:
                 value, gain = row[column(name, point)], row[column(_gain_name(name), point)]
                 cells.append(_with_gain(value, gain))
+        for metric in asked:
+            both = (
+                row[column(f"{where}_{metric}", plan.after)] for where in ("personal", "global")
+            )
+            cells.append(" / ".join(_with_gain(value, None) for value in both))
         cells += [size(row["bytes_up"]), size(row["bytes_down"])]
         cells += [_number(row["epsilon"], "{:.4g}")] if spends else []
         cells += [str(len(row["rejected"])), str(len(row["failed"])), f"{record.seconds:.1f} s"]

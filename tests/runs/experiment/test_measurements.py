@@ -242,4 +242,5 @@ def test_a_run_on_private_test_sets_alone_is_reported_whole(tmp_path: Path) -> N
     assert all(float(row["personal_gain_after_distillation"]) > -1 for row in rows[4:])
     page = (tmp_path / "report.html").read_text()
     assert "accuracy-personal_accuracy" in page
+    assert "macro_f1, own / balanced, after distillation" in page
     assert "accuracy-global_accuracy" not in page
