@@ -31,6 +31,7 @@ DECIDED: Mapping[str, str] = {
     "warm_start": "each fit begins anew",
 }
 """Arguments that nobody may give, and why."""
+NO_PROBABILITIES = "predicts no probabilities, which are what clients exchange"
 
 
 class EstimatorLibrary(ModelLibrary):
@@ -105,14 +106,17 @@ def make_module(
                 f"models: leave {argument} of {prefix}:{name} out: {DECIDED[argument]}"
             )
         if argument not in known:
-            raise unknown_name(f"argument of {prefix}:{name}", argument, known)
+            free = [one for one in known if one not in DECIDED]
+            raise unknown_name(f"argument of {prefix}:{name}", argument, free)
     maker = LibraryEstimator(where, cls, arguments)
     try:
-        maker.make(0)
+        predicts = hasattr(maker.make(0), "predict_proba")
     except Exception as error:
         raise unexpected(
             SettingError(f"models: {maker.name} cannot be made: {type(error).__name__}: {error}")
         ) from error
+    if not predicts:  # with these arguments
+        raise SettingError(f"models: {maker.name} {NO_PROBABILITIES}; use another classifier")
     return EstimatorModule(maker, classes)
 
 
@@ -152,7 +156,7 @@ def _classifier(where: EstimatorLibrary, name: str) -> type:
 def _lacks(cls: Any) -> str | None:
     """Return what keeps a classifier from taking part; None if nothing does."""
     if not hasattr(cls, "predict_proba"):
-        return "predicts no probabilities, which are what clients exchange"
+        return NO_PROBABILITIES
     if "sample_weight" not in inspect.signature(cls.fit).parameters:
         return "takes no weights of rows (sample_weight), by which it would learn from soft labels"
     return None

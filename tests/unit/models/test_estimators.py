@@ -131,6 +131,7 @@ def test_a_trial_fits_an_estimator_to_noise_of_any_shape(shape: tuple[int, ...])
         ("sklearn:RandomForrest", "unknown classifier of sklearn 'RandomForrest'; did you mean"),
         ("sklearn:KNeighborsClassifier", r"takes no weights of rows \(sample_weight\)"),
         ("sklearn:RidgeClassifier", "predicts no probabilities"),
+        ("sklearn:SVC", "SVC predicts no probabilities"),
         ("sklearn:Ridge", "unknown classifier of sklearn"),
         ("sklearn:GaussianNB(n_jobs=2)", "leave n_jobs of sklearn:GaussianNB out: an estimator"),
         (f"{FOREST[:-1]}, random_state=3)", "it comes from the run's seed"),
