@@ -104,7 +104,7 @@ def summarize(
         "engine": scenario.engine.to_dict(),
         "start_from": about_start(experiment.context),
         "only_in_session": list(only_here(scenario)),
-        "versions": versions(),
+        "versions": {**versions(), **library_versions(experiment.context.traits)},
     }
 
 

@@ -5,6 +5,7 @@ name are filled in for it, as for any factory. Not for: one's own factories, whi
 (``fedkd.models.factory``).
 """
 
+import difflib
 import importlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
@@ -127,6 +128,20 @@ def fitted_models(models: Iterable[str]) -> tuple[str, ...]:
     names = dict.fromkeys(split_share(model)[0] for model in models)
     prefixes = {name: split_prefix(name) for name in names}
     return tuple(n for n, found in prefixes.items() if found and library(found[0]).fits_itself)
+
+
+def unknown_model(package: str, name: str, names: Iterable[str], listed_by: str) -> SettingError:
+    """Return the error for a model that a library, which may have very many, does not have.
+
+    Args:
+        package: The library.
+        name: The model's name.
+        names: Those that it has.
+        listed_by: What in Python lists them.
+    """
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    return SettingError(f"unknown model of {package} {name!r}{hint} {listed_by} lists all")
 
 
 def loaded(package: str, asked: str) -> Any:

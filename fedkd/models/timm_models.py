@@ -11,8 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from fedkd.errors import unknown_name
-from fedkd.models.libraries import ModelLibrary, loaded
+from fedkd.models.libraries import ModelLibrary, loaded, unknown_model
 
 
 class TimmModels(ModelLibrary):
@@ -24,7 +23,7 @@ class TimmModels(ModelLibrary):
         """Return the factory of a model of ``timm.list_models()``."""
         timm = loaded("timm", f"models=timm:{name}")
         if not timm.is_model(name):
-            raise unknown_name("model of timm", name, timm.list_models())
+            raise unknown_model("timm", name, timm.list_models(), "timm.list_models()")
 
         return partial(timm_model, name)
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedkd.errors import SettingError, unknown_name
+from fedkd.errors import SettingError
 from fedkd.models.features import find_head
-from fedkd.models.libraries import ModelLibrary, loaded
+from fedkd.models.libraries import ModelLibrary, loaded, unknown_model
 
 COLORS = 3
 
@@ -32,7 +32,8 @@ class TorchvisionModels(ModelLibrary):
         models = loaded("torchvision", f"models=torchvision:{name}").models
         known = models.list_models(module=models)
         if name not in known:
-            raise unknown_name("model of torchvision", name, known)
+            listed_by = "torchvision.models.list_models(torchvision.models)"
+            raise unknown_model("torchvision", name, known, listed_by)
 
         return partial(torchvision_model, name)
 
