@@ -132,9 +132,7 @@ def rows(ratios: dict[str, list[float]], few: dict[str, Any], many: dict[str, An
     size, kept = many["parameters"] / 1e6, many["kept"]
     about = f"BERT of {size:.0f} M parameters, adapters of {kept:.1f} MB a client"
     found.append((f"{about}: peak memory with 1 client", f"{few['peak']:.2f} GB", ""))
-    found.append(
-        (f"the same with {CLIENTS} clients", f"{many['peak']:.2f} GB", "1 and 20 adapters")
-    )
+    found.append((f"the same with {CLIENTS} clients", f"{many['peak']:.2f} GB", "one and adapters"))
     return found
 
 
