@@ -96,6 +96,7 @@ CASES: list[dict[str, Any]] = [
     {"strategy": "dsfl", "codec": {"name": "delta"}, "participation": 0.5},
     {"strategy": "dsfl", "privacy": {"name": "dp_sgd", "epsilon": 4.0}},
     {"strategy": "fedmd", "round_order": "distill_first"},
+    {"strategy": "comet", "models": ["sklearn:DecisionTreeClassifier", "mlp"]},
 ]
 
 
