@@ -3,6 +3,7 @@
 import threading
 
 import numpy as np
+import pytest
 import torch
 from tiny import records, scenario
 
@@ -43,6 +44,7 @@ def test_a_shift_repeats_to_the_bit_and_changes_what_is_learned() -> None:
     assert found != figures()
 
 
+@pytest.mark.slow
 def test_augmented_training_repeats_to_the_bit_with_and_without_dp_sgd() -> None:
     def losses(**changes: object) -> list[float | None]:
         train = {"epochs": 1, "batch_size": 8, **changes.pop("train", {})}  # type: ignore[dict-item]
