@@ -2,7 +2,7 @@
 
     python scripts/bench.py [--data FOLDER] [--repeats N] [--rounds R]
     python scripts/bench.py [--data FOLDER] [--turns N] --engines --start --flower
-    python scripts/bench.py [--data FOLDER] [--turns N] --together --parts --texts --growth
+    python scripts/bench.py [--data FOLDER] [--turns N] --together --parts --kinds --texts --growth
     python scripts/bench.py --together --device cuda --clients 20
 
 Workload W is ``scenarios/workload_w.yaml``: 20 clients (7 MLP, 7 LeNet-like CNN, 6 ResNet-GN),
@@ -279,6 +279,10 @@ def parts_table(given: argparse.Namespace) -> dict[str, Any]:
         figures["texts"] = bench_texts.compare(2 * turns)
         figures["adapters"] = [bench_texts.memory(1), bench_texts.memory(bench_texts.CLIENTS)]
         rows += bench_texts.rows(figures["texts"], *figures["adapters"])
+    if given.kinds:
+        import bench_kinds
+
+        rows += bench_kinds.rows(4 * turns)
     if given.growth:
         import bench_growth
 
@@ -301,6 +305,7 @@ PARTS = {
     "together": "clients trained together against one by one (--device, --clients)",
     "parts": "checkpoints and fusion",
     "texts": "texts with classes against the plain loop, memory of clients with adapters (4 GB)",
+    "kinds": "a table with a perceptron against the plain loop",
     "growth": "10 to 10,000 clients, to docs/results/growth.csv and growth.png",
 }
 

@@ -5,9 +5,10 @@ minimize, and which parameters each of them steps. A model predicts by its ``for
 heads it has.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, cast, runtime_checkable
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Num
@@ -52,6 +53,17 @@ class OwnTraining(Protocol):
         """Return what a phase trains, in the order of ``parameters()``."""
 
 
+def trains_itself(model: nn.Module) -> TypeGuard[OwnTraining]:
+    """Return whether a model has losses of its own. Asked in every batch, so found once a class."""
+    return _has_own_losses(cast(Hashable, type(model)))
+
+
+@functools.cache
+def _has_own_losses(cls: Hashable) -> bool:
+    methods = ("label_logits", "label_loss", "taught_loss", "phase_parameters")
+    return all(callable(getattr(cls, name, None)) for name in methods)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OneHead(Heads):
     """The model as it is: its one head learns from labels and from teachers."""
@@ -76,7 +88,7 @@ def label_logits(model: nn.Module, inputs: Num[Tensor, "n *shape"]) -> Float[Ten
 
     They are the logits of a model without further heads.
     """
-    found: Tensor = model.label_logits(inputs) if isinstance(model, OwnTraining) else model(inputs)
+    found: Tensor = model.label_logits(inputs) if trains_itself(model) else model(inputs)
     return found
 
 
@@ -84,7 +96,7 @@ def label_loss(
     model: nn.Module, inputs: Num[Tensor, "n *shape"], labels: Int[Tensor, "n"]
 ) -> Float[Tensor, ""]:
     """Return the loss on labels: cross entropy, unless the model's heads say otherwise."""
-    if isinstance(model, OwnTraining):
+    if trains_itself(model):
         return model.label_loss(inputs, labels)
     return F.cross_entropy(model(inputs), labels)
 
@@ -93,15 +105,9 @@ def taught_loss(
     model: nn.Module, inputs: Num[Tensor, "n *shape"], loss: LogitsLoss
 ) -> Float[Tensor, ""]:
     """Return the distillation loss: ``loss`` of the logits, unless heads say otherwise."""
-    return (
-        model.taught_loss(inputs, loss) if isinstance(model, OwnTraining) else loss(model(inputs))
-    )
+    return model.taught_loss(inputs, loss) if trains_itself(model) else loss(model(inputs))
 
 
 def phase_parameters(model: nn.Module, *, distills: bool) -> list[nn.Parameter]:
     """Return the parameters that distillation, or else training on labels, steps."""
-    return (
-        model.phase_parameters(distills)
-        if isinstance(model, OwnTraining)
-        else list(model.parameters())
-    )
+    return model.phase_parameters(distills) if trains_itself(model) else list(model.parameters())

@@ -227,7 +227,7 @@ class EncodedRowsTask(Task):
                 self._inputs[key] = encoded.to(self.device)
             return self._inputs[key], self.labels[torch.from_numpy(np.asarray(rows))]
         chosen = torch.from_numpy(np.asarray(rows)).to(self.device)
-        return self.encoded[chosen], self.labels[chosen]
+        return self.encoded.index_select(0, chosen), self.labels[chosen]
 
     def training_size(self, rows: np.ndarray, owners: Sequence[int]) -> int:
         """Return how many rows there are."""
