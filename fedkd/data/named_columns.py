@@ -168,7 +168,7 @@ def _sorted_classes(
     if values.dtype.kind not in "iub":
         values = values.astype(str)
     found, labels = np.unique(values, return_inverse=True)
-    most = max(50, columns.size // 4)
+    most = max(50, columns.size // 10)
     if len(found) > most:
         raise columns.wrong_column(
             target,

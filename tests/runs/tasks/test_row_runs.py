@@ -1,5 +1,10 @@
 """Tables and series in whole runs: from a file of one's own, and with foreign public rows."""
 
+import json
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +12,10 @@ import pandas as pd
 import pytest
 from tiny import mean, records
 
+from fedkd.cli.command import main
 from fedkd.errors import SettingError
+
+PAGE = (Path(__file__).parents[3] / "docs" / "extending.md").read_text()
 
 
 def patients(count: int, seed: int) -> pd.DataFrame:
@@ -50,3 +58,42 @@ def test_series_are_learned_with_noise_as_the_public_set() -> None:
     changed = {"models": ["cnn1d"], "public_data": {"name": "noise", "law": "gaussian"}}
     last = records(data={"name": "digit_series"}, train={"epochs": 6}, **changed)[-1]
     assert mean(last, "personal_accuracy_after_training") > 0.3
+
+
+@pytest.mark.slow
+def test_the_table_of_the_page_on_own_parts_runs_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"`make_table.py` writes.*?```python\n(.*?)```", PAGE, re.DOTALL)
+    Path("make_table.py").write_text(code)
+    subprocess.run([sys.executable, "make_table.py"], check=True)
+    commands = re.findall(r"^fedkd run breast_cancer (.* data.path=patients.csv .*)$", PAGE, re.M)
+    quick = ["rounds=2", "baseline=none", "report.plots=false", "report.console=false"]
+    for i, command in enumerate(commands):
+        asked = ["scenario=breast_cancer", *shlex.split(command), *quick, f"run_dir=run{i}"]
+        assert main(asked) == 0
+        assert (
+            json.loads(Path(f"run{i}/summary.json").read_text())["global_accuracy_after_training"]
+            > 0.6
+        )
+    assert len(commands) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("data", "strategy"), [("wine", "fedmd"), ("digit_series", "fd")])
+def test_a_run_goes_on_to_the_same_bits(tmp_path: Path, data: str, strategy: str) -> None:
+    asked = [f"data={data}", f"strategy={strategy}", "models=[mlp]", "clients=2", "public.size=30"]
+    asked += ["samples_per_client=20", "test.global_size=30", "train.epochs=1", "distill.epochs=1"]
+    asked += ["engine.workers=1", "report.plots=false", "report.console=false"]
+    asked += ["baseline=none", "scenario=digits"]
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    assert main([*asked, "rounds=3", f"run_dir={whole}"]) == 0
+    assert main([*asked, "rounds=2", f"run_dir={part}"]) == 0
+    assert main([f"resume={part}", "rounds=3"]) == 0
+    assert _figures(whole) == _figures(part)
+
+
+def _figures(run: Path) -> list[object]:
+    rows = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
