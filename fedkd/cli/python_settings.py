@@ -101,7 +101,7 @@ def with_data_held(given: Settings) -> dict[str, object]:
         given_choice = {name: choice for name, choice in said.items() if choice is not None}
         if group == "public_data":
             with in_public_words():
-                changed[group] = hold_data(value, given_choice)
+                changed[group] = hold_data(value, given_choice, labeled=False)
         else:
             changed[group] = hold_data(value, given_choice)
     return changed

@@ -27,7 +27,9 @@ CHOICES = ("target", "inputs", "leave_out", "categories", "unseen", "kind")
 """The settings of a file's columns that data in memory have too."""
 
 
-def hold_data(given: object, said: Mapping[str, Any] | None = None) -> Arrays:
+def hold_data(
+    given: object, said: Mapping[str, Any] | None = None, *, labeled: bool = True
+) -> Arrays:
     """Return the data set of data in memory, whose rows are put into the cache.
 
     ``given`` is ``(X, y)``, a data frame with a column of classes, ``(frame, "column of classes")``
@@ -35,7 +37,7 @@ def hold_data(given: object, said: Mapping[str, Any] | None = None) -> Arrays:
     and ``test``) for training and test. Raises SettingError.
 
     ``said`` are settings as a file of columns has them: ``target``, ``inputs``, ``leave_out``,
-    ``categories``, ``unseen``, ``kind``.
+    ``categories``, ``unseen``, ``kind``. ``labeled`` says whether there must be classes.
     """
     choice = {name: _tupled(value) for name, value in (said or {}).items()}
     kind = choice.pop("kind", None)
@@ -46,7 +48,8 @@ def hold_data(given: object, said: Mapping[str, Any] | None = None) -> Arrays:
     for target in {target for _, target in columns if target is not None}:
         choice.setdefault("target", target)
     whole = joined([values for values, _ in columns], names[: len(parts)])
-    if "target" not in choice and not any(name.lower() in TARGETS for name in whole.values):
+    is_found = "target" in choice or not labeled
+    if not is_found and not any(name.lower() in TARGETS for name in whole.values):
         raise SettingError(
             f"data: the columns are {', '.join(list(whole.values)[:8])}, and none is called"
             f' {", ".join(TARGETS)}; name that of the classes, as in data=(frame, "species")'
