@@ -55,7 +55,7 @@ class Phase:
     head_learning_rate: float | None = None
     """Step size of the last linear layer, > 0; null is the learning rate. The schedule changes both
     alike."""
-    freeze: tuple[str, ...] = ()
+    freeze: tuple[str | int, ...] = ()
     """Modules of the model that are not trained, by name as in [conv1,layer1]; backbone is all but
     the last linear layer."""
     clip_grad_norm: float | None = None
@@ -142,6 +142,11 @@ class Phase:
     def asks_for_head(self) -> bool:
         """Whether the last linear layer must be known."""
         return BACKBONE in self.freeze or self.head_learning_rate is not None
+
+    @property
+    def frozen_names(self) -> tuple[str, ...]:
+        """The names in ``freeze``: YAML takes those of a sequence's modules for numbers."""
+        return tuple(map(str, self.freeze))
 
     @property
     def trains_in_parts(self) -> bool:

@@ -24,7 +24,7 @@ def frozen_modules(model: nn.Module, phase: Phase, head: str | None) -> dict[str
     ['0', '1']
     """
     modules = dict(model.named_modules())
-    names = {name for name in phase.freeze if name != BACKBONE}
+    names = {name for name in phase.frozen_names if name != BACKBONE}
     if BACKBONE in phase.freeze and head is not None:
         names |= {name for name in modules if name and name != head and not _holds(name, head)}
     outermost = [name for name in names if not any(_holds(other, name) for other in names)]
@@ -108,7 +108,7 @@ def check_parts(model: nn.Module, name: str, phase: Phase, section: str, head: s
             " (heads of a run may be several); leave it out"
         )
     known = dict(model.named_modules())
-    for one in phase.freeze:
+    for one in phase.frozen_names:
         if one != BACKBONE and one not in known:
             top = ", ".join(key for key, _ in model.named_children())
             raise SettingError(
@@ -117,4 +117,6 @@ def check_parts(model: nn.Module, name: str, phase: Phase, section: str, head: s
             )
     with partly_frozen(model, phase, head):
         if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise SettingError(f"{section}.freeze={list(phase.freeze)} leaves {name} untrained")
+            raise SettingError(
+                f"{section}.freeze={list(phase.frozen_names)} leaves {name} untrained"
+            )
