@@ -63,6 +63,13 @@ class DeadlinePassed(FedkdError):
     """A client exceeded the deadline. The server records it as failed and continues the round."""
 
 
+class FitFailed(FedkdError):
+    """A client's model cannot be fitted. The server records it as failed and continues the round.
+
+    As ``DeadlinePassed`` it is of one client alone.
+    """
+
+
 class Interrupted(BaseException):
     """Training was asked to stop.
 

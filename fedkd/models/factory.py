@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import nn
 
-from fedkd.errors import RunError, SettingError, unexpected
+from fedkd.errors import FitFailed, SettingError, unexpected
 from fedkd.models.features import find_head
 from fedkd.models.fitting import FitsItself, empty_fit_data
 from fedkd.models.heads import Heads, OneHead
@@ -336,7 +336,7 @@ def probe_fit(
     model.learn(lambda: few, 0)
     try:
         model(inputs[:2])
-    except RunError as error:
+    except FitFailed as error:
         raise SettingError(str(error)) from error
     except Exception as error:
         raise unexpected(

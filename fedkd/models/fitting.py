@@ -58,7 +58,7 @@ class FitsItself(Protocol):
         """
 
     def fit(self) -> None:
-        """Fit the model now. Raises RunError where its library cannot."""
+        """Fit the model now. Raises FitFailed where its library cannot."""
 
     def write(self, folder: Path) -> Exported:
         """Write the fitted model into a folder; SettingError where that cannot be done."""

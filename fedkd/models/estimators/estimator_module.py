@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedkd.errors import RunError, SettingError, unexpected
+from fedkd.errors import FitFailed, SettingError, unexpected
 from fedkd.models.estimators.weighted_rows import (
     WeightedRows,
     log_probabilities,
@@ -95,7 +95,7 @@ _RECENT = _Recent()
 def fitted(maker: Maker, rows: WeightedRows, seed: int) -> Fitted:
     """Return an estimator fitted to rows, one and the same for the same rows and seed.
 
-    Raises RunError where its library cannot fit it.
+    Raises FitFailed where its library cannot fit it.
     """
     digest = hashlib.blake2b(digest_size=32)
     for array in rows:
@@ -114,7 +114,7 @@ def _fit(maker: Maker, rows: WeightedRows, seed: int) -> Fitted:
             estimator.fit(rows.inputs, labels, sample_weight=rows.weights)
     except Exception as error:
         raise unexpected(
-            RunError(f"models: {maker.name} cannot be fitted: {type(error).__name__}: {error}")
+            FitFailed(f"models: {maker.name} cannot be fitted: {type(error).__name__}: {error}")
         ) from error
     return Fitted(estimator, present[np.asarray(estimator.classes_, dtype=np.int64)])
 
@@ -147,7 +147,7 @@ class EstimatorModule(nn.Module, FitsItself):
         self._fitted = None if data is not None else self._untaught
 
     def fit(self) -> None:
-        """Fit it now. Raises RunError where its library cannot."""
+        """Fit it now. Raises FitFailed where its library cannot."""
         self._result()
 
     def _result(self) -> Fitted:

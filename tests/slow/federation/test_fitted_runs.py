@@ -11,7 +11,7 @@ import torch
 from every_strategy import NAMES, settings_for
 from tiny import records, scenario
 
-from fedkd.errors import SettingError
+from fedkd.errors import FitFailed, SettingError
 from fedkd.experiment.export_model import export
 from fedkd.experiment.resume import resume
 from fedkd.experiment.run import run
@@ -37,6 +37,25 @@ def test_every_strategy_takes_estimators_or_says_why_not(name: str) -> None:
             records(**settings)
     else:
         assert [client.status for client in records(**settings)[-1].clients] == ["ok"] * 4
+
+
+def test_a_fit_that_fails_is_of_one_client_and_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits, fit = [0], estimator_module._fit
+
+    def failing(*given: Any) -> Any:
+        fits[0] += 1
+        if fits[0] == 2:  # after the trial
+            raise FitFailed("models: a tree cannot be fitted")
+        return fit(*given)
+
+    monkeypatch.setattr(estimator_module, "_fit", failing)
+    estimator_module._RECENT._found.clear()
+    first, second = (
+        [client.status for client in record.clients]
+        for record in records(strategy="dsfl", models=[TREE])
+    )
+    assert sorted(first) == ["failed", "ok", "ok", "ok"]
+    assert second == ["ok"] * 4
 
 
 def figures(folder: Path) -> Any:
