@@ -40,6 +40,8 @@ class Optimizer:
         self.head_from = len(trained) - sum(id(parameter) in last for parameter in trained)
         self.phase = phase
         self.learning_rate = phase.learning_rate
+        self.groups = self._groups()
+        """The parameters of one rate by their indices, and that rate as a multiple."""
         self.state: list[dict[str, Tensor]] = [{} for _ in self.parameters]
 
     def zero_grad(self) -> None:
@@ -50,11 +52,10 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Change the parameters in place by their gradients."""
-        for indices, factor in self.groups():
-            self._step(indices, self.learning_rate * factor if factor != 1 else self.learning_rate)
+        for indices, factor in self.groups:
+            self._step(indices, self.learning_rate * factor)
 
-    def groups(self) -> list[tuple[range, float]]:
-        """Return the parameters of one rate by their indices, and that rate as a multiple."""
+    def _groups(self) -> list[tuple[range, float]]:
         count, rate = len(self.parameters), self.phase.head_learning_rate
         if rate is None or self.head_from == count:
             return [(range(count), 1.0)]
@@ -151,7 +152,7 @@ class Optimizer:
         rate, decay = self.phase.learning_rate, self.phase.weight_decay
         grouped = [
             {"params": [self.parameters[i] for i in indices], "lr": rate * factor}
-            for indices, factor in self.groups()
+            for indices, factor in self.groups
         ]
         made: torch.optim.Optimizer
         if self.phase.optimizer == "sgd":

@@ -108,7 +108,7 @@ class TrainingLoop:
         self.check_interrupt()
         if self.at is not None and self.phase.schedule != "constant":
             rate = self.at.learning_rate(self.phase, step, steps)
-            factors = [factor for _, factor in self.optimizer.groups()]
+            factors = [factor for _, factor in self.optimizer.groups]
             for group, factor in zip(stepped.param_groups, factors, strict=True):
                 group["lr"] = rate * factor
 
