@@ -166,7 +166,20 @@ ATTACKS = ("sign_flip", "random", "label_swap", "colluding", "lie", "noise")
 ROBUST = ("median", "trimmed_mean", "geometric_median", "krum", "cronus")
 CODECS = ("full", "float16", "quantized", "top_k", "delta", "cached")
 PARTITIONS = ("iid", "pathological", "shard", "inner_dirichlet", "size_skewed")
+SMALL = (
+    "data=digits",
+    "clients=4",
+    "rounds=2",
+    "public.size=60",
+    "samples_per_client=24",
+    "test.global_size=50",
+    "train.epochs=1",
+    "distill.epochs=1",
+)
+OWN_DATA = ("breast_cancer", "digit_series", "networks_and_trees", "scipy_docs")
+"""Scenarios whose models are not for images."""
 SCENARIOS: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(OWN_DATA, SMALL[1:]),
     "privacy_budget": (
         "clients=4",
         "rounds=2",
@@ -198,16 +211,6 @@ SCENARIOS: Mapping[str, Sequence[str]] = {
         "distill.epochs=1",
     ),
 }
-SMALL = (
-    "data=digits",
-    "clients=4",
-    "rounds=2",
-    "public.size=60",
-    "samples_per_client=24",
-    "test.global_size=50",
-    "train.epochs=1",
-    "distill.epochs=1",
-)
 
 
 def cases() -> dict[str, list[str]]:

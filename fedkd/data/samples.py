@@ -46,7 +46,8 @@ def normalized(
     device: torch.device,
 ) -> Float[Tensor, "n channels height width"]:
     """Return images as model inputs on ``device``."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    array = np.ascontiguousarray(images)
+    pixels = torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
     mean, std = (
         torch.tensor(x, device=device).view(1, -1, 1, 1)
         for x in (normalization.mean, normalization.std)

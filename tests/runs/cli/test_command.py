@@ -154,7 +154,7 @@ def test_an_interrupted_run_says_how_it_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(ConsoleReport, "round", interrupted)
-        assert main([*TINY, "clients=2", "run_dir=a run"]) == 130
+        assert main([*TINY, "run_dir=a run"]) == 130
     go_on = "to go on: " + command_line(["resume", "a run"])
     assert capsys.readouterr().err == f"fedkd: interrupted; finished rounds: 1, in a run; {go_on}\n"
     assert main(["resume=a run"]) == 0
