@@ -7,7 +7,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from fedkd.settings.measuring_points import MEASURING_POINTS
-from fedkd.training.class_metrics import METRIC_NAMES
+from fedkd.settings.metric_names import METRIC_NAMES
 
 LAST = 3
 SEEDS = "0,1,2"

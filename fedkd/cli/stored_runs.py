@@ -28,8 +28,8 @@ from fedkd.report.comparison.one_point import After, point_of_comparison
 from fedkd.report.comparison.run_reader import read_run, run_folders
 from fedkd.report.comparison.tables import points
 from fedkd.report.record_rows import ACCURACIES, FINAL
+from fedkd.settings.metric_names import METRIC_NAMES
 from fedkd.settings.validators import at_least, user_path
-from fedkd.training.class_metrics import METRIC_NAMES
 
 if TYPE_CHECKING:
     import pandas

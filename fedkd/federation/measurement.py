@@ -7,8 +7,9 @@ from typing import Literal, get_args
 from fedkd.errors import SettingError
 from fedkd.settings.conditions import RunConditions
 from fedkd.settings.meaning import setting
+from fedkd.settings.metric_names import METRIC_NAMES, MetricName
 from fedkd.settings.validators import at_least
-from fedkd.training.class_metrics import METRIC_NAMES, OF_TOKENS, TOP, MetricName
+from fedkd.training.class_metrics import OF_TOKENS, TOP
 
 TestSetName = Literal["private", "global"]
 TEST_SETS: tuple[TestSetName, ...] = get_args(TestSetName)

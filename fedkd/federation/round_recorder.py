@@ -22,7 +22,7 @@ from fedkd.messages import (
     Packed,
     Status,
 )
-from fedkd.training.class_metrics import MetricName
+from fedkd.settings.metric_names import MetricName
 
 WEIGHTS_LIMIT = 2000
 """Most clients for which the record carries all K x K weights (16 MB a round at the limit)."""

@@ -17,7 +17,8 @@ from torch import Tensor
 from fedkd.errors import UploadRejected
 from fedkd.messages import Status
 from fedkd.settings.measuring_points import MeasuringPoint, column
-from fedkd.training.class_metrics import METRICS, MetricName
+from fedkd.settings.metric_names import MetricName
+from fedkd.training.class_metrics import METRICS
 
 OverClients = Literal["mean", "std", "share_negative", "total", "largest"]
 """How a round sums up a figure: total and largest over all clients, the others without

@@ -23,7 +23,7 @@ from fedkd.report.record_rows import ACCURACIES, Baseline, RunPlan, client_rows,
 from fedkd.report.report_settings import Verbosity
 from fedkd.report.run_output import Brief, RunOutput
 from fedkd.settings.measuring_points import MeasuringPoint, column
-from fedkd.training.class_metrics import METRIC_NAMES
+from fedkd.settings.metric_names import METRIC_NAMES
 
 MOST_CLIENTS_LISTED = 20
 SIGN_OF_LIFE = 15.0

@@ -21,9 +21,9 @@ from fedkd.errors import Damaged, RunError, SettingError, StorageError
 from fedkd.federation.round_records import ClientRecord, RoundRecord
 from fedkd.report.record_rows import client_record, figures_by_others, metrics_in
 from fedkd.report.run_checksums import GROWING, PLAN, WEIGHTS, begin_checksums, write_checksums
+from fedkd.settings.metric_names import MetricName
 from fedkd.storage.atomic_files import digest_of, discard_partial, write_whole
 from fedkd.storage.growing_files import Extent, GrowingArray, GrowingFile
-from fedkd.training.class_metrics import MetricName
 
 try:
     import fcntl

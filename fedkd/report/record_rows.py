@@ -17,7 +17,7 @@ from fedkd.federation.round_records import (
     RoundRecord,
 )
 from fedkd.settings.measuring_points import MEASURING_POINTS, MeasuringPoint, column
-from fedkd.training.class_metrics import MetricName
+from fedkd.settings.metric_names import MetricName
 
 VALIDATION = "validation_accuracy"
 GAINS = {f"{where}_accuracy": f"{where}_gain" for where in ("personal", "global", "validation")}

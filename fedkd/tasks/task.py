@@ -29,7 +29,8 @@ from fedkd.models.heads import Heads, label_logits
 from fedkd.privacy.mechanisms import Detector, Hints
 from fedkd.settings.conditions import RunConditions
 from fedkd.settings.measuring_points import MeasuringPoint
-from fedkd.training.class_metrics import MetricName, class_metric
+from fedkd.settings.metric_names import MetricName
+from fedkd.training.class_metrics import class_metric
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import accuracy, predict
 from fedkd.training.metrics import expected_calibration_error, negative_log_likelihood

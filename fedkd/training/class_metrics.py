@@ -7,14 +7,13 @@ rarely has every class; what each metric does then stands in ``METRICS``.
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-MetricName = Literal["balanced_accuracy", "macro_f1", "auroc", "top5_accuracy"]
-METRIC_NAMES: tuple[MetricName, ...] = get_args(MetricName)
+from fedkd.settings.metric_names import MetricName
+
 TOP = 5
 """How many of the largest probabilities ``top5_accuracy`` looks at."""
 OF_TOKENS: frozenset[MetricName] = frozenset({"top5_accuracy"})

@@ -69,6 +69,8 @@ def carry_out(page: str, command: str) -> int:
         words[at : at + 2] = []
     if words[0] in ("run", "sweep") or (words[0] == "compare" and "--runs" not in words):
         more = settings_of(page) | {"report.console": False}
+        if "scipy_docs" in words:  # which has no such setting
+            more.pop("data.texts", None)
         words += [f"{k}={json.dumps(v)}" for k, v in more.items() if not is_given(k, words)]
     return main(words)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import venv
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -159,7 +160,8 @@ def test_the_command_works_from_an_installed_wheel_beside_folders_of_ones_own(
     )
     others = [p for p in sys.path if p.endswith("site-packages")]
     (site / "others.pth").write_text("\n".join(others) + "\n")
-    (site / "sitecustomize.py").write_text(WITHOUT_EXTRAS.format(hidden=sorted(EXTRAS)))
+    hidden = [name for name in sorted(EXTRAS) if find_spec(name)]  # others are not there anyway
+    (site / "sitecustomize.py").write_text(WITHOUT_EXTRAS.format(hidden=hidden))
     assert not (site / "strategies").exists()
     assert not (site / "scenarios").exists()
     empty = tmp_path / "empty"

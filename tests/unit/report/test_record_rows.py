@@ -29,7 +29,7 @@ from fedkd.report.record_rows import (
     round_row,
     teacher_rows,
 )
-from fedkd.training.class_metrics import METRIC_NAMES
+from fedkd.settings.metric_names import METRIC_NAMES
 
 
 def client(client_id: int, **figures: object) -> ClientRecord:

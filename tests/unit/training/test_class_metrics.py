@@ -9,7 +9,8 @@ import torch
 from fedkd.errors import SettingError
 from fedkd.federation.measurement import Measurement
 from fedkd.settings.conditions import RunConditions
-from fedkd.training.class_metrics import METRIC_NAMES, class_metric
+from fedkd.settings.metric_names import METRIC_NAMES
+from fedkd.training.class_metrics import class_metric
 
 STREAM = np.random.default_rng(3)
 LABELS = np.array([0, 1, 2, 2, 4, 4, 4, 1, 0, 2, 4, 6])  # without classes 3 and 5
