@@ -9,8 +9,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Unit tests enforce shapes and whole runs do not, so that they are two processes, each on half of the cores.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 HALF := $(if $(filter 1 2 3,$(CORES)),-n 0,-n $(shell expr $(CORES) / 2) --dist worksteal)
-# Many slow tests wait, for processes that start or for deadlines.
-ALL := -n $(shell expr 2 \* $(CORES)) --dist worksteal
+ALL := -n $(CORES) --dist worksteal
 UNIT := tests/unit fedkd
 
 .PHONY: help install demo test unit runs slow lint docs bench clean
