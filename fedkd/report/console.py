@@ -76,6 +76,10 @@ class RunConsole(Protocol):
         """
 
 
+LONGEST_MODEL = 32
+"""Letters of a model's name in the table of clients: longer ones end in an ellipsis."""
+
+
 class ConsoleReport:
     """Prints and logs a run's progress and results, as much of them as is asked for."""
 
@@ -444,6 +448,8 @@ def _clients_table(last: RoundRecord, baseline: Baseline | None, plan: RunPlan) 
             name,
             justify="left" if name in ("model", "taught by") else "right",
             no_wrap=name != "taught by",
+            min_width=26 if name == "taught by" else None,
+            max_width=LONGEST_MODEL if name == "model" else None,
         )
     for row in client_rows(last, baseline):
         table.add_row(
