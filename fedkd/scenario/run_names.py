@@ -81,7 +81,10 @@ def parse_named(
     """
     data, name = contents.get("data"), str(contents.get("name", ""))
     if isinstance(data, Mapping):
-        name = named_by_data(name, data, names("data"))
+        shown = named_by_data(name, data, names("data"))
+        if shown != name and "description" not in given:  # that is of the scenario's own data
+            contents = {**contents, "description": ""}
+        name = shown
     scenario = Scenario.parse({**contents, "name": name})
     if not anew:
         return scenario
