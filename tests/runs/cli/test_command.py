@@ -190,6 +190,7 @@ def test_the_default_folder_carries_the_date_and_the_scenario() -> None:
     assert all("_digits" in name for name in found)
 
 
+@pytest.mark.slow
 def test_a_strategy_chosen_on_top_of_a_scenario_replaces_it_whole() -> None:
     Path("mine").mkdir()
     body = {
@@ -449,6 +450,7 @@ def test_offline_wandb_works_without_an_account() -> None:
     assert list(run.glob("*.wandb"))
 
 
+@pytest.mark.slow
 def test_online_wandb_without_an_account_is_refused_before_anything_is_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

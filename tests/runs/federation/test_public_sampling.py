@@ -81,7 +81,7 @@ def test_each_client_is_taught_the_view_on_which_it_disagrees_most() -> None:
         assert set(kept[client].nonzero().flatten().tolist()) == expected
 
 
-@pytest.mark.fast(1)
+@pytest.mark.fast(0)
 @pytest.mark.parametrize(
     "changes",
     [

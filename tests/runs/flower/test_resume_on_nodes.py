@@ -114,7 +114,7 @@ def cut_and_resumed(folder: Path, cache: Path, answers: int, **changes: Any) -> 
     assert figures(folder / "cut") == figures(folder / "whole")
 
 
-@pytest.mark.fast(2)
+@pytest.mark.slow
 def test_a_run_whose_nodes_are_gone_goes_on_to_the_same_figures(
     tmp_path: Path, cache: Path
 ) -> None:

@@ -332,7 +332,7 @@ def test_private_training_adds_no_noise_to_the_head_that_it_does_not_train(optim
         assert moved == {name for name in before if not name.startswith("taught.")}
 
 
-@pytest.mark.fast(1)
+@pytest.mark.fast(0)
 @with_further_heads
 def test_private_training_with_heads_runs_for_rounds_and_claims_its_epsilon(heads: str):
     run = records(

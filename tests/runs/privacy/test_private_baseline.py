@@ -27,6 +27,7 @@ def twin(of: Scenario) -> Experiment:
     return build(baseline_scenario(of), threading.Event())
 
 
+@pytest.mark.slow
 def test_a_private_baseline_trains_with_the_runs_mechanism_noise_and_schedule() -> None:
     own = build(protected("local_only_private"), threading.Event()).context.enforcer
     alone = twin(protected("local_only_private")).context.enforcer

@@ -104,6 +104,7 @@ def test_randomized_response_costs_its_definition(epsilon: float, classes: int):
         )
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(st.floats(0.5, 20), st.floats(1e-3, 1))
 def test_a_sample_of_everyone_is_plain_noise_and_a_part_costs_less(sigma: float, rate: float):

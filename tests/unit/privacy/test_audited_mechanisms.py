@@ -66,7 +66,7 @@ def test_right_code_is_consistent_and_nearly_shows_its_epsilon() -> None:
     assert found.ceiling == pytest.approx(54.96, abs=0.05)
 
 
-@pytest.mark.fast(1)
+@pytest.mark.fast(0)
 @pytest.mark.parametrize(
     ("bug", "bound", "within"),
     [

@@ -534,6 +534,7 @@ def test_a_history_counts_all_rounds_and_not_the_last(steps: int, epsilon: float
     assert history.epsilon(DELTA) == pytest.approx(epsilon, abs=6e-4)
 
 
+@pytest.mark.slow
 def test_mixed_settings_add_up():
     history = StepHistory([[1.0, 0.1, 10], [2.0, 0.1, 5]])
     assert history.epsilon(DELTA) == pytest.approx(3.47648, abs=6e-6)
@@ -614,6 +615,7 @@ def test_the_smallest_client_decides_what_a_given_noise_claims():
     assert both[0] < both[1]
 
 
+@pytest.mark.slow
 def test_hopeless_noise_is_named():
     assert (
         "it will learn nothing"

@@ -76,7 +76,7 @@ def test_a_run_whose_clients_did_not_learn_their_secrets_says_that_it_is_void(
     assert "nobody's secrets were measured" in str(void_because([], 6.6))
 
 
-@pytest.mark.fast(1)
+@pytest.mark.fast(0)
 @pytest.mark.parametrize(
     ("detector", "recall"), [("pattern", 1.0), ("surprisal_gap", None), ("confidence", None)]
 )
