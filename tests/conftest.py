@@ -32,6 +32,7 @@ SHAPE_CHECKED = (
     "fedkd.privacy",
     "fedkd.robustness.aggregators",
     "fedkd.robustness.attacks",
+    "fedkd.tasks.asked_samples",
     "fedkd.tasks.images",
     "fedkd.tasks.task",
     "fedkd.tasks.text",

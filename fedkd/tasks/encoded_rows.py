@@ -18,41 +18,17 @@ from fedkd.data.public import describe
 from fedkd.data.public_rows import PublicRows, choose_public_rows
 from fedkd.errors import SettingError
 from fedkd.models.factory import ImageModelSpec
-from fedkd.models.heads import Heads, label_loss, taught_loss
+from fedkd.models.heads import Heads, label_loss
 from fedkd.settings.conditions import RunConditions
+from fedkd.tasks.asked_samples import AskedSamples
 from fedkd.tasks.encoders import Encoder, EncoderMaker
-from fedkd.tasks.task import Compare, Examples, Task, TaskSetup
-from fedkd.training.loop import predict
+from fedkd.tasks.task import Examples, Task, TaskSetup
 
 
-@dataclass(frozen=True)
-class AskedRows:
-    """Public rows in the order of their ids: a place in a batch is a sample."""
+class AskedRows(AskedSamples):
+    """Public rows in the order of their ids."""
 
-    inputs: Float[Tensor, "N *shape"]
-
-    @property
-    def size(self) -> int:
-        """N."""
-        return len(self.inputs)
-
-    def answers(
-        self, model: nn.Module, batch: Int[Tensor, "b"]
-    ) -> tuple[Float[Tensor, "b C"], Int[Tensor, "b"]]:
-        """Return the logits of a batch, and the batch."""
-        return model(self.inputs[batch]), batch
-
-    def taught_loss(
-        self, model: nn.Module, batch: Int[Tensor, "b"], compare: Compare
-    ) -> Float[Tensor, ""]:
-        """Return what distilling a batch minimizes."""
-        return taught_loss(model, self.inputs[batch], lambda logits: compare(logits, batch))
-
-    def predict(self, model: nn.Module) -> Float[Tensor, "N C"]:
-        """Return the logits of all rows."""
-        return predict(model, self.inputs)
-
-    def moved(self, stream: np.random.Generator) -> "AskedRows":
+    def moved(self, stream: np.random.Generator) -> "AskedSamples":
         """Raise: a row cannot be moved; checked before the run."""
         raise SettingError("distill.student_augmentation=shift is for images")
 

@@ -18,40 +18,16 @@ from fedkd.data.samples import Normalization, inputs, labels, statistics
 from fedkd.data.shifts import AUGMENTATIONS, Augmentation, augmented, shifted
 from fedkd.errors import SettingError
 from fedkd.models.factory import ImageModelSpec, ModelSpec
-from fedkd.models.heads import Heads, label_loss, taught_loss
+from fedkd.models.heads import Heads, label_loss
 from fedkd.models.libraries import own_spec
-from fedkd.tasks.task import Compare, Examples, Task, TaskSetup
-from fedkd.training.loop import predict
+from fedkd.tasks.asked_samples import AskedSamples
+from fedkd.tasks.task import Examples, Task, TaskSetup
 
 
-@dataclass(frozen=True)
-class AskedImages:
-    """Public images in the order of their ids: a place in a batch is a sample."""
+class AskedImages(AskedSamples):
+    """Public images in the order of their ids, which can be moved."""
 
-    inputs: Float[Tensor, "N channels height width"]
-
-    @property
-    def size(self) -> int:
-        """N."""
-        return len(self.inputs)
-
-    def answers(
-        self, model: nn.Module, batch: Int[Tensor, "b"]
-    ) -> tuple[Float[Tensor, "b C"], Int[Tensor, "b"]]:
-        """Return the logits of a batch, and the batch."""
-        return model(self.inputs[batch]), batch
-
-    def taught_loss(
-        self, model: nn.Module, batch: Int[Tensor, "b"], compare: Compare
-    ) -> Float[Tensor, ""]:
-        """Return what distilling a batch minimizes."""
-        return taught_loss(model, self.inputs[batch], lambda logits: compare(logits, batch))
-
-    def predict(self, model: nn.Module) -> Float[Tensor, "N C"]:
-        """Return the logits of all images."""
-        return predict(model, self.inputs)
-
-    def moved(self, stream: np.random.Generator) -> "AskedImages":
+    def moved(self, stream: np.random.Generator) -> "AskedSamples":
         """Return the images, each moved by up to an eighth of its side."""
         return AskedImages(shifted(self.inputs, stream))
 

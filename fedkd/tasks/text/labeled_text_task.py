@@ -12,8 +12,8 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Int
+from torch import Tensor
 
 from fedkd.data.division import Public
 from fedkd.data.prepare import Source, prepare
@@ -27,43 +27,11 @@ from fedkd.models.model_names import split_arguments
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.conditions import RunConditions
 from fedkd.settings.model_prefixes import split_prefix
-from fedkd.tasks.task import Compare, Examples, Task, TaskSetup
+from fedkd.tasks.asked_samples import AskedSamples
+from fedkd.tasks.task import Examples, Task, TaskSetup
 from fedkd.tasks.text.encoded_texts import TextEncoder, TokenColumns, VocabularyEncoder, encode_all
 from fedkd.tasks.text.text_specs import TextModelSpec, find_text_factory
 from fedkd.tasks.text.tokens_section import Tokens, make_vocabulary
-from fedkd.training.loop import predict
-
-
-@dataclass(frozen=True)
-class AskedTexts:
-    """Public texts in the order of their ids: a place in a batch is a sample."""
-
-    inputs: Int[Tensor, "N columns"]
-
-    @property
-    def size(self) -> int:
-        """N."""
-        return len(self.inputs)
-
-    def answers(
-        self, model: nn.Module, batch: Int[Tensor, "b"]
-    ) -> tuple[Float[Tensor, "b C"], Int[Tensor, "b"]]:
-        """Return the logits of a batch, and the batch."""
-        return model(self.inputs[batch]), batch
-
-    def taught_loss(
-        self, model: nn.Module, batch: Int[Tensor, "b"], compare: Compare
-    ) -> Float[Tensor, ""]:
-        """Return what distilling a batch minimizes."""
-        return compare(model(self.inputs[batch]), batch)
-
-    def predict(self, model: nn.Module) -> Float[Tensor, "N C"]:
-        """Return the logits of all texts."""
-        return predict(model, self.inputs)
-
-    def moved(self, stream: np.random.Generator) -> "AskedTexts":
-        """Return the texts: they cannot be moved, and no setting asks for it."""
-        return self
 
 
 @dataclass(frozen=True)
@@ -214,10 +182,10 @@ class LabeledTextTask(Task):
         """Return how many rows each class has."""
         return tuple(np.bincount(self.labels[rows], minlength=self.classes).tolist())
 
-    def ask(self, ids: Int[Tensor, "N"] | None = None) -> AskedTexts:
+    def ask(self, ids: Int[Tensor, "N"] | None = None) -> AskedSamples:
         """Return public texts by id."""
         x = self.public_inputs
-        return AskedTexts(x if ids is None or len(ids) == len(x) else x[ids.to(self.device)])
+        return AskedSamples(x if ids is None or len(ids) == len(x) else x[ids.to(self.device)])
 
     @property
     def _columns(self) -> int:

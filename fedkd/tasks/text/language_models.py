@@ -12,7 +12,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
@@ -51,30 +51,37 @@ class Gru(nn.Module):
 
 
 class Block(nn.Module):
-    """Causal self-attention, then two linear layers.
+    """Self-attention, then two linear layers of ``widening`` times the width.
 
     Each part stands behind a layer norm and is added to its input.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, widening: int = 4) -> None:
         super().__init__()
         self.heads = heads
         self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
         self.project_in, self.project_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+            nn.Linear(width, widening * width), nn.GELU(), nn.Linear(widening * width, width)
         )
 
-    def forward(self, states: Float[Tensor, "N L D"]) -> Float[Tensor, "N L D"]:
-        """Return the next layer's states; a position sees itself and those before it."""
+    def forward(
+        self, states: Float[Tensor, "N L D"], seen: Bool[Tensor, "N 1 1 L"] | None = None
+    ) -> Float[Tensor, "N L D"]:
+        """Return the next layer's states.
+
+        A position sees those that ``seen`` has; by default itself and those before it.
+        """
         rows, length, width = states.shape
         query, key, value = (
             self.project_in(self.before_attention(states))
             .view(rows, length, 3, self.heads, width // self.heads)
             .permute(2, 0, 3, 1, 4)
         )
-        seen = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        states = states + self.project_out(seen.transpose(1, 2).reshape(rows, length, width))
+        found = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=seen, is_causal=seen is None
+        )
+        states = states + self.project_out(found.transpose(1, 2).reshape(rows, length, width))
         result: Tensor = states + self.mlp(self.before_mlp(states))
         return result
 

@@ -7,12 +7,12 @@ models of next tokens (``fedkd.tasks.text.language_models``), and networks of Hu
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
 from fedkd.models.factory import Factory
+from fedkd.tasks.text.language_models import Block
 
 TokenShape = tuple[int, int, int]
 """The number of tokens, the longest text in tokens, and the token that fills a row up."""
@@ -79,34 +79,6 @@ class TextCnn(nn.Module):
         return logits
 
 
-class EncoderBlock(nn.Module):
-    """Self-attention to a text's tokens, then two linear layers, each behind a layer norm."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.project_in, self.project_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
-
-    def forward(
-        self, states: Float[Tensor, "n L d"], seen: Bool[Tensor, "n 1 1 L"]
-    ) -> Float[Tensor, "n L d"]:
-        """Return the next layer's states; a position sees those that ``seen`` has."""
-        rows, length, width = states.shape
-        query, key, value = (
-            self.project_in(self.before_attention(states))
-            .view(rows, length, 3, self.heads, width // self.heads)
-            .permute(2, 0, 3, 1, 4)
-        )
-        found = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
-        states = states + self.project_out(found.transpose(1, 2).reshape(rows, length, width))
-        result: Tensor = states + self.mlp(self.before_mlp(states))
-        return result
-
-
 class TextTransformer(nn.Module):
     """A small transformer encoder with learned positions, and the mean of its states."""
 
@@ -120,7 +92,7 @@ class TextTransformer(nn.Module):
             )
         size, context, self.padding = tokens
         self.embedding, self.position = nn.Embedding(size, width), nn.Embedding(context, width)
-        self.blocks = nn.ModuleList(EncoderBlock(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, widening=2) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
         for table in (self.embedding, self.position):
             nn.init.normal_(table.weight, std=width**-0.5)
