@@ -22,7 +22,7 @@ from fedkd.errors import FitFailed, SettingError, unexpected
 from fedkd.models.features import find_head
 from fedkd.models.fitting import FitsItself, empty_fit_data
 from fedkd.models.heads import Heads, OneHead
-from fedkd.models.libraries import library
+from fedkd.models.libraries import ModelLibrary, library
 from fedkd.models.model_names import split_arguments, split_share, with_arguments
 from fedkd.models.zoo import BUILT_IN, GROUPS_OF_MODELS, SERIES_ZOO, expanded
 from fedkd.settings.import_paths import (
@@ -117,28 +117,34 @@ def find_factory(name: str) -> Factory:
 
     Arguments behind the name are filled in, as in ``zoo:Net(width=32)``.
     """
-    path, arguments = split_arguments(name)
-    prefixed = split_prefix(path)
-    if prefixed is not None:
-        prefix, inside = prefixed
-        return cast(Factory, with_arguments(library(prefix).find(inside), arguments, path))
-    if path not in BUILT_IN and not is_import_path(path):
+    path = split_arguments(name)[0]
+    if path not in BUILT_IN and not is_import_path(path) and split_prefix(path) is None:
         raise unknown_component("model", path, [*BUILT_IN, *GROUPS_OF_MODELS])
-    return cast(Factory, named_factory(name, BUILT_IN, "model"))
+    return cast(Factory, named_factory(name, BUILT_IN, "model", lambda of: of.find))
 
 
-def named_factory(name: str, zoo: Mapping[str, Callable[..., nn.Module]], kind: str) -> object:
+def named_factory(
+    name: str,
+    zoo: Mapping[str, Callable[..., nn.Module]],
+    kind: str,
+    find: Callable[[ModelLibrary], Callable[[str], Callable[..., nn.Module]]],
+) -> object:
     """Return the factory of a model, with the arguments that its name carries.
 
     Args:
         name: The model's name.
         zoo: fedkd's own factories by name.
         kind: What such a model is called, for messages.
+        find: Names the method of a library that finds such a factory, by what is behind its prefix.
 
     Raises:
         SettingError: There is no such factory, or it has no such argument.
     """
     path, arguments = split_arguments(name)
+    prefixed = split_prefix(path)
+    if prefixed is not None:
+        prefix, inside = prefixed
+        return with_arguments(find(library(prefix))(inside), arguments, path)
     if not is_import_path(path):
         if path not in zoo:
             raise unknown_component(kind, path, zoo)
@@ -271,17 +277,55 @@ def probe(architecture: ImageModelSpec, *, features: bool = False) -> ModelInfo:
     where = f"models: {architecture.name}"
     if architecture.without_heads != architecture:
         probe(architecture.without_heads)  # what is wrong without heads is said first
+    model = built_on_trial(architecture)
+    if isinstance(model, FitsItself):
+        return probe_fit(model, where, architecture.input_shape, architecture.classes)
+    shape, classes = architecture.input_shape, architecture.classes
+    return traits_of(
+        model,
+        torch.zeros(2, *shape),
+        (2, classes),
+        where=where,
+        takes="a batch",
+        maps=f"[N, {', '.join(map(str, shape))}] to logits [N, C] with C = {classes}; for N = 2",
+        features=features,
+    )
+
+
+def built_on_trial(architecture: ModelSpec) -> nn.Module:
+    """Return a fresh model; SettingError, which names it, where it cannot be built."""
     try:
-        model = architecture.build(seed=0)
+        return architecture.build(seed=0)
     except SettingError:
         raise
     except Exception as error:
-        raise unexpected(
-            SettingError(f"{where} could not be built: {type(error).__name__}: {error}")
-        ) from error
-    if isinstance(model, FitsItself):
-        return probe_fit(model, where, architecture.input_shape, architecture.classes)
-    expected, batch = (2, architecture.classes), torch.zeros(2, *architecture.input_shape)
+        said = f"models: {architecture.name} could not be built: {type(error).__name__}: {error}"
+        raise unexpected(SettingError(said)) from error
+
+
+def traits_of(
+    model: nn.Module,
+    batch: torch.Tensor,
+    expected: tuple[int, int],
+    *,
+    where: str,
+    takes: str,
+    maps: str,
+    features: bool,
+) -> ModelInfo:
+    """Run one batch through a model that is trained by gradients, and return its size and traits.
+
+    Raises SettingError where it fails, or its output is of another shape.
+
+    Args:
+        model: The model.
+        batch: Inputs.
+        expected: The shape of their logits.
+        where: What errors begin with.
+        takes: What the batch is called.
+        maps: What it must map, and how the outputs of two inputs are spoken of.
+        features: Whether its head and the width of its features are looked for.
+    """
     with borrowed_global_generator(0):
         before = torch.get_rng_state()
         try:
@@ -289,18 +333,14 @@ def probe(architecture: ImageModelSpec, *, features: bool = False) -> ModelInfo:
         except Exception as error:
             raise unexpected(
                 SettingError(
-                    f"{where} fails on a batch of shape {[2, *architecture.input_shape]}:"
+                    f"{where} fails on {takes} of shape {list(batch.shape)}:"
                     f" {type(error).__name__}: {error}"
                 )
             ) from error
         draws_randomness = not torch.equal(before, torch.get_rng_state())
     shape = tuple(getattr(logits, "shape", ())) or type(logits).__name__
     if shape != expected:
-        raise SettingError(
-            f"{where} must map [N, {', '.join(map(str, architecture.input_shape))}] to logits [N,"
-            " C] with"
-            f" C = {architecture.classes}; for N = 2 it returned {shape}"
-        )
+        raise SettingError(f"{where} must map {maps} it returned {shape}")
     if not any(p.requires_grad for p in model.parameters()):
         raise SettingError(f"{where} has no trainable parameter")
     head = None

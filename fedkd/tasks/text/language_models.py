@@ -23,10 +23,8 @@ from fedkd.models.factory import (
     named_factory,
     sums_to_one,
 )
-from fedkd.models.libraries import library
-from fedkd.models.model_names import split_arguments, with_arguments
+from fedkd.models.model_names import split_arguments
 from fedkd.models.zoo import BUILT_IN
-from fedkd.settings.model_prefixes import split_prefix
 from fedkd.tasks.text.tokens import next_token_logits
 
 LanguageFactory = Callable[[int, int], nn.Module]
@@ -154,13 +152,8 @@ def find_language_factory(name: str) -> LanguageFactory:
             f"models: {name} is a model of images, and this data set holds texts; take models="
             f" of {', '.join(LANGUAGE_ZOO)}, as in models=[decoder_small]"
         )
-    path, arguments = split_arguments(name)
-    prefixed = split_prefix(path)
-    if prefixed is not None:
-        prefix, inside = prefixed
-        found = library(prefix).find_language_model(inside)
-        return cast(LanguageFactory, with_arguments(found, arguments, path))
-    return cast(LanguageFactory, named_factory(name, LANGUAGE_ZOO, "language model"))
+    found = named_factory(name, LANGUAGE_ZOO, "language model", lambda of: of.find_language_model)
+    return cast(LanguageFactory, found)
 
 
 @dataclass(frozen=True)

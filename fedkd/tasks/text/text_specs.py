@@ -11,20 +11,17 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from fedkd.errors import SettingError, unexpected
+from fedkd.errors import SettingError
 from fedkd.models.adapters import Adapters, NoAdapters, SharedModel
 from fedkd.models.factory import (
     Factory,
     ModelInfo,
-    borrowed_global_generator,
+    built_on_trial,
     named_factory,
-    sums_to_one,
+    traits_of,
 )
-from fedkd.models.features import find_head
-from fedkd.models.libraries import library
-from fedkd.models.model_names import split_arguments, with_arguments
+from fedkd.models.model_names import split_arguments
 from fedkd.models.zoo import BUILT_IN
-from fedkd.settings.model_prefixes import split_prefix
 from fedkd.tasks.text.encoded_texts import TokenColumns
 from fedkd.tasks.text.language_models import LANGUAGE_ZOO
 from fedkd.tasks.text.text_classifiers import TEXT_ZOO
@@ -42,13 +39,8 @@ def find_text_factory(name: str) -> Factory:
                 f"models: {name} is a model of {of}, and this data set holds texts with classes;"
                 f" take models of {', '.join(TEXT_ZOO)}, as in models=[text_cnn]"
             )
-    path, arguments = split_arguments(name)
-    prefixed = split_prefix(path)
-    if prefixed is not None:
-        prefix, inside = prefixed
-        factory = library(prefix).find_classifier(inside)
-        return cast(Factory, with_arguments(factory, arguments, path))
-    return cast(Factory, named_factory(name, TEXT_ZOO, "classifier of texts"))
+    found = named_factory(name, TEXT_ZOO, "classifier of texts", lambda of: of.find_classifier)
+    return cast(Factory, found)
 
 
 @dataclass(frozen=True)
@@ -102,8 +94,19 @@ class TextModelSpec:
         return ids + (ids >= padding)
 
     def probe(self, *, features: bool) -> ModelInfo:
-        """Return a trial's result (``probe_text``)."""
-        return probe_text(self, features=features)
+        """Build a model, run two rows through it, and return its size and traits.
+
+        Raises SettingError where it cannot be built, fails, or returns no logits [n, C].
+        """
+        return traits_of(
+            built_on_trial(self),
+            self.example(2),
+            (2, self.classes),
+            where=f"models: {self.name}",
+            takes="token ids",
+            maps=f"token ids [n, L] to logits [n, C] with C = {self.classes}; for n = 2",
+            features=features,
+        )
 
 
 def _take_columns(
@@ -118,49 +121,3 @@ def _take_columns(
         arguments: What its forward was called with.
     """
     return (arguments[0][:, start:end], *arguments[1:])
-
-
-def probe_text(architecture: TextModelSpec, *, features: bool) -> ModelInfo:
-    """Build a model, run two rows through it, and return its size and traits.
-
-    Raises SettingError where it cannot be built, fails, or returns no logits [n, C].
-    """
-    where, ids = f"models: {architecture.name}", architecture.example(2)
-    try:
-        model = architecture.build(seed=0)
-    except SettingError:
-        raise
-    except Exception as error:
-        said = f"{where} could not be built: {type(error).__name__}: {error}"
-        raise unexpected(SettingError(said)) from error
-    with borrowed_global_generator(0):
-        before = torch.get_rng_state()
-        try:
-            logits = model.train()(ids)
-        except Exception as error:
-            said = (
-                f"{where} fails on token ids of shape {list(ids.shape)}: {type(error).__name__}:"
-                f" {error}"
-            )
-            raise unexpected(SettingError(said)) from error
-        draws_randomness = not torch.equal(before, torch.get_rng_state())
-    shape = tuple(getattr(logits, "shape", ())) or type(logits).__name__
-    if shape != (2, architecture.classes):
-        raise SettingError(
-            f"{where} must map token ids [n, L] to logits [n, C] with C = {architecture.classes};"
-            f" for n = 2 it returned {shape}"
-        )
-    if not any(p.requires_grad for p in model.parameters()):
-        raise SettingError(f"{where} has no trainable parameter")
-    head = None
-    if features:
-        with borrowed_global_generator(0), torch.no_grad():
-            head = find_head(model.eval(), ids)
-    layer = model.get_submodule(head) if head is not None else None
-    return ModelInfo(
-        parameters=sum(p.numel() for p in model.parameters()),
-        draws_randomness=draws_randomness,
-        head=head,
-        features=layer.in_features if isinstance(layer, nn.Linear) else None,
-        sums_to_one=sums_to_one(logits),
-    )

@@ -20,7 +20,7 @@ from fedkd.tasks.task import TaskSetup
 from fedkd.tasks.text.labeled_text_task import LabeledTextTask
 from fedkd.tasks.text.scipy_docs import prose
 from fedkd.tasks.text.text_classifiers import TEXT_ZOO
-from fedkd.tasks.text.text_specs import TextModelSpec, find_text_factory, probe_text
+from fedkd.tasks.text.text_specs import TextModelSpec, find_text_factory
 from fedkd.tasks.text.tokens_section import Tokens
 from fedkd.tasks.text.vocabulary import learn_words
 from fedkd.training.hyperparameters import Phase
@@ -94,7 +94,7 @@ def test_a_text_s_logits_depend_on_its_own_tokens_alone(name):
 @pytest.mark.parametrize("name", ZOO)
 def test_a_network_of_texts_ends_in_a_linear_layer_and_is_made_by_its_seed(name):
     spec = made().architecture(name)
-    traits = probe_text(spec, features=True)
+    traits = spec.probe(features=True)
     assert traits.features == 64 * (1 + (name == "text_cnn"))
     first, again, other = (
         nn.utils.parameters_to_vector(spec.build(s).parameters()) for s in (1, 1, 2)
@@ -227,7 +227,7 @@ def test_models_of_something_else_and_wrong_networks_are_refused():
     with pytest.raises(SettingError, match=r"text_transformer\(width=10, heads=4\): heads must"):
         wide.build(0)
     spec = TextModelSpec("text_cnn(filters=3)", made().blocks["bag"], 6, 2)
-    assert probe_text(spec, features=True).features == 6
+    assert spec.probe(features=True).features == 6
 
 
 def test_only_prose_is_taken_of_a_docstring():
