@@ -205,13 +205,15 @@ class HubColumns(ColumnSource):
     def _pictures(self) -> HubImages | None:
         """Return the source of a column of pictures; None where no input is one."""
         names = column_files.picture_columns(self.path, self.train_split, self.test_split)
-        chosen = [name for name in names if self.inputs is None or name in self.inputs]
+        taken = names if self.inputs is None else self.inputs
+        chosen = [name for name in names if name in taken and name not in self.leave_out]
         if not chosen or self.kind not in (None, "images"):
             return None
+        self._check_used(KINDS["images"])
         return HubImages(
             path=self.path,
-            image_column=chosen[0],
-            label_column=self.target,
+            inputs=self.inputs or (chosen[0],),
+            target=self.target,
             train_split=self.train_split,
             test_split=self.test_split,
         )

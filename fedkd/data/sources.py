@@ -86,13 +86,18 @@ class Arrays:
 class HubImages:
     """An image data set of the Hugging Face hub, or of a local folder in the same layout."""
 
+    refuses: ClassVar[Mapping[str, str]] = {
+        "image_column": "it is now data.inputs, as for all kinds of data",
+        "label_column": "it is now data.target, as for all kinds of data",
+    }
+
     path: str
     """Hub id (`ylecun/mnist`), or local folder that datasets.load_dataset reads: train.parquet and
     test.parquet, or pictures as train/CLASS/NAME.png and test/CLASS/NAME.png."""
-    image_column: str | None = None
-    """Column of images; null is the first one of that type."""
-    label_column: str | None = None
-    """Column of class labels; null is `label`, or else the first one of that type."""
+    target: str | None = None
+    """Column of classes; null is `label`, or else the first one of that type."""
+    inputs: tuple[str, ...] | None = None
+    """Column of images, one; null is the first one of that type."""
     train_split: str = "train"
     """Split that the private sets and the public set are taken from."""
     test_split: str | None = "test"
@@ -106,8 +111,16 @@ class HubImages:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if self.inputs is not None and len(self.inputs) != 1:
+            raise SettingError(
+                f"inputs must name one column of images, got [{','.join(self.inputs)}]"
+            )
         for side in self._sides or ():
             at_least(1, size=side)
+
+    @property
+    def _input(self) -> str | None:
+        return None if self.inputs is None else self.inputs[0]
 
     @property
     def _sides(self) -> tuple[int, int] | None:
@@ -118,7 +131,7 @@ class HubImages:
         return content_key(self, self.path, self._content_hash)
 
     def _content_hash(self) -> str:
-        columns = (self.image_column, self.label_column)
+        columns = (self._input, self.target)
         converted = () if self.size is None and self.mode is None else (self._sides, self.mode)
         return splits_hash(columns + converted, self._splits)
 
@@ -151,7 +164,7 @@ class HubImages:
         is_whole = values.dtype.kind in "iubU" or all(isinstance(v, str) for v in values)
         if values.ndim != 1 or not is_whole:
             raise SettingError(
-                f"data.label_column={column} holds {_held(splits['train'].features[column])};"
+                f"data.target={column} holds {_held(splits['train'].features[column])};"
                 " labels are whole numbers or text, one for every row"
             )
         if names is None:
@@ -171,16 +184,16 @@ class HubImages:
         labels = [n for n, f in features.items() if isinstance(f, ClassLabel)]
         if "label" in features and "label" not in labels[:1]:
             labels.insert(0, "label")
-        if self.image_column in features and self.image_column not in images:
+        given_input = self._input
+        if given_input in features and given_input not in images:
             raise SettingError(
-                f"data.image_column={self.image_column} holds"
-                f" {_held(features[self.image_column])}; columns of images in {self.path} are"
-                f" {', '.join(images) or 'none'}"
+                f"data.inputs={given_input} holds {_held(features[given_input])}; columns of images"
+                f" in {self.path} are {', '.join(images) or 'none'}"
             )
         chosen = []
         for setting, given, found in (
-            ("image_column", self.image_column, images),
-            ("label_column", self.label_column, labels),
+            ("inputs", given_input, images),
+            ("target", self.target, labels),
         ):
             if given is not None and given not in features:
                 raise SettingError(
@@ -224,10 +237,10 @@ DATA: dict[str, Named] = {
     "mnist": Named(HubImages, {"path": "ylecun/mnist"}),
     "fashion_mnist": Named(HubImages, {"path": "zalando-datasets/fashion_mnist"}),
     "cifar10": Named(HubImages, {"path": "uoft-cs/cifar10"}),
-    "cifar100": Named(HubImages, {"path": "uoft-cs/cifar100", "label_column": "fine_label"}),
+    "cifar100": Named(HubImages, {"path": "uoft-cs/cifar100", "target": "fine_label"}),
     "femnist": Named(
         HubImages,
-        {"path": "flwrlabs/femnist", "label_column": "character", "test_split": None},
+        {"path": "flwrlabs/femnist", "target": "character", "test_split": None},
     ),
     "images": Named(HubImages, {}),
     "arrays": Named(Arrays, {}),

@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
 from fedkd.data import prepare as preparing
+from fedkd.data.column_sources import HubColumns
 from fedkd.data.division import EvaluationSets, Public, divide
 from fedkd.data.hub_splits import splits_hash
 from fedkd.data.partitions import NaturalId, WholeIds
@@ -18,6 +19,7 @@ from fedkd.data.prepare import Prepared, check_rows, prepare, prepare_images
 from fedkd.data.sources import DATA, Digits, HubImages, Rows
 from fedkd.errors import SettingError
 from fedkd.scenario.registry import create
+from fedkd.settings.schema import parse
 from fedkd.tasks.text.text_sources import HubTexts
 
 
@@ -113,9 +115,9 @@ def test_a_missing_folder_and_a_wrong_column_are_refused(tmp_path: Path) -> None
         HubImages(path="mnist").load()
     write(tmp_path / "set", {"train": 12, "test": 6})
     with pytest.raises(
-        SettingError, match=r"data.image_column=picture: the columns of .* image, label, writer"
+        SettingError, match=r"data.inputs=picture: the columns of .* image, label, writer"
     ):
-        HubImages(path=str(tmp_path / "set"), image_column="picture").load()
+        HubImages(path=str(tmp_path / "set"), inputs=("picture",)).load()
     (tmp_path / "empty").mkdir()
     with pytest.raises(SettingError, match="could not be read"):
         HubImages(path=str(tmp_path / "empty")).load()
@@ -367,15 +369,30 @@ def test_a_column_of_something_else_is_told_what_it_holds(tmp_path: Path) -> Non
     write(tmp_path / "set", {"train": 12})
     given: dict[str, Any] = {"path": str(tmp_path / "set"), "test_split": None}
     with pytest.raises(
-        SettingError, match=r"image_column=label holds 3 classes; columns of images in .* are image"
+        SettingError, match=r"inputs=label holds 3 classes; columns of images in .* are image"
     ):
-        HubImages(**given, image_column="label").load()
-    with pytest.raises(SettingError, match=r"image_column=writer holds string; columns of images"):
-        HubImages(**given, image_column="writer").load()
-    with pytest.raises(
-        SettingError, match=r"label_column=image holds images; labels are whole num"
-    ):
-        HubImages(**given, label_column="image").load()
+        HubImages(**given, inputs=("label",)).load()
+    with pytest.raises(SettingError, match=r"inputs=writer holds string; columns of images"):
+        HubImages(**given, inputs=("writer",)).load()
+    with pytest.raises(SettingError, match=r"target=image holds images; labels are whole num"):
+        HubImages(**given, target="image").load()
+
+
+def test_images_are_under_the_contract_of_columns(tmp_path: Path) -> None:
+    write(tmp_path / "set", {"train": 12})
+    given: dict[str, Any] = {"path": str(tmp_path / "set"), "test_split": None}
+    asked = parse(HubImages, {**given, "inputs": "image", "target": "writer"}, "data")
+    found = asked.load()
+    assert (found.class_names, set(found.columns)) == (("w0", "w1", "w2", "w3"), {"label"})
+    assert HubColumns(**given, inputs=("image",), target="writer").load().class_names[3] == "w3"
+    for old, new in (("image_column", "inputs"), ("label_column", "target")):
+        with pytest.raises(SettingError, match=rf"no setting 'data.{old}': it is now data.{new}"):
+            parse(HubImages, {**given, old: "image"}, "data")
+    for cls in (HubImages, HubColumns):
+        with pytest.raises(SettingError, match=r"inputs must name one column .*\[image,writer\]"):
+            cls(**given, inputs=("image", "writer")).load()
+    with pytest.raises(SettingError, match=r"categories would do nothing: these are images"):
+        HubColumns(**given, categories=("writer",)).load()
 
 
 def test_a_hub_that_has_no_address_here_is_not_asked_again_and_again(
