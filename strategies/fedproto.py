@@ -36,6 +36,9 @@ class FedProto:
     width: int | None = None
     """Width to which features are pooled, >= 1, for models whose features are not equally wide;
     null compares them as they are."""
+    prediction: Literal["head", "nearest", "nearest_own"] = "head"
+    """What accuracies are those of: the model's last layer, or the nearest prototype that the
+    client learned from, of all classes or of its own; the last layer before there are any."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -51,7 +54,9 @@ class FedProto:
     @property
     def knowledge(self) -> KnowledgeType:
         """Class prototypes, whose term in the loss has the weight lambda."""
-        return ClassPrototypes(weight=self.prototype_weight, width=self.width)
+        return ClassPrototypes(
+            weight=self.prototype_weight, width=self.width, prediction=self.prediction
+        )
 
     def fuse(self, cohort: PrototypeCohort, state: None) -> Fusion:
         """Return the common prototypes; ``weights`` are each client's mean share of a class."""

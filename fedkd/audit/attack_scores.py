@@ -25,7 +25,7 @@ from fedkd.audit.shadows import ShadowModels
 from fedkd.audit.surrogate import Surrogates, surrogate_margins
 from fedkd.errors import UploadRejected
 from fedkd.federation.context import ClientContext
-from fedkd.knowledge import AdoptedKnowledge
+from fedkd.knowledge import KnowledgeType, narrowed
 from fedkd.runtime.devices import deterministic
 from fedkd.storage.transcript import GroundTruth, Transcript
 from fedkd.training.loop import predict
@@ -161,10 +161,9 @@ def _margins(
     if transcript.adversary == "lab":
         return _query_margins(transcript, truth, models)
     direction: Direction = "upload" if transcript.adversary == "server" else "teacher"
-    if models.context is not None and isinstance(models.context.kind, AdoptedKnowledge):
-        by_client = _weight_margins(
-            transcript, truth, direction, models.context, models.context.kind
-        )
+    context = models.context
+    if context is not None and context.kind is not None and context.kind.sends_models:
+        by_client = _weight_margins(transcript, truth, direction, context, context.kind)
         if models.shadows is None or direction == "teacher":
             return Margins("weights", by_client)
         of_shadows = margin_of_logits(models.shadows.sent_logits, truth.labels)
@@ -194,7 +193,7 @@ def _weight_margins(
     truth: GroundTruth,
     direction: Direction,
     context: ClientContext,
-    kind: AdoptedKnowledge,
+    kind: KnowledgeType,
 ) -> dict[int, np.ndarray]:
     """Return margins under the last weights that each client uploaded, or that were sent to all.
 
@@ -217,7 +216,7 @@ def _weight_margins(
             continue
         model = context.architectures[client].build(0).to(context.device)
         try:
-            kind.adopt(model, weights)
+            model.load_state_dict(narrowed(weights, dict))
         except RuntimeError:  # weights of another shape, which the server rejects too
             continue
         with deterministic(context.device):

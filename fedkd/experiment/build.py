@@ -188,7 +188,11 @@ def make_server(
             for model, trait in context.traits.items()
             if trait.features is not None
         },
+        heads={n: trait.head for n, trait in context.traits.items() if trait.head is not None},
     )
+    found = None if kind is None else kind.misfit(template)
+    if found is not None:
+        raise SettingError(f"strategy={scenario.strategy.name} does not fit the models: {found}")
     threats = threat_model(
         scenario.attacks.value,
         scenario.robust.value,

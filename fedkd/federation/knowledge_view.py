@@ -42,6 +42,7 @@ class KnowledgeView:
         self.classes = update.context.task.classes
         self.temperature = update.context.distillation.temperature
         self.model: nn.Module = update.model
+        self.head = update.info.head
         self.teacher: Knowledge | None = update.teacher
         self._update, self._logits = update, logits
 

@@ -12,13 +12,19 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedkd.federation.context import OPTIMIZER, PRIVACY, ClientContext
 from fedkd.federation.knowledge_view import KnowledgeView, feature_layer, public_logits
 from fedkd.federation.local_update import LocalUpdate
 from fedkd.fusion import smooth, soften
-from fedkd.knowledge import AdoptedKnowledge, ClassifyingKnowledge, PenaltyKnowledge, narrowed
+from fedkd.knowledge import (
+    AdoptedKnowledge,
+    ClassifyingKnowledge,
+    PenaltyKnowledge,
+    PredictorKnowledge,
+    narrowed,
+)
 from fedkd.knowledge.knowledge_type import Penalty
 from fedkd.messages import Packed, Predictions, Step
 from fedkd.models.factory import borrowed_global_generator
@@ -72,7 +78,7 @@ def adopt(update: LocalUpdate) -> None:
     kind = update.context.kind
     if update.teacher is not None:
         assert isinstance(kind, AdoptedKnowledge), "only such a kind has teachers that are weights"
-        kind.adopt(update.model, update.teacher)
+        kind.adopt(KnowledgeView(update), update.teacher)
 
 
 def distill(update: LocalUpdate) -> None:
@@ -105,23 +111,29 @@ def take_teacher(update: LocalUpdate) -> "tuple[Predictions, DistillationLoss] |
 def evaluate(update: LocalUpdate, point: MeasuringPoint) -> None:
     """Measure the model on test sets, at a point of the round."""
     context, task, figures = update.context, update.context.task, dict[str, float]()
-    asked = context.measurement
+    asked, model = context.measurement, predictor(update)
     if "private" in asked.evaluate_on:
-        found = task.evaluate(
-            update.model, context.samples(context.division.test[update.client_id])
-        )
+        found = task.evaluate(model, context.samples(context.division.test[update.client_id]))
         figures |= {"personal_accuracy": found.accuracy, "personal_nll": found.nll}
         figures |= {f"personal_{name}": v for name, v in found.metrics(asked.metrics).items()}
     if "global" in asked.evaluate_on:
-        found = task.evaluate(update.model, context.global_test)
+        found = task.evaluate(model, context.global_test)
         figures |= {"global_accuracy": found.accuracy, "global_ece": found.ece}
         figures |= {"global_nll": found.nll}
         figures |= {f"global_{name}": v for name, v in found.metrics(asked.metrics).items()}
     validation = context.division.validation[update.client_id]
     if len(validation):
         examples = context.samples(validation)
-        figures["validation_accuracy"] = task.evaluate(update.model, examples).accuracy
+        figures["validation_accuracy"] = task.evaluate(model, examples).accuracy
     update.metrics.update({column(name, point): value for name, value in figures.items()})
+
+
+def predictor(update: LocalUpdate) -> nn.Module:
+    """Return what the client predicts with: its model, unless its kind of knowledge has another."""
+    kind, found = update.context.kind, None
+    if isinstance(kind, PredictorKnowledge):
+        found = kind.predictor(KnowledgeView(update), update.teacher)
+    return update.model if found is None else found
 
 
 def inspect(update: LocalUpdate) -> None:

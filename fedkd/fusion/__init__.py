@@ -6,6 +6,9 @@ arguments.
 """
 
 from fedkd.fusion.core_set import core_set as core_set
+from fedkd.fusion.descent import NamedTensors as NamedTensors
+from fedkd.fusion.descent import descend as descend
+from fedkd.fusion.descent import linear_weights as linear_weights
 from fedkd.fusion.divergences import DIVERGENCES as DIVERGENCES
 from fedkd.fusion.divergences import SCALES as SCALES
 from fedkd.fusion.divergences import by_largest as by_largest

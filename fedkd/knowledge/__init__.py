@@ -8,12 +8,14 @@ declare any ``KnowledgeType``), and no special case in the client, the server or
 
 from fedkd.knowledge.class_tables import ClassTables as ClassTables
 from fedkd.knowledge.class_tables import TableCohort as TableCohort
+from fedkd.knowledge.global_head import GlobalHead as GlobalHead
 from fedkd.knowledge.knowledge_type import AdoptedKnowledge as AdoptedKnowledge
 from fedkd.knowledge.knowledge_type import ClassifyingKnowledge as ClassifyingKnowledge
 from fedkd.knowledge.knowledge_type import ClientView as ClientView
 from fedkd.knowledge.knowledge_type import KnowledgeType as KnowledgeType
 from fedkd.knowledge.knowledge_type import Penalty as Penalty
 from fedkd.knowledge.knowledge_type import PenaltyKnowledge as PenaltyKnowledge
+from fedkd.knowledge.knowledge_type import PredictorKnowledge as PredictorKnowledge
 from fedkd.knowledge.knowledge_type import Request as Request
 from fedkd.knowledge.knowledge_type import RowKnowledge as RowKnowledge
 from fedkd.knowledge.knowledge_type import Teachers as Teachers
@@ -26,6 +28,8 @@ from fedkd.knowledge.private_logits import PrivateLogits as PrivateLogits
 from fedkd.knowledge.private_logits import PrivateLogitsCohort as PrivateLogitsCohort
 from fedkd.knowledge.prototypes import ClassPrototypes as ClassPrototypes
 from fedkd.knowledge.prototypes import PrototypeCohort as PrototypeCohort
+from fedkd.knowledge.weight_parts import LastLayers as LastLayers
+from fedkd.knowledge.weight_parts import WholeModel as WholeModel
 from fedkd.settings.conditions import LearnedBy as LearnedBy
 
 KINDS: dict[str, KnowledgeType] = {

@@ -47,6 +47,9 @@ class Request:
     """By architecture: the shapes of a model's state, where weights travel."""
     features: Mapping[str, int] = field(default_factory=dict)
     """By architecture: the width of a model's features, where the strategy needs them."""
+    heads: Mapping[str, str] = field(default_factory=dict)
+    """By architecture: the name of a model's last linear layer, where the strategy needs
+    features."""
     taught: frozenset[int] = frozenset()
     """The clients for which there was a teacher when the round began, where a round begins with
     one."""
@@ -89,7 +92,11 @@ class ClientView(Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """The model. Not to be changed here."""
+        """The model. Only ``adopt`` changes it."""
+
+    @property
+    def head(self) -> str | None:
+        """The name of its last linear layer; None where the strategy needs no features."""
 
     @property
     def teacher(self) -> Knowledge | None:
@@ -177,6 +184,18 @@ class KnowledgeType(Compatible, Protocol):
         that overrides it answers for it: a claim that rests on it names the class.
         """
         return False
+
+    @property
+    def sends_models(self) -> bool:
+        """Whether uploads and teachers are whole models, by which anybody who has them predicts."""
+        return False
+
+    def misfit(self, request: Request) -> str | None:
+        """Return why the clients' models cannot exchange this kind; None if they can.
+
+        Asked before the run, with what the server is to ask of its clients.
+        """
+        return None
 
     @property
     def adds_penalty(self) -> bool:
@@ -304,7 +323,18 @@ class ClassifyingKnowledge(KnowledgeType, Protocol):
 
 @runtime_checkable
 class AdoptedKnowledge(KnowledgeType, Protocol):
-    """A kind whose teachers replace a model's weights."""
+    """A kind whose teachers replace weights of a client."""
 
-    def adopt(self, model: nn.Module, teacher: Knowledge) -> None:
-        """Make the teacher's weights the model's."""
+    def adopt(self, view: ClientView, teacher: Knowledge) -> None:
+        """Make the teacher's weights the client's, in place."""
+
+
+@runtime_checkable
+class PredictorKnowledge(KnowledgeType, Protocol):
+    """A kind by which clients may predict otherwise than by their model alone."""
+
+    def predictor(self, view: ClientView, teacher: Knowledge | None) -> nn.Module | None:
+        """Return what a client's accuracy is that of; None where it is its model's.
+
+        It gives logits [n, C], as a model does, in evaluation mode.
+        """

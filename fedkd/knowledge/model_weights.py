@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,19 +18,19 @@ from fedkd.knowledge.knowledge_type import (
     Request,
     Teachers,
 )
+from fedkd.knowledge.nearest import OwnPrediction, own_predictor
 from fedkd.knowledge.predictions import check_weights
+from fedkd.knowledge.weight_parts import WHOLE, ModelState, WeightsPart
 from fedkd.messages import AcceptedUploads, Fusion, Knowledge, ServerModels, Upload
 from fedkd.settings.conditions import LearnedBy
-
-ModelState = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsCohort(AcceptedUploads):
     """The accepted models of one round, sorted by client id.
 
-    ``states[k]`` is the model state of client ``client_ids[k]``. ``server`` is None unless the
-    strategy declares that it needs models of the server's own.
+    ``states[k]`` is what client ``client_ids[k]`` sent of its weights. ``server`` is None unless
+    the strategy declares that it needs models of the server's own.
     """
 
     states: tuple[ModelState, ...]
@@ -55,19 +55,32 @@ class WeightsCohort(AcceptedUploads):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelWeights(KnowledgeType):
-    """The knowledge of FedAvg and FedDF: whole model states, buffers included.
+    """The knowledge of FedAvg and FedDF: model states, buffers included, whole or a part of them.
 
     McMahan et al. 2017, arXiv 1602.05629. A fusion's ``teachers`` are a mapping from an
     architecture's name to a state; every client of that architecture, whether it took part or not,
-    takes it over. ``proximal`` is FedProx's mu:
+    takes it over. Where ``part`` is common to all architectures, they are one such state for all
+    clients. ``proximal`` is FedProx's mu:
     above 0 the private training's loss has the term ``mu / 2 * ||w - w_g||^2``, where w_g are the
     weights that training starts from.
     """
 
     proximal: float = 0.0
+    part: WeightsPart = WHOLE
+    prediction: OwnPrediction = "head"
+    """What clients predict by: ``nearest`` asks for models with features."""
     learned_by: ClassVar[LearnedBy] = "adopt"
-    in_words: ClassVar[str] = "their models' weights"
     uses_features: ClassVar[bool] = False
+
+    @property
+    def in_words(self) -> str:
+        """What clients send, after "clients send"."""
+        return self.part.in_words
+
+    @property
+    def sends_models(self) -> bool:
+        """Whether whole models travel."""
+        return self.part.is_whole
 
     @property
     def reveals_model_only(self) -> bool:
@@ -75,7 +88,11 @@ class ModelWeights(KnowledgeType):
 
         Of this class alone: one derived from it may upload more, and says itself if it does not.
         """
-        return type(self) is ModelWeights and self.proximal == 0
+        return type(self) is ModelWeights and self.proximal == 0 and self.part.is_own
+
+    def misfit(self, request: Request) -> str | None:
+        """Return why clients' models have no such part in common."""
+        return self.part.misfit(request)
 
     @property
     def adds_penalty(self) -> bool:
@@ -83,15 +100,14 @@ class ModelWeights(KnowledgeType):
         return self.proximal > 0
 
     def most_values(self, request: Request, client_id: int) -> int:
-        """Return how many numbers a model of the client's architecture is made of."""
-        shapes = request.shapes[request.architectures[client_id]]
+        """Return how many numbers the weights of the client's architecture are."""
+        shapes = self.part.shapes(request, request.architectures[client_id])
         return sum(math.prod(shape) for shape in shapes.values())
 
     def extract(self, view: ClientView) -> ModelState:
-        """Return a copy of the model's state."""
-        return {
-            name: tensor.detach().cpu().clone() for name, tensor in view.model.state_dict().items()
-        }
+        """Return a copy of the weights that travel."""
+        taken = self.part.taken(view)
+        return {name: tensor.detach().cpu().clone() for name, tensor in taken.items()}
 
     def encode(self, knowledge: Knowledge) -> dict[str, np.ndarray]:
         """Return each tensor as an array under its name."""
@@ -108,7 +124,7 @@ class ModelWeights(KnowledgeType):
         """Raise UploadRejected on weights that are not finite, or of another architecture."""
         state = _state(knowledge)
         architecture = request.architectures[client_id]
-        expected = request.shapes[architecture]
+        expected = self.part.shapes(request, architecture)
         came = {name: tuple(tensor.shape) for name, tensor in state.items()}
         if came != expected:
             wrong = sorted(
@@ -142,7 +158,7 @@ class ModelWeights(KnowledgeType):
     ) -> None:
         """Raise RunError unless each teacher is a finite state of an architecture in the run."""
         check_weights(fusion.weights, len(client_ids))
-        for name, state in _fused_states(fusion.teachers).items():
+        for name, state in self._by_architecture(fusion.teachers, request).items():
             if name not in request.architectures:
                 raise RunError(
                     f"fuse returned weights for {name!r}; the clients have"
@@ -155,14 +171,26 @@ class ModelWeights(KnowledgeType):
         self, fusion: Fusion, client_ids: Sequence[int], request: Request, scale: str
     ) -> Teachers:
         """Return the state of each client's architecture, if there is one."""
-        teachers = _fused_states(fusion.teachers)
+        if self.part.is_common:
+            return Teachers(common=_state(fusion.teachers))
+        teachers = self._by_architecture(fusion.teachers, request)
         return Teachers(
             personal={i: teachers[n] for i, n in enumerate(request.architectures) if n in teachers}
         )
 
-    def adopt(self, model: nn.Module, teacher: Knowledge) -> None:
-        """Load the teacher's weights into the model."""
-        model.load_state_dict(dict(_state(teacher)))
+    def adopt(self, view: ClientView, teacher: Knowledge) -> None:
+        """Load the teacher's weights into what they are of."""
+        self.part.put(view, _state(teacher))
+
+    def predictor(self, view: ClientView, teacher: Knowledge | None) -> nn.Module | None:
+        """Return what predicts by the client's own mean features, where that is asked for."""
+        return own_predictor(view, self.prediction)
+
+    def _by_architecture(self, teachers: object, request: Request) -> Mapping[str, ModelState]:
+        """Return a fusion's teachers by architecture; RunError where they are none."""
+        if self.part.is_common:
+            return {request.architectures[0]: _fused(teachers, "a state")}
+        return _fused(teachers, "a mapping from an architecture's name to a model state")
 
     def penalty(self, view: ClientView, teacher: Knowledge | None) -> Penalty | None:
         """Return FedProx's proximal term around the model's present weights; None without mu."""
@@ -190,10 +218,8 @@ def _state(knowledge: Knowledge) -> ModelState:
     return knowledge
 
 
-def _fused_states(teachers: object) -> Mapping[str, ModelState]:
-    """Return a fusion's teachers by architecture; RunError where they are no mapping."""
+def _fused(teachers: object, expected: str) -> Mapping[str, Any]:
+    """Return a fusion's teachers; RunError where they are no mapping."""
     if not isinstance(teachers, Mapping):
-        raise RunError(
-            "fuse must return teachers as a mapping from an architecture's name to a model state"
-        )
+        raise RunError(f"fuse must return teachers as {expected}")
     return teachers

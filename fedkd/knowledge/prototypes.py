@@ -6,13 +6,13 @@ models that learned together share.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from fedkd.errors import NotFinite, RunError, UploadRejected
 from fedkd.knowledge.knowledge_type import (
@@ -24,9 +24,14 @@ from fedkd.knowledge.knowledge_type import (
     conflict_without_classes,
     narrowed,
 )
+from fedkd.knowledge.nearest import NearestPrototype, own_counts, own_means
 from fedkd.knowledge.predictions import LARGEST, check_weights
 from fedkd.messages import AcceptedUploads, Fusion, Knowledge, Upload
 from fedkd.settings.conditions import LearnedBy, RunConditions
+
+Prediction = Literal["head", "nearest", "nearest_own"]
+"""By the model's last layer, or by the nearest prototype of all classes, or of those of the
+client's own training set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +72,8 @@ class ClassPrototypes(KnowledgeType):
 
     weight: float
     width: int | None = None
+    prediction: Prediction = "head"
+    """What clients predict by; the default measures ``classify`` among own classes."""
     learned_by: ClassVar[LearnedBy] = "train"
     in_words: ClassVar[str] = "the mean features of each class of their private set"
     uses_features: ClassVar[bool] = True
@@ -83,12 +90,7 @@ class ClassPrototypes(KnowledgeType):
 
     def extract(self, view: ClientView) -> Prototypes:
         """Return the mean features, in evaluation mode, of each class of the private set."""
-        features = self.pooled(view.private_features()).to(torch.float64)
-        labels = view.private_labels().cpu()
-        counts = torch.bincount(labels, minlength=view.classes)
-        sums = torch.zeros(view.classes, features.shape[1], dtype=torch.float64)
-        means = sums.index_add_(0, labels, features) / counts.clamp(min=1)[:, None]
-        return Prototypes(features=means.to(torch.float32), counts=counts)
+        return Prototypes(features=own_means(view, self.pooled), counts=own_counts(view))
 
     def pooled(self, features: Float[Tensor, "n wide"]) -> Float[Tensor, "n d"]:
         """Return features pooled to the width of prototypes.
@@ -205,16 +207,30 @@ class ClassPrototypes(KnowledgeType):
     def classify(self, view: ClientView, teacher: Knowledge, inputs: Tensor) -> Int[Tensor, "n"]:
         """Return the class of the prototype that is nearest to each input's features.
 
-        Only classes of the client's private set count.
+        Only classes of the client's private set count, unless accuracies are those of the nearest
+        prototype of all classes.
         """
         prototypes = narrowed(teacher, Prototypes)
-        labels = view.private_labels().cpu()
-        own = torch.bincount(labels, minlength=view.classes) > 0
-        counts = own & (prototypes.counts.cpu() > 0)
+        counts = self._predicted(view, prototypes)
         features = self.pooled(view.features_of(inputs))
         distances = torch.cdist(features, prototypes.features.cpu())
         nearest = distances.masked_fill(~counts, torch.inf).argmin(dim=1)
         return nearest if bool(counts.any()) else torch.full_like(nearest, -1)
+
+    def predictor(self, view: ClientView, teacher: Knowledge | None) -> nn.Module | None:
+        """Return what predicts by the nearest prototype, where that is asked for and there are."""
+        if self.prediction == "head" or teacher is None:
+            return None
+        prototypes = narrowed(teacher, Prototypes)
+        counts = self._predicted(view, prototypes)
+        if not bool(counts.any()):
+            return None
+        return NearestPrototype(view.model, view.head, prototypes.features, counts, self.pooled)
+
+    def _predicted(self, view: ClientView, prototypes: Prototypes) -> Bool[Tensor, "C"]:
+        """Return which classes a client may predict by prototypes."""
+        exist = prototypes.counts.cpu() > 0
+        return exist if self.prediction == "nearest" else exist & (own_counts(view) > 0)
 
     def _width(self, request: Request, client_id: int) -> int:
         return self.width or request.features[request.architectures[client_id]]

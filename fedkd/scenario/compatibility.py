@@ -55,7 +55,7 @@ def check_context(scenario: Scenario, declared: Declaration, context: ClientCont
     check_noise(scenario.shift, context)
     check_augmented(scenario, context)
     check_per_round(scenario.public, context.task.public_size // scenario.public.augmented_views)
-    check_models(scenario.strategy.name, declared.needs, context)
+    check_models(scenario, declared.needs, context)
     check_codecs(scenario, context)
     check_privacy(scenario, context)
 
@@ -204,9 +204,9 @@ def check_per_round(public: Public, samples: int) -> None:
         )
 
 
-def check_models(name: str, needs: Needs, context: ClientContext) -> None:
+def check_models(scenario: Scenario, needs: Needs, context: ClientContext) -> None:
     """Raise where the clients' models are not what the strategy can work with."""
-    models = list(context.traits)
+    name, models = scenario.strategy.name, list(context.traits)
     if needs.equal_architectures and len(models) > 1:
         raise SettingError(
             f"strategy={name} averages weights and needs one architecture for all clients, but"
@@ -224,10 +224,11 @@ def check_models(name: str, needs: Needs, context: ClientContext) -> None:
         )
     if needs.features == "equal" and len(set(widths.values())) > 1:
         found = ", ".join(f"{model} {width}" for model, width in widths.items())
+        pools = hasattr(scenario.strategy.value, "width")
+        cure = "say strategy.width=N to project them, or use" if pools else "use"
         raise SettingError(
-            f"strategy={name} compares features and needs equal widths, but they are {found}; say"
-            " strategy.width=N to"
-            " project them, or use one architecture"
+            f"strategy={name} compares features and needs equal widths, but they are {found};"
+            f" {cure} one architecture"
         )
 
 

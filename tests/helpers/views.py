@@ -26,6 +26,7 @@ class View:
     own_labels: Tensor = field(default_factory=lambda: torch.arange(0))
     classes: int = 3
     model: nn.Module = field(default_factory=lambda: nn.Linear(2, 3))
+    head: str | None = None
     client_id: int = 0
     teacher: Any = None
     round: int = 1

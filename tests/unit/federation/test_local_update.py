@@ -17,6 +17,7 @@ from fedkd.federation.context import PRIVACY, ClientContext
 from fedkd.federation.knowledge_view import KnowledgeView
 from fedkd.federation.local_steps import STEPS, label_leakage
 from fedkd.federation.local_update import ClientMemory, LocalUpdate, begin_update, store
+from fedkd.knowledge import ClassPrototypes
 from fedkd.messages import Download, Predictions
 from fedkd.privacy.enforcement import SPENT
 
@@ -84,6 +85,40 @@ def test_prediction_by_prototypes_is_measured_beside_the_last_layer() -> None:
     found[:, update.teacher.counts == 0] = torch.inf
     expected = (found.argmin(dim=1) == labels).float().mean().item()
     assert update.metrics["knowledge_accuracy"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "taught"),
+    [
+        ("fedproto", "nearest_own"),
+        ("fedtgp", "nearest"),
+        ("fedgh", "nearest"),
+        ("lg_fedavg", "nearest"),
+    ],
+)
+def test_accuracies_are_those_of_the_nearest_prototype_where_that_is_asked_for(
+    strategy: str, taught: str
+) -> None:
+    """The client's own class means are its teacher; the last layer is made to be wrong."""
+    chosen = {"name": strategy, "prediction": taught}
+    shared = context(strategy=chosen, public={"size": 0})
+    update = begun(shared, "train", "share")
+    STEPS["train"](update)
+    own = ClassPrototypes(weight=1.0).extract(KnowledgeView(update))
+    with torch.no_grad():
+        update.model.get_submodule(update.info.head or "").weight.neg_()
+    if strategy in ("fedproto", "fedtgp"):
+        STEPS["evaluate_trained"](update)
+        by_head = update.metrics["personal_accuracy_after_training"]
+        update.teacher = own
+    STEPS["evaluate_trained"](update)
+    found = update.metrics["personal_accuracy_after_training"]
+    inputs, labels = shared.samples(shared.division.test[0])
+    apart = torch.cdist(KnowledgeView(update).features_of(inputs), own.features)
+    apart[:, own.counts == 0] = torch.inf
+    assert found == pytest.approx((apart.argmin(dim=1) == labels).float().mean().item())
+    if strategy in ("fedproto", "fedtgp"):
+        assert by_head != found  # in the first round there is no teacher, and the layer predicts
 
 
 def test_distilling_brings_predictions_nearer_to_the_teacher() -> None:

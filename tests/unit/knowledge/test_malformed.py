@@ -16,7 +16,9 @@ from fedkd.errors import UploadRejected
 from fedkd.knowledge import (
     ClassPrototypes,
     ClassTables,
+    GlobalHead,
     KnowledgeType,
+    LastLayers,
     ModelWeights,
     PrivateLogits,
     Request,
@@ -24,13 +26,14 @@ from fedkd.knowledge import (
 from fedkd.messages import Upload
 
 STREAM = torch.Generator().manual_seed(0)
-MODEL = nn.Linear(2, 3)
+MODEL = nn.Sequential(nn.Linear(2, 3))
 VIEW = View(
     own_logits=torch.randn(5, 3, generator=STREAM),
     own_features=torch.randn(5, 4, generator=STREAM),
     own_inputs=torch.randn(5, 1, 2, 2, generator=STREAM),
     own_labels=torch.tensor([0, 2, 2, 0, 2]),
     model=MODEL,
+    head="0",
 )
 REQUEST = Request(
     round=1,
@@ -41,10 +44,13 @@ REQUEST = Request(
     architectures=("linear",),
     shapes={"linear": {name: tuple(tensor.shape) for name, tensor in MODEL.state_dict().items()}},
     features={"linear": 4},
+    heads={"linear": "0"},
 )
 KINDS: dict[str, KnowledgeType] = {
     "tables": ClassTables(weight=1.0),
     "weights": ModelWeights(),
+    "last layers": ModelWeights(part=LastLayers(1)),
+    "head": GlobalHead(),
     "prototypes": ClassPrototypes(weight=1.0),
     "private": PrivateLogits(weight=1.0, bits=16),
 }

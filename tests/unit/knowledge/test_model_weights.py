@@ -86,7 +86,7 @@ def test_everyone_of_an_architecture_takes_its_weights_over_and_nobody_else():
     assert lessons.of(1) is None
     assert isinstance(KIND, AdoptedKnowledge)
     mine = model()
-    KIND.adopt(mine, lessons.of(2))
+    KIND.adopt(View(model=mine), lessons.of(2))
     assert all((tensor == 4).all() for tensor in mine.state_dict().values())
 
 

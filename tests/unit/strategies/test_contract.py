@@ -39,6 +39,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "scarlet": ({"beta": 1.0},),
     "selective_fd": ({"width": 2.0, "auxiliary": 20},),
     "fedproto": ({"width": 16},),
+    "fedtgp": ({"width": 16},),
     "knfu": (
         {"beta": 0.0},
         {"neighbors": "top_k", "top_k": 2},

@@ -14,6 +14,7 @@ from fedkd.knowledge import WeightsCohort
 from fedkd.strategies.centralized import Centralized
 from fedkd.strategies.fedavg import FedAvg
 from fedkd.strategies.fedprox import FedProx
+from fedkd.strategies.lg_fedavg import LgFedAvg
 
 State = Mapping[str, Tensor]
 
@@ -120,6 +121,21 @@ def test_one_client_and_equal_clients_keep_their_weights_to_the_bit(cohort: Weig
     for same in (one, equal):
         found = FedAvg().fuse(same, None).teachers["mlp"]
         assert all(torch.equal(found[name], tensor) for name, tensor in cohort.states[0].items())
+
+
+# lg_fedavg
+
+
+def test_last_layers_are_averaged_by_sizes_or_alike():
+    """(1 * 3 + 5 * 1) / 4 = 2, and (1 + 5) / 2 = 3."""
+    states = [{"1.weight": torch.tensor([1.0])}, {"1.weight": torch.tensor([5.0])}]
+    cohort = cohort_of(states, [3, 1], ["mlp", "cnn"])
+    assert LgFedAvg().fuse(cohort, None).teachers["1.weight"].tolist() == [2.0]
+    plain = LgFedAvg(mean="plain").fuse(cohort, None)
+    assert plain.teachers["1.weight"].tolist() == [3.0]
+    assert plain.weights.tolist() == [[0.5, 0.5]] * 2
+    with pytest.raises(SettingError, match="layers must be >= 1"):
+        LgFedAvg(layers=0)
 
 
 # fedprox
