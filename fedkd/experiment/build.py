@@ -244,7 +244,7 @@ def _server_models(needs: Needs, context: ClientContext) -> PublicSetModels | No
         architecture = context.task.architecture(name, without_heads=True)
         if name not in context.traits or architecture not in context.architectures:
             extra[name] = (architecture, context.task.probe(architecture, features=False))
-    return PublicSetModels(context, extra)
+    return PublicSetModels(context, extra, own=needs.server_models)
 
 
 def _shapes(architecture: ModelSpec) -> dict[str, tuple[int, ...]]:

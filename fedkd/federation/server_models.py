@@ -10,6 +10,7 @@ measures.
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -22,6 +23,8 @@ from fedkd.runtime.seeding import numpy_stream, torch_seed
 from fedkd.training.hyperparameters import DistillationSettings
 from fedkd.training.loop import optimize
 from fedkd.training.losses import LOSSES, distillation_target
+from fedkd.training.model_parts import head_parameters, partly_frozen
+from fedkd.training.optimizers import Optimizer
 from fedkd.training.schedules import RoundOfRun
 
 ModelState = Mapping[str, Tensor]
@@ -31,12 +34,16 @@ ModelState = Mapping[str, Tensor]
 class PublicSetModels(ServerModels):
     """The models of one run's server, on the data and device of its context.
 
-    ``extra`` are architectures that no client has. Training steps as the scenario's ``distill``
-    says (batch size, optimizer, learning rate, temperature), always with a fresh optimizer.
+    Training steps as the scenario's ``distill`` says (batch size, optimizer, learning rate,
+    temperature), always with a fresh optimizer.
     """
 
     context: ClientContext
     extra: Mapping[str, tuple[ModelSpec, ModelInfo]] = field(default_factory=dict)
+    """Architectures that no client has."""
+    own: tuple[str, ...] = ()
+    """Architectures that begin as the server's own, without what a client learned: they are trained
+    whole. In others ``distill`` says what is frozen, and the rate of the head."""
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -112,26 +119,33 @@ class PublicSetModels(ServerModels):
     ) -> ModelState:
         model, asked = self._model(architecture, state), self.context.task.ask(ids)
         path = ("server", "architecture", architecture, "round", round, purpose)
+        parts: dict[str, Any] = {"freeze": (), "head_learning_rate": None}
         phase: DistillationSettings = replace(
             self.context.distillation,
             epochs=epochs,
             steps=None,
             optimizer_state="fresh",
-            freeze=(),  # of clients' models, which are pretrained where it is of use
-            head_learning_rate=None,
+            **(parts if architecture in self.own else {}),
         )
         rounds = self.context.last_round
         at = None if rounds is None else RoundOfRun(round, rounds)
-        draws = self._architecture(architecture)[1].draws_randomness
+        traits = self._architecture(architecture)[1]
         seed = torch_seed(self.context.seed, *path, "dropout")
-        with borrowed_global_generator(seed) if draws else contextlib.nullcontext():
+        with (
+            borrowed_global_generator(seed)
+            if traits.draws_randomness
+            else contextlib.nullcontext(),
+            partly_frozen(model, phase, traits.head),
+        ):
             stream = numpy_stream(self.context.seed, *path, "batches")
+            head = head_parameters(model, phase, traits.head)
             optimize(
                 model,
                 asked.size,
                 lambda batch: batch_loss(*asked.answers(model, batch)),
                 phase,
                 stream,
+                optimizer=Optimizer(model.parameters(), phase, head),
                 at=at,
             )
         return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

@@ -42,8 +42,10 @@ def check_scenario(scenario: Scenario, declared: Declaration, *, stores: bool) -
     name, distill = scenario.strategy.name, scenario.distill
     loss = chosen_loss(declared, name, distill.loss, distill.loss_skew)
     count_foreign(scenario.public, scenario.public_data.value)
-    check_parts(scenario, declared, run_conditions(scenario, declared, loss, stores=stores))
+    conditions = run_conditions(scenario, declared, loss, stores=stores)
+    check_parts(scenario, declared, conditions)
     check_baseline(scenario)
+    check_precision(scenario, conditions)
     check_order(scenario.protocol, declared.kind)
     check_participation(scenario.protocol, scenario.federation.clients)
     return loss
@@ -106,6 +108,7 @@ def run_conditions(
         has_secrets=scenario.text_canaries.name != "none",
         fitted_models=fitted,
         only_fitted=set(fitted) == {split_share(m)[0] for m in scenario.federation.models},
+        trains_server=bool(needs.server_models),
         public_size=public.size,
         public_labeled=public.labeled,
         public_sampling=public.sampling,
@@ -133,6 +136,16 @@ def check_baseline(scenario: Scenario) -> None:
         raise SettingError(
             f"baseline=local_only_private would do nothing: privacy={name} does not touch training;"
             " say baseline=local_only"
+        )
+
+
+def check_precision(scenario: Scenario, conditions: RunConditions) -> None:
+    """Raise SettingError for a precision of networks where there is none."""
+    precision = scenario.federation.precision
+    if precision != "default" and conditions.only_fitted and not conditions.trains_server:
+        raise SettingError(
+            f"precision={precision} would do nothing: all models are estimators, which compute as"
+            " their library does; leave it out"
         )
 
 

@@ -85,6 +85,8 @@ class RunConditions:
     """The models that are fitted as a whole, by name: estimators, which have no gradients."""
     only_fitted: bool = False
     """Whether no client has another model."""
+    trains_server: bool = False
+    """Whether the server trains a model of its own by gradients, as ``distill`` says."""
 
     public_size: int = 100
     """Size of the public set that the settings ask for."""

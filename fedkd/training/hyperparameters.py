@@ -102,15 +102,16 @@ class Phase:
     def idle_conflict(self, conditions: RunConditions, section: str) -> str | None:
         """Return the conflict of what changes gradients with a run that has none.
 
-        What every scenario says (epochs, batch sizes, the optimizer) is no conflict.
+        What every scenario says (epochs, batch sizes, the learning rate) is no conflict.
         """
         given, usual = section_values(self), defaults(type(self))
         asked = [name for name in OF_GRADIENTS if given.get(name) != usual.get(name)]
         if not asked or not conditions.only_fitted:
             return None
+        value, default = (_written(values[asked[0]]) for values in (given, usual))
         return (
-            f"{section}.{asked[0]}={given[asked[0]]} would do nothing: all models are estimators,"
-            " which are fitted without gradients; leave it out"
+            f"{section}.{asked[0]}={value} would do nothing: all models are estimators, which are"
+            f" fitted without gradients; leave it out, or say {section}.{asked[0]}={default}"
         )
 
     def _check_schedule(self) -> None:
@@ -202,6 +203,13 @@ class Phase:
         return replace(self, **length, schedule="constant", **dict.fromkeys(SCHEDULED))  # type: ignore[arg-type]
 
 
+def _written(value: object) -> str:
+    """Return a setting's value as the command line has it."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(str, value))}]"
+    return "null" if value is None else str(value)
+
+
 def steps_in(size: int, batch_size: int, epochs: float) -> int:
     """Return the batches of so many passes over samples; of a fraction, rounded up.
 
@@ -214,6 +222,7 @@ def steps_in(size: int, batch_size: int, epochs: float) -> int:
 
 OF_GRADIENTS = (
     *("schedule", "clip_grad_norm", "steps", "optimizer_state", "label_smoothing", "loss_skew"),
+    *("momentum", "weight_decay", "optimizer", "freeze", "head_learning_rate"),
 )
 """Settings that only models with gradients have."""
 
@@ -368,7 +377,7 @@ class DistillationSettings(Phase):
                 f"distill.soft_label_weight={self.soft_label_weight:g} would do nothing: no model"
                 " is an estimator, such as sklearn:RandomForestClassifier"
             )
-        found = self.idle_conflict(conditions, "distill")
+        found = None if conditions.trains_server else self.idle_conflict(conditions, "distill")
         if found is not None:
             return found
         asks = {

@@ -1,5 +1,7 @@
 """Estimators as models: what they are fitted to, what they predict, which there are."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import TINY
 from torch import nn
 
 from fedkd.errors import SettingError
@@ -19,6 +22,8 @@ from fedkd.models.factory import ImageModelSpec, probe
 from fedkd.models.fitting import FitData, FitsItself
 from fedkd.models.libraries import fitted_models
 from fedkd.privacy.mechanisms.dp_sgd import DpSgd
+from fedkd.scenario.compatibility import check_precision
+from fedkd.scenario.scenario import Scenario
 from fedkd.settings.conditions import Compatible, RunConditions
 from fedkd.strategy import Needs
 from fedkd.training.hyperparameters import DistillationSettings, TrainingSettings
@@ -167,6 +172,41 @@ def test_what_needs_gradients_or_weights_refuses_estimators(part: Compatible, re
     found = part.conflict(conditions)
     assert found is not None
     assert reason in found
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"optimizer": "sgd"}, "optimizer=sgd would .* or say train.optimizer=adam$"),
+        ({"weight_decay": 0.1}, "weight_decay=0.1 .* or say train.weight_decay=0.0$"),
+        ({"freeze": ("backbone",)}, r"freeze=\[backbone\] .* or say train.freeze=\[\]$"),
+        ({"head_learning_rate": 0.1}, "head_learning_rate=0.1 .* train.head_learning_rate=null$"),
+    ],
+)
+def test_a_setting_of_networks_is_refused_where_no_client_has_one(
+    asked: dict[str, Any], said: str
+) -> None:
+    found = TrainingSettings(**asked).conflict(ESTIMATORS)
+    assert found is not None
+    assert re.match(f"train.{said}", found)
+    mixed = RunConditions(fitted_models=(FOREST,))
+    assert TrainingSettings(**asked).conflict(mixed) is None
+    taught = replace(ESTIMATORS, trains_server=True)  # distill is then the server's
+    assert DistillationSettings(**asked).conflict(taught) is None
+    assert DistillationSettings(**asked).conflict(ESTIMATORS) is not None
+
+
+def test_what_every_scenario_says_is_not_refused_with_estimators() -> None:
+    usual = TrainingSettings(epochs=3, batch_size=16, learning_rate=0.1)
+    assert usual.conflict(ESTIMATORS) is None
+
+
+def test_a_precision_is_refused_where_no_network_computes() -> None:
+    asked = Scenario.parse({**TINY, "precision": "bf16", "models": [FOREST]})
+    with pytest.raises(SettingError, match="precision=bf16 would do nothing: all models are est"):
+        check_precision(asked, ESTIMATORS)
+    check_precision(asked, replace(ESTIMATORS, trains_server=True))
+    check_precision(asked, RunConditions(fitted_models=(FOREST,)))
 
 
 def test_what_an_estimator_can_do_is_not_refused() -> None:

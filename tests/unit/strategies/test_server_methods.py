@@ -189,6 +189,24 @@ def test_distilling_a_model_into_itself_leaves_it_where_it_is():
     assert max((found[name] - tensor).abs().max().item() for name, tensor in state.items()) < 1e-6
 
 
+def test_students_of_clients_are_trained_in_the_parts_that_distill_says() -> None:
+    """A model of the server's own begins at random, so that no part of it may stay as it is."""
+    parts = {"freeze": ["backbone"], "optimizer": "sgd", "learning_rate": 0.1}
+    context = build(scenario(models=["mlp"], distill=parts), threading.Event()).context
+    teacher = Predictions(ids=torch.arange(40), values=soft(1, 40, 10)[0], scale="probs")
+
+    def moved(server: PublicSetModels) -> set[str]:
+        before = {name: tensor.clone() for name, tensor in server.initial("mlp").items()}
+        after = server.distill(
+            "mlp", before, teacher, loss="kl", purpose="feddf", round=1, epochs=1
+        )
+        return {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+
+    head = context.traits["mlp"].head
+    assert moved(PublicSetModels(context)) == {f"{head}.weight", f"{head}.bias"}
+    assert len(moved(PublicSetModels(context, own=("mlp",)))) > 2
+
+
 # cfd
 
 
