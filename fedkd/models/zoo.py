@@ -36,7 +36,7 @@ BUILT_IN: Mapping[str, ImageFactory] = {**ZOO, **OF_PAPERS, **SERIES_ZOO}
 GROUPS_OF_MODELS: Mapping[str, tuple[str, ...]] = {
     "heterogeneous_8": (
         "cnn_512",
-        "torchvision:googlenet(aux_logits=false)",
+        "torchvision:googlenet(aux_logits=false,init_weights=true)",
         "mobilenet_v2",
         *(f"torchvision:resnet{depth}" for depth in (18, 34, 50, 101, 152)),
     ),

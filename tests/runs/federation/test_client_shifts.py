@@ -57,5 +57,6 @@ def test_augmented_training_repeats_to_the_bit_with_and_without_dp_sgd() -> None
     assert found == losses(**augmented, engine={"name": "local", "workers": 2})
     assert noisy == losses(**augmented, **private)
     assert found != losses()
+    assert noisy != losses(**private)
     context = build(scenario(**augmented, models=["mlp"]), threading.Event()).context
     assert reason_unbatched(context, "mlp") == "each augments its images by draws of its own"

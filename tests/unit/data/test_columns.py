@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from fedkd.data.column_sources import COLUMN_DATA, ColumnSource
+from fedkd.data.named_columns import ColumnChoice, Columns, choose, classes_of
 from fedkd.data.prepare import prepare
 from fedkd.data.prepared_series import PreparedSeries
 from fedkd.data.prepared_tables import PreparedTable
@@ -75,6 +76,22 @@ def test_a_bad_value_is_named_with_file_row_and_column(
 ) -> None:
     with pytest.raises(SettingError, match=said):
         source(tmp_path, FRAME.assign(**{column: values}), **settings).load()
+
+
+@pytest.mark.parametrize(("count", "rows", "refused"), [(50, 60, False), (51, 60, True)])
+def test_a_target_of_very_many_values_is_taken_for_no_classes(
+    count: int, rows: int, refused: bool
+) -> None:
+    """50, or a tenth of the rows where that is more: prices in whole numbers are no classes."""
+    values = np.arange(rows) % count
+    columns = Columns({"age": values, "outcome": values}, rows, (("t.csv", rows),))
+    chosen = choose(columns, ColumnChoice(target="outcome"))
+    if not refused:
+        assert len(classes_of(chosen)[1]) == count
+        return
+    said = r"t\.csv, column 'outcome': 51 different values in 60 rows are no classes; name another"
+    with pytest.raises(SettingError, match=said):
+        classes_of(chosen)
 
 
 def test_what_only_test_rows_have_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from fedkd.experiment.build import build
 from fedkd.federation.client import take_part
 from fedkd.federation.context import PRIVACY, ClientContext
 from fedkd.federation.knowledge_view import KnowledgeView
-from fedkd.federation.local_steps import STEPS, label_leakage
+from fedkd.federation.local_steps import STEPS, batches_of, label_leakage
 from fedkd.federation.local_update import ClientMemory, LocalUpdate, begin_update, store
 from fedkd.knowledge import ClassPrototypes
 from fedkd.messages import Download, Predictions
@@ -50,6 +50,22 @@ def test_training_changes_the_model_and_records_its_loss() -> None:
     STEPS["train"](update)
     assert not torch.equal(weights(update), before)
     assert update.metrics.keys() == {"train_loss"}
+
+
+def test_training_sees_augmented_images_and_other_draws_in_each_round() -> None:
+    learned = {}
+    for how in ("none", "flip_crop"):
+        update = begun(context(train={"augment": how}), "train")
+        STEPS["train"](update)
+        learned[how] = weights(update)
+    assert not torch.equal(learned["none"], learned["flip_crop"])
+    x, batch = update.context.training_set(0)[0], torch.arange(8)
+    one, again, later = (
+        batches_of(replace(update, download=replace(update.download, round=number)), "train", x)
+        for number in (1, 1, 2)
+    )
+    assert torch.equal(one(batch), again(batch))
+    assert not torch.equal(again(batch), later(batch))
 
 
 def test_warming_up_trains_for_its_own_epochs() -> None:

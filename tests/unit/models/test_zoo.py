@@ -1,5 +1,6 @@
 """Models of papers against the sizes that are known of them, and groups of models."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,9 @@ from fedkd.models.factory import ImageModelSpec, assign, probe
 from fedkd.models.normalization import normalized
 from fedkd.models.zoo import BUILT_IN, GROUPS_OF_MODELS, OF_PAPERS, expanded, parameter_count
 from fedkd.privacy.private_training import refuse_shared_statistics
+from fedkd.settings.model_prefixes import split_prefix
+from fedkd.training.hyperparameters import Phase
+from fedkd.training.loop import optimize
 
 
 @pytest.mark.parametrize(
@@ -51,6 +55,27 @@ def test_a_norm_is_of_groups_or_of_batches() -> None:
     refuse_shared_statistics(OF_PAPERS["resnet8"]((1, 8, 8), 2))
     with pytest.raises(SettingError, match="norm must be group or batch, got 'layer'"):
         normalized(8, "layer")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(expanded(tuple(GROUPS_OF_MODELS)))))
+def test_every_model_of_a_group_learns_a_batch_of_cifar(name: str) -> None:
+    """On noise of CIFAR's shape: what is learned can only be those four images."""
+    prefixed = split_prefix(name)
+    if prefixed is not None:
+        reason = f"{name} needs {prefixed[0]}, of which none is made for the PyTorch here"
+        pytest.importorskip(prefixed[0], reason=reason, exc_type=ImportError)
+    model, losses = ImageModelSpec(name, (3, 32, 32), 10).build(seed=0), []
+    inputs = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(4)
+
+    def loss(batch: torch.Tensor) -> torch.Tensor:
+        losses.append(nn.functional.cross_entropy(model(inputs[batch]), labels[batch]))
+        return losses[-1]
+
+    phase = Phase(batch_size=4, steps=5, learning_rate=3e-4)
+    optimize(model, 4, loss, phase, np.random.default_rng(0))
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_a_group_stands_for_its_members_with_equal_parts_of_its_share() -> None:
