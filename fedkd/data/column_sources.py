@@ -18,6 +18,7 @@ from fedkd.data import column_files
 from fedkd.data.cache import cached
 from fedkd.data.column_kinds import KINDS, ColumnKind, check_kind, find_kind
 from fedkd.data.hub_splits import splits_hash
+from fedkd.data.long_series import choose_long
 from fedkd.data.named_columns import Chosen, ColumnChoice, Columns, choose
 from fedkd.data.prepare import LoadedRows
 from fedkd.data.sources import HubImages
@@ -44,10 +45,20 @@ class ColumnSource(ABC):
     """Columns of numbers that are categories of a table, such as codes."""
     unseen: Literal["refuse", "missing"] = "refuse"
     """What becomes of a category of a test row that no training row has."""
+    series_id: str | None = None
+    """Column that says which series a row is a time step of; null is a row for each series."""
+    time: str | None = None
+    """Column of numbers or dates by which the steps of a series are sorted; null leaves them as
+    they stand. Without series_id it is an error."""
 
     def __post_init__(self) -> None:
         check_choices(self)
         check_kind(self.kind)
+        if self.time is not None and self.series_id is None:
+            raise SettingError(
+                f"time={self.time} would do nothing without series_id, the column that says which"
+                " series a time step is of"
+            )
 
     @property
     def task(self) -> str:
@@ -66,7 +77,9 @@ class ColumnSource(ABC):
         return kind.rows(chosen)
 
     def _check_used(self, kind: ColumnKind) -> None:
-        """Raise SettingError for settings of tables with another kind of data."""
+        """Raise SettingError for settings of one kind of data with another."""
+        if self.series_id is not None and kind is not KINDS["series"]:
+            raise SettingError(f"data.series_id would do nothing: these are {kind.task}")
         if kind is KINDS["tables"]:
             return
         for name, given in (("categories", self.categories), ("unseen", self.unseen != "refuse")):
@@ -75,7 +88,10 @@ class ColumnSource(ABC):
 
     def _chosen(self) -> Chosen:
         names = [f.name for f in fields(ColumnChoice)]
-        return choose(self._read(), ColumnChoice(**{name: getattr(self, name) for name in names}))
+        choice = ColumnChoice(**{name: getattr(self, name) for name in names})
+        if self.series_id is None:
+            return choose(self._read(), choice)
+        return choose_long(self._read(), choice, self.series_id, self.time)
 
     @property
     def _about(self) -> Mapping[str, str]:
@@ -112,8 +128,10 @@ class ColumnSource(ABC):
 
     def _decides(self) -> list[object]:
         """Return what decides the rows beside the files."""
-        names = [f.name for f in fields(self) if not f.name.endswith("path")]
-        return [type(self).__name__, *(getattr(self, name) for name in names)]
+        long = {"series_id": self.series_id, "time": self.time}
+        names = [f.name for f in fields(self) if not f.name.endswith("path") and f.name not in long]
+        found = [type(self).__name__, *(getattr(self, name) for name in names)]
+        return found if self.series_id is None else [*found, long]
 
     @abstractmethod
     def _files(self) -> list[Path]:

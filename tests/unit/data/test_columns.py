@@ -1,5 +1,6 @@
 """Columns of one's own files: what kind of data they are, and one clear line for a bad value."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,88 @@ def test_series_are_an_array_or_a_list_for_each_channel(tmp_path: Path) -> None:
     lists["b"] = [[1, 2, 3], [1, 2], [1, 2, 3], [1, 2, 3]]
     with pytest.raises(SettingError, match="row 2, column 'b': 2 steps, and 3 in the first row"):
         source(tmp_path, lists, "jsonl").load()
+
+
+STEPS = pd.DataFrame(
+    {
+        "device": ["b", "a", "a", "b", "c", "c"],
+        "day": ["2024-01-10", "2024-01-9", "2024-01-08", "2024-01-09", "2024-1-1", "2024-1-2"],
+        "heat": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+        "volt": [10, 20, 30, 40, 50, 60],
+        "room": ["x", "y", "y", "x", "x", "x"],
+        "outcome": ["ill", "well", "well", "ill", "ill", "ill"],
+    }
+)
+LONG: dict[str, Any] = {"series_id": "device", "time": "day", "inputs": ("heat", "volt")}
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_rows_of_time_steps_become_series_in_the_sequence_of_time(
+    tmp_path: Path, form: str
+) -> None:
+    found = source(tmp_path, STEPS, form, **LONG)
+    rows = prepare(found)
+    assert isinstance(rows, PreparedSeries)
+    assert found.task == "series"
+    assert rows.values[:, 0].tolist() == [[4, 1], [3, 2], [5, 6]]
+    assert rows.values[:, 1].tolist() == [[40, 10], [30, 20], [50, 60]]
+    assert rows.labels.tolist() == [0, 1, 0]
+    assert {name: v.tolist() for name, v in rows.columns.items()} == {
+        "device": ["b", "a", "c"],
+        "room": ["x", "y", "x"],
+    }
+    unsorted = source(tmp_path, STEPS, form, **{**LONG, "time": None}).load()
+    assert unsorted.values[:, 0].tolist() == [[1, 4], [2, 3], [5, 6]]
+
+
+def test_a_series_is_of_one_file(tmp_path: Path) -> None:
+    STEPS.to_csv(tmp_path / "train.csv", index=False)
+    STEPS.iloc[:4].to_csv(tmp_path / "test.csv", index=False)
+    rows = COLUMN_DATA["csv"](path=str(tmp_path), target="outcome", **LONG).load()
+    assert (rows.train_size, rows.values.shape) == (3, (5, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "said"),
+    [
+        ({"device": list("baabca")}, {}, "column 'device': series a has 3 steps, and b has 2; cut"),
+        ({"device": list("abcdef")}, {}, "column 'device': every series has one step"),
+        ({"device": ["b", "a", "a", None, "c", "c"]}, {}, "row 4, column 'device': no id"),
+        ({"day": [1, 2, 2, 3, 4, 5]}, {}, "row 3, column 'day': the series has this time in anot"),
+        ({"day": [1, 2, 3, "soon", 5, 6]}, {}, "row 4, column 'day': 'soon' is no time"),
+        ({"heat": [1, 2, None, 4, 5, 6]}, {}, "row 3, column 'heat': nan; series have no missing"),
+        ({"outcome": ["ill"] * 2 + ["well"] * 4}, {}, "'outcome': .*a series has one class"),
+        ({}, {"inputs": ("heat", "room")}, "column 'room': a channel of a series is numbers"),
+        ({}, {"inputs": ("heat", "day")}, "data.inputs has 'day', which is data.time"),
+        ({}, {"series_id": "devise"}, "data.series_id: t.csv: .*did you mean 'device'"),
+        ({}, {"series_id": None}, "time=day would do nothing without series_id"),
+        ({}, {"kind": "tables"}, "data.series_id would do nothing: these are tables"),
+    ],
+)
+def test_steps_that_make_no_series_are_named(
+    tmp_path: Path, changes: dict[str, Any], settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(SettingError, match=said):
+        source(tmp_path, STEPS.assign(**changes), **{**LONG, **settings}).load()
+
+
+def test_the_files_of_n_baiot_become_one_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code of docs/howto/data.md, on files as the UCI repository has them."""
+    page = (Path(__file__).parents[3] / "docs" / "howto" / "data.md").read_text()
+    code = re.findall(r"`make_nbaiot\.py`.*?```python\n(.*?)```", page, re.DOTALL)[0]
+    for device in ("Danmini_Doorbell", "Ennio_Doorbell"):
+        for name in ("benign_traffic", "gafgyt_attacks/combo"):
+            file = tmp_path / "nbaiot" / device / f"{name}.csv"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame({"MI_dir_L5_weight": np.arange(100.0)}).to_csv(file, index=False)
+    (tmp_path / "nbaiot" / "demonstrate_structure.csv").write_text("a,b\n1,2\n")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    found = COLUMN_DATA["parquet"](path="nbaiot.parquet", target="attack", leave_out=("device",))
+    table = found.load()
+    assert found.task == "tables"
+    assert table.class_names == ("benign_traffic", "gafgyt_attacks/combo")
+    assert set(table.columns["device"]) == {"Danmini_Doorbell", "Ennio_Doorbell"}
+    assert len(table.labels) == 2 * 2 * 2
