@@ -81,7 +81,7 @@ def baseline_key(experiment: Experiment) -> str:
         "device": experiment.plan.device,
         "versions": [__version__, version("torch"), version("flwr-datasets")],
     }
-    libraries = library_versions(context.traits)
+    libraries = library_versions(context.traits, scenario.adapters.value.packages)
     if libraries:
         parts["libraries"] = libraries
     contents = model_contents(context.traits)

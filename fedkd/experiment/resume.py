@@ -19,7 +19,7 @@ from fedkd.experiment.more_rounds import (
 )
 from fedkd.experiment.run import Driver, conduct, driven, session, warned
 from fedkd.experiment.run_report import Onlookers, RunReport, transcript_recorder
-from fedkd.experiment.summary import CODE, START, conditions_of
+from fedkd.experiment.summary import CODE, FILES, START, conditions_of
 from fedkd.federation.round_records import RoundRecord
 from fedkd.federation.server import ServerState
 from fedkd.flower.node_states import NodeStates
@@ -127,11 +127,18 @@ def _went_before(states: str, records: Sequence[RoundRecord]) -> NodeStates:
 def _check_scenario(experiment: Experiment, checkpoint: Checkpoint, run_dir: Path) -> None:
     """Raise SettingError where a checkpoint is another scenario's, save for fewer rounds."""
     before, now = dict(checkpoint.scenario), deciding(experiment.scenario)
-    if START in changed_conditions(experiment, checkpoint):
+    changed = changed_conditions(experiment, checkpoint)
+    if START in changed:
         raise SettingError(
             f"resume={run_dir}: the models in start_from={now['start_from']} are no longer those"
             " that this run began with"
         )
+    for name in changed:
+        if name.startswith(FILES) and changed[name] is not None:
+            raise SettingError(
+                f"resume={run_dir}: the files of models={name.removeprefix(FILES)} are no longer"
+                " those that this run began with; put them back, or begin a run anew"
+            )
     check_same(without_rounds(before), without_rounds(now), run_dir)
     if before.get("rounds") != now["rounds"]:
         check_more_rounds(experiment, cast(int, before["rounds"]), run_dir)

@@ -13,7 +13,7 @@ from fedkd.errors import RunError, unknown_name
 from fedkd.experiment.build import Experiment
 from fedkd.experiment.start_models import about_start
 from fedkd.federation.round_records import MEASURES, RoundRecord
-from fedkd.models.libraries import library_versions
+from fedkd.models.libraries import library_versions, model_contents
 from fedkd.privacy.statements import after_run
 from fedkd.report.record_rows import (
     FINAL,
@@ -33,6 +33,8 @@ CODE = "code of "
 """How the hash of a user's module is named in a checkpoint: ``code of my_rule:Agree``."""
 
 
+FILES = "files of "
+"""How the hash of a model's files is named in a checkpoint: ``files of hf:FOLDER``."""
 START = "models of start_from"
 """How the hash of the models that a run began with is named in a checkpoint."""
 TOTALS = ("bytes_up", "bytes_down", "entropy_bytes_up", "entropy_bytes_down", "seconds")
@@ -104,7 +106,7 @@ def summarize(
         "engine": scenario.engine.to_dict(),
         "start_from": about_start(experiment.context),
         "only_in_session": list(only_here(scenario)),
-        "versions": {**versions(), **library_versions(experiment.context.traits)},
+        "versions": {**versions(), **_libraries(experiment)},
     }
 
 
@@ -173,9 +175,9 @@ def _installed(package: str) -> str:
 
 
 def conditions_of(experiment: Experiment) -> dict[str, str]:
-    """Return the versions, the device and the users' modules that figures depend on.
+    """Return the versions, the device, and the users' modules and models that figures depend on.
 
-    Modules stand by the hash of their code.
+    Modules stand by the hash of their code, models of files by that of these.
     """
     context, choices = experiment.context, [getattr(experiment.scenario, group) for group in GROUPS]
     own: dict[str, Any] = {
@@ -189,5 +191,11 @@ def conditions_of(experiment: Experiment) -> dict[str, str]:
         own[f"{task.__module__}:{task.__qualname__}"] = task
     code = {f"{CODE}{name}": code_hash(thing) for name, thing in own.items()}
     start = {} if context.start is None else {START: context.start.sha256}
-    libraries = library_versions(context.traits)
-    return {**versions(), **libraries, "device": experiment.plan.device, **code, **start}
+    files = {f"{FILES}{name}": key for name, key in model_contents(context.traits).items()}
+    device = {"device": experiment.plan.device}
+    return {**versions(), **_libraries(experiment), **device, **code, **files, **start}
+
+
+def _libraries(experiment: Experiment) -> dict[str, str]:
+    """Return the versions of the libraries that models and adapters are from."""
+    return library_versions(experiment.context.traits, experiment.scenario.adapters.value.packages)

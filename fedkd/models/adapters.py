@@ -12,7 +12,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,9 @@ class SharedModel:
 class Adapters(Compatible, Protocol):
     """Settings of adapters: a frozen value. Derive from it."""
 
+    packages: ClassVar[tuple[str, ...]] = ()
+    """The libraries that make them, whose versions figures depend on."""
+
     @abstractmethod
     def build(self, make: Callable[[], nn.Module], seed: int, shared: SharedModel) -> nn.Module:
         """Return a fresh module whose trained weights depend on ``seed`` alone.
@@ -82,6 +85,8 @@ class NoAdapters(Adapters):
 @dataclass(frozen=True, kw_only=True)
 class Lora(Adapters):
     """Train low-rank matrices beside linear layers, and the head; the rest is frozen and shared."""
+
+    packages: ClassVar[tuple[str, ...]] = ("peft",)
 
     rank: int = 8
     """Rank of the matrices, >= 1."""

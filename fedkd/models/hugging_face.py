@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.data.byte_level import BYTE_OF
+from fedkd.data.cache import cached
 from fedkd.data.hub_splits import hub_has_address
 from fedkd.errors import SettingError
 from fedkd.models.libraries import ModelLibrary, loaded
@@ -49,9 +50,9 @@ class HuggingFaceModels(ModelLibrary):
         return partial(language_model, name)
 
     def content_key(self, name: str) -> str | None:
-        """Return a hash of what a folder's files are; of a hub id its commit."""
+        """Return a hash of what a folder's files hold; of a hub id its commit."""
         if _is_local(name):
-            return _files_key(name)
+            return _contents_hash(name)
         commit = getattr(configuration(name), "_commit_hash", None)
         return None if commit is None else str(commit)
 
@@ -306,9 +307,31 @@ def _folder(name: str) -> Path:
 def _files_key(name: str) -> str:
     """Return a hash of a folder's path, and of the names, sizes and times of its files."""
     folder = _folder(name).absolute()
-    files = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
-    about = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(f"{folder} {about}".encode()).hexdigest()[:32]
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in _files(folder)]
+    return hashlib.sha256(f"{folder} {stats}".encode()).hexdigest()[:32]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files that may decide what a model is: all but notes and hidden ones."""
+    found = folder.iterdir() if folder.is_dir() else iter(())
+    return sorted(
+        f for f in found if f.is_file() and f.suffix != ".md" and not f.name.startswith(".")
+    )
+
+
+def _contents_hash(name: str) -> str:
+    """Return a hash of what a folder's files hold, cached as long as none of them changes."""
+
+    def make(staging: Path) -> None:
+        digest = hashlib.sha256()
+        for file in _files(_folder(name)):
+            digest.update(file.name.encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        (staging / "sha256").write_text(digest.hexdigest()[:32], encoding="utf-8")
+
+    folder = cached("models", _files_key(name), make)
+    return (folder / "sha256").read_text(encoding="utf-8")
 
 
 def _location(name: str) -> dict[str, Any]:

@@ -107,9 +107,13 @@ def own_spec(name: str, input_shape: tuple[int, ...], classes: int) -> "ModelSpe
     return None if found is None else library(found[0]).spec(name, input_shape, classes)
 
 
-def library_versions(names: Iterable[str]) -> dict[str, str]:
-    """Return the version of each library that models are from, by the library's name."""
+def library_versions(names: Iterable[str], others: Iterable[str] = ()) -> dict[str, str]:
+    """Return the version of each library that models are from, by the library's name.
+
+    ``others`` are libraries that change these models.
+    """
     packages = {library(found[0]).package for name in names if (found := split_prefix(name))}
+    packages |= set(others)
     return {
         package: str(getattr(importlib.import_module(package), "__version__", "unknown"))
         for package in sorted(packages)

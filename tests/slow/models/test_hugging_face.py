@@ -100,10 +100,15 @@ def test_weights_are_those_of_the_folder_or_drawn_by_the_seed(hub: Path) -> None
 
 def test_a_baseline_is_made_again_where_the_files_of_a_model_changed(hub: Path) -> None:
     names = [f"hf:{hub / 'bert'}(pretrained=false)", "bag"]
-    before = model_contents(names)
+    before, config = model_contents(names), hub / "bert" / "config.json"
     assert list(before) == names[:1]
-    (hub / "bert" / "config.json").touch()
+    config.touch()
+    (hub / "bert" / "README.md").write_text("A note is no part of a model.")
+    assert model_contents(names) == before
+    text = config.read_text()
+    config.write_text(f"{text}\n")
     assert model_contents(names) != before
+    config.write_text(text)
 
 
 def test_adapters_are_all_that_clients_train_keep_and_send(hub: Path) -> None:
@@ -147,7 +152,14 @@ def test_a_run_with_adapters_goes_on_and_is_exported(
         patch.setattr(RunFolder, "add_round", failing)
         with pytest.raises(Ended):
             run(scenario, tmp_path / "parts")
-    resume(scenario, tmp_path / "parts")
+    weights = hub / "bert" / "model.safetensors"
+    stored_weights = weights.read_bytes()
+    weights.write_bytes(stored_weights[:-4] + b"\x00\x00\x80?")
+    with pytest.raises(SettingError, match=r"files of models=hf:.*bert are no longer those that"):
+        resume(scenario, tmp_path / "parts")
+    weights.write_bytes(stored_weights)
+    summary = resume(scenario, tmp_path / "parts")
+    assert summary["versions"].keys() >= {"transformers", "peft"}
     sums = [
         [json.loads(row)["knowledge_sha256"] for row in file.read_text().splitlines()]
         for file in (tmp_path / "whole" / "rounds.jsonl", tmp_path / "parts" / "rounds.jsonl")

@@ -94,6 +94,7 @@ def test_pretrained_weights_get_a_head_of_these_classes_and_see_grey_as_color(
 def test_what_a_library_makes_has_one_hash_in_every_process(timm: object) -> None:
     assert code_hash(find_factory("timm:resnet18")) == code_hash(find_factory("timm:resnet18"))
     assert library_versions(["timm:resnet18(pretrained=true)", "mlp"]) == {"timm": "1.0.31"}
+    assert library_versions(["mlp"], ["timm"]) == {"timm": "1.0.31"}
 
 
 def test_a_prefix_is_no_import() -> None:
