@@ -111,6 +111,7 @@ def _times(columns: Columns, time: str) -> np.ndarray:
     values = columns.values[time]
     listed = pd.Series(values.tolist())
     numbers = pd.to_numeric(listed, errors="coerce")
+    found: np.ndarray
     if numbers.notna().mean() > 0.5:
         found, broken = numbers.to_numpy(), (numbers.isna() | listed.isna()).to_numpy()
     else:
@@ -160,7 +161,8 @@ def _shared(chosen: Chosen, name: str, values: np.ndarray, steps: np.ndarray) ->
     codes = pd.factorize(values)[0][steps]
     changing = (codes != codes[:, :1]).any(axis=1)
     if not changing.any():
-        return values[steps[:, 0]]
+        first: np.ndarray = values[steps[:, 0]]
+        return first
     if name != chosen.target:
         return None
     series = int(changing.argmax())
