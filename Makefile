@@ -12,7 +12,7 @@ HALF := $(if $(filter 1 2 3,$(CORES)),-n 0,-n $(shell expr $(CORES) / 2) --dist 
 ALL := -n $(CORES) --dist worksteal
 UNIT := tests/unit fedkd
 
-.PHONY: help install demo test unit runs slow lint docs bench clean
+.PHONY: help install demo test unit runs slow together alone lint docs bench clean
 
 help:
 	@echo "make demo     run the default scenario on embedded data (under a minute once installed)"
@@ -45,9 +45,15 @@ unit: $(STAMP)
 runs: $(STAMP)
 	$(BIN)/python -m pytest $(HALF) -m "not slow" tests/runs
 
-slow: $(STAMP)
+slow: together
+	@$(MAKE) --no-print-directory alone
+
+together: $(STAMP)
 	$(BIN)/python -m pytest $(ALL) -m "(slow or hypothesis) and not alone" --hypothesis-profile=slow
-	$(BIN)/python -m pytest -m "slow and alone" tests/runs tests/slow
+
+# They measure time, so that no other test may run beside them.
+alone: $(STAMP)
+	$(BIN)/python -m pytest -m "slow and alone" $$(grep -rl --include='*.py' mark.alone tests/runs tests/slow)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

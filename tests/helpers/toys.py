@@ -173,7 +173,7 @@ DEEDS: dict[str, Callable[[], object]] = {
     "raise": lambda: _raise(RuntimeError("as the test wants")),
     "memory": lambda: torch.empty(2**50),
     "hang": lambda: time.sleep(600),
-    "slow": lambda: time.sleep(4.0),
+    "slow": lambda: time.sleep(5.0),
 }
 """What a fragile client can be made to do."""
 

@@ -404,7 +404,7 @@ def test_ray_finds_the_same_to_the_bit(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     audit = {**CANARIES, "adversaries": ["server", "lab"], "shadows": 4}
     run(fast(audit=audit), tmp_path / "local")
-    run(fast(audit=audit, engine={"name": "ray", "workers": 2}), tmp_path / "ray")
+    run(fast(audit=audit, engine={"name": "ray", "workers": 1}), tmp_path / "ray")
     for name in ("view/index.json", "lab/index.json", "audit.json"):
         assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes(), (
             name

@@ -252,12 +252,10 @@ def test_a_run_does_not_go_on_with_settings_that_change_what_was_spent(
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_and_trigger")
 def test_ray_spends_what_the_local_engine_spends(folders: dict[str, Path], tmp_path: Path):
-    for name in ("dp_sgd", "gaussian"):
-        run(scenario(**protected(name), engine={"name": "ray", "workers": 2}), tmp_path / name)
-        np.testing.assert_array_equal(epsilons(tmp_path / name), epsilons(folders[name]))
-        assert (
-            stored(tmp_path / name)["knowledge_sha256"] == stored(folders[name])["knowledge_sha256"]
-        )
+    engine = {"name": "ray", "workers": 1}
+    run(scenario(**protected("dp_sgd"), engine=engine), tmp_path)
+    np.testing.assert_array_equal(epsilons(tmp_path), epsilons(folders["dp_sgd"]))
+    assert stored(tmp_path)["knowledge_sha256"] == stored(folders["dp_sgd"])["knowledge_sha256"]
 
 
 def states(folder: Path, client_id: int) -> dict[str, Tensor]:

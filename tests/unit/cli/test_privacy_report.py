@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from fedkd.cli import privacy_report
 from fedkd.cli.compare import parse_methods
@@ -237,6 +238,7 @@ def test_a_report_is_written_goes_on_and_is_the_same_when_its_runs_are_read(
         assert (tmp_path / "out" / name).stat().st_size > 100
     first = Path("out/privacy.csv").read_text()
     capsys.readouterr()
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
     assert privacy_report.main(command) == 0
     assert "2 runs, 2 of them done before" in capsys.readouterr().out
     assert privacy_report.main(["--runs", "out", "--out", "read"]) == 0

@@ -103,7 +103,7 @@ def test_text_runs_on_ray_to_the_figures_of_the_local_engine(tmp_path: Path) -> 
         "privacy": {"name": "swing", "detector": "pattern"},
     }
     run(text_scenario(**changes), tmp_path / "local")
-    run(text_scenario(**changes, engine={"name": "ray", "workers": 2}), tmp_path / "ray")
+    run(text_scenario(**changes, engine={"name": "ray", "workers": 1}), tmp_path / "ray")
     assert figures(tmp_path / "ray") == figures(tmp_path / "local")
 
 
