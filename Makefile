@@ -10,7 +10,8 @@ export PYTHONDONTWRITEBYTECODE :=
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 HALF := $(if $(filter 1 2 3,$(CORES)),-n 0,-n $(shell expr $(CORES) / 2) --dist worksteal)
 ALL := -n $(CORES) --dist worksteal
-UNIT := tests/unit fedkd
+STATIC := tests/unit/test_house.py tests/unit/test_seams.py
+UNIT := tests/unit fedkd $(STATIC:%=--ignore=%)
 
 .PHONY: help install demo test unit runs slow together alone lint docs bench clean
 
@@ -40,7 +41,7 @@ test: $(STAMP)
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 unit runs
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest $(HALF) -m "not slow and not static" $(UNIT)
+	$(BIN)/python -m pytest $(HALF) -m "not slow" $(UNIT)
 
 runs: $(STAMP)
 	$(BIN)/python -m pytest $(HALF) -m "not slow" tests/runs
@@ -60,7 +61,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 0 -m static tests/unit/test_house.py tests/unit/test_seams.py
+	$(BIN)/python -m pytest -n 0 $(STATIC)
 
 # Not -e '.[docs]': that would install fedkd anew, perhaps while a run imports it.
 $(DOCS): pyproject.toml constraints.txt $(STAMP)

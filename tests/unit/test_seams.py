@@ -24,7 +24,6 @@ from fedkd.tasks.find_task import TASKS
 from fedkd.tasks.task import Task
 from fedkd.tasks.text.secrets import CANARIES
 
-pytestmark = pytest.mark.static
 ROOT = next(p for p in Path(__file__).resolve().parents if (p / "pyproject.toml").is_file())
 KINDS = {
     name: value
