@@ -27,6 +27,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "texts": {**TINY_TEXT, "clients": 4, "rounds": 2},
 }
 FOREST = "sklearn:RandomForestClassifier(n_estimators=5)"
+BOOSTED = ("xgboost:XGBClassifier(n_estimators=2)", "lightgbm:LGBMClassifier(n_estimators=2)")
 HELLO = ["a sparse matrix of numbers", "the mean of a distribution", "an image and its edges"]
 STRATEGIES = ("knfu", "fedmd", "dsfl", "fd")
 REFUSED = {
@@ -102,7 +103,7 @@ def test_all_kinds_of_models_together_have_the_figures_of_the_local_engine_on_ra
     kind: str, tmp_path: Path
 ) -> None:
     """Images and next tokens have tests of their own, in ``tests/runs/flower``."""
-    forests = [] if "texts" in kind else [FOREST]
+    forests = [] if "texts" in kind else [FOREST, *BOOSTED]
     models = [*KINDS[kind]["models"], *forests, *(pretrained(kind, tmp_path) or ())]
     plain = {**KINDS[kind], "models": models, "strategy": "knfu"}
     engines = ("local", "ray")

@@ -63,9 +63,7 @@ def figures(folder: Path) -> Any:
     return rows.drop(columns=[name for name in rows if "seconds" in name])
 
 
-def test_a_run_goes_on_to_the_same_figures_and_ray_has_them_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_goes_on_to_the_same_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"strategy": "knfu", "models": MODELS, "rounds": 3}
     run(scenario(**changes), tmp_path / "whole")
 
@@ -82,8 +80,6 @@ def test_a_run_goes_on_to_the_same_figures_and_ray_has_them_too(
     estimator_module._RECENT._found.clear()  # as in another process
     resume(scenario(**changes), tmp_path / "cut")
     assert figures(tmp_path / "cut").equals(figures(tmp_path / "whole"))
-    run(scenario(**changes, engine={"name": "ray", "workers": 2}), tmp_path / "ray")
-    assert figures(tmp_path / "ray").equals(figures(tmp_path / "whole"))
 
 
 def test_a_client_that_scales_its_rows_itself_has_its_estimator_again(tmp_path: Path) -> None:
