@@ -32,6 +32,10 @@ OF_PAGES: Mapping[str, dict[str, object]] = {
     "tutorials/text.md": {"test.global_size": 70, "data.texts": 210},
 }
 """Smaller settings in place of the few clients, where these would not do."""
+OF_SCENARIOS: Mapping[str, dict[str, object]] = {
+    "privacy_budget": {"audit.per_client": 4},
+    "swing_text": {"text_canaries.visit_times": 4, "text_canaries.slots": "ddd"},
+}
 LEFT_OUT = ("python3 -m venv", ". env/", "pip install", "fedkd list", "fedkd show")
 """Commands that other tests run, or that install something."""
 ELSEWHERE = ("engine=ray", "--help")
@@ -50,7 +54,8 @@ def is_given(name: str, given: Mapping[str, Any] | list[str]) -> bool:
 
 def smaller_run(page: str, run: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(scenario: str = "digits", **given: Any) -> Any:
-        more = {k: v for k, v in settings_of(page).items() if not is_given(k, given)}
+        more = settings_of(page) | OF_SCENARIOS.get(scenario, {})
+        more = {k: v for k, v in more.items() if not is_given(k, given)}
         return run(scenario, progress=False, **more, **given)
 
     return wrapped
@@ -71,6 +76,7 @@ def carry_out(page: str, command: str) -> int:
         more = settings_of(page) | {"report.console": False}
         if "scipy_docs" in words:  # which has no such setting
             more.pop("data.texts", None)
+        more |= OF_SCENARIOS.get(words[1], {})
         words += [f"{k}={json.dumps(v)}" for k, v in more.items() if not is_given(k, words)]
     return main(words)
 
