@@ -33,7 +33,7 @@ OF_PAGES: Mapping[str, dict[str, object]] = {
 }
 """Smaller settings in place of the few clients, where these would not do."""
 OF_SCENARIOS: Mapping[str, dict[str, object]] = {
-    "privacy_budget": {"audit.per_client": 4},
+    "privacy_budget": {"audit.per_client": 4, "report.wandb": "disabled"},
     "swing_text": {"text_canaries.visit_times": 4, "text_canaries.slots": "ddd"},
 }
 LEFT_OUT = ("python3 -m venv", ". env/", "pip install", "fedkd list", "fedkd show")

@@ -19,6 +19,7 @@ from fedkd.report.comparison.budgets import Point, budget_text, check_alike, ent
 SMALL = [
     "scenario=privacy_budget", "clients=4", "samples_per_client=20", "rounds=2", "public.size=40",
     "test.global_size=50", "baseline=none", "train.epochs=1", "distill.epochs=1",
+    "report.wandb=disabled",
 ]  # fmt: skip
 
 
