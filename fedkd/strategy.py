@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedkd.codecs import Codec
 from fedkd.errors import SettingError
-from fedkd.fusion import RunningMean
+from fedkd.fusion import RunningMean, hard_labels
 from fedkd.knowledge import KINDS, KnowledgeType, find_kind
 from fedkd.messages import AcceptedUploads, Fusion, StrategyState
 from fedkd.settings.conditions import RunConditions
@@ -28,12 +28,13 @@ class Strategy(Protocol):
     """The server's rule: from the cohort's knowledge to each client's teacher.
 
     It may also carry, as class attributes or properties: ``knowledge`` (what clients upload:
-    ``logits``, ``probs``, ``nothing``, or another ``fedkd.knowledge.KnowledgeType``; default
-    ``logits``), ``teaches`` (the scale of its teachers, ``probs`` or ``logits``; default
+    ``logits``, ``probs``, ``labels``, ``nothing``, or another ``fedkd.knowledge.KnowledgeType``;
+    default ``logits``), ``teaches`` (the scale of its teachers, ``probs`` or ``logits``; default
     ``probs``), ``loss`` (the distillation loss of its paper; default ``kl``), ``codec`` (a
     ``fedkd.codecs.Codec`` of its paper, or one for uploads and one for teachers; default none),
     ``evaluated_after`` (the point of a round at which its paper evaluates, ``distillation`` or
-    ``training``; default ``unknown``) and ``needs`` (see ``Needs``).
+    ``training``; default ``unknown``), ``needs`` (see ``Needs``) and a method ``conflict``
+    (``fedkd.settings.conditions.Compatible``).
     """
 
     def fuse(self, cohort: AcceptedUploads, state: StrategyState) -> Fusion:
@@ -97,6 +98,25 @@ class MeanStream:
     def fuse(self) -> Fusion:
         """Return the fusion of the mean."""
         return self._finish(self._running.mean(), self._running.clients)
+
+
+class VoteStream:
+    """A stream for rules of votes: ``finish(shares [N, C], K)`` returns the fusion."""
+
+    def __init__(self, finish: Callable[[Float[Tensor, "N C"], int], Fusion]) -> None:
+        self._finish, self._clients = finish, 0
+        self._votes: Tensor | None = None
+
+    def add(self, client_id: int, values: Float[Tensor, "N C"]) -> None:
+        """Count the first choices of an upload."""
+        votes = hard_labels(values)
+        self._votes = votes if self._votes is None else self._votes + votes
+        self._clients += 1
+
+    def fuse(self) -> Fusion:
+        """Return the fusion of the shares of votes."""
+        assert self._votes is not None, "a round without uploads is not fused"
+        return self._finish(self._votes / self._clients, self._clients)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,6 +72,7 @@ STRATEGIES: Mapping[str, Sequence[str]] = {
     "fd": (),
     "fedavg": ("models=[mlp]",),
     "fedcache": (),
+    "fedct": (),
     "feddf": ("models=[mlp]",),
     "feddf_logits": (),
     "fedgems": ("public.labeled=true",),
@@ -88,6 +89,7 @@ STRATEGIES: Mapping[str, Sequence[str]] = {
     "routed": ("public.labeled=true",),
     "scarlet": (),
     "selective_fd": (),
+    "ssfl": (),
 }
 SOFT_MEAN = ("strategy=dsfl", "strategy.aggregation=mean", "models=[mlp]", "rounds=3")
 PRIVACY: Mapping[str, Sequence[str]] = {

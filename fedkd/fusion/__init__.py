@@ -36,6 +36,11 @@ from fedkd.fusion.spectral import filtered_mean as filtered_mean
 from fedkd.fusion.table_means import average_states as average_states
 from fedkd.fusion.table_means import leave_one_out as leave_one_out
 from fedkd.fusion.table_means import mean_by_count as mean_by_count
+from fedkd.fusion.votes import are_tied as are_tied
+from fedkd.fusion.votes import count_votes as count_votes
+from fedkd.fusion.votes import hard_labels as hard_labels
+from fedkd.fusion.votes import most_voted as most_voted
+from fedkd.fusion.votes import reach_majority as reach_majority
 from fedkd.fusion.weights import effective_neighbors as effective_neighbors
 from fedkd.fusion.weights import keep_nearest as keep_nearest
 from fedkd.fusion.weights import keep_within as keep_within

@@ -35,6 +35,7 @@ from fedkd.settings.conditions import LearnedBy as LearnedBy
 KINDS: dict[str, KnowledgeType] = {
     "logits": PublicPredictions("logits"),
     "probs": PublicPredictions("probs"),
+    "labels": PublicPredictions("probs", hard=True),
 }
 """The kinds that a strategy may declare by name. ``nothing`` has no kind: nothing travels. All
 others are declared as a value, such as ``ClassTables(weight=0.5)``."""

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedkd.errors import NotFinite, RunError, UploadRejected
-from fedkd.fusion import soften
+from fedkd.fusion import hard_labels, soften
 from fedkd.knowledge.knowledge_type import (
     ClientView,
     Request,
@@ -47,11 +47,13 @@ class PublicPredictions(RowKnowledge):
     """The kind of all public-set methods: logits or soft labels, as ``scale`` says.
 
     With a ``chooser`` a client may answer for some of the samples only; the cohort's ``answered``
-    then says who did.
+    then says who did. With ``hard`` clients send one-hot soft labels of their first choices; a
+    server takes any soft label, as noise makes them, and its first largest value is the choice.
     """
 
     scale: Scale
     chooser: Chooser | None = None
+    hard: bool = False
 
     learned_by: ClassVar[LearnedBy] = "distill"
     predicts: ClassVar[bool] = True
@@ -59,7 +61,8 @@ class PublicPredictions(RowKnowledge):
     @property
     def in_words(self) -> str:
         """What clients send, after "clients send"."""
-        return f"their {'logits' if self.scale == 'logits' else 'soft labels'} on public samples"
+        soft = "hard labels" if self.hard else "soft labels"
+        return f"their {'logits' if self.scale == 'logits' else soft} on public samples"
 
     @property
     def all_answer(self) -> bool:
@@ -90,11 +93,13 @@ class PublicPredictions(RowKnowledge):
         return len(request.public_ids) * request.classes
 
     def extract(self, view: ClientView) -> Predictions:
-        """Return the logits as they are, or their soft labels at the distillation temperature."""
+        """Return logits as they are, their soft labels at the temperature, or their argmax."""
         ids, logits = view.public_ids(), view.public_logits()
         if self.chooser is not None:
             chosen = self.chooser.choose(view)
             ids, logits = ids[chosen], logits[chosen]
+        if self.hard:
+            return Predictions(ids=ids, values=hard_labels(logits), scale=self.scale)
         values = logits if self.scale == "logits" else soften(logits, view.temperature)
         return Predictions(ids=ids, values=values, scale=self.scale)
 

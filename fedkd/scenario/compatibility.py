@@ -152,7 +152,8 @@ def check_precision(scenario: Scenario, conditions: RunConditions) -> None:
 def check_parts(scenario: Scenario, declared: Declaration, conditions: RunConditions) -> None:
     """Raise SettingError where a part of a scenario does not go with the run.
 
-    Each part is asked for its own ``conflict``: sections, the task, the kind, the components.
+    Each part is asked for its own ``conflict``: sections, the task, the kind, the components, and
+    a strategy that has one.
     """
     sections = (
         *(scenario.measurement, scenario.shift, scenario.preprocessing, scenario.tokens),
@@ -167,6 +168,8 @@ def check_parts(scenario: Scenario, declared: Declaration, conditions: RunCondit
     ]
     if declared.kind is not None:
         parts.insert(0, declared.kind)
+    if isinstance(scenario.strategy.value, Compatible):
+        parts.append(scenario.strategy.value)
     for part in parts:
         found = part.conflict(conditions)
         if found is not None:

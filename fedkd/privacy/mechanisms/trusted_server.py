@@ -106,9 +106,14 @@ class TrustedServer(Mechanism):
         assert isinstance(strategy, MeanBased), "checked before the run"
         assert isinstance(cohort, Cohort), "checked before the run"
         mean = self.protect_mean(cohort.values, asked, plan, stream)
+        fusion = strategy.from_mean(mean.values, asked)
+        # What a rule leaves out of a protected mean is left out for no private reason.
+        released = (
+            mean.answered if fusion.taught_rows is None else mean.answered & fusion.taught_rows
+        )
         fusion = replace(
-            strategy.from_mean(mean.values, asked),
-            taught_rows=None if bool(mean.answered.all()) else mean.answered,
+            fusion,
+            taught_rows=None if bool(released.all()) else released,
             weights=cohort_weights(cohort.size),
         )
         return fusion, mean.spent

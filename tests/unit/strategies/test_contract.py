@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedkd.errors import SettingError, UploadRejected
-from fedkd.fusion import mix, soften
+from fedkd.fusion import hard_labels, mix, most_voted, soften
 from fedkd.knowledge import PublicPredictions, Request
 from fedkd.messages import Cohort, Fusion, Predictions, Upload
 from fedkd.scenario import registry
@@ -40,6 +40,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "selective_fd": ({"width": 2.0, "auxiliary": 20},),
     "fedproto": ({"width": 16},),
     "fedtgp": ({"width": 16},),
+    "fedct": ({"majority": 0.8},),
     "knfu": (
         {"beta": 0.0},
         {"neighbors": "top_k", "top_k": 2},
@@ -64,6 +65,8 @@ AFTERWARDS: dict[str, Callable[[Any], Callable[[Tensor], Tensor] | None]] = {
     "scarlet": lambda strategy: (
         None if strategy.beta == 1 else (lambda mean: sharpen(mean, strategy.beta))
     ),
+    "fedct": lambda strategy: most_voted,
+    "ssfl": lambda strategy: most_voted,
 }
 """What a strategy does to the weighted mean; None where the mean is the teacher. All others teach
 the mean."""
@@ -199,6 +202,8 @@ def cohort_for(name: str, strategy: Any, made_of: Numbers) -> Cohort:
         if scale == "logits"
         else torch.softmax(made_of.logits / made_of.temperature, dim=-1)
     )
+    if isinstance(declared.kind, PublicPredictions) and declared.kind.hard:
+        values = hard_labels(values)
     return Cohort(
         round=1,
         client_ids=made_of.client_ids,
