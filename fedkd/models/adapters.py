@@ -106,12 +106,19 @@ class Lora(Adapters):
             raise SettingError(f"dropout must be below 1, got {self.dropout}")
 
     def conflict(self, conditions: RunConditions) -> str | None:
-        """Return the conflict with data whose models have no adapters."""
-        if conditions.data_kind in ("texts", "labeled texts"):
-            return None
-        return (
-            f"adapters=lora does not go with data={conditions.name_of('data')}: it is for"
-            " models=[hf:...] of texts; leave it out"
+        """Return the conflict with data and heads that it is not for, and with estimators."""
+        if conditions.data_kind not in ("images", "texts", "labeled texts"):
+            return (
+                f"adapters=lora does not go with data={conditions.name_of('data')}: it is for"
+                " pre-trained models, such as models=[hf:...], of images and texts; leave it out"
+            )
+        if conditions.is_chosen("heads"):
+            return (
+                f"adapters=lora trains a model's own head, and heads={conditions.name_of('heads')}"
+                " are others; leave one of them out"
+            )
+        return conditions.conflict_with_estimators(
+            "adapters=lora freezes the weights of networks", "leave it out"
         )
 
     def build(self, make: Callable[[], nn.Module], seed: int, shared: SharedModel) -> nn.Module:
@@ -143,6 +150,11 @@ class Lora(Adapters):
         layers: Any = (
             list(self.layers) if self.layers else known.get(kind) or _linear_layers(base, whole)
         )
+        if not layers:
+            raise SettingError(
+                f"adapters=lora adapts linear layers, and {type(base).__name__} has none but its"
+                " head; take a transformer, or leave it out"
+            )
         config = peft.LoraConfig(
             r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=layers
         )
@@ -168,11 +180,21 @@ ADAPTERS: Mapping[str, type[Adapters]] = {"none": NoAdapters, "lora": Lora}
 
 
 def _linear_layers(base: nn.Module, new: frozenset[str]) -> list[str]:
-    """Return the names of a model's linear layers but those that are new."""
+    """Return the names of a model's linear layers but those that are new.
+
+    PyTorch's own attention reads the weights of its layer without calling it: adapters beside that
+    would never be used.
+    """
+    inside = {
+        f"{name}.{child}"
+        for name, module in base.named_modules()
+        if isinstance(module, nn.MultiheadAttention)
+        for child, _ in module.named_modules()
+    }
     return [
         name
         for name, module in base.named_modules()
-        if isinstance(module, nn.Linear) and f"{name}.weight" not in new
+        if isinstance(module, nn.Linear) and f"{name}.weight" not in new and name not in inside
     ]
 
 

@@ -280,12 +280,17 @@ def probe(architecture: ImageModelSpec, *, features: bool = False) -> ModelInfo:
     model = built_on_trial(architecture)
     if isinstance(model, FitsItself):
         return probe_fit(model, where, architecture.input_shape, architecture.classes)
-    shape, classes = architecture.input_shape, architecture.classes
+    return image_traits(model, architecture, features=features)
+
+
+def image_traits(model: nn.Module, plain: ImageModelSpec, *, features: bool) -> ModelInfo:
+    """Run two images through a model that ``plain`` describes, and return its size and traits."""
+    shape, classes = plain.input_shape, plain.classes
     return traits_of(
         model,
-        torch.zeros(2, *shape),
+        plain.example(2),
         (2, classes),
-        where=where,
+        where=f"models: {plain.name}",
         takes="a batch",
         maps=f"[N, {', '.join(map(str, shape))}] to logits [N, C] with C = {classes}; for N = 2",
         features=features,

@@ -33,6 +33,7 @@ class HuggingFaceModels(ModelLibrary):
     """Models that transformers loads by its ``AutoModel`` classes."""
 
     package = "transformers"
+    says_head = True
 
     def find(self, name: str) -> Callable[..., nn.Module]:
         """Return the factory of a classifier of images."""

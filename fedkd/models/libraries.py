@@ -8,7 +8,7 @@ name are filled in for it, as for any factory. Not for: one's own factories, whi
 import difflib
 import importlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
@@ -34,6 +34,9 @@ class ModelLibrary(Protocol):
     """Whether its models take any numbers, rather than images alone."""
     fits_itself: ClassVar[bool] = False
     """Whether its models are fitted as a whole (``fedkd.models.fitting``)."""
+    says_head: ClassVar[bool] = False
+    """Whether its models say what of them is pre-trained and what the head
+    (``fedkd.models.adapters.Adaptable``)."""
 
     @abstractmethod
     def find(self, name: str) -> Callable[..., nn.Module]:
@@ -66,6 +69,10 @@ class ModelLibrary(Protocol):
         It is a ``fedkd.tasks.text.encoded_texts.TextEncoder`` and a ``Vocabulary``.
         """
         raise self._has_none(name, "texts")
+
+    def is_pretrained(self, arguments: Mapping[str, object]) -> bool:
+        """Return whether a model with such arguments begins with weights that were learned."""
+        return False
 
     def _has_none(self, name: str, what: str) -> SettingError:
         return SettingError(

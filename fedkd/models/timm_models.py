@@ -5,7 +5,7 @@ such as vision transformers, ``img_size`` are filled in. With ``pretrained=true`
 weights, from its cache or the network.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,10 @@ class TimmModels(ModelLibrary):
             raise unknown_model("timm", name, timm.list_models(), "timm.list_models()")
 
         return partial(timm_model, name)
+
+    def is_pretrained(self, arguments: Mapping[str, object]) -> bool:
+        """Return whether timm loads weights."""
+        return bool(arguments.get("pretrained"))
 
 
 def timm_model(

@@ -5,7 +5,7 @@ first convolution is another. With ``pretrained=true`` (or ``weights=NAME``) the
 those of the weights: the last linear layer is a new one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,10 @@ class TorchvisionModels(ModelLibrary):
             raise unknown_model("torchvision", name, known, listed_by)
 
         return partial(torchvision_model, name)
+
+    def is_pretrained(self, arguments: Mapping[str, object]) -> bool:
+        """Return whether torchvision loads weights."""
+        return bool(arguments.get("pretrained") or arguments.get("weights"))
 
 
 def torchvision_model(

@@ -1,7 +1,7 @@
 """Images with labels as a task: a public sample is an image, a class a label."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, cast
 
@@ -17,6 +17,8 @@ from fedkd.data.public import PublicSet, describe, make_public_set
 from fedkd.data.samples import Normalization, inputs, labels, statistics
 from fedkd.data.shifts import AUGMENTATIONS, Augmentation, augmented, shifted
 from fedkd.errors import SettingError
+from fedkd.models.adapted_images import with_adapters
+from fedkd.models.adapters import Adapters, NoAdapters
 from fedkd.models.factory import ImageModelSpec, ModelSpec
 from fedkd.models.heads import Heads, label_loss
 from fedkd.models.libraries import own_spec
@@ -42,6 +44,7 @@ class ImageTask(Task):
     """Of private and test samples; the public set has its own."""
     heads: Heads
     device: torch.device
+    adapters: Adapters = field(default_factory=NoAdapters)
     placed_public_inputs: Tensor | None = None
     """The public set as model inputs where somebody has made it already, for all processes of a
     machine."""
@@ -70,6 +73,7 @@ class ImageTask(Task):
             ),
             normalization=normalization,
             heads=setup.heads,
+            adapters=setup.adapters,
             device=setup.device,
             placed_public_inputs=setup.public_inputs,
         )
@@ -117,7 +121,9 @@ class ImageTask(Task):
         if own is not None:
             return own
         found = ImageModelSpec(name, self.prepared.input_shape, self.prepared.classes, self.heads)
-        return found.without_heads if without_heads else found
+        if without_heads:  # of the server, which trains its own models whole
+            return found.without_heads
+        return with_adapters(found, self.adapters)
 
     def reason_unbatched(self) -> str | None:
         """Return that augmented views are distilled in a way of their own."""

@@ -49,3 +49,16 @@ def save_gpt2(folder: Path, texts: Iterable[str], **changes: Any) -> Path:
     config = GPT2Config(vocab_size=len(tokenizer), **marks, **whole)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
+
+
+def save_vit(folder: Path) -> Path:
+    """Save a tiny vision transformer for the digits of scikit-learn, and return the folder."""
+    import torch
+    from transformers import AutoModelForImageClassification, ViTConfig
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    images = {"image_size": 8, "patch_size": 4, "num_channels": 1}
+    torch.manual_seed(0)
+    config = ViTConfig(intermediate_size=32, **sizes, **images)
+    AutoModelForImageClassification.from_config(config).save_pretrained(folder)
+    return folder

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_hub import save_bert, save_gpt2, save_tokenizer
+from tiny import TINY
+from tiny_hub import save_bert, save_gpt2, save_tokenizer, save_vit
 from tiny_labels import TINY_LABELS, TinyLabels
 from tiny_text import TINY_TEXT
 
@@ -20,6 +21,8 @@ from fedkd.experiment.export_model import export
 from fedkd.experiment.resume import resume
 from fedkd.experiment.run import execute, run
 from fedkd.federation.round_records import RoundRecord
+from fedkd.models.adapted_images import WholeModel
+from fedkd.models.adapters import Lora, SharedModel
 from fedkd.models.hugging_face import hub_tokenizer
 from fedkd.models.libraries import model_contents
 from fedkd.report.folder import RunFolder
@@ -174,6 +177,38 @@ def test_a_run_with_adapters_goes_on_and_is_exported(
     stored = torch.load(folder / "model.pt", weights_only=True)
     assert model.state_dict().keys() == stored.keys()
     assert all(torch.equal(model.state_dict()[name], stored[name]) for name in stored)
+
+
+def test_adapters_of_an_image_model_are_trained_sent_and_exported(tmp_path: Path) -> None:
+    changes = {"models": [f"hf:{save_vit(tmp_path / 'vit')}"], "adapters": "lora", "rounds": 1}
+    scenario = Scenario.parse({**TINY, **changes, "strategy": "fedavg"})
+    spec = build(scenario, threading.Event()).context.architectures[0]
+    state, whole = spec.build(1).state_dict(), spec.build(2)
+    assert all("lora_" in name or "classifier" in name for name in state)
+    embedding = "pretrained.vit.embeddings.patch_embeddings.projection.weight"
+    shared = [m.get_parameter(embedding).data_ptr() for m in (whole, spec.build(3))]
+    assert shared[0] == shared[1]
+    summary = run(scenario, tmp_path / "run")
+    sent = 4 * sum(tensor.numel() for tensor in state.values())
+    assert summary["bytes_up"] == 4 * sent  # four clients
+    folder = export(tmp_path / "run", 0, tmp_path / "export", trust=True)
+    names: dict[str, Any] = {"__file__": str(folder / "load_model.py"), "__name__": "loader"}
+    exec((folder / "load_model.py").read_text(), names)
+    assert names["load"]()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_adapters_go_into_the_linear_layers_that_a_library_calls() -> None:
+    """PyTorch's own attention reads its layer's weights: an adapter there would do nothing."""
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    net = torch.nn.Sequential(layer, torch.nn.Flatten(), torch.nn.Linear(32, 3))
+    model = Lora(rank=2).build(lambda: WholeModel(net, "2"), 0, SharedModel())
+    model(torch.randn(2, 4, 8)).sum().backward()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert {name.split(".")[2] for name in trained} == {"linear1", "linear2", "weight", "bias"}
+    assert all(p.grad is not None for p in trained.values())
+    no_layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 3))
+    with pytest.raises(SettingError, match="Sequential has none but its head; take a transformer"):
+        Lora().build(lambda: WholeModel(no_layers, "1"), 0, SharedModel())
 
 
 def test_members_are_inferred_of_clients_with_adapters(hub: Path, tmp_path: Path) -> None:
