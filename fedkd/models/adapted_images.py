@@ -79,7 +79,7 @@ class AdaptedImageSpec:
                 f"adapters=lora trains the last linear layer with them, and {self.name} ends in"
                 " none; leave it out"
             )
-        return WholeModel(model.train(), head)
+        return PretrainedModel(model.train(), head)
 
     def example(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Return ``count`` images of zeros, or of normal noise."""
@@ -90,7 +90,7 @@ class AdaptedImageSpec:
         return image_traits(built_on_trial(self), self.plain, features=features)
 
 
-class WholeModel(nn.Module):
+class PretrainedModel(nn.Module):
     """A pre-trained model that does not say what its head is, and the name of that layer."""
 
     def __init__(self, model: nn.Module, head: str) -> None:

@@ -21,7 +21,7 @@ from fedkd.experiment.export_model import export
 from fedkd.experiment.resume import resume
 from fedkd.experiment.run import execute, run
 from fedkd.federation.round_records import RoundRecord
-from fedkd.models.adapted_images import WholeModel
+from fedkd.models.adapted_images import PretrainedModel
 from fedkd.models.adapters import Lora, SharedModel
 from fedkd.models.hugging_face import hub_tokenizer
 from fedkd.models.libraries import model_contents
@@ -201,14 +201,14 @@ def test_adapters_go_into_the_linear_layers_that_a_library_calls() -> None:
     """PyTorch's own attention reads its layer's weights: an adapter there would do nothing."""
     layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     net = torch.nn.Sequential(layer, torch.nn.Flatten(), torch.nn.Linear(32, 3))
-    model = Lora(rank=2).build(lambda: WholeModel(net, "2"), 0, SharedModel())
+    model = Lora(rank=2).build(lambda: PretrainedModel(net, "2"), 0, SharedModel())
     model(torch.randn(2, 4, 8)).sum().backward()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert {name.split(".")[2] for name in trained} == {"linear1", "linear2", "weight", "bias"}
     assert all(p.grad is not None for p in trained.values())
     no_layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 3))
     with pytest.raises(SettingError, match="Sequential has none but its head; take a transformer"):
-        Lora().build(lambda: WholeModel(no_layers, "1"), 0, SharedModel())
+        Lora().build(lambda: PretrainedModel(no_layers, "1"), 0, SharedModel())
 
 
 def test_members_are_inferred_of_clients_with_adapters(hub: Path, tmp_path: Path) -> None:
