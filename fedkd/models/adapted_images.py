@@ -1,4 +1,4 @@
-"""Image models with adapters: the plain model's specification, and what is trained of it.
+"""Image models with adapters: the specification without them, and what is trained of it.
 
 transformers' models say themselves what is pre-trained in them. Those of other libraries are
 pre-trained where their arguments ask for weights, and their head is the last linear layer. Not for:
@@ -27,16 +27,16 @@ from fedkd.models.model_names import split_arguments
 from fedkd.settings.model_prefixes import split_prefix
 
 
-def with_adapters(plain: ImageModelSpec, adapters: Adapters) -> ModelSpec:
-    """Return the specification of a model with adapters; the plain one without any."""
-    return plain if adapters == NoAdapters() else AdaptedImageSpec(plain, adapters)
+def with_adapters(spec: ImageModelSpec, adapters: Adapters) -> ModelSpec:
+    """Return the specification of a model with adapters; itself without any."""
+    return spec if adapters == NoAdapters() else AdaptedImageSpec(spec, adapters)
 
 
 @dataclass(frozen=True)
 class AdaptedImageSpec:
     """The specification of an image model of which adapters and the head are trained."""
 
-    plain: ImageModelSpec
+    unadapted: ImageModelSpec
     adapters: Adapters
     shared: SharedModel = field(default_factory=SharedModel, repr=False, compare=False)
 
@@ -46,13 +46,13 @@ class AdaptedImageSpec:
     @property
     def name(self) -> str:
         """The model's name."""
-        return self.plain.name
+        return self.unadapted.name
 
     @property
     def arguments(self) -> tuple[object, ...] | None:
         """What the factory is called with; None where its module is not what adapters go into."""
         prefixed = split_prefix(self.name)
-        return self.plain.arguments if prefixed and library(prefixed[0]).says_head else None
+        return self.unadapted.arguments if prefixed and library(prefixed[0]).says_head else None
 
     def build(self, seed: int) -> nn.Module:
         """Return a fresh module whose trained weights depend on ``seed`` alone."""
@@ -60,8 +60,8 @@ class AdaptedImageSpec:
 
     def _make(self) -> nn.Module:
         """Return a module without adapters, drawn by the global generator."""
-        check_shape(self.name, self.plain.input_shape)
-        model = find_factory(self.name)(self.plain.input_shape, self.plain.classes)
+        check_shape(self.name, self.unadapted.input_shape)
+        model = find_factory(self.name)(self.unadapted.input_shape, self.unadapted.classes)
         if isinstance(model, Adaptable):
             return model
         path, arguments = split_arguments(self.name)
@@ -83,11 +83,11 @@ class AdaptedImageSpec:
 
     def example(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Return ``count`` images of zeros, or of normal noise."""
-        return self.plain.example(count, generator)
+        return self.unadapted.example(count, generator)
 
     def probe(self, *, features: bool) -> ModelInfo:
         """Return what a trial of the model shows; SettingError where it does not fit its task."""
-        return image_traits(built_on_trial(self), self.plain, features=features)
+        return image_traits(built_on_trial(self), self.unadapted, features=features)
 
 
 class PretrainedModel(nn.Module):

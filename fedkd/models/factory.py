@@ -283,14 +283,14 @@ def probe(architecture: ImageModelSpec, *, features: bool = False) -> ModelInfo:
     return image_traits(model, architecture, features=features)
 
 
-def image_traits(model: nn.Module, plain: ImageModelSpec, *, features: bool) -> ModelInfo:
-    """Run two images through a model that ``plain`` describes, and return its size and traits."""
-    shape, classes = plain.input_shape, plain.classes
+def image_traits(model: nn.Module, spec: ImageModelSpec, *, features: bool) -> ModelInfo:
+    """Run two images through a model that ``spec`` describes, and return its size and traits."""
+    shape, classes = spec.input_shape, spec.classes
     return traits_of(
         model,
-        plain.example(2),
+        spec.example(2),
         (2, classes),
-        where=f"models: {plain.name}",
+        where=f"models: {spec.name}",
         takes="a batch",
         maps=f"[N, {', '.join(map(str, shape))}] to logits [N, C] with C = {classes}; for N = 2",
         features=features,
