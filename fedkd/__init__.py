@@ -30,6 +30,9 @@ __version__ = "0.2.0"
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# cuBLAS repeats to the bit with a fixed workspace alone, which PyTorch asks this for once, at the
+# first product of matrices on a GPU.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 # ``strategies`` and ``scenarios`` are symbolic links to the folders beside this one. A checkout
 # without such links, as on Windows, and the bundle that Flower makes have those folders alone.

@@ -15,12 +15,11 @@ import torch
 
 from fedkd.audit.record_canaries import Candidates
 from fedkd.audit.secret_exposure import Exposures
-from fedkd.errors import SettingError, unknown_name
 from fedkd.experiment.make_context import audit_candidates, make_context, named_batches
 from fedkd.experiment.make_plan import make_plan
 from fedkd.experiment.start_models import check_start
+from fedkd.experiment.worker_facts import WorkerFacts, choose_batches
 from fedkd.federation.aggregation import Aggregator
-from fedkd.federation.batched_clients import is_faster, reason_unbatched
 from fedkd.federation.context import ClientContext
 from fedkd.federation.local_steps import preparation
 from fedkd.federation.participation import Participation
@@ -33,7 +32,7 @@ from fedkd.knowledge import Request
 from fedkd.models.factory import ModelSpec
 from fedkd.report.record_rows import RunPlan
 from fedkd.robustness.threat_model import threat_model
-from fedkd.runtime.devices import choose_device, deterministic
+from fedkd.runtime.devices import choose_device
 from fedkd.scenario.compatibility import check_context, check_scenario
 from fedkd.scenario.scenario import Scenario
 from fedkd.storage.checkpoint import CheckpointFolder
@@ -63,6 +62,8 @@ class Experiment:
     """The observer that measures how far secrets come out, where there are any."""
     nodes: NodeStates | None = None
     """The client states on Flower's nodes, where the clients are there."""
+    facts: WorkerFacts | None = None
+    """What a process with a GPU says of itself, where clients work in such processes."""
     _temporary: object = None
 
     def messages(self, done: int = 0) -> int:
@@ -102,7 +103,8 @@ def build(
     context = _context(scenario, stop, disk, checkpointed=stored, noise_factor=noise_factor)
     check_context(scenario, declared, context)
     check_start(scenario, context)
-    scenario = _choose_batches(scenario, context)
+    if scenario.engine.value.here or scenario.federation.device == "cpu":
+        scenario = choose_batches(scenario, context)  # else where clients work
     context = replace(context, batch_clients=named_batches(scenario))
     exposures = None
     if context.kind is not None and context.task.planted is not None:
@@ -251,27 +253,3 @@ def _shapes(architecture: ModelSpec) -> dict[str, tuple[int, ...]]:
     return {
         name: tuple(tensor.shape) for name, tensor in architecture.build(0).state_dict().items()
     }
-
-
-def _choose_batches(scenario: Scenario, context: ClientContext) -> Scenario:
-    """Return the scenario with the models named whose clients are trained in batched calls."""
-    wanted = scenario.federation.batch_clients
-    names = list(dict.fromkeys(architecture.name for architecture in context.architectures))
-    if isinstance(wanted, tuple):
-        for name in wanted:
-            if name not in names:
-                raise unknown_name("model in batch_clients", name, names)
-            if (reason := reason_unbatched(context, name)) is not None:
-                raise SettingError(
-                    f"batch_clients: clients of {name} cannot be trained together: {reason}"
-                )
-    elif wanted == "auto":
-        with deterministic(
-            context.device
-        ):  # as engines train; threads that wait for one another spoil so short a trial
-            wanted = tuple(
-                n for n in names if reason_unbatched(context, n) is None and is_faster(context, n)
-            )
-    else:
-        return scenario
-    return scenario.changed(federation=replace(scenario.federation, batch_clients=wanted))

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 import yaml
@@ -20,7 +21,7 @@ def create_clients(spec: WorkerSpec) -> ClientPool:
     Their states are in files, so that another process can go on with them.
     """
     scenario = Scenario.parse(yaml.safe_load(spec.scenario))
-    device = choose_device(scenario.federation.device)
+    device = choose_device(spec.device or scenario.federation.device)
     set_deterministic(device)
     disk = DiskStore(spec.states, history=spec.history)
 
@@ -30,6 +31,5 @@ def create_clients(spec: WorkerSpec) -> ClientPool:
         return BackedStore(MemoryStore(layouts, architectures, spec.owned), disk)
 
     public = None if spec.public_inputs is None else torch.from_numpy(spec.public_inputs)
-    return client_pool(
-        make_context(scenario, store, threading.Event(), device=device, public_inputs=public)
-    )
+    context = make_context(scenario, store, threading.Event(), device=device, public_inputs=public)
+    return client_pool(replace(context, fixed_batches=spec.fixed_batches))

@@ -109,6 +109,7 @@ def make_context(
         optimizer_states=optimizer_states,
         precision=scenario.federation.precision,
         batch_clients=named_batches(scenario),
+        fixed_batches=device.type != "cpu",
         stopped=stop.is_set,
         sends_metrics=scenario.report.sends_metrics,
         last_round=scenario.protocol.rounds,
@@ -126,8 +127,11 @@ def _noise(scenario: Scenario, division: Division, prepared: Labeled) -> InputNo
 
 def _device(scenario: Scenario, device: torch.device | None) -> torch.device:
     """Return the device, whose precision is then the run's; SettingError where it has not that."""
-    device = device or choose_device(scenario.federation.device)
-    set_precision(scenario.federation.precision, device)
+    federation = scenario.federation
+    device = device or choose_device(federation.device)
+    works_here = scenario.engine.value.here or federation.device == "cpu"
+    if works_here or device.type != "cpu":  # else in a process that may have a GPU
+        set_precision(federation.precision, device)
     return device
 
 

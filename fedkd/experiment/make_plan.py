@@ -7,6 +7,7 @@ import numpy as np
 from fedkd.federation.context import ClientContext
 from fedkd.federation.measured_points import reported_point
 from fedkd.federation.server import Server
+from fedkd.flower.engine_run import Engine, on_device
 from fedkd.knowledge import KnowledgeType
 from fedkd.models.factory import ModelInfo
 from fedkd.privacy import statements
@@ -31,6 +32,7 @@ def make_plan(scenario: Scenario, context: ClientContext, server: Server, loss: 
         np.bincount(context.prepared.labels[rows], minlength=len(class_names)) for rows in train
     ]
     is_reference = context.kind is None or server.pools
+    engine = on_device(scenario.engine.value, context.device)
     return RunPlan(
         name=scenario.name,
         title=run_name(scenario),
@@ -48,7 +50,7 @@ def make_plan(scenario: Scenario, context: ClientContext, server: Server, loss: 
         dealt=task.dealt,
         public_set=task.describe(scenario.public, scenario.public_data.name),
         device=describe_device(context.device, scenario.federation.device),
-        engine=f"{scenario.engine.name} engine, {scenario.engine.value.describe()}",
+        engine=f"{scenario.engine.name} engine, {engine.describe()}",
         loss=loss,
         exchanges=context.kind is not None,
         privacy=statements.before_run(context.enforcer, sends_metrics=context.sends_metrics),
@@ -87,7 +89,7 @@ def run_warnings(scenario: Scenario, context: ClientContext) -> tuple[str, ...]:
     sizes = [len(a) + len(b) for a, b in zip(division.train, division.validation, strict=True)]
     return (
         *_size_warnings(scenario.federation.samples_per_client, sizes),
-        *_thread_warnings(scenario, context.traits),
+        *_thread_warnings(on_device(scenario.engine.value, context.device), context.traits),
         *_output_warnings(context.traits),
         *statements.warnings(context.enforcer),
         *_audit_warnings(scenario),
@@ -104,9 +106,8 @@ def _size_warnings(asked: int | None, sizes: list[int]) -> tuple[str, ...]:
     )
 
 
-def _thread_warnings(scenario: Scenario, traits: Mapping[str, ModelInfo]) -> tuple[str, ...]:
+def _thread_warnings(engine: Engine, traits: Mapping[str, ModelInfo]) -> tuple[str, ...]:
     random_models = [model for model, trait in traits.items() if trait.draws_randomness]
-    engine = scenario.engine.value
     if not random_models or not engine.here or getattr(engine, "threads", None) == 1:
         return ()
     return (

@@ -17,7 +17,7 @@ from fedkd.experiment.more_rounds import (
     stored_rounds,
     without_rounds,
 )
-from fedkd.experiment.run import Driver, conduct, driven, session, warned
+from fedkd.experiment.run import Driver, conduct, driven, session, warned, with_facts
 from fedkd.experiment.run_report import Onlookers, RunReport, transcript_recorder
 from fedkd.experiment.summary import CODE, FILES, START, conditions_of
 from fedkd.federation.round_records import RoundRecord
@@ -68,6 +68,8 @@ def resume(
     here = driver is None and experiment.scenario.engine.value.here
     ended_without_a_word = how_it_ended(run_dir, here=here)
     with session(experiment), claimed(run_dir):
+        if driver is None:
+            experiment = with_facts(experiment)
         folder = RunFolder(run_dir, None)
         checkpoint, complaints = checkpoints.load(lambda c: folder.check(c.extents))
         _check_scenario(experiment, checkpoint, run_dir)

@@ -10,6 +10,7 @@ from fedkd.federation.context import ClientContext
 from fedkd.federation.fit_data import FITTED_TO, teach
 from fedkd.models.factory import ModelSpec
 from fedkd.models.fitting import FitsItself
+from fedkd.runtime.devices import wait_for
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.optimizers import Optimizer
 
@@ -46,15 +47,16 @@ def round_costs(context: ClientContext) -> list[float]:
 
 
 def _step_seconds(context: ClientContext, architecture: ModelSpec) -> float:
-    """Return the seconds of one step on a batch."""
-    model = architecture.build(0).eval()
-    x = architecture.example(context.training.batch_size)
+    """Return the seconds of one step on a batch, on the device that works."""
+    model = architecture.build(0).to(context.device).eval()
+    x = architecture.example(context.training.batch_size).to(context.device)
     optimizer = Optimizer(model.parameters(), context.training)
     took = []
     for _ in range(3):
         started = time.perf_counter()
         context.task.logits(model, x).sum().backward()
         optimizer.step()
+        wait_for(context.device)
         took.append(time.perf_counter() - started)
     return min(took)
 

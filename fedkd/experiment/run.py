@@ -15,11 +15,22 @@ from fedkd.errors import FedkdError, RunError, SettingError, StoppedEarly
 from fedkd.experiment.baseline import is_computed, local_only_baseline
 from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.client_worker import create_clients
+from fedkd.experiment.make_context import named_batches
 from fedkd.experiment.round_costs import round_costs
 from fedkd.experiment.round_watchers import RoundWatchers
 from fedkd.experiment.run_report import Onlookers, RunReport, transcript_recorder
+from fedkd.experiment.worker_facts import choose_batches, facts
+from fedkd.federation.batched_clients import fixed_batches
 from fedkd.federation.round_records import RoundRecord
-from fedkd.flower.engine_run import RUN_ID, Engine, EngineRun, OnReply, WorkerSpec
+from fedkd.flower.engine_run import (
+    RUN_ID,
+    Engine,
+    EngineRun,
+    OnReply,
+    WorkerSpec,
+    ask_worker,
+    on_device,
+)
 from fedkd.flower.node_states import NodeStates
 from fedkd.flower.process_clients import client_pool
 from fedkd.flower.server_app import make_server_app
@@ -34,6 +45,7 @@ from fedkd.scenario.run_names import folder_name, run_name
 from fedkd.scenario.scenario import Scenario
 from fedkd.settings.validators import user_path
 from fedkd.storage.transcript_recorder import TranscriptRecorder
+from fedkd.training.precision import set_precision
 
 BASELINE = "local-only baseline"
 SEED_IS_SENT = (
@@ -82,6 +94,8 @@ def run(
         experiment = driven(experiment, driver)
     check_sinks(scenario.report)
     with session(experiment):
+        if driver is None:
+            experiment = with_facts(experiment)
         config = header(experiment.scenario) + repeatable(experiment.scenario).text()
         folder = RunFolder.create(path, config)
         recorder = transcript_recorder(experiment, path)
@@ -112,6 +126,36 @@ def warned(experiment: Experiment, warning: str) -> Experiment:
     """Return an experiment that prints one warning more before it runs."""
     return replace(
         experiment, plan=replace(experiment.plan, warnings=(*experiment.plan.warnings, warning))
+    )
+
+
+def with_facts(experiment: Experiment) -> Experiment:
+    """Return an experiment whose choices and records are about the device that works.
+
+    That is in other processes where the engine is; within its session one of them is asked. Raises
+    SettingError where a model cannot be trained as the scenario says.
+    """
+    scenario, context = experiment.scenario, experiment.context
+    federation = scenario.federation
+    if scenario.engine.value.here or federation.device == "cpu":
+        return experiment
+    spec = WorkerSpec(scenario=scenario.text(), states=experiment.states, history=False)
+    names = experiment.plan.architectures
+    found = ask_worker(scenario.engine.value, facts, spec, names, federation.device)
+    if found is None:
+        set_precision(federation.precision, context.device)
+        scenario, device = choose_batches(scenario, context), experiment.plan.device
+    else:
+        chosen = found.scenario.federation.batch_clients
+        scenario = scenario.changed(federation=replace(federation, batch_clients=chosen))
+        device = found.device
+    batches = named_batches(scenario)
+    return replace(
+        experiment,
+        scenario=scenario,
+        context=replace(context, batch_clients=batches, fixed_batches=found is not None),
+        plan=replace(experiment.plan, scenario=scenario.to_dict(), device=device),
+        facts=found,
     )
 
 
@@ -230,8 +274,8 @@ def execute(
     strategy = FederatedDistillation(
         experiment.server, text, on_round, first_round=first_round, recorder=recorder
     )
-    engine: Engine = experiment.scenario.engine.value
-    history = experiment.checkpoints is not None
+    engine = on_device(experiment.scenario.engine.value, context.device)
+    history, found = experiment.checkpoints is not None, experiment.facts
     public = None if engine.here or context.kind is None else context.task.sendable
     engine_run = EngineRun(
         server_app=make_server_app(strategy),
@@ -242,9 +286,11 @@ def execute(
             states=experiment.states.absolute(),
             history=history,
             public_inputs=public,
+            fixed_batches=context.fixed_batches,
         ),
         architectures=experiment.plan.architectures,
-        cost=lambda: round_costs(context),
+        cost=lambda: round_costs(context) if found is None else found.costs,
+        together=tuple(map(tuple, fixed_batches(context))) if context.fixed_batches else (),
         device=experiment.scenario.federation.device,
         deadline=experiment.scenario.protocol.deadline,
         stop=stop,

@@ -28,6 +28,7 @@ from fedkd.scenario.registry import GROUPS
 from fedkd.scenario.repeatability import only_here
 from fedkd.settings.import_paths import code_hash, is_import_path, path_of
 from fedkd.settings.measuring_points import column
+from fedkd.training.precision import describe_precision
 
 CODE = "code of "
 """How the hash of a user's module is named in a checkpoint: ``code of my_rule:Agree``."""
@@ -103,11 +104,19 @@ def summarize(
         "seconds": seconds,
         "resources": {**resources.peak_memory(), "samples_per_second": _rate(experiment, records)},
         "device": plan.device,
+        "precision": _precision(experiment),
         "engine": scenario.engine.to_dict(),
         "start_from": about_start(experiment.context),
         "only_in_session": list(only_here(scenario)),
         "versions": {**versions(), **_libraries(experiment)},
     }
+
+
+def _precision(experiment: Experiment) -> str:
+    """Return what models computed in, on the device that worked."""
+    if experiment.facts is not None:
+        return experiment.facts.precision
+    return describe_precision(experiment.context.precision, experiment.context.device)
 
 
 def _what_was_run(experiment: Experiment) -> dict[str, Any]:

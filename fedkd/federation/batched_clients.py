@@ -15,10 +15,12 @@ from torch import Tensor
 
 from fedkd.errors import Interrupted
 from fedkd.federation.batched_training import (
+    ON_GPU_AT_ONCE,
     Pool,
     chunks,
     clients_at_once,
     depends_on_batch,
+    even_chunks,
     optimize_together,
     pays,
     reason_against,
@@ -118,6 +120,10 @@ def batches_of_clients(
     groups: list[list[int]] = [
         [i] for i in client_ids if context.architectures[i].name not in context.batch_clients
     ]
+    if context.fixed_batches:
+        asked = set(client_ids)
+        found = ([i for i in batch if i in asked] for batch in fixed_batches(context))
+        return [*groups, *(batch for batch in found if batch)]
     for name in sorted(context.batch_clients):
         ids = [i for i in client_ids if context.architectures[i].name == name]
         at_most = max(4, -(-len(ids) // workers))
@@ -125,6 +131,20 @@ def batches_of_clients(
         at_most = min(at_most, clients_at_once(context.traits[name].parameters))
         groups += [[ids[j] for j in chunk] for chunk in chunks(sizes, at_most)]
     return groups
+
+
+def fixed_batches(context: ClientContext) -> list[list[int]]:
+    """Return all clients that are trained together, in batches that depend on their sizes alone.
+
+    On a GPU a client's bits depend on the clients of its batch, and so a run would depend on how
+    many workers there are.
+    """
+    found = []
+    for name in sorted(context.batch_clients):
+        ids = [i for i, a in enumerate(context.architectures) if a.name == name]
+        sizes = [len(context.division.train[i]) for i in ids]
+        found += [[ids[j] for j in chunk] for chunk in even_chunks(sizes, ON_GPU_AT_ONCE)]
+    return found
 
 
 def train_batch(context: ClientContext, batch: Batch) -> None:

@@ -18,11 +18,16 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from fedkd.models.factory import ImageModelSpec, ModelInfo
+from fedkd.runtime.devices import wait_for
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import optimize
 from fedkd.training.optimizers import Optimizer
 
+CPU = torch.device("cpu")
 CLIENTS_AT_ONCE = 64
+ON_GPU_AT_ONCE = 256
+"""Clients that are trained at once on a GPU, of any model: small ones are bound by how many
+kernels are started. Where memory is short, batches are halved."""
 SMALL = 16_384
 """Parameters of a model below which twice as many clients are trained at once: a step is then
 mostly overhead."""
@@ -54,8 +59,10 @@ class Pool:
         return cls(values, (0,) * clients)
 
 
-def clients_at_once(parameters: int) -> int:
-    """Return how many clients are trained in one call at most, by parameters."""
+def clients_at_once(parameters: int, device: torch.device = CPU) -> int:
+    """Return how many clients are trained in one call at most, by parameters and device."""
+    if device.type != "cpu":
+        return ON_GPU_AT_ONCE
     return 2 * CLIENTS_AT_ONCE if parameters <= SMALL else CLIENTS_AT_ONCE
 
 
@@ -69,6 +76,16 @@ def chunks(sizes: Sequence[int], at_most: int) -> list[list[int]]:
     """
     by_size = sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))
     return [by_size[start : start + at_most] for start in range(0, len(by_size), at_most)]
+
+
+def even_chunks(sizes: Sequence[int], at_most: int) -> list[list[int]]:
+    """Return the clients in as few chunks of similar size, of nearly as many clients each.
+
+    >>> even_chunks([10, 40, 20, 30, 50], at_most=4)
+    [[4, 1, 3], [2, 0]]
+    """
+    count = max(1, -(-len(sizes) // at_most))
+    return chunks(sizes, max(1, -(-len(sizes) // count)))
 
 
 @dataclass(frozen=True)
@@ -347,7 +364,7 @@ def pays(
     """
     batch = phase.batch_size
     model = architecture.build(seed=0).to(device)
-    at_once = clients_at_once(sum(p.numel() for p in model.parameters()))
+    at_once = clients_at_once(sum(p.numel() for p in model.parameters()), device)
     first = chunks(sizes, at_once)[:1]
     sizes = [
         min(sizes[i], 4 * batch + sizes[i] % batch) for chunk in first for i in chunk if sizes[i]
@@ -376,6 +393,5 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
     clock = time.thread_time if on_cpu else time.perf_counter
     start = clock()
     call()
-    if not on_cpu:
-        torch.accelerator.synchronize(device)
+    wait_for(device)
     return clock() - start

@@ -139,6 +139,9 @@ class ClientContext:
     batch_clients: frozenset[str] = frozenset()
     """Architectures whose clients are trained several at once
     (``fedkd.federation.batched_clients``)."""
+    fixed_batches: bool = False
+    """Whether they are trained in batches that all clients' sizes alone decide on, whatever the
+    workers: on GPUs, where sums round otherwise with the clients of a batch."""
     stopped: Callable[[], bool] = lambda: False
     sends_metrics: bool = True
     """Whether clients send what they measure, for the researcher's record."""

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
@@ -24,6 +25,7 @@ SERVER_NODE_ID = 1
 FIRST_CLIENT_NODE_ID = 2
 CLIENT_RAISED = 2  # Flower's error code for an exception in a ClientApp
 
+T = TypeVar("T")
 OnReply = Callable[[Message], None]
 Groups = list[list[Message]]
 
@@ -54,6 +56,10 @@ class WorkerSpec:
     """Whether states of earlier rounds are stored too, for checkpoints."""
     owned: tuple[int, ...] = ()
     """The clients of the process."""
+    device: str = ""
+    """Where models compute there; empty leaves it to the scenario."""
+    fixed_batches: bool = False
+    """Whether who is trained together is a function of all clients' sizes alone."""
     public_inputs: np.ndarray | None = field(default=None, repr=False)
     """The public set as model inputs, in memory once for all processes of a machine."""
 
@@ -79,6 +85,8 @@ class EngineRun:
     stop: threading.Event
     """Set when clients must end early."""
     on_reply: OnReply
+    together: tuple[tuple[int, ...], ...] = ()
+    """Clients that must be in one process, since they are trained together."""
 
     @property
     def clients(self) -> int:
@@ -106,6 +114,37 @@ class Engine(Protocol):
 
     def run(self, engine_run: EngineRun) -> None:
         """Run a ServerApp to its end over the run's clients, within a session."""
+
+
+def ask_worker(
+    engine: Engine,
+    call: Callable[[WorkerSpec], T],
+    spec: WorkerSpec,
+    architectures: Sequence[str],
+    device: str,
+) -> T | None:
+    """Return what a function finds in a process with a GPU where clients will run; None without.
+
+    An engine may have a method ``ask_worker(call, spec, architectures, device)``.
+
+    Args:
+        engine: The engine, within a session.
+        call: The function; another process finds it by its name.
+        spec: What it is called with.
+        architectures: By client id.
+        device: The setting.
+    """
+    ask: Callable[..., T | None] | None = getattr(engine, "ask_worker", None)
+    return None if ask is None else ask(call, spec, architectures, device)
+
+
+def on_device(engine: Engine, device: torch.device) -> Engine:
+    """Return an engine as it runs where models compute on a device.
+
+    One may have a method ``on(device)`` that says; others run alike on all.
+    """
+    on: Callable[[torch.device], Engine] | None = getattr(engine, "on", None)
+    return engine if on is None else on(device)
 
 
 def client_context(client_id: int, clients: int) -> Context:

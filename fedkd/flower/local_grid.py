@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from flwr.app import Message
@@ -39,8 +39,8 @@ class Local:
     """Clients in this process."""
 
     workers: int | None = None
-    """Threads that clients run in, >= 1; null is one for each core, at most 8. The result is the
-    same for any."""
+    """Threads that clients run in, >= 1; null is one for each core, at most 8, and one on a GPU,
+    where threads wait for one another. The result is the same for any."""
 
     def __post_init__(self) -> None:
         if self.workers is not None:
@@ -55,6 +55,11 @@ class Local:
     def here(self) -> bool:
         """True: clients run in this process."""
         return True
+
+    def on(self, device: torch.device) -> "Local":
+        """Return the engine as it runs on a device: with one thread on a GPU, unless asked."""
+        alone = device.type == "cuda" and self.workers is None
+        return replace(self, workers=1) if alone else self
 
     def describe(self) -> str:
         """Return the number of workers in words."""

@@ -67,22 +67,38 @@ def fits(shares: Sequence[Fraction], gpus: int) -> bool:
     return True
 
 
-def deal(costs: Mapping[int, float], workers: int) -> list[tuple[int, ...]]:
+Unit = tuple[int, ...]
+"""Clients that must have one worker: those that are trained together on a GPU, or one alone."""
+
+
+def deal(units: Mapping[Unit, float], workers: int) -> list[tuple[int, ...]]:
     """Return each worker's clients: the costliest first, each to the worker with least to do.
 
     The last worker to finish then takes at most 4/3 of the best possible time (Graham 1969, SIAM J.
-    Appl. Math. 17). ``costs`` are by client id.
+    Appl. Math. 17). ``units`` are clients that have one worker, and what they cost.
 
-    >>> deal({0: 1.0, 1: 5.0, 2: 3.0, 3: 2.0}, 2)
+    >>> deal({(0,): 1.0, (1,): 5.0, (2,): 3.0, (3,): 2.0}, 2)
     [(1, 0), (2, 3)]
+    >>> deal({(0, 1): 6.0, (2,): 3.0, (3,): 2.0}, 2)
+    [(0, 1), (2, 3)]
     """
     loads = [0.0] * workers
     dealt: list[list[int]] = [[] for _ in range(workers)]
-    for client_id in sorted(costs, key=lambda i: (-costs[i], i)):
+    for unit in sorted(units, key=lambda unit: (-units[unit], unit)):
         least = min(range(workers), key=lambda w: (loads[w], w))
-        dealt[least].append(client_id)
-        loads[least] += costs[client_id]
+        dealt[least].extend(unit)
+        loads[least] += units[unit]
     return [tuple(clients) for clients in dealt]
+
+
+def _units(
+    clients: Sequence[int], costs: Sequence[float], together: Sequence[Unit]
+) -> dict[Unit, float]:
+    """Return clients as they are dealt, with what each unit costs."""
+    joined = {i for unit in together for i in unit}
+    units = [unit for unit in together if unit[0] in clients]
+    units += [(i,) for i in clients if i not in joined]
+    return {unit: sum(costs[i] for i in unit) for unit in units}
 
 
 def assign_workers(
@@ -93,6 +109,7 @@ def assign_workers(
     cores: int,
     gpus: int,
     gpus_per_client: Mapping[str, float] | None,
+    together: Sequence[Unit] = (),
 ) -> list[Slot]:
     """Return the workers to start, with their clients. Raises SettingError where none fit.
 
@@ -108,10 +125,11 @@ def assign_workers(
         cores: CPU cores there are.
         gpus: GPUs to use; 0 is none.
         gpus_per_client: Part of a GPU that a client takes, by architecture.
+        together: Clients of one architecture that must have one worker.
     """
-    clients = len(architectures)
     if gpus_per_client is None:
-        count = min(workers or (gpus or cores), clients)
+        units = _units(range(len(architectures)), costs, together)
+        count = min(workers or (gpus or cores), len(units))
         share = (
             Fraction(0)
             if gpus == 0
@@ -119,12 +137,15 @@ def assign_workers(
             if count <= gpus
             else Fraction(1, -(-count // gpus))
         )
-        return [Slot(share, dealt) for dealt in deal(dict(enumerate(costs)), count)]
-    pools = _pools(architectures, gpus_per_client)
+        return [Slot(share, dealt) for dealt in deal(units, count)]
+    pools = {
+        share: _units(clients, costs, together)
+        for share, clients in _pools(architectures, gpus_per_client).items()
+    }
     return [
         Slot(share, dealt)
-        for share, count in _sizes(pools, costs, workers, cores, gpus).items()
-        for dealt in deal({i: costs[i] for i in pools[share]}, count)
+        for share, count in _sizes(pools, workers, cores, gpus).items()
+        for dealt in deal(pools[share], count)
     ]
 
 
@@ -150,8 +171,7 @@ def _pools(
 
 
 def _sizes(
-    pools: Mapping[Fraction, Sequence[int]],
-    costs: Sequence[float],
+    pools: Mapping[Fraction, Mapping[Unit, float]],
     workers: int | None,
     cores: int,
     gpus: int,
@@ -168,7 +188,7 @@ def _sizes(
         raise SettingError(
             f"one worker of each share ({shares}) does not fit on {gpus} GPUs; lower the shares"
         )
-    load = {share: sum(costs[i] for i in ids) for share, ids in pools.items()}
+    load = {share: sum(units.values()) for share, units in pools.items()}
     while sum(sizes.values()) < most:
         larger = [
             share

@@ -22,14 +22,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from flwr.app import Message
 
-from fedkd.errors import Interrupted, RunError, SettingError, StorageError
+from fedkd.errors import FedkdError, Interrupted, RunError, SettingError, StorageError
 from fedkd.flower.engine_grid import EngineGrid, message_identity, server_context
 from fedkd.flower.engine_run import (
     ClientPool,
@@ -46,6 +47,8 @@ from fedkd.runtime.devices import deterministic
 from fedkd.runtime.parallel import available_cores
 from fedkd.settings.optional_libraries import require
 from fedkd.settings.validators import at_least
+
+T = TypeVar("T")
 
 START_SECONDS = 120.0
 """How long workers may take to start."""
@@ -124,11 +127,55 @@ class Ray:
             contextlib.ExitStack() as stack,
         ):
             _make_folder(engine_run.spec.states)
-            slots = self._slots(engine_run.architectures, engine_run.cost(), engine_run.device)
+            slots = self._slots(
+                engine_run.architectures,
+                engine_run.cost(),
+                engine_run.device,
+                engine_run.together,
+            )
             grid = RayGrid(slots, engine_run)
             stack.callback(grid.shut_down)
             grid.start()
             engine_run.server_app(grid, server_context())
+
+    def ask_worker(
+        self,
+        call: Callable[[WorkerSpec], T],
+        spec: WorkerSpec,
+        architectures: Sequence[str],
+        device: str,
+    ) -> T | None:
+        """Return what a function finds in a process with a worker's part of a GPU.
+
+        None where no worker will have one. Raises RunError where the function fails there.
+
+        Args:
+            call: The function; the process finds it by its name.
+            spec: What it is called with.
+            architectures: By client id.
+            device: The setting.
+        """
+        import ray
+
+        slots = self._slots(architectures, [1.0] * len(architectures), device)
+        share = max((slot.gpus for slot in slots), default=Fraction(0))
+        if device == "cpu" or not share:
+            return None
+        task: Any = ray.remote(_called).options(num_cpus=1, num_gpus=float(share), max_retries=0)
+        try:
+            found: T = ray.get(task.remote(_paths(), call, spec), timeout=START_SECONDS)
+        except ray.exceptions.GetTimeoutError as error:
+            raise RunError(
+                f"no process of Ray with {float(share):g} of a GPU answered within"
+                f" {START_SECONDS:.0f} s"
+            ) from error
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, FedkdError):
+                raise cause from error
+            said = _raised(error) or _cause(error)
+            raise RunError(f"a Ray worker cannot start: {said}") from error
+        return found
 
     def _connect(self) -> None:
         """Start Ray, or attach to the cluster. Raises SettingError where that cannot be done."""
@@ -165,9 +212,20 @@ class Ray:
             raise SettingError(f"engine.address: {failure}") from error
 
     def _slots(
-        self, architectures: Sequence[str], costs: Sequence[float], device: str
+        self,
+        architectures: Sequence[str],
+        costs: Sequence[float],
+        device: str,
+        together: Sequence[tuple[int, ...]] = (),
     ) -> list[Slot]:
-        """Return the workers to start. Raises SettingError where the cluster is too small."""
+        """Return the workers to start. Raises SettingError where the cluster is too small.
+
+        Args:
+            architectures: By client id.
+            costs: Seconds of a round, by client id.
+            device: The setting.
+            together: Clients that must have one worker.
+        """
         import ray
 
         if not architectures:
@@ -194,6 +252,7 @@ class Ray:
                 cores=cores,
                 gpus=wanted,
                 gpus_per_client=self.gpus_per_client,
+                together=together,
             )
         except SettingError as error:
             raise SettingError(f"engine.{error}") from error
@@ -222,6 +281,17 @@ def _checked_address(address: str) -> str:
         raise ValueError(f"expected HOST:PORT or auto, got {address}")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS):
         return address
+
+
+def _paths() -> tuple[str, ...]:
+    """Return where Python finds modules here, such as a user's own strategy."""
+    return tuple(path or str(Path.cwd()) for path in sys.path)
+
+
+def _called(paths: Sequence[str], call: Callable[[WorkerSpec], T], spec: WorkerSpec) -> T:
+    """Call a function in a process of Ray's."""
+    sys.path.extend(path for path in paths if path not in sys.path)
+    return call(spec)
 
 
 def _make_folder(folder: Path) -> None:
@@ -317,13 +387,14 @@ class RayGrid(EngineGrid):
         public = engine_run.spec.public_inputs
         self._public_inputs = None if public is None else ray.put(public)
         spec = replace(engine_run.spec, public_inputs=None)
-        paths = tuple(path or str(Path.cwd()) for path in sys.path)
+        paths = _paths()
         self.workers = [
             Worker(
                 slot,
                 ActorSpec(
                     engine_run.create_clients,
-                    replace(spec, owned=slot.clients),
+                    # Ray hides its GPUs from a process that has no part of one.
+                    replace(spec, owned=slot.clients, device="" if slot.gpus else "cpu"),
                     engine_run.clients,
                     paths,
                 ),
@@ -453,13 +524,8 @@ class RayGrid(EngineGrid):
                     f" {float(worker.slot.gpus):g} GPUs, and the cluster has left {left}"
                 ) from error
             except self._ray.exceptions.RayError as error:
-                raised = [
-                    line
-                    for line in str(error).splitlines()
-                    if re.match(r"[\w.]+(Error|Exception): ", line)
-                ]
-                if raised:  # it would raise again
-                    raise RunError(f"a Ray worker cannot start: {raised[-1]}") from error
+                if raised := _raised(error):  # it would raise again
+                    raise RunError(f"a Ray worker cannot start: {raised}") from error
                 reason = _cause(error)
                 self._launch(worker)
         raise RunError(f"a Ray worker cannot start: {reason}")
@@ -469,6 +535,13 @@ class RayGrid(EngineGrid):
             with contextlib.suppress(Exception):  # it may be gone already, and Ray with it
                 self._ray.kill(worker.actor)
         worker.actor = worker.stream = None
+
+
+def _raised(error: BaseException) -> str | None:
+    """Return the last exception that a process raised, in a line; None where it said nothing."""
+    lines = str(error).splitlines()
+    raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
+    return raised[-1] if raised else None
 
 
 def _cause(error: BaseException) -> str:

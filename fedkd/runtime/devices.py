@@ -1,10 +1,11 @@
 """Device selection and deterministic execution."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.utils.deterministic
 
 from fedkd.errors import SettingError
 
@@ -34,6 +35,12 @@ def describe_device(device: torch.device, setting: str) -> str:
     return {"cuda": "CUDA of the cluster"}.get(setting, "CPU")
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done all that it was asked to."""
+    if device.type != "cpu" and torch.accelerator.is_available():
+        torch.accelerator.synchronize(device)
+
+
 def set_deterministic(device: torch.device) -> None:
     """Make this process compute deterministically on ``device`` from now on.
 
@@ -43,12 +50,27 @@ def set_deterministic(device: torch.device) -> None:
     """
     torch.set_num_threads(1)
     if device.type == "cuda":
-        # cuBLAS is deterministic only with a fixed workspace, and reads this variable once.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # cuBLAS is deterministic with the fixed workspace that fedkd/__init__.py asks for.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # As use_deterministic_algorithms does, which would load the compiler: a second.
+        torch.set_deterministic_debug_mode("warn")
+        # A third of all kernels filled memory that was overwritten at once. It guards against
+        # reading what nothing wrote, and changes no bit of what is computed.
+        _fill_memory(False)
         # Fused backward passes may not be deterministic, and fail under torch.func.vmap.
         _allow_fused_attention(flash=False, memory_efficient=False, cudnn=False)
+
+
+def _fill_memory(wanted: bool) -> None:
+    """Say whether new memory is filled where algorithms are deterministic."""
+    switch: Any = torch.utils.deterministic
+    switch.fill_uninitialized_memory = wanted
+
+
+def _fills_memory() -> bool:
+    """Return whether new memory is filled where algorithms are deterministic."""
+    switch: Any = torch.utils.deterministic
+    return bool(switch.fill_uninitialized_memory)
 
 
 def _allow_fused_attention(*, flash: bool, memory_efficient: bool, cudnn: bool) -> None:
@@ -69,15 +91,15 @@ def deterministic(device: torch.device) -> Iterator[None]:
         "memory_efficient": cuda.mem_efficient_sdp_enabled(),
         "cudnn": cuda.cudnn_sdp_enabled(),
     }
-    mode = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    mode = torch.get_deterministic_debug_mode()
+    fills = _fills_memory()
     set_deterministic(device)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        # Not on a CPU, where use_deterministic_algorithms would load the compiler: a second.
         if device.type == "cuda":
             cudnn.deterministic, cudnn.benchmark = cudnn_flags
             _allow_fused_attention(**fused)
-            torch.use_deterministic_algorithms(mode, warn_only=warn_only)
+            _fill_memory(fills)
+            torch.set_deterministic_debug_mode(mode)

@@ -16,9 +16,11 @@ from fedkd.training.hyperparameters import Phase
 from fedkd.training.optimizers import Optimizer
 from fedkd.training.schedules import RoundOfRun
 
-PREDICTION_BATCHES = {"cpu": 64}
-"""Samples that a model predicts on at once, by kind of device; 256 on others. Larger ones leave the
-caches of a processor: a ResNet then takes nearly twice as long, to the same bits."""
+PREDICTION_BATCH = 64
+"""Samples that a model predicts on at once on a CPU. Larger ones leave the caches of a processor: a
+ResNet then takes nearly twice as long, to the same bits."""
+FEWEST_ON_GPU, MOST_ON_GPU, VALUES_ON_GPU = 256, 4096, 2**23
+"""On another device: the fewest samples at once, the most, and about how many input values."""
 
 
 def optimize(
@@ -107,8 +109,23 @@ def prediction_batches(
 
     A model may have an attribute ``predicts_at_once``, which no module of torch's has.
     """
-    usual = PREDICTION_BATCHES.get(inputs.device.type, 256)
+    usual = prediction_batch_size(inputs.device, inputs[0].numel() if len(inputs) else 1)
     return torch.split(inputs, getattr(model, "predicts_at_once", usual))
+
+
+def prediction_batch_size(device: torch.device, values: int) -> int:
+    """Return how many samples of so many values a model predicts on at once.
+
+    >>> prediction_batch_size(torch.device("cpu"), 784), prediction_batch_size(
+    ...     torch.device("cuda"), 784
+    ... )
+    (64, 4096)
+    >>> prediction_batch_size(torch.device("cuda"), 3 * 224 * 224)  # little memory is not filled
+    256
+    """
+    if device.type == "cpu":
+        return PREDICTION_BATCH
+    return min(MOST_ON_GPU, max(FEWEST_ON_GPU, VALUES_ON_GPU // max(1, values)))
 
 
 def accuracy(logits: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> float:

@@ -46,6 +46,24 @@ def set_precision(precision: Precision, device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = _before.pop("cudnn")
 
 
+def describe_precision(precision: Precision, device: torch.device) -> str:
+    """Return what models compute in on a device, in words, once a run has set it.
+
+    >>> describe_precision("default", torch.device("cpu"))
+    'float32'
+    """
+    if precision == "bf16":
+        return "bfloat16, weights and logits float32"
+    if device.type != "cuda":
+        return "float32"
+    cuda = {
+        "products": torch.backends.cuda.matmul.allow_tf32,
+        "convolutions": torch.backends.cudnn.allow_tf32,
+    }
+    rounded = [name for name, allowed in cuda.items() if allowed]
+    return f"float32, {' and '.join(rounded)} in TF32" if rounded else "float32"
+
+
 def in_precision(model: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
     """Return a model that computes in a precision, and puts out 32-bit floats: the same module."""
     if precision != "bf16":

@@ -2,6 +2,8 @@
 workers."""
 
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,13 @@ from finished import finished_records
 from tiny import records, scenario
 
 from fedkd.errors import SettingError
-from fedkd.experiment import build as build_module
-from fedkd.experiment.build import build
-from fedkd.experiment.run import run
+from fedkd.experiment import worker_facts
+from fedkd.experiment.build import Experiment, build
+from fedkd.experiment.client_worker import create_clients
+from fedkd.experiment.run import run, with_facts
+from fedkd.experiment.worker_facts import WorkerFacts
 from fedkd.federation.batched_clients import batches_of_clients, reason_unbatched
+from fedkd.flower.engine_run import WorkerSpec
 from fedkd.scenario.scenario import Scenario
 
 MIXED = {"models": ["mlp*3", "cnn*1"], "clients": 8, "rounds": 2}
@@ -136,7 +141,7 @@ def test_auto_tries_with_one_intra_op_thread_as_engines_train(
 ) -> None:
     seen: list[int] = []
     monkeypatch.setattr(
-        build_module, "is_faster", lambda context, name: bool(seen.append(torch.get_num_threads()))
+        worker_facts, "is_faster", lambda context, name: bool(seen.append(torch.get_num_threads()))
     )
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -151,7 +156,7 @@ def test_auto_tries_with_one_intra_op_thread_as_engines_train(
 def test_auto_asks_the_trial_once_and_the_run_names_what_it_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(build_module, "is_faster", lambda _, name: name == "mlp")
+    monkeypatch.setattr(worker_facts, "is_faster", lambda _, name: name == "mlp")
     run(scenario(**MIXED, batch_clients="auto"), tmp_path / "run")
     config = (tmp_path / "run" / "config.yaml").read_text()
     import yaml
@@ -168,3 +173,65 @@ def test_companies_hold_every_client_once_and_share_out_the_workers() -> None:
         groups = batches_of_clients(context, range(12), workers)
         assert sorted(i for group in groups for i in group) == list(range(12))
         assert max(map(len, groups)) == most
+
+
+def test_on_a_gpu_batches_are_of_all_clients_whatever_the_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fedkd.federation.batched_clients.ON_GPU_AT_ONCE", 5)
+    made = build(scenario(**{**MIXED, "clients": 9}, batch_clients=["mlp"]), threading.Event())
+    context = replace(made.context, fixed_batches=True)
+    whole = batches_of_clients(context, range(9), 1)
+    assert sorted(map(len, whole)) == [1, 1, 3, 4]
+    assert all(batches_of_clients(context, range(9), workers) == whole for workers in (2, 9))
+    some = batches_of_clients(context, [0, 1, 2, 5, 8], 1)
+    assert all(any(set(part) <= set(batch) for batch in whole) for part in some)
+
+
+class Elsewhere:
+    """An engine whose clients work in a process with a GPU."""
+
+    here = False
+
+    def __init__(self, name: str | None) -> None:
+        self._name = name
+
+    def describe(self) -> str:
+        return "elsewhere"
+
+    def ask_worker(
+        self, call: Callable[[WorkerSpec], WorkerFacts], spec: WorkerSpec, *_: object
+    ) -> WorkerFacts | None:
+        found = call(replace(spec, device="cpu"))
+        return None if self._name is None else replace(found, device=self._name)
+
+
+def test_choices_and_records_are_about_the_process_that_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_facts, "is_faster", lambda _, name: name == "mlp")
+    asked = scenario(**MIXED, engine="ray", device="cuda", precision="tf32", batch_clients="auto")
+    made = build(asked, threading.Event())
+    assert made.scenario.federation.batch_clients == "auto"  # nothing was tried here
+
+    def on(name: str | None) -> Experiment:
+        engine = replace(made.scenario.engine, value=Elsewhere(name))
+        return replace(made, scenario=made.scenario.changed(engine=engine))
+
+    with pytest.raises(SettingError, match="precision=tf32 would do nothing on device=cpu"):
+        with_facts(on(None))
+    found = with_facts(on("NVIDIA H200"))
+    assert found.scenario.federation.batch_clients == ("mlp",)
+    assert found.context.batch_clients == {"mlp"}
+    assert found.context.fixed_batches
+    assert (found.plan.device, found.plan.scenario["batch_clients"]) == ("NVIDIA H200", ["mlp"])
+    assert found.facts is not None
+    assert len(found.facts.costs) == 8
+
+
+def test_a_worker_without_a_gpu_computes_on_the_cpu(tmp_path: Path) -> None:
+    text = scenario(engine="ray", device="cuda").text()
+    spec = WorkerSpec(scenario=text, states=tmp_path, history=False, owned=(0,))
+    with pytest.raises(SettingError, match="PyTorch finds no CUDA device here"):
+        create_clients(spec)
+    create_clients(replace(spec, device="cpu"))

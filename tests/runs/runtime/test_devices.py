@@ -109,11 +109,7 @@ def test_everything_on_the_shelf_runs_on_another_device_to_the_figures_of_the_cp
             assert math.isclose(*losses, rel_tol=1e-3), name
 
 
-def test_on_a_gpu_torch_is_asked_for_algorithms_that_repeat_and_is_left_as_it_was(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-
+def test_on_a_gpu_torch_is_asked_for_algorithms_that_repeat_and_is_left_as_it_was() -> None:
     def asked() -> tuple[bool, bool, bool]:
         cudnn = torch.backends.cudnn
         return torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark

@@ -52,11 +52,26 @@ def test_no_fraction_is_split_over_two_gpus() -> None:
 
 def test_the_costliest_clients_are_dealt_first_and_loads_end_alike() -> None:
     costs = {i: float(c) for i, c in enumerate([1, 1, 1, 1, 8, 4, 4, 1])}
-    hands = deal(costs, 3)
+    hands = deal({(i,): cost for i, cost in costs.items()}, 3)
     loads = [sum(costs[i] for i in hand) for hand in hands]
     assert sorted(i for hand in hands for i in hand) == list(range(8))
     assert [hand[0] for hand in hands] == [4, 5, 6]
     assert max(loads) - min(loads) <= 2
+
+
+def test_clients_that_are_trained_together_have_one_worker() -> None:
+    names, together = ["mlp", "cnn"] * 4, [(0, 2, 4, 6), (1, 3)]
+    for shares in (None, {"mlp": 0.5, "cnn": 0.5}):
+        slots = assign_workers(
+            names,
+            [1.0] * 8,
+            workers=2,
+            cores=4,
+            gpus=1,
+            gpus_per_client=shares,
+            together=together,
+        )
+        assert [slot.clients for slot in slots] == [(0, 2, 4, 6), (1, 3, 5, 7)]
 
 
 def test_workers_without_gpus_are_one_a_core_and_never_more_than_clients() -> None:
