@@ -9,9 +9,14 @@ from torch import Tensor
 
 from fedkd.data.image_arrays import value_range
 from fedkd.data.prepare import Prepared
+from fedkd.runtime.devices import sent
 
 Images = Real[np.ndarray, "n height width channels"]
 """8 bits a value, or floats."""
+
+
+MOST_BYTES = 2**31
+"""The largest data set that lies on a device as a whole."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +51,54 @@ def normalized(
     device: torch.device,
 ) -> Float[Tensor, "n channels height width"]:
     """Return images as model inputs on ``device``."""
+    return _scaled(_pixels(images).to(device), _on(normalization, device))
+
+
+def _pixels(images: Images) -> Tensor:
     array = np.ascontiguousarray(images)
-    pixels = torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _on(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
     mean, std = (
         torch.tensor(x, device=device).view(1, -1, 1, 1)
         for x in (normalization.mean, normalization.std)
     )
+    return mean, std
+
+
+def _scaled(pixels: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
+    """Return pixels as model inputs, by the mean and standard deviation of each channel."""
+    mean, std = by
     scaled = pixels.permute(0, 3, 1, 2).to(torch.float32, copy=True)
-    if images.dtype == np.uint8:
+    if pixels.dtype == torch.uint8:
         scaled.div_(255)
     scaled.sub_(mean).div_(std)
     # With one channel several memory layouts are possible, and convolutions round differently in
     # each: the view fixes one.
     return scaled.contiguous().view(-1).view(scaled.shape)
+
+
+class ImagesOnDevice:
+    """A data set of images that lies on a device once, from which rows are gathered there."""
+
+    def __init__(
+        self, prepared: Prepared, normalization: Normalization, device: torch.device
+    ) -> None:
+        """Copy the data set to the device."""
+        self._pixels = _pixels(prepared.images).to(device)
+        self._labels = torch.from_numpy(np.array(prepared.labels, dtype=np.int64)).to(device)
+        self._by, self._device = _on(normalization, device), device
+
+    @staticmethod
+    def is_worth_it(prepared: Prepared, device: torch.device) -> bool:
+        """Return whether a device other than the CPU has room for the data set."""
+        return device.type != "cpu" and prepared.images.nbytes <= MOST_BYTES
+
+    def examples(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return rows as model inputs and labels."""
+        index = sent(torch.from_numpy(np.asarray(rows, dtype=np.int64)), self._device)
+        return _scaled(self._pixels.index_select(0, index), self._by), self._labels[index]
 
 
 def inputs(

@@ -37,6 +37,7 @@ from fedkd.scenario.compatibility import check_context, check_scenario
 from fedkd.scenario.scenario import Scenario
 from fedkd.storage.checkpoint import CheckpointFolder
 from fedkd.storage.client_states import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
+from fedkd.storage.device_states import DeviceStore, fits
 from fedkd.storage.leftovers import HeldFolder
 from fedkd.strategy import Declaration, Needs, declaration
 from fedkd.training.losses import LossName
@@ -100,7 +101,7 @@ def build(
     temporary = HeldFolder("fedkd-states-") if run_dir is None else None
     states = temporary.path if temporary is not None else cast(Path, run_dir) / "states"
     disk = checkpoints.states if checkpoints is not None else DiskStore(states)
-    context = _context(scenario, stop, disk, checkpointed=stored, noise_factor=noise_factor)
+    context = _context(scenario, stop, disk, checkpoints, noise_factor=noise_factor)
     check_context(scenario, declared, context)
     check_start(scenario, context)
     if scenario.engine.value.here or scenario.federation.device == "cpu":
@@ -128,8 +129,8 @@ def _context(
     scenario: Scenario,
     stop: threading.Event,
     disk: DiskStore,
+    checkpoints: CheckpointFolder | None,
     *,
-    checkpointed: bool,
     noise_factor: float,
 ) -> ClientContext:
     """Return what clients share, with the store of states that the scenario asks for.
@@ -138,7 +139,7 @@ def _context(
         scenario: The scenario.
         stop: Ends clients' training between two batches.
         disk: The store in files.
-        checkpointed: Whether states in memory are written to files as well.
+        checkpoints: For which states in memory are written to files as well; None without.
         noise_factor: By which all privacy noise is multiplied.
     """
     here = scenario.engine.value.here
@@ -146,8 +147,15 @@ def _context(
     def store(layouts: Mapping[str, Layout], assigned: Sequence[str]) -> ClientStore:
         if scenario.federation.client_store == "disk":
             return disk
-        memory = MemoryStore(layouts, assigned, range(len(assigned)) if here else ())
-        return BackedStore(memory, disk) if checkpointed else memory
+        owned = range(len(assigned)) if here else range(0)
+        if fits(layouts, assigned, owned, device):
+            files = None if checkpoints is None else disk
+            there = DeviceStore(layouts, assigned, owned, device, files)
+            if checkpoints is not None:
+                checkpoints.write_states = there.write_down
+            return there
+        memory = MemoryStore(layouts, assigned, owned)
+        return memory if checkpoints is None else BackedStore(memory, disk)
 
     device = choose_device(scenario.federation.device) if here else torch.device("cpu")
     return make_context(scenario, store, stop, device=device, noise_factor=noise_factor)

@@ -13,6 +13,7 @@ from fedkd.flower.process_clients import client_pool
 from fedkd.runtime.devices import choose_device, set_deterministic
 from fedkd.scenario.scenario import Scenario
 from fedkd.storage.client_states import BackedStore, ClientStore, DiskStore, Layout, MemoryStore
+from fedkd.storage.device_states import DeviceStore, fits
 
 
 def create_clients(spec: WorkerSpec) -> ClientPool:
@@ -28,6 +29,8 @@ def create_clients(spec: WorkerSpec) -> ClientPool:
     def store(layouts: Mapping[str, Layout], architectures: Sequence[str]) -> ClientStore:
         if scenario.federation.client_store == "disk":
             return disk
+        if fits(layouts, architectures, spec.owned, device):
+            return DeviceStore(layouts, architectures, spec.owned, device, disk, at_once=True)
         return BackedStore(MemoryStore(layouts, architectures, spec.owned), disk)
 
     public = None if spec.public_inputs is None else torch.from_numpy(spec.public_inputs)

@@ -19,6 +19,7 @@ from fedkd.knowledge import KnowledgeType
 from fedkd.messages import Download, Predictions, Step
 from fedkd.models.factory import ModelInfo, ModelSpec
 from fedkd.privacy.enforcement import PrivacyEnforcer
+from fedkd.runtime.devices import copy_into, sent
 from fedkd.runtime.seeding import torch_seed
 from fedkd.storage.client_states import ClientState, ClientStore
 from fedkd.storage.start_states import StartStates
@@ -39,6 +40,8 @@ ids``."""
 MEMORY = (OPTIMIZER, CODEC, PRIVACY, FITTED_TO)
 """How the names begin of what a client remembers apart from its model."""
 
+JUDGED_ON_HOST = 2**20
+"""Values of a teacher up to which the host says how right it is, for whom no device is waited."""
 Quality = Mapping[str, float | tuple[float, ...]]
 
 
@@ -86,6 +89,16 @@ class ClientWorkspace:
         if before is None or not _same(before[0], teacher):
             before = self._threads.judged = (teacher, judge())
         return before[1]
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give a model weights by name; on a device all in one call."""
+    own = model.state_dict()
+    there = next(iter(own.values())).device.type != "cpu" if own else False
+    if there and own.keys() == weights.keys():
+        copy_into(own, weights)
+    else:
+        model.load_state_dict(weights)
 
 
 def _same(one: Predictions, other: Predictions) -> bool:
@@ -167,6 +180,11 @@ class ClientContext:
         return self.task.public_labels
 
     @cached_property
+    def public_labels_on_host(self) -> Tensor:
+        """The labels of the public set in the host's memory, where teachers come."""
+        return self.public_labels.cpu()
+
+    @cached_property
     def global_test(self) -> Examples:
         """The balanced test set as model inputs and targets, made once."""
         return self.samples(self.division.global_test)
@@ -222,7 +240,7 @@ class ClientContext:
     def public_inputs_of(self, ids: Tensor) -> Tensor:
         """Return the model inputs of public samples."""
         x = self.public_inputs
-        return x if len(ids) == len(x) else x[ids.to(self.device)]
+        return x if len(ids) == len(x) else x[sent(ids, self.device)]
 
     def borrow_model(
         self, client_id: int, weights: Mapping[str, Tensor] | None = None
@@ -238,7 +256,7 @@ class ClientContext:
         weights = weights or {
             name: tensor for name, tensor in state.items() if not name.startswith(MEMORY)
         }
-        model.load_state_dict(weights)
+        load_weights(model, weights)
         teach(model, self, client_id, state)
         return model, {name: tensor for name, tensor in state.items() if name.startswith(MEMORY)}
 
@@ -263,9 +281,12 @@ class ClientContext:
         """Return how right a teacher is on the public set."""
 
         def judge() -> Quality:
-            ids, values = teacher.ids.to(self.device), teacher.values.to(self.device)
-            labels, temperature = self.public_labels[ids], self.distillation.temperature
-            return teacher_quality(values, teacher.scale, labels, temperature)
+            ids, values, labels = teacher.ids, teacher.values, self.public_labels_on_host
+            if values.numel() > JUDGED_ON_HOST:
+                ids, values = ids.to(self.device), values.to(self.device)
+                labels = self.public_labels
+            temperature = self.distillation.temperature
+            return teacher_quality(values, teacher.scale, labels[ids], temperature)
 
         return self.workspace.quality(teacher, judge)
 

@@ -31,6 +31,7 @@ from fedkd.models.factory import borrowed_global_generator
 from fedkd.models.features import forward_with_features
 from fedkd.models.heads import phase_parameters
 from fedkd.privacy.mechanisms.mechanism import TrainingLoop
+from fedkd.runtime.devices import sent
 from fedkd.runtime.seeding import torch_seed
 from fedkd.settings.measuring_points import MeasuringPoint, column
 from fedkd.training.hyperparameters import DistillationSettings, Phase, TrainingSettings
@@ -356,7 +357,7 @@ class DistillationLoss:
 
 def teacher_target(context: ClientContext, teacher: Predictions) -> Float[Tensor, "N C"]:
     """Return what the run's loss compares a student's logits with."""
-    values, temperature = teacher.values.to(context.device), context.distillation.temperature
+    values, temperature = sent(teacher.values, context.device), context.distillation.temperature
     return distillation_target(context.loss, values, teacher.scale, temperature)
 
 
@@ -372,7 +373,7 @@ def distillation_loss(
         target = gate_by_confidence(target, soften(own, settings.temperature))
     probs = target
     if teacher.scale != "probs" and context.loss in ON_LOGITS:
-        probs = soften(teacher.values.to(context.device), settings.temperature)
+        probs = soften(sent(teacher.values, context.device), settings.temperature)
     return DistillationLoss(
         loss=find_loss(context.loss, settings.loss_skew),
         target=target,

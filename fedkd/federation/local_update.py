@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.errors import DeadlinePassed, Interrupted
-from fedkd.federation.context import CODEC, PRIVACY, ClientContext, PrecomputedUpdate
+from fedkd.federation.context import (
+    CODEC,
+    PRIVACY,
+    ClientContext,
+    PrecomputedUpdate,
+    load_weights,
+)
 from fedkd.messages import EVALUATES, Download, Knowledge, Packed, PrivacyEvent, Step
 from fedkd.models.factory import ModelInfo
 from fedkd.privacy.mechanisms.mechanism import ClientRound
@@ -164,9 +170,9 @@ def precomputed_weights(
     if precomputed is None or halfway is None or step != "evaluate_distilled":
         yield
         return
-    update.model.load_state_dict(halfway)
+    load_weights(update.model, halfway)
     yield
-    update.model.load_state_dict(precomputed.state)
+    load_weights(update.model, precomputed.state)
 
 
 def open_teacher(

@@ -1,11 +1,12 @@
 """Device selection and deterministic execution."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.utils.deterministic
+from torch import Tensor
 
 from fedkd.errors import SettingError
 
@@ -33,6 +34,31 @@ def describe_device(device: torch.device, setting: str) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return {"cuda": "CUDA of the cluster"}.get(setting, "CPU")
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host's memory on a device, for which nobody waits."""
+    return tensor if device.type == "cpu" else tensor.to(device, non_blocking=True)
+
+
+def copy_into(targets: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> None:
+    """Copy tensors into those of the same names, on a device all in one call.
+
+    ``sources`` may hold others too.
+    """
+    pairs = [(target, sources[name].detach()) for name, target in targets.items()]
+    apart = [(a, b) for a, b in pairs if a.device.type == "cpu" or b.device != a.device]
+    joined = [(a, b) for a, b in pairs if a.device.type != "cpu" and b.device == a.device]
+    with torch.no_grad():
+        for target, source in apart:
+            target.copy_(source, non_blocking=source.device.type == "cpu")
+        if joined:
+            torch._foreach_copy_([a for a, _ in joined], [b for _, b in joined])
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that are free on a GPU; None where that is not known."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 def wait_for(device: torch.device) -> None:

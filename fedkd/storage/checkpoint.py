@@ -64,6 +64,8 @@ class CheckpointFolder:
     def __init__(self, run_dir: Path) -> None:
         self.folder = run_dir / "checkpoints"
         self.states = DiskStore(run_dir / "states", history=True)
+        self.write_states: Callable[[], None] = lambda: None
+        """Writes the states of clients that are in no file yet."""
         self._clients: dict[int, tuple[int, str]] = {}
         self._before: dict[int, tuple[int, str]] = {}  # the same at the checkpoint before
 
@@ -89,6 +91,7 @@ class CheckpointFolder:
 
         It is whole on the disk before what it replaces is deleted. Raises StorageError, RunError.
         """
+        self.write_states()
         now = dict(self._clients)
         touched = set(changed)
         for client_id in touched:

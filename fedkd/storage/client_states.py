@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fedkd.errors import Damaged, StorageError
+from fedkd.runtime.devices import copy_into
 from fedkd.storage.atomic_files import read_checksummed, stored_digest, write_checksummed
 
 ClientState = Mapping[str, Tensor]
@@ -77,6 +78,13 @@ class Layout:
             for name, dtype, shape, start, end in self._slices
         }
 
+    def views(self, row: Tensor) -> dict[str, Tensor]:
+        """Return the state in a row of bytes on any device, as views of the row."""
+        return {
+            name: row[start:end].view(dtype).reshape(shape)
+            for name, dtype, shape, start, end in self._slices
+        }
+
     @cached_property
     def _slices(self) -> list[tuple[str, torch.dtype, tuple[int, ...], int, int]]:
         """Return name, dtype, shape, first byte and end of each tensor."""
@@ -85,6 +93,17 @@ class Layout:
             dtype: torch.dtype = getattr(torch, dtype_name)
             slices.append((name, dtype, shape, offset, offset + math.prod(shape) * dtype.itemsize))
         return slices
+
+
+def on_host(state: ClientState) -> ClientState:
+    """Return a state in the host's memory; what was on a device comes in one copy."""
+    elsewhere = {name: t for name, t in state.items() if t.device.type != "cpu"}
+    if not elsewhere:
+        return state
+    layout, device = Layout.of(elsewhere), next(iter(elsewhere.values())).device
+    row = torch.zeros(layout.size, dtype=torch.uint8, device=device)
+    copy_into(layout.views(row), elsewhere)
+    return {**state, **layout.unpack(row.cpu().numpy())}
 
 
 def numbered(folder: Path, suffix: str) -> list[int]:
@@ -134,6 +153,7 @@ class MemoryStore:
 
     def put(self, client_id: int, round_number: int, state: ClientState) -> None:
         """Copy a client's state into its row."""
+        state = on_host(state)
         name, row = self._slots[client_id]
         layout = self._layouts[name]
         layout.pack(state, self._matrices[name][row])
@@ -167,6 +187,7 @@ class DiskStore:
 
     def put(self, client_id: int, round_number: int, state: ClientState) -> None:
         """Write a client's state after round ``round_number``. Raises StorageError."""
+        state = on_host(state)
         layout = Layout.of(state)
         row = np.zeros(layout.size, np.uint8)
         layout.pack(state, row)
@@ -258,5 +279,6 @@ class BackedStore:
 
     def put(self, client_id: int, round_number: int, state: ClientState) -> None:
         """Store a client's state on disk and in memory."""
+        state = on_host(state)
         self._disk.put(client_id, round_number, state)
         self._memory.put(client_id, round_number, state)

@@ -19,6 +19,7 @@ from fedkd.data.public_rows import PublicRows, choose_public_rows
 from fedkd.errors import SettingError
 from fedkd.models.factory import ImageModelSpec
 from fedkd.models.heads import Heads, label_loss
+from fedkd.runtime.devices import sent
 from fedkd.settings.conditions import RunConditions
 from fedkd.tasks.asked_samples import AskedSamples
 from fedkd.tasks.encoders import Encoder, EncoderMaker
@@ -202,7 +203,7 @@ class EncodedRowsTask(Task):
                 encoded = torch.from_numpy(self.encoder.encode(self.prepared, np.asarray(rows)))
                 self._inputs[key] = encoded.to(self.device)
             return self._inputs[key], self.labels[torch.from_numpy(np.asarray(rows))]
-        chosen = torch.from_numpy(np.asarray(rows)).to(self.device)
+        chosen = sent(torch.from_numpy(np.asarray(rows)), self.device)
         return self.encoded.index_select(0, chosen), self.labels[chosen]
 
     def training_size(self, rows: np.ndarray, owners: Sequence[int]) -> int:
@@ -220,4 +221,4 @@ class EncodedRowsTask(Task):
     def ask(self, ids: Int[Tensor, "N"] | None = None) -> AskedRows:
         """Return public rows by id."""
         x = self.public_inputs
-        return AskedRows(x if ids is None or len(ids) == len(x) else x[ids.to(self.device)])
+        return AskedRows(x if ids is None or len(ids) == len(x) else x[sent(ids, self.device)])

@@ -14,7 +14,7 @@ from fedkd.data.division import Public
 from fedkd.data.image_arrays import value_range
 from fedkd.data.prepare import Prepared
 from fedkd.data.public import PublicSet, describe, make_public_set
-from fedkd.data.samples import Normalization, inputs, labels, statistics
+from fedkd.data.samples import ImagesOnDevice, Normalization, inputs, labels, statistics
 from fedkd.data.shifts import AUGMENTATIONS, Augmentation, augmented, shifted
 from fedkd.errors import SettingError
 from fedkd.models.adapted_images import with_adapters
@@ -22,6 +22,7 @@ from fedkd.models.adapters import Adapters, NoAdapters
 from fedkd.models.factory import ImageModelSpec, ModelSpec
 from fedkd.models.heads import Heads, label_loss
 from fedkd.models.libraries import own_spec
+from fedkd.runtime.devices import sent
 from fedkd.tasks.asked_samples import AskedSamples
 from fedkd.tasks.task import Examples, Task, TaskSetup
 
@@ -139,9 +140,18 @@ class ImageTask(Task):
 
     def test_set(self, rows: np.ndarray) -> Examples:
         """Return rows as model inputs and labels."""
+        if self._on_device is not None:
+            return self._on_device.examples(rows)
         return inputs(self.prepared, rows, self.normalization, self.device), labels(
             self.prepared, rows, self.device
         )
+
+    @cached_property
+    def _on_device(self) -> ImagesOnDevice | None:
+        """The private data set where models compute; None where it stays on the host."""
+        if not ImagesOnDevice.is_worth_it(self.prepared, self.device):
+            return None
+        return ImagesOnDevice(self.prepared, self.normalization, self.device)
 
     def training_size(self, rows: np.ndarray, owners: Sequence[int]) -> int:
         """Return how many rows there are."""
@@ -162,4 +172,4 @@ class ImageTask(Task):
     def ask(self, ids: Int[Tensor, "N"] | None = None) -> AskedImages:
         """Return public images by id."""
         x = self.public_inputs
-        return AskedImages(x if ids is None or len(ids) == len(x) else x[ids.to(self.device)])
+        return AskedImages(x if ids is None or len(ids) == len(x) else x[sent(ids, self.device)])

@@ -33,7 +33,11 @@ from fedkd.settings.metric_names import MetricName
 from fedkd.training.class_metrics import class_metric
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import accuracy, predict
-from fedkd.training.metrics import expected_calibration_error, negative_log_likelihood
+from fedkd.training.metrics import (
+    expected_calibration_error,
+    negative_log_likelihood,
+    quality_in_one_read,
+)
 
 Examples = tuple[Tensor, Tensor]
 """Inputs and targets, a row of each for one example of a batch: an image and its label, or a window
@@ -70,6 +74,14 @@ class Evaluation:
         probs, labels = self.predictions()
         found = {name: class_metric(name, probs, labels) for name in names}
         return {name: value for name, value in found.items() if value is not None}
+
+
+def evaluation_of(
+    logits: Float[Tensor, "n C"], labels: Int[Tensor, "n"], found: tuple[float, float, float]
+) -> Evaluation:
+    """Return the quality of logits on a device, from their accuracy, likelihood and calibration."""
+    right, surprisal, error = found
+    return Evaluation(right, surprisal, lambda: error, lambda: (soften(logits), labels))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,6 +346,8 @@ class Task(Protocol):
         """Return a model's quality on a test set; by default of one class an example."""
         inputs, labels = examples
         logits = predict(model, inputs)
+        if logits.device.type != "cpu":
+            return evaluation_of(logits, labels, quality_in_one_read(logits, labels))
         probs = soften(logits)
         calibration = partial(expected_calibration_error, probs, labels)
         right, surprisal = accuracy(logits, labels), negative_log_likelihood(probs, labels)

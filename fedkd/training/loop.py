@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
+from fedkd.runtime.devices import sent
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.optimizers import Optimizer
 from fedkd.training.schedules import RoundOfRun
@@ -61,7 +62,7 @@ def optimize(
     optimizer = optimizer or Optimizer(model.parameters(), phase)
     model.train()
     while done < steps:
-        permutation = torch.from_numpy(stream.permutation(size)).to(device)
+        permutation = sent(torch.from_numpy(stream.permutation(size)), device)
         total, met = torch.zeros((), device=device), 0
         for batch in batches_of(permutation, phase.batch_size, joins=alone)[: steps - done]:
             check_interrupt()

@@ -48,13 +48,18 @@ def calibration_error(
     """Return the expected calibration error from each prediction's confidence and correctness."""
     if len(right) == 0:
         return math.nan
+    return _summed_gaps(confidence, right, bins).item() / len(right)
+
+
+def _summed_gaps(confidence: Float[Tensor, "n"], right: Bool[Tensor, "n"], bins: int) -> Tensor:
+    """Return the sum over bins of how far confidence and accuracy are apart, in samples."""
     # NaN has no bin; it is put into the first, and makes the sum NaN.
     bin_of_each = (confidence.nan_to_num() * bins).ceil().clamp(1, bins).to(torch.int64) - 1
     gap = right.to(torch.float64) - confidence
     # |B| / n * |accuracy - confidence| is |sum of a bin's gaps| / n. One-hot, since adding by index
     # has no fixed order.
     gap_of_bins = gap @ F.one_hot(bin_of_each, bins).to(torch.float64)
-    return gap_of_bins.abs().sum().item() / len(right)
+    return gap_of_bins.abs().sum()
 
 
 def negative_log_likelihood(probs: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> float:
@@ -67,8 +72,55 @@ def negative_log_likelihood(probs: Float[Tensor, "n C"], labels: Int[Tensor, "n"
     >>> round(negative_log_likelihood(probs, torch.tensor([1, 0])), 6)  # (ln 2 + 0) / 2
     0.346574
     """
+    return -_mean_log(probs, labels).item()
+
+
+def _mean_log(probs: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> Tensor:
     of_labels = probs.to(torch.float64).gather(1, labels[:, None])
-    return -of_labels.clamp(min=FLOOR).log().mean().item()
+    return of_labels.clamp(min=FLOOR).log().mean()
+
+
+def quality_in_one_read(
+    logits: Float[Tensor, "n C"], labels: Int[Tensor, "n"]
+) -> tuple[float, float, float]:
+    """Return accuracy, negative log likelihood and expected calibration error, at once.
+
+    The figures of ``accuracy``, ``negative_log_likelihood`` and ``expected_calibration_error``, for
+    logits on a device: it is waited for once. NaN where there is no sample.
+
+    >>> quality_in_one_read(torch.zeros(2, 4), torch.tensor([0, 1]))
+    (0.5, 1.3862943611198906, 0.25)
+    """
+    if len(labels) == 0:
+        return math.nan, math.nan, math.nan
+    accuracy, nll, gaps = quality_on_device(logits, labels).tolist()
+    return accuracy, nll, gaps / len(labels)
+
+
+def quality_on_device(
+    logits: Float[Tensor, "*K n C"], labels: Int[Tensor, "*K n"]
+) -> Float[Tensor, "*K 3"]:
+    """Return accuracy, negative log likelihood and summed gaps of calibration, where logits are."""
+    probs = soften(logits)
+    confidence, predicted = probs.to(torch.float64).max(dim=-1)
+    return torch.stack(
+        [
+            right_ones(logits, labels).to(torch.float64).mean(dim=-1),
+            -_mean_log(probs, labels),
+            _summed_gaps(confidence, predicted == labels, BINS),
+        ],
+        dim=-1,
+    )
+
+
+def right_ones(logits: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> Bool[Tensor, "n"]:
+    """Return which samples have their label as largest logit; not those of NaN alone.
+
+    Where one is NaN, argmax takes NaN for the largest.
+    """
+    unknown = logits.isnan()
+    known = torch.where(unknown, -torch.inf, logits).argmax(dim=-1) == labels
+    return torch.where(unknown.any(), known & ~unknown.all(dim=-1), logits.argmax(dim=-1) == labels)
 
 
 def accuracy_by_class(scores: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> tuple[float, ...]:
