@@ -15,6 +15,7 @@ import torch
 
 from fedkd.audit.record_canaries import Candidates
 from fedkd.audit.secret_exposure import Exposures
+from fedkd.errors import SettingError
 from fedkd.experiment.make_context import audit_candidates, make_context, named_batches
 from fedkd.experiment.make_plan import make_plan
 from fedkd.experiment.start_models import check_start

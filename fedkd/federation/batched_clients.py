@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedkd.errors import Interrupted
+from fedkd.federation.batched_predictions import BatchPredictions, are_foreseen
 from fedkd.federation.batched_training import (
     ON_GPU_AT_ONCE,
     Pool,
@@ -163,8 +164,12 @@ def train_batch(context: ClientContext, batch: Batch) -> None:
     }
     metrics: list[dict[str, float]] = [{} for _ in batch]
     distilled: dict[str, Tensor] = {}
-    for step in trains[0]:
+    views = {context.task.for_client(i) is context.task for i, _ in batch}
+    ahead = BatchPredictions(context, batch) if are_foreseen(context) and all(views) else None
+    for step in max((download.steps for _, download in batch), key=len):
         if step not in _SAMPLES:
+            if ahead is not None:
+                ahead.take(step, model, stacked)
             continue
         if step == "train" and halfway:
             distilled = {name: values.clone() for name, values in stacked.items()}
@@ -172,11 +177,20 @@ def train_batch(context: ClientContext, batch: Batch) -> None:
         for found, loss in zip(metrics, losses, strict=True):
             if loss is not None and step in LOSS_METRICS:
                 found[LOSS_METRICS[step]] = loss
+    quality = [{} for _ in batch] if ahead is None else ahead.figures()
+    logits = None if ahead is None else ahead.logits
     seconds = (time.perf_counter() - started) / len(batch)
     for row, ((client_id, download), found) in enumerate(zip(batch, metrics, strict=True)):
         state = {name: values[row] for name, values in stacked.items()}
         before = {name: values[row] for name, values in distilled.items()} or None
-        update = PrecomputedUpdate(state, found, seconds, before)
+        update = PrecomputedUpdate(
+            state,
+            found,
+            seconds,
+            before,
+            quality[row],
+            None if logits is None else logits[row],
+        )
         context.workspace.put(client_id, download, update)
 
 

@@ -376,6 +376,8 @@ def pays(
     trial = _Trial(model, sizes, phase, samples)
     trial.alone(0)
     few = max(2, int(SECONDS_TO_TRY / _seconds(lambda: trial.alone(0), device)))
+    if device.type != "cpu":  # a small batch would say nothing of a large one there
+        few = len(sizes)
     trial = _Trial(model, sizes[:few], phase, samples)
     count = len(trial.sizes)
     some = sorted({0, count // 2, count - 1})

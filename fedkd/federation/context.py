@@ -21,6 +21,7 @@ from fedkd.models.factory import ModelInfo, ModelSpec
 from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.runtime.devices import copy_into, sent
 from fedkd.runtime.seeding import torch_seed
+from fedkd.settings.measuring_points import MeasuringPoint
 from fedkd.storage.client_states import ClientState, ClientStore
 from fedkd.storage.start_states import StartStates
 from fedkd.strategy import Needs
@@ -42,6 +43,8 @@ MEMORY = (OPTIMIZER, CODEC, PRIVACY, FITTED_TO)
 
 JUDGED_ON_HOST = 2**20
 """Values of a teacher up to which the host says how right it is, for whom no device is waited."""
+Quality3 = tuple[float, float, float]
+"""Accuracy, negative log likelihood and expected calibration error of a model on a test set."""
 Quality = Mapping[str, float | tuple[float, ...]]
 
 
@@ -54,6 +57,10 @@ class PrecomputedUpdate:
     seconds: float
     distilled: ClientState | None = None
     """The weights after distillation, where they are measured before private training."""
+    quality: Mapping[tuple[str, MeasuringPoint], Quality3] = field(default_factory=dict)
+    """Figures on test sets, ``private`` and ``global``, by the point of the round."""
+    logits: Tensor | None = None
+    """The logits on the public samples asked about, on the CPU."""
 
 
 class ClientWorkspace:

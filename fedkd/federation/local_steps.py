@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fedkd.federation.context import OPTIMIZER, PRIVACY, ClientContext
 from fedkd.federation.knowledge_view import KnowledgeView, feature_layer, public_logits
 from fedkd.federation.local_update import LocalUpdate
+from fedkd.federation.measurement import TestSetName
 from fedkd.fusion import smooth, soften
 from fedkd.knowledge import (
     AdoptedKnowledge,
@@ -34,6 +35,7 @@ from fedkd.privacy.mechanisms.mechanism import TrainingLoop
 from fedkd.runtime.devices import sent
 from fedkd.runtime.seeding import torch_seed
 from fedkd.settings.measuring_points import MeasuringPoint, column
+from fedkd.tasks.task import Evaluation
 from fedkd.training.hyperparameters import DistillationSettings, Phase, TrainingSettings
 from fedkd.training.losses import ON_LOGITS, distillation_target, find_loss, weighted
 from fedkd.training.model_parts import head_parameters, partly_frozen
@@ -114,11 +116,15 @@ def evaluate(update: LocalUpdate, point: MeasuringPoint) -> None:
     context, task, figures = update.context, update.context.task, dict[str, float]()
     asked, model = context.measurement, predictor(update)
     if "private" in asked.evaluate_on:
-        found = task.evaluate(model, context.samples(context.division.test[update.client_id]))
+        found = measured_ahead(update, "private", point) or task.evaluate(
+            model, context.samples(context.division.test[update.client_id])
+        )
         figures |= {"personal_accuracy": found.accuracy, "personal_nll": found.nll}
         figures |= {f"personal_{name}": v for name, v in found.metrics(asked.metrics).items()}
     if "global" in asked.evaluate_on:
-        found = task.evaluate(model, context.global_test)
+        found = measured_ahead(update, "global", point) or task.evaluate(
+            model, context.global_test
+        )
         figures |= {"global_accuracy": found.accuracy, "global_ece": found.ece}
         figures |= {"global_nll": found.nll}
         figures |= {f"global_{name}": v for name, v in found.metrics(asked.metrics).items()}
@@ -135,6 +141,23 @@ def predictor(update: LocalUpdate) -> nn.Module:
     if isinstance(kind, PredictorKnowledge):
         found = kind.predictor(KnowledgeView(update), update.teacher)
     return update.model if found is None else found
+
+
+def measured_ahead(
+    update: LocalUpdate, where: TestSetName, point: MeasuringPoint
+) -> Evaluation | None:
+    """Return the model's quality where a batch of clients was measured at once; else None.
+
+    Args:
+        update: The update.
+        where: The test set.
+        point: The point of the round.
+    """
+    quality = {} if update.ahead is None else update.ahead.quality
+    if (where, point) not in quality:
+        return None
+    accuracy, nll, error = quality[where, point]
+    return Evaluation(accuracy, nll, lambda: error)
 
 
 def inspect(update: LocalUpdate) -> None:

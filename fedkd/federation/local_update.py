@@ -78,6 +78,8 @@ class LocalUpdate:
     """The download's teacher, decoded."""
     started: float
     """When the update began, by ``time.perf_counter``; earlier where steps were precomputed."""
+    ahead: PrecomputedUpdate | None = None
+    """What was done of the message before it came."""
     metrics: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
     exposures: dict[str, tuple[float, ...]] = field(default_factory=dict)
     event: PrivacyEvent | None = None
@@ -154,6 +156,7 @@ def begin_update(
         memory=memory,
         teacher=teacher,
         started=time.perf_counter() - (0.0 if precomputed is None else precomputed.seconds),
+        ahead=precomputed,
         metrics={} if precomputed is None else dict(precomputed.metrics),
     )
 

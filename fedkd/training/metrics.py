@@ -93,24 +93,35 @@ def quality_in_one_read(
     """
     if len(labels) == 0:
         return math.nan, math.nan, math.nan
-    accuracy, nll, gaps = quality_on_device(logits, labels).tolist()
-    return accuracy, nll, gaps / len(labels)
-
-
-def quality_on_device(
-    logits: Float[Tensor, "*K n C"], labels: Int[Tensor, "*K n"]
-) -> Float[Tensor, "*K 3"]:
-    """Return accuracy, negative log likelihood and summed gaps of calibration, where logits are."""
     probs = soften(logits)
     confidence, predicted = probs.to(torch.float64).max(dim=-1)
-    return torch.stack(
-        [
-            right_ones(logits, labels).to(torch.float64).mean(dim=-1),
-            -_mean_log(probs, labels),
-            _summed_gaps(confidence, predicted == labels, BINS),
-        ],
-        dim=-1,
-    )
+    found = [
+        right_ones(logits, labels).to(torch.float64).mean(),
+        -_mean_log(probs, labels),
+        _summed_gaps(confidence, predicted == labels, BINS),
+    ]
+    right, nll, gaps = torch.stack(found).tolist()
+    return right, nll, gaps / len(labels)
+
+
+def quality_of_many(
+    logits: Float[Tensor, "K n C"], labels: Int[Tensor, "K n"], counts: Int[Tensor, "K"]
+) -> Float[Tensor, "K 3"]:
+    """Return accuracy, negative log likelihood and calibration error of K models, on their device.
+
+    As ``quality_in_one_read`` of each, up to rounding. Model k has ``counts[k] >= 1`` samples; rows
+    beyond may be anything.
+    """
+    valid = torch.arange(labels.shape[1], device=labels.device) < counts[:, None]
+    probs = soften(logits).to(torch.float64)
+    confidence, predicted = probs.max(dim=-1)
+    logs = probs.gather(-1, labels[..., None])[..., 0].clamp(min=FLOOR).log()
+    bins = (confidence.nan_to_num() * BINS).ceil().clamp(1, BINS).to(torch.int64) - 1
+    gaps = torch.where(valid, (predicted == labels).to(torch.float64) - confidence, 0)
+    of_bins = torch.einsum("kn,knb->kb", gaps, F.one_hot(bins, BINS).to(torch.float64))
+    right = right_ones(logits, labels) & valid
+    sums = (right.sum(dim=-1), -torch.where(valid, logs, 0).sum(dim=-1), of_bins.abs().sum(dim=-1))
+    return torch.stack([total.to(torch.float64) / counts for total in sums], dim=-1)
 
 
 def right_ones(logits: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> Bool[Tensor, "n"]:

@@ -89,14 +89,13 @@ def where() -> str:
 
 def watch(waits: Waits, device: torch.device) -> None:
     """Let runs compute on the device, and waits be counted for the client at work."""
-    import fedkd.experiment.build
-    import fedkd.flower.client_app
-    import fedkd.flower.local_grid
     from fedkd.report.folder import RunFolder
 
-    for module in (fedkd.experiment.build, fedkd.flower.local_grid):
-        module.choose_device = lambda _: device  # type: ignore[attr-defined]
-    add_round, take_part = RunFolder.add_round, fedkd.flower.client_app.take_part
+    for name in ("fedkd.experiment.build", "fedkd.flower.local_grid"):
+        module: Any = import_module(name)
+        module.choose_device = lambda _: device
+    app: Any = import_module("fedkd.flower.client_app")
+    add_round, take_part = RunFolder.add_round, app.take_part
 
     def after_round(self: RunFolder, row: Any, *rest: Any) -> None:
         add_round(self, row, *rest)
@@ -110,7 +109,7 @@ def watch(waits: Waits, device: torch.device) -> None:
             waits.model = ROUND
 
     RunFolder.add_round = after_round  # type: ignore[assignment,method-assign]
-    fedkd.flower.client_app.take_part = watched
+    app.take_part = watched
 
 
 def settings_of(given: argparse.Namespace) -> dict[str, Any]:

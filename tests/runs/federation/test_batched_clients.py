@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +18,12 @@ from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.client_worker import create_clients
 from fedkd.experiment.run import run, with_facts
 from fedkd.experiment.worker_facts import WorkerFacts
+from fedkd.federation import local_steps
 from fedkd.federation.batched_clients import batches_of_clients, reason_unbatched
+from fedkd.federation.round_records import BY_NAME
 from fedkd.flower.engine_run import WorkerSpec
 from fedkd.scenario.scenario import Scenario
+from fedkd.settings.measuring_points import column
 
 MIXED = {"models": ["mlp*3", "cnn*1"], "clients": 8, "rounds": 2}
 
@@ -100,6 +104,32 @@ def test_clients_are_really_trained_together(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(batched_clients, "optimize_together", counting)
     records(**MIXED, batch_clients=["mlp"])
     assert seen == [6, 6] * 2  # training and distilling, in each round
+
+
+def test_clients_that_are_measured_together_have_the_figures_of_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a GPU, where a forward pass of one small model is mostly overhead."""
+    loop = records(**MIXED, batch_clients=["mlp"])
+    monkeypatch.setattr("fedkd.federation.batched_clients.are_foreseen", lambda _: True)
+    asked: list[int] = []
+    original = local_steps.measured_ahead
+
+    def counted(*given: Any) -> Any:
+        found = original(*given)
+        asked.append(found is not None)
+        return found
+
+    monkeypatch.setattr(local_steps, "measured_ahead", counted)
+    together = records(**MIXED, batch_clients=["mlp"])
+    assert (sum(asked), len(asked)) == (2 * 2 * 2 * 6, 2 * 2 * 2 * 8)  # all but those of cnn
+    for one, other in zip(loop, together, strict=True):
+        for a, b in zip(one.clients, other.clients, strict=True):
+            assert (a.status, b.status) == ("ok", "ok")
+            for name in ("global_nll", "personal_nll", "global_ece", "personal_accuracy"):
+                for point in ("training", "distillation"):
+                    of = BY_NAME[column(name, point)].of
+                    assert of(a) == pytest.approx(of(b), rel=1e-5, abs=1e-6)
 
 
 def test_a_client_that_raises_in_company_fails_alone() -> None:

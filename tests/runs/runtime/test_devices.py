@@ -45,7 +45,6 @@ OTHERS: list[Case] = [
         "tiny",
         {"train": {"optimizer_state": "kept"}, "distill": {"optimizer_state": "kept"}},
     ),
-    ("together", "tiny", {"models": ["mlp"], "batch_clients": ["mlp"]}),
     ("gate", "tiny", {"distill": {"confidence_gate": True, "margin_weights": True}}),
     ("relation", "tiny", {"distill": {"relational_weight": 0.5, "student_augmentation": "shift"}}),
     ("files", "tiny", {"client_store": "disk"}),
@@ -64,6 +63,8 @@ ROUNDED: list[
     Case
 ] = [  # attention is summed in another order where there is no kernel of the device's own
     ("vit", "tiny", {"models": ["vit"], "rounds": 1}),
+    # Clients that are trained together are measured together there.
+    ("together", "tiny", {"models": ["mlp"], "batch_clients": ["mlp"]}),
     ("text, canaries", "tiny_text", {**DECODERS, "text_canaries": CANARIES}),
     (
         "text, dp_sgd",
