@@ -122,9 +122,7 @@ def evaluate(update: LocalUpdate, point: MeasuringPoint) -> None:
         figures |= {"personal_accuracy": found.accuracy, "personal_nll": found.nll}
         figures |= {f"personal_{name}": v for name, v in found.metrics(asked.metrics).items()}
     if "global" in asked.evaluate_on:
-        found = measured_ahead(update, "global", point) or task.evaluate(
-            model, context.global_test
-        )
+        found = measured_ahead(update, "global", point) or task.evaluate(model, context.global_test)
         figures |= {"global_accuracy": found.accuracy, "global_ece": found.ece}
         figures |= {"global_nll": found.nll}
         figures |= {f"global_{name}": v for name, v in found.metrics(asked.metrics).items()}

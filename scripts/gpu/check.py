@@ -263,8 +263,20 @@ def repeats(
     return "the same bits"
 
 
-def resumes(checks: Checks, changes: dict[str, Any], base: dict[str, Any] = TINY) -> str:
-    """Interrupt a run before its last checkpoint, resume it, and compare with a whole run."""
+def resumes(
+    checks: Checks,
+    changes: dict[str, Any],
+    base: dict[str, Any] = TINY,
+    where: str | None = None,
+) -> str:
+    """Interrupt a run before its last checkpoint, resume it, and compare with a whole run.
+
+    Args:
+        checks: Says on which device.
+        changes: Settings that differ from ``base``.
+        base: The other settings.
+        where: The device to go on with, or None for the same, where figures must be equal.
+    """
     asked = scenario({**changes, "rounds": 3, "checkpoint": {"every": 1}}, checks.device.type, base)
     whole, parts = checks.folder / "whole", checks.folder / "parts"
     for folder in (whole, parts):
@@ -285,11 +297,22 @@ def resumes(checks: Checks, changes: dict[str, Any], base: dict[str, Any] = TINY
         pass
     finally:
         CheckpointFolder.save = save  # type: ignore[method-assign]
-    resume(asked, parts)
+    resume(asked if where is None else on(asked, where), parts)
+    if where is not None:
+        with tf32(False):
+            losses, _ = differences(figures(whole), figures(parts))
+        if losses > CLOSE:
+            raise Differs(f"losses differ by {losses:.1e} where the {where} goes on")
+        return f"goes on with device={where}; losses differ by {losses:.1e}"
     if figures(whole) != figures(parts):
         losses, _ = differences(figures(whole), figures(parts))
         raise Differs(f"a resumed run has other figures: losses differ by {losses:.1e}")
     return "a resumed run has the figures of the uninterrupted one, to the bit"
+
+
+def on(asked: Scenario, device: str) -> Scenario:
+    """Return a scenario on another device."""
+    return Scenario.parse({**asked.to_dict(), "device": device})
 
 
 def trained(
@@ -424,8 +447,9 @@ def on_ray(checks: Checks) -> str:
     if find_spec("ray") is None:
         raise Skipped("ray is not installed")
     changes = {"models": ["mlp"], "rounds": 1}
+    two_workers = {"name": "ray", "workers": 2}
     one = checks.run(changes)
-    two = checks.run({**changes, "engine": {"name": "ray", "workers": 2}})
+    two = checks.run({**changes, "engine": two_workers})
     device = json.loads((checks.folder / f"run{checks._number:03}" / "summary.json").read_text())[
         "device"
     ]
@@ -434,7 +458,17 @@ def on_ray(checks: Checks) -> str:
             "other figures than the local engine's: losses differ by"
             f" {differences(one, two)[0]:.1e}"
         )
-    return f"two workers have the local engine's figures; summary.json says device={device!r}"
+    shares = {"mlp": 0.5, "cnn": 0}
+    mixed = {"name": "ray", "workers": 2, "gpus_per_client": shares}
+    checks.run({"models": ["mlp", "cnn"], "rounds": 1, "engine": mixed})
+    chosen = {"models": ["mlp"], "clients": 6, "rounds": 1, "batch_clients": ["mlp"]}
+    local = checks.run(chosen)
+    if local["clients"] != checks.run({**chosen, "engine": two_workers})["clients"]:
+        raise Differs("clients that are trained together have other figures with two workers")
+    return (
+        f"two workers have the local engine's figures, together too; a model without a part of the"
+        f" GPU runs; summary.json says device={device!r}"
+    )
 
 
 def swing_text(checks: Checks, dry_run: bool) -> str:
@@ -465,7 +499,7 @@ def all_cases(checks: Checks, dry_run: bool) -> None:
     checks.case("TF32", lambda: with_tf32(checks), 4)
     if not dry_run:  # starts of processes, half a minute; the tests have the same on the CPU
         checks.case("the command", lambda: command(checks), 25)
-        checks.case("ray, two workers on one GPU", lambda: on_ray(checks), 45)
+        checks.case("ray, two workers on one GPU", lambda: on_ray(checks), 75)
 
 
 def numeric_cases(checks: Checks) -> None:
@@ -490,6 +524,9 @@ def batching_cases(checks: Checks, dry_run: bool) -> None:
     changes = {"models": names, "clients": 2 * len(names), "batch_clients": names}
     checks.case("together repeats", lambda: repeats(checks, changes), 4)
     checks.case("together as one by one", lambda: together_as_alone(checks, changes), 4)
+    threads = {"engine": {"name": "local", "workers": 3}}
+    checks.case("together, 3 threads as 1", lambda: repeats(checks, changes, other=threads), 4)
+    checks.case("together resumes", lambda: resumes(checks, changes), 6)
 
 
 def private_training_cases(checks: Checks) -> None:
@@ -512,6 +549,10 @@ def engine_and_resume_cases(checks: Checks) -> None:
     on_disk = {"models": ["resnet"], "client_store": "disk"}
     checks.case("resume", lambda: resumes(checks, in_memory), 4)
     checks.case("resume, files", lambda: resumes(checks, on_disk), 4)
+    dropping = {"models": ["cases:dropout_mlp"]}
+    checks.case("resume, dropout", lambda: resumes(checks, dropping), 4)
+    exact = {"models": ["mlp"], "precision": "fp32"}
+    checks.case("resume on the CPU", lambda: resumes(checks, exact, where="cpu"), 4)
 
 
 def component_cases(checks: Checks, dry_run: bool) -> None:

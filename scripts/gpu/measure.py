@@ -490,16 +490,16 @@ def options_of(one: Work, some: Work) -> list[Option]:
     fused = one.device.type == "cuda"
     batched = f"{some.clients} together"
     return [
-        Option("alone, as fedkd sets it", one, fedkd_single, repeatable=True, fill=True),
-        Option("alone, memory not filled", one, fedkd_single, repeatable=True),
+        Option("alone, memory filled", one, fedkd_single, repeatable=True, fill=True),
+        Option("alone, as fedkd sets it", one, fedkd_single, repeatable=True),
         Option("alone, any algorithm", one, fedkd_single),
         Option("alone, any algorithm, no TF32", one, fedkd_single, rounded=False),
         Option("alone, plain loop", one, plain_loop),
         Option("alone, plain loop, fused Adam", one, partial(plain_loop, fused=fused)),
         Option("alone, plain loop, bf16", one, partial(plain_loop, amp=True)),
         Option("alone, plain loop, channels_last", one, partial(plain_loop, channels_last=True)),
-        Option(f"{batched}, as fedkd sets it", some, fedkd_batched, repeatable=True, fill=True),
-        Option(f"{batched}, memory not filled", some, fedkd_batched, repeatable=True),
+        Option(f"{batched}, memory filled", some, fedkd_batched, repeatable=True, fill=True),
+        Option(f"{batched}, as fedkd sets it", some, fedkd_batched, repeatable=True),
         Option(f"{batched}, any algorithm", some, fedkd_batched),
         Option(f"{batched}, any algorithm, no TF32", some, fedkd_batched, rounded=False),
     ]
