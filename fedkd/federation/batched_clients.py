@@ -238,6 +238,15 @@ _SAMPLES: Mapping[str, Callable[[ClientContext, Batch], Samples]] = {
 }
 
 
+def one_hot(labels: Pool, classes: int) -> Pool:
+    """Return labels as probabilities, of which cross-entropy is the same up to rounding.
+
+    The gradient of labels is a scatter under ``vmap``, which a GPU sorts for where algorithms are
+    to repeat: a dozen kernels a step.
+    """
+    return Pool(F.one_hot(labels.values, classes).to(torch.float32), labels.starts)
+
+
 def _optimize(
     context: ClientContext, batch: Batch, stacked: dict[str, Tensor], step: Step
 ) -> list[float | None]:
@@ -260,6 +269,8 @@ def _optimize(
         return of_teacher(logits, target, context.distillation.temperature)
 
     x, y, sizes = _SAMPLES[step](context, batch)
+    if step != "distill" and context.device.type != "cpu":
+        y = one_hot(y, context.task.classes)
     phase, epochs = phase_of(context, step)
     streams = [
         numpy_stream(context.seed, "client", i, "round", download.round, f"{step} batches")

@@ -1,6 +1,6 @@
 """Count, without a GPU, the operations that would make the host wait for one, by line of fedkd.
 
-    python waits.py [--models mlp cnn resnet] [--together] [--checkpoint 1] [--clients 2]
+    python waits.py [--models mlp cnn resnet] [--together mlp] [--checkpoint 1] [--clients 2]
     python waits.py --small --models mlp vit --at-most 15       # ends with status 1 above that
 
 It runs two rounds of W's settings on the simulated device of tests/helpers/pretend.py, all models
@@ -112,14 +112,22 @@ def watch(waits: Waits, device: torch.device) -> None:
     app.take_part = watched
 
 
+def counts_of(given: argparse.Namespace) -> dict[str, int]:
+    """Return how many clients each model has: at least two of those that are trained together."""
+    return {
+        m: max(2, given.clients) if m in given.together else given.clients for m in given.models
+    }
+
+
 def settings_of(given: argparse.Namespace) -> dict[str, Any]:
     """Return the scenario's settings."""
     changes: dict[str, Any] = {
         "checkpoint": {"every": given.checkpoint},
         "report": {"console": False, "plots": False},
     }
-    changes |= {"batch_clients": given.models} if given.together else {}
-    clients, models = given.clients * len(given.models), [f"{m}*1" for m in given.models]
+    changes |= {"batch_clients": given.together} if given.together else {}
+    counts = counts_of(given)
+    clients, models = sum(counts.values()), [f"{name}*{count}" for name, count in counts.items()]
     if not given.small:
         return w_like(clients, models, rounds=2, tests=1000, **changes)
     # Eight steps of training and four of distillation: more than what may be waited for besides.
@@ -137,7 +145,7 @@ def main() -> None:
     )
     parser.add_argument("--models", nargs="+", default=["mlp", "resnet"])
     parser.add_argument(
-        "--together", action="store_true", help="train each model's clients together"
+        "--together", nargs="*", default=[], help="models whose clients are trained together"
     )
     parser.add_argument("--checkpoint", type=int, default=1, help="checkpoint.every")
     parser.add_argument("--clients", type=int, default=2, help="of each model")
@@ -152,16 +160,19 @@ def main() -> None:
     watch(waits, device)
     with tempfile.TemporaryDirectory() as folder:
         run(Scenario.parse(settings_of(given)), Path(folder) / "run")
-    above = []
+    above, counts = [], counts_of(given)
+    everyone = sum(counts.values())
     shared = sum(count for key, count in waits.seen.items() if key[0] == ROUND)
     for model in (*given.models, ROUND):
-        of = given.clients if model != ROUND else given.clients * len(given.models)
+        of = counts.get(model, everyone)
         own = {key[1:]: count for key, count in waits.seen.items() if key[0] == model}
         total = sum(own.values()) / of
-        print(f"{model}{', together' if given.together else ''}: {total:.1f} waits a client")
+        print(
+            f"{model}{', together' if model in given.together else ''}: {total:.1f} waits a client"
+        )
         for (what, line), count in sorted(own.items(), key=lambda item: -item[1])[:15]:
             print(f"  {count / of:7.1f} {what:14} {line}")
-        whole = total + shared / (given.clients * len(given.models))
+        whole = total + shared / everyone
         if model != ROUND and given.at_most is not None and whole > given.at_most:
             above.append(f"{model}: {whole:.1f} waits a client and round, more than allowed")
     sys.exit("\n".join(above) or None)

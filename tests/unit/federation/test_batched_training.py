@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedkd.errors import Interrupted
+from fedkd.federation.batched_clients import one_hot
 from fedkd.federation.batched_training import (
     Pool,
     chunks,
@@ -454,3 +455,15 @@ def test_steps_and_fractions_of_epochs_are_those_of_the_loop(phase: Phase):
     assert furthest((states, []), (together, [])) < 1e-10
     assert losses[3] is None
     assert losses[0] == pytest.approx(means[0], rel=0.5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_labels_as_probabilities_have_the_loss_and_gradient_of_labels(smoothing: float) -> None:
+    labels = Pool(torch.tensor([2, 0, 1, 2]), (0, 0))
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found = []
+    for targets in (labels, one_hot(labels, 3)):
+        loss = F.cross_entropy(logits, targets.values, label_smoothing=smoothing)
+        found.append((loss.detach(), *torch.autograd.grad(loss, logits)))
+        assert targets.starts == (0, 0)
+    torch.testing.assert_close(found[0], found[1])
