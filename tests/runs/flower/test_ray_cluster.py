@@ -22,7 +22,7 @@ from tiny import TINY, records, scenario
 
 from fedkd.errors import SettingError
 from fedkd.experiment.build import build
-from fedkd.experiment.run import execute
+from fedkd.experiment.run import execute, session, with_facts
 from fedkd.federation.round_records import RoundRecord
 from fedkd.flower.ray_grid import RayGrid
 
@@ -115,6 +115,36 @@ def test_declared_gpus_are_shared_out_by_architecture(cluster: str) -> None:
     for share, clients in workers:
         assert {i % 2 for i in clients} == ({0} if share == 0.25 else {1})  # mlp, cnn in turn
     assert left == pytest.approx(2 - sum(share for share, _ in workers), abs=0.01)
+
+
+def test_a_process_with_a_gpu_is_asked_and_clients_that_train_together_have_one_worker(
+    cluster: str,
+) -> None:
+    shares = {"mlp": 0.5, "cnn": 0}
+    engine = ray_engine(address=cluster, workers=3, gpus_per_client=shares)
+    changes: dict[str, Any] = {"clients": 6, "batch_clients": ["mlp"]}
+    stop, specs = threading.Event(), []
+    start = RayGrid.start
+
+    def spy(self: RayGrid) -> None:
+        start(self)
+        specs.extend(worker.actor_spec.spec for worker in self.workers)
+
+    RayGrid.start = spy  # type: ignore[method-assign]
+    found: list[RoundRecord] = []
+    try:
+        experiment = build(scenario(engine=engine, device="auto", **changes), stop)
+        with session(experiment):
+            asked = with_facts(experiment)
+            execute(asked, found.append, stop)
+    finally:
+        RayGrid.start = start  # type: ignore[method-assign]
+    assert asked.facts is not None  # PyTorch finds no GPU there, and says so
+    assert (asked.facts.device, len(asked.facts.costs)) == ("CPU", 6)
+    assert {spec.owned: spec.device for spec in specs}[0, 2, 4] == ""
+    assert {spec.device for spec in specs if 1 in spec.owned} == {"cpu"}
+    expected = records(**changes)[-1].knowledge_sha256
+    assert found[-1].knowledge_sha256 == expected
 
 
 def test_what_a_cluster_does_not_have_is_said_before_anything_is_run(
