@@ -269,6 +269,10 @@ def parts_table(given: argparse.Namespace) -> dict[str, Any]:
         import bench_parts
 
         rows += bench_parts.together_rows(given.clients, given.device)
+    if given.auto:
+        import bench_parts
+
+        rows += bench_parts.auto_rows(turns)
     if given.parts:
         import bench_parts
 
@@ -303,6 +307,7 @@ PARTS = {
     "flower": "a FedMD as one writes it on Flower's own simulation, on W and on a hundred tiny"
     " clients",
     "together": "clients trained together against one by one (--device, --clients)",
+    "auto": "what batch_clients=auto takes on this CPU, against one by one",
     "parts": "checkpoints and fusion",
     "texts": "texts with classes against the plain loop, memory of clients with adapters (4 GB)",
     "kinds": "a table with a perceptron against the plain loop",

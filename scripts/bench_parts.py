@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from workload import workload
 
 from fedkd.experiment.build import build
 from fedkd.experiment.run import run
-from fedkd.federation.batched_training import Pool, optimize_together
+from fedkd.federation.batched_training import Pool, depends_on_batch, optimize_together, pays
 from fedkd.messages import Cohort
+from fedkd.models.factory import ImageModelSpec
 from fedkd.report.report_settings import Report
 from fedkd.runtime.devices import deterministic
 from fedkd.storage.checkpoint import Checkpoints
@@ -32,19 +34,31 @@ SAMPLES, BATCH = 40, 8
 UPLOADS, PUBLIC, CLASSES = 100, 10_000, 100
 
 
-def batching_speedup(clients: int, device: torch.device, turns: int) -> list[float]:
-    """Return the speedup of batched over separate training of perceptrons 64-32-10, per turn.
+@dataclass(frozen=True)
+class Batched:
+    """Clients of one architecture to be trained, one by one and together."""
 
-    Each has 40 samples, batches of 8, and Adam. Measured in CPU seconds of one thread, on a GPU in
-    wall seconds.
+    label: str
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    """Of one input."""
+    clients: int
+    samples: int = SAMPLES
+    batch_size: int = BATCH
+
+
+def batching_speedup(work: Batched, device: torch.device, turns: int) -> list[float]:
+    """Return the speedup of batched over separate training for an epoch with Adam, per turn.
+
+    Measured in CPU seconds of one thread, on a GPU in wall seconds.
     """
-    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)).to(device)
+    model, clients, samples = work.build().to(device), work.clients, work.samples
     x, y = (
-        torch.randn(clients, SAMPLES, 64, device=device),
-        torch.randint(10, (clients, SAMPLES), device=device),
+        torch.randn(clients, samples, *work.shape, device=device),
+        torch.randint(10, (clients, samples), device=device),
     )
     states = {name: torch.stack([value] * clients) for name, value in model.state_dict().items()}
-    phase, pools = Phase(batch_size=BATCH), (Pool.of_each(list(x)), Pool.of_each(list(y)))
+    phase, pools = Phase(batch_size=work.batch_size), (Pool.of_each(list(x)), Pool.of_each(list(y)))
 
     def loop() -> None:
         for i in range(clients):
@@ -53,12 +67,12 @@ def batching_speedup(clients: int, device: torch.device, turns: int) -> list[flo
             def batch_loss(batch: torch.Tensor, i: int = i) -> torch.Tensor:
                 return F.cross_entropy(model(x[i][batch]), y[i][batch])
 
-            optimize(model, SAMPLES, batch_loss, phase, np.random.default_rng(i))
+            optimize(model, samples, batch_loss, phase, np.random.default_rng(i))
 
     def batched() -> None:
         streams = [np.random.default_rng(i) for i in range(clients)]
         optimize_together(
-            model, states, [SAMPLES] * clients, *pools, F.cross_entropy, phase, streams
+            model, states, [samples] * clients, *pools, F.cross_entropy, phase, streams
         )
 
     def took(call: Callable[[], None]) -> float:
@@ -86,7 +100,55 @@ def together_rows(clients: int, device_name: str, turns: int = 8) -> list[Row]:
         else "CPU seconds"
     )
     name = f"{clients} perceptrons 64-32-10, batches of {BATCH}, one by one / together, {what}"
-    return [(name, shown(batching_speedup(clients, device, turns)), ">= 4")]
+    return [(name, shown(batching_speedup(small(clients), device, turns)), ">= 4")]
+
+
+def small(clients: int) -> Batched:
+    """Return clients with perceptrons 64-32-10."""
+    return Batched(
+        "perceptrons 64-32-10",
+        lambda: nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)),
+        (64,),
+        clients,
+    )
+
+
+def auto_rows(turns: int = 4) -> list[Row]:
+    """Return what ``batch_clients=auto`` takes on this CPU, and how fast it is against the loop."""
+    digits, grey = (1, 8, 8), (1, 28, 28)
+    works = [
+        ("mlp", digits, 50, SAMPLES, BATCH),
+        ("mlp", digits, 4, SAMPLES, BATCH),
+        ("mlp", grey, 7, 500, 32),
+        ("vit", grey, 4, 96, 32),
+        ("cnn", digits, 20, SAMPLES, BATCH),
+    ]
+    return [row for work in works for row in _auto_row(*work, turns)]
+
+
+def _auto_row(
+    name: str, shape: tuple[int, int, int], clients: int, samples: int, batch: int, turns: int
+) -> list[Row]:
+    """Return the row of some clients in the table.
+
+    Args:
+        name: The architecture.
+        shape: An image's.
+        clients: How many they are.
+        samples: How many each has.
+        batch: The size of a batch.
+        turns: How often both ways are measured.
+    """
+    cpu, spec = torch.device("cpu"), ImageModelSpec(name, shape, 10)
+    label = f"batch_clients=auto, {clients} {name} {'x'.join(map(str, shape))}, batches of {batch}"
+    if depends_on_batch(spec, batch):
+        return [(label, "one by one: bits depend on the batch", "")]
+    with deterministic(cpu):
+        taken = pays(spec, [samples] * clients, Phase(batch_size=batch), cpu)
+    work = Batched(label, lambda: spec.build(0), shape, clients, samples, batch)
+    found = shown(batching_speedup(work, cpu, turns))
+    said = "together" if taken else "one by one"
+    return [(f"{label}: takes {said}; one by one / together", found, ">= 0.95 where taken")]
 
 
 def checkpoint_cost(data: str | None, turns: int, rounds: int = 1) -> list[dict[str, float]]:
