@@ -4,14 +4,18 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from every_strategy import NAMES, settings_for
 from paths import HELPERS, ROOT
+from tiny import scenario
 from tiny_text import CANARIES
 
+from fedkd.experiment.resume import resume
+from fedkd.experiment.run import run
 from fedkd.runtime.devices import deterministic, set_deterministic
 
 Case = tuple[str, str, dict[str, Any]]
@@ -125,3 +129,21 @@ def test_on_a_gpu_torch_is_asked_for_algorithms_that_repeat_and_is_left_as_it_wa
         set_deterministic(torch.device("cuda"))
     assert asked() == before
     assert torch.get_num_threads() == threads
+
+
+def test_a_run_goes_on_with_another_device_and_says_that_last_digits_may_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"clients": 2, "models": ["mlp"], "report": {"console": True, "plots": False}}
+    with monkeypatch.context() as there:  # a GPU that is the CPU by another name
+        for module in ("experiment.build", "flower.local_grid"):
+            there.setattr(f"fedkd.{module}.choose_device", lambda _: torch.device("cpu"))
+        there.setattr("fedkd.experiment.make_plan.describe_device", lambda *_: "NVIDIA H200")
+        run(scenario(**small, rounds=1, device="cuda"), tmp_path / "run")
+    capsys.readouterr()
+    resume(scenario(**small, rounds=2, device="cpu"), tmp_path / "run")
+    said = "device was NVIDIA H200 when the run began and is CPU now; the last digits may differ"
+    assert said in " ".join(capsys.readouterr().out.split())
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    found = {name: summary[name] for name in ("rounds", "device", "precision")}
+    assert found == {"rounds": 2, "device": "CPU", "precision": "float32"}
