@@ -100,12 +100,13 @@ class ClientWorkspace:
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give a model weights by name; on a device all in one call."""
-    own = model.state_dict()
-    there = next(iter(own.values())).device.type != "cpu" if own else False
-    if there and own.keys() == weights.keys():
-        copy_into(own, weights)
-    else:
-        model.load_state_dict(weights)
+    first = next(model.parameters(), None)
+    if first is not None and first.device.type != "cpu":
+        own = model.state_dict()
+        if own.keys() == weights.keys():
+            copy_into(own, weights)
+            return
+    model.load_state_dict(weights)
 
 
 def _same(one: Predictions, other: Predictions) -> bool:

@@ -17,6 +17,7 @@ from tiny_text import CANARIES
 from fedkd.experiment.resume import resume
 from fedkd.experiment.run import run
 from fedkd.runtime.devices import deterministic, set_deterministic
+from fedkd.storage.client_states import DiskStore
 
 Case = tuple[str, str, dict[str, Any]]
 SMALL: dict[str, dict[str, Any]] = {
@@ -147,3 +148,32 @@ def test_a_run_goes_on_with_another_device_and_says_that_last_digits_may_differ(
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     found = {name: summary[name] for name in ("rounds", "device", "precision")}
     assert found == {"rounds": 2, "device": "CPU", "precision": "float32"}
+
+
+def test_states_that_stay_on_a_device_are_in_every_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is the CPU here: what stays there has the figures of what does not."""
+    changes = {
+        "clients": 2,
+        "models": ["mlp"],
+        "codec": {"name": "delta"},
+        "train": {"optimizer_state": "kept"},
+        "report": {"console": False, "plots": False},
+    }
+    run(scenario(**changes, rounds=3), tmp_path / "host")
+    monkeypatch.setattr("fedkd.experiment.build.fits", lambda *_: True)
+    run(scenario(**changes, rounds=2), tmp_path / "there")
+    resume(scenario(**changes, rounds=3), tmp_path / "there")
+    host, there = (
+        json.loads((tmp_path / name / "summary.json").read_text()) for name in ("host", "there")
+    )
+    assert there["knowledge_sha256"] == host["knowledge_sha256"]
+    for client in range(2):
+        one, other = (
+            DiskStore(tmp_path / name / "states").get(client) for name in ("host", "there")
+        )
+        assert one is not None
+        assert other is not None
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
