@@ -124,14 +124,16 @@ def quality_of_many(
     return torch.stack([total.to(torch.float64) / counts for total in sums], dim=-1)
 
 
-def right_ones(logits: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> Bool[Tensor, "n"]:
-    """Return which samples have their label as largest logit; not those of NaN alone.
+def right_ones(
+    logits: Float[Tensor, "*K n C"], labels: Int[Tensor, "*K n"]
+) -> Bool[Tensor, "*K n"]:
+    """Return which samples have their label as largest logit; none whose logits are all NaN.
 
-    Where one is NaN, argmax takes NaN for the largest.
+    argmax alone would take NaN for the largest.
     """
     unknown = logits.isnan()
-    known = torch.where(unknown, -torch.inf, logits).argmax(dim=-1) == labels
-    return torch.where(unknown.any(), known & ~unknown.all(dim=-1), logits.argmax(dim=-1) == labels)
+    largest = torch.where(unknown, -torch.inf, logits).argmax(dim=-1)
+    return (largest == labels) & ~unknown.all(dim=-1)
 
 
 def accuracy_by_class(scores: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> tuple[float, ...]:
