@@ -139,6 +139,9 @@ class Needs:
     pooled_data: bool = False
     """One client of each architecture trains, on the private sets of all: an upper bound, no
     federation."""
+    companion: str | None = None
+    """A second model at every client, of this architecture for all, with weights that start alike:
+    ``ModelWeights(part=CompanionModel(), joint=...)`` says how it learns."""
     server_models: tuple[str, ...] | None = None
     """Models of the server's own, as ``cohort.server``: of the clients' architectures, and of those
     named here."""

@@ -4,6 +4,7 @@
     fedkd reproduce orderings [--data FOLDER] [--seeds 3] [--jobs 2] --out FOLDER
     fedkd reproduce paper     [--data FOLDER] [--seeds 3] [--jobs 2] --out FOLDER
     fedkd reproduce plugins   [--seeds 5] [--jobs 2] --out FOLDER
+    fedkd reproduce families  [--data FOLDER] [--seeds 5] [--jobs 2] --out FOLDER
     fedkd reproduce estimators [--seeds 5] [--jobs 2] --out FOLDER
     fedkd reproduce attacks   [--seeds 3] [--jobs 2] --out FOLDER
     fedkd reproduce knfu      [--data FOLDER] [--seeds 5] [--jobs 2] --out FOLDER
@@ -16,8 +17,9 @@
 (studies/orderings.py); ``paper`` is FedMD's comparison with its published figures; ``fedproto``
 is Table 1 of FedProto (studies/fedproto_table.py); ``attacks`` is
 the attacked fraction up to which each fusion rule helps (studies/break_even.py); ``plugins`` are
-the expected effects of plug-ins on digits (studies/plugins.py); ``estimators`` puts networks and
-forests into one federation (studies/networks_and_trees.py); ``knfu`` asks which reading of
+the expected effects of plug-ins on digits (studies/plugins.py); ``families`` holds an ordering of
+each family of methods against local training (studies/families.py); ``estimators`` puts networks
+and forests into one federation (studies/networks_and_trees.py); ``knfu`` asks which reading of
 KnFu behaves as its abstract says, holds it against its counterparts, and finds from how much data
 on local training wins (studies/knfu_study.py); ``swing`` measures what soft labels
 of text leak in a federation, and what prevents it (studies/swing_study.py), on a small embedded
@@ -49,6 +51,7 @@ from fedkd.cli.studies import (
     swing_study,
     unseen,
 )
+from fedkd.cli.studies.families import FAMILIES
 from fedkd.cli.studies.networks_and_trees import MIXED
 from fedkd.cli.studies.orderings import FEDMD, ORDERINGS
 from fedkd.cli.studies.plugins import PLUGINS
@@ -67,6 +70,7 @@ STUDIES = {
     "orderings": ORDERINGS,
     "paper": (FEDMD,),
     "plugins": PLUGINS,
+    "families": FAMILIES,
     "estimators": (MIXED,),
 }
 

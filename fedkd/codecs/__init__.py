@@ -10,6 +10,7 @@ from fedkd.codecs.codec import Codec as Codec
 from fedkd.codecs.delta import Delta as Delta
 from fedkd.codecs.full_precision import Float16 as Float16
 from fedkd.codecs.full_precision import Full as Full
+from fedkd.codecs.low_rank import LowRank as LowRank
 from fedkd.codecs.pair import Codecs as Codecs
 from fedkd.codecs.pair import StrategyDefault as StrategyDefault
 from fedkd.codecs.pair import codecs_of as codecs_of
@@ -25,4 +26,5 @@ CODECS: dict[str, type[Codec]] = {
     "top_k": TopK,
     "delta": Delta,
     "cached": Cached,
+    "low_rank": LowRank,
 }

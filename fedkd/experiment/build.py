@@ -199,6 +199,7 @@ def make_server(
             for model, trait in context.traits.items()
             if trait.features is not None
         },
+        companion=None if context.companion is None else context.companion.as_shared(),
         heads={n: trait.head for n, trait in context.traits.items() if trait.head is not None},
     )
     found = None if kind is None else kind.misfit(template)

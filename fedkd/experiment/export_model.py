@@ -62,6 +62,13 @@ def export(
     import torch
 
     stored = run if isinstance(run, StoredRun) else StoredRun(run, trust=trust)
+    kind = stored.experiment.context.kind
+    if kind is not None and not kind.predicts_alone:
+        raise SettingError(
+            f"{stored.folder}: clients of strategy={stored.experiment.scenario.strategy.name}"
+            " predict by more than their model (prototypes, or a second model), so that its"
+            " figures are not those of what would be exported"
+        )
     model = stored.model(client)
     folder = (
         stored.folder / "exports" / f"client_{client}"
@@ -159,10 +166,10 @@ def _definition_and_loader(
     made = f"{kind.__qualname__}.factory({name!r})({arguments})"
     adapters = stored.config.get("adapters", {"name": "none"})
     if adapters["name"] != "none":
-        imports += "\nfrom fedkd.models.adapters import SharedModel"
+        imports += "\nfrom fedkd.models.adapters import SharedCompanion"
         imports += "\nfrom fedkd.scenario.registry import create"
         make = f'    adapters = create("adapters", {adapters!r}).value\n'
-        make += f"    return adapters.build(lambda: {made}, 0, SharedModel())"
+        make += f"    return adapters.build(lambda: {made}, 0, SharedCompanion())"
         return None, _LOADER.format(imports=f"\n{imports}", make=make)
     make = f"    model = {made}\n"
     if not is_bare:

@@ -16,8 +16,10 @@ from fedkd.codecs import Codecs, codecs_of
 from fedkd.data.client_shifts import InputNoise
 from fedkd.data.division import Division, divide
 from fedkd.data.prepare import Labeled, prepare
+from fedkd.errors import SettingError
+from fedkd.federation.companion_plan import CompanionPlan
 from fedkd.federation.context import OPTIMIZER, ClientContext
-from fedkd.knowledge import KnowledgeType
+from fedkd.knowledge import JointKnowledge, KnowledgeType
 from fedkd.models.factory import ModelInfo, ModelSpec, assign
 from fedkd.models.heads import phase_parameters
 from fedkd.models.model_names import split_share
@@ -82,8 +84,9 @@ def make_context(
     enforcer = _enforcer(scenario, declared, task, sizes, _group(scenario, task, division))
     architectures = {model: task.architecture(model) for model in dict.fromkeys(assigned)}
     traits = _traits(scenario, task, declared, architectures)
+    companion = _companion(scenario, task, declared, traits)
     optimizer_states = {
-        model: _optimizer_states(architecture, scenario, traits[model].head)
+        model: _optimizer_states(architecture, scenario, traits[model], companion)
         for model, architecture in architectures.items()
     }
     return ClientContext(
@@ -113,6 +116,7 @@ def make_context(
         stopped=stop.is_set,
         sends_metrics=scenario.report.sends_metrics,
         last_round=scenario.protocol.rounds,
+        companion=companion,
         start=_start(scenario),
     )
 
@@ -287,13 +291,55 @@ def _traits(
     return found
 
 
+def _companion(
+    scenario: Scenario, task: Task, declared: Declaration, traits: Mapping[str, ModelInfo]
+) -> CompanionPlan | None:
+    """Return the second model of every client; SettingError where it does not fit a client's own.
+
+    Args:
+        scenario: The scenario.
+        task: Its task.
+        declared: What its strategy declares.
+        traits: What is known of the clients' own models, by name.
+    """
+    name, kind = declared.needs.companion, declared.kind
+    if name is None:
+        return None
+    strategy = scenario.strategy.name
+    if not isinstance(kind, JointKnowledge) or kind.joint is None:
+        raise SettingError(
+            f"strategy={strategy} declares a companion, but its kind of knowledge has no joint"
+            " learning: ModelWeights(part=CompanionModel(), joint=...)"
+        )
+    spec = task.architecture(name, without_heads=True)
+    info = task.probe(spec, features=kind.joint.needs_features)
+    if info.fits_itself:
+        raise SettingError(f"strategy.companion={name} learns by gradients, and this does not")
+    if kind.joint.needs_features and info.features is None:
+        raise SettingError(
+            f"strategy={strategy} needs the features of its companion, the input of a last linear"
+            f" layer, and {name} has no such layer"
+        )
+    plan = CompanionPlan(spec, info, kind.joint, scenario.federation.seed)
+    for model, own in traits.items():
+        found = plan.misfit(model, own)
+        if found is not None:
+            raise SettingError(f"strategy={strategy}: {found}")
+    return plan
+
+
 def _optimizer_states(
-    architecture: ModelSpec, scenario: Scenario, head: str | None
+    architecture: ModelSpec, scenario: Scenario, own: ModelInfo, companion: CompanionPlan | None
 ) -> dict[str, torch.Tensor]:
     """Return the blank optimizer states in the state of a client of an architecture.
 
-    ``head`` is the name of its last linear layer.
+    Args:
+        architecture: The client's own.
+        scenario: The scenario.
+        own: What is known of it.
+        companion: The client's second model, which private training steps too.
     """
+    head = own.head
     found: dict[str, torch.Tensor] = {}
     for purpose, phase in {"train": scenario.train, "distill": scenario.distill}.items():
         if phase.optimizer_state != "kept":
@@ -301,6 +347,8 @@ def _optimizer_states(
         model = architecture.build(0)
         with partly_frozen(model, phase, head):
             parameters = phase_parameters(model, distills=purpose == "distill")
+            if companion is not None and purpose == "train":
+                parameters = [*parameters, *companion.module(own).parameters()]
             optimizer = Optimizer(parameters, phase, head_parameters(model, phase, head))
             blank = optimizer.blank()
         found |= {f"{OPTIMIZER}{purpose}/{name}": tensor for name, tensor in blank.items()}

@@ -13,10 +13,12 @@ from fedkd.codecs import Codecs
 from fedkd.data.client_shifts import InputNoise
 from fedkd.data.division import Division
 from fedkd.data.prepare import Labeled
+from fedkd.federation.companion_plan import CompanionPlan
 from fedkd.federation.fit_data import FITTED_TO, teach
 from fedkd.federation.measurement import Measurement
 from fedkd.knowledge import KnowledgeType
 from fedkd.messages import Download, Predictions, Step
+from fedkd.models.companion import Companion
 from fedkd.models.factory import ModelInfo, ModelSpec
 from fedkd.privacy.enforcement import PrivacyEnforcer
 from fedkd.runtime.devices import copy_into, sent
@@ -38,7 +40,9 @@ CODEC = "codec "
 PRIVACY = "privacy "
 """How the names begin of what the privacy mechanism remembers: ``privacy steps``, ``privacy answers
 ids``."""
-MEMORY = (OPTIMIZER, CODEC, PRIVACY, FITTED_TO)
+COMPANION = "companion "
+"""How the names begin of a client's second model: ``companion shared.0.weight``."""
+MEMORY = (OPTIMIZER, CODEC, PRIVACY, FITTED_TO, COMPANION)
 """How the names begin of what a client remembers apart from its model."""
 
 JUDGED_ON_HOST = 2**20
@@ -166,6 +170,8 @@ class ClientContext:
     stopped: Callable[[], bool] = lambda: False
     sends_metrics: bool = True
     """Whether clients send what they measure, for the researcher's record."""
+    companion: CompanionPlan | None = None
+    """The second model of every client; None without one."""
     start: StartStates | None = None
     """The models that clients begin with; None where they begin anew."""
     last_round: int | None = None
@@ -267,6 +273,25 @@ class ClientContext:
         load_weights(model, weights)
         teach(model, self, client_id, state)
         return model, {name: tensor for name, tensor in state.items() if name.startswith(MEMORY)}
+
+    def borrow_companion(self, client_id: int, memory: Mapping[str, Tensor]) -> Companion | None:
+        """Return this thread's companion module with a client's weights; None without companions.
+
+        ``memory`` are the tensors of its state; empty where the client never trained.
+        """
+        plan, name = self.companion, self.architectures[client_id].name
+        if plan is None:
+            return None
+        own = self.traits[name]
+
+        def build() -> nn.Module:
+            return in_precision(plan.module(own).to(self.device), self.precision, self.device)
+
+        found = self.workspace.module(f"companion of {name}", build)
+        assert isinstance(found, Companion), "made here"
+        found.before = {}
+        found.load_state_dict(dict(memory) or plan.initial(own, client_id).state_dict())
+        return found
 
     def module(self, architecture: ModelSpec) -> nn.Module:
         """Return a new module of an architecture on the device, in the run's precision."""

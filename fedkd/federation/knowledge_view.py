@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.federation.local_update import LocalUpdate
+from fedkd.knowledge import ModelPair
 from fedkd.messages import Knowledge
 from fedkd.models.features import forward_with_features
 from fedkd.training.loop import predict, prediction_batches
@@ -47,6 +48,15 @@ class KnowledgeView:
         self.head = update.info.head
         self.teacher: Knowledge | None = update.teacher
         self._update, self._logits = update, logits
+
+    @property
+    def pair(self) -> ModelPair | None:
+        """The model and its companion; None without one."""
+        update, plan = self._update, self._update.context.companion
+        if update.companion is None or plan is None:
+            return None
+        task = update.context.task
+        return ModelPair(self.model, update.companion, self.head, plan.info.head, task.logits)
 
     def public_ids(self) -> Int[Tensor, "N"]:
         """Return the public samples asked about."""

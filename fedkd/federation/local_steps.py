@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fedkd.federation.companion_plan import floats
 from fedkd.federation.context import OPTIMIZER, PRIVACY, ClientContext
 from fedkd.federation.knowledge_view import KnowledgeView, feature_layer, public_logits
 from fedkd.federation.local_update import LocalUpdate
@@ -22,6 +23,8 @@ from fedkd.fusion import smooth, soften
 from fedkd.knowledge import (
     AdoptedKnowledge,
     ClassifyingKnowledge,
+    JointKnowledge,
+    JointLearning,
     PenaltyKnowledge,
     PredictorKnowledge,
     narrowed,
@@ -64,6 +67,9 @@ def warm_up(update: LocalUpdate) -> None:
 def train(update: LocalUpdate) -> None:
     """Train on private data, with the term that the kind of knowledge may add."""
     kind, (x, y) = update.context.kind, update.private_examples
+    if isinstance(kind, JointKnowledge) and kind.joint is not None:
+        optimize_phase(update, "train", len(y), joint_loss(update, kind.joint, x, y))
+        return
     penalty: Penalty | None = None
     if isinstance(kind, PenaltyKnowledge):
         penalty = kind.penalty(KnowledgeView(update), update.teacher)
@@ -262,20 +268,22 @@ def optimize_phase(
     """
     context, (phase, epochs) = update.context, phase_of(update.context, purpose)
     model, head = update.model, update.info.head
+    beside = update.companion if purpose == "train" else None
     prefix = f"{OPTIMIZER}{purpose}/"
     before = update.memory.section(prefix)
     seed = torch_seed(context.seed, *update.stream_path(f"{purpose} dropout"))
-    draws = update.info.draws_randomness
+    draws = update.draws_randomness
     with (
         borrowed_global_generator(seed) if draws else contextlib.nullcontext(),
         partly_frozen(model, phase, head),
     ):
         parameters = phase_parameters(model, distills=purpose == "distill")
+        parameters += [] if beside is None else list(beside.parameters())
         optimizer = Optimizer(parameters, phase, head_parameters(model, phase, head))
         if before:
             optimizer.restore(before)
         loop = TrainingLoop(
-            model=model,
+            model=model if beside is None else nn.ModuleList([model, beside]),
             size=size,
             batch_loss=batch_loss,
             phase=phase,
@@ -349,6 +357,25 @@ def penalized_loss(
         return loss(logits, y[batch]) + penalty(batch, logits, features)
 
     return batch_loss
+
+
+def joint_loss(
+    update: LocalUpdate, joint: JointLearning, x: Tensor, y: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """Return the loss of a batch for a client's model and its companion together.
+
+    Args:
+        update: The update, whose pair is trained.
+        joint: How it learns.
+        x: Inputs of the private examples.
+        y: Their targets.
+    """
+    assert update.companion is not None, "declared in needs"
+    update.companion.before = floats(update.companion.shared.state_dict())
+    pair, labels = KnowledgeView(update).pair, label_smoothed(update.context)
+    assert pair is not None, "declared in needs"
+    seen = batches_of(update, "train", x)
+    return lambda batch: joint.loss(pair, seen(batch), y[batch], labels)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from fedkd.errors import DeadlinePassed, Interrupted
 from fedkd.federation.context import (
     CODEC,
+    COMPANION,
     PRIVACY,
     ClientContext,
     PrecomputedUpdate,
     load_weights,
 )
 from fedkd.messages import EVALUATES, Download, Knowledge, Packed, PrivacyEvent, Step
+from fedkd.models.companion import Companion
 from fedkd.models.factory import ModelInfo
 from fedkd.privacy.mechanisms.mechanism import ClientRound
 from fedkd.runtime.seeding import numpy_stream
@@ -85,6 +87,8 @@ class LocalUpdate:
     event: PrivacyEvent | None = None
     knowledge: Knowledge | None = None
     """What is uploaded, once the client has shared."""
+    companion: Companion | None = None
+    """This thread's module with the weights of the client's second model; None without one."""
 
     @property
     def round(self) -> int:
@@ -95,6 +99,12 @@ class LocalUpdate:
     def info(self) -> ModelInfo:
         """What is known of the client's architecture."""
         return self.context.traits[self.context.architectures[self.client_id].name]
+
+    @property
+    def draws_randomness(self) -> bool:
+        """Whether training the client's models draws from the global generator."""
+        plan = self.context.companion
+        return self.info.draws_randomness or (plan is not None and plan.info.draws_randomness)
 
     @cached_property
     def private_examples(self) -> Examples:
@@ -158,6 +168,7 @@ def begin_update(
         started=time.perf_counter() - (0.0 if precomputed is None else precomputed.seconds),
         ahead=precomputed,
         metrics={} if precomputed is None else dict(precomputed.metrics),
+        companion=context.borrow_companion(client_id, memory.section(COMPANION)),
     )
 
 
@@ -201,6 +212,8 @@ def store(update: LocalUpdate) -> None:
     Its model may have changed by training, its memory by what codecs remember.
     """
     context = update.context
+    if update.companion is not None:
+        update.memory.replace(COMPANION, update.companion.state_dict())
     stateful = context.codecs is not None and context.codecs.stateful
     if stateful or TRAINING & set(update.download.steps):
         state = {**update.model.state_dict(), **update.memory.tensors}

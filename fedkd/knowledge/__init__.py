@@ -8,6 +8,11 @@ declare any ``KnowledgeType``), and no special case in the client, the server or
 
 from fedkd.knowledge.class_tables import ClassTables as ClassTables
 from fedkd.knowledge.class_tables import TableCohort as TableCohort
+from fedkd.knowledge.companions import CompanionModel as CompanionModel
+from fedkd.knowledge.companions import JointKnowledge as JointKnowledge
+from fedkd.knowledge.companions import JointLearning as JointLearning
+from fedkd.knowledge.companions import LabelLoss as LabelLoss
+from fedkd.knowledge.companions import ModelPair as ModelPair
 from fedkd.knowledge.global_head import GlobalHead as GlobalHead
 from fedkd.knowledge.knowledge_type import AdoptedKnowledge as AdoptedKnowledge
 from fedkd.knowledge.knowledge_type import ClassifyingKnowledge as ClassifyingKnowledge
@@ -18,6 +23,7 @@ from fedkd.knowledge.knowledge_type import PenaltyKnowledge as PenaltyKnowledge
 from fedkd.knowledge.knowledge_type import PredictorKnowledge as PredictorKnowledge
 from fedkd.knowledge.knowledge_type import Request as Request
 from fedkd.knowledge.knowledge_type import RowKnowledge as RowKnowledge
+from fedkd.knowledge.knowledge_type import SharedCompanion as SharedCompanion
 from fedkd.knowledge.knowledge_type import Teachers as Teachers
 from fedkd.knowledge.knowledge_type import narrowed as narrowed
 from fedkd.knowledge.model_weights import ModelWeights as ModelWeights

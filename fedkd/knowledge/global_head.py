@@ -58,6 +58,11 @@ class GlobalHead(KnowledgeType):
                 return f"the last layer of {name}, {head}, has no bias"
         return None
 
+    @property
+    def predicts_alone(self) -> bool:
+        """Whether the last layer predicts."""
+        return self.prediction == "head"
+
     def most_values(self, request: Request, client_id: int) -> int:
         """Return the values of a prototype of each class."""
         return self.prototypes.most_values(request, client_id)

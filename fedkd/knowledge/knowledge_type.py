@@ -25,6 +25,21 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
+class SharedCompanion:
+    """The second model of every client, its companion, as the server knows it."""
+
+    start: Mapping[str, Tensor]
+    """The state that all clients begin with."""
+    features: int | None = None
+    """The width of its features, where the strategy needs them."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of its state."""
+        return {name: tuple(tensor.shape) for name, tensor in self.start.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """What the server asked for this round, and so what it accepts.
 
@@ -50,6 +65,8 @@ class Request:
     heads: Mapping[str, str] = field(default_factory=dict)
     """By architecture: the name of a model's last linear layer, where the strategy needs
     features."""
+    companion: SharedCompanion | None = None
+    """The clients' second model, where the strategy declares one."""
     taught: frozenset[int] = frozenset()
     """The clients for which there was a teacher when the round began, where a round begins with
     one."""
@@ -101,6 +118,10 @@ class ClientView(Protocol):
     @property
     def teacher(self) -> Knowledge | None:
         """What came with the request: None where the server had nothing for this client."""
+
+    @property
+    def pair(self) -> object:
+        """The model and its companion (``fedkd.knowledge.ModelPair``); None without one."""
 
     def public_ids(self) -> Int[Tensor, "N"]:
         """Return the public samples asked for."""
@@ -189,6 +210,11 @@ class KnowledgeType(Compatible, Protocol):
     def sends_models(self) -> bool:
         """Whether uploads and teachers are whole models, by which anybody who has them predicts."""
         return False
+
+    @property
+    def predicts_alone(self) -> bool:
+        """Whether clients predict by their model alone, so that its figures go with it."""
+        return True
 
     def misfit(self, request: Request) -> str | None:
         """Return why the clients' models cannot exchange this kind; None if they can.

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.errors import NotFinite, RunError, UploadRejected
+from fedkd.knowledge.companions import JointLearning, ModelPair
 from fedkd.knowledge.knowledge_type import (
     ClientView,
     KnowledgeType,
@@ -30,7 +31,8 @@ class WeightsCohort(AcceptedUploads):
     """The accepted models of one round, sorted by client id.
 
     ``states[k]`` is what client ``client_ids[k]`` sent of its weights. ``server`` is None unless
-    the strategy declares that it needs models of the server's own.
+    the strategy declares that it needs models of the server's own. ``start`` is what companions
+    began with; None where clients have none.
     """
 
     states: tuple[ModelState, ...]
@@ -38,6 +40,7 @@ class WeightsCohort(AcceptedUploads):
     public_ids: Int[Tensor, "N"]
     temperature: float = 1.0
     server: ServerModels | None = None
+    start: ModelState | None = None
 
     @property
     def size_shares(self) -> Float[Tensor, "K"]:
@@ -69,6 +72,8 @@ class ModelWeights(KnowledgeType):
     part: WeightsPart = WHOLE
     prediction: OwnPrediction = "head"
     """What clients predict by: ``nearest`` asks for models with features."""
+    joint: JointLearning | None = None
+    """How a client's model and its companion learn together; None where it has none."""
     learned_by: ClassVar[LearnedBy] = "adopt"
     uses_features: ClassVar[bool] = False
 
@@ -76,6 +81,11 @@ class ModelWeights(KnowledgeType):
     def in_words(self) -> str:
         """What clients send, after "clients send"."""
         return self.part.in_words
+
+    @property
+    def predicts_alone(self) -> bool:
+        """Whether neither mean features nor a companion predict."""
+        return self.prediction == "head" and (self.joint is None or self.joint.predicts_alone)
 
     @property
     def sends_models(self) -> bool:
@@ -96,8 +106,8 @@ class ModelWeights(KnowledgeType):
 
     @property
     def adds_penalty(self) -> bool:
-        """Whether there is a proximal term."""
-        return self.proximal > 0
+        """Whether there is a proximal term, or a companion to learn from."""
+        return self.proximal > 0 or self.joint is not None
 
     def most_values(self, request: Request, client_id: int) -> int:
         """Return how many numbers the weights of the client's architecture are."""
@@ -151,6 +161,7 @@ class ModelWeights(KnowledgeType):
             public_ids=request.public_ids,
             temperature=request.temperature,
             server=request.server,
+            start=None if request.companion is None else request.companion.start,
         )
 
     def check_fusion(
@@ -183,7 +194,9 @@ class ModelWeights(KnowledgeType):
         self.part.put(view, _state(teacher))
 
     def predictor(self, view: ClientView, teacher: Knowledge | None) -> nn.Module | None:
-        """Return what predicts by the client's own mean features, where that is asked for."""
+        """Return what predicts in place of the model alone, where something does."""
+        if self.joint is not None and isinstance(view.pair, ModelPair):
+            return self.joint.predictor(view.pair)
         return own_predictor(view, self.prediction)
 
     def _by_architecture(self, teachers: object, request: Request) -> Mapping[str, ModelState]:

@@ -84,6 +84,11 @@ class ClassPrototypes(KnowledgeType):
             conditions, "exchanges what images of a class have in common"
         ) or super().conflict(conditions)
 
+    @property
+    def predicts_alone(self) -> bool:
+        """Whether the last layer predicts."""
+        return self.prediction == "head"
+
     def most_values(self, request: Request, client_id: int) -> int:
         """Return the values of a prototype of each class."""
         return request.classes * self._width(request, client_id)

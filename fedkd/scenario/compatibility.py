@@ -91,6 +91,7 @@ def run_conditions(
         mean_based=declared.mean_based,
         reveals_model_only=kind is not None and kind.reveals_model_only,
         adds_penalty=kind is not None and kind.adds_penalty,
+        has_companion=needs.companion is not None,
         features=needs.features,
         pooled_data=needs.pooled_data,
         label_counts=needs.label_counts,

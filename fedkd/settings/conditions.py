@@ -46,6 +46,8 @@ class RunConditions:
     reveals_model_only: bool = True
     """Whether an upload depends on private data through the model alone, trained by the task's
     loss of single examples."""
+    has_companion: bool = False
+    """Whether every client trains a second model beside its own."""
     adds_penalty: bool = False
     """Whether the strategy adds a term to the loss of private training."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fedkd.codecs import CODECS, Arrays, Cached, Delta, Float16, Full, Quantized, TopK
+from fedkd.codecs import CODECS, Arrays, Cached, Delta, Float16, Full, LowRank, Quantized, TopK
 
 VARIANTS: dict[str, list[Any]] = {
     "full": [Full()],
@@ -15,6 +15,7 @@ VARIANTS: dict[str, list[Any]] = {
     "top_k": [TopK(k=1), TopK(k=2)],
     "delta": [Delta(), Delta(bits=1), Delta(bits=3), Delta(bits=8)],
     "cached": [Cached(), Cached(duration=2), Cached(duration=3)],
+    "low_rank": [LowRank(energy=0.5, last_energy=1.0, over=2, changes=True)],
 }
 
 EXACT = (Full, Cached)

@@ -27,6 +27,7 @@ class View:
     classes: int = 3
     model: nn.Module = field(default_factory=lambda: nn.Linear(2, 3))
     head: str | None = None
+    pair: Any = None
     client_id: int = 0
     teacher: Any = None
     round: int = 1

@@ -105,8 +105,9 @@ class DpSgd(Budgeted):
         if not conditions.reveals_model_only:
             return (
                 f"{where}: its clients upload more than their model knows (tables, prototypes or"
-                " caches of private samples, or a choice made by them), or train with a term that"
-                " is not of single samples; dp_sgd covers predictions on a public set, and weights"
+                " caches of private samples, a second model, or a choice made by them), or train"
+                " with a term that is not of single samples; dp_sgd covers predictions on a public"
+                " set, and weights"
             )
         if conditions.pooled_data:
             return f"{where}: it trains on the private sets of all clients"

@@ -214,6 +214,11 @@ class Mechanism(Compatible):
                 " counts, so that no claim holds"
             )
         found = self.uncovered(conditions)
+        if found is None and overrides(self, "train_privately") and conditions.has_companion:
+            found = (
+                f"privacy={chosen} protects the training of one model, and clients of"
+                f" strategy={name} train a second one with it; use another strategy"
+            )
         if found is None and overrides(self, "train_privately"):
             found = conditions.conflict_with_estimators(
                 f"privacy={chosen} protects the gradients of private training",

@@ -21,6 +21,7 @@ from fedkd.cli.studies.break_even import (
     costs,
 )
 from fedkd.cli.studies.break_even import table as attacks_table
+from fedkd.cli.studies.families import FAMILIES
 from fedkd.cli.studies.orderings import FEDMD, ORDERINGS
 from fedkd.cli.studies.plugins import CHOICE, PLUGINS
 from fedkd.cli.studies.study import Study, StudyClaim, judged, read_csv, reports, table, write_csv
@@ -123,6 +124,7 @@ def test_tables_have_a_line_for_each_method_and_setting() -> None:
     [
         *ORDERINGS,
         *PLUGINS,
+        *FAMILIES,
         FEDMD,
         CLEAN,
         STRONG,

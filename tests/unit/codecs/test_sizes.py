@@ -116,7 +116,9 @@ def test_a_cached_row_costs_nothing_until_it_expires():
 
 
 def test_every_codec_but_full_is_counted_here():
-    assert sorted(CODECS) == ["cached", "delta", "float16", "full", "quantized", "top_k"]
+    assert sorted(CODECS) == [
+        *("cached", "delta", "float16", "full", "low_rank", "quantized", "top_k")
+    ]
 
 
 # Entropy.

@@ -137,6 +137,50 @@ def test_accuracies_are_those_of_the_nearest_prototype_where_that_is_asked_for(
         assert by_head != found  # in the first round there is no teacher, and the layer predicts
 
 
+def test_a_companion_is_trained_stored_sent_as_its_change_and_replaced() -> None:
+    """FedKD: W and the own model stay with the client; the shared model goes and comes."""
+    shared = context(strategy={"name": "fedkd", "companion": "mlp"}, public={"size": 0})
+    kind, update = shared.kind, begun(shared, "train", "share")
+    assert kind is not None
+    assert update.companion is not None
+    start = {name: t.clone() for name, t in update.companion.state_dict().items()}
+    STEPS["train"](update)
+    trained = {name: t.clone() for name, t in update.companion.state_dict().items()}
+    assert all(not torch.equal(trained[name], t) for name, t in start.items())
+    change = kind.extract(KnowledgeView(update))
+    for name, tensor in change.items():
+        assert torch.equal(tensor, trained[f"shared.{name}"] - start[f"shared.{name}"])
+    store(update)
+    other = begin_update(shared, 1, Download(round=1, steps=("adopt",)))
+    assert other.companion is not None
+    found = other.companion.state_dict()
+    assert torch.equal(found["shared.1.weight"], start["shared.1.weight"])  # all begin alike
+    assert not torch.equal(found["beside.weight"], start["beside.weight"])
+    again = begun(shared, "adopt")
+    assert again.companion is not None
+    assert all(torch.equal(t, trained[name]) for name, t in again.companion.state_dict().items())
+    own = weights(again)
+    again.teacher = {name: torch.full_like(t, 2.0) for name, t in change.items()}
+    STEPS["adopt"](again)
+    assert (again.companion.shared.state_dict()["1.weight"] == 2).all()
+    assert torch.equal(again.companion.beside.weight, trained["beside.weight"])
+    assert torch.equal(weights(again), own)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"privacy": {"name": "dp_sgd", "noise_multiplier": 1.0}}, "a second model"),
+        ({"strategy": {"name": "fml", "companion": "mlpp"}}, "mlpp"),
+        ({"strategy": {"name": "fedmrl", "companion": "mlp"}, "models": ["cnn"]}, "are more than"),
+        ({"models": ["sklearn:GaussianNB"]}, "take over weights"),
+    ],
+)
+def test_a_companion_that_cannot_be_is_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(SettingError, match=reason):
+        build(scenario(**{"strategy": "fml", **changes}), threading.Event())
+
+
 def test_distilling_brings_predictions_nearer_to_the_teacher() -> None:
     shared = context(distill={"epochs": 5})
     target = torch.zeros(40, 10)
