@@ -4,7 +4,7 @@ Not to be confused with this program, of which it is one method.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -68,8 +68,11 @@ class FedKD:
     @property
     def needs(self) -> Needs:
         """A second model at every client, and features of both if they are matched."""
-        features = "any" if self.hidden else None
-        return Needs(public_set=False, companion=self.companion, features=features)
+        return Needs(
+            public_set=False,
+            companion=self.companion,
+            features="any" if self.hidden else None,
+        )
 
     @property
     def knowledge(self) -> KnowledgeType:
@@ -80,8 +83,8 @@ class FedKD:
     @property
     def codec(self) -> tuple[Codec, Codec]:
         """Singular values of the changes that clients send, and of what changed since for them."""
-        energies = {"energy": self.energy, "last_energy": self.last_energy, "over": self.over}
-        return LowRank(**energies), LowRank(**energies, changes=True)
+        up = LowRank(energy=self.energy, last_energy=self.last_energy, over=self.over)
+        return up, replace(up, changes=True)
 
     def fuse(self, cohort: WeightsCohort, state: Mapping[str, Tensor] | None) -> Fusion:
         """Return the shared model after the mean of the clients' changes; it is the state too."""
