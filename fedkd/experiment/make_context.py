@@ -72,14 +72,9 @@ def make_context(
     assigned, prepared = _models(scenario), prepare(scenario.data.value)
     division = _divide(scenario, prepared)
     trained_on, planted, _ = _planted(scenario, prepared, division)
-    task = find_task(scenario.data.value).make(
-        replace(
-            _task_setup(scenario, prepared, division, assigned),
-            trained_on=trained_on,
-            device=device,
-            public_inputs=public_inputs,
-        )
-    )
+    setup = _task_setup(scenario, prepared, division, assigned)
+    setup = replace(setup, trained_on=trained_on, device=device, public_inputs=public_inputs)
+    task = find_task(scenario.data.value).make(setup)
     sizes = tuple(task.training_size(rows, (i,)) for i, rows in enumerate(division.train))
     enforcer = _enforcer(scenario, declared, task, sizes, _group(scenario, task, division))
     architectures = {model: task.architecture(model) for model in dict.fromkeys(assigned)}

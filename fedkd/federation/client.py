@@ -78,8 +78,8 @@ def take_part(context: ClientContext, client_id: int, download: Download) -> Upl
         client_id=client_id,
         round=download.round,
         metrics=_metrics(update, started),
-        privacy=update.event,
-        knowledge=update.knowledge,
+        privacy=update.released.event,
+        knowledge=update.released.knowledge,
         exposures=update.exposures if context.sends_metrics else {},
     )
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fedkd.federation.companion_plan import floats
 from fedkd.federation.context import OPTIMIZER, PRIVACY, ClientContext
 from fedkd.federation.knowledge_view import KnowledgeView, feature_layer, public_logits
-from fedkd.federation.local_update import LocalUpdate
+from fedkd.federation.local_update import LocalUpdate, Released
 from fedkd.federation.measurement import TestSetName
 from fedkd.fusion import smooth, soften
 from fedkd.knowledge import (
@@ -191,8 +191,8 @@ def share(update: LocalUpdate) -> None:
     protect(update, kind.extract(KnowledgeView(update, logits)))
     if context.codecs is not None:
         memory = None if update.download.start_over else update.memory.codec("up")
-        arrays, after = context.codecs.up.encode(kind.encode(update.knowledge), memory)
-        update.knowledge = Packed(arrays)
+        arrays, after = context.codecs.up.encode(kind.encode(update.released.knowledge), memory)
+        update.released.knowledge = Packed(arrays)
         update.memory.replace_codec("up", after)
 
 
@@ -226,7 +226,8 @@ def protect(update: LocalUpdate, knowledge: object) -> None:
         if scores is not None:
             update.metrics.update(task.judged(scores, knowledge.ids))
     turn = update.privacy_round()
-    update.knowledge, update.event, memory = enforcer.protect(knowledge, turn, scores)
+    protected, event, memory = enforcer.protect(knowledge, turn, scores)
+    update.released = Released(protected, event)
     update.memory.replace(PRIVACY, memory)
 
 

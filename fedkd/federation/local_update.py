@@ -66,6 +66,14 @@ class ClientMemory:
         self.replace(f"{CODEC}{way}/", {name: torch.tensor(array) for name, array in arrays})
 
 
+@dataclass
+class Released:
+    """What leaves a client once it has shared, and the event that states its cost."""
+
+    knowledge: Knowledge | None = None
+    event: PrivacyEvent | None = None
+
+
 @dataclass(kw_only=True)
 class LocalUpdate:
     """One client handling one download: its model, and what the steps found so far."""
@@ -84,9 +92,7 @@ class LocalUpdate:
     """What was done of the message before it came."""
     metrics: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
     exposures: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    event: PrivacyEvent | None = None
-    knowledge: Knowledge | None = None
-    """What is uploaded, once the client has shared."""
+    released: Released = field(default_factory=Released)
     companion: Companion | None = None
     """This thread's module with the weights of the client's second model; None without one."""
 

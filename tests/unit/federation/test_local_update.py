@@ -16,7 +16,13 @@ from fedkd.federation.client import take_part
 from fedkd.federation.context import PRIVACY, ClientContext
 from fedkd.federation.knowledge_view import KnowledgeView
 from fedkd.federation.local_steps import STEPS, batches_of, label_leakage
-from fedkd.federation.local_update import ClientMemory, LocalUpdate, begin_update, store
+from fedkd.federation.local_update import (
+    ClientMemory,
+    LocalUpdate,
+    Released,
+    begin_update,
+    store,
+)
 from fedkd.knowledge import ClassPrototypes
 from fedkd.messages import Download, Predictions
 from fedkd.privacy.enforcement import SPENT
@@ -197,15 +203,15 @@ def test_distilling_brings_predictions_nearer_to_the_teacher() -> None:
 def test_a_view_of_a_client_writes_nothing() -> None:
     update = begun(context(), "share")
     logits = KnowledgeView(update).public_logits()
-    assert (update.metrics, update.knowledge, update.event) == ({}, None, None)
+    assert (update.metrics, update.released) == ({}, Released())
     assert KnowledgeView(update, logits).public_logits() is logits
 
 
 def test_sharing_makes_knowledge_with_an_event_and_measures_label_leakage() -> None:
     update = begun(context(), "share")
     STEPS["share"](update)
-    assert update.knowledge is not None
-    assert update.event is not None
+    assert update.released.knowledge is not None
+    assert update.released.event is not None
     logits = KnowledgeView(update).public_logits()
     expected = label_leakage(logits, update.context.label_counts(0))
     assert update.metrics == {"label_leakage": expected}

@@ -66,15 +66,18 @@ class Spec:
 
 
 SPECS: dict[str, Spec] = {
+    "are_tied": Spec(lambda p: (p.probs[0],), ("NC",), "N"),
     "argmax_histogram": Spec(lambda p: (p.probs,), ("KNC",), "KC", breaks_ties_by_class=True),
     "average_states": Spec(lambda p: (p.logits, p.weights[0]), ("KNC", "K"), "NC"),
     "by_largest": Spec(lambda p: (p.apart,), ("KK",), "KK"),
     "by_largest_of_row": Spec(lambda p: (p.apart,), ("KK",), "KK"),
+    "count_votes": Spec(lambda p: (p.probs,), ("KNC",), "NC", breaks_ties_by_class=True),
     "effective_neighbors": Spec(lambda p: (p.weights,), ("KK",), "K"),
     "filtered_mean": Spec(
         lambda p: (p.logits,), ("KNC",), "NC K", {"tolerate": 0.3, "threshold": 0.5}
     ),
     "geometric_median": Spec(lambda p: (p.logits,), ("KNC",), "NC K"),
+    "hard_labels": Spec(lambda p: (p.probs,), ("KNC",), "KNC", breaks_ties_by_class=True),
     "keep_nearest": Spec(lambda p: (p.scores, p.apart), ("KK", "KK"), "KK", {"count": 2}),
     "keep_within": Spec(lambda p: (p.scores, p.apart), ("KK", "KK"), "KK", {"radius": 0.5}),
     "krum": Spec(lambda p: (p.logits,), ("KNC",), "NC K", {"attackers": 1}),
@@ -87,11 +90,13 @@ SPECS: dict[str, Spec] = {
     "median_distance": Spec(lambda p: (p.logits,), ("KNC",), "N"),
     "median_over_clients": Spec(lambda p: (p.logits,), ("KNC",), "NC K"),
     "mix": Spec(lambda p: (p.weights, p.logits), ("KK", "KNC"), "KNC"),
+    "most_voted": Spec(lambda p: (p.probs[0],), ("NC",), "NC"),
     "pairwise_cosine": Spec(lambda p: (p.distributions,), ("KC",), "KK"),
     "pairwise_js": Spec(lambda p: (p.distributions,), ("KC",), "KK"),
     "pairwise_kl": Spec(lambda p: (p.distributions,), ("KC",), "KK"),
     "pairwise_l2": Spec(lambda p: (p.distributions,), ("KC",), "KK"),
     "pairwise_tv": Spec(lambda p: (p.distributions,), ("KC",), "KK"),
+    "reach_majority": Spec(lambda p: (p.probs[0],), ("NC",), "N", {"majority": 0.6}),
     "reduce_entropy": Spec(lambda p: (p.probs[0],), ("NC",), "NC", {"temperature": 0.1}),
     "renormalize": Spec(lambda p: (p.probs[0] * p.probs[-1], p.probs[0]), ("NC", "NC"), "NC"),
     "row_softmax": Spec(lambda p: (p.scores,), ("KK",), "KK"),
@@ -117,6 +122,10 @@ CHOOSES_SAMPLES = ["core_set"]
 Their laws are in tests/unit/federation/test_sample_selection.py."""
 
 
+LEARNS = ["descend", "linear_weights"]
+"""Functions of named tensors and random streams, which have no axes; see test_descent.py."""
+
+
 def call(name: str, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return the tensors that a function returns, one or several."""
     others = {
@@ -133,7 +142,7 @@ def test_the_package_offers_every_public_function_of_its_modules():
 
 
 def test_every_public_function_is_described_here():
-    assert sorted([*SPECS, *CHOOSES_SAMPLES]) == public_functions()
+    assert sorted([*SPECS, *CHOOSES_SAMPLES, *LEARNS]) == public_functions()
 
 
 def test_every_public_function_has_a_law_of_its_own():
