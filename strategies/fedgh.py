@@ -90,6 +90,7 @@ def head_loss(
 ) -> Float[Tensor, ""]:
     """Return the mean cross entropy of a head on prototypes.
 
+    >>> import torch
     >>> head = {"weight": torch.zeros(2, 1), "bias": torch.zeros(2)}
     >>> head_loss(head, torch.ones(3, 1), torch.tensor([0, 1, 1]))
     tensor(0.6931)

@@ -106,6 +106,7 @@ def divergence(
 ) -> Float[Tensor, ""]:
     """Return the mean over samples of KL(teacher || student) of logits; the teacher stays.
 
+    >>> import torch
     >>> round(divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]])).item(), 4)
     0.1201
     """

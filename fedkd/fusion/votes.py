@@ -14,6 +14,7 @@ ROUNDING = 1e-6
 def hard_labels(values: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:
     """Return each row's first largest value as a one-hot row.
 
+    >>> import torch
     >>> hard_labels(torch.tensor([[0.2, 0.5, 0.3], [0.4, 0.2, 0.4]])).tolist()
     [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
     """
@@ -36,6 +37,7 @@ def most_voted(shares: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:
 
     A row of equal shares, as of a sample without any vote, is uniform.
 
+    >>> import torch
     >>> most_voted(torch.tensor([[0.6, 0.4, 0.0], [0.5, 0.5, 0.0]])).tolist()
     [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]
     """
@@ -51,6 +53,7 @@ def are_tied(shares: Float[Tensor, "N C"]) -> Bool[Tensor, "N"]:
 def reach_majority(shares: Float[Tensor, "N C"], majority: float) -> Bool[Tensor, "N"]:
     """Return flags of the samples of which one class has at least this share.
 
+    >>> import torch
     >>> reach_majority(torch.tensor([[0.8, 0.2], [0.75, 0.25]]), 0.8).tolist()
     [True, False]
     """

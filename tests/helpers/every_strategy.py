@@ -16,7 +16,7 @@ def settings_for(name: str) -> dict[str, Any]:
     """The settings that a strategy asks for: one architecture, or labels of the public set."""
     needs = declared(name).needs
     changes: dict[str, Any] = {"strategy": name}
-    if needs.equal_architectures or needs.features == "equal":
+    if needs.equal_architectures or needs.features == "equal" or needs.companion:
         changes["models"] = ["mlp"]
     if needs.public_labels:
         changes["public"] = {"labeled": True}

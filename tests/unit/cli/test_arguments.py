@@ -225,7 +225,7 @@ def test_a_glob_names_components_alone() -> None:
 
     assert _forced("codec=glob(f*)") == "codec=full,float16"
     assert "of scenario" not in _forced("strategy=glob(*)")
-    assert _forced("strategy=glob([fedm*,knf*])") == "strategy=fedmd,knfu"
+    assert _forced("strategy=glob([fedmd*,knf*])") == "strategy=fedmd,knfu"
     with pytest.raises(SettingError, match=r"codec=glob\(x\*\) names none of"):
         _forced("codec=glob(x*)")
 
