@@ -166,10 +166,10 @@ def _definition_and_loader(
     made = f"{kind.__qualname__}.factory({name!r})({arguments})"
     adapters = stored.config.get("adapters", {"name": "none"})
     if adapters["name"] != "none":
-        imports += "\nfrom fedkd.models.adapters import SharedCompanion"
+        imports += "\nfrom fedkd.models.adapters import SharedModel"
         imports += "\nfrom fedkd.scenario.registry import create"
         make = f'    adapters = create("adapters", {adapters!r}).value\n'
-        make += f"    return adapters.build(lambda: {made}, 0, SharedCompanion())"
+        make += f"    return adapters.build(lambda: {made}, 0, SharedModel())"
         return None, _LOADER.format(imports=f"\n{imports}", make=make)
     make = f"    model = {made}\n"
     if not is_bare:

@@ -22,8 +22,8 @@ from fedkd.report.folder import RunFolder
 TREE = "sklearn:DecisionTreeClassifier(max_depth=4)"
 BOOSTED = "xgboost:XGBClassifier(n_estimators=2)"
 MODELS = [TREE, "mlp", BOOSTED, "lightgbm:LGBMClassifier(n_estimators=2)"]
-WEIGHTS = {"fedavg", "fedprox", "feddf", "centralized"}
-PRIVATE = {"fd", "fedproto", "fedcache"}
+WEIGHTS = {"fedavg", "fedprox", "feddf", "centralized", "lg_fedavg", "fml", "fedkd", "fedmrl"}
+PRIVATE = {"fd", "fedproto", "fedcache", "fedgh", "fedtgp"}
 
 
 @pytest.mark.parametrize("name", NAMES)
