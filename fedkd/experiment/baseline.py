@@ -87,6 +87,9 @@ def baseline_key(experiment: Experiment) -> str:
     contents = model_contents(context.traits)
     if contents:
         parts["models"] = contents
+    made_of = scenario.heads.value.content_key()
+    if made_of is not None:
+        parts["heads"] = made_of
     if context.start is not None:
         parts["start"] = context.start.sha256
     return fingerprint(parts)

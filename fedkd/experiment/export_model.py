@@ -175,6 +175,8 @@ def _definition_and_loader(
     if not is_bare:
         imports += "\nfrom fedkd.scenario.registry import create"
         make += f'    heads = create("heads", {stored.config["heads"]!r}).value\n'
+        names = list(stored.experiment.context.prepared.class_names)
+        make += f"    heads = heads.for_classes({names!r})\n"
         make += f"    model = heads.put_on(model, torch.zeros(2, *{given[0]!r}))\n"
     return None, _LOADER.format(imports=f"\n{imports}", make=f"{make}    return model")
 

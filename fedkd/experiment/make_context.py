@@ -191,7 +191,7 @@ def _task_setup(
         division=division,
         public=scenario.public,
         public_source=scenario.public_data.value,
-        heads=scenario.heads.value,
+        heads=scenario.heads.value.for_classes(prepared.class_names),
         preprocessing=scenario.preprocessing,
         adapters=scenario.adapters.value,
         tokens=scenario.tokens,

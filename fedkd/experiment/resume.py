@@ -138,7 +138,7 @@ def _check_scenario(experiment: Experiment, checkpoint: Checkpoint, run_dir: Pat
     for name in changed:
         if name.startswith(FILES) and changed[name] is not None:
             raise SettingError(
-                f"resume={run_dir}: the files of models={name.removeprefix(FILES)} are no longer"
+                f"resume={run_dir}: the files of {_made_of(name)} are no longer"
                 " those that this run began with; put them back, or begin a run anew"
             )
     check_same(without_rounds(before), without_rounds(now), run_dir)
@@ -253,3 +253,9 @@ def differences(before: dict[str, object], now: dict[str, object]) -> str:
     """Return the first settings that differ, in words; empty where none does."""
     different = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
     return ", ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in different[:5])
+
+
+def _made_of(name: str) -> str:
+    """Return which setting names files, from the name of their hash."""
+    what = name.removeprefix(FILES)
+    return "heads.text_encoder" if what == "heads" else f"models={what}"

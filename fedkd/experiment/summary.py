@@ -201,6 +201,8 @@ def conditions_of(experiment: Experiment) -> dict[str, str]:
     code = {f"{CODE}{name}": code_hash(thing) for name, thing in own.items()}
     start = {} if context.start is None else {START: context.start.sha256}
     files = {f"{FILES}{name}": key for name, key in model_contents(context.traits).items()}
+    made_of = experiment.scenario.heads.value.content_key()
+    files |= {} if made_of is None else {f"{FILES}heads": made_of}
     device = {"device": experiment.plan.device}
     return {**versions(), **_libraries(experiment), **device, **code, **files, **start}
 

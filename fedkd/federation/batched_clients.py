@@ -48,7 +48,7 @@ def reason_unbatched(context: ClientContext, name: str) -> str | None:
     if architecture is None or context.traits[name].fits_itself:
         return "only image models that learn by gradients are trained together"
     if architecture.without_heads != architecture:
-        return "its further heads have losses of their own"
+        return "it has heads that are put on it"
     if context.kind is not None and not trains_plainly(context.kind):
         return "its kind of knowledge takes part in training in a way of its own"
     if context.codecs is not None and context.codecs.down.stateful:

@@ -1,6 +1,7 @@
 """The seam of heads: what is put on every client's model besides its own last layer."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -20,6 +21,14 @@ class Heads(Compatible, Protocol):
     def alone(self) -> "Heads":
         """Return the heads of the local-only baseline, where clients have no teacher."""
         return self
+
+    def for_classes(self, names: Sequence[str]) -> "Heads":
+        """Return the heads of a run whose classes have these names; by default the same."""
+        return self
+
+    def content_key(self) -> str | None:
+        """Return what names the files that the heads are made of; None without any."""
+        return None
 
     def conflict(self, conditions: RunConditions) -> str | None:
         """Return the conflict of heads that have losses of their own with such a run."""

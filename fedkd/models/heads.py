@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fedkd.models.dual_head import DualHeadSettings
 from fedkd.models.head_settings import Heads
+from fedkd.models.shared_classes import SharedClassesSettings
 from fedkd.models.stage_heads import StageHeadsSettings
 from fedkd.settings.conditions import RunConditions
 
@@ -80,6 +81,7 @@ HEADS: Mapping[str, type[Heads]] = {
     "none": OneHead,
     "dual": DualHeadSettings,
     "self_distillation": StageHeadsSettings,
+    "shared_classes": SharedClassesSettings,
 }
 
 

@@ -266,9 +266,8 @@ class TrainingSettings(Phase):
             )
         if self.label_smoothing and conditions.is_chosen("heads"):
             return (
-                f"train.label_smoothing={self.label_smoothing:g}: heads="
-                f"{conditions.name_of('heads')} has losses of its own, in which no labels are"
-                " smoothed; leave one of them out"
+                f"train.label_smoothing={self.label_smoothing:g} is not defined beside"
+                f" heads={conditions.name_of('heads')}; leave one of them out"
             )
         if self.label_smoothing and not conditions.has_classes:
             return (

@@ -107,6 +107,11 @@ def check_parts(model: nn.Module, name: str, phase: Phase, section: str, head: s
             f"{section}.{asks} needs a linear layer that puts out the logits, and {name} has none"
             " (heads of a run may be several); leave it out"
         )
+    if phase.head_learning_rate is not None and not head_parameters(model, phase, head):
+        raise SettingError(
+            f"{section}.head_learning_rate would do nothing: the last layer of {name} is frozen;"
+            " leave it out"
+        )
     known = dict(model.named_modules())
     for one in phase.frozen_names:
         if one != BACKBONE and one not in known:

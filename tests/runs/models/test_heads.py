@@ -211,6 +211,16 @@ def test_the_weights_of_stages_may_be_averaged():
     ] == ["ok"] * 4
 
 
+@pytest.mark.parametrize("strategy", ["fedproto", "feddf"])
+def test_models_of_two_architectures_share_frozen_classes(strategy: str):
+    """Their features are equally wide without pooling, and the vectors stay at home."""
+    made, found = ran(heads="shared_classes", strategy=strategy, models=["mlp", "cnn"], rounds=2)
+    assert [c.status for c in found[-1].clients] == ["ok"] * 4
+    state = made.context.store.get(0)
+    assert state is not None
+    assert [name for name in state if name.startswith("3.")] == ["3.0.weight", "3.0.bias"]
+
+
 # The twin.
 
 
@@ -261,7 +271,7 @@ def test_a_run_prints_its_heads_and_stands_beside_their_twin(
 # DP-SGD.
 
 
-@with_further_heads
+@pytest.mark.parametrize("heads", [*FURTHER, "shared_classes"])
 @pytest.mark.parametrize("model", ["mlp", "cnn", "resnet", "vit"])
 def test_single_samples_gradients_are_found_through_the_heads(heads: str, model: str):
     built = ImageModelSpec(model, (1, 8, 8), 4, HEADS[heads]()).build(0)
@@ -372,6 +382,32 @@ def test_private_training_with_heads_runs_for_rounds_and_claims_its_epsilon(head
             {"heads": "dual", "strategy": {"name": "selective_fd", "density": "feature_gaussian"}},
             "a mixture of two heads is the output of no such layer",
         ),
+        (
+            {"heads": "shared_classes", "strategy": "fedgh", "models": ["mlp"]},
+            "heads=shared_classes: strategy=fedgh trains or sends the last layer of models",
+        ),
+        (
+            {"heads": "shared_classes", "strategy": "lg_fedavg", "models": ["mlp"]},
+            "strategy=lg_fedavg trains or sends the last layer",
+        ),
+        (
+            {"heads": {"name": "shared_classes", "width": 3}},
+            "heads.width=3 is less than the 10 classes",
+        ),
+        (
+            {"heads": {"name": "shared_classes", "width": 64, "text_encoder": "folder"}},
+            "width=64 would do nothing",
+        ),
+        ({"heads": {"name": "shared_classes", "text_encoder": "nowhere"}}, "is no folder"),
+        ({"heads": {"name": "shared_classes", "sharpness": 0}}, "sharpness must be > 0"),
+        (
+            {"heads": "shared_classes", "train": {"head_learning_rate": 0.1}},
+            "head_learning_rate would do nothing: the last layer of mlp is frozen",
+        ),
+        (
+            {"heads": "shared_classes", "models": ["sklearn:GaussianNB"], "strategy": "dsfl"},
+            "sklearn:GaussianNB is an estimator",
+        ),
         ({"heads": "duel"}, "did you mean 'dual'"),
         (
             {"heads": {"name": "dual", "temperature": 2.0}},
@@ -394,7 +430,7 @@ def test_what_makes_no_sense_with_heads_is_refused_with_the_reason(
 
 @with_further_heads
 def test_clients_with_heads_are_trained_one_by_one(heads: str):
-    with pytest.raises(SettingError, match="its further heads have losses of their own"):
+    with pytest.raises(SettingError, match="it has heads that are put on it"):
         experiment(heads=heads, batch_clients=["mlp"])
     made = experiment(heads=heads, batch_clients="auto")
     assert made.context.batch_clients == frozenset()

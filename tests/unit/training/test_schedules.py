@@ -158,7 +158,7 @@ def test_smoothed_labels_need_labels_and_one_head() -> None:
     smoothed = TrainingSettings(label_smoothing=0.1)
     assert smoothed.conflict(RunConditions()) is None
     dual = RunConditions(components={"heads": "dual"})
-    assert "heads=dual has losses of its own" in str(smoothed.conflict(dual))
+    assert "is not defined beside heads=dual" in str(smoothed.conflict(dual))
     assert "no labels of classes" in str(smoothed.conflict(RunConditions(has_classes=False)))
 
 
