@@ -280,7 +280,8 @@ class Cohort(AcceptedUploads):
     ``public_labels`` [N] and ``server`` are None unless the strategy declares that it needs them.
     ``answered`` [K, N] is None where every client predicts on every sample; else it says who did,
     and rows that are missing are zeros, which mean nothing. ``round_ids`` are the round's public
-    samples where the strategy asked for fewer (``strategy.SelectsQueries``).
+    samples where the strategy asked for fewer (``strategy.SelectsQueries``). ``sequences`` [N] says
+    which window of public text a sample is a position of; it is None where samples are no text.
     """
 
     public_ids: Int[Tensor, "N"]
@@ -291,6 +292,7 @@ class Cohort(AcceptedUploads):
     public_labels: Int[Tensor, "N"] | None = None
     answered: Bool[Tensor, "K N"] | None = None
     round_ids: Int[Tensor, "M"] | None = None
+    sequences: Int[Tensor, "N"] | None = None
     architectures: tuple[str, ...] = ()
     server: ServerModels | None = None
 

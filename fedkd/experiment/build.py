@@ -190,6 +190,7 @@ def make_server(
         train_sizes={i: context.stated_size(i) for i in range(len(context.architectures))},
         architectures=tuple(architecture.name for architecture in context.architectures),
         public_labels=context.public_labels.cpu() if labels else None,
+        sequences=context.task.public_sequences,
         server=_server_models(declared.needs, context),
         shapes={a.name: _shapes(a) for a in context.architectures}
         if kind and kind.learned_by == "adopt"

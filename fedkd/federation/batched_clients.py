@@ -92,7 +92,7 @@ def _reason_of_steps(context: ClientContext, phases: Sequence[Phase]) -> str | N
 
 def trains_plainly(kind: KnowledgeType) -> bool:
     """Return whether clients train on labels alone, and distill on the same samples."""
-    return kind.all_answer
+    return kind.all_answer and kind.learn_alike
 
 
 def architecture_of(context: ClientContext, name: str) -> ImageModelSpec | None:

@@ -56,6 +56,8 @@ class Request:
     label_counts: Mapping[int, tuple[int, ...]] | None = None
     public_labels: Int[Tensor, "N"] | None = None
     round_ids: Int[Tensor, "M"] | None = None
+    sequences: Int[Tensor, "N"] | None = None
+    """Which sequence of public text each sample is a position of; None where samples are none."""
     architectures: tuple[str, ...] = ()
     server: ServerModels | None = None
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
@@ -191,6 +193,11 @@ class KnowledgeType(Compatible, Protocol):
     def all_answer(self) -> bool:
         """Whether every client predicts on every public sample asked for."""
         return False
+
+    @property
+    def learn_alike(self) -> bool:
+        """Whether all clients distil on the same public samples."""
+        return self.all_answer
 
     @property
     def upload_scale(self) -> Scale | None:

@@ -54,6 +54,8 @@ class PublicPredictions(RowKnowledge):
     scale: Scale
     chooser: Chooser | None = None
     hard: bool = False
+    taught_apart: bool = False
+    """Whether a fusion may teach clients on different samples (``taught_rows`` [K, N])."""
 
     learned_by: ClassVar[LearnedBy] = "distill"
     predicts: ClassVar[bool] = True
@@ -68,6 +70,11 @@ class PublicPredictions(RowKnowledge):
     def all_answer(self) -> bool:
         """Whether no client chooses."""
         return self.chooser is None
+
+    @property
+    def learn_alike(self) -> bool:
+        """Whether all clients distil on the same samples."""
+        return self.all_answer and not self.taught_apart
 
     @property
     def upload_scale(self) -> Scale:
@@ -189,6 +196,7 @@ class PublicPredictions(RowKnowledge):
             public_labels=request.public_labels,
             answered=answered,
             round_ids=request.round_ids,
+            sequences=request.sequences,
             architectures=tuple(request.architectures[i] for i in ids)
             if request.architectures
             else (),
@@ -227,7 +235,7 @@ class PublicPredictions(RowKnowledge):
             )
         # Clients that need not answer alike need not learn alike; the others distill on the same
         # samples.
-        masks = ((samples,), (clients, samples)) if self.chooser is not None else ((samples,),)
+        masks = ((samples,), (clients, samples)) if not self.learn_alike else ((samples,),)
         if fusion.taught_rows is not None and (
             fusion.taught_rows.dtype != torch.bool or tuple(fusion.taught_rows.shape) not in masks
         ):

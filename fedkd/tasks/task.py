@@ -252,6 +252,11 @@ class Task(Protocol):
         """The labels of the public samples, -1 where the simulation does not know them."""
 
     @property
+    def public_sequences(self) -> Int[Tensor, "N"] | None:
+        """Which sequence each public sample is a part of; None where each is a sample by itself."""
+        return None
+
+    @property
     def sendable(self) -> np.ndarray | None:
         """The public inputs for other processes of this machine; None where each makes its own."""
         return None

@@ -205,6 +205,11 @@ class TextTask(Task):
         """The next token at each public position."""
         return self.public.targets.flatten()[self.positions]
 
+    @property
+    def public_sequences(self) -> Int[Tensor, "N"]:
+        """The window that each public position is in."""
+        return (self.positions // self.public.inputs.shape[1]).cpu()
+
     def preprocessing(self) -> Mapping[str, object]:
         """Return the context and each token's UTF-8 in hexadecimal; the last is the separator.
 

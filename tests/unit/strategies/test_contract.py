@@ -41,6 +41,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "fedproto": ({"width": 16},),
     "fedtgp": ({"width": 16},),
     "fedct": ({"majority": 0.8},),
+    "fedmkt": ({"server": "mlp"},),
     "knfu": (
         {"beta": 0.0},
         {"neighbors": "top_k", "top_k": 2},
@@ -75,6 +76,7 @@ BY_SAMPLE: dict[str, Callable[[Any], bool]] = {
     "cronus": lambda strategy: True,
     "routed": lambda strategy: True,
     "learned": lambda strategy: True,
+    "fedmkt": lambda strategy: True,
 }
 """Strategies whose weights differ from sample to sample; those of the fusion are means over
 samples."""

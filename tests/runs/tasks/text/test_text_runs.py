@@ -20,8 +20,9 @@ from torch import nn
 from fedkd.errors import SettingError
 from fedkd.experiment.build import build
 from fedkd.experiment.resume import resume
-from fedkd.experiment.run import run
+from fedkd.experiment.run import execute, run
 from fedkd.federation.context import ClientContext
+from fedkd.federation.round_records import RoundRecord
 from fedkd.report import plots
 from fedkd.report.console import ConsoleReport
 from fedkd.report.folder import RunFolder
@@ -148,6 +149,25 @@ def test_public_ids_are_the_positions_of_public_text_that_have_a_next_token() ->
     assert torch.equal(task.ask().predict(model), every)
     assert torch.equal(task.ask(ids).predict(model), every[ids])
     assert torch.equal(task.public_labels[ids], targets[targets != IGNORED][ids])
+    assert torch.equal(task.public_sequences, (targets != IGNORED).nonzero()[:, 0])
+
+
+def test_a_window_of_public_text_is_taught_to_one_of_two_clients_as_a_whole() -> None:
+    """The other one is its best predictor; what top k left out has a loss too."""
+    made = text_experiment(
+        strategy="fedmkt", public={"size": 14, "labeled": True}, codec={"name": "top_k", "k": 4}
+    )
+    records: list[RoundRecord] = []
+    execute(made, records.append, threading.Event())
+    windows = made.server.template.sequences
+    assert windows is not None
+    assert made.server.teachers is not None
+    taught = [made.server.teachers.of(i) for i in range(2)]
+    found = [set() if t is None else set(windows[t.ids].tolist()) for t in taught]
+    assert found[0].isdisjoint(found[1])
+    assert found[0] | found[1] == set(windows.tolist())
+    assert sum(len(t.ids) for t in taught if t is not None) == len(windows)
+    assert records[0].metrics["taught"] == pytest.approx(0.5)
 
 
 def test_distilling_some_positions_is_the_mean_over_them_alone() -> None:
