@@ -200,18 +200,13 @@ class Server:
 
     def request(self, selection: Selection) -> Request:
         """Return what a round's uploads must answer to."""
-        labels, ids = self.template.public_labels, selection.query_ids
-        sequences = self.template.sequences
         taught = frozenset[int]()
         if self.teachers is not None and self.round_order == "distill_first":
             taught = frozenset(i for i in selection.trainers if self.teachers.of(i) is not None)
         return replace(
-            self.template,
+            self.template.on(selection.query_ids),
             round=selection.round_number,
-            public_ids=ids,
             round_ids=selection.round_ids if self.aggregator.declared.selects_queries else None,
-            public_labels=None if labels is None else labels[ids],
-            sequences=None if sequences is None else sequences[ids],
             taught=taught,
         )
 

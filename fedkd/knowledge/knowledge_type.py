@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -72,6 +72,16 @@ class Request:
     taught: frozenset[int] = frozenset()
     """The clients for which there was a teacher when the round began, where a round begins with
     one."""
+
+    def on(self, ids: Int[Tensor, "N"]) -> "Request":
+        """Return what is asked of some samples, from what is known of all of them."""
+        labels, sequences = self.public_labels, self.sequences
+        return replace(
+            self,
+            public_ids=ids,
+            public_labels=None if labels is None else labels[ids],
+            sequences=None if sequences is None else sequences[ids],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

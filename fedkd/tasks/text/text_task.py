@@ -362,10 +362,8 @@ class TextTask(Task):
         """Return a mask [N] of positions where a secret could be said; None without secrets."""
         if self.secrets is None:
             return None
-        forms = self.secrets.settings.forms
-        found: Tensor = self._once(
-            "flagged", lambda: self._marks(partial(mark_contexts, forms=forms))
-        )
+        marker = partial(mark_contexts, forms=self.secrets.settings.forms)
+        found: Tensor = self._once("flagged", lambda: self._marks(marker))
         return found
 
     def matched(self) -> Tensor:
