@@ -40,9 +40,16 @@ class ClientShifts:
     """How many classes, drawn at random, trade their labels in a circle for these clients, >= 2;
     2 swaps a pair."""
 
+    wrong_labels: float = 0.0
+    """Share of each client's training samples, drawn at random, that have another class's label,
+    any alike, from 0 to below 1; test sets keep theirs (symmetric label noise, as RHFL's)."""
+
     def __post_init__(self) -> None:
-        at_least(0, noise=self.noise, swapped_share=self.swapped_share)
+        at_least(
+            0, noise=self.noise, swapped_share=self.swapped_share, wrong_labels=self.wrong_labels
+        )
         at_most(1, swapped_share=self.swapped_share)
+        at_most(0.999, wrong_labels=self.wrong_labels)
         at_least(2, swapped_classes=self.swapped_classes)
         if self.swapped_share == 0 and self.swapped_classes != 2:
             raise SettingError(
@@ -51,10 +58,11 @@ class ClientShifts:
 
     def conflict(self, conditions: RunConditions) -> str | None:
         """Return why clients' data cannot differ so: one client, tokens, an audit."""
-        asked = [f"shift.{name}" for name in ("noise", "swapped_share") if getattr(self, name)]
+        names = ("noise", "swapped_share", "wrong_labels")
+        asked = [f"shift.{name}" for name in names if getattr(self, name)]
         if not asked:
             return None
-        if conditions.clients == 1:
+        if conditions.clients == 1 and asked != ["shift.wrong_labels"]:
             return f"{asked[0]} is a difference among clients, and clients=1"
         if not conditions.has_classes:
             return (
@@ -99,14 +107,34 @@ class ClientShifts:
 
     def relabeled(self, prepared: Data, division: Division, seed: int) -> Data:
         """Return the data set with the labels that private rows have for their clients."""
-        if self.swapped_share == 0:
+        if self.swapped_share == 0 and self.wrong_labels == 0:
             return prepared
         labels = np.array(prepared.labels)
-        label_of = self.trade(len(prepared.class_names), seed)
+        if self.swapped_share:
+            self._swap(labels, len(prepared.class_names), division, seed)
+        if self.wrong_labels:
+            self._mislabel(labels, len(prepared.class_names), division, seed)
+        return dataclasses.replace(prepared, labels=labels)  # type: ignore[type-var]
+
+    def _mislabel(self, labels: np.ndarray, classes: int, division: Division, seed: int) -> None:
+        """Give each client's share of training labels, rounded to samples, another class."""
+        counts = [round(self.wrong_labels * len(rows)) for rows in division.train]
+        if not any(counts):
+            largest = max(len(rows) for rows in division.train)
+            raise SettingError(
+                f"shift.wrong_labels={self.wrong_labels:g} would do nothing: it is less than half a"
+                f" sample of the largest training set, of {largest}"
+            )
+        for client, (rows, count) in enumerate(zip(division.train, counts, strict=True)):
+            stream = numpy_stream(seed, "client", client, "wrong labels")
+            wrong = rows[stream.permutation(len(rows))[:count]]
+            labels[wrong] = (labels[wrong] + stream.integers(1, classes, size=count)) % classes
+
+    def _swap(self, labels: np.ndarray, classes: int, division: Division, seed: int) -> None:
+        label_of = self.trade(classes, seed)
         for client in self.swapped_clients(len(division.train), seed):
             for part in (division.train, division.test, division.validation):
                 labels[part[client]] = label_of[labels[part[client]]]
-        return dataclasses.replace(prepared, labels=labels)  # type: ignore[type-var]
 
     def describe(self, clients: int, seed: int) -> str:
         """Return the shifts in words; empty without any.
@@ -120,6 +148,8 @@ class ClientShifts:
         if self.swapped_share:
             who = ", ".join(map(str, self.swapped_clients(clients, seed)))
             said.append(f"{self.swapped_classes} classes trade labels for clients {who}")
+        if self.wrong_labels:
+            said.append(f"{100 * self.wrong_labels:g} % of training labels are wrong")
         return "; ".join(said)
 
 

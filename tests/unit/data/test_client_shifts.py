@@ -67,6 +67,21 @@ def test_some_clients_trade_labels_in_all_their_rows_and_nobody_else() -> None:
     assert ClientShifts().relabeled(before, DIVISION, 1) is before
 
 
+def test_a_share_of_each_clients_training_labels_is_wrong_and_no_other() -> None:
+    before = data()
+    after = ClientShifts(wrong_labels=0.5).relabeled(before, DIVISION, seed=1)
+    wrong = after.labels != before.labels
+    for rows in DIVISION.train:
+        assert wrong[rows].sum() == round(0.5 * len(rows))
+    wrong[np.concatenate(DIVISION.train)] = False
+    assert not wrong.any()
+    again = ClientShifts(wrong_labels=0.5).relabeled(before, DIVISION, seed=1)
+    assert (again.labels == after.labels).all()
+    assert ClientShifts(wrong_labels=0.5).conflict(RunConditions(clients=1)) is None
+    with pytest.raises(SettingError, match="would do nothing"):
+        ClientShifts(wrong_labels=0.001).relabeled(before, DIVISION, seed=1)
+
+
 @pytest.mark.parametrize(
     ("given", "conditions", "said"),
     [
