@@ -252,7 +252,11 @@ def declaration(strategy: object, name: str) -> Declaration:
 
 
 def chosen_loss(
-    declared: Declaration, name: str, setting: str | None, skew: float | None = None
+    declared: Declaration,
+    name: str,
+    setting: str | None,
+    skew: float | None = None,
+    not_true_weight: float | None = None,
 ) -> str:
     """Return the name of the distillation loss: the scenario's, or the strategy's own.
 
@@ -261,6 +265,7 @@ def chosen_loss(
         name: Its name, for errors.
         setting: The scenario's loss; None is the strategy's.
         skew: The scenario's skew; None is the loss's own.
+        not_true_weight: The scenario's weight in the loss not_true; None is the loss's own.
 
     Raises:
         SettingError: The loss cannot take the teachers, or has no skew.
@@ -275,13 +280,14 @@ def chosen_loss(
                 f"distill.loss={setting} would do nothing: clients of strategy={name} distill"
                 " nothing"
             )
-        if skew is not None:
-            raise SettingError(
-                f"distill.loss_skew={skew} would do nothing: clients of strategy={name} distill"
-                " nothing"
-            )
+        for field, value in (("loss_skew", skew), ("not_true_weight", not_true_weight)):
+            if value is not None:
+                raise SettingError(
+                    f"distill.{field}={value} would do nothing: clients of strategy={name} distill"
+                    " nothing"
+                )
         return loss
-    find_loss(loss, skew)
+    find_loss(loss, skew, not_true_weight)
     if loss in ON_LOGITS and declared.teaches != "logits":
         raise SettingError(
             f"distill.loss={loss} compares logits, but strategy={name} sends soft labels; use one"

@@ -34,7 +34,7 @@ from fedkd.messages import Download, Packed, Predictions, Step
 from fedkd.models.factory import ImageModelSpec
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.training.hyperparameters import Phase
-from fedkd.training.losses import find_loss
+from fedkd.training.losses import OF_BATCHES
 
 Batch = Sequence[tuple[int, Download]]
 """Clients that are trained together, by id, with their downloads."""
@@ -77,6 +77,10 @@ def _reason_of_steps(context: ClientContext, phases: Sequence[Phase]) -> str | N
     """Return why the steps of clients are none that could be taken together; None if they are."""
     if any(phase.optimizer_state == "kept" for phase in phases):
         return "optimizer_state=kept lets clients' optimizers be at different steps"
+    if context.training.reverse_weight is not None:
+        return "train.reverse_weight changes the loss of labels"
+    if context.loss in OF_BATCHES:
+        return f"the loss {context.loss} is of a batch together"
     if context.training.augment != "none":
         return "each augments its images by draws of its own"
     if any(phase.schedule != "constant" for phase in phases):
@@ -263,7 +267,7 @@ def _optimize(
         if context.stopped():
             raise Interrupted
 
-    of_teacher = find_loss(context.loss, context.distillation.loss_skew)
+    of_teacher = context.distillation.loss_of(context.loss)
 
     def distillation(logits: Tensor, target: Tensor) -> Tensor:
         return of_teacher(logits, target, context.distillation.temperature)

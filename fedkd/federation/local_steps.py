@@ -40,7 +40,12 @@ from fedkd.runtime.seeding import torch_seed
 from fedkd.settings.measuring_points import MeasuringPoint, column
 from fedkd.tasks.task import Evaluation
 from fedkd.training.hyperparameters import DistillationSettings, Phase, TrainingSettings
-from fedkd.training.losses import ON_LOGITS, distillation_target, find_loss, weighted
+from fedkd.training.losses import (
+    ON_LOGITS,
+    distillation_target,
+    symmetric_cross_entropy,
+    weighted,
+)
 from fedkd.training.model_parts import head_parameters, partly_frozen
 from fedkd.training.optimizers import Optimizer
 from fedkd.training.relational_losses import match_similarities
@@ -249,8 +254,10 @@ def round_of(update: LocalUpdate, purpose: str) -> RoundOfRun | None:
 
 
 def label_smoothed(context: ClientContext) -> LabelLoss:
-    """Return the loss of logits and labels: the task's own, or one of smoothed labels."""
-    smoothing = context.training.label_smoothing
+    """Return the loss of logits and labels: the task's own, smoothed labels', or symmetric."""
+    smoothing, reverse = context.training.label_smoothing, context.training.reverse_weight
+    if reverse is not None:
+        return partial(symmetric_cross_entropy, reverse_weight=reverse)
     return partial(F.cross_entropy, label_smoothing=smoothing) if smoothing else context.task.loss
 
 
@@ -329,7 +336,8 @@ def task_loss(
         y: Their targets.
     """
     task, model, seen = update.context.task, update.model, batches_of(update, purpose, x)
-    if update.context.training.label_smoothing:
+    training = update.context.training
+    if training.label_smoothing or training.reverse_weight is not None:
         loss = label_smoothed(update.context)
         return lambda batch: loss(task.logits(model, seen(batch)), y[batch])
     return lambda batch: task.training_loss(model, seen(batch), y[batch])
@@ -424,7 +432,7 @@ def distillation_loss(
     if teacher.scale != "probs" and context.loss in ON_LOGITS:
         probs = soften(sent(teacher.values, context.device), settings.temperature)
     return DistillationLoss(
-        loss=find_loss(context.loss, settings.loss_skew),
+        loss=settings.loss_of(context.loss),
         target=target,
         probs=probs,
         weights=margin_weights(probs) if settings.margin_weights else None,

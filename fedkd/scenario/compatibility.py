@@ -40,7 +40,8 @@ def check_scenario(scenario: Scenario, declared: Declaration, *, stores: bool) -
             plants, as in the local-only baseline of an audited run.
     """
     name, distill = scenario.strategy.name, scenario.distill
-    loss = chosen_loss(declared, name, distill.loss, distill.loss_skew)
+    skew, weight = distill.loss_skew, distill.not_true_weight
+    loss = chosen_loss(declared, name, distill.loss, skew, weight)
     count_foreign(scenario.public, scenario.public_data.value)
     conditions = run_conditions(scenario, declared, loss, stores=stores)
     check_parts(scenario, declared, conditions)

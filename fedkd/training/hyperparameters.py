@@ -10,7 +10,7 @@ from fedkd.settings.conditions import RunConditions
 from fedkd.settings.meaning import setting
 from fedkd.settings.schema import defaults, section_values
 from fedkd.settings.validators import at_least, at_most, check_choices, positive
-from fedkd.training.losses import LOSSES, ON_LOGITS, LossName
+from fedkd.training.losses import LOSSES, OF_BATCHES, ON_LOGITS, Loss, LossName, find_loss
 
 BACKBONE = "backbone"
 """In ``freeze``: all of a model but its last linear layer."""
@@ -223,6 +223,7 @@ def steps_in(size: int, batch_size: int, epochs: float) -> int:
 OF_GRADIENTS = (
     *("schedule", "clip_grad_norm", "steps", "optimizer_state", "label_smoothing", "loss_skew"),
     *("momentum", "weight_decay", "optimizer", "freeze", "head_learning_rate"),
+    *("reverse_weight", "not_true_weight"),
 )
 """Settings that only models with gradients have."""
 
@@ -244,6 +245,11 @@ class TrainingSettings(Phase):
     """Share of a label's weight that all classes are given in equal parts, at least 0 and below 1
     (Szegedy et al. 2016)."""
 
+    reverse_weight: float | None = None
+    """Weight of the reverse cross-entropy, 9.21 (1 - p(y)), beside that of labels, > 0, which
+    forgives wrong labels (symmetric cross-entropy, Wang et al. 2019, arXiv 1908.06112); null leaves
+    it out. RHFL's 0.1 and 1 are 10 here, up to the size of steps."""
+
     augment: Literal["none", "flip", "crop", "flip_crop"] = "none"
     """Show models each batch of labeled images another way: flip mirrors an image from left to
     right by a coin, crop shifts it by up to an eighth of its side with its edges repeated.
@@ -252,6 +258,8 @@ class TrainingSettings(Phase):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(0, public_epochs=self.public_epochs, warm_up_epochs=self.warm_up_epochs)
+        if self.reverse_weight is not None:
+            positive(reverse_weight=self.reverse_weight)
         if not 0 <= self.label_smoothing < 1:
             raise SettingError(
                 f"label_smoothing must be at least 0 and below 1, got {self.label_smoothing:g}"
@@ -274,10 +282,29 @@ class TrainingSettings(Phase):
                 f"train.label_smoothing={self.label_smoothing:g}: data={conditions.name_of('data')}"
                 " has no labels of classes to smooth; leave it out"
             )
-        found = self.idle_conflict(conditions, "train")
+        found = self._reverse(conditions) or self.idle_conflict(conditions, "train")
         if found is not None:
             return found
         return self.schedule_conflict(conditions.rounds, "train") or self._public(conditions)
+
+    def _reverse(self, conditions: RunConditions) -> str | None:
+        """Return the conflict of the reverse cross-entropy with another loss, or with tokens."""
+        if self.reverse_weight is None:
+            return None
+        given = f"train.reverse_weight={self.reverse_weight:g}"
+        if not conditions.has_classes:
+            data = conditions.name_of("data")
+            return f"{given} is for labels of classes, and data={data} has none; leave it out"
+        others = {"heads": conditions.is_chosen("heads"), "train.label_smoothing": self.smooths}
+        found = next((name for name, chosen in others.items() if chosen), None)
+        if found is None:
+            return None
+        return f"{given} and {found} both change the loss of labels; leave one of them out"
+
+    @property
+    def smooths(self) -> bool:
+        """Whether labels are smoothed."""
+        return self.label_smoothing > 0
 
     def _public(self, conditions: RunConditions) -> str | None:
         """Return the conflict of epochs on the public set with one that is empty or unlabeled."""
@@ -302,6 +329,9 @@ class DistillationSettings(Phase):
     """The teacher's share of the mixture in skewed_kl and js, or the weight of kl in symmetric_kl,
     between 0 and 1; null is 0.1 in skewed_kl and 0.5 in the others. With another loss it is an
     error."""
+    not_true_weight: float | None = None
+    """Weight of the other classes' term in loss=not_true, > 0; null is 1. With another loss it is
+    an error."""
     temperature: float = 1.0
     """Temperature of teacher and student, 0.001 to 1000; losses on soft labels carry its square,
     except kl_mean."""
@@ -323,6 +353,10 @@ class DistillationSettings(Phase):
     """Show students the public samples as they are, or each shifted by up to an eighth of its
     side."""
 
+    def loss_of(self, name: str) -> Loss:
+        """Return the loss of a name as these settings have it."""
+        return find_loss(name, self.loss_skew, self.not_true_weight)
+
     @property
     def is_standard(self) -> bool:
         """Whether the loss is that of teacher and student alone, on the samples as they are."""
@@ -339,6 +373,8 @@ class DistillationSettings(Phase):
             positive(relational_weight=self.relational_weight)
         if self.soft_label_weight is not None:
             positive(soft_label_weight=self.soft_label_weight)
+        if self.not_true_weight is not None:
+            positive(not_true_weight=self.not_true_weight)
         positive(temperature=self.temperature)
         at_least(1e-3, temperature=self.temperature)
         at_most(1e3, temperature=self.temperature)
@@ -360,6 +396,11 @@ class DistillationSettings(Phase):
             return (
                 f"distill.{self._changed()} would do nothing: clients of"
                 f" strategy={conditions.strategy} distill nothing"
+            )
+        if self.margin_weights and conditions.loss in OF_BATCHES:
+            return (
+                f"distill.margin_weights=true weighs single samples, and loss={conditions.loss} is"
+                " of a batch together; leave one of them out"
             )
         if self.confidence_gate and conditions.loss in ON_LOGITS:
             others = ", ".join(name for name in LOSSES if name not in ON_LOGITS)

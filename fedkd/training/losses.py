@@ -8,13 +8,14 @@ sets.
 Below, q is the teacher's soft label, p the student's, ``softmax(f(x) / T)``, and T the temperature.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import vmap
 
@@ -22,6 +23,11 @@ from fedkd.errors import SettingError
 from fedkd.fusion import soften
 
 Scale = Literal["logits", "probs"]
+OFF_DIAGONAL = 0.0051
+"""Weight of each pair of different classes in ``cross_correlation``: FCCL's."""
+
+LEAST_LABEL = 1e-4
+"""What stands for the 0 of a label in ``symmetric_cross_entropy``."""
 Rows = Float[Tensor, "N C"]
 Scalar = Float[Tensor, ""]
 
@@ -143,6 +149,39 @@ def _mixture(probs: Rows, target_probs: Rows, skew: float) -> Rows:
     return (skew * target_probs + (1 - skew) * probs).clamp(min=1e-30)
 
 
+def not_true(
+    student_logits: Rows, target_probs: Rows, temperature: float = 1.0, *, weight: float = 1.0
+) -> Scalar:
+    """Return the cross-entropy with the teacher's choice, plus KL over all other classes, in nats.
+
+    ``mean_x (-ln p_1(y) + weight T^2 KL(q~(x) || p~(x)))``: y is the class that the teacher finds
+    likeliest, p_1 the student's soft label at temperature 1, and q~ and p~ are soft labels at T
+    without y, renormalised over the other classes (FedNTD, Lee et al. 2022, arXiv 2106.03097; there
+    y is the true label of a private sample, and the public samples here need none). A teacher that
+    is sure of y says nothing of the others: then, and with two classes, the second term is 0.
+
+    Args:
+        student_logits: The student's logits.
+        target_probs: The teacher's soft labels at the same temperature.
+        temperature: T, which softens the student's logits; the paper's is 3.
+        weight: Of the second term, >= 0; the paper's beta is 1.
+
+    >>> target = torch.tensor([[0.8, 0.15, 0.05]])
+    >>> same = not_true(target.log(), target).item()  # -ln 0.8: the others are as the teacher's
+    >>> round(same, 4)
+    0.2231
+    """
+    classes = torch.arange(student_logits.shape[-1], device=student_logits.device)
+    is_true = classes == target_probs.argmax(dim=-1, keepdim=True)
+    label_loss = -(F.log_softmax(student_logits, dim=-1) * is_true).sum(dim=-1)
+    others = target_probs.masked_fill(is_true, 0)
+    others = others / others.sum(dim=-1, keepdim=True).clamp(min=1e-30)
+    of_others = (student_logits / temperature).masked_fill(is_true, -torch.inf)
+    log_others = F.log_softmax(of_others, dim=-1).masked_fill(is_true, 0)
+    apart = (torch.xlogy(others, others) - others * log_others).sum(dim=-1)
+    return (label_loss + weight * temperature**2 * apart).mean()
+
+
 def mae(student_logits: Rows, target_logits: Rows, temperature: float = 1.0) -> Scalar:
     """Return the mean absolute difference of logits, FedMD's digest loss (arXiv 1910.03581).
 
@@ -159,9 +198,44 @@ def mse(student_logits: Rows, target_logits: Rows, temperature: float = 1.0) -> 
     return (student_logits - target_logits).square().mean()
 
 
+def cross_correlation(
+    student_logits: Rows, target_logits: Rows, temperature: float = 1.0
+) -> Scalar:
+    """Return how far the correlations of two logits' classes over a batch are from 1 and -1.
+
+    ``sum_u (1 - M_uu)^2 + 0.0051 sum_{u != v} (1 + M_uv)^2``, where ``M_uv`` is the correlation
+    over the batch of the student's logit of class u with the teacher's of class v: 1 for the same
+    class, -1 for others (FCCL, Huang et al. 2022, CVPR). A class whose logit is the same for the
+    whole batch has correlation 0 with all. The temperature has no influence; nor has the scale of
+    logits.
+
+    >>> logits = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    >>> cross_correlation(5 * logits, logits).item() < 1e-6
+    True
+    """
+    student, teacher = (
+        (z - z.mean(dim=0)) / z.std(dim=0, correction=0).clamp(min=1e-6)
+        for z in (student_logits, target_logits)
+    )
+    moment = student.T @ teacher / len(student)
+    own = torch.eye(len(moment), device=moment.device)
+    apart = own * (1 - moment).square() + OFF_DIAGONAL * (1 - own) * (1 + moment).square()
+    return apart.sum()
+
+
 Loss = Callable[[Rows, Rows, float], Scalar]
 LossName = Literal[
-    "kl", "kl_mean", "reverse_kl", "cross_entropy", "skewed_kl", "symmetric_kl", "js", "mae", "mse"
+    "kl",
+    "kl_mean",
+    "reverse_kl",
+    "cross_entropy",
+    "skewed_kl",
+    "symmetric_kl",
+    "js",
+    "not_true",
+    "mae",
+    "mse",
+    "cross_correlation",
 ]
 SKEWED: dict[str, Callable[..., Scalar]] = {
     "skewed_kl": skewed_kl,
@@ -174,16 +248,26 @@ ON_PROBS: dict[str, Loss] = {
     "reverse_kl": reverse_kl,
     "cross_entropy": cross_entropy,
     **SKEWED,
+    "not_true": not_true,
 }
-ON_LOGITS: dict[str, Loss] = {"mae": mae, "mse": mse}
+ON_LOGITS: dict[str, Loss] = {"mae": mae, "mse": mse, "cross_correlation": cross_correlation}
+OF_BATCHES = ("cross_correlation",)
+"""Losses that are of a batch together: no sample has a term of its own."""
 LOSSES: dict[str, Loss] = {**ON_PROBS, **ON_LOGITS}
 
 
-def find_loss(name: str, skew: float | None = None) -> Loss:
-    """Return the loss of a name, at a ``skew`` or, for None, at the loss's default skew.
+def find_loss(name: str, skew: float | None = None, not_true_weight: float | None = None) -> Loss:
+    """Return the loss of a name, at a ``skew`` or weight or, for None, at the loss's own.
 
-    Raises SettingError for a skew of a loss that has none.
+    Raises SettingError for a skew or weight of a loss that has none.
     """
+    if not_true_weight is not None:
+        if name != "not_true":
+            raise SettingError(
+                f"distill.not_true_weight={not_true_weight:g} would do nothing: it is of"
+                f" distill.loss=not_true, and the loss is {name}"
+            )
+        return partial(not_true, weight=not_true_weight)
     if skew is None:
         return LOSSES[name]
     if name not in SKEWED:
@@ -231,6 +315,29 @@ def weighted(
         temperature: T, which softens the student's logits.
     """
     return (weights * by_sample(loss, student_logits, target, temperature)).mean()
+
+
+def symmetric_cross_entropy(
+    logits: Rows, labels: Int[Tensor, "N"], *, reverse_weight: float
+) -> Scalar:
+    """Return the cross-entropy with labels plus a weight times the reverse one, in nats.
+
+    The reverse one is ``mean_x -sum_c p_c(x) ln y_c(x)`` with ln 0 taken for ln 1e-4, which is
+    ``9.21 (1 - p_y(x))``: bounded, so that a wrong label pulls no further (Wang et al. 2019, arXiv
+    1908.06112).
+
+    Args:
+        logits: Of private samples.
+        labels: Their labels, of which some may be wrong.
+        reverse_weight: Weight of the reverse term, > 0.
+
+    >>> even = torch.zeros(1, 2)  # ln 2 + 9.2103 / 2
+    >>> round(symmetric_cross_entropy(even, torch.tensor([0]), reverse_weight=1.0).item(), 4)
+    5.2983
+    """
+    of_labels = torch.softmax(logits, dim=-1).gather(-1, labels[:, None])
+    reverse = -math.log(LEAST_LABEL) * (1 - of_labels).mean()
+    return F.cross_entropy(logits, labels) + reverse_weight * reverse
 
 
 def distillation_target(loss: str, values: Rows, scale: Scale, temperature: float) -> Rows:

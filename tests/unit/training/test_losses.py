@@ -1,6 +1,8 @@
 """Distillation losses against their formulas, written out with plain floats (float64)."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedkd.errors import SettingError
+from fedkd.federation import local_steps
 from fedkd.fusion import soften
+from fedkd.training.hyperparameters import TrainingSettings
+from fedkd.training.losses import LOSSES as ALL_LOSSES
 from fedkd.training.losses import (
-    LOSSES,
     ON_LOGITS,
     ON_PROBS,
     SKEWED,
     by_sample,
+    cross_correlation,
     cross_entropy,
     distillation_target,
     find_loss,
@@ -25,12 +30,17 @@ from fedkd.training.losses import (
     kl_mean,
     mae,
     mse,
+    not_true,
     reverse_kl,
     skewed_kl,
+    symmetric_cross_entropy,
     symmetric_kl,
     weighted,
 )
 
+OF_OTHER_LAWS = ("not_true", "cross_correlation")
+"""The one is of a label too, the other of a batch together: their laws are at the end."""
+LOSSES = {name: loss for name, loss in ALL_LOSSES.items() if name not in OF_OTHER_LAWS}
 TEMPERATURES = [0.5, 1.0, 4.0]
 SKEWS = [0.1, 0.5, 0.8]
 OWN_SKEW = {"skewed_kl": 0.1, "symmetric_kl": 0.5, "js": 0.5}
@@ -302,16 +312,16 @@ def test_inputs_stay_untouched(name: str):
 def test_targets_with_zeros_give_a_finite_loss_and_gradient(name: str):
     student, target = rows(1).float() * 5, torch.eye(5, 4)
     target[4] = torch.tensor([0.5, 0.5, 0.0, 0.0])
-    assert torch.isfinite(LOSSES[name](student, target, 1.0))
-    assert torch.isfinite(gradient(LOSSES[name], student, target, 1.0)).all()
+    assert torch.isfinite(ALL_LOSSES[name](student, target, 1.0))
+    assert torch.isfinite(gradient(ALL_LOSSES[name], student, target, 1.0)).all()
 
 
 @pytest.mark.parametrize("name", ON_PROBS)
 def test_extreme_logits_give_a_finite_loss_and_gradient(name: str):
     student = torch.tensor([[500.0, -500.0, 0.0]])
     target = torch.tensor([[0.0, 1.0, 0.0]])
-    assert torch.isfinite(LOSSES[name](student, target, 1.0))
-    assert torch.isfinite(gradient(LOSSES[name], student, target, 1.0)).all()
+    assert torch.isfinite(ALL_LOSSES[name](student, target, 1.0))
+    assert torch.isfinite(gradient(ALL_LOSSES[name], student, target, 1.0)).all()
 
 
 def test_reverse_kl_floors_the_target_at_1e_12():
@@ -459,7 +469,7 @@ def test_a_weight_multiplies_a_samples_term_and_its_gradient(name: str):
 
 
 def test_every_loss_is_on_one_scale():
-    assert set(ON_PROBS) | set(ON_LOGITS) == set(LOSSES)
+    assert set(ON_PROBS) | set(ON_LOGITS) == set(ALL_LOSSES)
     assert not set(ON_PROBS) & set(ON_LOGITS)
 
 
@@ -485,3 +495,82 @@ def test_logits_are_taken_as_they_are_for_a_loss_on_logits(name: str):
 def test_soft_labels_never_reach_a_loss_on_logits(name: str):
     with pytest.raises(AssertionError, match=f"{name} needs logits"):
         distillation_target(name, soften(rows(2)), "probs", 1.0)
+
+
+# Losses with laws of their own.
+
+
+@given(pair=pairs(), temperature=st.sampled_from(TEMPERATURES), weight=st.sampled_from([0.3, 1.0]))
+def test_not_true_equals_a_loop_over_the_other_classes(
+    pair: tuple[Tensor, Tensor], temperature: float, weight: float
+):
+    student, target = pair[0], soften(pair[1], temperature)
+    total = 0.0
+    for logits, probs in zip(student.tolist(), target.tolist(), strict=True):
+        y = probs.index(max(probs))
+        total -= math.log(softmax(logits, 1.0)[y])
+        others = [c for c in range(len(probs)) if c != y]
+        mass = sum(probs[c] for c in others)
+        q = [probs[c] / mass for c in others]
+        p = softmax([logits[c] for c in others], temperature)
+        total += weight * temperature**2 * naive_kl(q, p)
+    found = not_true(student, target, temperature, weight=weight)
+    assert found.item() == pytest.approx(total / len(student), rel=1e-9)
+    terms = by_sample(find_loss("not_true", None, weight), student, target, temperature)
+    torch.testing.assert_close(terms.mean(), found)
+
+
+def test_not_true_of_a_sure_teacher_or_of_two_classes_is_the_cross_entropy():
+    student = rows(1)
+    label_loss = F.cross_entropy(student, torch.arange(4).repeat(2)[:5])
+    sure = torch.eye(4, dtype=torch.float64).repeat(2, 1)[:5]
+    torch.testing.assert_close(not_true(student, sure, 3.0), label_loss)
+    two, target = student[:, :2], soften(rows(2)[:, :2])
+    expected = F.cross_entropy(two, target.argmax(dim=1))
+    torch.testing.assert_close(not_true(two, target, 3.0), expected)
+
+
+def test_not_true_leaves_the_likeliest_class_of_the_teacher_out_of_the_comparison():
+    student = torch.tensor([[2.0, 1.0, 0.0]])
+    one, other = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0.9, 0.06, 0.04]])
+    torch.testing.assert_close(not_true(student, one), not_true(student, other))
+
+
+def test_a_weight_of_not_true_for_another_loss_is_refused():
+    with pytest.raises(SettingError, match="not_true_weight=2 would do nothing"):
+        find_loss("kl", None, 2.0)
+
+
+@given(seed=st.integers(0, 1000))
+def test_cross_correlation_equals_a_loop_over_pairs_of_classes(seed: int):
+    student, teacher = rows(seed), rows(seed + 1)
+    total = 0.0
+    for u in range(4):
+        for v in range(4):
+            m = torch.corrcoef(torch.stack([student[:, u], teacher[:, v]]))[0, 1].item()
+            total += (1 - m) ** 2 if u == v else 0.0051 * (1 + m) ** 2
+    found = cross_correlation(student, teacher)
+    assert found.item() == pytest.approx(total, rel=1e-6)
+    torch.testing.assert_close(cross_correlation(7 * student + 3, teacher), found)
+    alone = cross_correlation(student[:1].requires_grad_(), teacher[:1])
+    assert torch.isfinite(alone)
+
+
+def test_the_reverse_cross_entropy_is_bounded_and_a_wrong_label_pulls_no_further():
+    far = torch.tensor([[-50.0, 50.0]])
+    plain = F.cross_entropy(far, torch.tensor([0]))
+    both = symmetric_cross_entropy(far, torch.tensor([0]), reverse_weight=2.0)
+    assert (both - plain).item() == pytest.approx(-2 * math.log(1e-4), rel=1e-5)
+
+
+def test_clients_train_on_the_symmetric_loss_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    logits, labels = rows(4), torch.tensor([0, 1, 2, 3, 1])
+    monkeypatch.setattr(local_steps, "batches_of", lambda update, purpose, x: x.__getitem__)
+    task = SimpleNamespace(logits=lambda model, x: x, training_loss=lambda model, x, y: None)
+    context = SimpleNamespace(training=TrainingSettings(reverse_weight=2.0), task=task)
+    update: Any = SimpleNamespace(context=context, model=None)
+    found = local_steps.task_loss(update, "train", logits, labels)(torch.tensor([1, 3]))
+    picked, y = logits[[1, 3]], labels[[1, 3]]
+    torch.testing.assert_close(found, symmetric_cross_entropy(picked, y, reverse_weight=2.0))

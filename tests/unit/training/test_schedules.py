@@ -162,6 +162,19 @@ def test_smoothed_labels_need_labels_and_one_head() -> None:
     assert "no labels of classes" in str(smoothed.conflict(RunConditions(has_classes=False)))
 
 
+def test_symmetric_cross_entropy_needs_labels_and_the_plain_loss() -> None:
+    settings = TrainingSettings(reverse_weight=10.0)
+    assert settings.conflict(RunConditions()) is None
+    dual = RunConditions(components={"heads": "dual"})
+    assert "reverse_weight=10 and heads both change" in str(settings.conflict(dual))
+    assert "has none" in str(settings.conflict(RunConditions(has_classes=False)))
+    smoothed = TrainingSettings(reverse_weight=10.0, label_smoothing=0.1)
+    assert "train.label_smoothing both change" in str(smoothed.conflict(RunConditions()))
+    weighed = DistillationSettings(margin_weights=True)
+    of_batch = RunConditions(loss="cross_correlation")
+    assert "of a batch together" in str(weighed.conflict(of_batch))
+
+
 def test_bfloat16_rounds_what_a_model_computes_and_puts_out_whole_floats() -> None:
     cpu, x = torch.device("cpu"), torch.randn(3, 8)
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
