@@ -67,6 +67,7 @@ STRATEGIES: Mapping[str, Sequence[str]] = {
     "centralized": ("models=[mlp]",),
     "cfd": (),
     "comet": (),
+    "cosmos": ("strategy.server=mlp",),
     "cronus": (),
     "dsfl": (),
     "fd": (),

@@ -42,6 +42,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "fedtgp": ({"width": 16},),
     "fedct": ({"majority": 0.8},),
     "fedmkt": ({"server": "mlp"},),
+    "cosmos": ({"radius": 0.5},),
     "knfu": (
         {"beta": 0.0},
         {"neighbors": "top_k", "top_k": 2},
