@@ -78,6 +78,7 @@ STRATEGIES: Mapping[str, Sequence[str]] = {
     "feddf_logits": (),
     "fedgems": ("public.labeled=true",),
     "fedgh": ("models=[mlp]",),
+    "fedhenn": ("models=[mlp]",),
     "fedmd": (),
     "fedproto": ("models=[mlp]",),
     "fedprox": ("models=[mlp]",),

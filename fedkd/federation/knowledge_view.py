@@ -94,6 +94,11 @@ class KnowledgeView:
         """Return the client's random stream of this round for a purpose."""
         return self._update.stream(purpose)
 
+    def features_with_gradient(self, ids: Int[Tensor, "N"]) -> Float[Tensor, "N d"]:
+        """Return the model's features of public samples as it is now; gradients flow."""
+        inputs = self._update.context.public_inputs_of(ids)
+        return forward_with_features(self.model, feature_layer(self._update), inputs)[1]
+
     def features_of(self, inputs: Tensor) -> Float[Tensor, "n d"]:
         """Return the model's features of inputs."""
         head = feature_layer(self._update)

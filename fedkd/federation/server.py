@@ -364,8 +364,7 @@ class Server:
         return Download(
             round=round_number,
             steps=(*prepare, *learn, "train", *end, "share"),
-            # Kinds that are not distilled are not of public samples.
-            public_ids=selection.query_ids if kind.learned_by == "distill" else None,
+            public_ids=selection.query_ids if kind.asks_about_public else None,
             teacher=teacher,
             start_over=self.reader.must_start_over(client_id),
         )

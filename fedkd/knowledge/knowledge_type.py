@@ -171,6 +171,9 @@ class ClientView(Protocol):
     def stream(self, purpose: str) -> np.random.Generator:
         """Return this client's random stream of this round for a purpose."""
 
+    def features_with_gradient(self, ids: Int[Tensor, "N"]) -> Float[Tensor, "N d"]:
+        """Return the model's features of public samples as it is now; gradients flow."""
+
 
 @runtime_checkable
 class KnowledgeType(Compatible, Protocol):
@@ -193,6 +196,11 @@ class KnowledgeType(Compatible, Protocol):
     def in_words(self) -> str:
         """What clients send, after "clients send"."""
         return f"knowledge of the kind {type(self).__name__}"
+
+    @property
+    def asks_about_public(self) -> bool:
+        """Whether clients are told a round's public samples; by default where they distil."""
+        return self.learned_by == "distill"
 
     @property
     def predicts(self) -> bool:

@@ -31,6 +31,7 @@ class View:
     client_id: int = 0
     teacher: Any = None
     round: int = 1
+    public: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 2, 2))
 
     def public_ids(self) -> Tensor:
         return self.ids
@@ -58,6 +59,10 @@ class View:
 
     def public_features(self) -> Tensor:
         return self.features
+
+    def features_with_gradient(self, ids: Tensor) -> Tensor:
+        found: Tensor = self.model(self.public[ids])
+        return found
 
     def stream(self, purpose: str) -> np.random.Generator:
         return numpy_stream(0, "client", self.client_id, "round", self.round, purpose)

@@ -23,6 +23,7 @@ from fedkd.knowledge import (
     PrivateLogits,
     Request,
 )
+from fedkd.knowledge.gram_matrices import GramMatrices
 from fedkd.messages import Upload
 
 STREAM = torch.Generator().manual_seed(0)
@@ -32,13 +33,17 @@ VIEW = View(
     own_features=torch.randn(5, 4, generator=STREAM),
     own_inputs=torch.randn(5, 1, 2, 2, generator=STREAM),
     own_labels=torch.tensor([0, 2, 2, 0, 2]),
+    ids=torch.tensor([1, 4, 6]),
+    logits=torch.randn(3, 3, generator=STREAM),
+    inputs=torch.randn(3, 2, generator=STREAM),
+    features=torch.randn(3, 4, generator=STREAM),
     model=MODEL,
     head="0",
 )
 REQUEST = Request(
     round=1,
     classes=3,
-    public_ids=torch.arange(0),
+    public_ids=torch.tensor([1, 4, 6]),
     temperature=1.0,
     train_sizes={0: 5},
     architectures=("linear",),
@@ -53,6 +58,7 @@ KINDS: dict[str, KnowledgeType] = {
     "head": GlobalHead(),
     "prototypes": ClassPrototypes(weight=1.0),
     "private": PrivateLogits(weight=1.0, bits=16),
+    "kernels": GramMatrices(weight=1.0),
 }
 every_kind = pytest.mark.parametrize("name", KINDS)
 VALUES: Mapping[str, Any] = {
