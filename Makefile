@@ -9,16 +9,17 @@ export PYTHONDONTWRITEBYTECODE :=
 # Unit tests enforce shapes and whole runs do not, so that they are two processes, each on half of the cores.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 HALF := $(if $(filter 1 2 3,$(CORES)),-n 0,-n $(shell expr $(CORES) / 2) --dist worksteal)
-ALL := -n $(CORES) --dist worksteal
+MORE := -n $(shell expr $(CORES) + 1) --dist worksteal
 STATIC := tests/unit/test_house.py tests/unit/test_seams.py
 UNIT := tests/unit fedkd $(STATIC:%=--ignore=%)
 
-.PHONY: help install demo test unit runs slow together alone lint docs bench clean
+.PHONY: help install demo test unit runs slow together alone nightly lint docs bench clean
 
 help:
 	@echo "make demo     run the default scenario on embedded data (under a minute once installed)"
 	@echo "make test     run the fast tests"
 	@echo "make slow     run the slow tests"
+	@echo "make nightly  run what repeats at length"
 	@echo "make lint     format check, linter, types, import contracts, the plan of the code"
 	@echo "make docs     build the site of the documents, in build/site"
 	@echo "make bench    measure against the plain PyTorch loop"
@@ -49,12 +50,16 @@ runs: $(STAMP)
 slow: together
 	@$(MAKE) --no-print-directory alone
 
+# Whole runs wait for files and processes: one more worker than cores.
 together: $(STAMP)
-	$(BIN)/python -m pytest $(ALL) -m "(slow or hypothesis) and not alone" --hypothesis-profile=slow
+	$(BIN)/python -m pytest $(MORE) -m "(slow or hypothesis) and not alone and not nightly" --hypothesis-profile=slow
 
 # They measure time, so that no other test may run beside them.
 alone: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and alone" $$(grep -rl --include='*.py' mark.alone tests/runs tests/slow)
+
+nightly: $(STAMP)
+	$(BIN)/python -m pytest $(MORE) -m nightly --hypothesis-profile=slow
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import faulty_client
-from loopback import Processes
+from loopback import Processes, app
 
 ROOT = Path(__file__).parent.parent
 LYING = ROOT / "scripts" / "lying_node"
@@ -71,7 +71,14 @@ class FlowerRun:
             choice = f'resume="{self.folder}" overrides="trust=true"'
             wait_until(lambda: not is_held(self.folder), 120)
         said = self.owner.do(
-            "flwr", "run", str(ROOT), "here", "-c", choice, *self._options, seconds=300
+            "flwr",
+            "run",
+            str(app(self.owner.folder)),
+            "here",
+            "-c",
+            choice,
+            *self._options,
+            seconds=300,
         )
         found = re.search(r"run (\d+)", said)
         self._id = found[1] if found else ""

@@ -4,6 +4,7 @@ Whatever is started is ended with what it started itself.
 """
 
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 BIN = Path(sys.executable).parent
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass
@@ -236,6 +238,21 @@ def descendants(family: set[int]) -> set[int]:
 def living(family: set[int]) -> set[int]:
     """Return those of some processes that have not ended."""
     return family & {pid for pid, _ in table()}
+
+
+def app(folder: Path) -> Path:
+    """Copy what Flower's bundle of fedkd holds, and return the copy.
+
+    Flower reads every file beside an app, an environment of a thousand packages too.
+    """
+    copy = folder / "app"
+    if not copy.exists():
+        unread = shutil.ignore_patterns("__pycache__")
+        for name in ("fedkd", "strategies", "scenarios"):
+            shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=unread)
+        for name in ("pyproject.toml", "README.md", ".gitignore"):
+            shutil.copy(ROOT / name, copy)
+    return copy
 
 
 @contextmanager

@@ -59,11 +59,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what lies in tests/slow, and the cases behind those that ``fast`` names."""
+    """Mark as slow what lies in tests/slow, and the cases behind those that ``fast`` names; mark as
+    nightly the cases behind those that ``daily`` names."""
     seen: Counter[str] = Counter()
     for item in items:
-        fast = item.get_closest_marker("fast")
+        fast, daily = item.get_closest_marker("fast"), item.get_closest_marker("daily")
         function = item.nodeid.partition("[")[0]
+        if daily is not None and seen[function] >= daily.args[0]:
+            item.add_marker(pytest.mark.nightly)
         if item.path.is_relative_to(TESTS / "slow") or (
             fast is not None and seen[function] >= fast.args[0]
         ):

@@ -237,6 +237,7 @@ def check(
     count("the same")
 
 
+@pytest.mark.daily(15)
 @cases(INTERRUPTED)
 def test_an_interrupted_run_goes_on_to_the_same_figures_or_names_the_file(
     file: str, damage: Callable[..., None], runs: Path, tmp_path: Path
@@ -251,6 +252,7 @@ def test_an_interrupted_run_goes_on_to_the_same_figures_or_names_the_file(
     check(action, figures(runs / "whole"), copy, file)
 
 
+@pytest.mark.daily(15)
 @cases(FINISHED)
 def test_a_finished_run_is_audited_and_compared_to_the_same_figures_or_names_the_file(
     file: str, damage: Callable[..., None], runs: Path, tmp_path: Path
@@ -279,6 +281,7 @@ def test_a_finished_run_is_audited_and_compared_to_the_same_figures_or_names_the
     check(lambda: repr(read_plan(copy, {}, {}, None)), plan, copy, file)
 
 
+@pytest.mark.daily(15)
 @cases(
     [
         "data/about.json",

@@ -38,7 +38,14 @@ def test_there_are_as_many_as_the_page_names() -> None:
     assert all(f"[{path.name}]({path.name})" in page for path in (*SCRIPTS, *NOTEBOOKS))
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(p, marks=[pytest.mark.daily(0)] if p.stem == "privacy_budget" else [])
+        for p in SCRIPTS
+    ],
+    ids=lambda path: path.stem,
+)
 def test_a_script_runs(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(script), run_name="__main__")
     assert len(capsys.readouterr().out.splitlines()) > 2

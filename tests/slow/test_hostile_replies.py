@@ -66,6 +66,7 @@ def failed_run(strategy: str, changes: dict[str, Any]) -> list[RoundRecord]:
         return records(strategy=strategy, clients=CLIENTS, rounds=ROUNDS, **changes)
 
 
+@pytest.mark.daily(4)
 @pytest.mark.parametrize("strategy", CASES)
 def test_hostile_replies_end_no_run_and_harm_nobody_else(strategy: str) -> None:
     changes = CASES[strategy]

@@ -32,6 +32,8 @@ OF_PAGES: Mapping[str, dict[str, object]] = {
     "tutorials/text.md": {"test.global_size": 70, "data.texts": 210},
 }
 """Smaller settings in place of the few clients, where these would not do."""
+LONG = ("attack_and_defence", "cluster", "privacy_budget", "text")
+"""Tutorials that take five seconds or more."""
 OF_SCENARIOS: Mapping[str, dict[str, object]] = {
     "privacy_budget": {"audit.per_client": 4, "report.wandb": "disabled"},
     "swing_text": {"text_canaries.visit_times": 4, "text_canaries.slots": "ddd"},
@@ -103,7 +105,10 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         sys.modules.pop(path.stem, None)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.daily(0)] if Path(p).stem in LONG else []) for p in PAGES],
+)
 def test_a_page_does_what_it_says(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (DOCS / page).read_text()
     session = ModuleType("__main__")

@@ -98,6 +98,8 @@ def test_the_workflow_runs_what_is_said_to_be_supported() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
     job = workflow["jobs"]["run"]
     assert {"run": "bash .ci/run"}.items() <= job["steps"][-1].items()
+    nightly = yaml.safe_load((ROOT / ".github/workflows/nightly.yml").read_text())
+    assert nightly["jobs"]["run"]["steps"][-1]["run"] == "make nightly"
     assert job["strategy"]["matrix"] == {
         "os": ["ubuntu-latest", "macos-latest"],
         "python": ["3.11", "3.12", "3.13"],

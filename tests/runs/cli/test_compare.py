@@ -302,6 +302,7 @@ def command(out: Path, methods: str, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.daily(0)
 @pytest.mark.slow
 def test_a_real_comparison_is_resumed_by_a_second_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

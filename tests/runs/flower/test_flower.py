@@ -15,7 +15,7 @@ import pytest
 from faulty_runs import wait_until
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
-from loopback import Deployment, Processes, free_ports, processes, wait_for_superlink
+from loopback import Deployment, Processes, app, free_ports, processes, wait_for_superlink
 from paths import ROOT
 from tiny import scenario
 
@@ -55,11 +55,19 @@ FIGURES = (
 
 
 def submitted(owner: Processes, *options: str, round_order: str, seconds: float) -> dict[str, Any]:
-    """Submit the repository as Flower's app, wait for its end, and return the run's summary."""
+    """Submit fedkd as Flower's app, wait for its end, and return the run's summary."""
     overrides = f"{OVERRIDES} round_order={round_order}"
     choice = f'scenario="digits" overrides="{overrides}" run-dir="{owner.folder / "out"}"'
     said = owner.do(
-        "flwr", "run", str(ROOT), "here", "--stream", "-c", choice, *options, seconds=seconds
+        "flwr",
+        "run",
+        str(app(owner.folder)),
+        "here",
+        "--stream",
+        "-c",
+        choice,
+        *options,
+        seconds=seconds,
     )
     assert (owner.folder / "out" / "summary.json").exists(), said
     found: dict[str, Any] = json.loads((owner.folder / "out" / "summary.json").read_text())
@@ -73,6 +81,7 @@ def local(folder: Path, order: str) -> dict[str, Any]:
     return run(compose([*OVERRIDES.split(), f"round_order={order}", *quiet]), folder / "local")
 
 
+@pytest.mark.daily(0)
 @pytest.mark.slow
 def test_flowers_simulation_gives_the_same_result_as_the_local_engine(tmp_path: Path) -> None:
     (port,) = free_ports(1)
@@ -109,13 +118,15 @@ def test_supernodes_with_tls_and_keys_give_the_same_result_though_the_superlink_
         strange = deployment.start_node(2, client_id=1)
         overrides = f"{OVERRIDES} round_order=distill_first"
         choice = f'scenario="digits" overrides="{overrides}" run-dir="{out}"'
-        owner.do("flwr", "run", str(ROOT), "here", "-c", choice, seconds=60)
+        owner.do("flwr", "run", str(app(tmp_path)), "here", "-c", choice, seconds=60)
         assert wait_until(lambda: len(recorded(out)) == 1, 240), owner.log("superlink")
         deployment.kill_link()
         assert json.loads((out / "summary.json").read_text()) == {"status": "running"}
         deployment.start_link()
         again = f'resume="{out}"'
-        said = owner.do("flwr", "run", str(ROOT), "here", "--stream", "-c", again, seconds=240)
+        said = owner.do(
+            "flwr", "run", str(app(tmp_path)), "here", "--stream", "-c", again, seconds=240
+        )
         assert strange.wait(timeout=20) != 0
         assert all(deployment.nodes[node].poll() is None for node in range(2))
     deployed = json.loads((out / "summary.json").read_text())

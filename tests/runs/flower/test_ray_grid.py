@@ -101,6 +101,7 @@ def test_a_client_that_fails_in_any_way_is_recorded_and_back_in_the_next_round(
             assert record.weights[failed.client_id].isnan().all()
 
 
+@pytest.mark.daily(0)
 def test_a_client_past_the_deadline_fails_and_costs_its_worker_only_where_it_hangs(
     trigger: Path,
 ) -> None:
@@ -165,6 +166,7 @@ def _pull_after_round(folder: Path, round_number: int, trigger: Path) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.daily(0)
 def test_a_client_that_ends_every_worker_fails_every_round_and_nobody_else_does(
     trigger: Path,
 ) -> None:

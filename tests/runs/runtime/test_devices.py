@@ -99,9 +99,11 @@ def on_both(cases: list[Case]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_everything_on_the_shelf_runs_on_another_device_to_the_figures_of_the_cpu() -> None:
-    """In one process, since the device is made known to PyTorch for good."""
-    for name, found in on_both([*STRATEGIES, *MECHANISMS, *OTHERS, *ROUNDED]).items():
+@pytest.mark.daily(1)
+@pytest.mark.parametrize("every", [4, 1])
+def test_what_is_on_the_shelf_runs_on_another_device_to_the_figures_of_the_cpu(every: int) -> None:
+    """In one process, since the device is made known to PyTorch for good; by day a part of it."""
+    for name, found in on_both([*STRATEGIES, *MECHANISMS, *OTHERS, *ROUNDED][::every]).items():
         here, there = found["cpu"], found["pretend"]
         assert here.pop("operations") == 0
         assert there.pop("operations") > 100, f"{name}: next to nothing was done on the device"

@@ -35,12 +35,14 @@ def test_what_is_no_engine_or_no_fault_is_refused(capsys: pytest.CaptureFixture[
     assert "sings: --engines" in said
 
 
+@pytest.mark.daily(0)
 @pytest.mark.slow
 def test_faults_on_the_local_engine_end_as_the_table_says() -> None:
     faults = ["raises KeyboardInterrupt", "lies"]
     assert observe("local", faults) == {fault: TABLE[fault]["local"] for fault in faults}
 
 
+@pytest.mark.daily(0)
 @pytest.mark.slow
 def test_a_run_that_a_client_ended_goes_on_and_is_told_of_ray(tmp_path: Path) -> None:
     with command_stage("local", tmp_path) as stage:

@@ -17,6 +17,7 @@ def test_the_command_refuses_what_is_no_soak(capsys: pytest.CaptureFixture[str])
     assert "did you mean 'fedmd'" in second
 
 
+@pytest.mark.daily(0)
 @pytest.mark.slow
 def test_sixty_rounds_of_three_clients_grow_by_their_records_alone(tmp_path: Path) -> None:
     soaking = Soaking(tmp_path / "run", 60)
@@ -32,6 +33,7 @@ def test_sixty_rounds_of_three_clients_grow_by_their_records_alone(tmp_path: Pat
     assert "per 1,000 rounds" in table(soaking.samples)
 
 
+@pytest.mark.daily(0)
 @pytest.mark.slow
 def test_three_hundred_clients_take_a_state_and_a_record_each(tmp_path: Path) -> None:
     few, many = Soaking(tmp_path / "few", 2), Soaking(tmp_path / "many", 2)

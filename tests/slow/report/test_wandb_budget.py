@@ -69,6 +69,7 @@ def table(run: Path, name: str) -> tuple[list[str], list[list[Any]]]:
     return found["columns"], found["data"]
 
 
+@pytest.mark.daily(0)
 @pytest.mark.slow
 def test_a_sweep_over_budgets_is_in_wandb_offline_with_group_tags_and_what_was_spent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -22,6 +22,7 @@ from fedkd.scenario.registry import create
 from fedkd.strategies.knfu import KnFu
 
 
+@pytest.mark.daily(1)
 @pytest.mark.fast(0)
 @pytest.mark.parametrize("study", [*COUNTERPARTS.values(), AXES], ids=lambda study: study.name)
 def test_every_study_of_knfu_plans_valid_runs_that_its_claims_speak_of(

@@ -217,6 +217,7 @@ def test_the_picture_has_a_panel_for_each_figure_and_infinity_stands_apart() -> 
     assert len(bare.axes) == 2
 
 
+@pytest.mark.daily(0)
 @pytest.mark.slow
 def test_a_report_is_written_goes_on_and_is_the_same_when_its_runs_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

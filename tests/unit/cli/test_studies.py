@@ -118,6 +118,7 @@ def test_tables_have_a_line_for_each_method_and_setting() -> None:
     assert len(lines) == 2 + 3
 
 
+@pytest.mark.daily(6)
 @pytest.mark.fast(1)
 @pytest.mark.parametrize(
     "study",

@@ -161,6 +161,7 @@ def test_the_page_is_printed_from_what_both_studies_wrote(tmp_path: Path) -> Non
         read_outcomes(tmp_path)
 
 
+@pytest.mark.daily(0)
 @pytest.mark.slow
 @pytest.mark.parametrize("study", [FEDERATION, ONE_TEACHER])
 def test_the_studys_settings_are_runs_of_the_product(study, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_a_shipped_mechanism_keeps_its_claim_and_a_third_of_its_noise_does_not(n
     assert wrong > claimed
 
 
+@pytest.mark.daily(0)
 @pytest.mark.slow
 def test_half_of_gaussian_noise_is_caught_too() -> None:
     kind, settings = CASES["gaussian"]
