@@ -78,6 +78,7 @@ BY_SAMPLE: dict[str, Callable[[Any], bool]] = {
     "routed": lambda strategy: True,
     "learned": lambda strategy: True,
     "fedmkt": lambda strategy: True,
+    "top_k_mean": lambda strategy: True,
 }
 """Strategies whose weights differ from sample to sample; those of the fusion are means over
 samples."""
