@@ -94,7 +94,7 @@ def compare(turns: int) -> dict[str, list[float]]:
         for name, model in (("text_transformer", "text_transformer"), ("a tiny BERT", bert)):
             ratios = []
             for _ in range(turns + 1):
-                loop = plain_loop(build(texts(model, 2), stop), 2)
+                loop = plain_loop(build(texts(model, 2), stop), 2, measures=True)
                 with deterministic(torch.device("cpu")):
                     of_loop = seconds(loop)[0]
                 run = partial(execute, build(texts(model, 2), stop), lambda _: None, stop)

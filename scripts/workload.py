@@ -171,35 +171,56 @@ def growing(clients: int, *, participation: float, store: str, rounds: int) -> S
 
 
 def plain_loop(
-    experiment: Experiment, rounds: int, on_round: Callable[[], object] = lambda: None
+    experiment: Experiment,
+    rounds: int,
+    on_round: Callable[[], object] = lambda: None,
+    *,
+    measures: bool = False,
 ) -> Callable[[], None]:
     """Return FedMD as a plain PyTorch loop over tensors in memory, without a framework.
 
-    ``on_round`` is called after each round.
+    Args:
+        experiment: Its data, models and settings.
+        rounds: Rounds.
+        on_round: Called after each round.
+        measures: Whether each model's accuracy and likelihood are found on both test sets, after
+            training and after distillation, as in a run.
     """
     context, settings = experiment.context, experiment.scenario
     tensors = [context.samples(rows) for rows in context.division.train]
     public = context.public_inputs
     models = [architecture.build(i) for i, architecture in enumerate(context.architectures)]
+    tests = [(context.samples(rows), context.global_test) for rows in context.division.test]
 
     def batches(count: int, size: int) -> Iterator[torch.Tensor]:
         yield from torch.split(torch.randperm(count), size)
 
+    def predicted(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.cat([model(part) for part in torch.split(x, 256)])
+
+    def measure(model: nn.Module, client: int) -> list[tuple[float, float]]:
+        model.eval()
+        found = [(predicted(model, x), y) for x, y in tests[client]] if measures else []
+        return [
+            ((z.argmax(1) == y).float().mean().item(), F.cross_entropy(z, y).item())
+            for z, y in found
+        ]
+
     def loop() -> None:
         for _ in range(rounds):
             logits = []
-            for model, (x, y) in zip(models, tensors, strict=True):
+            for client, (model, (x, y)) in enumerate(zip(models, tensors, strict=True)):
                 model.train()
                 optimizer = torch.optim.Adam(model.parameters(), lr=settings.train.learning_rate)
                 for batch in batches(len(y), settings.train.batch_size):
                     optimizer.zero_grad()
                     F.cross_entropy(model(x[batch]), y[batch]).backward()
                     optimizer.step()
-                model.eval()
-                with torch.no_grad():
-                    logits.append(torch.cat([model(part) for part in torch.split(public, 256)]))
+                measure(model, client)
+                logits.append(predicted(model, public))
             target = torch.softmax(torch.stack(logits).mean(0) / 2.0, dim=-1)
-            for model in models:
+            for client, model in enumerate(models):
                 model.train()
                 optimizer = torch.optim.Adam(model.parameters(), lr=settings.distill.learning_rate)
                 for batch in batches(len(public), settings.distill.batch_size):
@@ -207,6 +228,7 @@ def plain_loop(
                     log_probs = F.log_softmax(model(public[batch]) / 2.0, dim=-1)
                     (4.0 * F.kl_div(log_probs, target[batch], reduction="batchmean")).backward()
                     optimizer.step()
+                measure(model, client)
             on_round()
 
     return loop
