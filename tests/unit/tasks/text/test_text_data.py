@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkd.errors import SettingError
+from fedkd.settings.schema import parse
 from fedkd.tasks.text.corpus import embedded_corpus
 from fedkd.tasks.text.text_sources import HubTexts
 from fedkd.tasks.text.vocabulary import (
@@ -102,10 +103,30 @@ def test_a_folder_in_the_hubs_layout_is_read(tmp_path: Path):
 
     rows = {"text": ["a fish", "", "two fish"], "author": ["cat", "cat", "dog"]}
     Dataset.from_dict(rows).to_parquet(str(tmp_path / "train.parquet"))
-    found = HubTexts(path=str(tmp_path), topic_column="author").load()
+    found = HubTexts(path=str(tmp_path), target="author").load()
     assert (found.texts, found.class_names) == (("a fish", "two fish"), ("cat", "dog"))
     assert found.labels.tolist() == [0, 1]
     with pytest.raises(
-        SettingError, match=r"data.topic_column=topic: the columns of .* are text, author"
+        SettingError, match=r"data.target=topic: the columns of .* are text, author"
     ):
         HubTexts(path=str(tmp_path)).load()
+
+
+def test_columns_of_texts_are_named_as_those_of_all_kinds_of_data(tmp_path: Path):
+    from datasets import Dataset
+
+    rows = {"body": ["a fish", "two fish"], "author": ["cat", "dog"], "stars": [1, 2]}
+    Dataset.from_dict(rows).to_parquet(str(tmp_path / "train.parquet"))
+    chosen = {"path": str(tmp_path), "target": "author"}
+    found = parse(HubTexts, {**chosen, "inputs": ["body"]}, "data").load()
+    assert (found.texts, list(found.columns)) == (("a fish", "two fish"), ["stars"])
+    for old, new in (("text_column", "inputs"), ("topic_column", "target")):
+        with pytest.raises(SettingError, match=rf"no setting 'data.{old}': it is now data.{new}"):
+            parse(HubTexts, {**chosen, old: "body"}, "data")
+    for inputs, complaint in (
+        (("body", "stars"), r"inputs must name one column of texts, got \[body,stars\]"),
+        (("stars",), "data.inputs=stars holds int64, expected texts"),
+        (("author",), "data.inputs and data.target are both author"),
+    ):
+        with pytest.raises(SettingError, match=complaint):
+            HubTexts(**chosen, inputs=inputs).load()
