@@ -26,7 +26,7 @@ def pixels_of(
 
     for row, picture in enumerate(dataset.with_format(None)[column]):
         if picture is None:
-            raise SettingError(f"data: column {column!r} has no image in row {row}")
+            raise SettingError(f"data: column {column!r} has no image in row {row + 1}")
         is_grey = mode == "grey" if mode else picture.mode in ("L", "1", "I;16")
         converted = picture.convert("L" if is_grey else "RGB")
         if sides is not None and converted.size != sides[::-1]:
@@ -48,8 +48,9 @@ def one_shape(pictures: Sequence[np.ndarray], column: str) -> np.ndarray:
     found, cures = [], []
     if len(sizes) > 1:
         (height, width), _ = sizes.most_common(1)[0]
-        shown = ", ".join(f"{h} x {w}" for h, w in sorted(sizes)[:3])
-        found.append(f"{len(sizes)} sizes, for example {shown}")
+        odd = next(i for i, one in enumerate(pictures) if one.shape[:2] != (height, width))
+        shown = " x ".join(map(str, pictures[odd].shape[:2]))
+        found.append(f"{len(sizes)} sizes (most {height} x {width}, row {odd + 1} {shown})")
         cures.append(f"data.size=[{height},{width}] to resize them")
     if len(channels) > 1:
         found.append(f"{channels[1]} grey and {channels[3]} in color")

@@ -121,7 +121,7 @@ def _as_categories(chosen: Chosen, name: str) -> tuple[np.ndarray, tuple[str, ..
         raise chosen.columns.wrong(
             row,
             name,
-            f"no training row has the category {text[row]!r}; say data.unseen=missing to take such"
-            " for missing",
+            f"no training row has the category {str(text[row])!r}; say data.unseen=missing to take"
+            " such for missing",
         )
     return np.where(missing | unseen, MISSING, codes).astype(np.int32), tuple(known)

@@ -100,7 +100,8 @@ def test_what_only_test_rows_have_is_refused(tmp_path: Path) -> None:
     folder = {"path": str(tmp_path), "target": "outcome"}
     FRAME.assign(smokes=["yes", "rarely", "no", "no"]).to_csv(tmp_path / "test.csv", index=False)
     with pytest.raises(
-        SettingError, match=r"test\.csv, row 2, column 'smokes': no training row has"
+        SettingError,
+        match=r"test\.csv, row 2, column 'smokes': no training row has the category 'rarely';",
     ):
         COLUMN_DATA["csv"](**folder).load()
     table = COLUMN_DATA["csv"](**folder, unseen="missing").load()
