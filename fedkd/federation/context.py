@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ from fedkd.training.hyperparameters import DistillationSettings, TrainingSetting
 from fedkd.training.metrics import teacher_quality
 from fedkd.training.precision import Precision, in_precision
 
+T = TypeVar("T")
+
 OPTIMIZER = "optimizer of "
 """How the names of optimizer tensors begin in a client's state: ``optimizer of
 train/0/exp_avg``."""
@@ -45,8 +48,9 @@ COMPANION = "companion "
 MEMORY = (OPTIMIZER, CODEC, PRIVACY, FITTED_TO, COMPANION)
 """How the names begin of what a client remembers apart from its model."""
 
-JUDGED_ON_HOST = 2**20
-"""Values of a teacher up to which the host says how right it is, for whom no device is waited."""
+SMALL_TEACHER = 2**20
+"""Values of a teacher up to which the host says how right it is, for whom no device is waited, and
+what students learn from is kept for the next client."""
 Quality3 = tuple[float, float, float]
 """Accuracy, negative log likelihood and expected calibration error of a model on a test set."""
 Quality = Mapping[str, float | tuple[float, ...]]
@@ -94,12 +98,18 @@ class ClientWorkspace:
             modules[name] = build()
         return modules[name]
 
-    def quality(self, teacher: Predictions, judge: Callable[[], Quality]) -> Quality:
-        """Return a teacher's quality, found once where clients in a row have the same teacher."""
-        before: tuple[Predictions, Quality] | None = self._threads.__dict__.get("judged")
-        if before is None or not _same(before[0], teacher):
-            before = self._threads.judged = (teacher, judge())
-        return before[1]
+    def once(self, what: str, teacher: Predictions, make: Callable[[], T]) -> T:
+        """Return what is made of a teacher, once where clients in a row have the same teacher.
+
+        Args:
+            what: Its name.
+            teacher: The teacher.
+            make: Makes it.
+        """
+        made: dict[str, tuple[Predictions, T]] = self._threads.__dict__.setdefault("made", {})
+        if what not in made or not _same(made[what][0], teacher):
+            made[what] = (teacher, make())
+        return made[what][1]
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -315,13 +325,13 @@ class ClientContext:
 
         def judge() -> Quality:
             ids, values, labels = teacher.ids, teacher.values, self.public_labels_on_host
-            if values.numel() > JUDGED_ON_HOST:
+            if values.numel() > SMALL_TEACHER:
                 ids, values = ids.to(self.device), values.to(self.device)
                 labels = self.public_labels
             temperature = self.distillation.temperature
             return teacher_quality(values, teacher.scale, labels[ids], temperature)
 
-        return self.workspace.quality(teacher, judge)
+        return self.workspace.once("quality", teacher, judge)
 
     def initial_state(self, client_id: int) -> ClientState:
         """Return the state of a client that never took part.

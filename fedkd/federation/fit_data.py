@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.models.fitting import FitData, FitsItself, empty_fit_data
+from fedkd.runtime.capabilities import offers
 from fedkd.runtime.seeding import torch_seed
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def teach(
         client_id: Whose data it is fitted to.
         state: The client's state or memory.
     """
-    if not isinstance(model, FitsItself):
+    if not offers(model, FitsItself):
         return
     own = {n.removeprefix(FITTED_TO): t for n, t in state.items() if n.startswith(FITTED_TO)}
     seed = torch_seed(context.seed, "client", client_id, "estimator")

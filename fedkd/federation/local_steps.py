@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.federation.companion_plan import floats
-from fedkd.federation.context import OPTIMIZER, PRIVACY, ClientContext
+from fedkd.federation.context import OPTIMIZER, PRIVACY, SMALL_TEACHER, ClientContext
 from fedkd.federation.knowledge_view import KnowledgeView, feature_layer, public_logits
 from fedkd.federation.local_update import LocalUpdate, Released
 from fedkd.federation.measurement import TestSetName
@@ -35,6 +35,7 @@ from fedkd.models.factory import borrowed_global_generator
 from fedkd.models.features import forward_with_features
 from fedkd.models.heads import phase_parameters
 from fedkd.privacy.mechanisms.mechanism import TrainingLoop
+from fedkd.runtime.capabilities import offers
 from fedkd.runtime.devices import sent
 from fedkd.runtime.seeding import torch_seed
 from fedkd.settings.measuring_points import MeasuringPoint, column
@@ -72,11 +73,11 @@ def warm_up(update: LocalUpdate) -> None:
 def train(update: LocalUpdate) -> None:
     """Train on private data, with the term that the kind of knowledge may add."""
     kind, (x, y) = update.context.kind, update.private_examples
-    if isinstance(kind, JointKnowledge) and kind.joint is not None:
+    if offers(kind, JointKnowledge) and kind.joint is not None:
         optimize_phase(update, "train", len(y), joint_loss(update, kind.joint, x, y))
         return
     penalty: Penalty | None = None
-    if isinstance(kind, PenaltyKnowledge):
+    if offers(kind, PenaltyKnowledge):
         penalty = kind.penalty(KnowledgeView(update), update.teacher)
     if penalty is None:
         loss = task_loss(update, "train", x, y)
@@ -147,7 +148,7 @@ def evaluate(update: LocalUpdate, point: MeasuringPoint) -> None:
 def predictor(update: LocalUpdate) -> nn.Module:
     """Return what the client predicts with: its model, unless its kind of knowledge has another."""
     kind, found = update.context.kind, None
-    if isinstance(kind, PredictorKnowledge):
+    if offers(kind, PredictorKnowledge):
         found = kind.predictor(KnowledgeView(update), update.teacher)
     return update.model if found is None else found
 
@@ -172,7 +173,7 @@ def measured_ahead(
 def inspect(update: LocalUpdate) -> None:
     """Measure how right the teacher was, and what of its peers' secrets the model exposes."""
     context, metrics, task = update.context, update.metrics, update.context.task
-    if isinstance(context.kind, ClassifyingKnowledge) and update.teacher is not None:
+    if offers(context.kind, ClassifyingKnowledge) and update.teacher is not None:
         inputs, labels = context.samples(context.division.test[update.client_id])
         found = context.kind.classify(KnowledgeView(update), update.teacher, inputs)
         metrics["knowledge_accuracy"] = (found == labels.cpu()).float().mean().item()
@@ -413,9 +414,16 @@ class DistillationLoss:
 
 
 def teacher_target(context: ClientContext, teacher: Predictions) -> Float[Tensor, "N C"]:
-    """Return what the run's loss compares a student's logits with."""
-    values, temperature = sent(teacher.values, context.device), context.distillation.temperature
-    return distillation_target(context.loss, values, teacher.scale, temperature)
+    """Return what the run's loss compares a student's logits with. Not to be changed in place."""
+    temperature = context.distillation.temperature
+
+    def make() -> Float[Tensor, "N C"]:
+        values = sent(teacher.values, context.device)
+        return distillation_target(context.loss, values, teacher.scale, temperature)
+
+    if teacher.values.numel() > SMALL_TEACHER:  # it would be held until the next round
+        return make()
+    return context.workspace.once(f"{context.loss} target at T={temperature}", teacher, make)
 
 
 def distillation_loss(

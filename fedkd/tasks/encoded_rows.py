@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedkd.data.division import Public
+from fedkd.data.division import Division, Public
 from fedkd.data.public import describe
 from fedkd.data.public_rows import PublicRows, choose_public_rows
 from fedkd.errors import SettingError
@@ -47,6 +47,8 @@ class EncodedRowsTask(Task):
     """What the encoder was fitted to, in words."""
     fitted_apart: Mapping[int, Encoder]
     """Each client's own encoder, where they are fitted to private rows."""
+    used: np.ndarray
+    """The rows that clients and tests have; each client's training rows are in one piece."""
     is_view: bool = False
     """Whether this is the task as one client sees it."""
     _views: dict[int, "EncodedRowsTask"] = field(default_factory=dict, repr=False)
@@ -106,6 +108,7 @@ class EncodedRowsTask(Task):
             encoder=cls.fit(prepared, held_back, held_back, setup.preprocessing),
             heads=setup.heads,
             device=setup.device,
+            used=rows_of(setup.division),
             fitted_to=f"{len(held_back)} public rows",
             fitted_apart={
                 client: cls.fit(prepared, rows, held_back, setup.preprocessing)
@@ -161,8 +164,17 @@ class EncodedRowsTask(Task):
 
     @cached_property
     def encoded(self) -> Tensor:
-        """All rows of the data set as model inputs, made once."""
-        rows = np.arange(len(self.prepared.labels))
+        """The used rows of the data set as model inputs, made once."""
+        return self._encode(self.used)
+
+    @cached_property
+    def _positions(self) -> np.ndarray:
+        """By row, where it is in ``encoded``; -1 for one that is not used."""
+        positions = np.full(len(self.prepared.labels), -1)
+        positions[self.used] = np.arange(len(self.used))
+        return positions
+
+    def _encode(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(self.encoder.encode(self.prepared, rows)).to(self.device)
 
     @cached_property
@@ -192,19 +204,30 @@ class EncodedRowsTask(Task):
         return describe(public, source)
 
     def training_set(self, rows: np.ndarray, owners: Sequence[int]) -> Examples:
-        """Return rows as model inputs and labels, whoever owns them."""
-        return self.test_set(rows)
+        """Return rows as model inputs and labels, whoever owns them.
+
+        A client's own are a view of all: nothing is copied, and nobody may write into them.
+        """
+        positions = self._positions[rows]
+        first, last = (int(positions[0]), int(positions[-1]) + 1) if len(positions) else (-1, -1)
+        if self.is_view or first < 0 or not np.array_equal(positions, np.arange(first, last)):
+            return self.test_set(rows)
+        labels = self.labels[sent(torch.from_numpy(np.asarray(rows)), self.device)]
+        return self.encoded[first:last], labels
 
     def test_set(self, rows: np.ndarray) -> Examples:
         """Return rows as model inputs and labels."""
+        rows = np.asarray(rows)
+        labels = self.labels[sent(torch.from_numpy(rows), self.device)]
         if self.is_view:  # few of the rows are this client's
-            key = np.asarray(rows).tobytes()
+            key = rows.tobytes()
             if key not in self._inputs:
-                encoded = torch.from_numpy(self.encoder.encode(self.prepared, np.asarray(rows)))
-                self._inputs[key] = encoded.to(self.device)
-            return self._inputs[key], self.labels[torch.from_numpy(np.asarray(rows))]
-        chosen = sent(torch.from_numpy(np.asarray(rows)), self.device)
-        return self.encoded.index_select(0, chosen), self.labels[chosen]
+                self._inputs[key] = self._encode(rows)
+            return self._inputs[key], labels
+        positions = self._positions[rows]
+        if len(positions) and positions.min() < 0:  # an audit asks about others
+            return self._encode(rows), labels
+        return self.encoded.index_select(0, sent(torch.from_numpy(positions), self.device)), labels
 
     def training_size(self, rows: np.ndarray, owners: Sequence[int]) -> int:
         """Return how many rows there are."""
@@ -222,3 +245,10 @@ class EncodedRowsTask(Task):
         """Return public rows by id."""
         x = self.public_inputs
         return AskedRows(x if ids is None or len(ids) == len(x) else x[sent(ids, self.device)])
+
+
+def rows_of(division: Division) -> np.ndarray:
+    """Return the rows that clients train on, one client after the other, and those of tests."""
+    return np.concatenate(
+        [*division.train, *division.test, *division.validation, division.global_test]
+    )

@@ -43,7 +43,7 @@ def kl(student_logits: Rows, target_probs: Rows, temperature: float = 1.0) -> Sc
     # F.kl_div(..., reduction="batchmean") written out, to the bit: torch.vmap would take it row by
     # row.
     terms = torch.xlogy(target_probs, target_probs) - target_probs * log_probs
-    return temperature**2 * terms.sum() / len(terms)
+    return temperature**2 * terms.sum() / terms.shape[0]
 
 
 def kl_mean(student_logits: Rows, target_probs: Rows, temperature: float = 1.0) -> Scalar:

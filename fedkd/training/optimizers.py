@@ -24,11 +24,6 @@ def is_fused(parameters: Sequence[Tensor]) -> bool:
     return bool(parameters) and all(parameter.device.type == "cuda" for parameter in parameters)
 
 
-def _home_of_steps(parameter: Tensor) -> torch.device:
-    """Return where Adam's count of steps is: with the parameter where a kernel reads it."""
-    return parameter.device if is_fused([parameter]) else torch.device("cpu")
-
-
 class Optimizer:
     """An optimizer over the parameters that are trained; a step skips those without a gradient.
 
@@ -53,6 +48,7 @@ class Optimizer:
         self.head_from = len(trained) - sum(id(parameter) in last for parameter in trained)
         self.phase = phase
         self.learning_rate = phase.learning_rate
+        self.is_fused = is_fused(self.parameters)
         self.groups = self._groups()
         """The parameters of one rate by their indices, and that rate as a multiple."""
         self.state: list[dict[str, Tensor]] = [{} for _ in self.parameters]
@@ -62,11 +58,11 @@ class Optimizer:
         for parameter in self.parameters:
             parameter.grad = None
 
-    @torch.no_grad()
     def step(self) -> None:
         """Change the parameters in place by their gradients."""
-        for indices, factor in self.groups:
-            self._step(indices, self.learning_rate * factor)
+        with torch.no_grad():
+            for indices, factor in self.groups:
+                self._step(indices, self.learning_rate * factor)
 
     def _groups(self) -> list[tuple[range, float]]:
         count, rate = len(self.parameters), self.phase.head_learning_rate
@@ -113,15 +109,19 @@ class Optimizer:
                 eps=1e-8,
                 amsgrad=False,
                 maximize=False,
-                fused=is_fused(parameters) or None,
+                fused=self.is_fused or None,
             )
+
+    def _home_of_steps(self, parameter: Tensor) -> torch.device:
+        """Return where Adam's count of steps is: with the parameter where a kernel reads it."""
+        return parameter.device if self.is_fused else torch.device("cpu")
 
     def _blank(self, parameter: Tensor) -> dict[str, Tensor]:
         """Return a parameter's state before its first step: zeros."""
         if self.phase.optimizer == "sgd":
             return {"momentum_buffer": torch.zeros_like(parameter)} if self.phase.momentum else {}
         return {
-            "step": torch.zeros((), device=_home_of_steps(parameter)),
+            "step": torch.zeros((), device=self._home_of_steps(parameter)),
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": torch.zeros_like(parameter),
         }
@@ -159,7 +159,7 @@ class Optimizer:
         for name, tensor in tensors.items():
             i, _, key = name.partition("/")
             parameter = self.parameters[int(i)]
-            home = _home_of_steps(parameter) if key == "step" else parameter.device
+            home = self._home_of_steps(parameter) if key == "step" else parameter.device
             self.state[int(i)][key] = tensor.to(home, copy=True)
 
     def as_torch(self) -> torch.optim.Optimizer:
@@ -176,11 +176,11 @@ class Optimizer:
             )
         elif self.phase.optimizer == "adam":
             made = torch.optim.Adam(
-                grouped, lr=rate, weight_decay=decay, fused=is_fused(self.parameters) or None
+                grouped, lr=rate, weight_decay=decay, fused=self.is_fused or None
             )
         else:
             made = torch.optim.AdamW(
-                grouped, lr=rate, weight_decay=decay, fused=is_fused(self.parameters) or None
+                grouped, lr=rate, weight_decay=decay, fused=self.is_fused or None
             )
         state = {i: dict(known) for i, known in enumerate(self.state) if known}
         made.load_state_dict({**made.state_dict(), "state": state})

@@ -18,9 +18,11 @@ from tiny import mean, records, scenario
 from fedkd.experiment.baseline import baseline_key
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute, run
+from fedkd.federation.local_steps import teacher_target
 from fedkd.federation.round_records import PointFigures, RoundRecord
 from fedkd.messages import Predictions
 from fedkd.report.record_rows import round_row, teacher_rows
+from fedkd.training.losses import distillation_target
 from fedkd.training.metrics import teacher_quality
 
 TEACHER = ("teacher_accuracy", "teacher_nll", "teacher_ece", "teacher_by_class")
@@ -79,7 +81,8 @@ def test_a_common_teacher_is_equally_right_for_everyone_who_distills_it(strategy
 def test_a_teacher_that_was_judged_is_not_taken_for_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    context = build(scenario(), threading.Event()).context
+    distill = {"loss": "kl", "temperature": 2.0}
+    context = build(scenario(distill=distill), threading.Event()).context
     ids = torch.arange(context.task.public_size)
     values = torch.randn(
         2, len(ids), context.task.classes, generator=torch.Generator().manual_seed(0)
@@ -103,6 +106,8 @@ def test_a_teacher_that_was_judged_is_not_taken_for_another(
         )
         for name, value in expected.items():
             assert context.quality(teacher)[name] == pytest.approx(value, nan_ok=True)
+        target = distillation_target("kl", teacher.values, teacher.scale, 2.0)
+        assert torch.equal(teacher_target(context, teacher).nan_to_num(), target.nan_to_num())
     assert len(judged) == 5  # the first three are one teacher
 
 
