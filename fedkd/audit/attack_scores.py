@@ -207,7 +207,7 @@ def _weight_margins(
     by_client = {}
     candidates = torch.from_numpy(truth.inputs.astype(np.float32)).to(context.device)
     for client in transcript.clients(direction):
-        codec, memory, weights = codec_of(transcript.about, direction), None, None
+        codec, memory, weights = codec_of(transcript.about, direction, client), None, None
         for _, sent in transcript.of(direction, client):
             with contextlib.suppress(UploadRejected):
                 arrays, memory = codec.decode(sent, memory)

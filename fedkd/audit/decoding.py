@@ -18,9 +18,10 @@ SoftLabels = dict[int, np.ndarray]
 """Soft labels [C] by public id."""
 
 
-def codec_of(about: About, direction: Direction) -> Codec:
+def codec_of(about: About, direction: Direction, client: int | None = None) -> Codec:
     """Return the codec of uploads or of teachers, as a transcript's ``about`` describes it.
 
+    It is that of a client's messages; None asks for what all clients share.
     Where ``about`` names no codec it is full precision. Raises SettingError for an unknown codec.
     """
     settings = dict(about.get("codecs", {}).get(direction) or {"name": "full"})
@@ -31,7 +32,8 @@ def codec_of(about: About, direction: Direction) -> Codec:
     cls = import_class(name, what="codec", seam=Codec) if own else CODECS[name]
     # JSON has lists where settings have tuples.
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    return cast(Callable[..., Codec], cls)(**values)
+    codec = cast(Callable[..., Codec], cls)(**values)
+    return codec if client is None else codec.of_client(client)
 
 
 def upload_probs(transcript: Transcript) -> dict[int, SoftLabels]:
@@ -64,7 +66,7 @@ def teachers_by_client(
     """Return the last teacher sent to each client in each round, by client id, then round."""
     teachers: dict[int, dict[int, Knowledge]] = {}
     for client in transcript.clients("teacher"):
-        codec, memory = codec_of(transcript.about, "teacher"), None
+        codec, memory = codec_of(transcript.about, "teacher", client), None
         for entry, sent in transcript.of("teacher", client):
             arrays, memory = codec.decode(sent, memory)
             teachers.setdefault(client, {})[entry.round] = kind.decode(arrays)
@@ -75,7 +77,7 @@ def _decoded(
     transcript: Transcript, direction: Direction, client: int | None
 ) -> dict[int, list[np.ndarray]]:
     """Return the soft labels in one client's messages, by public id and in order of rounds."""
-    codec, memory = codec_of(transcript.about, direction), None
+    codec, memory = codec_of(transcript.about, direction, client), None
     gathered: dict[int, list[np.ndarray]] = {}
     for _, sent in transcript.of(direction, client):
         try:

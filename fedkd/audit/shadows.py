@@ -24,7 +24,7 @@ from fedkd.federation.context import ClientContext, ClientWorkspace
 from fedkd.federation.local_steps import preparation
 from fedkd.fusion import soften
 from fedkd.knowledge import KnowledgeType, narrowed
-from fedkd.messages import Download, Knowledge, Predictions, Step
+from fedkd.messages import Download, Knowledge, Predictions, Step, Upload
 from fedkd.runtime.devices import deterministic
 from fedkd.runtime.seeding import derive, numpy_stream
 from fedkd.storage.client_states import ClientState
@@ -183,7 +183,7 @@ def _train_shadow(
         )
         upload = take_part(context, client, first)
         if isinstance(upload.knowledge, Predictions):
-            sent.append(_probs_of(_received(kind, upload.knowledge, codecs)))
+            sent.append(_probs_of(_received(kind, upload, codecs)))
         if round_number == rounds:
             logits = _logits_of(context, client, inputs)
         if teacher is not None and not distills_first:
@@ -199,11 +199,13 @@ def _logits_of(context: ClientContext, client: int, inputs: Tensor) -> Float[np.
     return predict(model, inputs).cpu().numpy()
 
 
-def _received(kind: KnowledgeType, knowledge: Predictions, codecs: Codecs | None) -> Predictions:
+def _received(kind: KnowledgeType, upload: Upload, codecs: Codecs | None) -> Predictions:
     """Return an upload as the server decodes it, coded as a client's first message."""
+    knowledge = narrowed(upload.knowledge, Predictions)
     if codecs is None:
         return knowledge
-    arrays, _ = codecs.up.decode(codecs.up.encode(kind.encode(knowledge), None)[0], None)
+    codec = codecs.up.of_client(upload.client_id)
+    arrays, _ = codec.decode(codec.encode(kind.encode(knowledge), None)[0], None)
     return narrowed(kind.decode(arrays), Predictions)
 
 

@@ -49,6 +49,10 @@ class Codec(Compatible, Protocol):
             f" strategy={conditions.strategy} exchanges nothing"
         )
 
+    def of_client(self, client_id: int) -> "Codec":
+        """Return the codec of a client's messages, both ways; by default the same for all."""
+        return self
+
     def objection(self, arrays: Arrays) -> str | None:
         """Return the reason why this codec cannot take arrays of such names and shapes, or None."""
         return None

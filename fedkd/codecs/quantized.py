@@ -1,6 +1,6 @@
 """The codec ``quantized``, which sends a few bits for each number."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +23,8 @@ from fedkd.codecs.codec import (
 from fedkd.codecs.labels import LabelsOfLogits, LabelsOfProbs
 from fedkd.codecs.levels import Counts, Levels
 from fedkd.codecs.quantizer import Quantizer, layout_of
+from fedkd.errors import SettingError
+from fedkd.settings.conditions import RunConditions
 from fedkd.settings.validators import at_least, at_most
 
 
@@ -54,16 +56,50 @@ class Quantized(Codec):
     step off, and at 1 bit one-hot (CFD: Sattler et al. 2020, arXiv 2012.00632). ``logits`` [N, C]
     at 1 bit keep their argmax. Any other array is uniform between its least and its largest number,
     at most half a step off.
+
+    With a list of ``bits``, one for each client, messages of client i, up and down, have bits[i],
+    as where links differ: a teacher that all share is then encoded once for each number of bits.
     """
 
     stateful: ClassVar[bool] = False
 
-    bits: int = 8
-    """Bits a number, 1 to 8. At 1, rows of soft labels or logits are their argmax."""
+    bits: int | tuple[int, ...] = 8
+    """Bits a number, 1 to 8, for all or a list by client. At 1, rows of soft labels or logits are
+    their argmax."""
 
     def __post_init__(self) -> None:
-        at_least(1, bits=self.bits)
-        at_most(8, bits=self.bits)
+        for bits in self._each:
+            at_least(1, bits=bits)
+            at_most(8, bits=bits)
+        if len(set(self._each)) == 1 and isinstance(self.bits, tuple):
+            raise SettingError(
+                f"bits={list(self.bits)} are the same for all clients; say bits={self.bits[0]}"
+            )
+        if not self._each:
+            raise SettingError("bits=[] names none; give a number, or a list by client")
+
+    def conflict(self, conditions: RunConditions) -> str | None:
+        """Return the conflict with a number of clients other than that of bits."""
+        if isinstance(self.bits, tuple) and len(self.bits) != conditions.clients:
+            return (
+                f"codec.bits has {len(self.bits)} numbers, one for each client, and there are"
+                f" clients={conditions.clients}; give as many, or one number for all"
+            )
+        return super().conflict(conditions)
+
+    def of_client(self, client_id: int) -> "Quantized":
+        """Return the codec with a client's bits."""
+        return replace(self, bits=self.bits[client_id]) if isinstance(self.bits, tuple) else self
+
+    @property
+    def _own(self) -> int:
+        """The bits of one client's codec."""
+        assert isinstance(self.bits, int), "a list is asked for one client's codec"
+        return self.bits
+
+    @property
+    def _each(self) -> tuple[int, ...]:
+        return self.bits if isinstance(self.bits, tuple) else (self.bits,)
 
     def objection(self, arrays: Arrays) -> str | None:
         """Return an objection where there is nothing to quantize."""
@@ -78,13 +114,13 @@ class Quantized(Codec):
         return decode_each(arrays, self._decode), None
 
     def _encode(self, name: str, array: np.ndarray) -> Parts:
-        quantizer = quantizer_of(name, array.shape, self.bits)
+        quantizer = quantizer_of(name, array.shape, self._own)
         rows, header = quantizer.code(array, layout_of(quantizer, array.shape, by_id=False), None)
         return {"shape": shape_part(array.shape), **quantizer.send(rows, header)}
 
     def _decode(self, name: str, parts: Parts) -> np.ndarray:
         shape = take_shape(name, parts)
-        quantizer = quantizer_of(name, shape, self.bits)
+        quantizer = quantizer_of(name, shape, self._own)
         check_parts(name, parts, {"shape", *quantizer.parts})
         layout = layout_of(quantizer, shape, by_id=False)
         rows, header = quantizer.receive(parts, layout, shape)

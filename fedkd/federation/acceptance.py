@@ -79,7 +79,8 @@ class UploadReader:
         if self._codec is None:
             return replace(upload, knowledge=self._kind.decode(packed.arrays))
         before = self._memories.pop(upload.client_id, None)
-        arrays, after = self._codec.decode(packed.arrays, None if before is None else before.value)
+        codec = self._codec.of_client(upload.client_id)
+        arrays, after = codec.decode(packed.arrays, None if before is None else before.value)
         if after is not None:
             self._memories[upload.client_id] = SharedValue(after)
         return replace(upload, knowledge=self._kind.decode(arrays))

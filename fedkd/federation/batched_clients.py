@@ -213,7 +213,7 @@ def _labeled_samples(context: ClientContext, batch: Batch) -> Samples:
 
 def _taught_samples(context: ClientContext, batch: Batch) -> Samples:
     """Return the public inputs of a round and the targets of each client's teacher."""
-    teachers = [_teacher(context, download) for _, download in batch]
+    teachers = [_teacher(context, client, download) for client, download in batch]
     ids, values = teachers[0].ids, teachers[0].values
     assert all(torch.equal(teacher.ids, ids) for teacher in teachers), (
         "one round asks everyone for the same samples"
@@ -226,10 +226,10 @@ def _taught_samples(context: ClientContext, batch: Batch) -> Samples:
     return Pool.shared(x, len(batch)), y, [len(x)] * len(batch)
 
 
-def _teacher(context: ClientContext, download: Download) -> Predictions:
+def _teacher(context: ClientContext, client_id: int, download: Download) -> Predictions:
     teacher = download.teacher
     if isinstance(teacher, Packed):
-        teacher, _ = open_teacher(context, teacher, None)
+        teacher, _ = open_teacher(context, client_id, teacher, None)
     assert isinstance(teacher, Predictions), "a teacher was announced and is missing"
     return teacher
 

@@ -197,7 +197,8 @@ def share(update: LocalUpdate) -> None:
     protect(update, kind.extract(KnowledgeView(update, logits)))
     if context.codecs is not None:
         memory = None if update.download.start_over else update.memory.codec("up")
-        arrays, after = context.codecs.up.encode(kind.encode(update.released.knowledge), memory)
+        codec = context.codecs.up.of_client(update.client_id)
+        arrays, after = codec.encode(kind.encode(update.released.knowledge), memory)
         update.released.knowledge = Packed(arrays)
         update.memory.replace_codec("up", after)
 

@@ -162,7 +162,7 @@ def begin_update(
     model, tensors = context.borrow_model(client_id, state)
     memory, teacher = ClientMemory(tensors), download.teacher
     if isinstance(teacher, Packed):
-        teacher, after = open_teacher(context, teacher, memory.codec("down"))
+        teacher, after = open_teacher(context, client_id, teacher, memory.codec("down"))
         memory.replace_codec("down", after)
     return LocalUpdate(
         context=context,
@@ -196,12 +196,22 @@ def precomputed_weights(
 
 
 def open_teacher(
-    context: ClientContext, teacher: Packed, memory: Mapping[str, np.ndarray] | None
+    context: ClientContext,
+    client_id: int,
+    teacher: Packed,
+    memory: Mapping[str, np.ndarray] | None,
 ) -> tuple[Knowledge, Mapping[str, np.ndarray] | None]:
-    """Return a packed teacher as its kind has it, and what the codec remembers afterwards."""
+    """Return a packed teacher as its kind has it, and what the codec remembers afterwards.
+
+    Args:
+        context: Has the codec and the kind.
+        client_id: Who was sent it.
+        teacher: What came.
+        memory: What the codec remembers.
+    """
     assert context.codecs is not None, "what is packed was packed by one"
     assert context.kind is not None, "what is packed is of a kind"
-    arrays, after = context.codecs.down.decode(teacher.arrays, memory)
+    arrays, after = context.codecs.down.of_client(client_id).decode(teacher.arrays, memory)
     return context.kind.decode(arrays), after
 
 

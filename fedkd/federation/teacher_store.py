@@ -47,7 +47,7 @@ class TeacherStore:
         self._personal: dict[int, Teacher] = {}
         self._unsent: set[int] = set()
         self._memories: dict[int, SharedValue[Arrays]] = {}
-        self._encoded: dict[tuple[Teacher, Memory], tuple[Packed, Memory]] = {}
+        self._encoded: dict[tuple[Teacher, Memory, str], tuple[Packed, Memory]] = {}
 
     def store(self, teachers: Teachers) -> None:
         """Take the place of the last teachers; no client has been sent these yet."""
@@ -79,11 +79,13 @@ class TeacherStore:
         if teacher is None:
             return None
         before = self._memories.get(client_id)
-        if (teacher, before) not in self._encoded:
+        codec = None if self._codec is None else self._codec.of_client(client_id)
+        key = teacher, before, "" if codec is self._codec else repr(codec)
+        if key not in self._encoded:
             if len(self._encoded) == ENCODED_LIMIT:
                 self._encoded.clear()
-            self._encoded[teacher, before] = self._encode(teacher, before)
-        packed, after = self._encoded[teacher, before]
+            self._encoded[key] = self._encode(codec, teacher, before)
+        packed, after = self._encoded[key]
         if after is not None:
             self._memories[client_id] = after
         return packed
@@ -139,11 +141,13 @@ class TeacherStore:
     def _of(self, client_id: int) -> Teacher | None:
         return self._personal.get(client_id, self._common)
 
-    def _encode(self, teacher: Teacher, before: Memory) -> tuple[Packed, Memory]:
+    def _encode(
+        self, codec: Codec | None, teacher: Teacher, before: Memory
+    ) -> tuple[Packed, Memory]:
         arrays = self._kind.encode(teacher.value)
-        if self._codec is None:
+        if codec is None:
             return Packed(arrays), None
-        coded, after = self._codec.encode(arrays, None if before is None else before.value)
+        coded, after = codec.encode(arrays, None if before is None else before.value)
         return Packed(coded), None if after is None else SharedValue(after)
 
     def _to_tensors(self, teacher: Knowledge) -> dict[str, Tensor]:

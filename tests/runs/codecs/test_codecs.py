@@ -159,6 +159,19 @@ def test_one_bit_labels_cost_a_tenth_and_weights_an_eighth() -> None:
     )
 
 
+def test_clients_with_fewer_bits_send_and_are_sent_fewer_bytes() -> None:
+    codec = {"name": "quantized", "bits": [8, 4, 2, 1]}
+    found = [
+        records(strategy="dsfl", codec=codec, engine={"name": "local", "workers": n})
+        for n in (1, 2)
+    ]
+    clients = found[0][-1].clients
+    assert [c.status for c in clients] == ["ok"] * 4
+    for sizes in ([c.bytes_up for c in clients], [c.bytes_down for c in clients]):
+        assert sizes == sorted(set(sizes), reverse=True)
+    assert figures(found[0]) == figures(found[1])
+
+
 def test_entropy_bytes_are_those_of_the_arrays_that_travelled(monkeypatch: Any) -> None:
     seen: list[float] = []
     weigh = wire.upload_size
