@@ -63,6 +63,7 @@ def test_what_shadows_do_leaves_no_trace_in_the_run_and_repeats(tmp_path: Path) 
     )  # each starts from weights of its own
 
 
+@pytest.mark.slow
 def test_a_shadow_with_a_runs_inclusion_and_streams_is_the_runs_client(
     tmp_path: Path, monkeypatch: Any
 ) -> None:

@@ -161,6 +161,7 @@ def test_an_interrupted_run_says_how_it_goes_on(
     assert "Results: a run" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_ends_a_run_though_python_lost_its_exception(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -429,6 +430,7 @@ def test_the_twin_is_computed_again_once_a_users_model_has_changed(
     del sys.modules["changing"]
 
 
+@pytest.mark.slow
 def test_the_twin_is_a_local_only_run_with_the_same_settings() -> None:
     assert main([*TINY, "run_dir=fused"]) == 0
     assert main([*TINY, "run_dir=alone", "strategy=local_only"]) == 0

@@ -171,6 +171,7 @@ def test_an_unfinished_run_goes_on_to_the_figures_of_the_whole_one(
     assert (one.of_client(NLL) == other.of_client(NLL)).all()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_ended_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
     for name, text in (("empty", ""), ("whole", scenario().text())):
         task = RunTask("one", scenario(), tmp_path / name)

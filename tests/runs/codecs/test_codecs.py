@@ -147,6 +147,7 @@ def test_an_upload_that_builds_on_nothing_is_rejected_and_the_next_starts_over(
     assert all(c.status == "ok" for c in found[2].clients)
 
 
+@pytest.mark.slow
 def test_one_bit_labels_cost_a_tenth_and_weights_an_eighth() -> None:
     full, labels = (
         records(strategy="dsfl", codec=c)[-1] for c in ("full", {"name": "quantized", "bits": 1})
@@ -199,6 +200,7 @@ def test_a_codec_that_makes_no_sense_is_refused_before_the_run() -> None:
         records(strategy="dsfl", codec={"name": "quantized", "bits": 9})
 
 
+@pytest.mark.slow
 def test_a_client_that_diverged_is_rejected_with_the_reason_under_every_codec() -> None:
     for name in CODECS:
         models = ["mlp", "toys:diverged"]

@@ -122,6 +122,7 @@ def test_a_teacher_is_judged_on_the_public_samples_that_it_was_made_on() -> None
         assert 10 * record.clients[0].teacher_accuracy % 1 == pytest.approx(0, abs=1e-9)  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_who_distills_nothing_has_no_teacher_to_judge() -> None:
     assert all(
         getattr(c, name) is None
@@ -136,6 +137,7 @@ def test_who_distills_nothing_has_no_teacher_to_judge() -> None:
             assert (client.teacher_accuracy is None) == (client.status == "absent")
 
 
+@pytest.mark.slow
 def test_clients_that_are_trained_together_judge_their_teachers_too() -> None:
     alone, together = (
         finished_records(models=["mlp"]),

@@ -45,6 +45,7 @@ def test_the_page_has_a_file_for_each_part_and_runs_each_of_them() -> None:
     assert named == set(FILES)
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize(
     "command",
     [
@@ -73,6 +74,7 @@ def test_a_mechanism_that_declares_nothing_itself_claims_nothing() -> None:
     assert "declares no sensitivity and no events" in privacy
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize("strategy", ["my_votes:MostVoted", "my_votes:Told"])
 def test_a_kind_of_ones_own_is_covered_by_dp_sgd_only_on_its_own_word(
     strategy: str, capsys: pytest.CaptureFixture[str]

@@ -218,7 +218,7 @@ KEEPING = {"train": {"epochs": 1, "batch_size": 8, "optimizer_state": "kept"}}
 FIRST = {"strategy": {"name": "knfu", "epd_timing": "first_round"}}
 
 
-@pytest.mark.fast(2)
+@pytest.mark.fast(1)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -316,6 +316,7 @@ def test_no_checkpoints_are_kept_where_none_are_wanted(tmp_path: Path) -> None:
         resume(scenario(checkpoint={"every": 0}), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_finished_run_keeps_its_last_checkpoint_and_nothing_older(tmp_path: Path) -> None:
     run(scenario(rounds=5), tmp_path / "run")
     assert [p.name for p in (tmp_path / "run" / "checkpoints").glob("*")] == ["000005.checkpoint"]

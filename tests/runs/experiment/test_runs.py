@@ -237,6 +237,7 @@ def test_beta_zero_is_the_strategy_that_takes_the_mean_of_soft_labels() -> None:
     assert knfu[-1].knowledge_sha256 == unweighted_mean[-1].knowledge_sha256
 
 
+@pytest.mark.slow
 def test_the_skew_of_a_loss_reaches_the_clients() -> None:
     own, named, other = (
         records(distill={"loss": "skewed_kl", **skew})[-1].knowledge_sha256

@@ -236,6 +236,7 @@ class Elsewhere:
         return None if self._name is None else replace(found, device=self._name)
 
 
+@pytest.mark.slow
 def test_choices_and_records_are_about_the_process_that_works(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

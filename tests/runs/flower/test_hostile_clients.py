@@ -26,6 +26,7 @@ def is_card(reply: Message) -> bool:
     return reply.metadata.message_type.startswith("query")
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize("strategy", ["knfu", "cfd"])
 def test_the_others_run_is_the_same_to_the_bit_as_if_the_client_had_failed(strategy: str) -> None:
     stream = random.Random(7)

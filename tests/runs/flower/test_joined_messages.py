@@ -50,7 +50,7 @@ def figures(record: RoundRecord) -> str:
     return repr([record.round, record.knowledge_sha256, clients, record.metrics])
 
 
-@pytest.mark.fast(2)
+@pytest.mark.fast(1)
 @pytest.mark.parametrize(
     "changes",
     [

@@ -84,7 +84,7 @@ def test_a_robust_mean_takes_the_place_of_the_plain_one() -> None:
     assert torch.equal(sharp.teachers, expected.teachers)
 
 
-@pytest.mark.fast(1)
+@pytest.mark.fast(0)
 @pytest.mark.parametrize("name", sorted(set(ROBUST) - {"none"}))
 def test_every_robust_mean_runs_and_repeats(name: str) -> None:
     changes = {"strategy": "dsfl", "robust": name, "clients": 5, "attacks": "sign_flip"}

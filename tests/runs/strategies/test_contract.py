@@ -42,7 +42,7 @@ def test_a_run_repeats_to_the_bit_at_any_number_of_workers(name: str):
         assert sum(c.bytes_up for record in one for c in record.clients) > 0
 
 
-@pytest.mark.fast(5)
+@pytest.mark.fast(2)
 @every_kind
 def test_a_resumed_run_has_the_figures_of_the_uninterrupted_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -54,6 +54,7 @@ def test_clients_that_scale_by_their_own_rows_exchange_the_same_public_ids() -> 
     assert mean(own, name) != mean(shared, name)
 
 
+@pytest.mark.slow
 def test_series_are_learned_with_noise_as_the_public_set() -> None:
     changed = {"models": ["cnn1d"], "public_data": {"name": "noise", "law": "gaussian"}}
     last = records(data={"name": "digit_series"}, train={"epochs": 6}, **changed)[-1]

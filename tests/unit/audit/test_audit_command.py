@@ -203,6 +203,7 @@ def test_a_claim_holds_for_the_models_themselves_where_their_training_is_protect
     assert covers(claim, "server")
 
 
+@pytest.mark.slow
 def test_a_run_without_protection_claims_nothing(tmp_path: Path) -> None:
     run = stored(tmp_path / "run", leak=0.0, epsilon=None)
     assert [claim.epsilon for claim in read_claims(run)] == [None]

@@ -119,7 +119,7 @@ def test_tables_have_a_line_for_each_method_and_setting() -> None:
 
 
 @pytest.mark.daily(6)
-@pytest.mark.fast(1)
+@pytest.mark.fast(0)
 @pytest.mark.parametrize(
     "study",
     [

@@ -44,6 +44,7 @@ def test_a_path_with_a_line_break_makes_an_error_of_one_line(
     assert printed("plain ü") == "plain ü"
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize("folder", ["/tmp/ünï", "/tmp/a\nb", "/tmp/it's 日本", "/tmp/\udcc3"])
 def test_a_path_may_have_any_letters(folder: str) -> None:
     assert compose([f"run_dir={folder}"]).federation.run_dir == folder

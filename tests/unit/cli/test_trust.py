@@ -171,6 +171,7 @@ def test_a_node_imports_what_its_operator_allows_and_no_more(
     admit(asks, node())
 
 
+@pytest.mark.slow
 def test_nothing_in_fedkd_unpickles() -> None:
     """No module imports a pickler; torch and numpy are told not to use theirs."""
     found = []

@@ -93,6 +93,7 @@ def test_random_vectors_are_orthogonal_at_any_width_that_holds_the_classes():
         random_vectors(5, 4)
 
 
+@pytest.mark.slow
 def test_a_text_encoder_gives_each_class_the_mean_of_its_tokens(tmp_path: Path):
     from transformers import AutoModel
 

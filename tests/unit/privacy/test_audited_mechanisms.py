@@ -57,6 +57,7 @@ def audit(bug: str = "", seed: int = 0) -> MechanismAudit:
     )
 
 
+@pytest.mark.slow
 def test_right_code_is_consistent_and_nearly_shows_its_epsilon() -> None:
     started = time.process_time()
     found = audit()

@@ -558,6 +558,7 @@ def test_the_noise_for_a_run_spends_its_budget_and_then_the_client_is_silent(eps
     assert 0.98 * epsilon < history.epsilon(DELTA) <= epsilon
 
 
+@pytest.mark.slow
 def test_budgets_down_to_the_least_that_can_be_counted_are_solved():
     whole, samples = Schedule.of(100, 100, 1), Schedule.of(100, 32, 4)
     for epsilon, schedule in [(0.0036, samples), (0.0001, whole)]:

@@ -46,6 +46,7 @@ def an_ending(rounds: Sequence[SinkRound] = (), pictures: Sequence[Path] = ()) -
     )
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize(
     ("options", "mode", "said"),
     [

@@ -31,6 +31,7 @@ def write_runs(folder: Path, seeds: int = 5) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_page_of_runs_says_what_tests_over_seeds_show(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

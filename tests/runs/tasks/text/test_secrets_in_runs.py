@@ -134,6 +134,7 @@ ONE_TEACHER: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_one_teacher_has_one_student_of_the_model_that_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ def last_only(vocabulary: int, context: int) -> nn.Module:
     )
 
 
+@pytest.mark.fast(3)
 @pytest.mark.parametrize("name", LANGUAGE_ZOO)
 def test_every_model_of_the_zoo_is_causal_small_and_repeats_from_its_seed(name):
     least = {"tiny": 15_000, "small": 40_000}.get(name.rpartition("_")[2], 150_000)
