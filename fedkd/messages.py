@@ -60,6 +60,7 @@ StrategyState = object
 class Predictions:
     """Predictions on public samples: a row of ``values`` [N, C] for each of the ``ids`` [N].
 
+    An upload may have ``scores`` [S] beside them, a teacher ``weights`` [N] of its samples.
     Shapes are not enforced here: what comes from a client is checked, and rejected, by its kind of
     knowledge.
     """
@@ -67,6 +68,8 @@ class Predictions:
     ids: Tensor
     values: Tensor
     scale: Scale
+    scores: Tensor | None = None
+    weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -279,7 +282,8 @@ class Cohort(AcceptedUploads):
     the scenario's distillation temperature, ``probs_at(T)`` at any other. ``label_counts`` [K, C],
     ``public_labels`` [N] and ``server`` are None unless the strategy declares that it needs them.
     ``answered`` [K, N] is None where every client predicts on every sample; else it says who did,
-    and rows that are missing are zeros, which mean nothing. ``round_ids`` are the round's public
+    and rows that are missing are zeros, which mean nothing. ``scores`` [K, S] are None unless the
+    strategy's kind has a scorer (``fedkd.knowledge.Scorer``). ``round_ids`` are the round's public
     samples where the strategy asked for fewer (``strategy.SelectsQueries``). ``sequences`` [N] says
     which window of public text a sample is a position of; it is None where samples are no text.
     """
@@ -291,6 +295,7 @@ class Cohort(AcceptedUploads):
     label_counts: Float[Tensor, "K C"] | None = None
     public_labels: Int[Tensor, "N"] | None = None
     answered: Bool[Tensor, "K N"] | None = None
+    scores: Float[Tensor, "K S"] | None = None
     round_ids: Int[Tensor, "M"] | None = None
     sequences: Int[Tensor, "N"] | None = None
     architectures: tuple[str, ...] = ()
@@ -352,7 +357,8 @@ class Fusion:
     personal, [N, C] common, on the strategy's ``teaches`` scale; kinds of knowledge other than
     predictions say what theirs are. ``state`` comes back with the next round's cohort: tensors,
     numbers and text in dictionaries, lists and tuples. ``taught_rows`` [N] or [K, N] says which
-    rows are taught at all; None teaches all. ``public_ids`` [N] are the teachers' public samples
+    rows are taught at all; None teaches all. ``sample_weights`` [N] say how much each row counts in
+    the loss, which they multiply; None is 1. ``public_ids`` [N] are the teachers' public samples
     where they are not the cohort's. ``metrics`` are recorded with the round. The kind of knowledge
     checks the shapes.
     """
@@ -361,5 +367,6 @@ class Fusion:
     teachers: object
     state: StrategyState = None
     taught_rows: Tensor | None = None
+    sample_weights: Tensor | None = None
     public_ids: Tensor | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -24,7 +24,7 @@ from fedkd.models.factory import ModelInfo, ModelSpec, assign
 from fedkd.models.heads import phase_parameters
 from fedkd.models.model_names import split_share
 from fedkd.models.zoo import expanded
-from fedkd.privacy.enforcement import PrivacyEnforcer
+from fedkd.privacy.enforcement import PrivacyEnforcer, no_side_release
 from fedkd.privacy.release_plan import ReleasePlan
 from fedkd.privacy.unprotected import NothingLeaves, Unlimited
 from fedkd.runtime.devices import choose_device
@@ -394,15 +394,23 @@ def _enforcer(
         examples=task.examples,
         kind_declares=_declaring(kind),
         chooses=predicts and kind is not None and not kind.all_answer,
+        scores=kind is not None and kind.uploads_scores,
+        side_release=None if kind is None else kind.side_release(min(sizes)),
         unweighted_mean=predicts and isinstance(scenario.strategy.value, MeanBased),
         temperature=scenario.distill.temperature,
         has_reference=task.has_reference,
     )
-    return PrivacyEnforcer(name=scenario.privacy.name, mechanism=mechanism, plan=plan, seed=seed)
+    return PrivacyEnforcer(
+        name=scenario.privacy.name,
+        mechanism=mechanism,
+        plan=plan,
+        seed=seed,
+        side_release=no_side_release if kind is None else kind.side_release,
+    )
 
 
 def _declaring(kind: KnowledgeType | None) -> str:
     """Return the class of a kind of one's own that says what its uploads depend on, or ""."""
-    if kind is None or not kind.reveals_model_only or type(kind).__module__.startswith("fedkd."):
+    if kind is None or not kind.reveals_model_only or kind.vouches.__module__.startswith("fedkd."):
         return ""
-    return type(kind).__name__
+    return kind.vouches.__name__

@@ -45,6 +45,9 @@ class Accounting:
         """
         if upload is not None and upload.has_declined:
             return
+        side = self.enforcer.side_spending(train_size)
+        if side is not None:
+            self.ledger.record(client_id, side, 1)  # the same release in each round
         worst, possible = self._of_round(rows, train_size)
         if upload is None or upload.privacy is None:
             self._record_worst(client_id, worst)

@@ -96,7 +96,8 @@ def _reason_of_steps(context: ClientContext, phases: Sequence[Phase]) -> str | N
 
 def trains_plainly(kind: KnowledgeType) -> bool:
     """Return whether clients train on labels alone, and distill on the same samples."""
-    return kind.all_answer and kind.learn_alike
+    alike = kind.all_answer and kind.learn_alike
+    return alike and not kind.adds_penalty and not kind.remembers
 
 
 def architecture_of(context: ClientContext, name: str) -> ImageModelSpec | None:

@@ -45,7 +45,9 @@ PRIVACY = "privacy "
 ids``."""
 COMPANION = "companion "
 """How the names begin of a client's second model: ``companion shared.0.weight``."""
-MEMORY = (OPTIMIZER, CODEC, PRIVACY, FITTED_TO, COMPANION)
+REMEMBERED = "knowledge "
+"""How the names begin of what a kind of knowledge has a client remember: ``knowledge before``."""
+MEMORY = (OPTIMIZER, CODEC, PRIVACY, FITTED_TO, COMPANION, REMEMBERED)
 """How the names begin of what a client remembers apart from its model."""
 
 SMALL_TEACHER = 2**20

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedkd.federation.fit_data import FITTED_TO, teach
-from fedkd.federation.local_steps import STEPS, phase_of, take_teacher
+from fedkd.federation.local_steps import STEPS, phase_of, remember, take_teacher
 from fedkd.federation.local_update import LocalUpdate
 from fedkd.messages import Step
 from fedkd.models.fitting import FitsItself
@@ -30,7 +30,9 @@ def warm_up(update: LocalUpdate) -> None:
 
 def train(update: LocalUpdate) -> None:
     """Learn the private rows, beside what the last teacher said."""
+    remember(update, "before training")
     _learn(update, {"private": torch.tensor(True)}, "train")
+    remember(update, "after training")
 
 
 def distill(update: LocalUpdate) -> None:

@@ -3,15 +3,19 @@
 Getters alone: nothing is measured or stored here.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fedkd.federation.context import REMEMBERED
 from fedkd.federation.local_update import LocalUpdate
 from fedkd.knowledge import ModelPair
 from fedkd.messages import Knowledge
 from fedkd.models.features import forward_with_features
+from fedkd.runtime.seeding import numpy_stream
 from fedkd.training.loop import predict, prediction_batches
 
 
@@ -66,6 +70,10 @@ class KnowledgeView:
         """Return their inputs."""
         return self._update.context.public_inputs_of(self.public_ids())
 
+    def all_public_inputs(self) -> Tensor:
+        """Return the inputs of the whole public set."""
+        return self._update.context.public_inputs
+
     def private_inputs(self) -> Tensor:
         """Return the inputs that the client trains on."""
         return self._update.private_examples[0]
@@ -93,6 +101,20 @@ class KnowledgeView:
     def stream(self, purpose: str) -> np.random.Generator:
         """Return the client's random stream of this round for a purpose."""
         return self._update.stream(purpose)
+
+    def lasting_stream(self, purpose: str) -> np.random.Generator:
+        """Return the client's random stream for a purpose, the same in all rounds."""
+        return numpy_stream(self._update.context.seed, "client", self.client_id, purpose)
+
+    @property
+    def memory(self) -> Mapping[str, Tensor]:
+        """What the kind had the client remember, by name."""
+        return self._update.memory.section(REMEMBERED)
+
+    @property
+    def records(self) -> int:
+        """How many private examples anybody may know that the client has."""
+        return self._update.context.public_sizes[self.client_id]
 
     def features_with_gradient(self, ids: Int[Tensor, "N"]) -> Float[Tensor, "N d"]:
         """Return the model's features of public samples as it is now; gradients flow."""

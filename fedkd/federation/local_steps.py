@@ -15,7 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.federation.companion_plan import floats
-from fedkd.federation.context import OPTIMIZER, PRIVACY, SMALL_TEACHER, ClientContext
+from fedkd.federation.context import (
+    OPTIMIZER,
+    PRIVACY,
+    REMEMBERED,
+    SMALL_TEACHER,
+    ClientContext,
+)
 from fedkd.federation.knowledge_view import KnowledgeView, feature_layer, public_logits
 from fedkd.federation.local_update import LocalUpdate, Released
 from fedkd.federation.measurement import TestSetName
@@ -71,7 +77,13 @@ def warm_up(update: LocalUpdate) -> None:
 
 
 def train(update: LocalUpdate) -> None:
-    """Train on private data, with the term that the kind of knowledge may add."""
+    """Train on private data, and remember what the kind of knowledge asks for."""
+    remember(update, "before training")
+    _train(update)
+    remember(update, "after training")
+
+
+def _train(update: LocalUpdate) -> None:
     kind, (x, y) = update.context.kind, update.private_examples
     if offers(kind, JointKnowledge) and kind.joint is not None:
         optimize_phase(update, "train", len(y), joint_loss(update, kind.joint, x, y))
@@ -86,6 +98,16 @@ def train(update: LocalUpdate) -> None:
         layer = feature_layer(update) if kind.uses_features else None
         loss = penalized_loss(update, x, y, penalty, layer)
     optimize_phase(update, "train", len(y), loss)
+
+
+def remember(update: LocalUpdate, moment: Literal["before training", "after training"]) -> None:
+    """Have the client remember what its kind of knowledge asks for, where it asks for anything."""
+    kind = update.context.kind
+    if kind is None or not kind.remembers:
+        return
+    found = kind.remember(KnowledgeView(update), moment)
+    if found is not None:
+        update.memory.replace(REMEMBERED, {name: t.detach().cpu() for name, t in found.items()})
 
 
 def adopt(update: LocalUpdate) -> None:
@@ -437,14 +459,19 @@ def distillation_loss(
     settings, target = context.distillation, teacher_target(context, teacher)
     if own is not None:
         target = gate_by_confidence(target, soften(own, settings.temperature))
-    probs = target
+    probs, weights = target, None
     if teacher.scale != "probs" and context.loss in ON_LOGITS:
         probs = soften(sent(teacher.values, context.device), settings.temperature)
+    if settings.margin_weights:
+        weights = margin_weights(probs)
+    if teacher.weights is not None:
+        own_weights = sent(teacher.weights, context.device)
+        weights = own_weights if weights is None else own_weights * weights
     return DistillationLoss(
         loss=settings.loss_of(context.loss),
         target=target,
         probs=probs,
-        weights=margin_weights(probs) if settings.margin_weights else None,
+        weights=weights,
         settings=settings,
     )
 

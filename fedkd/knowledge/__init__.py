@@ -6,6 +6,8 @@ learns what from one. Another kind is another module with these, here or anywher
 declare any ``KnowledgeType``), and no special case in the client, the server or the codec.
 """
 
+from fedkd.knowledge.beside_predictions import LocalTerm as LocalTerm
+from fedkd.knowledge.beside_predictions import Scorer as Scorer
 from fedkd.knowledge.class_tables import ClassTables as ClassTables
 from fedkd.knowledge.class_tables import TableCohort as TableCohort
 from fedkd.knowledge.companions import CompanionModel as CompanionModel
@@ -24,6 +26,7 @@ from fedkd.knowledge.knowledge_type import PredictorKnowledge as PredictorKnowle
 from fedkd.knowledge.knowledge_type import Request as Request
 from fedkd.knowledge.knowledge_type import RowKnowledge as RowKnowledge
 from fedkd.knowledge.knowledge_type import SharedCompanion as SharedCompanion
+from fedkd.knowledge.knowledge_type import SideRelease as SideRelease
 from fedkd.knowledge.knowledge_type import Teachers as Teachers
 from fedkd.knowledge.knowledge_type import narrowed as narrowed
 from fedkd.knowledge.model_weights import ModelWeights as ModelWeights

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -85,6 +85,18 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SideRelease:
+    """Something that leaves a client once beside its knowledge, with Gaussian noise.
+
+    It depends on private records, any one of which moves it by at most ``sensitivity`` in L2;
+    ``sigma`` is the noise's standard deviation. The ledger counts it as a side release.
+    """
+
+    sensitivity: float
+    sigma: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Teachers:
     """Teachers of a fusion: ``personal`` by client id, or else ``common`` to all."""
 
@@ -141,6 +153,9 @@ class ClientView(Protocol):
     def public_inputs(self) -> Tensor:
         """Return their inputs [N, channels, height, width]."""
 
+    def all_public_inputs(self) -> Tensor:
+        """Return the inputs of the whole public set."""
+
     def private_inputs(self) -> Tensor:
         """Return the inputs of the private training set [n, channels, height, width]."""
 
@@ -170,6 +185,17 @@ class ClientView(Protocol):
 
     def stream(self, purpose: str) -> np.random.Generator:
         """Return this client's random stream of this round for a purpose."""
+
+    def lasting_stream(self, purpose: str) -> np.random.Generator:
+        """Return this client's random stream for a purpose, the same in all rounds."""
+
+    @property
+    def memory(self) -> Mapping[str, Tensor]:
+        """What the kind had the client remember (``KnowledgeType.remember``), by name."""
+
+    @property
+    def records(self) -> int:
+        """How many private examples anybody may know that the client has."""
 
     def features_with_gradient(self, ids: Int[Tensor, "N"]) -> Float[Tensor, "N d"]:
         """Return the model's features of public samples as it is now; gradients flow."""
@@ -245,6 +271,38 @@ class KnowledgeType(Compatible, Protocol):
         """Return why the clients' models cannot exchange this kind; None if they can.
 
         Asked before the run, with what the server is to ask of its clients.
+        """
+        return None
+
+    @property
+    def vouches(self) -> type:
+        """The class that says what uploads reveal (``reveals_model_only``)."""
+        return type(self)
+
+    @property
+    def uploads_scores(self) -> bool:
+        """Whether an upload has numbers beside the rows that a mechanism may add noise to."""
+        return False
+
+    def side_release(self, records: int) -> SideRelease | None:
+        """Return what else leaves a client with noise, once in a run; None by default.
+
+        ``records`` is the public size of its private set.
+        """
+        return None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether clients remember something of private training (``remember``)."""
+        return False
+
+    def remember(
+        self, view: "ClientView", moment: Literal["before training", "after training"]
+    ) -> Mapping[str, Tensor] | None:
+        """Return what a client is to remember from now on; None leaves it as it is.
+
+        Asked before and after each private training where the kind ``remembers``. The tensors are
+        stored with the client's state, and are ``view.memory`` from then on.
         """
         return None
 

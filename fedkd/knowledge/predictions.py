@@ -5,7 +5,7 @@ With a chooser, a client answers for some of them only.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, cast, runtime_checkable
+from typing import ClassVar, Protocol, cast, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,21 +14,32 @@ from torch import Tensor
 
 from fedkd.errors import NotFinite, RunError, UploadRejected
 from fedkd.fusion import hard_labels, soften
+from fedkd.knowledge.beside_predictions import (
+    LocalTerm,
+    Moment,
+    Scorer,
+    check_scores,
+    conflict_of_gradients,
+)
 from fedkd.knowledge.knowledge_type import (
     ClientView,
+    Penalty,
     Request,
     RowKnowledge,
+    SideRelease,
     Teachers,
     conflict_without_classes,
     narrowed,
 )
 from fedkd.messages import Cohort, Fusion, Knowledge, Predictions, Upload
 from fedkd.settings.conditions import LearnedBy, RunConditions
-from fedkd.training.losses import Scale
+from fedkd.training.losses import OF_BATCHES, Scale
 
 TOLERANCE = 1e-3
 """How far an uploaded row of soft labels may be from summing to 1: float32 over a large vocabulary.
 What a strategy makes of such rows may be twice as far."""
+BESIDE: tuple[set[str], ...] = (set(), {"scores"}, {"weights"})
+"""What arrays may come beside ids and values: those of an upload, or of a teacher."""
 LARGEST = 1e6
 """The largest magnitude of an uploaded logit: no trained model comes near it, and sums of such
 logits are finite."""
@@ -56,9 +67,16 @@ class PublicPredictions(RowKnowledge):
     hard: bool = False
     taught_apart: bool = False
     """Whether a fusion may teach clients on different samples (``taught_rows`` [K, N])."""
+    weighs_samples: bool = False
+    """Whether a fusion may weigh the samples that it teaches (``sample_weights``)."""
+    scorer: Scorer | None = None
+    """What clients upload beside their predictions."""
+    term: LocalTerm | None = None
+    """What clients add to the loss of private training."""
 
     learned_by: ClassVar[LearnedBy] = "distill"
     predicts: ClassVar[bool] = True
+    uses_features: ClassVar[bool] = False
 
     @property
     def in_words(self) -> str:
@@ -73,8 +91,8 @@ class PublicPredictions(RowKnowledge):
 
     @property
     def learn_alike(self) -> bool:
-        """Whether all clients distil on the same samples."""
-        return self.all_answer and not self.taught_apart
+        """Whether all clients distil on the same samples, each of which counts as much."""
+        return self.all_answer and not self.taught_apart and not self.weighs_samples
 
     @property
     def upload_scale(self) -> Scale:
@@ -83,21 +101,69 @@ class PublicPredictions(RowKnowledge):
 
     @property
     def reveals_model_only(self) -> bool:
-        """Whether no client chooses: a choice may depend on private samples.
+        """Whether no client chooses, adds a term or scores by more than its model knows.
 
         Of this class alone: one derived from it may upload more, and says itself if it does not.
         """
-        return type(self) is PublicPredictions and self.all_answer
+        scored = self.scorer is not None and not self.scorer.reveals_model_only
+        alone = self.all_answer and self.term is None and not scored
+        return type(self) is PublicPredictions and alone
+
+    @property
+    def vouches(self) -> type:
+        """The class of the scorer, if there is one."""
+        return type(self) if self.scorer is None else type(self.scorer)
+
+    @property
+    def uploads_scores(self) -> bool:
+        """Whether scores leave a client beside its predictions."""
+        return self.scorer is not None
+
+    @property
+    def adds_penalty(self) -> bool:
+        """Whether there is a term."""
+        return self.term is not None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether there is a term, or a scorer, which may remember something."""
+        return self.term is not None or self.scorer is not None
+
+    def penalty(self, view: ClientView, teacher: Knowledge | None) -> Penalty | None:
+        """Return the term of the loss of private training; None without one."""
+        return None if self.term is None else self.term.penalty(view, teacher)
+
+    def remember(self, view: ClientView, moment: Moment) -> Mapping[str, Tensor] | None:
+        """Return what the term and the scorer remember; None where neither has anything new."""
+        parts = [part.remember(view, moment) for part in (self.term, self.scorer) if part]
+        new = {name: found for part in parts if part for name, found in part.items()}
+        return {**view.memory, **new} if new else None
+
+    def side_release(self, records: int) -> SideRelease | None:
+        """Return the scorer's."""
+        return None if self.scorer is None else self.scorer.side_release(records)
 
     def conflict(self, conditions: RunConditions) -> str | None:
-        """Return the conflict of a chooser with data without classes."""
+        """Return the conflict of a chooser, a scorer, a term or weights with data or models."""
+        if self.weighs_samples and conditions.loss in OF_BATCHES:
+            return (
+                f"strategy={conditions.strategy} weighs single samples, and"
+                f" distill.loss={conditions.loss} is of a batch together; use another loss"
+            )
+        if self.scorer is not None and (found := self.scorer.conflict(conditions)):
+            return found
+        if self.term is not None:
+            asks = "adds a term to the loss of private training"
+            if found := conflict_of_gradients(conditions, asks):
+                return found
         if self.all_answer:
             return None
         return conflict_without_classes(conditions, "chooses by the density of images")
 
     def most_values(self, request: Request, client_id: int) -> int:
-        """Return a row of classes for each public sample asked for."""
-        return len(request.public_ids) * request.classes
+        """Return a row of classes for each public sample asked for, and the scores."""
+        rows = len(request.public_ids)
+        return rows * request.classes + (0 if self.scorer is None else self.scorer.count(rows))
 
     def extract(self, view: ClientView) -> Predictions:
         """Return logits as they are, their soft labels at the temperature, or their argmax."""
@@ -106,34 +172,31 @@ class PublicPredictions(RowKnowledge):
             chosen = self.chooser.choose(view)
             ids, logits = ids[chosen], logits[chosen]
         if self.hard:
-            return Predictions(ids=ids, values=hard_labels(logits), scale=self.scale)
-        values = logits if self.scale == "logits" else soften(logits, view.temperature)
-        return Predictions(ids=ids, values=values, scale=self.scale)
+            values = hard_labels(logits)
+        else:
+            values = logits if self.scale == "logits" else soften(logits, view.temperature)
+        scores = None if self.scorer is None else self.scorer.scores(view)
+        return Predictions(ids=ids, values=values, scale=self.scale, scores=scores)
 
     def encode(self, knowledge: Knowledge) -> dict[str, np.ndarray]:
-        """Return ``ids`` as int32, and ``values`` under their scale's name.
+        """Return ``ids`` as int32, ``values`` under their scale's name, and what is beside them.
 
         Public sets have fewer than 2^31 rows.
         """
         sent = narrowed(knowledge, Predictions)
-        return {"ids": sent.ids.numpy().astype(np.int32), sent.scale: sent.values.numpy()}
+        beside = {"scores": sent.scores, "weights": sent.weights}
+        return {
+            "ids": sent.ids.numpy().astype(np.int32),
+            sent.scale: sent.values.numpy(),
+            **{name: tensor.numpy() for name, tensor in beside.items() if tensor is not None},
+        }
 
     def decode(self, arrays: Mapping[str, np.ndarray]) -> Predictions:
         """Return the predictions in ``arrays``.
 
         Raises UploadRejected where there are none of a known scale.
         """
-        for scale in ("logits", "probs"):
-            if set(arrays) == {"ids", scale}:
-                _check_kinds(arrays, scale)
-                values, ids = (
-                    torch.tensor(arrays[scale]),
-                    torch.tensor(arrays["ids"]).to(torch.int64),
-                )
-                return Predictions(ids=ids, values=values, scale=scale)
-        raise UploadRejected(
-            f"expected the arrays ids and {self.scale}, got {', '.join(sorted(arrays)) or 'none'}"
-        )
+        return decoded(arrays, self.scale)
 
     def check(self, knowledge: Knowledge, request: Request, client_id: int) -> None:
         """Raise UploadRejected on a wrong scale, shape, dtype or id, and on invalid predictions."""
@@ -152,17 +215,10 @@ class PublicPredictions(RowKnowledge):
             )
         if not values.is_floating_point():
             raise UploadRejected(f"expected floating point {self.scale}, got {values.dtype}")
-        if not self._asked_for(sent.ids, request.public_ids):
-            unknown = sorted(set(sent.ids.tolist()) - set(request.public_ids.tolist()))
-            what = (
-                f"unknown public ids {unknown[:5]}"
-                if unknown
-                else "public ids in another order or number"
-            )
-            raise UploadRejected(
-                f"{what}; expected {'some of ' if self.chooser else ''}the {asked} that were asked"
-                " for"
-            )
+        _check_ids(sent.ids, request.public_ids, chooses=self.chooser is not None)
+        check_scores(sent.scores, self.scorer, asked)
+        if sent.weights is not None:
+            raise UploadRejected("weights of samples came from a client")
         if len(values) == 0:
             return
         if not torch.isfinite(values).all():
@@ -183,7 +239,7 @@ class PublicPredictions(RowKnowledge):
         counts = None
         if request.label_counts is not None:
             counts = torch.tensor([request.label_counts[i] for i in ids], dtype=torch.float32)
-        values, answered = self._table(ordered, request)
+        values, answered = _table(ordered, request, chooses=self.chooser is not None)
         return Cohort(
             round=request.round,
             client_ids=ids,
@@ -195,6 +251,7 @@ class PublicPredictions(RowKnowledge):
             label_counts=counts,
             public_labels=request.public_labels,
             answered=answered,
+            scores=_scores(ordered),
             round_ids=request.round_ids,
             sequences=request.sequences,
             architectures=tuple(request.architectures[i] for i in ids)
@@ -233,9 +290,11 @@ class PublicPredictions(RowKnowledge):
                 "fuse returned teachers that are no soft labels; declare teaches = 'logits' to"
                 " send logits"
             )
+        check_sample_weights(fusion.sample_weights, samples, weighs=self.weighs_samples)
         # Clients that need not answer alike need not learn alike; the others distill on the same
         # samples.
-        masks = ((samples,), (clients, samples)) if not self.learn_alike else ((samples,),)
+        apart = not self.all_answer or self.taught_apart
+        masks = ((samples,), (clients, samples)) if apart else ((samples,),)
         if fusion.taught_rows is not None and (
             fusion.taught_rows.dtype != torch.bool or tuple(fusion.taught_rows.shape) not in masks
         ):
@@ -255,11 +314,11 @@ class PublicPredictions(RowKnowledge):
         def teacher_of(values: Tensor, rows: Tensor | None) -> Predictions | None:
             whole = rows is None or bool(rows.all())
             taught, values = (ids, values) if whole else (ids[rows], values[rows])
-            return (
-                Predictions(ids=taught, values=values, scale=cast(Scale, scale))
-                if len(taught)
-                else None
-            )
+            if len(taught) == 0:
+                return None
+            weights = fusion.sample_weights
+            weights = weights if weights is None or whole else weights[rows]
+            return Predictions(ids=taught, values=values, scale=cast(Scale, scale), weights=weights)
 
         teachers = narrowed(fusion.teachers, Tensor)
         if teachers.ndim == 2 and (taught_rows is None or taught_rows.ndim == 1):
@@ -278,24 +337,56 @@ class PublicPredictions(RowKnowledge):
             personal={i: teacher for i, teacher in found.items() if teacher is not None}
         )
 
-    def _asked_for(self, ids: Tensor, asked: Tensor) -> bool:
-        """Return whether these ids, in this order, were requested or may be chosen of those."""
-        if self.chooser is None:
-            return torch.equal(ids, asked)
-        return ids.ndim == 1 and torch.equal(ids, asked[torch.isin(asked, ids)])
 
-    def _table(self, ordered: Sequence[Upload], request: Request) -> tuple[Tensor, Tensor | None]:
-        """Return all values [K, N, C] and, where clients choose, who answered for what [K, N]."""
-        knowledge = [narrowed(upload.knowledge, Predictions) for upload in ordered]
-        if not knowledge:
-            return torch.zeros(0, len(request.public_ids), request.classes), None
-        if self.chooser is None:
-            return torch.stack([self.values(mine) for mine in knowledge]), None
-        values = torch.zeros(len(ordered), len(request.public_ids), request.classes)
-        answered = torch.stack([torch.isin(request.public_ids, mine.ids) for mine in knowledge])
-        for row, mine in enumerate(knowledge):
-            values[row, answered[row]] = self.values(mine)
-        return values, answered
+def decoded(arrays: Mapping[str, np.ndarray], expected: str) -> Predictions:
+    """Return the predictions in ``arrays``; UploadRejected without any of a known scale."""
+    for scale in get_args(Scale):
+        beside = set(arrays) - {"ids", scale}
+        if {"ids", scale} <= set(arrays) and beside in BESIDE:
+            _check_kinds(arrays, scale)
+            values, ids = torch.tensor(arrays[scale]), torch.tensor(arrays["ids"]).to(torch.int64)
+            more = {name: torch.tensor(arrays[name], dtype=torch.float32) for name in beside}
+            return Predictions(ids=ids, values=values, scale=scale, **more)
+    raise UploadRejected(
+        f"expected the arrays ids and {expected}, got {', '.join(sorted(arrays)) or 'none'}"
+    )
+
+
+def _scores(ordered: Sequence[Upload]) -> Tensor | None:
+    """Return all scores [K, S] of uploads that passed ``check``; None where there are none."""
+    given = [narrowed(upload.knowledge, Predictions).scores for upload in ordered]
+    found = [scores for scores in given if scores is not None]
+    return torch.stack(found) if found else None
+
+
+def _check_ids(ids: Tensor, asked: Tensor, *, chooses: bool) -> None:
+    """Raise UploadRejected unless these ids were asked about or, in that order, chosen."""
+    expected = asked[torch.isin(asked, ids)] if chooses else asked
+    if torch.equal(ids, expected):
+        return
+    unknown = sorted(set(ids.tolist()) - set(asked.tolist()))
+    what = (
+        f"unknown public ids {unknown[:5]}" if unknown else "public ids in another order or number"
+    )
+    some = "some of " if chooses else ""
+    raise UploadRejected(f"{what}; expected {some}the {len(asked)} that were asked for")
+
+
+def _table(
+    ordered: Sequence[Upload], request: Request, *, chooses: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return all values [K, N, C] and, where clients choose, who answered for what [K, N]."""
+    knowledge = [narrowed(upload.knowledge, Predictions) for upload in ordered]
+    if not knowledge:
+        return torch.zeros(0, len(request.public_ids), request.classes), None
+    rows = [mine.values.to(torch.float32) for mine in knowledge]
+    if not chooses:
+        return torch.stack(rows), None
+    values = torch.zeros(len(ordered), len(request.public_ids), request.classes)
+    answered = torch.stack([torch.isin(request.public_ids, mine.ids) for mine in knowledge])
+    for row, mine in enumerate(rows):
+        values[row, answered[row]] = mine
+    return values, answered
 
 
 def check_tensor(name: str, value: object, expected: str) -> Tensor:
@@ -307,6 +398,24 @@ def check_tensor(name: str, value: object, expected: str) -> Tensor:
             f" {expected}{hint}"
         )
     return value
+
+
+def check_sample_weights(weights: Tensor | None, samples: int, *, weighs: bool) -> None:
+    """Raise RunError unless these are weights [N] of the samples that are taught, or None."""
+    if weights is None:
+        return
+    if not weighs:
+        raise RunError(
+            "fuse returned sample_weights, which its knowledge does not announce; declare"
+            " PublicPredictions(..., weighs_samples=True)"
+        )
+    check_tensor("sample_weights", weights, f"{[samples]}")
+    if tuple(weights.shape) != (samples,) or not bool(
+        torch.isfinite(weights).all() and (weights >= 0).all()
+    ):
+        raise RunError(
+            f"fuse returned sample_weights {list(weights.shape)}, expected {[samples]} numbers >= 0"
+        )
 
 
 def check_weights(weights: Tensor, clients: int) -> None:
@@ -324,8 +433,13 @@ def check_weights(weights: Tensor, clients: int) -> None:
 
 def _check_kinds(arrays: Mapping[str, np.ndarray], scale: str) -> None:
     """Raise UploadRejected where arrays are not of numbers, before anything is made of them."""
-    for name, kinds, expected in (("ids", "iu", "whole numbers"), (scale, "fiubc", "numbers")):
-        if arrays[name].dtype.kind not in kinds:
+    for name, kinds, expected in (
+        ("ids", "iu", "whole numbers"),
+        (scale, "fiubc", "numbers"),
+        ("scores", "f", "numbers"),
+        ("weights", "f", "numbers"),
+    ):
+        if name in arrays and arrays[name].dtype.kind not in kinds:
             raise UploadRejected(
                 f"expected {name} to be {expected}, got an array of {arrays[name].dtype}"
             )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor
 
+from fedkd.knowledge import SideRelease
 from fedkd.messages import (
     AcceptedUploads,
     Fusion,
@@ -23,7 +24,7 @@ from fedkd.messages import (
 from fedkd.privacy.claims import Adversary
 from fedkd.privacy.detection import Hints
 from fedkd.privacy.events import NoClaim
-from fedkd.privacy.ledger import Spending
+from fedkd.privacy.ledger import Spending, side_spending
 from fedkd.privacy.mechanisms.mechanism import (
     ClientRound,
     Mechanism,
@@ -48,6 +49,11 @@ NO_PLAN = ReleasePlan(
 """A plan where there is no run to plan: an unprotected one reads nothing of it."""
 
 
+def no_side_release(records: int) -> SideRelease | None:
+    """Return None: nothing leaves beside a client's knowledge."""
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrivacyEnforcer:
     """The privacy mechanism of one run; by default none."""
@@ -58,6 +64,14 @@ class PrivacyEnforcer:
     seed: int
     noise_factor: float = 1.0
     """By which all noise is multiplied; another than 1 in audits alone."""
+
+    side_release: Callable[[int], SideRelease | None] = no_side_release
+    """What leaves a client of so many records once beside its knowledge."""
+
+    def side_spending(self, records: int) -> Spending | None:
+        """Return the cost of what leaves a client of so many records once; None for nothing."""
+        found = self.side_release(records)
+        return None if found is None else side_spending(found)
 
     @property
     def protects_from(self) -> tuple[Adversary, ...]:

@@ -20,11 +20,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fedkd.errors import SettingError
+from fedkd.knowledge import SideRelease
 from fedkd.privacy.claims import ADVERSARIES, Adversary, Claim, Layer, Unit
 from fedkd.privacy.composition import Accountant, epsilon_of
 from fedkd.privacy.events import (
     DpSgdSteps,
     Event,
+    GaussianRows,
     NoClaim,
     NoisyVotes,
     event_values,
@@ -81,6 +83,12 @@ class Spending:
                 f"a privacy event has unit={unit!r}, layer={layer!r}, seen_by={list(seen_by)!r}"
             )
         return cls(event=event, unit=unit, layer=layer, seen_by=seen_by, declared_by=declared_by)
+
+
+def side_spending(release: SideRelease) -> Spending:
+    """Return what a release with Gaussian noise beside a client's knowledge costs each record."""
+    event = GaussianRows(rows=1, sensitivity=release.sensitivity, sigma=release.sigma)
+    return Spending(event=event, unit="record", layer="side_release")
 
 
 class Ledger:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from fedkd.errors import SettingError
+from fedkd.knowledge import SideRelease
 from fedkd.privacy.composition import Accountant
 from fedkd.privacy.gaussian_dp import check_delta
 from fedkd.settings.optional_libraries import require
@@ -55,6 +56,10 @@ class ReleasePlan:
     """Class of a kind of one's own that says that uploads depend on the model alone."""
     chooses: bool = False
     """Whether clients choose the samples that they answer for."""
+    scores: bool = False
+    """Whether clients also upload scores beside their predictions."""
+    side_release: SideRelease | None = None
+    """What leaves the client of the fewest records once beside its knowledge, with noise."""
     unweighted_mean: bool = True
     """Whether the teacher is common and the plain mean of the uploads: weights that depend on no
     data."""
@@ -156,6 +161,11 @@ def check_local(plan: ReleasePlan) -> None:
             "this strategy lets clients choose which public samples they answer for, and the"
             " choice depends on private"
             " data: no claim holds; take a strategy where all answer alike"
+        )
+    if plan.scores:
+        raise SettingError(
+            "this strategy's clients upload scores beside their predictions, in which noise hides"
+            " single records at most and no whole client; take dp_sgd"
         )
 
 

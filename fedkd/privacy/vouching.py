@@ -10,7 +10,7 @@ from typing import Literal
 
 from fedkd.privacy.claims import ADVERSARIES, Adversary, Claim, claim_lines
 from fedkd.privacy.events import NoClaim
-from fedkd.privacy.ledger import Ledger, Spending
+from fedkd.privacy.ledger import Ledger, Spending, side_spending
 from fedkd.privacy.mechanisms import MECHANISMS
 from fedkd.privacy.mechanisms.mechanism import Mechanism, unprotected_upload
 from fedkd.privacy.release_plan import ReleasePlan
@@ -80,6 +80,8 @@ def planned_claims(mechanism: Mechanism, plan: ReleasePlan) -> tuple[Claim, ...]
         ledger.record(0, mechanism.spendings((undeclared(mechanism),))[0])
     for spending in vouched(mechanism, mechanism.planned(plan)):
         ledger.record(0, spending)
+    if plan.side_release is not None:
+        ledger.record(0, side_spending(plan.side_release))
     return tuple(ledger.claim(mechanism.unit, who, mechanism.delta) for who in ADVERSARIES)
 
 

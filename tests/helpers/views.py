@@ -31,6 +31,7 @@ class View:
     client_id: int = 0
     teacher: Any = None
     round: int = 1
+    memory: dict[str, Tensor] = field(default_factory=dict)
     public: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 2, 2))
 
     def public_ids(self) -> Tensor:
@@ -60,9 +61,19 @@ class View:
     def public_features(self) -> Tensor:
         return self.features
 
+    def lasting_stream(self, purpose: str) -> np.random.Generator:
+        return numpy_stream(0, "client", self.client_id, purpose)
+
+    def all_public_inputs(self) -> Tensor:
+        return self.public
+
     def features_with_gradient(self, ids: Tensor) -> Tensor:
         found: Tensor = self.model(self.public[ids])
         return found
+
+    @property
+    def records(self) -> int:
+        return len(self.own_inputs)
 
     def stream(self, purpose: str) -> np.random.Generator:
         return numpy_stream(0, "client", self.client_id, "round", self.round, purpose)
