@@ -23,7 +23,7 @@ TREE = "sklearn:DecisionTreeClassifier(max_depth=4)"
 BOOSTED = "xgboost:XGBClassifier(n_estimators=2)"
 MODELS = [TREE, "mlp", BOOSTED, "lightgbm:LGBMClassifier(n_estimators=2)"]
 WEIGHTS = {"fedavg", "fedprox", "feddf", "centralized", "lg_fedavg", "fml", "fedkd", "fedmrl"}
-PRIVATE = {"fd", "fedproto", "fedcache", "fedgh", "fedtgp", "fedhenn"}
+PRIVATE = {"fd", "fedproto", "fedcache", "fedgh", "fedtgp", "fedhenn", "fccl"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -34,6 +34,9 @@ def test_every_strategy_takes_estimators_or_says_why_not(name: str) -> None:
             records(**settings)
     elif name in PRIVATE:
         with pytest.raises(SettingError, match=f"strategy={name} adds a term to the loss of priv"):
+            records(**settings)
+    elif name == "fed_dfa":
+        with pytest.raises(SettingError, match="moves inputs along the gradients of models"):
             records(**settings)
     else:
         assert [client.status for client in records(**settings)[-1].clients] == ["ok"] * 4

@@ -21,10 +21,12 @@ from fedkd.knowledge import (
     LastLayers,
     ModelWeights,
     PrivateLogits,
+    PublicPredictions,
     Request,
 )
 from fedkd.knowledge.gram_matrices import GramMatrices
 from fedkd.messages import Upload
+from fedkd.strategies.fed_dfa import StepsToBoundary
 
 STREAM = torch.Generator().manual_seed(0)
 MODEL = nn.Sequential(nn.Linear(2, 3))
@@ -59,6 +61,7 @@ KINDS: dict[str, KnowledgeType] = {
     "prototypes": ClassPrototypes(weight=1.0),
     "private": PrivateLogits(weight=1.0, bits=16),
     "kernels": GramMatrices(weight=1.0),
+    "scored": PublicPredictions("logits", scorer=StepsToBoundary(steps=2, step=0.1, radius=0.1)),
 }
 every_kind = pytest.mark.parametrize("name", KINDS)
 VALUES: Mapping[str, Any] = {

@@ -43,6 +43,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "fedct": ({"majority": 0.8},),
     "fedmkt": ({"server": "mlp"},),
     "cosmos": ({"radius": 0.5},),
+    "fedaux": ({"noise_multiplier": 2.0},),
     "knfu": (
         {"beta": 0.0},
         {"neighbors": "top_k", "top_k": 2},

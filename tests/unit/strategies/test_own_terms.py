@@ -1,4 +1,4 @@
-"""FedHeNN's kernels: the term that they add to private training."""
+"""FCCL's old selves and FedHeNN's kernels: the terms they add to private training."""
 
 from typing import Any
 
@@ -10,11 +10,47 @@ from torch import nn
 from views import View
 
 from fedkd.errors import SettingError
-from fedkd.knowledge import Request
+from fedkd.knowledge import PublicPredictions, Request
 from fedkd.knowledge.gram_matrices import Gram, GramCohort, GramMatrices, kernel_alignment
+from fedkd.settings.conditions import RunConditions
+from fedkd.strategies.fccl import FCCL, OldSelves
 from fedkd.strategies.fedhenn import FedHeNN
 
 STREAM = torch.Generator().manual_seed(0)
+
+
+def test_old_selves_are_the_last_round_and_the_first():
+    view: Any = View(
+        own_logits=torch.randn(5, 3, generator=STREAM), own_labels=torch.zeros(5).long()
+    )
+    term = OldSelves(previous=2.0, pretrained=0.5)
+    assert term.penalty(view, None) is None
+    assert term.remember(view, "before training") is None
+    first = view.own_logits.softmax(dim=-1)
+    view.memory = dict(term.remember(view, "after training") or {})
+    view.own_logits = torch.randn(5, 3, generator=STREAM)
+    view.memory = dict(term.remember(view, "after training") or {})
+    torch.testing.assert_close(view.memory["pretrained"], first)
+    torch.testing.assert_close(view.memory["previous"], view.own_logits.softmax(dim=-1))
+    batch, logits = torch.tensor([3, 1]), torch.randn(2, 3, generator=STREAM)
+    penalty = term.penalty(view, None)
+    assert penalty is not None
+    expected = 0.0
+    for weight, probs in ((2.0, view.memory["previous"]), (0.5, first)):
+        for row, now in zip(probs[batch], logits.softmax(dim=-1), strict=True):
+            expected += weight * (row * (row / now).log()).sum().item() / 2
+    assert penalty(batch, logits, None).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_weights_there_is_no_term_and_claims_are_possible():
+    assert FCCL(previous_weight=0, pretrained_weight=0).knowledge == PublicPredictions("logits")
+    kind = FCCL().knowledge
+    assert kind.adds_penalty
+    assert not kind.reveals_model_only
+    estimators = RunConditions(fitted_models=("sklearn:GaussianNB",))
+    assert "adds a term" in (kind.conflict(estimators) or "")
+    with pytest.raises(SettingError, match="previous_weight must be >= 0"):
+        FCCL(previous_weight=-1)
 
 
 @given(seed=st.integers(0, 1000), width=st.integers(1, 5))
