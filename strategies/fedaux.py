@@ -116,7 +116,12 @@ class LooksLikeOwn(Scorer):
         return self.noise_multiplier is not None
 
     def conflict(self, conditions: RunConditions) -> str | None:
-        """Return the conflict with tokens."""
+        """Return the conflict with tokens, or with a public set that is all negatives."""
+        if 0 < conditions.public_size <= NEGATIVES:
+            return (
+                f"strategy={conditions.strategy} keeps every fifth public sample as a negative, and"
+                f" there are {conditions.public_size}; say public.size=10 or more"
+            )
         if conditions.has_classes and "texts" not in conditions.data_kind:
             return None
         return (

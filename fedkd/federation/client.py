@@ -91,9 +91,9 @@ def _metrics(update: LocalUpdate, started: float) -> dict[str, float | tuple[flo
 
 
 def example_arrays(context: ClientContext) -> dict[str, np.ndarray]:
-    """Return the arrays of an upload of client 0 on at most two public samples, as an example."""
+    """Return the arrays of an upload of client 0 on at most three public samples, as an example."""
     assert context.kind is not None, "a run that exchanges nothing has no uploads"
-    ids = torch.arange(min(2, context.task.public_size))
+    ids = torch.arange(min(3, context.task.public_size))
     # What a run left in the store is not looked at before the run begins.
     untouched = replace(context, store=MemoryStore({}, (), ()))
     download = Download(round=0, steps=("share",), public_ids=ids)

@@ -402,6 +402,11 @@ class DistillationSettings(Phase):
                 f"distill.margin_weights=true weighs single samples, and loss={conditions.loss} is"
                 " of a batch together; leave one of them out"
             )
+        if self.batch_size == 1 and conditions.loss in OF_BATCHES:
+            return (
+                f"distill.batch_size=1 would teach nothing: loss={conditions.loss} compares the"
+                " samples of a batch"
+            )
         if self.confidence_gate and conditions.loss in ON_LOGITS:
             others = ", ".join(name for name in LOSSES if name not in ON_LOGITS)
             return (

@@ -39,7 +39,7 @@ def summary_of(command: str, *more: str) -> dict:
 
 def test_the_page_has_a_file_for_each_part_and_runs_each_of_them() -> None:
     parts = ["strategy", "data", "partition", "model", "task", "votes", "head", "attack", "mean"]
-    parts += ["codec", "audit", "noise", "engine", "canaries", "companion"]
+    parts += ["codec", "audit", "noise", "engine", "canaries", "companion", "score"]
     assert set(FILES) == {f"my_{part}.py" for part in parts}
     named = {f"{name}.py" for name in re.findall(r"(my_\w+):", " ".join(COMMANDS))}
     assert named == set(FILES)

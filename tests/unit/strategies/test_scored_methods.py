@@ -267,6 +267,7 @@ def test_settings_that_make_no_sense_are_refused(strategy: Any, settings: Any, m
         (FedDFA(), {"data_kind": "labeled texts"}, "tokens, which are no numbers"),
         (FedDFA(), {"loss": "cross_correlation"}, "of a batch together"),
         (RHFL(), {"has_classes": False}, "texts have none"),
+        (FedAUX(), {"public_size": 5}, "say public.size=10"),
         (FedAUX(), {"data_kind": "labeled texts"}, "tokens, which are no numbers"),
     ],
 )

@@ -173,6 +173,8 @@ def test_symmetric_cross_entropy_needs_labels_and_the_plain_loss() -> None:
     weighed = DistillationSettings(margin_weights=True)
     of_batch = RunConditions(loss="cross_correlation")
     assert "of a batch together" in str(weighed.conflict(of_batch))
+    single = DistillationSettings(batch_size=1)
+    assert "would teach nothing" in str(single.conflict(of_batch))
 
 
 def test_bfloat16_rounds_what_a_model_computes_and_puts_out_whole_floats() -> None:
