@@ -390,6 +390,11 @@ class DistillationSettings(Phase):
         found = self._conflict_with_models(conditions)
         if found is not None:
             return found
+        if self.batch_size == 1 and conditions.loss in OF_BATCHES:
+            return (
+                f"distill.batch_size=1 would teach nothing: loss={conditions.loss} compares the"
+                " samples of a batch"
+            )
         if self.is_standard:
             return self.schedule_conflict(conditions.rounds, "distill")
         if conditions.learned_by != "distill":
@@ -401,11 +406,6 @@ class DistillationSettings(Phase):
             return (
                 f"distill.margin_weights=true weighs single samples, and loss={conditions.loss} is"
                 " of a batch together; leave one of them out"
-            )
-        if self.batch_size == 1 and conditions.loss in OF_BATCHES:
-            return (
-                f"distill.batch_size=1 would teach nothing: loss={conditions.loss} compares the"
-                " samples of a batch"
             )
         if self.confidence_gate and conditions.loss in ON_LOGITS:
             others = ", ".join(name for name in LOSSES if name not in ON_LOGITS)
