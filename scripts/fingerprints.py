@@ -82,6 +82,7 @@ STRATEGIES: Mapping[str, Sequence[str]] = {
     "fedgems": ("public.labeled=true",),
     "fedgh": ("models=[mlp]",),
     "fedhenn": ("models=[mlp]",),
+    "fedkt": ("strategy.parts=2", "strategy.epochs=1"),
     "fedmd": (),
     "fedproto": ("models=[mlp]",),
     "fedprox": ("models=[mlp]",),
@@ -105,6 +106,7 @@ PRIVACY: Mapping[str, Sequence[str]] = {
     "krr": ("privacy.epsilon=8.0",),
     "central_gaussian": ("privacy.epsilon=8.0",),
     "gnmax": ("privacy.epsilon=8.0",),
+    "lnmax": ("privacy.epsilon=8.0",),
     "swing": (),
 }
 FEATURES: Mapping[str, Sequence[str]] = {

@@ -3,7 +3,7 @@
 Getters alone: nothing is measured or stored here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.federation.context import REMEMBERED
+from fedkd.federation.fresh_models import fitted
 from fedkd.federation.local_update import LocalUpdate
 from fedkd.knowledge import ModelPair
 from fedkd.messages import Knowledge
@@ -120,6 +121,19 @@ class KnowledgeView:
         """Return the model's features of public samples as it is now; gradients flow."""
         inputs = self._update.context.public_inputs_of(ids)
         return forward_with_features(self.model, feature_layer(self._update), inputs)[1]
+
+    def fitted(
+        self, inputs: Tensor, labels: Int[Tensor, "n"], purpose: str, epochs: int
+    ) -> Callable[[Tensor], Float[Tensor, "N C"]]:
+        """Return the logits of a fresh model that is trained on labeled samples.
+
+        Args:
+            inputs: The samples.
+            labels: Their labels.
+            purpose: Names its random streams.
+            epochs: Passes over the samples.
+        """
+        return fitted(self._update, inputs, labels, purpose, epochs)
 
     def features_of(self, inputs: Tensor) -> Float[Tensor, "n d"]:
         """Return the model's features of inputs."""

@@ -200,6 +200,20 @@ class ClientView(Protocol):
     def features_with_gradient(self, ids: Int[Tensor, "N"]) -> Float[Tensor, "N d"]:
         """Return the model's features of public samples as it is now; gradients flow."""
 
+    def fitted(
+        self, inputs: Tensor, labels: Int[Tensor, "n"], purpose: str, epochs: int
+    ) -> Callable[[Tensor], Float[Tensor, "N C"]]:
+        """Return the logits, on the CPU, of a fresh model of the client's architecture.
+
+        It is trained on these samples as ``train`` says, without augmentation.
+
+        Args:
+            inputs: Samples, >= 1 of them.
+            labels: Their labels.
+            purpose: Names its random streams.
+            epochs: Passes over the samples; an estimator is fitted once.
+        """
+
 
 @runtime_checkable
 class KnowledgeType(Compatible, Protocol):

@@ -75,5 +75,14 @@ class View:
     def records(self) -> int:
         return len(self.own_inputs)
 
+    def fitted(self, inputs: Tensor, labels: Tensor, purpose: str, epochs: int) -> Any:
+        """A model that gives each input the class of the nearest that it was fitted to."""
+
+        def logits(of: Tensor) -> Tensor:
+            apart = torch.cdist(of.flatten(1), inputs.flatten(1))
+            return torch.nn.functional.one_hot(labels[apart.argmin(dim=1)], self.classes).float()
+
+        return logits
+
     def stream(self, purpose: str) -> np.random.Generator:
         return numpy_stream(0, "client", self.client_id, "round", self.round, purpose)

@@ -1,7 +1,7 @@
 """Mechanisms by name: settings with pure functions over predictions, and what each may claim.
 
 A client's mechanism (``gaussian``, ``laplace``, ``krr``, ``swing``) has ``release``; a trusted
-server's has ``noisy_mean`` (``central_gaussian``) or ``tell`` (``gnmax``). ``dp_sgd`` protects the
+server's has ``protect_mean`` (``central_gaussian``, ``gnmax``, ``lnmax``). ``dp_sgd`` protects the
 training, which is ``fedkd.privacy.private_training.optimize_privately``.
 """
 
@@ -14,6 +14,7 @@ from fedkd.privacy.mechanisms.gaussian import Gaussian as Gaussian
 from fedkd.privacy.mechanisms.gnmax import GnMax as GnMax
 from fedkd.privacy.mechanisms.krr import RandomizedResponse as RandomizedResponse
 from fedkd.privacy.mechanisms.laplace import Laplace as Laplace
+from fedkd.privacy.mechanisms.lnmax import LnMax as LnMax
 from fedkd.privacy.mechanisms.mechanism import Mechanism as Mechanism
 from fedkd.privacy.mechanisms.mechanism import unprotected_upload as unprotected_upload
 from fedkd.privacy.mechanisms.swing import Swing as Swing
@@ -26,5 +27,6 @@ MECHANISMS: dict[str, type[Mechanism]] = {
     "krr": RandomizedResponse,
     "central_gaussian": CentralGaussian,
     "gnmax": GnMax,
+    "lnmax": LnMax,
     "swing": Swing,
 }

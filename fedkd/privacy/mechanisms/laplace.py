@@ -49,7 +49,7 @@ class Laplace(RowNoise, ClientNoise):
             return self.sigma / 2**0.5
         assert self.epsilon is not None, "checked when it was made"
         rows = plan.released(memoize=self.memoize)
-        return self.sensitivity(plan) / _largest_ratio(self.epsilon, self.delta, rows)
+        return self.sensitivity(plan) / largest_ratio(self.epsilon, self.delta, rows)
 
     def release(self, values: Rows, plan: ReleasePlan, stream: np.random.Generator) -> Rows:
         """Return the rows that may leave the client: bounded, then with fresh noise."""
@@ -75,7 +75,7 @@ class Laplace(RowNoise, ClientNoise):
 
 
 @lru_cache(maxsize=64)
-def _largest_ratio(epsilon: float, delta: float, rows: int) -> float:
+def largest_ratio(epsilon: float, delta: float, rows: int) -> float:
     """Return the largest sensitivity over scale for which the rows keep to a budget.
 
     They cost at most (epsilon, delta).

@@ -26,7 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """An operation on the pretended device takes as long on eight samples as on one."""
 SOFT_MEAN = {"name": "dsfl", "aggregation": "mean"}
-PROTECTING = ("central_gaussian", "dp_sgd", "gaussian", "gnmax", "krr", "laplace", "swing")
+PROTECTING = ("central_gaussian", "dp_sgd", "gaussian", "gnmax", "krr", "laplace", "lnmax", "swing")
 STRATEGIES: list[Case] = [(name, "tiny", settings_for(name)) for name in NAMES]
 BUDGETS = {name: {} if name == "swing" else {"epsilon": 8} for name in PROTECTING}
 MECHANISMS: list[Case] = [

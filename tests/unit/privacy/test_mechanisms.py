@@ -591,7 +591,7 @@ def test_settings_that_make_no_sense_are_refused(name: str, fields: dict[str, An
                 {"clients": 500},
                 "delta must be below 1/500, .* clients, got 0.002",
             )
-            for n in (*LOCAL, "central_gaussian", "gnmax")
+            for n in (*LOCAL, "central_gaussian", "gnmax", "lnmax")
         ),
         *(
             (
@@ -600,7 +600,7 @@ def test_settings_that_make_no_sense_are_refused(name: str, fields: dict[str, An
                 {"clients": 5},
                 "delta must be below 1/100, .* records of the largest private set",
             )
-            for n in (*LOCAL, "central_gaussian", "gnmax")
+            for n in (*LOCAL, "central_gaussian", "gnmax", "lnmax")
         ),
         (
             "central_gaussian",

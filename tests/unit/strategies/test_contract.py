@@ -41,6 +41,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "fedproto": ({"width": 16},),
     "fedtgp": ({"width": 16},),
     "fedct": ({"majority": 0.8},),
+    "fedkt": ({"server": "mlp"},),
     "fedmkt": ({"server": "mlp"},),
     "cosmos": ({"radius": 0.5},),
     "fedaux": ({"noise_multiplier": 2.0},),
@@ -69,6 +70,7 @@ AFTERWARDS: dict[str, Callable[[Any], Callable[[Tensor], Tensor] | None]] = {
         None if strategy.beta == 1 else (lambda mean: sharpen(mean, strategy.beta))
     ),
     "fedct": lambda strategy: most_voted,
+    "fedkt": lambda strategy: most_voted,
     "ssfl": lambda strategy: most_voted,
 }
 """What a strategy does to the weighted mean; None where the mean is the teacher. All others teach
