@@ -14,6 +14,7 @@ from fedkd.models.companion import Companion
 from fedkd.strategies.fedkd import AdaptiveMutual, FedKD
 from fedkd.strategies.fedmrl import FedMRL, Nested
 from fedkd.strategies.fml import FML, Mutual
+from fedkd.strategies.local_teacher import LocalTeacher, Taught
 
 STREAM = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(6, 3, generator=STREAM)
@@ -147,9 +148,61 @@ def test_both_last_layers_learn_from_one_representation() -> None:
     assert joint.misfit(5, 5) is None
 
 
+# local_teacher
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Rows whose mean square is 1."""
+    return rows / rows.square().mean(dim=1, keepdim=True).sqrt()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+def test_a_local_teacher_learns_labels_alone_and_its_student_from_both(weight: float) -> None:
+    joint = Taught(soft_label_weight=weight, feature_weight=0.7, temperature=3.0)
+    made = pair(joint.beside(5, 2))
+    own, h = made.own_features(INPUTS)
+    said, h_student = made.companion_features(INPUTS)
+    mapped = unit(h_student) @ made.companion.beside.weight.T
+    of_student = (
+        (1 - weight) * F.cross_entropy(said, LABELS)
+        + weight * 9 * kl(own.detach() / 3, said / 3)
+        + 0.7 * (mapped - unit(h).detach()).square().mean()
+    )
+    expected = [
+        *gradients(F.cross_entropy(own, LABELS), made.own),
+        *gradients(of_student, made.companion),
+    ]
+    found = gradients(joint.loss(made, INPUTS, LABELS, F.cross_entropy), made.own, made.companion)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    assert joint.predictor(made) is made.companion.shared
+
+
+def test_without_a_weight_of_features_no_features_are_needed() -> None:
+    strategy = LocalTeacher(feature_weight=0.0)
+    assert strategy.needs.features is None
+    made, joint = pair(), strategy.knowledge.joint  # type: ignore[attr-defined]
+    own, said = made.logits(INPUTS)
+    expected = F.cross_entropy(own, LABELS) + 0.5 * F.cross_entropy(said, LABELS)
+    found = joint.loss(made, INPUTS, LABELS, F.cross_entropy)
+    torch.testing.assert_close(found, expected + 0.5 * 4 * kl(own / 2, said / 2))
+    states = {"w": torch.tensor([1.0])}, {"w": torch.tensor([5.0])}
+    assert strategy.fuse(cohort(*states), None).teachers["w"].tolist() == [2.0]
+
+
 @pytest.mark.parametrize(
     ("made", "changes", "reason"),
     [
+        (LocalTeacher, {"soft_label_weight": 1.0}, "the student would learn no labels"),
+        (LocalTeacher, {"soft_label_weight": -0.1}, "soft_label_weight must be >= 0"),
+        (
+            LocalTeacher,
+            {"soft_label_weight": 0.0, "feature_weight": 0.0},
+            "nobody would be taught",
+        ),
+        (LocalTeacher, {"soft_label_weight": 0.0, "temperature": 3.0}, "would do nothing"),
+        (LocalTeacher, {"temperature": 0.0}, "temperature must be > 0"),
+        (LocalTeacher, {"mean": "median"}, "mean must be one of weighted, plain"),
         (FML, {"own_weight": 1.0}, "own models would learn nothing from others"),
         (FML, {"own_weight": 0.0}, "own_weight must be"),
         (FML, {"shared_weight": 1.5}, "shared_weight must be"),
