@@ -105,8 +105,8 @@ BUGS = (
     Bug(
         "training",
         "fedkd/training/losses.py",
-        "return temperature**2 * terms.sum() / len(terms)",
-        "return terms.sum() / len(terms)",
+        "return temperature**2 * terms.sum() / terms.shape[0]",
+        "return terms.sum() / terms.shape[0]",
         "distillation's gradient shrinks with the temperature",
     ),
     Bug(
