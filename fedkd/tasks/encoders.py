@@ -134,13 +134,15 @@ class TableEncoder:
 
     def encode(self, prepared: PreparedTable, rows: np.ndarray) -> Float32[np.ndarray, "n columns"]:
         """Return rows of a table of the same schema as model inputs."""
-        parts = []
+        inputs = np.zeros((len(rows), *self.input_shape), dtype=np.float32)
         if self._numbers is not None:
-            parts.append(self._numbers.transform(np.asarray(prepared.numbers[rows])))
+            numbers = self._numbers.transform(np.asarray(prepared.numbers[rows]))
+            inputs[:, : numbers.shape[1]] = numbers
         if self._seen:
             codes = np.asarray(prepared.codes[rows])[:, self._seen]
-            parts.append(self._categories.transform(codes))
-        return np.concatenate(parts, axis=1).astype(np.float32)
+            known = self._categories.transform(codes)
+            inputs[:, inputs.shape[1] - known.shape[1] :] = known
+        return inputs
 
     def facts(self) -> Mapping[str, object]:
         """Return the columns of inputs, what fills a number in, and how it is scaled."""
