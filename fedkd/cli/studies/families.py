@@ -61,13 +61,16 @@ COMPANIONS = Study(
     methods="local_only, fml, fedkd",
     claims=tuple(
         StudyClaim(
-            f"{name} is above local training",
+            f"{name} is above local training on {where}",
             figure,
             (method, ""),
             ("local_only", ""),
         )
         for method, name in (("fml", "FML"), ("fedkd", "FedKD"))
-        for figure in ("personal_accuracy", "global_accuracy")
+        for figure, where in (
+            ("personal_accuracy", "its own distribution"),
+            ("global_accuracy", "a balanced test"),
+        )
     ),
     remark="Published (FML, arXiv 2006.16765): mutual learning with a shared model lifts clients of"
     " several architectures above what they reach alone; in HtFLlib's tables (CIFAR-10, Dirichlet"
