@@ -80,6 +80,7 @@ STRATEGIES: Mapping[str, Sequence[str]] = {
     "feddf": ("models=[mlp]",),
     "feddf_logits": (),
     "fedgems": ("public.labeled=true",),
+    "fedgen": ("models=[mlp]", "strategy.server_steps=2"),
     "fedgh": ("models=[mlp]",),
     "fedhenn": ("models=[mlp]",),
     "fedkt": ("strategy.parts=2", "strategy.epochs=1"),

@@ -24,12 +24,13 @@ from fedkd.knowledge import (
     PublicPredictions,
     Request,
 )
+from fedkd.knowledge.generated_features import GeneratedFeatures
 from fedkd.knowledge.gram_matrices import GramMatrices
 from fedkd.messages import Upload
 from fedkd.strategies.fed_dfa import StepsToBoundary
 
 STREAM = torch.Generator().manual_seed(0)
-MODEL = nn.Sequential(nn.Linear(2, 3))
+MODEL = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3))
 VIEW = View(
     own_logits=torch.randn(5, 3, generator=STREAM),
     own_features=torch.randn(5, 4, generator=STREAM),
@@ -40,7 +41,7 @@ VIEW = View(
     inputs=torch.randn(3, 2, generator=STREAM),
     features=torch.randn(3, 4, generator=STREAM),
     model=MODEL,
-    head="0",
+    head="1",
 )
 REQUEST = Request(
     round=1,
@@ -48,10 +49,11 @@ REQUEST = Request(
     public_ids=torch.tensor([1, 4, 6]),
     temperature=1.0,
     train_sizes={0: 5},
+    label_counts={0: (2, 0, 3)},
     architectures=("linear",),
     shapes={"linear": {name: tuple(tensor.shape) for name, tensor in MODEL.state_dict().items()}},
     features={"linear": 4},
-    heads={"linear": "0"},
+    heads={"linear": "1"},
 )
 KINDS: dict[str, KnowledgeType] = {
     "tables": ClassTables(weight=1.0),
@@ -61,6 +63,7 @@ KINDS: dict[str, KnowledgeType] = {
     "prototypes": ClassPrototypes(weight=1.0),
     "private": PrivateLogits(weight=1.0, bits=16),
     "kernels": GramMatrices(weight=1.0),
+    "layers": GeneratedFeatures(weight=1.0),
     "scored": PublicPredictions("logits", scorer=StepsToBoundary(steps=2, step=0.1, radius=0.1)),
 }
 every_kind = pytest.mark.parametrize("name", KINDS)
