@@ -13,7 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedkd.codecs.size import coded_bytes, raw_bytes
 from fedkd.fusion import soften
@@ -253,6 +253,15 @@ class ServerModels(Protocol):
 
     def accuracy(self, architecture: str, state: Mapping[str, Tensor]) -> float:
         """Return a model's accuracy on the balanced test set, as a measurement for the record."""
+
+    def measured(self, model: nn.Module) -> float:
+        """Return the same of any module that gives logits, such as an ensemble."""
+
+    def module(self, architecture: str, state: Mapping[str, Tensor]) -> nn.Module:
+        """Return a new module with a state, through which gradients can flow."""
+
+    def example(self, architecture: str) -> Tensor:
+        """Return one input of an architecture, for its shape and type."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,6 +69,7 @@ STRATEGIES: Mapping[str, Sequence[str]] = {
     "comet": (),
     "cosmos": ("strategy.server=mlp",),
     "cronus": (),
+    "dense": ("strategy.epochs=2", "strategy.generator_steps=2", "strategy.batch=4"),
     "dsfl": (),
     "fccl": (),
     "fd": (),

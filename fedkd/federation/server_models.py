@@ -103,9 +103,19 @@ class PublicSetModels(ServerModels):
 
     def accuracy(self, architecture: str, state: ModelState) -> float:
         """Return a model's accuracy on the balanced test set."""
-        return self.context.task.evaluate(
-            self._model(architecture, state), self.context.global_test
-        ).accuracy
+        return self.measured(self._model(architecture, state))
+
+    def measured(self, model: nn.Module) -> float:
+        """Return the accuracy of a module on the balanced test set."""
+        return self.context.task.evaluate(model, self.context.global_test).accuracy
+
+    def module(self, architecture: str, state: ModelState) -> nn.Module:
+        """Return a new module with a state."""
+        return self._model(architecture, state)
+
+    def example(self, architecture: str) -> Tensor:
+        """Return the simplest input of an architecture."""
+        return self._architecture(architecture)[0].example(1)
 
     def _train(
         self,

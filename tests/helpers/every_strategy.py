@@ -8,6 +8,10 @@ from fedkd.strategy import declaration
 NAMES = registry.names("strategy")
 
 
+SMALL: dict[str, dict[str, Any]] = {"dense": {"epochs": 2, "generator_steps": 2, "batch": 4}}
+"""Settings of strategies whose defaults take long."""
+
+
 def declared(name: str) -> Any:
     return declaration(registry.create("strategy", {"name": name}).value, name)
 
@@ -18,6 +22,7 @@ def settings_for(name: str) -> dict[str, Any]:
     changes: dict[str, Any] = {"strategy": name}
     if needs.equal_architectures or needs.features == "equal" or needs.companion:
         changes["models"] = ["mlp"]
+    changes["strategy"] = {"name": name, **SMALL[name]} if name in SMALL else name
     if needs.public_labels:
         changes["public"] = {"labeled": True}
     return changes

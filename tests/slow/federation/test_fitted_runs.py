@@ -23,7 +23,7 @@ TREE = "sklearn:DecisionTreeClassifier(max_depth=4)"
 BOOSTED = "xgboost:XGBClassifier(n_estimators=2)"
 MODELS = [TREE, "mlp", BOOSTED, "lightgbm:LGBMClassifier(n_estimators=2)"]
 WEIGHTS = {"fedavg", "fedprox", "feddf", "centralized", "lg_fedavg", "fml", "fedkd", "fedmrl"}
-WEIGHTS |= {"local_teacher"}
+WEIGHTS |= {"local_teacher", "dense"}
 PRIVATE = {"fd", "fedproto", "fedcache", "fedgh", "fedtgp", "fedhenn", "fedgen", "fccl"}
 
 

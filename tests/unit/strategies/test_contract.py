@@ -41,6 +41,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "fedproto": ({"width": 16},),
     "fedtgp": ({"width": 16},),
     "fedct": ({"majority": 0.8},),
+    "dense": ({"batch_norm": 2.0},),
     "fedkt": ({"server": "mlp"},),
     "fedmkt": ({"server": "mlp"},),
     "cosmos": ({"radius": 0.5},),
