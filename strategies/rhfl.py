@@ -64,6 +64,7 @@ class RHFL:
 def others_by_progress(losses: Float[Tensor, "K 2"], confidence: float) -> Float[Tensor, "K K"]:
     """Return weights of the other clients, larger where a loss fell further; rows sum to 1.
 
+    >>> import torch
     >>> losses = torch.tensor([[1.0, 0.5], [1.0, 1.0], [1.0, 1.0]])
     >>> others_by_progress(losses, 1000.0).round().tolist()
     [[0.0, 0.5, 0.5], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
