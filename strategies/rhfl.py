@@ -66,7 +66,7 @@ def others_by_progress(losses: Float[Tensor, "K 2"], confidence: float) -> Float
 
     >>> import torch
     >>> losses = torch.tensor([[1.0, 0.5], [1.0, 1.0], [1.0, 1.0]])
-    >>> others_by_progress(losses, 1000.0).round().tolist()
+    >>> others_by_progress(losses, 1000.0).tolist()
     [[0.0, 0.5, 0.5], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
     """
     if len(losses) == 1:
