@@ -15,11 +15,11 @@ MECHANISMS = "dp_sgd,central_gaussian,gnmax,swing"
 EPSILONS = "0.5,1,2,4,8,inf"
 AFTER = ("auto", *MEASURING_POINTS)
 REPRODUCIBLE = (
-    *("digits", "orderings", "paper", "plugins", "families", "estimators", "attacks"),
-    *("knfu", "fedproto", "swing", "swing_kd"),
+    *("digits", "orderings", "paper", "plugins", "families", "one_shot", "estimators"),
+    *("attacks", "knfu", "fedproto", "swing", "swing_kd"),
 )
 """Studies by name."""
-FIVE_SEEDS = ("digits", "plugins", "families", "estimators", "knfu", "swing_kd")
+FIVE_SEEDS = ("digits", "plugins", "families", "one_shot", "estimators", "knfu", "swing_kd")
 """Those that are of five seeds by default."""
 
 KINDS = {

@@ -5,6 +5,7 @@
     fedkd reproduce paper     [--data FOLDER] [--seeds 3] [--jobs 2] --out FOLDER
     fedkd reproduce plugins   [--seeds 5] [--jobs 2] --out FOLDER
     fedkd reproduce families  [--data FOLDER] [--seeds 5] [--jobs 2] --out FOLDER
+    fedkd reproduce one_shot  [--data FOLDER] [--seeds 5] [--jobs 2] --out FOLDER
     fedkd reproduce estimators [--seeds 5] [--jobs 2] --out FOLDER
     fedkd reproduce attacks   [--seeds 3] [--jobs 2] --out FOLDER
     fedkd reproduce knfu      [--data FOLDER] [--seeds 5] [--jobs 2] --out FOLDER
@@ -18,8 +19,9 @@
 is Table 1 of FedProto (studies/fedproto_table.py); ``attacks`` is
 the attacked fraction up to which each fusion rule helps (studies/break_even.py); ``plugins`` are
 the expected effects of plug-ins on digits (studies/plugins.py); ``families`` holds an ordering of
-each family of methods against local training (studies/families.py); ``estimators`` puts networks
-and forests into one federation (studies/networks_and_trees.py); ``knfu`` asks which reading of
+each family of methods against local training (studies/families.py); ``one_shot`` has methods do
+with one round (studies/one_shot.py); ``estimators`` puts networks and forests into one federation
+(studies/networks_and_trees.py); ``knfu`` asks which reading of
 KnFu behaves as its abstract says, holds it against its counterparts, and finds from how much data
 on local training wins (studies/knfu_study.py); ``swing`` measures what soft labels
 of text leak in a federation, and what prevents it (studies/swing_study.py), on a small embedded
@@ -44,6 +46,7 @@ from fedkd.cli.studies import (
     fedproto_table,
     knfu_digits,
     knfu_study,
+    one_shot,
     shifted,
     swing_kd_report,
     swing_kd_study,
@@ -71,6 +74,7 @@ STUDIES = {
     "paper": (FEDMD,),
     "plugins": PLUGINS,
     "families": FAMILIES,
+    "one_shot": one_shot.ONE_SHOT,
     "estimators": (MIXED,),
 }
 
@@ -117,6 +121,8 @@ def run_studies(given: argparse.Namespace, seeds: int, names: Sequence[str]) -> 
         return report_stored(chosen, given.stored)
     if given.what == "knfu":
         return knfu_study.run(seeds, given.out, given.jobs, console, data=given.data, only=names)
+    if given.what == "one_shot":
+        return one_shot.report(seeds, given.out, given.jobs, console, given.data, names)
     if given.what == "fedproto":
         return fedproto_table.report(
             seeds, given.out, given.jobs, console, given.data, given.rounds, names

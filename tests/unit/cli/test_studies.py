@@ -3,6 +3,7 @@ scenarios."""
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from study_plans import combinations, planned
 
 from fedkd.cli.compare import parse_grid, parse_methods
+from fedkd.cli.studies import one_shot
 from fedkd.cli.studies.break_even import (
     ATTACKS,
     CLEAN,
@@ -22,6 +24,7 @@ from fedkd.cli.studies.break_even import (
 )
 from fedkd.cli.studies.break_even import table as attacks_table
 from fedkd.cli.studies.families import FAMILIES
+from fedkd.cli.studies.one_shot import AT_SERVER, COLUMNS, METHODS, figures_at_server
 from fedkd.cli.studies.orderings import FEDMD, ORDERINGS
 from fedkd.cli.studies.plugins import CHOICE, PLUGINS
 from fedkd.cli.studies.study import Study, StudyClaim, judged, read_csv, reports, table, write_csv
@@ -126,6 +129,7 @@ def test_tables_have_a_line_for_each_method_and_setting() -> None:
         *ORDERINGS,
         *PLUGINS,
         *FAMILIES,
+        METHODS,
         FEDMD,
         CLEAN,
         STRONG,
@@ -145,6 +149,22 @@ def test_every_study_plans_valid_runs_that_its_claims_speak_of(study: Study) -> 
     } <= combinations(study)
     labels, grid = len(parse_methods(study.methods)), len(parse_grid(study.grid))
     assert len(cells) == 3 * (labels + grid - 1)
+
+
+def test_the_servers_figures_are_the_last_rounds_of_each_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two runs whose figures are the run's number and the figure's place, in tenths."""
+    names = list(COLUMNS.values())
+
+    def read(folder: Path) -> Any:
+        last = {name: int(folder.name) / 10 + i / 100 for i, name in enumerate(names)}
+        return SimpleNamespace(of_round=lambda name: np.array([0.0, last[name]]))
+
+    monkeypatch.setattr(one_shot, "read_run", read)
+    found = figures_at_server([Path("1"), Path("2")])["distillation"]
+    assert found["average", ""]["global_accuracy"].tolist() == pytest.approx([0.11, 0.21])
+    assert {key for claim in AT_SERVER.claims for key in (claim.ours, claim.theirs)} <= set(found)
 
 
 def test_break_even_is_the_last_fraction_before_the_first_loss() -> None:
