@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import scenario
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedkd.codecs import Delta, Quantized
 from fedkd.errors import RunError, SettingError
@@ -92,6 +92,15 @@ class NaiveServer:
 
     def accuracy(self, architecture: str, state: Mapping[str, Tensor]) -> float:
         return 0.5
+
+    def measured(self, model: nn.Module) -> float:
+        raise AssertionError("nobody here asks for a module")
+
+    def module(self, architecture: str, state: Mapping[str, Tensor]) -> nn.Module:
+        raise AssertionError("nobody here asks for a module")
+
+    def example(self, architecture: str) -> Tensor:
+        raise AssertionError("nobody here asks for an input")
 
     def asked(self, what: str) -> list[dict[str, Any]]:
         return [call for call in self.calls if call["what"] == what]
