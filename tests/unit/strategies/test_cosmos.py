@@ -43,6 +43,11 @@ class LearnsByHeart:
     def accuracy(self, *how: Any) -> float:
         return 0.0
 
+    def module(self, *how: Any) -> Any:
+        raise AssertionError("cosmos asks for no module")
+
+    measured = example = module
+
     @property
     def architectures(self) -> tuple[str, ...]:
         return ("mlp",) * 4
