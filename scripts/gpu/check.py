@@ -181,7 +181,7 @@ def settings_for(name: str) -> dict[str, Any]:
         "strategy": name,
         "rounds": 2 if declared.kind and declared.kind.learned_by == "train" else 1,
     }
-    if needs.equal_architectures or needs.features == "equal":
+    if needs.equal_architectures or needs.features == "equal" or needs.companion:
         changes["models"] = ["mlp"]
     if needs.public_labels:
         changes["public"] = {"labeled": True}
