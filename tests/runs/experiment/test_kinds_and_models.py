@@ -104,6 +104,7 @@ def test_every_kind_of_data_with_every_kind_of_model(kind: str, model: str, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.daily(1)
 @pytest.mark.usefixtures("ray_and_trigger")
 @pytest.mark.parametrize("kind", ["tables", "series", "labeled texts"])
 def test_all_kinds_of_models_together_go_on_to_the_bit_on_ray(kind: str, tmp_path: Path) -> None:
