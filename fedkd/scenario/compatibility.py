@@ -242,7 +242,8 @@ def check_models(scenario: Scenario, needs: Needs, context: ClientContext) -> No
         )
     if needs.features == "equal" and len(set(widths.values())) > 1:
         found = ", ".join(f"{model} {width}" for model, width in widths.items())
-        pools = hasattr(scenario.strategy.value, "width")
+        # A width that is given here, such as that of FedGen's generator, is not of features.
+        pools = getattr(scenario.strategy.value, "width", "none") is None
         cure = "say strategy.width=N to project them, or use" if pools else "use"
         raise SettingError(
             f"strategy={name} compares features and needs equal widths, but they are {found};"

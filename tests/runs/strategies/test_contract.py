@@ -83,3 +83,15 @@ def test_what_a_strategy_needs_is_refused_before_the_run_where_it_is_missing(nam
             records(**{**given, "public": {"size": 0, **given.get("public", {})}})
     else:
         records(**{**given, "rounds": 2, "public": {"size": 0}})
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("fedproto", "say strategy.width=N to project them, or use one"),
+        ("fedgen", "mlp 128, cnn 84; use one"),
+    ],
+)
+def test_a_width_is_advised_where_it_is_one_of_features(name: str, cure: str):
+    with pytest.raises(SettingError, match=cure):
+        records(strategy=name, models=["mlp", "cnn"])
