@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
-from fedkd.fusion import average_states, uniform_weights
+from fedkd.fusion import average_states
 from fedkd.knowledge import (
     CompanionModel,
     JointLearning,
@@ -60,9 +60,7 @@ class FedMRL:
 
     def fuse(self, cohort: WeightsCohort, state: None) -> Fusion:
         """Return the mean of the clients' shared models."""
-        shares = cohort.size_shares
-        if self.mean == "plain":
-            shares = uniform_weights(cohort.size)[0]
+        shares = cohort.shares_by(self.mean)
         return Fusion(
             weights=shares.expand(cohort.size, -1), teachers=average_states(cohort.states, shares)
         )

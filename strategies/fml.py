@@ -8,7 +8,7 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from fedkd.errors import SettingError
-from fedkd.fusion import average_states, uniform_weights
+from fedkd.fusion import average_states
 from fedkd.knowledge import (
     CompanionModel,
     JointLearning,
@@ -71,9 +71,7 @@ class FML:
 
     def fuse(self, cohort: WeightsCohort, state: None) -> Fusion:
         """Return the mean of the clients' shared models."""
-        shares = cohort.size_shares
-        if self.mean == "plain":
-            shares = uniform_weights(cohort.size)[0]
+        shares = cohort.shares_by(self.mean)
         return Fusion(
             weights=shares.expand(cohort.size, -1), teachers=average_states(cohort.states, shares)
         )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from fedkd.fusion import average_states, uniform_weights
+from fedkd.fusion import average_states
 from fedkd.knowledge import KnowledgeType, LastLayers, ModelWeights, WeightsCohort
 from fedkd.messages import Fusion
 from fedkd.settings.validators import at_least, check_choices
@@ -45,9 +45,7 @@ class LgFedAvg:
 
     def fuse(self, cohort: WeightsCohort, state: None) -> Fusion:
         """Return the mean of the clients' last layers."""
-        shares = cohort.size_shares
-        if self.mean == "plain":
-            shares = uniform_weights(cohort.size)[0]
+        shares = cohort.shares_by(self.mean)
         return Fusion(
             weights=shares.expand(cohort.size, -1), teachers=average_states(cohort.states, shares)
         )

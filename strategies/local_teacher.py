@@ -12,7 +12,7 @@ from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
-from fedkd.fusion import average_states, soften, uniform_weights
+from fedkd.fusion import average_states, soften
 from fedkd.knowledge import (
     CompanionModel,
     JointLearning,
@@ -92,9 +92,7 @@ class LocalTeacher:
 
     def fuse(self, cohort: WeightsCohort, state: None) -> Fusion:
         """Return the mean of the clients' students."""
-        shares = cohort.size_shares
-        if self.mean == "plain":
-            shares = uniform_weights(cohort.size)[0]
+        shares = cohort.shares_by(self.mean)
         return Fusion(
             weights=shares.expand(cohort.size, -1), teachers=average_states(cohort.states, shares)
         )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.errors import NotFinite, RunError, UploadRejected
+from fedkd.fusion import uniform_weights
 from fedkd.knowledge.companions import JointLearning, ModelPair
 from fedkd.knowledge.knowledge_type import (
     ClientView,
@@ -47,6 +48,10 @@ class WeightsCohort(AcceptedUploads):
         """Each client's share of all training samples; shares sum to 1."""
         sizes = torch.tensor(self.train_sizes, dtype=torch.float32)
         return sizes / sizes.sum()
+
+    def shares_by(self, mean: Literal["weighted", "plain"]) -> Float[Tensor, "K"]:
+        """Return each client's share of a mean: of all training samples, or the same for all."""
+        return self.size_shares if mean == "weighted" else uniform_weights(self.size)[0]
 
     def members(self) -> dict[str, list[int]]:
         """Return the rows of the cohort by architecture, ascending."""
