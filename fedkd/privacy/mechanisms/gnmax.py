@@ -17,7 +17,11 @@ from fedkd.privacy.gaussian_dp import mu_at
 from fedkd.privacy.ledger import DATA_DEPENDENT, Spending
 from fedkd.privacy.mechanisms.mechanism import DERIVED, OUTSIDE_SERVER
 from fedkd.privacy.mechanisms.row_noise import Budgeted
-from fedkd.privacy.mechanisms.trusted_server import ProtectedMean, TrustedServer
+from fedkd.privacy.mechanisms.trusted_server import (
+    ProtectedMean,
+    TrustedServer,
+    conflict_without_soft_mean,
+)
 from fedkd.privacy.pate import confident_gnmax_cost, gnmax_cost
 from fedkd.privacy.release_plan import (
     ReleasePlan,
@@ -81,13 +85,7 @@ class GnMax(Budgeted, TrustedServer):
 
     def uncovered(self, conditions: RunConditions) -> str | None:
         """Return the conflict with a strategy whose teacher is no plain mean of soft labels."""
-        found = super().uncovered(conditions)
-        if found is None and not (conditions.mean_based and conditions.teaches == "probs"):
-            return (
-                f"privacy={conditions.name_of('privacy')} with strategy={conditions.strategy}:"
-                " votes take the place of a plain mean of soft labels, as dsfl has it"
-            )
-        return found
+        return super().uncovered(conditions) or conflict_without_soft_mean(conditions, "dsfl")
 
     def check(self, plan: ReleasePlan) -> None:
         """Raise SettingError where the settings do not fit the run."""

@@ -15,7 +15,11 @@ from fedkd.privacy.events import Event, LaplaceRows
 from fedkd.privacy.mechanisms.laplace import largest_ratio
 from fedkd.privacy.mechanisms.mechanism import DERIVED
 from fedkd.privacy.mechanisms.row_noise import Budgeted
-from fedkd.privacy.mechanisms.trusted_server import ProtectedMean, TrustedServer
+from fedkd.privacy.mechanisms.trusted_server import (
+    ProtectedMean,
+    TrustedServer,
+    conflict_without_soft_mean,
+)
 from fedkd.privacy.release_plan import (
     ReleasePlan,
     check_budget,
@@ -55,13 +59,7 @@ class LnMax(Budgeted, TrustedServer):
 
     def uncovered(self, conditions: RunConditions) -> str | None:
         """Return the conflict with a strategy whose teacher is no plain mean of soft labels."""
-        found = super().uncovered(conditions)
-        if found is None and not (conditions.mean_based and conditions.teaches == "probs"):
-            return (
-                f"privacy={conditions.name_of('privacy')} with strategy={conditions.strategy}:"
-                " votes take the place of a plain mean of soft labels, as fedkt has it"
-            )
-        return found
+        return super().uncovered(conditions) or conflict_without_soft_mean(conditions, "fedkt")
 
     def check(self, plan: ReleasePlan) -> None:
         """Raise SettingError where the settings do not fit the run."""

@@ -139,3 +139,16 @@ class TrustedServer(Mechanism):
 def cohort_weights(size: int) -> Float[Tensor, "k k"]:
     """Return the weights of a plain mean over a cohort, which may be empty."""
     return uniform_weights(size) if size else torch.zeros(0, 0)
+
+
+def conflict_without_soft_mean(conditions: RunConditions, such_as: str) -> str | None:
+    """Return the conflict of votes with a strategy whose teacher is no plain mean of soft labels.
+
+    ``such_as`` is a strategy whose teacher is one.
+    """
+    if conditions.mean_based and conditions.teaches == "probs":
+        return None
+    return (
+        f"privacy={conditions.name_of('privacy')} with strategy={conditions.strategy}:"
+        f" votes take the place of a plain mean of soft labels, as {such_as} has it"
+    )
