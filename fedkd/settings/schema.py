@@ -18,6 +18,7 @@ import textwrap
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from fedkd.errors import SettingError, WrongSettings, messages
@@ -30,10 +31,12 @@ REQUIRED = "???"
 """Stands for the value of a setting without a default (OmegaConf's sign for a missing value)."""
 
 
-def parameters(cls: Callable[..., object]) -> dict[str, inspect.Parameter]:
+@cache  # a command asks each of two hundred classes several times
+def parameters(cls: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
     """Return the settings of a class by name."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: p for name, p in inspect.signature(cls).parameters.items() if p.kind in kinds}
+    found = {name: p for name, p in inspect.signature(cls).parameters.items() if p.kind in kinds}
+    return MappingProxyType(found)
 
 
 def defaults(cls: Callable[..., object]) -> dict[str, object]:
@@ -101,7 +104,7 @@ def parse(cls: Callable[..., T], mapping: object, where: str) -> T:
         if name not in known:
             with wrong.collected():
                 raise _unknown(cls, where, str(name), known)
-    hints, values = _hints(cls, where), {}
+    hints, values = _hints_or_raise(cls, where), {}
     for name, parameter in known.items():
         with wrong.collected():
             if name in mapping and mapping[name] != REQUIRED:
@@ -137,18 +140,22 @@ def _unknown(
     return unknown_setting(dotted(where, name), [dotted(where, k) for k in known])
 
 
-def _hints(cls: Callable[..., object], where: str) -> dict[str, TypeHint]:
+def _hints_or_raise(cls: Callable[..., object], where: str) -> Mapping[str, TypeHint]:
     """Return the types of a class's settings; SettingError where they name what is not there."""
     try:
-        return typing.get_type_hints(
-            cls if dataclasses.is_dataclass(cls) else cls.__init__,
-            include_extras=True,
-        )
+        return _hints(cls)
     except (NameError, AttributeError, TypeError) as error:
         raise SettingError(
             f"{where}: the types of the settings of {getattr(cls, '__name__', cls)} cannot be"
             f" read: {error}; import them outside TYPE_CHECKING"
         ) from error
+
+
+@cache
+def _hints(cls: Callable[..., object]) -> Mapping[str, TypeHint]:
+    """Return the types of a class's settings. Raises what Python does where it cannot read them."""
+    owner = cls if dataclasses.is_dataclass(cls) else cls.__init__
+    return MappingProxyType(typing.get_type_hints(owner, include_extras=True))
 
 
 @contextlib.contextmanager
