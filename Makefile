@@ -52,14 +52,14 @@ slow: together
 
 # Whole runs wait for files and processes: one more worker than cores.
 together: $(STAMP)
-	$(BIN)/python -m pytest $(MORE) -m "(slow or hypothesis) and not alone and not nightly" --hypothesis-profile=slow
+	$(BIN)/python -m pytest $(MORE) -m "slow and not alone and not nightly" --hypothesis-profile=slow
 
 # They measure time, so that no other test may run beside them.
 alone: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and alone" $$(grep -rl --include='*.py' mark.alone tests/runs tests/slow)
 
 nightly: $(STAMP)
-	$(BIN)/python -m pytest $(MORE) -m nightly --hypothesis-profile=slow
+	$(BIN)/python -m pytest $(MORE) -m "nightly or hypothesis" --hypothesis-profile=slow
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -60,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow what lies in tests/slow, and the cases behind those that ``fast`` names; mark as
-    nightly the cases behind those that ``daily`` names."""
+    nightly the cases behind those that ``daily`` names; put first what ``early`` marks."""
     seen: Counter[str] = Counter()
     for item in items:
         fast, daily = item.get_closest_marker("fast"), item.get_closest_marker("daily")
@@ -76,6 +76,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(
                 f"{item.nodeid}: what runs alone is in tests/runs or tests/slow"
             )
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
 
 
 def pytest_collection_finish() -> None:

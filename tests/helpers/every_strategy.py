@@ -10,6 +10,7 @@ NAMES = registry.names("strategy")
 
 SMALL: dict[str, dict[str, Any]] = {
     "dense": {"epochs": 2, "generator_steps": 2, "batch": 4},
+    "fedkt": {"parts": 2, "epochs": 2},
     "fedgen": {"samples": 4, "server_steps": 5, "server_batch": 8},
 }
 """Settings of strategies whose defaults take long."""

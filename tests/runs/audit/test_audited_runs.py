@@ -46,6 +46,7 @@ def without_time(run_dir: Path) -> Any:
     return json.loads((run_dir / "summary.json").read_text())["audit"]
 
 
+@pytest.mark.slow
 @pytest.mark.fast(1)
 def test_what_is_stored_is_what_travelled(tmp_path: Path) -> None:
     codec = {"name": "float16"}

@@ -51,6 +51,7 @@ def test_every_candidate_is_in_half_of_the_shadows_and_inclusion_differs_between
     assert len({tuple(column) for column in shadows.included.T}) > 8  # of 20 ways
 
 
+@pytest.mark.slow
 def test_what_shadows_do_leaves_no_trace_in_the_run_and_repeats(tmp_path: Path) -> None:
     experiment = experiment_of(tmp_path)
     before = [experiment.context.store.get(i) for i in range(4)]

@@ -393,6 +393,7 @@ def test_a_bad_value_of_one_job_of_a_sweep_is_named_in_one_line(
     assert summary(job("sweep", 1))["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_the_twin_is_computed_once(capsys: pytest.CaptureFixture[str]) -> None:
     setting = [*LEAST, "seed=77"]
     assert main([*setting, "run_dir=one"]) == 0

@@ -10,6 +10,7 @@ from torch import Tensor
 from fedkd.cli.studies import shifted, unseen
 
 
+@pytest.mark.slow
 def test_every_seed_leaves_each_client_out_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

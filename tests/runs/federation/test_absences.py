@@ -202,6 +202,7 @@ def test_a_full_disk_ends_the_run_with_a_clear_error_and_earlier_rounds_whole(
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.fast(1)
 def test_a_checkpoint_that_cannot_be_written_leaves_a_good_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

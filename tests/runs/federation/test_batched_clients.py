@@ -106,6 +106,7 @@ def test_clients_are_really_trained_together(monkeypatch: pytest.MonkeyPatch) ->
     assert seen == [6, 6] * 2  # training and distilling, in each round
 
 
+@pytest.mark.slow
 def test_clients_that_are_measured_together_have_the_figures_of_the_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -166,6 +167,7 @@ def test_kept_optimizers_and_unknown_names_are_refused() -> None:
         build(scenario(batch_clients=["mpl"]), threading.Event())
 
 
+@pytest.mark.slow
 def test_auto_tries_with_one_intra_op_thread_as_engines_train(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

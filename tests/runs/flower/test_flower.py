@@ -108,6 +108,7 @@ def test_flowers_simulation_gives_the_same_result_as_the_local_engine(tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.early
 def test_supernodes_with_tls_and_keys_give_the_same_result_though_the_superlink_is_killed(
     tmp_path: Path,
 ) -> None:

@@ -99,6 +99,7 @@ def test_a_run_that_nobody_can_start_ends_with_the_reason() -> None:
         records(strategy="fedmd")
 
 
+@pytest.mark.slow
 def test_what_a_client_says_reaches_no_terminal_and_no_table_as_it_is(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,11 +70,13 @@ def test_joined_messages_change_no_figure(changes: dict[str, Any]) -> None:
     assert [figures(r) for r in together] == [figures(r) for r in apart]
 
 
+@pytest.mark.slow
 def test_a_round_takes_one_message_and_the_last_teacher_one_more() -> None:
     assert run(True)[1] == {"query.describe": 4, "train": 4 * 3, "evaluate": 4}
     assert run(False)[1] == {"query.describe": 4, "train": 4 * 3, "evaluate": 4 * 3}
 
 
+@pytest.mark.slow
 def test_where_training_comes_last_nothing_is_joined() -> None:
     apart, sent = run(False, round_order="distill_first")
     together, joined = run(True, round_order="distill_first")

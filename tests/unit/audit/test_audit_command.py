@@ -112,6 +112,7 @@ def test_label_distributions_are_read_off_uploads_through_their_codec(tmp_path: 
     assert all(found.total_variation < 0.05 for found in result.labels.values())
 
 
+@pytest.mark.slow
 def test_a_consistent_run_writes_its_files_and_ends_with_status_0(tmp_path: Path) -> None:
     run = stored(tmp_path / "run", leak=0.0)
     assert main([str(run)]) == 0

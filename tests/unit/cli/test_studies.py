@@ -226,6 +226,7 @@ def test_a_claim_beyond_another_difference_is_judged_by_the_difference_of_both()
     )
 
 
+@pytest.mark.slow
 @pytest.mark.fast(1)
 @pytest.mark.parametrize("study", PLUGINS, ids=lambda study: study.name)
 def test_methods_of_a_plug_in_hold_the_same_data_and_ask_about_equally_much(study: Study) -> None:

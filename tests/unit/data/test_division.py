@@ -81,6 +81,7 @@ def test_the_same_seed_divides_alike_and_another_does_not(digits: Prepared, name
     assert not np.array_equal(first.held_back, other.held_back)
 
 
+@pytest.mark.slow
 @pytest.mark.fast(1)
 @pytest.mark.parametrize("name", ["dirichlet", "inner_dirichlet"])
 def test_a_smaller_alpha_is_more_skewed(digits: Prepared, name: str) -> None:

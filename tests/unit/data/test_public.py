@@ -332,6 +332,7 @@ def test_whatever_the_public_set_clients_keep_their_samples_and_share_the_twin()
     assert len(seen) == 1 + len(VARIANTS)
 
 
+@pytest.mark.slow
 def test_the_twin_depends_on_the_rows_held_back_and_on_what_it_pre_trains_on() -> None:
     def key(**public: Any) -> str:
         epochs = {"public_epochs": 1} if public.get("labeled") else {}

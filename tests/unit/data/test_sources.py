@@ -334,6 +334,7 @@ def write_pictures(folder: Path, sizes: dict[str, tuple[int, ...]]) -> np.ndarra
     return first
 
 
+@pytest.mark.slow
 def test_pictures_of_several_sizes_and_modes_are_made_alike_when_asked_to(tmp_path: Path) -> None:
     pixels = write_pictures(tmp_path, {"a": (6, 4), "b": (6, 4, 3), "c": (9, 4), "d": (6, 4)})
     given: dict[str, Any] = {"path": str(tmp_path), "test_split": None}

@@ -119,6 +119,7 @@ def test_costs_that_were_handed_out_may_be_written_to():
     assert (sampled_gaussian_cost(1.0, 0.5) < first).all()
 
 
+@pytest.mark.slow
 def test_prv_is_between_the_truth_and_renyi_and_without_steps_nothing():
     renyi = epsilon_from(100 * sampled_gaussian_cost(1.0, 0.05), 1e-5)
     assert 0 < prv_epsilon([(1.0, 0.05, 100)], 1e-5) < renyi

@@ -64,6 +64,7 @@ def test_epsilon_is_above_dp_accountings_mixture_of_gaussians_and_not_far(
     assert epsilon_of([(alone, 1)], DELTA)[0] < pld / 1.7
 
 
+@pytest.mark.slow
 def test_a_group_costs_no_more_than_its_sum_would_if_all_came_together() -> None:
     for sigma, rate, group in [(2.0, 0.1, 3), (1.0, 0.5, 40), (0.1, 0.01, 2)]:
         cost = group_sampled_cost(sigma, rate, group)

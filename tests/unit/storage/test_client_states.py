@@ -98,6 +98,7 @@ def test_history_is_kept_until_it_is_forgotten(tmp_path: Path) -> None:
     assert plain.rounds(0) == [6]
 
 
+@pytest.mark.slow
 def test_a_store_in_memory_costs_its_bytes_and_no_more() -> None:
     """1.1 x parameters and optimizer state + 16 KiB a client, over 100 clients of 784-128-10 with
     Adam's moments."""

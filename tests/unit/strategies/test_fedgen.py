@@ -47,6 +47,7 @@ def test_the_heads_loss_equals_a_loop_over_clients_and_draws():
     assert heads_loss(COHORT, shares, features, labels).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_generator_learns_features_that_heads_classify_and_keeps_what_it_learned():
     strategy = FedGen(samples=4, server_steps=10, diversity=0.0)
     first = strategy.fuse(COHORT, None)
@@ -68,6 +69,7 @@ def test_a_generator_learns_features_that_heads_classify_and_keeps_what_it_learn
         kind.check_fusion(replace(first, teachers=narrow), COHORT.client_ids, REQUEST, "probs")
 
 
+@pytest.mark.slow
 def test_diversity_keeps_features_of_one_class_apart():
     def spread(diversity: float) -> float:
         made = FedGen(samples=16, diversity=diversity, rectified=False).fuse(COHORT, None).teachers
