@@ -9,6 +9,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Unit tests enforce shapes and whole runs do not, so that they are two processes, each on half of the cores.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 HALF := $(if $(filter 1 2 3,$(CORES)),-n 0,-n $(shell expr $(CORES) / 2) --dist worksteal)
+SLOW = tests/runs tests/slow $$(grep -rlE --include='*.py' 'mark\.(slow|fast)' tests/unit)
 MORE := -n $(shell expr $(CORES) + 1) --dist worksteal
 STATIC := tests/unit/test_house.py tests/unit/test_seams.py
 UNIT := tests/unit fedkd $(STATIC:%=--ignore=%)
@@ -52,7 +53,7 @@ slow: together
 
 # Whole runs wait for files and processes: one more worker than cores.
 together: $(STAMP)
-	$(BIN)/python -m pytest $(MORE) -m "slow and not alone and not nightly" --hypothesis-profile=slow
+	$(BIN)/python -m pytest $(MORE) -m "slow and not alone and not nightly" --hypothesis-profile=slow $(SLOW)
 
 # They measure time, so that no other test may run beside them.
 alone: $(STAMP)

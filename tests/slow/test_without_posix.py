@@ -39,7 +39,7 @@ def test_a_run_needs_nothing_that_only_posix_has_and_no_utf8(tmp_path: Path) -> 
     done = subprocess.run(
         [sys.executable, "-c", PRETEND, *settings],
         cwd=tmp_path,
-        env={**os.environ, **ascii_only},
+        env={**os.environ, **ascii_only, "FEDKD_CACHE": str(tmp_path / "cache")},
         capture_output=True,
         text=True,
         timeout=300,

@@ -100,7 +100,7 @@ def on_both(cases: list[Case]) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.daily(1)
-@pytest.mark.parametrize("every", [4, 1])
+@pytest.mark.parametrize("every", [8, 1])
 def test_what_is_on_the_shelf_runs_on_another_device_to_the_figures_of_the_cpu(every: int) -> None:
     """In one process, since the device is made known to PyTorch for good; by day a part of it."""
     for name, found in on_both([*STRATEGIES, *MECHANISMS, *OTHERS, *ROUNDED][::every]).items():
