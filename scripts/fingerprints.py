@@ -84,8 +84,12 @@ STRATEGIES: Mapping[str, Sequence[str]] = {
     "fedgen": ("models=[mlp]", "strategy.server_steps=2"),
     "fedgh": ("models=[mlp]",),
     "fedhenn": ("models=[mlp]",),
+    "fedkd": (),
     "fedkt": ("strategy.parts=2", "strategy.epochs=1"),
     "fedmd": (),
+    "fedmkt": (),
+    "fedmrl": ("models=[mlp]",),
+    "fml": (),
     "fedproto": ("models=[mlp]",),
     "fedprox": ("models=[mlp]",),
     "fedtgp": ("models=[mlp]", "strategy.server_epochs=5"),
@@ -94,11 +98,14 @@ STRATEGIES: Mapping[str, Sequence[str]] = {
     "learned": ("public.labeled=true",),
     "lg_fedavg": ("models=[mlp]",),
     "local_only": (),
+    "local_teacher": (),
     "rhfl": (),
     "routed": ("public.labeled=true",),
     "scarlet": (),
     "selective_fd": (),
     "ssfl": (),
+    "talking": (),
+    "top_k_mean": (),
 }
 SOFT_MEAN = ("strategy=dsfl", "strategy.aggregation=mean", "models=[mlp]", "rounds=3")
 PRIVACY: Mapping[str, Sequence[str]] = {

@@ -17,9 +17,9 @@ from fedkd.data.client_shifts import InputNoise
 from fedkd.data.division import Division, divide
 from fedkd.data.prepare import Labeled, prepare
 from fedkd.errors import SettingError
-from fedkd.federation.companion_plan import CompanionPlan
+from fedkd.federation.companion_plan import CompanionPlan, SecondModel
 from fedkd.federation.context import OPTIMIZER, ClientContext
-from fedkd.knowledge import JointKnowledge, KnowledgeType
+from fedkd.knowledge import JointKnowledge, KnowledgeType, ModularKnowledge
 from fedkd.models.factory import ModelInfo, ModelSpec, assign
 from fedkd.models.heads import phase_parameters
 from fedkd.models.model_names import split_share
@@ -289,7 +289,7 @@ def _traits(
 def _companion(
     scenario: Scenario, task: Task, declared: Declaration, traits: Mapping[str, ModelInfo]
 ) -> CompanionPlan | None:
-    """Return the second model of every client; SettingError where it does not fit a client's own.
+    """Return what clients have beside their models; SettingError where it does not fit one.
 
     Args:
         scenario: The scenario.
@@ -298,9 +298,9 @@ def _companion(
         traits: What is known of the clients' own models, by name.
     """
     name, kind = declared.needs.companion, declared.kind
+    seed, strategy = scenario.federation.seed, scenario.strategy.name
     if name is None:
-        return None
-    strategy = scenario.strategy.name
+        return CompanionPlan(None, kind, seed) if isinstance(kind, ModularKnowledge) else None
     if not isinstance(kind, JointKnowledge) or kind.joint is None:
         raise SettingError(
             f"strategy={strategy} declares a companion, but its kind of knowledge has no joint"
@@ -315,12 +315,11 @@ def _companion(
             f"strategy={strategy} needs the features of its companion, the input of a last linear"
             f" layer, and {name} has no such layer"
         )
-    plan = CompanionPlan(spec, info, kind.joint, scenario.federation.seed)
     for model, own in traits.items():
-        found = plan.misfit(model, own)
+        found = kind.joint.misfit(own.features, info.features)
         if found is not None:
-            raise SettingError(f"strategy={strategy}: {found}")
-    return plan
+            raise SettingError(f"strategy={strategy}: {model} beside {name}: {found}")
+    return CompanionPlan(SecondModel(spec, info), kind.joint, seed)
 
 
 def _optimizer_states(

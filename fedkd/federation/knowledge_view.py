@@ -58,10 +58,16 @@ class KnowledgeView:
     def pair(self) -> ModelPair | None:
         """The model and its companion; None without one."""
         update, plan = self._update, self._update.context.companion
-        if update.companion is None or plan is None:
+        if update.companion is None or plan is None or plan.shared is None:
             return None
         task = update.context.task
-        return ModelPair(self.model, update.companion, self.head, plan.info.head, task.logits)
+        return ModelPair(self.model, update.companion, self.head, plan.head, task.logits)
+
+    @property
+    def beside(self) -> nn.Module | None:
+        """The client's own modules beside its model; None without any."""
+        companion = self._update.companion
+        return None if companion is None else companion.beside
 
     def public_ids(self) -> Int[Tensor, "N"]:
         """Return the public samples asked about."""

@@ -110,7 +110,7 @@ class LocalUpdate:
     def draws_randomness(self) -> bool:
         """Whether training the client's models draws from the global generator."""
         plan = self.context.companion
-        return self.info.draws_randomness or (plan is not None and plan.info.draws_randomness)
+        return self.info.draws_randomness or (plan is not None and plan.draws_randomness)
 
     @cached_property
     def private_examples(self) -> Examples:

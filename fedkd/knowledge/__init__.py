@@ -20,6 +20,7 @@ from fedkd.knowledge.knowledge_type import AdoptedKnowledge as AdoptedKnowledge
 from fedkd.knowledge.knowledge_type import ClassifyingKnowledge as ClassifyingKnowledge
 from fedkd.knowledge.knowledge_type import ClientView as ClientView
 from fedkd.knowledge.knowledge_type import KnowledgeType as KnowledgeType
+from fedkd.knowledge.knowledge_type import ModularKnowledge as ModularKnowledge
 from fedkd.knowledge.knowledge_type import Penalty as Penalty
 from fedkd.knowledge.knowledge_type import PenaltyKnowledge as PenaltyKnowledge
 from fedkd.knowledge.knowledge_type import PredictorKnowledge as PredictorKnowledge

@@ -22,6 +22,7 @@ from fedkd.knowledge.knowledge_type import (
     narrowed,
 )
 from fedkd.knowledge.predictions import TOLERANCE, are_distributions, check_weights
+from fedkd.knowledge.received import check_names
 from fedkd.messages import AcceptedUploads, Fusion, Knowledge, Upload
 from fedkd.settings.conditions import LearnedBy, RunConditions
 
@@ -91,10 +92,7 @@ class ClassTables(KnowledgeType):
 
     def decode(self, arrays: Mapping[str, np.ndarray]) -> ClassTable:
         """Return the table that the arrays encode; UploadRejected where they encode none."""
-        if set(arrays) != {"present", "probs"}:
-            raise UploadRejected(
-                f"expected the arrays present and probs, got {', '.join(sorted(arrays)) or 'none'}"
-            )
+        check_names(arrays, "present", "probs")
         present, rows = arrays["present"], arrays["probs"]
         if present.ndim != 1 or present.dtype.kind not in "biu" or rows.dtype.kind != "f":
             raise UploadRejected("expected present to be flags [C] and probs to be numbers")

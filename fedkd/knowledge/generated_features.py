@@ -22,6 +22,7 @@ from fedkd.knowledge.knowledge_type import (
     narrowed,
 )
 from fedkd.knowledge.predictions import LARGEST, check_weights
+from fedkd.knowledge.received import check_names, check_numbers
 from fedkd.messages import AcceptedUploads, Fusion, Knowledge, Upload
 from fedkd.settings.conditions import LearnedBy, RunConditions
 
@@ -102,9 +103,7 @@ class GeneratedFeatures(KnowledgeType):
                 features=torch.tensor(features, dtype=torch.float32),
                 labels=torch.tensor(labels).to(torch.int64),
             )
-        if set(arrays) != {"weight", "bias"}:
-            came = ", ".join(sorted(arrays)) or "none"
-            raise UploadRejected(f"expected the arrays weight and bias, got {came}")
+        check_names(arrays, "weight", "bias")
         weight, bias = arrays["weight"], arrays["bias"]
         if weight.dtype.kind != "f" or bias.dtype.kind != "f":
             raise UploadRejected("expected weight and bias to be numbers")
@@ -118,20 +117,8 @@ class GeneratedFeatures(KnowledgeType):
         if not isinstance(knowledge, LastLinear):
             raise UploadRejected("expected a last layer, got generated features")
         wide = request.features[request.architectures[client_id]]
-        for name, tensor, shape in (
-            ("weight", knowledge.weight, (request.classes, wide)),
-            ("bias", knowledge.bias, (request.classes,)),
-        ):
-            if tuple(tensor.shape) != shape:
-                raise UploadRejected(
-                    f"expected {name} {list(shape)} of the last layer, got {list(tensor.shape)}"
-                )
-            if not torch.isfinite(tensor).all():
-                raise UploadRejected(f"{name} contains NaN or infinity")
-            if tensor.numel() and tensor.abs().max() > LARGEST:
-                raise UploadRejected(
-                    f"{name} is as large as {tensor.abs().max():.3g}; at most {LARGEST:g}"
-                )
+        check_numbers("weight", knowledge.weight, (request.classes, wide), LARGEST)
+        check_numbers("bias", knowledge.bias, (request.classes,), LARGEST)
 
     def stack(self, uploads: Sequence[Upload], request: Request) -> HeadCohort:
         """Return the cohort of last layers that passed ``check``, sorted by client id."""

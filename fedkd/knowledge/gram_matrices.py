@@ -23,6 +23,7 @@ from fedkd.knowledge.knowledge_type import (
     narrowed,
 )
 from fedkd.knowledge.predictions import check_tensor, check_weights
+from fedkd.knowledge.received import check_names, check_numbers
 from fedkd.messages import AcceptedUploads, Fusion, Knowledge, Upload
 from fedkd.settings.conditions import LearnedBy, RunConditions
 
@@ -88,9 +89,7 @@ class GramMatrices(KnowledgeType):
 
     def decode(self, arrays: Mapping[str, np.ndarray]) -> Gram:
         """Return the matrix that the arrays encode; UploadRejected where they encode none."""
-        if set(arrays) != {"ids", "kernel"}:
-            came = ", ".join(sorted(arrays)) or "none"
-            raise UploadRejected(f"expected the arrays ids and kernel, got {came}")
+        check_names(arrays, "ids", "kernel")
         ids, half = arrays["ids"], arrays["kernel"]
         if ids.ndim != 1 or ids.dtype.kind not in "iu" or half.ndim != 1 or half.dtype.kind != "f":
             raise UploadRejected("expected ids to be whole numbers [N] and kernel numbers")
@@ -111,12 +110,7 @@ class GramMatrices(KnowledgeType):
         gram = narrowed(knowledge, Gram)
         if not torch.equal(gram.ids, request.public_ids):
             raise UploadRejected("a kernel of other public samples than those that were asked for")
-        if not torch.isfinite(gram.kernel).all():
-            raise UploadRejected("kernel contains NaN or infinity")
-        if len(gram.kernel) and gram.kernel.abs().max() > LARGEST:
-            raise UploadRejected(
-                f"kernel is as large as {gram.kernel.abs().max():.3g}; at most {LARGEST:g}"
-            )
+        check_numbers("kernel", gram.kernel, (len(gram.ids), len(gram.ids)), LARGEST)
 
     def stack(self, uploads: Sequence[Upload], request: Request) -> GramCohort:
         """Return the cohort of matrices that passed ``check``, sorted by client id."""

@@ -147,6 +147,10 @@ class ClientView(Protocol):
     def pair(self) -> object:
         """The model and its companion (``fedkd.knowledge.ModelPair``); None without one."""
 
+    @property
+    def beside(self) -> nn.Module | None:
+        """The client's own modules beside its model (``ModularKnowledge.beside``), or None."""
+
     def public_ids(self) -> Int[Tensor, "N"]:
         """Return the public samples asked for."""
 
@@ -434,6 +438,20 @@ class PenaltyKnowledge(KnowledgeType, Protocol):
 
     def penalty(self, view: ClientView, teacher: Knowledge | None) -> Penalty | None:
         """Return a term of the training loss; None without one, as in the first round."""
+
+
+@runtime_checkable
+class ModularKnowledge(KnowledgeType, Protocol):
+    """A kind for which a client has modules of its own beside its model."""
+
+    @abstractmethod
+    def beside(self, own_width: int | None, companion_width: int | None) -> nn.Module:
+        """Return new modules, ``view.beside`` from then on.
+
+        They are trained with the model on private data, stored with the client, and never sent.
+        Weights are drawn from the global generator. ``own_width`` is that of the model's features;
+        there is no companion, so that ``companion_width`` is None.
+        """
 
 
 @runtime_checkable

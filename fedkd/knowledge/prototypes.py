@@ -26,6 +26,7 @@ from fedkd.knowledge.knowledge_type import (
 )
 from fedkd.knowledge.nearest import NearestPrototype, own_counts, own_means
 from fedkd.knowledge.predictions import LARGEST, check_weights
+from fedkd.knowledge.received import check_names
 from fedkd.messages import AcceptedUploads, Fusion, Knowledge, Upload
 from fedkd.settings.conditions import LearnedBy, RunConditions
 
@@ -117,11 +118,7 @@ class ClassPrototypes(KnowledgeType):
 
     def decode(self, arrays: Mapping[str, np.ndarray]) -> Prototypes:
         """Return the prototypes that the arrays encode; UploadRejected where they encode none."""
-        if set(arrays) != {"counts", "features"}:
-            raise UploadRejected(
-                "expected the arrays counts and features, got"
-                f" {', '.join(sorted(arrays)) or 'none'}"
-            )
+        check_names(arrays, "counts", "features")
         counts, rows = arrays["counts"], arrays["features"]
         if (
             counts.ndim != 1

@@ -28,6 +28,7 @@ class View:
     model: nn.Module = field(default_factory=lambda: nn.Linear(2, 3))
     head: str | None = None
     pair: Any = None
+    beside: nn.Module | None = None
     client_id: int = 0
     teacher: Any = None
     round: int = 1

@@ -409,9 +409,11 @@ def conflict_without_predictions(conditions: RunConditions) -> str | None:
     if conditions.predicts:
         return None
     chosen = conditions.name_of("privacy")
+    covered = conditions.reveals_model_only and not conditions.has_companion
+    cure = "use dp_sgd" if covered else "use a strategy whose clients predict, such as dsfl"
     return (
         f"privacy={chosen} with strategy={conditions.strategy}: {chosen} protects predictions on a"
-        " public set, and the strategy sends something else; use dp_sgd"
+        f" public set, and the strategy sends something else; {cure}"
     )
 
 

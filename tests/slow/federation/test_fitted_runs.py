@@ -24,7 +24,7 @@ BOOSTED = "xgboost:XGBClassifier(n_estimators=2)"
 MODELS = [TREE, "mlp", BOOSTED, "lightgbm:LGBMClassifier(n_estimators=2)"]
 WEIGHTS = {"fedavg", "fedprox", "feddf", "centralized", "lg_fedavg", "fml", "fedkd", "fedmrl"}
 WEIGHTS |= {"local_teacher", "dense"}
-PRIVATE = {"fd", "fedproto", "fedcache", "fedgh", "fedtgp", "fedhenn", "fedgen", "fccl"}
+PRIVATE = {"fd", "fedproto", "fedcache", "fedgh", "fedtgp", "fedhenn", "fedgen", "fccl", "talking"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -272,3 +272,36 @@ def test_the_next_client_borrows_the_same_module() -> None:
     second, _ = shared.borrow_model(1)
     assert first is second
     assert shared.own_model(0) is not shared.own_model(0)
+
+
+def test_modules_of_a_clients_own_are_trained_and_stored_and_no_two_clients_begin_alike() -> None:
+    shared = context(strategy="talking")
+    update = begun(shared, "train", "share")
+    assert update.companion is not None
+    start = {name: t.clone() for name, t in update.companion.state_dict().items()}
+    assert {name.split(".")[0] for name in start} == {"beside"}
+    STEPS["train"](update)
+    trained = {name: t.clone() for name, t in update.companion.state_dict().items()}
+    assert all(not torch.equal(trained[name], t) for name, t in start.items())
+    store(update)
+    other = begin_update(shared, 1, Download(round=1, steps=()))
+    assert other.companion is not None
+    encoder = "beside.encoder.weight"
+    assert not torch.equal(other.companion.state_dict()[encoder], start[encoder])
+    again = begun(shared, "train")
+    assert again.companion is not None
+    assert all(torch.equal(t, trained[name]) for name, t in again.companion.state_dict().items())
+    assert KnowledgeView(again).pair is None
+    assert shared.companion is not None
+    assert shared.companion.as_shared() is None
+
+
+def test_without_weights_of_its_terms_talking_is_local_training() -> None:
+    none = {"label_weight": 0, "feature_weight": 0, "message_weight": 0}
+    alone, talking = (
+        begun(context(strategy=chosen), "train", "share")
+        for chosen in ("local_only", {"name": "talking", **none})
+    )
+    for update in (alone, talking):
+        STEPS["train"](update)
+    assert torch.equal(weights(alone), weights(talking))

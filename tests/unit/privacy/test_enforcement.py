@@ -125,6 +125,8 @@ def test_a_mechanism_that_acts_in_training_keeps_its_clients_out_of_batches() ->
         (Gaussian(sigma=1.0), {"exchanges": False}, "would do nothing"),
         (Gaussian(sigma=1.0), {"label_counts": True}, "label counts"),
         (Gaussian(sigma=1.0), {"predicts": False}, "use dp_sgd"),
+        (Gaussian(sigma=1.0), {"predicts": False, "has_companion": True}, "such as dsfl"),
+        (Gaussian(sigma=1.0), {"predicts": False, "reveals_model_only": False}, "such as dsfl"),
         (Gaussian(sigma=1.0), {"selects_queries": True}, "changes from round to round"),
         (Gaussian(sigma=1.0), {"public_sampling": "disagreement"}, "leave public.sampling out"),
         (DpSgd(noise_multiplier=1.0), {"reveals_model_only": False}, "more than their model"),
