@@ -199,6 +199,8 @@ PERSISTENT = {
     "krr": {"participation": 0.5, "privacy": {"memoize": True}},
     "central_gaussian": {},
     "gnmax": {},
+    "laplace": {"privacy": {"memoize": True}, "public": {"per_round": 25}},
+    "lnmax": {},
     "swing": {"privacy": {"detector": "surprisal_gap"}},
 }
 
