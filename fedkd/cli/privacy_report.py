@@ -33,7 +33,6 @@ from fedkd.cli.compare import Method, parse_methods, parse_seeds, read_config, s
 from fedkd.cli.options import add_privacy_report
 from fedkd.errors import SettingError
 from fedkd.experiment.jobs import Outcome, RunTask, with_threads
-from fedkd.privacy.mechanisms import CentralGaussian, GnMax
 from fedkd.report.comparison.budget_picture import draw_budgets
 from fedkd.report.comparison.budgets import (
     BudgetPoint,
@@ -139,14 +138,14 @@ def _has_budget(mechanism: Method) -> bool:
 
 def _compose(base: Sequence[str], mechanism: Method, epsilon: float | None) -> Scenario:
     """Return the scenario of a mechanism at a budget, with the adversary that its audit lacks."""
-    own, _ = find("privacy", mechanism.strategy)
     settings = ["report.console=false", "report.plots=false", "report.wandb=disabled", *base]
     budget = [] if epsilon is None else [f"privacy.epsilon={epsilon!r}"]
     privacy = [f"privacy={mechanism.strategy}", *mechanism.settings, *budget]
     scenario = compose([*settings, *privacy])
     audited = scenario.audit.name != "none"
     if audited and not any(text.startswith("audit.adversaries=") for text in base):
-        adversary = "clients" if own in (CentralGaussian, GnMax) else "server"
+        protected = scenario.privacy.value.protects_from
+        adversary = "clients" if protected and "server" not in protected else "server"
         scenario = compose([*settings, f"audit.adversaries=[{adversary}]", *privacy])
     return scenario
 

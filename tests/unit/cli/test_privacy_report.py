@@ -74,7 +74,7 @@ def test_every_mechanism_has_a_run_for_each_budget_and_seed_and_a_heuristic_one_
 def test_the_attacker_is_the_one_that_the_mechanism_protects_from() -> None:
     by_label = {
         cell.label: cell.task.scenario
-        for cell in planned("dp_sgd, swing, central_gaussian, gnmax", "1", (0,))
+        for cell in planned("dp_sgd, swing, central_gaussian, gnmax, lnmax", "1,inf", (0,))
     }
     attackers = {label: found.audit.value.adversaries for label, found in by_label.items()}
     assert attackers == {
@@ -82,6 +82,7 @@ def test_the_attacker_is_the_one_that_the_mechanism_protects_from() -> None:
         "swing": ("server",),
         "central_gaussian": ("clients",),
         "gnmax": ("clients",),
+        "lnmax": ("clients",),
     }
     (chosen,) = planned("gnmax", "1", (0,), "audit.adversaries=[clients,lab]")
     assert chosen.task.scenario.audit.value.adversaries == ("clients", "lab")
