@@ -1,7 +1,7 @@
 """Pictures of any size and mode as pixels of one shape."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -35,11 +35,36 @@ def pixels_of(
         yield array if array.ndim == 3 else array[..., None]
 
 
-def one_shape(pictures: Sequence[np.ndarray], column: str) -> np.ndarray:
+def file_name(datasets: Sequence[Any], column: str, row: int) -> str | None:
+    """Return the file of a picture in splits, one behind the other; None where it has none.
+
+    Args:
+        datasets: The splits.
+        column: The column of pictures.
+        row: The row, from 0, of all splits.
+    """
+    from datasets import Image
+
+    for dataset in datasets:
+        if row < len(dataset):
+            stored = dataset.cast_column(column, Image(decode=False))[row][column]
+            path: str | None = stored["path"] if stored["bytes"] is None else None
+            return path
+        row -= len(dataset)
+    return None
+
+
+def one_shape(
+    pictures: Sequence[np.ndarray], column: str, file_of: Callable[[int], str | None]
+) -> np.ndarray:
     """Return pictures as one array [n, height, width, channels].
 
     Raises SettingError for pictures of several shapes, with the settings that make them one.
-    ``column`` is where they are from, for the message.
+
+    Args:
+        pictures: The pictures.
+        column: Where they are from, for the message.
+        file_of: The file of a picture by its place; None where it has none of its own.
     """
     sizes = Counter(picture.shape[:2] for picture in pictures)
     channels = Counter(picture.shape[2] for picture in pictures)
@@ -50,7 +75,9 @@ def one_shape(pictures: Sequence[np.ndarray], column: str) -> np.ndarray:
         (height, width), _ = sizes.most_common(1)[0]
         odd = next(i for i, one in enumerate(pictures) if one.shape[:2] != (height, width))
         shown = " x ".join(map(str, pictures[odd].shape[:2]))
-        found.append(f"{len(sizes)} sizes (most {height} x {width}, row {odd + 1} {shown})")
+        file = file_of(odd)
+        where = f"row {odd + 1}" if file is None else f"row {odd + 1}, {file},"
+        found.append(f"{len(sizes)} sizes (most {height} x {width}, {where} {shown})")
         cures.append(f"data.size=[{height},{width}] to resize them")
     if len(channels) > 1:
         found.append(f"{channels[1]} grey and {channels[3]} in color")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from fedkd.data.hub_splits import content_key, open_splits, splits_hash
-from fedkd.data.image_pixels import one_shape, pixels_of
+from fedkd.data.image_pixels import file_name, one_shape, pixels_of
 from fedkd.errors import SettingError
 from fedkd.settings.validators import at_least, check_choices
 
@@ -147,6 +147,7 @@ class HubImages:
                 for pixels in pixels_of(dataset, image_column, self._sides, self.mode)
             ],
             image_column,
+            lambda row: file_name([*splits.values()], image_column, row),
         )
         labels, names = self._labels(splits, label_column)
         others = {
