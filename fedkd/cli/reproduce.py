@@ -19,7 +19,7 @@
 is Table 1 of FedProto (studies/fedproto_table.py); ``attacks`` is
 the attacked fraction up to which each fusion rule helps (studies/break_even.py); ``plugins`` are
 the expected effects of plug-ins on digits (studies/plugins.py); ``families`` holds an ordering of
-each family of methods against local training (studies/families.py); ``one_shot`` has methods do
+each family of methods (studies/families.py, studies/teachers.py); ``one_shot`` has methods do
 with one round (studies/one_shot.py); ``estimators`` puts networks and forests into one federation
 (studies/networks_and_trees.py); ``knfu`` asks which reading of
 KnFu behaves as its abstract says, holds it against its counterparts, and finds from how much data
@@ -59,6 +59,7 @@ from fedkd.cli.studies.networks_and_trees import MIXED
 from fedkd.cli.studies.orderings import FEDMD, ORDERINGS
 from fedkd.cli.studies.plugins import PLUGINS
 from fedkd.cli.studies.study import print_all, report_stored
+from fedkd.cli.studies.teachers import TEACHERS
 from fedkd.errors import FedkdError
 from fedkd.runtime.interrupts import described, exit_status
 
@@ -73,7 +74,7 @@ STUDIES = {
     "orderings": ORDERINGS,
     "paper": (FEDMD,),
     "plugins": PLUGINS,
-    "families": FAMILIES,
+    "families": (*FAMILIES, *TEACHERS),
     "one_shot": one_shot.ONE_SHOT,
     "estimators": (MIXED,),
 }

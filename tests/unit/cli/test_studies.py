@@ -28,6 +28,7 @@ from fedkd.cli.studies.one_shot import AT_SERVER, COLUMNS, METHODS, figures_at_s
 from fedkd.cli.studies.orderings import FEDMD, ORDERINGS
 from fedkd.cli.studies.plugins import CHOICE, PLUGINS
 from fedkd.cli.studies.study import Study, StudyClaim, judged, read_csv, reports, table, write_csv
+from fedkd.cli.studies.teachers import TEACHERS
 from fedkd.errors import RunError
 
 RESULTS = {
@@ -129,6 +130,7 @@ def test_tables_have_a_line_for_each_method_and_setting() -> None:
         *ORDERINGS,
         *PLUGINS,
         *FAMILIES,
+        *TEACHERS,
         METHODS,
         FEDMD,
         CLEAN,
