@@ -231,8 +231,7 @@ class FeatureQuantiles:
         if missing.any():
             raise SettingError(
                 f"partition.column={self.column} has no value in {int(missing.sum())} of"
-                f" {len(values)} rows, first in row {int(missing.argmax()) + 1}; quantiles need a"
-                " column without gaps"
+                f" {len(values)} rows; quantiles need a column without gaps"
             )
 
 
