@@ -109,6 +109,7 @@ class Optimizer:
                 eps=1e-8,
                 amsgrad=False,
                 maximize=False,
+                foreach=None if self.is_fused else False,
                 fused=self.is_fused or None,
             )
 
