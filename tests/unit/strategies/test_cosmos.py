@@ -103,6 +103,13 @@ def test_silhouettes_are_scikit_learns_and_clusters_do_not_depend_on_the_order(
     assert (greedy_clusters(distances, radius) == 0).sum() == near
 
 
+def test_of_centers_with_as_many_clients_the_nearest_to_them_is_taken():
+    """In a line a, b, c, d both b and c have two others within 0.3; those of c are nearer."""
+    places = torch.tensor([0.0, 0.2, 0.5, 0.6])
+    labels = greedy_clusters((places[:, None] - places).abs(), 0.3 + 1e-6)
+    assert labels.tolist() == [1, 0, 0, 0]
+
+
 def test_a_client_that_comes_late_joins_the_nearest_cluster_and_others_stay():
     known = {"0": 0, "1": 1}
     probs = planted([1, 0, 1], seed=3)  # clients 0, 1 and 5; the first two have changed places
