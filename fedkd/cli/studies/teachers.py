@@ -79,11 +79,12 @@ TEXT = Study(
     base=(
         *("data=sentences", "partition=whole_ids", "clients=4", "models=[gru,decoder]"),
         *("tokens.vocabulary=characters", "tokens.context=64", "test.global_size=70"),
-        *("public.size=80", "public.labeled=true", "rounds=4"),
+        *("public.size=80", "rounds=4"),
         *("train.epochs=4", "train.batch_size=8", "train.learning_rate=0.003"),
         *("distill.epochs=4", "distill.batch_size=8", "distill.learning_rate=0.003"),
     ),
-    methods="local_only, mean=dsfl strategy.aggregation=mean, fedmkt, top_k_mean",
+    methods="local_only, mean=dsfl strategy.aggregation=mean, fedmkt=fedmkt public.labeled=true,"
+    " top_k_mean",
     claims=(
         _above("FedMKT's choice is above local training", "fedmkt", "local_only"),
         _above(
