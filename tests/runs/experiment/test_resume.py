@@ -119,6 +119,7 @@ AGAIN = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.fast(1)
 @pytest.mark.parametrize(
     ("changes", "also"),

@@ -46,6 +46,7 @@ def test_a_client_that_drops_out_is_absent_says_so_and_keeps_its_model() -> None
             seen[client.client_id] = figures
 
 
+@pytest.mark.slow
 def test_dropouts_repeat_and_do_not_depend_on_who_is_asked() -> None:
     def absent(**changes: Any) -> list[set[int]]:
         run = records(

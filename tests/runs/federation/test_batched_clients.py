@@ -196,6 +196,7 @@ def test_auto_asks_the_trial_once_and_the_run_names_what_it_said(
     assert Scenario.parse(yaml.safe_load(config)).federation.batch_clients == ("mlp",)
 
 
+@pytest.mark.slow
 def test_companies_hold_every_client_once_and_share_out_the_workers() -> None:
     context = build(
         scenario(models=["mlp"], clients=12, batch_clients=["mlp"]), threading.Event()

@@ -76,6 +76,7 @@ def test_no_picture_is_drawn_of_figures_that_nobody_got(on_nodes: Callable[..., 
     assert {path.stem for path in (folder / "plots").glob("*.png")} == {"partition", "weights"}
 
 
+@pytest.mark.slow
 @pytest.mark.fast(2)
 @pytest.mark.parametrize(
     "changes",

@@ -102,6 +102,7 @@ def naive_round(context: ClientContext) -> tuple[list[DualHead], Tensor]:
     return models, teacher
 
 
+@pytest.mark.slow
 def test_a_round_with_two_heads_is_that_of_a_naive_loop_and_judged_by_the_mixture():
     made, found = ran(
         models=["mlp"],

@@ -69,6 +69,7 @@ def test_a_resumed_run_has_the_figures_of_the_uninterrupted_one(
     assert [{**row, "seconds": 0} for row in parts] == [{**row, "seconds": 0} for row in whole]
 
 
+@pytest.mark.fast(12)
 @every_name
 def test_what_a_strategy_needs_is_refused_before_the_run_where_it_is_missing(name: str):
     needs, given = declared(name).needs, settings_for(name)

@@ -291,6 +291,7 @@ def test_nobody_is_asked_about_positions_that_are_skipped(skip: str) -> None:
     assert torch.equal(some.public_labels, every.public_labels[~every.flagged()])
 
 
+@pytest.mark.slow
 def test_the_summary_has_bits_a_token_and_a_twin_without_exchange(tmp_path: Path) -> None:
     summary = run(text_scenario(baseline="local_only"), tmp_path / "run")
     bits = summary["bits_per_token"]
