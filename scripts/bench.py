@@ -99,7 +99,12 @@ def framework_cost(clients: int, rounds: int = 3) -> float:
     )
     experiment = build(scenario, threading.Event())
     small = experiment.server
-    server = Server(small.aggregator, replace(small.participation, clients=clients), small.template)
+    template = replace(
+        small.template,
+        architectures=("none",) * clients,
+        train_sizes=dict.fromkeys(range(clients), 1),
+    )
+    server = Server(small.aggregator, replace(small.participation, clients=clients), template)
     job = EngineRun(
         server_app=make_server_app(FederatedDistillation(server, "", lambda _: None)),
         client_pool=ClientPool(_idle_client_app(torch.zeros(100, 10))),
