@@ -68,27 +68,32 @@ class Talking:
 
     def fuse(self, cohort: MessageCohort, state: None) -> Fusion:
         """Return for each client the mean message of the others; a client alone has its own."""
-        weights = row_softmax(without_self(torch.zeros(cohort.size, cohort.size)))
+        rows, weights = (
+            cohort.rows,
+            row_softmax(without_self(torch.zeros(cohort.size, cohort.size))),
+        )
         if not self.rotate:
-            return Fusion(
-                weights=weights, teachers=torch.einsum("ij,jnm->inm", weights, cohort.rows)
-            )
-        told = torch.einsum("ij,ijnm->inm", weights, rotated(cohort.rows))
-        return Fusion(weights=weights, teachers=told)
+            return Fusion(weights=weights, teachers=torch.einsum("ij,jnm->inm", weights, rows))
+        # By receiver: the messages of all in the directions of all would take K times the memory.
+        told = [
+            torch.einsum("j,jnm->nm", shares, rotated(rows, own))
+            for shares, own in zip(weights, rows, strict=True)
+        ]
+        return Fusion(weights=weights, teachers=torch.stack(told))
 
 
-def rotated(rows: Float[Tensor, "K N m"]) -> Float[Tensor, "I J N m"]:
-    """Return the messages of each client j as close to those of each client i as rotations bring.
+def rotated(rows: Float[Tensor, "K N m"], goal: Float[Tensor, "N m"]) -> Float[Tensor, "K N m"]:
+    """Return each client's messages as close to a goal as a rotation of them brings.
 
-    ``M_j Q`` with the orthogonal Q that makes ``|M_j Q - M_i|`` least (orthogonal Procrustes,
-    Schoenemann 1966): ``U V^T``, of the singular vectors of ``M_j^T M_i``. Reflections count as
+    ``M_j Q`` with the orthogonal Q that makes ``|M_j Q - goal|`` least (orthogonal Procrustes,
+    Schoenemann 1966): ``U V^T``, of the singular vectors of ``M_j^T goal``. Reflections count as
     rotations.
 
     >>> one = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
     >>> turned = one @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
-    >>> torch.allclose(rotated(torch.stack([one, turned]))[0, 1], one, atol=1e-6)
+    >>> torch.allclose(rotated(turned[None], one)[0], one, atol=1e-6)
     True
     """
-    products = torch.einsum("jna,inb->ijab", rows.double(), rows.double())
+    products = torch.einsum("jna,nb->jab", rows.double(), goal.double())
     left, _, right = torch.linalg.svd(products)
-    return torch.einsum("jna,ijab->ijnb", rows, (left @ right).to(rows.dtype))
+    return torch.einsum("jna,jab->jnb", rows, (left @ right).to(rows.dtype))
