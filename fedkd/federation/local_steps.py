@@ -3,8 +3,8 @@
 Each is a function of the update, which it changes: the model, the memory, the metrics.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -303,12 +303,7 @@ def optimize_phase(
     beside = update.companion if purpose == "train" else None
     prefix = f"{OPTIMIZER}{purpose}/"
     before = update.memory.section(prefix)
-    seed = torch_seed(context.seed, *update.stream_path(f"{purpose} dropout"))
-    draws = update.draws_randomness
-    with (
-        borrowed_global_generator(seed) if draws else contextlib.nullcontext(),
-        partly_frozen(model, phase, head),
-    ):
+    with random_draws(update, purpose), partly_frozen(model, phase, head):
         parameters = phase_parameters(model, distills=purpose == "distill")
         parameters += [] if beside is None else list(beside.parameters())
         optimizer = Optimizer(parameters, phase, head_parameters(model, phase, head))
@@ -337,6 +332,14 @@ def optimize_phase(
         update.memory.replace(prefix, optimizer.tensors())
     if loss is not None and purpose in LOSS_METRICS:
         update.metrics[LOSS_METRICS[purpose]] = loss
+
+
+def random_draws(update: LocalUpdate, purpose: str) -> AbstractContextManager[None]:
+    """Return what lends a model that draws in training, as dropout does, the global generator."""
+    if not update.draws_randomness:
+        return nullcontext()
+    path = update.stream_path(f"{purpose} dropout")
+    return borrowed_global_generator(torch_seed(update.context.seed, *path))
 
 
 def batches_of(update: LocalUpdate, purpose: str, x: Tensor) -> Callable[[Tensor], Tensor]:

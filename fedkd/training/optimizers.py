@@ -2,7 +2,8 @@
 
 The steps are PyTorch's own functions, which its optimizer classes call too, with the classes'
 defaults: the bits are those of the classes. The classes would load PyTorch's compiler, 70 MB and a
-second in every process, which nothing here uses. For a library that wraps a
+second in every process, which nothing here uses. Adam of small models on a CPU is
+``fedkd.training.small_adam``, to the same bits. For a library that wraps a
 ``torch.optim.Optimizer``, ``as_torch`` makes one.
 """
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from fedkd.training import small_adam
 from fedkd.training.hyperparameters import Phase
 
 
@@ -27,9 +29,8 @@ def is_fused(parameters: Sequence[Tensor]) -> bool:
 class Optimizer:
     """An optimizer over the parameters that are trained; a step skips those without a gradient.
 
-    ``state`` has the optimizer's tensors of each parameter, none before its first step;
-    ``learning_rate`` is that of the next step. Parameters of the head come last, and are stepped
-    at the phase's rate for it.
+    ``state`` has none of a parameter before its first step; ``learning_rate`` is that of the next
+    step. Parameters of the head come last, and are stepped at the phase's rate for it.
     """
 
     def __init__(
@@ -49,9 +50,24 @@ class Optimizer:
         self.phase = phase
         self.learning_rate = phase.learning_rate
         self.is_fused = is_fused(self.parameters)
+        self.is_small = not self.is_fused and small_adam.suits(self.parameters)
         self.groups = self._groups()
         """The parameters of one rate by their indices, and that rate as a multiple."""
-        self.state: list[dict[str, Tensor]] = [{} for _ in self.parameters]
+        self._state: list[dict[str, Tensor]] = [{} for _ in self.parameters]
+        self._counts: dict[int, float] = {}
+        """By index: steps of Adam that ``_state`` does not yet say."""
+
+    @property
+    def state(self) -> list[dict[str, Tensor]]:
+        """The tensors of each parameter."""
+        for i, count in self._counts.items():
+            self._state[i]["step"].fill_(count)
+        self._counts = {}
+        return self._state
+
+    @state.setter
+    def state(self, state: list[dict[str, Tensor]]) -> None:
+        self._state, self._counts = state, {}
 
     def zero_grad(self) -> None:
         """Remove the parameters' gradients."""
@@ -77,8 +93,8 @@ class Optimizer:
         parameters: list[Tensor] = [self.parameters[i] for i in moved]
         gradients = [gradient for i in moved if (gradient := self.parameters[i].grad) is not None]
         for i in moved:
-            self.state[i] = self.state[i] or self._blank(self.parameters[i])
-        states, phase = [self.state[i] for i in moved], self.phase
+            self._state[i] = self._state[i] or self._blank(self.parameters[i])
+        states, phase = [self._state[i] for i in moved], self.phase
         if phase.optimizer == "sgd":
             momentum = phase.momentum or 0.0
             buffers = [state.get("momentum_buffer") for state in states]
@@ -93,6 +109,19 @@ class Optimizer:
                 nesterov=False,
                 maximize=False,
             )
+        elif self.is_small and moved:
+            for i in moved:
+                made = self._counts[i] if i in self._counts else self._state[i]["step"].item()
+                self._counts[i] = made + 1
+            small_adam.step_all(
+                parameters,
+                gradients,
+                states,
+                [self._counts[i] for i in moved],
+                learning_rate=learning_rate,
+                weight_decay=phase.weight_decay,
+                decoupled=phase.optimizer == "adamw",
+            )
         else:
             adam(
                 parameters,
@@ -104,9 +133,9 @@ class Optimizer:
                 lr=learning_rate,
                 weight_decay=phase.weight_decay,
                 decoupled_weight_decay=phase.optimizer == "adamw",
-                beta1=0.9,
-                beta2=0.999,
-                eps=1e-8,
+                beta1=small_adam.BETA1,
+                beta2=small_adam.BETA2,
+                eps=small_adam.EPSILON,
                 amsgrad=False,
                 maximize=False,
                 foreach=None if self.is_fused else False,

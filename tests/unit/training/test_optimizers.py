@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedkd.training import small_adam
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.optimizers import Optimizer
 
@@ -49,8 +50,13 @@ def named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.parametrize("small", [True, False])
 @pytest.mark.parametrize("phase", PHASES)
-def test_steps_and_state_are_those_of_pytorchs_classes_to_the_bit(phase: Phase) -> None:
+def test_steps_and_state_are_those_of_pytorchs_classes_to_the_bit(
+    phase: Phase, small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not small:
+        monkeypatch.setattr(small_adam, "MOST_VALUES", 0)
     one, other = parameters(), parameters()
     optimizer, reference = Optimizer(one, phase), theirs(other, phase)
     assert optimizer.tensors() == {}
