@@ -22,6 +22,7 @@ from fedkd.experiment.run import run
 from fedkd.federation.batched_training import Pool, depends_on_batch, optimize_together, pays
 from fedkd.messages import Cohort
 from fedkd.models.factory import ImageModelSpec
+from fedkd.models.product_convolutions import as_products, convolutions_of
 from fedkd.report.report_settings import Report
 from fedkd.runtime.devices import deterministic
 from fedkd.storage.checkpoint import Checkpoints
@@ -45,6 +46,8 @@ class Batched:
     clients: int
     samples: int = SAMPLES
     batch_size: int = BATCH
+    products: bool = False
+    """Whether the batch's convolutions are products of matrices."""
 
 
 def batching_speedup(work: Batched, device: torch.device, turns: int) -> list[float]:
@@ -71,9 +74,10 @@ def batching_speedup(work: Batched, device: torch.device, turns: int) -> list[fl
 
     def batched() -> None:
         streams = [np.random.default_rng(i) for i in range(clients)]
-        optimize_together(
-            model, states, [samples] * clients, *pools, F.cross_entropy, phase, streams
-        )
+        with as_products(model, work.products):
+            optimize_together(
+                model, states, [samples] * clients, *pools, F.cross_entropy, phase, streams
+            )
 
     def took(call: Callable[[], None]) -> float:
         if device.type == "cpu":
@@ -122,6 +126,8 @@ def auto_rows(turns: int = 4) -> list[Row]:
         ("mlp", grey, 7, 500, 32),
         ("vit", grey, 4, 96, 32),
         ("cnn", digits, 20, SAMPLES, BATCH),
+        ("cnn", grey, 7, 96, 32),
+        ("resnet", digits, 20, SAMPLES, BATCH),
     ]
     return [row for work in works for row in _auto_row(*work, turns)]
 
@@ -140,12 +146,13 @@ def _auto_row(
         turns: How often both ways are measured.
     """
     cpu, spec = torch.device("cpu"), ImageModelSpec(name, shape, 10)
+    products = bool(convolutions_of(spec.build(0)))  # as auto takes them on a CPU
     label = f"batch_clients=auto, {clients} {name} {'x'.join(map(str, shape))}, batches of {batch}"
-    if depends_on_batch(spec, batch):
-        return [(label, "one by one: bits depend on the batch", "")]
     with deterministic(cpu):
-        taken = pays(spec, [samples] * clients, Phase(batch_size=batch), cpu)
-    work = Batched(label, lambda: spec.build(0), shape, clients, samples, batch)
+        if depends_on_batch(spec, batch, products=products):
+            return [(label, "one by one: bits depend on the batch", "")]
+        taken = pays(spec, [samples] * clients, Phase(batch_size=batch), cpu, products=products)
+    work = Batched(label, lambda: spec.build(0), shape, clients, samples, batch, products)
     found = shown(batching_speedup(work, cpu, turns))
     said = "together" if taken else "one by one"
     return [(f"{label}: takes {said}; one by one / together", found, ">= 0.95 where taken")]

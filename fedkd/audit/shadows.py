@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fedkd.audit.record_canaries import Candidates
 from fedkd.codecs import Codecs
+from fedkd.federation.batching import Batching
 from fedkd.federation.client import take_part
 from fedkd.federation.context import ClientContext, ClientWorkspace
 from fedkd.federation.local_steps import preparation
@@ -135,7 +136,7 @@ def _shadow_context(
         store=_SingleClientStore(),
         seed=seed,
         deadline=None,
-        batch_clients=frozenset(),
+        batching=Batching(),
         workspace=ClientWorkspace(),
     )
 

@@ -274,7 +274,7 @@ def _merged(key: str, before: object, value: object) -> object:
     if key in SECTIONS and isinstance(value, Mapping):
         was = before if isinstance(before, dict) else {}
         return {**was, **{str(name): _plain(v, f"{key}.{name}") for name, v in value.items()}}
-    if key in ("models", "batch_clients") and not isinstance(value, str):
+    if key in ("models", "batch_clients", "product_convolutions") and not isinstance(value, str):
         return [_model(one) for one in (value if isinstance(value, list | tuple) else [value])]
     if key == "models":
         return [value]

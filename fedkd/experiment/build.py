@@ -16,7 +16,7 @@ import torch
 from fedkd.audit.record_canaries import Candidates
 from fedkd.audit.secret_exposure import Exposures
 from fedkd.errors import SettingError
-from fedkd.experiment.make_context import audit_candidates, make_context, named_batches
+from fedkd.experiment.make_context import audit_candidates, make_context, named_batching
 from fedkd.experiment.make_plan import make_plan
 from fedkd.experiment.start_models import check_start
 from fedkd.experiment.worker_facts import WorkerFacts, choose_batches
@@ -107,7 +107,7 @@ def build(
     check_start(scenario, context)
     if scenario.engine.value.here or scenario.federation.device == "cpu":
         scenario = choose_batches(scenario, context)  # else where clients work
-    context = replace(context, batch_clients=named_batches(scenario))
+    context = replace(context, batching=named_batching(scenario, fixed=context.batching.fixed))
     exposures = None
     if context.kind is not None and context.task.planted is not None:
         exposures = Exposures(context, context.task.planted, declared.teaches)

@@ -35,4 +35,5 @@ def create_clients(spec: WorkerSpec) -> ClientPool:
 
     public = None if spec.public_inputs is None else torch.from_numpy(spec.public_inputs)
     context = make_context(scenario, store, threading.Event(), device=device, public_inputs=public)
-    return client_pool(replace(context, fixed_batches=spec.fixed_batches))
+    batching = replace(context.batching, fixed=spec.fixed_batches)
+    return client_pool(replace(context, batching=batching))

@@ -17,6 +17,7 @@ from fedkd.data.client_shifts import InputNoise
 from fedkd.data.division import Division, divide
 from fedkd.data.prepare import Labeled, prepare
 from fedkd.errors import SettingError
+from fedkd.federation.batching import Batching
 from fedkd.federation.companion_plan import CompanionPlan, SecondModel
 from fedkd.federation.context import OPTIMIZER, ClientContext
 from fedkd.knowledge import JointKnowledge, KnowledgeType, ModularKnowledge
@@ -106,8 +107,7 @@ def make_context(
         deadline=scenario.protocol.deadline,
         optimizer_states=optimizer_states,
         precision=scenario.federation.precision,
-        batch_clients=named_batches(scenario),
-        fixed_batches=device.type != "cpu",
+        batching=named_batching(scenario, fixed=device.type != "cpu"),
         stopped=stop.is_set,
         sends_metrics=scenario.report.sends_metrics,
         last_round=scenario.protocol.rounds,
@@ -160,10 +160,17 @@ def _planted(scenario: Scenario, prepared: Labeled, division: Division) -> Plant
         return audit.planted(prepared, division, scenario.federation.seed)
 
 
-def named_batches(scenario: Scenario) -> frozenset[str]:
-    """Return the models whose clients are trained together, as far as the scenario names them."""
-    wanted = scenario.federation.batch_clients
-    return frozenset(wanted) if isinstance(wanted, tuple) else frozenset()
+def named_batching(scenario: Scenario, *, fixed: bool) -> Batching:
+    """Return which clients are trained together, as far as the scenario names them.
+
+    ``fixed``: whether batches depend on clients' sizes alone.
+    """
+    models, products = scenario.federation.batch_clients, scenario.federation.product_convolutions
+    return Batching(
+        models=frozenset(models) if isinstance(models, tuple) else frozenset(),
+        products=frozenset(products) if isinstance(products, tuple) else frozenset(),
+        fixed=fixed,
+    )
 
 
 def _models(scenario: Scenario) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from fedkd.errors import FedkdError, RunError, SettingError, StoppedEarly
 from fedkd.experiment.baseline import is_computed, local_only_baseline
 from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.client_worker import create_clients
-from fedkd.experiment.make_context import named_batches
+from fedkd.experiment.make_context import named_batching
 from fedkd.experiment.round_costs import round_costs
 from fedkd.experiment.round_watchers import RoundWatchers
 from fedkd.experiment.run_report import Onlookers, RunReport, transcript_recorder
@@ -146,14 +146,20 @@ def with_facts(experiment: Experiment) -> Experiment:
         set_precision(federation.precision, context.device)
         scenario, device = choose_batches(scenario, context), experiment.plan.device
     else:
-        chosen = found.scenario.federation.batch_clients
-        scenario = scenario.changed(federation=replace(federation, batch_clients=chosen))
+        chosen = found.scenario.federation
+        scenario = scenario.changed(
+            federation=replace(
+                federation,
+                batch_clients=chosen.batch_clients,
+                product_convolutions=chosen.product_convolutions,
+            )
+        )
         device = found.device
-    batches = named_batches(scenario)
+    batching = named_batching(scenario, fixed=found is not None)
     return replace(
         experiment,
         scenario=scenario,
-        context=replace(context, batch_clients=batches, fixed_batches=found is not None),
+        context=replace(context, batching=batching),
         plan=replace(experiment.plan, scenario=scenario.to_dict(), device=device),
         facts=found,
     )
@@ -286,11 +292,11 @@ def execute(
             states=experiment.states.absolute(),
             history=history,
             public_inputs=public,
-            fixed_batches=context.fixed_batches,
+            fixed_batches=context.batching.fixed,
         ),
         architectures=experiment.plan.architectures,
         cost=lambda: round_costs(context) if found is None else found.costs,
-        together=tuple(map(tuple, fixed_batches(context))) if context.fixed_batches else (),
+        together=tuple(map(tuple, fixed_batches(context))) if context.batching.fixed else (),
         device=experiment.scenario.federation.device,
         deadline=experiment.scenario.protocol.deadline,
         stop=stop,

@@ -5,6 +5,7 @@ round (``fedkd.federation.batched_clients``).
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import yaml
@@ -12,11 +13,16 @@ import yaml
 from fedkd.errors import SettingError, unknown_name
 from fedkd.experiment.make_context import make_context
 from fedkd.experiment.round_costs import round_costs
-from fedkd.federation.batched_clients import is_faster, reason_unbatched
+from fedkd.federation.batched_clients import (
+    has_convolutions,
+    is_faster,
+    reason_unbatched,
+    wants_products,
+)
 from fedkd.federation.context import ClientContext
 from fedkd.flower.engine_run import WorkerSpec
 from fedkd.runtime.devices import choose_device, describe_device, deterministic
-from fedkd.scenario.scenario import Scenario
+from fedkd.scenario.scenario import Federation, Scenario
 from fedkd.storage.client_states import MemoryStore
 from fedkd.training.precision import describe_precision
 
@@ -53,27 +59,79 @@ def facts(spec: WorkerSpec) -> WorkerFacts:
 
 
 def choose_batches(scenario: Scenario, context: ClientContext) -> Scenario:
-    """Return the scenario with the models named whose clients are trained in batched calls.
+    """Return the scenario with the models named whose clients train in batched calls, and how.
 
     Raises SettingError for a model whose clients cannot be.
     """
-    wanted = scenario.federation.batch_clients
+    federation = scenario.federation
     names = list(dict.fromkeys(architecture.name for architecture in context.architectures))
-    if isinstance(wanted, tuple):
-        for name in wanted:
-            if name not in names:
-                raise unknown_name("model in batch_clients", name, names)
-            if (reason := reason_unbatched(context, name)) is not None:
-                raise SettingError(
-                    f"batch_clients: clients of {name} cannot be trained together: {reason}"
-                )
-    elif wanted == "auto":
-        with deterministic(
-            context.device
-        ):  # as engines train; threads that wait for one another spoil so short a trial
-            wanted = tuple(
-                n for n in names if reason_unbatched(context, n) is None and is_faster(context, n)
-            )
-    else:
+    _check_names(federation, names)
+    _check_products(context, federation)
+    if federation.batch_clients == "never":
         return scenario
-    return scenario.changed(federation=replace(scenario.federation, batch_clients=wanted))
+    # As engines train: threads would round otherwise, and spoil so short a trial by waiting.
+    with deterministic(context.device):
+        wanted = federation.batch_clients
+        asked = names if wanted == "auto" else wanted
+        products = _products(context, federation, asked)
+        if wanted == "auto":
+            asked = tuple(
+                name
+                for name in names
+                if reason_unbatched(context, name, products=name in products) is None
+                and is_faster(context, name, products=name in products)
+            )
+        else:
+            for name in wanted:
+                _check_batch(context, name, products=name in products)
+    return scenario.changed(
+        federation=replace(
+            federation,
+            batch_clients=tuple(asked),
+            product_convolutions=tuple(name for name in products if name in asked),
+        )
+    )
+
+
+def _check_names(federation: Federation, names: Sequence[str]) -> None:
+    """Raise SettingError for a model that a setting names and the run has not."""
+    for setting in ("batch_clients", "product_convolutions"):
+        asked = getattr(federation, setting)
+        for name in asked if isinstance(asked, tuple) else ():
+            if name not in names:
+                raise unknown_name(f"model in {setting}", name, names)
+
+
+def _products(
+    context: ClientContext, federation: Federation, names: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the models of some names whose convolutions are to be products of matrices."""
+    wanted = federation.product_convolutions
+    if isinstance(wanted, tuple):
+        return wanted
+    return tuple(name for name in names if wanted == "auto" and wants_products(context, name))
+
+
+def _check_batch(context: ClientContext, name: str, *, products: bool) -> None:
+    """Raise SettingError where clients of a model cannot be trained together.
+
+    ``products``: whether its convolutions would be products of matrices.
+    """
+    if (reason := reason_unbatched(context, name, products=products)) is not None:
+        raise SettingError(f"batch_clients: clients of {name} cannot be trained together: {reason}")
+
+
+def _check_products(context: ClientContext, federation: Federation) -> None:
+    """Raise SettingError where a model is named that trains without such convolutions."""
+    wanted, batches = federation.product_convolutions, federation.batch_clients
+    for name in wanted if isinstance(wanted, tuple) else ():
+        if not has_convolutions(context, name):
+            raise SettingError(
+                f"product_convolutions: {name} has no convolution of images in one group, padded"
+                " with zeros; leave it out"
+            )
+        if batches == "never" or (isinstance(batches, tuple) and name not in batches):
+            raise SettingError(
+                f"product_convolutions={name} changes nothing: clients of {name} train one by one;"
+                f" set batch_clients=[{name}] too"
+            )

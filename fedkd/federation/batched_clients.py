@@ -24,6 +24,7 @@ from fedkd.federation.batched_training import (
     even_chunks,
     optimize_together,
     pays,
+    products_pay,
     reason_against,
 )
 from fedkd.federation.context import ClientContext, PrecomputedUpdate
@@ -32,6 +33,7 @@ from fedkd.federation.local_update import TRAINING, open_teacher
 from fedkd.knowledge import KnowledgeType
 from fedkd.messages import Download, Packed, Predictions, Step
 from fedkd.models.factory import ImageModelSpec
+from fedkd.models.product_convolutions import as_products, convolutions_of
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.losses import OF_BATCHES
@@ -42,8 +44,11 @@ Samples = tuple[Pool, Pool, list[int]]
 """Inputs and targets of all clients of a batch, and how many each of them has."""
 
 
-def reason_unbatched(context: ClientContext, name: str) -> str | None:
-    """Return why clients of an architecture must train one by one; None if not."""
+def reason_unbatched(context: ClientContext, name: str, *, products: bool = False) -> str | None:
+    """Return why clients of an architecture must train one by one; None if not.
+
+    ``products``: whether their convolutions would be products of matrices.
+    """
     architecture = architecture_of(context, name)
     if architecture is None or context.traits[name].fits_itself:
         return "only image models that learn by gradients are trained together"
@@ -62,10 +67,10 @@ def reason_unbatched(context: ClientContext, name: str) -> str | None:
     phases = [context.training, *([context.distillation] if context.kind is not None else [])]
     if (reason := _reason_of_steps(context, phases)) is not None:
         return reason
-    reason = reason_against(architecture, context.traits[name])
+    reason = reason_against(architecture, context.traits[name], products=products)
     if reason is None and context.device.type == "cpu":
         for phase in phases:
-            if depends_on_batch(architecture, phase.batch_size):
+            if depends_on_batch(architecture, phase.batch_size, products=products):
                 return (
                     "its sums round differently with the other clients of a batch, so that a run"
                     " would depend on workers"
@@ -106,17 +111,48 @@ def architecture_of(context: ClientContext, name: str) -> ImageModelSpec | None:
     return found if isinstance(found, ImageModelSpec) else None
 
 
-def is_faster(context: ClientContext, name: str) -> bool:
+def is_faster(context: ClientContext, name: str, *, products: bool) -> bool:
     """Return whether a short trial finds batched training of an architecture faster."""
     architecture = architecture_of(context, name)
     assert architecture is not None, "has no reason to be trained alone"
+    return all(
+        pays(architecture, sizes, phase, context.device, products=products)
+        for sizes, phase in _trials(context, name)
+    )
+
+
+def wants_products(context: ClientContext, name: str) -> bool:
+    """Return whether convolutions should be products where clients of a model train together.
+
+    On a CPU they should: only so a client's bits do not depend on its batch. On another device a
+    short trial decides.
+    """
+    architecture = architecture_of(context, name)
+    if architecture is None or not has_convolutions(context, name):
+        return False
+    if context.device.type == "cpu":
+        return True
+    return reason_unbatched(context, name, products=True) is None and all(
+        products_pay(architecture, sizes, phase, context.device)
+        for sizes, phase in _trials(context, name)
+    )
+
+
+def has_convolutions(context: ClientContext, name: str) -> bool:
+    """Return whether an architecture has convolutions that can be products of matrices."""
+    architecture = architecture_of(context, name)
+    return architecture is not None and bool(convolutions_of(architecture.build(seed=0)))
+
+
+def _trials(context: ClientContext, name: str) -> list[tuple[list[int], Phase]]:
+    """Return the samples of an architecture's clients in each phase that is tried, with it."""
     clients = [i for i, a in enumerate(context.architectures) if a.name == name]
-    trials: list[tuple[list[int], Phase]] = [
+    found: list[tuple[list[int], Phase]] = [
         ([len(context.division.train[i]) for i in clients], context.training)
     ]
     if context.kind is not None:
-        trials.append(([context.task.public_size] * len(clients), context.distillation))
-    return all(pays(architecture, sizes, phase, context.device) for sizes, phase in trials)
+        found.append(([context.task.public_size] * len(clients), context.distillation))
+    return found
 
 
 def batches_of_clients(
@@ -124,13 +160,13 @@ def batches_of_clients(
 ) -> list[list[int]]:
     """Return the clients in the batches that are trained together, some of one client."""
     groups: list[list[int]] = [
-        [i] for i in client_ids if context.architectures[i].name not in context.batch_clients
+        [i] for i in client_ids if context.architectures[i].name not in context.batching.models
     ]
-    if context.fixed_batches:
+    if context.batching.fixed:
         asked = set(client_ids)
         found = ([i for i in batch if i in asked] for batch in fixed_batches(context))
         return [*groups, *(batch for batch in found if batch)]
-    for name in sorted(context.batch_clients):
+    for name in sorted(context.batching.models):
         ids = [i for i in client_ids if context.architectures[i].name == name]
         at_most = max(4, -(-len(ids) // workers))
         sizes = [len(context.division.train[i]) for i in ids]
@@ -146,7 +182,7 @@ def fixed_batches(context: ClientContext) -> list[list[int]]:
     many workers there are.
     """
     found = []
-    for name in sorted(context.batch_clients):
+    for name in sorted(context.batching.models):
         ids = [i for i, a in enumerate(context.architectures) if a.name == name]
         sizes = [len(context.division.train[i]) for i in ids]
         found += [[ids[j] for j in chunk] for chunk in even_chunks(sizes, ON_GPU_AT_ONCE)]
@@ -154,11 +190,21 @@ def fixed_batches(context: ClientContext) -> list[list[int]]:
 
 
 def train_batch(context: ClientContext, batch: Batch) -> None:
-    """Train the clients of one batch as their downloads say, ahead of their messages."""
-    # Who is measured in a round does not decide who is trained together.
-    trains = [tuple(s for s in download.steps if s in TRAINING) for _, download in batch]
-    if len(batch) < 2 or len(set(trains)) != 1:
-        return
+    """Train the clients of one batch as their downloads say, ahead of their messages.
+
+    One client alone too: in the loop it would round otherwise, and so depend on who else is there.
+    """
+    alike: dict[tuple[Step, ...], list[tuple[int, Download]]] = {}
+    for client_id, download in batch:  # who is measured does not decide who is trained together
+        trains = tuple(step for step in download.steps if step in TRAINING)
+        alike.setdefault(trains, []).append((client_id, download))
+    for trains, clients in alike.items():
+        if trains or are_foreseen(context):
+            _train_alike(context, clients)
+
+
+def _train_alike(context: ClientContext, batch: Batch) -> None:
+    """Train clients that are asked for the same steps."""
     halfway = any("evaluate_distilled" in download.steps for _, download in batch)
     started = time.perf_counter()
     states = [context.store.get(i) or context.initial_state(i) for i, _ in batch]
@@ -171,17 +217,19 @@ def train_batch(context: ClientContext, batch: Batch) -> None:
     distilled: dict[str, Tensor] = {}
     views = {context.task.for_client(i) is context.task for i, _ in batch}
     ahead = BatchPredictions(context, batch) if are_foreseen(context) and all(views) else None
-    for step in max((download.steps for _, download in batch), key=len):
-        if step not in _SAMPLES:
-            if ahead is not None:
-                ahead.take(step, model, stacked)
-            continue
-        if step == "train" and halfway:
-            distilled = {name: values.clone() for name, values in stacked.items()}
-        losses = _optimize(context, batch, stacked, step)
-        for found, loss in zip(metrics, losses, strict=True):
-            if loss is not None and step in LOSS_METRICS:
-                found[LOSS_METRICS[step]] = loss
+    name = context.architectures[batch[0][0]].name
+    with as_products(model, name in context.batching.products):
+        for step in max((download.steps for _, download in batch), key=len):
+            if step not in _SAMPLES:
+                if ahead is not None:
+                    ahead.take(step, model, stacked)
+                continue
+            if step == "train" and halfway:
+                distilled = {name: values.clone() for name, values in stacked.items()}
+            losses = _optimize(context, batch, stacked, step)
+            for found, loss in zip(metrics, losses, strict=True):
+                if loss is not None and step in LOSS_METRICS:
+                    found[LOSS_METRICS[step]] = loss
     quality = [{} for _ in batch] if ahead is None else ahead.figures()
     logits = None if ahead is None else ahead.logits
     seconds = (time.perf_counter() - started) / len(batch)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from fedkd.models.factory import ImageModelSpec, ModelInfo
+from fedkd.models.product_convolutions import as_products
 from fedkd.runtime.devices import wait_for
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import optimize
@@ -144,11 +145,11 @@ def optimize_together(
     mean over samples of a term for each, as all of ``fedkd.training.losses`` do.
 
     Equals ``optimize`` up to rounding. A short batch is filled by repeating a sample at weight 0,
-    and a client whose epochs are over is stepped no more. Perceptrons and transformers on a CPU
-    were found to give a client the same bits in any batch, which is why batches are filled to
-    ``phase.batch_size`` for everyone and why the optimizer is not a fused one, whose rounding
-    depends on where in a tensor an element stands. Convolutions round differently with the number
-    of clients: to repeat a run, repeat its chunks.
+    and a client whose epochs are over is stepped no more. Perceptrons, transformers, and
+    convolutions as products, on a CPU were found to give a client the same bits in any batch, which
+    is why batches are filled to ``phase.batch_size`` for everyone and why the optimizer is not a
+    fused one, whose rounding depends on where in a tensor an element stands. PyTorch's convolutions
+    round differently with the number of clients: to repeat a run, repeat its chunks.
 
     ``check_interrupt`` is called before every step and may raise; no state has changed then.
 
@@ -243,9 +244,15 @@ class _Trial:
     """Clients that start from one model's weights, trained in both ways on noise."""
 
     def __init__(
-        self, model: nn.Module, sizes: Sequence[int], phase: Phase, samples: tuple[Tensor, Tensor]
+        self,
+        model: nn.Module,
+        sizes: Sequence[int],
+        phase: Phase,
+        samples: tuple[Tensor, Tensor],
+        *,
+        products: bool = False,
     ) -> None:
-        self.model, self.sizes, self.phase = model, list(sizes), phase
+        self.model, self.sizes, self.phase, self.products = model, list(sizes), phase, products
         self.x, self.y = (values[: sum(sizes)].split(self.sizes) for values in samples)
         self.start = {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -255,9 +262,10 @@ class _Trial:
         states = {name: torch.stack([value] * count) for name, value in self.start.items()}
         x, y = Pool.of_each(self.x), Pool.of_each(self.y)
         streams = [np.random.default_rng(i) for i in range(count)]
-        optimize_together(
-            self.model, states, self.sizes, x, y, F.cross_entropy, self.phase, streams
-        )
+        with as_products(self.model, self.products):
+            optimize_together(
+                self.model, states, self.sizes, x, y, F.cross_entropy, self.phase, streams
+            )
         return states
 
     def alone(self, i: int) -> dict[str, Tensor]:
@@ -283,7 +291,9 @@ def _samples(
     return x.to(device), torch.randint(architecture.classes, (count,), generator=stream).to(device)
 
 
-def reason_against(architecture: ImageModelSpec, traits: ModelInfo) -> str | None:
+def reason_against(
+    architecture: ImageModelSpec, traits: ModelInfo, *, products: bool = False
+) -> str | None:
     """Return why clients of an architecture cannot be trained together, or None if they can.
 
     Runs the model on a few random samples, and trains two small clients of it in both ways.
@@ -304,7 +314,8 @@ def reason_against(architecture: ImageModelSpec, traits: ModelInfo) -> str | Non
         return f"training changes its buffer {changed[0]}"
     if not torch.allclose(one, other, rtol=1e-3, atol=1e-4):
         return "what it makes of a sample depends on the rest of the batch"
-    trial = _Trial(model, (3, 2), Phase(batch_size=2, optimizer="sgd", learning_rate=0.01), (x, y))
+    phase = Phase(batch_size=2, optimizer="sgd", learning_rate=0.01)
+    trial = _Trial(model, (3, 2), phase, (x, y), products=products)
     try:
         states = trial.together()
     except Exception as error:
@@ -316,7 +327,9 @@ def reason_against(architecture: ImageModelSpec, traits: ModelInfo) -> str | Non
     return None
 
 
-def depends_on_batch(architecture: ImageModelSpec, batch_size: int) -> bool:
+def depends_on_batch(
+    architecture: ImageModelSpec, batch_size: int, *, products: bool = False
+) -> bool:
     """Return whether a client's bits depend on the batch it is trained in, on the CPU.
 
     Then a run would depend on how its clients are spread over workers. Found by a trial in
@@ -330,9 +343,10 @@ def depends_on_batch(architecture: ImageModelSpec, batch_size: int) -> bool:
         _samples(architecture, sum(sizes), torch.device("cpu")),
         Phase(batch_size=batch_size),
     )
-    whole = _Trial(model, sizes, phase, samples).together()
+    whole = _Trial(model, sizes, phase, samples, products=products).together()
     for count_alone in (1, 3):
-        part = _Trial(model, sizes[:count_alone], phase, samples).together()
+        few = sizes[:count_alone]
+        part = _Trial(model, few, phase, samples, products=products).together()
         if any(not torch.equal(values, whole[name][:count_alone]) for name, values in part.items()):
             return True
     return False
@@ -344,6 +358,7 @@ def pays(
     phase: Phase,
     device: torch.device,
     *,
+    products: bool = False,
     at_most: float = 0.9,
     repeats: int = 3,
 ) -> bool:
@@ -359,8 +374,71 @@ def pays(
         sizes: How many samples each client has.
         phase: Batch size, optimizer and learning rate.
         device: Where they train.
+        products: Whether the batch's convolutions are products of matrices.
         at_most: The largest share of the loop's time that pays.
         repeats: Interleaved runs, of which the least counts.
+    """
+    trial = _trial_of_first(architecture, sizes, phase, device, products=products)
+    if trial is None:
+        return False
+    count = len(trial.sizes)
+    some = sorted({0, count // 2, count - 1})
+    trial.together()
+    alone, together = [], []
+    for _ in range(repeats):
+        alone.append(_seconds(lambda: [trial.alone(i) for i in some], device) / len(some))
+        together.append(_seconds(trial.together, device) / count)
+    return min(together) <= at_most * min(alone)
+
+
+def products_pay(
+    architecture: ImageModelSpec,
+    sizes: Sequence[int],
+    phase: Phase,
+    device: torch.device,
+    *,
+    at_most: float = 0.9,
+    repeats: int = 3,
+) -> bool:
+    """Return whether a batch is faster with convolutions as products of matrices, by a trial.
+
+    As ``pays`` finds whether a batch is faster than the loop.
+
+    Args:
+        architecture: The clients' architecture.
+        sizes: How many samples each client has.
+        phase: Batch size, optimizer and learning rate.
+        device: Where they train.
+        at_most: The largest share that pays of the time of PyTorch's convolutions.
+        repeats: Interleaved runs, of which the least counts.
+    """
+    trial = _trial_of_first(architecture, sizes, phase, device)
+    if trial is None:
+        return False
+    found: dict[bool, list[float]] = {False: [], True: []}
+    for turn in range(repeats + 1):
+        for trial.products in (False, True):
+            took = _seconds(trial.together, device)
+            found[trial.products] += [took] if turn else []  # the first turn warms up
+    return min(found[True]) <= at_most * min(found[False])
+
+
+def _trial_of_first(
+    architecture: ImageModelSpec,
+    sizes: Sequence[int],
+    phase: Phase,
+    device: torch.device,
+    *,
+    products: bool = False,
+) -> _Trial | None:
+    """Return a trial of the first clients that would train together; None if it were only one.
+
+    Args:
+        architecture: The clients' architecture.
+        sizes: How many samples each client has.
+        phase: Batch size, optimizer and learning rate.
+        device: Where they train.
+        products: Whether the batch's convolutions are products of matrices.
     """
     batch = phase.batch_size
     model = architecture.build(seed=0).to(device)
@@ -370,23 +448,15 @@ def pays(
         min(sizes[i], 4 * batch + sizes[i] % batch) for chunk in first for i in chunk if sizes[i]
     ]
     if len(sizes) < 2:
-        return False
+        return None
     samples = _samples(architecture, sum(sizes), device)
     phase = replace(phase, epochs=1, steps=None)
-    trial = _Trial(model, sizes, phase, samples)
+    trial = _Trial(model, sizes, phase, samples, products=products)
     trial.alone(0)
     few = max(2, int(SECONDS_TO_TRY / _seconds(lambda: trial.alone(0), device)))
     if device.type != "cpu":  # a small batch would say nothing of a large one there
         few = len(sizes)
-    trial = _Trial(model, sizes[:few], phase, samples)
-    count = len(trial.sizes)
-    some = sorted({0, count // 2, count - 1})
-    trial.together()
-    alone, together = [], []
-    for _ in range(repeats):
-        alone.append(_seconds(lambda: [trial.alone(i) for i in some], device) / len(some))
-        together.append(_seconds(trial.together, device) / count)
-    return min(together) <= at_most * min(alone)
+    return _Trial(model, sizes[:few], phase, samples, products=products)
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:

@@ -14,6 +14,7 @@ from fedkd.codecs import Codecs
 from fedkd.data.client_shifts import InputNoise
 from fedkd.data.division import Division
 from fedkd.data.prepare import Labeled
+from fedkd.federation.batching import Batching
 from fedkd.federation.companion_plan import CompanionPlan
 from fedkd.federation.fit_data import FITTED_TO, teach
 from fedkd.federation.measurement import Measurement
@@ -173,12 +174,8 @@ class ClientContext:
     step."""
     precision: Precision = "default"
     """What models compute in."""
-    batch_clients: frozenset[str] = frozenset()
-    """Architectures whose clients are trained several at once
-    (``fedkd.federation.batched_clients``)."""
-    fixed_batches: bool = False
-    """Whether they are trained in batches that all clients' sizes alone decide on, whatever the
-    workers: on GPUs, where sums round otherwise with the clients of a batch."""
+    batching: Batching = field(default_factory=Batching)
+    """Which clients are trained several at once."""
     stopped: Callable[[], bool] = lambda: False
     sends_metrics: bool = True
     """Whether clients send what they measure, for the researcher's record."""

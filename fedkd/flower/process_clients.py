@@ -18,7 +18,7 @@ from fedkd.runtime.standard_streams import notice
 def client_pool(context: ClientContext) -> ClientPool:
     """Return the clients of a context as an engine takes them."""
     app = make_client_app(lambda _: context)
-    if not context.batch_clients:
+    if not context.batching.models:
         return ClientPool(app)
 
     def group(messages: Sequence[Message], at_once: int) -> list[list[Message]]:
@@ -33,7 +33,7 @@ def client_pool(context: ClientContext) -> ClientPool:
     batches = Batches(context)
 
     def prepare(messages: Sequence[Message]) -> None:
-        if len(messages) > 1:
+        if context.architectures[client_of(messages[0])].name in context.batching.models:
             batches.train(
                 lambda: [(client_of(message), _download(message, context)) for message in messages]
             )
@@ -76,7 +76,7 @@ class Batches:
 
     def _train_parts(self, name: str, clients: Batch) -> None:
         at_once = self._at_most.get(name, len(clients))
-        if at_once < 2:
+        if self._at_most.get(name) == 1:  # it was said: one by one
             return
         for start in range(0, len(clients), at_once):
             part = clients[start : start + at_once]

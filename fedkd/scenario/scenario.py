@@ -75,6 +75,12 @@ class Federation:
     """Models whose clients are trained in one batched call: auto takes those for which a short
     trial on this machine says that it is faster, and config.yaml names them; sums then round
     otherwise than one by one."""
+    product_convolutions: Literal["auto", "never"] | tuple[str, ...] = setting(
+        "auto", left_open=("auto",)
+    )
+    """Models of batch_clients whose convolutions are products of matrices: on a CPU they round
+    alike in any batch only so; auto takes those there, and on a GPU those for which a short trial
+    says that it is faster. config.yaml names them."""
     baseline: Literal["local_only", "local_only_private", "none"] = setting(
         "local_only", affects="exchange"
     )

@@ -18,8 +18,8 @@ from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.client_worker import create_clients
 from fedkd.experiment.run import run, with_facts
 from fedkd.experiment.worker_facts import WorkerFacts
-from fedkd.federation import local_steps
-from fedkd.federation.batched_clients import batches_of_clients, reason_unbatched
+from fedkd.federation import batched_clients, local_steps
+from fedkd.federation.batched_clients import batches_of_clients, reason_unbatched, wants_products
 from fedkd.federation.round_records import BY_NAME
 from fedkd.flower.engine_run import WorkerSpec
 from fedkd.scenario.scenario import Scenario
@@ -86,8 +86,6 @@ def test_the_knowledge_is_the_same_on_ray() -> None:
 
 
 def test_clients_are_really_trained_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedkd.federation import batched_clients
-
     seen: list[int] = []
     original = batched_clients.optimize_together
 
@@ -155,9 +153,82 @@ def test_a_model_that_cannot_be_trained_together_is_refused_with_the_reason(
 def test_a_model_whose_bits_depend_on_its_company_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fedkd.federation.batched_clients.depends_on_batch", lambda *_: True)
+    monkeypatch.setattr("fedkd.federation.batched_clients.depends_on_batch", lambda *_, **__: True)
     with pytest.raises(SettingError, match="would depend on workers"):
         build(scenario(batch_clients=["mlp"]), threading.Event())
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_a_client_has_the_same_bits_in_a_batch_of_one(model: str) -> None:
+    """Two workers train four clients and one, one worker all five."""
+    changes = {"models": [model], "clients": 5, "rounds": 1, "batch_clients": [model]}
+    engines = [{"name": "local", "workers": workers} for workers in (1, 2)]
+    one, other = (records(**changes, engine=engine)[-1] for engine in engines)
+    assert one.knowledge_sha256 == other.knowledge_sha256
+
+
+def test_a_client_is_trained_alike_whatever_its_batch_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In its first round a client also warms up; others of its batch took part before."""
+    changes: dict[str, Any] = {"models": ["mlp"], "clients": 4, "rounds": 3, "participation": 0.75}
+    changes |= {"train": {"warm_up_epochs": 1}}
+    sizes: list[int] = []
+    original = batched_clients._train_alike
+
+    def counting(context: Any, batch: Any) -> None:
+        sizes.append(len(batch))
+        original(context, batch)
+
+    monkeypatch.setattr(batched_clients, "_train_alike", counting)
+    together = records(**changes, batch_clients=["mlp"])
+    assert sum(sizes) == sum(c.status == "ok" for round in together for c in round.clients) * 2
+    assert 1 in sizes
+
+
+def test_convolutions_as_products_are_near_the_loop() -> None:
+    """Grouped convolutions would depend on the workers, and so are refused."""
+    changes = {"models": ["cnn"], "clients": 3, "rounds": 1, "batch_clients": ["cnn"]}
+    one = records(**changes)[-1]
+    alone = records(**{**changes, "batch_clients": "never"})[-1]
+    for a, b in zip(one.clients, alone.clients, strict=True):
+        assert a.train_loss == pytest.approx(b.train_loss, rel=1e-4)
+        assert a.train_loss is not None
+    made = build(scenario(**changes), threading.Event())
+    assert made.scenario.federation.product_convolutions == ("cnn",)
+    with pytest.raises(SettingError, match="would depend on workers"):
+        build(scenario(**changes, product_convolutions="never"), threading.Event())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch_clients": ["mlp"], "product_convolutions": ["mlp"]}, "mlp has no convolution"),
+        ({"models": ["cnn"], "product_convolutions": ["cnn"]}, r"set batch_clients=\[cnn\] too"),
+        ({"product_convolutions": ["mpl"]}, "did you mean 'mlp'"),
+    ],
+)
+def test_products_that_would_do_nothing_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        build(scenario(**changes), threading.Event())
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_on_a_gpu_a_trial_chooses_the_convolutions(
+    faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = build(scenario(models=["cnn"]), threading.Event()).context
+    tried: list[int] = []
+
+    def pay(spec: object, sizes: list[int], *_: object) -> bool:
+        tried.append(len(sizes))
+        return faster
+
+    monkeypatch.setattr(batched_clients, "products_pay", pay)
+    assert wants_products(context, "cnn")
+    assert not tried
+    assert wants_products(replace(context, device=torch.device("cuda")), "cnn") is faster
+    assert set(tried) == {len(context.architectures)}
 
 
 def test_kept_optimizers_and_unknown_names_are_refused() -> None:
@@ -173,7 +244,9 @@ def test_auto_tries_with_one_intra_op_thread_as_engines_train(
 ) -> None:
     seen: list[int] = []
     monkeypatch.setattr(
-        worker_facts, "is_faster", lambda context, name: bool(seen.append(torch.get_num_threads()))
+        worker_facts,
+        "is_faster",
+        lambda context, name, products: bool(seen.append(torch.get_num_threads())),
     )
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -188,7 +261,7 @@ def test_auto_tries_with_one_intra_op_thread_as_engines_train(
 def test_auto_asks_the_trial_once_and_the_run_names_what_it_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(worker_facts, "is_faster", lambda _, name: name == "mlp")
+    monkeypatch.setattr(worker_facts, "is_faster", lambda _, name, products: name == "mlp")
     run(scenario(**MIXED, batch_clients="auto"), tmp_path / "run")
     config = (tmp_path / "run" / "config.yaml").read_text()
     import yaml
@@ -213,7 +286,7 @@ def test_on_a_gpu_batches_are_of_all_clients_whatever_the_workers(
 ) -> None:
     monkeypatch.setattr("fedkd.federation.batched_clients.ON_GPU_AT_ONCE", 5)
     made = build(scenario(**{**MIXED, "clients": 9}, batch_clients=["mlp"]), threading.Event())
-    context = replace(made.context, fixed_batches=True)
+    context = replace(made.context, batching=replace(made.context.batching, fixed=True))
     whole = batches_of_clients(context, range(9), 1)
     assert sorted(map(len, whole)) == [1, 1, 3, 4]
     assert all(batches_of_clients(context, range(9), workers) == whole for workers in (2, 9))
@@ -243,7 +316,7 @@ class Elsewhere:
 def test_choices_and_records_are_about_the_process_that_works(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker_facts, "is_faster", lambda _, name: name == "mlp")
+    monkeypatch.setattr(worker_facts, "is_faster", lambda _, name, products: name == "mlp")
     asked = scenario(**MIXED, engine="ray", device="cuda", precision="tf32", batch_clients="auto")
     made = build(asked, threading.Event())
     assert made.scenario.federation.batch_clients == "auto"  # nothing was tried here
@@ -256,8 +329,8 @@ def test_choices_and_records_are_about_the_process_that_works(
         with_facts(on(None))
     found = with_facts(on("NVIDIA H200"))
     assert found.scenario.federation.batch_clients == ("mlp",)
-    assert found.context.batch_clients == {"mlp"}
-    assert found.context.fixed_batches
+    assert found.context.batching.models == {"mlp"}
+    assert found.context.batching.fixed
     assert (found.plan.device, found.plan.scenario["batch_clients"]) == ("NVIDIA H200", ["mlp"])
     assert found.facts is not None
     assert len(found.facts.costs) == 8

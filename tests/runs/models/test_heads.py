@@ -434,5 +434,5 @@ def test_clients_with_heads_are_trained_one_by_one(heads: str):
     with pytest.raises(SettingError, match="it has heads that are put on it"):
         experiment(heads=heads, batch_clients=["mlp"])
     made = experiment(heads=heads, batch_clients="auto")
-    assert made.context.batch_clients == frozenset()
+    assert made.context.batching.models == frozenset()
     assert reason_unbatched(made.context, "mlp") is not None

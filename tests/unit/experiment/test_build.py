@@ -10,7 +10,7 @@ from tiny import scenario
 from fedkd.data.sources import Digits
 from fedkd.errors import SettingError
 from fedkd.experiment.build import build
-from fedkd.experiment.make_context import audit_candidates, named_batches
+from fedkd.experiment.make_context import audit_candidates, named_batching
 from fedkd.experiment.make_plan import run_warnings
 from fedkd.tasks.find_task import find_task
 from fedkd.tasks.images import ImageTask
@@ -68,8 +68,8 @@ def test_an_unknown_model_and_an_unbatchable_one_are_refused() -> None:
 
 
 def test_models_are_batched_as_far_as_they_are_named() -> None:
-    assert named_batches(scenario(batch_clients=["mlp"])) == {"mlp"}
-    assert named_batches(scenario(batch_clients="auto")) == frozenset()
+    assert named_batching(scenario(batch_clients=["mlp"]), fixed=False).models == {"mlp"}
+    assert named_batching(scenario(batch_clients="auto"), fixed=False).models == frozenset()
 
 
 def test_an_audit_without_candidates_has_none() -> None:

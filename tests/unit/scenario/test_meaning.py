@@ -86,9 +86,10 @@ def test_engine_report_checkpoints_device_and_store_may_change_on_resume() -> No
 
 
 def test_what_a_run_chooses_when_it_begins_is_left_open() -> None:
-    assert left_open(DEFAULT) == {"distill.loss", "round_order"}
+    assert left_open(DEFAULT) == {"distill.loss", "round_order", "product_convolutions"}
     mapping = {"distill": {"loss": "kl"}, "batch_clients": "auto"}
-    assert left_open(Scenario.parse(mapping)) == {"batch_clients", "round_order"}
+    chosen = {"batch_clients", "round_order", "product_convolutions"}
+    assert left_open(Scenario.parse(mapping)) == chosen
 
 
 def test_a_setting_that_declares_nothing_counts_as_changing_every_figure() -> None:
