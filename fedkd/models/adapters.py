@@ -224,7 +224,9 @@ def _draw_again(model: Any) -> None:
 
 
 def _frozen(model: nn.Module) -> set[str]:
-    return {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    """Return the names of the frozen parameters; a tied one has several, and a state each."""
+    named = model.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if not parameter.requires_grad}
 
 
 def _leave_out_frozen(

@@ -138,6 +138,13 @@ def test_adapters_are_all_that_clients_train_keep_and_send(hub: Path) -> None:
     assert not any(torch.equal(after[name], before[name]) for name in before)
 
 
+def test_an_output_tied_to_the_frozen_embedding_is_neither_kept_nor_sent(hub: Path) -> None:
+    changes = {"models": [f"hf:{hub / 'gpt2'}"], "adapters": "lora", "tokens": {"context": 32}}
+    model = made(TINY_TEXT, **changes).context.architectures[0].build(0)
+    assert model.pretrained.lm_head.weight is model.pretrained.transformer.wte.weight
+    assert all("lora_" in name for name in model.state_dict())
+
+
 def test_a_run_with_adapters_goes_on_and_is_exported(
     hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
