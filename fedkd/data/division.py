@@ -293,7 +293,7 @@ def _divide(
     columns = of_rows(prepared.columns, private, getattr(prepared, "features", {}))
     train, test, validation = [], [], []
     for client, part in enumerate(
-        split(partition, clients, prepared.labels[private], columns, seed)
+        split(partition, clients, prepared.labels[private], columns, seed, private)
     ):
         rows = numpy_stream(seed, "client", client, "split").permutation(private[part])
         if testing.private_stratified:

@@ -73,13 +73,23 @@ class Chosen:
 
     @property
     def others(self) -> dict[str, np.ndarray]:
-        """Columns that are neither inputs nor the target, for partitions: numbers and text."""
+        """Columns that are neither inputs nor the target, for partitions: numbers and text.
+
+        Text is empty where it is missing.
+        """
         used = {*self.inputs, self.target}
         return {
-            name: values.astype(str) if values.dtype.kind not in "iufb" else values
+            name: _as_text(values) if values.dtype.kind not in "iufb" else values
             for name, values in self.columns.values.items()
             if name not in used and values.ndim == 1
         }
+
+
+def _as_text(values: np.ndarray) -> np.ndarray:
+    """Return values as text, empty where one is missing."""
+    import pandas as pd
+
+    return np.where(pd.isna(values), "", values.astype(str))
 
 
 def choose(columns: Columns, choice: ColumnChoice) -> Chosen:

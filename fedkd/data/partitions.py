@@ -191,6 +191,24 @@ class DirichletSizes:
         return SizePartitioner(partition_sizes=sizes.tolist())
 
 
+def _refuse_gaps(column: str, values: np.ndarray, rows: np.ndarray, why: str) -> None:
+    """Raise SettingError for a column that has no value in some rows.
+
+    Args:
+        column: Its name.
+        values: A value for each of the rows.
+        rows: Where they are in the data set.
+        why: What a value is needed for, in words.
+    """
+    missing = np.isnan(values) if values.dtype.kind == "f" else values.astype(str) == ""
+    if missing.any():
+        raise SettingError(
+            f"partition.column={column} has no value in {int(missing.sum())} of {len(values)} rows,"
+            f" the first of which is row {rows[missing.argmax()] + 1} of the training split; {why}:"
+            " fill them in, leave the rows out, or take another column"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureQuantiles:
     """Covariate shift: each client has a quantile of a column of numbers, sizes being equal.
@@ -220,19 +238,17 @@ class FeatureQuantiles:
             seed=seed,
         )
 
-    def check_column(self, values: np.ndarray) -> None:
-        """Raise SettingError for a column that has no quantiles."""
+    def check_column(self, values: np.ndarray, rows: np.ndarray) -> None:
+        """Raise SettingError for a column that has no quantiles.
+
+        ``values`` are those of ``rows`` of the data set.
+        """
         if values.dtype.kind not in "iufb":
             raise SettingError(
                 f"partition.column={self.column} holds text, and quantiles are of numbers;"
                 " partition=whole_ids or natural_id deals by its values"
             )
-        missing = np.isnan(values.astype(np.float64))
-        if missing.any():
-            raise SettingError(
-                f"partition.column={self.column} has no value in {int(missing.sum())} of"
-                f" {len(values)} rows; quantiles need a column without gaps"
-            )
+        _refuse_gaps(self.column, values, rows, "quantiles are of numbers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +267,10 @@ class NaturalId:
 
         return NaturalIdPartitioner(partition_by=self.column)
 
+    def check_column(self, values: np.ndarray, rows: np.ndarray) -> None:
+        """Raise SettingError for rows without an owner; ``rows`` are those of the values."""
+        _refuse_gaps(self.column, values, rows, "each row needs an owner")
+
 
 @dataclass(frozen=True, kw_only=True)
 class WholeIds:
@@ -266,6 +286,10 @@ class WholeIds:
     def partitioner(self, clients: int, rows: int, seed: int) -> Any:
         """Return a partitioner with flwr-datasets' interface; the library has no such rule."""
         return _WholeIds(clients, self.column)
+
+    def check_column(self, values: np.ndarray, rows: np.ndarray) -> None:
+        """Raise SettingError for rows without a value; ``rows`` are those of the values."""
+        _refuse_gaps(self.column, values, rows, "rows are dealt by it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,6 +406,7 @@ def split(
     labels: np.ndarray,
     columns: Mapping[str, np.ndarray],
     seed: int,
+    positions: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Return each client's rows: disjoint sorted arrays of indices into ``labels``.
 
@@ -394,6 +419,7 @@ def split(
         labels: The rows' labels, [n].
         columns: The data set's other columns, [n] each.
         seed: Of all random streams.
+        positions: Where each row is in the data set, for errors; None is where it is here.
     """
     rows = len(labels)
     if clients * 2 > rows:
@@ -401,11 +427,30 @@ def split(
             f"clients={clients} is more than the {rows} samples that are left for them allow (two"
             " each); lower clients, public.size or test.global_size"
         )
+    _check_column(partition, columns, np.arange(rows) if positions is None else positions)
     table = _shuffled_table(partition, labels, columns, seed)
     partitioner = _make_partitioner(partition, clients, rows, seed)
     parts = _run_partitioner(partitioner, table, clients, seed, type(partition).__name__)
     _check_parts(parts, rows, type(partition).__name__)
     return parts
+
+
+def _check_column(
+    partition: Partition, columns: Mapping[str, np.ndarray], positions: np.ndarray
+) -> None:
+    """Raise SettingError for a partition by a column that there is not, or that does not suit it.
+
+    ``positions`` says where each row is in the data set.
+    """
+    column = getattr(partition, "column", None)
+    if column is None or column == "label":
+        return
+    if column not in columns:
+        known = ", ".join(["label", *columns])
+        raise SettingError(f"partition.column={column}: the data set's columns are {known}")
+    check = getattr(partition, "check_column", None)
+    if check is not None:
+        check(columns[column], positions)
 
 
 def _shuffled_table(
@@ -423,13 +468,7 @@ def _shuffled_table(
     table = {"row": permutation, "label": labels[permutation]}
     column = getattr(partition, "column", None)
     if column is not None and column != "label":
-        if column not in columns:
-            known = ", ".join(["label", *columns])
-            raise SettingError(f"partition.column={column}: the data set's columns are {known}")
         table[column] = columns[column][permutation]
-        check = getattr(partition, "check_column", None)
-        if check is not None:
-            check(table[column])
     return table
 
 

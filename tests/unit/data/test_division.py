@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from fedkd.data.division import Division, EvaluationSets, Public, _global_test, divide
 from fedkd.data.embedded import BreastCancer, DigitSeries
-from fedkd.data.partitions import PARTITIONS, DirichletSizes, FeatureQuantiles, Partition
+from fedkd.data.partitions import (
+    PARTITIONS,
+    DirichletSizes,
+    FeatureQuantiles,
+    NaturalId,
+    Partition,
+    WholeIds,
+)
 from fedkd.data.prepare import Prepared, prepare
 from fedkd.data.samples import inputs, statistics
 from fedkd.data.sources import Digits
@@ -164,12 +171,23 @@ def test_a_column_without_quantiles_is_refused(digits: Prepared) -> None:
     data = replace(digits, key="with columns", columns=columns)
     for column, said in {
         "writer": "holds text, and quantiles are of numbers; partition=whole_ids",
-        "gaps": "has no value in 1 of",
+        "gaps": "has no value in 1 of .* row 10 of the training split",
         "age": "near-zero std",
         "sharpness": "columns are label, writer, age, gaps, brightness, contrast",
     }.items():
         with pytest.raises(SettingError, match=said):
             division(data, FeatureQuantiles(column=column), public=Public(size=0))
+
+
+@pytest.mark.parametrize("partition", [NaturalId, WholeIds])
+@pytest.mark.parametrize("values", [["a", ""], [1.0, np.nan]])
+def test_rows_without_an_owner_are_refused_by_their_place(
+    digits: Prepared, partition: Any, values: list[Any]
+) -> None:
+    owners = np.array(values)[np.isin(np.arange(len(digits.labels)), [20, 30]).astype(int)]
+    data = replace(digits, key="with owners", columns={"owner": owners})
+    with pytest.raises(SettingError, match=r"=owner has no value in 2 of .* row 21 of the train"):
+        division(data, partition(column="owner"), public=Public(size=0))
 
 
 def test_dirichlet_sizes_are_skewed_and_every_client_has_the_least(digits: Prepared) -> None:
