@@ -65,7 +65,11 @@ def choose_public_rows(
     with in_public_words():
         other = prepare(source)
         if type(other) is not type(prepared):
-            raise SettingError("public_data: it is of another kind than the clients' data set")
+            kinds = {PreparedTable: "a table", PreparedSeries: "series"}
+            raise SettingError(
+                f"public_data: it is {kinds.get(type(other), 'no table and no series')}, and the"
+                f" clients' data set is {kinds[type(prepared)]}; give rows of the same columns"
+            )
         if other.key == prepared.key:
             raise SettingError(
                 "public_data names the clients' own data set; for reserved rows of it, set"

@@ -69,14 +69,19 @@ class LabeledTextTask(Task):
     def conflict(cls, conditions: RunConditions) -> str | None:
         """Return the conflict with settings that are for images."""
         data = conditions.name_of("data")
-        for name, is_given in (
-            ("public.corruption", conditions.corruption is not None),
-            ("public.augmented_views", conditions.augmented_views > 1),
-            ("distill.student_augmentation", conditions.student_augmentation != "none"),
-            ("public_data=noise", conditions.components.get("public_data") == "noise"),
+        noise = conditions.components.get("public_data") == "noise"
+        for name, is_given, why in (
+            ("public.corruption", conditions.corruption is not None, "is for images"),
+            ("public.augmented_views", conditions.augmented_views > 1, "is for images"),
+            (
+                "distill.student_augmentation",
+                conditions.student_augmentation != "none",
+                "is for images",
+            ),
+            ("public_data=noise", noise, "draws numbers, and texts are words"),
         ):
             if is_given:
-                return f"{name} does not go with data={data}: it is for images; leave it out"
+                return f"{name} does not go with data={data}: it {why}; leave it out"
         return None
 
     @classmethod
