@@ -32,6 +32,7 @@ from fedkd.settings.session_objects import hold, is_session_name, module_path
 Settings = Mapping[str, object]
 """Keyword arguments: settings by name or dotted name, sections as mappings, objects."""
 ARRAYS = ("data", "public_data")
+LISTS_OF_MODELS = ("models", "batch_clients", "product_convolutions", "step_graphs")
 """The groups that take data in memory."""
 
 
@@ -274,7 +275,7 @@ def _merged(key: str, before: object, value: object) -> object:
     if key in SECTIONS and isinstance(value, Mapping):
         was = before if isinstance(before, dict) else {}
         return {**was, **{str(name): _plain(v, f"{key}.{name}") for name, v in value.items()}}
-    if key in ("models", "batch_clients", "product_convolutions") and not isinstance(value, str):
+    if key in LISTS_OF_MODELS and not isinstance(value, str):
         return [_model(one) for one in (value if isinstance(value, list | tuple) else [value])]
     if key == "models":
         return [value]

@@ -165,10 +165,13 @@ def named_batching(scenario: Scenario, *, fixed: bool) -> Batching:
 
     ``fixed``: whether batches depend on clients' sizes alone.
     """
-    models, products = scenario.federation.batch_clients, scenario.federation.product_convolutions
+    federation = scenario.federation
+    models, products = federation.batch_clients, federation.product_convolutions
+    graphs = federation.step_graphs
     return Batching(
         models=frozenset(models) if isinstance(models, tuple) else frozenset(),
         products=frozenset(products) if isinstance(products, tuple) else frozenset(),
+        graphs=frozenset(graphs) if isinstance(graphs, tuple) else frozenset(),
         fixed=fixed,
     )
 

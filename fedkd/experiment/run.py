@@ -152,6 +152,7 @@ def with_facts(experiment: Experiment) -> Experiment:
                 federation,
                 batch_clients=chosen.batch_clients,
                 product_convolutions=chosen.product_convolutions,
+                step_graphs=chosen.step_graphs,
             )
         )
         device = found.device

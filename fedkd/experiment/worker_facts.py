@@ -7,6 +7,7 @@ round (``fedkd.federation.batched_clients``).
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import yaml
 
@@ -17,6 +18,7 @@ from fedkd.federation.batched_clients import (
     has_convolutions,
     is_faster,
     reason_unbatched,
+    reason_ungraphed,
     wants_products,
 )
 from fedkd.federation.context import ClientContext
@@ -25,6 +27,9 @@ from fedkd.runtime.devices import choose_device, describe_device, deterministic
 from fedkd.scenario.scenario import Federation, Scenario
 from fedkd.storage.client_states import MemoryStore
 from fedkd.training.precision import describe_precision
+
+HOW = ("product_convolutions", "step_graphs")
+"""The settings that name models of batch_clients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +71,13 @@ def choose_batches(scenario: Scenario, context: ClientContext) -> Scenario:
     federation = scenario.federation
     names = list(dict.fromkeys(architecture.name for architecture in context.architectures))
     _check_names(federation, names)
-    _check_products(context, federation)
+    _check_how(context, federation)
     if federation.batch_clients == "never":
         return scenario
     # As engines train: threads would round otherwise, and spoil so short a trial by waiting.
     with deterministic(context.device):
         wanted = federation.batch_clients
-        asked = names if wanted == "auto" else wanted
+        asked = tuple(names) if wanted == "auto" else wanted
         products = _products(context, federation, asked)
         if wanted == "auto":
             asked = tuple(
@@ -84,18 +89,17 @@ def choose_batches(scenario: Scenario, context: ClientContext) -> Scenario:
         else:
             for name in wanted:
                 _check_batch(context, name, products=name in products)
-    return scenario.changed(
-        federation=replace(
-            federation,
-            batch_clients=tuple(asked),
-            product_convolutions=tuple(name for name in products if name in asked),
-        )
-    )
+        chosen = replace(federation, batch_clients=asked)
+        if federation.product_convolutions == "auto":
+            taken = tuple(name for name in products if name in asked)
+            chosen = replace(chosen, product_convolutions=taken)
+        chosen = replace(chosen, step_graphs=_graphs(context, chosen, products))
+    return scenario.changed(federation=chosen)
 
 
 def _check_names(federation: Federation, names: Sequence[str]) -> None:
     """Raise SettingError for a model that a setting names and the run has not."""
-    for setting in ("batch_clients", "product_convolutions"):
+    for setting in ("batch_clients", *HOW):
         asked = getattr(federation, setting)
         for name in asked if isinstance(asked, tuple) else ():
             if name not in names:
@@ -121,17 +125,44 @@ def _check_batch(context: ClientContext, name: str, *, products: bool) -> None:
         raise SettingError(f"batch_clients: clients of {name} cannot be trained together: {reason}")
 
 
-def _check_products(context: ClientContext, federation: Federation) -> None:
-    """Raise SettingError where a model is named that trains without such convolutions."""
-    wanted, batches = federation.product_convolutions, federation.batch_clients
+def _graphs(
+    context: ClientContext, federation: Federation, products: Sequence[str]
+) -> Literal["never"] | tuple[str, ...]:
+    """Return the models whose steps a GPU replays; SettingError for one whose it cannot.
+
+    ``federation`` names the models whose clients train together, ``products`` those of them whose
+    convolutions are products of matrices.
+    """
+    wanted, found = federation.step_graphs, list[str]()
+    if wanted == "never":
+        return wanted
+    for name in federation.batch_clients:
+        if wanted == "auto" or name in wanted:
+            reason = reason_ungraphed(
+                context, name, products=name in products, pays=wanted == "auto"
+            )
+            if reason is None:
+                found.append(name)
+            elif wanted != "auto":
+                raise SettingError(f"step_graphs: steps of {name} cannot be replayed: {reason}")
+    return tuple(found) if wanted == "auto" else wanted
+
+
+def _check_how(context: ClientContext, federation: Federation) -> None:
+    """Raise SettingError where a model is named for what would change nothing of it."""
+    batches = federation.batch_clients
+    for setting in HOW:
+        wanted = getattr(federation, setting)
+        for name in wanted if isinstance(wanted, tuple) else ():
+            if batches == "never" or (isinstance(batches, tuple) and name not in batches):
+                raise SettingError(
+                    f"{setting}={name} changes nothing: clients of {name} train one by one; set"
+                    f" batch_clients=[{name}] too"
+                )
+    wanted = federation.product_convolutions
     for name in wanted if isinstance(wanted, tuple) else ():
         if not has_convolutions(context, name):
             raise SettingError(
                 f"product_convolutions: {name} has no convolution of images in one group, padded"
                 " with zeros; leave it out"
-            )
-        if batches == "never" or (isinstance(batches, tuple) and name not in batches):
-            raise SettingError(
-                f"product_convolutions={name} changes nothing: clients of {name} train one by one;"
-                f" set batch_clients=[{name}] too"
             )

@@ -18,6 +18,7 @@ from fedkd.federation.batched_predictions import BatchPredictions, are_foreseen
 from fedkd.federation.batched_training import (
     ON_GPU_AT_ONCE,
     Pool,
+    StepsToTake,
     chunks,
     clients_at_once,
     depends_on_batch,
@@ -26,10 +27,12 @@ from fedkd.federation.batched_training import (
     pays,
     products_pay,
     reason_against,
+    take_in_turn,
 )
 from fedkd.federation.context import ClientContext, PrecomputedUpdate
 from fedkd.federation.local_steps import LOSS_METRICS, phase_of, teacher_target
 from fedkd.federation.local_update import TRAINING, open_teacher
+from fedkd.federation.step_graphs import reason_against_graphs
 from fedkd.knowledge import KnowledgeType
 from fedkd.messages import Download, Packed, Predictions, Step
 from fedkd.models.factory import ImageModelSpec
@@ -142,6 +145,28 @@ def has_convolutions(context: ClientContext, name: str) -> bool:
     """Return whether an architecture has convolutions that can be products of matrices."""
     architecture = architecture_of(context, name)
     return architecture is not None and bool(convolutions_of(architecture.build(seed=0)))
+
+
+def reason_ungraphed(
+    context: ClientContext, name: str, *, products: bool, pays: bool
+) -> str | None:
+    """Return why steps of an architecture's clients should not be replayed; None if they should.
+
+    Args:
+        context: What the clients share.
+        name: An architecture whose clients train together.
+        products: Whether its convolutions are products of matrices then.
+        pays: Whether replayed steps must be faster.
+    """
+    architecture = architecture_of(context, name)
+    assert architecture is not None, "its clients train together"
+    reasons = (
+        reason_against_graphs(
+            architecture, sizes, phase, context.device, products=products, pays=pays
+        )
+        for sizes, phase in _trials(context, name)
+    )
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def _trials(context: ClientContext, name: str) -> list[tuple[list[int], Phase]]:
@@ -332,6 +357,10 @@ def _optimize(
     model, _ = context.borrow_model(batch[0][0])
     smoothed = partial(F.cross_entropy, label_smoothing=context.training.label_smoothing)
     loss = distillation if step == "distill" else smoothed
+    name = context.architectures[batch[0][0]].name
+    take_steps: Callable[[StepsToTake], None] = take_in_turn
+    if name in context.batching.graphs:
+        take_steps = partial(context.workspace.step_graphs.take, key=(name, step))
     return optimize_together(
         model,
         stacked,
@@ -343,4 +372,5 @@ def _optimize(
         streams,
         epochs=epochs,
         check_interrupt=check_interrupt,
+        take_steps=take_steps,
     )

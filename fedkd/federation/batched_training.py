@@ -7,7 +7,7 @@ whose samples see one another (BatchNorm).
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -121,6 +121,89 @@ def _plan(
     return _Plan(torch.from_numpy(rows).to(like.device), torch.from_numpy(weights).to(like))
 
 
+@dataclass(frozen=True)
+class StepRule:
+    """What a step of a batch of clients does: the architecture, the loss and the optimizer's rule.
+
+    ``trained`` are the names of the parameters that are stepped.
+    """
+
+    model: nn.Module
+    trained: tuple[str, ...]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    phase: Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepsToTake:
+    """The steps of a batch of clients, those with most steps first."""
+
+    rule: StepRule
+    states: dict[str, Float[Tensor, "K *shape"]]
+    """The clients' states, which are changed in place."""
+    counts: tuple[int, ...]
+    """How many steps each client takes, in falling order."""
+    inputs: tuple[Tensor, Int[Tensor, "S K B"]]
+    """Samples, and the rows of them that each client takes at each step."""
+    targets: tuple[Tensor, Int[Tensor, "S K B"]]
+    """Targets, and their rows."""
+    weights: Float[Tensor, "S K B"]
+    losses: Float[Tensor, "S K"]
+    """Is filled with each client's loss at each of its steps."""
+    check_interrupt: Callable[[], None]
+
+
+class BatchStep:
+    """One step of K clients in one call: forward, loss, backward, and the optimizer."""
+
+    def __init__(self, rule: StepRule, states: Mapping[str, Float[Tensor, "K *shape"]]) -> None:
+        """Begin with states, whose trained parameters are changed in place by each step."""
+        self.parameters = {name: nn.Parameter(states[name]) for name in rule.trained}
+        self.states = {**states, **self.parameters}
+        self.optimizer = Optimizer(self.parameters.values(), rule.phase)
+        model, loss = rule.model, rule.loss
+        self._forward = vmap(lambda state, x: functional_call(model, state, (x,)))
+        self._loss_of_each = vmap(lambda logits, target: loss(logits[None], target[None]))
+
+    def take(
+        self, inputs: Tensor, targets: Tensor, weights: Float[Tensor, "K B"]
+    ) -> Float[Tensor, "K"]:
+        """Step every client once, and return their losses.
+
+        Args:
+            inputs: Of all clients, one client after the other: [K * B, *shape].
+            targets: Alike.
+            weights: Of each sample in its client's mean.
+        """
+        clients = len(weights)
+        logits = self._forward(self.states, inputs.unflatten(0, (clients, -1)))
+        terms = self._loss_of_each(logits.flatten(0, 1), targets).unflatten(0, (clients, -1))
+        each = _weighted_sum(terms, weights)
+        self.optimizer.zero_grad()
+        each.sum().backward()
+        self.optimizer.step()
+        return each.detach()
+
+
+def take_in_turn(given: StepsToTake) -> None:
+    """Take the steps one after the other, each of the clients that are still at work."""
+    (inputs, inputs_at), (targets, targets_at) = given.inputs, given.targets
+    before: Optimizer | None = None
+    begun = 0
+    for last in sorted(set(given.counts)):
+        active = sum(count >= last for count in given.counts)
+        step = BatchStep(given.rule, {name: v[:active] for name, v in given.states.items()})
+        before = step.optimizer = _taken_over(before, step.optimizer, active)
+        for now in range(begun, last):
+            given.check_interrupt()
+            given.losses[now, :active] = step.take(
+                inputs.index_select(0, inputs_at[now, :active].flatten()),
+                targets.index_select(0, targets_at[now, :active].flatten()),
+                given.weights[now, :active],
+            )
+        begun = last
+
+
 def optimize_together(
     model: nn.Module,
     states: dict[str, Tensor],
@@ -133,6 +216,7 @@ def optimize_together(
     *,
     epochs: float | None = None,
     check_interrupt: Callable[[], None] = lambda: None,
+    take_steps: Callable[[StepsToTake], None] = take_in_turn,
 ) -> list[float | None]:
     """Train K clients of one architecture; return each one's mean loss.
 
@@ -164,6 +248,7 @@ def optimize_together(
         streams: Each client's stream of batches.
         epochs: Passes over the samples; the steps or epochs of ``phase`` by default.
         check_interrupt: Called before every step; may raise.
+        take_steps: Takes the steps that are planned.
     """
     steps = [phase.step_count(size, epochs) for size in sizes]
     # Those with most steps first: the clients still at work are then always the first few, and
@@ -183,28 +268,18 @@ def optimize_together(
     losses = plan.weights.new_zeros(plan.weights.shape[:2])
 
     model.train()
-    forward = vmap(lambda state, x: functional_call(model, state, (x,)))
-    loss_of_each = vmap(lambda logits, target: loss(logits[None], target[None]))
-    optimizer: Optimizer | None = None
-    step = 0
-    for last in sorted({steps[i] for i in sorted_ids}):
-        active = sum(steps[i] >= last for i in sorted_ids)
-        state = {name: values[:active] for name, values in ordered.items()}
-        parameters = {name: nn.Parameter(state[name]) for name in trained}
-        optimizer = _taken_over(optimizer, Optimizer(parameters.values(), phase), active)
-        for now in range(step, last):
-            check_interrupt()
-            x = inputs.values.index_select(0, inputs_at[now, :active].flatten())
-            target = targets.values.index_select(0, targets_at[now, :active].flatten())
-            logits = forward(state | parameters, x.unflatten(0, (active, -1)))
-            terms = loss_of_each(logits.flatten(0, 1), target).unflatten(0, (active, -1))
-            each = _weighted_sum(terms, plan.weights[now, :active])
-            optimizer.zero_grad()
-            each.sum().backward()
-            optimizer.step()
-            losses[now, :active] = each.detach()
-        step = last
-
+    take_steps(
+        StepsToTake(
+            rule=StepRule(model, tuple(trained), loss, phase),
+            states=ordered,
+            counts=tuple(steps[i] for i in sorted_ids),
+            inputs=(inputs.values, inputs_at),
+            targets=(targets.values, targets_at),
+            weights=plan.weights,
+            losses=losses,
+            check_interrupt=check_interrupt,
+        )
+    )
     for name, values in ordered.items():
         states[name][rows] = values
     table = losses.to("cpu", torch.float64).numpy()
@@ -240,7 +315,7 @@ def _taken_over(before: Optimizer | None, optimizer: Optimizer, active: int) -> 
     return optimizer
 
 
-class _Trial:
+class Trial:
     """Clients that start from one model's weights, trained in both ways on noise."""
 
     def __init__(
@@ -256,7 +331,9 @@ class _Trial:
         self.x, self.y = (values[: sum(sizes)].split(self.sizes) for values in samples)
         self.start = {name: value.clone() for name, value in model.state_dict().items()}
 
-    def together(self) -> dict[str, Tensor]:
+    def together(
+        self, take_steps: Callable[[StepsToTake], None] = take_in_turn
+    ) -> dict[str, Tensor]:
         """Return the stacked states after training all clients together."""
         count = len(self.sizes)
         states = {name: torch.stack([value] * count) for name, value in self.start.items()}
@@ -264,7 +341,15 @@ class _Trial:
         streams = [np.random.default_rng(i) for i in range(count)]
         with as_products(self.model, self.products):
             optimize_together(
-                self.model, states, self.sizes, x, y, F.cross_entropy, self.phase, streams
+                self.model,
+                states,
+                self.sizes,
+                x,
+                y,
+                F.cross_entropy,
+                self.phase,
+                streams,
+                take_steps=take_steps,
             )
         return states
 
@@ -315,7 +400,7 @@ def reason_against(
     if not torch.allclose(one, other, rtol=1e-3, atol=1e-4):
         return "what it makes of a sample depends on the rest of the batch"
     phase = Phase(batch_size=2, optimizer="sgd", learning_rate=0.01)
-    trial = _Trial(model, (3, 2), phase, (x, y), products=products)
+    trial = Trial(model, (3, 2), phase, (x, y), products=products)
     try:
         states = trial.together()
     except Exception as error:
@@ -343,10 +428,10 @@ def depends_on_batch(
         _samples(architecture, sum(sizes), torch.device("cpu")),
         Phase(batch_size=batch_size),
     )
-    whole = _Trial(model, sizes, phase, samples, products=products).together()
+    whole = Trial(model, sizes, phase, samples, products=products).together()
     for count_alone in (1, 3):
         few = sizes[:count_alone]
-        part = _Trial(model, few, phase, samples, products=products).together()
+        part = Trial(model, few, phase, samples, products=products).together()
         if any(not torch.equal(values, whole[name][:count_alone]) for name, values in part.items()):
             return True
     return False
@@ -378,7 +463,7 @@ def pays(
         at_most: The largest share of the loop's time that pays.
         repeats: Interleaved runs, of which the least counts.
     """
-    trial = _trial_of_first(architecture, sizes, phase, device, products=products)
+    trial = first_trial(architecture, sizes, phase, device, products=products)
     if trial is None:
         return False
     count = len(trial.sizes)
@@ -386,8 +471,8 @@ def pays(
     trial.together()
     alone, together = [], []
     for _ in range(repeats):
-        alone.append(_seconds(lambda: [trial.alone(i) for i in some], device) / len(some))
-        together.append(_seconds(trial.together, device) / count)
+        alone.append(seconds_of(lambda: [trial.alone(i) for i in some], device) / len(some))
+        together.append(seconds_of(trial.together, device) / count)
     return min(together) <= at_most * min(alone)
 
 
@@ -412,25 +497,25 @@ def products_pay(
         at_most: The largest share that pays of the time of PyTorch's convolutions.
         repeats: Interleaved runs, of which the least counts.
     """
-    trial = _trial_of_first(architecture, sizes, phase, device)
+    trial = first_trial(architecture, sizes, phase, device)
     if trial is None:
         return False
     found: dict[bool, list[float]] = {False: [], True: []}
     for turn in range(repeats + 1):
         for trial.products in (False, True):
-            took = _seconds(trial.together, device)
+            took = seconds_of(trial.together, device)
             found[trial.products] += [took] if turn else []  # the first turn warms up
     return min(found[True]) <= at_most * min(found[False])
 
 
-def _trial_of_first(
+def first_trial(
     architecture: ImageModelSpec,
     sizes: Sequence[int],
     phase: Phase,
     device: torch.device,
     *,
     products: bool = False,
-) -> _Trial | None:
+) -> Trial | None:
     """Return a trial of the first clients that would train together; None if it were only one.
 
     Args:
@@ -451,15 +536,15 @@ def _trial_of_first(
         return None
     samples = _samples(architecture, sum(sizes), device)
     phase = replace(phase, epochs=1, steps=None)
-    trial = _Trial(model, sizes, phase, samples, products=products)
+    trial = Trial(model, sizes, phase, samples, products=products)
     trial.alone(0)
-    few = max(2, int(SECONDS_TO_TRY / _seconds(lambda: trial.alone(0), device)))
+    few = max(2, int(SECONDS_TO_TRY / seconds_of(lambda: trial.alone(0), device)))
     if device.type != "cpu":  # a small batch would say nothing of a large one there
         few = len(sizes)
-    return _Trial(model, sizes[:few], phase, samples, products=products)
+    return Trial(model, sizes[:few], phase, samples, products=products)
 
 
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     """Return this thread's CPU seconds in a call, or on another device its wall seconds."""
     on_cpu = device.type == "cpu"
     clock = time.thread_time if on_cpu else time.perf_counter

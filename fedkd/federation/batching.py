@@ -16,6 +16,8 @@ class Batching:
     products: frozenset[str] = frozenset()
     """Those of them whose convolutions are products of matrices then
     (``fedkd.models.product_convolutions``)."""
+    graphs: frozenset[str] = frozenset()
+    """Those of them whose steps a GPU replays as graphs (``fedkd.federation.step_graphs``)."""
     fixed: bool = False
     """Whether batches depend on all clients' sizes alone, whatever the workers: on GPUs, where sums
     round otherwise with the clients of a batch."""

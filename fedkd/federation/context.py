@@ -18,6 +18,7 @@ from fedkd.federation.batching import Batching
 from fedkd.federation.companion_plan import CompanionPlan
 from fedkd.federation.fit_data import FITTED_TO, teach
 from fedkd.federation.measurement import Measurement
+from fedkd.federation.step_graphs import StepGraphs
 from fedkd.knowledge import KnowledgeType
 from fedkd.messages import Download, Predictions, Step
 from fedkd.models.companion import Companion
@@ -85,6 +86,7 @@ class ClientWorkspace:
         """Begin empty."""
         self._precomputed: dict[tuple[int, int, tuple[Step, ...]], PrecomputedUpdate] = {}
         self._threads = threading.local()
+        self.step_graphs = StepGraphs()
 
     def put(self, client_id: int, download: Download, update: PrecomputedUpdate) -> None:
         """Hold an update that was done ahead, until the client's message takes it."""

@@ -81,6 +81,10 @@ class Federation:
     """Models of batch_clients whose convolutions are products of matrices: on a CPU they round
     alike in any batch only so; auto takes those there, and on a GPU those for which a short trial
     says that it is faster. config.yaml names them."""
+    step_graphs: Literal["never", "auto"] | tuple[str, ...] = setting("never", left_open=("auto",))
+    """Models of batch_clients whose training steps a GPU replays as CUDA graphs; auto takes those
+    for which a short trial finds the same bits in less time, and config.yaml names them. Never yet
+    run on a GPU."""
     baseline: Literal["local_only", "local_only_private", "none"] = setting(
         "local_only", affects="exchange"
     )

@@ -13,7 +13,7 @@ from fedkd.scenario.registry import GROUPS
 from fedkd.scenario.strategy_files import FOLDER, strategy_here
 from fedkd.settings.import_paths import OWN_PACKAGES, imports_in, is_allowed
 
-NAMING = ("models", "batch_clients", "product_convolutions", *GROUPS)
+NAMING = ("models", "batch_clients", "product_convolutions", "step_graphs", *GROUPS)
 """What holds import paths in a scenario; the rest is text that nobody imports."""
 
 

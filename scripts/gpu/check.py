@@ -410,7 +410,8 @@ def together_as_alone(checks: Checks, changes: dict[str, Any]) -> str:
             f" {raised[:1] or 'no call was batched'}"
         )
     with tf32(False):
-        losses, _ = differences(checks.run({**changes, "batch_clients": "never"}), together)
+        alone = {"batch_clients": "never", "product_convolutions": "auto", "step_graphs": "never"}
+        losses, _ = differences(checks.run({**changes, **alone}), together)
     if losses > CLOSE:
         raise Differs(f"losses differ by {losses:.1e} from those of clients trained one by one")
     return (
@@ -520,14 +521,21 @@ def numeric_cases(checks: Checks, dry_run: bool) -> None:
 
 def batching_cases(checks: Checks, dry_run: bool) -> None:
     """Compare clients trained together with clients trained one by one."""
-    # On a CPU fedkd refuses to batch convolutions.
-    names = ["mlp"] if dry_run else ["mlp", "cnn", "resnet", "vit"]
+    names = ["mlp", "cnn"] if dry_run else ["mlp", "cnn", "resnet", "vit"]
     changes = {"models": names, "clients": 2 * len(names), "batch_clients": names}
     checks.case("together repeats", lambda: repeats(checks, changes), 4)
     checks.case("together as one by one", lambda: together_as_alone(checks, changes), 4)
     threads = {"engine": {"name": "local", "workers": 3}}
     checks.case("together, 3 threads as 1", lambda: repeats(checks, changes, other=threads), 4)
     checks.case("together resumes", lambda: resumes(checks, changes), 6)
+    products = {**changes, "product_convolutions": names[1:3]}
+    checks.case("products as one by one", lambda: together_as_alone(checks, products), 4)
+    if dry_run:
+        return
+    graphs = {**changes, "step_graphs": names}
+    checks.case("replayed steps repeat", lambda: repeats(checks, graphs), 6)
+    checks.case("replayed steps as one by one", lambda: together_as_alone(checks, graphs), 6)
+    checks.case("replayed steps resume", lambda: resumes(checks, graphs), 8)
 
 
 def private_training_cases(checks: Checks) -> None:

@@ -7,8 +7,9 @@
 rounds   seconds a round of W: the plain loop and fedkd, with peak memory and load of the GPU
 inside   one round of W: host time by function, waits for the GPU by line, kernels and copies
 scale    seconds a round of 100 and 1,000 clients, and of ResNets on color images of 32 x 32
-steps    milliseconds a client and step: the plain loop, fedkd one by one, fedkd together, and two
-         designs that fedkd does not have: a step as a CUDA graph, of one client and of many
+steps    milliseconds a client and step: the plain loop, fedkd one by one, fedkd together, with
+         convolutions as products, replayed as a CUDA graph, and two designs that fedkd does not
+         have: a step of one client as a graph, and many clients' in a graph with its samples
 options  the cost in a step of determinism, filled memory, TF32, fused Adam, bf16, channels_last
 host     the time of a launch, a wait and a copy; rounds of W on this machine's CPU
 
@@ -46,9 +47,11 @@ from torch.func import functional_call, vmap
 
 from fedkd.experiment.build import build
 from fedkd.experiment.run import execute
-from fedkd.federation.batched_training import Pool, optimize_together
+from fedkd.federation.batched_training import Pool, optimize_together, take_in_turn
 from fedkd.federation.round_records import RoundRecord
+from fedkd.federation.step_graphs import StepGraphs
 from fedkd.models.factory import ImageModelSpec
+from fedkd.models.product_convolutions import as_products
 from fedkd.runtime.devices import deterministic
 from fedkd.scenario.scenario import Scenario
 from fedkd.training.hyperparameters import Phase
@@ -166,18 +169,36 @@ def fedkd_single(work: Work) -> Callable[[], None]:
     return call
 
 
-def fedkd_batched(work: Work) -> Callable[[], None]:
-    """Return a call that trains all clients together for an epoch, as fedkd does."""
+def fedkd_batched(
+    work: Work, *, graphs: bool = False, products: bool = False
+) -> Callable[[], None]:
+    """Return a call that trains all clients together for an epoch, as fedkd does.
+
+    Args:
+        work: The clients.
+        graphs: Whether steps are replayed as CUDA graphs.
+        products: Whether convolutions are products of matrices.
+    """
     model, phase = work.model(), Phase(batch_size=BATCH)
     states = {name: torch.stack([value] * work.clients) for name, value in work.starts.items()}
     x, y = Pool.of_each(work.x), Pool.of_each(work.y)
 
     def call() -> None:
         streams = [np.random.default_rng(i) for i in range(work.clients)]
-        optimize_together(
-            model, states, [work.size] * work.clients, x, y, F.cross_entropy, phase, streams
-        )
+        with as_products(model, products):
+            optimize_together(
+                model,
+                states,
+                [work.size] * work.clients,
+                x,
+                y,
+                F.cross_entropy,
+                phase,
+                streams,
+                take_steps=take,
+            )
 
+    take = partial(StepGraphs().take, key="measured") if graphs else take_in_turn
     return call
 
 
@@ -427,25 +448,37 @@ def step_part(report: Report, dry_run: bool, compiled: bool, only: list[str]) ->
             add("graph of one client's step", lambda: FusedStep(one, graph=True), one, 2)
         for clients in (2,) if dry_run else sizes:
             work = Work(name, shape, clients, steps, device)
-            add(f"{clients} together", lambda: fedkd_batched(work), work, 4)
-            add(
-                f"{clients} together, fused Adam, no scatter",
-                lambda: FusedStep(work, graph=False),
-                work,
-                3,
-                False,
-            )
-            if on_gpu:
-                add(f"{clients} together as a graph", lambda: FusedStep(work, graph=True), work, 4)
-            if compiled and clients in (20, 2):
-                add(
-                    f"{clients} together, compiled{', as a graph' if on_gpu else ''}",
-                    lambda: FusedStep(work, graph=on_gpu, compiled=True),
-                    work,
-                    60,
-                )
+            for what, make, expected, count in designs(name, work, compiled=compiled):
+                add(f"{clients} together{what}", make, work, expected, count)
             del work
         del one
+
+
+def designs(
+    name: str, work: Work, *, compiled: bool
+) -> list[tuple[str, Callable[[], Callable[[], None]], float, bool]]:
+    """Return designs of a step of several clients: what, how, seconds, whether to count kernels.
+
+    Args:
+        name: The architecture.
+        work: The clients.
+        compiled: Whether to compile a step too.
+    """
+    on_gpu = work.device.type == "cuda"
+    found: list[tuple[str, Callable[[], Callable[[], None]], float, bool]] = [
+        ("", lambda: fedkd_batched(work), 4, True),
+        (", fused Adam, no scatter", lambda: FusedStep(work, graph=False), 3, False),
+    ]
+    if name in ("cnn", "resnet"):
+        made = partial(fedkd_batched, work, products=True)
+        found.append((", convolutions as products", made, 4, True))
+    if on_gpu:
+        found.append((", fedkd's graph", partial(fedkd_batched, work, graphs=True), 4, True))
+        found.append((" as a graph", lambda: FusedStep(work, graph=True), 4, True))
+    if compiled and work.clients in (20, 2):
+        what = f", compiled{', as a graph' if on_gpu else ''}"
+        found.append((what, lambda: FusedStep(work, graph=on_gpu, compiled=True), 60, True))
+    return found
 
 
 @contextlib.contextmanager
@@ -645,8 +678,9 @@ def round_part(report: Report, dry_run: bool) -> None:
         ("one by one", {}),
         ("one by one, 8 threads", {"engine": eight}),
         ("together", {"batch_clients": everyone}),
+        ("together, steps replayed", {"batch_clients": everyone, "step_graphs": everyone}),
+        ("all by trial", {"batch_clients": "auto", "step_graphs": "auto"}),
         ("together, 8 threads", {"batch_clients": everyone, "engine": eight}),
-        ("batch_clients=auto", {"batch_clients": "auto"}),
         ("one by one, 1,000 test images", tested),
         ("together, 1,000 test images", {"batch_clients": everyone, **tested}),
     ]
@@ -726,6 +760,14 @@ def scale_part(report: Report, dry_run: bool) -> None:
             "scale",
             f"{label}: together",
             lambda: fedkd_rounds({**settings, "batch_clients": names}, device),
+            15,
+        )
+        report.add(
+            "scale",
+            f"{label}: together, steps replayed",
+            lambda: fedkd_rounds(
+                {**settings, "batch_clients": names, "step_graphs": names}, device
+            ),
             15,
         )
         report.add("scale", f"{label}: one by one", lambda: fedkd_rounds(one, device), seconds)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from finished import finished_records
+from replayed import record_on_cpu
 from tiny import records, scenario
 
 from fedkd.errors import SettingError
@@ -206,9 +207,11 @@ def test_convolutions_as_products_are_near_the_loop() -> None:
         ({"batch_clients": ["mlp"], "product_convolutions": ["mlp"]}, "mlp has no convolution"),
         ({"models": ["cnn"], "product_convolutions": ["cnn"]}, r"set batch_clients=\[cnn\] too"),
         ({"product_convolutions": ["mpl"]}, "did you mean 'mlp'"),
+        ({"step_graphs": ["mlp"]}, r"set batch_clients=\[mlp\] too"),
+        ({"batch_clients": ["mlp"], "step_graphs": ["mlp"]}, "set device=cuda"),
     ],
 )
-def test_products_that_would_do_nothing_are_refused(changes: dict[str, Any], said: str) -> None:
+def test_what_would_do_nothing_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingError, match=said):
         build(scenario(**changes), threading.Event())
 
@@ -229,6 +232,31 @@ def test_on_a_gpu_a_trial_chooses_the_convolutions(
     assert not tried
     assert wants_products(replace(context, device=torch.device("cuda")), "cnn") is faster
     assert set(tried) == {len(context.architectures)}
+
+
+def test_a_run_with_replayed_steps_has_the_figures_of_a_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a GPU, where Adam is fused: graphs of both phases serve all rounds."""
+    recorded: list[torch.Tensor] = []
+
+    def record(call: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
+        replay, found = record_on_cpu(call)
+        recorded.append(found)
+        return replay, found
+
+    monkeypatch.setattr("fedkd.federation.step_graphs.record", record)
+    monkeypatch.setattr("fedkd.training.optimizers.is_fused", lambda _: True)
+    monkeypatch.setattr(worker_facts, "reason_ungraphed", lambda *_, **__: None)
+    changes: dict[str, Any] = {"models": ["mlp"], "rounds": 3, "batch_clients": ["mlp"]}
+    changes["train"] = changes["distill"] = {"batch_size": 4}
+    usual = records(**changes)[-1]
+    assert not recorded
+    found = records(**changes, step_graphs="auto")[-1]
+    assert len(recorded) == 2
+    for one, other in zip(usual.clients, found.clients, strict=True):
+        assert other.train_loss == pytest.approx(one.train_loss, rel=1e-4)
+        assert other.distill_loss == pytest.approx(one.distill_loss, rel=1e-4)
 
 
 def test_kept_optimizers_and_unknown_names_are_refused() -> None:
