@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedkd.data.image_arrays import checked_images
-from fedkd.data.named_columns import Chosen, classes_of
+from fedkd.data.named_columns import Chosen, classes_of, odd_text
 from fedkd.data.prepare import LoadedRows
 from fedkd.data.prepared_series import SeriesRows
 from fedkd.data.sources import Rows
@@ -106,6 +106,10 @@ def _series_values(chosen: Chosen) -> np.ndarray:
         return np.stack(channels, axis=1)
     for name, values in zip(chosen.inputs, columns, strict=True):
         if values.ndim != 1 or values.dtype.kind not in "iufb":
+            if not _holds_lists(values) and (row := odd_text(values)) is not None:
+                raise chosen.columns.wrong(
+                    row, name, f"{values[row]!r} is no number, as most others are; mend it"
+                )
             raise chosen.columns.wrong_column(
                 name,
                 "a series is columns of numbers, one a step (one channel), or columns of lists,"

@@ -43,14 +43,30 @@ def content_key(source: object, path: str, content_hash: Callable[[], str]) -> s
 
 
 def splits_hash(columns: object, splits: Mapping[str, Any]) -> str:
-    """Return a hash of the rows in the files of ``splits``, and of the chosen columns."""
+    """Return a hash of the rows in the files of ``splits``, and of the chosen columns.
+
+    A folder of pictures has their names in its rows: the files that they are in are hashed too.
+    """
     digest = hashlib.sha256(repr(columns).encode())
     for split, dataset in splits.items():
         digest.update(split.encode())
         for file in dataset.cache_files:
             with Path(file["filename"]).open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
+        for picture in _picture_files(dataset):
+            digest.update(picture.read_bytes())
     return digest.hexdigest()[:32]
+
+
+def _picture_files(dataset: Any) -> Iterator[Path]:
+    """Yield the files of the pictures that a split does not hold itself."""
+    from datasets import Image
+
+    for name, feature in dataset.features.items():
+        if isinstance(feature, Image):
+            for stored in dataset.cast_column(name, Image(decode=False))[name]:
+                if stored is not None and stored["bytes"] is None:
+                    yield Path(stored["path"])
 
 
 def open_splits(

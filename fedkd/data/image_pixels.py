@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedkd.errors import SettingError
+from fedkd.errors import SettingError, one_line
 
 Mode = Literal["grey", "rgb"]
 
@@ -16,27 +16,43 @@ def pixels_of(
 ) -> Iterator[np.ndarray]:
     """Yield the pictures of a split as pixels [height, width, channels], uint8.
 
+    Raises SettingError for a picture that is missing or cannot be read.
+
     Args:
         dataset: The split.
         column: The column of pictures.
         sides: Height and width that they are resized to, bilinearly; None leaves them.
         mode: What they are converted to; None leaves grey ones grey and makes all others rgb.
     """
+    pictures = iter(dataset.with_format(None)[column])
+    for row in range(len(dataset)):
+        try:
+            picture = next(pictures)
+            array = None if picture is None else _pixels(picture, sides, mode)
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow's for damaged files
+            raise SettingError(
+                f"data: {place_of([dataset], column, row)} cannot be read as a picture:"
+                f" {one_line(error)}"
+            ) from error
+        if array is None:
+            raise SettingError(f"data: column {column!r} has no image in row {row + 1}")
+        yield array
+
+
+def _pixels(picture: Any, sides: tuple[int, int] | None, mode: Mode | None) -> np.ndarray:
+    """Return a picture as pixels [height, width, channels]; the settings are ``pixels_of``'s."""
     from PIL import Image
 
-    for row, picture in enumerate(dataset.with_format(None)[column]):
-        if picture is None:
-            raise SettingError(f"data: column {column!r} has no image in row {row + 1}")
-        is_grey = mode == "grey" if mode else picture.mode in ("L", "1", "I;16")
-        converted = picture.convert("L" if is_grey else "RGB")
-        if sides is not None and converted.size != sides[::-1]:
-            converted = converted.resize(sides[::-1], Image.Resampling.BILINEAR)
-        array = np.asarray(converted, dtype=np.uint8)
-        yield array if array.ndim == 3 else array[..., None]
+    is_grey = mode == "grey" if mode else picture.mode in ("L", "1", "I;16")
+    converted = picture.convert("L" if is_grey else "RGB")
+    if sides is not None and converted.size != sides[::-1]:
+        converted = converted.resize(sides[::-1], Image.Resampling.BILINEAR)
+    array = np.asarray(converted, dtype=np.uint8)
+    return array if array.ndim == 3 else array[..., None]
 
 
-def file_name(datasets: Sequence[Any], column: str, row: int) -> str | None:
-    """Return the file of a picture in splits, one behind the other; None where it has none.
+def place_of(datasets: Sequence[Any], column: str, row: int) -> str:
+    """Return where a picture is in splits, one behind the other: its row, and its file if any.
 
     Args:
         datasets: The splits.
@@ -45,17 +61,18 @@ def file_name(datasets: Sequence[Any], column: str, row: int) -> str | None:
     """
     from datasets import Image
 
+    at, counted = row, f"row {row + 1}"
     for dataset in datasets:
-        if row < len(dataset):
-            stored = dataset.cast_column(column, Image(decode=False))[row][column]
-            path: str | None = stored["path"] if stored["bytes"] is None else None
-            return path
-        row -= len(dataset)
-    return None
+        if at < len(dataset):
+            stored = dataset.cast_column(column, Image(decode=False))[at][column]
+            is_file = stored is not None and stored["bytes"] is None
+            return f"{counted}, {stored['path']}" if is_file else counted
+        at -= len(dataset)
+    return counted
 
 
 def one_shape(
-    pictures: Sequence[np.ndarray], column: str, file_of: Callable[[int], str | None]
+    pictures: Sequence[np.ndarray], column: str, place: Callable[[int], str]
 ) -> np.ndarray:
     """Return pictures as one array [n, height, width, channels].
 
@@ -64,7 +81,7 @@ def one_shape(
     Args:
         pictures: The pictures.
         column: Where they are from, for the message.
-        file_of: The file of a picture by its place; None where it has none of its own.
+        place: Says where a picture is.
     """
     sizes = Counter(picture.shape[:2] for picture in pictures)
     channels = Counter(picture.shape[2] for picture in pictures)
@@ -75,12 +92,13 @@ def one_shape(
         (height, width), _ = sizes.most_common(1)[0]
         odd = next(i for i, one in enumerate(pictures) if one.shape[:2] != (height, width))
         shown = " x ".join(map(str, pictures[odd].shape[:2]))
-        file = file_of(odd)
-        where = f"row {odd + 1}" if file is None else f"row {odd + 1}, {file},"
-        found.append(f"{len(sizes)} sizes (most {height} x {width}, {where} {shown})")
+        found.append(f"{len(sizes)} sizes (most {height} x {width}, {place(odd)}, {shown})")
         cures.append(f"data.size=[{height},{width}] to resize them")
     if len(channels) > 1:
-        found.append(f"{channels[1]} grey and {channels[3]} in color")
+        few = min(channels, key=lambda count: channels[count])
+        odd = next(i for i, one in enumerate(pictures) if one.shape[2] == few)
+        kind = "grey" if few == 1 else "in color"
+        found.append(f"{channels[1]} grey and {channels[3]} in color ({place(odd)}, is {kind})")
         cures.append("data.mode=rgb or data.mode=grey to convert them")
     raise SettingError(
         f"data: column {column!r} holds images of {' and '.join(found)}; all must be alike: say"

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedkd.data.named_columns import Chosen, ColumnChoice, Columns, choose
+from fedkd.data.named_columns import Chosen, ColumnChoice, Columns, choose, odd_text
 from fedkd.errors import SettingError, unknown_name
 
 
@@ -120,6 +120,8 @@ def _times(columns: Columns, time: str) -> np.ndarray:
         found, broken = stamps.astype(np.int64), np.isnat(stamps)
     if broken.any():
         row = int(np.argmax(broken))
+        if listed.isna()[row]:
+            raise columns.wrong(row, time, "no time of this step")
         raise columns.wrong(row, time, f"{values[row]!r} is no time, neither a number nor a date")
     return found
 
@@ -128,6 +130,8 @@ def _listed(chosen: Chosen, name: str, steps: np.ndarray) -> np.ndarray:
     """Return an input as a list of numbers for each series."""
     values, columns = chosen.input(name), chosen.columns
     if values.ndim != 1 or values.dtype.kind not in "iufb":
+        if (row := odd_text(values)) is not None:
+            raise columns.wrong(row, name, f"{values[row]!r} is no number, as most others are")
         raise columns.wrong_column(
             name, "a channel of a series is numbers, one a time step; leave it out"
         )

@@ -121,6 +121,17 @@ def choose(columns: Columns, choice: ColumnChoice) -> Chosen:
     return Chosen(columns, inputs, target, choice)
 
 
+def odd_text(values: np.ndarray) -> int | None:
+    """Return the first row that is text and no number where most rows are numbers; else None."""
+    import pandas as pd
+
+    if values.ndim != 1:
+        return None
+    texts = pd.Series(values.tolist(), dtype=object)
+    odd = (pd.to_numeric(texts, errors="coerce").isna() & texts.notna()).to_numpy()
+    return int(odd.argmax()) if odd.any() and odd.mean() < 0.5 else None
+
+
 def classes_of(chosen: Chosen) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the class [n] of each row, and the classes' names.
 

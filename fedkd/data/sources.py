@@ -3,14 +3,15 @@
 Not for: preparing them (``fedkd.data.prepare``) or dividing them (``fedkd.data.division``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from fedkd.data.hub_splits import content_key, open_splits, splits_hash
-from fedkd.data.image_pixels import file_name, one_shape, pixels_of
+from fedkd.data.image_pixels import one_shape, pixels_of, place_of
 from fedkd.errors import SettingError
 from fedkd.settings.validators import at_least, check_choices
 
@@ -140,6 +141,9 @@ class HubImages:
         splits = self._splits
         train = splits["train"]
         image_column, label_column = self._columns(train)
+        place = partial(place_of, [*splits.values()], image_column)
+        labels, names = self._labels(splits, label_column)
+        _check_splits(labels, len(train), names, place)
         images = one_shape(
             [
                 pixels
@@ -147,9 +151,8 @@ class HubImages:
                 for pixels in pixels_of(dataset, image_column, self._sides, self.mode)
             ],
             image_column,
-            lambda row: file_name([*splits.values()], image_column, row),
+            place,
         )
-        labels, names = self._labels(splits, label_column)
         others = {
             name: np.concatenate([np.asarray(d[name]) for d in splits.values()])
             for name in train.column_names
@@ -213,6 +216,31 @@ class HubImages:
         """The chosen splits as ``datasets`` reads them, training first."""
         return open_splits(
             self.path, self.train_split, self.test_split, "ylecun/mnist", "train/CLASS/NAME.png"
+        )
+
+
+def _check_splits(
+    labels: np.ndarray, train_size: int, names: Sequence[str], place: Callable[[int], str]
+) -> None:
+    """Raise SettingError for training rows of one class, and for a class of test rows alone.
+
+    Args:
+        labels: The classes of all rows, those of the training split first.
+        train_size: The number of these.
+        names: What the classes are called.
+        place: Says where a row is.
+    """
+    trained = np.unique(labels[:train_size])
+    if len(trained) == 1:
+        raise SettingError(
+            f"data: all training images are of class {names[trained[0]]!r}; two are needed"
+        )
+    stray = ~np.isin(labels, trained)
+    if stray.any():
+        row = int(stray.argmax())
+        raise SettingError(
+            f"data: {place(row)}: class {names[labels[row]]!r} is in the test split only; leave"
+            " such images out, or put some into the training split"
         )
 
 

@@ -180,6 +180,8 @@ def test_a_series_is_of_one_file(tmp_path: Path) -> None:
         ({"device": ["b", "a", "a", None, "c", "c"]}, {}, "row 4, column 'device': no id"),
         ({"day": [1, 2, 2, 3, 4, 5]}, {}, "row 3, column 'day': the series has this time in anot"),
         ({"day": [1, 2, 3, "soon", 5, 6]}, {}, "row 4, column 'day': 'soon' is no time"),
+        ({"day": [1, 2, None, 4, 5, 6]}, {}, "row 3, column 'day': no time of this step"),
+        ({"heat": [1, 2, "hot", 4, 5, 6]}, {}, "row 3, column 'heat': 'hot' is no number, as"),
         ({"heat": [1, 2, None, 4, 5, 6]}, {}, "row 3, column 'heat': nan; series have no missing"),
         ({"outcome": ["ill"] * 2 + ["well"] * 4}, {}, "'outcome': .*a series has one class"),
         ({}, {"inputs": ("heat", "room")}, "column 'room': a channel of a series is numbers"),

@@ -340,8 +340,8 @@ def test_pictures_of_several_sizes_and_modes_are_made_alike_when_asked_to(tmp_pa
     given: dict[str, Any] = {"path": str(tmp_path), "test_split": None}
     with pytest.raises(
         SettingError,
-        match=r"2 sizes \(most 6 x 4, row 2, .*c.png, 9 x 4\) and 3 grey and 1 in color;"
-        r" all must be alike: say data.size=\[6,4\] .* data.mode=rgb or data.mode=grey",
+        match=r"2 sizes \(most 6 x 4, row 2, .*c.png, 9 x 4\) and 3 grey and 1 in color \(row 3, .*b.png, is in"
+        r" color\); all must be alike: say data.size=\[6,4\] .* data.mode=rgb or data.mode=grey",
     ):
         HubImages(**given).load()
     made = HubImages(**given, size=(6, 4), mode="grey").load()
@@ -358,6 +358,27 @@ def test_pictures_of_several_sizes_and_modes_are_made_alike_when_asked_to(tmp_pa
     assert len(keys) == 6  # 5 and [5,5] are one
     with pytest.raises(SettingError, match="size must be >= 1, got 0"):
         HubImages(**given, size=(4, 0))
+
+
+@pytest.mark.slow
+def test_pictures_that_are_changed_in_place_are_other_data_and_a_broken_one_is_named(
+    tmp_path: Path,
+) -> None:
+    write_pictures(tmp_path, dict.fromkeys("abcd", (6, 4)))
+    source = HubImages(path=str(tmp_path), test_split=None)
+    file = tmp_path / "train" / "class0" / "c.png"
+    before, pixels = source.content_key(), source.load().images
+    Pillow.fromarray(np.zeros((6, 4), np.uint8)).save(file)
+    assert source.content_key() != before
+    assert not np.array_equal(source.load().images, pixels)
+    file.write_bytes(b"no picture")
+    with pytest.raises(SettingError, match=r"row 2, .*c.png cannot be read as a picture: Unid"):
+        source.load()
+    file.unlink()
+    (tmp_path / "test" / "class2").mkdir(parents=True)
+    Pillow.fromarray(np.zeros((6, 4), np.uint8)).save(tmp_path / "test" / "class2" / "e.png")
+    with pytest.raises(SettingError, match=r"row 4, .*e.png: class 'class2' is in the test split"):
+        HubImages(path=str(tmp_path)).load()
 
 
 def test_sizes_do_not_change_the_key_of_what_is_not_resized(tmp_path: Path) -> None:
