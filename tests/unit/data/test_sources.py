@@ -340,8 +340,9 @@ def test_pictures_of_several_sizes_and_modes_are_made_alike_when_asked_to(tmp_pa
     given: dict[str, Any] = {"path": str(tmp_path), "test_split": None}
     with pytest.raises(
         SettingError,
-        match=r"2 sizes \(most 6 x 4, row 2, .*c.png, 9 x 4\) and 3 grey and 1 in color \(row 3, .*b.png, is in"
-        r" color\); all must be alike: say data.size=\[6,4\] .* data.mode=rgb or data.mode=grey",
+        match=r"2 sizes \(most 6 x 4, row 2, .*c.png, 9 x 4\) and 3 grey and 1 in color"
+        r" \(row 3, .*b.png, is in color\); all must be alike: say"
+        r" data.size=\[6,4\] .* data.mode=rgb or data.mode=grey",
     ):
         HubImages(**given).load()
     made = HubImages(**given, size=(6, 4), mode="grey").load()
