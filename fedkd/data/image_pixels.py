@@ -31,7 +31,7 @@ def pixels_of(
             array = None if picture is None else _pixels(picture, sides, mode)
         except (OSError, SyntaxError, ValueError) as error:  # Pillow's for damaged files
             raise SettingError(
-                f"data: {place_of([dataset], column, row)} cannot be read as a picture:"
+                f"data: {position_of([dataset], column, row)} cannot be read as a picture:"
                 f" {one_line(error)}"
             ) from error
         if array is None:
@@ -51,7 +51,7 @@ def _pixels(picture: Any, sides: tuple[int, int] | None, mode: Mode | None) -> n
     return array if array.ndim == 3 else array[..., None]
 
 
-def place_of(datasets: Sequence[Any], column: str, row: int) -> str:
+def position_of(datasets: Sequence[Any], column: str, row: int) -> str:
     """Return where a picture is in splits, one behind the other: its row, and its file if any.
 
     Args:
@@ -72,7 +72,7 @@ def place_of(datasets: Sequence[Any], column: str, row: int) -> str:
 
 
 def one_shape(
-    pictures: Sequence[np.ndarray], column: str, place: Callable[[int], str]
+    pictures: Sequence[np.ndarray], column: str, position: Callable[[int], str]
 ) -> np.ndarray:
     """Return pictures as one array [n, height, width, channels].
 
@@ -81,7 +81,7 @@ def one_shape(
     Args:
         pictures: The pictures.
         column: Where they are from, for the message.
-        place: Says where a picture is.
+        position: Says where a picture is.
     """
     sizes = Counter(picture.shape[:2] for picture in pictures)
     channels = Counter(picture.shape[2] for picture in pictures)
@@ -92,13 +92,13 @@ def one_shape(
         (height, width), _ = sizes.most_common(1)[0]
         odd = next(i for i, one in enumerate(pictures) if one.shape[:2] != (height, width))
         shown = " x ".join(map(str, pictures[odd].shape[:2]))
-        found.append(f"{len(sizes)} sizes (most {height} x {width}, {place(odd)}, {shown})")
+        found.append(f"{len(sizes)} sizes (most {height} x {width}, {position(odd)}, {shown})")
         cures.append(f"data.size=[{height},{width}] to resize them")
     if len(channels) > 1:
         few = min(channels, key=lambda count: channels[count])
         odd = next(i for i, one in enumerate(pictures) if one.shape[2] == few)
         kind = "grey" if few == 1 else "in color"
-        found.append(f"{channels[1]} grey and {channels[3]} in color ({place(odd)}, is {kind})")
+        found.append(f"{channels[1]} grey and {channels[3]} in color ({position(odd)}, is {kind})")
         cures.append("data.mode=rgb or data.mode=grey to convert them")
     raise SettingError(
         f"data: column {column!r} holds images of {' and '.join(found)}; all must be alike: say"

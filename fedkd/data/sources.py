@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from fedkd.data.hub_splits import content_key, open_splits, splits_hash
-from fedkd.data.image_pixels import one_shape, pixels_of, place_of
+from fedkd.data.image_pixels import one_shape, pixels_of, position_of
 from fedkd.errors import SettingError
 from fedkd.settings.validators import at_least, check_choices
 
@@ -141,9 +141,9 @@ class HubImages:
         splits = self._splits
         train = splits["train"]
         image_column, label_column = self._columns(train)
-        place = partial(place_of, [*splits.values()], image_column)
+        position = partial(position_of, [*splits.values()], image_column)
         labels, names = self._labels(splits, label_column)
-        _check_splits(labels, len(train), names, place)
+        _check_splits(labels, len(train), names, position)
         images = one_shape(
             [
                 pixels
@@ -151,7 +151,7 @@ class HubImages:
                 for pixels in pixels_of(dataset, image_column, self._sides, self.mode)
             ],
             image_column,
-            place,
+            position,
         )
         others = {
             name: np.concatenate([np.asarray(d[name]) for d in splits.values()])
@@ -220,7 +220,7 @@ class HubImages:
 
 
 def _check_splits(
-    labels: np.ndarray, train_size: int, names: Sequence[str], place: Callable[[int], str]
+    labels: np.ndarray, train_size: int, names: Sequence[str], position: Callable[[int], str]
 ) -> None:
     """Raise SettingError for training rows of one class, and for a class of test rows alone.
 
@@ -228,7 +228,7 @@ def _check_splits(
         labels: The classes of all rows, those of the training split first.
         train_size: The number of these.
         names: What the classes are called.
-        place: Says where a row is.
+        position: Says where a row is.
     """
     trained = np.unique(labels[:train_size])
     if len(trained) == 1:
@@ -239,7 +239,7 @@ def _check_splits(
     if stray.any():
         row = int(stray.argmax())
         raise SettingError(
-            f"data: {place(row)}: class {names[labels[row]]!r} is in the test split only; leave"
+            f"data: {position(row)}: class {names[labels[row]]!r} is in the test split only; leave"
             " such images out, or put some into the training split"
         )
 
