@@ -61,6 +61,8 @@ def export(
     """
     import torch
 
+    from fedkd.models.libraries import whole_name
+
     stored = run if isinstance(run, StoredRun) else StoredRun(run, trust=trust)
     kind = stored.experiment.context.kind
     if kind is not None and not kind.predicts_alone:
@@ -94,7 +96,7 @@ def export(
             )
             needs = "fedkd, or the module that the run had" if definition is None else "torch alone"
             if split_prefix(about["model"]):
-                needs = f"fedkd, and what `{about['model']}` names"
+                needs = f"fedkd, and what `{whole_name(about['model'])}` names"
         if definition is not None:
             write_whole(folder / DEFINITION, [definition.encode()])
         write_whole(folder / LOADER, [loader.encode()])
@@ -147,6 +149,8 @@ def _definition_and_loader(
         task: The run's, which finds factories by name.
         stored: The run.
     """
+    from fedkd.models.libraries import whole_name
+
     given: tuple[object, ...] | None = getattr(architecture, "arguments", None)
     if given is None:  # a task of one's own makes its models itself
         return None, _by_hand(f"the task of the run makes {architecture.name}")
@@ -161,9 +165,13 @@ def _definition_and_loader(
             imports=f"from {DEFINITION.removesuffix('.py')} import {function} as factory",
             make=f"    return factory({arguments})",
         )
-    kind = type(task)
-    imports = f"from {kind.__module__} import {kind.__qualname__}"
-    made = f"{kind.__qualname__}.factory({name!r})({arguments})"
+    kind, maker = type(task), getattr(architecture, "maker", None)
+    if maker is None:
+        imports = f"from {kind.__module__} import {kind.__qualname__}"
+        made = f"{kind.__qualname__}.factory({whole_name(name)!r})({arguments})"
+    else:
+        imports = f"from {maker.__module__} import {maker.__qualname__}"
+        made = f"{maker.__qualname__}({whole_name(name)!r}, {arguments})"
     adapters = stored.config.get("adapters", {"name": "none"})
     if adapters["name"] != "none":
         imports += "\nfrom fedkd.models.adapters import SharedModel"

@@ -5,7 +5,9 @@ pre-trained where their arguments ask for weights, and their head is the last li
 the adapters themselves (``fedkd.models.adapters``).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -49,37 +51,19 @@ class AdaptedImageSpec:
         return self.unadapted.name
 
     @property
-    def arguments(self) -> tuple[object, ...] | None:
-        """What the factory is called with; None where its module is not what adapters go into."""
-        prefixed = split_prefix(self.name)
-        return self.unadapted.arguments if prefixed and library(prefixed[0]).says_head else None
+    def arguments(self) -> tuple[object, ...]:
+        """What ``adaptable`` is called with behind the name."""
+        return self.unadapted.arguments
+
+    @property
+    def maker(self) -> Callable[..., nn.Module]:
+        """The function that makes what adapters go into, of the name and ``arguments``."""
+        return adaptable
 
     def build(self, seed: int) -> nn.Module:
         """Return a fresh module whose trained weights depend on ``seed`` alone."""
-        return self.adapters.build(self._make, seed, self.shared)
-
-    def _make(self) -> nn.Module:
-        """Return a module without adapters, drawn by the global generator."""
-        check_shape(self.name, self.unadapted.input_shape)
-        model = find_factory(self.name)(self.unadapted.input_shape, self.unadapted.classes)
-        if isinstance(model, Adaptable):
-            return model
-        path, arguments = split_arguments(self.name)
-        prefixed = split_prefix(path)
-        if prefixed is None or not library(prefixed[0]).is_pretrained(arguments):
-            cure = "" if prefixed is None else f"; say {path}(pretrained=true)"
-            raise SettingError(
-                f"adapters=lora freezes pre-trained weights, and {self.name} has none{cure}; take"
-                " models=[hf:FOLDER_OR_ID], or leave it out"
-            )
-        with torch.no_grad():
-            head = find_head(model.eval(), self.example(1))
-        if head is None:
-            raise SettingError(
-                f"adapters=lora trains the last linear layer with them, and {self.name} ends in"
-                " none; leave it out"
-            )
-        return PretrainedModel(model.train(), head)
+        make = partial(adaptable, self.name, self.unadapted.input_shape, self.unadapted.classes)
+        return self.adapters.build(make, seed, self.shared)
 
     def example(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Return ``count`` images of zeros, or of normal noise."""
@@ -88,6 +72,38 @@ class AdaptedImageSpec:
     def probe(self, *, features: bool) -> ModelInfo:
         """Return what a trial of the model shows; SettingError where it does not fit its task."""
         return image_traits(built_on_trial(self), self.unadapted, features=features)
+
+
+def adaptable(name: str, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Return a model that adapters can go into, drawn by the global generator.
+
+    Raises SettingError for one without weights that were learned, or without a linear head.
+
+    Args:
+        name: Its name.
+        input_shape: Channels, height and width of the images.
+        classes: C.
+    """
+    check_shape(name, input_shape)
+    model = find_factory(name)(input_shape, classes)
+    if isinstance(model, Adaptable):
+        return model
+    path, arguments = split_arguments(name)
+    prefixed = split_prefix(path)
+    if prefixed is None or not library(prefixed[0]).is_pretrained(arguments):
+        cure = "" if prefixed is None else f"; say {path}(pretrained=true)"
+        raise SettingError(
+            f"adapters=lora freezes pre-trained weights, and {name} has none{cure}; take"
+            " models=[hf:FOLDER_OR_ID], or leave it out"
+        )
+    with torch.no_grad():
+        head = find_head(model.eval(), ImageModelSpec(name, input_shape, classes).example(1))
+    if head is None:
+        raise SettingError(
+            f"adapters=lora trains the last linear layer with them, and {name} ends in none; leave"
+            " it out"
+        )
+    return PretrainedModel(model.train(), head)
 
 
 class PretrainedModel(nn.Module):

@@ -33,7 +33,6 @@ class HuggingFaceModels(ModelLibrary):
     """Models that transformers loads by its ``AutoModel`` classes."""
 
     package = "transformers"
-    says_head = True
 
     def find(self, name: str) -> Callable[..., nn.Module]:
         """Return the factory of a classifier of images."""
@@ -56,6 +55,10 @@ class HuggingFaceModels(ModelLibrary):
             return _contents_hash(name)
         commit = getattr(configuration(name), "_commit_hash", None)
         return None if commit is None else str(commit)
+
+    def whole_name(self, name: str) -> str:
+        """Return the whole path of a folder; the id of the hub as it is."""
+        return str(_folder(name).absolute()) if _is_local(name) else name
 
     def tokenizer(self, name: str) -> "HubTokenizer":
         """Return the tokenizer that is stored with a model."""

@@ -34,9 +34,6 @@ class ModelLibrary(Protocol):
     """Whether its models take any numbers, rather than images alone."""
     fits_itself: ClassVar[bool] = False
     """Whether its models are fitted as a whole (``fedkd.models.fitting``)."""
-    says_head: ClassVar[bool] = False
-    """Whether its models say what of them is pre-trained and what the head
-    (``fedkd.models.adapters.Adaptable``)."""
 
     @abstractmethod
     def find(self, name: str) -> Callable[..., nn.Module]:
@@ -83,6 +80,10 @@ class ModelLibrary(Protocol):
     def content_key(self, name: str) -> str | None:
         """Return a key of a model's files, where it is of files that may change; None if not."""
         return None
+
+    def whole_name(self, name: str) -> str:
+        """Return the name by which a model is found from any folder; by default as it is."""
+        return name
 
     def spec(self, name: str, input_shape: tuple[int, ...], classes: int) -> "ModelSpec | None":
         """Return the specification of a model that needs its own; None for that of its task.
@@ -132,6 +133,15 @@ def model_contents(names: Iterable[str]) -> dict[str, str]:
     prefixes = {name: split_prefix(split_arguments(name)[0]) for name in names}
     keys = {n: library(found[0]).content_key(found[1]) for n, found in prefixes.items() if found}
     return {name: key for name, key in sorted(keys.items()) if key is not None}
+
+
+def whole_name(name: str) -> str:
+    """Return the name of a model, with its arguments, by which it is found from any folder."""
+    path = split_arguments(name)[0]
+    found = split_prefix(path)
+    if found is None:
+        return name
+    return f"{found[0]}:{library(found[0]).whole_name(found[1])}{name.removeprefix(path)}"
 
 
 def fitted_models(models: Iterable[str]) -> tuple[str, ...]:

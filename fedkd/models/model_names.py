@@ -96,7 +96,10 @@ def split_arguments(name: str, what: str = "models") -> tuple[str, dict[str, obj
     try:
         call = ast.parse(f"f({rest}", mode="eval").body
     except (SyntaxError, ValueError) as error:
-        raise SettingError(f"{what}: {name!r} cannot be read, {_example(what)}") from error
+        raise SettingError(
+            f"{what}: {name!r} cannot be read, {_example(what)}; text that is no single word stands"
+            " in quotes"
+        ) from error
     if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
         raise SettingError(f"{what}: the arguments in {name!r} must have names, {_example(what)}")
     arguments: dict[str, object] = {}

@@ -3,12 +3,14 @@
 import json
 import re
 import shlex
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from stand_ins import timm_stand_in
 from tiny import TINY
 from tiny_hub import save_bert, save_gpt2, save_tokenizer, save_vit
 from tiny_labels import TINY_LABELS, TinyLabels
@@ -20,6 +22,7 @@ from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.export_model import export
 from fedkd.experiment.resume import resume
 from fedkd.experiment.run import execute, run
+from fedkd.experiment.stored_run import StoredRun
 from fedkd.federation.round_records import RoundRecord
 from fedkd.models.adapted_images import PretrainedModel
 from fedkd.models.adapters import Lora, SharedModel
@@ -202,6 +205,20 @@ def test_adapters_of_an_image_model_are_trained_sent_and_exported(tmp_path: Path
     names: dict[str, Any] = {"__file__": str(folder / "load_model.py"), "__name__": "loader"}
     exec((folder / "load_model.py").read_text(), names)
     assert names["load"]()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_adapters_of_a_library_that_does_not_say_its_heads_are_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", timm_stand_in([]))
+    adapters = {"name": "lora", "layers": ["conv1"], "rank": 2}
+    changes = {"models": ["timm:resnet18(pretrained=true)"], "adapters": adapters, "rounds": 1}
+    run(Scenario.parse({**TINY, **changes}), tmp_path / "run")
+    folder = export(tmp_path / "run", 0, tmp_path / "export", trust=True)
+    names: dict[str, Any] = {"__file__": str(folder / "load_model.py"), "__name__": "loader"}
+    exec((folder / "load_model.py").read_text(), names)
+    images = torch.rand(3, 1, 8, 8)
+    assert torch.equal(names["load"]()(images), StoredRun(tmp_path / "run").model(0)(images))
 
 
 def test_adapters_go_into_the_linear_layers_that_a_library_calls() -> None:

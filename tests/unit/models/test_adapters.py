@@ -3,7 +3,7 @@
 import pytest
 
 from fedkd.errors import SettingError
-from fedkd.models.adapted_images import AdaptedImageSpec, with_adapters
+from fedkd.models.adapted_images import with_adapters
 from fedkd.models.adapters import Lora, NoAdapters
 from fedkd.models.factory import ImageModelSpec
 from fedkd.models.libraries import library
@@ -39,5 +39,3 @@ def test_adapters_need_weights_that_were_learned() -> None:
         ("sklearn", {}, False),
     ):
         assert library(prefix).is_pretrained(given) == pretrained
-    name = "timm:vit_tiny_patch16_224(pretrained=true)"  # its loader cannot know what its head is
-    assert AdaptedImageSpec(ImageModelSpec(name, (3, 8, 8), 3), Lora()).arguments is None

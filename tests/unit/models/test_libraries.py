@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from fedkd.errors import SettingError
 from fedkd.models.factory import ImageModelSpec, find_factory, probe
-from fedkd.models.libraries import library, library_versions
+from fedkd.models.libraries import library, library_versions, whole_name
 from fedkd.models.model_names import split_arguments, split_share, written
 from fedkd.scenario.scenario import Scenario
 from fedkd.scenario.trust import foreign_imports
@@ -140,3 +141,12 @@ def _net() -> Callable[..., nn.Module]:
 def test_a_mapping_that_is_no_model_is_told(model: dict[str, object], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         split_share(written(model))
+
+
+def test_the_whole_name_of_a_model_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert whole_name("hf:bert(pretrained=false)") == f"hf:{tmp_path / 'bert'}(pretrained=false)"
+    for name in ("hf:google/bert", f"hf:{tmp_path}", "timm:resnet18(num_heads=2)", "cnn"):
+        assert whole_name(name) == name
