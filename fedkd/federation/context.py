@@ -128,6 +128,11 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     model.load_state_dict(weights)
 
 
+def memory_of(state: ClientState) -> ClientState:
+    """Return what is stored of a client beside its model."""
+    return {name: tensor for name, tensor in state.items() if name.startswith(MEMORY)}
+
+
 def _same(one: Predictions, other: Predictions) -> bool:
     return (
         one.scale == other.scale
@@ -275,15 +280,31 @@ class ClientContext:
         Borrowed: the thread's next call loads another client's weights into the same module.
         ``weights`` take the place of the stored ones.
         """
+        state = self.state_of(client_id)
+        return self.borrow_module(client_id, state, weights), memory_of(state)
+
+    def state_of(self, client_id: int) -> ClientState:
+        """Return what is stored of a client, or what it begins with. Not to be changed."""
+        return self.store.get(client_id) or self.initial_state(client_id)
+
+    def borrow_module(
+        self, client_id: int, state: ClientState, weights: Mapping[str, Tensor] | None = None
+    ) -> nn.Module:
+        """Return this thread's module with the weights of a client's state.
+
+        Args:
+            client_id: The client.
+            state: What is stored of it.
+            weights: Take the place of the stored ones.
+        """
         architecture = self.architectures[client_id]
         model = self.workspace.module(architecture.name, lambda: self.module(architecture))
-        state = self.store.get(client_id) or self.initial_state(client_id)
         weights = weights or {
             name: tensor for name, tensor in state.items() if not name.startswith(MEMORY)
         }
         load_weights(model, weights)
         teach(model, self, client_id, state)
-        return model, {name: tensor for name, tensor in state.items() if name.startswith(MEMORY)}
+        return model
 
     def borrow_companion(self, client_id: int, memory: Mapping[str, Tensor]) -> Companion | None:
         """Return this thread's companion module with a client's weights; None without companions.

@@ -49,10 +49,14 @@ class KnowledgeView:
         self.client_id, self.round = update.client_id, update.round
         self.classes = update.context.task.classes
         self.temperature = update.context.distillation.temperature
-        self.model: nn.Module = update.model
         self.head = update.info.head
         self.teacher: Knowledge | None = update.teacher
         self._update, self._logits = update, logits
+
+    @property
+    def model(self) -> nn.Module:
+        """The client's model."""
+        return self._update.model
 
     @property
     def pair(self) -> ModelPair | None:

@@ -5,7 +5,7 @@ Data, and the few functions that begin and store it; the steps are ``fedkd.feder
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,12 +21,14 @@ from fedkd.federation.context import (
     ClientContext,
     PrecomputedUpdate,
     load_weights,
+    memory_of,
 )
 from fedkd.messages import EVALUATES, Download, Knowledge, Packed, PrivacyEvent, Step
 from fedkd.models.companion import Companion
 from fedkd.models.factory import ModelInfo
 from fedkd.privacy.mechanisms.mechanism import ClientRound
 from fedkd.runtime.seeding import numpy_stream
+from fedkd.settings.measuring_points import MeasuringPoint
 from fedkd.tasks.task import Examples
 
 TRAINING: frozenset[Step] = frozenset({"pretrain", "warm_up", "distill", "adopt", "train"})
@@ -81,8 +83,8 @@ class LocalUpdate:
     context: ClientContext
     client_id: int
     download: Download
-    model: nn.Module
-    """This thread's module with the client's weights, until the thread's next client."""
+    borrow: Callable[[], nn.Module]
+    """Returns the model; a message whose steps were all done ahead needs none."""
     memory: ClientMemory
     teacher: Knowledge | None
     """The download's teacher, decoded."""
@@ -95,6 +97,11 @@ class LocalUpdate:
     released: Released = field(default_factory=Released)
     companion: Companion | None = None
     """This thread's module with the weights of the client's second model; None without one."""
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """This thread's module with the client's weights, until the thread's next client."""
+        return self.borrow()
 
     @property
     def round(self) -> int:
@@ -158,9 +165,9 @@ def begin_update(
         precomputed: The result of the message's training steps, where they are done already.
     """
     context = context.seen_by(client_id)
-    state = None if precomputed is None else precomputed.state
-    model, tensors = context.borrow_model(client_id, state)
-    memory, teacher = ClientMemory(tensors), download.teacher
+    weights = None if precomputed is None else precomputed.state
+    stored = context.state_of(client_id)
+    memory, teacher = ClientMemory(memory_of(stored)), download.teacher
     if isinstance(teacher, Packed):
         teacher, after = open_teacher(context, client_id, teacher, memory.codec("down"))
         memory.replace_codec("down", after)
@@ -168,7 +175,7 @@ def begin_update(
         context=context,
         client_id=client_id,
         download=download,
-        model=model,
+        borrow=lambda: context.borrow_module(client_id, stored, weights),
         memory=memory,
         teacher=teacher,
         started=time.perf_counter() - (0.0 if precomputed is None else precomputed.seconds),
@@ -190,9 +197,20 @@ def precomputed_weights(
     if precomputed is None or halfway is None or step != "evaluate_distilled":
         yield
         return
+    if is_measured(update, "distillation"):
+        yield
+        return
     load_weights(update.model, halfway)
     yield
     load_weights(update.model, precomputed.state)
+
+
+def is_measured(update: LocalUpdate, point: MeasuringPoint) -> bool:
+    """Return whether the model was measured ahead on all that is asked for at a point."""
+    context, quality = update.context, {} if update.ahead is None else update.ahead.quality
+    if len(context.division.validation[update.client_id]):
+        return False
+    return all((where, point) in quality for where in context.measurement.evaluate_on)
 
 
 def open_teacher(
@@ -232,7 +250,9 @@ def store(update: LocalUpdate) -> None:
         update.memory.replace(COMPANION, update.companion.state_dict())
     stateful = context.codecs is not None and context.codecs.stateful
     if stateful or TRAINING & set(update.download.steps):
-        state = {**update.model.state_dict(), **update.memory.tensors}
+        untouched = update.ahead if "model" not in vars(update) else None
+        weights = update.model.state_dict() if untouched is None else untouched.state
+        state = {**weights, **update.memory.tensors}
         context.store.put(update.client_id, update.round, state)
 
 

@@ -21,6 +21,7 @@ from fedkd.experiment.run import run, with_facts
 from fedkd.experiment.worker_facts import WorkerFacts
 from fedkd.federation import batched_clients, local_steps
 from fedkd.federation.batched_clients import batches_of_clients, reason_unbatched, wants_products
+from fedkd.federation.context import ClientContext
 from fedkd.federation.round_records import BY_NAME
 from fedkd.flower.engine_run import WorkerSpec
 from fedkd.scenario.scenario import Scenario
@@ -121,7 +122,16 @@ def test_clients_that_are_measured_together_have_the_figures_of_the_loop(
         return found
 
     monkeypatch.setattr(local_steps, "measured_ahead", counted)
+    loaded: list[object] = []
+    borrow = ClientContext.borrow_module
+
+    def counted_module(context: Any, client: Any, state: Any, weights: Any = None) -> Any:
+        loaded.append(weights)
+        return borrow(context, client, state, weights)
+
+    monkeypatch.setattr(ClientContext, "borrow_module", counted_module)
     together = records(**MIXED, batch_clients=["mlp"])
+    assert all(weights is None for weights in loaded)  # no model was loaded that was trained ahead
     assert (sum(asked), len(asked)) == (2 * 2 * 2 * 6, 2 * 2 * 2 * 8)  # all but those of cnn
     for one, other in zip(loop, together, strict=True):
         for a, b in zip(one.clients, other.clients, strict=True):
