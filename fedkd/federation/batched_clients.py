@@ -74,9 +74,11 @@ def reason_unbatched(context: ClientContext, name: str, *, products: bool = Fals
     if reason is None and context.device.type == "cpu":
         for phase in phases:
             if depends_on_batch(architecture, phase.batch_size, products=products):
+                helps = not products and has_convolutions(context, name)
                 return (
                     "its sums round differently with the other clients of a batch, so that a run"
                     " would depend on workers"
+                    f"{'; product_convolutions=auto mends that' if helps else ''}"
                 )
     return reason
 

@@ -207,7 +207,7 @@ def test_convolutions_as_products_are_near_the_loop() -> None:
         assert a.train_loss is not None
     made = build(scenario(**changes), threading.Event())
     assert made.scenario.federation.product_convolutions == ("cnn",)
-    with pytest.raises(SettingError, match="would depend on workers"):
+    with pytest.raises(SettingError, match="depend on workers; product_convolutions=auto mends"):
         build(scenario(**changes, product_convolutions="never"), threading.Event())
 
 
