@@ -10,7 +10,7 @@ import copy
 import threading
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -158,16 +158,16 @@ class Lora(Adapters):
         config = peft.LoraConfig(
             r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=layers
         )
+        names = [f".{name}" for name, _ in base.named_modules()]
+        strange = [one for one in layers if not any(name.endswith(f".{one}") for name in names)]
+        if self.layers and strange:
+            raise _no_layers(strange, base, whole)
         try:
             with warnings.catch_warnings():  # layers of GPT-2 are transposed, and peft sees it
                 warnings.simplefilter("ignore")
                 peft.inject_adapter_in_model(config, base)
         except ValueError as error:
-            known_layers = {name.rpartition(".")[2] for name in _linear_layers(base, whole)}
-            raise SettingError(
-                f"adapters.layers=[{','.join(layers)}] are no layers of this model that can have"
-                f" adapters; its linear layers are {', '.join(sorted(known_layers))}"
-            ) from error
+            raise _no_layers(layers, base, whole) from error
         for name, parameter in base.named_parameters():
             parameter.requires_grad_("lora_" in name or name in whole)
         hooked: Any = model  # both methods are without types
@@ -177,6 +177,18 @@ class Lora(Adapters):
 
 
 ADAPTERS: Mapping[str, type[Adapters]] = {"none": NoAdapters, "lora": Lora}
+
+
+def _no_layers(layers: Sequence[str], base: nn.Module, whole: frozenset[str]) -> SettingError:
+    """Return the error for names that are no layers of a model that adapters go beside.
+
+    ``whole`` are the parameters that are trained in any case.
+    """
+    known = {name.rpartition(".")[2] for name in _linear_layers(base, whole)}
+    return SettingError(
+        f"adapters.layers=[{','.join(layers)}] are no layers of this model that can have adapters;"
+        f" its linear layers are {', '.join(sorted(known))}"
+    )
 
 
 def _linear_layers(base: nn.Module, new: frozenset[str]) -> list[str]:

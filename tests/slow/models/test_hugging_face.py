@@ -279,6 +279,16 @@ def test_language_models_of_one_tokenizer_exchange_next_tokens(hub: Path) -> Non
             r"adapters.layers=\[x\] are no layers .* key, query, value",
         ),
         (
+            "hf:{hub}/bert",
+            {"adapters": {"name": "lora", "layers": ["query", "values"]}},
+            r"adapters.layers=\[values\] are no layers .* key, query, value",
+        ),
+        (
+            "hf:{hub}/bert",
+            {"adapters": {"name": "lora", "layers": ["LayerNorm"]}},
+            r"adapters.layers=\[LayerNorm\] are no layers",
+        ),
+        (
             "hf:{hub}/gpt2",
             {"strategy": "fedproto", "rounds": 2},
             "needs the features of models.*no such layer",
