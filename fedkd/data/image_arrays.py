@@ -40,7 +40,7 @@ def pixels(images: np.ndarray, name: str) -> np.ndarray:
     broken = ~np.isfinite(found).reshape(len(found), -1).all(axis=1)
     if broken.any():
         raise SettingError(
-            f"data: {name} has a value that is no finite number in image {int(broken.argmax())}"
+            f"data: {name} has a value that is no finite number in image {int(broken.argmax()) + 1}"
             f" ({int(broken.sum())} of {len(found)} images)"
         )
     return found

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedkd.data.division import Public
 from fedkd.data.prepare import Source, prepare
-from fedkd.data.public import count_foreign
+from fedkd.data.public import count_foreign, in_public_words
 from fedkd.data.texts import PreparedTexts
 from fedkd.errors import SettingError
 from fedkd.models.adapters import Adapters
@@ -258,7 +258,8 @@ def _public_parts(setup: TaskSetup, prepared: PreparedTexts) -> tuple[PublicText
     parts = (PublicTexts(prepared, rows),) if len(rows) or not foreign else ()
     if not foreign:
         return parts
-    other = prepare(cast(Source, setup.public_source))
+    with in_public_words():
+        other = prepare(cast(Source, setup.public_source))
     if not isinstance(other, PreparedTexts):
         raise SettingError(
             "public_data holds no texts, and the clients' data set does; give a source of texts, or"

@@ -212,7 +212,7 @@ def rows(**changes: Any) -> Rows:
         ),
         (
             {"images": np.where(np.arange(120).reshape(6, 4, 5, 1) == 45, np.nan, 0.5)},
-            r"Mine\.images has a value that is no finite number in image 2 \(1 of 6 images\)",
+            r"Mine\.images has a value that is no finite number in image 3 \(1 of 6 images\)",
         ),
         (
             {"labels": np.arange(6) % 2 + 1},

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from fedkd.audit.record_canaries import RecordCanaries, plant
+from fedkd.data.column_sources import JsonLinesColumns
 from fedkd.data.division import Division, Public
 from fedkd.data.public import Same
 from fedkd.data.texts import PreparedTexts, TextRows
@@ -180,6 +182,13 @@ def test_public_texts_may_be_of_another_source_in_part():
     assert task.parts[1].prepared.text(0).startswith("public text")
     with pytest.raises(SettingError, match="public_data has 6 training texts, but 9"):
         made(public=Public(size=9, reserved=4), public_source=Elsewhere())
+
+
+def test_an_empty_public_text_is_said_to_be_of_the_public_set(tmp_path: Path) -> None:
+    (tmp_path / "few.jsonl").write_text('{"text": "a b"}\n{"text": ""}\n')
+    few = JsonLinesColumns(path=str(tmp_path / "few.jsonl"), kind="labeled_texts")
+    with pytest.raises(SettingError, match=r"^public_data: few.jsonl, row 2, column 'text'"):
+        made(public=Public(size=9, reserved=4), public_source=few)
 
 
 @pytest.mark.parametrize(
