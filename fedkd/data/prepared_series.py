@@ -138,8 +138,8 @@ def check_series(rows: SeriesRows, name: str) -> int:
     if not np.isfinite(values).all():
         row, channel, step = np.argwhere(~np.isfinite(values))[0]
         raise SettingError(
-            f"data: {name} has {values[row, channel, step]} in row {row + 1}, channel {channel}, step"
-            f" {step}; series have no missing values: fill them in, or leave the row out"
+            f"data: {name} has {values[row, channel, step]} in row {row + 1}, channel {channel},"
+            f" step {step}; series have no missing values: fill them in, or leave the row out"
         )
     return len(values)
 

@@ -250,7 +250,8 @@ def check_table(rows: TableRows, name: str) -> int:
     if np.isinf(rows.numbers).any():
         row, column = np.argwhere(np.isinf(rows.numbers))[0]
         raise SettingError(
-            f"data: {name} has an infinite number in row {row + 1}, column {schema.numbers[column]!r}"
+            f"data: {name} has an infinite number in row {row + 1}, column"
+            f" {schema.numbers[column]!r}"
         )
     for i, values in enumerate(schema.values):
         if count and not MISSING <= rows.codes[:, i].min() <= rows.codes[:, i].max() < len(values):
