@@ -151,17 +151,30 @@ def hub_has_address() -> bool:
 
 
 @contextlib.contextmanager
-def _offline() -> Iterator[None]:
-    """Let the hub's libraries look into their cache alone within the context."""
-    import datasets
+def only_reached() -> Iterator[None]:
+    """Let the hub's client look into its cache alone, within the context, where there is no hub."""
     from huggingface_hub import constants
 
-    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not hub_has_address()
     try:
         yield
     finally:
-        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Let ``datasets`` look into its cache alone within the context."""
+    import datasets
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True
+    try:
+        with only_reached():
+            yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
 
 
 @contextlib.contextmanager

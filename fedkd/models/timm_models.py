@@ -6,11 +6,13 @@ weights, from its cache or the network.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from fedkd.data.hub_splits import only_reached
 from fedkd.models.libraries import ModelLibrary, loaded, unknown_model
 
 
@@ -47,5 +49,6 @@ def timm_model(
     config = timm.models.get_pretrained_cfg(name)
     sized = {"img_size": (height, width)} if getattr(config, "fixed_input_size", False) else {}
     given = {"in_chans": channels, "num_classes": classes, **sized, **arguments}
-    model: nn.Module = timm.create_model(name, **given)
+    with only_reached() if given.get("pretrained") else nullcontext():
+        model: nn.Module = timm.create_model(name, **given)
     return model

@@ -41,6 +41,28 @@ def test_timm_gets_the_images_channels_and_classes(timm: list[dict[str, Any]]) -
     assert timm == [{"name": "resnet18", "pretrained": True, "in_chans": 1, "num_classes": 5}]
 
 
+@pytest.mark.parametrize("address", [True, False])
+def test_timm_does_not_ask_a_hub_that_has_no_address_here(
+    address: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("fedkd.data.hub_splits.hub_has_address", lambda: address)
+    stand_in, seen = timm_stand_in([]), []
+
+    def create_model(name: str, **given: Any) -> nn.Module:
+        seen.append(constants.HF_HUB_OFFLINE)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, given["num_classes"]))
+
+    monkeypatch.setattr(stand_in, "create_model", create_model)
+    monkeypatch.setitem(sys.modules, "timm", stand_in)
+    for arguments in ("pretrained=true", "pretrained=false"):
+        ImageModelSpec(f"timm:resnet18({arguments})", GREY_8, 5).build(seed=0)
+    assert seen == [not address, False]
+    assert not constants.HF_HUB_OFFLINE
+
+
 def test_timm_is_told_the_size_where_a_model_is_of_one_size(timm: list[dict[str, Any]]) -> None:
     assert probe(ImageModelSpec("timm:vit_tiny_patch16_224", (3, 32, 24), 5)).parameters == 133
     assert timm[0]["img_size"] == (32, 24)
