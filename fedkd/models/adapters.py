@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from fedkd.errors import SettingError
+from fedkd.errors import SettingError, one_line
 from fedkd.models.factory import borrowed_global_generator
 from fedkd.settings.conditions import Compatible, RunConditions
 from fedkd.settings.optional_libraries import require
@@ -147,9 +147,8 @@ class Lora(Adapters):
         whole = new | model.head_parameters
         known = peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
         kind = getattr(getattr(base, "config", None), "model_type", "")
-        layers: Any = (
-            list(self.layers) if self.layers else known.get(kind) or _linear_layers(base, whole)
-        )
+        linear = _linear_layers(base, whole)
+        layers: Any = list(self.layers) if self.layers else known.get(kind) or linear
         if not layers:
             raise SettingError(
                 f"adapters=lora adapts linear layers, and {type(base).__name__} has none but its"
@@ -161,13 +160,21 @@ class Lora(Adapters):
         names = [f".{name}" for name, _ in base.named_modules()]
         strange = [one for one in layers if not any(name.endswith(f".{one}") for name in names)]
         if self.layers and strange:
-            raise _no_layers(strange, base, whole)
+            raise SettingError(
+                f"adapters.layers=[{','.join(strange)}] are no layers of this model; its linear"
+                f" layers are {_last_words(linear)}"
+            )
         try:
             with warnings.catch_warnings():  # layers of GPT-2 are transposed, and peft sees it
                 warnings.simplefilter("ignore")
                 peft.inject_adapter_in_model(config, base)
         except ValueError as error:
-            raise _no_layers(layers, base, whole) from error
+            asked = f".layers=[{','.join(layers)}]" if self.layers else "=lora"
+            raise SettingError(
+                f"adapters{asked}: peft does not adapt these layers of {type(base).__name__}"
+                f" ({one_line(error, ())}); name others by adapters.layers, of"
+                f" {_last_words(linear)}"
+            ) from error
         for name, parameter in base.named_parameters():
             parameter.requires_grad_("lora_" in name or name in whole)
         hooked: Any = model  # both methods are without types
@@ -179,16 +186,8 @@ class Lora(Adapters):
 ADAPTERS: Mapping[str, type[Adapters]] = {"none": NoAdapters, "lora": Lora}
 
 
-def _no_layers(layers: Sequence[str], base: nn.Module, whole: frozenset[str]) -> SettingError:
-    """Return the error for names that are no layers of a model that adapters go beside.
-
-    ``whole`` are the parameters that are trained in any case.
-    """
-    known = {name.rpartition(".")[2] for name in _linear_layers(base, whole)}
-    return SettingError(
-        f"adapters.layers=[{','.join(layers)}] are no layers of this model that can have adapters;"
-        f" its linear layers are {', '.join(sorted(known))}"
-    )
+def _last_words(paths: Sequence[str]) -> str:
+    return ", ".join(sorted({path.rpartition(".")[2] for path in paths}))
 
 
 def _linear_layers(base: nn.Module, new: frozenset[str]) -> list[str]:
