@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from tiny import TINY
-from tiny_hub import save_bert, save_gpt2
+from tiny_hub import save_bert, save_gpt2, save_vit
 from tiny_text import TINY_TEXT
 
 from fedkd.errors import SettingError
@@ -49,6 +49,8 @@ def refusal(kind: str, model: str, strategy: str) -> str | None:
 
 def pretrained(kind: str, folder: Path) -> list[str] | None:
     """Return the tiny models of Hugging Face for a kind of data; None where it has none."""
+    if kind == "images":
+        return [f"hf:{save_vit(folder / 'vit')}"]
     if kind == "labeled texts":
         return [f"hf:{save_bert(folder / 'bert', HELLO, max_position_embeddings=64)}"]
     if kind == "texts":
