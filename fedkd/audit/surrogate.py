@@ -2,7 +2,7 @@
 
 The server holds the public set and the uploads, which suffice for distillation; it needs no access
 to a client's model. The surrogates of the other clients serve as shadow models. Not for: clients'
-own distillation (``fedkd.training.loop``).
+own distillation (``fedkd.federation.local_steps``).
 """
 
 from collections.abc import Callable
@@ -18,6 +18,8 @@ from fedkd.models.factory import borrowed_global_generator
 from fedkd.models.mlp import mlp
 from fedkd.runtime.seeding import numpy_stream, torch_seed
 from fedkd.settings.validators import at_least, positive
+from fedkd.training.hyperparameters import Phase
+from fedkd.training.loop import optimize
 from fedkd.training.losses import cross_entropy
 
 Factory = Callable[[tuple[int, ...], int], nn.Module]
@@ -61,14 +63,17 @@ def distil(
     shape = tuple(int(side) for side in inputs.shape[1:])
     with borrowed_global_generator(torch_seed(settings.seed, "audit", "surrogate", "weights")):
         model = factory(shape, probs.shape[1])
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
-    stream = numpy_stream(settings.seed, "audit", "surrogate", "batches")
-    model.train()
-    for _ in range(settings.epochs):
-        for rows in torch.from_numpy(stream.permutation(len(inputs))).split(settings.batch_size):
-            optimizer.zero_grad()
-            cross_entropy(model(inputs[rows]), probs[rows]).backward()
-            optimizer.step()
+    optimize(
+        model,
+        len(inputs),
+        lambda rows: cross_entropy(model(inputs[rows]), probs[rows]),
+        Phase(
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+        ),
+        numpy_stream(settings.seed, "audit", "surrogate", "batches"),
+    )
     return model.eval()
 
 

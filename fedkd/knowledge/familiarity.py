@@ -11,10 +11,12 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedkd.fusion import soften
 from fedkd.knowledge.knowledge_type import ClientView
+from fedkd.training.hyperparameters import Phase
+from fedkd.training.optimizers import Optimizer
 
 LEARNING_RATE = 0.01
 Discriminated = Literal["inputs", "features"]
@@ -86,16 +88,14 @@ def discriminator(
     stream = torch.Generator().manual_seed(seed)
     into = torch.randn(rows.shape[1], width, generator=stream) * (2 / rows.shape[1]) ** 0.5
     out = torch.randn(width, generator=stream) / width**0.5
-    parameters = [into, torch.zeros(width), out, torch.zeros(())]
-    for parameter in parameters:
-        parameter.requires_grad_()
+    parameters = [nn.Parameter(start) for start in (into, torch.zeros(width), out, torch.zeros(()))]
 
     def logits(of: Tensor) -> Tensor:
         first, bias, last, shift = parameters
         found: Tensor = torch.relu(of @ first + bias) @ last + shift
         return found
 
-    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
+    optimizer = Optimizer(parameters, Phase(optimizer="adam", learning_rate=LEARNING_RATE))
     with torch.enable_grad():
         for _ in range(steps):
             optimizer.zero_grad()
