@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fedkd.data.cache import cached
-from fedkd.errors import SettingError
+from fedkd.errors import SettingError, one_line
 from fedkd.settings.validators import user_path
 
 
@@ -116,7 +116,7 @@ def _loaded(path: str, folder: str, layout: str) -> Mapping[str, Any]:
         layout: The files that a local folder may hold instead of parquet, for messages.
     """
     from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     is_reached = bool(folder) or hub_has_address()
     with _quiet(), contextlib.nullcontext() if is_reached else _offline():
@@ -124,8 +124,8 @@ def _loaded(path: str, folder: str, layout: str) -> Mapping[str, Any]:
             found: Mapping[str, Any] = load_dataset(folder or path)
         except DatasetNotFoundError as error:
             raise SettingError(f"data.path={path}: the hub has no such data set") from error
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        except (OSError, ValueError, DatasetsError) as error:
+            reason = _reason(error)
             if not is_reached:
                 reason = "this machine cannot reach the hub, and has no copy of it"
             raise SettingError(
@@ -135,6 +135,18 @@ def _loaded(path: str, folder: str, layout: str) -> Mapping[str, Any]:
                 " (docs/extending.md)"
             ) from error
     return found
+
+
+def _reason(error: Exception) -> str:
+    """Return in a line why ``datasets`` cannot read files: what it says behind its first line."""
+    from datasets.exceptions import DatasetGenerationCastError, DatasetGenerationError
+
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, DatasetGenerationCastError) and len(lines) > 1:
+        return lines[1]
+    if isinstance(error, DatasetGenerationError) and error.__cause__ is not None:
+        return one_line(error.__cause__, ())
+    return lines[0] if lines else type(error).__name__
 
 
 def hub_has_address() -> bool:

@@ -444,6 +444,19 @@ def test_a_damaged_parquet_file_is_one_line(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
+def test_files_that_the_library_cannot_join_or_parse_are_one_line(tmp_path: Path) -> None:
+    for train, said in {
+        "a,label\n1,x\n2,y\n": r"same columns, but .* 1 new columns \(\{'b'\}\)",
+        "a,b,label\n1,2,x\n1,2,3,4,x\n": r"ParserError: .* Expected 3 fields in line 3, saw 5",
+    }.items():
+        (tmp_path / "train.csv").write_text(train)
+        (tmp_path / "test.csv").write_text("a,b,label\n1,2,x\n")
+        with pytest.raises(SettingError, match=rf"could not be read: .*{said}") as caught:
+            HubColumns(path=str(tmp_path)).load()
+        assert "\n" not in str(caught.value)
+
+
 def test_texts_are_told_the_files_of_texts(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"could not be read.*or train.csv, train.jsonl or tra"):
         HubTexts(path=str(tmp_path)).load()
