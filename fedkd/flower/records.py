@@ -42,27 +42,31 @@ def unread_size(content: RecordDict) -> MessageSize:
     return MessageSize(total, total)
 
 
-def download_content(
-    download: Download,
-    scenario: ConfigRecord,
-    teacher: ArrayRecord | None,
-    request: ArrayRecord | None,
-) -> RecordDict:
-    """Return a download's content.
-
-    Args:
-        download: The download.
-        scenario: The record of the scenario's text, which messages share.
-        teacher: The record of its teacher, which messages may share.
-        request: The record of its public ids, which messages may share.
-    """
-    task = ConfigRecord(
+def task_record(download: Download) -> ConfigRecord:
+    """Return what a download asks for as the record that travels."""
+    return ConfigRecord(
         {
             "round": download.round,
             "steps": [str(step) for step in download.steps],
             "start_over": download.start_over,
         }
     )
+
+
+def download_content(
+    scenario: ConfigRecord,
+    task: ConfigRecord,
+    teacher: ArrayRecord | None,
+    request: ArrayRecord | None,
+) -> RecordDict:
+    """Return a download's content, of records that messages may share.
+
+    Args:
+        scenario: The record of the scenario's text.
+        task: That of what it asks for.
+        teacher: That of its teacher.
+        request: That of its public ids.
+    """
     content = RecordDict({"scenario": scenario, "task": task})
     if teacher is not None:
         content["teacher"] = teacher

@@ -304,14 +304,19 @@ class Messenger:
         )
 
     def _contents(self, downloads: Downloads) -> Iterable[tuple[int, RecordDict]]:
-        """Yield the content for each client; the request is one record, a common teacher too."""
+        """Yield the content for each client; what is common to clients is one record."""
         request, of = None, None
+        tasks: dict[tuple[object, ...], ConfigRecord] = {}
         for client_id, download in downloads.items():
+            asks = (download.round, download.steps, download.start_over)
+            if asks not in tasks:
+                tasks[asks] = records.task_record(download)
             if download.public_ids is not None and download.public_ids is not of:
                 request, of = records.request_record(download), download.public_ids
             teacher = self._teacher(client_id, download)
             asked = request if download.public_ids is not None else None
-            yield client_id, records.download_content(download, self._scenario, teacher, asked)
+            content = records.download_content(self._scenario, tasks[asks], teacher, asked)
+            yield client_id, content
 
     def _teacher(self, client_id: int, download: Download) -> ArrayRecord | None:
         packed = download.teacher

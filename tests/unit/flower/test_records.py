@@ -90,7 +90,10 @@ def test_a_download_is_a_round_trip(
     )
     encoded = None if teacher is None else wire_arrays.pack_arrays(KINDS[scale].encode(teacher))
     content = records.download_content(
-        sent, ConfigRecord({"text": "x"}), encoded, records.request_record(sent)
+        ConfigRecord({"text": "x"}),
+        records.task_record(sent),
+        encoded,
+        records.request_record(sent),
     )
     came = records.read_download(over_the_wire(content), KINDS[scale])
     assert (came.round, came.steps, came.start_over) == (2, sent.steps, start_over)
