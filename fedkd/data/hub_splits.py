@@ -138,15 +138,16 @@ def _loaded(path: str, folder: str, layout: str) -> Mapping[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Return in a line why ``datasets`` cannot read files: what it says behind its first line."""
-    from datasets.exceptions import DatasetGenerationCastError, DatasetGenerationError
+    """Return in a line why ``datasets`` cannot read files: mostly what its own error is from."""
+    from datasets.exceptions import DatasetGenerationError
+    from datasets.table import CastError
 
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, DatasetGenerationCastError) and len(lines) > 1:
-        return lines[1]
-    if isinstance(error, DatasetGenerationError) and error.__cause__ is not None:
-        return one_line(error.__cause__, ())
-    return lines[0] if lines else type(error).__name__
+    cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
+    if isinstance(cause, CastError):
+        return f"all files must have the same columns, but {cause.details()}"
+    if cause is not None:
+        return one_line(cause, ())
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def hub_has_address() -> bool:
