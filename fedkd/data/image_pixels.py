@@ -9,6 +9,8 @@ import numpy as np
 from fedkd.errors import SettingError, one_line
 
 Mode = Literal["grey", "rgb"]
+DEEP = ("I", "F")
+"""How Pillow's modes of more than 8 bits a channel begin."""
 
 
 def pixels_of(
@@ -28,12 +30,19 @@ def pixels_of(
     for row in range(len(dataset)):
         try:
             picture = next(pictures)
+            deep = getattr(picture, "mode", "").startswith(DEEP)
             array = None if picture is None else _pixels(picture, sides, mode)
         except (OSError, SyntaxError, ValueError) as error:  # Pillow's for damaged files
             raise SettingError(
                 f"data: {position_of([dataset], column, row)} cannot be read as a picture:"
                 f" {one_line(error)}"
             ) from error
+        if deep:
+            raise SettingError(
+                f"data: {position_of([dataset], column, row)} is a picture of more than 8 bits a"
+                f" channel (mode {picture.mode}), which would be cut off at 255; give such values"
+                " as floats, by data=npz"
+            )
         if array is None:
             raise SettingError(f"data: column {column!r} has no image in row {row + 1}")
         yield array
@@ -43,7 +52,7 @@ def _pixels(picture: Any, sides: tuple[int, int] | None, mode: Mode | None) -> n
     """Return a picture as pixels [height, width, channels]; the settings are ``pixels_of``'s."""
     from PIL import Image
 
-    is_grey = mode == "grey" if mode else picture.mode in ("L", "1", "I;16")
+    is_grey = mode == "grey" if mode else picture.mode in ("L", "1")
     converted = picture.convert("L" if is_grey else "RGB")
     if sides is not None and converted.size != sides[::-1]:
         converted = converted.resize(sides[::-1], Image.Resampling.BILINEAR)

@@ -375,6 +375,9 @@ def test_pictures_that_are_changed_in_place_are_other_data_and_a_broken_one_is_n
     file.write_bytes(b"no picture")
     with pytest.raises(SettingError, match=r"row 2, .*c.png cannot be read as a picture: Unid"):
         source.load()
+    Pillow.fromarray(np.full((6, 4), 300, np.uint16)).save(file)
+    with pytest.raises(SettingError, match=r"row 2, .*c.png is a picture of more than 8 bits a ch"):
+        source.load()
     file.unlink()
     (tmp_path / "test" / "class2").mkdir(parents=True)
     Pillow.fromarray(np.zeros((6, 4), np.uint8)).save(tmp_path / "test" / "class2" / "e.png")
