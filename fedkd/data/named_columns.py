@@ -167,7 +167,8 @@ def _check_present(columns: Columns, target: str, values: np.ndarray) -> None:
         raise columns.wrong(
             row,
             target,
-            f"the target is missing ({int(empty.sum())} such rows); leave them out of the file",
+            f"the target is missing ({int(empty.sum())} such rows; words such as None and NA are,"
+            " in CSV); leave them out of the file, or name the class otherwise",
         )
 
 
