@@ -521,14 +521,16 @@ def numeric_cases(checks: Checks, dry_run: bool) -> None:
 
 def batching_cases(checks: Checks, dry_run: bool) -> None:
     """Compare clients trained together with clients trained one by one."""
-    names = ["mlp", "cnn"] if dry_run else ["mlp", "cnn", "resnet", "vit"]
+    names = ["mlp"] if dry_run else ["mlp", "cnn", "resnet", "vit"]
     changes = {"models": names, "clients": 2 * len(names), "batch_clients": names}
     checks.case("together repeats", lambda: repeats(checks, changes), 4)
     checks.case("together as one by one", lambda: together_as_alone(checks, changes), 4)
     threads = {"engine": {"name": "local", "workers": 3}}
     checks.case("together, 3 threads as 1", lambda: repeats(checks, changes, other=threads), 4)
     checks.case("together resumes", lambda: resumes(checks, changes), 6)
-    products = {**changes, "product_convolutions": names[1:3]}
+    convolving = ["cnn"] if dry_run else ["cnn", "resnet"]
+    products = {**changes, "models": convolving, "batch_clients": convolving}
+    products["product_convolutions"] = convolving
     checks.case("products as one by one", lambda: together_as_alone(checks, products), 4)
     if dry_run:
         return
