@@ -145,7 +145,11 @@ class Components:
     )
     text_canaries: Component[NoCanaries | TextCanaries] = group("none", CANARIES, seam=TextCanaries)
     public_data: Component[PublicSource] = group(
-        "same", PUBLIC_DATA, affects="exchange", in_baseline="same", methods=SOURCE
+        "same",
+        {**PUBLIC_DATA, **TEXT_DATA},
+        affects="exchange",
+        in_baseline="same",
+        methods=SOURCE,
     )
     partition: Component[Partition] = group(
         "dirichlet", PARTITIONS, methods=("partitioner(clients, rows, seed)",)

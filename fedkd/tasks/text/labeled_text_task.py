@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,30 +16,20 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fedkd.data.division import Public
-from fedkd.data.prepare import Source, prepare
-from fedkd.data.public import count_foreign, in_public_words
 from fedkd.data.texts import PreparedTexts
 from fedkd.errors import SettingError
 from fedkd.models.adapters import Adapters
 from fedkd.models.factory import Factory
 from fedkd.models.libraries import library
 from fedkd.models.model_names import split_arguments
-from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.conditions import RunConditions
 from fedkd.settings.model_prefixes import split_prefix
 from fedkd.tasks.asked_samples import AskedSamples
 from fedkd.tasks.task import Examples, Task, TaskSetup
 from fedkd.tasks.text.encoded_texts import TextEncoder, TokenColumns, VocabularyEncoder, encode_all
+from fedkd.tasks.text.public_texts import PublicTexts, public_parts
 from fedkd.tasks.text.text_specs import TextModelSpec, find_text_factory
 from fedkd.tasks.text.tokens_section import Tokens, make_vocabulary
-
-
-@dataclass(frozen=True)
-class PublicTexts:
-    """The rows of a data set that are public, and of which data set they are."""
-
-    prepared: PreparedTexts
-    rows: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +89,7 @@ class LabeledTextTask(Task):
             prepared=prepared,
             labels=np.asarray(setup.trained_on.labels),
             blocks=_blocks(setup, prepared),
-            parts=_public_parts(setup, prepared),
+            parts=public_parts(setup, prepared),
             adapters=setup.adapters,
             device=setup.device,
             placed_public_inputs=setup.public_inputs,
@@ -246,35 +236,3 @@ def _encoder(
         texts = prepared.texts(setup.division.held_back)
         shared.append(VocabularyEncoder(make_vocabulary(setup.tokens, "words", texts)))
     return shared[0]
-
-
-def _public_parts(setup: TaskSetup, prepared: PreparedTexts) -> tuple[PublicTexts, ...]:
-    """Return the public texts: rows held back, texts of another data set, or both."""
-    foreign = count_foreign(setup.public, setup.public_source)
-    rows, own = setup.division.held_back, setup.public.size - foreign
-    if own < len(rows):
-        permuted = numpy_stream(setup.seed, "public", "own").permutation(rows)
-        rows = np.sort(permuted[:own])
-    parts = (PublicTexts(prepared, rows),) if len(rows) or not foreign else ()
-    if not foreign:
-        return parts
-    with in_public_words():
-        other = prepare(cast(Source, setup.public_source))
-    if not isinstance(other, PreparedTexts):
-        raise SettingError(
-            "public_data holds no texts, and the clients' data set does; give a source of texts, or"
-            " public_data=same"
-        )
-    if other.key == prepared.key:
-        raise SettingError(
-            "public_data names the clients' own data set; for reserved rows of it, set"
-            " public_data=same"
-        )
-    if other.train_size < foreign:
-        raise SettingError(
-            f"public_data has {other.train_size} training texts, but {foreign} are asked for; lower"
-            " public.size or public.foreign_share"
-        )
-    stream = numpy_stream(setup.seed, "public", "others")
-    drawn = np.sort(stream.permutation(other.train_size)[:foreign])
-    return (*parts, PublicTexts(other, drawn))

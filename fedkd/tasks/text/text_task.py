@@ -37,6 +37,7 @@ from fedkd.tasks.text.language_models import (
     find_language_factory,
 )
 from fedkd.tasks.text.private_texts import PrivateTexts
+from fedkd.tasks.text.public_texts import public_parts
 from fedkd.tasks.text.secrets import Secrets, plant
 from fedkd.tasks.text.text_canaries import CanaryFormat, alphabet_of
 from fedkd.tasks.text.tokens import next_token_logits
@@ -148,9 +149,9 @@ class TextTask(Task):
     def conflict(cls, conditions: RunConditions) -> str | None:
         """Return the conflict with settings that are for images."""
         data = conditions.name_of("data")
-        source = conditions.components.get("public_data", "same")
+        noise = conditions.components.get("public_data") == "noise"
         for name, is_given, why in (
-            ("public_data", source != "same", "public text is of the texts held back"),
+            ("public_data=noise", noise, "it draws numbers, and texts are words"),
             ("public.corruption", conditions.corruption is not None, "it is for images"),
             ("public.augmented_views", conditions.augmented_views > 1, "text cannot be moved"),
             (
@@ -317,10 +318,9 @@ class TextTask(Task):
 
     def describe(self, public: Public, source: str) -> str:
         """Return the public set in words."""
-        return (
-            f"{public.size} texts: {self.public_size:,} token positions,"
-            f" a vocabulary of {self.vocabulary.size}"
-        )
+        texts = f"{public.size} texts{'' if source == 'same' else f' of {source}'}"
+        tokens = f"a vocabulary of {self.vocabulary.size}"
+        return f"{texts}: {self.public_size:,} token positions, {tokens}"
 
     def summary(self, last: Mapping[str, Any], after: MeasuringPoint) -> Mapping[str, Any]:
         """Return bits a token of clean test text, and the exposure of secrets."""
@@ -419,25 +419,25 @@ class TextTask(Task):
 def make_text_task(setup: TaskSetup, prepared: PreparedTexts) -> TextTask:
     """Return the task of a run on text, with vocabulary, secrets and public windows.
 
-    ``public.size`` of the texts held back make the public text. Raises SettingError where canaries
-    do not fit, or there are too few texts.
+    ``public.size`` of the texts held back, or of another data set, make the public text. Raises
+    SettingError where canaries do not fit, or there are too few texts.
     """
-    held_back = prepared.texts(setup.division.held_back)
-    canaries, tokens, public_texts = setup.text_canaries, setup.tokens, setup.public.size
-    if not held_back or public_texts == 0:
+    canaries, tokens = setup.text_canaries, setup.tokens
+    if setup.public.size == 0:
         raise SettingError(
             "public.size=0: the vocabulary of text data is made of public text; give public.size=N"
         )
-    alphabet = "".join(map(alphabet_of, canaries.forms))
+    parts, alphabet = public_parts(setup, prepared), "".join(map(alphabet_of, canaries.forms))
     vocabulary = _tokenizer_of(setup.models, tokens)
     if vocabulary is None:
-        vocabulary = make_vocabulary(tokens, "bytes", held_back, alphabet)
+        held_back = prepared.texts(setup.division.held_back)
+        foreign = [text for part in parts if part.prepared is not prepared for text in part.texts]
+        vocabulary = make_vocabulary(tokens, "bytes", [*held_back, *foreign], alphabet)
     secrets = None
     if canaries.forms:
         clients = len(setup.division.train)
         secrets = plant(canaries, vocabulary, tokens.context, clients, setup.seed)
-    permutation = numpy_stream(setup.seed, "public", "own").permutation(len(held_back))
-    texts: Sequence[str] = [held_back[i] for i in sorted(permutation[:public_texts].tolist())]
+    texts: Sequence[str] = [text for part in parts for text in part.texts]
     if secrets is not None:
         texts = secrets.add_contexts(texts)
     cut = windows(vocabulary, texts, tokens.context, whose="the public text")

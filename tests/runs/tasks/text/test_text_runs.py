@@ -6,6 +6,7 @@ import math
 import re
 import threading
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ from fedkd.report import plots
 from fedkd.report.console import ConsoleReport
 from fedkd.report.folder import RunFolder
 from fedkd.scenario.scenario import Scenario
+from fedkd.tasks.text.text_task import TextTask
 from fedkd.tasks.text.windows import IGNORED
 
 VOLATILE = ("seconds", "resources", "folder", "versions", "engine")
@@ -369,7 +371,7 @@ def test_a_round_may_ask_about_some_positions() -> None:
         ({"strategy": "fedproto"}, "next tokens are no classes"),
         ({"strategy": "fedcache"}, "next tokens are no classes"),
         ({"strategy": {"name": "selective_fd"}}, "density of images"),
-        ({"public_data": "noise"}, "public_data does not go with data=sentences"),
+        ({"public_data": "noise"}, "public_data=noise does not go with data=sentences"),
         ({"public": {"size": 20, "augmented_views": 2}}, "public.augmented_views does not go with"),
         (
             {"public": {"size": 20, "corruption": "blur", "severity": 1}},
@@ -434,3 +436,34 @@ def test_the_plan_the_tables_and_the_picture_say_whether_they_count_windows_or_t
     ConsoleReport().plan(plan, "out")
     sizes = f"{min(plan.train_sizes)} to {max(plan.train_sizes)}"
     assert re.search(rf"with {sizes} \(median \d+\) training windows of", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_public_text_may_be_of_another_data_set(tmp_path: Path, share: float | None) -> None:
+    """Words that no sentence of the clients has, in the vocabulary, too."""
+    words = [f"zq{chr(97 + i)} zz." for i in range(20)]
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps({"text": w}) + "\n" for w in words))
+    source = {"name": "jsonl", "path": str(tmp_path / "other.jsonl"), "inputs": ["text"]}
+    public = {"size": 14, "foreign_share": share}
+    made = text_experiment(public_data=source, public=public)
+    task = made.context.task
+    assert isinstance(task, TextTask)
+    tokens = task.public.inputs.flatten().tolist()
+    text = b"".join(task.vocabulary.token_bytes(token) for token in tokens).decode()
+    assert text.count("zz.") == (14 if share is None else 7)
+    assert ("the" in text) is (share is not None)
+    assert "14 texts of jsonl" in made.plan.public_set
+    assert text_records(public_data=source, public=public)[-1].knowledge_sha256
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("wine", "public_data holds no texts"),
+        ({"name": "sentences", "texts": 70}, "the clients' own data set"),
+        ({"name": "sentences", "texts": 71}, None),
+    ],
+)
+def test_public_text_of_the_wrong_kind_is_refused(source: object, said: str | None) -> None:
+    with pytest.raises(SettingError, match=said) if said else nullcontext():
+        text_experiment(public_data=source)
