@@ -23,7 +23,7 @@ from fedkd.report.run_checksums import check_run
 from fedkd.scenario.registry import GROUPS, create, find, names
 from fedkd.scenario.repeatability import only_here
 from fedkd.scenario.run_names import parse_named
-from fedkd.scenario.scenario import SECTIONS, Scenario, check_names, meaning_of
+from fedkd.scenario.scenario import NAMING_MODELS, SECTIONS, Scenario, check_names, meaning_of
 from fedkd.scenario.trust import check_trust
 from fedkd.settings.import_paths import is_import_path, path_of
 from fedkd.settings.schema import defaults, to_values
@@ -32,7 +32,6 @@ from fedkd.settings.session_objects import hold, is_session_name, module_path
 Settings = Mapping[str, object]
 """Keyword arguments: settings by name or dotted name, sections as mappings, objects."""
 ARRAYS = ("data", "public_data")
-LISTS_OF_MODELS = ("models", "batch_clients", "product_convolutions", "step_graphs")
 """The groups that take data in memory."""
 
 
@@ -275,7 +274,7 @@ def _merged(key: str, before: object, value: object) -> object:
     if key in SECTIONS and isinstance(value, Mapping):
         was = before if isinstance(before, dict) else {}
         return {**was, **{str(name): _plain(v, f"{key}.{name}") for name, v in value.items()}}
-    if key in LISTS_OF_MODELS and not isinstance(value, str):
+    if key in NAMING_MODELS and not isinstance(value, str):
         return [_model(one) for one in (value if isinstance(value, list | tuple) else [value])]
     if key == "models":
         return [value]

@@ -29,7 +29,7 @@ from fedkd.privacy.enforcement import PrivacyEnforcer, no_side_release
 from fedkd.privacy.release_plan import ReleasePlan
 from fedkd.privacy.unprotected import NothingLeaves, Unlimited
 from fedkd.runtime.devices import choose_device
-from fedkd.scenario.scenario import Scenario
+from fedkd.scenario.scenario import BATCHING, Scenario
 from fedkd.settings.schema import in_section, parameters
 from fedkd.settings.validators import user_path
 from fedkd.storage.client_states import ClientStore, Layout
@@ -165,15 +165,11 @@ def named_batching(scenario: Scenario, *, fixed: bool) -> Batching:
 
     ``fixed``: whether batches depend on clients' sizes alone.
     """
-    federation = scenario.federation
-    models, products = federation.batch_clients, federation.product_convolutions
-    graphs = federation.step_graphs
-    return Batching(
-        models=frozenset(models) if isinstance(models, tuple) else frozenset(),
-        products=frozenset(products) if isinstance(products, tuple) else frozenset(),
-        graphs=frozenset(graphs) if isinstance(graphs, tuple) else frozenset(),
-        fixed=fixed,
+    wanted = (getattr(scenario.federation, name) for name in BATCHING)
+    models, products, graphs = (
+        frozenset(names) if isinstance(names, tuple) else frozenset() for names in wanted
     )
+    return Batching(models=models, products=products, graphs=graphs, fixed=fixed)
 
 
 def _models(scenario: Scenario) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ from fedkd.runtime.interrupts import asked_to_end, end_if_asked, interruptible
 from fedkd.runtime.left_behind import Surroundings
 from fedkd.scenario.repeatability import header
 from fedkd.scenario.run_names import folder_name, run_name
-from fedkd.scenario.scenario import Scenario
+from fedkd.scenario.scenario import BATCHING, Scenario
 from fedkd.settings.validators import user_path
 from fedkd.storage.transcript_recorder import TranscriptRecorder
 from fedkd.training.precision import set_precision
@@ -146,15 +146,8 @@ def with_facts(experiment: Experiment) -> Experiment:
         set_precision(federation.precision, context.device)
         scenario, device = choose_batches(scenario, context), experiment.plan.device
     else:
-        chosen = found.scenario.federation
-        scenario = scenario.changed(
-            federation=replace(
-                federation,
-                batch_clients=chosen.batch_clients,
-                product_convolutions=chosen.product_convolutions,
-                step_graphs=chosen.step_graphs,
-            )
-        )
+        chosen = {name: getattr(found.scenario.federation, name) for name in BATCHING}
+        scenario = scenario.changed(federation=replace(federation, **chosen))
         device = found.device
     batching = named_batching(scenario, fixed=found is not None)
     return replace(

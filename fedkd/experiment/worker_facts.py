@@ -24,12 +24,9 @@ from fedkd.federation.batched_clients import (
 from fedkd.federation.context import ClientContext
 from fedkd.flower.engine_run import WorkerSpec
 from fedkd.runtime.devices import choose_device, describe_device, deterministic
-from fedkd.scenario.scenario import Federation, Scenario
+from fedkd.scenario.scenario import BATCHING, Federation, Scenario
 from fedkd.storage.client_states import MemoryStore
 from fedkd.training.precision import describe_precision
-
-HOW = ("product_convolutions", "step_graphs")
-"""The settings that name models of batch_clients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +96,7 @@ def choose_batches(scenario: Scenario, context: ClientContext) -> Scenario:
 
 def _check_names(federation: Federation, names: Sequence[str]) -> None:
     """Raise SettingError for a model that a setting names and the run has not."""
-    for setting in ("batch_clients", *HOW):
+    for setting in BATCHING:
         asked = getattr(federation, setting)
         for name in asked if isinstance(asked, tuple) else ():
             if name not in names:
@@ -151,7 +148,7 @@ def _graphs(
 def _check_how(context: ClientContext, federation: Federation) -> None:
     """Raise SettingError where a model is named for what would change nothing of it."""
     batches = federation.batch_clients
-    for setting in HOW:
+    for setting in BATCHING[1:]:
         wanted = getattr(federation, setting)
         for name in wanted if isinstance(wanted, tuple) else ():
             if batches == "never" or (isinstance(batches, tuple) and name not in batches):

@@ -44,6 +44,12 @@ from fedkd.training.precision import Precision
 T = TypeVar("T")
 
 
+BATCHING = ("batch_clients", "product_convolutions", "step_graphs")
+"""The settings of how clients train together, each of which may name models."""
+NAMING_MODELS = ("models", *BATCHING)
+"""All settings that name models."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Federation:
     """The settings that stand at the top of a scenario, with the protocol's."""

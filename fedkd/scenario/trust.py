@@ -10,10 +10,11 @@ from typing import Any
 
 from fedkd.errors import SettingError
 from fedkd.scenario.registry import GROUPS
+from fedkd.scenario.scenario import NAMING_MODELS
 from fedkd.scenario.strategy_files import FOLDER, strategy_here
 from fedkd.settings.import_paths import OWN_PACKAGES, imports_in, is_allowed
 
-NAMING = ("models", "batch_clients", "product_convolutions", "step_graphs", *GROUPS)
+NAMING = (*NAMING_MODELS, *GROUPS)
 """What holds import paths in a scenario; the rest is text that nobody imports."""
 
 
