@@ -28,7 +28,7 @@ from fedkd.data.corruptions import corrupt
 from fedkd.data.division import Public
 from fedkd.data.embedded import EMBEDDED_DATA
 from fedkd.data.fetched import FETCHED_DATA
-from fedkd.data.prepare import Prepared, Source, prepare_images
+from fedkd.data.prepare import Labeled, Prepared, Source, prepare_images
 from fedkd.data.samples import Images, Normalization, normalized, statistics
 from fedkd.data.shifts import shifted
 from fedkd.data.sources import DATA, Named
@@ -269,18 +269,30 @@ def _foreign_images(
     """
     with in_public_words():
         other = prepare_images(source)
-    if other.key == prepared.key:
+    check_foreign(other, prepared.key, count)
+    rows = np.sort(stream.permutation(other.train_size)[:count])
+    return match_shape(other.images[rows], *prepared.input_shape)
+
+
+def check_foreign(other: Labeled, own_key: str, count: int, samples: str = "samples") -> None:
+    """Raise SettingError for a data set that is the clients' own, or has too few training samples.
+
+    Args:
+        other: What is named as ``public_data``, prepared.
+        own_key: The key of the clients' data set.
+        count: How many samples are asked for.
+        samples: What they are called.
+    """
+    if other.key == own_key:
         raise SettingError(
             "public_data names the clients' own data set; for reserved rows of it, set"
             " public_data=same"
         )
     if other.train_size < count:
         raise SettingError(
-            f"public_data has {other.train_size} training samples, but {count} are asked for;"
+            f"public_data has {other.train_size} training {samples}, but {count} are asked for;"
             " lower public.size or public.foreign_share"
         )
-    rows = np.sort(stream.permutation(other.train_size)[:count])
-    return match_shape(other.images[rows], *prepared.input_shape)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,14 @@ from fedkd.data.division import Public
 from fedkd.data.prepare import prepare
 from fedkd.data.prepared_series import PreparedSeries
 from fedkd.data.prepared_tables import PreparedTable
-from fedkd.data.public import NoiseImages, PublicSource, Same, count_foreign, in_public_words
+from fedkd.data.public import (
+    NoiseImages,
+    PublicSource,
+    Same,
+    check_foreign,
+    count_foreign,
+    in_public_words,
+)
 from fedkd.errors import SettingError
 from fedkd.runtime.seeding import numpy_stream
 
@@ -70,16 +77,7 @@ def choose_public_rows(
                 f"public_data: it is {kinds.get(type(other), 'no table and no series')}, and the"
                 f" clients' data set is {kinds[type(prepared)]}; give rows of the same columns"
             )
-        if other.key == prepared.key:
-            raise SettingError(
-                "public_data names the clients' own data set; for reserved rows of it, set"
-                " public_data=same"
-            )
-        if other.train_size < foreign:
-            raise SettingError(
-                f"public_data has {other.train_size} training samples, but {foreign} are asked"
-                " for; lower public.size or public.foreign_share"
-            )
+        check_foreign(other, prepared.key, foreign)
         stream = numpy_stream(seed, "public", "others")
         rows = np.sort(stream.permutation(other.train_size)[:foreign])
         return PublicRows(own, prepared.like(other, "public_data").only(rows), None)

@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 
 from fedkd.data.prepare import Source, prepare
-from fedkd.data.public import count_foreign, in_public_words
+from fedkd.data.public import check_foreign, count_foreign, in_public_words
 from fedkd.data.texts import PreparedTexts
 from fedkd.errors import SettingError
 from fedkd.runtime.seeding import numpy_stream
@@ -43,16 +43,7 @@ def public_parts(setup: TaskSetup, prepared: PreparedTexts) -> tuple[PublicTexts
             "public_data holds no texts, and the clients' data set does; give a source of texts, or"
             " public_data=same"
         )
-    if other.key == prepared.key:
-        raise SettingError(
-            "public_data names the clients' own data set; for reserved rows of it, set"
-            " public_data=same"
-        )
-    if other.train_size < foreign:
-        raise SettingError(
-            f"public_data has {other.train_size} training texts, but {foreign} are asked for; lower"
-            " public.size or public.foreign_share"
-        )
+    check_foreign(other, prepared.key, foreign, "texts")
     stream = numpy_stream(setup.seed, "public", "others")
     drawn = np.sort(stream.permutation(other.train_size)[:foreign])
     return (*parts, PublicTexts(other, drawn))
