@@ -136,12 +136,6 @@ def test_what_reads_a_value_cannot_be_recorded(recorder: list[Tensor]) -> None:
         record_on_cpu(lambda: torch.zeros(3) * torch.ones(()).item())
 
 
-class Cuda:
-    """Says that it is a GPU."""
-
-    type = "cuda"
-
-
 def test_a_trial_takes_what_has_the_same_bits_and_is_faster(
     recorder: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,7 +146,8 @@ def test_a_trial_takes_what_has_the_same_bits_and_is_faster(
     )
 
     def reason(*, pays: bool) -> str | None:
-        return reason_against_graphs(spec, [9, 9], phase, Cuda(), products=False, pays=pays)  # type: ignore[arg-type]
+        gpu = torch.device("cuda")
+        return reason_against_graphs(spec, [9, 9], phase, gpu, products=False, pays=pays)
 
     for seconds, said in ((iter([1.0, 1.0, 1.0, 0.5, 0.5, 0.5]), None), (iter([1.0] * 6), "not f")):
         monkeypatch.setattr(step_graphs, "seconds_of", lambda *_, s=seconds: next(s))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedkd.models.factory import ImageModelSpec
+from fedkd.models.factory import ImageModelSpec, borrowed_global_generator
 from fedkd.models.product_convolutions import as_products, convolutions_of
 
 
@@ -22,10 +22,10 @@ from fedkd.models.product_convolutions import as_products, convolutions_of
     ids=str,
 )
 def test_products_are_the_convolution_and_its_gradients(how: dict[str, Any]) -> None:
-    torch.manual_seed(0)
-    module = nn.Conv2d(3, 5, **{"kernel_size": 3, **how}).double()
-    images = torch.randn(4, 3, 9, 8, dtype=torch.float64, requires_grad=True)
-    weights = torch.randn_like(module(images))
+    with borrowed_global_generator(0):
+        module = nn.Conv2d(3, 5, **{"kernel_size": 3, **how}).double()
+        images = torch.randn(4, 3, 9, 8, dtype=torch.float64, requires_grad=True)
+        weights = torch.randn_like(module(images))
 
     def found() -> list[torch.Tensor]:
         out = module(images)
