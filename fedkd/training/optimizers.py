@@ -29,7 +29,7 @@ def is_fused(parameters: Sequence[Tensor]) -> bool:
 class Optimizer:
     """An optimizer over the parameters that are trained; a step skips those without a gradient.
 
-    ``state`` has none of a parameter before its first step; ``learning_rate`` is that of the next
+    ``state`` is empty for a parameter before its first step; ``learning_rate`` is that of the next
     step. Parameters of the head come last, and are stepped at the phase's rate for it.
     """
 

@@ -1,9 +1,9 @@
 """Adam's step for models of few parameters on a CPU, to the bits of PyTorch's ``adam``.
 
-PyTorch's function calls seven operations for each parameter from Python, which is a fifth of a
-small model's training step. Here each operation is called once, for all parameters (PyTorch's
-``_foreach_`` operations, which do the same to each). With many values the caches of a processor are
-too small for that, and PyTorch's own function is faster.
+PyTorch's function calls seven operations for each parameter from Python. Here each operation is
+called once, for all parameters (PyTorch's ``_foreach_`` operations, which do the same to each).
+With many values the caches of a processor are too small for that, and PyTorch's own function is
+faster.
 """
 
 from collections.abc import Mapping, Sequence
