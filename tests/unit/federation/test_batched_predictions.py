@@ -13,7 +13,7 @@ from fedkd.training.metrics import quality_in_one_read, quality_of_many
 def test_models_predict_together_what_they_predict_alone(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedkd.training.loop.PREDICTION_BATCH", 5)
+    monkeypatch.setattr("fedkd.training.loop.ROWS_AT_ONCE", 5)
     spec = ImageModelSpec(name, (1, 8, 8), 4)
     models = [spec.build(seed) for seed in range(3)]
     states = {

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedkd.errors import Interrupted, SettingError
 from fedkd.training.hyperparameters import DistillationSettings, Phase, TrainingSettings
-from fedkd.training.loop import PREDICTION_BATCH, accuracy, optimize, predict
+from fedkd.training.loop import ROWS_AT_ONCE, accuracy, optimize, predict
 from fedkd.training.optimizers import Optimizer
 
 SIZE, FEATURES, CLASSES = 23, 5, 3
@@ -261,7 +261,7 @@ def test_the_optimizer_starts_afresh_in_every_phase():
 # Prediction.
 
 
-AT_ONCE = PREDICTION_BATCH
+AT_ONCE = ROWS_AT_ONCE
 
 
 @pytest.mark.parametrize("size", [1, AT_ONCE, AT_ONCE + 1, 3 * AT_ONCE - 7])
