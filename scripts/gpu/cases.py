@@ -19,6 +19,24 @@ from fedkd.data.sources import Rows
 from fedkd.settings.measuring_points import MEASURING_POINTS, column
 from fedkd.tasks.text.language_models import Decoder, Gru
 
+TEXT: dict[str, Any] = {
+    "name": "text",
+    "data": {"name": "sentences", "texts": 70},
+    "partition": {"name": "whole_ids"},
+    "clients": 2,
+    "models": ["cases:small_gru", "cases:small_decoder"],
+    "tokens": {"context": 40, "vocabulary": "characters"},
+    "rounds": 1,
+    "public": {"size": 14},
+    "test": {"global_size": 14},
+    "strategy": "fedmd",
+    "train": {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2},
+    "distill": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-2},
+    "engine": {"name": "local", "workers": 1},
+    "baseline": "none",
+}
+"""Settings of next tokens of text, of a run that takes a second."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic:

@@ -26,6 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import cases
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -63,20 +64,7 @@ TINY: dict[str, Any] = {
     "checkpoint": {"every": 0},
     "report": {"console": False, "plots": False},
 }
-TEXT: dict[str, Any] = {
-    **TINY,
-    "data": {"name": "sentences", "texts": 70},
-    "partition": {"name": "whole_ids"},
-    "clients": 2,
-    "samples_per_client": None,
-    "models": ["cases:small_gru", "cases:small_decoder"],
-    "tokens": {"context": 40, "vocabulary": "characters"},
-    "rounds": 1,
-    "public": {"size": 14},
-    "test": {"global_size": 14},
-    "train": {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2},
-    "distill": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-2},
-}
+TEXT: dict[str, Any] = {**cases.TEXT, **{k: TINY[k] for k in ("checkpoint", "report")}}
 CANARIES = {
     "name": "form",
     "prefix": "pin ",

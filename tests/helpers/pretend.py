@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "pretend"
 INDEXED = {"aten::index", "aten::index_put_", "aten::_index_put_impl_"}
 """Operations whose first tensor, on the device, takes indices that are on the CPU, as CUDA's do."""
+Tensors = tuple[torch.Tensor, ...]
 DONE: Counter[str] = Counter()
 """How often each operation was done on the device."""
 
@@ -68,6 +70,42 @@ class Generator(torch.Generator):
         return self.context
 
 
+def gru_cell(
+    inputs: torch.Tensor,
+    hidden: torch.Tensor,
+    state: torch.Tensor,
+    input_bias: torch.Tensor | None = None,
+    hidden_bias: torch.Tensor | None = None,
+) -> Tensors:
+    """Return the next state of gated recurrent units, and what their gradient is made of."""
+    (ir, iz, i), (hr, hz, h) = (
+        (gates if bias is None else gates + bias).chunk(3, dim=1)
+        for gates, bias in ((inputs, input_bias), (hidden, hidden_bias))
+    )
+    reset, update = torch.sigmoid(ir + hr), torch.sigmoid(iz + hz)
+    new = torch.tanh(i + reset * h)
+    return new + update * (state - new), torch.cat([reset, update, new, state, h], dim=1)
+
+
+def gru_cell_backward(grad: torch.Tensor, made_of: torch.Tensor, has_bias: bool) -> Tensors:
+    """Return the gradients of both gates, of the state and of both biases."""
+    reset, update, new, state, h = made_of.chunk(5, dim=1)
+    of_new = grad * (1 - update) * (1 - new**2)
+    of_update = grad * (state - new) * update * (1 - update)
+    of_reset = of_new * h * reset * (1 - reset)
+    inputs = torch.cat([of_reset, of_update, of_new], dim=1)
+    hidden = torch.cat([of_reset, of_update, of_new * reset], dim=1)
+    biases = (inputs.sum(dim=0), hidden.sum(dim=0)) if has_bias else (None, None)
+    return inputs, hidden, grad * update, *biases
+
+
+ELSEWHERE = {
+    "aten::_thnn_fused_gru_cell": gru_cell,
+    "aten::_thnn_fused_gru_cell_backward": gru_cell_backward,
+}
+"""What devices have kernels of, and the CPU has none."""
+
+
 def compute(operation: Any, *args: Any, **kwargs: Any) -> Any:
     """Do an operation on the CPU; its result is where the operation's inputs are, or where it was
     asked to be."""
@@ -98,9 +136,12 @@ def compute(operation: Any, *args: Any, **kwargs: Any) -> Any:
         named["device"] = torch.device("cpu")
     elsewhere = torch.device(asked).type == NAME if asked is not None else bool(theirs)
     DONE[name] += elsewhere
-    result = operation(*given, **named)
+    result = ELSEWHERE.get(name, operation)(*given, **named)
     for argument, value in zip(operation._schema.arguments, args, strict=False):
         if argument.alias_info is not None and argument.alias_info.is_write:
+            if isinstance(value, Pretended) and torch.Tag.inplace_view in operation.tags:
+                with no_dispatch():  # what says that it is elsewhere takes the new shape
+                    operation(*args, **kwargs)
             return value if operation._schema.returns else None
     return tree_map(
         lambda x: Pretended(x) if elsewhere and isinstance(x, torch.Tensor) else x, result

@@ -61,15 +61,14 @@ OTHERS: list[Case] = [
     ("members", "tiny", {**AUDITED, "audit": {"name": "members", "per_client": 4}}),
     ("shadows", "tiny", {**AUDITED, "audit": {"name": "canaries", "per_client": 4, "shadows": 4}}),
 ]
-DECODERS = {
-    "models": ["tiny_text:small_decoder"]
-}  # PyTorch's GRU has kernels of its own for every device
+DECODERS = {"models": ["tiny_text:small_decoder"]}
 ROUNDED: list[
     Case
 ] = [  # attention is summed in another order where there is no kernel of the device's own
     ("vit", "tiny", {"models": ["vit"], "rounds": 1}),
     # Clients that are trained together are measured together there.
     ("together", "tiny", {"models": ["mlp"], "batch_clients": ["mlp"]}),
+    ("text", "tiny_text", {"public": {"size": 14, "per_round": 300}}),
     ("text, canaries", "tiny_text", {**DECODERS, "text_canaries": CANARIES}),
     (
         "text, dp_sgd",
