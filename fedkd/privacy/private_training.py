@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fedkd.errors import SettingError
 from fedkd.privacy.dp_sgd_history import StepHistory
 from fedkd.privacy.sampling_schedule import Schedule
+from fedkd.runtime.devices import sent
 from fedkd.settings.optional_libraries import require
 
 LEFT_ON_MODULES = (
@@ -93,9 +94,8 @@ def optimize_privately(
             expected_batch_size=schedule.expected_batch_size,
         )
         private.attach_step_hook(lambda _: history.add(noise_multiplier, schedule.sample_rate))
-        for step in range(schedule.steps):
+        for step, chosen in enumerate(poisson_samples(size, schedule, batches, device)):
             before_step(step)
-            chosen = poisson_sample(size, schedule.sample_rate, batches).to(device)
             private.zero_grad(set_to_none=True)
             if len(chosen):
                 loss = batch_loss(chosen)
@@ -110,6 +110,23 @@ def optimize_privately(
             private.step()
         private.zero_grad(set_to_none=True)
     return total.item() / met if met else None
+
+
+def poisson_samples(
+    size: int, schedule: Schedule, stream: np.random.Generator, device: torch.device
+) -> tuple[Int[Tensor, "batch"], ...]:
+    """Return the Poisson sample of each step, sent to a device in one copy.
+
+    Args:
+        size: Number of samples.
+        schedule: Sample rate and steps.
+        stream: The stream of coins.
+        device: Where the samples are.
+    """
+    drawn = [poisson_sample(size, schedule.sample_rate, stream) for _ in range(schedule.steps)]
+    if not drawn:
+        return ()
+    return torch.split(sent(torch.cat(drawn), device), [len(each) for each in drawn])
 
 
 def poisson_sample(size: int, rate: float, stream: np.random.Generator) -> Int[Tensor, "batch"]:

@@ -15,6 +15,8 @@ from opacus.optimizers import DPOptimizer
 from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
 from torch import Tensor
 
+from fedkd.runtime.devices import reads_wait, sent
+
 
 class StreamDPOptimizer(DPOptimizer):  # type: ignore[misc]
     """``DPOptimizer`` that draws its noise from ``stream``, on any device.
@@ -36,13 +38,35 @@ class StreamDPOptimizer(DPOptimizer):  # type: ignore[misc]
         super().clip_and_accumulate()
 
     def add_noise(self) -> None:
-        """Add noise to each parameter's clipped and summed gradient, one after another."""
-        deviation = self.noise_multiplier * self.max_grad_norm
-        for p in self.params:
-            _check_processed_flag(p.summed_grad)
-            noise = deviation * torch.from_numpy(self.stream.standard_normal(p.summed_grad.shape))
-            p.grad = (p.summed_grad + noise.to(p.summed_grad)).view_as(p)
-            _mark_as_processed(p.summed_grad)
+        """Add noise to each parameter's clipped and summed gradient."""
+        sums = [p.summed_grad for p in self.params]
+        for summed in sums:
+            _check_processed_flag(summed)
+        each = normal_like(sums, self.noise_multiplier * self.max_grad_norm, self.stream)
+        for p, summed, noise in zip(self.params, sums, each, strict=True):
+            p.grad = (summed + noise).view_as(p)
+            _mark_as_processed(summed)
+
+
+def normal_like(
+    tensors: Sequence[Tensor], deviation: float, stream: np.random.Generator
+) -> list[Tensor]:
+    """Return normal noise of each tensor's shape, number type and device, sent in one copy.
+
+    It is drawn at once, and is what tensor after tensor would draw.
+
+    Args:
+        tensors: At least one, on one device.
+        deviation: The noise's standard deviation.
+        stream: Where it is drawn from.
+    """
+    sizes = [tensor.numel() for tensor in tensors]
+    drawn = torch.from_numpy(stream.standard_normal(sum(sizes))).mul_(deviation)
+    first = tensors[0]
+    if all(tensor.dtype == first.dtype for tensor in tensors):
+        drawn = drawn.to(first.dtype)
+    parts = sent(drawn, first.device).split(sizes)
+    return [part.view_as(t).to(t) for part, t in zip(parts, tensors, strict=True)]
 
 
 def drop_overflowing(parameters: Sequence[Any]) -> None:
@@ -55,7 +79,9 @@ def drop_overflowing(parameters: Sequence[Any]) -> None:
     for parameter in parameters:
         own = torch.isfinite(parameter.grad_sample).flatten(1).all(dim=1)
         finite = own if finite is None else finite & own
-    if finite is None or bool(finite.all()):
+    if finite is None or (not reads_wait(finite.device) and bool(finite.all())):
         return
     for parameter in parameters:
-        parameter.grad_sample[~finite] = 0.0
+        found: Tensor = parameter.grad_sample
+        of_sample = ~finite.view(-1, *[1] * (found.ndim - 1))
+        parameter.grad_sample = found.masked_fill(of_sample, 0.0)

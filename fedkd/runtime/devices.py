@@ -41,6 +41,11 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor if device.type == "cpu" else tensor.to(device, non_blocking=True)
 
 
+def reads_wait(device: torch.device) -> bool:
+    """Return whether reading a value waits until a device has done all that comes before it."""
+    return device.type != "cpu"
+
+
 def copy_into(targets: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> None:
     """Copy tensors into those of the same names, on a device all in one call.
 

@@ -26,9 +26,11 @@ from fedkd.privacy.private_training import (
     check_sample_gradients,
     optimize_privately,
     poisson_sample,
+    poisson_samples,
     refuse_shared_statistics,
 )
 from fedkd.privacy.release_plan import ReleasePlan
+from fedkd.privacy.stream_optimizer import drop_overflowing, normal_like
 from fedkd.privacy.vouching import planned_claims
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.schema import parse
@@ -319,6 +321,50 @@ def test_noise_has_its_deviation_and_no_other(factor: float):
     assert (abs(moved.std().item() / expected - 1) < 4 / math.sqrt(2 * len(moved))) == (
         factor == 1.0
     )
+
+
+@pytest.mark.parametrize("kinds", [(torch.float32,) * 4, (torch.float32, torch.float64) * 2])
+def test_noise_that_is_drawn_at_once_is_that_of_tensor_after_tensor(kinds: tuple[torch.dtype, ...]):
+    shapes = [(3, 5), (), (7,), (2, 1, 4)]
+    tensors = [torch.zeros(shape, dtype=kind) for shape, kind in zip(shapes, kinds, strict=True)]
+    one_by_one = numpy_stream(0, "noise")
+    found = normal_like(tensors, 0.7, numpy_stream(0, "noise"))
+    for tensor, noise in zip(tensors, found, strict=True):
+        expected = (0.7 * torch.from_numpy(one_by_one.standard_normal([*tensor.shape]))).to(tensor)
+        assert noise.dtype == tensor.dtype
+        assert torch.equal(noise, expected)
+
+
+def test_where_reads_wait_gradients_that_overflow_are_dropped_to_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def dropped(*overflowing: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((3, 2), (4,))]
+        for parameter in parameters:
+            grads: Any = torch.randn(5, *parameter.shape, generator=generator)
+            vars(parameter)["grad_sample"] = grads
+        for sample in overflowing:
+            vars(parameters[sample % 2])["grad_sample"][sample].view(-1)[1] = math.inf
+        drop_overflowing(parameters)
+        return [vars(parameter)["grad_sample"] for parameter in parameters]
+
+    for overflowing in ((), (1, 4)):
+        read = dropped(*overflowing)
+        with monkeypatch.context() as there:
+            there.setattr("fedkd.privacy.stream_optimizer.reads_wait", lambda _: True)
+            unread = dropped(*overflowing)
+        assert all(torch.equal(a, b) for a, b in zip(read, unread, strict=True))
+        assert all((grads[list(overflowing)] == 0).all() for grads in read)
+
+
+def test_samples_of_all_steps_are_those_of_step_after_step():
+    schedule = Schedule(sample_rate=0.1, steps=6, expected_batch_size=1.0)
+    one_by_one = numpy_stream(0, "coins")
+    found = poisson_samples(12, schedule, numpy_stream(0, "coins"), torch.device("cpu"))
+    expected = [poisson_sample(12, 0.1, one_by_one).tolist() for _ in range(6)]
+    assert [chosen.tolist() for chosen in found] == expected
+    assert [] in expected
 
 
 def test_every_sample_has_its_own_coin():
