@@ -2,8 +2,8 @@
 
 The steps are PyTorch's own functions, which its optimizer classes call too, with the classes'
 defaults: the bits are those of the classes. The classes would load PyTorch's compiler, 70 MB and a
-second in every process, which nothing here uses. Adam of small models on a CPU is
-``fedkd.training.small_adam``, to the same bits. For a library that wraps a
+second in every process, which nothing here uses. Adam on a CPU is
+``fedkd.training.cpu_adam``, to the same bits. For a library that wraps a
 ``torch.optim.Optimizer``, ``as_torch`` makes one.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from fedkd.training import small_adam
+from fedkd.training import cpu_adam
 from fedkd.training.hyperparameters import Phase
 
 
@@ -50,7 +50,9 @@ class Optimizer:
         self.phase = phase
         self.learning_rate = phase.learning_rate
         self.is_fused = is_fused(self.parameters)
-        self.is_small = not self.is_fused and small_adam.suits(self.parameters)
+        self.on_cpu = not self.is_fused and all(
+            parameter.device.type == "cpu" for parameter in self.parameters
+        )
         self.groups = self._groups()
         """The parameters of one rate by their indices, and that rate as a multiple."""
         self._state: list[dict[str, Tensor]] = [{} for _ in self.parameters]
@@ -109,11 +111,11 @@ class Optimizer:
                 nesterov=False,
                 maximize=False,
             )
-        elif self.is_small and moved:
+        elif self.on_cpu:
             for i in moved:
                 made = self._counts[i] if i in self._counts else self._state[i]["step"].item()
                 self._counts[i] = made + 1
-            small_adam.step_all(
+            cpu_adam.step_all(
                 parameters,
                 gradients,
                 states,
@@ -133,9 +135,9 @@ class Optimizer:
                 lr=learning_rate,
                 weight_decay=phase.weight_decay,
                 decoupled_weight_decay=phase.optimizer == "adamw",
-                beta1=small_adam.BETA1,
-                beta2=small_adam.BETA2,
-                eps=small_adam.EPSILON,
+                beta1=cpu_adam.BETA1,
+                beta2=cpu_adam.BETA2,
+                eps=cpu_adam.EPSILON,
                 amsgrad=False,
                 maximize=False,
                 foreach=None if self.is_fused else False,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedkd.training import small_adam
+from fedkd.training import cpu_adam
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.optimizers import Optimizer
 
@@ -50,13 +50,13 @@ def named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("at_once", [100, 12, 7, 1])
 @pytest.mark.parametrize("phase", PHASES)
 def test_steps_and_state_are_those_of_pytorchs_classes_to_the_bit(
-    phase: Phase, small: bool, monkeypatch: pytest.MonkeyPatch
+    phase: Phase, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not small:
-        monkeypatch.setattr(small_adam, "MOST_VALUES", 0)
+    """With all parameters at once, and in pieces."""
+    monkeypatch.setattr(cpu_adam, "MOST_VALUES", at_once)
     one, other = parameters(), parameters()
     optimizer, reference = Optimizer(one, phase), theirs(other, phase)
     assert optimizer.tensors() == {}
@@ -72,6 +72,39 @@ def test_steps_and_state_are_those_of_pytorchs_classes_to_the_bit(
     assert all(p.grad is not None for p in one)
     optimizer.zero_grad()
     assert all(p.grad is None for p in one)
+
+
+def test_pieces_hold_every_value_once_and_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_adam, "MOST_VALUES", 10)
+    shapes = [(3, 4), (5,), (), (4,), (25,), (2,)]
+    of = [torch.zeros(shape) for shape in shapes]
+    turned = torch.zeros(4, 3).T  # lies in memory in another order than it is read in
+    of.append(turned)
+    whole = cpu_adam.Piece(of, *([t.clone() for t in of] for _ in range(3)), [1.0] * len(of))
+    sizes = []
+    for piece in cpu_adam.pieces(whole):
+        sizes.append(sum(p.numel() for p in piece.parameters))
+        for tensors in (piece.gradients, piece.means, piece.squares):
+            assert [t.shape for t in tensors] == [p.shape for p in piece.parameters]
+        assert piece.counts == [1.0] * len(piece.parameters)
+        for parameter in piece.parameters:
+            parameter += 1
+    assert all(t.eq(1).all() for t in of)
+    assert sizes == [10, 2, 10, 10, 5, 10, 2, 12]
+
+
+def test_large_parameters_are_stepped_in_pieces_to_the_same_bits() -> None:
+    """Of an odd number of values: where a value stands in a piece changes nothing."""
+    size = 2 * cpu_adam.MOST_VALUES + 12_345
+    stream = torch.Generator().manual_seed(0)
+    start, gradient = (torch.randn(size, generator=stream) for _ in range(2))
+    one, other = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimizer, reference = Optimizer([one], Phase()), theirs([other], Phase())
+    for _ in range(2):
+        one.grad, other.grad = gradient.clone(), gradient.clone()
+        optimizer.step()
+        reference.step()
+    assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("phase", PHASES)
