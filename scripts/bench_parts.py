@@ -19,7 +19,8 @@ from workload import workload
 
 from fedkd.experiment.build import build
 from fedkd.experiment.run import run
-from fedkd.federation.batched_training import Pool, depends_on_batch, optimize_together, pays
+from fedkd.federation.batch_trials import Tried, depends_on_batch, pays
+from fedkd.federation.batched_training import Pool, optimize_together
 from fedkd.messages import Cohort
 from fedkd.models.factory import ImageModelSpec
 from fedkd.models.product_convolutions import as_products, convolutions_of
@@ -151,7 +152,8 @@ def _auto_row(
     with deterministic(cpu):
         if depends_on_batch(spec, batch, products=products):
             return [(label, "one by one: bits depend on the batch", "")]
-        taken = pays(spec, [samples] * clients, Phase(batch_size=batch), cpu, products=products)
+        tried = Tried(spec, [samples] * clients, Phase(batch_size=batch), cpu)
+        taken = pays(tried, products=products)
     work = Batched(label, lambda: spec.build(0), shape, clients, samples, batch, products)
     found = shown(batching_speedup(work, cpu, turns))
     said = "together" if taken else "one by one"

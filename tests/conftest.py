@@ -17,6 +17,7 @@ SHAPE_CHECKED = (
     "fedkd.data.public",
     "fedkd.data.samples",
     "fedkd.data.shifts",
+    "fedkd.federation.batch_trials",
     "fedkd.federation.batched_training",
     "fedkd.federation.client",
     "fedkd.federation.participation",

@@ -14,6 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedkd.errors import Interrupted
+from fedkd.federation.batch_trials import (
+    Tried,
+    depends_on_batch,
+    pays,
+    products_pay,
+    reason_against,
+)
 from fedkd.federation.batched_predictions import BatchPredictions, are_foreseen
 from fedkd.federation.batched_training import (
     ON_GPU_AT_ONCE,
@@ -21,12 +28,8 @@ from fedkd.federation.batched_training import (
     StepsToTake,
     chunks,
     clients_at_once,
-    depends_on_batch,
     even_chunks,
     optimize_together,
-    pays,
-    products_pay,
-    reason_against,
     take_in_turn,
 )
 from fedkd.federation.context import ClientContext, PrecomputedUpdate
@@ -118,12 +121,7 @@ def architecture_of(context: ClientContext, name: str) -> ImageModelSpec | None:
 
 def is_faster(context: ClientContext, name: str, *, products: bool) -> bool:
     """Return whether a short trial finds batched training of an architecture faster."""
-    architecture = architecture_of(context, name)
-    assert architecture is not None, "has no reason to be trained alone"
-    return all(
-        pays(architecture, sizes, phase, context.device, products=products)
-        for sizes, phase in _trials(context, name)
-    )
+    return all(pays(tried, products=products) for tried in _tried(context, name))
 
 
 def wants_products(context: ClientContext, name: str) -> bool:
@@ -132,14 +130,12 @@ def wants_products(context: ClientContext, name: str) -> bool:
     On a CPU they should: only so a client's bits do not depend on its batch. On another device a
     short trial decides.
     """
-    architecture = architecture_of(context, name)
-    if architecture is None or not has_convolutions(context, name):
+    if not has_convolutions(context, name):
         return False
     if context.device.type == "cpu":
         return True
     return reason_unbatched(context, name, products=True) is None and all(
-        products_pay(architecture, sizes, phase, context.device)
-        for sizes, phase in _trials(context, name)
+        products_pay(tried) for tried in _tried(context, name)
     )
 
 
@@ -160,25 +156,23 @@ def reason_ungraphed(
         products: Whether its convolutions are products of matrices then.
         pays: Whether replayed steps must be faster.
     """
-    architecture = architecture_of(context, name)
-    assert architecture is not None, "its clients train together"
     reasons = (
-        reason_against_graphs(
-            architecture, sizes, phase, context.device, products=products, pays=pays
-        )
-        for sizes, phase in _trials(context, name)
+        reason_against_graphs(tried, products=products, pays=pays)
+        for tried in _tried(context, name)
     )
     return next((reason for reason in reasons if reason is not None), None)
 
 
-def _trials(context: ClientContext, name: str) -> list[tuple[list[int], Phase]]:
-    """Return the samples of an architecture's clients in each phase that is tried, with it."""
+def _tried(context: ClientContext, name: str) -> list[Tried]:
+    """Return an architecture's clients in each phase that is tried."""
+    architecture = architecture_of(context, name)
+    assert architecture is not None, "has no reason to be trained alone"
     clients = [i for i, a in enumerate(context.architectures) if a.name == name]
-    found: list[tuple[list[int], Phase]] = [
-        ([len(context.division.train[i]) for i in clients], context.training)
-    ]
+    private = [len(context.division.train[i]) for i in clients]
+    found = [Tried(architecture, private, context.training, context.device)]
     if context.kind is not None:
-        found.append(([context.task.public_size] * len(clients), context.distillation))
+        public = [context.task.public_size] * len(clients)
+        found.append(Tried(architecture, public, context.distillation, context.device))
     return found
 
 

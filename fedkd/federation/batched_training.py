@@ -1,38 +1,31 @@
 """One optimization phase of many clients that share an architecture, each step in one batched call.
 
 Equal, up to rounding, to ``fedkd.training.loop.optimize`` client by client, and faster where a step
-is mostly overhead: many tiny models on a CPU, most models on a GPU. ``reason_against`` says which
-models cannot be trained so, ``pays`` times which should be. Not for prediction, and not for models
-whose samples see one another (BatchNorm).
+is mostly overhead: many tiny models on a CPU, most models on a GPU. Not for prediction,
+not for models whose samples see one another (BatchNorm), and not for the choice which models are
+trained so (``fedkd.federation.batch_trials``).
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from fedkd.models.factory import ImageModelSpec, ModelInfo
-from fedkd.models.product_convolutions import as_products
-from fedkd.runtime.devices import wait_for
 from fedkd.training.hyperparameters import Phase
-from fedkd.training.loop import optimize
 from fedkd.training.optimizers import Optimizer
 
 CPU = torch.device("cpu")
-CLIENTS_AT_ONCE = 64
+FEWEST_ON_CPU, MOST_ON_CPU, VALUES_ON_CPU = 8, 128, 2**21
+"""Clients that are trained at once on a CPU: the fewest, the most, and about how many parameters
+they have in all. More of them leave the caches of a processor: a hundred perceptrons of a hundred
+thousand parameters then take a third more time than in batches of twenty."""
 ON_GPU_AT_ONCE = 256
 """Clients that are trained at once on a GPU, of any model: small ones are bound by how many
 kernels are started. Where memory is short, batches are halved."""
-SMALL = 16_384
-"""Parameters of a model below which twice as many clients are trained at once: a step is then
-mostly overhead."""
-SECONDS_TO_TRY = 0.1
 
 
 @dataclass(frozen=True)
@@ -61,10 +54,14 @@ class Pool:
 
 
 def clients_at_once(parameters: int, device: torch.device = CPU) -> int:
-    """Return how many clients are trained in one call at most, by parameters and device."""
+    """Return how many clients are trained in one call at most, by parameters and device.
+
+    >>> [clients_at_once(parameters) for parameters in (2_410, 101_770, 10**6)]
+    [128, 20, 8]
+    """
     if device.type != "cpu":
         return ON_GPU_AT_ONCE
-    return 2 * CLIENTS_AT_ONCE if parameters <= SMALL else CLIENTS_AT_ONCE
+    return min(MOST_ON_CPU, max(FEWEST_ON_CPU, VALUES_ON_CPU // parameters))
 
 
 def chunks(sizes: Sequence[int], at_most: int) -> list[list[int]]:
@@ -313,242 +310,3 @@ def _taken_over(before: Optimizer | None, optimizer: Optimizer, active: int) -> 
             for known in before.state
         ]
     return optimizer
-
-
-class Trial:
-    """Clients that start from one model's weights, trained in both ways on noise."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        sizes: Sequence[int],
-        phase: Phase,
-        samples: tuple[Tensor, Tensor],
-        *,
-        products: bool = False,
-    ) -> None:
-        self.model, self.sizes, self.phase, self.products = model, list(sizes), phase, products
-        self.x, self.y = (values[: sum(sizes)].split(self.sizes) for values in samples)
-        self.start = {name: value.clone() for name, value in model.state_dict().items()}
-
-    def together(
-        self, take_steps: Callable[[StepsToTake], None] = take_in_turn
-    ) -> dict[str, Tensor]:
-        """Return the stacked states after training all clients together."""
-        count = len(self.sizes)
-        states = {name: torch.stack([value] * count) for name, value in self.start.items()}
-        x, y = Pool.of_each(self.x), Pool.of_each(self.y)
-        streams = [np.random.default_rng(i) for i in range(count)]
-        with as_products(self.model, self.products):
-            optimize_together(
-                self.model,
-                states,
-                self.sizes,
-                x,
-                y,
-                F.cross_entropy,
-                self.phase,
-                streams,
-                take_steps=take_steps,
-            )
-        return states
-
-    def alone(self, i: int) -> dict[str, Tensor]:
-        """Return the state after training client i alone; valid until the next call."""
-        model, x, y = self.model, self.x[i], self.y[i]
-        model.load_state_dict(self.start)
-        stream = np.random.default_rng(i)
-        optimize(
-            model,
-            len(y),
-            lambda batch: F.cross_entropy(model(x[batch]), y[batch]),
-            self.phase,
-            stream,
-        )
-        return model.state_dict()
-
-
-def _samples(
-    architecture: ImageModelSpec, count: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    stream = torch.Generator().manual_seed(0)
-    x = torch.randn(count, *architecture.input_shape, generator=stream)
-    return x.to(device), torch.randint(architecture.classes, (count,), generator=stream).to(device)
-
-
-def reason_against(
-    architecture: ImageModelSpec, traits: ModelInfo, *, products: bool = False
-) -> str | None:
-    """Return why clients of an architecture cannot be trained together, or None if they can.
-
-    Runs the model on a few random samples, and trains two small clients of it in both ways.
-    """
-    if traits.draws_randomness:
-        return "it draws random numbers in training"
-    model = architecture.build(seed=0).train()
-    if len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters())):
-        return "it uses one parameter under two names"
-    x, y = _samples(architecture, 5, torch.device("cpu"))
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.no_grad():
-        one, other = model(x[[0, 1]])[0], model(x[[0, 2]])[0]
-    changed = [
-        name for name, buffer in model.named_buffers() if not torch.equal(buffer, buffers[name])
-    ]
-    if changed:
-        return f"training changes its buffer {changed[0]}"
-    if not torch.allclose(one, other, rtol=1e-3, atol=1e-4):
-        return "what it makes of a sample depends on the rest of the batch"
-    phase = Phase(batch_size=2, optimizer="sgd", learning_rate=0.01)
-    trial = Trial(model, (3, 2), phase, (x, y), products=products)
-    try:
-        states = trial.together()
-    except Exception as error:
-        return f"torch.vmap fails on it: {type(error).__name__}: {error}"
-    for i in range(2):
-        for name, value in trial.alone(i).items():
-            if not torch.allclose(states[name][i], value, rtol=1e-3, atol=1e-4):
-                return f"under torch.vmap its {name} is trained otherwise"
-    return None
-
-
-def depends_on_batch(
-    architecture: ImageModelSpec, batch_size: int, *, products: bool = False
-) -> bool:
-    """Return whether a client's bits depend on the batch it is trained in, on the CPU.
-
-    Then a run would depend on how its clients are spread over workers. Found by a trial in
-    batches of 1, 3 and 17, or of as many as are trained at once where the model is small.
-    """
-    model = architecture.build(seed=0)
-    parameters = sum(p.numel() for p in model.parameters())
-    count = clients_at_once(parameters) if parameters <= SMALL else 17
-    sizes = [batch_size + 1 + i % 3 for i in range(count)]
-    samples, phase = (
-        _samples(architecture, sum(sizes), torch.device("cpu")),
-        Phase(batch_size=batch_size),
-    )
-    whole = Trial(model, sizes, phase, samples, products=products).together()
-    for count_alone in (1, 3):
-        few = sizes[:count_alone]
-        part = Trial(model, few, phase, samples, products=products).together()
-        if any(not torch.equal(values, whole[name][:count_alone]) for name, values in part.items()):
-            return True
-    return False
-
-
-def pays(
-    architecture: ImageModelSpec,
-    sizes: Sequence[int],
-    phase: Phase,
-    device: torch.device,
-    *,
-    products: bool = False,
-    at_most: float = 0.9,
-    repeats: int = 3,
-) -> bool:
-    """Return whether batched training takes at most 0.9 of the loop's time, by a trial.
-
-    The first of the ``chunks`` trains for up to five steps, or as many of its clients as the loop
-    trains in 0.1 seconds. Counts this thread's CPU seconds, wall seconds on other devices; the
-    least of ``repeats`` interleaved runs. Being a measurement, it may differ from call to call
-    where the two are close: a run that must repeat to the bit asks once and keeps the answer.
-
-    Args:
-        architecture: The clients' architecture.
-        sizes: How many samples each client has.
-        phase: Batch size, optimizer and learning rate.
-        device: Where they train.
-        products: Whether the batch's convolutions are products of matrices.
-        at_most: The largest share of the loop's time that pays.
-        repeats: Interleaved runs, of which the least counts.
-    """
-    trial = first_trial(architecture, sizes, phase, device, products=products)
-    if trial is None:
-        return False
-    count = len(trial.sizes)
-    some = sorted({0, count // 2, count - 1})
-    trial.together()
-    alone, together = [], []
-    for _ in range(repeats):
-        alone.append(seconds_of(lambda: [trial.alone(i) for i in some], device) / len(some))
-        together.append(seconds_of(trial.together, device) / count)
-    return min(together) <= at_most * min(alone)
-
-
-def products_pay(
-    architecture: ImageModelSpec,
-    sizes: Sequence[int],
-    phase: Phase,
-    device: torch.device,
-    *,
-    at_most: float = 0.9,
-    repeats: int = 3,
-) -> bool:
-    """Return whether a batch is faster with convolutions as products of matrices, by a trial.
-
-    As ``pays`` finds whether a batch is faster than the loop.
-
-    Args:
-        architecture: The clients' architecture.
-        sizes: How many samples each client has.
-        phase: Batch size, optimizer and learning rate.
-        device: Where they train.
-        at_most: The largest share that pays of the time of PyTorch's convolutions.
-        repeats: Interleaved runs, of which the least counts.
-    """
-    trial = first_trial(architecture, sizes, phase, device)
-    if trial is None:
-        return False
-    found: dict[bool, list[float]] = {False: [], True: []}
-    for turn in range(repeats + 1):
-        for trial.products in (False, True):
-            took = seconds_of(trial.together, device)
-            found[trial.products] += [took] if turn else []  # the first turn warms up
-    return min(found[True]) <= at_most * min(found[False])
-
-
-def first_trial(
-    architecture: ImageModelSpec,
-    sizes: Sequence[int],
-    phase: Phase,
-    device: torch.device,
-    *,
-    products: bool = False,
-) -> Trial | None:
-    """Return a trial of the first clients that would train together; None if it were only one.
-
-    Args:
-        architecture: The clients' architecture.
-        sizes: How many samples each client has.
-        phase: Batch size, optimizer and learning rate.
-        device: Where they train.
-        products: Whether the batch's convolutions are products of matrices.
-    """
-    batch = phase.batch_size
-    model = architecture.build(seed=0).to(device)
-    at_once = clients_at_once(sum(p.numel() for p in model.parameters()), device)
-    first = chunks(sizes, at_once)[:1]
-    sizes = [
-        min(sizes[i], 4 * batch + sizes[i] % batch) for chunk in first for i in chunk if sizes[i]
-    ]
-    if len(sizes) < 2:
-        return None
-    samples = _samples(architecture, sum(sizes), device)
-    phase = replace(phase, epochs=1, steps=None)
-    trial = Trial(model, sizes, phase, samples, products=products)
-    trial.alone(0)
-    few = max(2, int(SECONDS_TO_TRY / seconds_of(lambda: trial.alone(0), device)))
-    if device.type != "cpu":  # a small batch would say nothing of a large one there
-        few = len(sizes)
-    return Trial(model, sizes[:few], phase, samples, products=products)
-
-
-def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """Return this thread's CPU seconds in a call, or on another device its wall seconds."""
-    on_cpu = device.type == "cpu"
-    clock = time.thread_time if on_cpu else time.perf_counter
-    start = clock()
-    call()
-    wait_for(device)
-    return clock() - start

@@ -9,7 +9,7 @@ it, and out of it. A client whose steps are over is copied out, and stepped on w
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,22 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedkd.errors import one_line
-from fedkd.federation.batched_training import (
-    BatchStep,
-    StepRule,
-    StepsToTake,
-    first_trial,
-    seconds_of,
-)
-from fedkd.models.factory import ImageModelSpec
+from fedkd.federation.batch_trials import MOST_SHARE, REPEATS, Tried, first_trial, seconds_of
+from fedkd.federation.batched_training import BatchStep, StepRule, StepsToTake
 from fedkd.runtime.devices import copy_into
-from fedkd.training.hyperparameters import Phase
 
 WARM_UP = 3
 """Steps that are taken as usual before one is recorded: libraries choose their kernels in them, and
 the optimizer creates its state."""
-REPEATS, MOST_SHARE = 3, 0.9
-"""Runs of a trial, of which the fastest counts, and the largest share of the usual time."""
 MOST_GRAPHS = 8
 """Graphs that a thread keeps; each has the memory of a batch's models, gradients and
 activations."""
@@ -50,30 +41,20 @@ def record(call: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     return graph.replay, found
 
 
-def reason_against_graphs(
-    architecture: ImageModelSpec,
-    sizes: Sequence[int],
-    phase: Phase,
-    device: torch.device,
-    *,
-    products: bool,
-    pays: bool,
-) -> str | None:
+def reason_against_graphs(tried: Tried, *, products: bool, pays: bool) -> str | None:
     """Return why steps of a batch of clients should not be replayed; None if they should.
 
     By a trial: replayed steps must have the bits of usual ones over the same memory.
 
     Args:
-        architecture: The clients' architecture.
-        sizes: How many samples each client has.
-        phase: Batch size, optimizer and learning rate.
-        device: Where they train.
+        tried: The clients.
         products: Whether the batch's convolutions are products of matrices.
         pays: Whether they must be faster too, than the steps of batches without graphs.
     """
+    device = tried.device
     if device.type != "cuda":
         return "only a GPU replays steps; set device=cuda"
-    trial = first_trial(architecture, sizes, phase, device, products=products)
+    trial = first_trial(tried, products=products)
     if trial is None:
         return "there are no two clients with samples"
     replayed = partial(StepGraphs().take, key="trial")

@@ -1,7 +1,6 @@
 """Clients trained together against the plain loop, one by one."""
 
 import math
-import re
 from functools import partial
 from typing import Any
 
@@ -18,10 +17,7 @@ from fedkd.federation.batched_training import (
     chunks,
     clients_at_once,
     optimize_together,
-    pays,
-    reason_against,
 )
-from fedkd.models.factory import ImageModelSpec, ModelInfo, probe
 from fedkd.models.zoo import ZOO
 from fedkd.training.hyperparameters import Phase
 from fedkd.training.loop import optimize
@@ -36,7 +32,6 @@ UNEQUAL = (
     1,
     8,
 )  # at batch size 4: short last batches, clients below one batch, 1 to 5 steps an epoch
-PLAIN = ModelInfo(parameters=0, draws_randomness=False)
 
 
 def interrupt(due: bool) -> None:
@@ -357,94 +352,10 @@ def test_chunks_hold_every_client_once_by_size():
     assert [sizes[i] for i in order] == sorted(sizes, reverse=True)
 
 
-def test_twice_as_many_clients_of_small_models_are_trained_at_once():
-    assert clients_at_once(2_410) == 128
-    assert clients_at_once(101_770) == 64
-
-
-# What cannot be trained together.
-
-
-def batch_norm(shape, classes):
-    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, classes))
-
-
-def batch_norm_without_statistics(shape, classes):
-    return nn.Sequential(
-        nn.Flatten(), nn.BatchNorm1d(64, track_running_stats=False), nn.Linear(64, classes)
-    )
-
-
-def tied(shape, classes):
-    model = nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, classes)
-    )
-    model[2].weight = model[1].weight
-    return model
-
-
-class Branching(nn.Module):
-    def __init__(self, shape, classes):
-        super().__init__()
-        self.linear = nn.Linear(64, classes)
-
-    def forward(self, x):
-        logits = self.linear(x.flatten(1))
-        return logits if logits.sum() > 0 else 2 * logits
-
-
-REASONS = {
-    batch_norm: r"training changes its buffer 1\.(running_mean|num_batches_tracked)",
-    batch_norm_without_statistics: "depends on the rest of the batch",
-    tied: "one parameter under two names",
-    Branching: "vmap fails on it|depends on the rest",
-}
-
-
-@pytest.mark.parametrize("factory", REASONS, ids=lambda factory: factory.__name__)
-def test_a_model_that_cannot_be_trained_together_is_told_why(factory):
-    reason = reason_against(
-        ImageModelSpec(f"{__name__}:{factory.__name__}", (1, 8, 8), CLASSES), PLAIN
-    )
-    assert reason is not None
-    assert re.search(REASONS[factory], reason)
-
-
-def test_a_model_that_draws_randomness_is_refused():
-    reason = reason_against(
-        ImageModelSpec("mlp", (1, 8, 8), CLASSES), ModelInfo(0, draws_randomness=True)
-    )
-    assert reason == "it draws random numbers in training"
-
-
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
-@pytest.mark.parametrize("name", ZOO)
-def test_nothing_speaks_against_the_zoo(name: str):
-    architecture = ImageModelSpec(name, (1, 8, 8), CLASSES)
-    assert reason_against(architecture, probe(architecture)) is None
-
-
-# What it saves.
-
-
-@pytest.mark.parametrize("sizes", [[], [40], [40, 0, 0]], ids=str)
-def test_a_single_client_is_left_to_the_loop(sizes: list[int]):
-    assert not pays(
-        ImageModelSpec("mlp", (1, 8, 8), CLASSES), sizes, Phase(batch_size=8), torch.device("cpu")
-    )
-
-
-def test_whether_it_pays_is_a_matter_of_the_share_asked_for():
-    measured = partial(
-        pays,
-        ImageModelSpec("mlp", (1, 8, 8), CLASSES),
-        [16] * 8,
-        Phase(batch_size=8),
-        torch.device("cpu"),
-        repeats=1,
-    )
-    assert measured(at_most=100.0)
-    assert not measured(at_most=0.0)
+def test_as_many_clients_are_trained_at_once_as_fit_the_caches_of_a_cpu():
+    assert [clients_at_once(parameters) for parameters in (1, 2_410, 101_770)] == [128, 128, 20]
+    assert clients_at_once(10**8) == 8
+    assert clients_at_once(101_770, torch.device("cuda")) == 256
 
 
 @pytest.mark.parametrize("phase", [Phase(batch_size=4, steps=5), Phase(batch_size=4, epochs=1.5)])

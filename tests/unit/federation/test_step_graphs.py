@@ -1,6 +1,7 @@
 """Steps that are recorded once and replayed, as a GPU would, against the usual ones."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,10 +12,10 @@ from replayed import record_on_cpu
 from torch import Tensor
 
 from fedkd.federation import step_graphs
+from fedkd.federation.batch_trials import Tried, first_trial
 from fedkd.federation.batched_training import (
     Pool,
     StepsToTake,
-    first_trial,
     optimize_together,
     take_in_turn,
 )
@@ -142,12 +143,12 @@ def test_a_trial_takes_what_has_the_same_bits_and_is_faster(
     spec, phase = ImageModelSpec("mlp", SHAPE, CLASSES), Phase(batch_size=2)
     cpu = torch.device("cpu")
     monkeypatch.setattr(
-        step_graphs, "first_trial", partial(lambda of, *a, **k: of(*a[:3], cpu, **k), first_trial)
+        step_graphs, "first_trial", lambda tried, **k: first_trial(replace(tried, device=cpu), **k)
     )
 
     def reason(*, pays: bool) -> str | None:
-        gpu = torch.device("cuda")
-        return reason_against_graphs(spec, [9, 9], phase, gpu, products=False, pays=pays)
+        tried = Tried(spec, [9, 9], phase, torch.device("cuda"))
+        return reason_against_graphs(tried, products=False, pays=pays)
 
     for seconds, said in ((iter([1.0, 1.0, 1.0, 0.5, 0.5, 0.5]), None), (iter([1.0] * 6), "not f")):
         monkeypatch.setattr(step_graphs, "seconds_of", lambda *_, s=seconds: next(s))
@@ -171,8 +172,7 @@ def test_a_trial_takes_what_has_the_same_bits_and_is_faster(
 
 def test_a_cpu_replays_nothing() -> None:
     spec = ImageModelSpec("mlp", SHAPE, CLASSES)
-    found = reason_against_graphs(
-        spec, [9, 9], Phase(), torch.device("cpu"), products=False, pays=False
-    )
+    tried = Tried(spec, [9, 9], Phase(), torch.device("cpu"))
+    found = reason_against_graphs(tried, products=False, pays=False)
     assert found is not None
     assert "device=cuda" in found
