@@ -20,6 +20,7 @@ from fedkd.experiment.client_worker import create_clients
 from fedkd.experiment.run import run, with_facts
 from fedkd.experiment.worker_facts import WorkerFacts
 from fedkd.federation import batched_clients, local_steps
+from fedkd.federation.batch_trials import Tried
 from fedkd.federation.batched_clients import batches_of_clients, reason_unbatched, wants_products
 from fedkd.federation.context import ClientContext
 from fedkd.federation.round_records import BY_NAME
@@ -231,17 +232,17 @@ def test_on_a_gpu_a_trial_chooses_the_convolutions(
     faster: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = build(scenario(models=["cnn"]), threading.Event()).context
-    tried: list[int] = []
+    found: list[int] = []
 
-    def pay(spec: object, sizes: list[int], *_: object) -> bool:
-        tried.append(len(sizes))
+    def pay(tried: Tried) -> bool:
+        found.append(len(tried.sizes))
         return faster
 
     monkeypatch.setattr(batched_clients, "products_pay", pay)
     assert wants_products(context, "cnn")
-    assert not tried
+    assert not found
     assert wants_products(replace(context, device=torch.device("cuda")), "cnn") is faster
-    assert set(tried) == {len(context.architectures)}
+    assert set(found) == {len(context.architectures)}
 
 
 def test_a_run_with_replayed_steps_has_the_figures_of_a_batch(
