@@ -84,7 +84,7 @@ def baseline_key(experiment: Experiment) -> str:
     libraries = library_versions(context.traits, scenario.adapters.value.packages)
     if libraries:
         parts["libraries"] = libraries
-    contents = model_contents(context.traits)
+    contents = model_contents(context.architectures)
     if contents:
         parts["models"] = contents
     made_of = scenario.heads.value.content_key()

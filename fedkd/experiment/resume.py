@@ -138,7 +138,7 @@ def _check_scenario(experiment: Experiment, checkpoint: Checkpoint, run_dir: Pat
     for name in changed:
         if name.startswith(FILES) and changed[name] is not None:
             raise SettingError(
-                f"resume={run_dir}: the files of {_made_of(name)} are no longer"
+                f"resume={run_dir}: the files or weights of {_made_of(name)} are no longer"
                 " those that this run began with; put them back, or begin a run anew"
             )
     check_same(without_rounds(before), without_rounds(now), run_dir)

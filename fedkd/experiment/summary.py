@@ -200,7 +200,7 @@ def conditions_of(experiment: Experiment) -> dict[str, str]:
         own[f"{task.__module__}:{task.__qualname__}"] = task
     code = {f"{CODE}{name}": code_hash(thing) for name, thing in own.items()}
     start = {} if context.start is None else {START: context.start.sha256}
-    files = {f"{FILES}{name}": key for name, key in model_contents(context.traits).items()}
+    files = {f"{FILES}{name}": key for name, key in model_contents(context.architectures).items()}
     made_of = experiment.scenario.heads.value.content_key()
     files |= {} if made_of is None else {f"{FILES}heads": made_of}
     device = {"device": experiment.plan.device}

@@ -6,12 +6,14 @@ name are filled in for it, as for any factory. Not for: one's own factories, whi
 """
 
 import difflib
+import hashlib
 import importlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
+import torch
 from torch import nn
 
 from fedkd.errors import SettingError
@@ -128,11 +130,34 @@ def library_versions(names: Iterable[str], others: Iterable[str] = ()) -> dict[s
     }
 
 
-def model_contents(names: Iterable[str]) -> dict[str, str]:
-    """Return a key of the files of each model that is of files, by the model's name."""
-    prefixes = {name: split_prefix(split_arguments(name)[0]) for name in names}
-    keys = {n: library(found[0]).content_key(found[1]) for n, found in prefixes.items() if found}
-    return {name: key for name, key in sorted(keys.items()) if key is not None}
+def model_contents(specs: Iterable["ModelSpec"]) -> dict[str, str]:
+    """Return a key of the files or the weights that models begin with, by the models' names.
+
+    A model of files has the key of these; another one that begins with weights that were learned,
+    wherever its library has them from, a hash of these. Others have none.
+    """
+    found = {}
+    for spec in {spec.name: spec for spec in specs}.values():
+        path, arguments = split_arguments(spec.name)
+        if (prefixed := split_prefix(path)) is None:
+            continue
+        made_by = library(prefixed[0])
+        key = made_by.content_key(prefixed[1])
+        if key is None and made_by.is_pretrained(arguments):
+            key = _weights_hash(spec.build(seed=0))
+        if key is not None:
+            found[spec.name] = key
+    return dict(sorted(found.items()))
+
+
+def _weights_hash(model: nn.Module) -> str:
+    """Return a hash of a model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
 
 
 def whole_name(name: str) -> str:

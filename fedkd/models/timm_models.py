@@ -30,8 +30,8 @@ class TimmModels(ModelLibrary):
         return partial(timm_model, name)
 
     def is_pretrained(self, arguments: Mapping[str, object]) -> bool:
-        """Return whether timm loads weights."""
-        return bool(arguments.get("pretrained"))
+        """Return whether timm loads weights, of its own or of a file."""
+        return bool(arguments.get("pretrained") or arguments.get("checkpoint_path"))
 
 
 def timm_model(

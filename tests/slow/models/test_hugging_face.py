@@ -106,14 +106,15 @@ def test_weights_are_those_of_the_folder_or_drawn_by_the_seed(hub: Path) -> None
 
 def test_a_baseline_is_made_again_where_the_files_of_a_model_changed(hub: Path) -> None:
     names = [f"hf:{hub / 'bert'}(pretrained=false)", "bag"]
-    before, config = model_contents(names), hub / "bert" / "config.json"
+    specs = made(models=names).context.architectures
+    before, config = model_contents(specs), hub / "bert" / "config.json"
     assert list(before) == names[:1]
     config.touch()
     (hub / "bert" / "README.md").write_text("A note is no part of a model.")
-    assert model_contents(names) == before
+    assert model_contents(specs) == before
     text = config.read_text()
     config.write_text(f"{text}\n")
-    assert model_contents(names) != before
+    assert model_contents(specs) != before
     config.write_text(text)
 
 
@@ -168,7 +169,7 @@ def test_a_run_with_adapters_goes_on_and_is_exported(
     weights = hub / "bert" / "model.safetensors"
     stored_weights = weights.read_bytes()
     weights.write_bytes(stored_weights[:-4] + b"\x00\x00\x80?")
-    with pytest.raises(SettingError, match=r"files of models=hf:.*bert are no longer those that"):
+    with pytest.raises(SettingError, match=r"files or weights of models=hf:.*bert are no longer those that"):
         resume(scenario, tmp_path / "parts")
     weights.write_bytes(stored_weights)
     summary = resume(scenario, tmp_path / "parts")

@@ -12,7 +12,7 @@ from torch import nn
 
 from fedkd.errors import SettingError
 from fedkd.models.factory import ImageModelSpec, find_factory, probe
-from fedkd.models.libraries import library, library_versions, whole_name
+from fedkd.models.libraries import library, library_versions, model_contents, whole_name
 from fedkd.models.model_names import split_arguments, split_share, written
 from fedkd.scenario.scenario import Scenario
 from fedkd.scenario.trust import foreign_imports
@@ -66,6 +66,35 @@ def test_timm_does_not_ask_a_hub_that_has_no_address_here(
 def test_timm_is_told_the_size_where_a_model_is_of_one_size(timm: list[dict[str, Any]]) -> None:
     assert probe(ImageModelSpec("timm:vit_tiny_patch16_224", (3, 32, 24), 5)).parameters == 133
     assert timm[0]["img_size"] == (32, 24)
+
+
+def test_a_model_that_begins_with_learned_weights_has_a_key_of_them(
+    torchvision: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a run would be gone on with although the file that it began with is another one."""
+    learned, blank, own = (
+        ImageModelSpec(name, GREY_8, 5)
+        for name in ("torchvision:resnet18(pretrained=true)", "torchvision:resnet18", "mlp")
+    )
+    before = model_contents([learned, blank, own, learned])
+    assert list(before) == [learned.name]
+    assert model_contents([learned]) == before
+    models = sys.modules["torchvision"].models
+    usual = models.get_model
+
+    def changed(name: str, **given: Any) -> nn.Module:
+        model: nn.Module = usual(name, **given)
+        nn.init.constant_(model.conv1.weight, 0.25)
+        return model
+
+    monkeypatch.setattr(models, "get_model", changed)
+    assert model_contents([learned]).keys() == before.keys()
+    assert model_contents([learned]) != before
+
+
+def test_a_file_of_weights_is_learned_too() -> None:
+    for name, found in (("r(checkpoint_path='a.pt')", True), ("r(pretrained=false)", False)):
+        assert library("timm").is_pretrained(split_arguments(name)[1]) == found
 
 
 def test_an_argument_that_a_model_does_not_have_is_told(timm: list[dict[str, Any]]) -> None:
