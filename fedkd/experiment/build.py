@@ -149,14 +149,18 @@ def _context(
         if scenario.federation.client_store == "disk":
             return disk
         owned = range(len(assigned)) if here else range(0)
-        if fits(layouts, assigned, owned, device):
-            files = None if checkpoints is None else disk
-            there = DeviceStore(layouts, assigned, owned, device, files)
-            if checkpoints is not None:
-                checkpoints.write_states = there.write_down
-            return there
-        memory = MemoryStore(layouts, assigned, owned)
-        return memory if checkpoints is None else BackedStore(memory, disk)
+        on_device = fits(layouts, assigned, owned, device)
+        if checkpoints is None:
+            if on_device:
+                return DeviceStore(layouts, assigned, owned, device, None)
+            return MemoryStore(layouts, assigned, owned)
+        found = (
+            DeviceStore(layouts, assigned, owned, device, disk)
+            if on_device
+            else BackedStore(MemoryStore(layouts, assigned, owned), disk)
+        )
+        checkpoints.write_states = found.write_down
+        return found
 
     device = choose_device(scenario.federation.device) if here else torch.device("cpu")
     return make_context(scenario, store, stop, device=device, noise_factor=noise_factor)

@@ -31,7 +31,8 @@ def create_clients(spec: WorkerSpec) -> ClientPool:
             return disk
         if fits(layouts, architectures, spec.owned, device):
             return DeviceStore(layouts, architectures, spec.owned, device, disk, at_once=True)
-        return BackedStore(MemoryStore(layouts, architectures, spec.owned), disk)
+        memory = MemoryStore(layouts, architectures, spec.owned)
+        return BackedStore(memory, disk, at_once=True)
 
     public = None if spec.public_inputs is None else torch.from_numpy(spec.public_inputs)
     context = make_context(scenario, store, threading.Event(), device=device, public_inputs=public)

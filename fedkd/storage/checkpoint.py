@@ -2,9 +2,9 @@
 
 A checkpoint is one checksummed file, ``checkpoints/<round>.checkpoint``: the server's state, the
 extents of the run's files, and of which round each client's state is. The states themselves are
-checksummed files next to it (``states/``), written as clients finish, so that a checkpoint costs
-what has changed. Random streams need none: they are derived by name. The last two checkpoints are
-kept, with the states that they name.
+checksummed files next to it (``states/``), of the clients that took part since the one before, so
+that a checkpoint costs what has changed. Random streams need none: they are derived by name. The
+last two checkpoints are kept, with the states that they name.
 """
 
 import io

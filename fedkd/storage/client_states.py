@@ -262,13 +262,23 @@ class DiskStore:
 
 
 class BackedStore:
-    """A write-through cache: states in memory, backed by a store on disk.
+    """Client states in memory, and in files once they are written down.
 
-    A state that is not in memory is read from the disk.
+    A state that is not in memory is read from the files.
     """
 
-    def __init__(self, memory: MemoryStore, disk: DiskStore) -> None:
-        self._memory, self._disk = memory, disk
+    def __init__(self, memory: MemoryStore, disk: DiskStore, *, at_once: bool = False) -> None:
+        """Begin with nothing in memory.
+
+        Args:
+            memory: The store in memory.
+            disk: The store in files.
+            at_once: Whether a state is written as soon as it is put, for another process to read.
+        """
+        self._memory, self._disk, self._at_once = memory, disk, at_once
+        self._unwritten: dict[int, int] = {}
+        """By client id: the round of a state that is in no file yet."""
+        self._lock = threading.Lock()
 
     def get(self, client_id: int) -> ClientState | None:
         """Return the state last put for a client, or None."""
@@ -278,7 +288,20 @@ class BackedStore:
         return state
 
     def put(self, client_id: int, round_number: int, state: ClientState) -> None:
-        """Store a client's state on disk and in memory."""
+        """Store a client's state in memory, and on disk where it is written at once."""
         state = on_host(state)
-        self._disk.put(client_id, round_number, state)
+        if self._at_once:
+            self._disk.put(client_id, round_number, state)
+        else:
+            with self._lock:
+                self._unwritten[client_id] = round_number
         self._memory.put(client_id, round_number, state)
+
+    def write_down(self) -> None:
+        """Write to files what has changed since the last time. Raises StorageError."""
+        with self._lock:
+            changed, self._unwritten = self._unwritten, {}
+        for client_id, round_number in sorted(changed.items()):
+            state = self._memory.get(client_id)
+            assert state is not None, "was put"
+            self._disk.put(client_id, round_number, state)

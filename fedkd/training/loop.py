@@ -19,7 +19,7 @@ from fedkd.training.schedules import RoundOfRun
 
 PREDICTION_BATCH = 64
 """The fewest samples that a model predicts on at once on a CPU. More images of 28 x 28 leave the
-caches of a processor: a ResNet then takes nearly twice as long, to the same bits."""
+caches of a processor: a ResNet then takes nearly twice as long."""
 ROWS_AT_ONCE = 4 * PREDICTION_BATCH
 """The most samples at once on a CPU, and the rows of a table, whose layers are small."""
 VALUES_ON_CPU = 2**14

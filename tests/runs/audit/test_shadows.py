@@ -89,8 +89,12 @@ def test_a_shadow_with_a_runs_inclusion_and_streams_is_the_runs_client(
             context, alone, teachers, rounds=2, distills_first=False, count=2, seed=0
         )
         ((_, answered),) = read_transcript(tmp_path / "run", "lab").of("query", client)
-        np.testing.assert_array_equal(
-            shadows.logits[0], answered["logits"][candidates.client_ids == client]
+        # The run predicts on all candidates at once, and products of few rows may round otherwise.
+        np.testing.assert_allclose(
+            shadows.logits[0],
+            answered["logits"][candidates.client_ids == client],
+            rtol=1e-4,
+            atol=1e-6,
         )
         sent = [
             arrays["logits"]

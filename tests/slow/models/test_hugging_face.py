@@ -169,7 +169,9 @@ def test_a_run_with_adapters_goes_on_and_is_exported(
     weights = hub / "bert" / "model.safetensors"
     stored_weights = weights.read_bytes()
     weights.write_bytes(stored_weights[:-4] + b"\x00\x00\x80?")
-    with pytest.raises(SettingError, match=r"files or weights of models=hf:.*bert are no longer those that"):
+    with pytest.raises(
+        SettingError, match=r"files or weights of models=hf:.*bert are no longer those that"
+    ):
         resume(scenario, tmp_path / "parts")
     weights.write_bytes(stored_weights)
     summary = resume(scenario, tmp_path / "parts")

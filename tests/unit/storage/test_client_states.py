@@ -41,8 +41,9 @@ def memory(folder: Path) -> ClientStore:
     return MemoryStore(LAYOUTS, ARCHITECTURES, range(4))
 
 
-def backed(folder: Path) -> ClientStore:
-    return BackedStore(MemoryStore(LAYOUTS, ARCHITECTURES, range(4)), DiskStore(folder))
+def backed(folder: Path, *, at_once: bool = False) -> BackedStore:
+    held = MemoryStore(LAYOUTS, ARCHITECTURES, range(4))
+    return BackedStore(held, DiskStore(folder, history=True), at_once=at_once)
 
 
 MAKERS: list[Callable[[Path], ClientStore]] = [memory, DiskStore, backed]
@@ -77,11 +78,28 @@ def test_a_store_keeps_a_copy(make: Callable[[Path], ClientStore], tmp_path: Pat
 
 
 def test_another_process_would_find_what_was_put(tmp_path: Path) -> None:
-    backed(tmp_path).put(3, 1, state(5))
+    backed(tmp_path, at_once=True).put(3, 1, state(5))
     for store in (DiskStore(tmp_path), backed(tmp_path)):
         found = store.get(3)
         assert found is not None
         assert torch.equal(found["weight"], state(5)["weight"])
+
+
+def test_states_in_memory_are_written_once_when_asked(tmp_path: Path) -> None:
+    store, disk = backed(tmp_path), DiskStore(tmp_path, history=True)
+    for seed in (1, 2):  # as by the two messages of a round
+        store.put(0, 1, state(seed))
+    store.put(3, 1, state(3, "b"))
+    assert disk.client_ids() == []
+    store.write_down()
+    assert torch.equal(disk.read(0, 1)["weight"], state(2)["weight"])
+    store.put(0, 2, state(4))
+    store.write_down()
+    assert (disk.rounds(0), disk.rounds(3)) == ([1, 2], [1])
+    for path in tmp_path.rglob("*.state"):
+        path.unlink()
+    store.write_down()  # nothing has changed
+    assert disk.rounds(0) == []
 
 
 def test_history_is_kept_until_it_is_forgotten(tmp_path: Path) -> None:
