@@ -32,7 +32,7 @@ from fedkd.federation.context import ClientContext
 from fedkd.fusion import soften
 from fedkd.messages import Fusion, Knowledge, Predictions, Upload
 from fedkd.runtime.seeding import numpy_stream, torch_seed
-from fedkd.tasks.task import PlantedSecrets
+from fedkd.tasks.task import PlantedSecrets, batch_device
 from fedkd.tasks.text.secrets import median
 from fedkd.training.loop import optimize
 from fedkd.training.losses import kl
@@ -256,6 +256,7 @@ class Exposures:
             settings,
             stream,
             check_interrupt=check_interrupt,
+            batches_on=batch_device(asked),
         )
         return model
 

@@ -45,7 +45,7 @@ from fedkd.runtime.capabilities import offers
 from fedkd.runtime.devices import sent
 from fedkd.runtime.seeding import torch_seed
 from fedkd.settings.measuring_points import MeasuringPoint, column
-from fedkd.tasks.task import Evaluation
+from fedkd.tasks.task import Evaluation, batch_device
 from fedkd.training.hyperparameters import DistillationSettings, Phase, TrainingSettings
 from fedkd.training.losses import (
     ON_LOGITS,
@@ -128,7 +128,11 @@ def distill(update: LocalUpdate) -> None:
     if update.context.distillation.student_augmentation == "shift":
         asked = asked.moved(update.stream("student view"))
     optimize_phase(
-        update, "distill", asked.size, lambda batch: asked.taught_loss(model, batch, loss)
+        update,
+        "distill",
+        asked.size,
+        lambda batch: asked.taught_loss(model, batch, loss),
+        batch_device(asked),
     )
 
 
@@ -288,7 +292,11 @@ def label_smoothed(context: ClientContext) -> LabelLoss:
 
 
 def optimize_phase(
-    update: LocalUpdate, purpose: str, size: int, batch_loss: Callable[[Tensor], Tensor]
+    update: LocalUpdate,
+    purpose: str,
+    size: int,
+    batch_loss: Callable[[Tensor], Tensor],
+    batches_on: torch.device | None = None,
 ) -> None:
     """Train the update's model in one step, with streams of its own, and record its mean loss.
 
@@ -299,6 +307,7 @@ def optimize_phase(
         purpose: The step: ``pretrain``, ``warm_up``, ``train`` or ``distill``.
         size: Examples to train on.
         batch_loss: Maps indices below ``size`` to the mean loss of those examples.
+        batches_on: Where it takes them; None is the model's device.
     """
     context, (phase, epochs) = update.context, phase_of(update.context, purpose)
     model, head = update.model, update.info.head
@@ -321,6 +330,7 @@ def optimize_phase(
             at=round_of(update, purpose),
             batches=update.stream(f"{purpose} batches"),
             check_interrupt=update.check_interrupt,
+            batches_on=batches_on,
         )
         if purpose == "train":
             loss = context.enforcer.train(

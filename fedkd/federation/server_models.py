@@ -20,6 +20,7 @@ from fedkd.federation.context import ClientContext
 from fedkd.messages import Predictions, ServerModels
 from fedkd.models.factory import ModelInfo, ModelSpec, borrowed_global_generator
 from fedkd.runtime.seeding import numpy_stream, torch_seed
+from fedkd.tasks.task import batch_device
 from fedkd.training.hyperparameters import DistillationSettings
 from fedkd.training.loop import optimize
 from fedkd.training.losses import LOSSES, distillation_target
@@ -157,6 +158,7 @@ class PublicSetModels(ServerModels):
                 stream,
                 optimizer=Optimizer(model.parameters(), phase, head),
                 at=at,
+                batches_on=batch_device(asked),
             )
         return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 

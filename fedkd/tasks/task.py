@@ -163,7 +163,10 @@ class PlantedSecrets(Protocol):
 
 @runtime_checkable
 class Asked(Protocol):
-    """Public samples of a request, in the order of their ids: N rows of logits."""
+    """Public samples of a request, in the order of their ids: N rows of logits.
+
+    A class that looks up on the host what a batch holds has an attribute ``batches_on``.
+    """
 
     @property
     def size(self) -> int:
@@ -187,6 +190,12 @@ class Asked(Protocol):
 
     def moved(self, stream: np.random.Generator) -> "Asked":
         """Return the samples, each shifted at random, where samples can be."""
+
+
+def batch_device(asked: Asked) -> torch.device | None:
+    """Return where the indices of batches of a request are to be; None is the model's device."""
+    found: torch.device | None = getattr(asked, "batches_on", None)
+    return found
 
 
 @runtime_checkable

@@ -40,6 +40,7 @@ def optimize(
     optimizer: Optimizer | None = None,
     at: RoundOfRun | None = None,
     check_interrupt: Callable[[], None] = lambda: None,
+    batches_on: torch.device | None = None,
 ) -> float | None:
     """Train ``model`` in place and return its mean loss over the last epoch.
 
@@ -57,6 +58,7 @@ def optimize(
         optimizer: An optimizer to go on with; None makes a new one from ``phase``.
         at: The round, which the learning rate depends on; None leaves it constant.
         check_interrupt: Called before every batch; it may raise, which ends the phase there.
+        batches_on: Where ``batch_loss`` takes the indices of a batch; None is the model's device.
     """
     # A batch of one sample has no variance that BatchNorm could divide by: it joins the one before.
     alone = size % phase.batch_size == 1 and size > 1 and has_batch_norm(model)
@@ -67,7 +69,7 @@ def optimize(
     optimizer = optimizer or Optimizer(model.parameters(), phase)
     model.train()
     while done < steps:
-        permutation = sent(torch.from_numpy(stream.permutation(size)), device)
+        permutation = sent(torch.from_numpy(stream.permutation(size)), batches_on or device)
         total, met = torch.zeros((), device=device), 0
         for batch in batches_of(permutation, phase.batch_size, joins=alone)[: steps - done]:
             check_interrupt()

@@ -96,6 +96,8 @@ class TrainingLoop:
     """To be called before every step; may raise."""
     at: RoundOfRun | None = None
     """The round, which the learning rate depends on; None leaves it constant."""
+    batches_on: torch.device | None = None
+    """Where ``batch_loss`` takes the indices of a batch; None is the model's device."""
 
     def before_step(self, stepped: torch.optim.Optimizer, step: int, steps: int) -> None:
         """Prepare a step of PyTorch's optimizer: its learning rate; it may raise, which ends all.
@@ -124,6 +126,7 @@ class TrainingLoop:
             optimizer=self.optimizer,
             at=self.at,
             check_interrupt=self.check_interrupt,
+            batches_on=self.batches_on,
         )
 
 

@@ -8,7 +8,7 @@ reference model are made of public text alone.
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -26,11 +26,13 @@ from fedkd.models.adapters import Adapters, NoAdapters
 from fedkd.models.libraries import library
 from fedkd.models.model_names import split_arguments
 from fedkd.privacy.mechanisms import Detector, Hints
+from fedkd.runtime.devices import sent
 from fedkd.runtime.seeding import numpy_stream, torch_seed
 from fedkd.settings.conditions import RunConditions
 from fedkd.settings.measuring_points import MeasuringPoint, column
 from fedkd.settings.model_prefixes import split_prefix
-from fedkd.tasks.task import Compare, Evaluation, Examples, Task, TaskSetup
+from fedkd.tasks.task import Evaluation, Examples, Task, TaskSetup
+from fedkd.tasks.text.asked_positions import PREDICTION_ROWS, AskedPositions, rows_at
 from fedkd.tasks.text.detectors import compare_scores, mark, mark_contexts
 from fedkd.tasks.text.language_models import (
     LanguageModelSpec,
@@ -47,74 +49,6 @@ from fedkd.tasks.text.windows import IGNORED, Windows, windows
 from fedkd.training.loop import optimize
 from fedkd.training.metrics import FLOOR, calibration_error
 
-PREDICTION_ROWS = 64
-"""Windows that a model predicts on at a time."""
-
-
-@dataclass(frozen=True)
-class AskedPositions:
-    """Public token positions in the order of their ids; a batch holds windows of them."""
-
-    inputs: Int[Tensor, "n L"]
-    rows: Int[Tensor, "n L"]
-    """Which of the N positions asked about a cell is, -1 for the others."""
-    count: int
-    targets: Int[Tensor, "n L"]
-    """The next tokens of the public text itself."""
-    label_share: float = 0.0
-    """Their weight in distillation."""
-
-    @property
-    def size(self) -> int:
-        """How many windows hold a position."""
-        return len(self.inputs)
-
-    def answers(
-        self, model: nn.Module, batch: Int[Tensor, "b"]
-    ) -> tuple[Float[Tensor, "m V"], Int[Tensor, "m"]]:
-        """Return the logits at the requested positions of a batch of windows, and their indices."""
-        rows = self.rows[batch]
-        asked = rows >= 0
-        return next_token_logits(model, self.inputs[batch])[asked], rows[asked]
-
-    def taught_loss(
-        self, model: nn.Module, batch: Int[Tensor, "b"], compare: Compare
-    ) -> Float[Tensor, ""]:
-        """Return what distilling a batch of windows minimizes.
-
-        With a ``label_share`` w it is ``w * CE(next token) + (1 - w) * compare(...)``, after the
-        loss of Li et al. 2022 (arXiv 2212.08349): the first over all positions of the windows, the
-        second over those asked about.
-        """
-        if self.label_share == 0:
-            return compare(*self.answers(model, batch))
-        rows, logits = self.rows[batch], next_token_logits(model, self.inputs[batch])
-        own = F.cross_entropy(
-            logits.flatten(0, 1), self.targets[batch].flatten(), ignore_index=IGNORED
-        )
-        taught = compare(logits[rows >= 0], rows[rows >= 0])
-        return self.label_share * own + (1 - self.label_share) * taught
-
-    def predict(self, model: nn.Module) -> Float[Tensor, "N V"]:
-        """Return the logits at all positions."""
-        model.eval()
-        found: Tensor | None = None
-        with torch.no_grad():
-            for batch in torch.split(
-                torch.arange(len(self.inputs), device=self.inputs.device), PREDICTION_ROWS
-            ):
-                logits, rows = self.answers(model, batch)
-                if found is None:
-                    found = logits.new_empty(self.count, logits.shape[1])
-                found[rows] = logits
-        if found is None:
-            raise SettingError("public positions were asked about, and none was named")
-        return found
-
-    def moved(self, stream: np.random.Generator) -> "AskedPositions":
-        """Raise: text cannot be moved; checked before the run."""
-        raise SettingError("distill.student_augmentation=shift is for images")
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TextTask(Task):
@@ -126,7 +60,7 @@ class TextTask(Task):
     public: Windows
     private: PrivateTexts
     positions: Int[Tensor, "N"]
-    """The cell of each public position in the flattened windows."""
+    """The cell of each public position in the flattened windows, on the host."""
     secrets: Secrets | None
     reference: Any
     """The name of the architecture of a reference model that learns public text, and how."""
@@ -204,12 +138,12 @@ class TextTask(Task):
     @property
     def public_labels(self) -> Int[Tensor, "N"]:
         """The next token at each public position."""
-        return self.public.targets.flatten()[self.positions]
+        return rows_at(self.positions, self.public.targets)
 
     @property
     def public_sequences(self) -> Int[Tensor, "N"]:
         """The window that each public position is in."""
-        return (self.positions // self.public.inputs.shape[1]).cpu()
+        return self.positions // self.public.inputs.shape[1]
 
     def preprocessing(self) -> Mapping[str, object]:
         """Return the context and each token's UTF-8 in hexadecimal; the last is the separator.
@@ -250,7 +184,10 @@ class TextTask(Task):
     def label_counts(self, rows: np.ndarray, owners: Sequence[int]) -> tuple[int, ...]:
         """Return how often each token is the next one in a training set."""
         targets = self.training_set(rows, owners)[1]
-        return tuple(torch.bincount(targets[targets != IGNORED], minlength=self.classes).tolist())
+        found: tuple[int, ...] = self._once(
+            ("counts", rows.tobytes(), tuple(owners)), lambda: _token_counts(targets, self.classes)
+        )
+        return found
 
     def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
         """Return the logits [b, L, V] of each next token."""
@@ -273,19 +210,18 @@ class TextTask(Task):
         model.eval()
         right, confidence, surprisal = [], [], []
         with torch.no_grad():
-            for inputs, targets in zip(
-                *(torch.split(x, PREDICTION_ROWS) for x in examples), strict=True
-            ):
-                real = targets != IGNORED
-                log_probs = torch.log_softmax(next_token_logits(model, inputs)[real], dim=-1)
+            for logits, following in _at_real_positions(model, examples):
+                log_probs = torch.log_softmax(logits, dim=-1)
                 best = log_probs.max(dim=-1)
-                surprisal.append(-log_probs.gather(1, targets[real][:, None]).squeeze(1))
-                right.append(best.indices == targets[real])
+                surprisal.append(-log_probs.gather(1, following[:, None]).squeeze(1))
+                right.append(best.indices == following)
                 confidence.append(best.values.exp())
         is_right, bits = torch.cat(right), torch.cat(surprisal).to(torch.float64)
+        means = is_right.to(torch.float64).mean(), bits.clamp(max=-math.log(FLOOR)).mean()
+        accuracy, nll = torch.stack(means).tolist()
         return Evaluation(
-            accuracy=is_right.to(torch.float64).mean().item(),
-            nll=bits.clamp(max=-math.log(FLOOR)).mean().item(),
+            accuracy=accuracy,
+            nll=nll,
             calibration=partial(
                 calibration_error, torch.cat(confidence).to(torch.float64), is_right
             ),
@@ -303,16 +239,16 @@ class TextTask(Task):
 
     def ask(self, ids: Int[Tensor, "N"] | None = None) -> AskedPositions:
         """Return public positions by id; all of them by default."""
-        positions = self.positions if ids is None else self.positions[ids.to(self.device)]
-        rows = torch.full((self.public.inputs.numel(),), -1, device=self.device)
-        rows[positions] = torch.arange(len(positions), device=self.device)
-        rows = rows.view(self.public.inputs.shape)
-        some = (rows >= 0).any(dim=1)
+        positions = self.positions if ids is None else self.positions[ids.cpu()]
+        rows = torch.full(self.public.inputs.shape, -1)
+        rows.view(-1)[positions] = torch.arange(len(positions))
+        some = (rows >= 0).any(dim=1).nonzero().squeeze(1)
+        there = sent(some, self.device)
         return AskedPositions(
-            inputs=self.public.inputs[some],
+            inputs=self.public.inputs[there],
             rows=rows[some],
             count=len(positions),
-            targets=self.public.targets[some],
+            targets=self.public.targets[there],
             label_share=self.label_share,
         )
 
@@ -378,7 +314,7 @@ class TextTask(Task):
 
     def _marks(self, marker: Any) -> Tensor:
         cpu = Windows(self.public.inputs.cpu(), self.public.targets.cpu())
-        found: Tensor = marker(self.vocabulary, cpu).flatten()[self.positions.cpu()]
+        found: Tensor = marker(self.vocabulary, cpu).flatten()[self.positions]
         return found
 
     def _train_reference(self) -> Tensor:
@@ -448,7 +384,7 @@ def make_text_task(setup: TaskSetup, prepared: PreparedTexts) -> TextTask:
         vocabulary=vocabulary,
         context=tokens.context,
         public=public,
-        positions=asked.flatten().nonzero().squeeze(1).to(setup.device),
+        positions=asked.flatten().nonzero().squeeze(1),
         secrets=secrets,
         reference=setup.reference,
         seed=setup.seed,
@@ -514,10 +450,27 @@ def _next_tokens(model: nn.Module, examples: Examples) -> Examples:
     """Return the probabilities [n, V] of tokens at all positions with a next one, and it."""
     probs, found = [], []
     with torch.no_grad():
-        for inputs, targets in zip(
-            *(torch.split(x, PREDICTION_ROWS) for x in examples), strict=True
-        ):
-            real = targets != IGNORED
-            probs.append(torch.softmax(next_token_logits(model, inputs)[real], dim=-1))
-            found.append(targets[real])
+        for logits, following in _at_real_positions(model, examples):
+            probs.append(torch.softmax(logits, dim=-1))
+            found.append(following)
     return torch.cat(probs), torch.cat(found)
+
+
+def _at_real_positions(
+    model: nn.Module, examples: Examples
+) -> Iterator[tuple[Float[Tensor, "m V"], Int[Tensor, "m"]]]:
+    """Yield the logits at positions that have a next token, and it, by some windows at a time.
+
+    A device is waited for once, to know where they are.
+    """
+    real = examples[1].cpu() != IGNORED
+    parts = (torch.split(x, PREDICTION_ROWS) for x in (*examples, real))
+    for inputs, targets, is_real in zip(*parts, strict=True):
+        cells = is_real.flatten().nonzero().squeeze(1)
+        yield rows_at(cells, next_token_logits(model, inputs)), rows_at(cells, targets)
+
+
+def _token_counts(targets: Int[Tensor, "n L"], size: int) -> tuple[int, ...]:
+    """Return how often each of the tokens is the next one."""
+    on_host = targets.cpu()
+    return tuple(torch.bincount(on_host[on_host != IGNORED], minlength=size).tolist())

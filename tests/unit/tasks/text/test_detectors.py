@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from fedkd.errors import SettingError
 from fedkd.privacy.mechanisms.swing import Swing
 from fedkd.runtime.seeding import numpy_stream
+from fedkd.tasks.text.asked_positions import AskedPositions
 from fedkd.tasks.text.corpus import embedded_corpus
 from fedkd.tasks.text.detectors import compare_scores, mark, mark_contexts
 from fedkd.tasks.text.exposure import among_all, chance_exposure, log_perplexity
 from fedkd.tasks.text.text_canaries import DIGITS, CanaryFormat, alphabet_of, candidate_sequences
-from fedkd.tasks.text.text_task import AskedPositions
 from fedkd.tasks.text.vocabulary import Bytes, Characters, decode, learn_byte_pairs
 from fedkd.tasks.text.windows import IGNORED, Windows, windows
 from fedkd.training.hyperparameters import Phase
