@@ -1,13 +1,15 @@
 """Scores of how similar samples are to a client's own; their ranking matters, not their size.
 
-Pure functions over rows of numbers, in float64. Not for the choice of a threshold
-(``fedkd.knowledge.selective``).
+Pure functions over rows of numbers, in float64, on the device that the rows are on. Not for the
+choice of a threshold (``fedkd.knowledge.selective``).
 """
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from fedkd.runtime.devices import sent
 
 Known = Float[Tensor, "n d"]
 Rows = Float[Tensor, "m d"]
@@ -38,9 +40,8 @@ def kulsif(known: Known, auxiliary: Float[Tensor, "a d"], rows: Rows, width: flo
     penalty = min(len(known), len(auxiliary)) ** -0.5
     among = _kernel(auxiliary, auxiliary, width) / len(auxiliary)
     across = _kernel(auxiliary, known, width).sum(dim=1) / (len(known) * len(auxiliary) * penalty)
-    alpha = torch.linalg.solve(
-        among + penalty * torch.eye(len(auxiliary), dtype=among.dtype), -across
-    )
+    identity = torch.eye(len(auxiliary), dtype=among.dtype, device=among.device)
+    alpha = torch.linalg.solve(among + penalty * identity, -across)
     near = _kernel(rows, known, width).sum(dim=1) / (len(known) * penalty)
     ratio: Tensor = _kernel(rows, auxiliary, width) @ alpha + near
     return ratio
@@ -49,7 +50,7 @@ def kulsif(known: Known, auxiliary: Float[Tensor, "a d"], rows: Rows, width: flo
 def nearness(known: Known, rows: Rows, clusters: int, seed: int) -> Scores:
     """Return minus each row's distance to the nearest k-means centroid of the known samples.
 
-    By scikit-learn.
+    By scikit-learn, whose k-means is on the host.
 
     Args:
         known: The client's own samples.
@@ -60,11 +61,10 @@ def nearness(known: Known, rows: Rows, clusters: int, seed: int) -> Scores:
     from sklearn.cluster import KMeans
 
     found = KMeans(n_clusters=min(clusters, len(known)), n_init=4, random_state=seed).fit(
-        known.double().numpy()
+        known.double().cpu().numpy()
     )
-    return -torch.cdist(
-        rows.double(), torch.from_numpy(np.asarray(found.cluster_centers_, dtype=np.float64))
-    ).amin(1)
+    centers = torch.from_numpy(np.asarray(found.cluster_centers_, dtype=np.float64))
+    return -torch.cdist(rows.double(), sent(centers, rows.device)).amin(1)
 
 
 def class_gaussians(known: Known, labels: Int[Tensor, "n"], rows: Rows) -> Scores:

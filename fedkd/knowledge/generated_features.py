@@ -24,6 +24,7 @@ from fedkd.knowledge.knowledge_type import (
 from fedkd.knowledge.predictions import LARGEST, check_weights
 from fedkd.knowledge.received import check_names, check_numbers
 from fedkd.messages import AcceptedUploads, Fusion, Knowledge, Upload
+from fedkd.runtime.devices import sent
 from fedkd.settings.conditions import LearnedBy, RunConditions
 
 
@@ -165,13 +166,15 @@ class GeneratedFeatures(KnowledgeType):
         if len(known.labels) == 0:
             return None
         device, stream = view.private_labels().device, view.stream("generated features")
-        features, labels, weight = known.features.to(device), known.labels.to(device), self.weight
+        features, labels = sent(known.features, device), sent(known.labels, device)
+        weight = self.weight
 
         def term(
             batch: Int[Tensor, "batch"], logits: Float[Tensor, "batch C"], of: object
         ) -> Float[Tensor, ""]:
-            drawn = torch.from_numpy(stream.integers(len(labels), size=len(batch))).to(device)
-            return weight * F.cross_entropy(layer(features[drawn]), labels[drawn])
+            drawn = torch.from_numpy(stream.integers(len(labels), size=len(batch)))
+            rows = sent(drawn, device)
+            return weight * F.cross_entropy(layer(features[rows]), labels[rows])
 
         return term
 

@@ -27,6 +27,7 @@ from fedkd.knowledge.knowledge_type import (
 from fedkd.knowledge.predictions import check_tensor, check_weights
 from fedkd.knowledge.received import check_names, check_numbers
 from fedkd.messages import AcceptedUploads, Fusion, Knowledge, Upload
+from fedkd.runtime.devices import sent
 from fedkd.settings.conditions import LearnedBy, RunConditions
 
 LARGEST = 1.001
@@ -195,7 +196,8 @@ class HiddenMessages(KnowledgeType):
             if told is None or rows is None or not len(rows):
                 return loss
             drawn = torch.from_numpy(stream.permutation(len(rows))[: self.batch])
-            own, message = view.features_with_gradient(told.ids[drawn]), rows[drawn.to(rows.device)]
+            own = view.features_with_gradient(told.ids[drawn])
+            message = rows[sent(drawn, rows.device)]
             apart = (coder.features_of(message) - own).square().sum(dim=1).mean()
             size = own.detach().square().sum(dim=1).mean().clamp(min=1e-12)
             differs = (coder.messages_of(own) - message).square().sum(dim=1).mean()

@@ -27,9 +27,10 @@ from fedkd.knowledge.knowledge_type import (
 )
 from fedkd.knowledge.predictions import LARGEST, check_weights
 from fedkd.messages import AcceptedUploads, Fusion, Knowledge, Upload
+from fedkd.runtime.devices import reads_wait, sent
 from fedkd.runtime.seeding import numpy_stream
 from fedkd.settings.conditions import LearnedBy, RunConditions
-from fedkd.training.losses import kl
+from fedkd.training.losses import kl, weighted
 
 _NO_MAPPING = "fuse must return teachers as a mapping with an entry for every client of the cohort"
 
@@ -230,22 +231,30 @@ class PrivateLogits(KnowledgeType):
         known = narrowed(teacher, SampleTeacher)
         if not known.taught.any():
             return None
-        device, temperature, weight = view.private_labels().device, view.temperature, self.weight
-        targets: Tensor = soften(known.logits, temperature).to(device)
-        taught: Bool[Tensor, "n"] = known.taught.to(device)
+        device, temperature = view.private_labels().device, view.temperature
+        targets: Tensor = sent(soften(known.logits, temperature), device)
+        taught: Bool[Tensor, "n"] | None = None  # where all are, none needs to be looked for
+        if not known.taught.all():
+            taught = sent(known.taught, device)
+
+        def of_rows(
+            rows: Int[Tensor, "m"], logits: Float[Tensor, "m C"], count: int
+        ) -> Float[Tensor, ""]:
+            share = self.weight * len(rows) / count
+            return share * kl(logits, targets[rows], temperature)
 
         def term(
             batch: Int[Tensor, "batch"], logits: Float[Tensor, "batch C"], features: object
         ) -> Float[Tensor, ""]:
-            rows = batch[taught[batch]]
-            if len(rows) == 0:
+            if taught is None:
+                return of_rows(batch, logits, len(batch))
+            is_taught = taught[batch]
+            if reads_wait(device):  # their number is not asked for
+                each = is_taught.to(logits.dtype)
+                return self.weight * weighted(kl, logits, targets[batch], each, temperature)
+            if not is_taught.any():
                 return logits.new_zeros(())
-            return (
-                weight
-                * len(rows)
-                / len(batch)
-                * kl(logits[taught[batch]], targets[rows], temperature)
-            )
+            return of_rows(batch[is_taught], logits[is_taught], len(batch))
 
         return term
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedkd.knowledge.density import class_gaussians, kulsif, nearness
 from fedkd.knowledge.knowledge_type import ClientView
+from fedkd.runtime.devices import sent
 
 HELD_OUT = 0.2
 """Share of the private samples on which the threshold is set; the others are the known samples."""
@@ -31,16 +32,14 @@ class InDistribution:
     def choose(self, view: ClientView) -> Bool[Tensor, "N"]:
         """Return flags of the requested public samples that the client predicts on."""
         stream = view.stream("selection")
-        labels = view.private_labels().cpu()
         if self.density == "feature_gaussian":
             private, public = view.private_features(), view.public_features()
         else:
-            private, public = (
-                x.cpu().flatten(1) for x in (view.private_inputs(), view.public_inputs())
-            )
+            private, public = (x.flatten(1) for x in (view.private_inputs(), view.public_inputs()))
         if len(private) < 2 or len(public) == 0:
             return torch.ones(len(public), dtype=torch.bool)
-        permutation = torch.from_numpy(stream.permutation(len(private)))
+        labels = view.private_labels().to(private.device)
+        permutation = sent(torch.from_numpy(stream.permutation(len(private))), private.device)
         held_out = min(len(private) - 1, max(1, round(HELD_OUT * len(private))))
         testing = permutation[:held_out].sort().values
         known = permutation[held_out:].sort().values
@@ -49,7 +48,7 @@ class InDistribution:
             private[known], labels[known], rows, view.classes, int(stream.integers(2**31))
         )
         threshold = torch.quantile(scores[:held_out], self.quantile)
-        return scores[held_out:] >= threshold
+        return (scores[held_out:] >= threshold).cpu()
 
     def _scores(
         self,
@@ -65,5 +64,6 @@ class InDistribution:
             return nearness(known, rows, classes, seed)
         generator = torch.Generator().manual_seed(seed)
         noise = torch.rand(self.auxiliary, known.shape[1], generator=generator)
+        noise = sent(noise, known.device)
         low, high = known.amin(), known.amax()
         return kulsif(known, low + (high - low) * noise, rows, self.width)

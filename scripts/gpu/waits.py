@@ -197,6 +197,7 @@ def settings_of(given: argparse.Namespace) -> dict[str, Any]:
         "checkpoint": {"every": given.checkpoint},
         "report": {"console": False, "plots": False},
         "rounds": 2,
+        "strategy": given.strategy,
     }
     changes |= {"batch_clients": given.together} if given.together else {}
     if given.privacy == "dp_sgd":
@@ -241,7 +242,7 @@ def of_next_tokens(clients: int, models: list[str], small: bool, changes: Any) -
         "models": models,
         "public": {"size": 14 * times, "per_round": 300 * times},
     }
-    return {**TEXT, **some, **changes}
+    return {**TEXT, **some, "train": {**TEXT["train"], "epochs": 1}, **changes}
 
 
 TASKS = {"images": of_images, "next_tokens": of_next_tokens}
@@ -259,6 +260,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--together", nargs="*", default=[], help="models whose clients are trained together"
     )
+    parser.add_argument("--strategy", default="fedmd")
     parser.add_argument("--privacy", choices=("none", "dp_sgd"), default="none")
     parser.add_argument("--checkpoint", type=int, default=1, help="checkpoint.every")
     parser.add_argument("--clients", type=int, default=2, help="of each model")

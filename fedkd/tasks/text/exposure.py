@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedkd.errors import SettingError
+from fedkd.runtime.devices import sent
 from fedkd.tasks.text.tokens import PAD, CausalModel, next_token_logits
 
 MOST_CANDIDATES = 1_000_000
@@ -73,30 +74,46 @@ def log_perplexity(
     parent = parent.reshape(-1)
     by_parent = torch.argsort(parent, stable=True)
     ends = torch.bincount(parent, minlength=len(stems)).cumsum(0).tolist()
-    bits = torch.empty(len(sequences), dtype=torch.float64)
+    found: list[Tensor] = []
     if isinstance(model, nn.Module):
         model.eval()
     with torch.no_grad():
         for first in range(0, len(stems), batch):
             rows = stems[first : first + batch]
-            real = rows != PAD
-            logits = next_token_logits(model, rows.masked_fill(~real, 0)).to(torch.float64)
-            surprisal = -torch.log_softmax(logits, dim=-1) / math.log(2)
-            inner = (
-                surprisal[:, :-1]
-                .gather(2, rows[:, 1:].masked_fill(~real[:, 1:], 0)[..., None])
-                .squeeze(2)
-            )
-            known = (inner * real[:, 1:]).sum(dim=1)
-            final = surprisal[torch.arange(len(rows)), real.sum(dim=1) - 1]
             members = by_parent[(ends[first - 1] if first else 0) : ends[first + len(rows) - 1]]
-            at = parent[members] - first
-            bits[members] = known[at] + final[at, last[members]]
+            logits = next_token_logits(model, rows.clamp(min=0))
+            found.append(_bits_of(logits, rows, parent[members] - first, last[members]))
+    bits = torch.empty(len(sequences), dtype=torch.float64)
+    bits[by_parent] = torch.cat(found).cpu()
     if bits.isnan().any():
         raise SettingError(
             "the model's logits are NaN on some candidates: no exposure can be measured"
         )
     return bits.numpy()
+
+
+def _bits_of(
+    logits: Float[Tensor, "n L V"],
+    stems: Int[Tensor, "n L"],
+    stem_of: Int[Tensor, "m"],
+    last: Int[Tensor, "m"],
+) -> Float[Tensor, "m"]:
+    """Return the log-perplexity of each candidate, in float64 where the logits are.
+
+    Args:
+        logits: Of each token that follows in a stem.
+        stems: Candidates without their last token, on the host as the rest.
+        stem_of: Each candidate's stem.
+        last: Each candidate's last token.
+    """
+    surprisal = -torch.log_softmax(logits.to(torch.float64), dim=-1) / math.log(2)
+    stems, stem_of, last = (sent(x, logits.device) for x in (stems, stem_of, last))
+    real = stems != PAD
+    inner = surprisal[:, :-1].gather(2, stems[:, 1:].clamp(min=0)[..., None]).squeeze(2)
+    known = (inner * real[:, 1:]).sum(dim=1)
+    rows = torch.arange(len(stems), device=logits.device)
+    final = surprisal[rows, real.sum(dim=1) - 1]
+    return known[stem_of] + final[stem_of, last]
 
 
 def _first_pad(sequences: Int[Tensor, "n L"]) -> Int[Tensor, "n"]:

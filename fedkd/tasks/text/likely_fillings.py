@@ -74,4 +74,5 @@ def _surprisal(model: CausalModel, rows: Int[Tensor, "n L"], batch: int) -> Floa
     """Return the bits of each token that may follow a row."""
     with torch.no_grad():
         logits = [next_token_logits(model, some)[:, -1] for some in torch.split(rows, batch)]
-    return -torch.log_softmax(torch.cat(logits).to(torch.float64), dim=-1) / math.log(2)
+    log_probs = torch.log_softmax(torch.cat(logits).to(torch.float64), dim=-1).cpu()
+    return -log_probs / math.log(2)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fedkd.data.sources import Named
 from fedkd.errors import SettingError
+from fedkd.runtime.devices import sent
 from fedkd.runtime.seeding import torch_seed
 from fedkd.settings.conditions import Compatible, RunConditions
 from fedkd.settings.validators import at_least, check_choices, only_with
@@ -262,7 +263,7 @@ class Secrets:
         model.eval()
 
         def ask(ids: Tensor) -> Tensor:
-            return next_token_logits(model, ids.to(device)).cpu()
+            return next_token_logits(model, sent(ids, device))
 
         found: dict[tuple[int, int], float] = {}
         for index, one in enumerate(self.by_form):

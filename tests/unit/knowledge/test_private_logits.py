@@ -170,3 +170,23 @@ def test_the_penalty_is_the_weighted_divergence_from_the_teacher_of_each_sample(
     assert penalty(torch.tensor([0, 0]), student, None) == 0
     assert KIND.penalty(view(), None) is None
     assert KIND.penalty(view(), SampleTeacher(logits=LOGITS, taught=LABELS > 5)) is None
+
+
+@pytest.mark.parametrize("taught", [(0, 1, 2), (1,), (0, 2)])
+def test_where_reads_wait_the_penalty_is_the_same(
+    taught: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+):
+    flags = torch.zeros(3, dtype=torch.bool)
+    flags[list(taught)] = True
+    teacher = SampleTeacher(logits=LOGITS.flip(0), taught=flags)
+    values, grads, batch = [], [], torch.tensor([2, 0, 1, 0])
+    for waits in (False, True):
+        monkeypatch.setattr("fedkd.knowledge.private_logits.reads_wait", lambda _, w=waits: w)
+        penalty = KIND.penalty(view(temperature=2.0), teacher)
+        assert penalty is not None
+        student = LOGITS.clone().requires_grad_()
+        values.append(penalty(batch, student[batch], None))
+        values[-1].backward()
+        grads.append(student.grad)
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*grads)
