@@ -222,7 +222,7 @@ def of_images(clients: int, models: list[str], small: bool, changes: Any) -> dic
     few = w_like(clients, models, private=16, public=16, tests=10, **changes)
     few["data"]["train_rows"] = 16 * clients + 64
     few["train"] = {**few["train"], "batch_size": 2}
-    few["distill"] = {**few["distill"], "batch_size": 4}
+    few["distill"] = {"batch_size": 4}
     return few
 
 

@@ -17,7 +17,7 @@ from fedkd.errors import SettingError
 from fedkd.runtime.devices import sent
 from fedkd.tasks.task import Compare
 from fedkd.tasks.text.tokens import next_token_logits
-from fedkd.tasks.text.windows import IGNORED
+from fedkd.tasks.text.windows import IGNORED, Windows
 
 PREDICTION_ROWS = 64
 """Windows that a model predicts on at a time."""
@@ -37,6 +37,24 @@ class AskedPositions:
     """Their weight in distillation."""
 
     batches_on: ClassVar[torch.device] = torch.device("cpu")
+
+    @classmethod
+    def of(
+        cls, text: Windows, cells: Int[Tensor, "N"], label_share: float = 0.0
+    ) -> "AskedPositions":
+        """Return some positions of a text, of the windows that hold one.
+
+        Args:
+            text: The text's windows.
+            cells: The positions, counted through the windows, on the host.
+            label_share: Weight of the text's own next tokens in distillation.
+        """
+        rows = torch.full(text.inputs.shape, -1)
+        rows.view(-1)[cells] = torch.arange(len(cells))
+        some = (rows >= 0).any(dim=1).nonzero().squeeze(1)
+        there = sent(some, text.inputs.device)
+        inputs, targets = text.inputs[there], text.targets[there]
+        return cls(inputs, rows[some], len(cells), targets, label_share)
 
     @property
     def size(self) -> int:

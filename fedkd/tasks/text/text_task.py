@@ -26,7 +26,6 @@ from fedkd.models.adapters import Adapters, NoAdapters
 from fedkd.models.libraries import library
 from fedkd.models.model_names import split_arguments
 from fedkd.privacy.mechanisms import Detector, Hints
-from fedkd.runtime.devices import sent
 from fedkd.runtime.seeding import numpy_stream, torch_seed
 from fedkd.settings.conditions import RunConditions
 from fedkd.settings.measuring_points import MeasuringPoint, column
@@ -240,17 +239,7 @@ class TextTask(Task):
     def ask(self, ids: Int[Tensor, "N"] | None = None) -> AskedPositions:
         """Return public positions by id; all of them by default."""
         positions = self.positions if ids is None else self.positions[ids.cpu()]
-        rows = torch.full(self.public.inputs.shape, -1)
-        rows.view(-1)[positions] = torch.arange(len(positions))
-        some = (rows >= 0).any(dim=1).nonzero().squeeze(1)
-        there = sent(some, self.device)
-        return AskedPositions(
-            inputs=self.public.inputs[there],
-            rows=rows[some],
-            count=len(positions),
-            targets=self.public.targets[there],
-            label_share=self.label_share,
-        )
+        return AskedPositions.of(self.public, positions, self.label_share)
 
     def describe(self, public: Public, source: str) -> str:
         """Return the public set in words."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fedkd.tasks.task import batch_device
 from fedkd.tasks.text.asked_positions import AskedPositions
+from fedkd.tasks.text.windows import Windows
 from fedkd.training.losses import kl
 from fedkd.training.relational_losses import match_similarities
 
@@ -18,10 +19,9 @@ ASKED = torch.tensor([(i % 3 == 0) or (i // CONTEXT == 2) for i in range(WINDOWS
 def asked(label_share: float = 0.0) -> AskedPositions:
     generator = torch.Generator().manual_seed(0)
     text = torch.randint(TOKENS, (2, WINDOWS, CONTEXT), generator=generator)
-    rows = torch.full((WINDOWS * CONTEXT,), -1)
-    count = int(ASKED.sum())
-    rows[ASKED] = torch.randperm(count, generator=generator)
-    return AskedPositions(text[0], rows.view(WINDOWS, CONTEXT), count, text[1], label_share)
+    cells = ASKED.nonzero().squeeze(1)
+    shuffled = cells[torch.randperm(len(cells), generator=generator)]
+    return AskedPositions.of(Windows(text[0], text[1]), shuffled, label_share)
 
 
 def model() -> nn.Module:

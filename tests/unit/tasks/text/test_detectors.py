@@ -116,9 +116,7 @@ class Bigram(nn.Module):
 
 
 def asked_about(text: Windows, which: Tensor) -> AskedPositions:
-    rows = torch.full(text.inputs.shape, -1)
-    rows[which] = torch.arange(int(which.sum()))
-    return AskedPositions(text.inputs, rows, int(which.sum()), text.targets)
+    return AskedPositions.of(text, which.flatten().nonzero().squeeze(1))
 
 
 @pytest.mark.slow
