@@ -269,12 +269,12 @@ def _sample_gradients(model: nn.Module) -> Iterator[None]:
     Afterwards nothing of it is left.
     """
     require("opacus", "privacy=dp_sgd")
-    from opacus.grad_sample import GradSampleHooks
+    from fedkd.privacy.sample_gradients import SampleGradients
 
     # Private samples never require gradients of their own, so the hooks are meant to fire so.
     warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
     try:
-        hooks = GradSampleHooks(model, loss_reduction="mean")
+        hooks = SampleGradients(model, loss_reduction="mean")
     except NotImplementedError as error:
         raise SettingError(f"models: dp_sgd cannot train this model: {error}") from error
     try:

@@ -522,6 +522,23 @@ def test_dropout_and_functional_layers_are_fine():
     check_sample_gradients(model, torch.randn(3, 1, 8, 8))
 
 
+@pytest.mark.parametrize("shape", [(64,), (8,), (8, 8)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_layer_norms_with_and_without_a_bias_are_fine(shape: tuple[int, ...], bias: bool):
+    """Each sample's gradient is compared with those of samples one by one."""
+    images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(
+        nn.Flatten() if shape == (64,) else nn.Identity(),
+        nn.LayerNorm(shape, bias=bias),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    )
+    check_sample_gradients(model, images)
+    assert traces(model) == []
+    model[1].requires_grad_(False)
+    check_sample_gradients(model, images)
+
+
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(1, 5))
 def test_a_schedule_visits_each_sample_as_often_as_epochs_do(size: int, batch: int, epochs: int):
     schedule = Schedule.of(size, batch, epochs)
