@@ -38,8 +38,8 @@ def expected_calibration_error(
     >>> round(expected_calibration_error(probs, torch.tensor([0, 1, 1])), 6)
     0.4
     """
-    confidence, predicted = probs.to(torch.float64).max(dim=-1)
-    return calibration_error(confidence, predicted == labels, bins)
+    confidence, predicted = probs.max(dim=-1)
+    return calibration_error(confidence.to(torch.float64), predicted == labels, bins)
 
 
 def calibration_error(
@@ -76,7 +76,7 @@ def negative_log_likelihood(probs: Float[Tensor, "n C"], labels: Int[Tensor, "n"
 
 
 def _mean_log(probs: Float[Tensor, "n C"], labels: Int[Tensor, "n"]) -> Tensor:
-    of_labels = probs.to(torch.float64).gather(1, labels[:, None])
+    of_labels = probs.gather(1, labels[:, None]).to(torch.float64)
     return of_labels.clamp(min=FLOOR).log().mean()
 
 
@@ -94,11 +94,11 @@ def quality_in_one_read(
     if len(labels) == 0:
         return math.nan, math.nan, math.nan
     probs = soften(logits)
-    confidence, predicted = probs.to(torch.float64).max(dim=-1)
+    confidence, predicted = probs.max(dim=-1)
     found = [
         right_ones(logits, labels).to(torch.float64).mean(),
         -_mean_log(probs, labels),
-        _summed_gaps(confidence, predicted == labels, BINS),
+        _summed_gaps(confidence.to(torch.float64), predicted == labels, BINS),
     ]
     right, nll, gaps = torch.stack(found).tolist()
     return right, nll, gaps / len(labels)
