@@ -81,10 +81,24 @@ def goes_on_to_the_bit(plain: dict[str, Any], folder: Path, engine: str = "local
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
+def cases() -> list[Any]:
+    """Return all combinations; by night two more strategies with models other than networks."""
+    found = []
+    for kind in KINDS:
+        for model in ("network", "forest", "pre-trained"):
+            for strategy in STRATEGIES:
+                by_night = model != "network" and strategy in ("fedmd", "dsfl")
+                marks = [pytest.mark.nightly] if by_night else []
+                name = f"{kind}-{model}-{strategy}"
+                found.append(pytest.param(kind, model, strategy, marks=marks, id=name))
+    return found
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["network", "forest", "pre-trained"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_data_with_every_kind_of_model(kind: str, model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "model", "strategy"), cases())
+def test_every_kind_of_data_with_every_kind_of_model(
+    kind: str, model: str, strategy: str, tmp_path: Path
+) -> None:
     models = {
         "network": lambda: KINDS[kind]["models"],
         "forest": lambda: [FOREST],
@@ -92,21 +106,20 @@ def test_every_kind_of_data_with_every_kind_of_model(kind: str, model: str, tmp_
     }[model]()
     if models is None:
         pytest.skip("no such model is made here for this kind")
-    for strategy in STRATEGIES:
-        plain = {**KINDS[kind], "models": models, "strategy": strategy}
-        if kind == "texts" and model == "pre-trained":
-            plain["tokens"] = {"context": 40}
-        said = refusal(kind, model, strategy)
-        if said is None:
-            goes_on_to_the_bit(plain, tmp_path / strategy)
-            continue
-        with pytest.raises(SettingError, match=said):
-            run(Scenario.parse(plain), tmp_path / strategy)
-        assert not (tmp_path / strategy).exists()
+    plain = {**KINDS[kind], "models": models, "strategy": strategy}
+    if kind == "texts" and model == "pre-trained":
+        plain["tokens"] = {"context": 40}
+    said = refusal(kind, model, strategy)
+    if said is None:
+        goes_on_to_the_bit(plain, tmp_path / "runs")
+        return
+    with pytest.raises(SettingError, match=said):
+        run(Scenario.parse(plain), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.daily(1)
+@pytest.mark.daily(0)
 @pytest.mark.usefixtures("ray_and_trigger")
 @pytest.mark.parametrize("kind", ["tables", "series", "labeled texts"])
 def test_all_kinds_of_models_together_go_on_to_the_bit_on_ray(kind: str, tmp_path: Path) -> None:
