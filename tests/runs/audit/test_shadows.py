@@ -19,7 +19,9 @@ from fedkd.audit.shadows import ShadowModels, train_shadows
 from fedkd.errors import SettingError
 from fedkd.experiment.build import Experiment, build
 from fedkd.experiment.run import run
+from fedkd.storage.client_states import DiskStore
 from fedkd.storage.transcript import read_transcript
+from fedkd.training.loop import predict
 
 CANARIES = {"name": "canaries", "per_client": 4}
 
@@ -89,12 +91,12 @@ def test_a_shadow_with_a_runs_inclusion_and_streams_is_the_runs_client(
             context, alone, teachers, rounds=2, distills_first=False, count=2, seed=0
         )
         ((_, answered),) = read_transcript(tmp_path / "run", "lab").of("query", client)
+        trained = context.own_model(client, DiskStore(tmp_path / "run" / "states"))
+        inputs, _ = context.task.test_set(alone.rows)
+        np.testing.assert_array_equal(shadows.logits[0], predict(trained, inputs).numpy())
         # The run predicts on all candidates at once, and products of few rows may round otherwise.
         np.testing.assert_allclose(
-            shadows.logits[0],
-            answered["logits"][candidates.client_ids == client],
-            rtol=1e-4,
-            atol=1e-6,
+            shadows.logits[0], answered["logits"][here], rtol=1e-4, atol=1e-6
         )
         sent = [
             arrays["logits"]
