@@ -45,10 +45,6 @@ class Tried:
     phase: Phase
     device: torch.device
 
-    def samples(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return inputs of noise, with labels."""
-        return _noise(self.architecture, count, self.device)
-
 
 class Trial:
     """Clients that start from one model's weights, trained in both ways on noise."""
@@ -104,6 +100,7 @@ class Trial:
 
 
 def _noise(architecture: ImageModelSpec, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return inputs of noise, with labels."""
     stream = torch.Generator().manual_seed(0)
     x = torch.randn(count, *architecture.input_shape, generator=stream)
     return x.to(device), torch.randint(architecture.classes, (count,), generator=stream).to(device)
@@ -214,7 +211,8 @@ def first_trial(tried: Tried, *, products: bool = False) -> Trial | None:
     sizes = [min(size, 4 * batch + size % batch) for size in first if size]
     if len(sizes) < 2:
         return None
-    samples, phase = tried.samples(sum(sizes)), replace(tried.phase, epochs=1, steps=None)
+    samples = _noise(tried.architecture, sum(sizes), device)
+    phase = replace(tried.phase, epochs=1, steps=None)
     trial = Trial(model, sizes, phase, samples, products=products)
     trial.alone(0)
     few = max(2, int(SECONDS_TO_TRY / seconds_of(lambda: trial.alone(0), device)))

@@ -69,6 +69,7 @@ def pieces(whole: Piece) -> Iterator[Piece]:
         yield whole
         return
     together: list[int] = []
+    values = 0
     for i, size in enumerate(sizes):
         four = (whole.parameters[i], whole.gradients[i], whole.means[i], whole.squares[i])
         if size > MOST_VALUES and all(tensor.is_contiguous() for tensor in four):
@@ -76,10 +77,11 @@ def pieces(whole: Piece) -> Iterator[Piece]:
                 parameter, gradient, mean, square = ([part] for part in parts)
                 yield Piece(parameter, gradient, mean, square, [whole.counts[i]])
             continue
-        if together and sum(sizes[j] for j in together) + size > MOST_VALUES:
+        if together and values + size > MOST_VALUES:
             yield _some_of(whole, together)
-            together = []
+            together, values = [], 0
         together.append(i)
+        values += size
     if together:
         yield _some_of(whole, together)
 
