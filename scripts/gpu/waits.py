@@ -278,12 +278,16 @@ def main() -> None:
     """Run the command."""
     given, waits = parsed(), Waits()
     device = waits.register()
+    from fedkd.errors import SettingError
     from fedkd.experiment.run import run
     from fedkd.scenario.scenario import Scenario
 
     watch(waits, device)
     with tempfile.TemporaryDirectory() as folder:
-        run(Scenario.parse(settings_of(given)), Path(folder) / "run")
+        try:
+            run(Scenario.parse(settings_of(given)), Path(folder) / "run")
+        except SettingError as error:
+            sys.exit(f"waits: {error}")
     above, counts = [], counts_of(given)
     everyone = sum(counts.values())
     shared = sum(count for wait, count in waits.seen.items() if wait.model == ROUND)
